@@ -1,0 +1,1 @@
+"""The program `helixq`: the only place that joins web, worker and migrations."""

@@ -1,0 +1,97 @@
+"""`helixq ask` and `helixq chat`: questions from a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from cli.client import FINAL, Client
+from cli.errors import ExpectedError
+from jobs.pipeline import LABELS, Role
+
+
+def follow(client: Client, job_id: str, *, as_json: bool) -> int:
+    """Print a job's texts while they come, or its response at the end; return the exit status.
+
+    Interrupting leaves the job running: it is kept, and its page shows it.
+    """
+    click.echo(f"job {job_id}", err=True)
+    try:
+        response = _print(client, job_id, show=not as_json)
+    except KeyboardInterrupt:
+        raise ExpectedError(f"left; the job {job_id} goes on") from None
+    if as_json:
+        click.echo(json.dumps(response, ensure_ascii=False, indent=2))
+    return 0 if _problem(response) is None else 1
+
+
+def chat(client: Client) -> None:
+    """Run the model card's loop: a prompt, then what the three roles say.
+
+    Ctrl-C cancels the question that is being answered, and Ctrl-D ends the loop.
+    """
+    while True:
+        try:
+            question = input("You: ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if not question.strip():
+            continue
+        try:
+            job_id = client.submit({"input": question})
+        except ExpectedError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            continue
+        try:
+            _print(client, job_id, show=True)
+        except KeyboardInterrupt:
+            client.cancel(job_id)
+            print("\ncancelled", file=sys.stderr)
+
+
+def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
+    """Print each stage as the model card does, token by token; return the final response."""
+    begun = 0
+    response: dict[str, Any] = {}
+    for event in client.events(job_id):
+        kind = event["type"]
+        if kind in FINAL:
+            response = event["response"]
+        elif not show:
+            continue
+        elif kind == "response.output_item.added":
+            # The card leaves two lines empty between the texts, and none after the last.
+            if begun:
+                _write("\n\n\n")
+            begun += 1
+            _write(f"{LABELS[_role(event['item']['id'])]}: ")
+        elif kind.endswith("_text.delta"):
+            _write(event["delta"])
+    if begun:
+        _write("\n")
+    if problem := _problem(response):
+        click.echo(problem, err=True)
+    return response
+
+
+def _role(item_id: str) -> Role:
+    return Role(item_id.split("_")[1])
+
+
+def _problem(response: dict[str, Any]) -> str | None:
+    match response["status"]:
+        case "failed":
+            return f"The job failed: {response['error']['message']}."
+        case "cancelled":
+            return "The job was cancelled."
+        case _:
+            return None
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

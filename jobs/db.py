@@ -1,0 +1,118 @@
+"""The database connection, and column types that mean the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+
+#: Seconds to wait for another writer (SQLite) or for a connection (PostgreSQL).
+SQLITE_BUSY_TIMEOUT = 30
+CONNECT_TIMEOUT = 5
+
+
+def connect(url: str) -> sa.Engine:
+    """Make the engine for ``url``; nothing is opened before the first query."""
+    if sa.make_url(url).get_backend_name() != "sqlite":
+        return sa.create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=90,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT},
+        )
+    engine = sa.create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT})
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by itself: `_begin` below does.
+        connection.isolation_level = None
+        # Readers and one writer at a time go on side by side.
+        connection.execute("PRAGMA journal_mode=WAL")
+        # An accepted job survives a power failure: every commit reaches the disk.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A transaction that reads first and writes later fails at once when another
+        # writer came between; one that takes the write lock first waits its turn.
+        write = connection.get_execution_options().get("helixq_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+class ExactText(sa.types.TypeDecorator[str]):
+    """Text that keeps every character, NUL included.
+
+    PostgreSQL's ``text`` takes no NUL, and SQLite's functions and shell stop at one.
+    Both store NUL as ``␛0`` and a literal ``␛`` (U+241B) as ``␛␛``; Python sees the
+    original. All other text is stored as it is, readable and searchable in SQL.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        return None if value is None else value.replace("␛", "␛␛").replace("\0", "␛0")
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        if value is None or "␛" not in value:
+            return value
+        return "␛".join(part.replace("␛0", "\0") for part in value.split("␛␛"))
+
+
+class UTCDateTime(sa.types.TypeDecorator[dt.datetime]):
+    """An aware UTC time with microseconds: ``timestamptz``, or text that sorts by time."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self,
+        value: dt.datetime | None,
+        dialect: sa.Dialect,
+    ) -> dt.datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(dt.UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(
+        self,
+        value: dt.datetime | None,
+        dialect: sa.Dialect,
+    ) -> dt.datetime | None:
+        if value is None:
+            return None
+        return (
+            value.replace(tzinfo=dt.UTC) if dialect.name == "sqlite" else value.astimezone(dt.UTC)
+        )
+
+
+class utcnow(sa.sql.functions.GenericFunction[dt.datetime]):  # noqa: N801 (written like an SQL function)
+    """The database's clock, ``seconds`` from now: hosts' clocks may differ, this one cannot."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+    def __init__(self, seconds: float = 0) -> None:
+        super().__init__(sa.literal(float(seconds), sa.Float))
+
+
+@compiles(utcnow, "postgresql")
+def _utcnow_postgresql(element: utcnow, compiler: SQLCompiler, **kw: Any) -> str:
+    # clock_timestamp moves on within a transaction; now() would be its start.
+    seconds = compiler.process(element.clauses, **kw)
+    return f"(clock_timestamp() + make_interval(secs => {seconds}))"
+
+
+@compiles(utcnow, "sqlite")
+def _utcnow_sqlite(element: utcnow, compiler: SQLCompiler, **kw: Any) -> str:
+    # The trailing zeros make it the format SQLAlchemy stores, so that texts compare as times.
+    seconds = compiler.process(element.clauses, **kw)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"

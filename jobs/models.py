@@ -1,0 +1,248 @@
+"""The tables: jobs, every attempt at each of their stages, and who ran them.
+
+A job's stages run one after another, so the job row itself carries the lease of
+the stage that is running. Attempts are only ever added, and never changed once they
+have ended: they are the job's history.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from jobs.db import ExactText, UTCDateTime, utcnow
+from jobs.pipeline import Role
+
+
+class Status(StrEnum):
+    """A job's status, as the API shows it."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    #: All stages ran, but the final answer was cut at its token limit.
+    INCOMPLETE = "incomplete"
+
+    @property
+    def final(self) -> bool:
+        return self not in OPEN
+
+
+OPEN = (Status.QUEUED, Status.IN_PROGRESS)
+
+
+class AttemptStatus(StrEnum):
+    """How one attempt at a stage went."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    #: The stage raised an error or ran past the job's deadline.
+    FAILED = "failed"
+    #: The worker stopped answering.
+    LOST = "lost"
+    #: The worker shut down and gave the stage back.
+    RELEASED = "released"
+    #: The job was cancelled meanwhile.
+    CANCELLED = "cancelled"
+
+
+class WorkerState(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    STOPPED = "stopped"
+
+
+class Base(DeclarativeBase):
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's way to declare it)
+        dt.datetime: UTCDateTime,
+        dict[str, Any]: sa.JSON().with_variant(JSONB, "postgresql"),
+        dict[str, str]: sa.JSON().with_variant(JSONB, "postgresql"),
+        list[int]: sa.JSON().with_variant(JSONB, "postgresql"),
+    }
+
+
+def _enum(kind: type[StrEnum], name: str) -> sa.Enum:
+    """Store an enum's values as text with a check, the same on both databases."""
+    return sa.Enum(
+        kind,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+_ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+class Tokenizer(Base):
+    """A tokenizer that a worker serves, so that the web can count tokens without the model."""
+
+    __tablename__ = "tokenizers"
+
+    #: SHA-256 of the uncompressed ``tokenizer.json``.
+    digest: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    #: ``tokenizer.json``, zlib-compressed.
+    body: Mapped[bytes]
+
+
+class Worker(Base):
+    """One start of one worker process: what it runs and when it was last alive."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    host: Mapped[str] = mapped_column(sa.Text)
+    pid: Mapped[int]
+    state: Mapped[WorkerState] = mapped_column(_enum(WorkerState, "state"))
+    started_at: Mapped[dt.datetime] = mapped_column(default=utcnow(), index=True)
+    seen_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    stopped_at: Mapped[dt.datetime | None]
+    #: Base, adapters (name and content digest each), engine, device, dtype, software versions.
+    runtime: Mapped[dict[str, Any]]
+    #: Tokens of prompt and output together that the engine takes.
+    context: Mapped[int]
+    tokenizer_digest: Mapped[str] = mapped_column(sa.ForeignKey("tokenizers.digest"))
+
+
+class Job(Base):
+    """A question on its way through the pipeline."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    status: Mapped[Status] = mapped_column(_enum(Status, "status"), default=Status.QUEUED)
+
+    question: Mapped[str] = mapped_column(ExactText)
+    system: Mapped[str] = mapped_column(ExactText)
+    temperature: Mapped[float]
+    top_k: Mapped[int]
+    top_p: Mapped[float]
+    max_output_tokens: Mapped[int]
+    seed: Mapped[int] = mapped_column(sa.BigInteger)
+    rounds: Mapped[int]
+    #: 0 to 9; higher goes first.
+    priority: Mapped[int]
+    background: Mapped[bool]
+    #: The caller's key-value pairs.
+    labels: Mapped[dict[str, str]] = mapped_column("metadata")
+    #: The caller's ``Idempotency-Key``, and the SHA-256 of the request it came with.
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255), unique=True)
+    request_digest: Mapped[str | None] = mapped_column(sa.String(64))
+
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    #: When the first stage first started.
+    started_at: Mapped[dt.datetime | None]
+    finished_at: Mapped[dt.datetime | None]
+    deadline_at: Mapped[dt.datetime | None]
+
+    #: The first stage that is not finished; equal to the number of stages at the end.
+    position: Mapped[int] = mapped_column(default=0)
+    #: When that stage became ready to run.
+    ready_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    #: When messages for it were last handed to Redis; null is the outbox.
+    published_at: Mapped[dt.datetime | None]
+
+    #: The fencing token: who claimed last. It only ever grows.
+    lease_token: Mapped[int] = mapped_column(default=0)
+    #: Null while nobody runs the stage.
+    lease_expires_at: Mapped[dt.datetime | None]
+    worker_id: Mapped[str | None] = mapped_column(sa.ForeignKey("workers.id"))
+
+    error_code: Mapped[str | None] = mapped_column(sa.String(64))
+    error_message: Mapped[str | None] = mapped_column(ExactText)
+
+    attempts: Mapped[list[Attempt]] = relationship(
+        order_by="Attempt.id", back_populates="job", passive_deletes=True
+    )
+
+    __table_args__ = (
+        # The history pages: newest first, of all jobs or of one status.
+        sa.Index(None, "created_at", "id"),
+        # The sweep: the few jobs that are not final, by lease and by waiting time.
+        sa.Index(
+            "ix_jobs_open",
+            "status",
+            "lease_expires_at",
+            "ready_at",
+            sqlite_where=sa.text("status IN ('queued', 'in_progress')"),
+            postgresql_where=sa.text("status IN ('queued', 'in_progress')"),
+        ),
+        sa.Index(
+            "ix_jobs_worker_id",
+            "worker_id",
+            sqlite_where=sa.text("lease_expires_at IS NOT NULL"),
+            postgresql_where=sa.text("lease_expires_at IS NOT NULL"),
+        ),
+    )
+
+    @property
+    def finished(self) -> list[Attempt]:
+        """The attempts that gave each finished stage's output, in the order of the stages."""
+        done = [a for a in self.attempts if a.status is AttemptStatus.FINISHED]
+        return sorted(done, key=lambda attempt: attempt.position)
+
+
+class Attempt(Base):
+    """One attempt at one stage, with all that went in and came out."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(_ROW_ID, primary_key=True)
+    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    role: Mapped[Role] = mapped_column(_enum(Role, "role"))
+    round: Mapped[int]
+    #: 1 for the first attempt at this stage.
+    number: Mapped[int]
+    #: The job's fencing token under which it ran.
+    lease_token: Mapped[int]
+    worker_id: Mapped[str] = mapped_column(sa.ForeignKey("workers.id"))
+    status: Mapped[AttemptStatus] = mapped_column(_enum(AttemptStatus, "status"))
+
+    #: The exact text the model was given.
+    prompt: Mapped[str] = mapped_column(ExactText)
+    #: The exact text it gave; of an interrupted attempt what is known of it.
+    output: Mapped[str | None] = mapped_column(ExactText)
+    #: Characters of each streamed piece of ``output``, in order; they add up to its length.
+    deltas: Mapped[list[int] | None]
+
+    temperature: Mapped[float]
+    top_k: Mapped[int]
+    top_p: Mapped[float]
+    #: The limit that applied: the job's, or less where the context left less room.
+    max_output_tokens: Mapped[int]
+    #: The stage's own seed, derived from the job's.
+    seed: Mapped[int] = mapped_column(sa.BigInteger)
+
+    prompt_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    finish_reason: Mapped[str | None] = mapped_column(sa.String(16))
+
+    queued_at: Mapped[dt.datetime]
+    started_at: Mapped[dt.datetime]
+    first_token_at: Mapped[dt.datetime | None]
+    finished_at: Mapped[dt.datetime | None]
+    error: Mapped[str | None] = mapped_column(ExactText)
+
+    job: Mapped[Job] = relationship(back_populates="attempts")
+    worker: Mapped[Worker] = relationship()
+
+    __table_args__ = (sa.UniqueConstraint("job_id", "position", "number"),)

@@ -1,0 +1,112 @@
+"""The Celery app, and how a job becomes a chain of messages.
+
+Messages carry ids only, as JSON; results are ignored: inputs and outputs are in the
+database. Nothing rests on the broker: a message that is lost is published again by the
+sweep, and one that comes twice finds nothing to claim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, chain
+from kombu import Queue
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from jobs import pipeline
+from jobs.pipeline import MAX_PRIORITY, Role
+
+QUEUE = "helixq"
+#: All of Kombu's keys in Redis begin so.
+KEY_PREFIX = "helixq:"
+#: Seconds that publishing may hold up a request when Redis does not answer.
+TIMEOUT = 3
+
+
+class QueueUnavailableError(Exception):
+    """Redis cannot be reached."""
+
+
+def make_app(redis_url: str) -> Celery:
+    """Make the Celery app that talks to ``redis_url``."""
+    broker = redis_url
+    if broker.startswith("unix://"):
+        broker = "redis+socket://" + broker.removeprefix("unix://")
+    app = Celery("helixq", broker=broker, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=True,
+        task_queues=[Queue(QUEUE)],
+        task_default_queue=QUEUE,
+        # A worker holds as many messages as it has slots, and no more.
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": KEY_PREFIX,
+            "priority_steps": list(range(MAX_PRIORITY + 1)),
+            "socket_connect_timeout": TIMEOUT,
+            "socket_timeout": TIMEOUT,
+        },
+        timezone="UTC",
+    )
+    return app
+
+
+def task_name(role: Role) -> str:
+    """Return the name of the task that runs a role's stages."""
+    return f"helixq.{role}"
+
+
+class Doorbell:
+    """Tells workers through Redis that a job has something to do."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def publish(self, job_id: str, *, position: int, rounds: int, priority: int) -> None:
+        """Publish the chain of a job's stages from ``position`` on.
+
+        Raises:
+            QueueUnavailableError: Redis did not take it; the sweep will publish it later.
+        """
+        links = [
+            self._app.signature(
+                task_name(stage.role),
+                args=(job_id, stage.position),
+                immutable=True,
+                # In Redis 0 goes first. Later stages go before new questions, so that jobs
+                # finish rather than pile up half done.
+                options={"priority": MAX_PRIORITY - priority if stage.position == 0 else 0},
+            )
+            for stage in pipeline.stages(rounds)[position:]
+        ]
+        try:
+            chain(*links, app=self._app).apply_async(retry=False)
+        except OperationalError as error:
+            raise QueueUnavailableError(str(error)) from error
+
+    def waiting(self) -> int:
+        """Count the messages nobody has taken yet.
+
+        Raises:
+            QueueUnavailableError: Redis does not answer.
+        """
+        try:
+            with self._app.connection_for_read() as connection:
+                connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
+                # Declaring is how one asks for the length: in Redis it creates nothing.
+                channel: Any = connection.default_channel  # celery-types knows no methods
+                return int(channel.queue_declare(QUEUE).message_count)
+        except (OperationalError, RedisError) as error:
+            raise QueueUnavailableError(str(error)) from error

@@ -1,0 +1,186 @@
+"""Every knob: ``HELIXQ_*`` environment variables, read once, typed and validated."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import ipaddress
+import os
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from jobs.pipeline import Role
+
+PREFIX = "HELIXQ_"
+DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
+
+#: A Unix socket's path may take 107 bytes on Linux and 103 on macOS.
+LONGEST_SOCKET_PATH = 100
+
+
+class SettingsError(Exception):
+    """A setting is wrong or unknown; the message is one sentence that names it."""
+
+
+def _adapters(value: Any) -> Any:
+    """Read ``actor=…,critic=…,regenerator=…`` into a dict of role to reference."""
+    if not isinstance(value, str):
+        return value
+    wanted = ", ".join(Role)
+    adapters: dict[Role, str] = {}
+    for part in value.split(","):
+        name, equals, reference = (piece.strip() for piece in part.partition("="))
+        if name not in set(Role):
+            raise ValueError(f"{name!r} is not a role; the roles are {wanted}")
+        if not equals or not reference:
+            raise ValueError(f"{name} needs a folder or a hub id: {name}=…")
+        if name in adapters:
+            raise ValueError(f"{name} is given twice")
+        adapters[Role(name)] = reference
+    if missing := [role for role in Role if role not in adapters]:
+        raise ValueError(f"{', '.join(missing)} is missing; all of {wanted} are needed")
+    return adapters
+
+
+class Settings(BaseModel):
+    """The program's settings; a field ``x`` is the variable ``HELIXQ_X``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: The base model: a folder or a hub id with optional ``@revision``.
+    base_model: str = Field(default=str(DEMO_CHECKPOINT / "base"), min_length=1)
+    #: The three adapters, each a folder or a hub id with optional ``@revision``.
+    adapters: Annotated[dict[Role, str], BeforeValidator(_adapters)] = Field(
+        default={role: str(DEMO_CHECKPOINT / role) for role in Role}
+    )
+    #: ``auto`` is float16 on CUDA, as the model card has it, and float32 on the CPU.
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    #: ``4bit`` quantises the base with bitsandbytes; CUDA only.
+    quantization: Literal["none", "4bit"] = "none"
+    #: ``auto`` is the first CUDA device if there is one.
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    #: Sequences decoded together.
+    slots: int = Field(default=16, ge=1, le=1024)
+    #: Tokens of prompt and output together; the model's own limit if not given.
+    max_context: int | None = Field(default=None, ge=16)
+    #: Where jobs are kept; a SQLite file in ``data_dir`` if not given.
+    database_url: str | None = None
+    #: The queue; the Redis that ``helixq up`` embeds in ``data_dir`` if not given.
+    redis_url: str | None = None
+    #: Where the embedded parts keep their files.
+    data_dir: Path = Field(default=Path("data"), validate_default=True)
+    #: Where the web listens, and where ``ask`` and ``chat`` find it.
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: int = Field(default=8000, ge=1, le=65535)
+    #: ``auto`` asks for API keys unless the web listens on loopback only.
+    auth: Literal["auto", "required", "off"] = "auto"
+    #: More waiting jobs than this are refused with 429.
+    max_queued: int = Field(default=10_000, ge=1)
+    #: Seconds a job may take from the start of its first stage.
+    job_timeout: float = Field(default=3600, gt=0, allow_inf_nan=False)
+    #: Finished jobs older than this are deleted; 0 keeps them for ever.
+    retention_days: int = Field(default=0, ge=0, le=36_500)
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = sa.make_url(value.replace("postgres://", "postgresql://", 1))
+        except sa.exc.ArgumentError as error:
+            raise ValueError(
+                "it is not a database URL such as postgresql://user@host/name"
+            ) from error
+        if url.get_backend_name() == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        elif url.get_backend_name() != "sqlite":
+            raise ValueError("only sqlite:///… and postgresql://… are supported")
+        elif url.database in (None, "", ":memory:"):
+            raise ValueError("an in-memory SQLite cannot be shared by web and worker; name a file")
+        return url.render_as_string(hide_password=False)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("it should start with redis://, rediss:// or unix://")
+        return value
+
+    @cached_property
+    def database(self) -> str:
+        """The database's URL, given or embedded."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'helixq.sqlite3'}"
+
+    @cached_property
+    def redis_socket(self) -> Path:
+        """The Unix socket of the embedded Redis: in ``data_dir`` where its path fits."""
+        socket = self.data_dir / "redis.sock"
+        if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+            return socket
+        name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"helixq-{os.getuid()}-{name}" / "redis.sock"
+
+    @cached_property
+    def redis(self) -> str:
+        """The Redis URL, given or embedded."""
+        return self.redis_url or f"unix://{self.redis_socket}"
+
+    @cached_property
+    def loopback(self) -> bool:
+        """Whether the web can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @cached_property
+    def url(self) -> str:
+        """The web's address as a client on this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (not bound here)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from ``environ`` (the process's own if not given).
+
+    An empty variable counts as not given, as docker compose passes ``${X:-}``.
+
+    Raises:
+        SettingsError: a variable is unknown or its value is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, str] = {}
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(PREFIX):
+            continue
+        field = variable.removeprefix(PREFIX).lower()
+        if variable != variable.upper() or field not in Settings.model_fields:
+            close = difflib.get_close_matches(field, Settings.model_fields, n=1)
+            hint = f"; did you mean {PREFIX}{close[0].upper()}?" if close else ""
+            raise SettingsError(f"{variable} is not a setting of HelixQ{hint}")
+        if value.strip():
+            values[field] = value.strip()
+    try:
+        # Text to numbers and paths is what reading the environment is about.
+        return Settings.model_validate(values, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        shown = "" if field.endswith("_url") else f"={values[field]}"  # URLs hold passwords
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error

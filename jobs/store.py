@@ -1,0 +1,726 @@
+"""Every transaction on the tables, and nowhere else.
+
+The database is the truth: a job exists when `submit` has committed, a stage belongs to
+whoever's `claim` went through, and its output counts when `record` did. Each of these is
+one conditional UPDATE, so that of two who race exactly one succeeds. All times are the
+database's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import secrets
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, selectinload
+
+from jobs import db, pipeline
+from jobs.db import utcnow
+from jobs.models import (
+    OPEN,
+    Attempt,
+    AttemptStatus,
+    Job,
+    Status,
+    Tokenizer,
+    Worker,
+    WorkerState,
+)
+from jobs.pipeline import Sampling, Stage
+
+#: Seconds a claim holds without a heartbeat. With the sweep every `SWEEP_INTERVAL` seconds
+#: a crashed worker's stages are back well within the promised 30.
+LEASE = 15.0
+HEARTBEAT_INTERVAL = 5.0
+SWEEP_INTERVAL = 5.0
+#: A worker not seen for this many seconds is not counted as alive.
+WORKER_STALE = 20.0
+#: Attempts at one stage that may end with their worker lost before the job fails.
+MAX_LOST = 3
+#: Seconds between a commit and the sweep's own publishing: time for the web's, or for the chain's.
+PUBLISH_GRACE = 2.0
+#: Seconds a ready stage may wait in Redis before the sweep suspects that its message is gone.
+REPUBLISH_AFTER = 10.0
+
+
+class JobNotFoundError(Exception):
+    """There is no job with this id."""
+
+
+class QueueFullError(Exception):
+    """As many jobs as `HELIXQ_MAX_QUEUED` allows are waiting already."""
+
+
+class IdempotencyError(Exception):
+    """The idempotency key was used before, with another request."""
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A question as it was accepted."""
+
+    question: str
+    system: str
+    sampling: Sampling
+    rounds: int
+    priority: int
+    background: bool
+    labels: dict[str, str]
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one stage of one job, until the lease runs out."""
+
+    job_id: str
+    attempt_id: int
+    lease_token: int
+    stage: Stage
+    last: bool
+    prompt: str
+    sampling: Sampling
+    #: The database's time at the claim.
+    started_at: dt.datetime
+    #: Seconds from then to the job's deadline.
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage gave."""
+
+    text: str
+    deltas: list[int]
+    #: Unknown of a generation that raised an error.
+    prompt_tokens: int | None
+    output_tokens: int | None
+    #: ``stop``, ``length``, ``cancelled``, ``deadline`` or ``error``.
+    finish_reason: str
+    #: The token limit that applied.
+    max_output_tokens: int
+    #: Seconds from the claim to the first token, by the worker's monotonic clock.
+    first_token_after: float | None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a worker serves, as it is kept with everything it did."""
+
+    description: dict[str, Any]
+    context: int
+    #: The text of ``tokenizer.json``.
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found."""
+
+    #: Jobs taken back from workers that stopped answering.
+    rescued: list[str]
+    #: Jobs that ended because of it: three workers lost, or the deadline passed.
+    failed: list[str]
+
+
+@dataclass(frozen=True)
+class Unpublished:
+    """A job whose next stage waits without a message in Redis."""
+
+    job_id: str
+    position: int
+    rounds: int
+    priority: int
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The model that the newest worker serves."""
+
+    context: int
+    tokenizer_digest: str
+
+
+def new_id() -> str:
+    """Make a job id: 48 bits of time, so that ids sort by age, and 80 random bits."""
+    return f"resp_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+class Store:
+    """The tables of one database. Threads may share it; forks may not."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = db.connect(url)
+        self._writer = self.engine.execution_options(helixq_write=True)
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def ping(self) -> None:
+        """Ask the database for a sign of life; raises what SQLAlchemy raises."""
+        with self._read() as session:
+            session.execute(sa.select(sa.literal(1)))
+
+    # --- asking -----------------------------------------------------------------------
+
+    def submit(self, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
+        """Accept a job: when this returns, it is kept.
+
+        Returns:
+            The job, and whether it is new: with an idempotency key that was used for the
+            same request before, it is the earlier job as it stands now.
+
+        Raises:
+            QueueFullError: ``max_queued`` jobs are waiting.
+            IdempotencyError: the key was used for another request.
+        """
+        try:
+            with self._write() as session:
+                if earlier := self._earlier(session, new):
+                    return earlier, False
+                waiting = session.scalar(
+                    sa.select(sa.func.count()).where(Job.status == Status.QUEUED)
+                )
+                if (waiting or 0) >= max_queued:
+                    raise QueueFullError
+                job = Job(
+                    id=new_id(),
+                    question=new.question,
+                    system=new.system,
+                    temperature=new.sampling.temperature,
+                    top_k=new.sampling.top_k,
+                    top_p=new.sampling.top_p,
+                    max_output_tokens=new.sampling.max_output_tokens,
+                    seed=new.sampling.seed,
+                    rounds=new.rounds,
+                    priority=new.priority,
+                    background=new.background,
+                    labels=new.labels,
+                    idempotency_key=new.idempotency_key,
+                    request_digest=new.request_digest,
+                    attempts=[],
+                )
+                session.add(job)
+            return job, True
+        except sa.exc.IntegrityError:
+            # PostgreSQL: the same key was committed between our look and our insert.
+            with self._read() as session:
+                if earlier := self._earlier(session, new):
+                    return earlier, False
+            raise
+
+    @staticmethod
+    def _earlier(session: Session, new: NewJob) -> Job | None:
+        if new.idempotency_key is None:
+            return None
+        job = session.scalar(
+            sa.select(Job)
+            .where(Job.idempotency_key == new.idempotency_key)
+            .options(selectinload(Job.attempts))
+        )
+        if job is not None and job.request_digest != new.request_digest:
+            raise IdempotencyError
+        return job
+
+    def mark_published(self, job_id: str, position: int) -> None:
+        """Note that messages from ``position`` on are in Redis."""
+        with self._write() as session:
+            session.execute(
+                sa.update(Job)
+                .where(Job.id == job_id, Job.position == position, Job.status.in_(OPEN))
+                .values(published_at=utcnow())
+            )
+
+    def unpublish(self, job_id: str, position: int) -> None:
+        """Note that the message for ``position`` was thrown away: the sweep sends another."""
+        with self._write() as session:
+            session.execute(
+                sa.update(Job)
+                .where(Job.id == job_id, Job.position == position, Job.lease_expires_at.is_(None))
+                .values(published_at=None)
+            )
+
+    def job(self, job_id: str) -> Job:
+        """Read a job with all its attempts and the workers that ran them.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+        """
+        with self._read() as session:
+            job = session.get(
+                Job, job_id, options=[selectinload(Job.attempts).selectinload(Attempt.worker)]
+            )
+            if job is None:
+                raise JobNotFoundError(job_id)
+            return job
+
+    def page(
+        self,
+        *,
+        limit: int,
+        after: str | None = None,
+        newest_first: bool = True,
+        attempts: bool = False,
+    ) -> tuple[list[Job], bool]:
+        """Read a page of jobs by age, and whether more follow.
+
+        Args:
+            limit: the most jobs to return.
+            after: the id of the last job of the page before.
+            newest_first: the order.
+            attempts: whether to load the attempts too.
+
+        Raises:
+            JobNotFoundError: ``after`` is no job's id.
+        """
+        key = sa.tuple_(Job.created_at, Job.id)
+        query = sa.select(Job).order_by(
+            *((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id))
+        )
+        if attempts:
+            query = query.options(selectinload(Job.attempts))
+        with self._read() as session:
+            if after is not None:
+                last = session.get(Job, after)
+                if last is None:
+                    raise JobNotFoundError(after)
+                cursor = sa.tuple_(
+                    sa.literal(last.created_at, db.UTCDateTime()), sa.literal(last.id)
+                )
+                query = query.where(key < cursor if newest_first else key > cursor)
+            jobs = list(session.scalars(query.limit(limit + 1)))
+        return jobs[:limit], len(jobs) > limit
+
+    def cancel(self, job_id: str) -> Job:
+        """End a job that has not ended; one that has stays as it is.
+
+        Whoever runs its stage loses the lease with this commit and stops within a second.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+        """
+        with self._write() as session:
+            token = session.execute(
+                sa.update(Job)
+                .where(Job.id == job_id, Job.status.in_(OPEN))
+                .values(
+                    status=Status.CANCELLED,
+                    finished_at=utcnow(),
+                    lease_expires_at=None,
+                    worker_id=None,
+                )
+                .returning(Job.lease_token)
+            ).scalar()
+            if token is not None:
+                self._end_attempt(session, job_id, token, AttemptStatus.CANCELLED)
+        return self.job(job_id)
+
+    # --- running ----------------------------------------------------------------------
+
+    def claim(
+        self, job_id: str, position: int, worker_id: str, *, job_timeout: float
+    ) -> Claim | None:
+        """Take the lease on a stage, or nothing if it is not there to be run.
+
+        A duplicate or outdated message finds nothing to claim.
+        """
+        with self._write() as session:
+            token = session.execute(
+                sa.update(Job)
+                .where(
+                    Job.id == job_id,
+                    Job.position == position,
+                    Job.status.in_(OPEN),
+                    Job.lease_expires_at.is_(None),
+                    sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
+                )
+                .values(
+                    status=Status.IN_PROGRESS,
+                    lease_token=Job.lease_token + 1,
+                    lease_expires_at=utcnow(LEASE),
+                    worker_id=worker_id,
+                    started_at=sa.func.coalesce(Job.started_at, utcnow()),
+                    deadline_at=sa.func.coalesce(Job.deadline_at, utcnow(job_timeout)),
+                )
+                .returning(Job.lease_token)
+            ).scalar()
+            if token is None:
+                return None
+            now = session.execute(sa.select(utcnow())).scalar_one()
+            job = session.get_one(Job, job_id, options=[selectinload(Job.attempts)])
+            chain = pipeline.stages(job.rounds)
+            stage = chain[position]
+            sampling = Sampling(
+                temperature=job.temperature,
+                top_k=job.top_k,
+                top_p=job.top_p,
+                max_output_tokens=job.max_output_tokens,
+                seed=pipeline.stage_seed(job.seed, position),
+            )
+            attempt = Attempt(
+                job_id=job_id,
+                position=position,
+                role=stage.role,
+                round=stage.round,
+                number=1 + sum(a.position == position for a in job.attempts),
+                lease_token=token,
+                worker_id=worker_id,
+                status=AttemptStatus.RUNNING,
+                prompt=pipeline.prompt(
+                    stage, job.system, job.question, [a.output or "" for a in job.finished]
+                ),
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                max_output_tokens=sampling.max_output_tokens,
+                seed=sampling.seed,
+                queued_at=job.ready_at,
+                started_at=now,
+            )
+            session.add(attempt)
+            session.flush()
+            deadline = cast("dt.datetime", job.deadline_at)
+            return Claim(
+                job_id=job_id,
+                attempt_id=attempt.id,
+                lease_token=token,
+                stage=stage,
+                last=position == len(chain) - 1,
+                prompt=attempt.prompt,
+                sampling=sampling,
+                started_at=now,
+                seconds_left=(deadline - now).total_seconds(),
+            )
+
+    def record(self, claim: Claim, output: Output) -> bool:
+        """Keep a stage's output and make the next stage ready, or end the job.
+
+        Returns:
+            False if the lease was lost meanwhile: then nothing is recorded.
+        """
+        status = Status.IN_PROGRESS
+        if claim.last:
+            status = Status.INCOMPLETE if output.finish_reason == "length" else Status.COMPLETED
+        with self._write() as session:
+            if not self._settle(
+                session, claim, status=status, position=Job.position + 1, published_at=utcnow()
+            ):
+                return False
+            self._end_attempt(
+                session,
+                claim.job_id,
+                claim.lease_token,
+                AttemptStatus.FINISHED,
+                **_columns(claim, output),
+            )
+            return True
+
+    def fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
+        """End a job whose stage cannot be finished, with the reason and the text so far.
+
+        Returns:
+            False if the lease was lost meanwhile: then nothing is recorded.
+        """
+        with self._write() as session:
+            if not self._settle(
+                session,
+                claim,
+                status=Status.FAILED,
+                error_code=code,
+                error_message=message,
+            ):
+                return False
+            self._end_attempt(
+                session,
+                claim.job_id,
+                claim.lease_token,
+                AttemptStatus.FAILED,
+                error=message,
+                **(_columns(claim, output) if output else {}),
+            )
+            return True
+
+    def release(self, claim: Claim, reason: str) -> bool:
+        """Give a claimed stage back, to be run again by whoever comes first.
+
+        Returns:
+            False if the lease was lost meanwhile.
+        """
+        with self._write() as session:
+            if not self._settle(session, claim, status=Status.IN_PROGRESS, published_at=None):
+                return False
+            self._end_attempt(
+                session, claim.job_id, claim.lease_token, AttemptStatus.RELEASED, error=reason
+            )
+            return True
+
+    def keep_partial(self, claim: Claim, output: Output) -> None:
+        """Add to a cancelled attempt what had been generated when the worker noticed."""
+        with self._write() as session:
+            session.execute(
+                sa.update(Attempt)
+                .where(
+                    Attempt.id == claim.attempt_id,
+                    Attempt.status == AttemptStatus.CANCELLED,
+                    Attempt.output.is_(None),
+                )
+                .values(**_columns(claim, output))
+            )
+
+    @staticmethod
+    def _settle(session: Session, claim: Claim, *, status: Status, **values: Any) -> bool:
+        """Hand the lease back with new values; False if it is no longer the claim's."""
+        if status.final:
+            values["finished_at"] = utcnow()
+        result = session.execute(
+            sa.update(Job)
+            .where(
+                Job.id == claim.job_id,
+                Job.lease_token == claim.lease_token,
+                Job.lease_expires_at.is_not(None),
+            )
+            .values(
+                status=status,
+                lease_expires_at=None,
+                worker_id=None,
+                ready_at=utcnow(),
+                **values,
+            )
+            .execution_options(synchronize_session=False)
+        )
+        return bool(cast("sa.CursorResult[Any]", result).rowcount)
+
+    @staticmethod
+    def _end_attempt(
+        session: Session,
+        job_id: str,
+        token: int,
+        status: AttemptStatus,
+        **values: Any,
+    ) -> None:
+        session.execute(
+            sa.update(Attempt)
+            .where(
+                Attempt.job_id == job_id,
+                Attempt.lease_token == token,
+                Attempt.status == AttemptStatus.RUNNING,
+            )
+            .values(status=status, **{"finished_at": utcnow(), **values})
+            .execution_options(synchronize_session=False)
+        )
+
+    # --- workers ----------------------------------------------------------------------
+
+    def register(self, worker_id: str, host: str, pid: int, runtime: Runtime) -> None:
+        """Note that a worker starts, what it will serve, and the tokenizer it uses."""
+        digest = hashlib.sha256(runtime.tokenizer.encode()).hexdigest()
+        try:
+            with self._write() as session:
+                if session.get(Tokenizer, digest) is None:
+                    body = zlib.compress(runtime.tokenizer.encode())
+                    session.add(Tokenizer(digest=digest, body=body))
+        except sa.exc.IntegrityError:
+            pass  # another worker with the same tokenizer starts at the same moment
+        with self._write() as session:
+            session.add(
+                Worker(
+                    id=worker_id,
+                    host=host,
+                    pid=pid,
+                    state=WorkerState.LOADING,
+                    runtime=runtime.description,
+                    context=runtime.context,
+                    tokenizer_digest=digest,
+                )
+            )
+
+    def set_worker_state(self, worker_id: str, state: WorkerState) -> None:
+        stopped = utcnow() if state is WorkerState.STOPPED else None
+        with self._write() as session:
+            session.execute(
+                sa.update(Worker)
+                .where(Worker.id == worker_id)
+                .values(state=state, seen_at=utcnow(), stopped_at=stopped)
+            )
+
+    def heartbeat(self, worker_id: str) -> None:
+        """Say that a worker is alive, and extend the leases it holds."""
+        with self._write() as session:
+            session.execute(
+                sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
+            )
+            session.execute(
+                sa.update(Job)
+                .where(Job.worker_id == worker_id, Job.lease_expires_at.is_not(None))
+                .values(lease_expires_at=utcnow(LEASE))
+            )
+
+    def held(self, worker_id: str) -> set[tuple[str, int]]:
+        """Return the (job id, lease token) pairs a worker still holds: the rest it must stop."""
+        with self._read() as session:
+            rows = session.execute(
+                sa.select(Job.id, Job.lease_token).where(
+                    Job.worker_id == worker_id, Job.lease_expires_at.is_not(None)
+                )
+            )
+            return {(row.id, row.lease_token) for row in rows}
+
+    def ready_workers(self) -> list[Worker]:
+        """Return the workers that are ready and were seen lately."""
+        with self._read() as session:
+            return list(
+                session.scalars(
+                    sa.select(Worker).where(
+                        Worker.state == WorkerState.READY, Worker.seen_at > utcnow(-WORKER_STALE)
+                    )
+                )
+            )
+
+    def newest_worker(self) -> str | None:
+        """Return the id of the worker that started last."""
+        with self._read() as session:
+            return session.scalar(
+                sa.select(Worker.id).order_by(Worker.started_at.desc(), Worker.id.desc()).limit(1)
+            )
+
+    def serving(self) -> Serving | None:
+        """Return what the newest worker serves; None before the first one ever started."""
+        with self._read() as session:
+            row = session.execute(
+                sa.select(Worker.context, Worker.tokenizer_digest)
+                .order_by(Worker.started_at.desc(), Worker.id.desc())
+                .limit(1)
+            ).first()
+            return Serving(*row) if row else None
+
+    def tokenizer(self, digest: str) -> str:
+        """Return the text of a registered ``tokenizer.json``."""
+        with self._read() as session:
+            return zlib.decompress(session.get_one(Tokenizer, digest).body).decode()
+
+    # --- the sweep --------------------------------------------------------------------
+
+    def sweep(self) -> Swept:
+        """Take back the stages of workers that stopped answering, and end what must end."""
+        overdue = sa.and_(Job.lease_expires_at.is_(None), Job.deadline_at < utcnow())
+        with self._read() as session:  # nothing to do is the rule, and should lock nothing
+            if not session.scalar(
+                sa.select(
+                    sa.exists().where(
+                        Job.status == Status.IN_PROGRESS,
+                        sa.or_(Job.lease_expires_at < utcnow(), overdue),
+                    )
+                )
+            ):
+                return Swept(rescued=[], failed=[])
+        with self._write() as session:
+            expired = session.execute(
+                sa.update(Job)
+                .where(Job.status == Status.IN_PROGRESS, Job.lease_expires_at < utcnow())
+                .values(lease_expires_at=None, worker_id=None, ready_at=utcnow(), published_at=None)
+                .returning(Job.id, Job.position, Job.lease_token)
+            ).all()
+            failed: list[str] = []
+            for job_id, position, token in expired:
+                message = "the worker that ran this attempt stopped answering"
+                self._end_attempt(session, job_id, token, AttemptStatus.LOST, error=message)
+                lost = session.scalar(
+                    sa.select(sa.func.count()).where(
+                        Attempt.job_id == job_id,
+                        Attempt.position == position,
+                        Attempt.status == AttemptStatus.LOST,
+                    )
+                )
+                if (lost or 0) >= MAX_LOST:
+                    session.execute(
+                        sa.update(Job)
+                        .where(Job.id == job_id)
+                        .values(
+                            status=Status.FAILED,
+                            finished_at=utcnow(),
+                            error_code="worker_lost",
+                            error_message=f"{lost} workers were lost while they ran its stage "
+                            f"{position} ({pipeline.stages(pipeline.MAX_ROUNDS)[position].role})",
+                        )
+                    )
+                    failed.append(job_id)
+            failed += session.scalars(
+                sa.update(Job)
+                .where(Job.status == Status.IN_PROGRESS, overdue)
+                .values(
+                    status=Status.FAILED,
+                    finished_at=utcnow(),
+                    error_code="deadline_exceeded",
+                    error_message="the job ran past its deadline (HELIXQ_JOB_TIMEOUT)",
+                )
+                .returning(Job.id)
+            )
+            return Swept(rescued=[row.id for row in expired], failed=failed)
+
+    def unpublished(self, *, queue_empty: bool, limit: int = 1000) -> list[Unpublished]:
+        """Find jobs whose next stage waits without a message that will run it.
+
+        That is: never published, given back or rescued; or half done and not continued,
+        although later stages go first; or still waiting although Redis has no messages.
+        """
+        published_long_ago = Job.published_at < utcnow(-REPUBLISH_AFTER)
+        suspect = published_long_ago if queue_empty else published_long_ago & (Job.position > 0)
+        with self._read() as session:
+            rows = session.execute(
+                sa.select(Job.id, Job.position, Job.rounds, Job.priority)
+                .where(
+                    Job.status.in_(OPEN),
+                    Job.lease_expires_at.is_(None),
+                    Job.ready_at < utcnow(-PUBLISH_GRACE),
+                    sa.or_(Job.published_at.is_(None), suspect),
+                )
+                .order_by(Job.position.desc(), Job.priority.desc(), Job.created_at)
+                .limit(limit)
+            )
+            return [Unpublished(*row) for row in rows]
+
+    def delete_older(self, days: int) -> int:
+        """Delete jobs that ended more than ``days`` days ago; return how many."""
+        with self._write() as session:
+            result = session.execute(
+                sa.delete(Job).where(
+                    Job.status.not_in(OPEN), Job.finished_at < utcnow(-days * 86_400.0)
+                )
+            )
+            return cast("sa.CursorResult[Any]", result).rowcount
+
+
+def _columns(claim: Claim, output: Output) -> dict[str, Any]:
+    """Spell an output in the columns of the attempt that gave it and ends now."""
+    first_token_at = None
+    if output.first_token_after is not None:
+        # The attempt started by the database's clock; what came after, the worker measured.
+        first_token_at = claim.started_at + dt.timedelta(seconds=output.first_token_after)
+    return {
+        "output": output.text,
+        "deltas": output.deltas,
+        "prompt_tokens": output.prompt_tokens,
+        "output_tokens": output.output_tokens,
+        "finish_reason": output.finish_reason,
+        "max_output_tokens": output.max_output_tokens,
+        "first_token_at": first_token_at,
+        "finished_at": utcnow(),
+    }

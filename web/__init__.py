@@ -1,0 +1,28 @@
+"""The only room that knows HTTP: takes questions, tells how they stand, shows what was kept."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from jobs.settings import Settings
+from web import api, errors, health, pages, security, v1
+from web.services import Services
+
+#: Bytes of a request's body; a larger one is refused with 413.
+MAX_BODY = 1 << 20
+
+
+def create_app(settings: Settings) -> Flask:
+    """Make the application. Nothing is connected before the first request."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
+    Services(settings).init_app(app)
+    security.init_app(app, settings)
+    errors.init_app(app)
+    app.register_blueprint(v1.blueprint, url_prefix="/v1")
+    app.register_blueprint(api.blueprint, url_prefix="/api")
+    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(health.blueprint)
+    return app

@@ -1,0 +1,5 @@
+"""Auditing: the whole history of a job."""
+
+from web.api.routes import blueprint
+
+__all__ = ["blueprint"]

@@ -1,0 +1,134 @@
+"""The pages' addresses."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from jobs import pipeline
+from jobs.models import Attempt, AttemptStatus, Job, Status
+from web.errors import RequestError
+from web.services import services
+from web.v1 import accept, render
+
+blueprint = Blueprint("pages", __name__, template_folder="templates", static_folder="static")
+
+PAGE = 25
+#: What a person calls a stage's text.
+TITLES = {
+    pipeline.Role.ACTOR: "Answer",
+    pipeline.Role.CRITIC: "Critique",
+    pipeline.Role.REGENERATOR: "Regeneration",
+}
+STATUSES = {
+    Status.QUEUED: "Queued",
+    Status.IN_PROGRESS: "In progress",
+    Status.COMPLETED: "Completed",
+    Status.FAILED: "Failed",
+    Status.CANCELLED: "Cancelled",
+    Status.INCOMPLETE: "Incomplete",
+}
+
+
+@blueprint.get("/")
+def ask() -> str:
+    """Show the form."""
+    return _form(question="")
+
+
+@blueprint.post("/")
+def submit() -> Response | tuple[str, int]:
+    """Take a question from the form, and go to its page."""
+    # Browsers send line breaks of a form as CR LF; the person typed LF.
+    question = request.form.get("question", "").replace("\r\n", "\n")
+    found = services()
+    try:
+        body = accept.validate({"input": question, "background": True})
+        job, _ = found.submit(accept.new_job(body, found.tokens))
+    except RequestError as error:
+        return _form(question=question, error=error), error.status
+    return redirect(url_for("pages.job", job_id=job.id), code=303)
+
+
+@blueprint.get("/jobs")
+def jobs() -> str:
+    """List what was asked, newest first."""
+    page, more = services().store.page(limit=PAGE, after=request.args.get("after") or None)
+    return render_template("jobs.html", jobs=page, more=more, paged="after" in request.args)
+
+
+@blueprint.get("/jobs/<job_id>")
+def job(job_id: str) -> str:
+    """Show a job: its texts side by side, as far as they are there."""
+    found = services().store.job(job_id)
+    return render_template("job.html", job=found, stages=_stages(found))
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> Response:
+    """End a job, and show it."""
+    services().cancel(job_id)
+    return redirect(url_for("pages.job", job_id=job_id), code=303)
+
+
+def _form(question: str, error: RequestError | None = None) -> str:
+    return render_template("ask.html", question=question, error=error)
+
+
+def _stages(found: Job) -> list[dict[str, Any]]:
+    """Say for each stage what to show: its text, if there is one, and how far it is."""
+    shown = []
+    for stage in pipeline.stages(found.rounds):
+        attempts = [a for a in found.attempts if a.position == stage.position]
+        title = TITLES[stage.role] + (f" {stage.round}" if found.rounds > 1 else "")
+        shown.append(
+            {
+                "item": render.item_id(found, stage),
+                "role": stage.role.value,
+                "title": title,
+                "attempt": attempts[-1] if attempts else None,
+                "attempts": len(attempts),
+                "state": _state(found, attempts),
+            }
+        )
+    return shown
+
+
+def _state(found: Job, attempts: list[Attempt]) -> str:
+    if not attempts:
+        return "not run" if found.status.final else "waiting"
+    match attempts[-1].status:
+        case AttemptStatus.FINISHED if attempts[-1].finish_reason == "length":
+            return "cut at its token limit"
+        case AttemptStatus.FINISHED:
+            return "finished"
+        case AttemptStatus.RUNNING:
+            return "writing"
+        case AttemptStatus.LOST | AttemptStatus.RELEASED if not found.status.final:
+            return "waiting for another try"
+        case status:
+            return status.value
+
+
+@blueprint.app_template_filter()
+def status_name(status: Status) -> str:
+    """Name a status for people."""
+    return STATUSES[status]
+
+
+@blueprint.app_template_filter()
+def clock(time: dt.datetime) -> str:
+    """Write a time for people without a script; the script turns it into their own zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+@blueprint.app_template_filter()
+def seconds(duration: dt.timedelta) -> str:
+    """Write a duration."""
+    total = duration.total_seconds()
+    if total < 60:
+        return f"{total:.1f} s"
+    return f"{int(total // 60)} min {int(total % 60)} s"

@@ -1,0 +1,46 @@
+"""What a browser may do to us on behalf of another site: nothing."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, request
+
+from jobs.settings import Settings
+from web.errors import RequestError
+
+#: Scripts and styles are files of ours: no inline code, no other origin, no frames.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+
+def init_app(app: Flask, settings: Settings) -> None:
+    if settings.loopback:
+        # Another site's name may resolve to this machine (DNS rebinding).
+        app.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", "[::1]", settings.host]
+    app.before_request(_refuse_cross_site)
+    app.after_request(_harden)
+
+
+def _refuse_cross_site() -> None:
+    """Refuse changes that a page of another origin asks for in the user's browser."""
+    if request.method in SAFE_METHODS:
+        return
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.host
+    if site not in ("none", "same-origin") or foreign:
+        raise RequestError(
+            403, "A page of another site may not do this.", code="cross_site_request"
+        )
+
+
+def _harden(response: Response) -> Response:
+    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Referrer-Policy", "same-origin")
+    response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    return response

@@ -1,0 +1,111 @@
+"""What requests use: the store, the queue, live progress and the token counter."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from flask import Flask, current_app
+from tokenizers import Tokenizer
+
+from jobs.models import Job
+from jobs.progress import Progress
+from jobs.queue import Doorbell, QueueUnavailableError, make_app
+from jobs.settings import Settings
+from jobs.store import NewJob, Store
+
+log = logging.getLogger(__name__)
+
+
+class TokenCounter:
+    """Counts tokens as the newest worker's tokenizer does, without the model."""
+
+    #: Seconds between looks at which worker is the newest.
+    REFRESH = 5.0
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._looked = -self.REFRESH
+        self._digest = ""
+        self._tokenizer: Tokenizer | None = None
+        self._context = 0
+
+    def count(self, texts: list[str]) -> tuple[list[int], int] | None:
+        """Return each text's number of tokens, and the model's context.
+
+        None before the first worker ever started: nobody knows the model yet.
+        """
+        with self._lock:
+            if time.monotonic() - self._looked >= self.REFRESH:
+                self._look()
+            tokenizer, context = self._tokenizer, self._context
+        if tokenizer is None:
+            return None
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)], context
+
+    def _look(self) -> None:
+        serving = self._store.serving()
+        if serving is None:
+            return
+        if serving.tokenizer_digest != self._digest:
+            body = self._store.tokenizer(serving.tokenizer_digest)
+            self._tokenizer, self._digest = Tokenizer.from_str(body), serving.tokenizer_digest
+        self._context, self._looked = serving.context, time.monotonic()
+
+
+class Services:
+    """One of each for an application; made at once, connected when used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(settings.database)
+        self.progress = Progress(settings.redis)
+        self.doorbell = Doorbell(make_app(settings.redis))
+        self.tokens = TokenCounter(self.store)
+        #: Whether the server shuts down: waiting replies and streams should end.
+        self.stopping: Callable[[], bool] = lambda: False
+
+    def init_app(self, app: Flask) -> None:
+        app.extensions["helixq"] = self
+
+    def submit(self, new: NewJob) -> tuple[Job, bool]:
+        """Accept a job and ring the doorbell; see `Store.submit`.
+
+        The job counts from the commit on. When Redis is away the sweep publishes it later.
+        """
+        job, created = self.store.submit(new, max_queued=self.settings.max_queued)
+        if created:
+            try:
+                self.doorbell.publish(job.id, position=0, rounds=job.rounds, priority=job.priority)
+                self.store.mark_published(job.id, 0)
+            except QueueUnavailableError as error:
+                log.warning("%s: accepted, and published later: %s", job.id, error)
+        return job, created
+
+    def cancel(self, job_id: str) -> Job:
+        """End a job; see `Store.cancel`."""
+        job = self.store.cancel(job_id)
+        self.progress.changed(job_id)
+        return job
+
+    def wait(self, job_id: str, until: Callable[[Job], bool], seconds: float) -> Job:
+        """Read a job again whenever it changes, until a condition holds or time is up."""
+        give_up = time.monotonic() + seconds
+        cursor = self.progress.read(job_id).cursor
+        job = self.store.job(job_id)
+        while not until(job) and time.monotonic() < give_up and not self.stopping():
+            news = self.progress.read(job_id, cursor, block=min(give_up - time.monotonic(), 1.0))
+            cursor = news.cursor
+            # Without news, look at the database once a second all the same.
+            if news.changed or not news.texts:
+                job = self.store.job(job_id)
+        return job
+
+
+def services() -> Services:
+    """Return the current application's services."""
+    found: Services = current_app.extensions["helixq"]
+    return found

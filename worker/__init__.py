@@ -1,0 +1,1 @@
+"""The only room that knows a GPU: runs the stages of jobs on one base with three adapters."""

@@ -1,0 +1,301 @@
+"""Loads the base and its adapters: from folders or the hub, safetensors first, no remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from jobs.pipeline import Role
+from jobs.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: What a checkpoint is made of; a hub repository's other files are not fetched.
+FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
+#: Settings whose values name dtypes, as torch knows them.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class CheckpointError(Exception):
+    """A model or adapter cannot be used; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a model or an adapter in Hugging Face's format."""
+
+    #: As the setting names it.
+    name: str
+    path: Path
+    #: SHA-256 over names and contents of its files.
+    digest: str
+
+    def describe(self) -> dict[str, str]:
+        return {"name": self.name, "digest": f"sha256:{self.digest}"}
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The base with its tokenizer, and an adapter for each role; no weights loaded yet."""
+
+    base: Checkpoint
+    adapters: dict[Role, Checkpoint]
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    dtype: torch.dtype
+    quantization: str
+    #: Tokens of prompt and output together.
+    context: int
+
+    def describe(self, engine: str) -> dict[str, Any]:
+        """Say what a worker runs, for the histories."""
+        name = platform.processor() or platform.machine()
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        return {
+            "engine": engine,
+            "device": str(self.device),
+            "device_name": name,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "quantization": self.quantization,
+            "base": self.base.describe(),
+            "adapters": {role.value: c.describe() for role, c in self.adapters.items()},
+            "versions": {
+                "python": platform.python_version(),
+                **{p: version(p) for p in ("helixq", "torch", "transformers", "peft", "celery")},
+            },
+        }
+
+
+def find(settings: Settings) -> Checkpoints:
+    """Find everything the settings name, and load what is light.
+
+    Raises:
+        CheckpointError: something is missing, damaged or does not go together.
+    """
+    device = torch.device(settings.device if settings.device != "auto" else _best_device())
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(
+            f"HELIXQ_DEVICE={settings.device}, but PyTorch sees no CUDA device; "
+            "use HELIXQ_DEVICE=cpu or install a driver and a CUDA build of torch"
+        )
+    if settings.quantization == "4bit" and device.type != "cuda":
+        raise CheckpointError("HELIXQ_QUANTIZATION=4bit needs a CUDA device; use none on the CPU")
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    if settings.dtype != "auto":
+        dtype = DTYPES[settings.dtype]
+    cache = settings.data_dir / "digests.json"
+    base = _checkpoint(settings.base_model, "HELIXQ_BASE_MODEL", "config.json", cache)
+    adapters = {
+        role: _checkpoint(
+            settings.adapters[role], f"HELIXQ_ADAPTERS ({role})", "adapter_config.json", cache
+        )
+        for role in Role
+    }
+    with _explained(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
+        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise CheckpointError(
+            f"The tokenizer of the base model {base.name} has no tokenizer.json or no EOS token; "
+            "give a base with a fast tokenizer in HELIXQ_BASE_MODEL"
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer of the base model {base.name} has {len(tokenizer)} tokens, but the "
+            f"model knows {config.vocab_size}; the folder mixes two models"
+        )
+    longest = int(config.max_position_embeddings)
+    if settings.max_context is not None and settings.max_context > longest:
+        raise CheckpointError(
+            f"HELIXQ_MAX_CONTEXT={settings.max_context}, but the base model {base.name} takes "
+            f"{longest} tokens at most"
+        )
+    return Checkpoints(
+        base=base,
+        adapters=adapters,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        quantization=settings.quantization,
+        context=settings.max_context or longest,
+    )
+
+
+def load(checkpoints: Checkpoints) -> PeftModel:
+    """Load the base and the three adapters, once.
+
+    Raises:
+        CheckpointError: weights are missing or damaged, or an adapter is for another base.
+    """
+    base = checkpoints.base
+    options: dict[str, Any] = {}
+    if checkpoints.quantization == "4bit":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers
+            load_in_4bit=True, bnb_4bit_compute_dtype=checkpoints.dtype
+        )
+    if checkpoints.device.type == "cuda":
+        options["device_map"] = {"": checkpoints.device}
+    log.info("loading the base model %s", base.name)
+    with _explained(f"The base model {base.name}", "check HELIXQ_BASE_MODEL, or fetch it again"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.path,
+            dtype=checkpoints.dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        model, report = loaded
+        # transformers would fill the gaps with random numbers and go on.
+        if gaps := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
+            raise ValueError(f"{gaps[0]} and {len(gaps) - 1} more tensors are missing or misshapen")
+    peft_model: PeftModel | None = None
+    for role, adapter in checkpoints.adapters.items():
+        log.info("loading the %s adapter %s", role, adapter.name)
+        with _explained(
+            f"The {role} adapter {adapter.name}",
+            f"give one that was made for the base model {base.name} in HELIXQ_ADAPTERS",
+        ):
+            # Without autocast_adapter_dtype=False, PEFT would turn half precision into fp32.
+            if peft_model is None:
+                peft_model = PeftModel.from_pretrained(
+                    model, adapter.path, adapter_name=role.value, autocast_adapter_dtype=False
+                )
+            else:
+                peft_model.load_adapter(
+                    adapter.path, adapter_name=role.value, autocast_adapter_dtype=False
+                )
+            _check_adapter(peft_model, adapter, role)
+    assert peft_model is not None, "there are three roles"  # noqa: S101
+    return peft_model.eval()
+
+
+def _check_adapter(model: PeftModel, adapter: Checkpoint, role: Role) -> None:
+    """Make sure that every tensor of the file found its place, and every place its tensor."""
+    given = set(peft.load_peft_weights(str(adapter.path), device="cpu"))
+    embeddings = any("embed" in key or "lm_head" in key for key in given)
+    wanted = set(
+        peft.get_peft_model_state_dict(
+            model, adapter_name=role.value, save_embedding_layers=embeddings
+        )
+    )
+    if odd := sorted(given - wanted):
+        raise ValueError(f"the base has no place for {odd[0]}")
+    if gaps := sorted(wanted - given):
+        raise ValueError(f"it has no {gaps[0]}, which the base needs")
+
+
+def _best_device() -> str:
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _checkpoint(reference: str, setting: str, config: str, cache: Path) -> Checkpoint:
+    path = _resolve(reference, setting)
+    if not (path / config).is_file():
+        hint = (
+            "; make the demo's checkpoints with `python -m demo`"
+            if path.parts[-3:-1] == ("demo", "checkpoint")
+            else ""
+        )
+        raise CheckpointError(
+            f"{setting}: there is no {config} in {path}; "
+            f"give a folder in Hugging Face's format or a hub id{hint}"
+        )
+    return Checkpoint(name=reference, path=path, digest=_digest(path, cache))
+
+
+def _resolve(reference: str, setting: str) -> Path:
+    """Return the folder a reference means, fetching it from the hub if need be."""
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    if reference.startswith((".", "~", "/")) or reference.count("/") != 1:
+        raise CheckpointError(f"{setting}: there is no folder {reference}")
+    repo, _, revision = reference.partition("@")
+    log.info("fetching %s from the hub (or its local cache)", reference)
+    try:
+        return Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES))
+        ).absolute()
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _digest(path: Path, cache: Path) -> str:
+    """Hash a checkpoint's files; contents that did not change are not read again."""
+    files = sorted({file for pattern in FILES for file in path.glob(pattern)})
+    stats = [(file, file.stat()) for file in files]
+    keys = [f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats]
+    try:
+        known: dict[str, str] = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        known = {}
+    unknown = [(key, file) for key, file in zip(keys, files, strict=True) if key not in known]
+    if unknown:
+        size = sum(file.stat().st_size for _, file in unknown)
+        if size > 2**30:
+            log.info("hashing %.1f GB in %s, once", size / 1e9, path)
+        with ThreadPoolExecutor() as pool:
+            hashes = pool.map(_sha256, [file for _, file in unknown])
+            known.update(zip([key for key, _ in unknown], hashes, strict=True))
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps(known, indent=1))
+        except OSError as error:
+            log.warning("the digests of %s are not cached: %s", path, error)
+    listing = "".join(f"{known[key]}  {file.name}\n" for key, file in zip(keys, files, strict=True))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _explained(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever the libraries raise on a bad checkpoint into one sentence."""
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        log.debug("the libraries say", exc_info=True)
+        raise CheckpointError(
+            f"{what} cannot be loaded ({_first_line(error)}); {remedy}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
+        lines = lines[1:]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

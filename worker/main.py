@@ -1,0 +1,167 @@
+"""One worker process: waits for its servers, loads the model, serves the queue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from types import FrameType
+
+import redis
+import transformers
+from celery import Celery
+from celery.exceptions import SecurityWarning
+from celery.signals import worker_ready
+from celery.worker import state
+from sqlalchemy.exc import SQLAlchemyError
+
+import migrations
+from jobs.models import WorkerState
+from jobs.pipeline import Role, Sampling
+from jobs.progress import Progress
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
+from jobs.store import Runtime, Store
+from worker import checkpoints, tasks
+from worker.engine.interface import Engine, Request
+from worker.engine.reference import ReferenceEngine
+from worker.rescue import Rescue
+from worker.tasks import StageRunner
+
+log = logging.getLogger(__name__)
+
+#: Seconds that stages in progress may take to finish after SIGTERM, before they go back.
+GRACE = 8.0
+#: Seconds between saying again that a server is not there yet.
+SAY_INTERVAL = 10.0
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until it is told to stop; return the exit status.
+
+    Raises:
+        CheckpointError: the model or an adapter cannot be used.
+        migrations.SchemaError: the database was not migrated.
+    """
+    _quieten()
+    store = Store(settings.database)
+    progress = Progress(settings.redis)
+    _wait_for("the database", store.ping, SQLAlchemyError)
+    _wait_for("Redis", progress.ping, redis.RedisError)
+    migrations.check(store.engine)
+    found = checkpoints.find(settings)
+    worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
+    runtime = Runtime(
+        description=found.describe(ReferenceEngine.name),
+        context=found.context,
+        tokenizer=found.tokenizer.backend_tokenizer.to_str(),
+    )
+    store.register(worker_id, socket.gethostname(), os.getpid(), runtime)
+    try:
+        engine = ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
+        if settings.slots > engine.slots and "slots" in settings.model_fields_set:
+            log.warning("the %s engine decodes %d at a time", engine.name, engine.slots)
+        _warm_up(engine)
+        runner = StageRunner(store, engine, progress, worker_id, job_timeout=settings.job_timeout)
+        app = make_app(settings.redis)
+        tasks.register(app, runner)
+        rescue = Rescue(
+            store,
+            Doorbell(app),
+            progress,
+            runner,
+            worker_id,
+            retention_days=settings.retention_days,
+        )
+        rescue.start()
+        try:
+            return _serve(app, engine, runner, store, worker_id)
+        finally:
+            rescue.stop()
+            engine.close()
+    finally:
+        store.set_worker_state(worker_id, WorkerState.STOPPED)
+        progress.close()
+        store.close()
+
+
+def _serve(app: Celery, engine: Engine, runner: StageRunner, store: Store, worker_id: str) -> int:
+    """Take messages until a signal says stop."""
+
+    @worker_ready.connect(weak=False)
+    def _ready(**_: object) -> None:
+        _handle_signals(runner)
+        store.set_worker_state(worker_id, WorkerState.READY)
+        log.info("ready: %d at a time, %d tokens of context", engine.slots, engine.context)
+
+    worker = app.Worker(
+        pool="threads",
+        concurrency=engine.slots,
+        hostname=worker_id,
+        loglevel=logging.WARNING,
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _handle_signals(runner: StageRunner) -> None:
+    """Stop on SIGTERM and SIGINT with grace, and at once on the second one or SIGQUIT.
+
+    Celery's own handlers know nothing of the engine, and acknowledge unfinished work on
+    SIGQUIT. However fast it goes, a stage is either recorded or given back.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if state.should_stop is not None or number == signal.SIGQUIT:
+            log.warning("stopping now; stages in progress go back to the queue")
+            threading.Thread(target=runner.stop, daemon=True).start()
+        else:
+            log.info("stopping; stages in progress have %g seconds to finish", GRACE)
+            timer = threading.Timer(GRACE, runner.stop)
+            timer.daemon = True
+            timer.start()
+        state.should_stop = 0  # type: ignore[assignment]  # typed after its first value
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, stop)
+
+
+def _quieten() -> None:
+    """Leave out of the log what its reader can do nothing about."""
+    # transformers warns that peft uses a name it will drop.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+    # Containers run as root. Messages are JSON, so that none can bring code along.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers
+
+
+def _warm_up(engine: Engine) -> None:
+    """Generate one token with each role, so that the first question does not wait for it."""
+    for role in Role:
+        request = Request(role, "Hello", Sampling(temperature=0, max_output_tokens=1))
+        engine.submit(request).result()
+
+
+def _wait_for(what: str, ping: Callable[[], None], unreachable: type[Exception]) -> None:
+    said = -SAY_INTERVAL
+    while True:
+        try:
+            return ping()
+        except unreachable as error:
+            if time.monotonic() - said >= SAY_INTERVAL:
+                reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+                log.warning("waiting for %s: %s", what, reason)
+                said = time.monotonic()
+        time.sleep(1)  # between tries at a server that is not there

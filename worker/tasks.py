@@ -1,0 +1,238 @@
+"""actor, critic, regenerator: claim → generate → record."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from celery import Celery
+from celery.exceptions import Ignore
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from jobs.pipeline import Role
+from jobs.progress import Progress, Text
+from jobs.queue import task_name
+from jobs.store import Claim, Output, Store
+from worker.engine.interface import (
+    Completion,
+    ContextExceededError,
+    Engine,
+    EngineError,
+    FinishReason,
+    Generation,
+    Request,
+)
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two messages with new text of one job.
+PUBLISH_INTERVAL = 0.1
+#: Seconds between tries while the database is away: doubling from the first to the second.
+RETRY_DELAYS = (0.1, 5.0)
+
+T = TypeVar("T")
+
+
+class StageRunner:
+    """Runs stages for the tasks, and knows which are running."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        progress: Progress,
+        worker_id: str,
+        *,
+        job_timeout: float,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._progress = progress
+        self._worker_id = worker_id
+        self._job_timeout = job_timeout
+        self._running: dict[tuple[str, int], Generation] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def run(self, job_id: str, position: int) -> None:
+        """Run one stage, if it is there to be run; return when its output is kept.
+
+        Raises:
+            Ignore: the chain ends here: there was nothing to claim, or the job ended.
+        """
+        if self._stopping.is_set():
+            self._patiently(lambda: self._store.unpublish(job_id, position))
+            raise Ignore("the worker is stopping")
+        claim = self._patiently(
+            lambda: self._store.claim(
+                job_id, position, self._worker_id, job_timeout=self._job_timeout
+            )
+        )
+        if claim is None:
+            log.debug("%s: nothing to do for stage %d", job_id, position)
+            raise Ignore("nothing to claim")
+        try:
+            going_on = self._run(claim)
+        finally:
+            self._progress.changed(job_id)
+        if not going_on:
+            raise Ignore("the chain ends here")
+
+    def _run(self, claim: Claim) -> bool:
+        """Generate and record; True if the next stage may follow."""
+        started = time.monotonic()
+        log.info("%s: %s starts", claim.job_id, claim.stage.role)
+        self._progress.changed(claim.job_id)
+        deltas: list[str] = []
+        try:
+            generation = self._engine.submit(
+                Request(
+                    role=claim.stage.role,
+                    prompt=claim.prompt,
+                    sampling=claim.sampling,
+                    deadline=started + claim.seconds_left,
+                )
+            )
+            with self._registered(claim, generation):
+                deltas = self._follow(claim, generation)
+                completion = generation.result()
+        except ContextExceededError as error:
+            return self._failed(claim, "context_length_exceeded", str(error))
+        except EngineError as error:
+            message = f"the {claim.stage.role} could not be run: {error}"
+            return self._failed(claim, "server_error", message, _broken_off(claim, deltas))
+        return self._keep(claim, completion, _output(completion, started))
+
+    def _keep(self, claim: Claim, completion: Completion, output: Output) -> bool:
+        if completion.finish_reason is FinishReason.CANCELLED:
+            if self._stopping.is_set():
+                self._patiently(lambda: self._store.release(claim, "the worker shut down"))
+                log.info("%s: %s goes back to the queue", claim.job_id, claim.stage.role)
+            else:
+                self._patiently(lambda: self._store.keep_partial(claim, output))
+                log.info("%s: %s stopped", claim.job_id, claim.stage.role)
+            return False
+        if completion.finish_reason is FinishReason.DEADLINE:
+            message = "the job ran past its deadline (HELIXQ_JOB_TIMEOUT)"
+            return self._failed(claim, "deadline_exceeded", message, output)
+        if not self._patiently(lambda: self._store.record(claim, output)):
+            # Cancelled in the last moment, or this worker was taken for dead.
+            self._patiently(lambda: self._store.keep_partial(claim, output))
+            log.info("%s: %s finished for nothing: its lease is gone", claim.job_id, claim.stage)
+            return False
+        log.info(
+            "%s: %s finished: %d tokens, %s",
+            claim.job_id,
+            claim.stage.role,
+            output.output_tokens,
+            output.finish_reason,
+        )
+        return True
+
+    def _failed(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
+        self._patiently(lambda: self._store.fail(claim, code, message, output))
+        log.warning("%s: failed: %s", claim.job_id, message)
+        return False
+
+    def _follow(self, claim: Claim, generation: Generation) -> list[str]:
+        """Hand the text on while it comes, a few times a second; return its pieces."""
+        deltas: list[str] = []
+        told = 0
+        last = 0.0
+
+        def tell() -> None:
+            self._progress.text(claim.job_id, Text(claim.attempt_id, told, deltas[told:]))
+
+        for delta in generation:
+            deltas.append(delta)
+            if time.monotonic() - last >= PUBLISH_INTERVAL:
+                tell()
+                told, last = len(deltas), time.monotonic()
+        if told < len(deltas):
+            tell()
+        return deltas
+
+    @contextmanager
+    def _registered(self, claim: Claim, generation: Generation) -> Iterator[None]:
+        key = (claim.job_id, claim.lease_token)
+        with self._lock:
+            self._running[key] = generation
+        try:
+            if self._stopping.is_set():
+                generation.cancel()
+            yield
+        finally:
+            with self._lock:
+                del self._running[key]
+
+    def cancel_lost(self) -> None:
+        """Stop the generations whose jobs were cancelled or taken away."""
+        with self._lock:
+            running = dict(self._running)
+        if not running:
+            return
+        held = self._store.held(self._worker_id)
+        for key, generation in running.items():
+            if key not in held:
+                generation.cancel()
+
+    def stop(self) -> None:
+        """Stop all generations and give their stages back; none starts any more."""
+        self._stopping.set()
+        with self._lock:
+            for generation in self._running.values():
+                generation.cancel()
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call the database until it answers: finished text is not thrown away."""
+        delay, longest = RETRY_DELAYS
+        while True:
+            try:
+                return call()
+            except (OperationalError, InterfaceError) as error:
+                if self._stopping.is_set():
+                    raise
+                log.warning("the database does not answer, trying again: %s", error.orig)
+                self._stopping.wait(delay * random.uniform(0.5, 1.5))
+                delay = min(delay * 2, longest)
+
+
+def _broken_off(claim: Claim, deltas: list[str]) -> Output:
+    """What is known of a generation that raised an error: the text handed on before."""
+    return Output(
+        text="".join(deltas),
+        deltas=[len(delta) for delta in deltas],
+        prompt_tokens=None,
+        output_tokens=None,
+        finish_reason="error",
+        max_output_tokens=claim.sampling.max_output_tokens,
+        first_token_after=None,
+    )
+
+
+def _output(completion: Completion, started: float) -> Output:
+    first = completion.first_token_at
+    return Output(
+        text=completion.text,
+        deltas=[len(delta) for delta in completion.deltas],
+        prompt_tokens=completion.prompt_tokens,
+        output_tokens=completion.output_tokens,
+        finish_reason=completion.finish_reason.value,
+        max_output_tokens=completion.max_output_tokens,
+        first_token_after=None if first is None else first - started,
+    )
+
+
+def register(app: Celery, runner: StageRunner) -> None:
+    """Give the app its three tasks."""
+
+    def run(job_id: str, position: int) -> None:
+        runner.run(job_id, position)
+
+    for role in Role:
+        app.task(name=task_name(role))(run)
