@@ -123,7 +123,9 @@ class StageRunner:
         if not self._patiently(lambda: self._store.record(claim, output)):
             # Cancelled in the last moment, or this worker was taken for dead.
             self._patiently(lambda: self._store.keep_partial(claim, output))
-            log.info("%s: %s finished for nothing: its lease is gone", claim.job_id, claim.stage)
+            log.info(
+                "%s: %s finished for nothing: its lease is gone", claim.job_id, claim.stage.role
+            )
             return False
         log.info(
             "%s: %s finished: %d tokens, %s",

@@ -258,6 +258,9 @@ def _explained(error: ValidationError) -> RequestError:
         names = ", ".join(CreateResponse.model_fields)
         message = f"There is no parameter `{param}`; there are {names}."
         code = "unknown_parameter"
+    elif kind == "list_type" and path[-1] in ("input", "content"):
+        what = "messages" if path[-1] == "input" else "parts"
+        message, code = f"`{param}` should be a text or a list of {what}.", "invalid_type"
     else:
         reason = first["msg"].removeprefix("Input ")
         message = f"`{param}` {reason}."

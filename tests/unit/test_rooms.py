@@ -1,0 +1,33 @@
+"""The arrows between the rooms: web → jobs ← worker."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_the_arrows_point_one_way() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def loaded(imports: str, unwanted: set[str]) -> str:
+    """Import modules in a fresh interpreter; return which unwanted ones came along."""
+    code = f"import sys, {imports}; print(*sorted({unwanted} & set(sys.modules)))"
+    return subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+
+
+@pytest.mark.parametrize("room", ["jobs.queue, jobs.store, jobs.progress", "web", "cli.main"])
+def test_importing_the_light_rooms_loads_no_model_library(room: str) -> None:
+    assert loaded(room, {"torch", "transformers", "peft"}) == ""
+
+
+def test_the_engine_needs_the_model_libraries_alone() -> None:
+    ours = {"sqlalchemy", "celery", "redis", "flask", "pydantic", "alembic"}
+    assert loaded("worker.engine.reference", ours) == ""

@@ -1,0 +1,92 @@
+"""Settings are typed and checked; a wrong one is named in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs import settings
+from jobs.pipeline import Role
+from jobs.settings import SettingsError
+
+
+def test_defaults_run_the_demo() -> None:
+    found = settings.load({})
+    assert Path(found.base_model).parts[-3:] == ("demo", "checkpoint", "base")
+    assert set(found.adapters) == set(Role)
+    assert found.url == "http://127.0.0.1:8000"
+    assert found.data_dir.is_absolute()
+    assert found.database.startswith("sqlite:////")
+    assert found.redis.startswith("unix:///")
+
+
+def test_values_are_read() -> None:
+    found = settings.load(
+        {
+            "HELIXQ_ADAPTERS": "actor=./a, critic=org/critic@main ,regenerator=/c",
+            "HELIXQ_PORT": " 9000 ",
+            "HELIXQ_DATABASE_URL": "postgres://u:p@db/helixq",
+            "HELIXQ_MAX_CONTEXT": "2048",
+            "HELIXQ_DTYPE": "",
+            "PATH": "/bin",
+        }
+    )
+    assert found.adapters[Role.CRITIC] == "org/critic@main"
+    assert found.port == 9000
+    assert found.database == "postgresql+psycopg://u:p@db/helixq"
+    assert found.max_context == 2048
+    assert found.dtype == "auto"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("HELIXQ_PORT", "http", "HELIXQ_PORT=http is wrong: .*integer"),
+        ("HELIXQ_PORT", "70000", "HELIXQ_PORT=70000 is wrong: .*65535"),
+        ("HELIXQ_DTYPE", "int8", "HELIXQ_DTYPE=int8 is wrong: .*'float16'"),
+        ("HELIXQ_DEVICE", "tpu", "HELIXQ_DEVICE=tpu is wrong"),
+        ("HELIXQ_SLOTS", "0", "HELIXQ_SLOTS=0 is wrong"),
+        ("HELIXQ_JOB_TIMEOUT", "inf", "HELIXQ_JOB_TIMEOUT=inf is wrong"),
+        ("HELIXQ_ADAPTERS", "actor=a,critic=b", "regenerator is missing"),
+        ("HELIXQ_ADAPTERS", "actor=a,critic=b,judge=c", "'judge' is not a role"),
+        ("HELIXQ_ADAPTERS", "actor=a,critic,regenerator=c", "critic needs a folder"),
+        ("HELIXQ_ADAPTERS", "actor=a,actor=b,critic=b", "actor is given twice"),
+        ("HELIXQ_DATABASE_URL", "mysql://db/x", "HELIXQ_DATABASE_URL is wrong: only sqlite"),
+        ("HELIXQ_DATABASE_URL", "sqlite://", "in-memory SQLite"),
+        ("HELIXQ_DATABASE_URL", "nonsense", "not a database URL"),
+        ("HELIXQ_REDIS_URL", "localhost:6379", "should start with redis://"),
+        ("HELIXQ_PROT", "1", "HELIXQ_PROT is not a setting of HelixQ; did you mean HELIXQ_PORT?"),
+        ("HELIXQ_port", "1", "HELIXQ_port is not a setting"),
+    ],
+)
+def test_a_wrong_setting_is_named(variable: str, value: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as caught:
+        settings.load({variable: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_passwords_are_not_repeated() -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.load({"HELIXQ_DATABASE_URL": "mysql://root:hunter2@db/x"})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback", "url"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:8000"),
+        ("::1", True, "http://[::1]:8000"),
+        ("localhost", True, "http://localhost:8000"),
+        ("0.0.0.0", False, "http://127.0.0.1:8000"),  # noqa: S104 (nothing is bound)
+        ("helix.example", False, "http://helix.example:8000"),
+    ],
+)
+def test_where_the_web_is(host: str, loopback: bool, url: str) -> None:
+    found = settings.load({"HELIXQ_HOST": host})
+    assert (found.loopback, found.url) == (loopback, url)
+
+
+def test_a_long_data_folder_still_gets_a_socket() -> None:
+    found = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 30})
+    assert len(str(found.redis_socket)) <= settings.LONGEST_SOCKET_PATH
+    other = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 31})
+    assert other.redis_socket != found.redis_socket
