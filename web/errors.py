@@ -77,12 +77,11 @@ def _http(error: HTTPException) -> Response:
     status = error.code or 500
     if status < 400 or error.response is not None:
         return make_response(error)
-    code = HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
-    message = {
-        404: f"There is nothing at {request.path}.",
-        405: f"{request.path} does not take {request.method}.",
-        413: "The request is larger than 1 MiB.",
-    }.get(status, error.description or HTTPStatus(status).description)
+    code, message = {
+        404: ("not_found", f"There is nothing at {request.path}."),
+        405: ("method_not_allowed", f"{request.path} does not take {request.method}."),
+        413: ("request_too_large", "The request is larger than 1 MiB."),
+    }.get(status, ("bad_request", error.description or HTTPStatus(status).description))
     kind = "server_error" if status >= 500 else "invalid_request_error"
     response = respond(RequestError(status, message, code=code, kind=kind))
     for name, value in error.get_headers():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import pickle
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -278,7 +279,12 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
     """Turn whatever the libraries raise on a bad checkpoint into one sentence."""
     try:
         yield
+    except pickle.UnpicklingError as error:
+        # torch's own words recommend to run what the file holds.
+        reason = "it is a damaged pickle, or one that holds more than tensors"
+        raise CheckpointError(f"{what} cannot be loaded ({reason}); {remedy}") from error
     except (
+        EOFError,
         OSError,
         ValueError,
         RuntimeError,

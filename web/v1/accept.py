@@ -30,6 +30,10 @@ class _Part(BaseModel):
     logprobs: list[Any] = []
 
 
+#: Fields that take a text or a list.
+UNIONS = ("input", "content")
+
+
 def _kind(value: Any) -> str:
     return "text" if isinstance(value, str) else "list"
 
@@ -246,10 +250,9 @@ def _output_limit(request: CreateResponse, tokens: TokenCounter) -> int:
 def _explained(error: ValidationError) -> RequestError:
     """Turn pydantic's first complaint into OpenAI's words."""
     first = error.errors()[0]
-    # Leave out the tags of unions: they name no field.
-    path = [p for p in first["loc"] if p not in ("text", "list") or p == first["loc"][-1]]
-    if len(path) > 1 and path[-1] in ("text", "list") and not first["type"].startswith("missing"):
-        path = path[:-1]
+    # What follows these two names the kind that was given, not a field.
+    before = (None, *first["loc"])
+    path = [p for prev, p in zip(before, first["loc"], strict=False) if prev not in UNIONS]
     param = ".".join(str(part) for part in path)
     kind = first["type"]
     if kind == "missing":
@@ -258,7 +261,7 @@ def _explained(error: ValidationError) -> RequestError:
         names = ", ".join(CreateResponse.model_fields)
         message = f"There is no parameter `{param}`; there are {names}."
         code = "unknown_parameter"
-    elif kind == "list_type" and path[-1] in ("input", "content"):
+    elif kind == "list_type" and path[-1] in UNIONS:
         what = "messages" if path[-1] == "input" else "parts"
         message, code = f"`{param}` should be a text or a list of {what}.", "invalid_type"
     else:

@@ -1,0 +1,175 @@
+"""Loading: what is wrong with a checkpoint is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from demo.random_weights import build
+from jobs import settings
+from jobs.pipeline import Role
+from jobs.settings import Settings
+from worker import checkpoints
+from worker.checkpoints import CheckpointError
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may damage."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def settings_for(folder: Path, **changes: str) -> Settings:
+    return settings.load(
+        {
+            "HELIXQ_BASE_MODEL": str(folder / "base"),
+            "HELIXQ_ADAPTERS": ",".join(f"{role}={folder / role}" for role in Role),
+            "HELIXQ_DATA_DIR": str(folder / "data"),
+            **changes,
+        }
+    )
+
+
+def refusal(found: Settings) -> str:
+    """Return the sentence with which a checkpoint is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load(checkpoints.find(found))
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_a_good_checkpoint_is_described(copy: Path) -> None:
+    found = checkpoints.find(settings_for(copy))
+    model = checkpoints.load(found)
+    assert set(model.peft_config) == set(Role)
+    description = found.describe("reference")
+    digests = {
+        description["base"]["digest"],
+        *(a["digest"] for a in description["adapters"].values()),
+    }
+    assert len(digests) == 4
+    assert all(digest.startswith("sha256:") for digest in digests)
+    assert description["dtype"] == "float32"
+    assert {"helixq", "torch", "transformers", "peft"} <= set(description["versions"])
+
+
+def test_a_digest_tells_contents_not_places(copy: Path, checkpoint: Path) -> None:
+    first = checkpoints.find(settings_for(copy))
+    there = settings_for(checkpoint, HELIXQ_DATA_DIR=str(copy / "other"))
+    assert checkpoints.find(there).base.digest == first.base.digest
+    weights = load_file(copy / "base" / "model.safetensors")
+    weights["lm_head.weight"][0, 0] += 1
+    save_file(weights, copy / "base" / "model.safetensors", metadata={"format": "pt"})
+    assert checkpoints.find(settings_for(copy)).base.digest != first.base.digest
+
+
+def test_dtype_and_context_are_settings(copy: Path) -> None:
+    found = checkpoints.find(settings_for(copy, HELIXQ_DTYPE="bfloat16", HELIXQ_MAX_CONTEXT="128"))
+    assert (found.dtype, found.context) == (torch.bfloat16, 128)
+    model = checkpoints.load(found)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}, "adapters included"
+    assert "takes 4096 tokens at most" in refusal(settings_for(copy, HELIXQ_MAX_CONTEXT="5000"))
+
+
+def test_a_missing_folder(copy: Path) -> None:
+    sentence = refusal(settings_for(copy, HELIXQ_BASE_MODEL="/nowhere/base"))
+    assert sentence == "HELIXQ_BASE_MODEL: there is no folder /nowhere/base"
+
+
+def test_a_folder_without_a_model(copy: Path) -> None:
+    (copy / "critic" / "adapter_config.json").unlink()
+    sentence = refusal(settings_for(copy))
+    assert "HELIXQ_ADAPTERS (critic): there is no adapter_config.json in" in sentence
+
+
+def test_a_hub_id_that_cannot_be_fetched(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    sentence = refusal(settings_for(copy, HELIXQ_BASE_MODEL="nobody/nothing@main"))
+    assert "nobody/nothing@main is no folder here and cannot be fetched from the hub" in sentence
+
+
+def test_a_truncated_file(copy: Path) -> None:
+    file = copy / "base" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    sentence = refusal(settings_for(copy))
+    assert str(copy / "base") in sentence
+    assert "check HELIXQ_BASE_MODEL" in sentence
+
+
+def test_a_missing_tensor(copy: Path) -> None:
+    file = copy / "base" / "model.safetensors"
+    weights = load_file(file)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight" in refusal(settings_for(copy))
+
+
+def test_a_config_that_is_no_json(copy: Path) -> None:
+    (copy / "base" / "config.json").write_text("{")
+    assert "cannot be loaded" in refusal(settings_for(copy))
+
+
+def test_a_tokenizer_of_another_model(copy: Path) -> None:
+    file = copy / "base" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "vocab_size": 100}))
+    assert "mixes two models" in refusal(settings_for(copy))
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ({"hidden": 96}, "size mismatch"),
+        ({"layers": 3}, "the base has no place for"),
+        ({"layers": 1}, "which the base needs"),
+    ],
+)
+def test_an_adapter_for_another_base(
+    copy: Path, tmp_path: Path, shape: dict[str, int], says: str
+) -> None:
+    build(tmp_path / "other", **shape)
+    shutil.rmtree(copy / "critic")
+    shutil.copytree(tmp_path / "other" / "critic", copy / "critic")
+    sentence = refusal(settings_for(copy))
+    assert sentence.startswith(f"The critic adapter {copy / 'critic'} cannot be loaded")
+    assert says in sentence
+    assert "made for the base model" in sentence
+
+
+def test_a_pickled_adapter_is_loaded_as_weights_only(copy: Path) -> None:
+    file = copy / "actor" / "adapter_model.safetensors"
+    torch.save(load_file(file), copy / "actor" / "adapter_model.bin")
+    file.unlink()
+    model = checkpoints.load(checkpoints.find(settings_for(copy)))
+    assert "actor" in model.peft_config
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (copy / "sprung",))  # type: ignore[return-value]  # a call to make
+
+    torch.save({"x": Trap()}, copy / "actor" / "adapter_model.bin")
+    assert "cannot be loaded" in refusal(settings_for(copy))
+    assert not (copy / "sprung").exists()
+
+
+def test_code_in_a_checkpoint_does_not_run(copy: Path) -> None:
+    file = copy / "base" / "config.json"
+    config = json.loads(file.read_text())
+    config |= {"model_type": "odd", "auto_map": {"AutoConfig": "odd.Config"}}
+    file.write_text(json.dumps(config))
+    (copy / "base" / "odd.py").write_text(f"open({str(copy / 'sprung')!r}, 'w')")
+    assert "cannot be loaded" in refusal(settings_for(copy))
+    assert not (copy / "sprung").exists()
+
+
+def test_devices_that_are_not_there(copy: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert "sees no CUDA device" in refusal(settings_for(copy, HELIXQ_DEVICE="cuda"))
+    assert "needs a CUDA device" in refusal(settings_for(copy, HELIXQ_QUANTIZATION="4bit"))

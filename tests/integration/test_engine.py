@@ -1,0 +1,238 @@
+"""The reference engine says what the model card's program says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from jobs import pipeline, settings
+from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
+from tests.conftest import model_settings
+from worker import checkpoints
+from worker.engine.detokenizer import Detokenizer
+from worker.engine.interface import ContextExceededError, EngineError, FinishReason, Request
+from worker.engine.reference import ReferenceEngine
+
+LONG = Sampling(max_output_tokens=4000)
+QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
+
+
+def start(checkpoint: Path, data: Path) -> ReferenceEngine:
+    found = checkpoints.find(
+        settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data)})
+    )
+    return ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceEngine]:
+    engine = start(checkpoint, tmp_path_factory.mktemp("data"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def endless_engine(
+    endless: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReferenceEngine]:
+    engine = start(endless, tmp_path_factory.mktemp("data"))
+    yield engine
+    engine.close()
+
+
+class Card:
+    """The model card's program, with its `generate_text` written out."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint / "base")
+        base = AutoModelForCausalLM.from_pretrained(checkpoint / "base", dtype=torch.float32)
+        self.model = PeftModel.from_pretrained(base, str(checkpoint / "actor"), "actor")
+        for role in ("critic", "regenerator"):
+            self.model.load_adapter(str(checkpoint / role), adapter_name=role)
+
+    def generate_text(self, instruction: str, adapter: str) -> str:
+        self.model.set_adapter(adapter)
+        tokens = self.tokenizer.encode(instruction)
+        tokens = torch.LongTensor(tokens).unsqueeze(0)
+        length = len(tokens[0])
+        with torch.no_grad():
+            rest = self.model.generate(  # type: ignore[no-untyped-call]  # peft
+                input_ids=tokens,
+                max_length=length + 1024,
+                use_cache=True,
+                do_sample=True,
+                top_p=1.0,
+                temperature=0.75,
+                top_k=50,
+                num_return_sequences=1,
+                pad_token_id=self.tokenizer.eos_token_id,
+            )
+        return str(self.tokenizer.decode(rest[0][length:], skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def card(checkpoint: Path) -> Card:
+    return Card(checkpoint)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_whole_pipeline_gives_the_cards_texts(
+    engine: ReferenceEngine, card: Card, seed: int
+) -> None:
+    ours: list[str] = []
+    cards: list[str] = []
+    for stage in pipeline.stages():
+        sampling = Sampling(seed=pipeline.stage_seed(seed, stage.position))
+        prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, QUESTION, ours)
+        generation = engine.submit(Request(stage.role, prompt, sampling))
+        streamed = list(generation)
+        completion = generation.result()
+        assert "".join(streamed) == completion.text
+        assert streamed == completion.deltas
+        ours.append(completion.text)
+        torch.manual_seed(sampling.seed)
+        cards.append(card.generate_text(prompt, stage.role))
+    assert ours == cards
+    assert len(set(ours)) > 1, "the roles differ"
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_temperature_zero_is_greedy(engine: ReferenceEngine, card: Card, role: Role) -> None:
+    request = Request(role, "Why is the sky", Sampling(temperature=0, max_output_tokens=12))
+    completion = engine.submit(request).result()
+    assert engine.submit(request).result().text == completion.text
+    ids = card.tokenizer.encode(request.prompt)
+    card.model.set_adapter(role)
+    for _ in range(completion.output_tokens):
+        with torch.no_grad():
+            logits = card.model(input_ids=torch.tensor([ids])).logits
+        ids.append(int(logits[0, -1].argmax()))
+    new = ids[completion.prompt_tokens :]
+    assert card.tokenizer.decode(new, skip_special_tokens=True) == completion.text
+
+
+def test_a_limit_cuts_the_text(engine: ReferenceEngine) -> None:
+    request = Request(Role.ACTOR, QUESTION, Sampling(seed=3, max_output_tokens=2))
+    completion = engine.submit(request).result()
+    assert completion.finish_reason is FinishReason.LENGTH
+    assert completion.output_tokens == completion.max_output_tokens == 2
+
+
+def test_the_end_of_the_text_is_a_token_but_no_text(engine: ReferenceEngine) -> None:
+    completion = engine.submit(Request(Role.ACTOR, QUESTION, Sampling(seed=1))).result()
+    assert completion.finish_reason is FinishReason.STOP
+    assert "</s>" not in completion.text
+
+
+def test_cancel_stops_within_a_step(endless_engine: ReferenceEngine) -> None:
+    generation = endless_engine.submit(Request(Role.ACTOR, "Go on", LONG))
+    first = next(iter(generation))
+    generation.cancel()
+    completion = generation.result(timeout=30)
+    assert completion.finish_reason is FinishReason.CANCELLED
+    assert completion.text.startswith(first)
+    assert 0 < completion.output_tokens < LONG.max_output_tokens
+
+
+def test_a_request_cancelled_while_waiting_takes_no_step(endless_engine: ReferenceEngine) -> None:
+    running = endless_engine.submit(Request(Role.ACTOR, "Go on", LONG))
+    waiting = endless_engine.submit(Request(Role.CRITIC, "Why", LONG))
+    waiting.cancel()
+    running.cancel()
+    completion = waiting.result(timeout=30)
+    assert completion.finish_reason is FinishReason.CANCELLED
+    assert (completion.text, completion.output_tokens) == ("", 0)
+    assert completion.first_token_at is None
+
+
+def test_a_deadline_stops_the_text(endless_engine: ReferenceEngine) -> None:
+    soon = Request(Role.ACTOR, "Go on", LONG, deadline=time.monotonic() + 0.2)
+    completion = endless_engine.submit(soon).result(timeout=30)
+    assert completion.finish_reason is FinishReason.DEADLINE
+    assert 0 < completion.output_tokens < LONG.max_output_tokens
+    past = Request(Role.ACTOR, "Go on", LONG, deadline=time.monotonic() - 1)
+    assert endless_engine.submit(past).result(timeout=30).output_tokens == 0
+
+
+def test_a_prompt_that_fills_the_context_is_refused(engine: ReferenceEngine) -> None:
+    with pytest.raises(ContextExceededError, match="no room in the model's context of 4096"):
+        engine.submit(Request(Role.ACTOR, "word " * 4096, Sampling()))
+
+
+def test_the_context_shortens_the_limit(engine: ReferenceEngine) -> None:
+    prompt = "made " * 4080
+    completion = engine.submit(Request(Role.ACTOR, prompt, Sampling(seed=1))).result()
+    assert completion.max_output_tokens == engine.context - completion.prompt_tokens < 1024
+
+
+def test_a_request_that_raises_fails_alone(
+    engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fake fault: real ones (a driver's, memory's) cannot be had on purpose.
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._model, "generate", broken)
+        failed = engine.submit(Request(Role.ACTOR, QUESTION, Sampling()))
+        with pytest.raises(EngineError, match="RuntimeError: out of memory"):
+            failed.result(timeout=30)
+    sound = engine.submit(Request(Role.ACTOR, QUESTION, Sampling(seed=1, max_output_tokens=3)))
+    assert sound.result(timeout=30).output_tokens > 0
+
+
+def test_many_threads_may_submit(engine: ReferenceEngine) -> None:
+    texts: dict[int, str] = {}
+
+    def ask(seed: int) -> None:
+        request = Request(Role.ACTOR, QUESTION, Sampling(seed=seed % 2, max_output_tokens=5))
+        texts[seed] = engine.submit(request).result().text
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({texts[seed] for seed in range(0, 8, 2)}) == 1
+    assert len({texts[seed] for seed in range(1, 8, 2)}) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain words",
+        " leading and trailing ",
+        "Ünïcödé, 漢字, 🧬🇪🇺 and e\u0301",
+        "NUL \0 and line\nbreaks\r\n\ttabs",
+        "\ufffd a replacement character of its own \ufffd",
+    ],
+)
+def test_deltas_add_up_to_the_text(checkpoint: Path, text: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "base")
+    detokenizer = Detokenizer(tokenizer)
+    deltas = [detokenizer.push(token) for token in tokenizer.encode(text)[1:]]
+    whole, rest = detokenizer.finish()
+    assert whole == text
+    assert "".join(deltas) + rest == text
+    for delta in deltas:
+        delta.encode()  # no half characters
+
+
+def test_half_a_character_waits_for_its_other_half(checkpoint: Path) -> None:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(checkpoint / "base")
+    ids = tokenizer.encode("🧬")[1:]
+    assert len(ids) == 4
+    detokenizer = Detokenizer(tokenizer)
+    assert [detokenizer.push(token) for token in ids] == ["", "", "", "🧬"]
+    detokenizer = Detokenizer(tokenizer)
+    for token in ids[:2]:
+        detokenizer.push(token)
+    text, rest = detokenizer.finish()
+    assert text == rest == tokenizer.decode(ids[:2])

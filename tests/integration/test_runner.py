@@ -1,0 +1,198 @@
+"""Stages as the tasks run them: a real engine, a real Redis, both databases."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery.exceptions import Ignore
+from safetensors.torch import load_file, save_file
+from sqlalchemy.exc import OperationalError
+from transformers import AutoTokenizer
+
+from jobs import settings
+from jobs.models import AttemptStatus, Job, Status
+from jobs.pipeline import Sampling
+from jobs.progress import Progress
+from jobs.store import Claim, NewJob, Output, Store
+from tests.conftest import WORKER, model_settings
+from worker import checkpoints
+from worker.engine.reference import ReferenceEngine
+from worker.tasks import StageRunner
+
+
+@pytest.fixture(scope="module")
+def nul_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose likeliest token is NUL, always."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("nul") / "copy"))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    [nul] = tokenizer.encode("\0", add_special_tokens=False)
+    weights = load_file(folder / "base" / "model.safetensors")
+    weights["lm_head.weight"][nul] = weights["lm_head.weight"][tokenizer.eos_token_id] * 100
+    save_file(weights, folder / "base" / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def start(checkpoint: Path, data: Path) -> ReferenceEngine:
+    found = checkpoints.find(
+        settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data)})
+    )
+    return ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
+
+
+@pytest.fixture(scope="module")
+def engine(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceEngine]:
+    engine = start(endless, tmp_path_factory.mktemp("data"))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def runner(store: Store, engine: ReferenceEngine, progress: Progress) -> StageRunner:
+    return StageRunner(store, engine, progress, WORKER, job_timeout=60)
+
+
+def submit(store: Store, limit: int, **changes: float) -> Job:
+    sampling = Sampling(max_output_tokens=limit, seed=3, **changes)  # type: ignore[arg-type]  # numbers
+    new = NewJob("Why?", "Be brief.", sampling, 1, 5, background=True, labels={})
+    return store.submit(new, max_queued=10)[0]
+
+
+def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.Thread:
+    """Run a job's first stage on a thread; return once its first text is there."""
+
+    def run() -> None:
+        with pytest.raises(Ignore):
+            runner.run(job.id, 0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    cursor = "0"
+    while not (news := progress.read(job.id, cursor, block=1)).texts:
+        cursor = news.cursor
+    return thread
+
+
+def test_generated_nul_characters_are_kept(
+    store: Store, progress: Progress, nul_checkpoint: Path, tmp_path: Path
+) -> None:
+    engine = start(nul_checkpoint, tmp_path / "data")
+    runner = StageRunner(store, engine, progress, WORKER, job_timeout=60)
+    job = submit(store, 3, temperature=0)
+    for position in range(3):
+        runner.run(job.id, position)
+    engine.close()
+    kept = store.job(job.id)
+    assert [a.output for a in kept.attempts] == ["\0\0\0"] * 3
+    assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in kept.attempts[2].prompt
+    assert next(t.deltas for t in progress.read(job.id).texts)[0] == "\0"
+
+
+def test_live_text_is_the_recorded_text(
+    store: Store, runner: StageRunner, progress: Progress
+) -> None:
+    job = submit(store, 40)
+    runner.run(job.id, 0)
+    [attempt] = store.job(job.id).attempts
+    live = [delta for text in progress.read(job.id).texts for delta in text.deltas]
+    assert "".join(live) == attempt.output
+    assert [len(delta) for delta in live] == attempt.deltas
+    assert attempt.finish_reason == "length"
+    assert attempt.output_tokens == 40
+
+
+def test_a_duplicate_message_ends_without_a_trace(store: Store, runner: StageRunner) -> None:
+    job = submit(store, 2)
+    runner.run(job.id, 0)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    assert len(store.job(job.id).attempts) == 1
+
+
+def test_cancelling_frees_the_engine_and_keeps_the_partial_text(
+    store: Store, runner: StageRunner, progress: Progress
+) -> None:
+    job = submit(store, 4000)
+    thread = start_stage(runner, progress, job)
+    store.cancel(job.id)
+    runner.cancel_lost()  # as the rescue thread calls it
+    thread.join(30)
+    kept = store.job(job.id)
+    assert kept.status is Status.CANCELLED
+    [attempt] = kept.attempts
+    assert attempt.status is AttemptStatus.CANCELLED
+    assert attempt.output
+    assert attempt.finish_reason == "cancelled"
+
+
+def test_stopping_gives_stages_back(store: Store, runner: StageRunner, progress: Progress) -> None:
+    job = submit(store, 4000)
+    thread = start_stage(runner, progress, job)
+    runner.stop()
+    thread.join(30)
+    kept = store.job(job.id)
+    assert (kept.status, kept.position, kept.published_at) == (Status.IN_PROGRESS, 0, None)
+    assert kept.attempts[0].status is AttemptStatus.RELEASED
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    assert len(store.job(job.id).attempts) == 1
+
+
+def test_a_job_past_its_deadline_fails_with_what_it_has(
+    store: Store, engine: ReferenceEngine, progress: Progress
+) -> None:
+    runner = StageRunner(store, engine, progress, WORKER, job_timeout=0.5)
+    job = submit(store, 4000)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    kept = store.job(job.id)
+    assert (kept.status, kept.error_code) == (Status.FAILED, "deadline_exceeded")
+    assert kept.attempts[0].output
+
+
+def test_a_prompt_without_room_fails_the_job(store: Store, runner: StageRunner) -> None:
+    sampling = Sampling(max_output_tokens=5)
+    new = NewJob("word " * 5000, "s", sampling, 1, 5, background=True, labels={})
+    job, _ = store.submit(new, max_queued=10)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    kept = store.job(job.id)
+    assert (kept.status, kept.error_code) == (Status.FAILED, "context_length_exceeded")
+
+
+def test_an_error_of_the_engine_fails_the_job_with_the_reason(
+    store: Store, runner: StageRunner, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fake fault: the real one would be a broken driver or full memory.
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(engine._model, "generate", broken)
+    job = submit(store, 5)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    kept = store.job(job.id)
+    assert kept.status is Status.FAILED
+    assert kept.error_message == "the actor could not be run: RuntimeError: no memory left"
+
+
+def test_a_finished_text_waits_for_the_database(
+    store: Store, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fake fault: the database fails three times, and is there again.
+    faults = iter(range(3))
+    record = store.record
+
+    def flaky(claim: Claim, output: Output) -> bool:
+        for fault in faults:
+            raise OperationalError("INSERT", {}, ConnectionError(str(fault)))
+        return record(claim, output)
+
+    monkeypatch.setattr(store, "record", flaky)
+    job = submit(store, 3)
+    runner.run(job.id, 0)
+    assert store.job(job.id).position == 1
+    assert next(faults, None) is None
