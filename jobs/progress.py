@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,13 @@ class Progress:
 
     def __init__(self, redis_url: str) -> None:
         self._redis = redis.Redis.from_url(
-            redis_url, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT, decode_responses=True
+            redis_url,
+            socket_connect_timeout=TIMEOUT,
+            socket_timeout=TIMEOUT,
+            # A connection that an earlier server left behind is replaced at once; more than
+            # that would hold up work that can do without Redis.
+            retry=Retry(NoBackoff(), 1),
+            decode_responses=True,
         )
         self._away = threading.Event()
 

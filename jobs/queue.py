@@ -55,6 +55,12 @@ def make_app(redis_url: str) -> Celery:
             "priority_steps": list(range(MAX_PRIORITY + 1)),
             "socket_connect_timeout": TIMEOUT,
             "socket_timeout": TIMEOUT,
+            # Publishing gives up after a second try at once: the sweep has more patience
+            # than a request. A worker's consumer reconnects by the settings above.
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.1,
         },
         timezone="UTC",
     )
@@ -112,7 +118,7 @@ class Doorbell:
         """
         try:
             with self._app.connection_for_read() as connection:
-                connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
+                connection.ensure_connection(max_retries=1, interval_start=0)
                 # Declaring is how one asks for the length: in Redis it creates nothing.
                 channel: Any = connection.default_channel  # celery-types knows no methods
                 return int(channel.queue_declare(QUEUE).message_count)

@@ -312,7 +312,7 @@ def test_a_full_queue_answers_429(database_url: str, redis_server: RedisServer) 
     )
     found: Services = app.extensions["helixq"]
     migrations.migrate(found.store.engine)
-    web = app.test_client()
+    web: Client = app.test_client()
     ask(web)
     reply = web.post("/v1/responses", json={"input": "Why?", "background": True})
     assert (reply.status_code, reply.json["error"]["code"]) == (429, "queue_full")
@@ -416,7 +416,7 @@ def test_without_redis_questions_are_kept_for_later(database_url: str) -> None:
     )
     found: Services = app.extensions["helixq"]
     migrations.migrate(found.store.engine)
-    web = app.test_client()
+    web: Client = app.test_client()
     job = found.store.job(ask(web)["id"])
     assert (job.status, job.published_at) == (Status.QUEUED, None)
     reply = web.get("/readyz")
@@ -435,7 +435,7 @@ def test_without_the_database_nothing_is_accepted(
             }
         )
     )
-    web = app.test_client()
+    web: Client = app.test_client()
     reply = web.post("/v1/responses", json={"input": "Why?", "background": True})
     assert (reply.status_code, reply.json["error"]["code"]) == (503, "unavailable")
     assert "Retry-After" in reply.headers
