@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from typing import Any
 
@@ -10,6 +11,8 @@ from gunicorn.app.base import BaseApplication
 
 from jobs.settings import Settings
 from web import create_app
+
+log = logging.getLogger(__name__)
 
 #: Requests served at once; each waiting reply and each open stream takes one.
 THREADS = 64
@@ -38,12 +41,17 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
             "loglevel": "warning",
             "control_socket_disable": True,
             "post_worker_init": _tell_stopping,
+            "when_ready": _say_ready,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         return create_app(self._settings)
+
+
+def _say_ready(server: Any) -> None:
+    log.info("listening at %s", ", ".join(str(listener) for listener in server.LISTENERS))
 
 
 def _tell_stopping(worker: Any) -> None:

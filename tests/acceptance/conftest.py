@@ -1,0 +1,119 @@
+"""The whole service as real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from tests.conftest import create_database, model_settings
+from tests.servers import PATIENCE, Process, RedisServer, free_port, helixq
+
+
+@dataclass
+class Service:
+    """A web and a worker process on one Redis and one database."""
+
+    environ: dict[str, str]
+    redis: RedisServer
+    web: Process
+    worker: Process
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.environ['HELIXQ_PORT']}"
+
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def http(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+
+    def submit(self, question: str, **body: object) -> str:
+        with self.http() as http:
+            reply = http.post("/v1/responses", json={"input": question, "background": True, **body})
+        assert reply.status_code == 202, reply.text
+        return str(reply.json()["id"])
+
+    def wait(self, job_id: str, *statuses: str) -> dict[str, object]:
+        """Hold on until a job has one of these statuses, or any final one."""
+        wanted = statuses or ("completed", "incomplete", "failed", "cancelled")
+        with self.http() as http:
+            for _ in range(30):
+                reply = http.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=5"})
+                body: dict[str, object] = reply.json()
+                if body["status"] in wanted:
+                    return body
+        raise AssertionError(f"{job_id} is still {body['status']}\n{self.worker.output}")
+
+    def wait_for_text(self, job_id: str) -> None:
+        """Hold on until the first text of a job has come."""
+        with (
+            self.http() as http,
+            http.stream("GET", f"/v1/responses/{job_id}?stream=true") as reply,
+        ):
+            for line in reply.iter_lines():
+                if line.startswith("event: ") and line.endswith(".delta"):
+                    return
+        raise AssertionError("the stream ended without text")
+
+    def history(self, job_id: str) -> dict[str, object]:
+        with self.http() as http:
+            found: dict[str, object] = http.get(f"/api/jobs/{job_id}").json()
+        return found
+
+    def start_worker(self) -> None:
+        self.worker = helixq("worker", environ=self.environ)
+        self.worker.wait_for("ready: ")
+
+
+@contextmanager
+def running(checkpoint: Path, database: str, folder: Path, **settings: str) -> Iterator[Service]:
+    """Start everything, and end it."""
+    folder.mkdir()
+    redis = RedisServer(folder)
+    environ = {
+        **model_settings(checkpoint),
+        "HELIXQ_DATABASE_URL": database,
+        "HELIXQ_REDIS_URL": redis.url,
+        "HELIXQ_DATA_DIR": str(folder),
+        "HELIXQ_PORT": str(free_port()),
+        **settings,
+    }
+    migrate = helixq("migrate", environ=environ)
+    assert migrate.wait() == 0, migrate.output
+    migrate.stop()
+    worker = helixq("worker", environ=environ)
+    web = helixq("web", environ=environ)
+    service = Service(environ, redis, web, worker)
+    try:
+        worker.wait_for("ready: ")
+        web.wait_for("listening")
+        yield service
+    finally:
+        web.stop()
+        service.worker.stop()
+        redis.stop()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def service(
+    request: pytest.FixtureRequest,
+    checkpoint: Path,
+    socket_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """A service on either database."""
+    kind = request.param
+    folder = socket_folder / f"{request.module.__name__.rsplit('_', 1)[-1]}-{kind}"
+    if kind == "sqlite":
+        database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
+    else:
+        database = create_database(request.getfixturevalue("postgres"))
+    with running(checkpoint, database, folder) as found:
+        yield found
