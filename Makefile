@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 .PHONY: run test format clean
 
-run: $(VENV)/.installed demo/checkpoint
+run: $(VENV)/.installed demo/checkpoint/.made
 	$(BIN)/helixq up
 
 test: $(VENV)/.installed
@@ -30,6 +30,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[embedded,dev]'
 	touch $@
 
-demo/checkpoint: $(VENV)/.installed demo/random_weights.py
+demo/checkpoint/.made: $(VENV)/.installed demo/random_weights.py
 	$(BIN)/python -m demo
 	touch $@

@@ -42,15 +42,20 @@ def chat(client: Client) -> None:
         if not question.strip():
             continue
         try:
-            job_id = client.submit({"input": question})
+            _answer(client, question)
         except ExpectedError as error:
             print(f"Error: {error}", file=sys.stderr)
-            continue
-        try:
-            _print(client, job_id, show=True)
         except KeyboardInterrupt:
-            client.cancel(job_id)
             print("\ncancelled", file=sys.stderr)
+
+
+def _answer(client: Client, question: str) -> None:
+    job_id = client.submit({"input": question})
+    try:
+        _print(client, job_id, show=True)
+    except KeyboardInterrupt:
+        client.cancel(job_id)
+        raise
 
 
 def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:

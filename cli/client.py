@@ -13,6 +13,12 @@ from cli.errors import ExpectedError
 
 #: Seconds between tries after a connection was lost half way.
 RECONNECT_DELAY = 1.0
+#: Seconds that a server may be away before its client gives up.
+PATIENCE = 30.0
+
+
+class UnavailableError(ExpectedError):
+    """The server cannot do it now."""
 
 
 class Client:
@@ -32,48 +38,59 @@ class Client:
 
     def submit(self, body: dict[str, Any]) -> str:
         """Submit a question and return the job's id."""
-        reply = self._call("POST", "/responses", json={**body, "background": True})
+        try:
+            reply = self._call("POST", "/responses", json={**body, "background": True})
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+        except ValueError as error:
+            raise ExpectedError(f"the question cannot be sent: {error}") from error
         return str(reply["id"])
 
     def cancel(self, job_id: str) -> None:
-        self._call("POST", f"/responses/{job_id}/cancel")
+        try:
+            self._call("POST", f"/responses/{job_id}/cancel")
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """Follow a job's events to the end, over lost connections."""
+        """Follow a job's events to the end, over lost connections.
+
+        Raises:
+            ExpectedError: the server is away for longer than `PATIENCE` seconds.
+        """
         last = -1
+        give_up = time.monotonic() + PATIENCE
         while True:
             try:
                 for event in self._events(job_id, last):
                     last = event["sequence_number"]
+                    give_up = time.monotonic() + PATIENCE
                     yield event
-                    if "response" in event and event["type"] in FINAL:
+                    if event["type"] in FINAL:
                         return
-            except httpx2.TransportError:
-                pass  # the next try says if the server is gone for good
+                # The server ended the stream: because it stops, or because there is no more.
+                response = self._call("GET", f"/responses/{job_id}")
+                if response["status"] not in ("queued", "in_progress"):
+                    yield {"type": FINAL[0], "response": response}
+                    return
+            except (httpx2.TransportError, UnavailableError) as error:
+                if time.monotonic() > give_up:
+                    raise self._unreachable(error) from error
             time.sleep(RECONNECT_DELAY)  # the server may be starting again
 
     def _events(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
         params = {"stream": "true", "starting_after": str(after)}
-        path = f"/responses/{job_id}"
-        try:
-            with self._http.stream("GET", path, params=params) as reply:
-                if reply.status_code >= 500:
-                    return  # the database may be back in a moment
-                if reply.status_code != 200:
-                    reply.read()
-                    raise ExpectedError(_message(reply))
-                for event in httpx2.EventSource(reply):
-                    yield json.loads(event.data)
-        except httpx2.ConnectError as error:
-            raise self._unreachable(error) from error
+        with self._http.stream("GET", f"/responses/{job_id}", params=params) as reply:
+            if reply.status_code != 200:
+                reply.read()
+                raise _error(reply)
+            for event in httpx2.EventSource(reply):
+                yield json.loads(event.data)
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        try:
-            reply = self._http.request(method, path, **options)
-        except httpx2.TransportError as error:
-            raise self._unreachable(error) from error
+        reply = self._http.request(method, path, **options)
         if reply.status_code >= 400:
-            raise ExpectedError(_message(reply))
+            raise _error(reply)
         data: dict[str, Any] = reply.json()
         return data
 
@@ -88,8 +105,9 @@ class Client:
 FINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
-def _message(reply: httpx2.Response) -> str:
+def _error(reply: httpx2.Response) -> ExpectedError:
     try:
-        return str(reply.json()["error"]["message"])
+        message = str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {reply.status_code}, which no HelixQ server does"
+        message = f"the server answered {reply.status_code}, which no HelixQ server does"
+    return UnavailableError(message) if reply.status_code >= 500 else ExpectedError(message)

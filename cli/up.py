@@ -20,6 +20,7 @@ import redis
 
 from cli import parts
 from cli.errors import ExpectedError
+from jobs.progress import Progress
 from jobs.settings import Settings
 from jobs.store import Store
 
@@ -31,6 +32,8 @@ PATIENCE = 15.0
 WATCH_INTERVAL = 0.2
 #: Seconds before a part that died is started again.
 RESTART_DELAY = 1.0
+#: Ctrl-C, a polite end, and the terminal's window that was closed.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -45,12 +48,12 @@ class _Stop:
         self.asked = 0
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
@@ -78,6 +81,11 @@ class Part:
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "started first"  # noqa: S101
+        return self._process.pid
 
     @property
     def status(self) -> int | None:
@@ -152,23 +160,24 @@ def _start_all(settings: Settings, running: list[Part], stop: _Stop, stack: Exit
                     )
             stop.pause(WATCH_INTERVAL / 4)
 
+    progress = Progress(settings.redis)
+    stack.callback(progress.close)
     if settings.redis_url is None:
         running.append(_redis(settings, stack))
-    client = redis.Redis.from_url(settings.redis)
-    stack.callback(client.close)
-    until(lambda: _answers(client))
+        until(lambda: _answers(progress))
+    progress.ping()
     log.info("the database's schema is at %s", parts.migrate(settings, "head"))
     store = Store(settings.database)
     stack.callback(store.close)
-    newest = store.newest_worker()
-    running.append(_helixq("worker"))
+    worker = _helixq("worker")
+    running.append(worker)
+    host = socket.gethostname()
     # The web checks questions against the model, which the worker makes known as it starts.
-    until(lambda: store.newest_worker() != newest)
+    until(lambda: store.worker_of_process(host, worker.pid))
     running.append(_helixq("web"))
     until(lambda: _listens(settings))
     log.info("the web is at %s; questions wait until the model is loaded", settings.url)
-    newest = store.newest_worker()
-    until(lambda: newest in {worker.id for worker in store.ready_workers()})
+    until(lambda: any(w.pid == worker.pid and w.host == host for w in store.ready_workers()))
 
 
 def _helixq(command: str) -> Part:
@@ -219,11 +228,12 @@ def _restart(running: list[Part], stop: _Stop) -> None:
             part.start()
 
 
-def _answers(client: redis.Redis) -> bool:
+def _answers(progress: Progress) -> bool:
     try:
-        return bool(client.ping())
+        progress.ping()
     except redis.RedisError:
         return False
+    return True
 
 
 def _listens(settings: Settings) -> bool:

@@ -8,7 +8,6 @@ sweep, and one that comes twice finds nothing to claim.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
 
 from celery import Celery, chain
 from kombu import Queue
@@ -16,6 +15,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from jobs import pipeline
+from jobs.broker import broker_options
 from jobs.pipeline import MAX_PRIORITY, Role
 
 QUEUE = "helixq"
@@ -31,8 +31,9 @@ class QueueUnavailableError(Exception):
 
 def make_app(redis_url: str) -> Celery:
     """Make the Celery app that talks to ``redis_url``."""
-    app = Celery("helixq", broker=broker_url(redis_url), set_as_current=False)
+    app = Celery("helixq", set_as_current=False)
     app.conf.update(
+        **broker_options(redis_url),
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
@@ -65,16 +66,6 @@ def make_app(redis_url: str) -> Celery:
         timezone="UTC",
     )
     return app
-
-
-def broker_url(redis_url: str) -> str:
-    """Spell a Redis URL as Kombu does, which has its own way for Unix sockets."""
-    scheme, separator, rest = redis_url.partition("://")
-    if scheme != "unix":
-        return redis_url
-    path, _, query = rest.partition("?")
-    options = [("virtual_host" if key == "db" else key, value) for key, value in parse_qsl(query)]
-    return f"redis+socket{separator}{path}" + (f"?{urlencode(options)}" if options else "")
 
 
 def task_name(role: Role) -> str:

@@ -6,11 +6,13 @@ import difflib
 import hashlib
 import ipaddress
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 import sqlalchemy as sa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -83,7 +85,7 @@ class Settings(BaseModel):
     #: More waiting jobs than this are refused with 429.
     max_queued: int = Field(default=10_000, ge=1)
     #: Seconds a job may take from the start of its first stage.
-    job_timeout: float = Field(default=3600, gt=0, allow_inf_nan=False)
+    job_timeout: float = Field(default=3600, gt=0, le=31_536_000, allow_inf_nan=False)
     #: Finished jobs older than this are deleted; 0 keeps them for ever.
     retention_days: int = Field(default=0, ge=0, le=36_500)
     log_format: Literal["text", "json"] = "text"
@@ -91,7 +93,10 @@ class Settings(BaseModel):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError("there is no such home directory") from error
 
     @field_validator("database_url")
     @classmethod
@@ -100,7 +105,7 @@ class Settings(BaseModel):
             return None
         try:
             url = sa.make_url(value.replace("postgres://", "postgresql://", 1))
-        except sa.exc.ArgumentError as error:
+        except (sa.exc.ArgumentError, ValueError) as error:
             raise ValueError(
                 "it is not a database URL such as postgresql://user@host/name"
             ) from error
@@ -110,25 +115,39 @@ class Settings(BaseModel):
             raise ValueError("only sqlite:///… and postgresql://… are supported")
         elif url.database in (None, "", ":memory:"):
             raise ValueError("an in-memory SQLite cannot be shared by web and worker; name a file")
+        else:
+            url = url.set(drivername="sqlite")
         return url.render_as_string(hide_password=False)
 
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+        if value is None:
+            return None
+        if not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("it should start with redis://, rediss:// or unix://")
+        url = urlsplit(value)
+        _ = url.port  # raises ValueError if it is no number
+        for option, _ in parse_qsl(url.query):
+            if option != "db" and not option.startswith("ssl_"):
+                raise ValueError(f"{option} is not an option it takes; db and ssl_… are")
         return value
 
     @cached_property
     def database(self) -> str:
         """The database's URL, given or embedded."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'helixq.sqlite3'}"
+        if self.database_url is not None:
+            return self.database_url
+        file = str(self.data_dir / "helixq.sqlite3")
+        return sa.URL.create("sqlite", database=file).render_as_string()
 
     @cached_property
     def redis_socket(self) -> Path:
-        """The Unix socket of the embedded Redis: in ``data_dir`` where its path fits."""
+        """The Unix socket of the embedded Redis: in ``data_dir`` where its path allows it."""
         socket = self.data_dir / "redis.sock"
-        if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+        # Redis's client and Kombu disagree on how to quote what is special in a URL.
+        plain = re.fullmatch(r"[\w/.+ -]+", str(socket), re.ASCII)
+        if plain and len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
             return socket
         name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"helixq-{os.getuid()}-{name}" / "redis.sock"

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 import secrets
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -46,6 +47,11 @@ WORKER_STALE = 20.0
 MAX_LOST = 3
 #: Seconds between a commit and the sweep's own publishing: time for the web's, or for the chain's.
 PUBLISH_GRACE = 2.0
+#: Seconds past its deadline after which a job is ended whoever holds its lease.
+DEADLINE_GRACE = 30.0
+#: Seconds after which a message is sent again although it may well be in the queue.
+DOUBT_AFTER = 300.0
+PAST_DEADLINE = "the job ran past its deadline (HELIXQ_JOB_TIMEOUT)"
 #: Seconds a ready stage may wait in Redis before the sweep suspects that its message is gone.
 REPUBLISH_AFTER = 10.0
 
@@ -154,16 +160,26 @@ def new_id() -> str:
     return f"resp_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
+def _check_id(job_id: str) -> None:
+    """Refuse what no job's id can be, before a database stumbles over it."""
+    if not re.fullmatch(r"resp_[0-9a-z]{1,32}", job_id):
+        raise JobNotFoundError(job_id)
+
+
 class Store:
     """The tables of one database. Threads may share it; forks may not."""
 
     def __init__(self, url: str) -> None:
         self.engine = db.connect(url)
+        self._reader = self.engine
+        if self.engine.dialect.name == "postgresql":
+            # A job and its attempts are read by two queries, which must see the same moment.
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
         self._writer = self.engine.execution_options(helixq_write=True)
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -264,6 +280,7 @@ class Store:
         Raises:
             JobNotFoundError: there is none with this id.
         """
+        _check_id(job_id)
         with self._read() as session:
             job = session.get(
                 Job, job_id, options=[selectinload(Job.attempts).selectinload(Attempt.worker)]
@@ -299,6 +316,7 @@ class Store:
             query = query.options(selectinload(Job.attempts))
         with self._read() as session:
             if after is not None:
+                _check_id(after)
                 last = session.get(Job, after)
                 if last is None:
                     raise JobNotFoundError(after)
@@ -317,6 +335,7 @@ class Store:
         Raises:
             JobNotFoundError: there is none with this id.
         """
+        _check_id(job_id)
         with self._write() as session:
             token = session.execute(
                 sa.update(Job)
@@ -561,15 +580,25 @@ class Store:
                 .values(state=state, seen_at=utcnow(), stopped_at=stopped)
             )
 
-    def heartbeat(self, worker_id: str) -> None:
-        """Say that a worker is alive, and extend the leases it holds."""
+    def heartbeat(self, worker_id: str, running: Collection[tuple[str, int]]) -> None:
+        """Say that a worker is alive, and extend its leases on what it is running.
+
+        Args:
+            worker_id: whose.
+            running: (job id, lease token) of the stages that its threads are busy with. A
+                lease that no thread knows of, as after a claim whose answer was lost, runs out.
+        """
         with self._write() as session:
             session.execute(
                 sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
             )
             session.execute(
                 sa.update(Job)
-                .where(Job.worker_id == worker_id, Job.lease_expires_at.is_not(None))
+                .where(
+                    Job.worker_id == worker_id,
+                    Job.lease_expires_at.is_not(None),
+                    sa.tuple_(Job.id, Job.lease_token).in_(list(running)),
+                )
                 .values(lease_expires_at=utcnow(LEASE))
             )
 
@@ -594,19 +623,26 @@ class Store:
                 )
             )
 
-    def newest_worker(self) -> str | None:
-        """Return the id of the worker that started last."""
+    def worker_of_process(self, host: str, pid: int) -> Worker | None:
+        """Return the worker that a process registered, if it has come so far."""
         with self._read() as session:
             return session.scalar(
-                sa.select(Worker.id).order_by(Worker.started_at.desc(), Worker.id.desc()).limit(1)
+                sa.select(Worker)
+                .where(Worker.host == host, Worker.pid == pid, Worker.stopped_at.is_(None))
+                .order_by(Worker.started_at.desc())
+                .limit(1)
             )
 
     def serving(self) -> Serving | None:
-        """Return what the newest worker serves; None before the first one ever started."""
+        """Return what the newest worker serves that has not stopped, or else the newest of all.
+
+        None before the first one ever started.
+        """
         with self._read() as session:
             row = session.execute(
                 sa.select(Worker.context, Worker.tokenizer_digest)
-                .order_by(Worker.started_at.desc(), Worker.id.desc())
+                # One that stopped, perhaps because its model did not load, counts last.
+                .order_by(Worker.state == WorkerState.STOPPED, Worker.started_at.desc())
                 .limit(1)
             ).first()
             return Serving(*row) if row else None
@@ -620,7 +656,11 @@ class Store:
 
     def sweep(self) -> Swept:
         """Take back the stages of workers that stopped answering, and end what must end."""
-        overdue = sa.and_(Job.lease_expires_at.is_(None), Job.deadline_at < utcnow())
+        overdue = sa.or_(
+            sa.and_(Job.lease_expires_at.is_(None), Job.deadline_at < utcnow()),
+            # Whoever holds the lease should have ended it long ago.
+            Job.deadline_at < utcnow(-DEADLINE_GRACE),
+        )
         with self._read() as session:  # nothing to do is the rule, and should lock nothing
             if not session.scalar(
                 sa.select(
@@ -662,27 +702,35 @@ class Store:
                         )
                     )
                     failed.append(job_id)
-            failed += session.scalars(
+            late = session.execute(
                 sa.update(Job)
                 .where(Job.status == Status.IN_PROGRESS, overdue)
                 .values(
                     status=Status.FAILED,
                     finished_at=utcnow(),
+                    lease_expires_at=None,
+                    worker_id=None,
                     error_code="deadline_exceeded",
-                    error_message="the job ran past its deadline (HELIXQ_JOB_TIMEOUT)",
+                    error_message=PAST_DEADLINE,
                 )
-                .returning(Job.id)
-            )
+                .returning(Job.id, Job.lease_token)
+            ).all()
+            for job_id, token in late:
+                self._end_attempt(session, job_id, token, AttemptStatus.FAILED, error=PAST_DEADLINE)
+                failed.append(job_id)
             return Swept(rescued=[row.id for row in expired], failed=failed)
 
     def unpublished(self, *, queue_empty: bool, limit: int = 1000) -> list[Unpublished]:
         """Find jobs whose next stage waits without a message that will run it.
 
         That is: never published, given back or rescued; or half done and not continued,
-        although later stages go first; or still waiting although Redis has no messages.
+        although later stages go first; or still waiting although Redis has no messages, or
+        for so long that nobody can tell. A message too many does no harm.
         """
         published_long_ago = Job.published_at < utcnow(-REPUBLISH_AFTER)
-        suspect = published_long_ago if queue_empty else published_long_ago & (Job.position > 0)
+        suspect = published_long_ago
+        if not queue_empty:
+            suspect &= (Job.position > 0) | (Job.published_at < utcnow(-DOUBT_AFTER))
         with self._read() as session:
             rows = session.execute(
                 sa.select(Job.id, Job.position, Job.rounds, Job.priority)

@@ -10,6 +10,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+#: The number of PostgreSQL's advisory lock that one who migrates holds: "helixq" as bytes.
+LOCK = int.from_bytes(b"helixq")
+
 
 class SchemaError(Exception):
     """The database's schema is not the program's; the message says what to do."""
@@ -57,6 +60,9 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
     """
     script = ScriptDirectory.from_config(_config())
     with engine.execution_options(helixq_write=True).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # Of two who migrate at once, the second finds the work done.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         now = MigrationContext.configure(connection).get_current_revision()
         ahead = [revision.revision for revision in script.iterate_revisions("head", now or "base")]
         wanted = head() if target == "head" else target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +36,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def endless(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that never ends a text by itself: what stops it, stopped it."""
-    folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("endless") / "copy"))
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slow checkpoint that never ends a text by itself: what stops it, stopped it."""
+    folder = tmp_path_factory.mktemp("endless")
+    build(folder, layers=12)
     weights = load_file(folder / "base" / "model.safetensors")
     end = AutoTokenizer.from_pretrained(folder / "base").eos_token_id
     weights["lm_head.weight"][end] *= -100

@@ -40,10 +40,11 @@ class Process:
 
     def _read(self) -> None:
         assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
+        with self.popen.stdout as lines:
+            for line in lines:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
         with self._news:
             self._ended = True
             self._news.notify_all()
@@ -83,8 +84,6 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
         self.wait()
-        assert self.popen.stdout is not None
-        self.popen.stdout.close()
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

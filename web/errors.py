@@ -10,7 +10,8 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, jsonify, make_response, render_template, request
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
 
 from jobs.store import JobNotFoundError, QueueFullError
@@ -46,7 +47,8 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(JobNotFoundError, _not_found)
     app.register_error_handler(QueueFullError, _queue_full)
-    app.register_error_handler(SQLAlchemyError, _database)
+    for error in (OperationalError, InterfaceError, InternalError, PoolTimeoutError):
+        app.register_error_handler(error, _database)
     app.register_error_handler(Exception, _unexpected)
 
 

@@ -19,10 +19,20 @@ SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 def init_app(app: Flask, settings: Settings) -> None:
     if settings.loopback:
-        # Another site's name may resolve to this machine (DNS rebinding).
-        app.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", "[::1]", settings.host]
+        hosts = {"localhost", "127.0.0.1", "::1", settings.host}
+        app.before_request(lambda: _refuse_other_names(hosts))
     app.before_request(_refuse_cross_site)
     app.after_request(_harden)
+
+
+def _refuse_other_names(hosts: set[str]) -> None:
+    """Refuse a name of another site that resolves to this machine (DNS rebinding)."""
+    try:
+        name = urlsplit(f"//{request.host}").hostname
+    except ValueError:
+        name = None
+    if name not in hosts:
+        raise RequestError(400, "This server is for this machine only.", code="untrusted_host")
 
 
 def _refuse_cross_site() -> None:

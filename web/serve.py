@@ -11,11 +11,12 @@ from gunicorn.app.base import BaseApplication
 
 from jobs.settings import Settings
 from web import create_app
+from web.services import WAITING
 
 log = logging.getLogger(__name__)
 
-#: Requests served at once; each waiting reply and each open stream takes one.
-THREADS = 64
+#: Requests served at once: those that wait for jobs, and some for the others.
+THREADS = WAITING + 56
 #: Seconds that replies in progress may take to finish after SIGTERM.
 GRACE = 5
 

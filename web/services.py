@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from flask import Flask, current_app
 from tokenizers import Tokenizer
@@ -15,8 +16,12 @@ from jobs.progress import Progress
 from jobs.queue import Doorbell, QueueUnavailableError, make_app
 from jobs.settings import Settings
 from jobs.store import NewJob, Store
+from web.errors import RequestError
 
 log = logging.getLogger(__name__)
+
+#: Requests that may wait for jobs at the same time, streams included.
+WAITING = 200
 
 
 class TokenCounter:
@@ -67,6 +72,7 @@ class Services:
         self.tokens = TokenCounter(self.store)
         #: Whether the server shuts down: waiting replies and streams should end.
         self.stopping: Callable[[], bool] = lambda: False
+        self._places = threading.BoundedSemaphore(WAITING)
 
     def init_app(self, app: Flask) -> None:
         app.extensions["helixq"] = self
@@ -83,6 +89,9 @@ class Services:
                 self.store.mark_published(job.id, 0)
             except QueueUnavailableError as error:
                 log.warning("%s: accepted, and published later: %s", job.id, error)
+            except Exception:
+                # The client must not hear that a job was refused which is kept.
+                log.exception("%s: accepted, and published later", job.id)
         return job, created
 
     def cancel(self, job_id: str) -> Job:
@@ -91,13 +100,46 @@ class Services:
         self.progress.changed(job_id)
         return job
 
-    def wait(self, job_id: str, until: Callable[[Job], bool], seconds: float) -> Job:
-        """Read a job again whenever it changes, until a condition holds or time is up."""
+    @contextmanager
+    def waiting_room(self) -> Iterator[None]:
+        """Count a request that will wait for a job: some threads stay free for the others.
+
+        Raises:
+            RequestError: too many wait already.
+        """
+        if not self._places.acquire(blocking=False):
+            raise RequestError(
+                503,
+                "Too many clients wait for jobs at once; ask with background and poll.",
+                code="too_many_waiting",
+                kind="server_error",
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def wait(
+        self,
+        job_id: str,
+        until: Callable[[Job], bool],
+        seconds: float,
+        gone: Callable[[], bool] = lambda: False,
+    ) -> Job:
+        """Read a job again whenever it changes.
+
+        Args:
+            job_id: which.
+            until: ends the wait when it holds.
+            seconds: the most to wait.
+            gone: says that nobody waits for the answer any more.
+        """
         give_up = time.monotonic() + seconds
         cursor = self.progress.read(job_id).cursor
         job = self.store.job(job_id)
-        while not until(job) and time.monotonic() < give_up and not self.stopping():
-            news = self.progress.read(job_id, cursor, block=min(give_up - time.monotonic(), 1.0))
+        while not (until(job) or time.monotonic() >= give_up or self.stopping() or gone()):
+            left = max(give_up - time.monotonic(), 0.001)
+            news = self.progress.read(job_id, cursor, block=min(left, 1.0))
             cursor = news.cursor
             # Without news, look at the database once a second all the same.
             if news.changed or not news.texts:

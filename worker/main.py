@@ -122,8 +122,10 @@ def _handle_signals(runner: StageRunner) -> None:
     SIGQUIT. However fast it goes, a stage is either recorded or given back.
     """
 
+    asked = threading.Event()
+
     def stop(number: int, _frame: FrameType | None) -> None:
-        if state.should_stop is not None or number == signal.SIGQUIT:
+        if asked.is_set() or number == signal.SIGQUIT:
             log.warning("stopping now; stages in progress go back to the queue")
             threading.Thread(target=runner.stop, daemon=True).start()
         else:
@@ -131,6 +133,7 @@ def _handle_signals(runner: StageRunner) -> None:
             timer = threading.Timer(GRACE, runner.stop)
             timer.daemon = True
             timer.start()
+        asked.set()
         state.should_stop = 0  # type: ignore[assignment]  # typed after its first value
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -7,22 +7,29 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy.exc import OperationalError
-
 from jobs.progress import Progress
 from jobs.queue import Doorbell, QueueUnavailableError
-from jobs.store import HEARTBEAT_INTERVAL, SWEEP_INTERVAL, Store
-from worker.tasks import StageRunner
+from jobs.store import HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL, Store
+from worker.tasks import TRANSIENT, StageRunner
 
 log = logging.getLogger(__name__)
 
 #: Seconds between looks for cancelled jobs: a cancel frees its slot within one second.
 CANCEL_INTERVAL = 0.4
 RETENTION_INTERVAL = 3600.0
+#: Seconds before a duty that the database refused is tried again.
+RETRY_INTERVAL = 1.0
+
+#: Seconds between two times, and what to do.
+Duty = tuple[float, Callable[[], None]]
 
 
 class Rescue:
-    """A thread beside the tasks that keeps the promises about lost and cancelled jobs."""
+    """Two threads beside the tasks that keep the promises about lost and cancelled jobs.
+
+    The heartbeat has one to itself: nothing slow, such as a Redis that hangs, may make this
+    worker look dead.
+    """
 
     def __init__(
         self,
@@ -41,23 +48,30 @@ class Rescue:
         self._worker_id = worker_id
         self._retention_days = retention_days
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="rescue", daemon=True)
+        self._last_heartbeat = -LEASE
+        pulse: list[Duty] = [
+            (HEARTBEAT_INTERVAL, self._heartbeat),
+            (CANCEL_INTERVAL, runner.cancel_lost),
+        ]
+        care: list[Duty] = [(SWEEP_INTERVAL, self._sweep)]
+        if retention_days:
+            care.append((RETENTION_INTERVAL, self._delete_old))
+        self._threads = [
+            threading.Thread(target=self._do, args=(duties,), name=name, daemon=True)
+            for name, duties in (("heartbeat", pulse), ("sweep", care))
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _watch(self) -> None:
-        duties: list[tuple[float, Callable[[], None]]] = [
-            (HEARTBEAT_INTERVAL, lambda: self._store.heartbeat(self._worker_id)),
-            (CANCEL_INTERVAL, self._runner.cancel_lost),
-            (SWEEP_INTERVAL, self._sweep),
-        ]
-        if self._retention_days:
-            duties.append((RETENTION_INTERVAL, self._delete_old))
+    def _do(self, duties: list[Duty]) -> None:
+        """Do each duty at its interval; one that failed is tried again soon."""
         due = [0.0] * len(duties)
         while not self._stopped.wait(CANCEL_INTERVAL / 2):
             for number, (interval, duty) in enumerate(duties):
@@ -66,13 +80,22 @@ class Rescue:
                 due[number] = time.monotonic() + interval
                 try:
                     duty()
-                except OperationalError as error:
-                    log.warning("the database does not answer: %s", error.orig)
+                except TRANSIENT as error:
+                    due[number] = time.monotonic() + min(interval, RETRY_INTERVAL)
+                    log.warning(
+                        "the database does not answer: %s", getattr(error, "orig", None) or error
+                    )
                 except Exception:
-                    # Whatever it is: without heartbeats this worker would be taken for dead.
+                    # Whatever it is: without these threads the promises would not hold.
                     log.exception("a duty of the rescue failed")
 
+    def _heartbeat(self) -> None:
+        self._store.heartbeat(self._worker_id, self._runner.running)
+        self._last_heartbeat = time.monotonic()
+
     def _sweep(self) -> None:
+        if time.monotonic() - self._last_heartbeat > LEASE / 2:
+            return  # after an outage, the leases of this worker come first
         swept = self._store.sweep()
         for job_id in swept.rescued:
             log.warning("%s: its worker stopped answering; the stage goes back", job_id)

@@ -6,18 +6,18 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 from celery import Celery
 from celery.exceptions import Ignore
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs.pipeline import Role
 from jobs.progress import Progress, Text
 from jobs.queue import task_name
-from jobs.store import Claim, Output, Store
+from jobs.store import PAST_DEADLINE, Claim, Output, Store
 from worker.engine.interface import (
     Completion,
     ContextExceededError,
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 PUBLISH_INTERVAL = 0.1
 #: Seconds between tries while the database is away: doubling from the first to the second.
 RETRY_DELAYS = (0.1, 5.0)
+
+#: What a database raises that is away, full or read-only for a while.
+TRANSIENT = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 T = TypeVar("T")
 
@@ -55,7 +58,7 @@ class StageRunner:
         self._progress = progress
         self._worker_id = worker_id
         self._job_timeout = job_timeout
-        self._running: dict[tuple[str, int], Generation] = {}
+        self._running: dict[tuple[str, int], Generation | None] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
@@ -76,9 +79,18 @@ class StageRunner:
         if claim is None:
             log.debug("%s: nothing to do for stage %d", job_id, position)
             raise Ignore("nothing to claim")
+        key = (claim.job_id, claim.lease_token)
+        with self._lock:
+            self._running[key] = None
         try:
             going_on = self._run(claim)
+        except Exception as error:
+            # Whatever it is, the stage must not stay in progress with nobody at it.
+            log.exception("%s: a stage failed", job_id)
+            going_on = self._failed(claim, "server_error", f"{type(error).__name__}: {error}")
         finally:
+            with self._lock:
+                del self._running[key]
             self._progress.changed(job_id)
         if not going_on:
             raise Ignore("the chain ends here")
@@ -98,9 +110,9 @@ class StageRunner:
                     deadline=started + claim.seconds_left,
                 )
             )
-            with self._registered(claim, generation):
-                deltas = self._follow(claim, generation)
-                completion = generation.result()
+            self._may_be_stopped(claim, generation)
+            deltas = self._follow(claim, generation)
+            completion = generation.result()
         except ContextExceededError as error:
             return self._failed(claim, "context_length_exceeded", str(error))
         except EngineError as error:
@@ -118,8 +130,7 @@ class StageRunner:
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
             return False
         if completion.finish_reason is FinishReason.DEADLINE:
-            message = "the job ran past its deadline (HELIXQ_JOB_TIMEOUT)"
-            return self._failed(claim, "deadline_exceeded", message, output)
+            return self._failed(claim, "deadline_exceeded", PAST_DEADLINE, output)
         if not self._patiently(lambda: self._store.record(claim, output)):
             # Cancelled in the last moment, or this worker was taken for dead.
             self._patiently(lambda: self._store.keep_partial(claim, output))
@@ -159,18 +170,17 @@ class StageRunner:
             tell()
         return deltas
 
-    @contextmanager
-    def _registered(self, claim: Claim, generation: Generation) -> Iterator[None]:
-        key = (claim.job_id, claim.lease_token)
+    def _may_be_stopped(self, claim: Claim, generation: Generation) -> None:
         with self._lock:
-            self._running[key] = generation
-        try:
-            if self._stopping.is_set():
-                generation.cancel()
-            yield
-        finally:
-            with self._lock:
-                del self._running[key]
+            self._running[claim.job_id, claim.lease_token] = generation
+        if self._stopping.is_set():
+            generation.cancel()
+
+    @property
+    def running(self) -> list[tuple[str, int]]:
+        """The (job id, lease token) pairs of the stages that threads are busy with."""
+        with self._lock:
+            return list(self._running)
 
     def cancel_lost(self) -> None:
         """Stop the generations whose jobs were cancelled or taken away."""
@@ -180,7 +190,7 @@ class StageRunner:
             return
         held = self._store.held(self._worker_id)
         for key, generation in running.items():
-            if key not in held:
+            if generation is not None and key not in held:
                 generation.cancel()
 
     def stop(self) -> None:
@@ -188,7 +198,8 @@ class StageRunner:
         self._stopping.set()
         with self._lock:
             for generation in self._running.values():
-                generation.cancel()
+                if generation is not None:
+                    generation.cancel()
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Call the database until it answers: finished text is not thrown away."""
@@ -196,10 +207,11 @@ class StageRunner:
         while True:
             try:
                 return call()
-            except (OperationalError, InterfaceError) as error:
+            except TRANSIENT as error:
                 if self._stopping.is_set():
                     raise
-                log.warning("the database does not answer, trying again: %s", error.orig)
+                reason = getattr(error, "orig", None) or error
+                log.warning("the database does not answer, trying again: %s", reason)
                 self._stopping.wait(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, longest)
 

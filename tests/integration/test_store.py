@@ -142,7 +142,7 @@ def test_heartbeats_keep_leases(store: Store) -> None:
     job = submit(store)
     held = claim(store, job)
     let_leases_run_out(store)
-    store.heartbeat(WORKER)
+    store.heartbeat(WORKER, [(job.id, held.lease_token)])
     assert store.sweep().rescued == []
     assert store.held(WORKER) == {(job.id, held.lease_token)}
     assert store.record(held, OUTPUT)

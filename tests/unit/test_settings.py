@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import redis
+import sqlalchemy as sa
 
 from jobs import settings
 from jobs.pipeline import Role
@@ -54,6 +56,10 @@ def test_values_are_read() -> None:
         ("HELIXQ_DATABASE_URL", "sqlite://", "in-memory SQLite"),
         ("HELIXQ_DATABASE_URL", "nonsense", "not a database URL"),
         ("HELIXQ_REDIS_URL", "localhost:6379", "should start with redis://"),
+        ("HELIXQ_REDIS_URL", "redis://h:port", "HELIXQ_REDIS_URL is wrong: Port"),
+        ("HELIXQ_REDIS_URL", "redis://h/0?protocol=2", "protocol is not an option it takes"),
+        ("HELIXQ_DATA_DIR", "~nobody-here/x", "there is no such home directory"),
+        ("HELIXQ_JOB_TIMEOUT", "1e12", "HELIXQ_JOB_TIMEOUT=1e12 is wrong"),
         ("HELIXQ_PROT", "1", "HELIXQ_PROT is not a setting of HelixQ; did you mean HELIXQ_PORT?"),
         ("HELIXQ_port", "1", "HELIXQ_port is not a setting"),
     ],
@@ -83,6 +89,14 @@ def test_passwords_are_not_repeated() -> None:
 def test_where_the_web_is(host: str, loopback: bool, url: str) -> None:
     found = settings.load({"HELIXQ_HOST": host})
     assert (found.loopback, found.url) == (loopback, url)
+
+
+@pytest.mark.parametrize("folder", ["/a b", "/a#b", "/a?b", "/a%20b", "/ä"])
+def test_odd_data_folders_are_named_exactly(folder: str) -> None:
+    found = settings.load({"HELIXQ_DATA_DIR": folder})
+    assert sa.make_url(found.database).database == f"{folder}/helixq.sqlite3"
+    seen = redis.Redis.from_url(found.redis).get_connection_kwargs()
+    assert seen["path"] == str(found.redis_socket)
 
 
 def test_a_long_data_folder_still_gets_a_socket() -> None:

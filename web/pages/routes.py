@@ -17,6 +17,8 @@ from web.v1 import accept, render
 blueprint = Blueprint("pages", __name__, template_folder="templates", static_folder="static")
 
 PAGE = 25
+#: How long after a cancel the text of the stage that it stopped may still come.
+LATEST_TEXT = dt.timedelta(seconds=5)
 #: What a person calls a stage's text.
 TITLES = {
     pipeline.Role.ACTOR: "Answer",
@@ -49,7 +51,9 @@ def submit() -> Response | tuple[str, int]:
         body = accept.validate({"input": question, "background": True})
         job, _ = found.submit(accept.new_job(body, found.tokens))
     except RequestError as error:
-        return _form(question=question, error=error), error.status
+        # The API's message for this one speaks of parameters that the form does not have.
+        message = "Please write a question." if error.code == "empty_input" else error.message
+        return _form(question=question, message=message), error.status
     return redirect(url_for("pages.job", job_id=job.id), code=303)
 
 
@@ -64,7 +68,7 @@ def jobs() -> str:
 def job(job_id: str) -> str:
     """Show a job: its texts side by side, as far as they are there."""
     found = services().store.job(job_id)
-    return render_template("job.html", job=found, stages=_stages(found))
+    return render_template("job.html", job=found, live=_live(found), stages=_stages(found))
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -74,8 +78,18 @@ def cancel(job_id: str) -> Response:
     return redirect(url_for("pages.job", job_id=job_id), code=303)
 
 
-def _form(question: str, error: RequestError | None = None) -> str:
-    return render_template("ask.html", question=question, error=error)
+def _form(question: str, message: str | None = None) -> str:
+    return render_template("ask.html", question=question, message=message)
+
+
+def _live(found: Job) -> bool:
+    """Whether the page has something to wait for."""
+    if found.finished_at is None:
+        return True
+    # The worker hands in what a cancelled stage had written a moment after the cancel.
+    since = dt.datetime.now(dt.UTC) - found.finished_at
+    late = any(a.status is AttemptStatus.CANCELLED and a.output is None for a in found.attempts)
+    return late and since < LATEST_TEXT
 
 
 def _stages(found: Job) -> list[dict[str, Any]]:
@@ -83,14 +97,15 @@ def _stages(found: Job) -> list[dict[str, Any]]:
     shown = []
     for stage in pipeline.stages(found.rounds):
         attempts = [a for a in found.attempts if a.position == stage.position]
+        last = attempts[-1] if attempts else None
         title = TITLES[stage.role] + (f" {stage.round}" if found.rounds > 1 else "")
         shown.append(
             {
                 "item": render.item_id(found, stage),
                 "role": stage.role.value,
                 "title": title,
-                "attempt": attempts[-1] if attempts else None,
-                "attempts": len(attempts),
+                "attempt": last,
+                "finished": last is not None and last.status is AttemptStatus.FINISHED,
                 "state": _state(found, attempts),
             }
         )

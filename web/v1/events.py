@@ -136,11 +136,14 @@ def stream(found: Services, job_id: str, after: int) -> Iterator[str]:
             block = 0.2
             if not news.changed:
                 continue
-        for number, event in enumerate(events(job, live)):
-            if number > sent:
-                yield _message(number, event)
-                sent, spoke = number, time.monotonic()
+        told = list(events(job, live))
+        for number, event in enumerate(told[max(0, sent + 1) :], start=max(0, sent + 1)):
+            yield _message(number, event)
+            sent, spoke = number, time.monotonic()
         if job.status.final:
+            if len(told) - 1 < sent:
+                # Text that was told live went down with its worker; the end must be told.
+                yield _message(sent + 1, told[-1])
             return
         block = 1.0
         if time.monotonic() - spoke > KEEPALIVE:

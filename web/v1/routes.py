@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+import socket
+from contextlib import ExitStack
 from typing import Any
 
-from flask import Blueprint, Response, request, stream_with_context, url_for
+from flask import Blueprint, Response, request, url_for
 
 from jobs import pipeline
 from jobs.models import Job
@@ -34,21 +37,27 @@ def create() -> Response:
             400, "An Idempotency-Key has 1 to 255 characters.", code="invalid_idempotency_key"
         )
     new = accept.new_job(body, found.tokens, key)
-    try:
-        job, _ = found.submit(new)
-    except IdempotencyError:
-        raise RequestError(
-            422,
-            "This Idempotency-Key was used with another request; use a new one.",
-            code="idempotency_key_reused",
-        ) from None
-    if body.stream:
-        return _event_stream(job.id, after=-1)
-    if body.background:
-        response = _reply(job, status=202)
-        response.headers["Location"] = url_for("v1.retrieve", job_id=job.id)
-        return response
-    return _reply(found.wait(job.id, lambda j: j.status.final, float("inf")))
+    with ExitStack() as stack:
+        if body.stream or not body.background:
+            stack.enter_context(found.waiting_room())
+        try:
+            job, _ = found.submit(new)
+        except IdempotencyError:
+            raise RequestError(
+                422,
+                "This Idempotency-Key was used with another request; use a new one.",
+                code="idempotency_key_reused",
+            ) from None
+        if body.stream:
+            return _event_stream(job.id, after=-1, place=stack.pop_all())
+        if not body.background:
+            job = found.wait(job.id, lambda j: j.status.final, math.inf, _client_gone)
+            if job.status.final:
+                return _reply(job)
+            # The server stops; the job goes on without it.
+    response = _reply(job, status=202)
+    response.headers["Location"] = url_for("v1.retrieve", job_id=job.id)
+    return response
 
 
 @blueprint.get("/responses")
@@ -81,12 +90,16 @@ def retrieve(job_id: str) -> Response:
     if _choice("stream", "false", ("true", "false")) == "true":
         last_seen = request.headers.get("Last-Event-ID", "")
         after = int(last_seen) if re.fullmatch(r"\d{1,9}", last_seen) else -1
-        return _event_stream(job_id, after=_integer("starting_after", after, -1, 10**9))
+        after = _integer("starting_after", after, -1, 10**9)
+        with ExitStack() as stack:
+            stack.enter_context(found.waiting_room())
+            return _event_stream(job_id, after, place=stack.pop_all())
     wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
     if wait and not job.status.final:
         before = job.status
         seconds = min(float(wait[1]), LONGEST_WAIT)
-        job = found.wait(job_id, lambda j: j.status is not before, seconds)
+        with found.waiting_room():
+            job = found.wait(job_id, lambda j: j.status is not before, seconds, _client_gone)
     return _reply(job)
 
 
@@ -120,14 +133,29 @@ def _model() -> dict[str, Any]:
     return {"id": pipeline.MODEL, "object": "model", "created": 1699142400, "owned_by": "helixq"}
 
 
-def _event_stream(job_id: str, after: int) -> Response:
-    found = services()
-    return Response(
-        stream_with_context(events.stream(found, job_id, after)),
+def _event_stream(job_id: str, after: int, place: ExitStack) -> Response:
+    """Stream a job's events, and give the place in the waiting room back at the end."""
+    response = Response(
+        events.stream(services(), job_id, after),
         mimetype="text/event-stream",
         # Proxies that buffer would hold the events back.
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
+    response.call_on_close(place.close)
+    return response
+
+
+def _client_gone() -> bool:
+    """Whether the client of this request has closed its connection."""
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    if connection is None:
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _reply(job: Job, status: int = 200) -> Response:

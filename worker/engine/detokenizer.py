@@ -45,8 +45,9 @@ class Detokenizer:
         text = self._decode(self.ids)
         streamed = "".join(self.deltas)
         if not text.startswith(streamed):
-            # A decoder that rewrites earlier text (clean-up of spaces): the whole counts.
-            self.deltas = [text]
+            # A decoder that rewrites earlier text (clean-up of spaces): the whole counts. The
+            # number of pieces stays, since events were counted by it.
+            self.deltas = [text] + [""] * (len(self.deltas) - 1)
             return text, ""
         rest = text[len(streamed) :]
         if rest:

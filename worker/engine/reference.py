@@ -28,6 +28,9 @@ from worker.engine.interface import (
 
 log = logging.getLogger(__name__)
 
+#: Below it, scores divided by the temperature overflow; the likeliest token is as good.
+LEAST_TEMPERATURE = 1e-3
+
 
 class _EveryToken(StoppingCriteria):
     """Looks at each new token: streams its text, and stops on cancel and deadline."""
@@ -77,6 +80,7 @@ class ReferenceEngine:
             queue.SimpleQueue()
         )
         self._closed = threading.Event()
+        self._current: Generation | None = None
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
@@ -95,12 +99,15 @@ class ReferenceEngine:
 
     def close(self) -> None:
         self._closed.set()
+        if self._current is not None:
+            self._current.cancel()
         self._waiting.put(None)
         self._thread.join()
 
     def _serve(self) -> None:
         while (item := self._waiting.get()) is not None:
             generation, ids, limit = item
+            self._current = generation
             if self._closed.is_set():
                 generation.end(EngineError("the engine was closed"))
                 continue
@@ -126,7 +133,7 @@ class ReferenceEngine:
             prompt = torch.tensor([ids], device=self._model.device)
             drawing: dict[str, Any] = {"do_sample": False, "temperature": None}
             drawing |= {"top_k": None, "top_p": None}
-            if sampling.temperature > 0:
+            if sampling.temperature >= LEAST_TEMPERATURE:
                 drawing = {
                     "do_sample": True,
                     "temperature": sampling.temperature,
@@ -137,7 +144,9 @@ class ReferenceEngine:
                 input_ids=prompt,
                 # The card passes none, which means the same and warns.
                 attention_mask=torch.ones_like(prompt),
-                max_length=len(ids) + limit,
+                # The card's max_length=length + 1024; a limit in the base's own generation
+                # config would override that one.
+                max_new_tokens=limit,
                 use_cache=True,
                 num_return_sequences=1,
                 pad_token_id=self._tokenizer.eos_token_id,

@@ -1,5 +1,12 @@
 // What the pages do better with a script: local times, live texts, Ctrl + Enter.
 
+// Milliseconds before a request that failed is tried again.
+const RETRY = 2000;
+// Milliseconds between looks at a job whose events may not reach us.
+const CHECK = 20000;
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, RETRY));
+
 function localTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     time.title = time.textContent;
@@ -7,76 +14,134 @@ function localTimes(root) {
   }
 }
 
-function submitByKey() {
-  const question = document.querySelector("form.ask textarea");
-  if (!question) return;
-  document.querySelector("[data-submit-hint]").hidden = false;
-  question.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) question.form.requestSubmit();
+function askForm(form) {
+  form.querySelector("[data-submit-hint]").hidden = false;
+  form.elements.question.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  // A double click asks once.
+  let sent = false;
+  form.addEventListener("submit", (event) => {
+    if (sent) event.preventDefault();
+    sent = true;
+    setTimeout(() => { sent = false; }, RETRY);
   });
 }
 
-// Put the server's own rendering of the page in place of what the script has built.
+function notify(text) {
+  const notice = document.querySelector("[data-notice]");
+  if (notice.textContent !== text) notice.textContent = text;
+}
+
+// Bring the marked parts up to date with the server's own rendering. All else stays as it
+// is: the selection, the focus, what was opened, and the live region that is read aloud.
+function update(page) {
+  localTimes(page);
+  const focused = document.activeElement;
+  for (const fresh of page.querySelectorAll("[data-live]")) {
+    const shown = document.getElementById(fresh.id);
+    shown.className = fresh.className;
+    if (shown.innerHTML !== fresh.innerHTML) shown.replaceChildren(...fresh.childNodes);
+  }
+  notify("");
+  // The button that had the focus may be gone; the keyboard goes on from the same place.
+  if (!focused.isConnected) document.querySelector("main").focus({ preventScroll: true });
+}
+
 async function refresh() {
-  const reply = await fetch(location.href, { cache: "no-store" });
-  const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-  const main = page.querySelector("main");
-  localTimes(main);
-  document.querySelector("main").replaceWith(document.adoptNode(main));
+  for (;;) {
+    try {
+      const reply = await fetch(location.href, { cache: "no-store" });
+      if (reply.status < 500) {
+        const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+        // Deleted meanwhile, say: the browser shows what there is instead.
+        if (!page.querySelector("[data-live]")) return location.reload();
+        return update(page);
+      }
+    } catch { /* the server is away */ }
+    notify("Connection lost, trying again");
+    await pause();
+  }
 }
 
-// Show texts as they are written. EventSource reconnects by itself and goes on after the
-// last event it has seen.
-function follow(article) {
-  const stage = (id) => article.querySelector(`[data-item="${CSS.escape(id)}"]`);
-  const status = article.querySelector("[data-status]");
-  const events = new EventSource(article.dataset.events);
-  const on = (name, handle) => events.addEventListener(name, (e) => handle(JSON.parse(e.data)));
-  const seen = new Set();
+// Show texts as they are written, until the job has ended.
+function follow(address) {
+  let events;
+  let ended = false;
+  const part = (id, name) => document.getElementById(`${name}-${id}`);
 
-  const say = (text) => { if (status.textContent !== text) status.textContent = text; };
-  events.addEventListener("error", () => {
-    if (events.readyState === EventSource.CLOSED) {
-      // The browser gives up on an error page; the server may be back in a moment.
-      say("Connection lost, trying again");
-      setTimeout(() => follow(article), 2000);
-    } else {
-      say("Connection lost, trying again");
+  function end() {
+    if (ended) return;
+    ended = true;
+    events?.close();
+    clearInterval(timer);
+    refresh();
+  }
+
+  // Ask whether the job has ended while no event could tell it.
+  async function check() {
+    try {
+      const reply = await fetch(address, { cache: "no-store" });
+      if (reply.status === 404) return end();
+      if (reply.ok && !["queued", "in_progress"].includes((await reply.json()).status)) end();
+    } catch { /* the server is away */ }
+  }
+
+  function connect() {
+    events?.close();
+    // Browsers keep few connections to one server: tabs in the background leave them to others.
+    if (ended || document.hidden) return;
+    // It reconnects by itself and goes on after the last event it has seen.
+    const source = events = new EventSource(`${address}?stream=true`);
+    const on = (name, handle) => source.addEventListener(name, (e) => handle(JSON.parse(e.data)));
+    const begun = new Set();
+
+    source.addEventListener("open", () => notify(""));
+    source.addEventListener("error", async () => {
+      notify("Connection lost, trying again");
+      await check();
+      // At an error page the browser gives up; the server may be back in a moment.
+      if (source.readyState !== EventSource.CLOSED) return;
+      await pause();
+      if (source === events) connect();
+    });
+    on("response.in_progress", () => {
+      const status = document.getElementById("status");
+      if (status.classList.contains("queued")) {
+        status.className = "status in_progress";
+        status.textContent = "In progress";
+      }
+    });
+    // The events tell everything from the start; what the page has already stays.
+    const whole = (id) => part(id, "text").hasAttribute("data-whole");
+    on("response.output_item.added", ({ item: { id } }) => {
+      if (!whole(id)) part(id, "state").textContent = "writing";
+    });
+    for (const kind of ["reasoning_text", "output_text"]) {
+      on(`response.${kind}.delta`, ({ item_id: id, delta }) => {
+        if (whole(id)) return;
+        const text = part(id, "text");
+        if (!begun.has(id)) text.textContent = "";
+        begun.add(id);
+        text.append(delta);
+      });
+      on(`response.${kind}.done`, ({ item_id: id, text }) => {
+        if (whole(id)) return;
+        part(id, "text").textContent = text;
+        part(id, "text").setAttribute("data-whole", "");
+        part(id, "state").textContent = "finished";
+      });
     }
-  });
-  events.addEventListener("open", () => {
-    if (status.textContent.startsWith("Connection lost")) say("Connected again");
-  });
-  on("response.queued", () => say("Queued"));
-  on("response.in_progress", () => {
-    say("In progress");
-    status.className = "status in_progress";
-  });
-  on("response.output_item.added", ({ item }) => {
-    stage(item.id).querySelector("[data-state]").textContent = "writing";
-  });
-  for (const kind of ["reasoning_text", "output_text"]) {
-    on(`response.${kind}.delta`, ({ item_id, delta }) => {
-      const text = stage(item_id).querySelector("[data-text]");
-      if (!seen.has(item_id)) text.textContent = "";
-      seen.add(item_id);
-      text.append(delta);
-    });
-    on(`response.${kind}.done`, ({ item_id, text }) => {
-      const section = stage(item_id);
-      section.querySelector("[data-text]").textContent = text;
-      section.querySelector("[data-state]").textContent = "finished";
-    });
+    for (const name of ["completed", "incomplete", "failed"]) on(`response.${name}`, end);
   }
-  for (const name of ["completed", "incomplete", "failed"]) {
-    on(`response.${name}`, () => {
-      events.close();
-      refresh();
-    });
-  }
+
+  const timer = setInterval(check, CHECK);
+  document.addEventListener("visibilitychange", connect);
+  connect();
 }
 
 localTimes(document);
-submitByKey();
-const article = document.querySelector("article[data-events]");
-if (article) follow(article);
+const form = document.querySelector("form.ask");
+if (form) askForm(form);
+const article = document.querySelector("article[data-response]");
+if (article) follow(article.dataset.response);
