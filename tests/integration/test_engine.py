@@ -118,6 +118,16 @@ def test_temperature_zero_is_greedy(engine: ReferenceEngine, card: Card, role: R
     assert card.tokenizer.decode(new, skip_special_tokens=True) == completion.text
 
 
+def test_a_tiny_temperature_is_greedy_too(engine: ReferenceEngine) -> None:
+    texts = {
+        engine.submit(Request(Role.ACTOR, QUESTION, Sampling(temperature=t, max_output_tokens=20)))
+        .result()
+        .text
+        for t in (0, 1e-300, 1e-8)
+    }
+    assert len(texts) == 1
+
+
 def test_a_limit_cuts_the_text(engine: ReferenceEngine) -> None:
     request = Request(Role.ACTOR, QUESTION, Sampling(seed=3, max_output_tokens=2))
     completion = engine.submit(request).result()

@@ -1,5 +1,7 @@
 """Migrations go up and down, and match the models."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -54,3 +56,12 @@ def test_a_database_without_schema_is_refused(engine: sa.Engine) -> None:
     with pytest.raises(migrations.SchemaError, match=r"missing.*helixq migrate"):
         migrations.check(engine)
     engine.dispose()
+
+
+def test_two_may_migrate_at_once(database_url: str) -> None:
+    engines = [db.connect(database_url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrations.migrate, engines))
+    migrations.check(engines[0])
+    for engine in engines:
+        engine.dispose()

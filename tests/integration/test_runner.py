@@ -179,6 +179,22 @@ def test_an_error_of_the_engine_fails_the_job_with_the_reason(
     assert kept.error_message == "the actor could not be run: RuntimeError: no memory left"
 
 
+def test_an_error_nobody_thought_of_fails_the_job(
+    store: Store, runner: StageRunner, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fake fault, in a place where none is expected.
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(engine, "submit", broken)
+    job = submit(store, 5)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    kept = store.job(job.id)
+    assert (kept.status, kept.error_message) == (Status.FAILED, "ZeroDivisionError: odd")
+    assert runner.running == []
+
+
 def test_a_finished_text_waits_for_the_database(
     store: Store, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,27 @@ def test_heartbeats_keep_leases(store: Store) -> None:
     assert store.held(WORKER) == set()
 
 
+def test_a_lease_that_nobody_knows_of_runs_out(store: Store) -> None:
+    """A claim was committed, but its answer never came: no thread works on it."""
+    job = submit(store)
+    claim(store, job)
+    let_leases_run_out(store)
+    store.heartbeat(WORKER, [("resp_other", 1)])
+    assert store.sweep().rescued == [job.id]
+
+
+def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "DEADLINE_GRACE", 0.0)
+    job = submit(store)
+    held = store.claim(job.id, 0, WORKER, job_timeout=0.001)
+    assert held is not None
+    assert store.sweep().failed == [job.id]
+    assert not store.record(held, OUTPUT)
+    assert store.job(job.id).attempts[0].status is AttemptStatus.FAILED
+
+
 def test_a_job_that_brings_three_workers_down_fails(store: Store) -> None:
     job = submit(store)
     for _ in range(store_module.MAX_LOST):

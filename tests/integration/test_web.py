@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jobs.store import Output, Runtime, Store
 from tests.conftest import WORKER
 from tests.servers import RedisServer
 from web import create_app
-from web.services import Services
+from web.services import WAITING, Services
 
 #: Flask's test client, whose types call every reply's JSON possibly None.
 Client = Any
@@ -183,7 +184,7 @@ def test_bad_bodies_are_refused(web: Client, store: Store) -> None:
 
 
 def test_unknown_things_have_errors_in_the_shape_of_their_place(web: Client) -> None:
-    for path in ("/v1/responses/resp_none", "/v1/nothing", "/v1/models/gpt"):
+    for path in ("/v1/responses/resp_none", "/v1/responses/a%00b", "/v1/nothing", "/v1/models/gpt"):
         reply = web.get(path)
         assert reply.status_code == 404
         assert set(reply.json["error"]) == {"message", "type", "code", "param"}
@@ -376,6 +377,45 @@ def test_the_events_of_a_cancelled_job_end(web: Client, store: Store) -> None:
     assert told[-1]["response"]["status"] == "cancelled"
 
 
+def test_a_stream_ends_even_if_its_text_was_lost(web: Client, store: Store) -> None:
+    """Text that was told live went down with its worker: fewer events are left than were sent."""
+    job_id = ask(web)["id"]
+    assert store.claim(job_id, 0, WORKER, job_timeout=60) is not None
+    store.cancel(job_id)
+    [last] = events(web, job_id, starting_after=40)
+    assert (last["type"], last["sequence_number"]) == ("response.incomplete", 41)
+
+
+def test_when_too_many_wait_one_more_is_sent_away(web: Client, store: Store) -> None:
+    found: Services = web.application.extensions["helixq"]
+    job_id = ask(web)["id"]
+    with ExitStack() as stack:
+        for _ in range(WAITING):
+            stack.enter_context(found.waiting_room())
+        for reply in (
+            web.post("/v1/responses", json={"input": "Why?"}),
+            web.get(f"/v1/responses/{job_id}?stream=true"),
+            web.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=5"}),
+        ):
+            assert (reply.status_code, reply.json["error"]["code"]) == (503, "too_many_waiting")
+        ask(web)
+    assert len(store.page(limit=10)[0]) == 2
+    store.cancel(job_id)
+    for _ in range(3):  # streams give their place back
+        assert web.get(f"/v1/responses/{job_id}?stream=true").text
+    with ExitStack() as stack:
+        for _ in range(WAITING):
+            stack.enter_context(found.waiting_room())
+
+
+def test_a_server_that_stops_leaves_the_job_to_be_polled(web: Client, store: Store) -> None:
+    found: Services = web.application.extensions["helixq"]
+    found.stopping = lambda: True
+    reply = web.post("/v1/responses", json={"input": "Why?"})
+    assert (reply.status_code, reply.json["status"]) == (202, "queued")
+    assert reply.headers["Location"].endswith(store.page(limit=1)[0][0].id)
+
+
 def test_the_history_tells_everything(web: Client, store: Store) -> None:
     job_id = ask(web, seed=5)["id"]
     finish(store, job_id)
@@ -451,8 +491,10 @@ def test_other_sites_may_not_ask(web: Client, store: Store) -> None:
     ):
         reply = web.post("/", data={"question": "Why?"}, headers=headers)
         assert reply.status_code == 403
-    reply = web.get("/v1/models", headers={"Host": "evil.example"})
-    assert reply.status_code == 400
+    for path in ("/", "/v1/models", "/api/jobs/resp_0"):
+        assert web.get(path, headers={"Host": "evil.example"}).status_code == 400
+    for host in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
+        assert web.get("/", headers={"Host": host}).status_code == 200
     assert store.page(limit=1) == ([], False)
 
 

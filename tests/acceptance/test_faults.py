@@ -1,0 +1,140 @@
+"""Processes stop, die and come back; jobs go on."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Service, running
+from tests.conftest import create_database, model_settings
+from tests.servers import RedisServer, helixq
+
+#: Longer than any test waits; at some hundred tokens a second.
+LONG = 1300
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def service(
+    request: pytest.FixtureRequest,
+    endless: Path,
+    socket_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """A service whose model never ends a text by itself."""
+    if request.param == "sqlite":
+        database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
+    else:
+        database = create_database(request.getfixturevalue("postgres"))
+    with running(endless, database, socket_folder / f"faults-{request.param}") as found:
+        yield found
+
+
+def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
+    history: Any = service.history(job_id)
+    return [(attempt["position"], attempt["status"]) for attempt in history["attempts"]]
+
+
+def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
+    job_id = service.submit("Go on", max_output_tokens=LONG)
+    service.wait_for_text(job_id)
+    with service.http() as http:
+        reply = http.post(f"/v1/responses/{job_id}/cancel").json()
+    cancelled = time.monotonic()
+    assert reply["status"] == "cancelled"
+    # The slot is free when the worker takes the next question.
+    next_id = service.submit("Next", max_output_tokens=3)
+    service.wait(next_id, "in_progress", "incomplete")
+    assert time.monotonic() - cancelled < 2, "a second, and another for this busy machine"
+    assert service.wait(next_id)["status"] == "incomplete"
+    history: Any = service.history(job_id)
+    [attempt] = history["attempts"]
+    assert (attempt["status"], attempt["finish_reason"]) == ("cancelled", "cancelled")
+    assert attempt["output"]
+    with service.openai() as client:
+        told = list(client.responses.retrieve(job_id, stream=True))
+    assert told[-1].type == "response.incomplete"
+
+
+def test_a_killed_workers_job_goes_on(service: Service) -> None:
+    job_id = service.submit("Go on", max_output_tokens=40, rounds=1)
+    first = service.wait(job_id)
+    job_id = service.submit("Go on", max_output_tokens=LONG)
+    service.wait_for_text(job_id)
+    service.worker.kill()
+    service.start_worker()
+    there = time.monotonic()
+    service.worker.wait_for(f"{job_id}: actor starts")
+    assert time.monotonic() - there < 30
+    assert attempts(service, job_id) == [(0, "lost"), (0, "running")]
+    with service.http() as http:
+        http.post(f"/v1/responses/{job_id}/cancel")
+    assert attempts(service, str(first["id"])) == [(n, "finished") for n in range(3)]
+
+
+def test_a_second_sigterm_gives_the_stage_back_at_once(service: Service) -> None:
+    job_id = service.submit("Go on", max_output_tokens=LONG)
+    service.wait_for_text(job_id)
+    service.worker.signal(signal.SIGTERM)
+    service.worker.wait_for("stages in progress have")
+    service.worker.signal(signal.SIGTERM)
+    assert service.worker.wait() == 0
+    assert attempts(service, job_id) == [(0, "released")]
+    service.start_worker()
+    service.worker.wait_for(f"{job_id}: actor starts")
+    assert attempts(service, job_id) == [(0, "released"), (0, "running")]
+    with service.http() as http:
+        http.post(f"/v1/responses/{job_id}/cancel")
+
+
+def test_on_sigterm_a_short_stage_finishes(service: Service) -> None:
+    job_id = service.submit("Go on", max_output_tokens=30)
+    service.wait_for_text(job_id)
+    service.worker.signal(signal.SIGTERM)
+    assert service.worker.wait() == 0
+    assert attempts(service, job_id) == [(0, "finished")]
+    waiting = service.submit("Wait", max_output_tokens=3)
+    service.start_worker()
+    assert service.wait(job_id)["status"] == "incomplete"
+    assert attempts(service, job_id) == [(0, "finished"), (1, "finished"), (2, "finished")]
+    assert service.wait(waiting)["status"] == "incomplete"
+
+
+def test_an_empty_redis_loses_no_job(service: Service) -> None:
+    running_id = service.submit("Go on", max_output_tokens=100)
+    waiting = [service.submit(f"Wait {n}", max_output_tokens=3) for n in range(3)]
+    service.wait_for_text(running_id)
+    service.redis.process.kill()
+    accepted = service.submit("Asked while Redis is away", max_output_tokens=3)
+    service.redis.start()
+    for job_id in (running_id, *waiting, accepted):
+        assert service.wait(job_id)["status"] == "incomplete"
+        assert attempts(service, job_id) == [(n, "finished") for n in range(3)]
+
+
+def test_a_worker_waits_for_its_servers(
+    checkpoint: Path, socket_folder: Path, tmp_path: Path
+) -> None:
+    folder = socket_folder / "late"
+    folder.mkdir()
+    environ = {
+        **model_settings(checkpoint),
+        "HELIXQ_DATABASE_URL": f"sqlite:///{tmp_path / 'late' / 'jobs.sqlite3'}",
+        "HELIXQ_REDIS_URL": f"unix://{folder}/redis.sock",
+        "HELIXQ_DATA_DIR": str(tmp_path),
+    }
+    worker = helixq("worker", environ=environ)
+    worker.wait_for("waiting for the database: unable to open database file")
+    (tmp_path / "late").mkdir()
+    migrate = helixq("migrate", environ=environ)
+    assert migrate.wait() == 0
+    migrate.stop()
+    worker.wait_for("waiting for Redis: ")
+    redis = RedisServer(folder)
+    worker.wait_for("ready: ")
+    worker.stop()
+    redis.stop()

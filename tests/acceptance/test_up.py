@@ -1,0 +1,107 @@
+"""`helixq up`: one command runs everything, and Ctrl-C ends everything."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.conftest import model_settings
+from tests.servers import Process, free_port, helixq
+
+QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
+
+
+@pytest.fixture
+def environ(checkpoint: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        **model_settings(checkpoint),
+        "HELIXQ_DATA_DIR": str(tmp_path / "data"),
+        "HELIXQ_PORT": str(free_port()),
+    }
+
+
+def family(process: Process) -> list[psutil.Process]:
+    children: list[psutil.Process] = psutil.Process(process.popen.pid).children(recursive=True)
+    assert len(children) >= 3, "Redis, a worker and the web"
+    return children
+
+
+def run(*arguments: str, environ: dict[str, str]) -> str:
+    process = helixq(*arguments, environ=environ)
+    assert process.wait() == 0, process.output
+    process.stop()
+    return process.output
+
+
+def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
+    url = f"http://127.0.0.1:{environ['HELIXQ_PORT']}"
+    up = helixq("up", environ=environ)
+    up.wait_for(f"HelixQ is ready: {url}")
+    children = family(up)
+
+    second = helixq("up", environ={**environ, "HELIXQ_PORT": str(free_port())})
+    assert second.wait() == 1
+    second.stop()
+    assert "another `helixq up` uses" in second.output
+
+    job_id = run("ask", "--no-wait", QUESTION, environ=environ).strip()
+    asked = run("ask", QUESTION, environ=environ)
+    for label in ("ACTOR: ", "CRITIQUE: ", "REGENERATION: "):
+        assert f"\n{label}" in asked
+
+    chat = helixq("chat", environ=environ, stdin=subprocess.PIPE)
+    assert chat.popen.stdin is not None
+    chat.popen.stdin.write(f"{QUESTION}\n\n")
+    chat.popen.stdin.close()
+    assert chat.wait() == 0
+    chat.stop()
+    # As the card prints it: the prompt, three labelled texts, then the next prompt.
+    assert chat.output.startswith("You: ACTOR: ")
+    assert "\n\n\nCRITIQUE: " in chat.output
+    assert "\n\n\nREGENERATION: " in chat.output
+    assert chat.output.endswith("\nYou: You: \n")
+
+    # A worker that is killed is started again.
+    [worker] = [c for c in children if c.cmdline()[-1] == "worker"]
+    worker.kill()
+    up.wait_for("the worker ended with status -9; starting it again")
+    up.wait_for("worker .*ready: ", count=2)
+
+    children = family(up)
+    up.signal(signal.SIGINT)
+    assert up.wait() == 0
+    up.stop()
+    assert psutil.wait_procs(children, timeout=0)[1] == []
+
+    up = helixq("up", environ=environ)
+    up.wait_for("HelixQ is ready")
+    reply = httpx2.get(f"{url}/v1/responses", trust_env=False).json()
+    assert len(reply["data"]) == 3
+    assert job_id == reply["data"][-1]["id"]
+    assert {job["status"] for job in reply["data"]} == {"completed"}
+    up.signal(signal.SIGINT)
+    assert up.wait() == 0
+    up.stop()
+
+
+def test_a_killed_up_takes_its_parts_along(environ: dict[str, str]) -> None:
+    up = helixq("up", environ=environ)
+    up.wait_for("HelixQ is ready")
+    children = family(up)
+    up.popen.kill()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    up.stop()
+
+
+def test_a_model_that_is_not_there_ends_up(environ: dict[str, str]) -> None:
+    up = helixq("up", environ={**environ, "HELIXQ_BASE_MODEL": "/no/such/model"})
+    assert up.wait() == 1
+    up.stop()
+    assert "Error: HELIXQ_BASE_MODEL: there is no folder /no/such/model." in up.output
+    assert up.output.strip().endswith("the worker ended with status 1; it says why above.")
+    assert "Traceback" not in up.output
