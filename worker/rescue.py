@@ -62,6 +62,7 @@ class Rescue:
         ]
 
     def start(self) -> None:
+        self._heartbeat()
         for thread in self._threads:
             thread.start()
 
