@@ -15,10 +15,13 @@ from transformers import AutoTokenizer
 
 import migrations
 from demo.random_weights import build
+from jobs import settings
 from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.store import Runtime, Store
 from tests.servers import RedisServer
+from worker import checkpoints
+from worker.engine.reference import ReferenceEngine
 
 _names = (f"helixq_{number}" for number in itertools.count())
 
@@ -53,6 +56,14 @@ def model_settings(checkpoint: Path) -> dict[str, str]:
         "HELIXQ_BASE_MODEL": str(checkpoint / "base"),
         "HELIXQ_ADAPTERS": ",".join(f"{role}={checkpoint / role}" for role in Role),
     }
+
+
+def start_engine(checkpoint: Path, data: Path) -> ReferenceEngine:
+    """Load a checkpoint as the worker does; the caller closes the engine."""
+    found = checkpoints.find(
+        settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data)})
+    )
+    return ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
 
 
 @pytest.fixture(scope="session")

@@ -122,8 +122,9 @@ class StageRunner:
 
     def _keep(self, claim: Claim, completion: Completion, output: Output) -> bool:
         if completion.finish_reason is FinishReason.CANCELLED:
-            if self._stopping.is_set():
-                self._patiently(lambda: self._store.release(claim, "the worker shut down"))
+            if self._stopping.is_set() and self._patiently(
+                lambda: self._store.release(claim, "the worker shut down")
+            ):
                 log.info("%s: %s goes back to the queue", claim.job_id, claim.stage.role)
             else:
                 self._patiently(lambda: self._store.keep_partial(claim, output))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections.abc import Iterator
@@ -58,6 +59,24 @@ def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
     with service.openai() as client:
         told = list(client.responses.retrieve(job_id, stream=True))
     assert told[-1].type == "response.incomplete"
+
+
+def test_later_stages_go_before_new_questions_and_those_by_priority(service: Service) -> None:
+    """With one slot taken, what waits is taken in this order."""
+    running_id = service.submit("Go on", max_output_tokens=40)
+    service.wait_for_text(running_id)
+    low, high = (
+        service.submit(f"Priority {priority}", max_output_tokens=2, priority=priority)
+        for priority in (0, 8)
+    )
+    spans = []
+    for job_id in (running_id, high, low):
+        service.wait(job_id)
+        history: Any = service.history(job_id)
+        spans.append((history["started_at"], history["finished_at"]))
+    assert spans == sorted(spans)
+    for before, after in itertools.pairwise(spans):
+        assert before[1] <= after[0]
 
 
 def test_a_killed_workers_job_goes_on(service: Service) -> None:

@@ -12,10 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from jobs import pipeline, settings
+from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
-from tests.conftest import model_settings
-from worker import checkpoints
+from tests.conftest import start_engine
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.interface import ContextExceededError, EngineError, FinishReason, Request
 from worker.engine.reference import ReferenceEngine
@@ -24,16 +23,9 @@ LONG = Sampling(max_output_tokens=4000)
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
 
 
-def start(checkpoint: Path, data: Path) -> ReferenceEngine:
-    found = checkpoints.find(
-        settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data)})
-    )
-    return ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
-
-
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceEngine]:
-    engine = start(checkpoint, tmp_path_factory.mktemp("data"))
+    engine = start_engine(checkpoint, tmp_path_factory.mktemp("data"))
     yield engine
     engine.close()
 
@@ -42,7 +34,7 @@ def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def endless_engine(
     endless: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ReferenceEngine]:
-    engine = start(endless, tmp_path_factory.mktemp("data"))
+    engine = start_engine(endless, tmp_path_factory.mktemp("data"))
     yield engine
     engine.close()
 

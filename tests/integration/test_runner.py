@@ -13,13 +13,11 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy.exc import OperationalError
 from transformers import AutoTokenizer
 
-from jobs import settings
 from jobs.models import AttemptStatus, Job, Status
 from jobs.pipeline import Sampling
 from jobs.progress import Progress
 from jobs.store import Claim, NewJob, Output, Store
-from tests.conftest import WORKER, model_settings
-from worker import checkpoints
+from tests.conftest import WORKER, start_engine
 from worker.engine.reference import ReferenceEngine
 from worker.tasks import StageRunner
 
@@ -36,16 +34,9 @@ def nul_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-def start(checkpoint: Path, data: Path) -> ReferenceEngine:
-    found = checkpoints.find(
-        settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data)})
-    )
-    return ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
-
-
 @pytest.fixture(scope="module")
 def engine(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceEngine]:
-    engine = start(endless, tmp_path_factory.mktemp("data"))
+    engine = start_engine(endless, tmp_path_factory.mktemp("data"))
     yield engine
     engine.close()
 
@@ -79,7 +70,7 @@ def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.
 def test_generated_nul_characters_are_kept(
     store: Store, progress: Progress, nul_checkpoint: Path, tmp_path: Path
 ) -> None:
-    engine = start(nul_checkpoint, tmp_path / "data")
+    engine = start_engine(nul_checkpoint, tmp_path / "data")
     runner = StageRunner(store, engine, progress, WORKER, job_timeout=60)
     job = submit(store, 3, temperature=0)
     for position in range(3):
