@@ -16,7 +16,7 @@ from jobs.settings import Settings
 def fail(message: str) -> click.ClickException:
     """Make the error that ends a command: one sentence, exit status 1."""
     text = message.strip()
-    return click.ClickException(text if text.endswith((".", "`")) else f"{text}.")
+    return click.ClickException(text if text.endswith((".", "?", "`")) else f"{text}.")
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -16,15 +16,12 @@ CONNECT_TIMEOUT = 5
 
 def connect(url: str) -> sa.Engine:
     """Make the engine for ``url``; nothing is opened before the first query."""
+    # Many requests wait for jobs at once, and each looks at its job now and then.
+    pool = {"pool_size": 10, "max_overflow": 90}
     if sa.make_url(url).get_backend_name() != "sqlite":
-        return sa.create_engine(
-            url,
-            pool_pre_ping=True,
-            pool_size=10,
-            max_overflow=90,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT},
-        )
-    engine = sa.create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT})
+        timeout = {"connect_timeout": CONNECT_TIMEOUT}
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=timeout, **pool)
+    engine = sa.create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}, **pool)
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

@@ -30,7 +30,9 @@ from jobs.settings import Settings
 log = logging.getLogger(__name__)
 
 #: What a checkpoint is made of; a hub repository's other files are not fetched.
-FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+#: Fetched, and read as plain tensors, only where there are no safetensors.
+PICKLES = ("*.bin",)
 #: Settings whose values name dtypes, as torch knows them.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -233,9 +235,13 @@ def _resolve(reference: str, setting: str) -> Path:
     repo, _, revision = reference.partition("@")
     log.info("fetching %s from the hub (or its local cache)", reference)
     try:
-        return Path(
-            snapshot_download(repo, revision=revision or None, allow_patterns=list(FILES))
-        ).absolute()
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[*FILES]))
+        if not any(folder.glob("*.safetensors")):
+            patterns = [*FILES, *PICKLES]
+            folder = Path(
+                snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
+            )
+        return folder.absolute()
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
@@ -245,7 +251,7 @@ def _resolve(reference: str, setting: str) -> Path:
 
 def _digest(path: Path, cache: Path) -> str:
     """Hash a checkpoint's files; contents that did not change are not read again."""
-    files = sorted({file for pattern in FILES for file in path.glob(pattern)})
+    files = sorted({file for pattern in (*FILES, *PICKLES) for file in path.glob(pattern)})
     stats = [(file, file.stat()) for file in files]
     keys = [f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats]
     try:

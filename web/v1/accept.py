@@ -25,7 +25,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     type: Literal["input_text", "output_text"]
     text: str
-    # Parts of earlier responses may come back as they were given.
+    # A part of an earlier response may come back as it was given.
     annotations: list[Any] = []
     logprobs: list[Any] = []
 
@@ -46,7 +46,7 @@ _Content = Annotated[
 class _Message(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     type: Literal["message"] = "message"
-    # Items of earlier responses may come back as they were given.
+    # A message of an earlier response may come back as it was given.
     id: str | None = None
     status: str | None = None
     role: Literal["user", "assistant", "system", "developer"]
