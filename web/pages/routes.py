@@ -14,7 +14,14 @@ from web.errors import RequestError
 from web.services import services
 from web.v1 import accept, render
 
-blueprint = Blueprint("pages", __name__, template_folder="templates", static_folder="static")
+blueprint = Blueprint(
+    "pages",
+    __name__,
+    template_folder="templates",
+    static_folder="static",
+    # Flask keeps /static for the application's own folder, which there is none of.
+    static_url_path="/assets",
+)
 
 PAGE = 25
 #: How long after a cancel the text of the stage that it stopped may still come.

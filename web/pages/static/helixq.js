@@ -4,6 +4,8 @@
 const RETRY = 2000;
 // Milliseconds between looks at a job whose events may not reach us.
 const CHECK = 20000;
+// Bytes of a form that the server takes; over that it could not give the text back.
+const MAX_FORM = 1 << 20;
 
 const pause = () => new Promise((resolve) => setTimeout(resolve, RETRY));
 
@@ -16,12 +18,21 @@ function localTimes(root) {
 
 function askForm(form) {
   form.querySelector("[data-submit-hint]").hidden = false;
-  form.elements.question.addEventListener("keydown", (event) => {
+  const { question } = form.elements;
+  question.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
+  question.addEventListener("input", () => question.setCustomValidity(""));
   // A double click asks once.
   let sent = false;
   form.addEventListener("submit", (event) => {
+    const body = new URLSearchParams({ question: question.value.replaceAll("\n", "\r\n") });
+    if (body.toString().length > MAX_FORM) {
+      event.preventDefault();
+      question.setCustomValidity("The question is too long; shorten it.");
+      question.reportValidity();
+      return;
+    }
     if (sent) event.preventDefault();
     sent = true;
     setTimeout(() => { sent = false; }, RETRY);
@@ -35,11 +46,13 @@ function notify(text) {
 
 // Bring the marked parts up to date with the server's own rendering. All else stays as it
 // is: the selection, the focus, what was opened, and the live region that is read aloud.
-function update(page) {
+function update(page, more) {
   localTimes(page);
   const focused = document.activeElement;
   for (const fresh of page.querySelectorAll("[data-live]")) {
     const shown = document.getElementById(fresh.id);
+    // What was seen being written stays until the record has it.
+    if (more && fresh.matches(".text:empty")) continue;
     shown.className = fresh.className;
     if (shown.innerHTML !== fresh.innerHTML) shown.replaceChildren(...fresh.childNodes);
   }
@@ -48,6 +61,7 @@ function update(page) {
   if (!focused.isConnected) document.querySelector("main").focus({ preventScroll: true });
 }
 
+// Show how the job ended, as soon as the server tells.
 async function refresh() {
   for (;;) {
     try {
@@ -56,7 +70,12 @@ async function refresh() {
         const page = new DOMParser().parseFromString(await reply.text(), "text/html");
         // Deleted meanwhile, say: the browser shows what there is instead.
         if (!page.querySelector("[data-live]")) return location.reload();
-        return update(page);
+        // The text of a stage that was cancelled comes a moment after the cancel.
+        const more = page.querySelector("[data-response]") !== null;
+        update(page, more);
+        if (!more) return document.querySelector("article").removeAttribute("data-response");
+        await pause();
+        continue;
       }
     } catch { /* the server is away */ }
     notify("Connection lost, trying again");
@@ -127,7 +146,7 @@ function follow(address) {
       });
       on(`response.${kind}.done`, ({ item_id: id, text }) => {
         if (whole(id)) return;
-        part(id, "text").textContent = text;
+        if (text) part(id, "text").textContent = text;
         part(id, "text").setAttribute("data-whole", "");
         part(id, "state").textContent = "finished";
       });

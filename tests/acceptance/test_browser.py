@@ -1,0 +1,475 @@
+"""What people see and do in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+from jobs.pipeline import Sampling
+from jobs.store import Claim, NewJob, Output, Store
+from tests.acceptance.conftest import Service, running
+from tests.servers import helixq
+
+pytestmark = pytest.mark.browser
+
+QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
+TITLES = ["Answer", "Critique", "Regeneration"]
+JOB_PAGE = re.compile(r"/jobs/resp_\w+$")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = [
+    "--no-sandbox",  # containers rarely let it make one; it visits our own pages only
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+#: Milliseconds a page may take to show something, on a busy machine.
+PATIENCE = 30_000
+#: Long enough to do something meanwhile, some hundred tokens a second.
+LONG = 1300
+
+#: Texts whose contrast with what is behind them is below WCAG's AA.
+FAINT = """() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = (color) => {
+    const [r, g, b] = channels(color).slice(0, 3).map((c) => c / 255)
+      .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    const color = getComputedStyle(element).backgroundColor;
+    return channels(color)[3] === 0 ? behind(element.parentElement) : color;
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+    .filter((e) => e.checkVisibility())
+    .filter((e) => {
+      const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
+      return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+    })
+    .map((e) => e.outerHTML);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        missing = f"no Chromium is installed: none of {', '.join(BROWSERS)} is on the PATH"
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def service(
+    browser: Browser,  # noqa: ARG001 (without one there is nothing to start)
+    checkpoint: Path,
+    socket_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """A service whose texts are short."""
+    database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
+    with running(checkpoint, database, socket_folder / "browser") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def slow(
+    browser: Browser,  # noqa: ARG001 (without one there is nothing to start)
+    endless: Path,
+    socket_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """A service whose texts go on and on."""
+    database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
+    with running(endless, database, socket_folder / "browser-slow") as found:
+        yield found
+        found.web.stop()  # perhaps another one than was there at the start
+
+
+@contextmanager
+def opened(browser: Browser, **options: Any) -> Iterator[tuple[Page, list[str]]]:
+    """Open a tab of its own; what it complains about on its console comes into the list.
+
+    Whoever expects complaints takes them out of the list: at the end it must be empty.
+    """
+    complaints: list[str] = []
+    context = browser.new_context(**options)
+    page = context.new_page()
+    page.on(
+        "console",
+        lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None,
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    try:
+        yield page, complaints
+    finally:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab in which nothing may go wrong: no script error, no violation of the CSP."""
+    with opened(browser) as (page, _):
+        yield page
+
+
+class FirstFails:
+    """A route: the first request gets an error, the others this answer, or the server's."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.count = 0
+        self._answer = answer
+
+    def __call__(self, route: Route) -> None:
+        self.count += 1
+        if self.count == 1:
+            route.fulfill(status=503, content_type="text/html", body="<h1>Away</h1>")
+        elif self._answer:
+            route.fulfill(**self._answer)
+        else:
+            route.continue_()
+
+
+def status(page: Page) -> Locator:
+    return page.get_by_role("status")
+
+
+def text(page: Page, title: str) -> Locator:
+    return page.get_by_role("region", name=title).locator(".text")
+
+
+def texts(page: Page) -> list[str | None]:
+    return [text(page, title).text_content() for title in TITLES]
+
+
+def outputs(service: Service, job_id: str) -> list[str]:
+    history: Any = service.history(job_id)
+    return [attempt["output"] for attempt in history["attempts"]]
+
+
+def job_of(page: Page) -> str:
+    return page.url.rsplit("/", 1)[1]
+
+
+def settled(page: Page) -> None:
+    """Hold on until the page has nothing to wait for."""
+    expect(page.locator("[data-response]")).to_have_count(0)
+
+
+def stay(page: Page) -> None:
+    """Mark the page; a reload would lose the mark."""
+    page.evaluate("window.stayed = true")
+
+
+def stayed(page: Page) -> bool:
+    return bool(page.evaluate("window.stayed === true"))
+
+
+def ask(page: Page, service: Service, question: str = QUESTION) -> None:
+    page.goto(service.url)
+    page.get_by_label("Question").fill(question)
+    page.get_by_role("button", name="Ask").click()
+
+
+def test_a_question_gets_its_three_texts_by_itself(page: Page, service: Service) -> None:
+    ask(page, service)
+    expect(page).to_have_url(JOB_PAGE)
+    stay(page)
+    expect(page.locator("main")).to_contain_text(QUESTION)
+    expect(status(page)).to_have_text("Completed")
+    assert [h.text_content() for h in page.get_by_role("heading", level=2).all()] == TITLES
+    assert texts(page) == outputs(service, job_of(page))
+    for title in TITLES:  # whatever it is: this model may well write nothing
+        expect(page.get_by_role("region", name=title)).to_contain_text("finished")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    assert stayed(page)
+    page.reload()
+    assert texts(page) == outputs(service, job_of(page))
+
+    page.get_by_role("link", name="Jobs").click()
+    newest = page.get_by_role("listitem").first
+    expect(newest).to_contain_text("Completed")
+    newest.get_by_role("link", name=QUESTION).click()
+    expect(page).to_have_url(JOB_PAGE)
+    expect(status(page)).to_have_text("Completed")
+
+
+def test_text_appears_as_it_is_written_until_a_cancel(page: Page, slow: Service) -> None:
+    job_id = slow.submit(QUESTION, max_output_tokens=LONG)
+    page.goto(f"{slow.url}/jobs/{job_id}")
+    stay(page)
+    answer = text(page, "Answer")
+    expect(answer).not_to_be_empty()
+    begun = answer.text_content() or ""
+    expect(answer).not_to_have_text(begun)
+    assert (answer.text_content() or "").startswith(begun)
+    expect(status(page)).to_have_text("In progress")
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("writing")
+    expect(page.get_by_role("region", name="Critique")).to_contain_text("waiting")
+    assert stayed(page)
+    shown = answer.text_content() or ""
+
+    page.get_by_role("button", name="Cancel").click()
+    expect(status(page)).to_have_text("Cancelled")
+    # What was written until then stays.
+    expect(answer).to_contain_text(shown.strip())
+    expect(page.get_by_role("region", name="Critique")).to_contain_text("not run")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    assert slow.wait(job_id)["status"] == "cancelled"
+
+
+def test_another_tabs_cancel_is_shown_and_the_keyboard_keeps_its_place(
+    page: Page, slow: Service
+) -> None:
+    job_id = slow.submit(QUESTION, max_output_tokens=LONG)
+    page.goto(f"{slow.url}/jobs/{job_id}")
+    expect(text(page, "Answer")).not_to_be_empty()
+    stay(page)
+    page.get_by_role("button", name="Cancel").focus()
+    page.get_by_text("How it was asked").click()
+    page.get_by_role("button", name="Cancel").focus()
+    with slow.http() as http:
+        http.post(f"/v1/responses/{job_id}/cancel")
+    expect(status(page)).to_have_text("Cancelled")
+    assert stayed(page)
+    expect(page.get_by_role("main")).to_be_focused()
+    expect(page.get_by_text("System prompt")).to_be_visible()
+    settled(page)
+    assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
+
+
+def test_a_bad_question_is_refused_in_its_place(browser: Browser, service: Service) -> None:
+    with service.http() as http, opened(browser) as (page, complaints):
+        before = http.get("/v1/responses").json()["first_id"]
+        page.goto(service.url)
+        question = page.get_by_label("Question")
+        page.get_by_role("button", name="Ask").click()
+        assert question.evaluate("q => q.validationMessage"), "the browser says it is empty"
+        expect(question).to_be_focused()
+
+        question.fill(" \n ")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.get_by_role("alert")).to_have_text("Please write a question.")
+        expect(question).to_have_value(" \n ")
+
+        long = "\nWhy, oh why? " * 1000
+        question.fill(long)
+        page.get_by_role("button", name="Ask").click()
+        expect(page.get_by_role("alert")).to_contain_text("too long")
+        expect(page.get_by_role("alert")).to_contain_text("shorten it")
+        expect(question).to_have_value(long)
+        expect(question).to_have_accessible_description(re.compile("too long"))
+
+        # More than the server reads: the page itself says so.
+        question.evaluate("q => { q.value = 'why '.repeat(3e5); }")
+        page.get_by_role("button", name="Ask").click()
+        assert "too long" in question.evaluate("q => q.validationMessage")
+        question.fill("short")
+        assert question.evaluate("q => q.validationMessage") == ""
+        assert http.get("/v1/responses").json()["first_id"] == before
+        assert all("400" in complaint for complaint in complaints)
+        complaints.clear()
+
+
+def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
+    def tab_to(target: Locator) -> None:
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if target.evaluate("e => e === document.activeElement"):
+                # Whoever sees it knows where they are.
+                assert target.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+                return
+        raise AssertionError(f"the tab key does not lead to {target}")
+
+    page.goto(service.url)
+    expect(page.get_by_label("Question")).to_be_focused()
+    page.keyboard.type("By Ctrl and Enter?")
+    page.keyboard.press("Control+Enter")
+    expect(page).to_have_url(JOB_PAGE)
+    expect(status(page)).to_have_text("Completed")
+
+    tab_to(page.get_by_role("link", name="Skip to the content"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    tab_to(page.get_by_text("How it was asked"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("System prompt")).to_be_visible()
+
+    page.goto(service.url)
+    page.keyboard.type("By Tab?")
+    page.keyboard.press("Enter")
+    page.keyboard.type("And Enter?")
+    tab_to(page.get_by_role("button", name="Ask"))
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(JOB_PAGE)
+    expect(page.locator(".question")).to_have_text("By Tab?\nAnd Enter?", use_inner_text=True)
+    asked = page.url
+
+    page.goto(service.url)
+    tab_to(page.get_by_role("button", name="Ask"))
+    tab_to(page.get_by_role("link", name="Jobs"))
+    page.keyboard.press("Enter")
+    tab_to(page.get_by_role("link", name="By Tab?"))
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(asked)
+
+
+def test_without_javascript(browser: Browser, service: Service, slow: Service) -> None:
+    with opened(browser, java_script_enabled=False) as (page, _):
+        ask(page, service)
+        expect(page).to_have_url(JOB_PAGE)
+        expect(status(page)).to_have_text("Completed")
+        assert texts(page) == outputs(service, job_of(page))
+        expect(page.locator("meta[http-equiv=refresh]")).to_have_count(0)
+
+        ask(page, slow)
+        expect(status(page)).to_have_text("In progress")
+        page.get_by_role("button", name="Cancel").click()
+        expect(status(page)).to_have_text("Cancelled")
+        expect(text(page, "Answer")).not_to_be_empty()
+
+
+def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
+    with opened(browser) as (page, complaints):
+        job_id = slow.submit(QUESTION, max_output_tokens=40)
+        page.goto(f"{slow.url}/jobs/{job_id}")
+        stay(page)
+        expect(text(page, "Answer")).not_to_be_empty()
+        # With all its children, or they would go on for a moment.
+        os.killpg(slow.web.popen.pid, signal.SIGKILL)
+        slow.web.wait()
+        slow.web.stop()
+        expect(status(page)).to_contain_text("Connection lost, trying again")
+        slow.web = helixq("web", environ=slow.environ)
+        slow.web.wait_for("listening")
+        expect(status(page)).to_have_text("Incomplete")
+        assert texts(page) == outputs(slow, job_id)
+        assert all(texts(page))
+        assert stayed(page)
+        assert all("net::ERR_" in complaint for complaint in complaints)
+        complaints.clear()
+
+
+def test_a_page_whose_requests_fail_asks_again_and_stops_at_the_end(
+    browser: Browser, slow: Service
+) -> None:
+    with opened(browser) as (page, complaints):
+        page.add_init_script(
+            "streams = []; EventSource = class extends EventSource {"
+            " constructor(url) { super(url); streams.push(this); } }"
+        )
+        # The first request of every kind gets an error page, and no stream tells anything.
+        streams = FirstFails(content_type="text/event-stream", body=": waiting\n\n")
+        asked, pages = FirstFails(), FirstFails()
+
+        def job_page(route: Route) -> None:
+            if route.request.resource_type == "fetch":
+                pages(route)
+            else:
+                route.continue_()
+
+        page.route("**/v1/responses/*?stream=true", streams)
+        page.route(re.compile(r"/v1/responses/resp_\w+$"), asked)
+        page.route(JOB_PAGE, job_page)
+        job_id = slow.submit(QUESTION, max_output_tokens=LONG)
+        slow.wait_for_text(job_id)
+        with page.expect_response(lambda r: r.ok and r.url.endswith(f"/v1/responses/{job_id}")):
+            page.goto(f"{slow.url}/jobs/{job_id}")
+            stay(page)
+        expect(status(page)).to_contain_text("In progress")
+        with slow.http() as http:
+            http.post(f"/v1/responses/{job_id}/cancel")
+        expect(status(page)).to_have_text("Cancelled")
+        settled(page)
+        assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
+        assert stayed(page)
+        assert min(streams.count, asked.count, pages.count) >= 2
+        states = page.evaluate("streams.map((stream) => stream.readyState)")
+        assert len(states) >= 2
+        assert set(states) == {2}, "all are closed"
+        assert all("status of 503" in complaint for complaint in complaints)
+        complaints.clear()
+
+
+def test_html_is_shown_as_it_was_written(page: Page, service: Service) -> None:
+    question = "<b>x</b><script>document.title = 'owned'</script>&amp; </textarea>"
+    written = "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n  <!-- "
+    ask(page, service, question)
+    expect(page).to_have_url(JOB_PAGE)
+    expect(status(page)).to_have_text("Completed")
+    expect(page.locator(".question")).to_have_text(question)
+    expect(page.locator("main b, main script")).to_have_count(0)
+    expect(page).to_have_title(re.compile("^<b>x</b><script>"))
+    page.goto(f"{service.url}/jobs")
+    expect(page.get_by_role("link", name=question)).to_be_visible()
+
+    # A worker that writes HTML: it comes by an event first, and with the page later.
+    store = Store(service.environ["HELIXQ_DATABASE_URL"])
+    new = NewJob("Why?", "Be bad.", Sampling(), 1, 5, background=True, labels={})
+    job, _ = store.submit(new, max_queued=100)
+    [worker] = store.ready_workers()
+
+    def start(position: int) -> Claim:
+        claim = store.claim(job.id, position, worker.id, job_timeout=60)
+        assert claim is not None
+        return claim
+
+    def finish(claim: Claim, text: str) -> None:
+        assert store.record(claim, Output(text, [len(text)], 9, 1, "stop", 1024, 0.0))
+
+    actor = start(0)
+    page.goto(f"{service.url}/jobs/{job.id}")
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("writing")
+    stay(page)
+    finish(actor, written)
+    critic = start(1)
+    expect(text(page, "Answer")).not_to_be_empty()
+    assert text(page, "Answer").text_content() == written
+    finish(critic, "")
+    finish(start(2), written)
+    expect(status(page)).to_have_text("Completed")
+    assert stayed(page)
+    assert texts(page) == [written, "", written]
+    expect(page.get_by_role("region", name="Critique")).to_contain_text("The text is empty.")
+    page.reload()
+    assert texts(page) == [written, "", written]
+    expect(page).to_have_title(re.compile("^Why"))
+    store.close()
+
+
+def test_no_sideways_scrolling_on_a_phone_and_enough_contrast(
+    browser: Browser, service: Service
+) -> None:
+    job_id = service.submit("Supercalifragilistic" * 20 + "\n" + "long " * 200)
+    service.wait(job_id)
+    for scheme in ("light", "dark"):
+        options = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
+        with opened(browser, **options) as (page, _):
+            for path in ("/", "/jobs", f"/jobs/{job_id}"):
+                page.goto(service.url + path)
+                for details in page.locator("summary").all():
+                    details.click()
+                width = page.evaluate("document.documentElement.scrollWidth")
+                assert width <= 360, path
+                assert page.evaluate(FAINT) == [], (path, scheme)
+                ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                dark = max(map(int, re.findall(r"\d+", ground))) < 64
+                assert dark == (scheme == "dark")
