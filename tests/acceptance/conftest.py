@@ -96,7 +96,7 @@ def running(checkpoint: Path, database: str, folder: Path, **settings: str) -> I
         web.wait_for("listening")
         yield service
     finally:
-        web.stop()
+        service.web.stop()
         service.worker.stop()
         redis.stop()
 

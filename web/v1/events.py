@@ -121,7 +121,7 @@ def stream(found: Services, job_id: str, after: int) -> Iterator[str]:
     cursor = "0"
     sent = after
     spoke = time.monotonic()
-    patience = PARTIAL_GRACE
+    give_up = 0.0
     block = 0.0
     while not found.stopping():
         news = found.progress.read(job_id, cursor, block)
@@ -131,10 +131,10 @@ def stream(found: Services, job_id: str, after: int) -> Iterator[str]:
             if text.start == len(pieces):  # else some are missing; the record will have all
                 pieces += text.deltas
         job = found.store.job(job_id)
-        if _partial_missing(job) and patience > 0:
-            patience -= block
-            block = 0.2
-            if not news.changed:
+        if _partial_missing(job):
+            give_up = give_up or time.monotonic() + PARTIAL_GRACE
+            if time.monotonic() < give_up:
+                block = 0.2
                 continue
         told = list(events(job, live))
         for number, event in enumerate(told[max(0, sent + 1) :], start=max(0, sent + 1)):
