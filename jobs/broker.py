@@ -25,14 +25,14 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         try:
             super().ack(delivery_tag)
-        except Exception:
+        except Exception:  # whatever it is, it goes on to Celery
             base.QoS.ack(self, delivery_tag)
             raise
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         try:
             super().reject(delivery_tag, requeue)
-        except Exception:
+        except Exception:  # (same)
             base.QoS.ack(self, delivery_tag)
             raise
 
