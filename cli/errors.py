@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import sqlalchemy as sa
-from redis import RedisError
-
-from migrations import SchemaError
+import click
 
 
 class ExpectedError(Exception):
     """A command cannot be carried out; the message is one sentence."""
 
 
-@contextmanager
-def expected() -> Iterator[None]:
-    """Turn the errors that the servers and the schema can give into an `ExpectedError`."""
-    try:
-        yield
-    except SchemaError as error:
-        raise ExpectedError(str(error)) from error
-    except sa.exc.SQLAlchemyError as error:
+def explain(error: Exception) -> str | None:
+    """Say an error in a sentence, or return None where it is no error that a person can mend."""
+    # Imported here because it takes a while, and most commands end without an error.
+    import sqlalchemy as sa
+    from redis import RedisError
+
+    from migrations import SchemaError
+    from worker.lora import LoraError
+
+    if isinstance(error, ExpectedError | SchemaError | LoraError):
+        return str(error)
+    if isinstance(error, sa.exc.SQLAlchemyError):
         reason = first_line(getattr(error, "orig", None) or error)
-        raise ExpectedError(
-            f"the database cannot be used ({reason}): start it, or check HELIXQ_DATABASE_URL"
-        ) from error
-    except RedisError as error:
-        raise ExpectedError(
-            f"Redis cannot be reached ({first_line(error)}): start it, or check HELIXQ_REDIS_URL"
-        ) from error
+        return f"the database cannot be used ({reason}): start it, or check HELIXQ_DATABASE_URL"
+    if isinstance(error, RedisError):
+        return f"Redis cannot be reached ({first_line(error)}): start it, or check HELIXQ_REDIS_URL"
+    return None
+
+
+def fail(message: str) -> click.ClickException:
+    """Make the error that ends a command: one sentence, exit status 1."""
+    text = message.strip()
+    return click.ClickException(text if text.endswith((".", "?", "`")) else f"{text}.")
 
 
 def first_line(error: BaseException) -> str:

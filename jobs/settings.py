@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import sqlalchemy as sa
@@ -30,10 +30,12 @@ class SettingsError(Exception):
     """A setting is wrong or unknown; the message is one sentence that names it."""
 
 
-def _adapters(value: Any) -> Any:
-    """Read ``actor=…,critic=…,regenerator=…`` into a dict of role to reference."""
-    if not isinstance(value, str):
-        return value
+def by_role(value: str) -> dict[Role, str]:
+    """Read ``actor=…,critic=…,regenerator=…`` into a dict of role to reference.
+
+    Raises:
+        ValueError: a role is unknown, missing or given twice.
+    """
     wanted = ", ".join(Role)
     adapters: dict[Role, str] = {}
     for part in value.split(","):
@@ -58,9 +60,10 @@ class Settings(BaseModel):
     #: The base model: a folder or a hub id with optional ``@revision``.
     base_model: str = Field(default=str(DEMO_CHECKPOINT / "base"), min_length=1)
     #: The three adapters, each a folder or a hub id with optional ``@revision``.
-    adapters: Annotated[dict[Role, str], BeforeValidator(_adapters)] = Field(
-        default={role: str(DEMO_CHECKPOINT / role) for role in Role}
-    )
+    adapters: Annotated[
+        dict[Role, str],
+        BeforeValidator(lambda value: by_role(value) if isinstance(value, str) else value),
+    ] = Field(default={role: str(DEMO_CHECKPOINT / role) for role in Role})
     #: ``auto`` is float16 on CUDA, as the model card has it, and float32 on the CPU.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     #: ``4bit`` quantises the base with bitsandbytes; CUDA only.

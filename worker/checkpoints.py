@@ -9,7 +9,7 @@ import pickle
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -211,22 +211,25 @@ def _best_device() -> str:
 
 
 def _checkpoint(reference: str, setting: str, config: str, cache: Path) -> Checkpoint:
-    path = _resolve(reference, setting)
+    path = resolve(reference, setting)
     if not (path / config).is_file():
-        hint = (
-            "; make the demo's checkpoints with `python -m demo`"
-            if path.parts[-3:-1] == ("demo", "checkpoint")
-            else ""
-        )
         raise CheckpointError(
             f"{setting}: there is no {config} in {path}; "
-            f"give a folder in Hugging Face's format or a hub id{hint}"
+            "give a folder in Hugging Face's format or a hub id"
         )
-    return Checkpoint(name=reference, path=path, digest=_digest(path, cache))
+    return Checkpoint(name=reference, path=path, digest=digest(path, cache))
 
 
-def _resolve(reference: str, setting: str) -> Path:
-    """Return the folder a reference means, fetching it from the hub if need be."""
+def resolve(reference: str, setting: str) -> Path:
+    """Return the folder a reference means, fetching it from the hub if need be.
+
+    Args:
+        reference: a folder, or a hub id, with ``@revision`` if not the newest.
+        setting: what names it, for the error.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder.absolute()
@@ -249,15 +252,23 @@ def _resolve(reference: str, setting: str) -> Path:
         ) from error
 
 
-def _digest(path: Path, cache: Path) -> str:
-    """Hash a checkpoint's files; contents that did not change are not read again."""
+def digest(path: Path, cache: Path | None = None) -> str:
+    """Hash a checkpoint's files; contents that did not change are not read again.
+
+    Args:
+        path: the checkpoint's folder.
+        cache: a file that keeps digests from one run to the next.
+
+    Returns:
+        SHA-256 over names and contents, in hexadecimal.
+    """
     files = sorted({file for pattern in (*FILES, *PICKLES) for file in path.glob(pattern)})
     stats = [(file, file.stat()) for file in files]
     keys = [f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats]
-    try:
-        known: dict[str, str] = json.loads(cache.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known: dict[str, str] = {}
+    if cache is not None:
+        with suppress(OSError, ValueError):
+            known = json.loads(cache.read_text())
     unknown = [(key, file) for key, file in zip(keys, files, strict=True) if key not in known]
     if unknown:
         size = sum(file.stat().st_size for _, file in unknown)
@@ -266,11 +277,12 @@ def _digest(path: Path, cache: Path) -> str:
         with ThreadPoolExecutor() as pool:
             hashes = pool.map(_sha256, [file for _, file in unknown])
             known.update(zip([key for key, _ in unknown], hashes, strict=True))
-        try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            cache.write_text(json.dumps(known, indent=1))
-        except OSError as error:
-            log.warning("the digests of %s are not cached: %s", path, error)
+        if cache is not None:
+            try:
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                cache.write_text(json.dumps(known, indent=1))
+            except OSError as error:
+                log.warning("the digests of %s are not cached: %s", path, error)
     listing = "".join(f"{known[key]}  {file.name}\n" for key, file in zip(keys, files, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
 

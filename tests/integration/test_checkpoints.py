@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from demo.random_weights import build
 from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import Settings
+from tests.random_weights import build
 from worker import checkpoints
 from worker.checkpoints import CheckpointError
 

@@ -24,17 +24,15 @@ QUESTION = "What is the relationship between Earth's atmosphere, magnetic field 
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceEngine]:
-    engine = start_engine(checkpoint, tmp_path_factory.mktemp("data"))
+def engine(checkpoint: Path) -> Iterator[ReferenceEngine]:
+    engine = start_engine(checkpoint)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def endless_engine(
-    endless: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ReferenceEngine]:
-    engine = start_engine(endless, tmp_path_factory.mktemp("data"))
+def endless_engine(endless: Path) -> Iterator[ReferenceEngine]:
+    engine = start_engine(endless)
     yield engine
     engine.close()
 

@@ -35,8 +35,8 @@ def nul_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def engine(endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReferenceEngine]:
-    engine = start_engine(endless, tmp_path_factory.mktemp("data"))
+def engine(endless: Path) -> Iterator[ReferenceEngine]:
+    engine = start_engine(endless)
     yield engine
     engine.close()
 
@@ -68,9 +68,9 @@ def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.
 
 
 def test_generated_nul_characters_are_kept(
-    store: Store, progress: Progress, nul_checkpoint: Path, tmp_path: Path
+    store: Store, progress: Progress, nul_checkpoint: Path
 ) -> None:
-    engine = start_engine(nul_checkpoint, tmp_path / "data")
+    engine = start_engine(nul_checkpoint)
     runner = StageRunner(store, engine, progress, WORKER, job_timeout=60)
     job = submit(store, 3, temperature=0)
     for position in range(3):

@@ -54,7 +54,7 @@ def build(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> 
                 task_type="CAUSAL_LM",
             ),
         )
-        assert isinstance(adapter, PeftModel)  # noqa: S101 (get_peft_model's type is wider)
+        assert isinstance(adapter, PeftModel)
         with torch.no_grad():
             for name, weight in adapter.named_parameters():
                 if "lora_B" in name:  # zero at birth: the roles would all say the same
@@ -65,7 +65,7 @@ def build(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     """Train a byte-level BPE: it can spell every text, and frequent words are one token."""
-    bpe = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 (no secret)
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -82,9 +82,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers
         tokenizer_object=bpe,
-        bos_token="<s>",  # noqa: S106 (no secret)
-        eos_token="</s>",  # noqa: S106 (no secret)
-        unk_token="<unk>",  # noqa: S106 (no secret)
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
         model_max_length=CONTEXT,
     )
 

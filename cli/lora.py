@@ -1,0 +1,265 @@
+"""`helixq lora`: adapters made from two models, merged into one, looked into."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.errors import ExpectedError
+
+if TYPE_CHECKING:
+    import torch
+
+    from worker.lora.extract import Report
+    from worker.lora.inspect import Description
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@click.group()
+def lora() -> None:
+    """Make, merge and inspect adapters."""
+
+
+def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
+    """Read a comma-separated subset of what can be kept."""
+    found = [part.strip() for part in value.split(",") if part.strip()]
+    if odd := set(found) - {"embeddings", "head", "norms"}:
+        raise click.BadParameter(
+            f"{sorted(odd)[0]!r} is none of embeddings, head and norms", param=option
+        )
+    return found
+
+
+@lora.command()
+@click.option("--base", required=True, metavar="MODEL", help="A folder, or a hub id.")
+@click.option("--tuned", required=True, metavar="MODEL", help="A full fine-tune of the base.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The adapter's folder.")
+@click.option("--rank", type=int, help="64 by default; with --energy, the most a layer may have.")
+@click.option(
+    "--energy", type=float, metavar="SHARE", help="Each layer's least rank that keeps this share."
+)
+@click.option("--alpha", type=float, help="The rank by default: the difference is applied once.")
+@click.option(
+    "--keep", default="", callback=_subset, metavar="LIST", help="Of embeddings, head and norms."
+)
+@click.option("--base-name", metavar="NAME", help="What the adapter calls its base; --base.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the adapter; by default the tuned's.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--exact", is_flag=True, help="Decompose every layer fully instead of sketching it.")
+@click.option("--seed", type=int, default=0, help="Of the sketches.")
+@click.option("--ignore-tokenizer", is_flag=True, help="Let the vocabularies differ.")
+@click.option("--force", is_flag=True, help="Replace a model or adapter that is in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def extract(
+    base: str,
+    tuned: str,
+    out: Path,
+    rank: int | None,
+    energy: float | None,
+    alpha: float | None,
+    keep: list[str],
+    base_name: str | None,
+    dtype: str | None,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make an adapter of what a fine-tune changed in the base's linear layers.
+
+    Each layer gets the nearest approximation of its rank; its line says how much of the change it
+    keeps, its error (both as shares) and the error that no adapter of this rank can be below.
+    """
+    from worker.lora.extract import DEFAULT_RANK
+    from worker.lora.extract import extract as run
+    from worker.lora.lowrank import Target
+
+    if rank is None and energy is None:
+        rank = DEFAULT_RANK
+    if alpha is not None and rank is not None and energy is None and alpha != rank:
+        _warn(
+            f"with --alpha {alpha:g} and rank {rank}, the adapter will apply {alpha / rank:g} times "
+            "the difference"
+        )
+    with _progress("extracting") as progress:
+        report = run(
+            _resolve(base, "--base"),
+            _resolve(tuned, "--tuned"),
+            out,
+            target=Target(rank=rank, energy=energy),
+            alpha=alpha,
+            base_name=base_name or base,
+            keep=keep,
+            dtype=_dtype(dtype),
+            device=_device(device),
+            progress=progress,
+            **options,
+        )
+    for warning in report.warnings:
+        _warn(warning)
+    if any(rest.kept for rest in report.rest):
+        _warn("an adapter that replaces whole modules is refused by the engine that batches")
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **report.to_json()}, indent=2))
+    else:
+        _print(report, out)
+
+
+@lora.command()
+@click.option("--base", required=True, metavar="MODEL", help="A folder, or a hub id.")
+@click.option("--adapter", required=True, metavar="ADAPTER", help="A folder, or a hub id.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The model's folder.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the model; by default the base's.")
+@click.option("--force", is_flag=True, help="Replace a model or adapter that is in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def merge(
+    base: str, adapter: str, out: Path, dtype: str | None, force: bool, as_json: bool
+) -> None:
+    """Add an adapter to its base: a full model of its own."""
+    from dataclasses import asdict
+
+    from worker.lora.merge import merge as run
+
+    with _progress("merging") as progress:
+        merged = run(
+            _resolve(base, "--base"),
+            _resolve(adapter, "--adapter"),
+            out,
+            dtype=_dtype(dtype),
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **asdict(merged)}, indent=2))
+        return
+    click.echo(
+        f"{out}: {merged.tensors} tensors, {merged.bytes / 1e6:.1f} MB; {merged.layers} layers "
+        f"merged, {merged.replaced} tensors replaced, {merged.seconds:.1f} s."
+    )
+
+
+@lora.command()
+@click.argument("adapter")
+@click.option("--convert", is_flag=True, help="First write a pickled adapter as safetensors too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
+def inspect(adapter: str, convert: bool, as_json: bool) -> None:
+    """Say what an adapter is, what it does to each layer, and who can use it."""
+    from worker import checkpoints
+    from worker.lora import inspect as module
+
+    folder = _resolve(adapter, "ADAPTER")
+    if convert:
+        click.echo(f"wrote {module.convert(folder)}", err=True)
+    found = module.inspect(folder)
+    digest = f"sha256:{checkpoints.digest(folder)}"
+    if as_json:
+        click.echo(json.dumps({**found.to_json(), "digest": digest}, indent=2))
+        return
+    for line in _described(found, digest):
+        click.echo(line)
+
+
+def _described(found: Description, digest: str) -> Iterator[str]:
+    """Say in lines what an adapter is."""
+
+    def several(values: list[Any]) -> str:
+        return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+
+    yield f"base        {found.base or 'not named'}"
+    yield f"rank        {several(found.ranks)}"
+    yield f"alpha       {several(found.alphas)}"
+    yield f"scaling     {several(found.scalings)}"
+    yield f"targets     {several(found.targets)}"
+    if found.replaced:
+        yield f"replaces    {several(found.replaced)}"
+    yield f"parameters  {found.parameters:,}"
+    yield f"file        {found.file}, {found.bytes / 1e6:.2f} MB, {several(found.dtypes)}"
+    yield f"digest      {digest}"
+    yield f"batching    {'no: ' + '; '.join(found.refusals) if found.refusals else 'yes'}"
+    yield ""
+    width = max((len(layer.name) for layer in found.layers), default=5)
+    yield f"{'layer':<{width}}  {'shape':>13}  {'rank':>4}  {'scaling':>7}  {'norm':>9}"
+    for layer in found.layers:
+        shape = f"{layer.shape[0]} x {layer.shape[1]}"
+        yield (
+            f"{layer.name:<{width}}  {shape:>13}  {layer.rank:>4}  {layer.scaling:>7.4g}  "
+            f"{layer.norm:>9.4g}"
+        )
+
+
+def _print(report: Report, out: Path) -> None:
+    """Print the table of an extraction."""
+    names = [layer.name.removesuffix(".weight") for layer in report.layers]
+    width = max(map(len, names))
+    click.echo(
+        f"{'layer':<{width}}  {'shape':>13}  {'rank':>4}  {'norm':>9}  {'kept':>8}  {'error':>8}  "
+        f"{'best >=':>8}  {'seconds':>7}"
+    )
+    for name, layer in zip(names, report.layers, strict=True):
+        shape = f"{layer.shape[0]} x {layer.shape[1]}"
+        click.echo(
+            f"{name:<{width}}  {shape:>13}  {layer.rank:>4}  {layer.norm:>9.4g}  {layer.kept:>8.3%}  "
+            f"{layer.error:>8.3%}  {layer.best_error_at_least:>8.3%}  {layer.seconds:>7.2f}"
+        )
+    click.echo(
+        f"{'total':<{width}}  {'':>13}  {'':>4}  {report.norm:>9.4g}  {1 - report.error**2:>8.3%}  "
+        f"{report.error:>8.3%}  {'':>8}  {report.seconds:>7.2f}"
+    )
+    for rest in report.rest:
+        fate = "kept" if rest.kept else "dropped"
+        if not rest.kept:
+            fate += {"biases": ", as no LoRA holds biases", "other": ""}.get(
+                rest.kind, f" (--keep {rest.kind} stores them)"
+            )
+        click.echo(f"{rest.kind}: {rest.tensors} differ by a norm of {rest.norm:.4g}: {fate}.")
+    click.echo(f"{out}: {report.parameters:,} parameters, {report.bytes / 1e6:.1f} MB.")
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on standard error, if someone looks."""
+    with click.progressbar(
+        length=1, label=label, file=sys.stderr, hidden=not sys.stderr.isatty(), show_pos=True
+    ) as bar:
+
+        def show(_: str, done: int, of: int) -> None:
+            bar.length = of
+            bar.update(done - bar.pos)
+
+        yield show
+
+
+def _warn(message: str) -> None:
+    click.echo(f"Warning: {message}.", err=True)
+
+
+def _resolve(reference: str, option: str) -> Path:
+    """Return a model's or an adapter's folder, fetched from the hub if need be."""
+    from worker.checkpoints import CheckpointError, resolve
+
+    try:
+        return resolve(reference, option)
+    except CheckpointError as error:
+        raise ExpectedError(str(error)) from error
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    from worker import checkpoints
+
+    return checkpoints.DTYPES[name] if name else None
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ExpectedError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

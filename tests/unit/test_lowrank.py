@@ -1,0 +1,180 @@
+"""The maths of extraction: as good as a singular value decomposition, and provably so."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from worker.lora import lowrank
+from worker.lora.lowrank import Target
+
+#: Float32's share in a relative error of products and sums of a few hundred terms.
+SLACK = 1e-5
+
+
+def matrix(m: int, n: int, seed: int, decay: float, noise: float) -> Tensor:
+    """Return a random matrix whose singular values fall like i**-decay, over a floor of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    k = min(m, n)
+    u = torch.linalg.qr(torch.randn(m, k, generator=generator)).Q
+    v = torch.linalg.qr(torch.randn(n, k, generator=generator)).Q
+    values = torch.arange(1.0, k + 1) ** -decay
+    rough = torch.randn(m, n, generator=generator) / math.sqrt(max(m, n))
+    found: Tensor = (u * values) @ v.T + noise * rough
+    return found
+
+
+def tail(d: Tensor, rank: int) -> float:
+    """Return the error of the best approximation: Eckart and Young."""
+    return float(torch.linalg.svdvals(d.double())[rank:].square().sum().sqrt())
+
+
+matrices = st.builds(
+    matrix,
+    m=st.integers(60, 200),
+    n=st.integers(60, 200),
+    seed=st.integers(0, 2**32 - 1),
+    decay=st.floats(0, 3),
+    noise=st.sampled_from([0.0, 0.01, 0.3]),
+)
+few = settings(max_examples=25, deadline=None)
+
+
+@few
+@given(matrices, st.integers(1, 60))
+def test_exact_is_the_optimum(d: Tensor, rank: int) -> None:
+    found = lowrank.exact(d, Target(rank=rank))
+    norm = float(d.norm())
+    assert found.norm == pytest.approx(norm, rel=SLACK)
+    assert (found.b.shape, found.a.shape) == ((d.shape[0], rank), (rank, d.shape[1]))
+    error, best = lowrank.error(d, found.b, found.a), tail(d, rank)
+    assert error == pytest.approx(best, abs=SLACK * norm)
+    assert found.best == pytest.approx(best, abs=SLACK * norm)
+
+
+@few
+@given(matrices, st.integers(1, 20), st.integers(0, 3))
+def test_the_bound_of_a_sketch_bounds(d: Tensor, rank: int, seed: int) -> None:
+    found = lowrank.randomised(d, Target(rank=rank), seed=seed)
+    best, norm = tail(d, rank), float(d.norm())
+    if found is None:
+        return
+    error = lowrank.error(d, found.b, found.a)
+    assert found.best <= best * (1 + 1e-6), "no approximation is better, so no bound may be above"
+    assert error >= best - SLACK * norm
+    assert error <= best * (1 + lowrank.TOLERANCE) + 3e-3 * norm
+
+
+def test_bounds_hold_after_every_block_and_tighten() -> None:
+    d = matrix(200, 300, seed=1, decay=0.5, noise=0.1)
+    squares = torch.linalg.svdvals(d.double()).square()
+    sketch = lowrank._Krylov(d, 20, torch.Generator().manual_seed(0))
+    bounds = []
+    for _ in range(5):
+        sketch.expand()
+        missed = sketch.missed(lambda _: True)
+        assert missed is not None
+        q = sketch._q
+        outside = d.double() - q @ (q.T @ d.double())
+        assert missed >= float(torch.linalg.matrix_norm(outside, 2)) ** 2
+        for rank in (1, 5, 10, 20):
+            truth = float(squares[:rank].sum())
+            assert float(sketch.values[:rank].sum()) <= truth * (1 + SLACK)
+            assert sketch.most(rank, missed, float(squares.sum())) >= truth * (1 - SLACK)
+        bounds.append(sketch.most(10, missed, float(squares.sum())))
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[-1] == pytest.approx(float(squares[:10].sum()), rel=1e-2)
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
+def test_sketches_suffice_for_spectra_that_decay(decay: float) -> None:
+    d = matrix(300, 500, seed=2, decay=decay, noise=0)
+    found = lowrank.approximate(d, Target(rank=8))
+    assert not found.exact
+    best = tail(d, 8)
+    assert lowrank.error(d, found.b, found.a) <= best * (1 + lowrank.TOLERANCE)
+    assert found.best == pytest.approx(best, rel=3 * lowrank.TOLERANCE)
+
+
+def test_what_cannot_be_shown_is_computed_exactly() -> None:
+    """All singular values are equal: no subspace is better than another, and none converges."""
+    d = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(3))).Q
+    assert lowrank.randomised(d, Target(energy=0.5)) is None
+    found = lowrank.approximate(d, Target(energy=0.5))
+    assert found.exact
+    assert found.rank in (150, 151)
+
+
+@few
+@given(matrices, st.floats(0.05, 0.99))
+def test_the_rank_for_a_share_is_the_smallest(d: Tensor, share: float) -> None:
+    squares = torch.linalg.svdvals(d.double()).square()
+    kept = squares.cumsum(0) / squares.sum()
+    for found in (
+        lowrank.exact(d, Target(energy=share)),
+        lowrank.randomised(d, Target(energy=share)),
+    ):
+        if found is not None:
+            assert kept[found.rank - 1] >= share - SLACK
+            assert found.rank == 1 or kept[found.rank - 2] <= share + SLACK
+
+
+def test_a_share_and_a_rank_take_the_lesser() -> None:
+    d = matrix(300, 400, seed=4, decay=1, noise=0)
+    free = lowrank.approximate(d, Target(energy=0.9)).rank
+    assert free > 3
+    assert lowrank.approximate(d, Target(energy=0.9, rank=3)).rank == 3
+    assert lowrank.approximate(d, Target(energy=0.9, rank=100)).rank == free
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300)])
+def test_the_same_seed_gives_the_same_factors(shape: tuple[int, int]) -> None:
+    d = matrix(*shape, seed=5, decay=1, noise=0)
+    first, second = (lowrank.approximate(d, Target(rank=8), seed=7) for _ in range(2))
+    assert not first.exact
+    assert torch.equal(first.b, second.b)
+    assert torch.equal(first.a, second.a)
+    other = lowrank.approximate(d, Target(rank=8), seed=8)
+    assert not torch.equal(first.b, other.b)
+
+
+@pytest.mark.parametrize("target", [Target(rank=5), Target(energy=0.9)])
+def test_no_difference_is_zero_factors(target: Target) -> None:
+    found = lowrank.approximate(torch.zeros(300, 400), target)
+    assert not found.b.any()
+    assert (found.norm, found.best) == (0, 0)
+    assert found.rank == (5 if target.rank else 1)
+
+
+def test_a_difference_of_lower_rank_is_reproduced() -> None:
+    generator = torch.Generator().manual_seed(6)
+    d = torch.randn(400, 4, generator=generator) @ torch.randn(4, 300, generator=generator)
+    for exact_only in (False, True):
+        found = lowrank.approximate(d, Target(rank=16), exact_only=exact_only)
+        assert found.exact == exact_only
+        assert lowrank.error(d, found.b, found.a) <= SLACK * found.norm
+        assert found.b.isfinite().all()
+        assert found.a.isfinite().all()
+
+
+def test_factors_are_balanced_for_half_precision() -> None:
+    """At 1e-7 the unbalanced factors U S and V would underflow in float16."""
+    d = matrix(300, 400, seed=8, decay=1, noise=0) * 1e-7
+    found = lowrank.approximate(d, Target(rank=8))
+    torch.testing.assert_close(found.b.norm(dim=0), found.a.norm(dim=1), rtol=1e-3, atol=0)
+    b, a = found.b.half(), found.a.half()
+    rounded, exact = lowrank.error(d, b, a), lowrank.error(d, found.b, found.a)
+    assert rounded == pytest.approx(exact, rel=1e-2)
+
+
+@few
+@given(matrices, st.integers(1, 20))
+def test_the_norm_of_a_product_needs_no_product(d: Tensor, rank: int) -> None:
+    found = lowrank.exact(d, Target(rank=rank))
+    norm = float((found.b.double() @ found.a.double()).norm())
+    assert lowrank.norm_of_product(found.b, found.a) == pytest.approx(norm, rel=1e-6)
