@@ -9,15 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
+from cli import evaluating
+from cli.bench import bench
+from cli.errors import explain, fail
+from cli.lora import lora
 from jobs import logs, settings
 from jobs.settings import Settings
-
-
-def fail(message: str) -> click.ClickException:
-    """Make the error that ends a command: one sentence, exit status 1."""
-    text = message.strip()
-    return click.ClickException(text if text.endswith((".", "?", "`")) else f"{text}.")
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +27,14 @@ class _Group(click.Group):
             context.obj = settings.load()
         except settings.SettingsError as error:
             raise fail(str(error)) from error
-        return super().invoke(context)
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if (sentence := explain(error)) is None:
+                raise
+            raise fail(sentence) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,7 +53,7 @@ def up(settings: Settings) -> None:
     from cli import up as module
 
     logs.configure(settings.log_format, "up")
-    sys.exit(_explained(lambda: module.run(settings)))
+    sys.exit(module.run(settings))
 
 
 @main.command()
@@ -59,7 +63,7 @@ def web(settings: Settings) -> None:
     from cli import parts
 
     logs.configure(settings.log_format, "web")
-    _explained(lambda: parts.web(settings))
+    parts.web(settings)
 
 
 @main.command()
@@ -69,7 +73,7 @@ def worker(settings: Settings) -> None:
     from cli import parts
 
     logs.configure(settings.log_format, "worker")
-    sys.exit(_explained(lambda: parts.worker(settings)))
+    sys.exit(parts.worker(settings))
 
 
 @main.command()
@@ -80,7 +84,7 @@ def migrate(settings: Settings, target: str) -> None:
     from cli import parts
 
     logs.configure(settings.log_format, "migrate")
-    revision = _explained(lambda: parts.migrate(settings, target))
+    revision = parts.migrate(settings, target)
     click.echo(f"The database's schema is at {revision or 'base: it is empty'}.")
 
 
@@ -125,15 +129,13 @@ def ask(
         question = sys.stdin.read()
     body = {k: v for k, v in {**options, "instructions": system}.items() if v is not None}
 
-    def run() -> int:
-        with Client(url or settings.url) as client:
-            job_id = client.submit({"input": question, **body})
-            if no_wait:
-                click.echo(json.dumps({"id": job_id}) if as_json else job_id)
-                return 0
-            return asking.follow(client, job_id, as_json=as_json)
-
-    sys.exit(_explained(run))
+    with Client(url or settings.url) as client:
+        job_id = client.submit({"input": question, **body})
+        if no_wait:
+            click.echo(json.dumps({"id": job_id}) if as_json else job_id)
+            return
+        status = asking.follow(client, job_id, as_json=as_json)
+    sys.exit(status)
 
 
 @main.command()
@@ -144,19 +146,10 @@ def chat(settings: Settings, /, url: str | None) -> None:
     from cli import asking
     from cli.client import Client
 
-    def run() -> None:
-        with Client(url or settings.url) as client:
-            asking.chat(client)
-
-    _explained(run)
+    with Client(url or settings.url) as client:
+        asking.chat(client)
 
 
-def _explained(call: Callable[[], Any]) -> Any:
-    """Run a command; the errors it expects become one sentence and exit status 1."""
-    from cli.errors import ExpectedError, expected
-
-    try:
-        with expected():
-            return call()
-    except ExpectedError as error:
-        raise fail(str(error)) from error
+main.add_command(bench)
+main.add_command(evaluating.command)
+main.add_command(lora)

@@ -1,0 +1,266 @@
+"""`helixq eval`: actor against regenerator, and adapters against three full models."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.errors import ExpectedError
+from jobs.pipeline import DEFAULT_SYSTEM, MAX_SEED, Role, Sampling
+from jobs.settings import Settings, by_role
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from worker.checkpoints import Checkpoints
+    from worker.evaluation.forms import Form
+    from worker.evaluation.measure import Measurement
+    from worker.evaluation.report import Report
+    from worker.evaluation.task import Task
+
+#: The demo's held-out questions, and how its texts are read.
+DEMO_TASK = Path(__file__).parent.parent / "demo" / "held_out.jsonl"
+DEMO_ANSWER = r"= (\d+)\."
+DEMO_APPROVAL = r": right\."
+#: Pictures that matplotlib draws.
+PICTURES = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    task: Path | None
+    answer: str | None
+    approval: str | None
+    full: dict[Role, Path]
+    ranks: tuple[int, ...]
+    limit: int | None
+    system: str
+    sampling: Sampling
+    batch: int
+    as_json: bool
+    transcripts: Path | None
+    markdown: Path | None
+    plot: Path | None
+
+
+def run(settings: Settings, options: Options) -> None:
+    """Measure, print, and write the files that were asked for.
+
+    Raises:
+        ExpectedError: something that a person can mend.
+    """
+    for package in ("scipy", *(["matplotlib"] if options.plot else [])):
+        if importlib.util.find_spec(package) is None:
+            raise ExpectedError(f"{package} is not installed: pip install 'helixq[eval]'")
+    _check(options)
+    with _explained():
+        report = _measure(settings, options)
+    if options.transcripts:
+        forms = {"adapters": report.adapters, "full": report.full}
+        lines = [
+            json.dumps({"form": name, **transcript.describe()}, ensure_ascii=False)
+            for name, measurement in forms.items()
+            if measurement is not None
+            for transcript in measurement.transcripts
+        ]
+        options.transcripts.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if options.markdown:
+        report.write_into(options.markdown)
+    if options.plot:
+        report.plot(options.plot)
+    click.echo(json.dumps(report.describe(), indent=2) if options.as_json else report.markdown())
+
+
+def _check(options: Options) -> None:
+    """Find out now, not after an hour, what cannot be written."""
+    if options.ranks and not options.full:
+        raise ExpectedError("--ranks extracts adapters from full models: name them with --full")
+    for file in filter(None, (options.transcripts, options.markdown, options.plot)):
+        there = file if file.exists() else file.absolute().parent
+        if file.is_dir() or not os.access(there, os.W_OK):
+            raise ExpectedError(f"{file} cannot be written")
+    if options.plot and options.plot.suffix not in PICTURES:
+        raise ExpectedError(f"{options.plot} should end in one of {', '.join(PICTURES)}")
+
+
+def _measure(settings: Settings, options: Options) -> Report:
+    from worker import checkpoints
+    from worker.evaluation import forms
+    from worker.evaluation.report import Report
+
+    task = _task(options)
+    found = checkpoints.find(settings)
+    adapters = _measured(forms.Adapters(found), task, options)
+    full = None
+    if options.full:
+        full = _measured(forms.FullModels(found, options.full), task, options)
+    ranks = {}
+    for rank in sorted(set(options.ranks)):
+        with tempfile.TemporaryDirectory(prefix="helixq-eval-") as folder:
+            extracted = _extract(found, options.full, rank, Path(folder))
+            chosen = checkpoints.find(settings.model_copy(update={"adapters": extracted}))
+            form = forms.Adapters(chosen, f"adapters of rank {rank}")
+            ranks[rank] = _measured(form, task, options)
+    return Report(adapters, full, ranks)
+
+
+def _task(options: Options) -> Task:
+    from worker.evaluation import task
+
+    if options.task is None:
+        answer, approval = options.answer or DEMO_ANSWER, options.approval or DEMO_APPROVAL
+        loaded = task.load(DEMO_TASK, answer=answer, approval=approval)
+    else:
+        loaded = task.load(options.task, answer=options.answer, approval=options.approval)
+    if options.limit is None:
+        return loaded
+    # Evenly from the whole file, so that all kinds stay in.
+    total = len(loaded.questions)
+    count = min(options.limit, total)
+    return replace(
+        loaded, questions=tuple(loaded.questions[i * total // count] for i in range(count))
+    )
+
+
+def _measured(form: Form, task: Task, options: Options) -> Measurement:
+    from tqdm import tqdm
+
+    from worker.evaluation.measure import measure
+
+    # Three texts a question; nothing is shown where standard error is no terminal.
+    total = 3 * len(task.questions)
+    with tqdm(total=total, desc=form.name, unit="text", disable=None, leave=False) as bar:
+
+        def tick(role: Role) -> Any:
+            bar.set_postfix_str(role)
+            return bar.update
+
+        return measure(
+            form,
+            task,
+            system=options.system,
+            sampling=options.sampling,
+            batch=options.batch,
+            tick=tick,
+        )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from worker.checkpoints import CheckpointError
+    from worker.evaluation.task import TaskError
+    from worker.lora import LoraError
+
+    try:
+        yield
+    except (TaskError, CheckpointError, LoraError) as error:
+        raise ExpectedError(str(error)) from error
+
+
+def _extract(
+    found: Checkpoints, full: dict[Role, Path], rank: int, folder: Path
+) -> dict[Role, str]:
+    """Extract an adapter of each role into ``folder``; return where they are."""
+    from worker.lora.extract import extract
+    from worker.lora.lowrank import Target
+
+    for role, tuned in full.items():
+        extract(found.base.path, tuned, folder / role, target=Target(rank=rank))
+    return {role: str(folder / role) for role in full}
+
+
+def _full(_context: click.Context, _option: click.Parameter, value: str | None) -> dict[Role, Path]:
+    if value is None:
+        return {}
+    try:
+        folders = {role: Path(folder).expanduser() for role, folder in by_role(value).items()}
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    for role, folder in folders.items():
+        if not (folder / "config.json").is_file():
+            raise click.BadParameter(f"{role}: there is no config.json in {folder}")
+    return folders
+
+
+def _ranks(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        ranks = tuple(int(rank) for rank in value.split(",")) if value else ()
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 4,8,16") from error
+    if any(rank < 1 for rank in ranks):
+        raise click.BadParameter("a rank is at least 1")
+    return ranks
+
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("eval")
+@click.argument("task", required=False, type=FILE)
+@click.option(
+    "--answer",
+    metavar="REGEX",
+    help="Finds the answer in a text: its last match, or that match's first group.",
+)
+@click.option(
+    "--approval", metavar="REGEX", help="Matches critiques that take the answer to be right."
+)
+@click.option(
+    "--full",
+    metavar="ROLE=FOLDER,…",
+    callback=_full,
+    help="The three full models, to compare with: actor=…,critic=…,regenerator=….",
+)
+@click.option(
+    "--ranks",
+    metavar="N,N,…",
+    callback=_ranks,
+    help="Also extract adapters of these ranks from the full models, and measure each.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Ask so many of the questions only.")
+@click.option("--system", metavar="TEXT", help="The system prompt; the model card's by default.")
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), default=0, show_default="greedy decoding"
+)
+@click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Texts generated together.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the measurement as JSON.")
+@click.option("--transcripts", type=FILE, help="Write every text to this file, as JSON lines.")
+@click.option("--markdown", type=FILE, help="Put the tables into this Markdown file.")
+@click.option("--plot", type=FILE, help="Draw them into this file (.svg, .png or .pdf).")
+@click.pass_obj
+def command(
+    settings: Settings,
+    /,
+    temperature: float,
+    max_output_tokens: int,
+    seed: int,
+    system: str | None,
+    **options: Any,
+) -> None:
+    """Measure what critic and regenerator bring, on questions with known answers.
+
+    TASK is a file of JSON lines, {"question": …, "answer": …} with an optional "kind" to count
+    by; without it the demo's held-out questions are asked. The models are those of the settings.
+    """
+    sampling = Sampling(temperature=temperature, max_output_tokens=max_output_tokens, seed=seed)
+    run(
+        settings,
+        Options(system=DEFAULT_SYSTEM if system is None else system, sampling=sampling, **options),
+    )

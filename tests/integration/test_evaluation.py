@@ -1,0 +1,177 @@
+"""The measurement: its texts are the service's, its tables true, its errors sentences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import main
+from jobs import pipeline, settings
+from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
+from tests.conftest import model_settings, start_engine
+from worker import checkpoints
+from worker.engine.interface import Request
+from worker.evaluation import report
+from worker.evaluation.forms import Adapters, FullModels
+from worker.evaluation.measure import Measurement, measure
+from worker.evaluation.task import load
+from worker.lora.merge import merge
+
+GREEDY = Sampling(temperature=0, max_output_tokens=12)
+QUESTIONS = (
+    ("Why?", "why", "short"),
+    ("What is the relationship between Earth's atmosphere and gravity?", "air", "long"),
+    ("Explain how the magnetic field is made.", "iron", "long"),
+)
+
+
+@pytest.fixture(scope="module")
+def environ(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    data = tmp_path_factory.mktemp("data")
+    return {**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data)}
+
+
+@pytest.fixture(scope="module")
+def task_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("task") / "task.jsonl"
+    rows = ({"question": q, "answer": a, "kind": k} for q, a, k in QUESTIONS)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return file
+
+
+@pytest.fixture(scope="module")
+def full(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
+    """Three full models that say what base and adapters say."""
+    folder = tmp_path_factory.mktemp("full")
+    for role in Role:
+        merge(checkpoint / "base", checkpoint / role, folder / role)
+    return {role: folder / role for role in Role}
+
+
+def texts(found: Measurement) -> list[tuple[str, str, str]]:
+    return [(t.answer, t.critique, t.regeneration) for t in found.transcripts]
+
+
+def test_the_texts_are_the_services(
+    checkpoint: Path, environ: dict[str, str], task_file: Path, full: dict[Role, Path]
+) -> None:
+    """What the engine writes one by one, both forms write in padded batches."""
+    engine = start_engine(checkpoint)
+    wanted = []
+    for question, _, _ in QUESTIONS:
+        outputs: list[str] = []
+        for stage in pipeline.stages():
+            prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, outputs)
+            outputs.append(engine.submit(Request(stage.role, prompt, GREEDY)).result().text)
+        wanted.append(tuple(outputs))
+    engine.close()
+    found = checkpoints.find(settings.load(environ))
+    for form in (Adapters(found), FullModels(found, full)):
+        written: list[int] = []
+        measured = measure(
+            form,
+            load(task_file),
+            system=DEFAULT_SYSTEM,
+            sampling=GREEDY,
+            batch=2,
+            tick=lambda _, written=written: written.append,  # type: ignore[misc]  # a default
+        )
+        assert texts(measured) == wanted
+        assert sum(written) == 9
+        assert list(measured.counts) == ["all", "short", "long"]
+    assert measured.weight_bytes > 2 * Adapters(found).weight_bytes()
+
+
+def run(environ: dict[str, str], *arguments: object, status: int = 0) -> Any:
+    found = CliRunner().invoke(main, ["eval", *map(str, arguments)], env=environ)
+    assert found.exit_code == status, found.output
+    return found
+
+
+def test_the_command_measures_both_forms_and_ranks(
+    environ: dict[str, str], task_file: Path, full: dict[Role, Path], tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("out.md", "out.svg", "out.jsonl")]
+    files[0].write_text(f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nThe end.\n")
+    arguments = (
+        *(task_file, "--full", ",".join(f"{role}={full[role]}" for role in Role)),
+        *("--ranks", "4,1", "--max-output-tokens", 8, "--answer", r"\w+", "--approval", "the"),
+        *("--markdown", files[0], "--plot", files[1], "--transcripts", files[2]),
+    )
+    found = json.loads(run(environ, *arguments, "--json").output)
+    counts = found["adapters"]["counts"]
+    assert counts["all"]["actor"]["total"] == 3
+    assert {kind: c["actor"]["total"] for kind, c in counts.items()} == {
+        "all": 3,
+        "short": 1,
+        "long": 2,
+    }
+    assert counts == found["full"]["counts"], "merged models say the same"
+    assert found["adapters_against_full"]["difference"] == 0
+    assert found["full"]["weight_bytes"] > 2 * found["adapters"]["weight_bytes"]
+    assert list(found["ranks"]) == ["1", "4"]
+
+    text = files[0].read_text()
+    assert text.startswith("# Title\n")
+    assert text.endswith("The end.\n")
+    assert "old" not in text
+    assert "| all (3) | base + 3 adapters |" in text
+    assert "| rank | MB of weights |" in text
+    assert "</svg>" in files[1].read_text()
+    lines = [json.loads(line) for line in files[2].read_text().splitlines()]
+    assert len(lines) == 6
+    assert {line["form"] for line in lines} == {"adapters", "full"}
+    assert all(line["actor"] and line["question"] for line in lines)
+
+
+def test_a_limit_keeps_all_kinds(environ: dict[str, str], task_file: Path) -> None:
+    found = json.loads(
+        run(environ, task_file, "--limit", 2, "--max-output-tokens", 2, "--json").output
+    )
+    counts = found["adapters"]["counts"]
+    assert (counts["all"]["actor"]["total"], set(counts)) == (2, {"all", "short", "long"})
+    assert counts["all"]["critic"] is None, "no pattern says how verdicts are read"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["/no/such/file"], "No such file"),
+        (["--ranks", "4"], "name them with --full"),
+        (["--plot", "/no/such/folder/x.svg"], "cannot be written"),
+        (["--plot", "x.txt"], "should end in one of .svg, .png, .pdf"),
+        (["--answer", "("], "is not a regular expression"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    environ: dict[str, str], task_file: Path, arguments: list[str], says: str
+) -> None:
+    first = [] if arguments[0].startswith("/") else [task_file]
+    found = run(environ, *first, *arguments, status=1)
+    assert found.stderr.startswith("Error: ")
+    assert says in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--full", "actor=/nowhere"], "critic, regenerator"),
+        (["--ranks", "four"], "is not a list of numbers"),
+        (["--ranks", "0"], "a rank is at least 1"),
+        (["--temperature", "3"], "not in the range"),
+    ],
+)
+def test_bad_options_are_explained(
+    environ: dict[str, str], arguments: list[str], says: str
+) -> None:
+    assert says in run(environ, *arguments, status=2).stderr
+
+
+def test_a_question_longer_than_the_context(environ: dict[str, str], task_file: Path) -> None:
+    found = run({**environ, "HELIXQ_MAX_CONTEXT": "16"}, task_file, status=1)
+    assert "leaves no room in the model's context of 16" in found.stderr

@@ -1,0 +1,1 @@
+"""Measures what critic and regenerator bring, and what the LoRA form loses."""

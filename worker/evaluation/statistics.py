@@ -1,0 +1,96 @@
+"""Shares with confidence intervals, and the comparison of two on the same questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import binomtest, norm
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many, with Wilson's 95% interval (E. B. Wilson, JASA 22, 1927)."""
+
+    hits: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """Between 0 and 1; not a number if there is nothing to count."""
+        return self.hits / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        if not self.total:
+            return math.nan, math.nan
+        found = binomtest(self.hits, self.total).proportion_ci(CONFIDENCE, method="wilson")
+        return float(found.low), float(found.high)
+
+    def describe(self) -> dict[str, float | int]:
+        low, high = self.interval
+        return {
+            "hits": self.hits,
+            "total": self.total,
+            "share": self.value,
+            "low": low,
+            "high": high,
+        }
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How much more often ``after`` is right than ``before``, on the same questions."""
+
+    #: Wrong before, right after.
+    mended: int
+    #: Right before, wrong after.
+    spoilt: int
+    total: int
+
+    @property
+    def difference(self) -> float:
+        """Between -1 and 1."""
+        return (self.mended - self.spoilt) / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of D. G. Bonett and R. M. Price, J. Educ. Behav. Stat. 37 (2012)."""
+        up, down = ((count + 1) / (self.total + 2) for count in (self.mended, self.spoilt))
+        error = math.sqrt((up + down - (up - down) ** 2) / (self.total + 2))
+        reach = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+        return max(-1.0, up - down - reach), min(1.0, up - down + reach)
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact test, two-sided: are mended and spoilt equally likely?"""
+        changed = self.mended + self.spoilt
+        return float(binomtest(self.mended, changed).pvalue) if changed else 1.0
+
+    def describe(self) -> dict[str, float | int]:
+        low, high = self.interval
+        return {
+            "mended": self.mended,
+            "spoilt": self.spoilt,
+            "total": self.total,
+            "difference": self.difference,
+            "low": low,
+            "high": high,
+            "p_value": self.p_value,
+        }
+
+
+def share(flags: Sequence[bool]) -> Share:
+    """Count the true ones."""
+    return Share(sum(flags), len(flags))
+
+
+def compare(before: Sequence[bool], after: Sequence[bool]) -> Paired:
+    """Compare two lists of rights and wrongs about the same questions, in the same order."""
+    pairs = list(zip(before, after, strict=True))
+    return Paired(
+        mended=sum(b < a for b, a in pairs), spoilt=sum(b > a for b, a in pairs), total=len(pairs)
+    )

@@ -1,0 +1,99 @@
+"""A task: questions with known answers, and how to read a text's answer and a verdict."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class TaskError(Exception):
+    """The questions or patterns cannot be used; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its only right answer."""
+
+    question: str
+    answer: str
+    #: The group that it is counted in besides the whole, or "".
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions, and how texts about them are read."""
+
+    questions: tuple[Question, ...]
+    #: Finds the answer in a text: the last match, or its first group. None takes the whole text.
+    answer: re.Pattern[str] | None = None
+    #: Finds in a critique that it takes the answer to be right. None: verdicts are not read.
+    approval: re.Pattern[str] | None = None
+
+    def is_right(self, question: Question, text: str) -> bool:
+        """Whether a text gives the question's answer, to the character."""
+        return self.read(text) == question.answer.strip()
+
+    def read(self, text: str) -> str | None:
+        """Return the answer that a text gives, or None where it gives none."""
+        if self.answer is None:
+            return text.strip()
+        found = list(self.answer.finditer(text))
+        if not found:
+            return None
+        return str(found[-1][1 if self.answer.groups else 0]).strip()
+
+
+def load(path: Path, *, answer: str | None = None, approval: str | None = None) -> Task:
+    """Read a task from JSON lines: ``{"question": …, "answer": …}``, with optional ``kind``.
+
+    Args:
+        path: the file.
+        answer: a regular expression that finds the answer in a text; its last match counts, or
+            that match's first group. Without it the whole text, stripped, is the answer.
+        approval: a regular expression that a critique matches if it takes the answer to be right.
+
+    Raises:
+        TaskError: the file or a pattern cannot be used.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise TaskError(f"the questions in {path} cannot be read: {reason}") from error
+    questions = tuple(
+        _question(line, f"line {number} of {path}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
+    if not questions:
+        raise TaskError(f"there are no questions in {path}")
+    return Task(questions, _pattern(answer), _pattern(approval))
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise TaskError(f"{where} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise TaskError(f'{where} is not an object such as {{"question": "…", "answer": "…"}}')
+    if odd := sorted(set(row) - {"question", "answer", "kind"}):
+        raise TaskError(f"{where} has a field {odd[0]!r}; question, answer and kind are known")
+    for field in ("question", "answer"):
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            raise TaskError(f"{where} needs a text in {field!r}")
+    if not isinstance(row.get("kind", ""), str):
+        raise TaskError(f"{where} needs a text in 'kind', or none")
+    return Question(**row)
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise TaskError(f"{text!r} is not a regular expression: {error}") from error
