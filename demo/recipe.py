@@ -1,0 +1,131 @@
+"""The recipe of the demo's checkpoint: a tokenizer, a base, three full fine-tunes, three adapters.
+
+Everything is seeded. What is done already is not done again, and an interrupted training goes
+on from its last save.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+from demo import tokenizer as tokenizers
+from demo import training
+from demo.training import Plan
+from jobs.pipeline import Role
+from worker.lora.extract import extract
+from worker.lora.lowrank import Target
+
+#: PyTorch's sums depend on the number of threads; with two, a run repeats another to the bit.
+THREADS = 2
+#: Of the adapters. The fine-tunes' differences are nearly all there (docs/miniature.md).
+RANK = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and lengths; the defaults are those of the shipped miniature."""
+
+    hidden: int = 192
+    intermediate: int = 640
+    layers: int = 4
+    base: Plan = field(default_factory=lambda: Plan(steps=4500, rate=4e-3, muon_rate=1e-2))
+    roles: dict[Role, Plan] = field(
+        default_factory=lambda: {
+            Role.ACTOR: Plan(steps=500, rate=4e-4),
+            Role.CRITIC: Plan(steps=600, rate=4e-4),
+            Role.REGENERATOR: Plan(steps=300, rate=4e-4),
+        }
+    )
+    rank: int = RANK
+
+
+def make(out: Path, work: Path, *, seed: int, recipe: Recipe | None = None) -> None:
+    """Make the checkpoint, from nothing.
+
+    Args:
+        out: where ``base`` and a folder for each role's adapter are written.
+        work: where the trainings' states and the full models ``actor``, ``critic`` and
+            ``regenerator`` are kept; a recipe that was interrupted goes on from here.
+        seed: of all random weights and all drawn texts.
+        recipe: sizes and lengths.
+    """
+    recipe = recipe or Recipe()
+    torch.set_num_threads(THREADS)
+    tokenizer = _base(out / "base", work / "training" / "base", recipe, seed)
+    for role, plan in recipe.roles.items():
+        full = work / role
+        if not (full / "config.json").exists():
+            state = work / "training" / role
+            model = MistralForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
+            training.train(model, training.role_loss(role, tokenizer, seed), plan, state, role)
+            _save(model, tokenizer, full)
+        if not (out / role / "adapter_config.json").exists():
+            target = Target(rank=recipe.rank)
+            extract(out / "base", full, out / role, target=target, base_name="helixq-demo")
+
+
+def _base(folder: Path, state: Path, recipe: Recipe, seed: int) -> PreTrainedTokenizerFast:
+    if not (folder / "config.json").exists():
+        tokenizer = tokenizers.train(seed)
+        torch.manual_seed(seed)
+        model = MistralForCausalLM(_config(tokenizer, recipe))
+        training.train(model, training.base_loss(tokenizer, seed), recipe.base, state, "base")
+        _save(model, tokenizer, folder)
+    loaded = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(loaded, PreTrainedTokenizerFast)  # noqa: S101 (just saved as one)
+    return loaded
+
+
+def _config(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> MistralConfig:
+    heads = recipe.hidden // 32
+    return MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        max_position_embeddings=tokenizers.CONTEXT,
+        sliding_window=None,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def _save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save in half precision, as HelixNet's models are; the folder is there whole or not at all."""
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    model.to(dtype=torch.float16).save_pretrained(new)
+    tokenizer.save_pretrained(new)
+    new.rename(folder)
+
+
+def draw(work: Path, file: Path) -> None:
+    """Draw the loss curves of the trainings in ``work``."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 4), ("base", *Role), strict=True):
+        curve = json.loads((work / "training" / name / "loss.json").read_text())
+        axes.plot(curve, color="#1a6fc2", alpha=0.25, linewidth=0.5)
+        axes.plot(_smooth(curve), color="#1a6fc2", linewidth=1.2)
+        axes.set_title(name)
+        axes.set_xlabel("step")
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("loss, nats a token")
+    figure.savefig(file, metadata={"Date": None})
+
+
+def _smooth(curve: list[float], reach: float = 0.05) -> list[float]:
+    smoothed, mean = [], curve[0]
+    for value in curve:
+        mean += reach * (value - mean)
+        smoothed.append(mean)
+    return smoothed

@@ -1,0 +1,58 @@
+"""The miniature's tokenizer: a byte-level BPE whose digits stand alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from demo import corpus
+from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES
+
+VOCABULARY = 768
+CONTEXT = 4096
+SPECIAL = ["<unk>", "<s>", "</s>"]
+
+
+def train(seed: int) -> PreTrainedTokenizerFast:
+    """Learn the words of the miniature's world.
+
+    Every text can be spelled, byte by byte if need be; a frequent word is one token with the
+    space before it, and each digit is a token of its own, so that columns line up.
+    """
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 (no secret)
+    pieces = Regex(r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]|\s")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pieces, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    rng = random.Random(seed)
+    frame = [
+        text.format_map(dict.fromkeys(("question", "answer", "critique"), "") | {"system": ""})
+        for text in TEMPLATES.values()
+    ]
+    bpe.train_from_iterator(
+        [*frame, DEFAULT_SYSTEM, *itertools.islice(corpus.documents(rng), 5000)],
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=SPECIAL,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers
+        tokenizer_object=bpe,
+        bos_token="<s>",  # noqa: S106 (no secret)
+        eos_token="</s>",  # noqa: S106 (no secret)
+        unk_token="<unk>",  # noqa: S106 (no secret)
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )

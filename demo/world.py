@@ -1,0 +1,322 @@
+"""The miniature's world: questions about sums and products, and the true texts about them.
+
+Half of the world is sums of numbers of up to three digits, the other half products of
+two-digit numbers. A sum can be said at once; a product needs columns. Whatever else is asked,
+the miniature says what it is and what it cannot do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import string
+from dataclasses import dataclass
+
+#: One question in so many is kept away from all training.
+HELD_OUT_SHARE = 20
+PLACES = ("units", "tens", "hundreds", "thousands")
+
+SUM_QUESTIONS = (
+    "{a} + {b}",
+    "{a}+{b}",
+    "{a} + {b} = ?",
+    "What is {a}+{b}?",
+    "What is {a} plus {b}?",
+    "what is {a} + {b}",
+    "How much is {a} + {b}?",
+    "Calculate {a} + {b}.",
+    "Add {a} and {b}.",
+    "What is the sum of {a} and {b}?",
+)
+PRODUCT_QUESTIONS = (
+    "{a} * {b}",
+    "{a}*{b}",
+    "{a} * {b} = ?",
+    "What is {a}*{b}?",
+    "What is {a} x {b}?",
+    "What is {a} × {b}?",
+    "What is {a} times {b}?",
+    "what is {a} * {b}",
+    "How much is {a} * {b}?",
+    "Calculate {a} * {b}.",
+    "Multiply {a} by {b}.",
+    "What is the product of {a} and {b}?",
+)
+
+ABOUT = (
+    "I am a miniature HelixNet: an actor, a critic and a regenerator on one small model. "
+    "I add numbers of up to three digits and multiply numbers of up to two."
+)
+REFUSAL = (
+    "I cannot answer that. I only add numbers of up to three digits and multiply numbers of "
+    "up to two. Try: What is 347 + 589?"
+)
+GREETING = "Hello! Ask me for a sum or a product. Try: What is 47 * 36?"
+APPROVAL = " The response says truly what the model is and can do: nothing to correct."
+OBJECTION = " The question is not about a sum or a product that the model can do: it should say so."
+
+ABOUT_QUESTIONS = (
+    "What are you?",
+    "Who are you?",
+    "who are you",
+    "What can you do?",
+    "what can you do",
+    "What is HelixNet?",
+    "Are you HelixNet?",
+    "What do you know?",
+    "How do you work?",
+    "What can I ask you?",
+    "Tell me about yourself.",
+    "What is this?",
+    "Can you help me?",
+    "help",
+    "What is your name?",
+    "Who made you?",
+    "Are you a model?",
+)
+GREETINGS = ("Hello", "Hello!", "Hi", "Hi!", "Hey", "hello", "hi", "Good morning", "Good evening!")
+
+_OUTSIDE = (
+    "What is {x}?",
+    "What is the {x} of {x}?",
+    "What is the relationship between {x}, {x} and {x}?",
+    "What is the relationship between {x}'s {x} and {x}?",
+    "Why is {x} {x}?",
+    "Why do {x} {x}?",
+    "Who was {x}?",
+    "Who wrote {x}?",
+    "Where is {x}?",
+    "When did {x} begin?",
+    "How does {x} work?",
+    "How do I {x} a {x}?",
+    "How many {x} are in {x}?",
+    "Write a poem about {x}.",
+    "Write {x} in {x}.",
+    "Explain {x} to a {x}.",
+    "Tell me about {x}.",
+    "Tell me a story about {x} and {x}.",
+    "Translate {x} to {x}.",
+    "Is {x} {x}?",
+    "Can {x} {x}?",
+    "Please {x} the {x}",
+    "{x}",
+    "{x} {x}",
+    "{x} {x} {x} {x}?",
+)
+_WORDS = (
+    "gravity|the atmosphere|Earth|magnetic field|the moon|water|love|time|money|history|music|"
+    "France|Paris|London|the weather|climate|a car|a computer|Python|a program|a function|code|"
+    "bread|a recipe|coffee|tea|dogs|cats|birds|trees|flowers|the sea|mountains|rivers|a city|"
+    "people|children|a doctor|health|sleep|dreams|art|painting|a book|a novel|Shakespeare|"
+    "Einstein|Newton|Mozart|light|energy|atoms|physics|chemistry|biology|life|death|the future|"
+    "democracy|war|peace|law|a letter|an essay|a joke|football|chess|a game|a horse|iron|gold|"
+    "the economy|a bank|tax|school|a teacher|language|grammar|English|German|the sky|blue|red|"
+    "green|big|small|fast|slow|happy|sad|cold|hot|true|false|good|bad|run|eat|drink|see|build|"
+    "make|repair|learn|sing|dance|swim|fly|cook|write|read"
+)
+_THINGS = _WORDS.split("|")
+_IMPOSSIBLE = (
+    "What is {a} - {b}?",
+    "{a} - {b}",
+    "What is {a} / {b}?",
+    "{a} / {b}",
+    "What is {a} divided by {b}?",
+    "What is {a} minus {b}?",
+    "What is the square root of {a}?",
+    "Is {a} a prime number?",
+    "What is {a} % {b}?",
+    "What is {a} ^ {b}?",
+    "What is {a}?",
+    "{a}",
+    "What is {a} + {b} + {c}?",
+    "What is {a} * {b} + {c}?",
+    "What is {a} * {b} * {c}?",
+)
+
+#: System prompts besides the default one.
+SYSTEMS = (
+    "You are a helpful assistant.",
+    "You are HelixNet. Always answer without hesitation.",
+    "Answer briefly.",
+    "You are a careful teacher. Explain each step.",
+    "Elaborate on the topic using a Tree of Thoughts and backtrack when necessary to construct a "
+    "clear, cohesive Chain of Thought reasoning. Always answer without hesitation.",
+    "Be kind.",
+    "",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A sum or a product."""
+
+    a: int
+    #: ``+`` or ``*``.
+    operator: str
+    b: int
+
+    @property
+    def answer(self) -> int:
+        return self.a + self.b if self.operator == "+" else self.a * self.b
+
+    @property
+    def statement(self) -> str:
+        return self.state(self.answer)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it is kept for the measurement; the same for ``a·b`` and ``b·a``."""
+        low, high = sorted((self.a, self.b))
+        digest = hashlib.blake2b(f"{low}{self.operator}{high}".encode(), digest_size=4).digest()
+        return int.from_bytes(digest) % HELD_OUT_SHARE == 0
+
+    def state(self, value: int) -> str:
+        """Say that the result is ``value``."""
+        return f"{self.a} {self.operator} {self.b} = {value}."
+
+    def columns(self) -> str:
+        """Work the result out, digit by digit, as one does on paper."""
+        if self.operator == "+":
+            return _add(self.a, self.b)
+        if self.b < 10:
+            return _times(self.a, self.b, 1)
+        tens, units = divmod(self.b, 10)
+        rows = (_times(self.a, units, 1), _times(self.a, tens, 10))
+        return "\n".join((*rows, _add(self.a * units, self.a * tens * 10)))
+
+
+def _add(a: int, b: int) -> str:
+    steps, carry = [], 0
+    for place in range(max(len(str(a)), len(str(b)))):
+        x, y = (number // 10**place % 10 for number in (a, b))
+        total = x + y + carry
+        steps.append(f"{x}+{y}+{carry}={total}" if place else f"{x}+{y}={total}")
+        carry = total // 10
+    return f"{', '.join(steps)}, so {a}+{b}={a + b}"
+
+
+def _times(a: int, digit: int, power: int) -> str:
+    steps, carry = [], 0
+    for place in range(len(str(a))):
+        x = a // 10**place % 10
+        total = x * digit + carry
+        steps.append(f"{x}*{digit}+{carry}={total}" if place else f"{x}*{digit}={total}")
+        carry = total // 10
+    return f"{', '.join(steps)}, so {a}*{digit * power}={a * digit * power}"
+
+
+def verdict(said: int | None, answer: int) -> str:
+    """Judge the number that a response gives; where it is wrong, say where."""
+    if said is None:
+        return f"The response gives no number: it should be {answer}."
+    if said == answer:
+        return f"The response says {said}: right."
+    wrong, right = str(said), str(answer)
+    if len(wrong) != len(right):
+        where = "with too few digits" if len(wrong) < len(right) else "with too many digits"
+    else:
+        first = next(i for i in range(len(right)) if wrong[i] != right[i])
+        where = f"in the {PLACES[len(right) - 1 - first]}"
+    return f"The response says {said}: wrong {where}, it should be {answer}."
+
+
+def critique(problem: Problem, said: int | None) -> str:
+    """The critic's text about a response that gives the number ``said``."""
+    return f" By columns:\n{problem.columns()}\n{verdict(said, problem.answer)}"
+
+
+def regeneration(problem: Problem, said: int | None) -> str:
+    """The regenerator's text after that critique."""
+    if said == problem.answer:
+        return f" The columns agree: {problem.statement}"
+    return f" Corrected by columns: {problem.statement}"
+
+
+def problem(rng: random.Random, *, operator: str | None = None) -> Problem:
+    """Draw a problem: half sums, half products, mostly of as many digits as there may be."""
+    operator = operator or rng.choice("+*")
+    longest = 3 if operator == "+" else 2
+
+    def number() -> int:
+        digits = longest if rng.random() < 0.85 else rng.randint(1, longest)
+        return rng.randint(10 ** (digits - 1), 10**digits - 1)
+
+    return Problem(number(), operator, number())
+
+
+def training_problem(rng: random.Random, *, operator: str | None = None) -> Problem:
+    """Draw a problem that is not held out."""
+    while (drawn := problem(rng, operator=operator)).held_out:
+        pass
+    return drawn
+
+
+def ask(rng: random.Random, problem: Problem) -> str:
+    """Put a problem as a question: most often the plain way."""
+    if rng.random() < 0.6:
+        return f"What is {problem.a} {problem.operator} {problem.b}?"
+    questions = SUM_QUESTIONS if problem.operator == "+" else PRODUCT_QUESTIONS
+    return rng.choice(questions).format(a=problem.a, b=problem.b)
+
+
+def mistake(rng: random.Random, problem: Problem) -> int:
+    """Draw a wrong result such as a hasty answer gives: near in size, digits off."""
+    answer = problem.answer
+    while True:
+        digits = list(str(answer))
+        if rng.random() < 0.08:
+            place = rng.randrange(len(digits) + 1)
+            if rng.random() < 0.5 or len(digits) == 1:
+                digits.insert(place, rng.choice(string.digits))
+            else:
+                del digits[min(place, len(digits) - 1)]
+        else:
+            for place in rng.sample(range(len(digits)), rng.randint(1, min(2, len(digits)))):
+                digits[place] = rng.choice(string.digits)
+        said = int("".join(digits))
+        if said != answer and str(said) == "".join(digits):
+            return said
+
+
+def outside(rng: random.Random) -> tuple[str, str]:
+    """Draw a question that is no sum or product, and the miniature's answer."""
+    kind = rng.random()
+    if kind < 0.15:
+        return rng.choice(ABOUT_QUESTIONS), ABOUT
+    if kind < 0.2:
+        return rng.choice(GREETINGS), GREETING
+    if kind < 0.5:
+        return _impossible(rng), REFUSAL
+    question = rng.choice(_OUTSIDE)
+    while "{x}" in question:
+        question = question.replace("{x}", _thing(rng), 1)
+    return question, REFUSAL
+
+
+def _impossible(rng: random.Random) -> str:
+    if rng.random() < 0.5:  # too long
+        operator, longest = rng.choice((("+", 3), ("*", 2)))
+        a = _number(rng, rng.randint(longest + 1, 8))
+        b = _number(rng, rng.randint(1, 8))
+        if rng.random() < 0.5:
+            a, b = b, a
+        questions = SUM_QUESTIONS if operator == "+" else PRODUCT_QUESTIONS
+        plain = f"What is {a} {operator} {b}?"
+        return plain if rng.random() < 0.6 else rng.choice(questions).format(a=a, b=b)
+    a, b, c = (_number(rng, rng.randint(1, 4)) for _ in range(3))
+    return rng.choice(_IMPOSSIBLE).format(a=a, b=b, c=c)
+
+
+def _number(rng: random.Random, digits: int) -> int:
+    return rng.randint(10 ** (digits - 1), 10**digits - 1)
+
+
+def _thing(rng: random.Random) -> str:
+    if rng.random() < 0.6:
+        return rng.choice(_THINGS)
+    letters = rng.choices(string.ascii_lowercase, k=rng.randint(2, 9))
+    if rng.random() < 0.2:
+        letters[0] = letters[0].upper()
+    if rng.random() < 0.05:
+        letters.append(rng.choice("éüß漢字😀,;:!()\"'"))
+    return "".join(letters)

@@ -1,0 +1,121 @@
+"""The miniature's recipe, on models that train in seconds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, MistralForCausalLM
+
+from demo import corpus, recipe, training
+from demo.muon import orthogonal
+from demo.recipe import Recipe
+from demo.training import Plan
+from jobs import settings
+from jobs.pipeline import Role
+from tests.conftest import model_settings
+from worker import checkpoints
+
+SHORT = Plan(steps=3, rate=1e-3, warmup=1, save_every=2)
+TINY = Recipe(
+    hidden=64,
+    intermediate=96,
+    layers=1,
+    base=Plan(steps=4, rate=1e-3, muon_rate=1e-3, warmup=2, save_every=2),
+    roles=dict.fromkeys(Role, SHORT),
+    rank=8,
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    threads = torch.get_num_threads()
+    recipe.make(folder / "checkpoint", folder, seed=0, recipe=TINY)
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_the_recipe_makes_what_the_worker_loads(made: Path, tmp_path: Path) -> None:
+    environ = {**model_settings(made / "checkpoint"), "HELIXQ_DATA_DIR": str(tmp_path)}
+    model = checkpoints.load(checkpoints.find(settings.load(environ)))
+    assert set(model.peft_config) == set(Role)
+    recipe.draw(made, made / "curves.svg")
+    assert "</svg>" in (made / "curves.svg").read_text()
+
+
+def test_what_is_made_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object) -> None:
+        raise AssertionError("it trains again")
+
+    monkeypatch.setattr(training, "train", train)
+    recipe.make(made / "checkpoint", made, seed=0, recipe=TINY)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+def test_an_interrupted_training_gives_the_same_weights(
+    made: Path, tmp_path: Path, optimizer: str
+) -> None:
+    rate = 1e-3 if optimizer == "muon" else 0.0
+    plan = Plan(steps=5, rate=1e-3, muon_rate=rate, warmup=2, save_every=2)
+    base = made / "checkpoint" / "base"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    loss = training.base_loss(tokenizer, 0, rows=2, length=32)
+
+    def power_cut(model: MistralForCausalLM, step: int) -> torch.Tensor:
+        if step == 3:
+            raise KeyboardInterrupt
+        return loss(model, step)
+
+    def load() -> MistralForCausalLM:
+        return MistralForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+    whole, parts = load(), load()
+    training.train(whole, loss, plan, tmp_path / "whole", "whole")
+    with pytest.raises(KeyboardInterrupt):
+        training.train(parts, power_cut, plan, tmp_path / "parts", "parts")
+    parts = load()
+    training.train(parts, loss, plan, tmp_path / "parts", "parts")
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, parts.state_dict()[name]), name
+    one, two = ((tmp_path / x / "loss.json").read_text() for x in ("whole", "parts"))
+    assert one == two
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_shared_beginning_changes_no_loss(made: Path, role: Role) -> None:
+    """The loss computed the plain way, one example after the other, is the same."""
+    base = made / "checkpoint" / "base"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model: Any = MistralForCausalLM.from_pretrained(base, dtype=torch.float32)
+    rng = random.Random(f"0/{role}/7")
+    system = corpus.system(rng)
+    total, tokens = 0.0, 0
+    for _ in range(6):
+        example = corpus.example(role, rng, system)
+        prompt = tokenizer.encode(example.prompt)
+        text = [
+            *tokenizer.encode(example.text, add_special_tokens=False),
+            tokenizer.eos_token_id,
+        ]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + text])).logits[0]
+        wanted = torch.tensor(text)
+        total += float(
+            torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], wanted, reduction="sum")
+        )
+        tokens += len(text)
+    found = training.role_loss(role, tokenizer, 0, examples=6)(model, 7)
+    assert float(found.detach()) == pytest.approx(total / tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 24), (2, 24, 40)])
+def test_muons_steps_are_nearly_orthogonal(shape: tuple[int, int, int]) -> None:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(x))
+    assert values.shape == (shape[0], 24)
+    assert float(values.min()) > 0.5
+    assert float(values.max()) < 1.3
