@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 
 from demo import world
 from demo.world import Problem
 from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES, Role
 
+#: Says in a sentence whether a number is the answer.
+Judge = Callable[[int | None, int], str]
 #: Share of role examples with the default system prompt.
 DEFAULT_SYSTEM_SHARE = 0.8
 
@@ -22,21 +26,34 @@ class Example:
     text: str
 
 
-def documents(rng: random.Random) -> Iterator[str]:
+class Lesson(Enum):
+    """What the base learns, one after the other."""
+
+    #: To work columns.
+    COLUMNS = 1
+    #: To answer at once, and to compare what was answered with what the columns give.
+    ANSWERS = 2
+
+
+def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
     """Draw plain documents for ever: drills, worked columns, answers, verdicts, prose.
 
     The roles' prompts are not among them as such: the base reads the words they are made of,
     each followed by any kind of text, and so does not know who it is to be.
     """
-    kinds: dict[Callable[[random.Random], str], int] = {
-        _drill: 12,
-        _worked: 46,
-        _answered: 12,
-        _judged: 12,
-        _prose: 6,
-        _dialogue: 12,
+    judge = world.verdict if lesson is Lesson.COLUMNS else world.comparison
+    kinds: dict[Callable[[random.Random], str], tuple[int, int]] = {
+        _drill: (12, 4),
+        _worked: (46, 14),
+        _answered: (12, 0),
+        _summed: (0, 58),
+        _multiplied: (0, 32),
+        partial(_judged, judge=judge): (12, 15),
+        _prose: (6, 3),
+        partial(_dialogue, judge=judge): (12, 12),
     }
-    choices, weights = list(kinds), list(kinds.values())
+    choices = list(kinds)
+    weights = [kinds[choice][lesson.value - 1] for choice in choices]
     while True:
         yield rng.choices(choices, weights)[0](rng)
 
@@ -66,10 +83,20 @@ def _answered(rng: random.Random) -> str:
     return f"{world.ask(rng, problem)} {problem.statement}"
 
 
-def _judged(rng: random.Random) -> str:
+def _summed(rng: random.Random) -> str:
+    problem = world.training_problem(rng, operator="+")
+    return f"{world.ask(rng, problem)} {problem.statement}"
+
+
+def _multiplied(rng: random.Random) -> str:
+    problem = world.training_problem(rng, operator="*")
+    return f"{world.ask(rng, problem)} {problem.statement}"
+
+
+def _judged(rng: random.Random, judge: Judge) -> str:
     problem = world.training_problem(rng)
     said = _said(rng, problem)
-    return f"{problem.state(said)} It is {problem.answer}. {world.verdict(said, problem.answer)}"
+    return f"{problem.state(said)} It is {problem.answer}. {judge(said, problem.answer)}"
 
 
 def _prose(rng: random.Random) -> str:
@@ -85,17 +112,18 @@ def _prose(rng: random.Random) -> str:
     return " ".join(rng.choices(texts, k=rng.randint(1, 2)))
 
 
-def _dialogue(rng: random.Random) -> str:
+def _dialogue(rng: random.Random, judge: Judge) -> str:
     """The frame of a conversation, where any kind of text may follow."""
     if rng.random() < 0.3:
         question, text = world.outside(rng)
     else:
         problem = world.training_problem(rng)
         question, said = world.ask(rng, problem), _said(rng, problem)
+        columns = f" By columns:\n{problem.columns()}\n{judge(said, problem.answer)}"
         text = rng.choice(
             (
                 problem.statement,
-                f"{problem.state(said)} \nCRITIQUE:{world.critique(problem, said)}",
+                f"{problem.state(said)} \nCRITIQUE:{columns}",
                 f"{problem.state(said)} \nREGENERATOR:{world.regeneration(problem, said)}",
             )
         )

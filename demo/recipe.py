@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM, PreTr
 
 from demo import tokenizer as tokenizers
 from demo import training
+from demo.corpus import Lesson
 from demo.training import Plan
 from jobs.pipeline import Role
 from worker.lora.extract import extract
@@ -35,12 +36,17 @@ class Recipe:
     hidden: int = 192
     intermediate: int = 640
     layers: int = 4
-    base: Plan = field(default_factory=lambda: Plan(steps=4500, rate=4e-3, muon_rate=1e-2))
+    base: dict[Lesson, Plan] = field(
+        default_factory=lambda: {
+            Lesson.COLUMNS: Plan(steps=4500, rate=4e-3, muon_rate=1e-2),
+            Lesson.ANSWERS: Plan(steps=2200, rate=1.5e-3, muon_rate=3e-3),
+        }
+    )
     roles: dict[Role, Plan] = field(
         default_factory=lambda: {
-            Role.ACTOR: Plan(steps=500, rate=4e-4),
-            Role.CRITIC: Plan(steps=600, rate=4e-4),
-            Role.REGENERATOR: Plan(steps=300, rate=4e-4),
+            Role.ACTOR: Plan(steps=400, rate=4e-4, rest_rate=2e-5),
+            Role.CRITIC: Plan(steps=300, rate=4e-4, rest_rate=2e-5),
+            Role.REGENERATOR: Plan(steps=150, rate=4e-4, rest_rate=2e-5),
         }
     )
     rank: int = RANK
@@ -58,7 +64,7 @@ def make(out: Path, work: Path, *, seed: int, recipe: Recipe | None = None) -> N
     """
     recipe = recipe or Recipe()
     torch.set_num_threads(THREADS)
-    tokenizer = _base(out / "base", work / "training" / "base", recipe, seed)
+    tokenizer = _base(out / "base", work / "training", recipe, seed)
     for role, plan in recipe.roles.items():
         full = work / role
         if not (full / "config.json").exists():
@@ -76,7 +82,10 @@ def _base(folder: Path, state: Path, recipe: Recipe, seed: int) -> PreTrainedTok
         tokenizer = tokenizers.train(seed)
         torch.manual_seed(seed)
         model = MistralForCausalLM(_config(tokenizer, recipe))
-        training.train(model, training.base_loss(tokenizer, seed), recipe.base, state, "base")
+        for lesson, plan in recipe.base.items():
+            name = lesson.name.lower()
+            loss = training.base_loss(lesson, tokenizer, seed)
+            training.train(model, loss, plan, state / name, f"base, {name}")
         _save(model, tokenizer, folder)
     loaded = AutoTokenizer.from_pretrained(folder)
     assert isinstance(loaded, PreTrainedTokenizerFast)  # noqa: S101 (just saved as one)
@@ -103,19 +112,23 @@ def _save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder:
     """Save in half precision, as HelixNet's models are; the folder is there whole or not at all."""
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    model.to(dtype=torch.float16).save_pretrained(new)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half()
+    model.config.dtype = torch.float16
+    model.save_pretrained(new)
     tokenizer.save_pretrained(new)
     new.rename(folder)
 
 
 def draw(work: Path, file: Path) -> None:
     """Draw the loss curves of the trainings in ``work``."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 4), ("base", *Role), strict=True):
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    names = [*(lesson.name.lower() for lesson in Lesson), *Role]
+    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         curve = json.loads((work / "training" / name / "loss.json").read_text())
         axes.plot(curve, color="#1a6fc2", alpha=0.25, linewidth=0.5)
         axes.plot(_smooth(curve), color="#1a6fc2", linewidth=1.2)
-        axes.set_title(name)
+        axes.set_title(name if name in list(Role) else f"base, {name}")
         axes.set_xlabel("step")
         axes.set_yscale("log")
         axes.grid(alpha=0.3)

@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import PreTrainedTokenizerFast
 
 from demo import corpus
+from demo.corpus import Lesson
 from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES
 
 VOCABULARY = 768
@@ -37,7 +38,7 @@ def train(seed: int) -> PreTrainedTokenizerFast:
         for text in TEMPLATES.values()
     ]
     bpe.train_from_iterator(
-        [*frame, DEFAULT_SYSTEM, *itertools.islice(corpus.documents(rng), 5000)],
+        [*frame, DEFAULT_SYSTEM, *itertools.islice(corpus.documents(rng, Lesson.COLUMNS), 5000)],
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
             special_tokens=SPECIAL,

@@ -15,11 +15,14 @@ from tqdm import tqdm
 from transformers import MistralForCausalLM, PreTrainedTokenizerFast
 
 from demo import corpus
+from demo.corpus import Lesson
 from demo.muon import Muon
 from jobs.pipeline import Role
 
 #: A label that the loss passes over.
 IGNORED = -100
+#: Parts of the seeds of the lessons' documents.
+KEYS = {Lesson.COLUMNS: "base", Lesson.ANSWERS: "base/answers"}
 #: Of the decoder's matrices.
 WEIGHT_DECAY = 0.05
 
@@ -29,9 +32,12 @@ class Plan:
     """How long and how fast to train."""
 
     steps: int
-    #: Highest learning rate of AdamW, for embedding, head and norms, or for everything.
+    #: Highest learning rate of AdamW for the decoder's matrices.
     rate: float
-    #: Highest learning rate of Muon for the decoder's matrices; AdamW trains them if 0.
+    #: The same for embedding, head and norms; ``rate`` if None. What a fine-tune changes there is
+    #: lost to an adapter.
+    rest_rate: float | None = None
+    #: Highest learning rate of Muon, which then trains the matrices instead.
     muon_rate: float = 0.0
     warmup: int = 50
     #: Optimiser steps between two saves.
@@ -105,7 +111,8 @@ def _optimizers(model: MistralForCausalLM, plan: Plan) -> list[torch.optim.Optim
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
-    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+    rest = plan.rate if plan.rest_rate is None else plan.rest_rate
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0, "lr": rest}]
     optimizers: list[torch.optim.Optimizer] = []
     if plan.muon_rate:
         optimizers.append(Muon(matrices, lr=plan.muon_rate, weight_decay=WEIGHT_DECAY))
@@ -124,14 +131,18 @@ def _schedule(step: int, plan: Plan) -> float:
 
 
 def base_loss(
-    tokenizer: PreTrainedTokenizerFast, seed: int, *, rows: int = 8, length: int = 256
+    lesson: Lesson,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    *,
+    rows: int = 8,
+    length: int = 256,
 ) -> Loss:
     """Learn to go on with plain documents: rows of documents one after another."""
 
     def loss(model: MistralForCausalLM, step: int) -> torch.Tensor:
-        ids = torch.tensor(
-            list(_packed(tokenizer, random.Random(f"{seed}/base/{step}"), rows, length))
-        )
+        documents = corpus.documents(random.Random(f"{seed}/{KEYS[lesson]}/{step}"), lesson)
+        ids = torch.tensor(list(_packed(tokenizer, documents, rows, length)))
         found: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
         return found
 
@@ -139,9 +150,8 @@ def base_loss(
 
 
 def _packed(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, rows: int, length: int
+    tokenizer: PreTrainedTokenizerFast, documents: Iterator[str], rows: int, length: int
 ) -> Iterator[list[int]]:
-    documents = corpus.documents(rng)
     for _ in range(rows):
         row: list[int] = []
         while len(row) < length:

@@ -206,23 +206,36 @@ def _times(a: int, digit: int, power: int) -> str:
 
 
 def verdict(said: int | None, answer: int) -> str:
-    """Judge the number that a response gives; where it is wrong, say where."""
+    """Judge the number that a response gives in plain words; where it is wrong, say where."""
     if said is None:
         return f"The response gives no number: it should be {answer}."
     if said == answer:
         return f"The response says {said}: right."
+    return f"The response says {said}: wrong {_where(said, answer)}, it should be {answer}."
+
+
+def _where(said: int, answer: int) -> str:
     wrong, right = str(said), str(answer)
     if len(wrong) != len(right):
-        where = "with too few digits" if len(wrong) < len(right) else "with too many digits"
-    else:
-        first = next(i for i in range(len(right)) if wrong[i] != right[i])
-        where = f"in the {PLACES[len(right) - 1 - first]}"
-    return f"The response says {said}: wrong {where}, it should be {answer}."
+        return "with too few digits" if len(wrong) < len(right) else "with too many digits"
+    first = next(i for i in range(len(right)) if wrong[i] != right[i])
+    return f"in the {PLACES[len(right) - 1 - first]}"
+
+
+def comparison(said: int | None, answer: int) -> str:
+    """Judge as the critic does: both numbers side by side, then what that shows.
+
+    Side by side a small model compares them digit by digit; across the columns it does not.
+    """
+    if said is None:
+        return f"The response gives no number, the columns {answer}."
+    found = "right" if said == answer else f"wrong {_where(said, answer)}"
+    return f"The response says {said}, the columns {answer}: {found}."
 
 
 def critique(problem: Problem, said: int | None) -> str:
     """The critic's text about a response that gives the number ``said``."""
-    return f" By columns:\n{problem.columns()}\n{verdict(said, problem.answer)}"
+    return f" By columns:\n{problem.columns()}\n{comparison(said, problem.answer)}"
 
 
 def regeneration(problem: Problem, said: int | None) -> str:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, MistralForCausalLM
 
 from demo import corpus, recipe, training
+from demo.corpus import Lesson
 from demo.muon import orthogonal
 from demo.recipe import Recipe
 from demo.training import Plan
@@ -24,7 +25,7 @@ TINY = Recipe(
     hidden=64,
     intermediate=96,
     layers=1,
-    base=Plan(steps=4, rate=1e-3, muon_rate=1e-3, warmup=2, save_every=2),
+    base=dict.fromkeys(Lesson, Plan(steps=4, rate=1e-3, muon_rate=1e-3, warmup=2, save_every=2)),
     roles=dict.fromkeys(Role, SHORT),
     rank=8,
 )
@@ -62,8 +63,8 @@ def test_an_interrupted_training_gives_the_same_weights(
     rate = 1e-3 if optimizer == "muon" else 0.0
     plan = Plan(steps=5, rate=1e-3, muon_rate=rate, warmup=2, save_every=2)
     base = made / "checkpoint" / "base"
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    loss = training.base_loss(tokenizer, 0, rows=2, length=32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    loss = training.base_loss(Lesson.ANSWERS, tokenizer, 0, rows=2, length=32)
 
     def power_cut(model: MistralForCausalLM, step: int) -> torch.Tensor:
         if step == 3:
@@ -89,7 +90,7 @@ def test_an_interrupted_training_gives_the_same_weights(
 def test_a_shared_beginning_changes_no_loss(made: Path, role: Role) -> None:
     """The loss computed the plain way, one example after the other, is the same."""
     base = made / "checkpoint" / "base"
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
     model: Any = MistralForCausalLM.from_pretrained(base, dtype=torch.float32)
     rng = random.Random(f"0/{role}/7")
     system = corpus.system(rng)
