@@ -31,7 +31,13 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """Add a token and return the text it completes; often empty."""
-        self.ids.append(token)
+        return self.extend([token])
+
+    def extend(self, tokens: list[int]) -> str:
+        """Add several tokens and return the text they complete as one piece."""
+        if not tokens:
+            return ""
+        self.ids += tokens
         before = self._decode(self.ids[self._context : self._read])
         text = self._decode(self.ids[self._context :])
         if len(text) <= len(before) or text.endswith(REPLACEMENT):

@@ -41,6 +41,8 @@ class Request:
     sampling: Sampling
     #: When to stop at the latest, as `time.monotonic` counts (seconds).
     deadline: float = math.inf
+    #: Requests with a higher one get a free slot first.
+    priority: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,457 @@
+"""The batching engine says what the reference engine says, whoever else is being served."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from jobs.pipeline import Role, Sampling
+from tests.conftest import load_model
+from worker.engine.adapters import unstackable
+from worker.engine.batching import BatchingEngine
+from worker.engine.interface import (
+    Completion,
+    ContextExceededError,
+    EngineError,
+    FinishReason,
+    Request,
+)
+from worker.engine.reference import ReferenceEngine
+
+CONTEXT = 256
+WORDS = [
+    "gravity",
+    "atmosphere",
+    "field",
+    "Earth",
+    "wind",
+    "planet",
+    "answer",
+    "explain",
+    "happens",
+    "clear",
+    "made",
+    "close",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Path) -> Any:
+    return AutoTokenizer.from_pretrained(checkpoint / "base")
+
+
+def make(checkpoint: Path, tokenizer: Any, *, slots: int = 8, chunk: int = 64) -> BatchingEngine:
+    model = load_model(checkpoint)
+    return BatchingEngine(model, tokenizer, context=CONTEXT, slots=slots, chunk=chunk)
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
+    engine = make(checkpoint, tokenizer)
+    yield engine
+    assert not engine._scheduler.running
+    assert not engine._scheduler.waiting
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
+    engine = ReferenceEngine(load_model(checkpoint), tokenizer, context=CONTEXT)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def endless_engine(endless: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
+    model = load_model(endless)
+    engine = BatchingEngine(model, tokenizer, context=4096, slots=2, chunk=64)
+    yield engine
+    engine.close()
+
+
+def request(rng: random.Random, *, temperature: float = 0.0, limit: int = 24) -> Request:
+    return Request(
+        rng.choice(list(Role)),
+        " ".join(rng.choices(WORDS, k=rng.randint(0, 60))),
+        Sampling(
+            temperature=temperature,
+            max_output_tokens=rng.randint(1, limit),
+            seed=rng.randrange(2**53),
+        ),
+    )
+
+
+def same(one: Completion, two: Completion) -> bool:
+    fields = ("text", "prompt_tokens", "output_tokens", "finish_reason", "max_output_tokens")
+    return all(getattr(one, f) == getattr(two, f) for f in fields)
+
+
+# --- the same texts -------------------------------------------------------------------
+
+
+def test_greedy_texts_are_the_references_to_the_token(
+    engine: BatchingEngine, reference: ReferenceEngine
+) -> None:
+    """200 prompts of all roles and lengths, from several threads, with cancels in between."""
+    rng = random.Random(0)
+    requests = [request(rng) for _ in range(200)]
+    found: dict[int, Completion] = {}
+
+    def client(mine: list[int], seed: int) -> None:
+        order = random.Random(seed)
+        for i in order.sample(mine, len(mine)):
+            if order.random() < 0.2:
+                engine.submit(request(order)).cancel()
+            generation = engine.submit(requests[i])
+            streamed = "".join(generation)
+            found[i] = generation.result()
+            assert streamed == found[i].text
+
+    threads = [
+        threading.Thread(target=client, args=(list(range(k, 200, 12)), k)) for k in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wanted = [reference.submit(r).result() for r in requests]
+    assert [i for i in range(200) if not same(found[i], wanted[i])] == []
+
+
+def test_a_text_ends_at_any_of_the_models_ends(
+    checkpoint: Path, tokenizer: Any, engine: BatchingEngine
+) -> None:
+    request = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
+    text = engine.submit(request).result().text
+    end = tokenizer.encode(text, add_special_tokens=False)[8]
+    models = [load_model(checkpoint) for _ in range(2)]
+    for model in models:
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    batching = BatchingEngine(models[0], tokenizer, context=CONTEXT, slots=2)
+    plain = ReferenceEngine(models[1], tokenizer, context=CONTEXT)
+    found, wanted = (e.submit(request).result() for e in (batching, plain))
+    batching.close()
+    plain.close()
+    assert found.finish_reason is FinishReason.STOP
+    assert same(found, wanted)
+
+
+def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
+    checkpoint: Path, tokenizer: Any, engine: BatchingEngine
+) -> None:
+    rng = random.Random(1)
+    requests = [request(rng, temperature=0.75) for _ in range(64)]
+    alone = [engine.submit(r).result().text for r in requests[:16]]
+    crowd = make(checkpoint, tokenizer, slots=64, chunk=256)
+    generations = [crowd.submit(r) for r in requests]
+    texts = [g.result().text for g in generations]
+    crowd.close()
+    assert texts[:16] == alone
+    assert len(set(texts)) > 50
+
+
+@pytest.fixture(scope="module")
+def sliding(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint with a sliding window shorter than its texts."""
+    folder = tmp_path_factory.mktemp("sliding")
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    file = folder / "base" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sliding_window": 16}))
+    return folder
+
+
+def test_a_sliding_window_is_kept(sliding: Path, tokenizer: Any, engine: BatchingEngine) -> None:
+    rng = random.Random(2)
+    requests = [request(rng) for _ in range(24)]
+    windowed = make(sliding, tokenizer, chunk=7)
+    found = [g.result().text for g in [windowed.submit(r) for r in requests]]
+    windowed.close()
+    plain = ReferenceEngine(load_model(sliding), tokenizer, context=CONTEXT)
+    assert found == [plain.submit(r).result().text for r in requests]
+    plain.close()
+    assert found != [engine.submit(r).result().text for r in requests], "the window matters"
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 768,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "eos_token_id": 2,
+}
+ARCHITECTURES: dict[str, Callable[[], Any]] = {
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, head_dim=16)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True)),
+    "qwen": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
+}
+
+
+def mixed(architecture: str) -> PeftModel:
+    """A model with adapters of different ranks, scalings and targets."""
+    torch.manual_seed(3)
+    model: Any = ARCHITECTURES[architecture]()
+    configs = {
+        Role.ACTOR: LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "up_proj"]),
+        Role.CRITIC: LoraConfig(r=5, lora_alpha=5, target_modules=["q_proj", "v_proj"]),
+        Role.REGENERATOR: LoraConfig(r=8, lora_alpha=3, target_modules=["down_proj", "o_proj"]),
+    }
+    found: Any = get_peft_model(model, configs[Role.ACTOR], adapter_name=Role.ACTOR.value)
+    for role in (Role.CRITIC, Role.REGENERATOR):
+        found.add_adapter(role.value, configs[role])
+    with torch.no_grad():
+        for name, weight in found.named_parameters():
+            if "lora_" in name:
+                weight.normal_(std=0.2)
+    model_: PeftModel = found.eval()
+    return model_
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_logits_in_a_mixed_batch_are_pefts(architecture: str, tokenizer: Any) -> None:
+    """Every role at once, ranks and targets that differ, prompts in chunks."""
+    model = mixed(architecture)
+    prompts = {role: f"{role} explains the field" for role in Role}
+    wanted = {}
+    for role in Role:
+        model.set_adapter(role.value)
+        ids = torch.tensor([tokenizer.encode(prompts[role])])
+        with torch.no_grad():
+            wanted[role] = model(input_ids=ids).logits[0, -1]
+    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4)
+    seen: dict[int, torch.Tensor] = {}
+    forward = engine._forward
+
+    def watched(plan: Any) -> torch.Tensor:
+        logits = forward(plan)
+        drawing = [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]
+        for sequence, row in zip(drawing, logits, strict=True):
+            seen.setdefault(sequence.adapter, row.clone())
+        return logits
+
+    engine._forward = watched  # type: ignore[method-assign]  # the test looks over its shoulder
+    sampling = Sampling(temperature=0, max_output_tokens=6)
+    generations = [engine.submit(Request(role, prompts[role], sampling)) for role in Role]
+    for generation in generations:
+        generation.result()
+    engine.close()
+    for index, role in enumerate(Role):
+        torch.testing.assert_close(seen[index], wanted[role], rtol=1e-4, atol=1e-5)
+
+
+# --- streaming and ends ---------------------------------------------------------------
+
+
+def test_a_cancel_ends_a_text_within_a_step(endless_engine: BatchingEngine) -> None:
+    generation = endless_engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
+    next(iter(generation))
+    generation.cancel()
+    at = time.monotonic()
+    completion = generation.result(timeout=60)
+    assert time.monotonic() - at < 1
+    assert completion.finish_reason == FinishReason.CANCELLED
+    assert 0 < completion.output_tokens < 4000
+
+
+def test_a_cancel_while_waiting_costs_nothing(endless_engine: BatchingEngine) -> None:
+    long = Sampling(max_output_tokens=4000)
+    running = [endless_engine.submit(Request(Role.CRITIC, "Why", long)) for _ in range(2)]
+    for generation in running:
+        next(iter(generation))
+    waiting = endless_engine.submit(Request(Role.ACTOR, "Why", long))
+    waiting.cancel()
+    assert waiting.result(timeout=60).output_tokens == 0
+    for generation in running:
+        generation.cancel()
+        assert generation.result(timeout=60).finish_reason == FinishReason.CANCELLED
+
+
+def test_a_deadline_ends_a_text(endless_engine: BatchingEngine) -> None:
+    deadline = time.monotonic() + 0.3
+    request = Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000), deadline)
+    completion = endless_engine.submit(request).result(timeout=60)
+    assert completion.finish_reason == FinishReason.DEADLINE
+    assert time.monotonic() - deadline < 1
+    late = Request(Role.ACTOR, "Why", Sampling(), time.monotonic() - 1)
+    assert endless_engine.submit(late).result(timeout=60).output_tokens == 0
+
+
+def test_later_stages_get_slots_first(checkpoint: Path, tokenizer: Any) -> None:
+    engine = make(checkpoint, tokenizer, slots=1)
+    order: list[int] = []
+    generations = [
+        engine.submit(Request(Role.ACTOR, "Why " * 30, Sampling(temperature=0), priority=p))
+        for p in (0, 0, 2, 1)
+    ]
+
+    def wait(i: int) -> None:
+        generations[i].result()
+        order.append(i)
+
+    threads = [threading.Thread(target=wait, args=(i,)) for i in range(len(generations))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    engine.close()
+    assert order.index(2) < order.index(3) < order.index(1)
+
+
+def test_what_does_not_fit_is_refused(engine: BatchingEngine) -> None:
+    with pytest.raises(ContextExceededError, match=f"context of {CONTEXT}"):
+        engine.submit(Request(Role.ACTOR, "gravity " * 400, Sampling()))
+    long = engine.submit(Request(Role.ACTOR, "gravity " * 100, Sampling(temperature=0)))
+    assert long.result().max_output_tokens == CONTEXT - long.result().prompt_tokens
+
+
+def test_closing_ends_everything(endless: Path, tokenizer: Any) -> None:
+    engine = BatchingEngine(load_model(endless), tokenizer, context=4096, slots=1)
+    generations = [
+        engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
+        for _ in range(3)
+    ]
+    next(iter(generations[0]))
+    engine.close()
+    for generation in generations:
+        with pytest.raises(EngineError, match="the engine was closed"):
+            generation.result(timeout=0)
+
+
+# --- faults ---------------------------------------------------------------------------
+
+
+class Faulty:
+    """A fault put into an engine's steps: a fake, since no real device fails on demand."""
+
+    def __init__(self, engine: BatchingEngine, fault: Callable[[Any], torch.Tensor | None]) -> None:
+        self._forward = engine._forward
+        self._fault = fault
+        engine._forward = self  # type: ignore[method-assign]  # that is the fault
+
+    def __call__(self, plan: Any) -> torch.Tensor:
+        found = self._fault(plan)
+        return self._forward(plan) if found is None else found
+
+
+def involved(plan: Any) -> list[Any]:
+    return [*plan.decoding, *(c.sequence for c in plan.chunks)]
+
+
+def test_a_request_that_fails_fails_alone(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
+) -> None:
+    engine = make(checkpoint, tokenizer)
+    rng = random.Random(4)
+    requests = [request(rng) for _ in range(8)]
+    bad = Request(Role.CRITIC, "poison", Sampling(temperature=0, max_output_tokens=20))
+    poison = tokenizer.encode("poison")
+
+    def fault(plan: Any) -> None:
+        if any(s.prompt == poison and len(s.tokens) == 3 for s in involved(plan)):
+            raise RuntimeError("a bad row")
+
+    Faulty(engine, fault)
+    generations = [engine.submit(r) for r in [*requests[:4], bad, *requests[4:]]]
+    with pytest.raises(EngineError, match="RuntimeError: a bad row"):
+        generations.pop(4).result()
+    for generation, r in zip(generations, requests, strict=True):
+        assert same(generation.result(), reference.submit(r).result())
+    engine.close()
+
+
+def test_scores_that_are_no_numbers_end_one_request(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
+) -> None:
+    engine = make(checkpoint, tokenizer)
+    forward = engine._forward
+
+    def fault(plan: Any) -> torch.Tensor | None:
+        logits = forward(plan).clone()
+        drawing = [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]
+        for i, sequence in enumerate(drawing):
+            if len(sequence.prompt) == 2:
+                logits[i] = torch.nan
+        return logits
+
+    Faulty(engine, fault)
+    rng = random.Random(5)
+    requests = [request(rng) for _ in range(4)]
+    poisoned = engine.submit(Request(Role.ACTOR, "a", Sampling(max_output_tokens=20)))
+    generations = [engine.submit(r) for r in requests]
+    with pytest.raises(EngineError, match="not numbers"):
+        poisoned.result()
+    for generation, r in zip(generations, requests, strict=True):
+        assert same(generation.result(), reference.submit(r).result())
+    engine.close()
+
+
+def test_running_out_of_memory_shrinks_the_batch(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
+) -> None:
+    engine = make(checkpoint, tokenizer)
+
+    def fault(plan: Any) -> None:
+        if len(plan.decoding) > 3 or sum(c.end - c.start for c in plan.chunks) > 20:
+            raise torch.OutOfMemoryError("out of memory")
+
+    Faulty(engine, fault)
+    rng = random.Random(6)
+    requests = [request(rng, temperature=(i % 2) * 0.75) for i in range(16)]
+    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    engine.close()
+    assert engine._scheduler.slots <= 3
+    assert engine._scheduler.chunk <= 20
+    greedy = [i for i in range(16) if not i % 2]
+    assert all(same(found[i], reference.submit(requests[i]).result()) for i in greedy)
+
+
+def test_memory_that_is_too_little_for_one_fails_that_one(checkpoint: Path, tokenizer: Any) -> None:
+    engine = make(checkpoint, tokenizer)
+
+    def fault(plan: Any) -> None:
+        if any(len(s.tokens) >= 2 for s in plan.decoding):
+            raise torch.OutOfMemoryError("out of memory")
+
+    Faulty(engine, fault)
+    sampling = Sampling(temperature=0, max_output_tokens=20)
+    generation = engine.submit(Request(Role.ACTOR, "gravity", sampling))
+    with pytest.raises(EngineError, match="OutOfMemoryError"):
+        generation.result()
+    short = Sampling(temperature=0, max_output_tokens=1)
+    assert engine.submit(Request(Role.ACTOR, "gravity", short)).result().output_tokens == 1
+    engine.close()
+
+
+# --- what it cannot take --------------------------------------------------------------
+
+
+def test_adapters_that_cannot_be_stacked_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    folders = {role.value: checkpoint / role for role in Role}
+    assert unstackable(folders) == []
+    base = AutoModelForCausalLM.from_pretrained(checkpoint / "base")
+    dora = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
+    dora.save_pretrained(str(tmp_path / "dora"))
+    [said] = unstackable({**folders, "critic": tmp_path / "dora"})
+    assert said.startswith("the critic adapter: it is a DoRA")

@@ -1,0 +1,103 @@
+"""Drawing tokens: the distribution is transformers', the noise is the row's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare, kstest
+from torch import Tensor
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from jobs.pipeline import Sampling
+from worker.engine.sampling import Rows, _gumbel, _mix, sample
+
+VOCABULARY = 40
+CPU = torch.device("cpu")
+LOGITS = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(0)) * 2
+
+
+def wanted(sampling: Sampling) -> Tensor:
+    """Return the probabilities that `generate` draws from."""
+    ids: Any = torch.zeros(1, 1, dtype=torch.int64)
+    scores: Any = TemperatureLogitsWarper(sampling.temperature)(ids, LOGITS[None])
+    if sampling.top_k:
+        scores = TopKLogitsWarper(sampling.top_k)(ids, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(ids, scores)
+    found: Tensor = scores.softmax(-1)[0]
+    return found
+
+
+def draw(samplings: list[Sampling], positions: list[int] | None = None) -> Tensor:
+    rows = Rows.of(samplings, positions or [0] * len(samplings), VOCABULARY, CPU)
+    tokens, sound = sample(LOGITS.expand(len(samplings), -1), rows)
+    assert sound.all()
+    return tokens
+
+
+def fit(tokens: Tensor, sampling: Sampling) -> float:
+    """Return the p-value of drawn tokens under the probabilities that `generate` has."""
+    seen = torch.bincount(tokens, minlength=VOCABULARY).double()
+    expected = wanted(sampling).double()
+    expected *= len(tokens) / expected.sum()
+    assert not seen[expected == 0].any()
+    # Rare tokens are counted together, as the test asks for.
+    rare = expected < 5
+    one = torch.cat([seen[~rare], seen[rare].sum()[None]])
+    two = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    there = two > 0
+    return float(chisquare(one[there].numpy(), two[there].numpy()).pvalue)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.75, top_k=50),
+        Sampling(temperature=0.75, top_k=5),
+        Sampling(temperature=1.3, top_k=0, top_p=0.8),
+        Sampling(temperature=1.0, top_k=10, top_p=0.6),
+    ],
+)
+def test_the_distribution_is_that_of_generate(sampling: Sampling) -> None:
+    rows = [replace(sampling, seed=seed) for seed in range(20_000)]
+    assert fit(draw(rows), sampling) > 1e-3
+
+
+def test_positions_of_one_seed_are_independent_draws() -> None:
+    sampling = Sampling(top_k=0, seed=5)
+    assert fit(draw([sampling] * 20_000, list(range(20_000))), sampling) > 1e-3
+
+
+def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
+    mixed = [
+        Sampling(temperature=(0.5, 0.75, 1.2)[i % 3], top_k=(0, 3, 50)[i % 3], seed=i // 2)
+        for i in range(64)
+    ] + [Sampling(temperature=0), Sampling(temperature=0.9, top_p=0.7, seed=3)]
+    together = draw(mixed, list(range(len(mixed))))
+    for i, sampling in enumerate(mixed):
+        assert draw([sampling], [i]) == together[i]
+
+
+def test_zero_temperature_is_the_likeliest_token() -> None:
+    assert (
+        draw([Sampling(temperature=0, seed=s) for s in range(5)]).tolist()
+        == [int(LOGITS.argmax())] * 5
+    )
+
+
+def test_scores_that_are_no_numbers_are_noticed() -> None:
+    logits = LOGITS.repeat(3, 1)
+    logits[0, 3] = torch.nan
+    logits[2, 3] = torch.inf
+    rows = Rows.of([Sampling()] * 3, [0] * 3, VOCABULARY, CPU)
+    assert sample(logits, rows)[1].tolist() == [False, True, False]
+
+
+def test_the_noise_is_standard_gumbel() -> None:
+    seeds = torch.arange(300)
+    noise = _gumbel(_mix(seeds), torch.arange(100).expand(300, -1))
+    assert kstest(noise.flatten().numpy(), "gumbel_r").pvalue > 1e-3
+    assert len(set(noise.flatten().tolist())) == noise.numel()

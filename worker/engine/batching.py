@@ -1,0 +1,308 @@
+"""The engine: every waiting request decodes together, whatever role it is in."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence as Several
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from worker.engine import sampling
+from worker.engine.adapters import Rows, stack
+from worker.engine.cache import ATTENTION, KVCache, Layout, Segment
+from worker.engine.detokenizer import Detokenizer
+from worker.engine.interface import (
+    Completion,
+    ContextExceededError,
+    EngineError,
+    FinishReason,
+    Generation,
+    Request,
+)
+from worker.engine.scheduler import Plan, Scheduler, Sequence
+
+log = logging.getLogger(__name__)
+
+#: The most prompt tokens of one step: enough to fill the processor, few enough that a step with
+#: them does not hold the decoding rows up for long.
+CHUNK = 512
+#: Tokens of a piece of text, but for the first piece, which is one token: decoding each token by
+#: itself would take longer than computing it. Pieces depend on the count alone and not on the time,
+#: so that a stage that runs again after a crash streams the same pieces.
+PIECE = 4
+#: Seconds between two looks for new pieces.
+TELL_INTERVAL = 0.05
+
+
+class BatchingEngine:
+    """Decodes up to ``slots`` requests in every step, on a thread of its own."""
+
+    name = "batching"
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int,
+        slots: int,
+        chunk: int = CHUNK,
+    ) -> None:
+        """Take the model over, allocate the cache, and start.
+
+        Args:
+            model: the base with an adapter of each role's name, none of them
+                `worker.engine.adapters.unstackable`; it cannot be used for anything else any more.
+            tokenizer: the base's.
+            context: tokens of prompt and output together, at most the model's own limit.
+            slots: requests decoded at the same time.
+            chunk: the most prompt tokens of one step.
+        """
+        self.context = context
+        self.slots = slots
+        self._names = list(model.peft_config)
+        self._rows = Rows()
+        self._ends = _ends(model, tokenizer)
+        device, dtype = model.device, model.dtype
+        self._model: Any = stack(model, self._names, self._rows).eval()
+        self._model.set_attn_implementation(ATTENTION)
+        self._vocabulary = int(self._model.config.vocab_size)
+        self.cache = KVCache(
+            self._model.config, slots=slots, context=context, dtype=dtype, device=device
+        )
+        self._tokenizer = tokenizer
+        self._encoding = threading.Lock()  # fast tokenizers may not be set up by two threads
+        self._scheduler = Scheduler(slots, chunk)
+        self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._told = time.monotonic()
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> Generation:
+        with self._encoding:
+            ids: list[int] = self._tokenizer.encode(request.prompt)
+        limit = min(request.sampling.max_output_tokens, self.context - len(ids))
+        if limit < 1:
+            raise ContextExceededError(
+                f"the {request.role}'s prompt has {len(ids)} tokens, which leaves no room in the "
+                f"model's context of {self.context}"
+            )
+        generation = Generation(request)
+        adapter = self._names.index(request.role.value)
+        detokenizer = Detokenizer(self._tokenizer)
+        self._arriving.put(Sequence(generation, ids, limit, adapter, detokenizer))
+        return generation
+
+    def close(self) -> None:
+        self._closed.set()
+        self._arriving.put(None)
+        self._thread.join()
+
+    # --- the engine's thread ----------------------------------------------------------
+
+    def _serve(self) -> None:
+        scheduler = self._scheduler
+        while not self._closed.is_set():
+            self._admit(block=not (scheduler.running or scheduler.waiting))
+            self._stop_unwanted()
+            if plan := scheduler.plan():
+                self._step(plan)
+            self._tell()
+        while not self._arriving.empty():
+            self._admit(block=False)
+        for sequence in [*scheduler.running, *scheduler.waiting]:
+            self._fail(sequence, EngineError("the engine was closed"))
+
+    def _admit(self, *, block: bool) -> None:
+        """Take what was submitted; with nothing else to do, wait for it."""
+        while True:
+            try:
+                sequence = self._arriving.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            if sequence is not None:
+                self._scheduler.add(sequence)
+
+    def _stop_unwanted(self) -> None:
+        """End what was cancelled or took too long, wherever it is."""
+        now = time.monotonic()
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            if sequence.generation.cancelled:
+                self._finish(sequence, FinishReason.CANCELLED)
+            elif now >= sequence.generation.request.deadline:
+                self._finish(sequence, FinishReason.DEADLINE)
+
+    def _step(self, plan: Plan) -> None:
+        """Compute one step; whatever goes wrong, only the requests that it hit fail."""
+        try:
+            self._run(plan)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._make_room(plan, error)
+        except Exception as error:
+            log.exception("a step failed")
+            if "CUDA" in str(error):
+                raise  # the device is lost to this process: a new one starts with a new device
+            self._fail_together(plan, error)
+
+    def _run(self, plan: Plan) -> None:
+        drawing = [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]
+        logits = self._forward(plan)
+        if not drawing:
+            return
+        rows = sampling.Rows.of(
+            [s.generation.request.sampling for s in drawing],
+            [len(s.tokens) for s in drawing],
+            self._vocabulary,
+            logits.device,
+        )
+        tokens, sound = sampling.sample(logits, rows)
+        self._accept(drawing, tokens.tolist(), sound.tolist())
+
+    @torch.inference_mode()
+    def _forward(self, plan: Plan) -> Tensor:
+        """Compute the plan's tokens; return the scores after each sequence that can go on.
+
+        Returns:
+            (sequences, vocabulary): decoding ones first, then those whose last chunk this was.
+        """
+        layout = Layout(
+            self.cache,
+            [_slot(s) for s in plan.decoding],
+            [s.cached for s in plan.decoding],
+            [Segment(_slot(c.sequence), c.start, c.end - c.start) for c in plan.chunks],
+        )
+        ids = [s.tokens[-1] for s in plan.decoding]
+        adapters = [s.adapter for s in plan.decoding]
+        keep = list(range(len(ids)))
+        for chunk in plan.chunks:
+            ids += chunk.sequence.slice(chunk.start, chunk.end)
+            adapters += [chunk.sequence.adapter] * (chunk.end - chunk.start)
+            if chunk.last:
+                keep.append(len(ids) - 1)
+        device = layout.slots.device
+        self._rows.set(torch.tensor(adapters, device=device))
+        logits: Tensor = self._model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=layout.positions[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(keep, dtype=torch.int64, device=device),
+            layout=layout,
+        ).logits[0]
+        for sequence in plan.decoding:
+            sequence.cached += 1
+        for chunk in plan.chunks:
+            chunk.sequence.cached = chunk.end
+        return logits
+
+    def _accept(
+        self, sequences: Several[Sequence], tokens: Several[int], sound: Several[bool]
+    ) -> None:
+        """Append each sequence's new token, and end those that it ends."""
+        now = time.monotonic()
+        for sequence, token, ok in zip(sequences, tokens, sound, strict=True):
+            if not ok:
+                self._fail(sequence, EngineError("the model's scores are not numbers (NaN)"))
+                continue
+            if sequence.first_token_at is None:
+                sequence.first_token_at = now
+            sequence.tokens.append(token)
+            if token in self._ends:
+                self._finish(sequence, FinishReason.STOP)
+            elif len(sequence.tokens) >= sequence.limit:
+                self._finish(sequence, FinishReason.LENGTH)
+
+    def _make_room(self, plan: Plan, error: BaseException) -> None:
+        """After running out of memory: smaller chunks first, then fewer slots.
+
+        The noise depends on position alone, so what is computed anew gives the same text.
+        """
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        scheduler = self._scheduler
+        computed = sum(c.end - c.start for c in plan.chunks)
+        if computed > 1:
+            scheduler.chunk = max(1, min(scheduler.chunk, computed) // 2)
+            log.warning("out of memory: %d prompt tokens a step from now on", scheduler.chunk)
+        elif len(scheduler.running) > 1:
+            scheduler.shrink()
+            log.warning("out of memory: %d slots from now on", scheduler.slots)
+        else:
+            self._fail_together(plan, error)
+
+    def _fail_together(self, plan: Plan, error: BaseException) -> None:
+        """Find out whose fault a failed step was: each sequence gets a step of its own."""
+        alone = [Plan([s], []) for s in plan.decoding] + [Plan([], [c]) for c in plan.chunks]
+        if len(alone) == 1:
+            sequence = [*plan.decoding, *(c.sequence for c in plan.chunks)][0]
+            self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
+            return
+        for plan_ in alone:
+            self._step(plan_)
+
+    # --- text and ends ----------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Hand the new text on, a few times a second."""
+        now = time.monotonic()
+        if now - self._told < TELL_INTERVAL:
+            return
+        self._told = now
+        for sequence in self._scheduler.running:
+            self._tell_one(sequence)
+
+    def _tell_one(self, sequence: Sequence) -> None:
+        while True:
+            end = sequence.told + (PIECE if sequence.told else 1)
+            if end > len(sequence.tokens):
+                return
+            if delta := sequence.detokenizer.extend(sequence.tokens[sequence.told : end]):
+                sequence.generation.emit(delta)
+            sequence.told = end
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._scheduler.remove(sequence)
+        self._tell_one(sequence)
+        detokenizer = sequence.detokenizer
+        last = [detokenizer.extend(sequence.tokens[sequence.told :])]
+        text, rest = detokenizer.finish()
+        if reason is not FinishReason.CANCELLED:
+            # What was broken off may run again, and then this piece would be longer.
+            for delta in filter(None, (*last, rest)):
+                sequence.generation.emit(delta)
+        sequence.generation.end(
+            Completion(
+                text=text,
+                deltas=detokenizer.deltas,
+                prompt_tokens=len(sequence.prompt),
+                output_tokens=len(sequence.tokens),
+                finish_reason=reason,
+                max_output_tokens=sequence.limit,
+                first_token_at=sequence.first_token_at,
+            )
+        )
+
+    def _fail(self, sequence: Sequence, error: EngineError) -> None:
+        self._scheduler.remove(sequence)
+        sequence.generation.end(error)
+
+
+def _slot(sequence: Sequence) -> int:
+    assert sequence.slot is not None  # noqa: S101 (only running sequences are planned)
+    return sequence.slot
+
+
+def _ends(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end a text, as `generate` would see it."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        ends = tokenizer.eos_token_id
+    return frozenset(ends if isinstance(ends, list) else [ends])
