@@ -45,6 +45,9 @@ SWEEP_INTERVAL = 5.0
 WORKER_STALE = 20.0
 #: Attempts at one stage that may end with their worker lost before the job fails.
 MAX_LOST = 3
+#: Lost attempts after which a stage is run with no other beside it on its worker: so only the
+#: stage that brings workers down gets to `MAX_LOST`, and not those that happened to be there too.
+SUSPICIOUS = MAX_LOST - 1
 #: Seconds between a commit and the sweep's own publishing: time for the web's, or for the chain's.
 PUBLISH_GRACE = 2.0
 #: Seconds past its deadline after which a job is ended whoever holds its lease.
@@ -355,11 +358,24 @@ class Store:
     # --- running ----------------------------------------------------------------------
 
     def claim(
-        self, job_id: str, position: int, worker_id: str, *, job_timeout: float
+        self,
+        job_id: str,
+        position: int,
+        worker_id: str,
+        *,
+        job_timeout: float,
+        alone: bool = False,
     ) -> Claim | None:
         """Take the lease on a stage, or nothing if it is not there to be run.
 
         A duplicate or outdated message finds nothing to claim.
+
+        Args:
+            job_id, position: the stage.
+            worker_id: who will run it.
+            job_timeout: seconds that the job may take, if this is its first claim.
+            alone: whether the worker runs nothing else meanwhile; if it does, stages that lost
+                `SUSPICIOUS` workers are not given to it.
         """
         with self._write() as session:
             token = session.execute(
@@ -370,6 +386,7 @@ class Store:
                     Job.status.in_(OPEN),
                     Job.lease_expires_at.is_(None),
                     sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
+                    sa.true() if alone else _lost(job_id, position) < SUSPICIOUS,
                 )
                 .values(
                     status=Status.IN_PROGRESS,
@@ -428,6 +445,12 @@ class Store:
                 started_at=now,
                 seconds_left=(deadline - now).total_seconds(),
             )
+
+    def suspicious(self, job_id: str, position: int) -> bool:
+        """Whether a stage has lost so many workers that it should run alone."""
+        with self._read() as session:
+            lost = session.scalar(sa.select(_lost(job_id, position)))
+        return (lost or 0) >= SUSPICIOUS
 
     def record(self, claim: Claim, output: Output) -> bool:
         """Keep a stage's output and make the next stage ready, or end the job.
@@ -682,13 +705,7 @@ class Store:
             for job_id, position, token in expired:
                 message = "the worker that ran this attempt stopped answering"
                 self._end_attempt(session, job_id, token, AttemptStatus.LOST, error=message)
-                lost = session.scalar(
-                    sa.select(sa.func.count()).where(
-                        Attempt.job_id == job_id,
-                        Attempt.position == position,
-                        Attempt.status == AttemptStatus.LOST,
-                    )
-                )
+                lost = session.scalar(sa.select(_lost(job_id, position)))
                 if (lost or 0) >= MAX_LOST:
                     session.execute(
                         sa.update(Job)
@@ -754,6 +771,19 @@ class Store:
                 )
             )
             return cast("sa.CursorResult[Any]", result).rowcount
+
+
+def _lost(job_id: str, position: int) -> sa.ScalarSelect[int]:
+    """Count a stage's attempts that ended with their worker lost."""
+    return (
+        sa.select(sa.func.count())
+        .where(
+            Attempt.job_id == job_id,
+            Attempt.position == position,
+            Attempt.status == AttemptStatus.LOST,
+        )
+        .scalar_subquery()
+    )
 
 
 def _columns(claim: Claim, output: Output) -> dict[str, Any]:

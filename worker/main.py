@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import redis
+import torch
 import transformers
 from celery import Celery
 from celery.exceptions import SecurityWarning
@@ -30,6 +31,10 @@ from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Runtime, Store
 from worker import checkpoints, tasks
+from worker.checkpoints import CheckpointError, Checkpoints
+from worker.engine.adapters import unstackable
+from worker.engine.batching import BatchingEngine
+from worker.engine.cache import KVCache
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 from worker.rescue import Rescue
@@ -39,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that stages in progress may take to finish after SIGTERM, before they go back.
 GRACE = 8.0
+#: Of the device's free memory, what the cache may take; the rest is for the steps themselves.
+MEMORY_SHARE = 0.85
 #: Seconds between saying again that a server is not there yet.
 SAY_INTERVAL = 10.0
 
@@ -57,17 +64,16 @@ def run(settings: Settings) -> int:
     _wait_for("Redis", progress.ping, redis.RedisError)
     migrations.check(store.engine)
     found = checkpoints.find(settings)
+    reasons = unstackable({role.value: adapter.path for role, adapter in found.adapters.items()})
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     runtime = Runtime(
-        description=found.describe(ReferenceEngine.name),
+        description=found.describe(ReferenceEngine.name if reasons else BatchingEngine.name),
         context=found.context,
         tokenizer=found.tokenizer.backend_tokenizer.to_str(),
     )
     store.register(worker_id, socket.gethostname(), os.getpid(), runtime)
     try:
-        engine = ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
-        if settings.slots > engine.slots and "slots" in settings.model_fields_set:
-            log.warning("the %s engine decodes %d at a time", engine.name, engine.slots)
+        engine = _start_engine(found, settings.slots, reasons)
         _warm_up(engine)
         runner = StageRunner(store, engine, progress, worker_id, job_timeout=settings.job_timeout)
         app = make_app(settings.redis)
@@ -90,6 +96,55 @@ def run(settings: Settings) -> int:
         store.set_worker_state(worker_id, WorkerState.STOPPED)
         progress.close()
         store.close()
+
+
+def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
+    """Load the model into the engine that batches, or where that cannot be, into the reference.
+
+    Args:
+        found: the base and its adapters.
+        slots: requests to decode together.
+        reasons: why the adapters cannot be stacked.
+
+    Raises:
+        CheckpointError: the weights cannot be used, or leave no memory for the context.
+    """
+    model = checkpoints.load(found)
+    if reasons:
+        log.warning(
+            "the reference engine serves one request at a time, because of %s", "; ".join(reasons)
+        )
+        return ReferenceEngine(model, found.tokenizer, context=found.context)
+    slots = _affordable(model.config, found, slots)
+    engine = BatchingEngine(model, found.tokenizer, context=found.context, slots=slots)
+    log.info(
+        "the cache of keys and values takes %.2f GB: %d slots of %d tokens",
+        engine.cache.nbytes / 1e9,
+        slots,
+        found.context,
+    )
+    return engine
+
+
+def _affordable(config: transformers.PreTrainedConfig, found: Checkpoints, slots: int) -> int:
+    """Return how many of the slots' caches fit the device's free memory."""
+    if found.device.type != "cuda":
+        return slots  # the system hands out a page when it is first written to
+    free, _ = torch.cuda.mem_get_info(found.device)
+    each = KVCache.bytes_per_token(config, found.dtype) * found.context
+    fit = int(free * MEMORY_SHARE) // each
+    if fit < 1:
+        raise CheckpointError(
+            f"a context of {found.context} tokens needs {each / 1e9:.1f} GB for its keys and values, "
+            f"and {free / 1e9:.1f} GB are free; set HELIXQ_MAX_CONTEXT lower"
+        )
+    if fit < slots:
+        log.warning(
+            "%d slots instead of %d fit the memory; a lower HELIXQ_MAX_CONTEXT allows more",
+            fit,
+            slots,
+        )
+    return min(slots, fit)
 
 
 def _serve(app: Celery, engine: Engine, runner: StageRunner, store: Store, worker_id: str) -> int:

@@ -27,6 +27,7 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
+from worker.gate import Gate
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class StageRunner:
         self._running: dict[tuple[str, int], Generation | None] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._gate = Gate()
 
     def run(self, job_id: str, position: int) -> None:
         """Run one stage, if it is there to be run; return when its output is kept.
@@ -68,17 +70,31 @@ class StageRunner:
         Raises:
             Ignore: the chain ends here: there was nothing to claim, or the job ended.
         """
+        with self._gate.shared():
+            if (claim := self._claim(job_id, position)) is not None:
+                self._run_claimed(claim)
+                return
+        if self._patiently(lambda: self._store.suspicious(job_id, position)):
+            with self._gate.alone():
+                if (claim := self._claim(job_id, position, alone=True)) is not None:
+                    log.warning("%s: stage %d lost its workers; it runs alone", job_id, position)
+                    self._run_claimed(claim)
+                    return
+        log.debug("%s: nothing to do for stage %d", job_id, position)
+        raise Ignore("nothing to claim")
+
+    def _claim(self, job_id: str, position: int, *, alone: bool = False) -> Claim | None:
         if self._stopping.is_set():
             self._patiently(lambda: self._store.unpublish(job_id, position))
             raise Ignore("the worker is stopping")
-        claim = self._patiently(
+        return self._patiently(
             lambda: self._store.claim(
-                job_id, position, self._worker_id, job_timeout=self._job_timeout
+                job_id, position, self._worker_id, job_timeout=self._job_timeout, alone=alone
             )
         )
-        if claim is None:
-            log.debug("%s: nothing to do for stage %d", job_id, position)
-            raise Ignore("nothing to claim")
+
+    def _run_claimed(self, claim: Claim) -> None:
+        job_id = claim.job_id
         key = (claim.job_id, claim.lease_token)
         with self._lock:
             self._running[key] = None
@@ -108,6 +124,7 @@ class StageRunner:
                     prompt=claim.prompt,
                     sampling=claim.sampling,
                     deadline=started + claim.seconds_left,
+                    priority=claim.stage.position,
                 )
             )
             self._may_be_stopped(claim, generation)

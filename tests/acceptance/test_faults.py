@@ -31,7 +31,8 @@ def service(
         database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
     else:
         database = create_database(request.getfixturevalue("postgres"))
-    with running(endless, database, socket_folder / f"faults-{request.param}") as found:
+    folder = socket_folder / f"faults-{request.param}"
+    with running(endless, database, folder, HELIXQ_SLOTS="1") as found:
         yield found
 
 

@@ -48,7 +48,7 @@ def test_the_stored_prompts_are_the_cards(service: Service) -> None:
     for position, attempt in enumerate(history["attempts"]):
         assert attempt["seed"] == pipeline.stage_seed(11, position)
         assert attempt["status"] == "finished"
-        assert attempt["worker"]["engine"] == "reference"
+        assert attempt["worker"]["engine"] == "batching"
         assert set(attempt["worker"]["adapters"]) == {"actor", "critic", "regenerator"}
         times = [attempt[f"{t}_at"] for t in ("queued", "started", "first_token", "finished")]
         assert times == sorted(times)

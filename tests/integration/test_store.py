@@ -52,8 +52,10 @@ def submit(store: Store, **changes: object) -> Job:
     return job
 
 
-def claim(store: Store, job: Job, position: int = 0, worker: str = WORKER) -> Claim:
-    found = store.claim(job.id, position, worker, job_timeout=60)
+def claim(
+    store: Store, job: Job, position: int = 0, worker: str = WORKER, *, alone: bool = False
+) -> Claim:
+    found = store.claim(job.id, position, worker, job_timeout=60, alone=alone)
     assert found is not None
     return found
 
@@ -172,14 +174,35 @@ def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
 
 def test_a_job_that_brings_three_workers_down_fails(store: Store) -> None:
     job = submit(store)
-    for _ in range(store_module.MAX_LOST):
+    for _ in range(store_module.SUSPICIOUS):
+        assert not store.suspicious(job.id, 0)
         claim(store, job)
         let_leases_run_out(store)
-        swept = store.sweep()
-    assert swept.failed == [job.id]
+        assert store.sweep().failed == []
+    claim(store, job, alone=True)
+    let_leases_run_out(store)
+    assert store.sweep().failed == [job.id]
     kept = store.job(job.id)
     assert (kept.status, kept.error_code) == (Status.FAILED, "worker_lost")
     assert [a.status for a in kept.attempts] == [AttemptStatus.LOST] * 3
+
+
+def test_a_job_that_ran_beside_a_poisonous_one_does_not_fail_with_it(store: Store) -> None:
+    poison, innocent = submit(store), submit(store)
+    for _ in range(store_module.SUSPICIOUS):
+        claim(store, poison)
+        claim(store, innocent)
+        let_leases_run_out(store)
+        store.sweep()
+    for job in (poison, innocent):
+        assert store.claim(job.id, 0, WORKER, job_timeout=60) is None, "not beside others"
+        assert store.suspicious(job.id, 0)
+    assert store.record(claim(store, innocent, alone=True), OUTPUT)
+    claim(store, poison, alone=True)
+    let_leases_run_out(store)
+    assert store.sweep().failed == [poison.id]
+    assert not store.suspicious(innocent.id, 1), "its next stage has a clean record"
+    assert store.record(claim(store, innocent, 1), OUTPUT)
 
 
 def test_a_job_past_its_deadline_fails(store: Store) -> None:
