@@ -14,6 +14,19 @@ import click
 
 from cli.errors import ExpectedError
 
+#: About 100 M parameters, with adapters of 2.5% each.
+_SMALL = {"hidden": 768, "layers": 12, "rank": 16}
+
+
+def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list like 1,64", param=option) from error
+    if min(numbers) < 1:
+        raise click.BadParameter("the least is 1", param=option)
+    return numbers
+
 
 @click.group()
 def bench() -> None:
@@ -65,6 +78,88 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
         click.echo(
             f"| `{result.name}` | {result.seconds:.1f} | {baseline.seconds / result.seconds:.1f} "
             f"| {result.peak_bytes / 1e9:.2f} GB | {result.error:.4%} | {low:.4%}–{high:.4%} |"
+        )
+
+
+@bench.command()
+@click.option(
+    "--model",
+    "which",
+    type=click.Choice(["demo", "synthetic-100m", "synthetic-7b"]),
+    default="demo",
+    show_default=True,
+    help="The demo's, or random weights of a size.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--reference-jobs",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="How many of them the reference engine answers.",
+)
+@click.option("--slots", default="1,64", show_default=True, callback=_numbers, metavar="N,N,…")
+@click.option("--max-output-tokens", type=click.IntRange(min=1), help="64; 256 for the demo.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def engine(
+    which: str,
+    jobs: int,
+    reference_jobs: int,
+    slots: list[int],
+    max_output_tokens: int | None,
+    device: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run whole jobs, three stages each: the batching engine against the reference engine."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from jobs.pipeline import Role, Sampling
+    from jobs.settings import DEMO_CHECKPOINT
+    from worker.bench import engine as module
+
+    demo = module.Model(DEMO_CHECKPOINT / "base", {role: DEMO_CHECKPOINT / role for role in Role})
+    with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
+        if which == "demo":
+            rows = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text().splitlines()
+            asked = [json.loads(row)["question"] for row in rows[:: max(1, len(rows) // jobs)]]
+            model, limit = demo, max_output_tokens or 256
+        else:
+            big = which == "synthetic-7b"
+            sizes = {"hidden": 4096, "layers": 32, "rank": 64} if big else _SMALL
+            model = module.synthetic(Path(folder), demo.base, **sizes, seed=seed)
+            asked = module.questions(AutoTokenizer.from_pretrained(demo.base), jobs, 64, seed)
+            limit = max_output_tokens or 64
+        results = module.run(
+            model,
+            asked=asked[:jobs],
+            reference_jobs=reference_jobs,
+            slots=slots,
+            sampling=Sampling(max_output_tokens=limit, seed=seed),
+            context=1024,
+            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            device=torch.device(device),
+            told=lambda text: click.echo(f"{text} …", err=True),
+        )
+    if as_json:
+        found = {"machine": machine(), "model": which, "results": [r.to_json() for r in results]}
+        click.echo(json.dumps(found, indent=2))
+        return
+    baseline = results[0]
+    click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {machine()}.\n")
+    click.echo(
+        "| engine | at once | jobs an hour | times the reference | new tokens a second "
+        "| prompt tokens a second | first token |"
+    )
+    click.echo("|---|---|---|---|---|---|---|")
+    for r in results:
+        click.echo(
+            f"| {r.engine} | {r.at_once} | {r.jobs_an_hour:,.0f} "
+            f"| {r.jobs_an_hour / baseline.jobs_an_hour:.1f} | {r.tokens_a_second:,.0f} "
+            f"| {r.prompt_tokens / r.seconds:,.0f} | {r.first_token * 1000:.0f} ms |"
         )
 
 

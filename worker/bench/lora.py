@@ -80,7 +80,7 @@ def ours(*options: str) -> Extractor:
 
 
 def mergekit(program: Path) -> Extractor:
-    """mergekit's program, with what makes it comparable: the same rank, and nothing left out."""
+    """mergekit's program, with what makes it comparable: the same layers, the same rank."""
 
     def command(base: Path, tuned: Path, out: Path, rank: int) -> list[str | Path]:
         models: list[str | Path] = ["--base-model", base, "--model", tuned, "--out-path", out]
