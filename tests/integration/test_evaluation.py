@@ -102,7 +102,7 @@ def test_the_command_measures_both_forms_and_ranks(
         *("--ranks", "4,1", "--max-output-tokens", 8, "--answer", r"\w+", "--approval", "the"),
         *("--markdown", files[0], "--plot", files[1], "--transcripts", files[2]),
     )
-    found = json.loads(run(environ, *arguments, "--json").output)
+    found = json.loads(run(environ, *arguments, "--json").stdout)
     counts = found["adapters"]["counts"]
     assert counts["all"]["actor"]["total"] == 3
     assert {kind: c["actor"]["total"] for kind, c in counts.items()} == {
@@ -130,7 +130,7 @@ def test_the_command_measures_both_forms_and_ranks(
 
 def test_a_limit_keeps_all_kinds(environ: dict[str, str], task_file: Path) -> None:
     found = json.loads(
-        run(environ, task_file, "--limit", 2, "--max-output-tokens", 2, "--json").output
+        run(environ, task_file, "--limit", 2, "--max-output-tokens", 2, "--json").stdout
     )
     counts = found["adapters"]["counts"]
     assert (counts["all"]["actor"]["total"], set(counts)) == (2, {"all", "short", "long"})

@@ -500,17 +500,17 @@ def test_the_commands_print_tables_and_json(base: Path, tuned: Path, tmp_path: P
     assert f"{DOWN.removesuffix('.weight')} " in table
     assert "\ntotal " in table
     found = json.loads(
-        run("extract", *models, "--out", out, "--rank", 4, "--force", "--json").output
+        run("extract", *models, "--out", out, "--rank", 4, "--force", "--json").stdout
     )
     assert len(found["layers"]) == 14
     assert found["total"]["kept"] == pytest.approx(1, abs=1e-6)
 
     merged = json.loads(
-        run("merge", "--base", base, "--adapter", out, "--out", tmp_path / "m", "--json").output
+        run("merge", "--base", base, "--adapter", out, "--out", tmp_path / "m", "--json").stdout
     )
     assert merged["layers"] == 14
 
-    described = json.loads(run("inspect", out, "--json").output)
+    described = json.loads(run("inspect", out, "--json").stdout)
     assert described["digest"] == f"sha256:{checkpoints.digest(out)}"
     assert (described["scalings"], described["refusals"]) == ([1.0], [])
     lines = run("inspect", out).output
