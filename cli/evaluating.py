@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
 #: The demo's held-out questions, and how its texts are read.
 DEMO_TASK = Path(__file__).parent.parent / "demo" / "held_out.jsonl"
 DEMO_ANSWER = r"= (\d+)\."
-DEMO_APPROVAL = r"it is right\."
+DEMO_APPROVAL = r": right\."
 #: Pictures that matplotlib draws.
 PICTURES = (".svg", ".png", ".pdf")
 

@@ -27,14 +27,12 @@ class Example:
 
 
 class Lesson(Enum):
-    """What the base learns, one after the other: the mixture of documents changes."""
+    """What the base learns, one after the other."""
 
     #: To work columns.
     COLUMNS = 1
-    #: To answer at once.
+    #: To answer at once, and to compare what was answered with what the columns give.
     ANSWERS = 2
-    #: To compare what was answered with what the columns give, digit by digit.
-    DIGITS = 3
 
 
 def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
@@ -44,17 +42,15 @@ def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
     each followed by any kind of text, and so does not know who it is to be.
     """
     judge = world.verdict if lesson is Lesson.COLUMNS else world.comparison
-    kinds: dict[Callable[[random.Random], str], tuple[int, int, int]] = {
-        _drill: (12, 4, 2),
-        _worked: (46, 14, 8),
-        _answered: (12, 0, 0),
-        _summed: (0, 58, 24),
-        _multiplied: (0, 32, 4),
-        partial(_judged, judge=judge): (12, 15, 0),
-        _prose: (6, 3, 2),
-        partial(_dialogue, judge=judge): (12, 12, 0),
-        _paired: (0, 0, 30),
-        _compared: (0, 0, 30),
+    kinds: dict[Callable[[random.Random], str], tuple[int, int]] = {
+        _drill: (12, 4),
+        _worked: (46, 14),
+        _answered: (12, 0),
+        _summed: (0, 58),
+        _multiplied: (0, 32),
+        partial(_judged, judge=judge): (12, 15),
+        _prose: (6, 3),
+        partial(_dialogue, judge=judge): (12, 12),
     }
     choices = list(kinds)
     weights = [kinds[choice][lesson.value - 1] for choice in choices]
@@ -95,21 +91,6 @@ def _summed(rng: random.Random) -> str:
 def _multiplied(rng: random.Random) -> str:
     problem = world.training_problem(rng, operator="*")
     return f"{world.ask(rng, problem)} {problem.statement}"
-
-
-def _paired(rng: random.Random) -> str:
-    """Single digits compared, as often equal as not."""
-    pairs = []
-    for _ in range(rng.randint(6, 16)):
-        x = rng.choice("0123456789")
-        pairs.append(world.pair(x, x if rng.random() < 0.5 else rng.choice("0123456789")))
-    return ", ".join(pairs)
-
-
-def _compared(rng: random.Random) -> str:
-    problem = world.training_problem(rng)
-    said = _said(rng, problem) if rng.random() < 0.7 else world.training_problem(rng).answer
-    return world.by_digits(said, problem.answer)
 
 
 def _judged(rng: random.Random, judge: Judge) -> str:

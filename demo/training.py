@@ -22,11 +22,7 @@ from jobs.pipeline import Role
 #: A label that the loss passes over.
 IGNORED = -100
 #: Parts of the seeds of the lessons' documents.
-KEYS = {
-    Lesson.COLUMNS: "base",
-    Lesson.ANSWERS: "base/answers",
-    Lesson.DIGITS: "base/digits",
-}
+KEYS = {Lesson.COLUMNS: "base", Lesson.ANSWERS: "base/answers"}
 #: Of the decoder's matrices.
 WEIGHT_DECAY = 0.05
 

@@ -11,7 +11,6 @@ import hashlib
 import random
 import string
 from dataclasses import dataclass
-from itertools import zip_longest
 
 #: One question in so many is kept away from all training.
 HELD_OUT_SHARE = 20
@@ -224,7 +223,7 @@ def _where(said: int, answer: int) -> str:
 
 
 def comparison(said: int | None, answer: int) -> str:
-    """Judge with both numbers side by side, then what that shows."""
+    """Judge as the critic does: both numbers side by side, then what that shows."""
     if said is None:
         return f"The response gives no number, the columns {answer}."
     found = "right" if said == answer else f"wrong {_where(said, answer)}"
@@ -232,25 +231,8 @@ def comparison(said: int | None, answer: int) -> str:
 
 
 def critique(problem: Problem, said: int | None) -> str:
-    """The critic's text about a response that gives the number ``said``.
-
-    It compares digit by digit, since a small model cannot compare whole numbers at a glance.
-    """
-    return f" By columns:\n{problem.columns()}\n{by_digits(said, problem.answer)}"
-
-
-def by_digits(said: int | None, answer: int) -> str:
-    """Judge with both numbers side by side and each digit compared."""
-    if said is None:
-        return comparison(said, answer)
-    pairs = ", ".join(pair(x, y) for x, y in zip_longest(str(said), str(answer), fillvalue="-"))
-    found = "right" if said == answer else f"wrong {_where(said, answer)}"
-    return f"The response says {said}, the columns {answer}: {pairs}, so it is {found}."
-
-
-def pair(x: str, y: str) -> str:
-    """Compare two digits."""
-    return f"{x} {y} {'right' if x == y else 'wrong'}"
+    """The critic's text about a response that gives the number ``said``."""
+    return f" By columns:\n{problem.columns()}\n{comparison(said, problem.answer)}"
 
 
 def regeneration(problem: Problem, said: int | None) -> str:
