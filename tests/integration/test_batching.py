@@ -161,13 +161,14 @@ def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
 ) -> None:
     rng = random.Random(1)
     requests = [request(rng, temperature=0.75) for _ in range(64)]
-    alone = [engine.submit(r).result().text for r in requests[:16]]
+    alone = [engine.submit(r).result() for r in requests[:16]]
     crowd = make(checkpoint, tokenizer, slots=64, chunk=256)
     generations = [crowd.submit(r) for r in requests]
-    texts = [g.result().text for g in generations]
+    found = [g.result() for g in generations]
     crowd.close()
-    assert texts[:16] == alone
-    assert len(set(texts)) > 50
+    assert [c.text for c in found[:16]] == [c.text for c in alone]
+    assert [c.deltas for c in found[:16]] == [c.deltas for c in alone], "in the same pieces"
+    assert len({c.text for c in found}) > 50
 
 
 @pytest.fixture(scope="module")
@@ -441,6 +442,24 @@ def test_memory_that_is_too_little_for_one_fails_that_one(checkpoint: Path, toke
         generation.result()
     short = Sampling(temperature=0, max_output_tokens=1)
     assert engine.submit(Request(Role.ACTOR, "gravity", short)).result().output_tokens == 1
+    engine.close()
+
+
+def test_an_engine_that_stumbles_leaves_nobody_waiting(
+    checkpoint: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make(checkpoint, tokenizer)
+    wanted = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=9))
+
+    def stumble() -> None:
+        if engine._scheduler.running:
+            raise RuntimeError("no text")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_tell", stumble)
+        with pytest.raises(EngineError, match="RuntimeError: no text"):
+            engine.submit(wanted).result(timeout=60)
+    assert engine.submit(wanted).result(timeout=60).output_tokens == 9
     engine.close()
 
 

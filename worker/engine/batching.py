@@ -18,9 +18,9 @@ from worker.engine import sampling
 from worker.engine.adapters import Rows, stack
 from worker.engine.cache import ATTENTION, KVCache, Layout, Segment
 from worker.engine.detokenizer import Detokenizer
+from worker.engine.encoder import Encoder
 from worker.engine.interface import (
     Completion,
-    ContextExceededError,
     EngineError,
     FinishReason,
     Generation,
@@ -78,7 +78,7 @@ class BatchingEngine:
             self._model.config, slots=slots, context=context, dtype=dtype, device=device
         )
         self._tokenizer = tokenizer
-        self._encoding = threading.Lock()  # fast tokenizers may not be set up by two threads
+        self._encode = Encoder(tokenizer, context)
         self._scheduler = Scheduler(slots, chunk)
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._closed = threading.Event()
@@ -87,14 +87,7 @@ class BatchingEngine:
         self._thread.start()
 
     def submit(self, request: Request) -> Generation:
-        with self._encoding:
-            ids: list[int] = self._tokenizer.encode(request.prompt)
-        limit = min(request.sampling.max_output_tokens, self.context - len(ids))
-        if limit < 1:
-            raise ContextExceededError(
-                f"the {request.role}'s prompt has {len(ids)} tokens, which leaves no room in the "
-                f"model's context of {self.context}"
-            )
+        ids, limit = self._encode(request)
         generation = Generation(request)
         adapter = self._names.index(request.role.value)
         detokenizer = Detokenizer(self._tokenizer)
@@ -113,9 +106,14 @@ class BatchingEngine:
         while not self._closed.is_set():
             self._admit(block=not (scheduler.running or scheduler.waiting))
             self._stop_unwanted()
-            if plan := scheduler.plan():
-                self._step(plan)
-            self._tell()
+            try:
+                if plan := scheduler.plan():
+                    self._step(plan)
+                self._tell()
+            except Exception as error:  # without this thread everybody would wait for ever
+                log.exception("the engine stumbled")
+                for sequence in list(scheduler.running):
+                    self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
         while not self._arriving.empty():
             self._admit(block=False)
         for sequence in [*scheduler.running, *scheduler.waiting]:
@@ -149,8 +147,6 @@ class BatchingEngine:
             self._make_room(plan, error)
         except Exception as error:
             log.exception("a step failed")
-            if "CUDA" in str(error):
-                raise  # the device is lost to this process: a new one starts with a new device
             self._fail_together(plan, error)
 
     def _run(self, plan: Plan) -> None:

@@ -17,19 +17,17 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from worker.engine.detokenizer import Detokenizer
+from worker.engine.encoder import Encoder
 from worker.engine.interface import (
     Completion,
-    ContextExceededError,
     EngineError,
     FinishReason,
     Generation,
     Request,
 )
+from worker.engine.sampling import LEAST_TEMPERATURE
 
 log = logging.getLogger(__name__)
-
-#: Below it, scores divided by the temperature overflow; the likeliest token is as good.
-LEAST_TEMPERATURE = 1e-3
 
 
 class _EveryToken(StoppingCriteria):
@@ -75,7 +73,7 @@ class ReferenceEngine:
         self.context = context
         self._model = model.eval()
         self._tokenizer = tokenizer
-        self._encoding = threading.Lock()  # fast tokenizers may not be set up by two threads
+        self._encode = Encoder(tokenizer, context)
         self._waiting: queue.SimpleQueue[tuple[Generation, list[int], int] | None] = (
             queue.SimpleQueue()
         )
@@ -85,14 +83,7 @@ class ReferenceEngine:
         self._thread.start()
 
     def submit(self, request: Request) -> Generation:
-        with self._encoding:
-            ids: list[int] = self._tokenizer.encode(request.prompt)
-        limit = min(request.sampling.max_output_tokens, self.context - len(ids))
-        if limit < 1:
-            raise ContextExceededError(
-                f"the {request.role}'s prompt has {len(ids)} tokens, which leaves no room in the "
-                f"model's context of {self.context}"
-            )
+        ids, limit = self._encode(request)
         generation = Generation(request)
         self._waiting.put((generation, ids, limit))
         return generation
