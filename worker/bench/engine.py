@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,8 @@ def run_jobs(
                 number, question = waiting.pop()
             outputs: list[str] = []
             for stage in pipeline.stages():
-                drawn = Sampling(
-                    sampling.temperature,
-                    sampling.top_k,
-                    sampling.top_p,
-                    sampling.max_output_tokens,
-                    stage_seed(sampling.seed + number, stage.position),
-                )
+                seed = stage_seed(sampling.seed + number, stage.position)
+                drawn = replace(sampling, seed=seed)
                 prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, outputs)
                 start = time.monotonic()
                 request = Request(stage.role, prompt, drawn, priority=stage.position)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs import pipeline
@@ -111,13 +111,7 @@ def measure(
             pipeline.prompt(stage, system, question.question, outputs)
             for question, outputs in zip(task.questions, texts, strict=True)
         ]
-        drawn = Sampling(
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.max_output_tokens,
-            stage_seed(sampling.seed, stage.position),
-        )
+        drawn = replace(sampling, seed=stage_seed(sampling.seed, stage.position))
         written = form.write(stage.role, prompts, drawn, batch, tick(stage.role))
         for outputs, text in zip(texts, written, strict=True):
             outputs.append(text)
