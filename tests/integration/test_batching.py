@@ -27,6 +27,7 @@ from transformers import (
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
+from worker.engine import packing
 from worker.engine.adapters import unstackable
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
@@ -90,9 +91,12 @@ def endless_engine(endless: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
 
 
 def request(rng: random.Random, *, temperature: float = 0.0, limit: int = 24) -> Request:
+    words = rng.choices(WORDS, k=rng.randint(0, 60))
+    if rng.random() < 0.5:  # as a system prompt does, many begin alike
+        words = [*WORDS, *words]
     return Request(
         rng.choice(list(Role)),
-        " ".join(rng.choices(WORDS, k=rng.randint(0, 60))),
+        " ".join(words),
         Sampling(
             temperature=temperature,
             max_output_tokens=rng.randint(1, limit),
@@ -230,9 +234,13 @@ def mixed(architecture: str) -> PeftModel:
     return model_
 
 
+@pytest.mark.parametrize("static", [False, True], ids=["grouped", "stacked"])
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_logits_in_a_mixed_batch_are_pefts(architecture: str, tokenizer: Any) -> None:
-    """Every role at once, ranks and targets that differ, prompts in chunks."""
+def test_logits_in_a_mixed_batch_are_pefts(
+    architecture: str, static: bool, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every role at once, ranks and targets that differ, prompts in chunks, packed weights."""
+    monkeypatch.setattr(packing, "LEAST", 1)
     model = mixed(architecture)
     prompts = {role: f"{role} explains the field" for role in Role}
     wanted = {}
@@ -241,7 +249,7 @@ def test_logits_in_a_mixed_batch_are_pefts(architecture: str, tokenizer: Any) ->
         ids = torch.tensor([tokenizer.encode(prompts[role])])
         with torch.no_grad():
             wanted[role] = model(input_ids=ids).logits[0, -1]
-    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4)
+    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4, static=static)
     seen: dict[int, torch.Tensor] = {}
     forward = engine._forward
 

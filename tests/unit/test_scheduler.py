@@ -1,4 +1,4 @@
-"""The scheduler under random traffic: no slot leaks, nobody starves, order is kept."""
+"""The scheduler under random traffic: no row leaks, nobody starves, nobody reads another's text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from jobs.pipeline import Role, Sampling
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.interface import Generation, Request
-from worker.engine.scheduler import Plan, Scheduler, Sequence
+from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
 
-#: Steps between arrivals, prompt tokens, new tokens, priority, and the step of a cancel or None.
+CONTEXT = 64
+#: Steps between arrivals, prompt, adapter, new tokens, priority, and the step of a cancel or None.
 traffic = st.lists(
     st.tuples(
         st.integers(0, 4),
-        st.integers(1, 40),
+        st.one_of(
+            st.integers(1, 40).map(lambda length: [7] * length),
+            st.lists(st.integers(0, 1), min_size=1, max_size=40),
+        ),
+        st.integers(0, 2),
         st.integers(1, 12),
         st.integers(0, 2),
         st.one_of(st.none(), st.integers(0, 30)),
@@ -26,34 +31,60 @@ traffic = st.lists(
 )
 
 
-def sequence(prompt: int, limit: int, priority: int) -> Sequence:
+def sequence(prompt: list[int], limit: int, priority: int, adapter: int = 0) -> Sequence:
     generation = Generation(Request(Role.ACTOR, "", Sampling(), priority=priority))
-    return Sequence(generation, [7] * prompt, limit, 0, cast("Detokenizer", None))
+    return Sequence(generation, prompt, limit, adapter, cast("Detokenizer", None))
+
+
+class Cache:
+    """Stands in for keys and values: which adapter and token each place was computed from."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows: list[list[Any]] = [[None] * CONTEXT for _ in range(rows)]
+
+    def compute(self, plan: Plan) -> None:
+        for place in plan.copies:
+            self.rows[place.row][: place.length] = self.rows[place.source][: place.length]
+        pieces = [(s, s.cached, s.cached + 1) for s in plan.decoding]
+        pieces += [(c.sequence, c.start, c.end) for c in plan.chunks]
+        for s, start, end in pieces:
+            self.rows[s.row][start:end] = [(s.adapter, token) for token in s.slice(start, end)]
+            whole = [(s.adapter, token) for token in s.slice(0, end)]
+            assert self.rows[s.row][:end] == whole, (
+                "it reads its own keys and values, and no other's"
+            )
 
 
 def check(plan: Plan, scheduler: Scheduler) -> None:
-    slots = [s.slot for s in scheduler.running]
-    assert None not in slots
-    assert len(set(slots)) == len(slots) <= scheduler.slots
+    rows = [s.row for s in scheduler.running]
+    assert NOWHERE not in rows
+    assert len(set(rows)) == len(rows) <= scheduler.slots
     assert sum(c.end - c.start for c in plan.chunks) <= scheduler.chunk
-    order = [s.slot for s in plan.decoding]
-    assert order == sorted(order, key=lambda slot: -1 if slot is None else slot)
+    order = [(s.adapter, s.row) for s in plan.decoding]
+    assert order == sorted(order)
     assert set(plan.decoding) == {s for s in scheduler.running if s.decoding}
     assert not {c.sequence for c in plan.chunks} & set(plan.decoding)
     assert plan or not scheduler.running
 
 
 @settings(max_examples=200, deadline=None)
-@given(traffic, st.integers(1, 6), st.integers(1, 16), st.lists(st.integers(0, 60), max_size=2))
+@given(
+    traffic,
+    st.integers(1, 6),
+    st.integers(0, 2),
+    st.integers(1, 16),
+    st.lists(st.integers(0, 60), max_size=2),
+)
 def test_random_traffic_is_served(
-    arrivals: list[Any], slots: int, chunk: int, shrinks: list[int]
+    arrivals: list[Any], slots: int, spare: int, chunk: int, shrinks: list[int]
 ) -> None:
-    scheduler = Scheduler(slots, chunk)
+    scheduler = Scheduler(slots, chunk, rows=slots + spare, context=CONTEXT)
+    cache = Cache(slots + spare)
     coming = []
     at = 0
-    for gap, prompt, limit, priority, cancel in arrivals:
+    for gap, prompt, adapter, limit, priority, cancel in arrivals:
         at += gap
-        coming.append((at, cancel, sequence(prompt, limit, priority)))
+        coming.append((at, cancel, sequence(prompt, limit, priority, adapter)))
     done: list[Sequence] = []
     # A generous bound: every prompt and every new token one after the other, and again per shrink.
     work = sum(len(s.prompt) + 2 * s.limit for _, _, s in coming)
@@ -71,11 +102,11 @@ def test_random_traffic_is_served(
         check(plan, scheduler)
         for s in plan.decoding:
             assert s.slice(s.cached, s.cached + 1) == [s.tokens[-1]]
-            s.cached += 1
         for c in plan.chunks:
-            assert c.start == c.sequence.cached
+            assert c.start == c.sequence.cached < c.end
             assert len(c.sequence.slice(c.start, c.end)) == c.end - c.start
-            c.sequence.cached = c.end
+        cache.compute(plan)
+        scheduler.computed(plan)
         for s in [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]:
             s.tokens.append(len(s.tokens))
             if len(s.tokens) == s.limit:
@@ -84,12 +115,12 @@ def test_random_traffic_is_served(
     assert len(done) == len(coming), "nobody starves"
     assert not scheduler.running
     assert not scheduler.waiting
-    assert sorted(scheduler._free) == list(range(slots)), "no slot leaks"
+    assert sorted(scheduler._free) == list(range(slots + spare)), "no row leaks"
 
 
 def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
-    scheduler = Scheduler(1, 8)
-    waiting = [sequence(1, 1, priority) for priority in (0, 2, 0, 2, 1)]
+    scheduler = Scheduler(1, 8, rows=1, context=CONTEXT)
+    waiting = [sequence([7], 1, priority) for priority in (0, 2, 0, 2, 1)]
     for s in waiting:
         scheduler.add(s)
     served = []
@@ -101,17 +132,49 @@ def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
 
 
 def test_a_long_prompt_does_not_stop_the_others() -> None:
-    scheduler = Scheduler(2, 8)
-    quick, long = sequence(2, 100, 0), sequence(80, 1, 0)
+    scheduler = Scheduler(2, 8, rows=2, context=2 * CONTEXT)
+    quick, long = sequence([7] * 2, 100, 0), sequence([8] * 80, 1, 0)
     scheduler.add(quick)
-    scheduler.plan()
-    quick.cached, quick.tokens = 2, [1]
+    scheduler.computed(scheduler.plan())
+    quick.tokens = [1]
     scheduler.add(long)
     for _ in range(10):
         plan = scheduler.plan()
         assert plan.decoding == [quick]
         [chunk] = plan.chunks
         assert chunk.end - chunk.start == 8
-        long.cached = chunk.end
-        quick.cached, quick.tokens = quick.cached + 1, [*quick.tokens, 1]
+        scheduler.computed(plan)
+        quick.tokens = [*quick.tokens, 1]
     assert chunk.last
+
+
+def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
+    scheduler = Scheduler(3, 64, rows=3, context=CONTEXT)
+    system = list(range(20))
+    scheduler.add(first := sequence([*system, 50], 9, 0))
+    scheduler.computed(scheduler.plan())
+    first.tokens = [1]
+    scheduler.add(second := sequence([*system, 60, 61], 9, 0))
+    scheduler.add(sequence([*system, 60], 9, 0, adapter=1))
+    plan = scheduler.plan()
+    assert [(c.start, c.end) for c in plan.chunks] == [(20, 22), (0, 21)]
+    [copy] = plan.copies
+    assert (copy.source, copy.row, copy.length) == (first.row, second.row, 20)
+    scheduler.computed(plan)
+    for s in scheduler.running:
+        s.tokens = [*s.tokens, 1]
+    scheduler.remove(second)
+    scheduler.add(sequence([*system, 60, 62], 9, 0))
+    plan = scheduler.plan()
+    assert [(c.start, c.end) for c in plan.chunks] == [(21, 22)]
+    assert not plan.copies, "it is put where the longest beginning is"
+
+
+def test_nothing_is_taken_over_from_a_damaged_row() -> None:
+    scheduler = Scheduler(2, 64, rows=2, context=CONTEXT)
+    scheduler.add(bad := sequence([7] * 9, 1, 0))
+    scheduler.computed(scheduler.plan())
+    scheduler.remove(bad, damaged=True)
+    scheduler.add(sequence([7] * 9, 1, 0))
+    [chunk] = scheduler.plan().chunks
+    assert chunk.start == 0

@@ -1,14 +1,16 @@
 """All adapters in every linear layer at once: each token's row picks its own.
 
-The factors A of all adapters are appended to the layer's weight as further output rows, the
-factors B, scaled, stand side by side. One product gives [W x, A x]; a mask zeroes the parts of A x
-that belong to other adapters; a second product adds B. No sorting, no custom kernel, the same
-shapes whatever the mixture, for adapters of any ranks and targets.
+Two ways, both exact, for adapters of any ranks and targets and without a kernel of our own. On a CPU,
+where small products cost what they compute, rows of one adapter stand together and get its factors
+(`GroupedLinear`). On a GPU, where a step is recorded once and replayed, shapes may not depend on the
+mixture (`StackedLinear`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,18 @@ from torch import Tensor, nn
 
 from worker.lora.adapter import open_adapter, refusals
 
+#: Factors A (rank x in) and B (out x rank, scaled) of an adapter in a layer.
+Factors = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Successive tokens ``start … end - 1`` of a step that are for one adapter."""
+
+    adapter: int
+    start: int
+    end: int
+
 
 class Rows:
     """Which adapter each token of the step is for; all layers look here."""
@@ -26,11 +40,18 @@ class Rows:
     def __init__(self) -> None:
         self._adapters = torch.zeros(0, dtype=torch.int64)
         self._masks: dict[tuple[int, ...], Tensor] = {}
+        self.runs: list[Run] = []
 
-    def set(self, adapters: Tensor) -> None:
-        """Say the adapters' indices: (tokens,), int64."""
-        self._adapters = adapters
+    def set(self, adapters: Sequence[int], device: torch.device) -> None:
+        """Say the adapter of each token by its index."""
+        self._adapters = torch.tensor(adapters, device=device)
         self._masks.clear()
+        self.runs = []
+        start = 0
+        for adapter, run in itertools.groupby(adapters):
+            end = start + len(list(run))
+            self.runs.append(Run(adapter, start, end))
+            start = end
 
     def mask(self, table: Tensor, ranks: tuple[int, ...]) -> Tensor:
         """Return each token's row of a layer's table; layers of the same ranks share it.
@@ -44,16 +65,48 @@ class Rows:
         return self._masks[ranks]
 
 
-class StackedLinear(nn.Module):
-    """A linear layer with the factors of all adapters."""
+class GroupedLinear(nn.Module):
+    """A linear layer, and the factors of each adapter for the rows that are for it."""
 
-    def __init__(
-        self, base: nn.Module, factors: Sequence[tuple[Tensor, Tensor] | None], rows: Rows
-    ) -> None:
+    def __init__(self, base: nn.Module, factors: Sequence[Factors | None], rows: Rows) -> None:
+        """
+        Args:
+            base: the layer, out x in.
+            factors: of each adapter, or None where it has none here.
+            rows: shared by all layers.
+        """
+        super().__init__()
+        self.base = base
+        self._rows = rows
+        self._factors = [
+            None if pair is None else (pair[0].T.contiguous(), pair[1].T.contiguous())
+            for pair in factors
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, tokens, in) to (…, tokens, out); tokens are those of `Rows`."""
+        found: Tensor = self.base(x)
+        out, rows = found.view(-1, found.shape[-1]), x.reshape(-1, x.shape[-1])
+        for run in self._rows.runs:
+            if pair := self._factors[run.adapter]:
+                a, b = pair
+                out[run.start : run.end].addmm_(rows[run.start : run.end] @ a, b)
+        return found
+
+
+class StackedLinear(nn.Module):
+    """A linear layer with the factors of all adapters, whose shapes no mixture changes.
+
+    The factors A of all adapters are appended to the layer's weight as further output rows, the
+    factors B stand side by side. One product gives [W x, A x]; a mask zeroes the parts of A x that
+    belong to other adapters; a second product adds B.
+    """
+
+    def __init__(self, base: nn.Module, factors: Sequence[Factors | None], rows: Rows) -> None:
         """
         Args:
             base: the layer, out x in; its weight is taken over if it is a plain `nn.Linear`.
-            factors: A (rank x in) and B (out x rank, scaled) of each adapter, or None.
+            factors: of each adapter, or None where it has none here.
             rows: shared by all layers.
         """
         super().__init__()
@@ -110,21 +163,23 @@ def unstackable(folders: Mapping[str, Path]) -> list[str]:
     return found
 
 
-def stack(model: PeftModel, names: Sequence[str], rows: Rows) -> Any:
-    """Turn a model with adapters into its base with stacked ones; the model is used up.
+def stack(model: PeftModel, names: Sequence[str], rows: Rows, *, static: bool) -> Any:
+    """Turn a model with adapters into its base with all of them at once; the model is used up.
 
     Args:
         model: with all adapters loaded, none of them among `unstackable`.
         names: the adapters, in the order of their indices.
         rows: for all layers.
+        static: whether shapes must stay the same whatever the mixture.
 
     Returns:
-        the base model, whose adapted layers are `StackedLinear`.
+        the base model, whose adapted layers are `StackedLinear` if ``static``, else `GroupedLinear`.
     """
+    form = StackedLinear if static else GroupedLinear
     base = model.get_base_model()
     adapted = [(name, m) for name, m in base.named_modules() if isinstance(m, LoraLayer)]
     for path, layer in adapted:
-        factors: list[tuple[Tensor, Tensor] | None] = []
+        factors: list[Factors | None] = []
         for name in names:
             if name not in layer.lora_A:
                 factors.append(None)
@@ -133,6 +188,5 @@ def stack(model: PeftModel, names: Sequence[str], rows: Rows) -> Any:
             b: Any = layer.lora_B[name].weight
             factors.append((a.data, b.data * layer.scaling[name]))
         parent, _, attribute = path.rpartition(".")
-        stacked = StackedLinear(layer.get_base_layer(), factors, rows)
-        setattr(base.get_submodule(parent), attribute, stacked)
+        setattr(base.get_submodule(parent), attribute, form(layer.get_base_layer(), factors, rows))
     return base

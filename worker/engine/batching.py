@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from worker.engine import sampling
+from worker.engine import packing, sampling
 from worker.engine.adapters import Rows, stack
 from worker.engine.cache import ATTENTION, KVCache, Layout, Segment
 from worker.engine.detokenizer import Detokenizer
@@ -26,7 +26,7 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
-from worker.engine.scheduler import Plan, Scheduler, Sequence
+from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class BatchingEngine:
         context: int,
         slots: int,
         chunk: int = CHUNK,
+        static: bool | None = None,
     ) -> None:
         """Take the model over, allocate the cache, and start.
 
@@ -64,6 +65,8 @@ class BatchingEngine:
             context: tokens of prompt and output together, at most the model's own limit.
             slots: requests decoded at the same time.
             chunk: the most prompt tokens of one step.
+            static: whether a step's shapes must not depend on the mixture of adapters; as it
+                suits the device by default.
         """
         self.context = context
         self.slots = slots
@@ -71,15 +74,21 @@ class BatchingEngine:
         self._rows = Rows()
         self._ends = _ends(model, tokenizer)
         device, dtype = model.device, model.dtype
-        self._model: Any = stack(model, self._names, self._rows).eval()
+        static = device.type != "cpu" if static is None else static
+        self._model: Any = stack(model, self._names, self._rows, static=static).eval()
         self._model.set_attn_implementation(ATTENTION)
+        packing.pack(self._model)
         self._vocabulary = int(self._model.config.vocab_size)
+        # However few run at once, each role's last prompt stays where the next one finds it.
+        rows = max(slots, len(self._names))
         self.cache = KVCache(
-            self._model.config, slots=slots, context=context, dtype=dtype, device=device
+            self._model.config, rows=rows, context=context, dtype=dtype, device=device
         )
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, context)
-        self._scheduler = Scheduler(slots, chunk)
+        self._scheduler = Scheduler(slots, chunk, rows=rows, context=context)
+        #: Rows of the cache that failed requests left.
+        self._damaged: list[int] = []
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._told = time.monotonic()
@@ -170,11 +179,15 @@ class BatchingEngine:
         Returns:
             (sequences, vocabulary): decoding ones first, then those whose last chunk this was.
         """
+        while self._damaged:  # a NaN under a mask is still a NaN
+            self.cache.clear(self._damaged.pop())
+        for place in plan.copies:
+            self.cache.copy(place)
         layout = Layout(
             self.cache,
-            [_slot(s) for s in plan.decoding],
+            [s.row for s in plan.decoding],
             [s.cached for s in plan.decoding],
-            [Segment(_slot(c.sequence), c.start, c.end - c.start) for c in plan.chunks],
+            [Segment(c.sequence.row, c.start, c.end - c.start) for c in plan.chunks],
         )
         ids = [s.tokens[-1] for s in plan.decoding]
         adapters = [s.adapter for s in plan.decoding]
@@ -184,8 +197,8 @@ class BatchingEngine:
             adapters += [chunk.sequence.adapter] * (chunk.end - chunk.start)
             if chunk.last:
                 keep.append(len(ids) - 1)
-        device = layout.slots.device
-        self._rows.set(torch.tensor(adapters, device=device))
+        device = layout.rows.device
+        self._rows.set(adapters, device)
         logits: Tensor = self._model(
             input_ids=torch.tensor([ids], device=device),
             position_ids=layout.positions[None],
@@ -193,10 +206,7 @@ class BatchingEngine:
             logits_to_keep=torch.tensor(keep, dtype=torch.int64, device=device),
             layout=layout,
         ).logits[0]
-        for sequence in plan.decoding:
-            sequence.cached += 1
-        for chunk in plan.chunks:
-            chunk.sequence.cached = chunk.end
+        self._scheduler.computed(plan)
         return logits
 
     def _accept(
@@ -287,13 +297,10 @@ class BatchingEngine:
         )
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
-        self._scheduler.remove(sequence)
+        if sequence.row != NOWHERE:
+            self._damaged.append(sequence.row)
+        self._scheduler.remove(sequence, damaged=True)
         sequence.generation.end(error)
-
-
-def _slot(sequence: Sequence) -> int:
-    assert sequence.slot is not None  # noqa: S101 (only running sequences are planned)
-    return sequence.slot
 
 
 def _ends(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

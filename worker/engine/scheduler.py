@@ -1,14 +1,17 @@
-"""Which sequence has which slot, and what the next step computes."""
+"""Which sequence has which row of the cache, and what the next step computes."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.interface import Generation
+from worker.engine.prefixes import Place, Prefixes
+
+#: The row of a sequence that waits.
+NOWHERE = -1
 
 
 @dataclass(eq=False)
@@ -29,7 +32,8 @@ class Sequence:
     told: int = 0
     #: How many tokens have their keys and values in the cache.
     cached: int = 0
-    slot: int | None = None
+    #: Of the cache, while it runs.
+    row: int = NOWHERE
     #: As `time.monotonic` counts.
     first_token_at: float | None = None
 
@@ -68,33 +72,40 @@ class Chunk:
 class Plan:
     """What one step computes: a token of each decoding sequence, and chunks of others."""
 
-    #: In the order of their slots.
+    #: By adapter, and then in the order of their rows.
     decoding: list[Sequence]
+    #: By adapter.
     chunks: list[Chunk]
+    #: Which rows take over what others hold, one after the other, before anything is computed.
+    copies: list[Place] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.decoding or self.chunks)
 
 
 class Scheduler:
-    """Fills slots by priority, then in the order of arrival; feeds prompts in chunks.
+    """Lets sequences in by priority, then in the order of arrival; feeds prompts in chunks.
 
     Decoding sequences take part in every step, so that a long prompt only stretches a step by a
-    chunk and never stops them.
+    chunk and never stops them. A sequence gets its row of the cache in the step that computes its
+    first chunk: by then others may have computed what its prompt begins with.
     """
 
-    def __init__(self, slots: int, chunk: int) -> None:
+    def __init__(self, slots: int, chunk: int, *, rows: int, context: int) -> None:
         """
         Args:
-            slots: sequences that are in the cache at once.
+            slots: sequences that run at once.
             chunk: the most prompt tokens of one step.
+            rows: of the cache, at least as many as slots.
+            context: the most tokens of a row.
         """
         self.slots = slots
         self.chunk = chunk
         self.running: list[Sequence] = []
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._arrivals = itertools.count()
-        self._free = list(range(slots))
+        self._free = set(range(rows))
+        self._prefixes = Prefixes(rows, context)
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for a slot."""
@@ -106,31 +117,56 @@ class Scheduler:
         return [sequence for *_, sequence in self._waiting]
 
     def plan(self) -> Plan:
-        """Give free slots away, lowest first, and choose what to compute."""
-        while self._waiting and len(self.running) < self.slots:
-            *_, sequence = heapq.heappop(self._waiting)
-            sequence.slot = heapq.heappop(self._free)
-            self.running.append(sequence)
+        """Choose what to compute, and let sequences in while there is room for their prompts."""
         decoding = [s for s in self.running if s.decoding]
-        decoding.sort(key=_slot)
-        chunks = []
+        decoding.sort(key=lambda s: (s.adapter, s.row))
+        chunks: list[Chunk] = []
+        copies: list[Place] = []
         room = self.chunk
-        for sequence in self.running:  # in the order in which they got their slots
+        for sequence in self.running:  # in the order in which they came in
             if not sequence.decoding and room:
-                end = min(len(sequence), sequence.cached + room)
-                chunks.append(Chunk(sequence, sequence.cached, end))
-                room -= end - sequence.cached
-        return Plan(decoding, chunks)
+                chunks.append(_chunk(sequence, room))
+                room -= chunks[-1].end - chunks[-1].start
+        while self._waiting and len(self.running) < self.slots and room:
+            *_, sequence = heapq.heappop(self._waiting)
+            place = self._prefixes.place(sequence.adapter, sequence.prompt, self._free)
+            self._free.remove(place.row)
+            sequence.row, sequence.cached = place.row, place.length
+            self.running.append(sequence)
+            if place.source != place.row:
+                copies.append(place)
+            chunks.append(_chunk(sequence, room))
+            room -= chunks[-1].end - chunks[-1].start
+        chunks.sort(key=lambda chunk: chunk.sequence.adapter)
+        return Plan(decoding, chunks, copies)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is; its slot is free at once."""
-        if sequence.slot is None:
+    def computed(self, plan: Plan) -> None:
+        """Note that a step is done: what it computed is in the cache."""
+        for sequence in plan.decoding:
+            sequence.cached += 1
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            sequence.cached = chunk.end
+            # Texts are not worth remembering: no prompt of a role goes on with what it wrote.
+            if tokens := sequence.prompt[chunk.start : chunk.end]:
+                self._prefixes.record(sequence.row, sequence.adapter, chunk.start, tokens)
+
+    def remove(self, sequence: Sequence, *, damaged: bool = False) -> None:
+        """Forget a sequence, wherever it is; its row is free at once.
+
+        Args:
+            sequence: the sequence.
+            damaged: whether what it leaves in the cache may be no numbers.
+        """
+        if sequence.row == NOWHERE:
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
             heapq.heapify(self._waiting)
             return
         self.running.remove(sequence)
-        heapq.heappush(self._free, sequence.slot)
-        sequence.slot = None
+        self._free.add(sequence.row)
+        if damaged:
+            self._prefixes.forget(sequence.row)
+        sequence.row = NOWHERE
         sequence.cached = 0
 
     def shrink(self) -> list[Sequence]:
@@ -150,5 +186,5 @@ class Scheduler:
         return evicted
 
 
-def _slot(sequence: Sequence) -> Any:
-    return sequence.slot
+def _chunk(sequence: Sequence, room: int) -> Chunk:
+    return Chunk(sequence, sequence.cached, min(len(sequence), sequence.cached + room))

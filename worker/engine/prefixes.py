@@ -1,0 +1,96 @@
+"""Which prompts the rows of the cache hold, and what of them a new prompt can take over.
+
+The prompts of a role begin alike, with the system prompt as a rule, and their keys and values are
+alike for as long as the tokens are: they are computed once and copied. Adapters change keys and
+values, so nothing is shared between roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: No token and no adapter.
+NONE = -1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a prompt goes, and what is there for it already."""
+
+    row: int
+    #: The row that holds the prompt's first tokens; `row` itself if nothing is to be copied.
+    source: int
+    #: How many tokens it holds.
+    length: int
+
+
+class Prefixes:
+    """The prompts in the cache's rows, those of sequences that ended included."""
+
+    def __init__(self, rows: int, context: int) -> None:
+        """
+        Args:
+            rows: of the cache.
+            context: the most tokens in one.
+        """
+        self._tokens = np.full((rows, context), NONE, dtype=np.int64)
+        self._adapters = np.full(rows, NONE)
+        self._lengths = np.zeros(rows, dtype=np.int64)
+
+    def place(self, adapter: int, prompt: Sequence[int], free: Collection[int]) -> Place:
+        """Choose one of the free rows for a prompt, best one that begins as the prompt does.
+
+        From then on the row counts as holding what the prompt takes over, and no more.
+
+        Args:
+            adapter: index of the prompt's adapter.
+            prompt: its tokens.
+            free: rows that no sequence uses; at least one.
+        """
+        shared = self._shared(adapter, prompt)
+        longest = int(shared.max())
+        if longest == 0:
+            row = min(free, key=self._worth)
+            place = Place(row, row, 0)
+        elif fitting := [row for row in free if shared[row] == longest]:
+            place = Place(min(fitting), min(fitting), longest)
+        else:
+            place = Place(min(free, key=self._worth), int(shared.argmax()), longest)
+        self._tokens[place.row] = NONE
+        self.record(place.row, adapter, 0, prompt[: place.length])
+        return place
+
+    def record(self, row: int, adapter: int, start: int, tokens: Sequence[int]) -> None:
+        """Note that a row's keys and values from ``start`` on are those of ``tokens``."""
+        end = start + len(tokens)
+        self._tokens[row, start:end] = tokens
+        self._adapters[row] = adapter
+        self._lengths[row] = end
+
+    def forget(self, row: int) -> None:
+        """Never take anything over from a row: what is in it may be damaged."""
+        self._adapters[row] = NONE
+        self._lengths[row] = 0
+        self._tokens[row] = NONE
+
+    def _shared(self, adapter: int, prompt: Sequence[int]) -> np.ndarray:
+        """Count for each row the tokens that it has in common with the prompt's beginning.
+
+        The prompt's last token never counts: its scores are wanted, so it is always computed.
+        """
+        found = np.zeros(len(self._adapters), dtype=np.int64)
+        rows = np.flatnonzero(self._adapters == adapter)
+        end = min(len(prompt) - 1, int(self._lengths[rows].max(initial=0)))
+        if end > 0:
+            differ = self._tokens[rows, :end] != np.asarray(prompt[:end])
+            found[rows] = np.where(differ.any(axis=1), differ.argmax(axis=1), end)
+        return found
+
+    def _worth(self, row: int) -> tuple[bool, int]:
+        """Order free rows by what is lost with them: the last one of an adapter is kept longest."""
+        adapter = self._adapters[row]
+        last = adapter != NONE and np.count_nonzero(self._adapters == adapter) == 1
+        return bool(last), row
