@@ -23,12 +23,20 @@ from transformers import (
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
 from worker.engine import packing
-from worker.engine.adapters import unstackable
+from worker.engine.adapters import (
+    Form,
+    GroupedLinear,
+    MergedLinear,
+    StackedLinear,
+    unstackable,
+)
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
     Completion,
@@ -211,6 +219,8 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, head_dim=16)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True)),
     "qwen": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
+    # Its heads are normalised, so it is computed by transformers.
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
 }
 
 
@@ -234,10 +244,10 @@ def mixed(architecture: str) -> PeftModel:
     return model_
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["grouped", "stacked"])
+@pytest.mark.parametrize("form", [GroupedLinear, MergedLinear, StackedLinear])
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_logits_in_a_mixed_batch_are_pefts(
-    architecture: str, static: bool, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    architecture: str, form: Form, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every role at once, ranks and targets that differ, prompts in chunks, packed weights."""
     monkeypatch.setattr(packing, "LEAST", 1)
@@ -249,16 +259,15 @@ def test_logits_in_a_mixed_batch_are_pefts(
         ids = torch.tensor([tokenizer.encode(prompts[role])])
         with torch.no_grad():
             wanted[role] = model(input_ids=ids).logits[0, -1]
-    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4, static=static)
+    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4, form=form)
     seen: dict[int, torch.Tensor] = {}
     forward = engine._forward
 
-    def watched(plan: Any) -> torch.Tensor:
-        logits = forward(plan)
-        drawing = [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]
+    def watched(plan: Any) -> Any:
+        drawing, logits = forward(plan)
         for sequence, row in zip(drawing, logits, strict=True):
             seen.setdefault(sequence.adapter, row.clone())
-        return logits
+        return drawing, logits
 
     engine._forward = watched  # type: ignore[method-assign]  # the test looks over its shoulder
     sampling = Sampling(temperature=0, max_output_tokens=6)
@@ -354,12 +363,12 @@ def test_closing_ends_everything(endless: Path, tokenizer: Any) -> None:
 class Faulty:
     """A fault put into an engine's steps: a fake, since no real device fails on demand."""
 
-    def __init__(self, engine: BatchingEngine, fault: Callable[[Any], torch.Tensor | None]) -> None:
+    def __init__(self, engine: BatchingEngine, fault: Callable[[Any], Any]) -> None:
         self._forward = engine._forward
         self._fault = fault
         engine._forward = self  # type: ignore[method-assign]  # that is the fault
 
-    def __call__(self, plan: Any) -> torch.Tensor:
+    def __call__(self, plan: Any) -> Any:
         found = self._fault(plan)
         return self._forward(plan) if found is None else found
 
@@ -396,13 +405,13 @@ def test_scores_that_are_no_numbers_end_one_request(
     engine = make(checkpoint, tokenizer)
     forward = engine._forward
 
-    def fault(plan: Any) -> torch.Tensor | None:
-        logits = forward(plan).clone()
-        drawing = [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]
+    def fault(plan: Any) -> Any:
+        drawing, logits = forward(plan)
+        logits = logits.clone()
         for i, sequence in enumerate(drawing):
             if len(sequence.prompt) == 2:
                 logits[i] = torch.nan
-        return logits
+        return drawing, logits
 
     Faulty(engine, fault)
     rng = random.Random(5)

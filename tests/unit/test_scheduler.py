@@ -78,7 +78,7 @@ def check(plan: Plan, scheduler: Scheduler) -> None:
 def test_random_traffic_is_served(
     arrivals: list[Any], slots: int, spare: int, chunk: int, shrinks: list[int]
 ) -> None:
-    scheduler = Scheduler(slots, chunk, rows=slots + spare, context=CONTEXT)
+    scheduler = Scheduler(slots, chunk, rows=slots + spare, context=CONTEXT, adapters=3)
     cache = Cache(slots + spare)
     coming = []
     at = 0
@@ -119,7 +119,7 @@ def test_random_traffic_is_served(
 
 
 def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
-    scheduler = Scheduler(1, 8, rows=1, context=CONTEXT)
+    scheduler = Scheduler(1, 8, rows=1, context=CONTEXT, adapters=3)
     waiting = [sequence([7], 1, priority) for priority in (0, 2, 0, 2, 1)]
     for s in waiting:
         scheduler.add(s)
@@ -132,7 +132,7 @@ def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
 
 
 def test_a_long_prompt_does_not_stop_the_others() -> None:
-    scheduler = Scheduler(2, 8, rows=2, context=2 * CONTEXT)
+    scheduler = Scheduler(2, 8, rows=2, context=2 * CONTEXT, adapters=3)
     quick, long = sequence([7] * 2, 100, 0), sequence([8] * 80, 1, 0)
     scheduler.add(quick)
     scheduler.computed(scheduler.plan())
@@ -149,7 +149,7 @@ def test_a_long_prompt_does_not_stop_the_others() -> None:
 
 
 def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
-    scheduler = Scheduler(3, 64, rows=3, context=CONTEXT)
+    scheduler = Scheduler(3, 64, rows=3, context=CONTEXT, adapters=3)
     system = list(range(20))
     scheduler.add(first := sequence([*system, 50], 9, 0))
     scheduler.computed(scheduler.plan())
@@ -171,7 +171,7 @@ def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
 
 
 def test_nothing_is_taken_over_from_a_damaged_row() -> None:
-    scheduler = Scheduler(2, 64, rows=2, context=CONTEXT)
+    scheduler = Scheduler(2, 64, rows=2, context=CONTEXT, adapters=3)
     scheduler.add(bad := sequence([7] * 9, 1, 0))
     scheduler.computed(scheduler.plan())
     scheduler.remove(bad, damaged=True)

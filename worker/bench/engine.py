@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
+from worker.engine.threads import apart
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,9 @@ def run(
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
     told(f"the reference engine answers {reference_jobs} questions")
-    reference = ReferenceEngine(model.load(dtype, device), tokenizer, context=context)
+    reference = apart(
+        lambda: ReferenceEngine(model.load(dtype, device), tokenizer, context=context)
+    )
     run_jobs(reference, asked[:1], at_once=1, sampling=sampling)  # warms up
     results = [run_jobs(reference, asked[:reference_jobs], at_once=1, sampling=sampling)]
     reference.close()
@@ -230,9 +234,20 @@ def run(
     for count in slots:
         mine = asked if count > 1 else asked[:reference_jobs]
         told(f"the batching engine answers {len(mine)} questions, {count} at once")
-        engine = BatchingEngine(model.load(dtype, device), tokenizer, context=context, slots=count)
+        engine = apart(partial(_batching, model, tokenizer, context, count, dtype, device))
         run_jobs(engine, asked[:1], at_once=1, sampling=sampling)
         results.append(run_jobs(engine, mine, at_once=count, sampling=sampling))
         engine.close()
         del engine
     return results
+
+
+def _batching(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    slots: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> BatchingEngine:
+    return BatchingEngine(model.load(dtype, device), tokenizer, context=context, slots=slots)

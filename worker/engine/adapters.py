@@ -1,9 +1,10 @@
 """All adapters in every linear layer at once: each token's row picks its own.
 
-Two ways, both exact, for adapters of any ranks and targets and without a kernel of our own. On a CPU,
-where small products cost what they compute, rows of one adapter stand together and get its factors
-(`GroupedLinear`). On a GPU, where a step is recorded once and replayed, shapes may not depend on the
-mixture (`StackedLinear`).
+Three ways, all exact, for adapters of any ranks and targets and without a kernel of our own. On a
+CPU, where small products cost what they compute, rows of one adapter stand together and get its
+factors (`GroupedLinear`), or, where the model is small enough to be held once for each adapter, its
+weights (`MergedLinear`). On a GPU, where a step is recorded once and replayed, shapes may not depend
+on the mixture (`StackedLinear`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from worker.engine.packing import packed
 from worker.lora.adapter import open_adapter, refusals
 
 #: Factors A (rank x in) and B (out x rank, scaled) of an adapter in a layer.
 Factors = tuple[Tensor, Tensor]
+#: Most bytes of weights that are held once for each adapter: about what a processor's cache holds.
+MERGED_BYTES = 2**25
 
 
 @dataclass(frozen=True)
@@ -65,89 +69,190 @@ class Rows:
         return self._masks[ranks]
 
 
-class GroupedLinear(nn.Module):
-    """A linear layer, and the factors of each adapter for the rows that are for it."""
+@dataclass(frozen=True)
+class Projection:
+    """A linear layer of the base, and the factors of each adapter there; None where it has none."""
 
-    def __init__(self, base: nn.Module, factors: Sequence[Factors | None], rows: Rows) -> None:
+    base: nn.Module
+    factors: list[Factors | None]
+
+    @classmethod
+    def of(cls, layer: nn.Module, names: Sequence[str]) -> Projection:
+        """Take a layer of a model with adapters apart.
+
+        Args:
+            layer: PEFT's around the base's, or the base's own.
+            names: the adapters, in the order of their indices.
+        """
+        if not isinstance(layer, LoraLayer):
+            return cls(layer, [None] * len(names))
+        factors: list[Factors | None] = []
+        for name in names:
+            if name not in layer.lora_A:
+                factors.append(None)
+                continue
+            a: Any = layer.lora_A[name].weight
+            b: Any = layer.lora_B[name].weight
+            factors.append((a.data, b.data * layer.scaling[name]))
+        return cls(layer.get_base_layer(), factors)
+
+
+class GroupedLinear(nn.Module):
+    """Linear layers of the same input; rows get the factors of the adapter that they are for."""
+
+    def __init__(self, projections: Sequence[Projection], rows: Rows) -> None:
         """
         Args:
-            base: the layer, out x in.
-            factors: of each adapter, or None where it has none here.
+            projections: layers whose outputs will stand side by side; several must be `nn.Linear`.
             rows: shared by all layers.
         """
         super().__init__()
-        self.base = base
         self._rows = rows
-        self._factors = [
-            None if pair is None else (pair[0].T.contiguous(), pair[1].T.contiguous())
-            for pair in factors
-        ]
+        self._adapters = [_gather(projections, i) for i in range(len(projections[0].factors))]
+        self.base = packed(_join([projection.base for projection in projections]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, tokens, in) to (…, tokens, out); tokens are those of `Rows`."""
         found: Tensor = self.base(x)
         out, rows = found.view(-1, found.shape[-1]), x.reshape(-1, x.shape[-1])
         for run in self._rows.runs:
-            if pair := self._factors[run.adapter]:
-                a, b = pair
-                out[run.start : run.end].addmm_(rows[run.start : run.end] @ a, b)
+            if (gathered := self._adapters[run.adapter]) is None:
+                continue
+            a, parts = gathered
+            inner = rows[run.start : run.end] @ a
+            for columns, ranks, b in parts:
+                out[run.start : run.end, columns].addmm_(inner[:, ranks], b)
         return found
 
 
-class StackedLinear(nn.Module):
-    """A linear layer with the factors of all adapters, whose shapes no mixture changes.
+#: Columns of the output, columns of the inner product, and B (rank x out) between them.
+Part = tuple[slice, slice, Tensor]
 
-    The factors A of all adapters are appended to the layer's weight as further output rows, the
-    factors B stand side by side. One product gives [W x, A x]; a mask zeroes the parts of A x that
-    belong to other adapters; a second product adds B.
-    """
 
-    def __init__(self, base: nn.Module, factors: Sequence[Factors | None], rows: Rows) -> None:
-        """
-        Args:
-            base: the layer, out x in; its weight is taken over if it is a plain `nn.Linear`.
-            factors: of each adapter, or None where it has none here.
-            rows: shared by all layers.
-        """
+def _gather(projections: Sequence[Projection], adapter: int) -> tuple[Tensor, list[Part]] | None:
+    """Return an adapter's factors A (in x sum of ranks), and what each part of them leads to."""
+    found: list[Tensor] = []
+    parts: list[Part] = []
+    rank = column = 0
+    for projection in projections:
+        size = _out(projection.base)
+        if pair := projection.factors[adapter]:
+            a, b = pair
+            found.append(a.T)
+            ranks = slice(rank, rank + a.shape[0])
+            parts.append((slice(column, column + size), ranks, b.T.contiguous()))
+            rank += a.shape[0]
+        column += size
+    return (torch.cat(found, dim=1).contiguous(), parts) if parts else None
+
+
+class MergedLinear(nn.Module):
+    """Linear layers of the same input, held once for each adapter with its factors multiplied out."""
+
+    def __init__(self, projections: Sequence[Projection], rows: Rows) -> None:
+        """Arguments as for `GroupedLinear`; all layers `nn.Linear`."""
         super().__init__()
-        present = [pair for pair in factors if pair is not None]
         self._rows = rows
-        self._ranks = tuple(0 if pair is None else pair[0].shape[0] for pair in factors)
-        a = torch.cat([pair[0] for pair in present])
-        # sum of ranks x out
-        self.b = nn.Parameter(torch.cat([pair[1].T for pair in present]).contiguous(), False)
-        owner = torch.repeat_interleave(torch.arange(len(factors)), torch.tensor(self._ranks))
-        table = owner[None] == torch.arange(len(factors))[:, None]
-        self.register_buffer("table", table.to(a), persistent=False)
-        self.fused = type(base) is nn.Linear
-        if self.fused:
-            weight: Any = base.weight
-            self.out = weight.shape[0]
-            self.weight = nn.Parameter(torch.cat([weight, a]), False)
-            self.bias: Any = base.bias
-        else:  # quantised: its weight is no matrix that rows could be appended to
-            self.base = base
-            self.a = nn.Parameter(a, False)
+        joined: Any = _join([projection.base for projection in projections])
+        weight, self.bias = joined.weight.detach(), joined.bias
+        self._weights = []
+        for adapter in range(len(projections[0].factors)):
+            merged = weight
+            if gathered := _gather(projections, adapter):
+                a, parts = gathered
+                merged = weight.clone()
+                for columns, ranks, b in parts:
+                    merged[columns] += (a[:, ranks] @ b).T
+            self._weights.append(merged)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, tokens, in) to (…, tokens, out); tokens are those of `Rows`."""
-        mask = self._rows.mask(self.table, self._ranks)  # type: ignore[arg-type]  # a buffer
-        if self.fused:
-            both = nn.functional.linear(x, self.weight)
-            out, inner = both[..., : self.out], both[..., self.out :]
+        runs = self._rows.runs
+        if len(runs) == 1:
+            return nn.functional.linear(x, self._weights[runs[0].adapter], self.bias)
+        rows = x.reshape(-1, x.shape[-1])
+        out = rows.new_empty(len(rows), len(self._weights[0]))
+        for run in runs:
+            part = slice(run.start, run.end)
+            torch.mm(rows[part], self._weights[run.adapter].T, out=out[part])
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+
+class StackedLinear(nn.Module):
+    """Linear layers of the same input with all adapters, whose shapes no mixture changes.
+
+    The factors A of all adapters are appended to the weight as further output rows, the factors B
+    stand side by side. One product gives [W x, A x]; a mask zeroes the parts of A x that belong to
+    other adapters; a second product adds B.
+    """
+
+    def __init__(self, projections: Sequence[Projection], rows: Rows) -> None:
+        """Arguments as for `GroupedLinear`."""
+        super().__init__()
+        self._rows = rows
+        self._parts: list[tuple[slice, slice, tuple[int, ...]]] = []
+        self.tables, self.bs = nn.ParameterList(), nn.ParameterList()
+        found = []
+        rank = column = 0
+        for projection in projections:
+            size = _out(projection.base)
+            ranks = tuple(0 if pair is None else len(pair[0]) for pair in projection.factors)
+            if present := [pair for pair in projection.factors if pair is not None]:
+                found += [a for a, _ in present]
+                self.bs.append(_constant(torch.cat([b.T for _, b in present])))
+                owner = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))
+                table = owner[None] == torch.arange(len(ranks))[:, None]
+                self.tables.append(_constant(table.to(present[0][0])))
+                inner = slice(rank, rank + sum(ranks))
+                self._parts.append((slice(column, column + size), inner, ranks))
+                rank += sum(ranks)
+            column += size
+        base: Any = _join([projection.base for projection in projections])
+        self._out = column
+        self.base: Any = None
+        self.bias: Any = None
+        if type(base) is nn.Linear:
+            self.weight = _constant(torch.cat([base.weight, *found]))
+            self.bias = base.bias
+        else:  # quantised: its weight is no matrix that rows could be appended to
+            self.base = base
+            self.weight = _constant(torch.cat(found))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, tokens, in) to (…, tokens, out); tokens are those of `Rows`."""
+        rows = x.reshape(-1, x.shape[-1])
+        product = nn.functional.linear(rows, self.weight)
+        if self.base is None:
+            out, inner = product[:, : self._out], product[:, self._out :]
             if self.bias is not None:
-                out = out + self.bias
+                out += self.bias
         else:
-            out, inner = self.base(x), nn.functional.linear(x, self.a)
-        shape = out.shape
-        found = torch.addmm(
-            out.reshape(-1, shape[-1]), (inner * mask).reshape(-1, self.b.shape[0]), self.b
-        )
-        return found.view(shape)
+            out, inner = self.base(rows), product
+        for (columns, ranks, key), table, b in zip(self._parts, self.tables, self.bs, strict=True):
+            out[:, columns].addmm_(inner[:, ranks] * self._rows.mask(table, key), b)
+        return out.reshape(*x.shape[:-1], out.shape[-1])
+
+
+#: A way to add the adapters.
+Form = type[GroupedLinear] | type[MergedLinear] | type[StackedLinear]
+
+
+def form_for(model: PeftModel, names: Sequence[str]) -> Form:
+    """Choose the way that suits a model and its device."""
+    if model.device.type != "cpu":
+        return StackedLinear
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    bases: list[Any] = [layer.get_base_layer() for layer in layers]
+    exact = all(type(b) is nn.Linear and b.weight.dtype is torch.float32 for b in bases)
+    if exact and len(names) * sum(base.weight.nbytes for base in bases) <= MERGED_BYTES:
+        return MergedLinear
+    return GroupedLinear
 
 
 def unstackable(folders: Mapping[str, Path]) -> list[str]:
-    """Say why adapters cannot be stacked; empty if they can.
+    """Say why adapters cannot be served together; empty if they can.
 
     Args:
         folders: the adapters' folders by their names.
@@ -163,30 +268,29 @@ def unstackable(folders: Mapping[str, Path]) -> list[str]:
     return found
 
 
-def stack(model: PeftModel, names: Sequence[str], rows: Rows, *, static: bool) -> Any:
-    """Turn a model with adapters into its base with all of them at once; the model is used up.
+def _join(bases: Sequence[nn.Module]) -> nn.Module:
+    """Put linear layers of the same input side by side."""
+    layers: list[Any] = list(bases)
+    if len(layers) == 1:
+        found: nn.Module = layers[0]
+        return found
+    with_bias = any(layer.bias is not None for layer in layers)
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    with torch.device("meta"):  # its weight is there already
+        joined = nn.Linear(weight.shape[1], weight.shape[0], bias=with_bias)
+    joined.weight = _constant(weight)
+    if with_bias:
+        biases = [
+            torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
+            for layer in layers
+        ]
+        joined.bias = _constant(torch.cat(biases))
+    return joined
 
-    Args:
-        model: with all adapters loaded, none of them among `unstackable`.
-        names: the adapters, in the order of their indices.
-        rows: for all layers.
-        static: whether shapes must stay the same whatever the mixture.
 
-    Returns:
-        the base model, whose adapted layers are `StackedLinear` if ``static``, else `GroupedLinear`.
-    """
-    form = StackedLinear if static else GroupedLinear
-    base = model.get_base_model()
-    adapted = [(name, m) for name, m in base.named_modules() if isinstance(m, LoraLayer)]
-    for path, layer in adapted:
-        factors: list[Factors | None] = []
-        for name in names:
-            if name not in layer.lora_A:
-                factors.append(None)
-                continue
-            a: Any = layer.lora_A[name].weight
-            b: Any = layer.lora_B[name].weight
-            factors.append((a.data, b.data * layer.scaling[name]))
-        parent, _, attribute = path.rpartition(".")
-        setattr(base.get_submodule(parent), attribute, form(layer.get_base_layer(), factors, rows))
-    return base
+def _out(base: Any) -> int:
+    return int(base.out_features)
+
+
+def _constant(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().contiguous(), requires_grad=False)

@@ -14,11 +14,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from worker.engine import packing, sampling
-from worker.engine.adapters import Rows, stack
-from worker.engine.cache import ATTENTION, KVCache, Layout, Segment
+from worker.engine import sampling
+from worker.engine.adapters import Form, form_for
+from worker.engine.attention import Decoding, Layout, Segment
+from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.encoder import Encoder
+from worker.engine.forward import forward_of
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -54,7 +56,7 @@ class BatchingEngine:
         context: int,
         slots: int,
         chunk: int = CHUNK,
-        static: bool | None = None,
+        form: Form | None = None,
     ) -> None:
         """Take the model over, allocate the cache, and start.
 
@@ -65,28 +67,25 @@ class BatchingEngine:
             context: tokens of prompt and output together, at most the model's own limit.
             slots: requests decoded at the same time.
             chunk: the most prompt tokens of one step.
-            static: whether a step's shapes must not depend on the mixture of adapters; as it
-                suits the device by default.
+            form: how the adapters are added; as it suits model and device by default.
         """
         self.context = context
         self.slots = slots
         self._names = list(model.peft_config)
-        self._rows = Rows()
         self._ends = _ends(model, tokenizer)
         device, dtype = model.device, model.dtype
-        static = device.type != "cpu" if static is None else static
-        self._model: Any = stack(model, self._names, self._rows, static=static).eval()
-        self._model.set_attn_implementation(ATTENTION)
-        packing.pack(self._model)
-        self._vocabulary = int(self._model.config.vocab_size)
+        config: Any = model.config
+        self._vocabulary = int(config.vocab_size)
+        form = form or form_for(model, self._names)
+        self._compute = forward_of(model.eval(), self._names, form)
         # However few run at once, each role's last prompt stays where the next one finds it.
         rows = max(slots, len(self._names))
-        self.cache = KVCache(
-            self._model.config, rows=rows, context=context, dtype=dtype, device=device
-        )
+        self.cache = KVCache(config, rows=rows, context=context, dtype=dtype, device=device)
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, context)
-        self._scheduler = Scheduler(slots, chunk, rows=rows, context=context)
+        self._scheduler = Scheduler(
+            slots, chunk, rows=rows, context=context, adapters=len(self._names)
+        )
         #: Rows of the cache that failed requests left.
         self._damaged: list[int] = []
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
@@ -159,8 +158,7 @@ class BatchingEngine:
             self._fail_together(plan, error)
 
     def _run(self, plan: Plan) -> None:
-        drawing = [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]
-        logits = self._forward(plan)
+        drawing, logits = self._forward(plan)
         if not drawing:
             return
         rows = sampling.Rows.of(
@@ -172,42 +170,43 @@ class BatchingEngine:
         tokens, sound = sampling.sample(logits, rows)
         self._accept(drawing, tokens.tolist(), sound.tolist())
 
-    @torch.inference_mode()
-    def _forward(self, plan: Plan) -> Tensor:
-        """Compute the plan's tokens; return the scores after each sequence that can go on.
+    def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
+        """Compute the plan's tokens.
 
         Returns:
-            (sequences, vocabulary): decoding ones first, then those whose last chunk this was.
+            the sequences for which a token can be drawn now, and its scores:
+            (sequences, vocabulary).
         """
         while self._damaged:  # a NaN under a mask is still a NaN
             self.cache.clear(self._damaged.pop())
         for place in plan.copies:
             self.cache.copy(place)
-        layout = Layout(
-            self.cache,
-            [s.row for s in plan.decoding],
-            [s.cached for s in plan.decoding],
-            [Segment(c.sequence.row, c.start, c.end - c.start) for c in plan.chunks],
-        )
-        ids = [s.tokens[-1] for s in plan.decoding]
-        adapters = [s.adapter for s in plan.decoding]
-        keep = list(range(len(ids)))
-        for chunk in plan.chunks:
-            ids += chunk.sequence.slice(chunk.start, chunk.end)
-            adapters += [chunk.sequence.adapter] * (chunk.end - chunk.start)
-            if chunk.last:
-                keep.append(len(ids) - 1)
-        device = layout.rows.device
-        self._rows.set(adapters, device)
-        logits: Tensor = self._model(
-            input_ids=torch.tensor([ids], device=device),
-            position_ids=layout.positions[None],
-            use_cache=False,
-            logits_to_keep=torch.tensor(keep, dtype=torch.int64, device=device),
-            layout=layout,
-        ).logits[0]
+        device = self.cache.device
+        ids: list[int] = []
+        adapters: list[int] = []
+        keep: list[int] = []
+        drawing: list[Sequence] = []
+        parts: list[Decoding | Segment] = []
+        # Sequences of a role are about as long, and their rows lie together.
+        for decoding, chunks in plan.parts(by_adapter=device.type == "cpu"):
+            if decoding:
+                parts.append(Decoding([s.row for s in decoding], [s.cached for s in decoding]))
+                keep += range(len(ids), len(ids) + len(decoding))
+                ids += [s.tokens[-1] for s in decoding]
+                adapters += [s.adapter for s in decoding]
+                drawing += decoding
+            for chunk in chunks:
+                sequence, length = chunk.sequence, chunk.end - chunk.start
+                parts.append(Segment(sequence.row, chunk.start, length))
+                ids += sequence.slice(chunk.start, chunk.end)
+                adapters += [sequence.adapter] * length
+                if chunk.last:
+                    keep.append(len(ids) - 1)
+                    drawing.append(sequence)
+        layout = Layout(self.cache, parts)
+        logits = self._compute(torch.tensor(ids, device=device), adapters, layout, keep)
         self._scheduler.computed(plan)
-        return logits
+        return drawing, logits
 
     def _accept(
         self, sequences: Several[Sequence], tokens: Several[int], sound: Several[bool]

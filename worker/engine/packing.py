@@ -14,19 +14,8 @@ from torch import Tensor, nn
 
 #: Rows that oneDNN lays the weights out for: a full house; it is the better choice for one row too.
 ROWS = 64
-#: Weights that are smaller stay in the caches, and the plain product is as fast.
+#: Weights of fewer elements stay in the caches, and the plain product is as fast.
 LEAST = 2**18
-
-
-def packable(weight: Tensor) -> bool:
-    """Whether a weight (out x in) is worth packing, and can be."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype is torch.float32
-        and weight.numel() >= LEAST
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
 
 
 class PackedLinear(nn.Module):
@@ -47,17 +36,15 @@ class PackedLinear(nn.Module):
         return found
 
 
-def pack(model: nn.Module) -> None:
-    """Replace the linear layers of a model that are worth it; each one's old weight goes at once.
-
-    A weight that another module shares (the embedding, as a rule) stays as it is, since it would
-    be held twice.
-    """
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    for path, module in list(model.named_modules()):
-        if type(module) is nn.Linear and owners[id(module.weight)] == 1 and packable(module.weight):
-            parent, _, attribute = path.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, PackedLinear(module))
+def packed(layer: nn.Module) -> nn.Module:
+    """Return a linear layer with its weight packed, or the layer itself where that gains nothing."""
+    if type(layer) is not nn.Linear:
+        return layer
+    weight = layer.weight
+    worth = weight.device.type == "cpu" and weight.numel() >= LEAST
+    # The operator is not part of PyTorch's interface: without it all goes on, slower.
+    possible = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch
+    possible = possible and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if worth and possible and weight.dtype is torch.float32:
+        return PackedLinear(layer)
+    return layer

@@ -30,20 +30,23 @@ class Place:
 class Prefixes:
     """The prompts in the cache's rows, those of sequences that ended included."""
 
-    def __init__(self, rows: int, context: int) -> None:
+    def __init__(self, rows: int, context: int, adapters: int) -> None:
         """
         Args:
             rows: of the cache.
             context: the most tokens in one.
+            adapters: how many there are.
         """
         self._tokens = np.full((rows, context), NONE, dtype=np.int64)
         self._adapters = np.full(rows, NONE)
         self._lengths = np.zeros(rows, dtype=np.int64)
+        #: Where the rows of each adapter gather, so that attention over them passes no others.
+        self._anchors = [round(i * (rows - 1) / max(1, adapters - 1)) for i in range(adapters)]
 
     def place(self, adapter: int, prompt: Sequence[int], free: Collection[int]) -> Place:
-        """Choose one of the free rows for a prompt, best one that begins as the prompt does.
+        """Choose one of the free rows for a prompt, and what to take over into it.
 
-        From then on the row counts as holding what the prompt takes over, and no more.
+        From then on the row counts as holding that, and no more.
 
         Args:
             adapter: index of the prompt's adapter.
@@ -52,13 +55,9 @@ class Prefixes:
         """
         shared = self._shared(adapter, prompt)
         longest = int(shared.max())
-        if longest == 0:
-            row = min(free, key=self._worth)
-            place = Place(row, row, 0)
-        elif fitting := [row for row in free if shared[row] == longest]:
-            place = Place(min(fitting), min(fitting), longest)
-        else:
-            place = Place(min(free, key=self._worth), int(shared.argmax()), longest)
+        row = min(free, key=lambda row: self._worth(row, adapter))
+        source = row if shared[row] == longest else int(shared.argmax())
+        place = Place(row, source, longest)
         self._tokens[place.row] = NONE
         self.record(place.row, adapter, 0, prompt[: place.length])
         return place
@@ -89,8 +88,8 @@ class Prefixes:
             found[rows] = np.where(differ.any(axis=1), differ.argmax(axis=1), end)
         return found
 
-    def _worth(self, row: int) -> tuple[bool, int]:
-        """Order free rows by what is lost with them: the last one of an adapter is kept longest."""
-        adapter = self._adapters[row]
-        last = adapter != NONE and np.count_nonzero(self._adapters == adapter) == 1
-        return bool(last), row
+    def _worth(self, row: int, adapter: int) -> tuple[bool, int]:
+        """Order free rows: the last one of another adapter is kept longest, the nearest goes first."""
+        other = self._adapters[row]
+        last = other not in (NONE, adapter) and np.count_nonzero(self._adapters == other) == 1
+        return bool(last), abs(row - self._anchors[adapter])

@@ -82,6 +82,17 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.decoding or self.chunks)
 
+    def parts(self, *, by_adapter: bool) -> list[tuple[list[Sequence], list[Chunk]]]:
+        """Return what is computed, in the order in which it is: by adapter, or all at once."""
+        if not by_adapter:
+            return [(self.decoding, self.chunks)]
+        found: dict[int, tuple[list[Sequence], list[Chunk]]] = {}
+        for sequence in self.decoding:
+            found.setdefault(sequence.adapter, ([], []))[0].append(sequence)
+        for chunk in self.chunks:
+            found.setdefault(chunk.sequence.adapter, ([], []))[1].append(chunk)
+        return [found[adapter] for adapter in sorted(found)]
+
 
 class Scheduler:
     """Lets sequences in by priority, then in the order of arrival; feeds prompts in chunks.
@@ -91,13 +102,14 @@ class Scheduler:
     first chunk: by then others may have computed what its prompt begins with.
     """
 
-    def __init__(self, slots: int, chunk: int, *, rows: int, context: int) -> None:
+    def __init__(self, slots: int, chunk: int, *, rows: int, context: int, adapters: int) -> None:
         """
         Args:
             slots: sequences that run at once.
             chunk: the most prompt tokens of one step.
             rows: of the cache, at least as many as slots.
             context: the most tokens of a row.
+            adapters: how many there are.
         """
         self.slots = slots
         self.chunk = chunk
@@ -105,7 +117,7 @@ class Scheduler:
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._arrivals = itertools.count()
         self._free = set(range(rows))
-        self._prefixes = Prefixes(rows, context)
+        self._prefixes = Prefixes(rows, context, adapters)
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for a slot."""

@@ -1,0 +1,249 @@
+"""The attention of a step over the cache: decoding tokens together, chunks of prompts one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from worker.engine.cache import KVCache
+
+#: The name under which transformers finds `attend_for_transformers`.
+ATTENTION = "helixq"
+#: On a GPU, attention reaches over the longest row rounded up to a multiple: few shapes.
+ROUND = 64
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Successive tokens of one sequence within a step."""
+
+    row: int
+    #: Position of the first one in its sequence.
+    start: int
+    #: How many.
+    length: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Sequences with one token each within a step, whose attention is computed together."""
+
+    #: Rows of the cache.
+    rows: Sequence[int]
+    #: The tokens' positions in their sequences.
+    at: Sequence[int]
+
+
+class _Group:
+    """Decoding tokens, and the rows of the cache that they look at."""
+
+    def __init__(self, decoding: Decoding, start: int, cache: KVCache) -> None:
+        """
+        Args:
+            decoding: the sequences.
+            start: which token of the step the first one's is.
+            cache: where keys and values are.
+        """
+        rows, count = decoding.rows, len(decoding.rows)
+        self.tokens = slice(start, start + count)
+        self._device = cache.device
+        self.reach = max(decoding.at) + 1
+        if self._device.type != "cpu":
+            self.reach = min(cache.context, -(-self.reach // ROUND) * ROUND)
+        # A view from the lowest to the highest row costs nothing, and the rows between that do not
+        # belong to it cost their attention; picking single rows copies them.
+        low, high = min(rows), max(rows) + 1
+        picked = high - low > 2 * count
+        self._look: Any = torch.tensor(rows, device=self._device) if picked else slice(low, high)
+        self.seen = count if picked else high - low
+        order = list(range(count)) if picked else [row - low for row in rows]
+        #: Which of the rows that are looked at each token's is; None if they are the same.
+        self.order: Tensor | None = None
+        if order != list(range(self.seen)):
+            self.order = torch.tensor(order, device=self._device)
+        # A row that does not belong to it sees its first token: what comes out is dropped, but is
+        # a number.
+        seeing = [0] * self.seen
+        for i, position in zip(order, decoding.at, strict=True):
+            seeing[i] = position
+        self._at = torch.tensor(seeing, device=self._device)
+        self._masks: dict[int | None, Tensor] = {}
+
+    def look(self, tensor: Tensor) -> Tensor:
+        """Return a layer's keys or values as the group sees them.
+
+        Args:
+            tensor: (rows, heads, context, head size).
+
+        Returns:
+            (seen, heads, reach, head size).
+        """
+        found: Tensor = tensor[self._look, :, : self.reach]
+        return found
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return what is added to the scores, (seen, 1, 1, reach): 0, or minus infinity.
+
+        Args:
+            window: a token sees so many tokens, itself included; all before it if None.
+            dtype: of the scores.
+        """
+        if window not in self._masks:
+            other = torch.arange(self.reach, device=self._device)
+            sees = _sees(self._at[:, None], other, window)
+            mask = torch.zeros(sees.shape, dtype=dtype, device=self._device)
+            self._masks[window] = mask.masked_fill_(~sees, -torch.inf)[:, None, None]
+        return self._masks[window]
+
+
+class _Chunk:
+    """A segment's tokens, and what they see."""
+
+    def __init__(self, segment: Segment, start: int, device: torch.device) -> None:
+        self.row = segment.row
+        self.tokens = slice(start, start + segment.length)
+        self.end = segment.start + segment.length
+        self._at = torch.arange(segment.start, self.end, device=device)
+        self._masks: dict[int | None, Tensor] = {}
+
+    def mask(self, window: int | None, heads: int) -> Tensor:
+        """Return what is seen, (heads x length, end), bool; layers share it."""
+        if window not in self._masks:
+            other = torch.arange(self.end, device=self._at.device)
+            self._masks[window] = _sees(self._at[:, None], other, window).repeat(heads, 1)
+        return self._masks[window]
+
+
+class Layout:
+    """Where the tokens of a step belong."""
+
+    def __init__(self, cache: KVCache, parts: Sequence[Decoding | Segment]) -> None:
+        """
+        Args:
+            cache: the cache.
+            parts: what the step computes, in the order of its tokens.
+        """
+        self.cache = cache
+        self.groups: list[_Group] = []
+        self.chunks: list[_Chunk] = []
+        rows: list[int] = []
+        positions: list[int] = []
+        for part in parts:
+            if isinstance(part, Decoding):
+                self.groups.append(_Group(part, len(rows), cache))
+                rows += part.rows
+                positions += part.at
+            else:
+                self.chunks.append(_Chunk(part, len(rows), cache.device))
+                rows += [part.row] * part.length
+                positions += range(part.start, part.start + part.length)
+        #: Of all tokens of the step: int64.
+        self.positions = torch.tensor(positions, device=cache.device)
+        #: Where each head of each token is in a layer's keys and values, if they were a list of
+        #: heads' vectors: (tokens x heads), int64.
+        heads = torch.tensor(rows, device=cache.device)[:, None] * cache.heads
+        heads = heads + torch.arange(cache.heads, device=cache.device)
+        self.places = (heads * cache.context + self.positions[:, None]).view(-1)
+
+
+def _sees(at: Tensor, other: Tensor, window: int | None) -> Tensor:
+    found = other <= at
+    return found if window is None else found & (other > at - window)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    layer: int,
+    layout: Layout,
+    scaling: float,
+    window: int | None,
+) -> Tensor:
+    """Store a step's keys and values, and attend over the cache.
+
+    Args:
+        query: (tokens, heads, head size), rotated.
+        key: (tokens, key-value heads, head size), rotated.
+        value: as key, not rotated.
+        layer: which one.
+        layout: where the tokens belong.
+        scaling: of the scores.
+        window: a token sees so many tokens, itself included; all before it if None.
+
+    Returns:
+        (tokens, heads, head size).
+    """
+    keys, values = layout.cache.keys[layer], layout.cache.values[layer]
+    tokens, heads, size = query.shape
+    shared = keys.shape[1]
+    for cached, new in ((keys, key), (values, value)):
+        cached.view(-1, size).index_copy_(0, layout.places, new.reshape(-1, size))
+    # Query heads that share a key head become queries of one head: nothing is repeated.
+    queries = query.view(tokens, shared, heads // shared, size)
+    out = torch.empty_like(queries)
+    for group in layout.groups:
+        q = queries[group.tokens]
+        if group.order is not None:
+            q = q.new_zeros(group.seen, *q.shape[1:]).index_copy_(0, group.order, q)
+        found = _attend_group(q, group.look(keys), group.look(values), group, scaling, window)
+        out[group.tokens] = found if group.order is None else found[group.order]
+    for chunk in layout.chunks:
+        q = queries[chunk.tokens].permute(1, 2, 0, 3)
+        found = scaled_dot_product_attention(
+            q.reshape(1, shared, -1, size),
+            keys[chunk.row, :, : chunk.end][None],
+            values[chunk.row, :, : chunk.end][None],
+            attn_mask=chunk.mask(window, heads // shared),
+            scale=scaling,
+        )
+        out[chunk.tokens] = found.view(q.shape).permute(2, 0, 1, 3)
+    return out.view(tokens, heads, size)
+
+
+def _attend_group(
+    q: Tensor, keys: Tensor, values: Tensor, group: _Group, scaling: float, window: int | None
+) -> Tensor:
+    mask = group.mask(window, q.dtype)
+    if q.device.type != "cpu":
+        return scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
+    # On a CPU, products of single queries are faster plain than blocked.
+    scores = torch.matmul(q * scaling, keys.transpose(-1, -2)).add_(mask)
+    return torch.matmul(scores.softmax(-1), values)
+
+
+def attend_for_transformers(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """`attend` as transformers' models call it: (1, heads, tokens, head size) in, tokens first out."""
+    del attention_mask  # the layout has it
+    index: Any = module.layer_idx  # transformers sets it
+    found = attend(
+        query[0].transpose(0, 1).contiguous(),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        layer=index,
+        layout=layout,
+        scaling=scaling,
+        window=sliding_window,
+    )
+    return found[None], None
+
+
+AttentionInterface.register(ATTENTION, attend_for_transformers)

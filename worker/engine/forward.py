@@ -1,0 +1,198 @@
+"""A step's scores: the model's forward pass over tokens of many sequences and adapters.
+
+Models of Llama's build (Llama, Mistral, Qwen 2) have a forward pass of our own: what reads the same
+input is one product, and the last layer computes only what is drawn from. All others keep
+transformers' with their linear layers replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
+
+from worker.engine.adapters import Form, Projection, Rows
+from worker.engine.attention import ATTENTION, Layout, attend
+from worker.engine.packing import packed
+
+
+class Forward(Protocol):
+    """Computes a step."""
+
+    def __call__(
+        self, ids: Tensor, adapters: Sequence[int], layout: Layout, keep: Sequence[int]
+    ) -> Tensor:
+        """Compute tokens, store their keys and values, and score what may follow some of them.
+
+        Args:
+            ids: the tokens, (tokens,) int64.
+            adapters: each one's, by its index.
+            layout: where they belong.
+            keep: the tokens whose successors are wanted, rising.
+
+        Returns:
+            (len(keep), vocabulary).
+        """
+        ...
+
+
+def forward_of(model: PeftModel, names: Sequence[str], form: Form) -> Forward:
+    """Make a model with adapters ready to compute steps; the model is used up.
+
+    Args:
+        model: with all adapters loaded, none of them among `worker.engine.adapters.unstackable`.
+        names: the adapters, in the order of their indices.
+        form: how they are added.
+    """
+    base = model.get_base_model()
+    if type(base) in (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM) and _plain(base):
+        return LlamaForward(base, names, form)
+    return TransformersForward(base, names, form)
+
+
+def _plain(base: Any) -> bool:
+    """Whether all layers are there unchanged but for adapters on projections."""
+    if type(base.lm_head) is not nn.Linear or type(base.model.embed_tokens) is not nn.Embedding:
+        return False
+    layers = [module for module in base.modules() if isinstance(module, LoraLayer)]
+    return all(type(layer.get_base_layer()) is nn.Linear for layer in layers)
+
+
+class TransformersForward:
+    """Any causal language model of transformers whose attention goes through its interface."""
+
+    def __init__(self, base: Any, names: Sequence[str], form: Form) -> None:
+        self._rows = Rows()
+        adapted: list[tuple[str, Any]] = [
+            (path, module) for path, module in base.named_modules() if isinstance(module, LoraLayer)
+        ]
+        for path, layer in adapted:
+            parent, _, attribute = path.rpartition(".")
+            replaced = form([Projection.of(layer, names)], self._rows)
+            setattr(base.get_submodule(parent), attribute, replaced)
+        base.set_attn_implementation(ATTENTION)
+        self._model = base.eval()
+
+    @torch.inference_mode()
+    def __call__(
+        self, ids: Tensor, adapters: Sequence[int], layout: Layout, keep: Sequence[int]
+    ) -> Tensor:
+        self._rows.set(adapters, ids.device)
+        logits: Tensor = self._model(
+            input_ids=ids[None],
+            position_ids=layout.positions[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(keep, dtype=torch.int64, device=ids.device),
+            layout=layout,
+        ).logits[0]
+        return logits
+
+
+@dataclass(frozen=True)
+class _Layer:
+    before_attention: Tensor
+    qkv: nn.Module
+    output: nn.Module
+    before_mlp: Tensor
+    gate_up: nn.Module
+    down: nn.Module
+    activation: nn.Module
+    window: int | None
+
+
+class LlamaForward:
+    """Llama, Mistral and Qwen 2 as plain functions over tensors."""
+
+    def __init__(self, base: Any, names: Sequence[str], form: Form) -> None:
+        config = base.config
+        self._rows = Rows()
+        self._embedding: nn.Module = base.model.embed_tokens
+        self._rotary: nn.Module = base.model.rotary_emb
+        self._epsilon = float(config.rms_norm_eps)
+        self._norm: Tensor = base.model.norm.weight.detach()
+        self._vocabulary = int(config.vocab_size)
+        attention: Any = base.model.layers[0].self_attn
+        self._size = int(attention.head_dim)
+        self._heads = int(config.num_attention_heads)
+        self._shared = int(config.num_key_value_heads)
+        self._scaling = float(attention.scaling)
+
+        def join(*layers: nn.Module) -> nn.Module:
+            return form([Projection.of(layer, names) for layer in layers], self._rows)
+
+        self._layers = []
+        for layer in base.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            # Mistral's is the config's, Qwen's is for each layer, Llama has none.
+            window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
+            self._layers.append(
+                _Layer(
+                    before_attention=layer.input_layernorm.weight.detach(),
+                    qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+                    output=join(attention.o_proj),
+                    before_mlp=layer.post_attention_layernorm.weight.detach(),
+                    gate_up=join(mlp.gate_proj, mlp.up_proj),
+                    down=join(mlp.down_proj),
+                    activation=mlp.act_fn,
+                    window=window,
+                )
+            )
+            # What the joined layers have copied goes at once: two models may not fit.
+            layer.self_attn = layer.mlp = None
+        tied = base.lm_head.weight is self._embedding.weight
+        self._head: nn.Module = base.lm_head if tied else packed(base.lm_head)
+
+    @torch.inference_mode()
+    def __call__(
+        self, ids: Tensor, adapters: Sequence[int], layout: Layout, keep: Sequence[int]
+    ) -> Tensor:
+        self._rows.set(adapters, ids.device)
+        x: Tensor = self._embedding(ids)
+        cos, sin = self._angles(x, layout.positions)
+        for index, layer in enumerate(self._layers):
+            heads = layer.qkv(self._normed(x, layer.before_attention))
+            heads = heads.view(len(ids), -1, self._size)
+            turned = _rotate(heads[:, : -self._shared], cos, sin)
+            found = attend(
+                turned[:, : self._heads],
+                turned[:, self._heads :],
+                heads[:, -self._shared :],
+                layer=index,
+                layout=layout,
+                scaling=self._scaling,
+                window=layer.window,
+            ).flatten(1)
+            if index + 1 == len(self._layers) and len(keep) < len(ids):
+                if not keep:
+                    return x.new_empty(0, self._vocabulary)
+                # Nothing reads the others any more: their keys and values are stored.
+                kept = torch.tensor(keep, dtype=torch.int64, device=ids.device)
+                x, found = x[kept], found[kept]
+                self._rows.set([adapters[i] for i in keep], ids.device)
+            x = x + layer.output(found)
+            gate, up = layer.gate_up(self._normed(x, layer.before_mlp)).chunk(2, dim=-1)
+            x = x + layer.down(layer.activation(gate) * up)
+        logits: Tensor = self._head(self._normed(x, self._norm))
+        return logits
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, weight.shape, weight, self._epsilon)
+
+    def _angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines, (tokens, 1, head size), as `_rotate` wants them."""
+        cos, sin = self._rotary(x[None], positions[None])
+        cos, sin = cos[0][:, None], sin[0][:, None]
+        half = self._size // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each head by its token's position (Su et al., RoFormer, in Llama's order of halves)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin)
