@@ -117,15 +117,14 @@ def engine(
     import torch
     from transformers import AutoTokenizer
 
-    from jobs.pipeline import Role, Sampling
+    from jobs.pipeline import Sampling
     from jobs.settings import DEMO_CHECKPOINT
     from worker.bench import engine as module
 
-    demo = module.Model(DEMO_CHECKPOINT / "base", {role: DEMO_CHECKPOINT / role for role in Role})
+    demo = module.Model.of(DEMO_CHECKPOINT)
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
         if which == "demo":
-            rows = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text().splitlines()
-            asked = [json.loads(row)["question"] for row in rows[:: max(1, len(rows) // jobs)]]
+            asked = _demo_questions(jobs)
             model, limit = demo, max_output_tokens or 256
         else:
             big = which == "synthetic-7b"
@@ -135,7 +134,7 @@ def engine(
             limit = max_output_tokens or 64
         results = module.run(
             model,
-            asked=asked[:jobs],
+            asked=asked,
             reference_jobs=reference_jobs,
             slots=slots,
             sampling=Sampling(max_output_tokens=limit, seed=seed),
@@ -151,16 +150,84 @@ def engine(
     baseline = results[0]
     click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {machine()}.\n")
     click.echo(
-        "| engine | at once | jobs an hour | times the reference | new tokens a second "
-        "| prompt tokens a second | first token |"
+        "| engine | at once | jobs an hour | times the reference | new tokens a second | times "
+        "| first token | of the limit |"
     )
-    click.echo("|---|---|---|---|---|---|---|")
+    click.echo("|---|---|---|---|---|---|---|---|")
     for r in results:
         click.echo(
             f"| {r.engine} | {r.at_once} | {r.jobs_an_hour:,.0f} "
             f"| {r.jobs_an_hour / baseline.jobs_an_hour:.1f} | {r.tokens_a_second:,.0f} "
-            f"| {r.prompt_tokens / r.seconds:,.0f} | {r.first_token * 1000:.0f} ms |"
+            f"| {r.tokens_a_second / baseline.tokens_a_second:.1f} "
+            f"| {r.first_token * 1000:.0f} ms | {r.share_of_limit:.0%} |"
         )
+
+
+@bench.command()
+@click.option("--jobs", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--reference-jobs", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--at-once", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def service(
+    jobs: int, reference_jobs: int, at_once: int, max_output_tokens: int, seed: int, as_json: bool
+) -> None:
+    """Run whole jobs through `helixq up`, HTTP in and stored out, against the reference engine alone."""
+    import torch
+
+    from cli import service_bench
+    from jobs.pipeline import Sampling
+    from jobs.settings import DEMO_CHECKPOINT
+    from worker.bench import engine as module
+
+    asked = _demo_questions(jobs)
+
+    def told(text: str) -> None:
+        click.echo(f"{text} …", err=True)
+
+    told(f"the reference engine answers {reference_jobs} questions")
+    sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed)
+    baseline = module.run_reference(
+        module.Model.of(DEMO_CHECKPOINT),
+        asked[:reference_jobs],
+        sampling,
+        torch.float32,
+        torch.device("cpu"),
+    )
+    with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
+        seconds, tokens = service_bench.run(
+            Path(folder),
+            asked,
+            at_once=at_once,
+            max_output_tokens=max_output_tokens,
+            seed=seed,
+            told=told,
+        )
+    rows = [
+        ("reference engine alone", 1, baseline.jobs_an_hour, baseline.tokens_a_second),
+        ("service", at_once, jobs / seconds * 3600, tokens / seconds),
+    ]
+    if as_json:
+        keys = ("program", "at_once", "jobs_an_hour", "tokens_a_second")
+        found = [dict(zip(keys, row, strict=True)) for row in rows]
+        click.echo(json.dumps({"machine": machine(), "results": found}, indent=2))
+        return
+    click.echo(f"demo, {jobs} jobs, up to {max_output_tokens} new tokens a stage; {machine()}.\n")
+    click.echo("| program | at once | jobs an hour | times the reference | new tokens a second |")
+    click.echo("|---|---|---|---|---|")
+    for name, count, rate, speed in rows:
+        times = rate / baseline.jobs_an_hour
+        click.echo(f"| {name} | {count} | {rate:,.0f} | {times:.1f} | {speed:,.0f} |")
+
+
+def _demo_questions(count: int) -> list[str]:
+    """Choose held-out questions evenly: as many sums as products."""
+    from jobs.settings import DEMO_CHECKPOINT
+
+    rows = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text().splitlines()
+    chosen = [rows[i * len(rows) // count % len(rows)] for i in range(count)]
+    return [str(json.loads(row)["question"]) for row in chosen]
 
 
 def machine() -> str:

@@ -12,7 +12,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import redis
 import torch
@@ -37,6 +39,7 @@ from worker.engine.batching import BatchingEngine
 from worker.engine.cache import KVCache
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
+from worker.engine.threads import apart
 from worker.rescue import Rescue
 from worker.tasks import StageRunner
 
@@ -73,7 +76,7 @@ def run(settings: Settings) -> int:
     )
     store.register(worker_id, socket.gethostname(), os.getpid(), runtime)
     try:
-        engine = _start_engine(found, settings.slots, reasons)
+        engine = apart(partial(_start_engine, found, settings.slots, reasons))
         _warm_up(engine)
         runner = StageRunner(store, engine, progress, worker_id, job_timeout=settings.job_timeout)
         app = make_app(settings.redis)
@@ -109,6 +112,7 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
     Raises:
         CheckpointError: the weights cannot be used, or leave no memory for the context.
     """
+    log.info("loading the model")
     model = checkpoints.load(found)
     if reasons:
         log.warning(
@@ -116,14 +120,31 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
         )
         return ReferenceEngine(model, found.tokenizer, context=found.context)
     slots = _affordable(model.config, found, slots)
-    engine = BatchingEngine(model, found.tokenizer, context=found.context, slots=slots)
+    engine = BatchingEngine(
+        model,
+        found.tokenizer,
+        context=found.context,
+        slots=slots,
+        on_device_lost=_die,
+    )
     log.info(
-        "the cache of keys and values takes %.2f GB: %d slots of %d tokens",
+        "the cache of keys and values takes up to %.2f GB: %d slots of %d tokens",
         engine.cache.nbytes / 1e9,
         slots,
         found.context,
     )
     return engine
+
+
+def _die() -> NoReturn:
+    """End at once, as if killed: the leases run out, and another worker's sweep takes the stages.
+
+    To give them back would not count them as attempts, and a stage whose fault it is would bring down
+    one worker after the other for ever.
+    """
+    log.critical("the worker ends, since its device does; its stages will run again")
+    logging.shutdown()
+    os._exit(os.EX_SOFTWARE)
 
 
 def _affordable(config: transformers.PreTrainedConfig, found: Checkpoints, slots: int) -> int:

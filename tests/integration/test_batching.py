@@ -29,7 +29,7 @@ from transformers import (
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
-from worker.engine import packing
+from worker.engine import attention, packing
 from worker.engine.adapters import (
     Form,
     GroupedLinear,
@@ -148,6 +148,25 @@ def test_greedy_texts_are_the_references_to_the_token(
         thread.join()
     wanted = [reference.submit(r).result() for r in requests]
     assert [i for i in range(200) if not same(found[i], wanted[i])] == []
+
+
+def test_what_prompts_have_in_common_is_looked_at_once(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of the rows have more in common than others, and some come late."""
+    monkeypatch.setattr(attention, "LEAST_COUNT", 2)
+    monkeypatch.setattr(attention, "LEAST_COMMON", 2)
+    engine = make(checkpoint, tokenizer)
+    rng = random.Random(9)
+    requests = []
+    for _ in range(40):
+        words = [*WORDS[: rng.choice([3, len(WORDS)])], *rng.choices(WORDS, k=rng.randint(1, 9))]
+        sampling = Sampling(temperature=0, max_output_tokens=rng.randint(8, 24))
+        requests.append(Request(rng.choice(list(Role)[:2]), " ".join(words), sampling))
+    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    engine.close()
+    wanted = [reference.submit(r).result() for r in requests]
+    assert [i for i in range(40) if not same(found[i], wanted[i])] == []
 
 
 def test_a_text_ends_at_any_of_the_models_ends(
@@ -459,6 +478,21 @@ def test_memory_that_is_too_little_for_one_fails_that_one(checkpoint: Path, toke
         generation.result()
     short = Sampling(temperature=0, max_output_tokens=1)
     assert engine.submit(Request(Role.ACTOR, "gravity", short)).result().output_tokens == 1
+    engine.close()
+
+
+def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any) -> None:
+    told = threading.Event()
+    model = load_model(checkpoint)
+    engine = BatchingEngine(model, tokenizer, context=CONTEXT, slots=2, on_device_lost=told.set)
+
+    def fault(_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    Faulty(engine, fault)
+    with pytest.raises(EngineError, match="AcceleratorError: CUDA error"):
+        engine.submit(Request(Role.ACTOR, "Why", Sampling())).result(timeout=60)
+    assert told.is_set()
     engine.close()
 
 

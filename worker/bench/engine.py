@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,6 +25,7 @@ from transformers import (
 
 from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
+from worker.bench.peak import Peak
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
@@ -35,6 +38,11 @@ class Model:
 
     base: Path
     adapters: dict[Role, Path]
+
+    @classmethod
+    def of(cls, folder: Path) -> Model:
+        """A folder with ``base`` and a folder for each role, as the demo's."""
+        return cls(folder / "base", {role: folder / role for role in Role})
 
     def load(self, dtype: torch.dtype, device: torch.device) -> PeftModel:
         base: Any = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype)
@@ -68,6 +76,12 @@ class Result:
     prompt_tokens: int
     #: Median seconds from a stage's start to its first token.
     first_token: float
+    #: Steps of the engine, and the tokens that they computed: those of prompts whose keys and values
+    #: were there already are not among them.
+    steps: int
+    computed: int
+    #: The processor's least time for that, as a share of the time it took.
+    share_of_limit: float = 0.0
 
     @property
     def jobs_an_hour(self) -> float:
@@ -163,6 +177,9 @@ def run_jobs(
     lock = threading.Lock()
     tokens = prompts = 0
     firsts: list[float] = []
+    steps = computed = 0
+    if isinstance(engine, BatchingEngine):
+        steps, computed = engine.steps, engine.computed
 
     def serve() -> None:
         nonlocal tokens, prompts
@@ -194,7 +211,13 @@ def run_jobs(
         thread.join()
     seconds = time.monotonic() - start
     first = sorted(firsts)[len(firsts) // 2]
-    return Result(engine.name, at_once, len(asked), seconds, tokens, prompts, first)
+    if isinstance(engine, BatchingEngine):
+        steps, computed = engine.steps - steps, engine.computed - computed
+    else:
+        steps, computed = tokens, tokens + prompts
+    return Result(
+        engine.name, at_once, len(asked), seconds, tokens, prompts, first, steps, computed
+    )
 
 
 def run(
@@ -211,6 +234,9 @@ def run(
 ) -> list[Result]:
     """Measure the reference engine, then the batching engine at several numbers of slots.
 
+    Last comes the batching engine on the bare base, at the largest number of slots: what the adapters
+    cost.
+
     Args:
         model: the checkpoints; both engines load them from the disk.
         asked: the questions of the batching engine.
@@ -223,31 +249,66 @@ def run(
         told: called with what happens next.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
-    told(f"the reference engine answers {reference_jobs} questions")
-    reference = apart(
-        lambda: ReferenceEngine(model.load(dtype, device), tokenizer, context=context)
-    )
-    run_jobs(reference, asked[:1], at_once=1, sampling=sampling)  # warms up
-    results = [run_jobs(reference, asked[:reference_jobs], at_once=1, sampling=sampling)]
-    reference.close()
-    del reference
-    for count in slots:
-        mine = asked if count > 1 else asked[:reference_jobs]
-        told(f"the batching engine answers {len(mine)} questions, {count} at once")
-        engine = apart(partial(_batching, model, tokenizer, context, count, dtype, device))
-        run_jobs(engine, asked[:1], at_once=1, sampling=sampling)
-        results.append(run_jobs(engine, mine, at_once=count, sampling=sampling))
-        engine.close()
-        del engine
+    told("what the processor can do at most")
+    peak = apart(partial(Peak.measure, dtype, device))
+    results: list[Result] = []
+
+    def measure(engine: Engine, questions: Sequence[str], at_once: int, name: str) -> None:
+        told(f"{name} answers {len(questions)} questions, {at_once} at once")
+        result = _run_warm(engine, questions, at_once, sampling)
+        operations = 2 * weights * result.computed
+        least = peak.seconds(operations, weights * dtype.itemsize * result.steps)
+        results.append(replace(result, engine=name, share_of_limit=least / result.seconds))
+
+    loaded = apart(partial(model.load, dtype, device))
+    weights = _multiplied(loaded)
+    reference = ReferenceEngine(loaded, tokenizer, context=context)
+    measure(reference, asked[:reference_jobs], 1, ReferenceEngine.name)
+    del reference, loaded
+    for count, bare in [*((count, False) for count in slots), (max(slots), True)]:
+
+        def load(count: int = count, bare: bool = bare) -> BatchingEngine:
+            found = model.load(dtype, device)
+            if bare:
+                _take_adapters_off(found)
+            return BatchingEngine(found, tokenizer, context=context, slots=count)
+
+        name = f"{BatchingEngine.name}, no adapters" if bare else BatchingEngine.name
+        measure(apart(load), asked if count > 1 else asked[:reference_jobs], count, name)
     return results
 
 
-def _batching(
+def run_reference(
     model: Model,
-    tokenizer: PreTrainedTokenizerBase,
-    context: int,
-    slots: int,
+    asked: Sequence[str],
+    sampling: Sampling,
     dtype: torch.dtype,
     device: torch.device,
-) -> BatchingEngine:
-    return BatchingEngine(model.load(dtype, device), tokenizer, context=context, slots=slots)
+) -> Result:
+    """Measure the reference engine alone, one job at a time; arguments as for `run`."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
+    loaded = apart(partial(model.load, dtype, device))
+    context = int(loaded.config.max_position_embeddings)
+    return _run_warm(ReferenceEngine(loaded, tokenizer, context=context), asked, 1, sampling)
+
+
+def _run_warm(engine: Engine, asked: Sequence[str], at_once: int, sampling: Sampling) -> Result:
+    """Run one job that does not count, then all, and close the engine."""
+    run_jobs(engine, asked[:1], at_once=1, sampling=sampling)
+    result = run_jobs(engine, asked, at_once=at_once, sampling=sampling)
+    engine.close()
+    return result
+
+
+def _multiplied(model: PeftModel) -> int:
+    """Count the weights that a token is multiplied with: matrices, and one adapter's factors."""
+    base = sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
+    adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    return base - adapters + adapters // len(model.peft_config)
+
+
+def _take_adapters_off(model: PeftModel) -> None:
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.lora_A.clear()
+            layer.lora_B.clear()

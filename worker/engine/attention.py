@@ -17,6 +17,8 @@ from worker.engine.cache import KVCache
 ATTENTION = "helixq"
 #: On a GPU, attention reaches over the longest row rounded up to a multiple: few shapes.
 ROUND = 64
+#: On a CPU, what sequences have in common is looked at once from so many sequences and tokens on.
+LEAST_COUNT, LEAST_COMMON = 4, 32
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Decoding:
     rows: Sequence[int]
     #: The tokens' positions in their sequences.
     at: Sequence[int]
+    #: So many tokens at the beginning are the same in all of them.
+    common: int = 0
 
 
 class _Group:
@@ -53,6 +57,10 @@ class _Group:
         rows, count = decoding.rows, len(decoding.rows)
         self.tokens = slice(start, start + count)
         self._device = cache.device
+        worth = count >= LEAST_COUNT and decoding.common >= LEAST_COMMON
+        #: So many tokens are looked at once for all, in the first row.
+        self.common = decoding.common if worth else 0
+        self.first = rows[0]
         self.reach = max(decoding.at) + 1
         if self._device.type != "cpu":
             self.reach = min(cache.context, -(-self.reach // ROUND) * ROUND)
@@ -193,7 +201,7 @@ def attend(
         q = queries[group.tokens]
         if group.order is not None:
             q = q.new_zeros(group.seen, *q.shape[1:]).index_copy_(0, group.order, q)
-        found = _attend_group(q, group.look(keys), group.look(values), group, scaling, window)
+        found = _attend_group(q, keys, values, group, scaling, window)
         out[group.tokens] = found if group.order is None else found[group.order]
     for chunk in layout.chunks:
         q = queries[chunk.tokens].permute(1, 2, 0, 3)
@@ -211,12 +219,28 @@ def attend(
 def _attend_group(
     q: Tensor, keys: Tensor, values: Tensor, group: _Group, scaling: float, window: int | None
 ) -> Tensor:
-    mask = group.mask(window, q.dtype)
+    """Attend (seen, key-value heads, queries, head size) over a layer's keys and values."""
+    own_keys, own_values, mask = group.look(keys), group.look(values), group.mask(window, q.dtype)
     if q.device.type != "cpu":
-        return scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
+        return scaled_dot_product_attention(q, own_keys, own_values, attn_mask=mask, scale=scaling)
     # On a CPU, products of single queries are faster plain than blocked.
-    scores = torch.matmul(q * scaling, keys.transpose(-1, -2)).add_(mask)
-    return torch.matmul(scores.softmax(-1), values)
+    q = q * scaling
+    common = group.common if window is None or group.reach <= window else 0
+    if not common:
+        scores = torch.matmul(q, own_keys.transpose(-1, -2)).add_(mask)
+        return torch.matmul(scores.softmax(-1), own_values)
+    # All see the same keys and values there: one read of memory for all, and one product.
+    seen, heads, queries, size = q.shape
+    common_keys, common_values = (x[group.first, :, :common] for x in (keys, values))
+    together = q.transpose(0, 1).reshape(heads, seen * queries, size)
+    first = torch.matmul(together, common_keys.transpose(-1, -2))
+    first = first.view(heads, seen, queries, common).transpose(0, 1)
+    rest = torch.matmul(q, own_keys[:, :, common:].transpose(-1, -2)).add_(mask[..., common:])
+    shares = torch.cat([first, rest], dim=-1).softmax(-1)
+    found = torch.matmul(shares[..., common:], own_values[:, :, common:])
+    together = shares[..., :common].transpose(0, 1).reshape(heads, seen * queries, common)
+    first = torch.matmul(together, common_values).view(heads, seen, queries, size)
+    return found.add_(first.transpose(0, 1))
 
 
 def attend_for_transformers(

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Several
 from typing import Any
 
@@ -57,6 +58,7 @@ class BatchingEngine:
         slots: int,
         chunk: int = CHUNK,
         form: Form | None = None,
+        on_device_lost: Callable[[], object] = lambda: None,
     ) -> None:
         """Take the model over, allocate the cache, and start.
 
@@ -68,9 +70,15 @@ class BatchingEngine:
             slots: requests decoded at the same time.
             chunk: the most prompt tokens of one step.
             form: how the adapters are added; as it suits model and device by default.
+            on_device_lost: called after an error that a device has for its process for ever, before
+                the requests fail.
         """
         self.context = context
         self.slots = slots
+        self._on_device_lost = on_device_lost
+        #: Steps so far, and the tokens that they computed.
+        self.steps = 0
+        self.computed = 0
         self._names = list(model.peft_config)
         self._ends = _ends(model, tokenizer)
         device, dtype = model.device, model.dtype
@@ -153,6 +161,11 @@ class BatchingEngine:
             self._run(plan)
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._make_room(plan, error)
+        except torch.AcceleratorError as error:
+            # Whatever the process asks of the device from now on fails the same way.
+            log.exception("the device is lost")
+            self._on_device_lost()
+            self._fail_together(plan, error)
         except Exception as error:
             log.exception("a step failed")
             self._fail_together(plan, error)
@@ -188,9 +201,13 @@ class BatchingEngine:
         drawing: list[Sequence] = []
         parts: list[Decoding | Segment] = []
         # Sequences of a role are about as long, and their rows lie together.
-        for decoding, chunks in plan.parts(by_adapter=device.type == "cpu"):
+        by_adapter = device.type == "cpu"
+        for decoding, chunks in plan.parts(by_adapter=by_adapter):
             if decoding:
-                parts.append(Decoding([s.row for s in decoding], [s.cached for s in decoding]))
+                common = self._scheduler.common(decoding) if by_adapter else 0
+                parts.append(
+                    Decoding([s.row for s in decoding], [s.cached for s in decoding], common)
+                )
                 keep += range(len(ids), len(ids) + len(decoding))
                 ids += [s.tokens[-1] for s in decoding]
                 adapters += [s.adapter for s in decoding]
@@ -206,6 +223,8 @@ class BatchingEngine:
         layout = Layout(self.cache, parts)
         logits = self._compute(torch.tensor(ids, device=device), adapters, layout, keep)
         self._scheduler.computed(plan)
+        self.steps += 1
+        self.computed += len(ids)
         return drawing, logits
 
     def _accept(

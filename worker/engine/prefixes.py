@@ -62,6 +62,12 @@ class Prefixes:
         self.record(place.row, adapter, 0, prompt[: place.length])
         return place
 
+    def common(self, rows: Sequence[int]) -> int:
+        """Count the tokens that the prompts in all of these rows, of one adapter, begin with."""
+        end = int(self._lengths[rows].min())
+        same = (self._tokens[rows, :end] == self._tokens[rows[0], :end]).all(axis=0)
+        return end if same.all() else int(same.argmin())
+
     def record(self, row: int, adapter: int, start: int, tokens: Sequence[int]) -> None:
         """Note that a row's keys and values from ``start`` on are those of ``tokens``."""
         end = start + len(tokens)

@@ -152,6 +152,10 @@ class Scheduler:
         chunks.sort(key=lambda chunk: chunk.sequence.adapter)
         return Plan(decoding, chunks, copies)
 
+    def common(self, sequences: list[Sequence]) -> int:
+        """Count the tokens that running sequences of one adapter have in common at their beginning."""
+        return self._prefixes.common([s.row for s in sequences])
+
     def computed(self, plan: Plan) -> None:
         """Note that a step is done: what it computed is in the cache."""
         for sequence in plan.decoding:

@@ -1,0 +1,129 @@
+"""Jobs an hour of the whole service: HTTP in, stored out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from cli.errors import ExpectedError
+from jobs.settings import Settings
+
+#: Clients that submit at the same time.
+CLIENTS = 8
+#: Seconds between two looks at a job, or at a service that starts.
+LOOK_INTERVAL = 0.05
+#: The most seconds that the service may take to be ready, and a job to be done.
+PATIENCE = 600.0
+
+
+def run(
+    folder: Path,
+    asked: Sequence[str],
+    *,
+    at_once: int,
+    max_output_tokens: int,
+    seed: int,
+    told: Callable[[str], object] = lambda _: None,
+) -> tuple[float, int]:
+    """Start `helixq up` on the demo's model, submit all questions, and wait for the last job.
+
+    Args:
+        folder: an empty one, for the service's data.
+        asked: the questions, one job each.
+        at_once: slots of the engine.
+        max_output_tokens: of every stage.
+        seed: of the first job; each has the next one.
+        told: called with what happens next.
+
+    Returns:
+        seconds from the first request until the last job is stored as completed, and new tokens
+        of all stages.
+
+    Raises:
+        ExpectedError: the service does not start, or a job does not complete.
+    """
+    told("the service starts")
+    with _service(folder, at_once) as client:
+        bodies = [
+            {"input": text, "max_output_tokens": max_output_tokens, "seed": seed + i}
+            for i, text in enumerate(asked)
+        ]
+        _wait(client, _submit(client, bodies[0]))  # warms up
+        told(f"the service answers {len(asked)} questions, {at_once} at once")
+        start = time.monotonic()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            ids = list(pool.map(lambda body: _submit(client, body), bodies))
+        done = [_wait(client, job_id) for job_id in ids]
+        seconds = time.monotonic() - start
+        return seconds, sum(int(response["usage"]["output_tokens"]) for response in done)
+
+
+@contextmanager
+def _service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    settings = Settings(data_dir=folder / "data", port=port)
+    # Settings of the one who measures are not the service's.
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
+    environ |= {
+        "HELIXQ_DATA_DIR": str(settings.data_dir),
+        "HELIXQ_PORT": str(port),
+        "HELIXQ_SLOTS": str(slots),
+    }
+    log = folder / "up.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", "up"], env=environ, stdout=stream, stderr=stream
+        )
+    try:
+        with httpx2.Client(base_url=settings.url, timeout=PATIENCE, trust_env=False) as client:
+            _until_ready(process, client, log)
+            yield client
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def _until_ready(process: subprocess.Popen[bytes], client: httpx2.Client, log: Path) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up:
+        if process.poll() is not None:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise ExpectedError(f"the service does not start: {' '.join(last)}")
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass  # it does not listen yet
+        time.sleep(LOOK_INTERVAL)
+    raise ExpectedError(f"the service was not ready within {PATIENCE:g} seconds")
+
+
+def _submit(client: httpx2.Client, body: dict[str, Any]) -> str:
+    reply = client.post("/v1/responses", json={**body, "background": True})
+    if reply.status_code != 202:
+        raise ExpectedError(f"a question was refused with status {reply.status_code}: {reply.text}")
+    return str(reply.json()["id"])
+
+
+def _wait(client: httpx2.Client, job_id: str) -> dict[str, Any]:
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up:
+        response: dict[str, Any] = client.get(f"/v1/responses/{job_id}").json()
+        if response["status"] in ("completed", "incomplete"):
+            return response
+        if response["status"] not in ("queued", "in_progress"):
+            raise ExpectedError(f"the job {job_id} ended {response['status']}")
+        time.sleep(LOOK_INTERVAL)
+    raise ExpectedError(f"the job {job_id} was not done within {PATIENCE:g} seconds")

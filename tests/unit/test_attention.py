@@ -1,0 +1,62 @@
+"""The attention of a step equals the plain formula, row by row."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import MistralConfig
+
+from worker.engine.attention import Decoding, Layout, Segment, attend
+from worker.engine.cache import KVCache
+
+HEADS, SHARED, SIZE = 6, 2, 8
+CONTEXT, ROWS, COMMON = 96, 12, 40
+
+
+def plain(q: Tensor, keys: Tensor, values: Tensor, at: int, window: int | None) -> Tensor:
+    """One token's attention: (heads, size) over (shared, context, size)."""
+    first = 0 if window is None else max(0, at + 1 - window)
+    keys, values = (
+        x.repeat_interleave(HEADS // SHARED, 0)[:, first : at + 1] for x in (keys, values)
+    )
+    scores = torch.einsum("hd,hkd->hk", q, keys) / math.sqrt(SIZE)
+    return torch.einsum("hk,hkd->hd", scores.softmax(-1), values)
+
+
+@pytest.mark.parametrize("window", [None, 200, 30, 5])
+@pytest.mark.parametrize("common", [0, COMMON])
+@pytest.mark.parametrize("rows", [[3, 4, 5, 6, 7], [7, 3, 5, 4, 8], [0, 11, 5, 2]])
+def test_every_token_sees_its_own_sequence(
+    rows: list[int], common: int, window: int | None
+) -> None:
+    """Rows in order, with gaps, and picked; with what is in common looked at once or not."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        num_hidden_layers=1,
+        num_attention_heads=HEADS,
+        num_key_value_heads=SHARED,
+        hidden_size=HEADS * SIZE,
+    )
+    device = torch.device("cpu")
+    cache = KVCache(config, rows=ROWS, context=CONTEXT, dtype=torch.float32, device=device)
+    keys, values = cache.keys[0], cache.values[0]
+    keys.normal_()
+    values.normal_()
+    for tensor in (keys, values):
+        tensor[:, :, :COMMON] = tensor[0, :, :COMMON]
+    positions = [COMMON + 3 * i for i in range(len(rows))]
+    segments = [Segment(9, 50, 7), Segment(10, 0, 1)]
+    layout = Layout(cache, [segments[0], Decoding(rows, positions, common), segments[1]])
+    owners = [9] * 7 + rows + [10]
+    at = [*range(50, 57), *positions, 0]
+    assert layout.positions.tolist() == at
+    q = torch.randn(len(at), HEADS, SIZE)
+    k, v = torch.randn(2, len(at), SHARED, SIZE)
+    found = attend(q, k, v, layer=0, layout=layout, scaling=SIZE**-0.5, window=window)
+    for i, (row, position) in enumerate(zip(owners, at, strict=True)):
+        torch.testing.assert_close(keys[row, :, position], k[i])
+        wanted = plain(q[i], keys[row], values[row], position, window)
+        torch.testing.assert_close(found[i], wanted)
