@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def helixq(*arguments: str, environ: Mapping[str, str], **options: Any) -> Process:
+#: How the program is started.
+PROGRAM = (sys.executable, "-m", "cli")
+
+
+def helixq(
+    *arguments: str, environ: Mapping[str, str], program: Sequence[str] = PROGRAM, **options: Any
+) -> Process:
     """Start the program with the given settings and none of ours."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
-    command = [sys.executable, "-m", "cli", *arguments]
+    command = [*program, *arguments]
     return Process(command, {**clean, "PYTHONUNBUFFERED": "1", **environ}, **options)

@@ -53,6 +53,10 @@ MEMORY_SHARE = 0.85
 SAY_INTERVAL = 10.0
 
 
+#: What each role is asked before the worker takes jobs.
+WARM_UP = "Hello"
+
+
 def run(settings: Settings) -> int:
     """Run a worker until it is told to stop; return the exit status.
 
@@ -112,7 +116,6 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
     Raises:
         CheckpointError: the weights cannot be used, or leave no memory for the context.
     """
-    log.info("loading the model")
     model = checkpoints.load(found)
     if reasons:
         log.warning(
@@ -229,7 +232,7 @@ def _quieten() -> None:
 def _warm_up(engine: Engine) -> None:
     """Generate one token with each role, so that the first question does not wait for it."""
     for role in Role:
-        request = Request(role, "Hello", Sampling(temperature=0, max_output_tokens=1))
+        request = Request(role, WARM_UP, Sampling(temperature=0, max_output_tokens=1))
         engine.submit(request).result()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import create_database, model_settings
-from tests.servers import PATIENCE, Process, RedisServer, free_port, helixq
+from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port, helixq
 
 
 @dataclass
@@ -73,8 +73,15 @@ class Service:
 
 
 @contextmanager
-def running(checkpoint: Path, database: str, folder: Path, **settings: str) -> Iterator[Service]:
-    """Start everything, and end it."""
+def running(
+    checkpoint: Path,
+    database: str,
+    folder: Path,
+    *,
+    program: Sequence[str] = PROGRAM,
+    **settings: str,
+) -> Iterator[Service]:
+    """Start everything, the first worker as another program if need be, and end it."""
     folder.mkdir()
     redis = RedisServer(folder)
     environ = {
@@ -88,7 +95,7 @@ def running(checkpoint: Path, database: str, folder: Path, **settings: str) -> I
     migrate = helixq("migrate", environ=environ)
     assert migrate.wait() == 0, migrate.output
     migrate.stop()
-    worker = helixq("worker", environ=environ)
+    worker = helixq("worker", environ=environ, program=program)
     web = helixq("web", environ=environ)
     service = Service(environ, redis, web, worker)
     try:

@@ -111,6 +111,19 @@ def test_a_second_sigterm_gives_the_stage_back_at_once(service: Service) -> None
         http.post(f"/v1/responses/{job_id}/cancel")
 
 
+def test_on_sigquit_the_stage_is_given_back(service: Service) -> None:
+    """Celery would acknowledge it, unfinished."""
+    job_id = service.submit("Go on", max_output_tokens=LONG)
+    service.wait_for_text(job_id)
+    service.worker.signal(signal.SIGQUIT)
+    assert service.worker.wait() == 0
+    assert attempts(service, job_id) == [(0, "released")]
+    service.start_worker()
+    service.worker.wait_for(f"{job_id}: actor starts")
+    with service.http() as http:
+        http.post(f"/v1/responses/{job_id}/cancel")
+
+
 def test_on_sigterm_a_short_stage_finishes(service: Service) -> None:
     job_id = service.submit("Go on", max_output_tokens=30)
     service.wait_for_text(job_id)

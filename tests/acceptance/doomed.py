@@ -1,0 +1,96 @@
+"""``python -m tests.acceptance.doomed POINT worker``: a process that kills itself at one point.
+
+The program as it is, but that one function of it ends in SIGKILL: nothing of this is in the
+product, and nothing between the point and the end can clean up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cli.main import main
+from jobs.pipeline import Role
+
+#: The stage that the process dies in, where a stage can be told.
+POSITION = 1
+ROLE = Role.CRITIC
+
+
+def die() -> None:
+    print("dying", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
+    """Die instead of the call."""
+    whole = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if when(*arguments):
+            die()
+        return whole(*arguments, **options)
+
+    setattr(owner, name, wrapped)
+
+
+def after(owner: Any, name: str, when: Callable[..., bool]) -> None:
+    """Die as soon as the call has done its work."""
+    whole = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        found = whole(*arguments, **options)
+        if when(*arguments):
+            die()
+        return found
+
+    setattr(owner, name, wrapped)
+
+
+def _sequences(plan: Any, part: str) -> list[Any]:
+    return plan.decoding if part == "decoding" else [c.sequence for c in plan.chunks]
+
+
+def _arrange(point: str) -> None:
+    import worker.main
+    from jobs.queue import Doorbell
+    from jobs.store import Store
+    from worker.engine.batching import BatchingEngine
+    from worker.tasks import StageRunner
+
+    warm_up = worker.main.WARM_UP
+
+    def computes(part: str) -> Callable[..., bool]:
+        return lambda _, plan: any(
+            s.generation.request.role == ROLE and s.generation.request.prompt != warm_up
+            for s in _sequences(plan, part)
+        )
+
+    def records(position: int) -> Callable[..., bool]:
+        return lambda _, claim, __: claim.stage.position == position
+
+    match point:
+        case "committed":
+            before(Doorbell, "publish")
+        case "popped":
+            before(StageRunner, "run")
+        case "prefill":
+            before(BatchingEngine, "_forward", computes("chunks"))
+        case "decode":
+            before(BatchingEngine, "_forward", computes("decoding"))
+        case "generated":
+            before(Store, "record", records(POSITION))
+        case "recorded":
+            after(Store, "record", records(POSITION))
+        case "done":
+            after(Store, "record", records(2))
+        case _:
+            raise SystemExit(f"{point} is no point of a job's life")
+
+
+if __name__ == "__main__":
+    _arrange(sys.argv.pop(1))
+    main()

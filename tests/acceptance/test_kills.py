@@ -1,0 +1,110 @@
+"""kill -9 at every point of a job's life: one final status, no finished stage twice, all in the history."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.acceptance.conftest import Service, running
+from tests.conftest import create_database
+from tests.servers import PROGRAM, helixq
+
+#: Seconds that a job may take from when a worker is there.
+RECOVERY = 30.0
+#: A program that dies at the point that it is given.
+DOOMED = (sys.executable, "-m", "tests.acceptance.doomed")
+FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
+#: Where the process dies, and the attempts that the history must show.
+POINTS = {
+    "queued": FINISHED,
+    "popped": FINISHED,
+    "prefill": [(0, "finished"), (1, "lost"), (1, "finished"), (2, "finished")],
+    "decode": [(0, "finished"), (1, "lost"), (1, "finished"), (2, "finished")],
+    "generated": [(0, "finished"), (1, "lost"), (1, "finished"), (2, "finished")],
+    "recorded": FINISHED,
+    "done": FINISHED,
+}
+
+
+def attempts(service: Service, job_id: str) -> list[Any]:
+    history: Any = service.history(job_id)
+    found: list[Any] = history["attempts"]
+    return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An empty database for each point, all of one kind."""
+    if request.param == "sqlite":
+        yield {point: f"sqlite:///{tmp_path / point}.sqlite3" for point in POINTS}
+    else:
+        server = request.getfixturevalue("postgres")
+        yield {point: create_database(server) for point in POINTS}
+
+
+def test_a_worker_killed_anywhere_loses_no_job(
+    databases: dict[str, str], checkpoint: Path, socket_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    """Every point has a service of its own; they die and recover at the same time."""
+    kind = request.node.callspec.params["databases"]
+
+    def live(point: str) -> None:
+        folder = socket_folder / f"kill-{kind}-{point}"
+        program = PROGRAM if point == "queued" else (*DOOMED, point)
+        with running(checkpoint, databases[point], folder, program=program) as service:
+            _kill_at(service, point)
+
+    with ThreadPoolExecutor(len(POINTS)) as pool:
+        for done in [pool.submit(live, point) for point in POINTS]:
+            done.result()
+
+
+def _kill_at(service: Service, point: str) -> None:
+    if point == "queued":
+        service.worker.kill()
+    job_id = service.submit("What is 1 + 1?", max_output_tokens=8, temperature=0)
+    if point != "queued":
+        service.worker.wait_for("^dying$")
+        service.worker.wait()
+    before = attempts(service, job_id)
+    if point == "done":
+        assert service.wait(job_id)["status"] in ("completed", "incomplete"), "it was all stored"
+    service.start_worker()
+    there = time.monotonic()
+    final = service.wait(job_id)
+    assert final["status"] in ("completed", "incomplete"), point
+    assert time.monotonic() - there < RECOVERY, point
+    found = attempts(service, job_id)
+    assert [(a["position"], a["status"]) for a in found] == POINTS[point], point
+    for old, new in zip(before, found, strict=False):
+        if old["status"] == "finished":
+            assert old == new, "what was finished is as it was"
+
+
+def test_a_web_killed_before_it_published_loses_no_job(service: Service) -> None:
+    """The client got no answer; it asks again with its key, and gets the one job that there is."""
+    service.web.stop()
+    doomed = helixq("web", environ=service.environ, program=(*DOOMED, "committed"))
+    doomed.wait_for("listening")
+    body = {"input": "What is 1 + 1?", "max_output_tokens": 8, "background": True}
+    headers = {"Idempotency-Key": "kill-before-publish"}
+    with service.http() as http, pytest.raises(httpx2.TransportError):
+        http.post("/v1/responses", json=body, headers=headers)
+    doomed.wait_for("^dying$")  # the one that answers; its parent starts another, as doomed
+    doomed.stop()
+    service.web = helixq("web", environ=service.environ)
+    service.web.wait_for("listening")
+    with service.http() as http:
+        reply = http.post("/v1/responses", json=body, headers=headers)
+        job_id = str(reply.json()["id"])
+        assert service.wait(job_id)["status"] in ("completed", "incomplete")
+        listed = http.get("/v1/responses").json()["data"]
+    assert [job["id"] for job in listed] == [job_id]
+    assert [(a["position"], a["status"]) for a in attempts(service, job_id)] == FINISHED

@@ -1,0 +1,112 @@
+"""How speed changes as work grows: with the sequences at once, and with their length."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from jobs.pipeline import Role, Sampling
+from worker.bench.engine import Model, Result, questions
+from worker.engine.batching import BatchingEngine
+from worker.engine.interface import Request
+from worker.engine.threads import apart
+
+#: New tokens of each sequence in the measurement by length.
+NEW = 32
+#: Sequences at once there.
+SLOTS = 16
+
+
+@dataclass(frozen=True)
+class Point:
+    """Decoding at one length of the sequences."""
+
+    #: Tokens of each prompt.
+    length: int
+    tokens_a_second: float
+
+
+def by_length(
+    model: Model,
+    lengths: Sequence[int],
+    *,
+    context: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    told: Callable[[str], object] = lambda _: None,
+) -> list[Point]:
+    """Measure decoding alone, after prompts of several lengths; roles are mixed.
+
+    Args:
+        model: the checkpoints.
+        lengths: tokens of each prompt.
+        context: tokens of prompt and output together.
+        dtype: of the weights.
+        device: where to compute.
+        seed: of the prompts' words.
+        told: called with what happens next.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
+
+    def load() -> BatchingEngine:
+        return BatchingEngine(model.load(dtype, device), tokenizer, context=context, slots=SLOTS)
+
+    engine = apart(load)
+    found = []
+    for length in lengths:
+        told(f"{SLOTS} sequences of {length} tokens each")
+        prompts = questions(tokenizer, SLOTS, length, seed)
+        ask = partial(_ask, engine, prompts)
+        ask(1)  # computes the prompts: they stay where the next ones find them
+        start = time.monotonic()
+        tokens = ask(NEW)
+        found.append(Point(length, tokens / (time.monotonic() - start)))
+    engine.close()
+    return found
+
+
+def _ask(engine: BatchingEngine, prompts: Sequence[str], limit: int) -> int:
+    roles = list(Role)
+    sampling = Sampling(max_output_tokens=limit)
+    requests = [Request(roles[i % 3], prompt, sampling) for i, prompt in enumerate(prompts)]
+    generations = [engine.submit(request) for request in requests]
+    return sum(generation.result().output_tokens for generation in generations)
+
+
+def draw(file: Path, results: Sequence[Result], points: Sequence[Point]) -> None:
+    """Draw tokens a second by sequences at once and by their length."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "helixq"  # the same picture has the same bytes
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    baseline, *mine = results
+    whole = [r for r in mine if r.engine == BatchingEngine.name]
+    at = [r.at_once for r in whole]
+    left.plot(at, [r.tokens_a_second for r in whole], "o-", color="#1a6fc2", label="batching")
+    left.axhline(
+        baseline.tokens_a_second, color="#c2571a", linestyle=":", label="reference, one at a time"
+    )
+    left.set_xscale("log", base=2)
+    left.set_xticks(at, [str(count) for count in at])
+    left.set_xlabel("jobs at once")
+    left.set_ylabel("new tokens a second, whole jobs")
+    left.legend(fontsize=8)
+    right.plot(
+        [p.length for p in points], [p.tokens_a_second for p in points], "o-", color="#1a6fc2"
+    )
+    right.set_xlabel(f"tokens of each of {SLOTS} sequences")
+    right.set_ylabel("new tokens a second, decoding")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
