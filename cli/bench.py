@@ -13,9 +13,12 @@ from typing import Any
 import click
 
 from cli.errors import ExpectedError
+from cli.outputs import check_picture
 
 #: About 100 M parameters, with adapters of 2.5% each.
 _SMALL = {"hidden": 768, "layers": 12, "rank": 16}
+#: Tokens of the prompts in the measurement by length.
+LENGTHS = (64, 256, 512, 1024, 2048, 3072)
 
 
 def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
@@ -101,6 +104,11 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
 @click.option("--slots", default="1,64", show_default=True, callback=_numbers, metavar="N,N,…")
 @click.option("--max-output-tokens", type=click.IntRange(min=1), help="64; 256 for the demo.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Measure the speed by the length of the texts too, and draw both (.svg, .png, .pdf).",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def engine(
@@ -110,6 +118,7 @@ def engine(
     slots: list[int],
     max_output_tokens: int | None,
     device: str,
+    plot: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -119,8 +128,15 @@ def engine(
 
     from jobs.pipeline import Sampling
     from jobs.settings import DEMO_CHECKPOINT
+    from worker.bench import curves
     from worker.bench import engine as module
 
+    def told(text: str) -> None:
+        click.echo(f"{text} …", err=True)
+
+    if plot:
+        check_picture(plot)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     demo = module.Model.of(DEMO_CHECKPOINT)
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
         if which == "demo":
@@ -139,10 +155,21 @@ def engine(
             slots=slots,
             sampling=Sampling(max_output_tokens=limit, seed=seed),
             context=1024,
-            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            dtype=dtype,
             device=torch.device(device),
-            told=lambda text: click.echo(f"{text} …", err=True),
+            told=told,
         )
+        if plot:
+            points = curves.by_length(
+                model,
+                LENGTHS,
+                context=LENGTHS[-1] + curves.NEW + 1,
+                dtype=dtype,
+                device=torch.device(device),
+                seed=seed,
+                told=told,
+            )
+            curves.draw(plot, results, points)
     if as_json:
         found = {"machine": machine(), "model": which, "results": [r.to_json() for r in results]}
         click.echo(json.dumps(found, indent=2))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.errors import ExpectedError
+from cli.outputs import check_package, check_picture, check_writable
 from jobs.pipeline import DEFAULT_SYSTEM, MAX_SEED, Role, Sampling
 from jobs.settings import Settings, by_role
 
@@ -28,9 +27,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
 #: The demo's held-out questions, and how its texts are read.
 DEMO_TASK = Path(__file__).parent.parent / "demo" / "held_out.jsonl"
 DEMO_ANSWER = r"= (\d+)\."
-DEMO_APPROVAL = r": right\."
-#: Pictures that matplotlib draws.
-PICTURES = (".svg", ".png", ".pdf")
+DEMO_APPROVAL = r"it is right:"
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,7 @@ def run(settings: Settings, options: Options) -> None:
     Raises:
         ExpectedError: something that a person can mend.
     """
-    for package in ("scipy", *(["matplotlib"] if options.plot else [])):
-        if importlib.util.find_spec(package) is None:
-            raise ExpectedError(f"{package} is not installed: pip install 'helixq[eval]'")
+    check_package("scipy")
     _check(options)
     with _explained():
         report = _measure(settings, options)
@@ -84,12 +79,10 @@ def _check(options: Options) -> None:
     """Find out now, not after an hour, what cannot be written."""
     if options.ranks and not options.full:
         raise ExpectedError("--ranks extracts adapters from full models: name them with --full")
-    for file in filter(None, (options.transcripts, options.markdown, options.plot)):
-        there = file if file.exists() else file.absolute().parent
-        if file.is_dir() or not os.access(there, os.W_OK):
-            raise ExpectedError(f"{file} cannot be written")
-    if options.plot and options.plot.suffix not in PICTURES:
-        raise ExpectedError(f"{options.plot} should end in one of {', '.join(PICTURES)}")
+    for file in filter(None, (options.transcripts, options.markdown)):
+        check_writable(file)
+    if options.plot:
+        check_picture(options.plot)
 
 
 def _measure(settings: Settings, options: Options) -> Report:

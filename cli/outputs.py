@@ -1,0 +1,33 @@
+"""Files and packages that a long measurement will need: missing ones are found out at its start."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from cli.errors import ExpectedError
+
+#: Pictures that matplotlib draws.
+PICTURES = (".svg", ".png", ".pdf")
+
+
+def check_package(name: str) -> None:
+    """Raise `ExpectedError` unless one of the packages for measurements is installed."""
+    if importlib.util.find_spec(name) is None:
+        raise ExpectedError(f"{name} is not installed: pip install 'helixq[eval]'")
+
+
+def check_writable(file: Path) -> None:
+    """Raise `ExpectedError` if a file cannot be written."""
+    there = file if file.exists() else file.absolute().parent
+    if file.is_dir() or not os.access(there, os.W_OK):
+        raise ExpectedError(f"{file} cannot be written")
+
+
+def check_picture(file: Path) -> None:
+    """Raise `ExpectedError` if a picture cannot be drawn into a file."""
+    check_package("matplotlib")
+    check_writable(file)
+    if file.suffix not in PICTURES:
+        raise ExpectedError(f"{file} should end in one of {', '.join(PICTURES)}")

@@ -1,0 +1,74 @@
+"""The benchmarks run to their end and count what they say they count; how fast, no test asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import main
+from worker.bench import lora
+from worker.bench.lora import Extractor, Sizes
+from worker.lora import LoraError
+
+SMALL = Sizes(hidden=64, intermediate=160, heads=4, kv_heads=2)
+
+
+def bench(*options: str) -> Any:
+    result = CliRunner().invoke(main, ["bench", *options, "--json"])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_extractions_are_compared_by_what_was_saved(tmp_path: Path) -> None:
+    exact, quick = lora.run(tmp_path, [lora.ours("--exact"), lora.ours()], rank=4, sizes=SMALL)
+    assert len(exact.errors) == len(quick.errors) == 7
+    assert 0 < exact.error <= quick.error * (1 + 1e-6)
+    assert quick.error <= exact.error * 1.002, "within what it promises, and half precision"
+    assert min(exact.seconds, quick.seconds) > 0
+    assert min(exact.peak_bytes, quick.peak_bytes) > 1e6
+
+
+def test_a_program_that_fails_is_named(tmp_path: Path) -> None:
+    failing = Extractor("false", lambda *_: ["false"])
+    with pytest.raises(LoraError, match="false ended with status 1"):
+        lora.run(tmp_path / "a", [failing], rank=4, sizes=SMALL)
+    missing = Extractor("nothing", lambda *_: ["/does/not/exist"])
+    with pytest.raises(LoraError, match="/does/not/exist cannot be started"):
+        lora.run(tmp_path / "b", [missing], rank=4, sizes=SMALL)
+
+
+def test_the_baseline_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/does/not/exist")
+    result = CliRunner().invoke(main, ["bench", "lora"])
+    assert result.exit_code == 1
+    assert "mergekit-extract-lora is not on the PATH" in result.stderr
+
+
+def test_engines_are_compared_on_whole_jobs() -> None:
+    options = ["--jobs", "4", "--reference-jobs", "2", "--slots", "1,4"]
+    found = bench("engine", *options, "--max-output-tokens", "8")["results"]
+    names = [(r["engine"], r["at_once"], r["jobs"]) for r in found]
+    assert names == [
+        ("reference", 1, 2),
+        ("batching", 1, 2),
+        ("batching", 4, 4),
+        ("batching, no adapters", 4, 4),
+    ]
+    for r in found:
+        assert 0 < r["tokens"] <= r["jobs"] * 3 * 8
+        assert 0 < r["share_of_limit"] < 1
+    # The same system prompt in all jobs is computed once.
+    assert found[2]["computed"] < found[2]["prompt_tokens"]
+
+
+def test_the_service_is_measured_from_request_to_row() -> None:
+    options = ["--jobs", "4", "--reference-jobs", "1", "--at-once", "4"]
+    reference, service = bench("service", *options, "--max-output-tokens", "8")["results"]
+    assert reference["program"] == "reference engine alone"
+    assert service["program"] == "service"
+    assert service["jobs_an_hour"] > 0
+    assert service["tokens_a_second"] > 0
