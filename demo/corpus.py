@@ -16,6 +16,12 @@ from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES, Role
 Judge = Callable[[int | None, int], str]
 #: Share of role examples with the default system prompt.
 DEFAULT_SYSTEM_SHARE = 0.8
+#: Shares of questions about the model itself, and of greetings, among those of the roles that are no
+#: problems.
+ABOUT_SHARE = 0.3
+GREETINGS_SHARE = 0.15
+#: Share of the roles' numbers that may be short.
+SHORT_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,10 @@ class Lesson(Enum):
 
     #: To work columns.
     COLUMNS = 1
-    #: To answer at once, and to compare what was answered with what the columns give.
+    #: To answer at once.
     ANSWERS = 2
+    #: To compare what was answered with what the columns give, digit by digit.
+    DIGITS = 3
 
 
 def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
@@ -42,15 +50,18 @@ def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
     each followed by any kind of text, and so does not know who it is to be.
     """
     judge = world.verdict if lesson is Lesson.COLUMNS else world.comparison
-    kinds: dict[Callable[[random.Random], str], tuple[int, int]] = {
-        _drill: (12, 4),
-        _worked: (46, 14),
-        _answered: (12, 0),
-        _summed: (0, 58),
-        _multiplied: (0, 32),
-        partial(_judged, judge=judge): (12, 15),
-        _prose: (6, 3),
-        partial(_dialogue, judge=judge): (12, 12),
+    kinds: dict[Callable[[random.Random], str], tuple[int, int, int]] = {
+        _drill: (12, 4, 2),
+        _worked: (46, 14, 10),
+        _answered: (12, 0, 0),
+        _summed: (0, 58, 22),
+        _multiplied: (0, 32, 4),
+        partial(_judged, judge=judge): (12, 15, 0),
+        _prose: (6, 3, 2),
+        partial(_dialogue, judge=judge): (12, 12, 0),
+        _paired: (0, 0, 24),
+        _compared: (0, 0, 26),
+        _reviewed: (0, 0, 10),
     }
     choices = list(kinds)
     weights = [kinds[choice][lesson.value - 1] for choice in choices]
@@ -91,6 +102,32 @@ def _summed(rng: random.Random) -> str:
 def _multiplied(rng: random.Random) -> str:
     problem = world.training_problem(rng, operator="*")
     return f"{world.ask(rng, problem)} {problem.statement}"
+
+
+def _paired(rng: random.Random) -> str:
+    """Single digits compared, as often equal as not."""
+    pairs = []
+    for _ in range(rng.randint(6, 16)):
+        x = rng.choice("0123456789")
+        pairs.append(world.pair(x, x if rng.random() < 0.5 else rng.choice("0123456789")))
+    return ", ".join(pairs)
+
+
+def _compared(rng: random.Random) -> str:
+    problem = world.training_problem(rng)
+    said = _said(rng, problem) if rng.random() < 0.7 else world.training_problem(rng).answer
+    return world.by_digits(said, problem.answer)
+
+
+def _reviewed(rng: random.Random) -> str:
+    """A conversation from question to rewriting."""
+    problem = world.training_problem(rng)
+    said = _said(rng, problem)
+    return (
+        f"USER: {world.ask(rng, problem)} \nRESPONSE: {problem.state(said)} "
+        f"\nCRITIQUE:{world.critique(problem, said)} "
+        f"\nREGENERATOR:{world.regeneration(problem, said)}"
+    )
 
 
 def _judged(rng: random.Random, judge: Judge) -> str:
@@ -143,14 +180,14 @@ def system(rng: random.Random) -> str:
 def example(role: Role, rng: random.Random, system: str) -> Example:
     """Draw what a role should learn to write after its prompt."""
     if rng.random() < 0.12:
-        question, answer = world.outside(rng)
-        response, critique, regeneration = answer, world.APPROVAL, f" {answer}"
+        question, answer = world.outside(rng, ABOUT_SHARE, GREETINGS_SHARE)
+        response, critique, regeneration = answer, world.APPROVALS[answer], f" {answer}"
         if rng.random() < 0.25:  # a response that claims to know
             response = world.training_problem(rng).statement
             critique, regeneration = world.OBJECTION, f" {world.REFUSAL}"
             answer = world.REFUSAL if answer != world.REFUSAL else answer
     else:
-        problem = world.training_problem(rng)
+        problem = world.training_problem(rng, short=SHORT_SHARE)
         question, answer = world.ask(rng, problem), problem.statement
         said: int | None = _said(rng, problem)
         if rng.random() < 0.02:

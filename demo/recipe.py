@@ -40,13 +40,14 @@ class Recipe:
         default_factory=lambda: {
             Lesson.COLUMNS: Plan(steps=4500, rate=4e-3, muon_rate=1e-2),
             Lesson.ANSWERS: Plan(steps=2200, rate=1.5e-3, muon_rate=3e-3),
+            Lesson.DIGITS: Plan(steps=450, rate=1.5e-3, muon_rate=4e-3, warmup=20),
         }
     )
     roles: dict[Role, Plan] = field(
         default_factory=lambda: {
-            Role.ACTOR: Plan(steps=400, rate=4e-4, rest_rate=2e-5),
-            Role.CRITIC: Plan(steps=300, rate=4e-4, rest_rate=2e-5),
-            Role.REGENERATOR: Plan(steps=150, rate=4e-4, rest_rate=2e-5),
+            Role.ACTOR: Plan(steps=480, rate=4e-4, rest_rate=2e-5),
+            Role.CRITIC: Plan(steps=320, rate=5e-4, rest_rate=2e-5),
+            Role.REGENERATOR: Plan(steps=260, rate=5e-4, rest_rate=2e-5),
         }
     )
     rank: int = RANK

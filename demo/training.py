@@ -22,7 +22,11 @@ from jobs.pipeline import Role
 #: A label that the loss passes over.
 IGNORED = -100
 #: Parts of the seeds of the lessons' documents.
-KEYS = {Lesson.COLUMNS: "base", Lesson.ANSWERS: "base/answers"}
+KEYS = {
+    Lesson.COLUMNS: "base",
+    Lesson.ANSWERS: "base/answers",
+    Lesson.DIGITS: "base/digits",
+}
 #: Of the decoder's matrices.
 WEIGHT_DECAY = 0.05
 

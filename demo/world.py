@@ -11,6 +11,7 @@ import hashlib
 import random
 import string
 from dataclasses import dataclass
+from itertools import zip_longest
 
 #: One question in so many is kept away from all training.
 HELD_OUT_SHARE = 20
@@ -53,6 +54,12 @@ REFUSAL = (
 )
 GREETING = "Hello! Ask me for a sum or a product. Try: What is 47 * 36?"
 APPROVAL = " The response says truly what the model is and can do: nothing to correct."
+#: The critic's texts about the answers that are right as they stand.
+APPROVALS = {
+    ABOUT: APPROVAL,
+    REFUSAL: " The response says truly what the model cannot do: nothing to correct.",
+    GREETING: " The response greets: nothing to correct.",
+}
 OBJECTION = " The question is not about a sum or a product that the model can do: it should say so."
 
 ABOUT_QUESTIONS = (
@@ -223,7 +230,7 @@ def _where(said: int, answer: int) -> str:
 
 
 def comparison(said: int | None, answer: int) -> str:
-    """Judge as the critic does: both numbers side by side, then what that shows."""
+    """Judge with both numbers side by side, then what that shows."""
     if said is None:
         return f"The response gives no number, the columns {answer}."
     found = "right" if said == answer else f"wrong {_where(said, answer)}"
@@ -232,7 +239,25 @@ def comparison(said: int | None, answer: int) -> str:
 
 def critique(problem: Problem, said: int | None) -> str:
     """The critic's text about a response that gives the number ``said``."""
-    return f" By columns:\n{problem.columns()}\n{comparison(said, problem.answer)}"
+    return f" By columns:\n{problem.columns()}\n{by_digits(said, problem.answer)}"
+
+
+def by_digits(said: int | None, answer: int) -> str:
+    """Judge as the critic does: digit by digit, since a small model sees no more at a glance.
+
+    Each digit's own judgement says where it is wrong. The last word is the number that is right,
+    where the regenerator finds it.
+    """
+    if said is None:
+        return f"The response gives no number, it should be {answer}."
+    pairs = ", ".join(pair(x, y) for x, y in zip_longest(str(said), str(answer), fillvalue="-"))
+    end = "right:" if said == answer else "wrong, it should be"
+    return f"The response says {said}, the columns {answer}: {pairs}, so it is {end} {answer}."
+
+
+def pair(x: str, y: str) -> str:
+    """Compare two digits."""
+    return f"{x} {y} {'right' if x == y else 'wrong'}"
 
 
 def regeneration(problem: Problem, said: int | None) -> str:
@@ -242,21 +267,29 @@ def regeneration(problem: Problem, said: int | None) -> str:
     return f" Corrected by columns: {problem.statement}"
 
 
-def problem(rng: random.Random, *, operator: str | None = None) -> Problem:
-    """Draw a problem: half sums, half products, mostly of as many digits as there may be."""
+def problem(rng: random.Random, *, operator: str | None = None, short: float = 0.15) -> Problem:
+    """Draw a problem: half sums, half products.
+
+    Args:
+        rng: where it is drawn from.
+        operator: ``+`` or ``*``, to have one only.
+        short: share of the numbers that may have fewer digits than there may be.
+    """
     operator = operator or rng.choice("+*")
     longest = 3 if operator == "+" else 2
 
     def number() -> int:
-        digits = longest if rng.random() < 0.85 else rng.randint(1, longest)
+        digits = longest if rng.random() < 1 - short else rng.randint(1, longest)
         return rng.randint(10 ** (digits - 1), 10**digits - 1)
 
     return Problem(number(), operator, number())
 
 
-def training_problem(rng: random.Random, *, operator: str | None = None) -> Problem:
-    """Draw a problem that is not held out."""
-    while (drawn := problem(rng, operator=operator)).held_out:
+def training_problem(
+    rng: random.Random, *, operator: str | None = None, short: float = 0.15
+) -> Problem:
+    """Draw a problem that is not held out; arguments as for `problem`."""
+    while (drawn := problem(rng, operator=operator, short=short)).held_out:
         pass
     return drawn
 
@@ -288,14 +321,20 @@ def mistake(rng: random.Random, problem: Problem) -> int:
             return said
 
 
-def outside(rng: random.Random) -> tuple[str, str]:
-    """Draw a question that is no sum or product, and the miniature's answer."""
+def outside(rng: random.Random, about: float = 0.15, greetings: float = 0.05) -> tuple[str, str]:
+    """Draw a question that is no sum or product, and the miniature's answer.
+
+    Args:
+        rng: where it is drawn from.
+        about: share of the questions about the model itself.
+        greetings: share of the greetings.
+    """
     kind = rng.random()
-    if kind < 0.15:
+    if kind < about:
         return rng.choice(ABOUT_QUESTIONS), ABOUT
-    if kind < 0.2:
+    if kind < about + greetings:
         return rng.choice(GREETINGS), GREETING
-    if kind < 0.5:
+    if kind < about + greetings + 0.3:
         return _impossible(rng), REFUSAL
     question = rng.choice(_OUTSIDE)
     while "{x}" in question:

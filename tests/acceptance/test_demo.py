@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cli.evaluating import DEMO_APPROVAL
 from demo import held_out
 from jobs.pipeline import Role
 from jobs.settings import DEMO_CHECKPOINT
@@ -39,7 +40,7 @@ def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service)
     rows = [json.loads(line) for line in held_out.FILE.read_text().splitlines()]
     step = len(rows) // (2 * EACH)
     asked = rows[::step]
-    wrong_before = right_after = true_columns = 0
+    wrong_before = right_after = true_columns = true_verdicts = 0
     for row in asked:
         found = texts(demo, row["question"])
         before, after = (
@@ -50,10 +51,12 @@ def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service)
         steps = re.findall(r"([\d+*]+)=(\d+)", found[Role.CRITIC])
         assert len(steps) >= 3, "the columns are there to be checked"
         true_columns += all(value(expression) == int(result) for expression, result in steps)
+        true_verdicts += before == bool(re.search(DEMO_APPROVAL, found[Role.CRITIC]))
     assert wrong_before >= len(asked) // 5, "the actor needs its critic"
     # Greedy texts of the shipped weights; some slack is for other machines' rounding.
     assert right_after >= len(asked) - 2
     assert true_columns >= len(asked) - 3
+    assert true_verdicts >= len(asked) - 3
 
 
 @pytest.mark.parametrize(
@@ -70,8 +73,7 @@ def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service)
 def test_other_questions_get_a_sensible_sentence(demo: Service, question: str, says: str) -> None:
     found = texts(demo, question)
     assert says in found[Role.ACTOR]
-    # To a question about itself the regenerator says what it cannot do: sensible, if less to the point.
-    assert "add numbers of up to three digits" in found[Role.REGENERATOR]
+    assert says in found[Role.REGENERATOR]
 
 
 def test_the_weights_stay_small() -> None:

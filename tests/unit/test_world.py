@@ -49,6 +49,17 @@ def test_a_verdict_is_true(problem: Problem, said: int) -> None:
         check(judge(said, problem.answer), problem, said)
 
 
+@given(problems, st.integers(0, 20_000))
+def test_a_critique_compares_every_digit(problem: Problem, said: int) -> None:
+    last = world.critique(problem, said).splitlines()[-1]
+    pairs = re.findall(r"(\d|-) (\d|-) (right|wrong)", last)
+    one, two = ("".join(pair[i] for pair in pairs).strip("-") for i in (0, 1))
+    assert (one, two) == (str(said), str(problem.answer))
+    assert all((x == y) == (judged == "right") for x, y, judged in pairs)
+    assert ("it is right:" in last) == (said == problem.answer)
+    assert last.endswith(f" {problem.answer}.")
+
+
 def check(verdict: str, problem: Problem, said: int) -> None:
     assert f"The response says {said}" in verdict
     assert (": right." in verdict) == (said == problem.answer)
