@@ -32,6 +32,12 @@ RUNTIME = Runtime(description={"engine": "none"}, context=4096, tokenizer="{}")
 WORKER = "worker-1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--storm", choices=["short", "long"], default="short", help="how long the storm is"
+    )
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base and the three adapters, as `make` builds them for the demo."""
