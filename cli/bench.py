@@ -157,6 +157,7 @@ def engine(
             context=1024,
             dtype=dtype,
             device=torch.device(device),
+            bare=which != "demo",
             told=told,
         )
         if plot:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cli.main import main
-from worker.bench import lora
+from jobs.pipeline import Sampling
+from jobs.settings import DEMO_CHECKPOINT
+from worker.bench import engine, lora
 from worker.bench.lora import Extractor, Sizes
 from worker.lora import LoraError
 
@@ -56,13 +59,28 @@ def test_engines_are_compared_on_whole_jobs() -> None:
         ("reference", 1, 2),
         ("batching", 1, 2),
         ("batching", 4, 4),
-        ("batching, no adapters", 4, 4),
     ]
     for r in found:
         assert 0 < r["tokens"] <= r["jobs"] * 3 * 8
         assert 0 < r["share_of_limit"] < 1
     # The same system prompt in all jobs is computed once.
     assert found[2]["computed"] < found[2]["prompt_tokens"]
+
+
+def test_the_bare_base_shows_what_adapters_cost() -> None:
+    results = engine.run(
+        engine.Model.of(DEMO_CHECKPOINT),
+        asked=["What is 1 + 1?"],
+        reference_jobs=1,
+        slots=[2],
+        sampling=Sampling(max_output_tokens=4),
+        context=512,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        bare=True,
+    )
+    assert [r.engine for r in results] == ["reference", "batching", "batching, no adapters"]
+    assert all(r.tokens for r in results)
 
 
 def test_the_service_is_measured_from_request_to_row() -> None:

@@ -230,12 +230,13 @@ def run(
     context: int,
     dtype: torch.dtype,
     device: torch.device,
+    bare: bool = False,
     told: Callable[[str], object] = lambda _: None,
 ) -> list[Result]:
     """Measure the reference engine, then the batching engine at several numbers of slots.
 
-    Last comes the batching engine on the bare base, at the largest number of slots: what the adapters
-    cost.
+    With ``bare``, last comes the batching engine on the bare base, at the largest number of slots: what
+    the adapters cost.
 
     Args:
         model: the checkpoints; both engines load them from the disk.
@@ -246,6 +247,7 @@ def run(
         context: tokens of prompt and output together.
         dtype: of the weights.
         device: where to compute.
+        bare: whether to measure the bare base too; its texts should be as long as the adapters'.
         told: called with what happens next.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
@@ -265,15 +267,18 @@ def run(
     reference = ReferenceEngine(loaded, tokenizer, context=context)
     measure(reference, asked[:reference_jobs], 1, ReferenceEngine.name)
     del reference, loaded
-    for count, bare in [*((count, False) for count in slots), (max(slots), True)]:
+    runs = [(count, False) for count in slots]
+    if bare:
+        runs.append((max(slots), True))
+    for count, without in runs:
 
-        def load(count: int = count, bare: bool = bare) -> BatchingEngine:
+        def load(count: int = count, without: bool = without) -> BatchingEngine:
             found = model.load(dtype, device)
-            if bare:
+            if without:
                 _take_adapters_off(found)
             return BatchingEngine(found, tokenizer, context=context, slots=count)
 
-        name = f"{BatchingEngine.name}, no adapters" if bare else BatchingEngine.name
+        name = f"{BatchingEngine.name}, no adapters" if without else BatchingEngine.name
         measure(apart(load), asked if count > 1 else asked[:reference_jobs], count, name)
     return results
 
