@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from peft import PeftModel
@@ -24,6 +25,10 @@ from tests.servers import RedisServer
 from worker import checkpoints
 from worker.checkpoints import Checkpoints
 from worker.engine.reference import ReferenceEngine
+
+# Property tests draw the same examples in every run: a failure is the change's, not the day's.
+hypothesis.settings.register_profile("seeded", derandomize=True)
+hypothesis.settings.load_profile("seeded")
 
 _names = (f"helixq_{number}" for number in itertools.count())
 

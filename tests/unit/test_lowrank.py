@@ -65,7 +65,9 @@ def test_the_bound_of_a_sketch_bounds(d: Tensor, rank: int, seed: int) -> None:
     if found is None:
         return
     error = lowrank.error(d, found.b, found.a)
-    assert found.best <= best * (1 + 1e-6), "no approximation is better, so no bound may be above"
+    # The bound is the root of a difference of squares, whose rounding is float32's.
+    rounding = 1e-5 * norm**2
+    assert found.best**2 <= best**2 + rounding, "no approximation is better, so no bound is above"
     assert error >= best - SLACK * norm
     assert error <= best * (1 + lowrank.TOLERANCE) + 3e-3 * norm
 
