@@ -170,6 +170,21 @@ def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
     assert not plan.copies, "it is put where the longest beginning is"
 
 
+def test_a_long_prompt_that_comes_again_is_not_computed_again() -> None:
+    """Whatever the order in which several of them come back."""
+    scheduler = Scheduler(3, 999, rows=3, context=200, adapters=1)
+    prompts = [[n] * 150 for n in range(3)]
+    for _ in range(2):
+        for prompt in prompts:
+            scheduler.add(sequence(prompt, 1, 0))
+        plan = scheduler.plan()
+        scheduler.computed(plan)
+        for s in list(scheduler.running):
+            scheduler.remove(s)
+        prompts.reverse()
+    assert [(c.start, c.end) for c in plan.chunks] == [(149, 150)] * 3
+
+
 def test_nothing_is_taken_over_from_a_damaged_row() -> None:
     scheduler = Scheduler(2, 64, rows=2, context=CONTEXT, adapters=3)
     scheduler.add(bad := sequence([7] * 9, 1, 0))

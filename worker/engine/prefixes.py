@@ -14,6 +14,9 @@ import numpy as np
 
 #: No token and no adapter.
 NONE = -1
+#: Tokens that a row must have in common with a prompt beyond what others have, to be worth more than
+#: its place.
+ALONE = 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Prefixes:
         shared = self._shared(adapter, prompt)
         longest = int(shared.max())
         row = min(free, key=lambda row: self._worth(row, adapter))
+        holder = int(shared.argmax())
+        others = np.delete(shared, holder).max(initial=0)
+        if holder in free and longest - others >= ALONE:
+            row = holder  # only there is so much of it: anywhere else it would be lost, or copied
         source = row if shared[row] == longest else int(shared.argmax())
         place = Place(row, source, longest)
         self._tokens[place.row] = NONE
