@@ -18,7 +18,7 @@ from cli.outputs import check_picture
 #: About 100 M parameters, with adapters of 2.5% each.
 _SMALL = {"hidden": 768, "layers": 12, "rank": 16}
 #: Tokens of the prompts in the measurement by length.
-LENGTHS = (64, 256, 512, 1024, 2048, 3072)
+LENGTHS = (64, 256, 512, 1024, 2048)
 
 
 def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ SLOTS = 16
 
 @dataclass(frozen=True)
 class Point:
-    """Decoding at one length of the sequences."""
+    """The speed at one length of the prompts."""
 
     #: Tokens of each prompt.
     length: int
@@ -43,7 +42,7 @@ def by_length(
     seed: int,
     told: Callable[[str], object] = lambda _: None,
 ) -> list[Point]:
-    """Measure decoding alone, after prompts of several lengths; roles are mixed.
+    """Measure prompts of several lengths with `NEW` tokens after each; roles are mixed.
 
     Args:
         model: the checkpoints.
@@ -64,10 +63,8 @@ def by_length(
     for length in lengths:
         told(f"{SLOTS} sequences of {length} tokens each")
         prompts = questions(tokenizer, SLOTS, length, seed)
-        ask = partial(_ask, engine, prompts)
-        ask(1)  # computes the prompts: they stay where the next ones find them
         start = time.monotonic()
-        tokens = ask(NEW)
+        tokens = _ask(engine, prompts, NEW)
         found.append(Point(length, tokens / (time.monotonic() - start)))
     engine.close()
     return found
@@ -104,8 +101,8 @@ def draw(file: Path, results: Sequence[Result], points: Sequence[Point]) -> None
     right.plot(
         [p.length for p in points], [p.tokens_a_second for p in points], "o-", color="#1a6fc2"
     )
-    right.set_xlabel(f"tokens of each of {SLOTS} sequences")
-    right.set_ylabel("new tokens a second, decoding")
+    right.set_xlabel(f"tokens of each of {SLOTS} prompts")
+    right.set_ylabel(f"new tokens a second, {NEW} after each")
     for axes in (left, right):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
