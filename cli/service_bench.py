@@ -106,7 +106,7 @@ def _until_ready(process: subprocess.Popen[bytes], client: httpx2.Client, log: P
                 return
         except httpx2.TransportError:
             pass  # it does not listen yet
-        time.sleep(LOOK_INTERVAL)
+        time.sleep(LOOK_INTERVAL)  # a server that starts tells nobody
     raise ExpectedError(f"the service was not ready within {PATIENCE:g} seconds")
 
 
@@ -125,5 +125,5 @@ def _wait(client: httpx2.Client, job_id: str) -> dict[str, Any]:
             return response
         if response["status"] not in ("queued", "in_progress"):
             raise ExpectedError(f"the job {job_id} ended {response['status']}")
-        time.sleep(LOOK_INTERVAL)
+        time.sleep(LOOK_INTERVAL)  # as a client polls: open requests would hold the web's threads
     raise ExpectedError(f"the job {job_id} was not done within {PATIENCE:g} seconds")
