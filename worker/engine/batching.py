@@ -124,6 +124,7 @@ class BatchingEngine:
             self._stop_unwanted()
             try:
                 if plan := scheduler.plan():
+                    self._prepare(plan)
                     self._step(plan)
                 self._tell()
             except Exception as error:  # without this thread everybody would wait for ever
@@ -154,6 +155,13 @@ class BatchingEngine:
                 self._finish(sequence, FinishReason.CANCELLED)
             elif now >= sequence.generation.request.deadline:
                 self._finish(sequence, FinishReason.DEADLINE)
+
+    def _prepare(self, plan: Plan) -> None:
+        """Bring the cache into the state that the plan counts on, however the step goes."""
+        while self._damaged:  # a NaN under a mask is still a NaN
+            self.cache.clear(self._damaged.pop())
+        for place in plan.copies:
+            self.cache.copy(place)
 
     def _step(self, plan: Plan) -> None:
         """Compute one step; whatever goes wrong, only the requests that it hit fail."""
@@ -190,10 +198,6 @@ class BatchingEngine:
             the sequences for which a token can be drawn now, and its scores:
             (sequences, vocabulary).
         """
-        while self._damaged:  # a NaN under a mask is still a NaN
-            self.cache.clear(self._damaged.pop())
-        for place in plan.copies:
-            self.cache.copy(place)
         device = self.cache.device
         ids: list[int] = []
         adapters: list[int] = []
