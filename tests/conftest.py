@@ -30,6 +30,9 @@ from worker.engine.reference import ReferenceEngine
 hypothesis.settings.register_profile("seeded", derandomize=True)
 hypothesis.settings.load_profile("seeded")
 
+#: Tokens that `endless` writes for longer than any test looks on, at a thousand a second.
+LONG = 10_000
+
 _names = (f"helixq_{number}" for number in itertools.count())
 
 #: A runtime for stores without a real worker.
@@ -55,7 +58,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slow checkpoint that never ends a text by itself: what stops it, stopped it."""
     folder = tmp_path_factory.mktemp("endless")
-    build(folder, layers=12)
+    build(folder, layers=12, context=4 * LONG)
     weights = load_file(folder / "base" / "model.safetensors")
     end = AutoTokenizer.from_pretrained(folder / "base").eos_token_id
     weights["lm_head.weight"][end] *= -100

@@ -29,7 +29,9 @@ SPECIAL = ["<unk>", "<s>", "</s>"]
 CONTEXT = 4096
 
 
-def build(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> None:
+def build(
+    folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2, context: int = CONTEXT
+) -> None:
     """Write ``base`` and a folder for each role's adapter below ``folder``.
 
     Args:
@@ -37,10 +39,11 @@ def build(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> 
         seed: of all random weights.
         hidden: width of the model.
         layers: depth of the model.
+        context: tokens that the model takes.
     """
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
-    model = _model(tokenizer, hidden, layers)
+    tokenizer = _tokenizer(context)
+    model = _model(tokenizer, hidden, layers, context)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
@@ -63,7 +66,7 @@ def build(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> 
         adapter.save_pretrained(str(folder / role), save_embedding_layers=False)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer(context: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE: it can spell every text, and frequent words are one token."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -85,11 +88,13 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        model_max_length=CONTEXT,
+        model_max_length=context,
     )
 
 
-def _model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> MistralForCausalLM:
+def _model(
+    tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, context: int
+) -> MistralForCausalLM:
     heads = hidden // 16
     config = MistralConfig(
         vocab_size=len(tokenizer),
@@ -98,7 +103,7 @@ def _model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> Mist
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         sliding_window=None,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 from jobs.pipeline import Sampling
 from jobs.store import Claim, NewJob, Output, Store
 from tests.acceptance.conftest import Service, running
+from tests.conftest import LONG
 from tests.servers import helixq
 
 pytestmark = pytest.mark.browser
@@ -35,8 +36,6 @@ OPTIONS = [
 ]
 #: Milliseconds a page may take to show something, on a busy machine.
 PATIENCE = 30_000
-#: Long enough to do something meanwhile, some hundred tokens a second.
-LONG = 1300
 
 #: Texts whose contrast with what is behind them is below WCAG's AA.
 FAINT = """() => {
@@ -98,7 +97,7 @@ def slow(
 ) -> Iterator[Service]:
     """A service whose texts go on and on."""
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
-    with running(endless, database, socket_folder / "browser-slow") as found:
+    with running(endless, database, socket_folder / "browser-slow", HELIXQ_SLOTS="1") as found:
         yield found
         found.web.stop()  # perhaps another one than was there at the start
 

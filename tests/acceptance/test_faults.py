@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Service, running
-from tests.conftest import create_database, model_settings
+from tests.conftest import LONG, create_database, model_settings
 from tests.servers import RedisServer, helixq
 
-#: Longer than any test waits; at some hundred tokens a second.
-LONG = 1300
+#: Tokens of a stage that is still being written when the next thing happens, and ends soon after.
+SOON = 400
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def service(
+def whole_service(
     request: pytest.FixtureRequest,
     endless: Path,
     socket_folder: Path,
@@ -34,6 +34,16 @@ def service(
     folder = socket_folder / f"faults-{request.param}"
     with running(endless, database, folder, HELIXQ_SLOTS="1") as found:
         yield found
+
+
+@pytest.fixture
+def service(whole_service: Service) -> Iterator[Service]:
+    """The service; what a test that failed left dead is started again for the next one."""
+    yield whole_service
+    if whole_service.redis.process.popen.poll() is not None:
+        whole_service.redis.start()
+    if whole_service.worker.popen.poll() is not None:
+        whole_service.start_worker()
 
 
 def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
@@ -64,7 +74,7 @@ def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
 
 def test_later_stages_go_before_new_questions_and_those_by_priority(service: Service) -> None:
     """With one slot taken, what waits is taken in this order."""
-    running_id = service.submit("Go on", max_output_tokens=40)
+    running_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(running_id)
     low, high = (
         service.submit(f"Priority {priority}", max_output_tokens=2, priority=priority)
@@ -125,7 +135,7 @@ def test_on_sigquit_the_stage_is_given_back(service: Service) -> None:
 
 
 def test_on_sigterm_a_short_stage_finishes(service: Service) -> None:
-    job_id = service.submit("Go on", max_output_tokens=30)
+    job_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGTERM)
     assert service.worker.wait() == 0
@@ -138,7 +148,7 @@ def test_on_sigterm_a_short_stage_finishes(service: Service) -> None:
 
 
 def test_an_empty_redis_loses_no_job(service: Service) -> None:
-    running_id = service.submit("Go on", max_output_tokens=100)
+    running_id = service.submit("Go on", max_output_tokens=SOON)
     waiting = [service.submit(f"Wait {n}", max_output_tokens=3) for n in range(3)]
     service.wait_for_text(running_id)
     service.redis.process.kill()
@@ -151,7 +161,7 @@ def test_an_empty_redis_loses_no_job(service: Service) -> None:
 
 def test_a_stage_that_ends_while_redis_is_away_blocks_nothing(service: Service) -> None:
     """Its message cannot be acknowledged; the worker must take others all the same."""
-    job_id = service.submit("Go on", max_output_tokens=60)
+    job_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(job_id)
     service.redis.process.kill()
     service.worker.wait_for(f"{job_id}: actor finished")
