@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,19 +71,22 @@ class Progress:
         """Ask Redis for a sign of life; raises `redis.RedisError`."""
         self._redis.ping()
 
-    def text(self, job_id: str, text: Text) -> None:
-        """Tell the next pieces of an attempt's text."""
-        self._add(job_id, {"text": json.dumps([text.attempt_id, text.start, text.deltas])})
-
     def changed(self, job_id: str) -> None:
         """Tell that the job's rows changed."""
-        self._add(job_id, {"changed": "1"})
+        self.tell([(job_id, None)])
 
-    def _add(self, job_id: str, fields: dict[str, str]) -> None:
+    def tell(self, news: Sequence[tuple[str, Text | None]]) -> None:
+        """Tell several things at once, in their order.
+
+        Args:
+            news: job ids, each with the next pieces of its text, or None: its rows changed.
+        """
         try:
             with self._redis.pipeline(transaction=False) as pipe:
-                pipe.xadd(_key(job_id), fields)  # type: ignore[arg-type]  # redis-py's dict is invariant
-                pipe.expire(_key(job_id), EXPIRY)
+                for job_id, text in news:
+                    pipe.xadd(_key(job_id), _fields(text))
+                for job_id in dict(news):
+                    pipe.expire(_key(job_id), EXPIRY)
                 pipe.execute()
         except redis.RedisError as error:
             # Readers see the stage when it is recorded; the work itself must go on.
@@ -118,6 +122,12 @@ class Progress:
             changed=any("changed" in fields for _, fields in entries),
             cursor=entries[-1][0] if entries else cursor,
         )
+
+
+def _fields(text: Text | None) -> dict[Any, Any]:  # (redis-py's dict is invariant)
+    if text is None:
+        return {"changed": "1"}
+    return {"text": json.dumps([text.attempt_id, text.start, text.deltas])}
 
 
 def _key(job_id: str) -> str:

@@ -53,6 +53,10 @@ def make_app(redis_url: str) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "global_keyprefix": KEY_PREFIX,
+            # Kombu would keep a copy of each message in Redis until it is acknowledged, and bring
+            # it back after an hour; what a worker that dies had taken, the sweep publishes sooner.
+            # A message is then the worker's own: its end needs no Redis that answers.
+            "ack_emulation": False,
             "priority_steps": list(range(MAX_PRIORITY + 1)),
             "socket_connect_timeout": TIMEOUT,
             "socket_timeout": TIMEOUT,

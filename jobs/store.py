@@ -15,12 +15,12 @@ import secrets
 import time
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, aliased, selectinload
 
 from jobs import db, pipeline
 from jobs.db import utcnow
@@ -185,8 +185,15 @@ class Store:
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def _read_rows(self) -> AbstractContextManager[sa.Connection]:
+        return self._reader.begin()
+
+    def _write(self) -> AbstractContextManager[sa.Connection]:
+        # Rows and not objects: a worker's threads share one interpreter with its engine.
+        return self._writer.begin()
+
     @contextmanager
-    def _write(self) -> Iterator[Session]:
+    def _add(self) -> Iterator[Session]:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -195,8 +202,8 @@ class Store:
 
     def ping(self) -> None:
         """Ask the database for a sign of life; raises what SQLAlchemy raises."""
-        with self._read() as session:
-            session.execute(sa.select(sa.literal(1)))
+        with self._read_rows() as connection:
+            connection.execute(sa.select(sa.literal(1)))
 
     # --- asking -----------------------------------------------------------------------
 
@@ -212,7 +219,7 @@ class Store:
             IdempotencyError: the key was used for another request.
         """
         try:
-            with self._write() as session:
+            with self._add() as session:
                 if earlier := self._earlier(session, new):
                     return earlier, False
                 waiting = session.scalar(
@@ -261,8 +268,8 @@ class Store:
 
     def mark_published(self, job_id: str, position: int) -> None:
         """Note that messages from ``position`` on are in Redis."""
-        with self._write() as session:
-            session.execute(
+        with self._write() as connection:
+            connection.execute(
                 sa.update(Job)
                 .where(Job.id == job_id, Job.position == position, Job.status.in_(OPEN))
                 .values(published_at=utcnow())
@@ -270,8 +277,8 @@ class Store:
 
     def unpublish(self, job_id: str, position: int) -> None:
         """Note that the message for ``position`` was thrown away: the sweep sends another."""
-        with self._write() as session:
-            session.execute(
+        with self._write() as connection:
+            connection.execute(
                 sa.update(Job)
                 .where(Job.id == job_id, Job.position == position, Job.lease_expires_at.is_(None))
                 .values(published_at=None)
@@ -339,8 +346,8 @@ class Store:
             JobNotFoundError: there is none with this id.
         """
         _check_id(job_id)
-        with self._write() as session:
-            token = session.execute(
+        with self._write() as connection:
+            token = connection.execute(
                 sa.update(Job)
                 .where(Job.id == job_id, Job.status.in_(OPEN))
                 .values(
@@ -352,7 +359,7 @@ class Store:
                 .returning(Job.lease_token)
             ).scalar()
             if token is not None:
-                self._end_attempt(session, job_id, token, AttemptStatus.CANCELLED)
+                self._end_attempt(connection, job_id, token, AttemptStatus.CANCELLED)
         return self.job(job_id)
 
     # --- running ----------------------------------------------------------------------
@@ -377,8 +384,8 @@ class Store:
             alone: whether the worker runs nothing else meanwhile; if it does, stages that lost
                 `SUSPICIOUS` workers are not given to it.
         """
-        with self._write() as session:
-            token = session.execute(
+        with self._write() as connection:
+            job = connection.execute(
                 sa.update(Job)
                 .where(
                     Job.id == job_id,
@@ -396,12 +403,16 @@ class Store:
                     started_at=sa.func.coalesce(Job.started_at, utcnow()),
                     deadline_at=sa.func.coalesce(Job.deadline_at, utcnow(job_timeout)),
                 )
-                .returning(Job.lease_token)
-            ).scalar()
-            if token is None:
+                .returning(*_CLAIMED, utcnow().label("now"))
+            ).one_or_none()
+            if job is None:
                 return None
-            now = session.execute(sa.select(utcnow())).scalar_one()
-            job = session.get_one(Job, job_id, options=[selectinload(Job.attempts)])
+            attempts = connection.execute(
+                sa.select(Attempt.position, Attempt.status, Attempt.output)
+                .where(Attempt.job_id == job_id)
+                .order_by(Attempt.position)
+            ).all()
+            outputs = [a.output or "" for a in attempts if a.status is AttemptStatus.FINISHED]
             chain = pipeline.stages(job.rounds)
             stage = chain[position]
             sampling = Sampling(
@@ -411,45 +422,45 @@ class Store:
                 max_output_tokens=job.max_output_tokens,
                 seed=pipeline.stage_seed(job.seed, position),
             )
-            attempt = Attempt(
-                job_id=job_id,
-                position=position,
-                role=stage.role,
-                round=stage.round,
-                number=1 + sum(a.position == position for a in job.attempts),
-                lease_token=token,
-                worker_id=worker_id,
-                status=AttemptStatus.RUNNING,
-                prompt=pipeline.prompt(
-                    stage, job.system, job.question, [a.output or "" for a in job.finished]
-                ),
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                max_output_tokens=sampling.max_output_tokens,
-                seed=sampling.seed,
-                queued_at=job.ready_at,
-                started_at=now,
-            )
-            session.add(attempt)
-            session.flush()
-            deadline = cast("dt.datetime", job.deadline_at)
+            prompt = pipeline.prompt(stage, job.system, job.question, outputs)
+            attempt_id = connection.execute(
+                sa.insert(Attempt)
+                .values(
+                    job_id=job_id,
+                    position=position,
+                    role=stage.role,
+                    round=stage.round,
+                    number=1 + sum(a.position == position for a in attempts),
+                    lease_token=job.lease_token,
+                    worker_id=worker_id,
+                    status=AttemptStatus.RUNNING,
+                    prompt=prompt,
+                    temperature=sampling.temperature,
+                    top_k=sampling.top_k,
+                    top_p=sampling.top_p,
+                    max_output_tokens=sampling.max_output_tokens,
+                    seed=sampling.seed,
+                    queued_at=job.ready_at,
+                    started_at=job.now,
+                )
+                .returning(Attempt.id)
+            ).scalar_one()
             return Claim(
                 job_id=job_id,
-                attempt_id=attempt.id,
-                lease_token=token,
+                attempt_id=attempt_id,
+                lease_token=job.lease_token,
                 stage=stage,
                 last=position == len(chain) - 1,
-                prompt=attempt.prompt,
+                prompt=prompt,
                 sampling=sampling,
-                started_at=now,
-                seconds_left=(deadline - now).total_seconds(),
+                started_at=job.now,
+                seconds_left=(job.deadline_at - job.now).total_seconds(),
             )
 
     def suspicious(self, job_id: str, position: int) -> bool:
         """Whether a stage has lost so many workers that it should run alone."""
-        with self._read() as session:
-            lost = session.scalar(sa.select(_lost(job_id, position)))
+        with self._read_rows() as connection:
+            lost = connection.scalar(sa.select(_lost(job_id, position)))
         return (lost or 0) >= SUSPICIOUS
 
     def record(self, claim: Claim, output: Output) -> bool:
@@ -461,13 +472,13 @@ class Store:
         status = Status.IN_PROGRESS
         if claim.last:
             status = Status.INCOMPLETE if output.finish_reason == "length" else Status.COMPLETED
-        with self._write() as session:
+        with self._write() as connection:
             if not self._settle(
-                session, claim, status=status, position=Job.position + 1, published_at=utcnow()
+                connection, claim, status=status, position=Job.position + 1, published_at=utcnow()
             ):
                 return False
             self._end_attempt(
-                session,
+                connection,
                 claim.job_id,
                 claim.lease_token,
                 AttemptStatus.FINISHED,
@@ -481,9 +492,9 @@ class Store:
         Returns:
             False if the lease was lost meanwhile: then nothing is recorded.
         """
-        with self._write() as session:
+        with self._write() as connection:
             if not self._settle(
-                session,
+                connection,
                 claim,
                 status=Status.FAILED,
                 error_code=code,
@@ -491,7 +502,7 @@ class Store:
             ):
                 return False
             self._end_attempt(
-                session,
+                connection,
                 claim.job_id,
                 claim.lease_token,
                 AttemptStatus.FAILED,
@@ -506,18 +517,18 @@ class Store:
         Returns:
             False if the lease was lost meanwhile.
         """
-        with self._write() as session:
-            if not self._settle(session, claim, status=Status.IN_PROGRESS, published_at=None):
+        with self._write() as connection:
+            if not self._settle(connection, claim, status=Status.IN_PROGRESS, published_at=None):
                 return False
             self._end_attempt(
-                session, claim.job_id, claim.lease_token, AttemptStatus.RELEASED, error=reason
+                connection, claim.job_id, claim.lease_token, AttemptStatus.RELEASED, error=reason
             )
             return True
 
     def keep_partial(self, claim: Claim, output: Output) -> None:
         """Add to a cancelled attempt what had been generated when the worker noticed."""
-        with self._write() as session:
-            session.execute(
+        with self._write() as connection:
+            connection.execute(
                 sa.update(Attempt)
                 .where(
                     Attempt.id == claim.attempt_id,
@@ -528,11 +539,11 @@ class Store:
             )
 
     @staticmethod
-    def _settle(session: Session, claim: Claim, *, status: Status, **values: Any) -> bool:
+    def _settle(connection: sa.Connection, claim: Claim, *, status: Status, **values: Any) -> bool:
         """Hand the lease back with new values; False if it is no longer the claim's."""
         if status.final:
             values["finished_at"] = utcnow()
-        result = session.execute(
+        result = connection.execute(
             sa.update(Job)
             .where(
                 Job.id == claim.job_id,
@@ -546,19 +557,18 @@ class Store:
                 ready_at=utcnow(),
                 **values,
             )
-            .execution_options(synchronize_session=False)
         )
-        return bool(cast("sa.CursorResult[Any]", result).rowcount)
+        return bool(result.rowcount)
 
     @staticmethod
     def _end_attempt(
-        session: Session,
+        connection: sa.Connection,
         job_id: str,
         token: int,
         status: AttemptStatus,
         **values: Any,
     ) -> None:
-        session.execute(
+        connection.execute(
             sa.update(Attempt)
             .where(
                 Attempt.job_id == job_id,
@@ -566,7 +576,6 @@ class Store:
                 Attempt.status == AttemptStatus.RUNNING,
             )
             .values(status=status, **{"finished_at": utcnow(), **values})
-            .execution_options(synchronize_session=False)
         )
 
     # --- workers ----------------------------------------------------------------------
@@ -575,13 +584,13 @@ class Store:
         """Note that a worker starts, what it will serve, and the tokenizer it uses."""
         digest = hashlib.sha256(runtime.tokenizer.encode()).hexdigest()
         try:
-            with self._write() as session:
+            with self._add() as session:
                 if session.get(Tokenizer, digest) is None:
                     body = zlib.compress(runtime.tokenizer.encode())
                     session.add(Tokenizer(digest=digest, body=body))
         except sa.exc.IntegrityError:
             pass  # another worker with the same tokenizer starts at the same moment
-        with self._write() as session:
+        with self._add() as session:
             session.add(
                 Worker(
                     id=worker_id,
@@ -596,8 +605,8 @@ class Store:
 
     def set_worker_state(self, worker_id: str, state: WorkerState) -> None:
         stopped = utcnow() if state is WorkerState.STOPPED else None
-        with self._write() as session:
-            session.execute(
+        with self._write() as connection:
+            connection.execute(
                 sa.update(Worker)
                 .where(Worker.id == worker_id)
                 .values(state=state, seen_at=utcnow(), stopped_at=stopped)
@@ -611,11 +620,11 @@ class Store:
             running: (job id, lease token) of the stages that its threads are busy with. A
                 lease that no thread knows of, as after a claim whose answer was lost, runs out.
         """
-        with self._write() as session:
-            session.execute(
+        with self._write() as connection:
+            connection.execute(
                 sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
             )
-            session.execute(
+            connection.execute(
                 sa.update(Job)
                 .where(
                     Job.worker_id == worker_id,
@@ -627,8 +636,8 @@ class Store:
 
     def held(self, worker_id: str) -> set[tuple[str, int]]:
         """Return the (job id, lease token) pairs a worker still holds: the rest it must stop."""
-        with self._read() as session:
-            rows = session.execute(
+        with self._read_rows() as connection:
+            rows = connection.execute(
                 sa.select(Job.id, Job.lease_token).where(
                     Job.worker_id == worker_id, Job.lease_expires_at.is_not(None)
                 )
@@ -661,8 +670,8 @@ class Store:
 
         None before the first one ever started.
         """
-        with self._read() as session:
-            row = session.execute(
+        with self._read_rows() as connection:
+            row = connection.execute(
                 sa.select(Worker.context, Worker.tokenizer_digest)
                 # One that stopped, perhaps because its model did not load, counts last.
                 .order_by(Worker.state == WorkerState.STOPPED, Worker.started_at.desc())
@@ -684,8 +693,8 @@ class Store:
             # Whoever holds the lease should have ended it long ago.
             Job.deadline_at < utcnow(-DEADLINE_GRACE),
         )
-        with self._read() as session:  # nothing to do is the rule, and should lock nothing
-            if not session.scalar(
+        with self._read_rows() as connection:  # nothing to do is the rule, and should lock nothing
+            if not connection.scalar(
                 sa.select(
                     sa.exists().where(
                         Job.status == Status.IN_PROGRESS,
@@ -694,8 +703,8 @@ class Store:
                 )
             ):
                 return Swept(rescued=[], failed=[])
-        with self._write() as session:
-            expired = session.execute(
+        with self._write() as connection:
+            expired = connection.execute(
                 sa.update(Job)
                 .where(Job.status == Status.IN_PROGRESS, Job.lease_expires_at < utcnow())
                 .values(lease_expires_at=None, worker_id=None, ready_at=utcnow(), published_at=None)
@@ -704,10 +713,10 @@ class Store:
             failed: list[str] = []
             for job_id, position, token in expired:
                 message = "the worker that ran this attempt stopped answering"
-                self._end_attempt(session, job_id, token, AttemptStatus.LOST, error=message)
-                lost = session.scalar(sa.select(_lost(job_id, position)))
+                self._end_attempt(connection, job_id, token, AttemptStatus.LOST, error=message)
+                lost = connection.scalar(sa.select(_lost(job_id, position)))
                 if (lost or 0) >= MAX_LOST:
-                    session.execute(
+                    connection.execute(
                         sa.update(Job)
                         .where(Job.id == job_id)
                         .values(
@@ -719,7 +728,7 @@ class Store:
                         )
                     )
                     failed.append(job_id)
-            late = session.execute(
+            late = connection.execute(
                 sa.update(Job)
                 .where(Job.status == Status.IN_PROGRESS, overdue)
                 .values(
@@ -733,7 +742,9 @@ class Store:
                 .returning(Job.id, Job.lease_token)
             ).all()
             for job_id, token in late:
-                self._end_attempt(session, job_id, token, AttemptStatus.FAILED, error=PAST_DEADLINE)
+                self._end_attempt(
+                    connection, job_id, token, AttemptStatus.FAILED, error=PAST_DEADLINE
+                )
                 failed.append(job_id)
             return Swept(rescued=[row.id for row in expired], failed=failed)
 
@@ -741,21 +752,28 @@ class Store:
         """Find jobs whose next stage waits without a message that will run it.
 
         That is: never published, given back or rescued; or half done and not continued,
-        although later stages go first; or still waiting although Redis has no messages, or
-        for so long that nobody can tell. A message too many does no harm.
+        although later stages go first; or overtaken by a question that came later; or still
+        waiting although Redis has no messages, or for so long that nobody can tell. A message
+        too many does no harm.
         """
-        published_long_ago = Job.published_at < utcnow(-REPUBLISH_AFTER)
-        suspect = published_long_ago
+        suspect: sa.ColumnElement[bool] = sa.true()
         if not queue_empty:
-            suspect &= (Job.position > 0) | (Job.published_at < utcnow(-DOUBT_AFTER))
-        with self._read() as session:
-            rows = session.execute(
+            suspect = sa.or_(
+                Job.position > 0,
+                Job.published_at < _overtaken(),
+                Job.published_at < utcnow(-DOUBT_AFTER),
+            )
+        with self._read_rows() as connection:
+            rows = connection.execute(
                 sa.select(Job.id, Job.position, Job.rounds, Job.priority)
                 .where(
                     Job.status.in_(OPEN),
                     Job.lease_expires_at.is_(None),
                     Job.ready_at < utcnow(-PUBLISH_GRACE),
-                    sa.or_(Job.published_at.is_(None), suspect),
+                    sa.or_(
+                        Job.published_at.is_(None),
+                        sa.and_(Job.published_at < utcnow(-REPUBLISH_AFTER), suspect),
+                    ),
                 )
                 .order_by(Job.position.desc(), Job.priority.desc(), Job.created_at)
                 .limit(limit)
@@ -764,13 +782,50 @@ class Store:
 
     def delete_older(self, days: int) -> int:
         """Delete jobs that ended more than ``days`` days ago; return how many."""
-        with self._write() as session:
-            result = session.execute(
+        with self._write() as connection:
+            result = connection.execute(
                 sa.delete(Job).where(
                     Job.status.not_in(OPEN), Job.finished_at < utcnow(-days * 86_400.0)
                 )
             )
-            return cast("sa.CursorResult[Any]", result).rowcount
+            return result.rowcount
+
+
+def _overtaken() -> sa.ScalarSelect[dt.datetime]:
+    """Tell since when a job's message must have been taken.
+
+    Redis gives out the messages of a priority in their order, and higher priorities first: a job
+    that was published before another one came, which was not more urgent and has started, has
+    lost its message with whoever took it.
+    """
+    later = aliased(Job)
+    waiting = aliased(Job)
+    oldest = sa.select(sa.func.min(waiting.published_at)).where(waiting.status == Status.QUEUED)
+    return (
+        sa.select(sa.func.max(later.created_at))
+        .where(
+            later.created_at > oldest.scalar_subquery(),
+            later.started_at < utcnow(-REPUBLISH_AFTER),
+            later.priority <= Job.priority,
+        )
+        .scalar_subquery()
+    )
+
+
+#: What a claim needs to know of its job.
+_CLAIMED = (
+    Job.lease_token,
+    Job.rounds,
+    Job.system,
+    Job.question,
+    Job.temperature,
+    Job.top_k,
+    Job.top_p,
+    Job.max_output_tokens,
+    Job.seed,
+    Job.ready_at,
+    Job.deadline_at,
+)
 
 
 def _lost(job_id: str, position: int) -> sa.ScalarSelect[int]:

@@ -40,6 +40,7 @@ from worker.engine.cache import KVCache
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
+from worker.reporter import Reporter
 from worker.rescue import Rescue
 from worker.tasks import StageRunner
 
@@ -82,7 +83,8 @@ def run(settings: Settings) -> int:
     try:
         engine = apart(partial(_start_engine, found, settings.slots, reasons))
         _warm_up(engine)
-        runner = StageRunner(store, engine, progress, worker_id, job_timeout=settings.job_timeout)
+        reporter = Reporter(progress)
+        runner = StageRunner(store, engine, reporter, worker_id, job_timeout=settings.job_timeout)
         app = make_app(settings.redis)
         tasks.register(app, runner)
         rescue = Rescue(
@@ -99,6 +101,7 @@ def run(settings: Settings) -> int:
         finally:
             rescue.stop()
             engine.close()
+            reporter.stop()
     finally:
         store.set_worker_state(worker_id, WorkerState.STOPPED)
         progress.close()

@@ -15,7 +15,6 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs.pipeline import Role
-from jobs.progress import Progress, Text
 from jobs.queue import task_name
 from jobs.store import PAST_DEADLINE, Claim, Output, Store
 from worker.engine.interface import (
@@ -28,11 +27,10 @@ from worker.engine.interface import (
     Request,
 )
 from worker.gate import Gate
+from worker.reporter import Reporter
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two messages with new text of one job.
-PUBLISH_INTERVAL = 0.1
 #: Seconds between tries while the database is away: doubling from the first to the second.
 RETRY_DELAYS = (0.1, 5.0)
 
@@ -49,14 +47,14 @@ class StageRunner:
         self,
         store: Store,
         engine: Engine,
-        progress: Progress,
+        reporter: Reporter,
         worker_id: str,
         *,
         job_timeout: float,
     ) -> None:
         self._store = store
         self._engine = engine
-        self._progress = progress
+        self._reporter = reporter
         self._worker_id = worker_id
         self._job_timeout = job_timeout
         self._running: dict[tuple[str, int], Generation | None] = {}
@@ -107,7 +105,7 @@ class StageRunner:
         finally:
             with self._lock:
                 del self._running[key]
-            self._progress.changed(job_id)
+            self._reporter.changed(job_id)
         if not going_on:
             raise Ignore("the chain ends here")
 
@@ -115,8 +113,7 @@ class StageRunner:
         """Generate and record; True if the next stage may follow."""
         started = time.monotonic()
         log.info("%s: %s starts", claim.job_id, claim.stage.role)
-        self._progress.changed(claim.job_id)
-        deltas: list[str] = []
+        self._reporter.changed(claim.job_id)
         try:
             generation = self._engine.submit(
                 Request(
@@ -127,14 +124,15 @@ class StageRunner:
                     priority=claim.stage.position,
                 )
             )
-            self._may_be_stopped(claim, generation)
-            deltas = self._follow(claim, generation)
-            completion = generation.result()
         except ContextExceededError as error:
             return self._failed(claim, "context_length_exceeded", str(error))
+        self._may_be_stopped(claim, generation)
+        self._reporter.follow(claim.job_id, claim.attempt_id, generation)
+        try:
+            completion = generation.result()
         except EngineError as error:
             message = f"the {claim.stage.role} could not be run: {error}"
-            return self._failed(claim, "server_error", message, _broken_off(claim, deltas))
+            return self._failed(claim, "server_error", message, _broken_off(claim, generation))
         return self._keep(claim, completion, _output(completion, started))
 
     def _keep(self, claim: Claim, completion: Completion, output: Output) -> bool:
@@ -169,24 +167,6 @@ class StageRunner:
         self._patiently(lambda: self._store.fail(claim, code, message, output))
         log.warning("%s: failed: %s", claim.job_id, message)
         return False
-
-    def _follow(self, claim: Claim, generation: Generation) -> list[str]:
-        """Hand the text on while it comes, a few times a second; return its pieces."""
-        deltas: list[str] = []
-        told = 0
-        last = 0.0
-
-        def tell() -> None:
-            self._progress.text(claim.job_id, Text(claim.attempt_id, told, deltas[told:]))
-
-        for delta in generation:
-            deltas.append(delta)
-            if time.monotonic() - last >= PUBLISH_INTERVAL:
-                tell()
-                told, last = len(deltas), time.monotonic()
-        if told < len(deltas):
-            tell()
-        return deltas
 
     def _may_be_stopped(self, claim: Claim, generation: Generation) -> None:
         with self._lock:
@@ -234,8 +214,9 @@ class StageRunner:
                 delay = min(delay * 2, longest)
 
 
-def _broken_off(claim: Claim, deltas: list[str]) -> Output:
+def _broken_off(claim: Claim, generation: Generation) -> Output:
     """What is known of a generation that raised an error: the text handed on before."""
+    deltas = generation.since(0)
     return Output(
         text="".join(deltas),
         deltas=[len(delta) for delta in deltas],

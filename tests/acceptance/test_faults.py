@@ -160,12 +160,12 @@ def test_an_empty_redis_loses_no_job(service: Service) -> None:
 
 
 def test_a_stage_that_ends_while_redis_is_away_blocks_nothing(service: Service) -> None:
-    """Its message cannot be acknowledged; the worker must take others all the same."""
+    """The next link cannot be published; the worker must take others all the same."""
     job_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(job_id)
     service.redis.process.kill()
     service.worker.wait_for(f"{job_id}: actor finished")
-    service.worker.wait_for("Couldn't ack")
+    service.worker.wait_for("OperationalError: Error 111 connecting")
     service.redis.start()
     assert service.wait(job_id)["status"] == "incomplete"
     assert attempts(service, job_id) == [(n, "finished") for n in range(3)]

@@ -19,6 +19,7 @@ from jobs.progress import Progress
 from jobs.store import Claim, NewJob, Output, Store
 from tests.conftest import WORKER, start_engine
 from worker.engine.reference import ReferenceEngine
+from worker.reporter import Reporter
 from worker.tasks import StageRunner
 
 
@@ -42,8 +43,15 @@ def engine(endless: Path) -> Iterator[ReferenceEngine]:
 
 
 @pytest.fixture
-def runner(store: Store, engine: ReferenceEngine, progress: Progress) -> StageRunner:
-    return StageRunner(store, engine, progress, WORKER, job_timeout=60)
+def reporter(progress: Progress) -> Iterator[Reporter]:
+    reporter = Reporter(progress)
+    yield reporter
+    reporter.stop()
+
+
+@pytest.fixture
+def runner(store: Store, engine: ReferenceEngine, reporter: Reporter) -> StageRunner:
+    return StageRunner(store, engine, reporter, WORKER, job_timeout=60)
 
 
 def submit(store: Store, limit: int, **changes: float) -> Job:
@@ -68,14 +76,15 @@ def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.
 
 
 def test_generated_nul_characters_are_kept(
-    store: Store, progress: Progress, nul_checkpoint: Path
+    store: Store, progress: Progress, reporter: Reporter, nul_checkpoint: Path
 ) -> None:
     engine = start_engine(nul_checkpoint)
-    runner = StageRunner(store, engine, progress, WORKER, job_timeout=60)
+    runner = StageRunner(store, engine, reporter, WORKER, job_timeout=60)
     job = submit(store, 3, temperature=0)
     for position in range(3):
         runner.run(job.id, position)
     engine.close()
+    reporter.stop()
     kept = store.job(job.id)
     assert [a.output for a in kept.attempts] == ["\0\0\0"] * 3
     assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in kept.attempts[2].prompt
@@ -83,10 +92,11 @@ def test_generated_nul_characters_are_kept(
 
 
 def test_live_text_is_the_recorded_text(
-    store: Store, runner: StageRunner, progress: Progress
+    store: Store, runner: StageRunner, reporter: Reporter, progress: Progress
 ) -> None:
     job = submit(store, 40)
     runner.run(job.id, 0)
+    reporter.stop()
     [attempt] = store.job(job.id).attempts
     live = [delta for text in progress.read(job.id).texts for delta in text.deltas]
     assert "".join(live) == attempt.output
@@ -133,9 +143,9 @@ def test_stopping_gives_stages_back(store: Store, runner: StageRunner, progress:
 
 
 def test_a_job_past_its_deadline_fails_with_what_it_has(
-    store: Store, engine: ReferenceEngine, progress: Progress
+    store: Store, engine: ReferenceEngine, reporter: Reporter
 ) -> None:
-    runner = StageRunner(store, engine, progress, WORKER, job_timeout=0.5)
+    runner = StageRunner(store, engine, reporter, WORKER, job_timeout=0.5)
     job = submit(store, 4000)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
@@ -146,7 +156,7 @@ def test_a_job_past_its_deadline_fails_with_what_it_has(
 
 def test_a_prompt_without_room_fails_the_job(store: Store, runner: StageRunner) -> None:
     sampling = Sampling(max_output_tokens=5)
-    new = NewJob("word " * 5000, "s", sampling, 1, 5, background=True, labels={})
+    new = NewJob("word " * 50_000, "s", sampling, 1, 5, background=True, labels={})
     job, _ = store.submit(new, max_queued=10)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)

@@ -329,6 +329,27 @@ def test_the_outbox_holds_what_was_not_published(
     assert [w.job_id for w in store.unpublished(queue_empty=True)] == [half_done.id]
 
 
+def test_a_question_that_a_later_one_overtook_has_lost_its_message(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "PUBLISH_GRACE", -1.0)
+    lost, urgent = submit(store), submit(store, priority=9)
+    with store.engine.execution_options(helixq_write=True).begin() as connection:
+        connection.execute(sa.update(Job).values(published_at=utcnow(-1)))
+    later, waiting = submit(store, priority=5), submit(store)
+    for job in (later, waiting):
+        store.mark_published(job.id, 0)
+    claim(store, later)
+    assert store.unpublished(queue_empty=False) == [], "it may have been taken just now"
+    monkeypatch.setattr(store_module, "REPUBLISH_AFTER", -1.0)
+    found = [w.job_id for w in store.unpublished(queue_empty=False)]
+    assert found == [urgent.id, lost.id], "and the one that came later may still be in the queue"
+    urgent_later = submit(store, priority=9)
+    store.mark_published(urgent_later.id, 0)
+    claim(store, urgent_later)
+    assert waiting.id not in [w.job_id for w in store.unpublished(queue_empty=False)]
+
+
 def test_a_released_stage_is_published_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "PUBLISH_GRACE", -1.0)
     job = submit(store)

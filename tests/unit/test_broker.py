@@ -10,16 +10,16 @@ from jobs.broker import broker_options
 @pytest.mark.parametrize(
     ("redis_url", "options"),
     [
-        ("redis://:pw@host:6379/2", {"broker_url": "helixq://:pw@host:6379/2"}),
-        ("unix:///run/redis.sock", {"broker_url": "helixq+socket:///run/redis.sock"}),
+        ("redis://:pw@host:6379/2", {"broker_url": "redis://:pw@host:6379/2"}),
+        ("unix:///run/redis.sock", {"broker_url": "redis+socket:///run/redis.sock"}),
         (
             "unix:///run/redis.sock?db=3",
-            {"broker_url": "helixq+socket:///run/redis.sock?virtual_host=3"},
+            {"broker_url": "redis+socket:///run/redis.sock?virtual_host=3"},
         ),
         (
             "rediss://host/0?ssl_ca_certs=/ca.pem",
             {
-                "broker_url": "helixq://host/0",
+                "broker_url": "redis://host/0",
                 "broker_use_ssl": {"ssl_cert_reqs": "required", "ssl_ca_certs": "/ca.pem"},
             },
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,22 +63,41 @@ class Completion:
 
 
 class Generation:
-    """A submitted request. The caller iterates over its text; the engine feeds it.
+    """A submitted request. The engine feeds it its text; any thread may read or cancel.
 
     ``for delta in generation`` yields pieces of text as they come and ends with the
-    generation; `result` then gives the whole. One thread reads, any thread may cancel.
+    generation; `since` does not wait for them; `result` gives the whole.
     """
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self._deltas: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._deltas: list[str] = []
+        self._news = threading.Condition()
         self._cancelled = threading.Event()
+        # Apart from the news: who waits for the end is not woken by every piece.
         self._ended = threading.Event()
         self._outcome: Completion | EngineError | None = None
 
     def __iter__(self) -> Iterator[str]:
-        while (delta := self._deltas.get()) is not None:
-            yield delta
+        read = 0
+        while new := self._after(read):
+            yield from new
+            read += len(new)
+
+    def _after(self, read: int) -> list[str]:
+        """Wait for pieces after the first ``read``; none come after the end."""
+        with self._news:
+            self._news.wait_for(lambda: len(self._deltas) > read or self._ended.is_set())
+            return self.since(read)
+
+    def since(self, read: int) -> list[str]:
+        """Return the pieces of text so far but for the first ``read``."""
+        return self._deltas[read:]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the text is there."""
+        return self._ended.is_set()
 
     def cancel(self) -> None:
         """Ask the engine to stop; it does so within one decode step."""
@@ -111,13 +129,16 @@ class Generation:
 
     def emit(self, delta: str) -> None:
         """Hand on the next piece of text."""
-        self._deltas.put(delta)
+        with self._news:
+            self._deltas.append(delta)
+            self._news.notify_all()
 
     def end(self, outcome: Completion | EngineError) -> None:
         """Finish the generation, once."""
         self._outcome = outcome
         self._ended.set()
-        self._deltas.put(None)
+        with self._news:
+            self._news.notify_all()
 
 
 class Engine(Protocol):
