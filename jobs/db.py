@@ -9,9 +9,17 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
-#: Seconds to wait for another writer (SQLite) or for a connection (PostgreSQL).
+#: Seconds to wait for another writer (SQLite).
 SQLITE_BUSY_TIMEOUT = 30
-CONNECT_TIMEOUT = 5
+#: Seconds to wait for a connection, and seconds or milliseconds after which a network that swallows
+#: everything counts as gone: less than a lease, so that whoever waits finds out in time.
+POSTGRESQL = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 
 
 def connect(url: str) -> sa.Engine:
@@ -19,8 +27,7 @@ def connect(url: str) -> sa.Engine:
     # Many requests wait for jobs at once, and each looks at its job now and then.
     pool = {"pool_size": 10, "max_overflow": 90}
     if sa.make_url(url).get_backend_name() != "sqlite":
-        timeout = {"connect_timeout": CONNECT_TIMEOUT}
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=timeout, **pool)
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL, **pool)
     engine = sa.create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}, **pool)
 
     @sa.event.listens_for(engine, "connect")
@@ -97,8 +104,9 @@ class utcnow(sa.sql.functions.GenericFunction[dt.datetime]):  # noqa: N801 (writ
     type = UTCDateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: float = 0) -> None:
-        super().__init__(sa.literal(float(seconds), sa.Float))
+    def __init__(self, seconds: float | sa.BindParameter[float] = 0) -> None:
+        given = isinstance(seconds, sa.BindParameter)
+        super().__init__(seconds if given else sa.literal(float(seconds), sa.Float))
 
 
 @compiles(utcnow, "postgresql")

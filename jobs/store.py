@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy.orm import Session, selectinload
 
-from jobs import db, pipeline
+from jobs import db, pipeline, statements
 from jobs.db import utcnow
 from jobs.models import (
     OPEN,
@@ -223,7 +223,7 @@ class Store:
                 if earlier := self._earlier(session, new):
                     return earlier, False
                 waiting = session.scalar(
-                    sa.select(sa.func.count()).where(Job.status == Status.QUEUED)
+                    sa.select(sa.func.count()).where(_IS_OPEN, Job.status == Status.QUEUED)
                 )
                 if (waiting or 0) >= max_queued:
                     raise QueueFullError
@@ -359,7 +359,7 @@ class Store:
                 .returning(Job.lease_token)
             ).scalar()
             if token is not None:
-                self._end_attempt(connection, job_id, token, AttemptStatus.CANCELLED)
+                _end_attempt(connection, job_id, token, AttemptStatus.CANCELLED)
         return self.job(job_id)
 
     # --- running ----------------------------------------------------------------------
@@ -386,32 +386,20 @@ class Store:
         """
         with self._write() as connection:
             job = connection.execute(
-                sa.update(Job)
-                .where(
-                    Job.id == job_id,
-                    Job.position == position,
-                    Job.status.in_(OPEN),
-                    Job.lease_expires_at.is_(None),
-                    sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
-                    sa.true() if alone else _lost(job_id, position) < SUSPICIOUS,
-                )
-                .values(
-                    status=Status.IN_PROGRESS,
-                    lease_token=Job.lease_token + 1,
-                    lease_expires_at=utcnow(LEASE),
-                    worker_id=worker_id,
-                    started_at=sa.func.coalesce(Job.started_at, utcnow()),
-                    deadline_at=sa.func.coalesce(Job.deadline_at, utcnow(job_timeout)),
-                )
-                .returning(*_CLAIMED, utcnow().label("now"))
+                statements.CLAIM,
+                {
+                    "job": job_id,
+                    "stage": position,
+                    "worker": worker_id,
+                    "lease": LEASE,
+                    "timeout": job_timeout,
+                    "alone": alone,
+                    "suspicious": SUSPICIOUS,
+                },
             ).one_or_none()
             if job is None:
                 return None
-            attempts = connection.execute(
-                sa.select(Attempt.position, Attempt.status, Attempt.output)
-                .where(Attempt.job_id == job_id)
-                .order_by(Attempt.position)
-            ).all()
+            attempts = connection.execute(statements.ATTEMPTS, {"job": job_id}).all()
             outputs = [a.output or "" for a in attempts if a.status is AttemptStatus.FINISHED]
             chain = pipeline.stages(job.rounds)
             stage = chain[position]
@@ -424,26 +412,25 @@ class Store:
             )
             prompt = pipeline.prompt(stage, job.system, job.question, outputs)
             attempt_id = connection.execute(
-                sa.insert(Attempt)
-                .values(
-                    job_id=job_id,
-                    position=position,
-                    role=stage.role,
-                    round=stage.round,
-                    number=1 + sum(a.position == position for a in attempts),
-                    lease_token=job.lease_token,
-                    worker_id=worker_id,
-                    status=AttemptStatus.RUNNING,
-                    prompt=prompt,
-                    temperature=sampling.temperature,
-                    top_k=sampling.top_k,
-                    top_p=sampling.top_p,
-                    max_output_tokens=sampling.max_output_tokens,
-                    seed=sampling.seed,
-                    queued_at=job.ready_at,
-                    started_at=job.now,
-                )
-                .returning(Attempt.id)
+                statements.BEGIN_ATTEMPT,
+                {
+                    "job_id": job_id,
+                    "position": position,
+                    "role": stage.role,
+                    "round": stage.round,
+                    "number": 1 + sum(a.position == position for a in attempts),
+                    "lease_token": job.lease_token,
+                    "worker_id": worker_id,
+                    "status": AttemptStatus.RUNNING,
+                    "prompt": prompt,
+                    "temperature": sampling.temperature,
+                    "top_k": sampling.top_k,
+                    "top_p": sampling.top_p,
+                    "max_output_tokens": sampling.max_output_tokens,
+                    "seed": sampling.seed,
+                    "queued_at": job.ready_at,
+                    "started_at": job.now,
+                },
             ).scalar_one()
             return Claim(
                 job_id=job_id,
@@ -460,7 +447,7 @@ class Store:
     def suspicious(self, job_id: str, position: int) -> bool:
         """Whether a stage has lost so many workers that it should run alone."""
         with self._read_rows() as connection:
-            lost = connection.scalar(sa.select(_lost(job_id, position)))
+            lost = connection.scalar(statements.LOST, {"job": job_id, "stage": position})
         return (lost or 0) >= SUSPICIOUS
 
     def record(self, claim: Claim, output: Output) -> bool:
@@ -469,22 +456,22 @@ class Store:
         Returns:
             False if the lease was lost meanwhile: then nothing is recorded.
         """
-        status = Status.IN_PROGRESS
-        if claim.last:
-            status = Status.INCOMPLETE if output.finish_reason == "length" else Status.COMPLETED
         with self._write() as connection:
-            if not self._settle(
-                connection, claim, status=status, position=Job.position + 1, published_at=utcnow()
-            ):
-                return False
-            self._end_attempt(
-                connection,
-                claim.job_id,
-                claim.lease_token,
-                AttemptStatus.FINISHED,
-                **_columns(claim, output),
-            )
-            return True
+            if claim.last:
+                cut = output.finish_reason == "length"
+                status = Status.INCOMPLETE if cut else Status.COMPLETED
+                held = _settle(connection, claim, statements.COMPLETE, status=status)
+            else:
+                held = _settle(connection, claim, statements.GO_ON)
+            if held:
+                _end_attempt(
+                    connection,
+                    claim.job_id,
+                    claim.lease_token,
+                    AttemptStatus.FINISHED,
+                    **_columns(claim, output),
+                )
+            return held
 
     def fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
         """End a job whose stage cannot be finished, with the reason and the text so far.
@@ -493,23 +480,25 @@ class Store:
             False if the lease was lost meanwhile: then nothing is recorded.
         """
         with self._write() as connection:
-            if not self._settle(
+            held = _settle(
                 connection,
                 claim,
+                statements.END,
                 status=Status.FAILED,
                 error_code=code,
                 error_message=message,
-            ):
-                return False
-            self._end_attempt(
-                connection,
-                claim.job_id,
-                claim.lease_token,
-                AttemptStatus.FAILED,
-                error=message,
-                **(_columns(claim, output) if output else {}),
             )
-            return True
+            if held:
+                columns = _columns(claim, output) if output else {}
+                _end_attempt(
+                    connection,
+                    claim.job_id,
+                    claim.lease_token,
+                    AttemptStatus.FAILED,
+                    error=message,
+                    **columns,
+                )
+            return held
 
     def release(self, claim: Claim, reason: str) -> bool:
         """Give a claimed stage back, to be run again by whoever comes first.
@@ -518,12 +507,16 @@ class Store:
             False if the lease was lost meanwhile.
         """
         with self._write() as connection:
-            if not self._settle(connection, claim, status=Status.IN_PROGRESS, published_at=None):
-                return False
-            self._end_attempt(
-                connection, claim.job_id, claim.lease_token, AttemptStatus.RELEASED, error=reason
-            )
-            return True
+            held = _settle(connection, claim, statements.SETTLE, published_at=None)
+            if held:
+                _end_attempt(
+                    connection,
+                    claim.job_id,
+                    claim.lease_token,
+                    AttemptStatus.RELEASED,
+                    error=reason,
+                )
+            return held
 
     def keep_partial(self, claim: Claim, output: Output) -> None:
         """Add to a cancelled attempt what had been generated when the worker noticed."""
@@ -535,48 +528,8 @@ class Store:
                     Attempt.status == AttemptStatus.CANCELLED,
                     Attempt.output.is_(None),
                 )
-                .values(**_columns(claim, output))
+                .values(finished_at=utcnow(), **_columns(claim, output))
             )
-
-    @staticmethod
-    def _settle(connection: sa.Connection, claim: Claim, *, status: Status, **values: Any) -> bool:
-        """Hand the lease back with new values; False if it is no longer the claim's."""
-        if status.final:
-            values["finished_at"] = utcnow()
-        result = connection.execute(
-            sa.update(Job)
-            .where(
-                Job.id == claim.job_id,
-                Job.lease_token == claim.lease_token,
-                Job.lease_expires_at.is_not(None),
-            )
-            .values(
-                status=status,
-                lease_expires_at=None,
-                worker_id=None,
-                ready_at=utcnow(),
-                **values,
-            )
-        )
-        return bool(result.rowcount)
-
-    @staticmethod
-    def _end_attempt(
-        connection: sa.Connection,
-        job_id: str,
-        token: int,
-        status: AttemptStatus,
-        **values: Any,
-    ) -> None:
-        connection.execute(
-            sa.update(Attempt)
-            .where(
-                Attempt.job_id == job_id,
-                Attempt.lease_token == token,
-                Attempt.status == AttemptStatus.RUNNING,
-            )
-            .values(status=status, **{"finished_at": utcnow(), **values})
-        )
 
     # --- workers ----------------------------------------------------------------------
 
@@ -686,6 +639,11 @@ class Store:
 
     # --- the sweep --------------------------------------------------------------------
 
+    def busy(self) -> bool:
+        """Whether any job has not ended: nothing else can need a sweep."""
+        with self._read_rows() as connection:
+            return bool(connection.scalar(sa.select(sa.exists().where(_IS_OPEN))))
+
     def sweep(self) -> Swept:
         """Take back the stages of workers that stopped answering, and end what must end."""
         overdue = sa.or_(
@@ -697,6 +655,7 @@ class Store:
             if not connection.scalar(
                 sa.select(
                     sa.exists().where(
+                        _IS_OPEN,
                         Job.status == Status.IN_PROGRESS,
                         sa.or_(Job.lease_expires_at < utcnow(), overdue),
                     )
@@ -706,15 +665,15 @@ class Store:
         with self._write() as connection:
             expired = connection.execute(
                 sa.update(Job)
-                .where(Job.status == Status.IN_PROGRESS, Job.lease_expires_at < utcnow())
+                .where(_IS_OPEN, Job.status == Status.IN_PROGRESS, Job.lease_expires_at < utcnow())
                 .values(lease_expires_at=None, worker_id=None, ready_at=utcnow(), published_at=None)
                 .returning(Job.id, Job.position, Job.lease_token)
             ).all()
             failed: list[str] = []
             for job_id, position, token in expired:
                 message = "the worker that ran this attempt stopped answering"
-                self._end_attempt(connection, job_id, token, AttemptStatus.LOST, error=message)
-                lost = connection.scalar(sa.select(_lost(job_id, position)))
+                _end_attempt(connection, job_id, token, AttemptStatus.LOST, error=message)
+                lost = connection.scalar(statements.LOST, {"job": job_id, "stage": position})
                 if (lost or 0) >= MAX_LOST:
                     connection.execute(
                         sa.update(Job)
@@ -730,7 +689,7 @@ class Store:
                     failed.append(job_id)
             late = connection.execute(
                 sa.update(Job)
-                .where(Job.status == Status.IN_PROGRESS, overdue)
+                .where(_IS_OPEN, Job.status == Status.IN_PROGRESS, overdue)
                 .values(
                     status=Status.FAILED,
                     finished_at=utcnow(),
@@ -742,9 +701,7 @@ class Store:
                 .returning(Job.id, Job.lease_token)
             ).all()
             for job_id, token in late:
-                self._end_attempt(
-                    connection, job_id, token, AttemptStatus.FAILED, error=PAST_DEADLINE
-                )
+                _end_attempt(connection, job_id, token, AttemptStatus.FAILED, error=PAST_DEADLINE)
                 failed.append(job_id)
             return Swept(rescued=[row.id for row in expired], failed=failed)
 
@@ -756,18 +713,18 @@ class Store:
         waiting although Redis has no messages, or for so long that nobody can tell. A message
         too many does no harm.
         """
-        suspect: sa.ColumnElement[bool] = sa.true()
-        if not queue_empty:
-            suspect = sa.or_(
-                Job.position > 0,
-                Job.published_at < _overtaken(),
-                Job.published_at < utcnow(-DOUBT_AFTER),
-            )
         with self._read_rows() as connection:
+            suspect: sa.ColumnElement[bool] = sa.true()
+            if not queue_empty:
+                suspect = sa.or_(
+                    Job.position > 0,
+                    Job.published_at < utcnow(-DOUBT_AFTER),
+                    *_overtaken(connection),
+                )
             rows = connection.execute(
                 sa.select(Job.id, Job.position, Job.rounds, Job.priority)
                 .where(
-                    Job.status.in_(OPEN),
+                    _IS_OPEN,
                     Job.lease_expires_at.is_(None),
                     Job.ready_at < utcnow(-PUBLISH_GRACE),
                     sa.or_(
@@ -791,54 +748,45 @@ class Store:
             return result.rowcount
 
 
-def _overtaken() -> sa.ScalarSelect[dt.datetime]:
-    """Tell since when a job's message must have been taken.
+def _overtaken(connection: sa.Connection) -> list[sa.ColumnElement[bool]]:
+    """Say which jobs' messages must have been taken.
 
     Redis gives out the messages of a priority in their order, and higher priorities first: a job
     that was published before another one came, which was not more urgent and has started, has
     lost its message with whoever took it.
     """
-    later = aliased(Job)
-    waiting = aliased(Job)
-    oldest = sa.select(sa.func.min(waiting.published_at)).where(waiting.status == Status.QUEUED)
-    return (
-        sa.select(sa.func.max(later.created_at))
+    oldest = sa.select(sa.func.min(Job.published_at)).where(_IS_OPEN, Job.status == Status.QUEUED)
+    started = connection.execute(
+        sa.select(Job.priority, sa.func.max(Job.created_at))
         .where(
-            later.created_at > oldest.scalar_subquery(),
-            later.started_at < utcnow(-REPUBLISH_AFTER),
-            later.priority <= Job.priority,
+            Job.created_at > oldest.scalar_subquery(),
+            Job.started_at < utcnow(-REPUBLISH_AFTER),
         )
-        .scalar_subquery()
+        .group_by(Job.priority)
     )
+    return [
+        sa.and_(Job.priority >= priority, Job.published_at < newest) for priority, newest in started
+    ]
 
 
-#: What a claim needs to know of its job.
-_CLAIMED = (
-    Job.lease_token,
-    Job.rounds,
-    Job.system,
-    Job.question,
-    Job.temperature,
-    Job.top_k,
-    Job.top_p,
-    Job.max_output_tokens,
-    Job.seed,
-    Job.ready_at,
-    Job.deadline_at,
-)
+#: A job that has not ended, in the words of the index of those: SQLite uses a partial index only for
+#: its own words, and knows no parameter's value when it chooses.
+_IS_OPEN = Job.status.in_(sa.bindparam("open", OPEN, expanding=True, literal_execute=True))
 
 
-def _lost(job_id: str, position: int) -> sa.ScalarSelect[int]:
-    """Count a stage's attempts that ended with their worker lost."""
-    return (
-        sa.select(sa.func.count())
-        .where(
-            Attempt.job_id == job_id,
-            Attempt.position == position,
-            Attempt.status == AttemptStatus.LOST,
-        )
-        .scalar_subquery()
-    )
+def _settle(
+    connection: sa.Connection, claim: Claim, statement: sa.Update, **values: object
+) -> bool:
+    """Hand the lease back with new values; False if it is no longer the claim's."""
+    parameters = {"job": claim.job_id, "token": claim.lease_token, **values}
+    return bool(connection.execute(statement, parameters).rowcount)
+
+
+def _end_attempt(
+    connection: sa.Connection, job_id: str, token: int, status: AttemptStatus, **values: object
+) -> None:
+    parameters = {"job": job_id, "token": token, "status": status, **values}
+    connection.execute(statements.END_ATTEMPT, parameters)
 
 
 def _columns(claim: Claim, output: Output) -> dict[str, Any]:
@@ -855,5 +803,4 @@ def _columns(claim: Claim, output: Output) -> dict[str, Any]:
         "finish_reason": output.finish_reason,
         "max_output_tokens": output.max_output_tokens,
         "first_token_at": first_token_at,
-        "finished_at": utcnow(),
     }

@@ -97,6 +97,8 @@ class Rescue:
     def _sweep(self) -> None:
         if time.monotonic() - self._last_heartbeat > LEASE / 2:
             return  # after an outage, the leases of this worker come first
+        if not self._store.busy():
+            return
         swept = self._store.sweep()
         for job_id in swept.rescued:
             log.warning("%s: its worker stopped answering; the stage goes back", job_id)

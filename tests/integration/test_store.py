@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -348,6 +350,36 @@ def test_a_question_that_a_later_one_overtook_has_lost_its_message(
     store.mark_published(urgent_later.id, 0)
     claim(store, urgent_later)
     assert waiting.id not in [w.job_id for w in store.unpublished(queue_empty=False)]
+
+
+def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> None:
+    """With a million old jobs they cost what they cost with none."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if "FROM jobs" in statement:
+            asked.append((statement, parameters))
+
+    sa.event.listen(store.engine, "before_cursor_execute", note)
+    assert not store.busy()
+    assert len(asked) == 1, "with no open job that is all a sweep asks"
+    submit(store)
+    store.sweep()
+    for queue_empty in (True, False):
+        store.unpublished(queue_empty=queue_empty)
+    store.held(WORKER)
+    sa.event.remove(store.engine, "before_cursor_execute", note)
+    assert len(asked) >= 6
+    sqlite = store.engine.dialect.name == "sqlite"
+    with store.engine.begin() as connection:
+        if not sqlite:  # a few rows are always read faster than an index
+            connection.exec_driver_sql("SET enable_seqscan = off")
+        for statement, parameters in asked:
+            explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
+            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+            text = "\n".join(str(row) for row in plan)
+            assert "ix_jobs_" in text, statement
+            assert not re.search(r"SCAN jobs|Seq Scan on jobs", text), f"{statement}\n{text}"
 
 
 def test_a_released_stage_is_published_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,94 @@
+"""What every stage asks of the database, built once: to build a statement takes longer than to run it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from jobs.db import utcnow
+from jobs.models import OPEN, Attempt, AttemptStatus, Job, Status
+
+#: Counts a stage's attempts that ended with their worker lost. Parameters: ``job``, ``stage``.
+LOST = sa.select(sa.func.count()).where(
+    Attempt.job_id == sa.bindparam("job"),
+    Attempt.position == sa.bindparam("stage"),
+    Attempt.status == AttemptStatus.LOST,
+)
+
+#: Takes the lease on a stage, if it is there to be run. Parameters: ``job``, ``stage``, ``worker``;
+#: ``lease`` and ``timeout`` in seconds; ``alone``, or else fewer than ``suspicious`` workers were lost.
+CLAIM = (
+    sa.update(Job)
+    .where(
+        Job.id == sa.bindparam("job"),
+        Job.position == sa.bindparam("stage"),
+        Job.status.in_(OPEN),
+        Job.lease_expires_at.is_(None),
+        sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
+        sa.or_(
+            sa.bindparam("alone", type_=sa.Boolean),
+            LOST.scalar_subquery() < sa.bindparam("suspicious"),
+        ),
+    )
+    .values(
+        status=Status.IN_PROGRESS,
+        lease_token=Job.lease_token + 1,
+        lease_expires_at=utcnow(sa.bindparam("lease", type_=sa.Float)),
+        worker_id=sa.bindparam("worker"),
+        started_at=sa.func.coalesce(Job.started_at, utcnow()),
+        deadline_at=sa.func.coalesce(
+            Job.deadline_at, utcnow(sa.bindparam("timeout", type_=sa.Float))
+        ),
+    )
+    .returning(
+        Job.lease_token,
+        Job.rounds,
+        Job.system,
+        Job.question,
+        Job.temperature,
+        Job.top_k,
+        Job.top_p,
+        Job.max_output_tokens,
+        Job.seed,
+        Job.ready_at,
+        Job.deadline_at,
+        utcnow().label("now"),
+    )
+)
+
+#: All attempts of ``job`` so far, by position.
+ATTEMPTS = (
+    sa.select(Attempt.position, Attempt.status, Attempt.output)
+    .where(Attempt.job_id == sa.bindparam("job"))
+    .order_by(Attempt.position)
+)
+
+#: Adds an attempt. Parameters: its columns.
+BEGIN_ATTEMPT = sa.insert(Attempt).returning(Attempt.id)
+
+#: Ends the attempt that runs as ``job``'s under ``token``. Further parameters: its new columns.
+END_ATTEMPT = (
+    sa.update(Attempt)
+    .where(
+        Attempt.job_id == sa.bindparam("job"),
+        Attempt.lease_token == sa.bindparam("token"),
+        Attempt.status == AttemptStatus.RUNNING,
+    )
+    .values(finished_at=utcnow())
+)
+
+#: Hands the lease of ``job`` back, if it is still that of ``token``. Further parameters: new columns.
+SETTLE = (
+    sa.update(Job)
+    .where(
+        Job.id == sa.bindparam("job"),
+        Job.lease_token == sa.bindparam("token"),
+        Job.lease_expires_at.is_not(None),
+    )
+    .values(lease_expires_at=None, worker_id=None, ready_at=utcnow())
+)
+#: The same for a stage that is finished, with others to come.
+GO_ON = SETTLE.values(status=Status.IN_PROGRESS, position=Job.position + 1, published_at=utcnow())
+#: The same at the end of a job; its ``status`` is a parameter.
+END = SETTLE.values(finished_at=utcnow())
+#: The same for the last stage.
+COMPLETE = END.values(position=Job.position + 1)
