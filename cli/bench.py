@@ -249,6 +249,58 @@ def service(
         click.echo(f"| {name} | {count} | {rate:,.0f} | {times:.1f} | {speed:,.0f} |")
 
 
+@bench.command()
+@click.option("--jobs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--old", type=click.IntRange(min=1), default=100_000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) -> None:
+    """Measure what the machinery costs an idle service: a job on SQLite, and a sweep.
+
+    Each question is answered by the engine alone and by the service in turn. The sweep is of a
+    history of --old jobs, against one of none.
+    """
+    import statistics
+
+    from cli import idle_bench
+
+    def told(text: str) -> None:
+        click.echo(f"{text} …", err=True)
+
+    asked = _demo_questions(jobs + 1)
+    with tempfile.TemporaryDirectory(prefix="helixq-bench-") as name:
+        folders = [Path(name) / part for part in ("service", "none", "old")]
+        for folder in folders:
+            folder.mkdir()
+        times = idle_bench.jobs(
+            folders[0], asked, max_output_tokens=max_output_tokens, seed=seed, told=told
+        )
+        told(f"sweeps of {old} jobs that ended")
+        sweeps = [idle_bench.sweep(folders[1], 0), idle_bench.sweep(folders[2], old)]
+    found = {
+        "engine_alone": statistics.median(alone for alone, _ in times),
+        "service": statistics.median(served for _, served in times),
+        "machinery": statistics.median(served - alone for alone, served in times),
+        "sweep_without_history": sweeps[0],
+        "sweep": sweeps[1],
+    }
+    if as_json:
+        click.echo(json.dumps({"machine": machine(), "jobs": jobs, "seconds": found}, indent=2))
+        return
+    click.echo(f"demo, {jobs} jobs one after the other; {machine()}.\n")
+    click.echo("| median | ms |")
+    click.echo("|---|---|")
+    for text, key in (
+        ("a job's three stages, the engine alone", "engine_alone"),
+        ("a job from stored to answered, the service", "service"),
+        ("difference: what the machinery adds", "machinery"),
+        ("an idle sweep, no history", "sweep_without_history"),
+        (f"an idle sweep, {old:,} jobs that ended", "sweep"),
+    ):
+        click.echo(f"| {text} | {found[key] * 1000:.2f} |")
+
+
 def _demo_questions(count: int) -> list[str]:
     """Choose held-out questions evenly: as many sums as products."""
     from jobs.settings import DEMO_CHECKPOINT

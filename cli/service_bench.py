@@ -54,23 +54,24 @@ def run(
         ExpectedError: the service does not start, or a job does not complete.
     """
     told("the service starts")
-    with _service(folder, at_once) as client:
+    with service(folder, at_once) as client:
         bodies = [
             {"input": text, "max_output_tokens": max_output_tokens, "seed": seed + i}
             for i, text in enumerate(asked)
         ]
-        _wait(client, _submit(client, bodies[0]))  # warms up
+        wait(client, submit(client, bodies[0]))  # warms up
         told(f"the service answers {len(asked)} questions, {at_once} at once")
         start = time.monotonic()
         with ThreadPoolExecutor(CLIENTS) as pool:
-            ids = list(pool.map(lambda body: _submit(client, body), bodies))
-        done = [_wait(client, job_id) for job_id in ids]
+            ids = list(pool.map(lambda body: submit(client, body), bodies))
+        done = [wait(client, job_id) for job_id in ids]
         seconds = time.monotonic() - start
         return seconds, sum(int(response["usage"]["output_tokens"]) for response in done)
 
 
 @contextmanager
-def _service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
+def service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
+    """Run `helixq up` on the demo's model, its data in an empty folder; give a client for it."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     settings = Settings(data_dir=folder / "data", port=port)
@@ -110,14 +111,16 @@ def _until_ready(process: subprocess.Popen[bytes], client: httpx2.Client, log: P
     raise ExpectedError(f"the service was not ready within {PATIENCE:g} seconds")
 
 
-def _submit(client: httpx2.Client, body: dict[str, Any]) -> str:
+def submit(client: httpx2.Client, body: dict[str, Any]) -> str:
+    """Submit a question; return the job's id."""
     reply = client.post("/v1/responses", json={**body, "background": True})
     if reply.status_code != 202:
         raise ExpectedError(f"a question was refused with status {reply.status_code}: {reply.text}")
     return str(reply.json()["id"])
 
 
-def _wait(client: httpx2.Client, job_id: str) -> dict[str, Any]:
+def wait(client: httpx2.Client, job_id: str) -> dict[str, Any]:
+    """Poll until a job is done; return its response."""
     give_up = time.monotonic() + PATIENCE
     while time.monotonic() < give_up:
         response: dict[str, Any] = client.get(f"/v1/responses/{job_id}").json()
