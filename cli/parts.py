@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import alembic.util
 
 import migrations
@@ -40,10 +42,13 @@ def check_auth(settings: Settings) -> None:
 
 def worker(settings: Settings) -> int:
     """Run a worker until a signal stops it; return the exit status."""
-    # Importing torch takes seconds; the other commands do without.
+    # Importing torch takes seconds, more of them while the collector looks again and again at what
+    # has come and stays; the other commands do without.
+    gc.disable()
     from worker.checkpoints import CheckpointError
     from worker.main import run
 
+    gc.enable()
     try:
         return run(settings)
     except CheckpointError as error:

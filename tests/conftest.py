@@ -122,12 +122,17 @@ def create_database(postgres: PostgresServer) -> str:
     return str(postgres.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
 
 
+def new_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """Make an empty database, ``sqlite`` in a folder or ``postgresql``; return its URL."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder / 'jobs.sqlite3'}"
+    return create_database(request.getfixturevalue("postgres"))
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.sqlite3'}"
-    return create_database(request.getfixturevalue("postgres"))
+    return new_database(request.param, request, tmp_path)
 
 
 @pytest.fixture

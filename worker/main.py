@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -83,6 +84,7 @@ def run(settings: Settings) -> int:
     try:
         engine = apart(partial(_start_engine, found, settings.slots, reasons))
         _warm_up(engine)
+        gc.freeze()  # what is there by now stays: no collection needs to look at it again
         reporter = Reporter(progress)
         runner = StageRunner(store, engine, reporter, worker_id, job_timeout=settings.job_timeout)
         app = make_app(settings.redis)

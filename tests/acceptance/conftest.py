@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from tests.conftest import create_database, model_settings
+from tests.conftest import model_settings, new_database
 from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port, helixq
 
 
@@ -118,9 +118,6 @@ def service(
     """A service on either database."""
     kind = request.param
     folder = socket_folder / f"{request.module.__name__.rsplit('_', 1)[-1]}-{kind}"
-    if kind == "sqlite":
-        database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
-    else:
-        database = create_database(request.getfixturevalue("postgres"))
+    database = new_database(kind, request, tmp_path_factory.mktemp("db"))
     with running(checkpoint, database, folder) as found:
         yield found

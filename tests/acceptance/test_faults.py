@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Service, running
-from tests.conftest import LONG, create_database, model_settings
+from tests.conftest import LONG, model_settings, new_database
 from tests.servers import RedisServer, helixq
 
 #: Tokens of a stage that is still being written when the next thing happens, and ends soon after.
@@ -27,10 +27,7 @@ def whole_service(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     """A service whose model never ends a text by itself."""
-    if request.param == "sqlite":
-        database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
-    else:
-        database = create_database(request.getfixturevalue("postgres"))
+    database = new_database(request.param, request, tmp_path_factory.mktemp("db"))
     folder = socket_folder / f"faults-{request.param}"
     with running(endless, database, folder, HELIXQ_SLOTS="1") as found:
         yield found

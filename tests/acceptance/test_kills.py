@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.acceptance.conftest import Service, running
-from tests.conftest import create_database
+from tests.conftest import new_database
 from tests.servers import PROGRAM, helixq
 
 #: Seconds that a job may take from when a worker is there.
@@ -40,13 +39,12 @@ def attempts(service: Service, job_id: str) -> list[Any]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+def databases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
     """An empty database for each point, all of one kind."""
-    if request.param == "sqlite":
-        yield {point: f"sqlite:///{tmp_path / point}.sqlite3" for point in POINTS}
-    else:
-        server = request.getfixturevalue("postgres")
-        yield {point: create_database(server) for point in POINTS}
+    folders = {point: tmp_path_factory.mktemp(point) for point in POINTS}
+    return {point: new_database(request.param, request, folders[point]) for point in POINTS}
 
 
 def test_a_worker_killed_anywhere_loses_no_job(

@@ -20,7 +20,7 @@ import httpx2
 import pytest
 
 from tests.acceptance.conftest import Service, running
-from tests.conftest import create_database
+from tests.conftest import new_database
 from tests.servers import PATIENCE, Process, helixq
 
 CLIENTS = 4
@@ -48,10 +48,7 @@ SIZES = {"short": Size(40, 2, 4, 2.0), "long": Size(500, 4, 40, 3.0)}
 def service(
     request: pytest.FixtureRequest, checkpoint: Path, socket_folder: Path, tmp_path: Path
 ) -> Iterator[Service]:
-    if request.param == "sqlite":
-        database = f"sqlite:///{tmp_path / 'storm.sqlite3'}"
-    else:
-        database = create_database(request.getfixturevalue("postgres"))
+    database = new_database(request.param, request, tmp_path)
     folder = socket_folder / f"storm-{request.param}"
     with running(checkpoint, database, folder, HELIXQ_SLOTS="4") as found:
         yield found
@@ -143,15 +140,18 @@ def test_every_accepted_job_ends_once_and_whole(
     assert sum(ends.values()) == size.jobs
     assert set(ends) <= set(FINAL)
     lost = 0
+    workers = Counter[str]()
     for job_id in ids.values():
         history: Any = service.history(job_id)
         found = [(a["position"], a["status"]) for a in history["attempts"]]
         lost += sum(status == "lost" for _, status in found)
+        workers.update(a["worker"]["id"] for a in history["attempts"])
         finished = [position for position, status in found if status == "finished"]
         if history["status"] == "failed":
             assert Counter(found)[len(finished), "lost"] == MOST_LOST, found
         else:
             assert finished == [0, 1, 2], found
         assert all(status in ("finished", "lost") for _, status in found), found
+    assert len(workers) > size.workers, "those that were killed and those that came, all had work"
     storm.calm()
     print(f"{size.jobs} jobs, {size.kills} kills: {dict(ends)}, {lost} attempts lost")

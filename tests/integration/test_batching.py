@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -29,6 +27,7 @@ from transformers import (
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
+from tests.integration.batches import CONTEXT, WORDS, make, request, same
 from worker.engine import attention, packing
 from worker.engine.adapters import (
     Form,
@@ -40,38 +39,10 @@ from worker.engine.adapters import (
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
     Completion,
-    ContextExceededError,
-    EngineError,
     FinishReason,
     Request,
 )
 from worker.engine.reference import ReferenceEngine
-
-CONTEXT = 256
-WORDS = [
-    "gravity",
-    "atmosphere",
-    "field",
-    "Earth",
-    "wind",
-    "planet",
-    "answer",
-    "explain",
-    "happens",
-    "clear",
-    "made",
-    "close",
-]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(checkpoint: Path) -> Any:
-    return AutoTokenizer.from_pretrained(checkpoint / "base")
-
-
-def make(checkpoint: Path, tokenizer: Any, *, slots: int = 8, chunk: int = 64) -> BatchingEngine:
-    model = load_model(checkpoint)
-    return BatchingEngine(model, tokenizer, context=CONTEXT, slots=slots, chunk=chunk)
 
 
 @pytest.fixture(scope="module")
@@ -81,44 +52,6 @@ def engine(checkpoint: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
     assert not engine._scheduler.running
     assert not engine._scheduler.waiting
     engine.close()
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
-    engine = ReferenceEngine(load_model(checkpoint), tokenizer, context=CONTEXT)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def endless_engine(endless: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
-    model = load_model(endless)
-    engine = BatchingEngine(model, tokenizer, context=4096, slots=2, chunk=64)
-    yield engine
-    engine.close()
-
-
-def request(rng: random.Random, *, temperature: float = 0.0, limit: int = 24) -> Request:
-    words = rng.choices(WORDS, k=rng.randint(0, 60))
-    if rng.random() < 0.5:  # as a system prompt does, many begin alike
-        words = [*WORDS, *words]
-    return Request(
-        rng.choice(list(Role)),
-        " ".join(words),
-        Sampling(
-            temperature=temperature,
-            max_output_tokens=rng.randint(1, limit),
-            seed=rng.randrange(2**53),
-        ),
-    )
-
-
-def same(one: Completion, two: Completion) -> bool:
-    fields = ("text", "prompt_tokens", "output_tokens", "finish_reason", "max_output_tokens")
-    return all(getattr(one, f) == getattr(two, f) for f in fields)
-
-
-# --- the same texts -------------------------------------------------------------------
 
 
 def test_greedy_texts_are_the_references_to_the_token(
@@ -296,225 +229,6 @@ def test_logits_in_a_mixed_batch_are_pefts(
     engine.close()
     for index, role in enumerate(Role):
         torch.testing.assert_close(seen[index], wanted[role], rtol=1e-4, atol=1e-5)
-
-
-# --- streaming and ends ---------------------------------------------------------------
-
-
-def test_a_cancel_ends_a_text_within_a_step(endless_engine: BatchingEngine) -> None:
-    generation = endless_engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
-    next(iter(generation))
-    generation.cancel()
-    at = time.monotonic()
-    completion = generation.result(timeout=60)
-    assert time.monotonic() - at < 1
-    assert completion.finish_reason == FinishReason.CANCELLED
-    assert 0 < completion.output_tokens < 4000
-
-
-def test_a_cancel_while_waiting_costs_nothing(endless_engine: BatchingEngine) -> None:
-    long = Sampling(max_output_tokens=4000)
-    running = [endless_engine.submit(Request(Role.CRITIC, "Why", long)) for _ in range(2)]
-    for generation in running:
-        next(iter(generation))
-    waiting = endless_engine.submit(Request(Role.ACTOR, "Why", long))
-    waiting.cancel()
-    assert waiting.result(timeout=60).output_tokens == 0
-    for generation in running:
-        generation.cancel()
-        assert generation.result(timeout=60).finish_reason == FinishReason.CANCELLED
-
-
-def test_a_deadline_ends_a_text(endless_engine: BatchingEngine) -> None:
-    deadline = time.monotonic() + 0.3
-    request = Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000), deadline)
-    completion = endless_engine.submit(request).result(timeout=60)
-    assert completion.finish_reason == FinishReason.DEADLINE
-    assert time.monotonic() - deadline < 1
-    late = Request(Role.ACTOR, "Why", Sampling(), time.monotonic() - 1)
-    assert endless_engine.submit(late).result(timeout=60).output_tokens == 0
-
-
-def test_later_stages_get_slots_first(checkpoint: Path, tokenizer: Any) -> None:
-    engine = make(checkpoint, tokenizer, slots=1)
-    order: list[int] = []
-    generations = [
-        engine.submit(Request(Role.ACTOR, "Why " * 30, Sampling(temperature=0), priority=p))
-        for p in (0, 0, 2, 1)
-    ]
-
-    def wait(i: int) -> None:
-        generations[i].result()
-        order.append(i)
-
-    threads = [threading.Thread(target=wait, args=(i,)) for i in range(len(generations))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    engine.close()
-    assert order.index(2) < order.index(3) < order.index(1)
-
-
-def test_what_does_not_fit_is_refused(engine: BatchingEngine) -> None:
-    with pytest.raises(ContextExceededError, match=f"context of {CONTEXT}"):
-        engine.submit(Request(Role.ACTOR, "gravity " * 400, Sampling()))
-    long = engine.submit(Request(Role.ACTOR, "gravity " * 100, Sampling(temperature=0)))
-    assert long.result().max_output_tokens == CONTEXT - long.result().prompt_tokens
-
-
-def test_closing_ends_everything(endless: Path, tokenizer: Any) -> None:
-    engine = BatchingEngine(load_model(endless), tokenizer, context=4096, slots=1)
-    generations = [
-        engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
-        for _ in range(3)
-    ]
-    next(iter(generations[0]))
-    engine.close()
-    for generation in generations:
-        with pytest.raises(EngineError, match="the engine was closed"):
-            generation.result(timeout=0)
-
-
-# --- faults ---------------------------------------------------------------------------
-
-
-class Faulty:
-    """A fault put into an engine's steps: a fake, since no real device fails on demand."""
-
-    def __init__(self, engine: BatchingEngine, fault: Callable[[Any], Any]) -> None:
-        self._forward = engine._forward
-        self._fault = fault
-        engine._forward = self  # type: ignore[method-assign]  # that is the fault
-
-    def __call__(self, plan: Any) -> Any:
-        found = self._fault(plan)
-        return self._forward(plan) if found is None else found
-
-
-def involved(plan: Any) -> list[Any]:
-    return [*plan.decoding, *(c.sequence for c in plan.chunks)]
-
-
-def test_a_request_that_fails_fails_alone(
-    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
-) -> None:
-    engine = make(checkpoint, tokenizer)
-    rng = random.Random(4)
-    requests = [request(rng) for _ in range(8)]
-    bad = Request(Role.CRITIC, "poison", Sampling(temperature=0, max_output_tokens=20))
-    poison = tokenizer.encode("poison")
-
-    def fault(plan: Any) -> None:
-        if any(s.prompt == poison and len(s.tokens) == 3 for s in involved(plan)):
-            raise RuntimeError("a bad row")
-
-    Faulty(engine, fault)
-    generations = [engine.submit(r) for r in [*requests[:4], bad, *requests[4:]]]
-    with pytest.raises(EngineError, match="RuntimeError: a bad row"):
-        generations.pop(4).result()
-    for generation, r in zip(generations, requests, strict=True):
-        assert same(generation.result(), reference.submit(r).result())
-    engine.close()
-
-
-def test_scores_that_are_no_numbers_end_one_request(
-    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
-) -> None:
-    engine = make(checkpoint, tokenizer)
-    forward = engine._forward
-
-    def fault(plan: Any) -> Any:
-        drawing, logits = forward(plan)
-        logits = logits.clone()
-        for i, sequence in enumerate(drawing):
-            if len(sequence.prompt) == 2:
-                logits[i] = torch.nan
-        return drawing, logits
-
-    Faulty(engine, fault)
-    rng = random.Random(5)
-    requests = [request(rng) for _ in range(4)]
-    poisoned = engine.submit(Request(Role.ACTOR, "a", Sampling(max_output_tokens=20)))
-    generations = [engine.submit(r) for r in requests]
-    with pytest.raises(EngineError, match="not numbers"):
-        poisoned.result()
-    for generation, r in zip(generations, requests, strict=True):
-        assert same(generation.result(), reference.submit(r).result())
-    engine.close()
-
-
-def test_running_out_of_memory_shrinks_the_batch(
-    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
-) -> None:
-    engine = make(checkpoint, tokenizer)
-
-    def fault(plan: Any) -> None:
-        if len(plan.decoding) > 3 or sum(c.end - c.start for c in plan.chunks) > 20:
-            raise torch.OutOfMemoryError("out of memory")
-
-    Faulty(engine, fault)
-    rng = random.Random(6)
-    requests = [request(rng, temperature=(i % 2) * 0.75) for i in range(16)]
-    found = [g.result() for g in [engine.submit(r) for r in requests]]
-    engine.close()
-    assert engine._scheduler.slots <= 3
-    assert engine._scheduler.chunk <= 20
-    greedy = [i for i in range(16) if not i % 2]
-    assert all(same(found[i], reference.submit(requests[i]).result()) for i in greedy)
-
-
-def test_memory_that_is_too_little_for_one_fails_that_one(checkpoint: Path, tokenizer: Any) -> None:
-    engine = make(checkpoint, tokenizer)
-
-    def fault(plan: Any) -> None:
-        if any(len(s.tokens) >= 2 for s in plan.decoding):
-            raise torch.OutOfMemoryError("out of memory")
-
-    Faulty(engine, fault)
-    sampling = Sampling(temperature=0, max_output_tokens=20)
-    generation = engine.submit(Request(Role.ACTOR, "gravity", sampling))
-    with pytest.raises(EngineError, match="OutOfMemoryError"):
-        generation.result()
-    short = Sampling(temperature=0, max_output_tokens=1)
-    assert engine.submit(Request(Role.ACTOR, "gravity", short)).result().output_tokens == 1
-    engine.close()
-
-
-def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any) -> None:
-    told = threading.Event()
-    model = load_model(checkpoint)
-    engine = BatchingEngine(model, tokenizer, context=CONTEXT, slots=2, on_device_lost=told.set)
-
-    def fault(_: Any) -> None:
-        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
-
-    Faulty(engine, fault)
-    with pytest.raises(EngineError, match="AcceleratorError: CUDA error"):
-        engine.submit(Request(Role.ACTOR, "Why", Sampling())).result(timeout=60)
-    assert told.is_set()
-    engine.close()
-
-
-def test_an_engine_that_stumbles_leaves_nobody_waiting(
-    checkpoint: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = make(checkpoint, tokenizer)
-    wanted = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=9))
-
-    def stumble() -> None:
-        if engine._scheduler.running:
-            raise RuntimeError("no text")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "_tell", stumble)
-        with pytest.raises(EngineError, match="RuntimeError: no text"):
-            engine.submit(wanted).result(timeout=60)
-    assert engine.submit(wanted).result(timeout=60).output_tokens == 9
-    engine.close()
-
-
-# --- what it cannot take --------------------------------------------------------------
 
 
 def test_adapters_that_cannot_be_stacked_are_named(checkpoint: Path, tmp_path: Path) -> None:

@@ -90,3 +90,10 @@ def test_the_service_is_measured_from_request_to_row() -> None:
     assert service["program"] == "service"
     assert service["jobs_an_hour"] > 0
     assert service["tokens_a_second"] > 0
+
+
+def test_the_machinery_is_measured_beside_the_engine_alone() -> None:
+    found = bench("idle", "--jobs", "2", "--max-output-tokens", "2", "--old", "50")
+    assert found["jobs"] == 2
+    seconds = found["seconds"]
+    assert min(seconds[key] for key in ("engine_alone", "service", "sweep")) > 0

@@ -1,0 +1,137 @@
+"""How generations end: by cancels and deadlines, for want of room, with their engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.pipeline import Role, Sampling
+from tests.conftest import load_model
+from tests.integration.batches import CONTEXT, make
+from worker.engine.batching import BatchingEngine
+from worker.engine.interface import (
+    ContextExceededError,
+    EngineError,
+    FinishReason,
+    Request,
+)
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
+    engine = make(checkpoint, tokenizer)
+    yield engine
+    assert not engine._scheduler.running
+    assert not engine._scheduler.waiting
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def endless_engine(endless: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
+    model = load_model(endless)
+    engine = BatchingEngine(model, tokenizer, context=4096, slots=2, chunk=64)
+    yield engine
+    engine.close()
+
+
+def test_a_cancel_ends_a_text_within_a_step(endless_engine: BatchingEngine) -> None:
+    generation = endless_engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
+    next(iter(generation))
+    generation.cancel()
+    at = time.monotonic()
+    completion = generation.result(timeout=60)
+    assert time.monotonic() - at < 1
+    assert completion.finish_reason == FinishReason.CANCELLED
+    assert 0 < completion.output_tokens < 4000
+
+
+def test_a_cancel_while_waiting_costs_nothing(endless_engine: BatchingEngine) -> None:
+    long = Sampling(max_output_tokens=4000)
+    running = [endless_engine.submit(Request(Role.CRITIC, "Why", long)) for _ in range(2)]
+    for generation in running:
+        next(iter(generation))
+    waiting = endless_engine.submit(Request(Role.ACTOR, "Why", long))
+    waiting.cancel()
+    assert waiting.result(timeout=60).output_tokens == 0
+    for generation in running:
+        generation.cancel()
+        assert generation.result(timeout=60).finish_reason == FinishReason.CANCELLED
+
+
+def test_a_cancel_while_its_prompt_is_read_ends_it(checkpoint: Path, tokenizer: Any) -> None:
+    engine = make(checkpoint, tokenizer, chunk=16)
+    submitted = threading.Event()
+    plans: list[Any] = []
+    compute = engine._forward
+
+    def cancelled_in_the_second_step(plan: Any) -> Any:
+        submitted.wait(60)
+        plans.append(plan)
+        if len(plans) == 2:
+            generation.cancel()
+        return compute(plan)
+
+    engine._forward = cancelled_in_the_second_step  # type: ignore[method-assign]  # to be there
+    generation = engine.submit(Request(Role.ACTOR, "gravity " * 100, Sampling(temperature=0)))
+    submitted.set()
+    completion = generation.result(timeout=60)
+    engine.close()
+    assert (completion.finish_reason, completion.text) == (FinishReason.CANCELLED, "")
+    assert completion.first_token_at is None
+    assert len(plans) == 2
+
+
+def test_a_deadline_ends_a_text(endless_engine: BatchingEngine) -> None:
+    deadline = time.monotonic() + 0.3
+    request = Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000), deadline)
+    completion = endless_engine.submit(request).result(timeout=60)
+    assert completion.finish_reason == FinishReason.DEADLINE
+    assert time.monotonic() - deadline < 1
+    late = Request(Role.ACTOR, "Why", Sampling(), time.monotonic() - 1)
+    assert endless_engine.submit(late).result(timeout=60).output_tokens == 0
+
+
+def test_later_stages_get_slots_first(checkpoint: Path, tokenizer: Any) -> None:
+    engine = make(checkpoint, tokenizer, slots=1)
+    order: list[int] = []
+    generations = [
+        engine.submit(Request(Role.ACTOR, "Why " * 30, Sampling(temperature=0), priority=p))
+        for p in (0, 0, 2, 1)
+    ]
+
+    def wait(i: int) -> None:
+        generations[i].result()
+        order.append(i)
+
+    threads = [threading.Thread(target=wait, args=(i,)) for i in range(len(generations))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    engine.close()
+    assert order.index(2) < order.index(3) < order.index(1)
+
+
+def test_what_does_not_fit_is_refused(engine: BatchingEngine) -> None:
+    with pytest.raises(ContextExceededError, match=f"context of {CONTEXT}"):
+        engine.submit(Request(Role.ACTOR, "gravity " * 400, Sampling()))
+    long = engine.submit(Request(Role.ACTOR, "gravity " * 100, Sampling(temperature=0)))
+    assert long.result().max_output_tokens == CONTEXT - long.result().prompt_tokens
+
+
+def test_closing_ends_everything(endless: Path, tokenizer: Any) -> None:
+    engine = BatchingEngine(load_model(endless), tokenizer, context=4096, slots=1)
+    generations = [
+        engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
+        for _ in range(3)
+    ]
+    next(iter(generations[0]))
+    engine.close()
+    for generation in generations:
+        with pytest.raises(EngineError, match="the engine was closed"):
+            generation.result(timeout=0)
