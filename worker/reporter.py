@@ -6,12 +6,15 @@ nor the engine are held up by a Redis that is slow.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
 
 from jobs.progress import Progress, Text
 from worker.engine.interface import Generation
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two messages with new text.
 TEXT_INTERVAL = 0.1
@@ -69,8 +72,12 @@ class Reporter:
                 changed, self._changed = self._changed, {}
                 stopped = self._stopped
                 followed = dict(self._followed)
-            if news := [*self._texts(followed), *((job_id, None) for job_id in changed)]:
-                self._progress.tell(news)
+            try:
+                if news := [*self._texts(followed), *((job_id, None) for job_id in changed)]:
+                    self._progress.tell(news)
+            except Exception:
+                # Whatever it is: without this thread nobody would see a text before its end.
+                log.exception("news were not told")
             if not stopped:
                 time.sleep(INTERVAL)
 

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs import store as store_module
 from jobs.db import utcnow
 from jobs.models import AttemptStatus, Job, Status, WorkerState
 from jobs.pipeline import Sampling, stage_seed
@@ -25,7 +24,9 @@ from jobs.store import (
     Output,
     QueueFullError,
     Store,
+    sweeping,
 )
+from jobs.store.running import SUSPICIOUS
 from tests.conftest import RUNTIME, WORKER
 
 QUESTION = NewJob(
@@ -165,7 +166,7 @@ def test_a_lease_that_nobody_knows_of_runs_out(store: Store) -> None:
 def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "DEADLINE_GRACE", 0.0)
+    monkeypatch.setattr(sweeping, "DEADLINE_GRACE", 0.0)
     job = submit(store)
     held = store.claim(job.id, 0, WORKER, job_timeout=0.001)
     assert held is not None
@@ -176,7 +177,7 @@ def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
 
 def test_a_job_that_brings_three_workers_down_fails(store: Store) -> None:
     job = submit(store)
-    for _ in range(store_module.SUSPICIOUS):
+    for _ in range(SUSPICIOUS):
         assert not store.suspicious(job.id, 0)
         claim(store, job)
         let_leases_run_out(store)
@@ -191,7 +192,7 @@ def test_a_job_that_brings_three_workers_down_fails(store: Store) -> None:
 
 def test_a_job_that_ran_beside_a_poisonous_one_does_not_fail_with_it(store: Store) -> None:
     poison, innocent = submit(store), submit(store)
-    for _ in range(store_module.SUSPICIOUS):
+    for _ in range(SUSPICIOUS):
         claim(store, poison)
         claim(store, innocent)
         let_leases_run_out(store)
@@ -310,15 +311,15 @@ def test_pages_go_through_all_jobs_once(store: Store) -> None:
 def test_the_outbox_holds_what_was_not_published(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "PUBLISH_GRACE", -1.0)
-    monkeypatch.setattr(store_module, "REPUBLISH_AFTER", 3600.0)
+    monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
+    monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", 3600.0)
     new, published, half_done = submit(store), submit(store), submit(store)
     for job in (published, half_done):
         store.mark_published(job.id, 0)
     store.record(claim(store, half_done), OUTPUT)
     assert [w.job_id for w in store.unpublished(queue_empty=True)] == [new.id]
 
-    monkeypatch.setattr(store_module, "REPUBLISH_AFTER", -1.0)
+    monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", -1.0)
     # Messages that should have been taken by now: the chain's next one for sure, the
     # question's only if Redis has no messages left.
     waiting = store.unpublished(queue_empty=False)
@@ -334,7 +335,7 @@ def test_the_outbox_holds_what_was_not_published(
 def test_a_question_that_a_later_one_overtook_has_lost_its_message(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "PUBLISH_GRACE", -1.0)
+    monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
     lost, urgent = submit(store), submit(store, priority=9)
     with store.engine.execution_options(helixq_write=True).begin() as connection:
         connection.execute(sa.update(Job).values(published_at=utcnow(-1)))
@@ -343,7 +344,7 @@ def test_a_question_that_a_later_one_overtook_has_lost_its_message(
         store.mark_published(job.id, 0)
     claim(store, later)
     assert store.unpublished(queue_empty=False) == [], "it may have been taken just now"
-    monkeypatch.setattr(store_module, "REPUBLISH_AFTER", -1.0)
+    monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", -1.0)
     found = [w.job_id for w in store.unpublished(queue_empty=False)]
     assert found == [urgent.id, lost.id], "and the one that came later may still be in the queue"
     urgent_later = submit(store, priority=9)
@@ -383,7 +384,7 @@ def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> Non
 
 
 def test_a_released_stage_is_published_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "PUBLISH_GRACE", -1.0)
+    monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
     job = submit(store)
     store.mark_published(job.id, 0)
     store.release(claim(store, job), "the worker shut down")

@@ -92,3 +92,14 @@ GO_ON = SETTLE.values(status=Status.IN_PROGRESS, position=Job.position + 1, publ
 END = SETTLE.values(finished_at=utcnow())
 #: The same for the last stage.
 COMPLETE = END.values(position=Job.position + 1)
+
+#: A job that has not ended, in the words of the index of those: SQLite uses a partial index only for
+#: its own words, and knows no parameter's value when it chooses.
+IS_OPEN = Job.status.in_(sa.bindparam("open", OPEN, expanding=True, literal_execute=True))
+
+
+def end_attempt(
+    connection: sa.Connection, job_id: str, token: int, status: AttemptStatus, **values: object
+) -> None:
+    parameters = {"job": job_id, "token": token, "status": status, **values}
+    connection.execute(END_ATTEMPT, parameters)

@@ -1,0 +1,44 @@
+"""Every transaction on the tables, and nowhere else.
+
+The database is the truth: a job exists when `submit` has committed, a stage belongs to
+whoever's `claim` went through, and its output counts when `record` did. Each of these is
+one conditional UPDATE, so that of two who race exactly one succeeds. All times are the
+database's.
+"""
+
+from __future__ import annotations
+
+from jobs.store.asking import (
+    Asking,
+    IdempotencyError,
+    JobNotFoundError,
+    NewJob,
+    QueueFullError,
+    new_id,
+)
+from jobs.store.running import LEASE, Claim, Output, Running
+from jobs.store.sweeping import PAST_DEADLINE, SWEEP_INTERVAL, Sweeping, Swept, Unpublished
+from jobs.store.workers import HEARTBEAT_INTERVAL, Runtime, Serving, Workers
+
+__all__ = [
+    "HEARTBEAT_INTERVAL",
+    "LEASE",
+    "PAST_DEADLINE",
+    "SWEEP_INTERVAL",
+    "Claim",
+    "IdempotencyError",
+    "JobNotFoundError",
+    "NewJob",
+    "Output",
+    "QueueFullError",
+    "Runtime",
+    "Serving",
+    "Store",
+    "Swept",
+    "Unpublished",
+    "new_id",
+]
+
+
+class Store(Asking, Running, Workers, Sweeping):
+    """The tables of one database. Threads may share it; forks may not."""

@@ -1,0 +1,146 @@
+"""Who runs stages: workers come, say that they are alive, and go."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.db import utcnow
+from jobs.models import Job, Tokenizer, Worker, WorkerState
+from jobs.store.base import Base
+from jobs.store.running import LEASE
+
+HEARTBEAT_INTERVAL = 5.0
+#: A worker not seen for this many seconds is not counted as alive.
+WORKER_STALE = 20.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a worker serves, as it is kept with everything it did."""
+
+    description: dict[str, Any]
+    context: int
+    #: The text of ``tokenizer.json``.
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The model that the newest worker serves."""
+
+    context: int
+    tokenizer_digest: str
+
+
+class Workers(Base):
+    """The workers, and the models that they serve."""
+
+    def register(self, worker_id: str, host: str, pid: int, runtime: Runtime) -> None:
+        """Note that a worker starts, what it will serve, and the tokenizer it uses."""
+        digest = hashlib.sha256(runtime.tokenizer.encode()).hexdigest()
+        try:
+            with self._add() as session:
+                if session.get(Tokenizer, digest) is None:
+                    body = zlib.compress(runtime.tokenizer.encode())
+                    session.add(Tokenizer(digest=digest, body=body))
+        except sa.exc.IntegrityError:
+            pass  # another worker with the same tokenizer starts at the same moment
+        with self._add() as session:
+            session.add(
+                Worker(
+                    id=worker_id,
+                    host=host,
+                    pid=pid,
+                    state=WorkerState.LOADING,
+                    runtime=runtime.description,
+                    context=runtime.context,
+                    tokenizer_digest=digest,
+                )
+            )
+
+    def set_worker_state(self, worker_id: str, state: WorkerState) -> None:
+        stopped = utcnow() if state is WorkerState.STOPPED else None
+        with self._write() as connection:
+            connection.execute(
+                sa.update(Worker)
+                .where(Worker.id == worker_id)
+                .values(state=state, seen_at=utcnow(), stopped_at=stopped)
+            )
+
+    def heartbeat(self, worker_id: str, running: Collection[tuple[str, int]]) -> None:
+        """Say that a worker is alive, and extend its leases on what it is running.
+
+        Args:
+            worker_id: whose.
+            running: (job id, lease token) of the stages that its threads are busy with. A
+                lease that no thread knows of, as after a claim whose answer was lost, runs out.
+        """
+        with self._write() as connection:
+            connection.execute(
+                sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
+            )
+            connection.execute(
+                sa.update(Job)
+                .where(
+                    Job.worker_id == worker_id,
+                    Job.lease_expires_at.is_not(None),
+                    sa.tuple_(Job.id, Job.lease_token).in_(list(running)),
+                )
+                .values(lease_expires_at=utcnow(LEASE))
+            )
+
+    def held(self, worker_id: str) -> set[tuple[str, int]]:
+        """Return the (job id, lease token) pairs a worker still holds: the rest it must stop."""
+        with self._read_rows() as connection:
+            rows = connection.execute(
+                sa.select(Job.id, Job.lease_token).where(
+                    Job.worker_id == worker_id, Job.lease_expires_at.is_not(None)
+                )
+            )
+            return {(row.id, row.lease_token) for row in rows}
+
+    def ready_workers(self) -> list[Worker]:
+        """Return the workers that are ready and were seen lately."""
+        with self._read() as session:
+            return list(
+                session.scalars(
+                    sa.select(Worker).where(
+                        Worker.state == WorkerState.READY, Worker.seen_at > utcnow(-WORKER_STALE)
+                    )
+                )
+            )
+
+    def worker_of_process(self, host: str, pid: int) -> Worker | None:
+        """Return the worker that a process registered, if it has come so far."""
+        with self._read() as session:
+            return session.scalar(
+                sa.select(Worker)
+                .where(Worker.host == host, Worker.pid == pid, Worker.stopped_at.is_(None))
+                .order_by(Worker.started_at.desc())
+                .limit(1)
+            )
+
+    def serving(self) -> Serving | None:
+        """Return what the newest worker serves that has not stopped, or else the newest of all.
+
+        None before the first one ever started.
+        """
+        with self._read_rows() as connection:
+            row = connection.execute(
+                sa.select(Worker.context, Worker.tokenizer_digest)
+                # One that stopped, perhaps because its model did not load, counts last.
+                .order_by(Worker.state == WorkerState.STOPPED, Worker.started_at.desc())
+                .limit(1)
+            ).first()
+            return Serving(*row) if row else None
+
+    def tokenizer(self, digest: str) -> str:
+        """Return the text of a registered ``tokenizer.json``."""
+        with self._read() as session:
+            return zlib.decompress(session.get_one(Tokenizer, digest).body).decode()
