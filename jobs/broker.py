@@ -1,9 +1,21 @@
-"""How a Redis URL is spelled for Celery."""
+"""How Celery finds Redis: its URL in Celery's words, and how often one tries when it is away."""
 
 from __future__ import annotations
 
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import kombu
+
+#: The most seconds between two tries at a Redis that is away.
+LONGEST_PAUSE = 5
+
+
+class Connection(kombu.Connection):
+    """A connection whose pauses between tries stay short: Kombu's own grow to half a minute."""
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
+        return super().ensure_connection(*arguments, **{"interval_max": LONGEST_PAUSE, **options})
 
 
 def broker_options(redis_url: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from jobs import pipeline
-from jobs.broker import broker_options
+from jobs.broker import Connection, broker_options
 from jobs.pipeline import MAX_PRIORITY, Role
 
 QUEUE = "helixq"
@@ -32,6 +32,7 @@ class QueueUnavailableError(Exception):
 def make_app(redis_url: str) -> Celery:
     """Make the Celery app that talks to ``redis_url``."""
     app = Celery("helixq", set_as_current=False)
+    app.amqp.Connection = Connection
     app.conf.update(
         **broker_options(redis_url),
         accept_content=["json"],

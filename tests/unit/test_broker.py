@@ -1,10 +1,12 @@
-"""How Redis URLs are spelled for Celery."""
+"""How Celery finds Redis."""
 
 from typing import Any
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from jobs.broker import broker_options
+from jobs.queue import make_app
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,13 @@ from jobs.broker import broker_options
 )
 def test_broker_options(redis_url: str, options: dict[str, Any]) -> None:
     assert broker_options(redis_url) == options
+
+
+def test_a_redis_that_is_away_is_tried_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
+    pauses: list[float] = []
+    connection = make_app("unix:///nowhere/redis.sock").connection_for_read()
+    with pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _, pause: pauses.append(pause), max_retries=20)
+    assert len(pauses) >= 20
+    assert max(pauses) == 5
