@@ -24,7 +24,8 @@ def readyz() -> tuple[Response, int]:
     checks = {"database": "ok", "redis": "ok", "worker": "ok"}
     try:
         if not found.store.ready_workers():
-            checks["worker"] = "no worker is ready"
+            loading = found.store.loading()
+            checks["worker"] = "a worker loads its model" if loading else "no worker is ready"
     except SQLAlchemyError:
         checks["database"] = "unreachable"
         checks["worker"] = "unknown"

@@ -18,6 +18,8 @@ from jobs.store.running import LEASE
 HEARTBEAT_INTERVAL = 5.0
 #: A worker not seen for this many seconds is not counted as alive.
 WORKER_STALE = 20.0
+#: Seconds after which one that never said it was ready is taken to have died while it loaded.
+LONGEST_LOADING = 900.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,14 @@ class Workers(Base):
                     )
                 )
             )
+
+    def loading(self) -> bool:
+        """Whether a worker is loading its model: it says nothing until it has."""
+        with self._read_rows() as connection:
+            recent = sa.exists().where(
+                Worker.state == WorkerState.LOADING, Worker.started_at > utcnow(-LONGEST_LOADING)
+            )
+            return bool(connection.scalar(sa.select(recent)))
 
     def worker_of_process(self, host: str, pid: int) -> Worker | None:
         """Return the worker that a process registered, if it has come so far."""
