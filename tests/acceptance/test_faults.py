@@ -6,9 +6,11 @@ import itertools
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.acceptance.conftest import Service, running
@@ -41,6 +43,9 @@ def service(whole_service: Service) -> Iterator[Service]:
         whole_service.redis.start()
     if whole_service.worker.popen.poll() is not None:
         whole_service.start_worker()
+    if whole_service.web.popen.poll() is not None:
+        whole_service.web = helixq("web", environ=whole_service.environ)
+        whole_service.web.wait_for("listening")
 
 
 def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
@@ -142,6 +147,40 @@ def test_on_sigterm_a_short_stage_finishes(service: Service) -> None:
     assert service.wait(job_id)["status"] == "incomplete"
     assert attempts(service, job_id) == [(0, "finished"), (1, "finished"), (2, "finished")]
     assert service.wait(waiting)["status"] == "incomplete"
+
+
+def test_on_sigterm_the_web_lets_its_readers_go(service: Service) -> None:
+    """A stream ends, a reply that waits comes as it stands, and the jobs go on."""
+    job_id = service.submit("Go on", max_output_tokens=LONG)
+    service.wait_for_text(job_id)
+
+    def ask() -> httpx2.Response:
+        with service.http() as http:
+            body = {"input": "Waits for its answer", "max_output_tokens": 3}
+            return http.post("/v1/responses", json=body)
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        service.http() as http,
+        http.stream("GET", f"/v1/responses/{job_id}?stream=true") as streamed,
+    ):
+        lines = streamed.iter_lines()
+        assert "response.created" in next(line for line in lines if line.startswith("event: "))
+        waiting = pool.submit(ask)
+        while http.get("/v1/responses").json()["first_id"] == job_id:
+            pass  # until it is accepted
+        service.web.signal(signal.SIGTERM)
+        told = [line for line in lines if line.startswith("event: ")]
+        reply = waiting.result()
+    assert not any("incomplete" in line or "completed" in line for line in told)
+    assert (reply.status_code, reply.json()["status"]) == (202, "queued")
+    assert service.web.wait() == 0
+    service.web = helixq("web", environ=service.environ)
+    service.web.wait_for("listening")
+    assert attempts(service, job_id) == [(0, "running")]
+    with service.http() as http:
+        http.post(f"/v1/responses/{job_id}/cancel")
+    assert service.wait(reply.json()["id"])["status"] == "incomplete"
 
 
 def test_an_empty_redis_loses_no_job(service: Service) -> None:
