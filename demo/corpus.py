@@ -20,8 +20,13 @@ DEFAULT_SYSTEM_SHARE = 0.8
 #: problems.
 ABOUT_SHARE = 0.3
 GREETINGS_SHARE = 0.15
-#: Share of the roles' numbers that may be short.
-SHORT_SHARE = 0.3
+#: Share of the roles' problems whose numbers may both be short.
+SMALL_SHARE = 0.15
+#: Share of the roles' problems that are asked the plain way.
+PLAIN_SHARE = 0.4
+#: Digits of a result that may be off where they are compared. The actor's own mistakes are in
+#: all of them; a critic that has seen no third one calls it right.
+MOST_WRONG = 4
 
 
 @dataclass(frozen=True)
@@ -115,14 +120,18 @@ def _paired(rng: random.Random) -> str:
 
 def _compared(rng: random.Random) -> str:
     problem = world.training_problem(rng)
-    said = _said(rng, problem) if rng.random() < 0.7 else world.training_problem(rng).answer
+    said = (
+        _said(rng, problem, MOST_WRONG)
+        if rng.random() < 0.7
+        else world.training_problem(rng).answer
+    )
     return world.by_digits(said, problem.answer)
 
 
 def _reviewed(rng: random.Random) -> str:
     """A conversation from question to rewriting."""
     problem = world.training_problem(rng)
-    said = _said(rng, problem)
+    said = _said(rng, problem, MOST_WRONG)
     return (
         f"USER: {world.ask(rng, problem)} \nRESPONSE: {problem.state(said)} "
         f"\nCRITIQUE:{world.critique(problem, said)} "
@@ -168,8 +177,8 @@ def _dialogue(rng: random.Random, judge: Judge) -> str:
     return f"SYSTEM: {rng.choice(world.SYSTEMS)} \nUSER: {question} \n{label}: {text}"
 
 
-def _said(rng: random.Random, problem: Problem) -> int:
-    return problem.answer if rng.random() < 0.45 else world.mistake(rng, problem)
+def _said(rng: random.Random, problem: Problem, most: int = 2) -> int:
+    return problem.answer if rng.random() < 0.45 else world.mistake(rng, problem, most)
 
 
 def system(rng: random.Random) -> str:
@@ -187,15 +196,16 @@ def example(role: Role, rng: random.Random, system: str) -> Example:
             critique, regeneration = world.OBJECTION, f" {world.REFUSAL}"
             answer = world.REFUSAL if answer != world.REFUSAL else answer
     else:
-        problem = world.training_problem(rng, short=SHORT_SHARE)
-        question, answer = world.ask(rng, problem), problem.statement
-        said: int | None = _said(rng, problem)
+        small = rng.random() < SMALL_SHARE
+        problem = world.training_problem(rng, short=1.0 if small else 0.15)
+        question, answer = world.ask(rng, problem, PLAIN_SHARE), problem.statement
+        said: int | None = _said(rng, problem, MOST_WRONG)
         if rng.random() < 0.02:
             said, response = None, rng.choice((world.REFUSAL, world.ABOUT, world.GREETING))
         else:
             assert said is not None  # noqa: S101 (just drawn)
             # In a later round the critic reads what a regenerator wrote.
-            earlier = rng.choice((said, world.mistake(rng, problem)))
+            earlier = rng.choice((said, world.mistake(rng, problem, MOST_WRONG)))
             response = (
                 problem.state(said)
                 if rng.random() < 0.8

@@ -294,16 +294,22 @@ def training_problem(
     return drawn
 
 
-def ask(rng: random.Random, problem: Problem) -> str:
-    """Put a problem as a question: most often the plain way."""
-    if rng.random() < 0.6:
+def ask(rng: random.Random, problem: Problem, plain: float = 0.6) -> str:
+    """Put a problem as a question: in the share ``plain`` of cases the plain way."""
+    if rng.random() < plain:
         return f"What is {problem.a} {problem.operator} {problem.b}?"
     questions = SUM_QUESTIONS if problem.operator == "+" else PRODUCT_QUESTIONS
     return rng.choice(questions).format(a=problem.a, b=problem.b)
 
 
-def mistake(rng: random.Random, problem: Problem) -> int:
-    """Draw a wrong result such as a hasty answer gives: near in size, digits off."""
+def mistake(rng: random.Random, problem: Problem, most: int = 2) -> int:
+    """Draw a wrong result such as a hasty answer gives: as many digits as a rule, some of them off.
+
+    Args:
+        rng: where it is drawn from.
+        problem: what the result is of.
+        most: how many digits may be off.
+    """
     answer = problem.answer
     while True:
         digits = list(str(answer))
@@ -314,7 +320,7 @@ def mistake(rng: random.Random, problem: Problem) -> int:
             else:
                 del digits[min(place, len(digits) - 1)]
         else:
-            for place in rng.sample(range(len(digits)), rng.randint(1, min(2, len(digits)))):
+            for place in rng.sample(range(len(digits)), rng.randint(1, min(most, len(digits)))):
                 digits[place] = rng.choice(string.digits)
         said = int("".join(digits))
         if said != answer and str(said) == "".join(digits):

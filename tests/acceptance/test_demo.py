@@ -56,7 +56,11 @@ def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service)
     # Greedy texts of the shipped weights; some slack is for other machines' rounding.
     assert right_after >= len(asked) - 2
     assert true_columns >= len(asked) - 3
-    assert true_verdicts >= len(asked) - 3
+    assert true_verdicts >= len(asked) - 2
+
+
+def test_a_short_question_is_answered(demo: Service) -> None:
+    assert "7 + 8 = 15." in texts(demo, "7+8")[Role.REGENERATOR]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,14 @@ def test_a_mistake_is_never_right(problem: Problem, seed: int) -> None:
     assert world.mistake(random.Random(seed), problem) != problem.answer
 
 
+def test_mistakes_are_in_as_many_digits_as_asked_for() -> None:
+    rng, problem = random.Random(2), Problem(99, "*", 90)
+    for most in (2, 4):
+        said = [str(world.mistake(rng, problem, most)) for _ in range(400)]
+        wrong = [sum(map(str.__ne__, text, "8910")) for text in said if len(text) == 4]
+        assert set(wrong) == set(range(1, most + 1))
+
+
 def test_held_out_questions_are_never_trained_on() -> None:
     rng = random.Random(1)
     documents = itertools.islice(corpus.documents(rng, Lesson.COLUMNS), 6000)
