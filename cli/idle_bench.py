@@ -72,6 +72,7 @@ def jobs(
                     "seed": seed + number,
                 }
                 job_id = service_bench.submit(client, body)
+                time.sleep(alone)  # sooner it cannot be there, and questions would be measured too
                 service_bench.wait(client, job_id)
                 job = client.get(f"/api/jobs/{job_id}").json()
                 created, finished = (
