@@ -79,7 +79,7 @@ class Reporter:
                 # Whatever it is: without this thread nobody would see a text before its end.
                 log.exception("news were not told")
             if not stopped:
-                time.sleep(INTERVAL)
+                time.sleep(INTERVAL)  # what happens meanwhile goes into the same message
 
     def _texts(self, followed: dict[tuple[str, int], _Followed]) -> list[tuple[str, Text | None]]:
         """Take the new pieces of all texts; those that ended are no longer followed."""

@@ -15,7 +15,7 @@ import pytest
 
 from tests.acceptance.conftest import Service, running
 from tests.conftest import LONG, model_settings, new_database
-from tests.servers import RedisServer, helixq
+from tests.servers import PATIENCE, RedisServer, helixq
 
 #: Tokens of a stage that is still being written when the next thing happens, and ends soon after.
 SOON = 400
@@ -167,8 +167,9 @@ def test_on_sigterm_the_web_lets_its_readers_go(service: Service) -> None:
         lines = streamed.iter_lines()
         assert "response.created" in next(line for line in lines if line.startswith("event: "))
         waiting = pool.submit(ask)
+        give_up = time.monotonic() + PATIENCE
         while http.get("/v1/responses").json()["first_id"] == job_id:
-            pass  # until it is accepted
+            assert time.monotonic() < give_up, "it is not accepted"
         service.web.signal(signal.SIGTERM)
         told = [line for line in lines if line.startswith("event: ")]
         reply = waiting.result()

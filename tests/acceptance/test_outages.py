@@ -85,13 +85,15 @@ def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> Non
     sqlite.wait_for_text(job_id)
     pids = [*_with_children(sqlite.web.popen.pid), sqlite.worker.popen.pid]
     before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
-    for pid, (_, most) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
-    refused(until(sqlite, 503))
-    sqlite.worker.wait_for("the database does not answer, trying again")
-    assert attempts(sqlite, job_id) == [(0, "running")], "what is stored can be read"
-    for pid, limit in before.items():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+    try:
+        for pid, (_, most) in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+        refused(until(sqlite, 503))
+        sqlite.worker.wait_for("the database does not answer, trying again")
+        assert attempts(sqlite, job_id) == [(0, "running")], "what is stored can be read"
+    finally:
+        for pid, limit in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
     accepted = until(sqlite, 202).json()["id"]
     for asked in (job_id, accepted):
         assert sqlite.wait(asked)["status"] == "incomplete"

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,6 @@ from worker.engine.interface import (
     Request,
 )
 from worker.engine.reference import ReferenceEngine
-
-
-@pytest.fixture(scope="module")
-def engine(checkpoint: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
-    engine = make(checkpoint, tokenizer)
-    yield engine
-    assert not engine._scheduler.running
-    assert not engine._scheduler.waiting
-    engine.close()
 
 
 def test_greedy_texts_are_the_references_to_the_token(

@@ -23,15 +23,6 @@ from worker.engine.interface import (
 
 
 @pytest.fixture(scope="module")
-def engine(checkpoint: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
-    engine = make(checkpoint, tokenizer)
-    yield engine
-    assert not engine._scheduler.running
-    assert not engine._scheduler.waiting
-    engine.close()
-
-
-@pytest.fixture(scope="module")
 def endless_engine(endless: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
     model = load_model(endless)
     engine = BatchingEngine(model, tokenizer, context=4096, slots=2, chunk=64)
