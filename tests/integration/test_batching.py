@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,31 @@ def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
     assert len({c.text for c in found}) > 50
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.75])
+def test_drafts_take_fewer_steps_to_the_same_texts(
+    checkpoint: Path, tokenizer: Any, temperature: float
+) -> None:
+    """Texts are written again, so that it is known what follows what."""
+    rng = random.Random(5)
+    requests = [request(rng, temperature=temperature) for _ in range(16)]
+    found: dict[bool, list[list[Completion]]] = {}
+    steps: dict[bool, int] = {}
+    for drafts in (False, True):
+        engine = BatchingEngine(
+            load_model(checkpoint), tokenizer, context=CONTEXT, slots=8, drafts=drafts
+        )
+        found[drafts] = [
+            [g.result() for g in [engine.submit(r) for r in requests]] for _ in range(6)
+        ]
+        steps[drafts] = engine.steps
+        engine.close()
+    for again in (*found[False], *found[True]):
+        assert all(same(*both) for both in zip(again, found[False][0], strict=True))
+        assert [c.deltas for c in again] == [c.deltas for c in found[False][0]]
+        assert all(c.first_token_at for c in again)
+    assert steps[True] < 0.8 * steps[False]
+
+
 @pytest.fixture(scope="module")
 def sliding(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint with a sliding window shorter than its texts."""
@@ -202,7 +229,7 @@ def test_logits_in_a_mixed_batch_are_pefts(
         ids = torch.tensor([tokenizer.encode(prompts[role])])
         with torch.no_grad():
             wanted[role] = model(input_ids=ids).logits[0, -1]
-    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4, form=form)
+    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4, form=form, drafts=False)
     seen: dict[int, torch.Tensor] = {}
     forward = engine._forward
 
@@ -220,6 +247,36 @@ def test_logits_in_a_mixed_batch_are_pefts(
     engine.close()
     for index, role in enumerate(Role):
         torch.testing.assert_close(seen[index], wanted[role], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [GroupedLinear, StackedLinear])
+def test_weights_are_held_once(form: Form, tokenizer: Any) -> None:
+    """Base and adapters, and nothing else of their size: on a GPU they must fit."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=16, target_modules="all-linear")
+    base: Any = MistralForCausalLM(MistralConfig(**{**SIZES, "hidden_size": 256}))
+    model: Any = get_peft_model(base, config, adapter_name=Role.ACTOR.value)
+    for role in (Role.CRITIC, Role.REGENERATOR):
+        model.add_adapter(role.value, config)
+    wanted = sum(p.nbytes for p in model.parameters())
+    engine = BatchingEngine(model, tokenizer, context=64, slots=2, form=form)
+    del base, model
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(engine)}
+    engine.close()
+    assert wanted <= sum(held.values()) <= 1.01 * wanted
+
+
+def tensors(engine: BatchingEngine) -> list[torch.Tensor]:
+    """All that an engine's forward pass can reach."""
+    seen: dict[int, Any] = {}
+    todo: list[Any] = [engine._compute]
+    while todo:
+        found = todo.pop()
+        if id(found) in seen or isinstance(found, type | types.ModuleType | types.FunctionType):
+            continue
+        seen[id(found)] = found
+        todo += gc.get_referents(found)
+    return [found for found in seen.values() if isinstance(found, torch.Tensor)]
 
 
 def test_adapters_that_cannot_be_stacked_are_named(checkpoint: Path, tmp_path: Path) -> None:

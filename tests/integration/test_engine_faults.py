@@ -70,7 +70,8 @@ def test_scores_that_are_no_numbers_end_one_request(
     def fault(plan: Any) -> Any:
         drawing, logits = forward(plan)
         logits = logits.clone()
-        for i, sequence in enumerate(drawing):
+        rows = [sequence for sequence in drawing for _ in range(1 + len(sequence.draft))]
+        for i, sequence in enumerate(rows):
             if len(sequence.prompt) == 2:
                 logits[i] = torch.nan
         return drawing, logits

@@ -29,10 +29,11 @@ def plain(q: Tensor, keys: Tensor, values: Tensor, at: int, window: int | None) 
 @pytest.mark.parametrize("window", [None, 200, 30, 5])
 @pytest.mark.parametrize("common", [0, COMMON])
 @pytest.mark.parametrize("rows", [[3, 4, 5, 6, 7], [7, 3, 5, 4, 8], [0, 11, 5, 2]])
+@pytest.mark.parametrize("lengths", [[1] * 5, [3] * 5, [2, 1, 4, 1, 3]])
 def test_every_token_sees_its_own_sequence(
-    rows: list[int], common: int, window: int | None
+    lengths: list[int], rows: list[int], common: int, window: int | None
 ) -> None:
-    """Rows in order, with gaps, and picked; with what is in common looked at once or not."""
+    """Rows in order, with gaps, and picked; drafts; what is in common looked at once or not."""
     torch.manual_seed(0)
     config = MistralConfig(
         num_hidden_layers=1,
@@ -47,10 +48,13 @@ def test_every_token_sees_its_own_sequence(
     values.normal_()
     for tensor in (keys, values):
         tensor[:, :, :COMMON] = tensor[0, :, :COMMON]
-    positions = [COMMON + 3 * i for i in range(len(rows))]
+    starts, lengths = [COMMON + 3 * i for i in range(len(rows))], lengths[: len(rows)]
     segments = [Segment(9, 50, 7), Segment(10, 0, 1)]
-    layout = Layout(cache, [segments[0], Decoding(rows, positions, common), segments[1]])
-    owners = [9] * 7 + rows + [10]
+    decoding = Decoding(rows, starts, lengths, common)
+    layout = Layout(cache, [segments[0], decoding, segments[1]])
+    together = list(zip(rows, starts, lengths, strict=True))
+    owners = [9] * 7 + [row for row, _, length in together for _ in range(length)] + [10]
+    positions = [start + i for _, start, length in together for i in range(length)]
     at = [*range(50, 57), *positions, 0]
     assert layout.positions.tolist() == at
     q = torch.randn(len(at), HEADS, SIZE)

@@ -1,4 +1,4 @@
-"""The attention of a step over the cache: decoding tokens together, chunks of prompts one by one."""
+"""The attention of a step over the cache: what decodes together, chunks of prompts one by one."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Sequences with one token each within a step, whose attention is computed together."""
+    """Sequences with a few tokens each within a step, whose attention is computed together."""
 
     #: Rows of the cache.
     rows: Sequence[int]
-    #: The tokens' positions in their sequences.
+    #: Positions of their first tokens in the sequences.
     at: Sequence[int]
+    #: How many tokens each has: a drawn one, and drafts.
+    lengths: Sequence[int]
     #: So many tokens at the beginning are the same in all of them.
     common: int = 0
 
@@ -54,14 +56,16 @@ class _Group:
             start: which token of the step the first one's is.
             cache: where keys and values are.
         """
-        rows, count = decoding.rows, len(decoding.rows)
-        self.tokens = slice(start, start + count)
+        rows, count, lengths = decoding.rows, len(decoding.rows), decoding.lengths
+        self.tokens = slice(start, start + sum(lengths))
+        #: Every row that is looked at has room for so many tokens; those with fewer get zeros.
+        self.width = max(lengths)
         self._device = cache.device
         worth = count >= LEAST_COUNT and decoding.common >= LEAST_COMMON
         #: So many tokens are looked at once for all, in the first row.
         self.common = decoding.common if worth else 0
         self.first = rows[0]
-        self.reach = max(decoding.at) + 1
+        self.reach = max(at + n for at, n in zip(decoding.at, lengths, strict=True))
         if self._device.type != "cpu":
             self.reach = min(cache.context, -(-self.reach // ROUND) * ROUND)
         # A view from the lowest to the highest row costs nothing, and the rows between that do not
@@ -71,42 +75,82 @@ class _Group:
         self._look: Any = torch.tensor(rows, device=self._device) if picked else slice(low, high)
         self.seen = count if picked else high - low
         order = list(range(count)) if picked else [row - low for row in rows]
-        #: Which of the rows that are looked at each token's is; None if they are the same.
+        places = [i * self.width + j for i, n in zip(order, lengths, strict=True) for j in range(n)]
+        #: Where each token is among the places of the rows that are looked at; None if it is just so.
         self.order: Tensor | None = None
-        if order != list(range(self.seen)):
-            self.order = torch.tensor(order, device=self._device)
-        # A row that does not belong to it sees its first token: what comes out is dropped, but is
+        if places != list(range(self.seen * self.width)):
+            self.order = torch.tensor(places, device=self._device)
+        # A row that does not belong to it sees its first tokens: what comes out is dropped, but is
         # a number.
         seeing = [0] * self.seen
         for i, position in zip(order, decoding.at, strict=True):
             seeing[i] = position
-        self._at = torch.tensor(seeing, device=self._device)
+        ahead = torch.arange(self.width, device=self._device)
+        self._at = torch.tensor(seeing, device=self._device)[:, None] + ahead
         self._masks: dict[int | None, Tensor] = {}
 
-    def look(self, tensor: Tensor) -> Tensor:
-        """Return a layer's keys or values as the group sees them.
+    def spread(self, queries: Tensor) -> Tensor:
+        """Put the tokens' queries where the rows that are looked at want them.
+
+        Args:
+            queries: (tokens, key-value heads, queries of one, head size).
+
+        Returns:
+            (seen, key-value heads, width x queries of one, head size).
+        """
+        if self.order is not None:
+            room = queries.new_zeros(self.seen * self.width, *queries.shape[1:])
+            queries = room.index_copy_(0, self.order, queries)
+        if self.width == 1:
+            return queries
+        _, heads, of_one, size = queries.shape
+        queries = queries.view(self.seen, self.width, heads, of_one, size).transpose(1, 2)
+        return queries.reshape(self.seen, heads, self.width * of_one, size)
+
+    def gather(self, found: Tensor, of_one: int) -> Tensor:
+        """Undo `spread`.
+
+        Args:
+            found: as `spread` returns it.
+            of_one: how many queries of a token share a head.
+        """
+        if self.width > 1:
+            _, heads, _, size = found.shape
+            found = found.view(self.seen, heads, self.width, of_one, size).transpose(1, 2)
+            found = found.reshape(-1, heads, of_one, size)
+        return found if self.order is None else found[self.order]
+
+    def look(self, tensor: Tensor, start: int) -> Tensor:
+        """Return a layer's keys or values as the group sees them, from a position on.
 
         Args:
             tensor: (rows, heads, context, head size).
+            start: the position.
 
         Returns:
-            (seen, heads, reach, head size).
+            (seen, heads, reach - start, head size).
         """
-        found: Tensor = tensor[self._look, :, : self.reach]
+        found: Tensor = tensor[self._look, :, start : self.reach]
         return found
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Return what is added to the scores, (seen, 1, 1, reach): 0, or minus infinity.
+    def mask(self, window: int | None, dtype: torch.dtype, of_one: int) -> Tensor:
+        """Return what is added to the scores: 0, or minus infinity.
 
         Args:
             window: a token sees so many tokens, itself included; all before it if None.
             dtype: of the scores.
+            of_one: how many queries of a token share a head.
+
+        Returns:
+            (seen, 1, width x of_one, reach), or (seen, 1, 1, reach) for a width of 1.
         """
         if window not in self._masks:
             other = torch.arange(self.reach, device=self._device)
-            sees = _sees(self._at[:, None], other, window)
-            mask = torch.zeros(sees.shape, dtype=dtype, device=self._device)
-            self._masks[window] = mask.masked_fill_(~sees, -torch.inf)[:, None, None]
+            sees = _sees(self._at[..., None], other, window)
+            mask = _added(sees, dtype)
+            if self.width > 1:
+                mask = mask.repeat_interleave(of_one, 1)
+            self._masks[window] = mask[:, None]
         return self._masks[window]
 
 
@@ -120,11 +164,12 @@ class _Chunk:
         self._at = torch.arange(segment.start, self.end, device=device)
         self._masks: dict[int | None, Tensor] = {}
 
-    def mask(self, window: int | None, heads: int) -> Tensor:
-        """Return what is seen, (heads x length, end), bool; layers share it."""
+    def mask(self, window: int | None, dtype: torch.dtype, of_one: int) -> Tensor:
+        """Return what is added to the scores, (of_one x length, end); layers share it."""
         if window not in self._masks:
             other = torch.arange(self.end, device=self._at.device)
-            self._masks[window] = _sees(self._at[:, None], other, window).repeat(heads, 1)
+            mask = _added(_sees(self._at[:, None], other, window), dtype)
+            self._masks[window] = mask.repeat(of_one, 1)
         return self._masks[window]
 
 
@@ -145,8 +190,9 @@ class Layout:
         for part in parts:
             if isinstance(part, Decoding):
                 self.groups.append(_Group(part, len(rows), cache))
-                rows += part.rows
-                positions += part.at
+                for row, at, length in zip(part.rows, part.at, part.lengths, strict=True):
+                    rows += [row] * length
+                    positions += range(at, at + length)
             else:
                 self.chunks.append(_Chunk(part, len(rows), cache.device))
                 rows += [part.row] * part.length
@@ -163,6 +209,11 @@ class Layout:
 def _sees(at: Tensor, other: Tensor, window: int | None) -> Tensor:
     found = other <= at
     return found if window is None else found & (other > at - window)
+
+
+def _added(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what makes scores count where something is seen: 0 there, elsewhere minus infinity."""
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
 
 
 def attend(
@@ -195,21 +246,21 @@ def attend(
     for cached, new in ((keys, key), (values, value)):
         cached.view(-1, size).index_copy_(0, layout.places, new.reshape(-1, size))
     # Query heads that share a key head become queries of one head: nothing is repeated.
-    queries = query.view(tokens, shared, heads // shared, size)
+    of_one = heads // shared
+    queries = query.view(tokens, shared, of_one, size)
     out = torch.empty_like(queries)
     for group in layout.groups:
-        q = queries[group.tokens]
-        if group.order is not None:
-            q = q.new_zeros(group.seen, *q.shape[1:]).index_copy_(0, group.order, q)
-        found = _attend_group(q, keys, values, group, scaling, window)
-        out[group.tokens] = found if group.order is None else found[group.order]
+        q = group.spread(queries[group.tokens])
+        mask = group.mask(window, q.dtype, of_one)
+        found = _attend_group(q, keys, values, group, mask, scaling, window)
+        out[group.tokens] = group.gather(found, of_one)
     for chunk in layout.chunks:
         q = queries[chunk.tokens].permute(1, 2, 0, 3)
         found = scaled_dot_product_attention(
             q.reshape(1, shared, -1, size),
             keys[chunk.row, :, : chunk.end][None],
             values[chunk.row, :, : chunk.end][None],
-            attn_mask=chunk.mask(window, heads // shared),
+            attn_mask=chunk.mask(window, q.dtype, of_one),
             scale=scaling,
         )
         out[chunk.tokens] = found.view(q.shape).permute(2, 0, 1, 3)
@@ -217,15 +268,21 @@ def attend(
 
 
 def _attend_group(
-    q: Tensor, keys: Tensor, values: Tensor, group: _Group, scaling: float, window: int | None
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    group: _Group,
+    mask: Tensor,
+    scaling: float,
+    window: int | None,
 ) -> Tensor:
     """Attend (seen, key-value heads, queries, head size) over a layer's keys and values."""
-    own_keys, own_values, mask = group.look(keys), group.look(values), group.mask(window, q.dtype)
+    common = group.common if window is None or group.reach <= window else 0
+    own_keys, own_values = group.look(keys, common), group.look(values, common)
     if q.device.type != "cpu":
         return scaled_dot_product_attention(q, own_keys, own_values, attn_mask=mask, scale=scaling)
     # On a CPU, products of single queries are faster plain than blocked.
     q = q * scaling
-    common = group.common if window is None or group.reach <= window else 0
     if not common:
         scores = torch.matmul(q, own_keys.transpose(-1, -2)).add_(mask)
         return torch.matmul(scores.softmax(-1), own_values)
@@ -235,9 +292,9 @@ def _attend_group(
     together = q.transpose(0, 1).reshape(heads, seen * queries, size)
     first = torch.matmul(together, common_keys.transpose(-1, -2))
     first = first.view(heads, seen, queries, common).transpose(0, 1)
-    rest = torch.matmul(q, own_keys[:, :, common:].transpose(-1, -2)).add_(mask[..., common:])
+    rest = torch.matmul(q, own_keys.transpose(-1, -2)).add_(mask[..., common:])
     shares = torch.cat([first, rest], dim=-1).softmax(-1)
-    found = torch.matmul(shares[..., common:], own_values[:, :, common:])
+    found = torch.matmul(shares[..., common:], own_values)
     together = shares[..., :common].transpose(0, 1).reshape(heads, seen * queries, common)
     first = torch.matmul(together, common_values).view(heads, seen, queries, size)
     return found.add_(first.transpose(0, 1))

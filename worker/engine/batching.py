@@ -20,6 +20,7 @@ from worker.engine.adapters import Form, form_for
 from worker.engine.attention import Decoding, Layout, Segment
 from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
+from worker.engine.drafting import LONGEST, Drafter
 from worker.engine.encoder import Encoder
 from worker.engine.forward import forward_of
 from worker.engine.interface import (
@@ -40,6 +41,9 @@ CHUNK = 512
 #: itself would take longer than computing it. Pieces depend on the count alone and not on the time,
 #: so that a stage that runs again after a crash streams the same pieces.
 PIECE = 4
+#: Tokens whose computing takes about as long as reading the weights, by the device's type: the
+#: ridge of the roofline model (Williams, Waterman and Patterson, CACM 2009).
+RIDGE = {"cpu": 2, "cuda": 256}
 #: Seconds between two looks for new pieces.
 TELL_INTERVAL = 0.05
 
@@ -58,6 +62,7 @@ class BatchingEngine:
         slots: int,
         chunk: int = CHUNK,
         form: Form | None = None,
+        drafts: bool = True,
         on_device_lost: Callable[[], object] = lambda: None,
     ) -> None:
         """Take the model over, allocate the cache, and start.
@@ -70,13 +75,14 @@ class BatchingEngine:
             slots: requests decoded at the same time.
             chunk: the most prompt tokens of one step.
             form: how the adapters are added; as it suits model and device by default.
+            drafts: whether tokens are guessed ahead; the texts are the same.
             on_device_lost: called after an error that a device has for its process for ever, before
                 the requests fail.
         """
         self.context = context
         self.slots = slots
         self._on_device_lost = on_device_lost
-        #: Steps so far, and the tokens that they computed.
+        #: Steps so far, and the tokens that they computed, without drafts that were wrong.
         self.steps = 0
         self.computed = 0
         self._names = list(model.peft_config)
@@ -94,6 +100,7 @@ class BatchingEngine:
         self._scheduler = Scheduler(
             slots, chunk, rows=rows, context=context, adapters=len(self._names)
         )
+        self._drafter = Drafter(len(self._names)) if drafts else None
         #: Rows of the cache that failed requests left.
         self._damaged: list[int] = []
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
@@ -162,6 +169,26 @@ class BatchingEngine:
             self.cache.clear(self._damaged.pop())
         for place in plan.copies:
             self.cache.copy(place)
+        if drafter := self._drafter:
+            for sequence in plan.decoding:
+                sequence.draft = drafter.propose(
+                    sequence.adapter,
+                    sequence.last(LONGEST),
+                    most=sequence.limit - len(sequence.tokens) - 1,  # one is drawn after the draft
+                    least=self._least_likely(len(plan.decoding)),
+                )
+            for chunk in plan.chunks:
+                sequence, length = chunk.sequence, chunk.end - chunk.start
+                read = sequence.slice(max(chunk.start - LONGEST, 0), chunk.end)
+                drafter.observe(sequence.adapter, read, length, written=False)
+
+    def _least_likely(self, decoding: int) -> float:
+        """How likely a draft must be to be worth computing.
+
+        A right one saves its sequence a step, of which each of those that decode together pays its
+        share of reading the weights; a wrong one costs a token's computing.
+        """
+        return decoding / (decoding + RIDGE.get(self.cache.device.type, RIDGE["cpu"]))
 
     def _step(self, plan: Plan) -> None:
         """Compute one step; whatever goes wrong, only the requests that it hit fail."""
@@ -183,8 +210,8 @@ class BatchingEngine:
         if not drawing:
             return
         rows = sampling.Rows.of(
-            [s.generation.request.sampling for s in drawing],
-            [len(s.tokens) for s in drawing],
+            [s.generation.request.sampling for s in drawing for _ in range(1 + len(s.draft))],
+            [len(s.tokens) + i for s in drawing for i in range(1 + len(s.draft))],
             self._vocabulary,
             logits.device,
         )
@@ -195,8 +222,8 @@ class BatchingEngine:
         """Compute the plan's tokens.
 
         Returns:
-            the sequences for which a token can be drawn now, and its scores:
-            (sequences, vocabulary).
+            the sequences for which a token can be drawn now, and their scores: a row for the next
+            token, and one more after each of the draft's: (rows, vocabulary).
         """
         device = self.cache.device
         ids: list[int] = []
@@ -209,12 +236,13 @@ class BatchingEngine:
         for decoding, chunks in plan.parts(by_adapter=by_adapter):
             if decoding:
                 common = self._scheduler.common(decoding) if by_adapter else 0
-                parts.append(
-                    Decoding([s.row for s in decoding], [s.cached for s in decoding], common)
-                )
-                keep += range(len(ids), len(ids) + len(decoding))
-                ids += [s.tokens[-1] for s in decoding]
-                adapters += [s.adapter for s in decoding]
+                lengths = [1 + len(s.draft) for s in decoding]
+                rows, at = [s.row for s in decoding], [s.cached for s in decoding]
+                parts.append(Decoding(rows, at, lengths, common))
+                keep += range(len(ids), len(ids) + sum(lengths))
+                for sequence, length in zip(decoding, lengths, strict=True):
+                    ids += [sequence.tokens[-1], *sequence.draft]
+                    adapters += [sequence.adapter] * length
                 drawing += decoding
             for chunk in chunks:
                 sequence, length = chunk.sequence, chunk.end - chunk.start
@@ -228,25 +256,55 @@ class BatchingEngine:
         logits = self._compute(torch.tensor(ids, device=device), adapters, layout, keep)
         self._scheduler.computed(plan)
         self.steps += 1
-        self.computed += len(ids)
+        self.computed += len(ids) - sum(len(s.draft) for s in plan.decoding)
         return drawing, logits
 
     def _accept(
         self, sequences: Several[Sequence], tokens: Several[int], sound: Several[bool]
     ) -> None:
-        """Append each sequence's new token, and end those that it ends."""
-        now = time.monotonic()
-        for sequence, token, ok in zip(sequences, tokens, sound, strict=True):
+        """Append the tokens that were drawn for each sequence, and end those that they end.
+
+        Args:
+            sequences: each with one token more than its draft has.
+            tokens: of one sequence after the other; those after a wrong draft count for nothing.
+            sound: whether the scores that each was drawn from were numbers.
+        """
+        start = 0
+        for sequence in sequences:
+            draft, sequence.draft = sequence.draft, []
+            end = start + 1 + len(draft)
+            drawn = self._take(sequence, draft, tokens[start:end], sound[start:end])
+            start = end
+            self.computed += max(drawn - 1, 0)
+            if self._drafter:
+                new = sequence.last(LONGEST + drawn)
+                self._drafter.observe(sequence.adapter, new, drawn, written=True)
+
+    def _take(
+        self,
+        sequence: Sequence,
+        draft: Several[int],
+        tokens: Several[int],
+        sound: Several[bool],
+    ) -> int:
+        """Append drawn tokens for as long as the draft was right; return how many."""
+        for i, (token, ok) in enumerate(zip(tokens, sound, strict=True)):
             if not ok:
                 self._fail(sequence, EngineError("the model's scores are not numbers (NaN)"))
-                continue
+                return i
             if sequence.first_token_at is None:
-                sequence.first_token_at = now
+                sequence.first_token_at = time.monotonic()
             sequence.tokens.append(token)
             if token in self._ends:
                 self._finish(sequence, FinishReason.STOP)
-            elif len(sequence.tokens) >= sequence.limit:
+                return i + 1
+            if len(sequence.tokens) >= sequence.limit:
                 self._finish(sequence, FinishReason.LENGTH)
+                return i + 1
+            if i == len(draft) or token != draft[i]:
+                return i + 1
+            sequence.cached += 1  # the step has computed the next token already
+        return len(tokens)
 
     def _make_room(self, plan: Plan, error: BaseException) -> None:
         """After running out of memory: smaller chunks first, then fewer slots.

@@ -32,6 +32,8 @@ class Sequence:
     told: int = 0
     #: How many tokens have their keys and values in the cache.
     cached: int = 0
+    #: Guesses of the tokens after the newest, which the next step computes along with it.
+    draft: list[int] = field(default_factory=list)
     #: Of the cache, while it runs.
     row: int = NOWHERE
     #: As `time.monotonic` counts.
@@ -47,6 +49,10 @@ class Sequence:
         if end <= known:
             return self.prompt[start:end]
         return self.prompt[start:] + self.tokens[max(start - known, 0) : end - known]
+
+    def last(self, count: int) -> list[int]:
+        """Return the last tokens, as many as there are."""
+        return self.slice(max(len(self) - count, 0), len(self))
 
     @property
     def decoding(self) -> bool:
@@ -70,7 +76,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one step computes: a token of each decoding sequence, and chunks of others."""
+    """What one step computes: each decoding sequence's newest token and draft, chunks of others."""
 
     #: By adapter, and then in the order of their rows.
     decoding: list[Sequence]
@@ -184,6 +190,7 @@ class Scheduler:
             self._prefixes.forget(sequence.row)
         sequence.row = NOWHERE
         sequence.cached = 0
+        sequence.draft = []
 
     def shrink(self) -> list[Sequence]:
         """Halve the slots: the youngest sequences wait again, and are computed anew later.
