@@ -31,6 +31,9 @@ from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
 
+#: The question of the job that does not count.
+WARM_UP = "Is everything warm?"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -299,7 +302,8 @@ def run_reference(
 
 def _run_warm(engine: Engine, asked: Sequence[str], at_once: int, sampling: Sampling) -> Result:
     """Run one job that does not count, then all, and close the engine."""
-    run_jobs(engine, asked[:1], at_once=1, sampling=sampling)
+    # Another question: an engine may remember what it wrote.
+    run_jobs(engine, [WARM_UP], at_once=1, sampling=sampling)
     result = run_jobs(engine, asked, at_once=at_once, sampling=sampling)
     engine.close()
     return result
