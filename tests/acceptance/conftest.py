@@ -11,8 +11,17 @@ import httpx2
 import pytest
 from openai import OpenAI
 
+from tests import servers
 from tests.conftest import model_settings, new_database
 from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port, helixq
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks() -> Iterator[None]:
+    """End the process that workers are forks of."""
+    yield
+    if servers.forks.cache_info().currsize:
+        servers.forks().stop()
 
 
 @dataclass
@@ -68,7 +77,7 @@ class Service:
         return found
 
     def start_worker(self) -> None:
-        self.worker = helixq("worker", environ=self.environ)
+        self.worker = servers.worker(self.environ)
         self.worker.wait_for("ready: ")
 
 
@@ -95,7 +104,7 @@ def running(
     migrate = helixq("migrate", environ=environ)
     assert migrate.wait() == 0, migrate.output
     migrate.stop()
-    worker = helixq("worker", environ=environ, program=program)
+    worker = servers.worker(environ, program)
     web = helixq("web", environ=environ)
     service = Service(environ, redis, web, worker)
     try:

