@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def engine(
     from jobs.settings import DEMO_CHECKPOINT
     from worker.bench import curves
     from worker.bench import engine as module
+    from worker.engine.threads import apart
 
     def told(text: str) -> None:
         click.echo(f"{text} …", err=True)
@@ -145,7 +147,8 @@ def engine(
         else:
             big = which == "synthetic-7b"
             sizes = {"hidden": 4096, "layers": 32, "rank": 64} if big else _SMALL
-            model = module.synthetic(Path(folder), demo.base, **sizes, seed=seed)
+            make = partial(module.synthetic, Path(folder), demo.base, **sizes, seed=seed)
+            model = apart(make)
             asked = module.questions(AutoTokenizer.from_pretrained(demo.base), jobs, 64, seed)
             limit = max_output_tokens or 64
         results = module.run(

@@ -43,7 +43,9 @@ CHUNK = 512
 PIECE = 4
 #: Tokens whose computing takes about as long as reading the weights, by the device's type: the
 #: ridge of the roofline model (Williams, Waterman and Patterson, CACM 2009).
-RIDGE = {"cpu": 2, "cuda": 256}
+RIDGE = {"cpu": 3, "cuda": 256}
+#: Where drafts would have to be likelier than this, none are made: looking for them costs too.
+LIKELIEST = 0.9
 #: Seconds between two looks for new pieces.
 TELL_INTERVAL = 0.05
 
@@ -170,12 +172,13 @@ class BatchingEngine:
         for place in plan.copies:
             self.cache.copy(place)
         if drafter := self._drafter:
-            for sequence in plan.decoding:
+            least = self._least_likely(len(plan.decoding))
+            for sequence in plan.decoding if least <= LIKELIEST else ():
                 sequence.draft = drafter.propose(
                     sequence.adapter,
                     sequence.last(LONGEST),
                     most=sequence.limit - len(sequence.tokens) - 1,  # one is drawn after the draft
-                    least=self._least_likely(len(plan.decoding)),
+                    least=least,
                 )
             for chunk in plan.chunks:
                 sequence, length = chunk.sequence, chunk.end - chunk.start
