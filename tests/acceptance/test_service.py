@@ -17,7 +17,12 @@ QUESTION = "What is the relationship between Earth's atmosphere, magnetic field 
 
 def test_the_openai_client_submits_polls_and_reads(service: Service) -> None:
     with service.openai() as client:
-        response = client.responses.create(model="helixnet", input=QUESTION, background=True)
+        response = client.responses.create(
+            model="helixnet",
+            input=QUESTION,
+            background=True,
+            extra_body={"seed": 11},  # random weights end some texts at once
+        )
         assert response.status in ("queued", "in_progress")
         while response.status in ("queued", "in_progress"):
             response = client.responses.retrieve(response.id, extra_headers={"Prefer": "wait=10"})
