@@ -84,13 +84,13 @@ class Part:
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, "started first"  # noqa: S101
+        assert self._process is not None  # noqa: S101 (who asks has started it)
         return self._process.pid
 
     @property
     def status(self) -> int | None:
         """The exit status; None while it runs."""
-        assert self._process is not None, "started first"  # noqa: S101
+        assert self._process is not None  # noqa: S101 (who asks has started it)
         return self._process.poll()
 
     def signal(self, number: int) -> None:

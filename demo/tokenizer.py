@@ -49,7 +49,7 @@ def train(seed: int) -> PreTrainedTokenizerFast:
     bpe.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types there
         tokenizer_object=bpe,
         bos_token="<s>",  # noqa: S106 (no secret)
         eos_token="</s>",  # noqa: S106 (no secret)

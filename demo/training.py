@@ -88,7 +88,7 @@ def train(model: MistralForCausalLM, loss: Loss, plan: Plan, folder: Path, title
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
         value = loss(model, step)
-        value.backward()  # type: ignore[no-untyped-call]  # torch
+        value.backward()  # type: ignore[no-untyped-call]  # torch has no types there
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

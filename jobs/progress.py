@@ -113,8 +113,8 @@ class Progress:
             # redis-py types the replies of every protocol and version at once.
             reply: Any = self._redis.xread({_key(job_id): cursor}, block=milliseconds)
         except redis.RedisError:
-            # As long as the read would have waited, so that its callers do not spin.
-            time.sleep(max(0.0, min(block, POLL) - (time.monotonic() - started)))
+            left = min(block, POLL) - (time.monotonic() - started)
+            time.sleep(max(0.0, left))  # as the read would have waited: its callers must not spin
             return News([], changed=True, cursor=cursor)
         entries = reply[0][1] if reply else []
         return News(

@@ -83,7 +83,7 @@ def _tokenizer(context: int) -> PreTrainedTokenizerFast:
     bpe.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types there
         tokenizer_object=bpe,
         bos_token="<s>",
         eos_token="</s>",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,31 +139,9 @@ def helixq(
 
 def worker(environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
     """Start a worker as `helixq` would, as a fork of a process that has imported what it needs."""
-    return Process(Forked(forks().socket, [*program, "worker"], _only(environ)))
+    return Process(Forked([*program, "worker"], _only(environ)))
 
 
 def _only(environ: Mapping[str, str]) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
     return {**clean, "PYTHONUNBUFFERED": "1", **environ}
-
-
-class Forks:
-    """The process that starts workers as forks of itself; see `tests.forked`."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="helixq-")
-        self.socket = Path(self._folder.name) / "forks.sock"
-        command = [sys.executable, "-m", "tests.forked", str(self.socket)]
-        self._process = start(command, _only({}), stdin=subprocess.PIPE)
-        self._process.wait_for("ready")
-
-    def stop(self) -> None:
-        self._process.popen.stdin.close()
-        self._process.wait()
-        self._folder.cleanup()
-
-
-@functools.cache
-def forks() -> Forks:
-    """Start it when the first worker is asked for; `conftest.py` ends it."""
-    return Forks()

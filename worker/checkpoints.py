@@ -152,7 +152,7 @@ def load(checkpoints: Checkpoints) -> PeftModel:
     base = checkpoints.base
     options: dict[str, Any] = {}
     if checkpoints.quantization == "4bit":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers
+        options["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers has no types there
             load_in_4bit=True, bnb_4bit_compute_dtype=checkpoints.dtype
         )
     if checkpoints.device.type == "cuda":
@@ -187,7 +187,7 @@ def load(checkpoints: Checkpoints) -> PeftModel:
                     adapter.path, adapter_name=role.value, autocast_adapter_dtype=False
                 )
             _check_adapter(peft_model, adapter, role)
-    assert peft_model is not None, "there are three roles"  # noqa: S101
+    assert peft_model is not None  # noqa: S101 (there are three roles)
     return peft_model.eval()
 
 

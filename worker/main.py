@@ -231,7 +231,7 @@ def _quieten() -> None:
     # Containers run as root. Messages are JSON, so that none can bring code along.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
 
 
 def _warm_up(engine: Engine) -> None:

@@ -16,14 +16,6 @@ from tests.conftest import model_settings, new_database
 from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port, helixq
 
 
-@pytest.fixture(scope="session", autouse=True)
-def forks() -> Iterator[None]:
-    """End the process that workers are forks of."""
-    yield
-    if servers.forks.cache_info().currsize:
-        servers.forks().stop()
-
-
 @dataclass
 class Service:
     """A web and a worker process on one Redis and one database."""

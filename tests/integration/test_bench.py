@@ -59,10 +59,13 @@ def test_engines_are_compared_on_whole_jobs() -> None:
         ("reference", 1, 2),
         ("batching", 1, 2),
         ("batching", 4, 4),
+        ("batching, no drafts", 1, 2),
     ]
     for r in found:
         assert 0 < r["tokens"] <= r["jobs"] * 3 * 8
         assert 0 < r["share_of_limit"] < 1
+    assert found[3]["tokens"] == found[1]["tokens"], "the same texts"
+    assert found[3]["steps"] >= found[1]["steps"]
     # The same system prompt in all jobs is computed once.
     assert found[2]["computed"] < found[2]["prompt_tokens"]
 

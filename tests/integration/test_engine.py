@@ -53,7 +53,7 @@ class Card:
         tokens = torch.LongTensor(tokens).unsqueeze(0)
         length = len(tokens[0])
         with torch.no_grad():
-            rest = self.model.generate(  # type: ignore[no-untyped-call]  # peft
+            rest = self.model.generate(  # type: ignore[no-untyped-call]  # peft has no types there
                 input_ids=tokens,
                 max_length=length + 1024,
                 use_cache=True,

@@ -238,8 +238,9 @@ def run(
 ) -> list[Result]:
     """Measure the reference engine, then the batching engine at several numbers of slots.
 
-    With ``bare``, last comes the batching engine on the bare base, at the largest number of slots: what
-    the adapters cost.
+    Last comes the batching engine without one of its parts. With ``bare`` it is the adapters, at the
+    largest number of slots: what they cost. Else it is the drafts, at the smallest: what they bring,
+    to texts that are alike.
 
     Args:
         model: the checkpoints; both engines load them from the disk.
@@ -250,7 +251,7 @@ def run(
         context: tokens of prompt and output together.
         dtype: of the weights.
         device: where to compute.
-        bare: whether to measure the bare base too; its texts should be as long as the adapters'.
+        bare: whether to measure the bare base; its texts should be as long as the adapters'.
         told: called with what happens next.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
@@ -270,18 +271,19 @@ def run(
     reference = ReferenceEngine(loaded, tokenizer, context=context)
     measure(reference, asked[:reference_jobs], 1, ReferenceEngine.name)
     del reference, loaded
-    runs = [(count, False) for count in slots]
-    if bare:
-        runs.append((max(slots), True))
+    runs = [(count, "") for count in slots]
+    runs.append((max(slots), "adapters") if bare else (min(slots), "drafts"))
     for count, without in runs:
 
-        def load(count: int = count, without: bool = without) -> BatchingEngine:
+        def load(count: int = count, without: str = without) -> BatchingEngine:
             found = model.load(dtype, device)
-            if without:
+            if without == "adapters":
                 _take_adapters_off(found)
-            return BatchingEngine(found, tokenizer, context=context, slots=count)
+            return BatchingEngine(
+                found, tokenizer, context=context, slots=count, drafts=without != "drafts"
+            )
 
-        name = f"{BatchingEngine.name}, no adapters" if without else BatchingEngine.name
+        name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
         measure(apart(load), asked if count > 1 else asked[:reference_jobs], count, name)
     return results
 

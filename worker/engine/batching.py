@@ -20,7 +20,7 @@ from worker.engine.adapters import Form, form_for
 from worker.engine.attention import Decoding, Layout, Segment
 from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
-from worker.engine.drafting import LONGEST, Drafter
+from worker.engine.drafting import LONGEST, Drafter, least_likely
 from worker.engine.encoder import Encoder
 from worker.engine.forward import forward_of
 from worker.engine.interface import (
@@ -41,11 +41,6 @@ CHUNK = 512
 #: itself would take longer than computing it. Pieces depend on the count alone and not on the time,
 #: so that a stage that runs again after a crash streams the same pieces.
 PIECE = 4
-#: Tokens whose computing takes about as long as reading the weights, by the device's type: the
-#: ridge of the roofline model (Williams, Waterman and Patterson, CACM 2009).
-RIDGE = {"cpu": 3, "cuda": 256}
-#: Where drafts would have to be likelier than this, none are made: looking for them costs too.
-LIKELIEST = 0.9
 #: Seconds between two looks for new pieces.
 TELL_INTERVAL = 0.05
 
@@ -134,6 +129,8 @@ class BatchingEngine:
             try:
                 if plan := scheduler.plan():
                     self._prepare(plan)
+                    if self._drafter:
+                        self._guess(plan, self._drafter)
                     self._step(plan)
                 self._tell()
             except Exception as error:  # without this thread everybody would wait for ever
@@ -171,27 +168,21 @@ class BatchingEngine:
             self.cache.clear(self._damaged.pop())
         for place in plan.copies:
             self.cache.copy(place)
-        if drafter := self._drafter:
-            least = self._least_likely(len(plan.decoding))
-            for sequence in plan.decoding if least <= LIKELIEST else ():
-                sequence.draft = drafter.propose(
-                    sequence.adapter,
-                    sequence.last(LONGEST),
-                    most=sequence.limit - len(sequence.tokens) - 1,  # one is drawn after the draft
-                    least=least,
-                )
-            for chunk in plan.chunks:
-                sequence, length = chunk.sequence, chunk.end - chunk.start
-                read = sequence.slice(max(chunk.start - LONGEST, 0), chunk.end)
-                drafter.observe(sequence.adapter, read, length, written=False)
 
-    def _least_likely(self, decoding: int) -> float:
-        """How likely a draft must be to be worth computing.
-
-        A right one saves its sequence a step, of which each of those that decode together pays its
-        share of reading the weights; a wrong one costs a token's computing.
-        """
-        return decoding / (decoding + RIDGE.get(self.cache.device.type, RIDGE["cpu"]))
+    def _guess(self, plan: Plan, drafter: Drafter) -> None:
+        """Draft what decoding sequences go on with, and learn from the prompts that are read."""
+        least = least_likely(len(plan.decoding), self.cache.device.type)
+        for sequence in plan.decoding:
+            sequence.draft = drafter.propose(
+                sequence.adapter,
+                sequence.last(LONGEST),
+                most=sequence.limit - len(sequence.tokens) - 1,  # one is drawn after the draft
+                least=least,
+            )
+        for chunk in plan.chunks:
+            sequence, length = chunk.sequence, chunk.end - chunk.start
+            read = sequence.slice(max(chunk.start - LONGEST, 0), chunk.end)
+            drafter.observe(sequence.adapter, read, length, written=False)
 
     def _step(self, plan: Plan) -> None:
         """Compute one step; whatever goes wrong, only the requests that it hit fail."""

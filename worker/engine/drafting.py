@@ -25,6 +25,25 @@ SURE = 3
 SIZE = 2**20
 #: How much of what is known of a kind of guess the newest one decides.
 NEWEST = 1 / 64
+#: Tokens whose computing takes about as long as reading the weights, by the device's type: the ridge
+#: of the roofline model (Williams, Waterman and Patterson, CACM 2009). The CPU's is the best of those
+#: that were tried on the demo; the GPU's is an H100's arithmetic, and not measured.
+RIDGE = {"cpu": 3, "cuda": 256}
+#: Where drafts would have to be likelier than this, none are made: looking for them costs too.
+LIKELIEST = 0.9
+
+
+def least_likely(decoding: int, device_type: str) -> float:
+    """Return how likely a draft must be to be worth computing.
+
+    A right one saves its sequence a step, of which each of those that decode together pays its share
+    of reading the weights; a wrong one costs a token's computing.
+
+    Args:
+        decoding: sequences that decode together.
+        device_type: where, as PyTorch calls it.
+    """
+    return decoding / (decoding + RIDGE.get(device_type, RIDGE["cpu"]))
 
 
 class Drafter:
@@ -79,6 +98,8 @@ class Drafter:
             most: so many tokens at the most.
             least: the probability that the last guess must have at least.
         """
+        if least > LIKELIEST:
+            return []
         right = self._right[adapter]
         so_far = list(tokens)
         likely = 1.0

@@ -182,13 +182,7 @@ class LlamaForward:
         return logits
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return nn.functional.rms_norm(x, weight.shape, weight, self._epsilon)
-        # PyTorch has no kernel for it on a CPU, but for the length it has.
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = length.square_().div_(x.shape[-1]).add_(self._epsilon).rsqrt_()
-        found: Tensor = (x * scale).to(x.dtype).mul_(weight)
-        return found
+        return nn.functional.rms_norm(x, weight.shape, weight, self._epsilon)
 
     def _angles(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and signed sines, (tokens, 1, head size), as `_rotate` wants them."""

@@ -43,7 +43,7 @@ def packed(layer: nn.Module) -> nn.Module:
     weight = layer.weight
     worth = weight.device.type == "cpu" and weight.numel() >= LEAST
     # The operator is not part of PyTorch's interface: without it all goes on, slower.
-    possible = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch
+    possible = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch has no types there
     possible = possible and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if worth and possible and weight.dtype is torch.float32:
         return PackedLinear(layer)

@@ -131,7 +131,7 @@ class ReferenceEngine:
                     "top_k": sampling.top_k,
                     "top_p": sampling.top_p,
                 }
-            self._model.generate(  # type: ignore[no-untyped-call]  # peft
+            self._model.generate(  # type: ignore[no-untyped-call]  # peft has no types there
                 input_ids=prompt,
                 # The card passes none, which means the same and warns.
                 attention_mask=torch.ones_like(prompt),

@@ -284,7 +284,7 @@ def _config(
     )
     # PEFT makes a set of it, whose order changes from run to run.
     targets = sorted({layer.name.split(".")[-2] for layer in layers})
-    content: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]  # peft
+    content: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]  # peft has no types there
     return {**content, "target_modules": targets}
 
 

@@ -62,7 +62,7 @@ def layout(folder: Path) -> Layout:
     try:
         # Without memory or values: on the meta device.
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers
+            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers has no types there
                 _config(folder), trust_remote_code=False
             )
     except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
