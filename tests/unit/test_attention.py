@@ -51,7 +51,7 @@ def test_every_token_sees_its_own_sequence(
     starts, lengths = [COMMON + 3 * i for i in range(len(rows))], lengths[: len(rows)]
     segments = [Segment(9, 50, 7), Segment(10, 0, 1)]
     decoding = Decoding(rows, starts, lengths, common)
-    layout = Layout(cache, [segments[0], decoding, segments[1]])
+    layout = Layout.of(cache, [segments[0], decoding, segments[1]])
     together = list(zip(rows, starts, lengths, strict=True))
     owners = [9] * 7 + [row for row, _, length in together for _ in range(length)] + [10]
     positions = [start + i for _, start, length in together for i in range(length)]

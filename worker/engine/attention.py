@@ -46,48 +46,79 @@ class Decoding:
     common: int = 0
 
 
-class _Group:
+class Group:
     """Decoding tokens, and the rows of the cache that they look at."""
 
-    def __init__(self, decoding: Decoding, start: int, cache: KVCache) -> None:
+    def __init__(
+        self,
+        tokens: slice,
+        at: Tensor,
+        look: slice | Tensor,
+        reach: int,
+        *,
+        order: Tensor | None = None,
+        common: int = 0,
+        first: int = 0,
+    ) -> None:
         """
+        Args:
+            tokens: of the step, those of the group.
+            at: the positions of the rows' tokens, (seen, width) int64; every row that is looked at has
+                room for so many tokens.
+            look: the rows, a slice or int64 (seen).
+            reach: no position is this one or beyond.
+            order: where each token is among the seen x width places, int64; None if it is just so.
+            common: so many tokens are looked at once for all.
+            first: the row where they are looked at.
+        """
+        self.tokens = tokens
+        self.seen, self.width = at.shape
+        self.reach = reach
+        self.order = order
+        self.common = common
+        self.first = first
+        self._at = at
+        self._look: Any = look
+        self._masks: dict[int | None, Tensor] = {}
+
+    @classmethod
+    def of(cls, decoding: Decoding, start: int, cache: KVCache) -> Group:
+        """Lay out sequences.
+
         Args:
             decoding: the sequences.
             start: which token of the step the first one's is.
             cache: where keys and values are.
         """
         rows, count, lengths = decoding.rows, len(decoding.rows), decoding.lengths
-        self.tokens = slice(start, start + sum(lengths))
-        #: Every row that is looked at has room for so many tokens; those with fewer get zeros.
-        self.width = max(lengths)
-        self._device = cache.device
+        device, width = cache.device, max(lengths)
         worth = count >= LEAST_COUNT and decoding.common >= LEAST_COMMON
-        #: So many tokens are looked at once for all, in the first row.
-        self.common = decoding.common if worth else 0
-        self.first = rows[0]
-        self.reach = max(at + n for at, n in zip(decoding.at, lengths, strict=True))
-        if self._device.type != "cpu":
-            self.reach = min(cache.context, -(-self.reach // ROUND) * ROUND)
+        reach = max(at + n for at, n in zip(decoding.at, lengths, strict=True))
+        if device.type != "cpu":
+            reach = min(cache.context, -(-reach // ROUND) * ROUND)
         # A view from the lowest to the highest row costs nothing, and the rows between that do not
         # belong to it cost their attention; picking single rows copies them.
         low, high = min(rows), max(rows) + 1
         picked = high - low > 2 * count
-        self._look: Any = torch.tensor(rows, device=self._device) if picked else slice(low, high)
-        self.seen = count if picked else high - low
+        seen = count if picked else high - low
         order = list(range(count)) if picked else [row - low for row in rows]
-        places = [i * self.width + j for i, n in zip(order, lengths, strict=True) for j in range(n)]
-        #: Where each token is among the places of the rows that are looked at; None if it is just so.
-        self.order: Tensor | None = None
-        if places != list(range(self.seen * self.width)):
-            self.order = torch.tensor(places, device=self._device)
+        places = [i * width + j for i, n in zip(order, lengths, strict=True) for j in range(n)]
         # A row that does not belong to it sees its first tokens: what comes out is dropped, but is
-        # a number.
-        seeing = [0] * self.seen
+        # a number. Places beyond a row's tokens get zeros.
+        seeing = [0] * seen
         for i, position in zip(order, decoding.at, strict=True):
             seeing[i] = position
-        ahead = torch.arange(self.width, device=self._device)
-        self._at = torch.tensor(seeing, device=self._device)[:, None] + ahead
-        self._masks: dict[int | None, Tensor] = {}
+        ahead = torch.arange(width, device=device)
+        just_so = places == list(range(seen * width))
+        return cls(
+            slice(start, start + sum(lengths)),
+            torch.tensor(seeing, device=device)[:, None] + ahead,
+            torch.tensor(rows, device=device) if picked else slice(low, high),
+            reach,
+            order=None if just_so else torch.tensor(places, device=device),
+            common=decoding.common if worth else 0,
+            first=rows[0],
+        )
 
     def spread(self, queries: Tensor) -> Tensor:
         """Put the tokens' queries where the rows that are looked at want them.
@@ -145,7 +176,7 @@ class _Group:
             (seen, 1, width x of_one, reach), or (seen, 1, 1, reach) for a width of 1.
         """
         if window not in self._masks:
-            other = torch.arange(self.reach, device=self._device)
+            other = torch.arange(self.reach, device=self._at.device)
             sees = _sees(self._at[..., None], other, window)
             mask = _added(sees, dtype)
             if self.width > 1:
@@ -176,34 +207,51 @@ class _Chunk:
 class Layout:
     """Where the tokens of a step belong."""
 
-    def __init__(self, cache: KVCache, parts: Sequence[Decoding | Segment]) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        rows: Tensor,
+        positions: Tensor,
+        groups: Sequence[Group],
+        chunks: Sequence[_Chunk] = (),
+    ) -> None:
         """
         Args:
             cache: the cache.
-            parts: what the step computes, in the order of its tokens.
+            rows: of the cache, each token's, (tokens) int64.
+            positions: each token's in its sequence, (tokens) int64.
+            groups: the tokens that decode, and what they look at.
+            chunks: all others.
         """
         self.cache = cache
-        self.groups: list[_Group] = []
-        self.chunks: list[_Chunk] = []
+        self.groups = groups
+        self.chunks = chunks
+        self.positions = positions
+        #: Where each head of each token is in a layer's keys and values, if they were a list of
+        #: heads' vectors: (tokens x heads), int64.
+        heads = rows[:, None] * cache.heads + torch.arange(cache.heads, device=cache.device)
+        self.places = (heads * cache.context + positions[:, None]).view(-1)
+
+    @classmethod
+    def of(cls, cache: KVCache, parts: Sequence[Decoding | Segment]) -> Layout:
+        """Lay out what a step computes, in the order of its tokens."""
+        groups: list[Group] = []
+        chunks: list[_Chunk] = []
         rows: list[int] = []
         positions: list[int] = []
         for part in parts:
             if isinstance(part, Decoding):
-                self.groups.append(_Group(part, len(rows), cache))
+                groups.append(Group.of(part, len(rows), cache))
                 for row, at, length in zip(part.rows, part.at, part.lengths, strict=True):
                     rows += [row] * length
                     positions += range(at, at + length)
             else:
-                self.chunks.append(_Chunk(part, len(rows), cache.device))
+                chunks.append(_Chunk(part, len(rows), cache.device))
                 rows += [part.row] * part.length
                 positions += range(part.start, part.start + part.length)
-        #: Of all tokens of the step: int64.
-        self.positions = torch.tensor(positions, device=cache.device)
-        #: Where each head of each token is in a layer's keys and values, if they were a list of
-        #: heads' vectors: (tokens x heads), int64.
-        heads = torch.tensor(rows, device=cache.device)[:, None] * cache.heads
-        heads = heads + torch.arange(cache.heads, device=cache.device)
-        self.places = (heads * cache.context + self.positions[:, None]).view(-1)
+        device = cache.device
+        at_once = torch.tensor([rows, positions], device=device)  # one copy to the device
+        return cls(cache, at_once[0], at_once[1], groups, chunks)
 
 
 def _sees(at: Tensor, other: Tensor, window: int | None) -> Tensor:
@@ -271,7 +319,7 @@ def _attend_group(
     q: Tensor,
     keys: Tensor,
     values: Tensor,
-    group: _Group,
+    group: Group,
     mask: Tensor,
     scaling: float,
     window: int | None,

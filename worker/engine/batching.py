@@ -246,7 +246,7 @@ class BatchingEngine:
                 if chunk.last:
                     keep.append(len(ids) - 1)
                     drawing.append(sequence)
-        layout = Layout(self.cache, parts)
+        layout = Layout.of(self.cache, parts)
         logits = self._compute(torch.tensor(ids, device=device), adapters, layout, keep)
         self._scheduler.computed(plan)
         self.steps += 1
