@@ -39,6 +39,7 @@ from worker.engine.adapters import unstackable
 from worker.engine.batching import BatchingEngine
 from worker.engine.cache import KVCache
 from worker.engine.interface import Engine, Request
+from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
 from worker.reporter import Reporter
@@ -133,6 +134,7 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
         found.tokenizer,
         context=found.context,
         slots=slots,
+        record=recorder_for(model.device),
         on_device_lost=_die,
     )
     log.info(
@@ -235,9 +237,9 @@ def _quieten() -> None:
 
 
 def _warm_up(engine: Engine) -> None:
-    """Generate one token with each role, so that the first question does not wait for it."""
+    """Generate with each role, prompt and decoding, so that the first question does not wait for it."""
     for role in Role:
-        request = Request(role, WARM_UP, Sampling(temperature=0, max_output_tokens=1))
+        request = Request(role, WARM_UP, Sampling(temperature=0, max_output_tokens=2))
         engine.submit(request).result()
 
 

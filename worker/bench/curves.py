@@ -15,6 +15,7 @@ from jobs.pipeline import Role, Sampling
 from worker.bench.engine import Model, Result, questions
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Request
+from worker.engine.recorded import recorder_for
 from worker.engine.threads import apart
 
 #: New tokens of each sequence in the measurement by length.
@@ -56,7 +57,13 @@ def by_length(
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
 
     def load() -> BatchingEngine:
-        return BatchingEngine(model.load(dtype, device), tokenizer, context=context, slots=SLOTS)
+        return BatchingEngine(
+            model.load(dtype, device),
+            tokenizer,
+            context=context,
+            slots=SLOTS,
+            record=recorder_for(device),
+        )
 
     engine = apart(load)
     found = []

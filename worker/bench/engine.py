@@ -28,6 +28,7 @@ from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from worker.bench.peak import Peak
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Engine, Request
+from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
 
@@ -240,7 +241,7 @@ def run(
 
     Last comes the batching engine without one of its parts. With ``bare`` it is the adapters, at the
     largest number of slots: what they cost. Else it is the drafts, at the smallest: what they bring,
-    to texts that are alike.
+    to texts that are alike. On CUDA the graphs follow, at the smallest number of slots.
 
     Args:
         model: the checkpoints; both engines load them from the disk.
@@ -273,6 +274,8 @@ def run(
     del reference, loaded
     runs = [(count, "") for count in slots]
     runs.append((max(slots), "adapters") if bare else (min(slots), "drafts"))
+    if device.type == "cuda":
+        runs.append((min(slots), "CUDA graphs"))
     for count, without in runs:
 
         def load(count: int = count, without: str = without) -> BatchingEngine:
@@ -280,7 +283,12 @@ def run(
             if without == "adapters":
                 _take_adapters_off(found)
             return BatchingEngine(
-                found, tokenizer, context=context, slots=count, drafts=without != "drafts"
+                found,
+                tokenizer,
+                context=context,
+                slots=count,
+                drafts=without != "drafts",
+                record=None if without == "CUDA graphs" else recorder_for(device),
             )
 
         name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name

@@ -43,19 +43,36 @@ class Rows:
 
     def __init__(self) -> None:
         self._adapters = torch.zeros(0, dtype=torch.int64)
+        self._named: Sequence[int] = ()
         self._masks: dict[tuple[int, ...], Tensor] = {}
         self.runs: list[Run] = []
 
     def set(self, adapters: Sequence[int], device: torch.device) -> None:
         """Say the adapter of each token by its index."""
-        self._adapters = torch.tensor(adapters, device=device)
-        self._masks.clear()
-        self.runs = []
+        self.point(torch.tensor(adapters, device=device))
+        self._named = adapters
         start = 0
         for adapter, run in itertools.groupby(adapters):
             end = start + len(list(run))
             self.runs.append(Run(adapter, start, end))
             start = end
+
+    def point(self, adapters: Tensor) -> None:
+        """As `set`, for `StackedLinear` alone: it need not know on the host which they are.
+
+        Args:
+            adapters: (tokens,) int64, on the device.
+        """
+        self._adapters = adapters
+        self._named = ()
+        self._masks.clear()
+        self.runs = []
+
+    def keep(self, tokens: Sequence[int]) -> Tensor:
+        """Let only some of the tokens go on; return which: (len(tokens),) int64, on the device."""
+        device = self._adapters.device
+        self.set([self._named[token] for token in tokens], device)
+        return torch.tensor(tokens, dtype=torch.int64, device=device)
 
     def mask(self, table: Tensor, ranks: tuple[int, ...]) -> Tensor:
         """Return each token's row of a layer's table; layers of the same ranks share it.

@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine import sampling
-from worker.engine.adapters import Form, form_for
+from worker.engine.adapters import Form, StackedLinear, form_for
 from worker.engine.attention import Decoding, Layout, Segment
 from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
-from worker.engine.drafting import LONGEST, Drafter, least_likely
+from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
 from worker.engine.encoder import Encoder
-from worker.engine.forward import forward_of
+from worker.engine.forward import LlamaForward, forward_of
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -30,6 +30,7 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
+from worker.engine.recorded import Record, RecordedDecoding, Tokens
 from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class BatchingEngine:
         chunk: int = CHUNK,
         form: Form | None = None,
         drafts: bool = True,
+        record: Record | None = None,
         on_device_lost: Callable[[], object] = lambda: None,
     ) -> None:
         """Take the model over, allocate the cache, and start.
@@ -73,6 +75,8 @@ class BatchingEngine:
             chunk: the most prompt tokens of one step.
             form: how the adapters are added; as it suits model and device by default.
             drafts: whether tokens are guessed ahead; the texts are the same.
+            record: how steps that only decode are recorded, to be replayed
+                (`worker.engine.recorded.recorder_for`); each is laid out anew if None.
             on_device_lost: called after an error that a device has for its process for ever, before
                 the requests fail.
         """
@@ -98,6 +102,9 @@ class BatchingEngine:
             slots, chunk, rows=rows, context=context, adapters=len(self._names)
         )
         self._drafter = Drafter(len(self._names)) if drafts else None
+        self._recorded: RecordedDecoding | None = None
+        if record and form is StackedLinear and isinstance(self._compute, LlamaForward):
+            self._recorded = RecordedDecoding(self._compute, self.cache, record)
         #: Rows of the cache that failed requests left.
         self._damaged: list[int] = []
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
@@ -171,13 +178,13 @@ class BatchingEngine:
 
     def _guess(self, plan: Plan, drafter: Drafter) -> None:
         """Draft what decoding sequences go on with, and learn from the prompts that are read."""
-        least = least_likely(len(plan.decoding), self.cache.device.type)
+        count = len(plan.decoding)
+        least = least_likely(count, self.cache.device.type)
+        most = self._recorded.widest(count) - 1 if count and self._recorded else MOST
         for sequence in plan.decoding:
+            left = sequence.limit - len(sequence.tokens) - 1  # one is drawn after the draft
             sequence.draft = drafter.propose(
-                sequence.adapter,
-                sequence.last(LONGEST),
-                most=sequence.limit - len(sequence.tokens) - 1,  # one is drawn after the draft
-                least=least,
+                sequence.adapter, sequence.last(LONGEST), most=min(most, left), least=least
             )
         for chunk in plan.chunks:
             sequence, length = chunk.sequence, chunk.end - chunk.start
@@ -219,6 +226,25 @@ class BatchingEngine:
             the sequences for which a token can be drawn now, and their scores: a row for the next
             token, and one more after each of the draft's: (rows, vocabulary).
         """
+        logits = self._replay(plan.decoding) if not plan.chunks else None
+        if logits is None:
+            drawing, logits = self._lay_out(plan)
+        else:
+            drawing = plan.decoding
+        self._scheduler.computed(plan)
+        self.steps += 1
+        self.computed += sum(c.end - c.start for c in plan.chunks) + len(plan.decoding)
+        return drawing, logits
+
+    def _replay(self, decoding: list[Sequence]) -> Tensor | None:
+        """Compute a step in which all decode from a recording; None where there is none."""
+        if not self._recorded:
+            return None
+        tokens = [Tokens(s.row, s.cached, s.adapter, [s.tokens[-1], *s.draft]) for s in decoding]
+        return self._recorded(tokens)
+
+    def _lay_out(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
+        """Compute any step; arguments and result as `_forward`."""
         device = self.cache.device
         ids: list[int] = []
         adapters: list[int] = []
@@ -247,11 +273,7 @@ class BatchingEngine:
                     keep.append(len(ids) - 1)
                     drawing.append(sequence)
         layout = Layout.of(self.cache, parts)
-        logits = self._compute(torch.tensor(ids, device=device), adapters, layout, keep)
-        self._scheduler.computed(plan)
-        self.steps += 1
-        self.computed += len(ids) - sum(len(s.draft) for s in plan.decoding)
-        return drawing, logits
+        return drawing, self._compute(torch.tensor(ids, device=device), adapters, layout, keep)
 
     def _accept(
         self, sequences: Several[Sequence], tokens: Several[int], sound: Several[bool]

@@ -30,6 +30,7 @@ class KVCache:
         layers = range(config.num_hidden_layers)
         self.keys = [_zeros(shape, dtype, device) for _ in layers]
         self.values = [_zeros(shape, dtype, device) for _ in layers]
+        self.rows = rows
         self.heads = heads
         self.context = context
         self.device = device

@@ -153,6 +153,25 @@ class LlamaForward:
         self, ids: Tensor, adapters: Sequence[int], layout: Layout, keep: Sequence[int]
     ) -> Tensor:
         self._rows.set(adapters, ids.device)
+        return self._score(ids, layout, keep if len(keep) < len(ids) else None)
+
+    @torch.inference_mode()
+    def decode(self, ids: Tensor, adapters: Tensor, layout: Layout) -> Tensor:
+        """Compute tokens without asking the host for anything, so that it can be recorded.
+
+        Args:
+            ids: the tokens, (tokens,) int64.
+            adapters: each one's, by its index: (tokens,) int64.
+            layout: where they belong.
+
+        Returns:
+            the scores of what may follow each, (tokens, vocabulary).
+        """
+        self._rows.point(adapters)
+        return self._score(ids, layout, None)
+
+    def _score(self, ids: Tensor, layout: Layout, keep: Sequence[int] | None) -> Tensor:
+        """Score what may follow the tokens of which `Rows` knows the adapters, or some of them."""
         x: Tensor = self._embedding(ids)
         cos, sin = self._angles(x, layout.positions)
         for index, layer in enumerate(self._layers):
@@ -168,13 +187,12 @@ class LlamaForward:
                 scaling=self._scaling,
                 window=layer.window,
             ).flatten(1)
-            if index + 1 == len(self._layers) and len(keep) < len(ids):
+            if index + 1 == len(self._layers) and keep is not None:
                 if not keep:
                     return x.new_empty(0, self._vocabulary)
                 # Nothing reads the others any more: their keys and values are stored.
-                kept = torch.tensor(keep, dtype=torch.int64, device=ids.device)
+                kept = self._rows.keep(keep)
                 x, found = x[kept], found[kept]
-                self._rows.set([adapters[i] for i in keep], ids.device)
             x = x + layer.output(found)
             gate, up = layer.gate_up(self._normed(x, layer.before_mlp)).chunk(2, dim=-1)
             x = x + layer.down(layer.activation(gate) * up)
