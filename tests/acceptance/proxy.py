@@ -1,19 +1,29 @@
-"""A TCP proxy to a server's Unix socket: a network between two processes that can be cut."""
+"""A TCP proxy to a server's Unix socket: a network between two processes that can be cut.
+
+``python -m tests.acceptance.proxy HOST PORT SOCKET`` is one that stays whole, as a process.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 from pathlib import Path
 
 
 class Proxy:
-    """Listens on a port of its own and hands everything on, both ways, until it is cut."""
+    """Listens on a port and hands everything on, both ways, until it is cut."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, host: str = "127.0.0.1", port: int = 0) -> None:
+        """
+        Args:
+            target: the server's socket.
+            host: where to listen.
+            port: where to listen; any free one if 0.
+        """
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, port))
         self.port = int(self._listener.getsockname()[1])
         self._lock = threading.Lock()
         self._whole = True
@@ -69,3 +79,8 @@ def _copy(source: socket.socket, sink: socket.socket) -> None:
 def _break(end: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it is gone already
         end.shutdown(socket.SHUT_RDWR)
+
+
+if __name__ == "__main__":
+    Proxy(Path(sys.argv[3]), sys.argv[1], int(sys.argv[2]))  # its thread keeps the process
+    print("listening", flush=True)

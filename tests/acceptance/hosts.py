@@ -1,0 +1,108 @@
+"""Hosts on one machine: network namespaces with names of their own, joined by cables.
+
+One of them has the servers: proxies that listen there for PostgreSQL and Redis. Each other one has a
+cable to it. Who is not root makes them in a user namespace, where the system allows it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.servers import PROGRAM, Process, helixq, start
+
+POSTGRESQL, REDIS = 5432, 6379
+#: Seconds after which a host is gone, whatever becomes of the tests.
+LIFETIME = 600
+#: What a host does: be there.
+BE = f"ip link set lo up && echo there && exec sleep {LIFETIME}"
+ROOT = os.geteuid() == 0
+ISOLATE = ("unshare", "--net", *(() if ROOT else ("--user", "--map-root-user")))
+
+
+class Host:
+    """A host with a cable to the servers'."""
+
+    def __init__(self, name: str, number: int, hub: Process) -> None:
+        """
+        Args:
+            name: as its processes are told.
+            number: that no other host has.
+            hub: the servers' host.
+        """
+        self.name = name
+        #: Where the servers are, as seen from here.
+        self.servers = f"10.77.{number}.1"
+        self._hub, self._cable = hub, f"to-{name}"
+        self.process = start(
+            [*at(hub), "unshare", "--net", "--uts", "sh", "-c", f"hostname {name} && {BE}"],
+            os.environ,
+        )
+        self.process.wait_for("there")
+        link = f"ip link add {self._cable} type veth peer name cable netns {self.process.popen.pid}"
+        run(hub, f"{link} && ip addr add {self.servers}/24 dev {self._cable}")
+        run(self.process, f"ip addr add 10.77.{number}.2/24 dev cable && ip link set cable up")
+        self.plug()
+
+    def plug(self) -> None:
+        run(self._hub, f"ip link set {self._cable} up")
+
+    def unplug(self) -> None:
+        """Let the network swallow everything: nobody is told."""
+        run(self._hub, f"ip link set {self._cable} down")
+
+    def worker(self, environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
+        # On few processors, the threads of two workers would wait for each other.
+        environ = {**environ, "OMP_NUM_THREADS": "1"}
+        return helixq("worker", environ=environ, program=(*at(self.process), *program))
+
+
+@contextmanager
+def hosts(names: Sequence[str], postgresql: Path, redis: Path) -> Iterator[list[Host]]:
+    """Make hosts, and one with the servers; skip the test where the system does not allow it.
+
+    Args:
+        names: of the hosts.
+        postgresql: the server's socket.
+        redis: the server's socket.
+    """
+    if not shutil.which("ip") or subprocess.run([*ISOLATE, "true"], check=False).returncode:
+        pytest.skip("no network namespaces here")
+    with ExitStack() as stack:
+        hub = start([*ISOLATE, "sh", "-c", BE], os.environ)
+        stack.callback(hub.stop)
+        hub.wait_for("there")
+        for port, socket in ((POSTGRESQL, postgresql), (REDIS, redis)):
+            proxy = (
+                sys.executable,
+                "-m",
+                "tests.acceptance.proxy",
+                "0.0.0.0",  # noqa: S104 (of a namespace)
+                str(port),
+                str(socket),
+            )
+            process = start([*at(hub), *proxy], os.environ)
+            stack.callback(process.kill)
+            process.wait_for("listening")
+        found = []
+        for number, name in enumerate(names):
+            found.append(Host(name, number, hub))
+            stack.callback(found[-1].process.stop)
+        yield found
+
+
+def at(host: Process) -> tuple[str, ...]:
+    """Return how a program is started on a host."""
+    user = () if ROOT else ("--user", "--preserve-credentials")
+    return ("nsenter", "--target", str(host.popen.pid), "--net", "--uts", *user)
+
+
+def run(host: Process, command: str) -> None:
+    subprocess.run([*at(host), "sh", "-c", command], check=True)

@@ -1,0 +1,106 @@
+"""Workers on hosts of their own share the work, and a network that swallows one of them loses none."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.acceptance import hosts
+from tests.acceptance.conftest import Service, running
+from tests.acceptance.hosts import Host
+from tests.conftest import LONG, new_database
+from tests.servers import PROGRAM, Process
+
+JOBS = 24
+
+
+@pytest.fixture(scope="module")
+def service(
+    request: pytest.FixtureRequest, endless: Path, socket_folder: Path, tmp_path_factory: Any
+) -> Iterator[Service]:
+    """A web, Redis and PostgreSQL; no worker."""
+    database = new_database("postgresql", request, tmp_path_factory.mktemp("db"))
+    with running(endless, database, socket_folder / "hosts", HELIXQ_SLOTS="2") as found:
+        found.worker.stop()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def both(service: Service) -> Iterator[list[Host]]:
+    postgresql = Path(str(make_url(service.environ["HELIXQ_DATABASE_URL"]).query["host"]))
+    redis = Path(service.environ["HELIXQ_REDIS_URL"].removeprefix("unix://"))
+    with hosts.hosts(["alpha", "beta"], postgresql / ".s.PGSQL.5432", redis) as found:
+        yield found
+
+
+def start(service: Service, host: Host, program: tuple[str, ...] = PROGRAM) -> Process:
+    """Start a worker that reaches database and Redis over the network alone."""
+    url = make_url(service.environ["HELIXQ_DATABASE_URL"])
+    url = url.set(host=host.servers, port=hosts.POSTGRESQL, query={})
+    redis = f"redis://{host.servers}:{hosts.REDIS}/0"
+    found = url.render_as_string(hide_password=False)
+    environ = {"HELIXQ_DATABASE_URL": found, "HELIXQ_REDIS_URL": redis}
+    return host.worker({**service.environ, **environ}, program)
+
+
+def attempts(service: Service, job_id: str) -> list[tuple[int, str, str]]:
+    history: Any = service.history(job_id)
+    return [
+        (a["position"], a["status"], a["worker"]["id"].split("-")[0]) for a in history["attempts"]
+    ]
+
+
+def test_hosts_share_the_work_and_no_stage_runs_twice(service: Service, both: list[Host]) -> None:
+    """Their clocks are an hour apart."""
+    ahead = (sys.executable, "-m", "tests.acceptance.elsewhen", "3600")
+    workers = [start(service, both[0]), start(service, both[1], ahead)]
+    try:
+        for worker in workers:
+            worker.wait_for("ready: ")
+        ids = [service.submit("Go on", max_output_tokens=8) for _ in range(JOBS)]
+        for job_id in ids:
+            assert service.wait(job_id)["status"] == "incomplete"
+    finally:
+        for worker in workers:
+            worker.stop()
+    found = [attempts(service, job_id) for job_id in ids]
+    wanted = [(0, "finished"), (1, "finished"), (2, "finished")]
+    assert all([attempt[:2] for attempt in each] == wanted for each in found)
+    shares = Counter(attempt[2] for each in found for attempt in each)
+    assert set(shares) == {"alpha", "beta"}
+    assert min(shares.values()) > JOBS / 4, "each had work"
+
+
+def test_a_host_that_the_network_swallows_is_replaced(service: Service, both: list[Host]) -> None:
+    """Nothing tells the worker there that nobody hears it, and it can record nothing any more."""
+    alpha, beta = both
+    workers = [start(service, alpha)]
+    try:
+        workers[0].wait_for("ready: ")
+        job_id = service.submit("Go on", max_output_tokens=LONG)
+        service.wait_for_text(job_id)
+        alpha.unplug()
+        workers.append(start(service, beta))
+        workers[1].wait_for(f"{job_id}: its worker stopped answering")
+        workers[1].wait_for(f"{job_id}: actor starts")
+        workers[0].wait_for("the database does not answer")
+        alpha.plug()
+        workers[0].wait_for(f"{job_id}: actor stopped")
+        with service.http() as http:
+            http.post(f"/v1/responses/{job_id}/cancel")
+        assert service.wait(job_id)["status"] == "cancelled"
+        assert attempts(service, job_id) == [(0, "lost", "alpha"), (0, "cancelled", "beta")]
+        # The host that is back takes part again.
+        workers[1].stop()
+        again = service.submit("Go on", max_output_tokens=3)
+        assert service.wait(again)["status"] == "incomplete"
+        assert {host for *_, host in attempts(service, again)} == {"alpha"}
+    finally:
+        for worker in workers:
+            worker.stop()
