@@ -66,7 +66,7 @@ class Settings(BaseModel):
     ] = Field(default={role: str(DEMO_CHECKPOINT / role) for role in Role})
     #: ``auto`` is float16 on CUDA, as the model card has it, and float32 on the CPU.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    #: ``4bit`` quantises the base with bitsandbytes; CUDA only.
+    #: ``4bit`` quantises the base with bitsandbytes.
     quantization: Literal["none", "4bit"] = "none"
     #: ``auto`` is the first CUDA device if there is one.
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ class Checkpoints:
         name = platform.processor() or platform.machine()
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
+        packages = ["helixq", "torch", "transformers", "peft", "celery"]
+        packages += ["bitsandbytes"] if self.quantization == "4bit" else []
         return {
             "engine": engine,
             "device": str(self.device),
@@ -83,7 +86,7 @@ class Checkpoints:
             "adapters": {role.value: c.describe() for role, c in self.adapters.items()},
             "versions": {
                 "python": platform.python_version(),
-                **{p: version(p) for p in ("helixq", "torch", "transformers", "peft", "celery")},
+                **{package: version(package) for package in packages},
             },
         }
 
@@ -100,8 +103,10 @@ def find(settings: Settings) -> Checkpoints:
             f"HELIXQ_DEVICE={settings.device}, but PyTorch sees no CUDA device; "
             "use HELIXQ_DEVICE=cpu or install a driver and a CUDA build of torch"
         )
-    if settings.quantization == "4bit" and device.type != "cuda":
-        raise CheckpointError("HELIXQ_QUANTIZATION=4bit needs a CUDA device; use none on the CPU")
+    if settings.quantization == "4bit" and find_spec("bitsandbytes") is None:
+        raise CheckpointError(
+            "HELIXQ_QUANTIZATION=4bit needs bitsandbytes: pip install 'helixq[quantization]'"
+        )
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     if settings.dtype != "auto":
         dtype = DTYPES[settings.dtype]

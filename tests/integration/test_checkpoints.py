@@ -172,4 +172,8 @@ def test_devices_that_are_not_there(copy: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     assert "sees no CUDA device" in refusal(settings_for(copy, HELIXQ_DEVICE="cuda"))
-    assert "needs a CUDA device" in refusal(settings_for(copy, HELIXQ_QUANTIZATION="4bit"))
+
+
+def test_without_bitsandbytes_there_is_no_4bit(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "find_spec", lambda _: None)
+    assert "pip install" in refusal(settings_for(copy, HELIXQ_QUANTIZATION="4bit"))
