@@ -20,6 +20,12 @@ from worker.engine.interface import Request
 from worker.engine.reference import ReferenceEngine
 
 
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a CPU multiplies bfloat16, bitsandbytes rounds to it, and texts part."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
 def load(checkpoint: Path) -> Any:
     return checkpoints.load(replace(find(checkpoint), quantization="4bit"))
 
