@@ -59,8 +59,6 @@ class Host:
         run(self._hub, f"ip link set {self._cable} down")
 
     def worker(self, environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
-        # On few processors, the threads of two workers would wait for each other.
-        environ = {**environ, "OMP_NUM_THREADS": "1"}
         return helixq("worker", environ=environ, program=(*at(self.process), *program))
 
 

@@ -1,4 +1,7 @@
-"""A base of 4 bits, with the adapters on top of it: really quantised, by bitsandbytes on the CPU."""
+"""A base of 4 bits, with the adapters on top of it: really quantised, by bitsandbytes on the CPU.
+
+Where the package's extra `quantization` is not installed there is nothing to test.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from worker.engine.adapters import Form, GroupedLinear, StackedLinear
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Request
 from worker.engine.reference import ReferenceEngine
+
+pytest.importorskip("bitsandbytes")
 
 
 @pytest.fixture(autouse=True)
