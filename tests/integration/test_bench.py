@@ -57,9 +57,9 @@ def test_engines_are_compared_on_whole_jobs() -> None:
     names = [(r["engine"], r["at_once"], r["jobs"]) for r in found]
     assert names == [
         ("reference", 1, 2),
-        ("batching", 1, 2),
+        ("batching", 1, 4),
         ("batching", 4, 4),
-        ("batching, no drafts", 1, 2),
+        ("batching, no drafts", 1, 4),
     ]
     for r in found:
         assert 0 < r["tokens"] <= r["jobs"] * 3 * 8

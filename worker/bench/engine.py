@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
 
+#: What the batching engine can do without.
+ADAPTERS, DRAFTS, GRAPHS = "adapters", "drafts", "CUDA graphs"
 #: The question of the job that does not count.
 WARM_UP = "Is everything warm?"
 
@@ -241,7 +244,9 @@ def run(
 
     Last comes the batching engine without one of its parts. With ``bare`` it is the adapters, at the
     largest number of slots: what they cost. Else it is the drafts, at the smallest: what they bring,
-    to texts that are alike. On CUDA the graphs follow, at the smallest number of slots.
+    to texts that are alike. On CUDA the graphs follow, at the smallest number of slots. A machine's
+    speed changes within minutes, so both sides of such a comparison are measured twice, in the order
+    with, without, without, with.
 
     Args:
         model: the checkpoints; both engines load them from the disk.
@@ -258,42 +263,58 @@ def run(
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
     told("what the processor can do at most")
     peak = apart(partial(Peak.measure, dtype, device))
-    results: list[Result] = []
 
-    def measure(engine: Engine, questions: Sequence[str], at_once: int, name: str) -> None:
+    def measure(engine: Engine, questions: Sequence[str], at_once: int, name: str) -> Result:
         told(f"{name} answers {len(questions)} questions, {at_once} at once")
-        result = _run_warm(engine, questions, at_once, sampling)
-        operations = 2 * weights * result.computed
-        least = peak.seconds(operations, weights * dtype.itemsize * result.steps)
-        results.append(replace(result, engine=name, share_of_limit=least / result.seconds))
+        return replace(_run_warm(engine, questions, at_once, sampling), engine=name)
 
-    loaded = apart(partial(model.load, dtype, device))
-    weights = _multiplied(loaded)
-    reference = ReferenceEngine(loaded, tokenizer, context=context)
-    measure(reference, asked[:reference_jobs], 1, ReferenceEngine.name)
-    del reference, loaded
-    runs = [(count, "") for count in slots]
-    runs.append((max(slots), "adapters") if bare else (min(slots), "drafts"))
-    if device.type == "cuda":
-        runs.append((min(slots), "CUDA graphs"))
-    for count, without in runs:
-
-        def load(count: int = count, without: str = without) -> BatchingEngine:
+    def batching(count: int, without: str) -> Result:
+        def load() -> BatchingEngine:
             found = model.load(dtype, device)
-            if without == "adapters":
+            if without == ADAPTERS:
                 _take_adapters_off(found)
             return BatchingEngine(
                 found,
                 tokenizer,
                 context=context,
                 slots=count,
-                drafts=without != "drafts",
-                record=None if without == "CUDA graphs" else recorder_for(device),
+                drafts=without != DRAFTS,
+                record=None if without == GRAPHS else recorder_for(device),
             )
 
         name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
-        measure(apart(load), asked if count > 1 else asked[:reference_jobs], count, name)
-    return results
+        questions = asked if count > 1 else asked[:reference_jobs]
+        return measure(apart(load), questions, count, name)
+
+    loaded = apart(partial(model.load, dtype, device))
+    weights = _multiplied(loaded)
+    reference = ReferenceEngine(loaded, tokenizer, context=context)
+    results = [measure(reference, asked[:reference_jobs], 1, ReferenceEngine.name)]
+    del reference, loaded
+    compared = [(max(slots), ADAPTERS) if bare else (min(slots), DRAFTS)]
+    if device.type == "cuda":
+        compared.append((min(slots), GRAPHS))
+    runs = [(count, "") for count in slots if count != compared[0][0]]
+    for count, without in compared:
+        runs += [(count, ""), (count, without), (count, without), (count, "")]
+    found: dict[tuple[int, str], list[Result]] = {}
+    for count, without in runs:
+        found.setdefault((count, without), []).append(batching(count, without))
+    results += [_together(found[key]) for key in (*((count, "") for count in slots), *compared)]
+
+    def limited(result: Result) -> Result:
+        operations = 2 * weights * result.computed
+        least = peak.seconds(operations, weights * dtype.itemsize * result.steps)
+        return replace(result, share_of_limit=least / result.seconds)
+
+    return [limited(result) for result in results]
+
+
+def _together(results: Sequence[Result]) -> Result:
+    """Add up what one engine did in several runs."""
+    added = ("jobs", "seconds", "tokens", "prompt_tokens", "steps", "computed")
+    sums: dict[str, Any] = {name: sum(getattr(r, name) for r in results) for name in added}
+    return replace(results[0], first_token=median(r.first_token for r in results), **sums)
 
 
 def run_reference(
