@@ -99,6 +99,14 @@ def start(command: Sequence[str], environ: Mapping[str, str], **options: Any) ->
     return Process(popen)
 
 
+def works(*command: str) -> bool:
+    """Whether the system has a program and allows what it does."""
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
 class RedisServer:
     """A redis-server on a Unix socket of its own."""
 

