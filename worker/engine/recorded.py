@@ -70,7 +70,7 @@ class RecordedDecoding:
             forward: adds adapters without looking at which they are
                 (`worker.engine.adapters.StackedLinear`).
             cache: where keys and values are.
-            record: as `cuda_graph`.
+            record: as `CudaGraphs`.
         """
         self._forward = forward
         self._cache = cache
@@ -101,14 +101,14 @@ class RecordedDecoding:
         # A sequence that fills up is at the last position of some row.
         last = self._cache.context - 1
         at_rows = range(shape.count) if whole else [decoding[0].row] * shape.count
-        columns = [[row, last, 0, *[0] * shape.width] for row in at_rows]
+        table = [[row, last, 0, *[0] * shape.width] for row in at_rows]
         keep: list[int] = []
         for i, tokens in enumerate(decoding):
             place = tokens.row if whole else i
             padding = [0] * (shape.width - len(tokens.ids))
-            columns[place] = [tokens.row, tokens.at, tokens.adapter, *tokens.ids, *padding]
+            table[place] = [tokens.row, tokens.at, tokens.adapter, *tokens.ids, *padding]
             keep += range(place * shape.width, place * shape.width + len(tokens.ids))
-        found = self._replay(shape, torch.tensor(columns))
+        found = self._replay(shape, torch.tensor(table))
         if found is None or keep == list(range(len(found))):
             return found
         return found[torch.tensor(keep, device=found.device)]
@@ -128,12 +128,12 @@ class RecordedDecoding:
         count = _power(count)
         return count if 3 * count <= self._cache.rows else self._cache.rows
 
-    def _replay(self, shape: Shape, columns: Tensor) -> Tensor | None:
-        """Compute a step of a shape, whose `columns` are (count, 3 + width) int64."""
+    def _replay(self, shape: Shape, table: Tensor) -> Tensor | None:
+        """Compute a step of a shape, whose `table` is (count, 3 + width) int64: row, position, adapter and tokens of each sequence."""
         if shape not in self._recordings:
             if self._failed:
                 return None
-            inputs = columns.to(self._cache.device)
+            inputs = table.to(self._cache.device)
             try:
                 replay = self._record(lambda inputs: self._compute(shape, inputs), inputs)
             except Exception:
@@ -143,7 +143,7 @@ class RecordedDecoding:
                 return None
             self._recordings[shape] = inputs, replay
         inputs, replay = self._recordings[shape]
-        inputs.copy_(columns)
+        inputs.copy_(table)
         return replay()
 
     def _compute(self, shape: Shape, inputs: Tensor) -> Tensor:
