@@ -129,7 +129,12 @@ class RecordedDecoding:
         return count if 3 * count <= self._cache.rows else self._cache.rows
 
     def _replay(self, shape: Shape, table: Tensor) -> Tensor | None:
-        """Compute a step of a shape, whose `table` is (count, 3 + width) int64: row, position, adapter and tokens of each sequence."""
+        """Compute a step.
+
+        Args:
+            shape: its shape.
+            table: row, position, adapter and tokens of each sequence, (count, 3 + width) int64.
+        """
         if shape not in self._recordings:
             if self._failed:
                 return None
