@@ -184,6 +184,7 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._pool: Any = None
+        self._aside: Any = None
 
     def __call__(self, step: Step, inputs: Tensor) -> Callable[[], Tensor]:
         """Record a step.
@@ -196,23 +197,30 @@ class CudaGraphs:
             replays the step on the current stream, and returns its scores, which the next replay of
             any step overwrites.
         """
-        stream = torch.cuda.current_stream(inputs.device)
-        aside: Any = torch.cuda.Stream(inputs.device)  # type: ignore[no-untyped-call]  # torch has no types there
-        aside.wait_stream(stream)
-        # Kernels are loaded and workspaces allocated when they are first used, which cannot be
-        # recorded. The step may run twice: it writes the same.
-        with torch.cuda.stream(aside):
-            step(inputs)
-        stream.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on allocating meanwhile. The outer block sets the stream back even
-        # where the recording ends in an error.
-        with (
-            torch.cuda.stream(stream),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-        ):
-            scores = step(inputs)
-        self._pool = graph.pool()
+        with torch.cuda.device(inputs.device):  # it need not be the first one
+            stream = torch.cuda.current_stream()
+            if self._aside is None:
+                self._aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types there
+            # Kernels are loaded and workspaces allocated when they are first used, which cannot be
+            # recorded. The step may run twice: it writes the same.
+            self._aside.wait_stream(stream)
+            with torch.cuda.stream(self._aside):
+                step(inputs)
+            stream.wait_stream(self._aside)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on allocating meanwhile. The outer block sets the stream back even
+            # where the recording ends in an error.
+            with (
+                torch.cuda.stream(stream),
+                torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self._aside,
+                    capture_error_mode="thread_local",
+                ),
+            ):
+                scores = step(inputs)
+            self._pool = graph.pool()
 
         def replay() -> Tensor:
             graph.replay()
