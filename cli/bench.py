@@ -147,7 +147,15 @@ def engine(
         else:
             big = which == "synthetic-7b"
             sizes = {"hidden": 4096, "layers": 32, "rank": 64} if big else _SMALL
-            make = partial(module.synthetic, Path(folder), demo.base, **sizes, seed=seed)
+            make = partial(
+                module.synthetic,
+                Path(folder),
+                demo.base,
+                **sizes,
+                dtype=dtype,
+                device=torch.device(device),
+                seed=seed,
+            )
             model = apart(make)
             asked = module.questions(AutoTokenizer.from_pretrained(demo.base), jobs, 64, seed)
             limit = max_output_tokens or 64

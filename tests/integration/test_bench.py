@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,21 @@ def test_the_bare_base_shows_what_adapters_cost() -> None:
     )
     assert [r.engine for r in results] == ["reference", "batching", "batching, no adapters"]
     assert all(r.tokens for r in results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_synthetic_model_has_adapters_that_differ(tmp_path: Path, dtype: torch.dtype) -> None:
+    tokenizer = DEMO_CHECKPOINT / "base"
+    made = engine.synthetic(tmp_path, tokenizer, hidden=128, layers=1, rank=2, dtype=dtype)
+    model: Any = made.load(dtype, torch.device("cpu"))
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    scores = []
+    for role in made.adapters:
+        model.set_adapter(role.value)
+        scores.append(model(torch.tensor([[1, 5, 9]])).logits)
+    with model.disable_adapter():
+        scores.append(model(torch.tensor([[1, 5, 9]])).logits)
+    assert all(not torch.equal(*pair) for pair in itertools.combinations(scores, 2))
 
 
 def test_the_service_is_measured_from_request_to_row() -> None:

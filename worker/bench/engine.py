@@ -20,7 +20,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     MistralConfig,
-    MistralForCausalLM,
     PreTrainedTokenizerBase,
 )
 
@@ -33,6 +32,7 @@ from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
 
+CPU = torch.device("cpu")
 #: What the batching engine can do without.
 ADAPTERS, DRAFTS, GRAPHS = "adapters", "drafts", "CUDA graphs"
 #: The question of the job that does not count.
@@ -107,7 +107,15 @@ class Result:
 
 
 def synthetic(
-    folder: Path, tokenizer: Path, *, hidden: int, layers: int, rank: int, seed: int = 0
+    folder: Path,
+    tokenizer: Path,
+    *,
+    hidden: int,
+    layers: int,
+    rank: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+    seed: int = 0,
 ) -> Model:
     """Make a Mistral of random weights with three random adapters; its texts do not end.
 
@@ -117,6 +125,8 @@ def synthetic(
         hidden: width; the rest is in Mistral-7B's proportions (heads of 64).
         layers: depth.
         rank: of the adapters.
+        dtype: of all weights.
+        device: where they are drawn.
         seed: of all weights.
     """
     torch.manual_seed(seed)
@@ -132,20 +142,21 @@ def synthetic(
         sliding_window=None,
         eos_token_id=2,
     )
-    base: Any = MistralForCausalLM(config)
+    auto: Any = AutoModelForCausalLM
+    with device:
+        base = auto.from_config(config, dtype=dtype)
     base.save_pretrained(folder / "base")
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder / "base")
     targets = [f"{p}_proj" for p in ("q", "k", "v", "o", "gate", "up", "down")]
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
     for role in Role:
-        adapter: Any = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(folder / "base"),
-            LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"),
-        )
+        adapter: Any = get_peft_model(base, lora, autocast_adapter_dtype=False)
         with torch.no_grad():
             for name, weight in adapter.named_parameters():
                 if "lora_B" in name:
                     weight.normal_(std=0.02)
         adapter.save_pretrained(str(folder / role), save_embedding_layers=False)
+        base = adapter.unload()
     return Model(folder / "base", {role: folder / role for role in Role})
 
 
