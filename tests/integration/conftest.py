@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,3 +36,13 @@ def engine(checkpoint: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
     assert not engine._scheduler.running
     assert not engine._scheduler.waiting
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def sliding(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint with a sliding window shorter than its texts."""
+    folder = tmp_path_factory.mktemp("sliding")
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    file = folder / "base" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sliding_window": 16}))
+    return folder

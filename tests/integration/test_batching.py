@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
 import random
-import shutil
 import threading
 import types
 from collections.abc import Callable
@@ -152,16 +150,6 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
         assert [c.deltas for c in again] == [c.deltas for c in found[False][0]]
         assert all(c.first_token_at for c in again)
     assert steps[True] < 0.8 * steps[False]
-
-
-@pytest.fixture(scope="module")
-def sliding(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint with a sliding window shorter than its texts."""
-    folder = tmp_path_factory.mktemp("sliding")
-    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
-    file = folder / "base" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "sliding_window": 16}))
-    return folder
 
 
 def test_a_sliding_window_is_kept(sliding: Path, tokenizer: Any, engine: BatchingEngine) -> None:

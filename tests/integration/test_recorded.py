@@ -18,14 +18,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
 from tests.integration.batches import CONTEXT, WORDS, request, same
-from tests.integration.test_batching import mixed, sliding
+from tests.integration.test_batching import mixed
 from worker.engine import recorded
 from worker.engine.adapters import StackedLinear
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Completion, Request
 from worker.engine.recorded import Record, Step
-
-__all__ = ["sliding"]
 
 #: Operations that wait for the device, or bring something from the host: a graph can hold neither.
 HOST = {"_local_scalar_dense", "item", "nonzero", "masked_select", "lift_fresh", "lift_fresh_copy"}
@@ -99,11 +97,6 @@ def test_texts_are_the_same(
     assert not tracer.operations & HOST
 
 
-def test_texts_are_the_same_in_a_sliding_window(sliding: Path, tokenizer: Any) -> None:
-    rng = random.Random(2)
-    check(lambda: load_model(sliding), tokenizer, [request(rng) for _ in range(12)], slots=8)
-
-
 @pytest.mark.parametrize("architecture", ["llama", "qwen"])
 def test_adapters_of_different_ranks_and_targets_are_recorded(
     architecture: str, tokenizer: Any
@@ -112,16 +105,24 @@ def test_adapters_of_different_ranks_and_targets_are_recorded(
     check(lambda: mixed(architecture), tokenizer, [request(rng) for _ in range(6)], slots=4)
 
 
-def test_nothing_is_lost_at_the_contexts_end(checkpoint: Path, tokenizer: Any) -> None:
-    """Texts that fill their rows, beside rows that are idle and drafts that would reach beyond."""
-    sampling = Sampling(temperature=0, max_output_tokens=100)
+@pytest.mark.parametrize("kind", ["checkpoint", "sliding"])
+def test_nothing_is_lost_at_the_contexts_end(
+    kind: str, request: pytest.FixtureRequest, tokenizer: Any
+) -> None:
+    """Texts that fill their rows, where short ones ran beside idle rows, and drafts that reach beyond.
+
+    In a sliding window, an idle row's last position sees nothing of what short texts look at.
+    """
+    folder: Path = request.getfixturevalue(kind)
     length = len(tokenizer.encode(" ".join(WORDS)))
     requests = [
-        Request(role, " ".join([*WORDS, *WORDS[:more]]), sampling)
-        for role in Role
-        for more in (0, 2, 4)
+        Request(
+            role, " ".join([*WORDS, *WORDS[:more]]), Sampling(temperature=0, max_output_tokens=n)
+        )
+        for role, n in zip(Role, (150, 150, 20), strict=True)
+        for more in (0, 4)
     ]
-    check(lambda: load_model(checkpoint), tokenizer, requests, slots=5, context=length + 108)
+    check(lambda: load_model(folder), tokenizer, requests, slots=4, context=length + 158)
 
 
 def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> None:

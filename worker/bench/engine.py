@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
@@ -293,6 +294,7 @@ def run(
                 record=None if without == GRAPHS else recorder_for(device),
             )
 
+        gc.collect()  # an engine and its thread hold each other, and two models may not fit
         name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
         questions = asked if count > 1 else asked[:reference_jobs]
         return measure(apart(load), questions, count, name)

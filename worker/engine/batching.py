@@ -30,7 +30,7 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
-from worker.engine.recorded import Record, RecordedDecoding, Tokens
+from worker.engine.recorded import Record, RecordedDecoding
 from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
 
 log = logging.getLogger(__name__)
@@ -226,22 +226,15 @@ class BatchingEngine:
             the sequences for which a token can be drawn now, and their scores: a row for the next
             token, and one more after each of the draft's: (rows, vocabulary).
         """
-        logits = self._replay(plan.decoding) if not plan.chunks else None
+        drawing, logits = plan.decoding, None
+        if self._recorded and not plan.chunks:
+            logits = self._recorded(plan.decoding)
         if logits is None:
             drawing, logits = self._lay_out(plan)
-        else:
-            drawing = plan.decoding
         self._scheduler.computed(plan)
         self.steps += 1
         self.computed += sum(c.end - c.start for c in plan.chunks) + len(plan.decoding)
         return drawing, logits
-
-    def _replay(self, decoding: list[Sequence]) -> Tensor | None:
-        """Compute a step in which all decode from a recording; None where there is none."""
-        if not self._recorded:
-            return None
-        tokens = [Tokens(s.row, s.cached, s.adapter, [s.tokens[-1], *s.draft]) for s in decoding]
-        return self._recorded(tokens)
 
     def _lay_out(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
         """Compute any step; arguments and result as `_forward`."""
@@ -261,7 +254,7 @@ class BatchingEngine:
                 parts.append(Decoding(rows, at, lengths, common))
                 keep += range(len(ids), len(ids) + sum(lengths))
                 for sequence, length in zip(decoding, lengths, strict=True):
-                    ids += [sequence.tokens[-1], *sequence.draft]
+                    ids += sequence.newest
                     adapters += [sequence.adapter] * length
                 drawing += decoding
             for chunk in chunks:

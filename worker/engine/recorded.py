@@ -1,6 +1,6 @@
 """Decoding in steps of a few shapes, each of them recorded once and replayed.
 
-On a GPU, a step that only decodes is some five hundred small kernels: to launch them one by one takes
+On a GPU, a step that only decodes is hundreds of small kernels: to launch them one by one should take
 longer than to run them. A CUDA graph launches all of them at once, and does again exactly what was
 recorded, with what its input holds by then. So shapes must not depend on who decodes: sequences,
 tokens of each and the cache's tokens that are looked at are rounded up to powers of two, and what a
@@ -13,7 +13,8 @@ at a row's last position, which no sequence ever computes (its last token is dra
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from worker.engine.attention import Group, Layout
 from worker.engine.cache import KVCache
 from worker.engine.drafting import RIDGE
 from worker.engine.forward import LlamaForward
+from worker.engine.scheduler import Sequence
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +50,6 @@ class Shape:
     reach: int
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """A sequence's newest token and its draft."""
-
-    #: Its row of the cache.
-    row: int
-    #: The newest token's position.
-    at: int
-    #: Index of its adapter.
-    adapter: int
-    ids: Sequence[int]
-
-
 class RecordedDecoding:
     """Computes steps in which all sequences decode."""
 
@@ -82,15 +71,14 @@ class RecordedDecoding:
     def widest(self, count: int) -> int:
         """Return how many tokens of each sequence are worth a step: what fills up costs as well."""
         fit = max(1, RIDGE["cuda"] // self._places(count))
-        return int(1 << (fit.bit_length() - 1))
+        return 1 << (fit.bit_length() - 1)
 
     @torch.inference_mode()
-    def __call__(self, decoding: Sequence[Tokens]) -> Tensor | None:
-        """Compute a step.
+    def __call__(self, decoding: Several[Sequence]) -> Tensor | None:
+        """Compute a step: each sequence's newest token and its draft.
 
         Args:
-            decoding: sequences, each with at most as many tokens as fit before its row's last
-                position.
+            decoding: sequences; what they compute ends before their rows' last positions.
 
         Returns:
             the scores of each token's successor, (tokens, vocabulary), to be used before the next
@@ -103,19 +91,20 @@ class RecordedDecoding:
         at_rows = range(shape.count) if whole else [decoding[0].row] * shape.count
         table = [[row, last, 0, *[0] * shape.width] for row in at_rows]
         keep: list[int] = []
-        for i, tokens in enumerate(decoding):
-            place = tokens.row if whole else i
-            padding = [0] * (shape.width - len(tokens.ids))
-            table[place] = [tokens.row, tokens.at, tokens.adapter, *tokens.ids, *padding]
-            keep += range(place * shape.width, place * shape.width + len(tokens.ids))
+        for i, sequence in enumerate(decoding):
+            place = sequence.row if whole else i
+            ids = sequence.newest
+            padding = [0] * (shape.width - len(ids))
+            table[place] = [sequence.row, sequence.cached, sequence.adapter, *ids, *padding]
+            keep += range(place * shape.width, place * shape.width + len(ids))
         found = self._replay(shape, torch.tensor(table))
         if found is None or keep == list(range(len(found))):
             return found
         return found[torch.tensor(keep, device=found.device)]
 
-    def _shape(self, decoding: Sequence[Tokens]) -> Shape:
-        width = _power(max(len(tokens.ids) for tokens in decoding))
-        reach = max(tokens.at + len(tokens.ids) for tokens in decoding)
+    def _shape(self, decoding: Several[Sequence]) -> Shape:
+        width = _power(max(len(sequence.newest) for sequence in decoding))
+        reach = max(sequence.cached + len(sequence.newest) for sequence in decoding)
         reach = min(self._cache.context, max(LEAST_REACH, _power(reach)))
         return Shape(self._places(len(decoding)), width, reach)
 
@@ -176,7 +165,7 @@ def recorder_for(device: torch.device) -> Record | None:
 
 def _power(number: int) -> int:
     """Return the smallest power of two that is no smaller."""
-    return int(1 << (number - 1).bit_length())
+    return 1 << (number - 1).bit_length()
 
 
 class CudaGraphs:

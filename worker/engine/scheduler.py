@@ -55,6 +55,11 @@ class Sequence:
         return self.slice(max(len(self) - count, 0), len(self))
 
     @property
+    def newest(self) -> list[int]:
+        """What a step computes of it while it decodes: the newest token and the draft."""
+        return [self.tokens[-1], *self.draft]
+
+    @property
     def decoding(self) -> bool:
         """Whether all tokens but the newest are in the cache: a single one is to be computed."""
         return bool(self.tokens) and self.cached == len(self) - 1
