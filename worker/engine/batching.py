@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 
 from worker.engine import sampling
 from worker.engine.adapters import Form, StackedLinear, form_for
-from worker.engine.attention import Decoding, Layout, Segment
 from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
@@ -32,6 +31,7 @@ from worker.engine.interface import (
 )
 from worker.engine.recorded import Record, RecordedDecoding
 from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
+from worker.engine.steps import lay_out
 
 log = logging.getLogger(__name__)
 
@@ -230,43 +230,13 @@ class BatchingEngine:
         if self._recorded and not plan.chunks:
             logits = self._recorded(plan.decoding)
         if logits is None:
-            drawing, logits = self._lay_out(plan)
+            step = lay_out(plan, self.cache, self._scheduler.common)
+            drawing = step.drawing
+            logits = self._compute(step.ids, step.adapters, step.layout, step.keep)
         self._scheduler.computed(plan)
         self.steps += 1
         self.computed += sum(c.end - c.start for c in plan.chunks) + len(plan.decoding)
         return drawing, logits
-
-    def _lay_out(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
-        """Compute any step; arguments and result as `_forward`."""
-        device = self.cache.device
-        ids: list[int] = []
-        adapters: list[int] = []
-        keep: list[int] = []
-        drawing: list[Sequence] = []
-        parts: list[Decoding | Segment] = []
-        # Sequences of a role are about as long, and their rows lie together.
-        by_adapter = device.type == "cpu"
-        for decoding, chunks in plan.parts(by_adapter=by_adapter):
-            if decoding:
-                common = self._scheduler.common(decoding) if by_adapter else 0
-                lengths = [1 + len(s.draft) for s in decoding]
-                rows, at = [s.row for s in decoding], [s.cached for s in decoding]
-                parts.append(Decoding(rows, at, lengths, common))
-                keep += range(len(ids), len(ids) + sum(lengths))
-                for sequence, length in zip(decoding, lengths, strict=True):
-                    ids += sequence.newest
-                    adapters += [sequence.adapter] * length
-                drawing += decoding
-            for chunk in chunks:
-                sequence, length = chunk.sequence, chunk.end - chunk.start
-                parts.append(Segment(sequence.row, chunk.start, length))
-                ids += sequence.slice(chunk.start, chunk.end)
-                adapters += [sequence.adapter] * length
-                if chunk.last:
-                    keep.append(len(ids) - 1)
-                    drawing.append(sequence)
-        layout = Layout.of(self.cache, parts)
-        return drawing, self._compute(torch.tensor(ids, device=device), adapters, layout, keep)
 
     def _accept(
         self, sequences: Several[Sequence], tokens: Several[int], sound: Several[bool]
