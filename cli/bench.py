@@ -7,17 +7,24 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.errors import ExpectedError
 from cli.outputs import check_picture
 
+if TYPE_CHECKING:
+    from worker.bench.engine import Model
+    from worker.engine.interface import Engine
+
 #: About 100 M parameters, with adapters of 2.5% each.
 _SMALL = {"hidden": 768, "layers": 12, "rank": 16}
+#: Tokens of prompt and output together.
+CONTEXT = 1024
 #: Tokens of the prompts in the measurement by length.
 LENGTHS = (64, 256, 512, 1024, 2048)
 
@@ -110,6 +117,11 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Measure the speed by the length of the texts too, and draw both (.svg, .png, .pdf).",
 )
+@click.option(
+    "--llama-server",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="This program of llama.cpp's is measured too (on a CPU, at each number of slots).",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def engine(
@@ -120,10 +132,14 @@ def engine(
     max_output_tokens: int | None,
     device: str,
     plot: Path | None,
+    llama_server: Path | None,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Run whole jobs, three stages each: the batching engine against the reference engine."""
+    """Run whole jobs, three stages each: the batching engine against the reference engine.
+
+    --llama-server needs the package gguf, which is not among ours: pip install gguf
+    """
     import torch
     from transformers import AutoTokenizer
 
@@ -138,8 +154,11 @@ def engine(
 
     if plot:
         check_picture(plot)
+    if llama_server and device != "cpu":
+        raise ExpectedError("--llama-server is measured on a CPU; leave --device out")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     demo = module.Model.of(DEMO_CHECKPOINT)
+    tokenizer: Any = AutoTokenizer.from_pretrained(demo.base)
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
         if which == "demo":
             asked = _demo_questions(jobs)
@@ -157,7 +176,7 @@ def engine(
                 seed=seed,
             )
             model = apart(make)
-            asked = module.questions(AutoTokenizer.from_pretrained(demo.base), jobs, 64, seed)
+            asked = module.questions(tokenizer, jobs, 64, seed)
             limit = max_output_tokens or 64
         results = module.run(
             model,
@@ -165,10 +184,11 @@ def engine(
             reference_jobs=reference_jobs,
             slots=slots,
             sampling=Sampling(max_output_tokens=limit, seed=seed),
-            context=1024,
+            context=CONTEXT,
             dtype=dtype,
             device=torch.device(device),
             bare=which != "demo",
+            beside=_llama(llama_server, model, tokenizer) if llama_server else None,
             told=told,
         )
         if plot:
@@ -198,8 +218,29 @@ def engine(
             f"| {r.engine} | {r.at_once} | {r.jobs_an_hour:,.0f} "
             f"| {r.jobs_an_hour / baseline.jobs_an_hour:.1f} | {r.tokens_a_second:,.0f} "
             f"| {r.tokens_a_second / baseline.tokens_a_second:.1f} "
-            f"| {r.first_token * 1000:.0f} ms | {r.share_of_limit:.0%} |"
+            f"| {f'{r.first_token * 1000:.0f} ms' if r.first_token else '–'} "
+            f"| {f'{r.share_of_limit:.0%}' if r.share_of_limit else '–'} |"
         )
+
+
+def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engine]:
+    """Return what starts llama.cpp's server with so many slots."""
+    from worker.engine.interface import EngineError
+
+    try:
+        from worker.bench.llama import LlamaServer
+    except ModuleNotFoundError as error:
+        raise ExpectedError(
+            f"--llama-server needs the package {error.name}: pip install gguf"
+        ) from error
+
+    def start(slots: int) -> Engine:
+        try:
+            return LlamaServer(program, model, tokenizer, context=CONTEXT, slots=slots)
+        except EngineError as error:
+            raise ExpectedError(str(error)) from error
+
+    return start
 
 
 @bench.command()

@@ -82,13 +82,13 @@ class Result:
     tokens: int
     #: Of the prompts of all stages.
     prompt_tokens: int
-    #: Median seconds from a stage's start to its first token.
+    #: Median seconds from a stage's start to its first token; 0 if the engine does not say.
     first_token: float
     #: Steps of the engine, and the tokens that they computed: those of prompts whose keys and values
     #: were there already are not among them.
     steps: int
     computed: int
-    #: The processor's least time for that, as a share of the time it took.
+    #: The processor's least time for that, as a share of the time it took; 0 if it is not known.
     share_of_limit: float = 0.0
 
     @property
@@ -250,6 +250,7 @@ def run(
     dtype: torch.dtype,
     device: torch.device,
     bare: bool = False,
+    beside: Callable[[int], Engine] | None = None,
     told: Callable[[str], object] = lambda _: None,
 ) -> list[Result]:
     """Measure the reference engine, then the batching engine at several numbers of slots.
@@ -259,6 +260,9 @@ def run(
     to texts that are alike. On CUDA the graphs follow, at the smallest number of slots. A machine's
     speed changes within minutes, so both sides of such a comparison are measured twice, in the order
     with, without, without, with.
+
+    Another engine may be measured beside each number of slots, right after ours; of it only the
+    texts are known, and neither its first tokens nor its steps.
 
     Args:
         model: the checkpoints; both engines load them from the disk.
@@ -270,6 +274,7 @@ def run(
         dtype: of the weights.
         device: where to compute.
         bare: whether to measure the bare base; its texts should be as long as the adapters'.
+        beside: starts the other engine with so many slots.
         told: called with what happens next.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
@@ -311,8 +316,13 @@ def run(
     for count, without in compared:
         runs += [(count, ""), (count, without), (count, without), (count, "")]
     found: dict[tuple[int, str], list[Result]] = {}
+    others: dict[int, Result] = {}
     for count, without in runs:
         found.setdefault((count, without), []).append(batching(count, without))
+        if beside and count not in others:
+            other = beside(count)
+            questions = asked if count > 1 else asked[:reference_jobs]
+            others[count] = measure(other, questions, count, other.name)
     results += [_together(found[key]) for key in (*((count, "") for count in slots), *compared)]
 
     def limited(result: Result) -> Result:
@@ -320,7 +330,7 @@ def run(
         least = peak.seconds(operations, weights * dtype.itemsize * result.steps)
         return replace(result, share_of_limit=least / result.seconds)
 
-    return [limited(result) for result in results]
+    return [*map(limited, results), *(others[count] for count in slots if beside)]
 
 
 def _together(results: Sequence[Result]) -> Result:

@@ -1,0 +1,130 @@
+"""llama.cpp's files hold what ours hold, and its server is asked for the same jobs.
+
+Its server is no package: what stands in for it here is a program that takes the same requests and
+always writes the same token. Against the real one, `helixq bench engine --llama-server` runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from click.testing import CliRunner, Result
+from gguf import GGUFReader
+from safetensors.torch import load_file
+
+from cli.main import main
+from jobs.pipeline import Role
+from jobs.settings import DEMO_CHECKPOINT
+from worker.bench.engine import synthetic
+from worker.bench.gguf_files import write_adapter, write_base
+
+STAND_IN = """#!{python}
+import http.server, json, sys
+options = dict(zip(sys.argv[1:], sys.argv[2:]))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, found):
+        body = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.answer({{"status": "ok"}})
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with open({asked!r}, "a") as out:
+            out.write(json.dumps({{**asked, "options": options}}) + "\\n")
+        self.answer({{"tokens": [300] * asked["n_predict"]}})
+address = options["--host"], int(options["--port"])
+http.server.ThreadingHTTPServer(address, Handler).serve_forever()
+"""
+
+
+def tensors(file: Path) -> dict[str, torch.Tensor]:
+    return {t.name: torch.from_numpy(t.data.copy()) for t in GGUFReader(file).tensors}
+
+
+def neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Bring what rotates together, an element and the one half a head on, next to each other."""
+    size = weight.shape[0] // heads
+    rows = [
+        head * size + side * size // 2 + i
+        for head in range(heads)
+        for i in range(size // 2)
+        for side in (0, 1)
+    ]
+    return weight[rows]
+
+
+def test_the_files_hold_the_same_weights(tmp_path: Path) -> None:
+    made = synthetic(tmp_path / "model", DEMO_CHECKPOINT / "base", hidden=256, layers=2, rank=3)
+    config = write_base(made.base, tmp_path / "base.gguf")
+    ours, theirs = load_file(made.base / "model.safetensors"), tensors(tmp_path / "base.gguf")
+    assert len(theirs) == len(ours), "each once"
+    layer = "model.layers.1.self_attn"
+    query, key = ours[f"{layer}.q_proj.weight"], ours[f"{layer}.k_proj.weight"]
+    assert torch.equal(theirs["blk.1.attn_q.weight"], neighbours(query, heads=4))
+    assert torch.equal(theirs["blk.1.attn_k.weight"], neighbours(key, heads=1))
+    assert torch.equal(theirs["blk.1.attn_v.weight"], ours[f"{layer}.v_proj.weight"])
+    assert torch.equal(theirs["output.weight"], ours["lm_head.weight"])
+
+    folder = made.adapters[Role.CRITIC]
+    write_adapter(folder, tmp_path / "critic.gguf", config)
+    adapter, theirs = (
+        load_file(folder / "adapter_model.safetensors"),
+        tensors(tmp_path / "critic.gguf"),
+    )
+    assert len(theirs) == len(adapter) == 2 * 7 * 2
+    path = f"base_model.model.{layer}.q_proj"
+    a, b = adapter[f"{path}.lora_A.weight"], adapter[f"{path}.lora_B.weight"]
+    assert torch.equal(theirs["blk.1.attn_q.weight.lora_a"], a)
+    assert torch.equal(theirs["blk.1.attn_q.weight.lora_b"], neighbours(2 * b, heads=4)), "scaled"
+
+
+def bench(program: Path, *options: str) -> Result:
+    sizes = ["--jobs", "3", "--reference-jobs", "1", "--max-output-tokens", "4"]
+    return CliRunner().invoke(
+        main, ["bench", "engine", *sizes, "--llama-server", str(program), *options]
+    )
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_the_server_answers_the_same_jobs_beside_each_number_of_slots(tmp_path: Path) -> None:
+    log = tmp_path / "asked.jsonl"
+    text = STAND_IN.format(python=sys.executable, asked=str(log))
+    done = bench(script(tmp_path / "llama-server", text), "--slots", "1,2", "--json")
+    assert done.exit_code == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    found = [(r["at_once"], r["jobs"], r["tokens"]) for r in results if r["engine"] == "llama.cpp"]
+    assert found == [(1, 1, 12), (2, 3, 36)]
+
+    asked: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
+    # A warm-up's stages, then one job's, then a warm-up's and three jobs'.
+    assert len(asked) == 3 * (1 + 1 + 1 + 3)
+    assert [request["lora"][0]["id"] for request in asked[:3]] == [0, 1, 2], "a role, an adapter"
+    started = [(r["options"]["--parallel"], r["options"]["--ctx-size"]) for r in asked]
+    assert set(started) == {("1", "1024"), ("2", "2048")}
+    assert all(request["prompt"] for request in asked)
+    assert {(r["temperature"], r["top_k"], r["n_predict"]) for r in asked} == {(0.75, 50, 4)}
+
+
+def test_a_server_that_does_not_start_is_named_with_its_last_words(tmp_path: Path) -> None:
+    program = script(tmp_path / "llama-server", "#!/bin/sh\necho unknown option >&2; exit 1\n")
+    done = bench(program, "--slots", "1")
+    assert done.exit_code == 1
+    assert f"{program} does not start: unknown option" in done.stderr
+
+
+def test_the_server_is_not_measured_against_a_gpu(tmp_path: Path) -> None:
+    done = bench(script(tmp_path / "llama-server", "#!/bin/sh\n"), "--device", "cuda")
+    assert done.exit_code == 1
+    assert "--llama-server is measured on a CPU" in done.stderr

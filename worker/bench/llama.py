@@ -1,0 +1,148 @@
+"""llama.cpp's server as an engine, to be measured beside ours: same weights, prompts and sampling.
+
+It picks an adapter for each request, and decodes together what has the same one.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+from transformers import PreTrainedTokenizerBase
+
+from worker.bench.engine import Model
+from worker.bench.gguf_files import write_adapter, write_base
+from worker.engine.encoder import Encoder
+from worker.engine.interface import Completion, EngineError, FinishReason, Generation, Request
+
+#: Seconds that the server may take to start, and a request to be answered.
+PATIENCE = 600.0
+#: Seconds between two looks at a server that starts.
+LOOK_INTERVAL = 0.1
+
+
+class LlamaServer:
+    """A server of our own, for as long as it is not closed."""
+
+    name = "llama.cpp"
+
+    def __init__(
+        self,
+        program: Path,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        context: int,
+        slots: int,
+    ) -> None:
+        """Convert the model and start the server; return when it answers.
+
+        Args:
+            program: llama-server.
+            model: a Mistral without a sliding window, and adapters on its projections.
+            tokenizer: the base's.
+            context: tokens of prompt and output together.
+            slots: requests decoded at the same time.
+
+        Raises:
+            EngineError: the server does not start.
+        """
+        self.context = context
+        self.slots = slots
+        self._tokenizer = tokenizer
+        self._encode = Encoder(tokenizer, context)
+        self._adapters = list(model.adapters)
+        self._folder = tempfile.TemporaryDirectory(prefix="helixq-llama-")
+        folder = Path(self._folder.name)
+        command = [str(program), *_converted(model, folder)]
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = int(probe.getsockname()[1])
+        command += ["--host", "127.0.0.1", "--port", str(port), "--offline"]
+        command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
+        # A proxy of the one who measures is not for this machine itself.
+        url = f"http://127.0.0.1:{port}"
+        self._client = httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False)
+        self._log = folder / "server.log"
+        with self._log.open("wb") as log:
+            try:
+                self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            except OSError as error:
+                self._folder.cleanup()
+                raise EngineError(f"{program} cannot be started: {error.strerror}") from error
+        try:
+            self._until_ready(program)
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, request: Request) -> Generation:
+        """Answer a request; the generation that is returned has ended.
+
+        Raises:
+            EngineError: the server does not answer it.
+        """
+        ids, limit = self._encode(request)
+        sampling = request.sampling
+        body = {
+            "prompt": ids,
+            "n_predict": limit,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "samplers": ["temperature", "top_k", "top_p"],
+            "seed": sampling.seed % 2**32,
+            "lora": [{"id": self._adapters.index(request.role), "scale": 1.0}],
+            "return_tokens": True,
+        }
+        reply = self._client.post("/completion", json=body)
+        if reply.status_code != 200:
+            raise EngineError(f"llama.cpp's server: {reply.status_code}: {reply.text}")
+        tokens: list[int] = reply.json()["tokens"]
+        generation = Generation(request)
+        cut = len(tokens) == limit
+        generation.end(
+            Completion(
+                text=str(self._tokenizer.decode(tokens, skip_special_tokens=True)),
+                deltas=[],
+                prompt_tokens=len(ids),
+                output_tokens=len(tokens),
+                finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
+                max_output_tokens=limit,
+                first_token_at=None,
+            )
+        )
+        return generation
+
+    def close(self) -> None:
+        self._client.close()
+        self._process.terminate()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def _until_ready(self, program: Path) -> None:
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            if self._process.poll() is not None:
+                break
+            try:
+                if self._client.get("/health").status_code == 200:
+                    return
+            except httpx2.TransportError:
+                pass  # it does not listen yet
+            time.sleep(LOOK_INTERVAL)  # a server that starts tells nobody
+        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise EngineError(f"{program} does not start: {' '.join(last)}")
+
+
+def _converted(model: Model, folder: Path) -> list[str]:
+    """Write the model's files; return the options that name them."""
+    config = write_base(model.base, folder / "base.gguf")
+    files = [folder / f"{role}.gguf" for role in model.adapters]
+    for adapter, file in zip(model.adapters.values(), files, strict=True):
+        write_adapter(adapter, file, config)
+    adapters = ",".join(map(str, files))
+    return ["--model", str(folder / "base.gguf"), "--lora", adapters, "--lora-init-without-apply"]
