@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,22 +156,13 @@ class Running(Base):
         Returns:
             False if the lease was lost meanwhile: then nothing is recorded.
         """
-        with self._write() as connection:
-            if claim.last:
-                cut = output.finish_reason == "length"
-                status = Status.INCOMPLETE if cut else Status.COMPLETED
-                held = _settle(connection, claim, statements.COMPLETE, status=status)
-            else:
-                held = _settle(connection, claim, statements.GO_ON)
-            if held:
-                end_attempt(
-                    connection,
-                    claim.job_id,
-                    claim.lease_token,
-                    AttemptStatus.FINISHED,
-                    **_columns(claim, output),
-                )
-            return held
+        job: dict[str, object] = {}
+        statement = statements.GO_ON
+        if claim.last:
+            statement = statements.COMPLETE
+            cut = output.finish_reason == "length"
+            job["status"] = Status.INCOMPLETE if cut else Status.COMPLETED
+        return self._settle(claim, statement, job, AttemptStatus.FINISHED, _columns(claim, output))
 
     def fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
         """End a job whose stage cannot be finished, with the reason and the text so far.
@@ -178,26 +170,9 @@ class Running(Base):
         Returns:
             False if the lease was lost meanwhile: then nothing is recorded.
         """
-        with self._write() as connection:
-            held = _settle(
-                connection,
-                claim,
-                statements.END,
-                status=Status.FAILED,
-                error_code=code,
-                error_message=message,
-            )
-            if held:
-                columns = _columns(claim, output) if output else {}
-                end_attempt(
-                    connection,
-                    claim.job_id,
-                    claim.lease_token,
-                    AttemptStatus.FAILED,
-                    error=message,
-                    **columns,
-                )
-            return held
+        job = {"status": Status.FAILED, "error_code": code, "error_message": message}
+        attempt = {"error": message, **(_columns(claim, output) if output else {})}
+        return self._settle(claim, statements.END, job, AttemptStatus.FAILED, attempt)
 
     def release(self, claim: Claim, reason: str) -> bool:
         """Give a claimed stage back, to be run again by whoever comes first.
@@ -205,17 +180,10 @@ class Running(Base):
         Returns:
             False if the lease was lost meanwhile.
         """
-        with self._write() as connection:
-            held = _settle(connection, claim, statements.SETTLE, published_at=None)
-            if held:
-                end_attempt(
-                    connection,
-                    claim.job_id,
-                    claim.lease_token,
-                    AttemptStatus.RELEASED,
-                    error=reason,
-                )
-            return held
+        job = {"published_at": None}
+        return self._settle(
+            claim, statements.SETTLE, job, AttemptStatus.RELEASED, {"error": reason}
+        )
 
     def keep_partial(self, claim: Claim, output: Output) -> None:
         """Add to a cancelled attempt what had been generated when the worker noticed."""
@@ -230,13 +198,25 @@ class Running(Base):
                 .values(finished_at=utcnow(), **_columns(claim, output))
             )
 
+    def _settle(
+        self,
+        claim: Claim,
+        statement: sa.Update,
+        job: Mapping[str, object],
+        status: AttemptStatus,
+        attempt: Mapping[str, object],
+    ) -> bool:
+        """Hand the lease back and end the attempt, both with new values, in one transaction.
 
-def _settle(
-    connection: sa.Connection, claim: Claim, statement: sa.Update, **values: object
-) -> bool:
-    """Hand the lease back with new values; False if it is no longer the claim's."""
-    parameters = {"job": claim.job_id, "token": claim.lease_token, **values}
-    return bool(connection.execute(statement, parameters).rowcount)
+        Returns:
+            False if the lease is no longer the claim's: then nothing is changed.
+        """
+        held = {"job": claim.job_id, "token": claim.lease_token}
+        with self._write() as connection:
+            if not connection.execute(statement, {**held, **job}).rowcount:
+                return False
+            end_attempt(connection, claim.job_id, claim.lease_token, status, **attempt)
+        return True
 
 
 def _columns(claim: Claim, output: Output) -> dict[str, Any]:
