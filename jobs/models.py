@@ -157,8 +157,8 @@ class Job(Base):
     position: Mapped[int] = mapped_column(default=0)
     #: When that stage became ready to run.
     ready_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
-    #: When messages for it were last handed to Redis; null is the outbox.
-    published_at: Mapped[dt.datetime | None]
+    #: When messages for it were last handed to Redis, or were about to be; null is the outbox.
+    published_at: Mapped[dt.datetime | None] = mapped_column(default=utcnow())
 
     #: The fencing token: who claimed last. It only ever grows.
     lease_token: Mapped[int] = mapped_column(default=0)

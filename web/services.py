@@ -84,15 +84,19 @@ class Services:
         """
         job, created = self.store.submit(new, max_queued=self.settings.max_queued)
         if created:
+            self._publish(job)
+        return job, created
+
+    def _publish(self, job: Job) -> None:
+        """Hand a job to Redis, or to the sweep; no client must hear that it was refused."""
+        try:
             try:
                 self.doorbell.publish(job.id, position=0, rounds=job.rounds, priority=job.priority)
-                self.store.mark_published(job.id, 0)
             except QueueUnavailableError as error:
                 log.warning("%s: accepted, and published later: %s", job.id, error)
-            except Exception:
-                # The client must not hear that a job was refused which is kept.
-                log.exception("%s: accepted, and published later", job.id)
-        return job, created
+                self.store.unpublish(job.id, 0)
+        except Exception:  # whatever it is: a message that is missed long enough is sent again
+            log.exception("%s: accepted, and published later", job.id)
 
     def cancel(self, job_id: str) -> Job:
         """End a job; see `Store.cancel`."""

@@ -60,7 +60,7 @@ class Asking(Base):
     """Jobs as the web sees them."""
 
     def submit(self, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
-        """Accept a job: when this returns, it is kept.
+        """Accept a job: when this returns, it is kept, and counts as published.
 
         Returns:
             The job, and whether it is new: with an idempotency key that was used for the
@@ -128,7 +128,7 @@ class Asking(Base):
             )
 
     def unpublish(self, job_id: str, position: int) -> None:
-        """Note that the message for ``position`` was thrown away: the sweep sends another."""
+        """Note that there is no message for ``position``: the sweep sends one."""
         with self._write() as connection:
             connection.execute(
                 sa.update(Job)

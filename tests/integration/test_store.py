@@ -313,9 +313,8 @@ def test_the_outbox_holds_what_was_not_published(
 ) -> None:
     monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
     monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", 3600.0)
-    new, published, half_done = submit(store), submit(store), submit(store)
-    for job in (published, half_done):
-        store.mark_published(job.id, 0)
+    new, half_done, published = submit(store), submit(store), submit(store)
+    store.unpublish(new.id, 0)
     store.record(claim(store, half_done), OUTPUT)
     assert [w.job_id for w in store.unpublished(queue_empty=True)] == [new.id]
 
@@ -340,15 +339,12 @@ def test_a_question_that_a_later_one_overtook_has_lost_its_message(
     with store.engine.execution_options(helixq_write=True).begin() as connection:
         connection.execute(sa.update(Job).values(published_at=utcnow(-1)))
     later, waiting = submit(store, priority=5), submit(store)
-    for job in (later, waiting):
-        store.mark_published(job.id, 0)
     claim(store, later)
     assert store.unpublished(queue_empty=False) == [], "it may have been taken just now"
     monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", -1.0)
     found = [w.job_id for w in store.unpublished(queue_empty=False)]
     assert found == [urgent.id, lost.id], "and the one that came later may still be in the queue"
     urgent_later = submit(store, priority=9)
-    store.mark_published(urgent_later.id, 0)
     claim(store, urgent_later)
     assert waiting.id not in [w.job_id for w in store.unpublished(queue_empty=False)]
 
@@ -386,7 +382,6 @@ def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> Non
 def test_a_released_stage_is_published_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
     job = submit(store)
-    store.mark_published(job.id, 0)
     store.release(claim(store, job), "the worker shut down")
     assert [w.job_id for w in store.unpublished(queue_empty=False)] == [job.id]
     kept = store.job(job.id)
