@@ -138,7 +138,7 @@ def engine(
 ) -> None:
     """Run whole jobs, three stages each: the batching engine against the reference engine.
 
-    --llama-server needs the package gguf, which is not among ours: pip install gguf
+    --llama-server needs the package gguf, which only developers have: pip install gguf
     """
     import torch
     from transformers import AutoTokenizer
