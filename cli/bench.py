@@ -147,6 +147,7 @@ def engine(
     from jobs.settings import DEMO_CHECKPOINT
     from worker.bench import curves
     from worker.bench import engine as module
+    from worker.engine.interface import EngineError
     from worker.engine.threads import apart
 
     def told(text: str) -> None:
@@ -178,19 +179,22 @@ def engine(
             model = apart(make)
             asked = module.questions(tokenizer, jobs, 64, seed)
             limit = max_output_tokens or 64
-        results = module.run(
-            model,
-            asked=asked,
-            reference_jobs=reference_jobs,
-            slots=slots,
-            sampling=Sampling(max_output_tokens=limit, seed=seed),
-            context=CONTEXT,
-            dtype=dtype,
-            device=torch.device(device),
-            bare=which != "demo",
-            beside=_llama(llama_server, model, tokenizer) if llama_server else None,
-            told=told,
-        )
+        try:
+            results = module.run(
+                model,
+                asked=asked,
+                reference_jobs=reference_jobs,
+                slots=slots,
+                sampling=Sampling(max_output_tokens=limit, seed=seed),
+                context=CONTEXT,
+                dtype=dtype,
+                device=torch.device(device),
+                bare=which != "demo",
+                beside=_llama(llama_server, model, tokenizer) if llama_server else None,
+                told=told,
+            )
+        except EngineError as error:
+            raise ExpectedError(str(error)) from error
         if plot:
             points = curves.by_length(
                 model,
@@ -225,8 +229,6 @@ def engine(
 
 def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engine]:
     """Return what starts llama.cpp's server with so many slots."""
-    from worker.engine.interface import EngineError
-
     try:
         from worker.bench.llama import LlamaServer
     except ModuleNotFoundError as error:
@@ -235,10 +237,7 @@ def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engin
         ) from error
 
     def start(slots: int) -> Engine:
-        try:
-            return LlamaServer(program, model, tokenizer, context=CONTEXT, slots=slots)
-        except EngineError as error:
-            raise ExpectedError(str(error)) from error
+        return LlamaServer(program, model, tokenizer, context=CONTEXT, slots=slots)
 
     return start
 

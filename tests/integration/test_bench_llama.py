@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from click.testing import CliRunner, Result
 from gguf import GGUFReader
@@ -38,7 +39,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with open({asked!r}, "a") as out:
             out.write(json.dumps({{**asked, "options": options}}) + "\\n")
-        self.answer({{"tokens": [300] * asked["n_predict"]}})
+        if {fails}:
+            self.send_error(500, "out of memory")
+        else:
+            self.answer({{"tokens": [300] * asked["n_predict"]}})
 address = options["--host"], int(options["--port"])
 http.server.ThreadingHTTPServer(address, Handler).serve_forever()
 """
@@ -100,7 +104,7 @@ def script(path: Path, text: str) -> Path:
 
 def test_the_server_answers_the_same_jobs_beside_each_number_of_slots(tmp_path: Path) -> None:
     log = tmp_path / "asked.jsonl"
-    text = STAND_IN.format(python=sys.executable, asked=str(log))
+    text = STAND_IN.format(python=sys.executable, asked=str(log), fails=False)
     done = bench(script(tmp_path / "llama-server", text), "--slots", "1,2", "--json")
     assert done.exit_code == 0, done.stderr
     results = json.loads(done.stdout)["results"]
@@ -122,6 +126,25 @@ def test_a_server_that_does_not_start_is_named_with_its_last_words(tmp_path: Pat
     done = bench(program, "--slots", "1")
     assert done.exit_code == 1
     assert f"{program} does not start: unknown option" in done.stderr
+
+
+def test_a_server_that_fails_is_no_fast_one(tmp_path: Path) -> None:
+    text = STAND_IN.format(python=sys.executable, asked=str(tmp_path / "asked"), fails=True)
+    program = script(tmp_path / "llama-server", text)
+    done = bench(program, "--slots", "1")
+    assert done.exit_code == 1
+    assert "llama.cpp's server: 500" in done.stderr
+    assert "out of memory" in done.stderr
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert not any(str(program) in command for command in commands), "it was ended, too"
+
+
+def test_a_server_that_cannot_be_started_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text("no program")
+    done = bench(program, "--slots", "1")
+    assert done.exit_code == 1
+    assert f"{program} cannot be started: Permission denied" in done.stderr
 
 
 def test_the_server_is_not_measured_against_a_gpu(tmp_path: Path) -> None:

@@ -1,72 +1,27 @@
-"""The store's promises, on SQLite and on PostgreSQL."""
+"""The store's promises, on SQLite and on PostgreSQL: a job's way, and what is kept of it."""
 
 from __future__ import annotations
 
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.db import utcnow
-from jobs.models import AttemptStatus, Job, Status, WorkerState
-from jobs.pipeline import Sampling, stage_seed
+from jobs.models import AttemptStatus, Status, WorkerState
+from jobs.pipeline import stage_seed
 from jobs.store import (
     Claim,
     IdempotencyError,
     JobNotFoundError,
-    NewJob,
-    Output,
     QueueFullError,
     Store,
-    sweeping,
 )
-from jobs.store.running import SUSPICIOUS
 from tests.conftest import RUNTIME, WORKER
-
-QUESTION = NewJob(
-    question="Why?",
-    system="Be brief.",
-    sampling=Sampling(seed=7),
-    rounds=1,
-    priority=5,
-    background=True,
-    labels={"team": "blue"},
-)
-OUTPUT = Output(
-    text="Because.",
-    deltas=[4, 4],
-    prompt_tokens=12,
-    output_tokens=3,
-    finish_reason="stop",
-    max_output_tokens=1024,
-    first_token_after=0.0,
-)
-
-
-def submit(store: Store, **changes: object) -> Job:
-    job, created = store.submit(replace(QUESTION, **changes), max_queued=1000)  # type: ignore[arg-type]  # any field
-    assert created
-    return job
-
-
-def claim(
-    store: Store, job: Job, position: int = 0, worker: str = WORKER, *, alone: bool = False
-) -> Claim:
-    found = store.claim(job.id, position, worker, job_timeout=60, alone=alone)
-    assert found is not None
-    return found
-
-
-def let_leases_run_out(store: Store) -> None:
-    """Turn the clock back in the rows, since a lease cannot be waited for in a test."""
-    with store.engine.execution_options(helixq_write=True).begin() as connection:
-        connection.execute(sa.update(Job).values(lease_expires_at=utcnow(-1)))
+from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
 
 
 def test_a_job_goes_through_its_three_stages(store: Store) -> None:
@@ -141,81 +96,6 @@ def test_who_lost_the_lease_can_record_nothing(store: Store) -> None:
     assert (first.status, first.number, first.output) == (AttemptStatus.LOST, 1, None)
     assert (second.status, second.number) == (AttemptStatus.FINISHED, 2)
     assert first.seed == second.seed
-
-
-def test_heartbeats_keep_leases(store: Store) -> None:
-    job = submit(store)
-    held = claim(store, job)
-    let_leases_run_out(store)
-    store.heartbeat(WORKER, [(job.id, held.lease_token)])
-    assert store.sweep().rescued == []
-    assert store.held(WORKER) == {(job.id, held.lease_token)}
-    assert store.record(held, OUTPUT)
-    assert store.held(WORKER) == set()
-
-
-def test_a_lease_that_nobody_knows_of_runs_out(store: Store) -> None:
-    """A claim was committed, but its answer never came: no thread works on it."""
-    job = submit(store)
-    claim(store, job)
-    let_leases_run_out(store)
-    store.heartbeat(WORKER, [("resp_other", 1)])
-    assert store.sweep().rescued == [job.id]
-
-
-def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweeping, "DEADLINE_GRACE", 0.0)
-    job = submit(store)
-    held = store.claim(job.id, 0, WORKER, job_timeout=0.001)
-    assert held is not None
-    assert store.sweep().failed == [job.id]
-    assert not store.record(held, OUTPUT)
-    assert store.job(job.id).attempts[0].status is AttemptStatus.FAILED
-
-
-def test_a_job_that_brings_three_workers_down_fails(store: Store) -> None:
-    job = submit(store)
-    for _ in range(SUSPICIOUS):
-        assert not store.suspicious(job.id, 0)
-        claim(store, job)
-        let_leases_run_out(store)
-        assert store.sweep().failed == []
-    claim(store, job, alone=True)
-    let_leases_run_out(store)
-    assert store.sweep().failed == [job.id]
-    kept = store.job(job.id)
-    assert (kept.status, kept.error_code) == (Status.FAILED, "worker_lost")
-    assert [a.status for a in kept.attempts] == [AttemptStatus.LOST] * 3
-
-
-def test_a_job_that_ran_beside_a_poisonous_one_does_not_fail_with_it(store: Store) -> None:
-    poison, innocent = submit(store), submit(store)
-    for _ in range(SUSPICIOUS):
-        claim(store, poison)
-        claim(store, innocent)
-        let_leases_run_out(store)
-        store.sweep()
-    for job in (poison, innocent):
-        assert store.claim(job.id, 0, WORKER, job_timeout=60) is None, "not beside others"
-        assert store.suspicious(job.id, 0)
-    assert store.record(claim(store, innocent, alone=True), OUTPUT)
-    claim(store, poison, alone=True)
-    let_leases_run_out(store)
-    assert store.sweep().failed == [poison.id]
-    assert not store.suspicious(innocent.id, 1), "its next stage has a clean record"
-    assert store.record(claim(store, innocent, 1), OUTPUT)
-
-
-def test_a_job_past_its_deadline_fails(store: Store) -> None:
-    job = submit(store)
-    held = store.claim(job.id, 0, WORKER, job_timeout=0.001)
-    assert held is not None
-    store.release(held, "the worker shut down")
-    assert store.claim(job.id, 0, WORKER, job_timeout=60) is None
-    assert store.sweep().failed == [job.id]
-    assert store.job(job.id).error_code == "deadline_exceeded"
 
 
 def test_a_failed_stage_ends_the_job_with_the_reason(store: Store) -> None:
@@ -306,101 +186,6 @@ def test_pages_go_through_all_jobs_once(store: Store) -> None:
     assert [job.id for job in oldest] == ids[:2]
     with pytest.raises(JobNotFoundError):
         store.page(limit=3, after="resp_unknown")
-
-
-def test_the_outbox_holds_what_was_not_published(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
-    monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", 3600.0)
-    new, half_done, published = submit(store), submit(store), submit(store)
-    store.unpublish(new.id, 0)
-    store.record(claim(store, half_done), OUTPUT)
-    assert [w.job_id for w in store.unpublished(queue_empty=True)] == [new.id]
-
-    monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", -1.0)
-    # Messages that should have been taken by now: the chain's next one for sure, the
-    # question's only if Redis has no messages left.
-    waiting = store.unpublished(queue_empty=False)
-    assert [(w.job_id, w.position) for w in waiting] == [(half_done.id, 1), (new.id, 0)]
-    waiting = store.unpublished(queue_empty=True)
-    assert {w.job_id for w in waiting} == {half_done.id, published.id, new.id}
-
-    claim(store, new)
-    store.cancel(published.id)
-    assert [w.job_id for w in store.unpublished(queue_empty=True)] == [half_done.id]
-
-
-def test_a_question_that_a_later_one_overtook_has_lost_its_message(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
-    lost, urgent = submit(store), submit(store, priority=9)
-    with store.engine.execution_options(helixq_write=True).begin() as connection:
-        connection.execute(sa.update(Job).values(published_at=utcnow(-1)))
-    later, waiting = submit(store, priority=5), submit(store)
-    claim(store, later)
-    assert store.unpublished(queue_empty=False) == [], "it may have been taken just now"
-    monkeypatch.setattr(sweeping, "REPUBLISH_AFTER", -1.0)
-    found = [w.job_id for w in store.unpublished(queue_empty=False)]
-    assert found == [urgent.id, lost.id], "and the one that came later may still be in the queue"
-    urgent_later = submit(store, priority=9)
-    claim(store, urgent_later)
-    assert waiting.id not in [w.job_id for w in store.unpublished(queue_empty=False)]
-
-
-def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> None:
-    """With a million old jobs they cost what they cost with none."""
-    asked: list[tuple[str, Any]] = []
-
-    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
-        if "FROM jobs" in statement:
-            asked.append((statement, parameters))
-
-    sa.event.listen(store.engine, "before_cursor_execute", note)
-    assert not store.busy()
-    assert len(asked) == 1, "with no open job that is all a sweep asks"
-    submit(store)
-    store.sweep()
-    for queue_empty in (True, False):
-        store.unpublished(queue_empty=queue_empty)
-    store.held(WORKER)
-    sa.event.remove(store.engine, "before_cursor_execute", note)
-    assert len(asked) >= 6
-    sqlite = store.engine.dialect.name == "sqlite"
-    with store.engine.begin() as connection:
-        if not sqlite:  # a few rows are always read faster than an index
-            connection.exec_driver_sql("SET enable_seqscan = off")
-        for statement, parameters in asked:
-            explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
-            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
-            text = "\n".join(str(row) for row in plan)
-            assert "ix_jobs_" in text, statement
-            assert not re.search(r"SCAN jobs|Seq Scan on jobs", text), f"{statement}\n{text}"
-
-
-def test_a_released_stage_is_published_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
-    job = submit(store)
-    store.release(claim(store, job), "the worker shut down")
-    assert [w.job_id for w in store.unpublished(queue_empty=False)] == [job.id]
-    kept = store.job(job.id)
-    assert kept.attempts[0].status is AttemptStatus.RELEASED
-    assert kept.attempts[0].error == "the worker shut down"
-
-
-def test_old_jobs_are_deleted_with_their_attempts(store: Store) -> None:
-    old, running, new = submit(store), submit(store), submit(store)
-    store.fail(claim(store, old), "server_error", "broken")
-    store.cancel(new.id)
-    claim(store, running)
-    with store.engine.execution_options(helixq_write=True).begin() as connection:
-        past = utcnow(-3 * 86_400)
-        connection.execute(sa.update(Job).where(Job.id == old.id).values(finished_at=past))
-    assert store.delete_older(2) == 1
-    with pytest.raises(JobNotFoundError):
-        store.job(old.id)
-    assert {job.id for job in store.page(limit=10)[0]} == {running.id, new.id}
 
 
 def test_workers_come_and_go(store: Store) -> None:

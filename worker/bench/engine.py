@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -191,6 +192,9 @@ def run_jobs(
         at_once: how many jobs run at the same time.
         sampling: of every stage; its seed is the first job's.
         told: called after every job.
+
+    Raises:
+        EngineError: the engine failed at a request.
     """
     waiting = list(enumerate(asked))[::-1]
     lock = threading.Lock()
@@ -222,12 +226,10 @@ def run_jobs(
                     firsts.append((completion.first_token_at or start) - start)
             told()
 
-    threads = [threading.Thread(target=serve) for _ in range(at_once)]
     start = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(at_once) as pool:
+        for served in [pool.submit(serve) for _ in range(at_once)]:
+            served.result()
     seconds = time.monotonic() - start
     first = sorted(firsts)[len(firsts) // 2]
     if isinstance(engine, BatchingEngine):
@@ -357,10 +359,11 @@ def run_reference(
 def _run_warm(engine: Engine, asked: Sequence[str], at_once: int, sampling: Sampling) -> Result:
     """Run one job that does not count, then all, and close the engine."""
     # Another question: an engine may remember what it wrote.
-    run_jobs(engine, [WARM_UP], at_once=1, sampling=sampling)
-    result = run_jobs(engine, asked, at_once=at_once, sampling=sampling)
-    engine.close()
-    return result
+    try:
+        run_jobs(engine, [WARM_UP], at_once=1, sampling=sampling)
+        return run_jobs(engine, asked, at_once=at_once, sampling=sampling)
+    finally:
+        engine.close()
 
 
 def _multiplied(model: PeftModel) -> int:

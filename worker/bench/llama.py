@@ -63,9 +63,6 @@ class LlamaServer:
             port = int(probe.getsockname()[1])
         command += ["--host", "127.0.0.1", "--port", str(port), "--offline"]
         command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
-        # A proxy of the one who measures is not for this machine itself.
-        url = f"http://127.0.0.1:{port}"
-        self._client = httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False)
         self._log = folder / "server.log"
         with self._log.open("wb") as log:
             try:
@@ -73,6 +70,9 @@ class LlamaServer:
             except OSError as error:
                 self._folder.cleanup()
                 raise EngineError(f"{program} cannot be started: {error.strerror}") from error
+        # A proxy of the one who measures is not for this machine itself.
+        url = f"http://127.0.0.1:{port}"
+        self._client = httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False)
         try:
             self._until_ready(program)
         except BaseException:
@@ -98,7 +98,10 @@ class LlamaServer:
             "lora": [{"id": self._adapters.index(request.role), "scale": 1.0}],
             "return_tokens": True,
         }
-        reply = self._client.post("/completion", json=body)
+        try:
+            reply = self._client.post("/completion", json=body)
+        except httpx2.TransportError as error:
+            raise EngineError(f"llama.cpp's server does not answer: {error}") from error
         if reply.status_code != 200:
             raise EngineError(f"llama.cpp's server: {reply.status_code}: {reply.text}")
         tokens: list[int] = reply.json()["tokens"]
