@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine import sampling
-from worker.engine.adapters import Form, StackedLinear, form_for
+from worker.engine.adapters import Form, MergedLinear, StackedLinear, form_for
 from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
@@ -32,6 +32,7 @@ from worker.engine.interface import (
 from worker.engine.recorded import Record, RecordedDecoding
 from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
 from worker.engine.steps import lay_out
+from worker.engine.threads import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class BatchingEngine:
         config: Any = model.config
         self._vocabulary = int(config.vocab_size)
         form = form or form_for(model, self._names)
+        self._sharing = Sharing(small=form is MergedLinear)
         self._compute = forward_of(model.eval(), self._names, form)
         # However few run at once, each role's last prompt stays where the next one finds it.
         rows = max(slots, len(self._names))
@@ -148,6 +150,7 @@ class BatchingEngine:
             self._admit(block=False)
         for sequence in [*scheduler.running, *scheduler.waiting]:
             self._fail(sequence, EngineError("the engine was closed"))
+        self._sharing.end()
 
     def _admit(self, *, block: bool) -> None:
         """Take what was submitted; with nothing else to do, wait for it."""
@@ -232,6 +235,7 @@ class BatchingEngine:
         if logits is None:
             step = lay_out(plan, self.cache, self._scheduler.common)
             drawing = step.drawing
+            self._sharing.share(len(step.adapters))
             logits = self._compute(step.ids, step.adapters, step.layout, step.keep)
         self._scheduler.computed(plan)
         self.steps += 1

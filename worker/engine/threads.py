@@ -1,4 +1,4 @@
-"""Threads that compute, and that must not keep OpenMP's teams alive."""
+"""Threads that compute: how many share a step, and that none keeps a team of OpenMP's alive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 Result = TypeVar("Result")
+
+#: Steps of a small model with fewer tokens are computed by one thread.
+WORTH_SHARING = 32
 
 
 def apart(function: Callable[[], Result]) -> Result:
@@ -20,3 +25,34 @@ def apart(function: Callable[[], Result]) -> Result:
     """
     with ThreadPoolExecutor(1, thread_name_prefix="apart") as pool:
         return pool.submit(function).result()
+
+
+class Sharing:
+    """Lets one thread compute what several would not compute sooner. For the thread that computes.
+
+    The products of a small model with a few tokens take microseconds: to wake a team for each of them
+    and to wait for it takes as long, and longer where others want its processors, as in a service.
+    """
+
+    def __init__(self, *, small: bool) -> None:
+        """Count the threads that there are.
+
+        Args:
+            small: whether the model's weights stay in the processor's caches. Those of other models
+                come from memory, which one thread alone does not use up.
+        """
+        self._all = self._now = torch.get_num_threads()
+        self._small = small
+
+    def share(self, tokens: int) -> None:
+        """Choose the threads that compute a step with so many tokens."""
+        self._set(1 if self._small and tokens < WORTH_SHARING else self._all)
+
+    def end(self) -> None:
+        """Take all threads again: threads that come later begin with what was set last."""
+        self._set(self._all)
+
+    def _set(self, threads: int) -> None:
+        if threads != self._now:
+            torch.set_num_threads(threads)
+            self._now = threads
