@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 import migrations
 from cli import service_bench
-from jobs.db import utcnow
+from jobs.db import begin, utcnow
 from jobs.models import Job, Status
 from jobs.pipeline import Sampling
 from jobs.settings import DEMO_CHECKPOINT
@@ -97,7 +97,8 @@ def sweep(folder: Path, old: int, rounds: int = 200) -> float:
     """
     store = Store(f"sqlite:///{folder / 'jobs.sqlite3'}")
     migrations.migrate(store.engine)
-    with store.engine.execution_options(helixq_write=True).begin() as connection:
+    with store.engine.begin() as connection:
+        begin(connection, write=True)
         row = {
             "question": "Why?",
             "system": "",

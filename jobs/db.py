@@ -32,7 +32,7 @@ def connect(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        # The driver must not begin transactions by itself: `_begin` below does.
+        # The driver must not begin transactions by itself: `begin` does.
         connection.isolation_level = None
         # Readers and one writer at a time go on side by side.
         connection.execute("PRAGMA journal_mode=WAL")
@@ -40,14 +40,24 @@ def connect(url: str) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
 
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        # A transaction that reads first and writes later fails at once when another
-        # writer came between; one that takes the write lock first waits its turn.
-        write = connection.get_execution_options().get("helixq_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
     return engine
+
+
+def begin(connection: sa.Connection, *, write: bool) -> None:
+    """Begin a transaction on a connection that SQLAlchemy began one on: SQLite's driver did not.
+
+    One that reads first and writes later fails at once in SQLite when another writer came between;
+    one that takes the write lock first waits its turn.
+
+    A call and no listener to SQLAlchemy's event: with a single listener each statement asks for all
+    kinds of them, which takes a tenth of a claim's time.
+
+    Args:
+        connection: of an engine that `connect` made.
+        write: whether it will write.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 class ExactText(sa.types.TypeDecorator[str]):

@@ -10,6 +10,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from jobs import db
+
 #: The number of PostgreSQL's advisory lock that one who migrates holds: "helixq" as bytes.
 LOCK = int.from_bytes(b"helixq")
 
@@ -59,7 +61,8 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         alembic.util.CommandError: there is no such revision.
     """
     script = ScriptDirectory.from_config(_config())
-    with engine.execution_options(helixq_write=True).begin() as connection:
+    with engine.begin() as connection:
+        db.begin(connection, write=True)
         if connection.dialect.name == "postgresql":
             # Of two who migrate at once, the second finds the work done.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))

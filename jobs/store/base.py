@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -20,23 +20,30 @@ class Base:
         if self.engine.dialect.name == "postgresql":
             # A job and its attempts are read by two queries, which must see the same moment.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
-        self._writer = self.engine.execution_options(helixq_write=True)
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
+            db.begin(session.connection(), write=False)
             yield session
 
-    def _read_rows(self) -> AbstractContextManager[sa.Connection]:
-        return self._reader.begin()
+    @contextmanager
+    def _read_rows(self) -> Iterator[sa.Connection]:
+        with self._reader.begin() as connection:
+            db.begin(connection, write=False)
+            yield connection
 
-    def _write(self) -> AbstractContextManager[sa.Connection]:
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
         # Rows and not objects: a worker's threads share one interpreter with its engine.
-        return self._writer.begin()
+        with self.engine.begin() as connection:
+            db.begin(connection, write=True)
+            yield connection
 
     @contextmanager
     def _add(self) -> Iterator[Session]:
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            db.begin(session.connection(), write=True)
             yield session
 
     def close(self) -> None:

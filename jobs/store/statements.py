@@ -7,6 +7,9 @@ import sqlalchemy as sa
 from jobs.db import utcnow
 from jobs.models import OPEN, Attempt, AttemptStatus, Job, Status
 
+#: A job that has not ended. Not ``in``: SQLAlchemy writes its list anew for each execution.
+_OPEN = sa.or_(*(Job.status == status for status in OPEN))
+
 #: Counts a stage's attempts that ended with their worker lost. Parameters: ``job``, ``stage``.
 LOST = sa.select(sa.func.count()).where(
     Attempt.job_id == sa.bindparam("job"),
@@ -21,7 +24,7 @@ CLAIM = (
     .where(
         Job.id == sa.bindparam("job"),
         Job.position == sa.bindparam("stage"),
-        Job.status.in_(OPEN),
+        _OPEN,
         Job.lease_expires_at.is_(None),
         sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
         sa.or_(

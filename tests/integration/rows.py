@@ -53,5 +53,5 @@ def claim(
 
 def let_leases_run_out(store: Store) -> None:
     """Turn the clock back in the rows, since a lease cannot be waited for in a test."""
-    with store.engine.execution_options(helixq_write=True).begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(sa.update(Job).values(lease_expires_at=utcnow(-1)))

@@ -123,7 +123,7 @@ def test_a_question_that_a_later_one_overtook_has_lost_its_message(
 ) -> None:
     monkeypatch.setattr(sweeping, "PUBLISH_GRACE", -1.0)
     lost, urgent = submit(store), submit(store, priority=9)
-    with store.engine.execution_options(helixq_write=True).begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(sa.update(Job).values(published_at=utcnow(-1)))
     later, waiting = submit(store, priority=5), submit(store)
     claim(store, later)
@@ -181,7 +181,7 @@ def test_old_jobs_are_deleted_with_their_attempts(store: Store) -> None:
     store.fail(claim(store, old), "server_error", "broken")
     store.cancel(new.id)
     claim(store, running)
-    with store.engine.execution_options(helixq_write=True).begin() as connection:
+    with store.engine.begin() as connection:
         past = utcnow(-3 * 86_400)
         connection.execute(sa.update(Job).where(Job.id == old.id).values(finished_at=past))
     assert store.delete_older(2) == 1
