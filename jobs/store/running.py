@@ -99,7 +99,9 @@ class Running(Base):
             ).one_or_none()
             if job is None:
                 return None
-            attempts = connection.execute(statements.ATTEMPTS, {"job": job_id}).all()
+            attempts = []
+            if job.lease_token > 1:  # before the first lease of all nothing was tried
+                attempts = list(connection.execute(statements.ATTEMPTS, {"job": job_id}))
             outputs = [a.output or "" for a in attempts if a.status is AttemptStatus.FINISHED]
             chain = pipeline.stages(job.rounds)
             stage = chain[position]
