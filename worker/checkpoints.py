@@ -23,7 +23,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from jobs.pipeline import Role
 from jobs.settings import Settings
@@ -62,6 +68,8 @@ class Checkpoints:
 
     base: Checkpoint
     adapters: dict[Role, Checkpoint]
+    #: The base's.
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     dtype: torch.dtype
@@ -120,18 +128,24 @@ def find(settings: Settings) -> Checkpoints:
     }
     with _explained(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
-        config = transformers.AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+    sizes = config.get_text_config()
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise CheckpointError(
             f"The tokenizer of the base model {base.name} has no tokenizer.json or no EOS token; "
             "give a base with a fast tokenizer in HELIXQ_BASE_MODEL"
         )
-    if len(tokenizer) > config.vocab_size:
+    if len(tokenizer) > sizes.vocab_size:
         raise CheckpointError(
             f"The tokenizer of the base model {base.name} has {len(tokenizer)} tokens, but the "
-            f"model knows {config.vocab_size}; the folder mixes two models"
+            f"model knows {sizes.vocab_size}; the folder mixes two models"
         )
-    longest = int(config.max_position_embeddings)
+    longest = getattr(sizes, "max_position_embeddings", settings.max_context)
+    if longest is None:
+        raise CheckpointError(
+            f"The base model {base.name} does not say how many tokens it takes; "
+            "say it in HELIXQ_MAX_CONTEXT"
+        )
     if settings.max_context is not None and settings.max_context > longest:
         raise CheckpointError(
             f"HELIXQ_MAX_CONTEXT={settings.max_context}, but the base model {base.name} takes "
@@ -140,11 +154,12 @@ def find(settings: Settings) -> Checkpoints:
     return Checkpoints(
         base=base,
         adapters=adapters,
+        config=config,
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
         quantization=settings.quantization,
-        context=settings.max_context or longest,
+        context=settings.max_context or int(longest),
     )
 
 

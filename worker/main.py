@@ -36,6 +36,7 @@ from jobs.store import Runtime, Store
 from worker import checkpoints, tasks
 from worker.checkpoints import CheckpointError, Checkpoints
 from worker.engine.adapters import unstackable
+from worker.engine.architectures import unbatchable
 from worker.engine.batching import BatchingEngine
 from worker.engine.cache import KVCache
 from worker.engine.interface import Engine, Request
@@ -74,7 +75,8 @@ def run(settings: Settings) -> int:
     _wait_for("Redis", progress.ping, redis.RedisError)
     migrations.check(store.engine)
     found = checkpoints.find(settings)
-    reasons = unstackable({role.value: adapter.path for role, adapter in found.adapters.items()})
+    reasons = unbatchable(found.config, found.context)
+    reasons += unstackable({role.value: adapter.path for role, adapter in found.adapters.items()})
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     runtime = Runtime(
         description=found.describe(ReferenceEngine.name if reasons else BatchingEngine.name),
@@ -117,7 +119,7 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
     Args:
         found: the base and its adapters.
         slots: requests to decode together.
-        reasons: why the adapters cannot be stacked.
+        reasons: why model and adapters cannot be batched.
 
     Raises:
         CheckpointError: the weights cannot be used, or leave no memory for the context.

@@ -1,0 +1,106 @@
+"""Models that the batching engine serves, and that the others are left to the reference engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPTJConfig, Phi3Config
+
+from jobs.pipeline import Role
+from tests.integration.batches import compare_with_peft
+from worker.engine.architectures import CHECKED, unbatchable
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 768,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+#: Where the sizes alone do not tell all that there is: windows shorter than a prompt, experts, heads of
+#: another size.
+KINDS = ["sliding_attention", "full_attention"]
+MORE: dict[str, dict[str, Any]] = {
+    "cohere2": {"sliding_window": 4, "layer_types": KINDS},
+    "gemma": {"head_dim": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 4, "layer_types": KINDS},
+    "glm4": {"head_dim": 8},
+    "gpt_neox": {"num_key_value_heads": 4},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "mistral": {"head_dim": 16, "sliding_window": 4},
+    "mixtral": {"num_local_experts": 4},
+    "opt": {"num_key_value_heads": 4, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen2_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "qwen3": {
+        "head_dim": 16,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "max_window_layers": 1,
+    },
+    "starcoder2": {"sliding_window": 4},
+}
+#: Where PEFT would also adapt experts, which are no linear layers.
+TARGETS = {"mixtral": ["q_proj", "v_proj", "o_proj"]}
+#: Those that do not know all sizes by these names.
+OWN_SIZES = {"gpt_bigcode"}
+
+
+def model(kind: str) -> Any:
+    """A random model with three adapters of different ranks, in every linear layer as a rule."""
+    sizes = {k: v for k, v in SIZES.items() if kind not in OWN_SIZES or "token_id" in k}
+    config = AutoConfig.for_model(kind, **{**sizes, "vocab_size": 768, **MORE.get(kind, {})})
+    torch.manual_seed(3)
+    factory: Any = AutoModelForCausalLM  # transformers has no types there
+    found = factory.from_config(config)
+    for rank, role in enumerate(Role, start=2):
+        targets = TARGETS.get(kind, "all-linear")
+        adapter = LoraConfig(r=rank, lora_alpha=4, target_modules=targets)
+        if rank == 2:
+            found = get_peft_model(found, adapter, adapter_name=role.value)
+        else:
+            found.add_adapter(role.value, adapter)
+    with torch.no_grad():
+        for name, weight in found.named_parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=0.2 if "lora_" in name else 0.3)
+    return found.eval()
+
+
+@pytest.mark.parametrize("kind", sorted(CHECKED))
+def test_scores_in_a_mixed_batch_are_pefts(kind: str, tokenizer: Any) -> None:
+    found = model(kind)
+    assert unbatchable(found.config, 512) == []
+    compare_with_peft(found, tokenizer)
+
+
+def test_what_nobody_checked_is_left_to_the_reference_engine() -> None:
+    """Their attention does not go through transformers' interface, and no error says so."""
+    for config in (BloomConfig(), GPTJConfig()):
+        [said] = unbatchable(config, 64)
+        assert config.model_type in said
+
+
+def test_positions_that_depend_on_the_length_of_a_text_are_not_batched() -> None:
+    scaling = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4}
+    config = Phi3Config(
+        **SIZES,
+        original_max_position_embeddings=64,
+        rope_parameters={**scaling, "long_factor": [1.0, 2.0, 4.0, 8.0]},
+    )
+    [said] = unbatchable(config, 65)
+    assert "HELIXQ_MAX_CONTEXT=64" in said
+    assert unbatchable(config, 64) == []
