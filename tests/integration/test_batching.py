@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import random
 import threading
@@ -27,7 +28,7 @@ from transformers import (
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
-from tests.integration.batches import CONTEXT, WORDS, make, request, same
+from tests.integration.batches import CONTEXT, WORDS, compare_with_peft, make, request, same
 from worker.engine import attention, packing
 from worker.engine.adapters import (
     Form,
@@ -110,6 +111,44 @@ def test_a_text_ends_at_any_of_the_models_ends(
     plain.close()
     assert found.finish_reason is FinishReason.STOP
     assert same(found, wanted)
+
+
+def test_a_model_without_an_end_of_its_own_ends_with_the_tokenizers(
+    checkpoint: Path, tokenizer: Any, engine: BatchingEngine
+) -> None:
+    asked = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
+    text = engine.submit(asked).result().text
+    ended = copy.deepcopy(tokenizer)
+    [*_, end] = tokenizer.tokenize(text, add_special_tokens=False)[:9]
+    ended.eos_token = end
+    models = [load_model(checkpoint) for _ in range(2)]
+    for model in models:
+        model.generation_config.eos_token_id = None
+    batching = BatchingEngine(models[0], ended, context=CONTEXT, slots=2)
+    plain = ReferenceEngine(models[1], ended, context=CONTEXT)
+    found, wanted = (e.submit(asked).result() for e in (batching, plain))
+    batching.close()
+    plain.close()
+    assert found.finish_reason is FinishReason.STOP
+    assert same(found, wanted)
+
+
+def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some checkpoints bring a repetition penalty along, which `generate` would apply."""
+    asked = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=24))
+    wanted = reference.submit(asked).result()
+    for make_engine in (
+        lambda model: BatchingEngine(model, tokenizer, context=CONTEXT, slots=2),
+        lambda model: ReferenceEngine(model, tokenizer, context=CONTEXT),
+    ):
+        model = load_model(checkpoint)
+        model.generation_config.repetition_penalty = 5.0
+        engine = make_engine(model)
+        assert same(engine.submit(asked).result(), wanted)
+        engine.close()
+    assert caplog.text.count("repetition_penalty are not applied") == 2
 
 
 def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
@@ -211,32 +250,7 @@ def test_logits_in_a_mixed_batch_are_pefts(
 ) -> None:
     """Every role at once, ranks and targets that differ, prompts in chunks, packed weights."""
     monkeypatch.setattr(packing, "LEAST", 1)
-    model = mixed(architecture)
-    prompts = {role: f"{role} explains the field" for role in Role}
-    wanted = {}
-    for role in Role:
-        model.set_adapter(role.value)
-        ids = torch.tensor([tokenizer.encode(prompts[role])])
-        with torch.no_grad():
-            wanted[role] = model(input_ids=ids).logits[0, -1]
-    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4, form=form, drafts=False)
-    seen: dict[int, torch.Tensor] = {}
-    forward = engine._forward
-
-    def watched(plan: Any) -> Any:
-        drawing, logits = forward(plan)
-        for sequence, row in zip(drawing, logits, strict=True):
-            seen.setdefault(sequence.adapter, row.clone())
-        return drawing, logits
-
-    engine._forward = watched  # type: ignore[method-assign]  # the test looks over its shoulder
-    sampling = Sampling(temperature=0, max_output_tokens=6)
-    generations = [engine.submit(Request(role, prompts[role], sampling)) for role in Role]
-    for generation in generations:
-        generation.result()
-    engine.close()
-    for index, role in enumerate(Role):
-        torch.testing.assert_close(seen[index], wanted[role], rtol=1e-4, atol=1e-5)
+    compare_with_peft(mixed(architecture), tokenizer, form)
 
 
 @pytest.mark.parametrize("form", [GroupedLinear, StackedLinear])

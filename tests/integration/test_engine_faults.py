@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tests.integration.batches import CONTEXT, make, request, same
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
     EngineError,
+    FinishReason,
     Request,
 )
 from worker.engine.reference import ReferenceEngine
@@ -156,3 +158,103 @@ def test_an_engine_that_stumbles_leaves_nobody_waiting(
             engine.submit(wanted).result(timeout=60)
     assert engine.submit(wanted).result(timeout=60).output_tokens == 9
     engine.close()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("once")])
+def test_an_error_while_tokens_are_drawn_changes_no_text(
+    error: Exception, checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
+) -> None:
+    """The step is repeated, and must begin where it began."""
+    engine = make(checkpoint, tokenizer)
+    draw = engine._draw
+    drawn = []
+
+    def fault(drawing: Any, logits: Any) -> Any:
+        drawn.append(len(drawing))
+        if len(drawn) == 6:
+            raise error
+        return draw(drawing, logits)
+
+    engine._draw = fault  # type: ignore[method-assign]  # that is the fault
+    rng = random.Random(7)
+    requests = [request(rng) for _ in range(12)]
+    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    engine.close()
+    assert len(drawn) > 6
+    assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
+
+
+def test_memory_that_runs_out_after_another_error_fails_nobody(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
+) -> None:
+    """Who makes room waits, and is not computed with the others that the first error hit."""
+    engine = make(checkpoint, tokenizer)
+    errors = iter([None, None, RuntimeError("once"), torch.OutOfMemoryError("out of memory")])
+
+    def fault(_: Any) -> None:
+        if (error := next(errors, None)) is not None:
+            raise error
+
+    Faulty(engine, fault)
+    rng = random.Random(8)
+    requests = [request(rng) for _ in range(6)]
+    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    engine.close()
+    assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
+
+
+@pytest.fixture(scope="module")
+def poisoned(checkpoint: Path, tokenizer: Any) -> Any:
+    """A model that knows no numbers for one token, as where 16 bits overflow."""
+    model = load_model(checkpoint)
+    [poison] = tokenizer.encode("~", add_special_tokens=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[poison] = torch.nan
+    return model
+
+
+def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(
+    poisoned: Any, tokenizer: Any
+) -> None:
+    engine = BatchingEngine(
+        copy.deepcopy(poisoned), tokenizer, context=CONTEXT, slots=2, chunk=8, drafts=False
+    )
+    long, short = (
+        Request(Role.ACTOR, text, Sampling(temperature=0, max_output_tokens=20))
+        for text in ("gravity " * 60, "Earth wind")
+    )
+    wanted = [engine.submit(r).result().text for r in (long, short)]
+    step = engine._step
+
+    def cancelling(plan: Any) -> None:
+        step(plan)
+        for chunk in plan.chunks:
+            if "~" in chunk.sequence.generation.request.prompt and chunk.end >= 40:
+                chunk.sequence.generation.cancel()
+
+    engine._step = cancelling  # type: ignore[method-assign]  # in the midst of its prompt
+    for _ in range(2):
+        bad = Request(Role.CRITIC, "~" * 100, Sampling(temperature=0))
+        assert engine.submit(bad).result().finish_reason is FinishReason.CANCELLED
+    found = [g.result().text for g in [engine.submit(r) for r in (long, short)]]
+    engine.close()
+    assert found == wanted
+
+
+def test_a_draft_without_numbers_costs_nobody_the_text(
+    poisoned: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [poison] = tokenizer.encode("~", add_special_tokens=False)
+    engine = BatchingEngine(copy.deepcopy(poisoned), tokenizer, context=CONTEXT, slots=4)
+    wanted = Request(Role.ACTOR, "Earth wind", Sampling(temperature=0, max_output_tokens=30))
+    text = engine.submit(wanted).result().text
+    asked = []
+
+    def propose(*_: Any, **__: Any) -> list[int]:
+        asked.append(1)
+        return [poison] if len(asked) == 5 else []
+
+    monkeypatch.setattr(engine._drafter, "propose", propose)
+    assert engine.submit(wanted).result().text == text
+    engine.close()
+    assert len(asked) == 5, "it goes on without drafts"

@@ -180,6 +180,7 @@ def test_a_long_prompt_that_comes_again_is_not_computed_again() -> None:
         plan = scheduler.plan()
         scheduler.computed(plan)
         for s in list(scheduler.running):
+            s.tokens.append(0)
             scheduler.remove(s)
         prompts.reverse()
     assert [(c.start, c.end) for c in plan.chunks] == [(149, 150)] * 3
@@ -193,3 +194,16 @@ def test_nothing_is_taken_over_from_a_damaged_row() -> None:
     scheduler.add(sequence([7] * 9, 1, 0))
     [chunk] = scheduler.plan().chunks
     assert chunk.start == 0
+
+
+def test_what_a_prompt_leaves_that_nothing_was_drawn_from_is_not_taken_over() -> None:
+    """Nobody has looked whether it is numbers."""
+    scheduler = Scheduler(1, 999, rows=1, context=200, adapters=1)
+    for _ in range(2):
+        scheduler.add(sequence([1] * 100, 1, 0))
+        plan = scheduler.plan()
+        scheduler.computed(plan)
+        [row] = {s.row for s in scheduler.running}
+        scheduler.remove(scheduler.running[0])
+        assert scheduler.damaged.pop() == row
+    assert [(c.start, c.end) for c in plan.chunks] == [(0, 100)]

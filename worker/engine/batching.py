@@ -21,6 +21,7 @@ from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
 from worker.engine.encoder import Encoder
+from worker.engine.endings import settle
 from worker.engine.forward import LlamaForward, forward_of
 from worker.engine.interface import (
     Completion,
@@ -88,7 +89,7 @@ class BatchingEngine:
         self.steps = 0
         self.computed = 0
         self._names = list(model.peft_config)
-        self._ends = _ends(model, tokenizer)
+        self._ends = settle(model, tokenizer)
         device, dtype = model.device, model.dtype
         config: Any = model.config
         self._vocabulary = int(config.vocab_size)
@@ -107,8 +108,6 @@ class BatchingEngine:
         self._recorded: RecordedDecoding | None = None
         if record and form is StackedLinear and isinstance(self._compute, LlamaForward):
             self._recorded = RecordedDecoding(self._compute, self.cache, record)
-        #: Rows of the cache that failed requests left.
-        self._damaged: list[int] = []
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._told = time.monotonic()
@@ -134,8 +133,8 @@ class BatchingEngine:
         scheduler = self._scheduler
         while not self._closed.is_set():
             self._admit(block=not (scheduler.running or scheduler.waiting))
-            self._stop_unwanted()
             try:
+                self._stop_unwanted()
                 if plan := scheduler.plan():
                     self._prepare(plan)
                     if self._drafter:
@@ -174,8 +173,8 @@ class BatchingEngine:
 
     def _prepare(self, plan: Plan) -> None:
         """Bring the cache into the state that the plan counts on, however the step goes."""
-        while self._damaged:  # a NaN under a mask is still a NaN
-            self.cache.clear(self._damaged.pop())
+        while self._scheduler.damaged:  # a NaN under a mask is still a NaN
+            self.cache.clear(self._scheduler.damaged.pop())
         for place in plan.copies:
             self.cache.copy(place)
 
@@ -185,6 +184,8 @@ class BatchingEngine:
         least = least_likely(count, self.cache.device.type)
         most = self._recorded.widest(count) - 1 if count and self._recorded else MOST
         for sequence in plan.decoding:
+            if not sequence.drafts:
+                continue
             left = sequence.limit - len(sequence.tokens) - 1  # one is drawn after the draft
             sequence.draft = drafter.propose(
                 sequence.adapter, sequence.last(LONGEST), most=min(most, left), least=least
@@ -211,16 +212,12 @@ class BatchingEngine:
 
     def _run(self, plan: Plan) -> None:
         drawing, logits = self._forward(plan)
-        if not drawing:
-            return
-        rows = sampling.Rows.of(
-            [s.generation.request.sampling for s in drawing for _ in range(1 + len(s.draft))],
-            [len(s.tokens) + i for s in drawing for i in range(1 + len(s.draft))],
-            self._vocabulary,
-            logits.device,
-        )
-        tokens, sound = sampling.sample(logits, rows)
-        self._accept(drawing, tokens.tolist(), sound.tolist())
+        tokens, sound = self._draw(drawing, logits) if drawing else ([], [])
+        # Only now: a step that failed is repeated, and must begin where it began.
+        self._scheduler.computed(plan)
+        self.steps += 1
+        self.computed += sum(c.end - c.start for c in plan.chunks) + len(plan.decoding)
+        self._accept(drawing, tokens, sound)
 
     def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
         """Compute the plan's tokens.
@@ -237,10 +234,18 @@ class BatchingEngine:
             drawing = step.drawing
             self._sharing.share(len(step.adapters))
             logits = self._compute(step.ids, step.adapters, step.layout, step.keep)
-        self._scheduler.computed(plan)
-        self.steps += 1
-        self.computed += sum(c.end - c.start for c in plan.chunks) + len(plan.decoding)
         return drawing, logits
+
+    def _draw(self, drawing: Several[Sequence], logits: Tensor) -> tuple[list[int], list[bool]]:
+        """Draw a token from each row of scores; say of each whether it was numbers."""
+        rows = sampling.Rows.of(
+            [s.generation.request.sampling for s in drawing for _ in range(1 + len(s.draft))],
+            [len(s.tokens) + i for s in drawing for i in range(1 + len(s.draft))],
+            self._vocabulary,
+            logits.device,
+        )
+        tokens, sound = sampling.sample(logits, rows)
+        return tokens.tolist(), sound.tolist()
 
     def _accept(
         self, sequences: Several[Sequence], tokens: Several[int], sound: Several[bool]
@@ -272,6 +277,9 @@ class BatchingEngine:
     ) -> int:
         """Append drawn tokens for as long as the draft was right; return how many."""
         for i, (token, ok) in enumerate(zip(tokens, sound, strict=True)):
+            if not ok and draft:
+                self._distrust(sequence)
+                return i
             if not ok:
                 self._fail(sequence, EngineError("the model's scores are not numbers (NaN)"))
                 return i
@@ -288,6 +296,12 @@ class BatchingEngine:
                 return i + 1
             sequence.cached += 1  # the step has computed the next token already
         return len(tokens)
+
+    def _distrust(self, sequence: Sequence) -> None:
+        """Let a sequence go on without drafts: what was wrong may have been one of them."""
+        sequence.drafts = False
+        sequence.cached -= 1  # the newest token is computed again, by itself
+        self.cache.clear(sequence.row, sequence.cached)
 
     def _make_room(self, plan: Plan, error: BaseException) -> None:
         """After running out of memory: smaller chunks first, then fewer slots.
@@ -311,11 +325,13 @@ class BatchingEngine:
         """Find out whose fault a failed step was: each sequence gets a step of its own."""
         alone = [Plan([s], []) for s in plan.decoding] + [Plan([], [c]) for c in plan.chunks]
         if len(alone) == 1:
-            sequence = [*plan.decoding, *(c.sequence for c in plan.chunks)][0]
+            [sequence] = plan.sequences
             self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
             return
         for plan_ in alone:
-            self._step(plan_)
+            [sequence] = plan_.sequences
+            if sequence.row != NOWHERE:  # it may have made room for another meanwhile, and waits
+                self._step(plan_)
 
     # --- text and ends ----------------------------------------------------------------
 
@@ -338,7 +354,6 @@ class BatchingEngine:
             sequence.told = end
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        self._scheduler.remove(sequence)
         self._tell_one(sequence)
         detokenizer = sequence.detokenizer
         last = [detokenizer.extend(sequence.tokens[sequence.told :])]
@@ -347,6 +362,7 @@ class BatchingEngine:
             # What was broken off may run again, and then this piece would be longer.
             for delta in filter(None, (*last, rest)):
                 sequence.generation.emit(delta)
+        self._scheduler.remove(sequence)
         sequence.generation.end(
             Completion(
                 text=text,
@@ -360,15 +376,5 @@ class BatchingEngine:
         )
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
-        if sequence.row != NOWHERE:
-            self._damaged.append(sequence.row)
         self._scheduler.remove(sequence, damaged=True)
         sequence.generation.end(error)
-
-
-def _ends(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that end a text, as `generate` would see it."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    return frozenset(ends if isinstance(ends, list) else [ends])

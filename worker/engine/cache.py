@@ -40,10 +40,10 @@ class KVCache:
         for tensor in (*self.keys, *self.values):
             tensor[place.row, :, : place.length] = tensor[place.source, :, : place.length]
 
-    def clear(self, row: int) -> None:
-        """Make a row's keys and values numbers again."""
+    def clear(self, row: int, start: int = 0) -> None:
+        """Make a row's keys and values numbers again, from a position on."""
         for tensor in (*self.keys, *self.values):
-            tensor[row] = 0
+            tensor[row, :, start:] = 0
 
     @property
     def nbytes(self) -> int:

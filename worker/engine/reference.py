@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.encoder import Encoder
+from worker.engine.endings import settle
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -72,6 +73,7 @@ class ReferenceEngine:
         """
         self.context = context
         self._model = model.eval()
+        self._ends = settle(model, tokenizer)
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, context)
         self._waiting: queue.SimpleQueue[tuple[Generation, list[int], int] | None] = (
@@ -158,7 +160,6 @@ class ReferenceEngine:
         )
 
     def _reason(self, ids: list[int], stopped: FinishReason | None) -> FinishReason:
-        ends = self._model.generation_config.eos_token_id
-        if ids and ids[-1] in (ends if isinstance(ends, list) else [ends]):
+        if ids and ids[-1] in self._ends:
             return FinishReason.STOP
         return stopped or FinishReason.LENGTH

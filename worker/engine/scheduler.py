@@ -34,6 +34,8 @@ class Sequence:
     cached: int = 0
     #: Guesses of the tokens after the newest, which the next step computes along with it.
     draft: list[int] = field(default_factory=list)
+    #: Whether it may have some.
+    drafts: bool = True
     #: Of the cache, while it runs.
     row: int = NOWHERE
     #: As `time.monotonic` counts.
@@ -93,6 +95,11 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.decoding or self.chunks)
 
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All that it computes something of."""
+        return [*self.decoding, *(chunk.sequence for chunk in self.chunks)]
+
     def parts(self, *, by_adapter: bool) -> list[tuple[list[Sequence], list[Chunk]]]:
         """Return what is computed, in the order in which it is: by adapter, or all at once."""
         if not by_adapter:
@@ -127,6 +134,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._arrivals = itertools.count()
+        #: Rows that are free, and whose keys and values may be no numbers.
+        self.damaged: list[int] = []
         self._free = set(range(rows))
         self._prefixes = Prefixes(rows, context, adapters)
 
@@ -183,7 +192,8 @@ class Scheduler:
 
         Args:
             sequence: the sequence.
-            damaged: whether what it leaves in the cache may be no numbers.
+            damaged: whether what it leaves in the cache may be no numbers; it also may if no token was
+                drawn yet, since the scores are what is looked at.
         """
         if sequence.row == NOWHERE:
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
@@ -191,8 +201,9 @@ class Scheduler:
             return
         self.running.remove(sequence)
         self._free.add(sequence.row)
-        if damaged:
+        if damaged or not sequence.tokens:
             self._prefixes.forget(sequence.row)
+            self.damaged.append(sequence.row)
         sequence.row = NOWHERE
         sequence.cached = 0
         sequence.draft = []

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from jobs.pipeline import Role, Sampling
 from worker import checkpoints
 from worker.checkpoints import CheckpointError, Checkpoints
+from worker.engine.endings import settle
 
 #: Called with the number of texts that are there since the last call.
 Tick = Callable[[int], object]
@@ -112,6 +113,7 @@ def _write(
 ) -> list[str]:
     """Generate in batches of prompts of about one length, padded on the left."""
     tokenizer: PreTrainedTokenizerBase = found.tokenizer
+    settle(model, tokenizer)  # as an engine does
     ids: list[list[int]] = [tokenizer.encode(prompt) for prompt in prompts]
     texts = [""] * len(prompts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
