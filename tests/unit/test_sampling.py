@@ -101,3 +101,34 @@ def test_the_noise_is_standard_gumbel() -> None:
     noise = _gumbel(_mix(seeds), torch.arange(100).expand(300, -1))
     assert kstest(noise.flatten().numpy(), "gumbel_r").pvalue > 1e-3
     assert len(set(noise.flatten().tolist())) == noise.numel()
+
+
+@pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
+def test_equal_scores_are_drawn_from_the_same_whoever_is_beside(width: torch.dtype) -> None:
+    """In 16 bits many scores are equal: the order in which they are found must not matter."""
+    generator = torch.Generator().manual_seed(1)
+    others = [Sampling(top_k=60, seed=1), Sampling(top_k=0, seed=2)]
+    for seed in range(100):
+        logits = (torch.randn(1, 768, generator=generator) * 2).to(width)
+        for one in (
+            Sampling(temperature=0),
+            Sampling(temperature=1, top_k=20, seed=seed),
+            Sampling(temperature=1, top_k=20, top_p=0.5, seed=seed),
+        ):
+            alone, _ = sample(logits, Rows.of([one], [0], 768, CPU))
+            crowd = [one, *others]
+            together, _ = sample(logits.repeat(3, 1), Rows.of(crowd, [0] * 3, 768, CPU))
+            assert alone[0] == together[0]
+            if not one.temperature:
+                assert alone[0] == logits.argmax()
+
+
+def test_all_tokens_with_the_last_ones_score_may_be_drawn() -> None:
+    """As transformers' top-k keeps them."""
+    logits = torch.zeros(1, 40, dtype=torch.bfloat16)
+    logits[0, 7] = 1
+    rows = Rows.of(
+        [Sampling(temperature=1, top_k=2, seed=s) for s in range(2000)], [0] * 2000, 40, CPU
+    )
+    tokens, _ = sample(logits.expand(2000, -1), rows)
+    assert len(set(tokens.tolist())) > 30

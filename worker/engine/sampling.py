@@ -17,6 +17,9 @@ from jobs.pipeline import Sampling
 
 #: Below it, scores divided by the temperature overflow; the likeliest token is as good.
 LEAST_TEMPERATURE = 1e-3
+#: Candidates looked at beyond the largest top-k, where scores have 16 bits and so are often equal: those
+#: that share the last one's are candidates too.
+TIED = 32
 #: Steps of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), as int64.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
@@ -75,6 +78,9 @@ class Rows:
 def sample(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """Draw a token for each row: temperature, then top-k, then top-p, as transformers does.
 
+    Tokens of equal scores are all in or all out; which of them is greedy's is the first. So the draw
+    depends neither on the order in which they are found nor on how many other rows look at.
+
     Args:
         logits: (rows, vocabulary), any float dtype.
         rows: how.
@@ -82,26 +88,38 @@ def sample(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     Returns:
         the tokens, (rows,) int64, and whether the row's scores were numbers, (rows,) bool.
     """
-    logits = logits.float()
-    scores, tokens = logits.topk(rows.most, dim=-1)  # in descending order
     # The largest score is a NaN if any is, and infinite if one is.
-    sound = scores[:, 0].isfinite()
+    highest, first = logits.max(dim=-1)
+    sound = highest.isfinite()
     if not rows.sampled:
-        return tokens[:, 0], sound
+        return first, sound
+    tied = 0 if logits.dtype == torch.float32 else TIED
+    most = min(rows.most + tied, logits.shape[-1])
+    scores, tokens = logits.topk(most, dim=-1)  # in descending order
+    scores = scores.float()
     greedy = rows.temperature == 0
+    last = scores.gather(1, (rows.top_k.clamp(max=most) - 1)[:, None])
+    out = scores < last
     scores = scores / torch.where(greedy, 1.0, rows.temperature)[:, None]
-    rank = torch.arange(rows.most, device=logits.device)
-    out = rank >= rows.top_k[:, None]
     if rows.nucleus:
         scores = scores.masked_fill(out, -torch.inf)
         probabilities = scores.softmax(-1)
-        # A token goes if those before it have the share already; the first one stays.
+        # A token goes if those with higher scores have the share already.
         before = probabilities.cumsum(-1) - probabilities
-        out = out | ((before >= rows.top_p[:, None]) & (rank > 0))
+        out = out | (before.gather(1, _first_equal(scores)) >= rows.top_p[:, None])
+        out[:, 0] = False  # the first one stays
     noisy = scores.double() + _gumbel(rows.noise, tokens)
     noisy = noisy.masked_fill(out, -torch.inf)
-    best = torch.where(greedy, 0, noisy.argmax(-1))
-    return tokens.gather(1, best[:, None])[:, 0], sound
+    drawn = tokens.gather(1, noisy.argmax(-1)[:, None])[:, 0]
+    return torch.where(greedy, first, drawn), sound
+
+
+def _first_equal(scores: Tensor) -> Tensor:
+    """Return for each of (rows, candidates) in descending order the first one with the same score."""
+    rank = torch.arange(scores.shape[-1], device=scores.device).expand_as(scores)
+    same = torch.zeros_like(scores, dtype=torch.bool)
+    same[:, 1:] = scores[:, 1:] == scores[:, :-1]
+    return rank.masked_fill(same, 0).cummax(-1).values
 
 
 def _gumbel(noise: Tensor, tokens: Tensor) -> Tensor:
