@@ -6,16 +6,24 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
 from tests.conftest import start_engine
 from worker.engine.detokenizer import Detokenizer
+from worker.engine.encoder import Encoder
 from worker.engine.interface import ContextExceededError, EngineError, FinishReason, Request
 from worker.engine.reference import ReferenceEngine
 
@@ -236,3 +244,25 @@ def test_half_a_character_waits_for_its_other_half(checkpoint: Path) -> None:
         detokenizer.push(token)
     text, rest = detokenizer.finish()
     assert text == rest == tokenizer.decode(ids[:2])
+
+
+def test_a_byte_that_spoils_the_character_before_it_is_waited_for() -> None:
+    """Vocabularies that fall back to bytes decode bytes that follow each other together."""
+    vocabulary = {"<unk>": 0, "x": 1} | {f"<0x{byte:02X}>": 2 + byte for byte in range(256)}
+    made = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=made)  # type: ignore[no-untyped-call]
+    euro = [2 + byte for byte in "€".encode()]
+    for last, wanted in ([1], "x€x"), ([2 + 0xFF, 1], "x\ufffd\ufffd\ufffd\ufffdx"):
+        detokenizer = Detokenizer(tokenizer)
+        deltas = [detokenizer.push(token) for token in [1, *euro, *last]]
+        text, rest = detokenizer.finish()
+        assert "".join(deltas) + rest == text == wanted
+
+
+def test_an_empty_prompt_is_refused(checkpoint: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / "base", add_bos_token=False)
+    encode = Encoder(tokenizer, 64)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()  # it adds no token
+    with pytest.raises(EngineError, match="the critic's prompt is empty"):
+        encode(Request(Role.CRITIC, "", Sampling()))

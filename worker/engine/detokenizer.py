@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from transformers import PreTrainedTokenizerBase
 
 #: What a tokenizer decodes an unfinished UTF-8 sequence to.
 REPLACEMENT = "\ufffd"
+#: A single byte, in vocabularies that fall back to bytes.
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Detokenizer:
@@ -13,7 +17,8 @@ class Detokenizer:
 
     A token's text can depend on the one before it (leading spaces), and a character can
     take several tokens. So each piece is the difference between two decodings that start
-    at the same, earlier token, and it is held back while it ends in half a character.
+    at the same, earlier token, and it is held back while it ends in half a character, or in a byte
+    token: the next byte may spoil a character that is whole.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -40,11 +45,15 @@ class Detokenizer:
         self.ids += tokens
         before = self._decode(self.ids[self._context : self._read])
         text = self._decode(self.ids[self._context :])
-        if len(text) <= len(before) or text.endswith(REPLACEMENT):
+        if len(text) <= len(before) or text.endswith(REPLACEMENT) or self._in_bytes():
             return ""
         self._context, self._read = self._read, len(self.ids)
         self.deltas.append(text[len(before) :])
         return self.deltas[-1]
+
+    def _in_bytes(self) -> bool:
+        token = self._tokenizer.convert_ids_to_tokens(self.ids[-1])
+        return isinstance(token, str) and BYTE.fullmatch(token) is not None
 
     def finish(self) -> tuple[str, str]:
         """Return the whole text, exactly as the tokenizer decodes it, and its last piece."""

@@ -6,7 +6,7 @@ import threading
 
 from transformers import PreTrainedTokenizerBase
 
-from worker.engine.interface import ContextExceededError, Request
+from worker.engine.interface import ContextExceededError, EngineError, Request
 
 
 class Encoder:
@@ -22,9 +22,12 @@ class Encoder:
 
         Raises:
             ContextExceededError: there is no room for a single one.
+            EngineError: there is no token to begin with.
         """
         with self._lock:
             ids: list[int] = self._tokenizer.encode(request.prompt)
+        if not ids:
+            raise EngineError(f"the {request.role}'s prompt is empty")
         limit = min(request.sampling.max_output_tokens, self._context - len(ids))
         if limit < 1:
             raise ContextExceededError(

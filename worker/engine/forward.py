@@ -129,8 +129,10 @@ class LlamaForward:
         self._layers = []
         for layer in base.model.layers:
             attention, mlp = layer.self_attn, layer.mlp
-            # Mistral's is the config's, Qwen's is for each layer, Llama has none.
-            window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
+            # Mistral's is the config's, Qwen's is each layer's; Llama has none, whatever its config says.
+            window = getattr(attention, "sliding_window", None)
+            if isinstance(base, MistralForCausalLM):
+                window = config.sliding_window
             self._layers.append(
                 _Layer(
                     before_attention=layer.input_layernorm.weight.detach(),
