@@ -58,7 +58,13 @@ def worker(settings: Settings) -> int:
 def migrate(settings: Settings, target: str) -> str | None:
     """Bring the schema to a revision; return it."""
     if settings.database_url is None:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExpectedError(
+                f"the data folder {settings.data_dir} cannot be used ({error.strerror}): "
+                "check HELIXQ_DATA_DIR"
+            ) from error
     engine = db.connect(settings.database)
     try:
         migrations.migrate(engine, target)

@@ -101,11 +101,11 @@ class Part:
         """Ask it to stop, and wait; with a second Ctrl-C it is asked to hurry."""
         if self._process is None or self.status is not None:
             return
-        self.signal(signal.SIGTERM)
-        asked, give_up = stop.asked, time.monotonic() + PATIENCE
+        told, give_up = 0, time.monotonic() + PATIENCE
         while self.status is None and time.monotonic() < give_up:
-            if stop.asked > asked:
-                asked = stop.asked
+            # A second one, whenever it came: also while another part was stopping.
+            if told < max(1, min(stop.asked, 2)):
+                told += 1
                 self.signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(WATCH_INTERVAL)

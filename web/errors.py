@@ -55,7 +55,9 @@ def init_app(app: Flask) -> None:
 def respond(error: RequestError) -> Response:
     """Say an error in the shape of the part of the site that was asked."""
     title = HTTPStatus(error.status).phrase
-    if request.path.startswith("/v1/"):
+    # The slash after each, also where there is none.
+    path = f"{request.path}/"
+    if path.startswith("/v1/"):
         body: dict[str, Any] = {
             "message": error.message,
             "type": error.kind,
@@ -63,7 +65,7 @@ def respond(error: RequestError) -> Response:
             "param": error.param,
         }
         response = jsonify({"error": body})
-    elif request.path.startswith("/api/"):
+    elif path.startswith("/api/"):
         body = {"title": title, "status": error.status, "detail": error.message, "code": error.code}
         response = jsonify(body)
         response.content_type = "application/problem+json"

@@ -41,11 +41,17 @@ def _refuse_cross_site() -> None:
         return
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.host
-    if site not in ("none", "same-origin") or foreign:
+    if site not in ("none", "same-origin") or (origin is not None and _foreign(origin)):
         raise RequestError(
             403, "A page of another site may not do this.", code="cross_site_request"
         )
+
+
+def _foreign(origin: str) -> bool:
+    try:
+        return urlsplit(origin).netloc != request.host
+    except ValueError:
+        return True
 
 
 def _harden(response: Response) -> Response:

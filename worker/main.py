@@ -186,7 +186,8 @@ def _serve(app: Celery, engine: Engine, runner: StageRunner, store: Store, worke
     @worker_ready.connect(weak=False)
     def _ready(**_: object) -> None:
         _handle_signals(runner)
-        store.set_worker_state(worker_id, WorkerState.READY)
+        # Celery swallows what its signals' handlers raise.
+        runner.patiently(lambda: store.set_worker_state(worker_id, WorkerState.READY))
         log.info("ready: %d at a time, %d tokens of context", engine.slots, engine.context)
 
     worker = app.Worker(

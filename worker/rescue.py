@@ -62,7 +62,6 @@ class Rescue:
         ]
 
     def start(self) -> None:
-        self._heartbeat()
         for thread in self._threads:
             thread.start()
 

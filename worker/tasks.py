@@ -72,7 +72,7 @@ class StageRunner:
             if (claim := self._claim(job_id, position)) is not None:
                 self._run_claimed(claim)
                 return
-        if self._patiently(lambda: self._store.suspicious(job_id, position)):
+        if self.patiently(lambda: self._store.suspicious(job_id, position)):
             with self._gate.alone():
                 if (claim := self._claim(job_id, position, alone=True)) is not None:
                     log.warning("%s: stage %d lost its workers; it runs alone", job_id, position)
@@ -83,9 +83,9 @@ class StageRunner:
 
     def _claim(self, job_id: str, position: int, *, alone: bool = False) -> Claim | None:
         if self._stopping.is_set():
-            self._patiently(lambda: self._store.unpublish(job_id, position))
+            self.patiently(lambda: self._store.unpublish(job_id, position))
             raise Ignore("the worker is stopping")
-        return self._patiently(
+        return self.patiently(
             lambda: self._store.claim(
                 job_id, position, self._worker_id, job_timeout=self._job_timeout, alone=alone
             )
@@ -137,19 +137,19 @@ class StageRunner:
 
     def _keep(self, claim: Claim, completion: Completion, output: Output) -> bool:
         if completion.finish_reason is FinishReason.CANCELLED:
-            if self._stopping.is_set() and self._patiently(
+            if self._stopping.is_set() and self.patiently(
                 lambda: self._store.release(claim, "the worker shut down")
             ):
                 log.info("%s: %s goes back to the queue", claim.job_id, claim.stage.role)
             else:
-                self._patiently(lambda: self._store.keep_partial(claim, output))
+                self.patiently(lambda: self._store.keep_partial(claim, output))
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
             return False
         if completion.finish_reason is FinishReason.DEADLINE:
             return self._failed(claim, "deadline_exceeded", PAST_DEADLINE, output)
-        if not self._patiently(lambda: self._store.record(claim, output)):
+        if not self.patiently(lambda: self._store.record(claim, output)):
             # Cancelled in the last moment, or this worker was taken for dead.
-            self._patiently(lambda: self._store.keep_partial(claim, output))
+            self.patiently(lambda: self._store.keep_partial(claim, output))
             log.info(
                 "%s: %s finished for nothing: its lease is gone", claim.job_id, claim.stage.role
             )
@@ -164,7 +164,7 @@ class StageRunner:
         return True
 
     def _failed(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
-        self._patiently(lambda: self._store.fail(claim, code, message, output))
+        self.patiently(lambda: self._store.fail(claim, code, message, output))
         log.warning("%s: failed: %s", claim.job_id, message)
         return False
 
@@ -199,7 +199,7 @@ class StageRunner:
                 if generation is not None:
                     generation.cancel()
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def patiently(self, call: Callable[[], T]) -> T:
         """Call the database until it answers: finished text is not thrown away."""
         delay, longest = RETRY_DELAYS
         while True:

@@ -65,10 +65,14 @@ ATTEMPTS = (
     .order_by(Attempt.position)
 )
 
+#: When ``job`` ended; null if it has not.
+_ENDED = sa.select(Job.finished_at).where(Job.id == sa.bindparam("job")).scalar_subquery()
+
 #: Adds an attempt. Parameters: its columns.
 BEGIN_ATTEMPT = sa.insert(Attempt).returning(Attempt.id)
 
-#: Ends the attempt that runs as ``job``'s under ``token``. Further parameters: its new columns.
+#: Ends the attempt that runs as ``job``'s under ``token``: with the job, if it has ended. Further
+#: parameters: its new columns.
 END_ATTEMPT = (
     sa.update(Attempt)
     .where(
@@ -76,7 +80,7 @@ END_ATTEMPT = (
         Attempt.lease_token == sa.bindparam("token"),
         Attempt.status == AttemptStatus.RUNNING,
     )
-    .values(finished_at=utcnow())
+    .values(finished_at=sa.func.coalesce(_ENDED, utcnow()))
 )
 
 #: Hands the lease of ``job`` back, if it is still that of ``token``. Further parameters: new columns.

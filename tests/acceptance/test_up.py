@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
 
+from cli.up import Part, _Stop
 from tests.conftest import model_settings
 from tests.servers import Process, free_port, helixq
 
@@ -105,3 +108,42 @@ def test_a_model_that_is_not_there_ends_up(environ: dict[str, str]) -> None:
     assert "Error: HELIXQ_BASE_MODEL: there is no folder /no/such/model." in up.output
     assert up.output.strip().endswith("the worker ended with status 1; it says why above.")
     assert "Traceback" not in up.output
+
+
+def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    there = tmp_path / "file"
+    there.touch()
+    for command in ("up", "migrate"):
+        process = helixq(command, environ={"HELIXQ_DATA_DIR": str(there)})
+        assert process.wait() == 1
+        process.stop()
+        assert "Error: the data folder" in process.output
+        assert "check HELIXQ_DATA_DIR" in process.output
+
+
+#: Ends at the second SIGTERM.
+SLOW = """
+import pathlib, signal, sys
+asked = []
+def stop(*_):
+    asked.append(1)
+    if len(asked) == 2:
+        sys.exit(7)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1]).write_text("ready")
+while True:
+    signal.pause()
+"""
+
+
+def test_a_second_signal_hurries_every_part_whenever_it_came(tmp_path: Path) -> None:
+    """Also those that are asked to stop only after it, since they stop one after the other."""
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    part = Part("a part", [sys.executable, "-c", SLOW, str(ready)])
+    part.start()
+    assert ready.read_text() == "ready"
+    stop = _Stop()
+    stop.asked = 2
+    part.stop(stop)
+    assert part.status == 7

@@ -50,6 +50,7 @@ def test_a_job_goes_through_its_three_stages(store: Store) -> None:
     assert kept.started_at is not None
     assert kept.finished_at is not None
     assert kept.created_at <= kept.started_at <= kept.finished_at
+    assert kept.finished_at == kept.attempts[-1].finished_at
 
 
 def test_an_answer_cut_at_its_limit_is_incomplete(store: Store) -> None:

@@ -120,7 +120,10 @@ BAD_BODIES = [
     ({"input": []}, "input", "empty_input"),
     ({"input": [{"role": "assistant", "content": "x"}]}, "input", "empty_input"),
     ({"input": 5}, "input", "invalid_type"),
-    ({"input": None}, "input", "invalid_type"),
+    ({"input": None}, "input", "missing_required_parameter"),
+    ({"input": ["x"]}, "input.0", "invalid_type"),
+    ({"input": "x", "half \ud800": 1}, None, "invalid_value"),
+    ({"input": "x", "metadata": {"half \ud800": "1"}}, "metadata", "invalid_value"),
     ({"input": [{"role": "wizard", "content": "x"}]}, "input.0.role", "invalid_value"),
     ({"input": [{"content": "x"}]}, "input.0.role", "missing_required_parameter"),
     ({"input": [{"role": "user"}]}, "input.0.content", "missing_required_parameter"),
@@ -162,6 +165,7 @@ def test_bad_questions_are_refused_and_not_stored(web: Client, store: Store) -> 
         assert (reply.status_code, error["param"], error["code"]) == (400, param, code), error
         assert error["type"] == "invalid_request_error"
         assert error["message"].endswith(".")
+        assert "_Message" not in error["message"]
     assert store.page(limit=1) == ([], False)
 
 
@@ -171,6 +175,7 @@ BAD_DATA = [
     ("[1]", "application/json", 400, "invalid_type"),
     ("[" * 100_000, "application/json", 400, "invalid_json"),
     (b"\xff", "application/json", 400, "invalid_json"),
+    ('{"input": "x", "seed": ' + "9" * 5000 + "}", "application/json", 400, "invalid_json"),
     ('{"input": "x", "temperature": NaN}', "application/json", 400, "invalid_value"),
     ('{"input": "x"}', "text/plain", 415, "unsupported_type"),
     ('{"input": "x", "model": "gpt-5"}', "application/json", 404, "model_not_found"),
@@ -182,11 +187,14 @@ def test_bad_bodies_are_refused(web: Client, store: Store) -> None:
     for data, content_type, status, code in BAD_DATA:
         reply = web.post("/v1/responses", data=data, content_type=content_type)
         assert (reply.status_code, reply.json["error"]["code"]) == (status, code)
+        assert "sys." not in reply.text
+        assert "recursion" not in reply.text
     assert store.page(limit=1) == ([], False)
 
 
 def test_unknown_things_have_errors_in_the_shape_of_their_place(web: Client) -> None:
-    for path in ("/v1/responses/resp_none", "/v1/responses/a%00b", "/v1/nothing", "/v1/models/gpt"):
+    nothing = ("/v1", "/v1/nothing", "/v1/models/gpt")
+    for path in ("/v1/responses/resp_none", "/v1/responses/a%00b", *nothing):
         reply = web.get(path)
         assert reply.status_code == 404
         assert set(reply.json["error"]) == {"message", "type", "code", "param"}
@@ -232,6 +240,9 @@ def test_an_unchanged_job_is_not_sent_again(web: Client, store: Store) -> None:
     first = web.get(f"/v1/responses/{job_id}")
     tag = {"If-None-Match": first.headers["ETag"]}
     assert web.get(f"/v1/responses/{job_id}", headers=tag).status_code == 304
+    assert web.head(f"/v1/responses/{job_id}", headers=tag).status_code == 304
+    other = web.get(f"/v1/responses/{job_id}", headers={"If-Match": '"other"'})
+    assert (other.status_code, other.json["error"]["code"]) == (412, "precondition_failed")
     store.cancel(job_id)
     assert web.get(f"/v1/responses/{job_id}", headers=tag).status_code == 200
 
@@ -297,6 +308,7 @@ def test_an_idempotency_key_asks_once(web: Client, store: Store) -> None:
 
     first, again = post("k", input="Why?"), post("k", input="Why?")
     assert first.json["id"] == again.json["id"]
+    assert post("k", input="Why?", seed=None).json["id"] == first.json["id"]
     other = post("k", input="How?")
     assert (other.status_code, other.json["error"]["code"]) == (422, "idempotency_key_reused")
     assert post("", input="Why?").status_code == 400
@@ -497,6 +509,7 @@ def test_other_sites_may_not_ask(web: Client, store: Store) -> None:
     for headers in (
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[bad"},
         {"Sec-Fetch-Site": "cross-site"},
     ):
         reply = web.post("/", data={"question": "Why?"}, headers=headers)

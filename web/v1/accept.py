@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -119,9 +120,15 @@ def parse(body: bytes, content_type: str) -> CreateResponse:
         )
     try:
         data = json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RequestError(
             400, f"The body is not valid JSON: {error}.", code="invalid_json"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            400,
+            "The body cannot be read: it is nested too deeply, or holds a number of too many digits.",
+            code="invalid_json",
         ) from error
     if not isinstance(data, dict):
         raise RequestError(400, "The body should be a JSON object.", code="invalid_type")
@@ -134,6 +141,12 @@ def validate(data: dict[str, Any]) -> CreateResponse:
     Raises:
         RequestError: for the first field that is wrong, by name.
     """
+    labels = data.get("metadata")
+    for param, names in (("", data), ("metadata", labels if isinstance(labels, dict) else {})):
+        _check_names(param, names)
+    # Null is the same as nothing.
+    known = CreateResponse.model_fields
+    data = {name: value for name, value in data.items() if value is not None or name not in known}
     try:
         request = CreateResponse.model_validate(data)
     except ValidationError as error:
@@ -159,6 +172,20 @@ def validate(data: dict[str, Any]) -> CreateResponse:
     for param, text in texts:
         _check_text(param, text)
     return request
+
+
+def _check_names(param: str, names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                400,
+                f"A name in {f'`{param}`' if param else 'the body'} holds half of a surrogate pair, "
+                "which is no Unicode text.",
+                code="invalid_value",
+                param=param or None,
+            ) from error
 
 
 def _check_text(param: str, text: str) -> None:
@@ -259,11 +286,15 @@ def _explained(error: ValidationError) -> RequestError:
         message, code = f"`{param}` is missing.", "missing_required_parameter"
     elif kind == "extra_forbidden":
         names = ", ".join(CreateResponse.model_fields)
-        message = f"There is no parameter `{param}`; there are {names}."
+        message = f"There is no parameter `{param}`" + (
+            "." if len(path) > 1 else f"; there are {names}."
+        )
         code = "unknown_parameter"
     elif kind == "list_type" and path[-1] in UNIONS:
         what = "messages" if path[-1] == "input" else "parts"
         message, code = f"`{param}` should be a text or a list of {what}.", "invalid_type"
+    elif kind == "model_type":
+        message, code = f"`{param}` should be an object.", "invalid_type"
     else:
         reason = first["msg"].removeprefix("Input ")
         message = f"`{param}` {reason}."

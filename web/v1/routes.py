@@ -163,9 +163,13 @@ def _reply(job: Job, status: int = 200) -> Response:
     response.headers["Cache-Control"] = "no-cache"
     if not job.status.final:
         response.headers["Retry-After"] = "1"
-    if request.method == "GET":
+    if request.method in ("GET", "HEAD"):
         response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
         response.make_conditional(request)
+    if response.status_code == 412:
+        raise RequestError(
+            412, "The response is no longer what If-Match names.", code="precondition_failed"
+        )
     return response
 
 
