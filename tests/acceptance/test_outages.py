@@ -188,14 +188,14 @@ def test_a_postgresql_that_is_killed_loses_no_job(
         refused(until(postgresql, 503))
         postgresql.worker.wait_for(r"the database does not answer, trying again: (conn|term|serv)")
     finally:
-        _start(server)
+        _start(server, postmaster)
     accepted = until(postgresql, 202).json()["id"]
     for asked in (job_id, accepted):
         assert postgresql.wait(asked)["status"] == "incomplete"
         assert attempts(postgresql, asked) == FINISHED
 
 
-def _start(server: PostgresServer) -> None:
+def _start(server: PostgresServer, killed: int) -> None:
     """Start it again, once the processes of the killed one are gone."""
     give_up = time.monotonic() + PATIENCE
     while True:
@@ -205,7 +205,11 @@ def _start(server: PostgresServer) -> None:
             if time.monotonic() > give_up:
                 raise
         else:
-            return
+            # Until somebody has reaped the killed one, it counts as running.
+            if server.get_pid() != killed:
+                return
+            assert time.monotonic() < give_up, "the killed server is still there"
+            time.sleep(0.05)
 
 
 def test_a_worker_cut_off_is_replaced_and_can_record_nothing(postgresql: Service) -> None:
