@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
+import time
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,12 +38,27 @@ def connect(url: str) -> sa.Engine:
         # The driver must not begin transactions by itself: `begin` does.
         connection.isolation_level = None
         # Readers and one writer at a time go on side by side.
-        connection.execute("PRAGMA journal_mode=WAL")
+        _keep_a_log(connection)
         # An accepted job survives a power failure: every commit reaches the disk.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """Switch a database to its write-ahead log: where several open a new one at once, all but one are
+    told that it is locked, and SQLite does not wait for this lock."""
+    give_up = time.monotonic() + SQLITE_BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def begin(connection: sa.Connection, *, write: bool) -> None:

@@ -1,6 +1,7 @@
 """Migrations go up and down, and match the models."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -56,6 +57,17 @@ def test_a_database_without_schema_is_refused(engine: sa.Engine) -> None:
     with pytest.raises(migrations.SchemaError, match=r"missing.*helixq migrate"):
         migrations.check(engine)
     engine.dispose()
+
+
+def test_several_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+    """SQLite does not wait by itself there: one of 80 failed."""
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(50):
+            url = f"sqlite:///{tmp_path / str(number)}"
+            engines = [db.connect(url) for _ in range(4)]
+            list(pool.map(lambda engine: engine.connect().close(), engines))
+            for engine in engines:
+                engine.dispose()
 
 
 def test_two_may_migrate_at_once(database_url: str) -> None:
