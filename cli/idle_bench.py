@@ -75,7 +75,7 @@ def jobs(
                     "seed": seed + number,
                 }
                 job_id = service_bench.submit(client, body)
-                time.sleep(max(FIRST_LOOK, alone))
+                time.sleep(max(FIRST_LOOK, alone))  # as a client that polls: it asks nothing before
                 service_bench.wait(client, job_id)
                 job = client.get(f"/api/jobs/{job_id}").json()
                 created, finished = (

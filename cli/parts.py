@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
 import alembic.util
 
@@ -55,16 +56,20 @@ def worker(settings: Settings) -> int:
         raise ExpectedError(str(error)) from error
 
 
+def unusable(folder: Path, error: OSError) -> ExpectedError:
+    """Make the error of a data folder that cannot be made or written."""
+    return ExpectedError(
+        f"the data folder {folder} cannot be used ({error.strerror}): check HELIXQ_DATA_DIR"
+    )
+
+
 def migrate(settings: Settings, target: str) -> str | None:
     """Bring the schema to a revision; return it."""
     if settings.database_url is None:
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ExpectedError(
-                f"the data folder {settings.data_dir} cannot be used ({error.strerror}): "
-                "check HELIXQ_DATA_DIR"
-            ) from error
+            raise unusable(settings.data_dir, error) from error
     engine = db.connect(settings.database)
     try:
         migrations.migrate(engine, target)

@@ -250,9 +250,7 @@ def _data_dir(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise ExpectedError(
-            f"the data folder {folder} cannot be used ({error.strerror}): check HELIXQ_DATA_DIR"
-        ) from error
+        raise parts.unusable(folder, error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -47,8 +47,11 @@ def connect(url: str) -> sa.Engine:
 
 
 def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """Switch a database to its write-ahead log: where several open a new one at once, all but one are
-    told that it is locked, and SQLite does not wait for this lock."""
+    """Switch a database to its write-ahead log.
+
+    Where several open a new one at once, some are told that it is locked: SQLite's own waiting
+    (`SQLITE_BUSY_TIMEOUT`) does not cover this lock.
+    """
     give_up = time.monotonic() + SQLITE_BUSY_TIMEOUT
     while True:
         try:
@@ -56,7 +59,7 @@ def _keep_a_log(connection: sqlite3.Connection) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
-            time.sleep(0.01)
+            time.sleep(0.01)  # SQLite tells nobody when a lock is free
         else:
             return
 

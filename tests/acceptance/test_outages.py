@@ -209,7 +209,7 @@ def _start(server: PostgresServer, killed: int) -> None:
             if server.get_pid() != killed:
                 return
             assert time.monotonic() < give_up, "the killed server is still there"
-            time.sleep(0.05)
+            time.sleep(0.05)  # whoever reaps it tells nobody
 
 
 def test_a_worker_cut_off_is_replaced_and_can_record_nothing(postgresql: Service) -> None:

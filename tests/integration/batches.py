@@ -19,6 +19,17 @@ from worker.engine.interface import (
 )
 
 CONTEXT = 256
+#: Of small random models.
+SIZES: dict[str, Any] = {
+    "vocab_size": 768,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "eos_token_id": 2,
+}
 WORDS = [
     "gravity",
     "atmosphere",

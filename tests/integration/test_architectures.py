@@ -10,21 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPTJConfig, Phi3Config
 
 from jobs.pipeline import Role
-from tests.integration.batches import compare_with_peft
+from tests.integration.batches import SIZES, compare_with_peft
 from worker.engine.architectures import CHECKED, unbatchable
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 768,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+ALL_SIZES = {**SIZES, "bos_token_id": 1, "pad_token_id": 0}
 #: Where the sizes alone do not tell all that there is: windows shorter than a prompt, experts, heads of
 #: another size.
 KINDS = ["sliding_attention", "full_attention"]
@@ -61,7 +50,7 @@ OWN_SIZES = {"gpt_bigcode"}
 
 def model(kind: str) -> Any:
     """A random model with three adapters of different ranks, in every linear layer as a rule."""
-    sizes = {k: v for k, v in SIZES.items() if kind not in OWN_SIZES or "token_id" in k}
+    sizes = {k: v for k, v in ALL_SIZES.items() if kind not in OWN_SIZES or "token_id" in k}
     config = AutoConfig.for_model(kind, **{**sizes, "vocab_size": 768, **MORE.get(kind, {})})
     torch.manual_seed(3)
     factory: Any = AutoModelForCausalLM  # transformers has no types there
@@ -97,7 +86,7 @@ def test_what_nobody_checked_is_left_to_the_reference_engine() -> None:
 def test_positions_that_depend_on_the_length_of_a_text_are_not_batched() -> None:
     scaling = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4}
     config = Phi3Config(
-        **SIZES,
+        **ALL_SIZES,
         original_max_position_embeddings=64,
         rope_parameters={**scaling, "long_factor": [1.0, 2.0, 4.0, 8.0]},
     )

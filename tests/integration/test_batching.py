@@ -28,7 +28,15 @@ from transformers import (
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
-from tests.integration.batches import CONTEXT, WORDS, compare_with_peft, make, request, same
+from tests.integration.batches import (
+    CONTEXT,
+    SIZES,
+    WORDS,
+    compare_with_peft,
+    make,
+    request,
+    same,
+)
 from worker.engine import attention, packing
 from worker.engine.adapters import (
     Form,
@@ -95,22 +103,27 @@ def test_what_prompts_have_in_common_is_looked_at_once(
     assert [i for i in range(40) if not same(found[i], wanted[i])] == []
 
 
+def ends_alike(checkpoint: Path, tokenizer: Any, ends: list[int] | None, asked: Request) -> None:
+    """Hold both engines' texts against each other, of a model that names these ends."""
+    models = [load_model(checkpoint) for _ in range(2)]
+    for model in models:
+        model.generation_config.eos_token_id = ends
+    batching = BatchingEngine(models[0], tokenizer, context=CONTEXT, slots=2)
+    plain = ReferenceEngine(models[1], tokenizer, context=CONTEXT)
+    found, wanted = (e.submit(asked).result() for e in (batching, plain))
+    batching.close()
+    plain.close()
+    assert found.finish_reason is FinishReason.STOP
+    assert same(found, wanted)
+
+
 def test_a_text_ends_at_any_of_the_models_ends(
     checkpoint: Path, tokenizer: Any, engine: BatchingEngine
 ) -> None:
     request = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
     text = engine.submit(request).result().text
     end = tokenizer.encode(text, add_special_tokens=False)[8]
-    models = [load_model(checkpoint) for _ in range(2)]
-    for model in models:
-        model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
-    batching = BatchingEngine(models[0], tokenizer, context=CONTEXT, slots=2)
-    plain = ReferenceEngine(models[1], tokenizer, context=CONTEXT)
-    found, wanted = (e.submit(request).result() for e in (batching, plain))
-    batching.close()
-    plain.close()
-    assert found.finish_reason is FinishReason.STOP
-    assert same(found, wanted)
+    ends_alike(checkpoint, tokenizer, [tokenizer.eos_token_id, end], request)
 
 
 def test_a_model_without_an_end_of_its_own_ends_with_the_tokenizers(
@@ -121,16 +134,7 @@ def test_a_model_without_an_end_of_its_own_ends_with_the_tokenizers(
     ended = copy.deepcopy(tokenizer)
     [*_, end] = tokenizer.tokenize(text, add_special_tokens=False)[:9]
     ended.eos_token = end
-    models = [load_model(checkpoint) for _ in range(2)]
-    for model in models:
-        model.generation_config.eos_token_id = None
-    batching = BatchingEngine(models[0], ended, context=CONTEXT, slots=2)
-    plain = ReferenceEngine(models[1], ended, context=CONTEXT)
-    found, wanted = (e.submit(asked).result() for e in (batching, plain))
-    batching.close()
-    plain.close()
-    assert found.finish_reason is FinishReason.STOP
-    assert same(found, wanted)
+    ends_alike(checkpoint, ended, None, asked)
 
 
 def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
@@ -204,16 +208,6 @@ def test_a_sliding_window_is_kept(sliding: Path, tokenizer: Any, engine: Batchin
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SIZES: dict[str, Any] = {
-    "vocab_size": 768,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "eos_token_id": 2,
-}
 ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, head_dim=16)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True)),
