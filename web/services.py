@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Requests that may wait for jobs at the same time, streams included.
 WAITING = 200
+#: Seconds without an event after which a stream shows that it is alive.
+KEEPALIVE = 15.0
 
 
 class TokenCounter:
@@ -72,6 +74,7 @@ class Services:
         self.tokens = TokenCounter(self.store)
         #: Whether the server shuts down: waiting replies and streams should end.
         self.stopping: Callable[[], bool] = lambda: False
+        self.keepalive = KEEPALIVE
         self._places = threading.BoundedSemaphore(WAITING)
 
     def init_app(self, app: Flask) -> None:

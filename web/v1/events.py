@@ -20,8 +20,11 @@ from web.v1 import render
 
 Event = dict[str, Any]
 
-#: Seconds without an event after which a comment shows that the line is alive.
-KEEPALIVE = 15.0
+#: What shows that a silent stream is alive: a comment, in which every reader sees nothing. No empty line
+#: follows it: that would end an event. There is none, but the official OpenAI clients hand out an event
+#: without data there, once they have seen an ``id``, and fail to read it. For the same reason there is no
+#: ``retry``.
+WAITING = ": waiting\n"
 #: Seconds to wait for the worker to hand in what a cancelled stage had generated.
 PARTIAL_GRACE = 2.0
 
@@ -145,10 +148,10 @@ def stream(found: Services, job_id: str, after: int) -> Iterator[str]:
                 # Text that was told live went down with its worker; the end must be told.
                 yield _message(sent + 1, told[-1])
             return
-        block = 1.0
-        if time.monotonic() - spoke > KEEPALIVE:
+        block = min(1.0, found.keepalive)
+        if time.monotonic() - spoke > found.keepalive:
             spoke = time.monotonic()
-            yield ": waiting\n\n"
+            yield WAITING
 
 
 def _partial_missing(job: Job) -> bool:
@@ -157,6 +160,7 @@ def _partial_missing(job: Job) -> bool:
 
 
 def _message(number: int, event: Event) -> str:
+    # ASCII: some readers take U+2028 and others of its kind for the end of a line.
     data = json.dumps({**event, "sequence_number": number}, separators=(",", ":"))
     # The id lets a browser's EventSource go on by itself after a lost connection.
     return f"id: {number}\nevent: {event['type']}\ndata: {data}\n\n"
