@@ -56,6 +56,17 @@ def _check_id(job_id: str) -> None:
         raise JobNotFoundError(job_id)
 
 
+def _earlier(session: Session, key: str | None, digest: str | None) -> Job | None:
+    if key is None:
+        return None
+    job = session.scalar(
+        sa.select(Job).where(Job.idempotency_key == key).options(selectinload(Job.attempts))
+    )
+    if job is not None and job.request_digest != digest:
+        raise IdempotencyError
+    return job
+
+
 class Asking(Base):
     """Jobs as the web sees them."""
 
@@ -72,7 +83,7 @@ class Asking(Base):
         """
         try:
             with self._add() as session:
-                if earlier := self._earlier(session, new):
+                if earlier := _earlier(session, new.idempotency_key, new.request_digest):
                     return earlier, False
                 waiting = session.scalar(
                     sa.select(sa.func.count()).where(IS_OPEN, Job.status == Status.QUEUED)
@@ -100,23 +111,20 @@ class Asking(Base):
             return job, True
         except sa.exc.IntegrityError:
             # PostgreSQL: the same key was committed between our look and our insert.
-            with self._read() as session:
-                if earlier := self._earlier(session, new):
-                    return earlier, False
+            if earlier := self.earlier(new.idempotency_key, new.request_digest):
+                return earlier, False
             raise
 
-    @staticmethod
-    def _earlier(session: Session, new: NewJob) -> Job | None:
-        if new.idempotency_key is None:
+    def earlier(self, idempotency_key: str | None, request_digest: str | None) -> Job | None:
+        """Find the job that a request with this key made before.
+
+        Raises:
+            IdempotencyError: the key was used for another request.
+        """
+        if idempotency_key is None:
             return None
-        job = session.scalar(
-            sa.select(Job)
-            .where(Job.idempotency_key == new.idempotency_key)
-            .options(selectinload(Job.attempts))
-        )
-        if job is not None and job.request_digest != new.request_digest:
-            raise IdempotencyError
-        return job
+        with self._read() as session:
+            return _earlier(session, idempotency_key, request_digest)
 
     def mark_published(self, job_id: str, position: int) -> None:
         """Note that messages from ``position`` on are in Redis."""

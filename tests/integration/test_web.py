@@ -20,7 +20,9 @@ from jobs.store import Output, Runtime, Store
 from tests.conftest import WORKER
 from tests.servers import RedisServer
 from web import create_app
+from web.errors import RequestError
 from web.services import WAITING, Services
+from web.v1 import accept
 
 #: Flask's test client, whose types call every reply's JSON possibly None.
 Client = Any
@@ -313,6 +315,58 @@ def test_an_idempotency_key_asks_once(web: Client, store: Store) -> None:
     assert (other.status_code, other.json["error"]["code"]) == (422, "idempotency_key_reused")
     assert post("", input="Why?").status_code == 400
     assert len(store.page(limit=10)[0]) == 1
+
+
+def test_what_was_accepted_stays_accepted_whatever_has_changed(
+    web: Client, store: Store, database_url: str, redis_server: RedisServer, checkpoint: Path
+) -> None:
+    """The same key gives the same job, although a new request would be refused by now."""
+
+    def post(web: Client, key: str, **body: Any) -> Any:
+        headers = {"Idempotency-Key": key}
+        body = {"input": "Why?", "temperature": 1, **body}
+        return web.post("/v1/responses", json=body, headers=headers)
+
+    kinds = {"background": {"background": True}, "wait": {}, "stream": {"stream": True}}
+    found: Services = web.application.extensions["helixq"]
+    found.stopping = lambda: True  # so that nothing waits for the end
+    for key, body in kinds.items():
+        assert post(web, key, **body).status_code in (200, 202)
+    ids = [job.id for job in store.page(limit=10, newest_first=False)[0]]
+    store.cancel(ids[1])
+
+    # A worker with a model that has room for no question, and a web that takes no more of them.
+    tokenizer = (checkpoint / "base" / "tokenizer.json").read_text()
+    store.register("worker-2", "localhost", 2, Runtime({"engine": "none"}, 32, tokenizer))
+    other = create_app(
+        settings.load(
+            {
+                "HELIXQ_DATABASE_URL": database_url,
+                "HELIXQ_REDIS_URL": redis_server.url,
+                "HELIXQ_MAX_QUEUED": "1",
+            }
+        )
+    )
+    changed: Services = other.extensions["helixq"]
+    client: Client = other.test_client()
+    assert post(client, "new").json["error"]["code"] == "context_length_exceeded"
+    assert post(client, "background", background=True).json["id"] == ids[0]
+    reply = post(client, "background", background=True, seed=1)
+    assert (reply.status_code, reply.json["error"]["code"]) == (422, "idempotency_key_reused")
+    with ExitStack() as stack:
+        for _ in range(WAITING):
+            stack.enter_context(changed.waiting_room())
+        reply = post(client, "wait")  # it has ended: there is nothing to wait for
+        assert (reply.status_code, reply.json["id"]) == (200, ids[1])
+    store.cancel(ids[2])
+    assert f'"id":"{ids[2]}"' in post(client, "stream", stream=True).text
+    assert len(store.page(limit=10)[0]) == 3
+    # What a version takes, the next one may not; the digest is of the request as it was sent.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accept, "validate", Mock(side_effect=RequestError(400, "No.", code="no")))
+        assert post(client, "background", background=True).json["id"] == ids[0]
+    changed.store.close()
+    changed.progress.close()
 
 
 def test_a_full_queue_answers_429(database_url: str, redis_server: RedisServer) -> None:

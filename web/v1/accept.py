@@ -107,11 +107,11 @@ class CreateResponse(BaseModel):
         )
 
 
-def parse(body: bytes, content_type: str) -> CreateResponse:
-    """Read and check a request's body.
+def read(body: bytes, content_type: str) -> dict[str, Any]:
+    """Read a request's body; `validate` checks what is in it.
 
     Raises:
-        RequestError: it is no JSON, or not what the API takes.
+        RequestError: it is no JSON object.
     """
     if content_type != "application/json":
         # Also what keeps other sites' forms from asking: they cannot send JSON.
@@ -125,14 +125,38 @@ def parse(body: bytes, content_type: str) -> CreateResponse:
             400, f"The body is not valid JSON: {error}.", code="invalid_json"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise RequestError(
-            400,
-            "The body cannot be read: it is nested too deeply, or holds a number of too many digits.",
-            code="invalid_json",
-        ) from error
+        raise _unreadable() from error
     if not isinstance(data, dict):
         raise RequestError(400, "The body should be a JSON object.", code="invalid_type")
-    return validate(data)
+    return data
+
+
+#: Parameters whose values 1 and 1.0 are the same.
+FLOATS = ("temperature", "top_p")
+
+
+def digest(data: dict[str, Any]) -> str:
+    """Digest what a request asks for: the parameters that it sets, as they were sent.
+
+    Neither defaults nor what a version makes of them go in: a request that is sent again is the same
+    request although the server has changed meanwhile.
+    """
+    given = {name: value for name, value in data.items() if value is not None}
+    for name in FLOATS:
+        if type(given.get(name)) is int:
+            given[name] = float(given[name])
+    try:
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+    except RecursionError as error:
+        raise _unreadable() from error
+
+
+def _unreadable() -> RequestError:
+    return RequestError(
+        400,
+        "The body cannot be read: it is nested too deeply, or holds a number of too many digits.",
+        code="invalid_json",
+    )
 
 
 def validate(data: dict[str, Any]) -> CreateResponse:
@@ -205,19 +229,23 @@ def _check_text(param: str, text: str) -> None:
 
 
 def new_job(
-    request: CreateResponse, tokens: TokenCounter, idempotency_key: str | None = None
+    request: CreateResponse,
+    tokens: TokenCounter,
+    idempotency_key: str | None = None,
+    request_digest: str | None = None,
 ) -> NewJob:
     """Complete a valid request with what it leaves open.
+
+    Args:
+        request: what is asked.
+        tokens: counts the prompt's.
+        idempotency_key, request_digest: the caller's, and the `digest` of what it came with.
 
     Raises:
         RequestError: it does not fit the model's context.
     """
     card = Sampling()
     limit = _output_limit(request, tokens)
-    digest = None
-    if idempotency_key is not None:
-        fields = request.model_dump(mode="json", exclude_unset=True)
-        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def given(value: Any, default: Any) -> Any:
         return default if value is None else value
@@ -237,7 +265,7 @@ def new_job(
         background=bool(request.background),
         labels=request.metadata or {},
         idempotency_key=idempotency_key,
-        request_digest=digest,
+        request_digest=request_digest,
     )
 
 

@@ -30,34 +30,57 @@ LONGEST_PAGE = 100
 def create() -> Response:
     """Accept a question: ``202`` at once, or the finished response, or its events."""
     found = services()
-    body = accept.parse(request.get_data(), request.mimetype)
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not 1 <= len(key) <= 255:
-        raise RequestError(
-            400, "An Idempotency-Key has 1 to 255 characters.", code="invalid_idempotency_key"
-        )
-    new = accept.new_job(body, found.tokens, key)
+    data = accept.read(request.get_data(), request.mimetype)
+    key = _idempotency_key()
+    digest = None if key is None else accept.digest(data)
+    streams = data.get("stream") is True
+    waits = not streams and data.get("background") is not True
     with ExitStack() as stack:
-        if body.stream or not body.background:
-            stack.enter_context(found.waiting_room())
         try:
-            job, _ = found.submit(new)
+            # What was accepted stays accepted, whatever a new request may ask by now.
+            job = found.store.earlier(key, digest)
+            if streams or (waits and (job is None or not job.status.final)):
+                stack.enter_context(found.waiting_room())
+            if job is None:
+                job = _submit(data, key, digest)
         except IdempotencyError:
             raise RequestError(
                 422,
                 "This Idempotency-Key was used with another request; use a new one.",
                 code="idempotency_key_reused",
             ) from None
-        if body.stream:
+        if streams:
             return _event_stream(job.id, after=-1, place=stack.pop_all())
-        if not body.background:
-            job = found.wait(job.id, lambda j: j.status.final, math.inf, _client_gone)
+        if waits:
+            if not job.status.final:
+                job = found.wait(job.id, lambda j: j.status.final, math.inf, _client_gone)
             if job.status.final:
                 return _reply(job)
-            # The server stops; the job goes on without it.
+    # It was asked in the background; or the server stops, and the job goes on without it.
     response = _reply(job, status=202)
     response.headers["Location"] = url_for("v1.retrieve", job_id=job.id)
     return response
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 1 <= len(key) <= 255:
+        raise RequestError(
+            400, "An Idempotency-Key has 1 to 255 characters.", code="invalid_idempotency_key"
+        )
+    return key
+
+
+def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
+    found = services()
+    try:
+        new = accept.new_job(accept.validate(data), found.tokens, key, digest)
+    except RequestError:
+        # The same request may have been accepted at the same time, just before the limits changed.
+        if (job := found.store.earlier(key, digest)) is None:
+            raise
+        return job
+    return found.submit(new)[0]
 
 
 @blueprint.get("/responses")
