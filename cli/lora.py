@@ -131,10 +131,13 @@ def merge(
             _resolve(base, "--base"),
             _resolve(adapter, "--adapter"),
             out,
+            base_name=base,
             dtype=_dtype(dtype),
             force=force,
             progress=progress,
         )
+    for warning in merged.warnings:
+        _warn(warning)
     if as_json:
         click.echo(json.dumps({"out": str(out), **asdict(merged)}, indent=2))
         return

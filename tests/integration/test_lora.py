@@ -385,8 +385,8 @@ def test_extraction_undoes_a_merge(checkpoint: Path, base: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"use_dora": True}, "it is a DoRA"),
-        ({"bias": "all"}, "it has trained biases"),
+        ({"use_dora": True}, "is incomplete: it has no .*lora_magnitude_vector"),
+        ({"alora_invocation_tokens": [1]}, "it is an aLoRA"),
         ({"peft_type": "LOHA"}, "it is no LoRA but of the type LOHA"),
         ({"init_lora_weights": "pissa"}, "its initialisation .pissa. changes the base's weights"),
         ({"r": 8}, "has rank 4, but adapter_config.json says 8"),

@@ -91,6 +91,8 @@ def open_adapter(folder: Path) -> Adapter:
         tensors = Held(folder / PICKLE, read_pickle(folder / PICKLE))
     else:
         raise LoraError(f"there is neither {WEIGHTS} nor {PICKLE} in {folder}")
+    if not tensors.entries:
+        raise LoraError(f"{folder} has no tensors in its adapter; fetch it again")
     sides: dict[str, dict[str, str]] = {}
     replaced = {}
     for name in tensors.entries:

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from worker.lora.files import (
     Tensors,
     Writer,
     new_folder,
-    open_checkpoint,
     write_json,
 )
-from worker.lora.layout import Layout, check, compare, layout
+from worker.lora.layout import Layout, Weights, compare, describe, open_model, skeleton
 from worker.lora.lowrank import Target
 
 #: What can be kept beside the linear layers.
@@ -155,13 +154,17 @@ def extract(
     start = time.perf_counter()
     _check_places(out, base, tuned)
     with new_folder(out, force=force) as folder:
-        plan = layout(base)
+        model = skeleton(base)
+        plan = describe(model)
+        if not plan.linear:
+            raise LoraError(f"{base / 'config.json'} describes a model without linear layers")
         warnings = compare(base, tuned, ignore_tokenizer=ignore_tokenizer)
-        ours, theirs = open_checkpoint(base), open_checkpoint(tuned)
-        check(base, ours, plan)
-        check(tuned, theirs, plan)
+        opened = open_model(base, model), open_model(tuned, model)
+        warnings += _check_heads((base, tuned), opened, keep, plan)
+        ours, theirs = (weights.tensors for weights in opened)
         _check_shapes(ours, theirs, plan)
         _check_target(target, alpha, plan)
+        _check_experts(*opened, plan)
         saved = dtype or FLOATS[theirs.entries[next(iter(plan.linear))].dtype]
         if saved == torch.float64:
             saved = torch.float32
@@ -216,6 +219,8 @@ def _layer(
     """Approximate one layer's difference; return B and A as they are to be saved."""
     start = time.perf_counter()
     d = theirs.get_finite(name).to(device) - ours.get_finite(name).to(device)
+    if min(d.shape) == 1 and target.rank is not None:
+        target = replace(target, rank=1)
     found = lowrank.approximate(d, target, seed=seed, exact_only=exact)
     b, a = found.b.to(dtype).contiguous(), found.a.to(dtype).contiguous()
     if not (b.isfinite().all() and a.isfinite().all()):
@@ -274,8 +279,8 @@ def _config(
         # PEFT's type says int; its arithmetic takes either.
         lora_alpha=alpha or rank,  # type: ignore[arg-type]  # (see above)
         rank_pattern=odd,
-        # The scaling alpha / rank is then 1 in these layers too.
-        alpha_pattern=dict(odd),
+        # The scaling alpha / rank is then the same in these layers.
+        alpha_pattern={name: r * (alpha or rank) / rank for name, r in odd.items()},
         target_modules=[],
         modules_to_save=sorted(whole) or None,
         task_type="CAUSAL_LM",
@@ -296,6 +301,8 @@ def _check_places(out: Path, *inputs: Path) -> None:
 
 def _check_shapes(ours: Tensors, theirs: Tensors, plan: Layout) -> None:
     for name in plan.names:
+        if name not in ours.entries or name not in theirs.entries:
+            continue  # parts of experts, or the head of a model that was saved without it
         mine, other = ours.entries[name], theirs.entries[name]
         if mine.shape != other.shape:
             raise LoraError(
@@ -310,6 +317,41 @@ def _check_shapes(ours: Tensors, theirs: Tensors, plan: Layout) -> None:
             )
 
 
+def _check_heads(
+    folders: tuple[Path, Path], opened: tuple[Weights, Weights], keep: Collection[str], plan: Layout
+) -> list[str]:
+    """Leave the head out if a model was saved without it; return what is to be said of it."""
+    said = []
+    for folder, weights in zip(folders, opened, strict=True):
+        if weights.headless and "head" in keep:
+            raise LoraError(
+                f"{folder} was saved without its head: there is no {weights.headless[0]} to keep"
+            )
+        if weights.headless:
+            said.append(f"{folder} was saved without its head, which is taken as unchanged")
+            plan.groups["head"] = []
+    return said
+
+
+def _check_experts(base: Weights, tuned: Weights, plan: Layout) -> None:
+    """Make sure that a mixture's experts are the same: no pair of factors holds their difference."""
+    for name in plan.groups.pop("experts"):
+        ours, theirs = (sorted(weights.parts.get(name, [name])) for weights in (base, tuned))
+        for one, other in zip(ours, theirs, strict=False):
+            mine, entry = base.tensors.entries[one], tuned.tensors.entries[other]
+            if ours != theirs or mine.shape != entry.shape:
+                raise LoraError(
+                    f"{entry.file} stores the experts in another form than {mine.file}; save both "
+                    "models with the same transformers"
+                )
+            if not torch.equal(base.tensors.get_finite(one), tuned.tensors.get_finite(one)):
+                raise LoraError(
+                    f"{entry.file}: {one} differs, but it belongs to an expert of a mixture "
+                    f"({name}), which is no linear layer of its own; an adapter of the linear "
+                    "layers would lack what was changed there"
+                )
+
+
 def _check_target(target: Target, alpha: float | None, plan: Layout) -> None:
     if target.rank is not None and target.rank < 1:
         raise LoraError(f"the rank {target.rank} is below 1; use --rank 1 or more")
@@ -321,7 +363,9 @@ def _check_target(target: Target, alpha: float | None, plan: Layout) -> None:
                 "--alpha goes with one rank for all layers: use it with --rank, not with --energy"
             )
         return
-    name, shape = min(plan.linear.items(), key=lambda item: min(item[1]))
+    # A gate of a single output gets all it can hold.
+    several = {name: shape for name, shape in plan.linear.items() if min(shape) > 1}
+    name, shape = min(several.items(), key=lambda item: min(item[1]))
     if target.rank and target.rank > min(shape):
         raise LoraError(
             f"the rank {target.rank} is too large for {name}, which is {_by(shape)}: use --rank "

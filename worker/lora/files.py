@@ -26,6 +26,9 @@ FLOATS = {
     "BF16": torch.bfloat16,
 }
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
+#: A model's weights in one file; and the list of its files where there are several.
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 #: Files that make a folder a checkpoint: only such a folder is ever replaced.
 CONFIGS = ("config.json", "adapter_config.json")
 
@@ -38,6 +41,8 @@ class Entry:
     #: As the safetensors format names it.
     dtype: str
     shape: tuple[int, ...]
+    #: What its file calls it.
+    stored: str
 
 
 class Tensors:
@@ -47,7 +52,7 @@ class Tensors:
         """Read the headers.
 
         Args:
-            files: the files; a name may be in one only.
+            files: the files; of a name that several have, the last file's counts, as in transformers.
 
         Raises:
             LoraError: a file is missing, truncated or no safetensors file.
@@ -57,7 +62,8 @@ class Tensors:
             with _opened(file) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
                     view = tensors.get_slice(name)
-                    self.entries[name] = Entry(file, view.get_dtype(), tuple(view.get_shape()))
+                    shape = tuple(view.get_shape())
+                    self.entries[name] = Entry(file, view.get_dtype(), shape, name)
 
     def get(self, name: str) -> Tensor:
         """Read a tensor as it is stored.
@@ -67,8 +73,9 @@ class Tensors:
         """
         # Opened anew each time: pages of a mapped file count as this process's memory until
         # the mapping is gone, and a model's worth of them would add up.
-        with _opened(self.entries[name].file) as tensors:
-            found: Tensor = tensors.get_tensor(name)
+        entry = self.entries[name]
+        with _opened(entry.file) as tensors:
+            found: Tensor = tensors.get_tensor(entry.stored)
             return found
 
     def get_finite(self, name: str) -> Tensor:
@@ -80,13 +87,19 @@ class Tensors:
         entry = self.entries[name]
         if entry.dtype not in FLOATS:
             raise LoraError(
-                f"{entry.file}: {name} is of dtype {entry.dtype}, which is quantized or no float; "
+                f"{entry.file}: {entry.stored} is of dtype {entry.dtype}, which is quantized or no float; "
                 "give a checkpoint in float32, float16 or bfloat16"
             )
         tensor = self.get(name).float()
         if not tensor.isfinite().all():
-            raise LoraError(f"{entry.file}: {name} has NaN or infinite values")
+            raise LoraError(f"{entry.file}: {entry.stored} has NaN or infinite values")
         return tensor
+
+    def under(self, names: Mapping[str, str]) -> Tensors:
+        """Return the same tensors by other names: the new name -> the present one."""
+        found = Tensors([])
+        found.entries = {new: self.entries[name] for new, name in names.items()}
+        return found
 
 
 class Held(Tensors):
@@ -95,7 +108,7 @@ class Held(Tensors):
     def __init__(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self.entries = {
-            name: Entry(file, NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
+            name: Entry(file, NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), name)
             for name, tensor in tensors.items()
         }
 
@@ -104,21 +117,61 @@ class Held(Tensors):
 
 
 def open_checkpoint(folder: Path) -> Tensors:
-    """Find a model's safetensors files, one or sharded.
+    """Open the tensors that transformers reads for a model, by the names that its files give them.
 
     Raises:
-        LoraError: there are none, or one is missing or damaged.
+        LoraError: there are none, one is missing or damaged, or transformers reads something else
+            than safetensors.
     """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return Tensors([_existing(folder / "model.safetensors")])
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict):
-        raise LoraError(f"{index} has no weight_map")
-    tensors = Tensors([_existing(folder / name) for name in sorted(set(shards.values()))])
-    if lost := sorted(shards.keys() - tensors.entries.keys()):
-        raise LoraError(f"{folder / shards[lost[0]]} has no {lost[0]}, though {index.name} says so")
+    files, named = weight_files(folder)
+    tensors = Tensors(files)
+    if lost := sorted(named.keys() - tensors.entries.keys()):
+        raise LoraError(
+            f"{folder / named[lost[0]]} has no {lost[0]}, though {folder}'s index says so"
+        )
     return tensors
+
+
+def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Find the files that transformers' ``from_pretrained`` reads, in its order.
+
+    That is the file that the config's ``transformers_weights`` names; else `SINGLE`, even if there is
+    an `INDEX` beside it; else every file that the index names, with all tensors that are in them.
+
+    Returns:
+        the files, and the index's ``weight_map``: empty where none is read.
+
+    Raises:
+        LoraError: there are none, one is missing, or transformers would read something else.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise LoraError(
+            f"{folder} has an adapter_config.json, so transformers adds that adapter to the model when "
+            "it loads it; give a folder with a model alone"
+        )
+    if any(folder.glob("*.distcp")):
+        raise LoraError(
+            f"{folder} is a distributed checkpoint of PyTorch; load it with transformers and save it "
+            "again, which writes safetensors"
+        )
+    name = read_json(folder / "config.json").get("transformers_weights")
+    if name is None:
+        name = next((n for n in (SINGLE, INDEX) if (folder / n).is_file()), None)
+    if name is None:
+        if pickles := sorted(file.name for file in folder.glob("pytorch_model*.bin")):
+            raise LoraError(
+                f"{folder} has its weights in a pickle, {pickles[0]}; load it with transformers and "
+                "save it again, which writes safetensors"
+            )
+        raise LoraError(
+            f"there is no {folder / SINGLE}; give a folder with a model as safetensors files"
+        )
+    if not str(name).endswith(".index.json"):
+        return [_existing(folder / str(name), "config.json")], {}
+    shards = read_json(folder / str(name)).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise LoraError(f"{folder / str(name)} has no weight_map")
+    return [_existing(folder / shard, str(name)) for shard in sorted(set(shards.values()))], shards
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -298,9 +351,9 @@ def _opened(file: Path) -> Iterator[Any]:
         raise LoraError(f"{file} cannot be read ({_reason(error)}); fetch it again") from error
 
 
-def _existing(file: Path) -> Path:
+def _existing(file: Path, index: str) -> Path:
     if not file.is_file():
-        raise LoraError(f"there is no {file}; give a folder with a model as safetensors files")
+        raise LoraError(f"there is no {file}, which {index} names; fetch it again")
     return file
 
 

@@ -12,36 +12,40 @@ import torch
 from torch import Tensor
 
 from worker.lora import LoraError
-from worker.lora.adapter import Adapter, open_adapter, unmergeable
+from worker.lora.adapter import open_adapter
+from worker.lora.applied import Applied
 from worker.lora.files import (
+    CONFIGS,
     FLOATS,
+    INDEX,
     NAMES,
+    SINGLE,
     Entry,
-    Tensors,
     Writer,
     new_folder,
-    open_checkpoint,
     read_json,
+    weight_files,
     write_json,
     writing,
 )
+from worker.lora.layout import Weights, describe, open_model, skeleton
 
 #: What a merged checkpoint takes over from the base's folder beside the weights.
 _COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class Merged:
     """What was merged."""
 
-    #: Linear layers that got their B A.
+    #: Modules that the adapter changed: linear layers that got their B A, and embeddings.
     layers: int
-    #: Tensors that the adapter replaced as a whole.
+    #: Tensors that the adapter holds whole.
     replaced: int
     tensors: int
     bytes: int
     seconds: float
+    warnings: list[str]
 
 
 def merge(
@@ -49,17 +53,20 @@ def merge(
     adapter: Path,
     out: Path,
     *,
+    base_name: str | None = None,
     dtype: torch.dtype | None = None,
     force: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Merged:
-    """Write W + scaling · B A for every layer the adapter has, and the base's other tensors.
+    """Write the base's tensors as they are after PEFT's ``merge_and_unload``.
 
-    The sum is made in float32 and rounded once. Memory: one tensor at a time.
+    Layers are merged in float32 and rounded once; other tensors are written bit for bit. Memory: one
+    layer at a time.
 
     Args:
         base, adapter: folders.
         out: the merged model's folder; it appears when it is complete.
+        base_name: what the base is called; ``base`` by default.
         dtype: of all float tensors; by default each keeps the base's.
         force: replace an adapter or model that is in ``out``.
         progress: told each tensor's name when it begins, how many are done and how many there are.
@@ -73,106 +80,110 @@ def merge(
         if out.resolve() == folder.resolve():
             raise LoraError(f"{out} is an input; the output needs a folder of its own")
     with new_folder(out, force=force) as folder:
-        ours, theirs = open_checkpoint(base), open_adapter(adapter)
-        config = read_json(base / "config.json")
-        _check(base, ours, theirs, tied=bool(config.get("tie_word_embeddings")))
+        model = skeleton(base)
+        weights, theirs = open_model(base, model), open_adapter(adapter)
+        # PEFT takes the model's layers apart.
+        plan = describe(model)
+        applied = Applied(base, model, weights, theirs)
+        if plan.tied:
+            _check_tied(base, adapter, applied, (plan.groups["embeddings"][0], "lm_head.weight"))
         _copy(base, folder)
+        config = read_json(base / "config.json")
+        config.pop("transformers_weights", None)
         if dtype is not None:
             for key in ("dtype", "torch_dtype"):
                 if key in config:
                     config[key] = str(dtype).removeprefix("torch.")
-            write_json(folder / "config.json", config)
+        write_json(folder / "config.json", config)
+        # Tied tensors are one tensor on the disk, under one of their names.
+        stored = {entry.stored: (name, entry) for name, entry in weights.tensors.entries.items()}
+        files = _file_names(base)
         size = done = 0
-        for shard in sorted({entry.file for entry in ours.entries.values()}):
-            entries = {name: e for name, e in ours.entries.items() if e.file == shard}
-            layouts = {n: (_saved_as(e, dtype), e.shape) for n, e in entries.items()}
-            with Writer(folder / shard.name, layouts) as file:
-                for name in entries:
+        for source, target in files.items():
+            found = {s: (name, e) for s, (name, e) in stored.items() if e.file == source}
+            layouts = {s: (_saved_as(e, dtype), e.shape) for s, (_, e) in found.items()}
+            with Writer(folder / target, layouts) as file:
+                for s, (name, _) in found.items():
                     if progress:
-                        progress(name, done, len(ours.entries))
-                    tensor = _merged(name, ours, theirs, layouts[name][0])
-                    file.write(name, tensor)
+                        progress(name, done, len(stored))
+                    tensor = _merged(name, weights, applied, layouts[s][0])
+                    file.write(s, tensor)
                     size += tensor.nbytes
                     done += 1
-        if (base / _INDEX).is_file():
-            index = read_json(base / _INDEX)
-            index["metadata"] = {**(index.get("metadata") or {}), "total_size": size}
-            write_json(folder / _INDEX, index)
+        if list(files.values()) != [SINGLE]:
+            shards = {s: files[entry.file] for s, (_, entry) in stored.items()}
+            write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": shards})
     return Merged(
-        layers=len(theirs.factors),
-        replaced=len(theirs.replaced),
+        layers=len(applied.modules),
+        replaced=len(applied.replaced),
         tensors=done,
         bytes=size,
         seconds=time.perf_counter() - start,
+        warnings=_of_another(theirs.config, base_name or str(base), base),
     )
 
 
-def _merged(name: str, ours: Tensors, theirs: Adapter, dtype: str) -> Tensor:
+def _merged(name: str, weights: Weights, applied: Applied, dtype: str) -> Tensor:
     """Return a tensor as the merged checkpoint stores it."""
-    module = name.removesuffix(".weight")
-    if module in theirs.factors and name != module:
-        b, a = theirs.get(module)
-        scaling = theirs.factors[module].scaling
-        found = torch.addmm(ours.get_finite(name), b, a, alpha=scaling)
-    elif name in theirs.replaced:
-        found = theirs.tensors.get_finite(theirs.replaced[name])
+    entry = weights.tensors.entries[name]
+    if applied.changes(name):
+        found = applied.get(name)
     else:
-        found = ours.get(name)
-        if dtype == ours.entries[name].dtype:
+        found = weights.tensors.get(name)
+        if entry.dtype in FLOATS and not found.isfinite().all():
+            raise LoraError(f"{entry.file}: {entry.stored} has NaN or infinite values")
+        if dtype == entry.dtype:
             return found  # bit for bit, whatever it is
     rounded = found.to(FLOATS[dtype])
     if not rounded.isfinite().all():
         raise LoraError(
-            f"{ours.entries[name].file}: {name} is too large for {dtype}; use another --dtype"
+            f"{entry.file}: {entry.stored} is too large for {dtype}; use another --dtype"
         )
     return rounded
+
+
+def _check_tied(base: Path, adapter: Path, applied: Applied, names: tuple[str, str]) -> None:
+    """Make sure that head and embeddings, one tensor on the disk, stay one when merged."""
+    changed = [name for name in names if applied.changes(name)]
+    if not changed or (len(changed) == 2 and torch.equal(*map(applied.get, names))):
+        return
+    raise LoraError(
+        f"{adapter} cannot be merged: {base} ties its head to its embeddings, and the adapter makes "
+        "them different"
+    )
+
+
+def _of_another(config: dict[str, object], name: str, base: Path) -> list[str]:
+    """Warn of an adapter whose config names another base; folders may have been moved."""
+    said = str(config.get("base_model_name_or_path") or "")
+    if not said or Path(said).name == Path(name.partition("@")[0]).name:
+        return []
+    if Path(said).is_dir() and Path(said).resolve() == base.resolve():
+        return []
+    return [f"the adapter's config names the base {said}, and it was merged into {name}"]
+
+
+def _file_names(base: Path) -> dict[Path, str]:
+    """Name the merged model's file for each of the base's."""
+    files, named = weight_files(base)
+    if not named:
+        return {files[0]: SINGLE}
+    # A shard may lie in a folder of its own.
+    return {file: "-".join(file.relative_to(base).parts) for file in files}
 
 
 def _saved_as(entry: Entry, dtype: torch.dtype | None) -> str:
     return NAMES[dtype] if dtype is not None and entry.dtype in FLOATS else entry.dtype
 
 
-def _check(base: Path, ours: Tensors, theirs: Adapter, *, tied: bool) -> None:
-    """Make sure that the merge is exact and that every tensor of the adapter has its place."""
-    if reasons := unmergeable(theirs.config, theirs.tensors.entries):
-        raise LoraError(f"{theirs.folder} cannot be merged: {'; '.join(reasons)}")
-    for module, pair in theirs.factors.items():
-        entry = ours.entries.get(f"{module}.weight")
-        if entry is None:
-            raise LoraError(
-                f"{theirs.folder} is for another base: {base} has no {module}.weight to add "
-                f"{pair.a} to"
-            )
-        if entry.shape != pair.shape:
-            raise LoraError(
-                f"{theirs.folder} is for another base: {module}.weight in {entry.file} has the "
-                f"shape {entry.shape}, and its adapter {pair.shape}"
-            )
-    embeddings, head = (
-        next((name for name in theirs.replaced if name.endswith(f"{part}.weight")), None)
-        for part in ("embed_tokens", "lm_head")
-    )
-    if tied and (embeddings or head):
-        both = [theirs.tensors.get(theirs.replaced[x]) for x in (embeddings, head) if x]
-        if len(both) < 2 or not torch.equal(*both):
-            raise LoraError(
-                f"{theirs.folder} cannot be merged: {base} ties its head to its embeddings, and "
-                "the adapter replaces them by different ones"
-            )
-        if head and head not in ours.entries:
-            del theirs.replaced[head]
-    for name, key in theirs.replaced.items():
-        replaced = ours.entries.get(name)
-        if replaced is None or replaced.shape != theirs.tensors.entries[key].shape:
-            raise LoraError(
-                f"{theirs.folder} is for another base: {key} has no place of its shape in {base}"
-            )
-
-
 def _copy(base: Path, folder: Path) -> None:
-    """Copy config, tokenizer and the like."""
+    """Copy tokenizer, generation settings and the like."""
     for pattern in _COPIED:
         for file in base.glob(pattern):
-            if file.is_file():
+            if (
+                file.is_file()
+                and not file.name.endswith(".index.json")
+                and file.name not in CONFIGS
+            ):
                 with writing(folder / file.name):
                     shutil.copyfile(file, folder / file.name)
