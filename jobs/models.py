@@ -1,7 +1,8 @@
 """The tables: jobs, every attempt at each of their stages, and who ran them.
 
 A job's stages run one after another, so the job row itself carries the lease of
-the stage that is running. Attempts are only ever added, and never changed once they
+the attempt that is running: a job has a lease as long as one of its attempts runs, also
+when the job has ended meanwhile. Attempts are only ever added, and never changed once they
 have ended: they are the job's history.
 """
 
@@ -49,7 +50,7 @@ class AttemptStatus(StrEnum):
     LOST = "lost"
     #: The worker shut down and gave the stage back.
     RELEASED = "released"
-    #: The job was cancelled meanwhile.
+    #: The job was cancelled meanwhile: its worker stopped, or stopped answering.
     CANCELLED = "cancelled"
 
 
@@ -89,6 +90,12 @@ def _enum(kind: type[StrEnum], name: str) -> sa.Enum:
     )
 
 
+def _partial(name: str, *columns: str, where: str) -> sa.Index:
+    """Index some rows only; SQLite uses it for statements that have ``where`` in the same words."""
+    condition = sa.text(where)
+    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
 _ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
@@ -113,13 +120,19 @@ class Worker(Base):
     pid: Mapped[int]
     state: Mapped[WorkerState] = mapped_column(_enum(WorkerState, "state"))
     started_at: Mapped[dt.datetime] = mapped_column(default=utcnow(), index=True)
-    seen_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    seen_at: Mapped[dt.datetime] = mapped_column(default=utcnow(), index=True)
     stopped_at: Mapped[dt.datetime | None]
     #: Base, adapters (name and content digest each), engine, device, dtype, software versions.
     runtime: Mapped[dict[str, Any]]
     #: Tokens of prompt and output together that the engine takes.
     context: Mapped[int]
     tokenizer_digest: Mapped[str] = mapped_column(sa.ForeignKey("tokenizers.digest"))
+
+    __table_args__ = (
+        # Of those that did not stop: the newest, and that of a process.
+        _partial("ix_workers_unstopped", "started_at", where="stopped_at IS NULL"),
+        _partial("ix_workers_process", "host", "pid", "started_at", where="stopped_at IS NULL"),
+    )
 
 
 class Job(Base):
@@ -162,7 +175,7 @@ class Job(Base):
 
     #: The fencing token: who claimed last. It only ever grows.
     lease_token: Mapped[int] = mapped_column(default=0)
-    #: Null while nobody runs the stage.
+    #: Null while no attempt runs; so is ``worker_id``.
     lease_expires_at: Mapped[dt.datetime | None]
     worker_id: Mapped[str | None] = mapped_column(sa.ForeignKey("workers.id"))
 
@@ -176,21 +189,18 @@ class Job(Base):
     __table_args__ = (
         # The history pages: newest first, of all jobs or of one status.
         sa.Index(None, "created_at", "id"),
-        # The sweep: the few jobs that are not final, by lease and by waiting time.
-        sa.Index(
-            "ix_jobs_open",
-            "status",
-            "lease_expires_at",
-            "ready_at",
-            sqlite_where=sa.text("status IN ('queued', 'in_progress')"),
-            postgresql_where=sa.text("status IN ('queued', 'in_progress')"),
+        # The queue: to be counted, and looked through for messages that were lost.
+        _partial("ix_jobs_queued", "priority", "published_at", where="status = 'queued'"),
+        _partial("ix_jobs_in_progress", "deadline_at", where="status = 'in_progress'"),
+        _partial(
+            "ix_jobs_outbox",
+            "created_at",
+            where="published_at IS NULL AND status IN ('queued', 'in_progress')",
         ),
-        sa.Index(
-            "ix_jobs_worker_id",
-            "worker_id",
-            sqlite_where=sa.text("lease_expires_at IS NOT NULL"),
-            postgresql_where=sa.text("lease_expires_at IS NOT NULL"),
-        ),
+        # The leases: of a worker, and those that ran out.
+        _partial("ix_jobs_leased", "worker_id", "lease_expires_at", where="worker_id IS NOT NULL"),
+        # What ended lately, and what is old enough to be deleted.
+        _partial("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
     )
 
     @property
@@ -214,7 +224,7 @@ class Attempt(Base):
     number: Mapped[int]
     #: The job's fencing token under which it ran.
     lease_token: Mapped[int]
-    worker_id: Mapped[str] = mapped_column(sa.ForeignKey("workers.id"))
+    worker_id: Mapped[str] = mapped_column(sa.ForeignKey("workers.id"), index=True)
     status: Mapped[AttemptStatus] = mapped_column(_enum(AttemptStatus, "status"))
 
     #: The exact text the model was given.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from jobs.progress import Progress
@@ -19,6 +20,8 @@ CANCEL_INTERVAL = 0.4
 RETENTION_INTERVAL = 3600.0
 #: Seconds before a duty that the database refused is tried again.
 RETRY_INTERVAL = 1.0
+#: Jobs that one sweep publishes at most; the heartbeat's leases and deadlines should not wait long.
+MOST_PUBLISHED = 1000
 
 #: Seconds between two times, and what to do.
 Duty = tuple[float, Callable[[], None]]
@@ -103,20 +106,33 @@ class Rescue:
             log.warning("%s: its worker stopped answering; the stage goes back", job_id)
         for job_id in swept.failed:
             log.warning("%s: failed", job_id)
-        for job_id in {*swept.rescued, *swept.failed}:
+        for job_id in {*swept.rescued, *swept.failed, *swept.stopped}:
             self._progress.changed(job_id)
         try:
-            waiting = self._store.unpublished(queue_empty=self._doorbell.waiting() == 0)
-            for job in waiting:
-                self._doorbell.publish(
-                    job.job_id, position=job.position, rounds=job.rounds, priority=job.priority
-                )
-                self._store.mark_published(job.job_id, job.position)
+            self._publish()
         except QueueUnavailableError as error:
             log.warning("Redis does not answer; waiting jobs are published later: %s", error)
-        else:
-            if waiting:
-                log.info("published %d waiting jobs", len(waiting))
+
+    def _publish(self) -> None:
+        """Publish the jobs that wait without a message; what Redis does not take goes back."""
+        queue_empty = self._doorbell.waiting() == 0
+        published = 0
+        while published < MOST_PUBLISHED and (
+            waiting := deque(self._store.take_unpublished(queue_empty=queue_empty))
+        ):
+            try:
+                while waiting:
+                    job = waiting[0]
+                    self._doorbell.publish(
+                        job.job_id, position=job.position, rounds=job.rounds, priority=job.priority
+                    )
+                    waiting.popleft()
+                    published += 1
+            finally:
+                if waiting:
+                    self._store.put_back(waiting)
+        if published:
+            log.info("published %d waiting jobs", published)
 
     def _delete_old(self) -> None:
         if count := self._store.delete_older(self._retention_days):

@@ -164,8 +164,11 @@ class StageRunner:
         return True
 
     def _failed(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
-        self.patiently(lambda: self._store.fail(claim, code, message, output))
-        log.warning("%s: failed: %s", claim.job_id, message)
+        if self.patiently(lambda: self._store.fail(claim, code, message, output)):
+            log.warning("%s: failed: %s", claim.job_id, message)
+        else:
+            self.patiently(lambda: self._store.keep_partial(claim, output))
+            log.info("%s: failed for nothing, its lease is gone: %s", claim.job_id, message)
         return False
 
     def _may_be_stopped(self, claim: Claim, generation: Generation) -> None:

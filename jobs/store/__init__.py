@@ -16,8 +16,9 @@ from jobs.store.asking import (
     QueueFullError,
     new_id,
 )
+from jobs.store.publishing import Publishing, Unpublished
 from jobs.store.running import LEASE, Claim, Output, Running
-from jobs.store.sweeping import PAST_DEADLINE, SWEEP_INTERVAL, Sweeping, Swept, Unpublished
+from jobs.store.sweeping import PAST_DEADLINE, SWEEP_INTERVAL, Sweeping, Swept
 from jobs.store.workers import HEARTBEAT_INTERVAL, Runtime, Serving, Workers
 
 __all__ = [
@@ -40,5 +41,5 @@ __all__ = [
 ]
 
 
-class Store(Asking, Running, Workers, Sweeping):
+class Store(Asking, Running, Workers, Publishing, Sweeping):
     """The tables of one database. Threads may share it; forks may not."""

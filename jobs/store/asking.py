@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session, selectinload
 
 from jobs import db
 from jobs.db import utcnow
-from jobs.models import OPEN, Attempt, AttemptStatus, Job, Status
+from jobs.models import OPEN, Attempt, Job, Status
 from jobs.pipeline import Sampling
 from jobs.store.base import Base
-from jobs.store.statements import IS_OPEN, end_attempt
+from jobs.store.statements import IS_QUEUED
 
 
 class JobNotFoundError(Exception):
@@ -85,9 +85,7 @@ class Asking(Base):
             with self._add() as session:
                 if earlier := _earlier(session, new.idempotency_key, new.request_digest):
                     return earlier, False
-                waiting = session.scalar(
-                    sa.select(sa.func.count()).where(IS_OPEN, Job.status == Status.QUEUED)
-                )
+                waiting = session.scalar(sa.select(sa.func.count()).where(IS_QUEUED))
                 if (waiting or 0) >= max_queued:
                     raise QueueFullError
                 job = Job(
@@ -125,24 +123,6 @@ class Asking(Base):
             return None
         with self._read() as session:
             return _earlier(session, idempotency_key, request_digest)
-
-    def mark_published(self, job_id: str, position: int) -> None:
-        """Note that messages from ``position`` on are in Redis."""
-        with self._write() as connection:
-            connection.execute(
-                sa.update(Job)
-                .where(Job.id == job_id, Job.position == position, Job.status.in_(OPEN))
-                .values(published_at=utcnow())
-            )
-
-    def unpublish(self, job_id: str, position: int) -> None:
-        """Note that there is no message for ``position``: the sweep sends one."""
-        with self._write() as connection:
-            connection.execute(
-                sa.update(Job)
-                .where(Job.id == job_id, Job.position == position, Job.lease_expires_at.is_(None))
-                .values(published_at=None)
-            )
 
     def job(self, job_id: str) -> Job:
         """Read a job with all its attempts and the workers that ran them.
@@ -200,24 +180,17 @@ class Asking(Base):
     def cancel(self, job_id: str) -> Job:
         """End a job that has not ended; one that has stays as it is.
 
-        Whoever runs its stage loses the lease with this commit and stops within a second.
+        Whoever runs its stage stops within a second. Until it has handed in what it has, or its
+        lease is over, the attempt is still running.
 
         Raises:
             JobNotFoundError: there is none with this id.
         """
         _check_id(job_id)
         with self._write() as connection:
-            token = connection.execute(
+            connection.execute(
                 sa.update(Job)
                 .where(Job.id == job_id, Job.status.in_(OPEN))
-                .values(
-                    status=Status.CANCELLED,
-                    finished_at=utcnow(),
-                    lease_expires_at=None,
-                    worker_id=None,
-                )
-                .returning(Job.lease_token)
-            ).scalar()
-            if token is not None:
-                end_attempt(connection, job_id, token, AttemptStatus.CANCELLED)
+                .values(status=Status.CANCELLED, finished_at=utcnow())
+            )
         return self.job(job_id)

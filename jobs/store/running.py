@@ -10,12 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs import pipeline
-from jobs.db import utcnow
-from jobs.models import Attempt, AttemptStatus, Status
+from jobs.models import AttemptStatus, Status
 from jobs.pipeline import Sampling, Stage
 from jobs.store import statements
 from jobs.store.base import Base
-from jobs.store.statements import end_attempt
+from jobs.store.statements import end_attempt, end_stopped
 
 #: Seconds a claim holds without a heartbeat. With a sweep every few seconds a crashed worker's
 #: stages are back well within the promised 30.
@@ -156,7 +155,7 @@ class Running(Base):
         """Keep a stage's output and make the next stage ready, or end the job.
 
         Returns:
-            False if the lease was lost meanwhile: then nothing is recorded.
+            False if the job was ended or the lease lost meanwhile: then nothing is recorded.
         """
         job: dict[str, object] = {}
         statement = statements.GO_ON
@@ -170,7 +169,7 @@ class Running(Base):
         """End a job whose stage cannot be finished, with the reason and the text so far.
 
         Returns:
-            False if the lease was lost meanwhile: then nothing is recorded.
+            False if the job was ended or the lease lost meanwhile: then nothing is recorded.
         """
         job = {"status": Status.FAILED, "error_code": code, "error_message": message}
         attempt = {"error": message, **(_columns(claim, output) if output else {})}
@@ -180,25 +179,32 @@ class Running(Base):
         """Give a claimed stage back, to be run again by whoever comes first.
 
         Returns:
-            False if the lease was lost meanwhile.
+            False if the job was ended or the lease lost meanwhile: then nothing is changed.
         """
         job = {"published_at": None}
         return self._settle(
             claim, statements.SETTLE, job, AttemptStatus.RELEASED, {"error": reason}
         )
 
-    def keep_partial(self, claim: Claim, output: Output) -> None:
-        """Add to a cancelled attempt what had been generated when the worker noticed."""
+    def keep_partial(self, claim: Claim, output: Output | None) -> None:
+        """End the attempt of a job that was ended meanwhile, with what had been generated.
+
+        It was cancelled, or long past its deadline. Of an attempt that has ended, because its
+        worker was taken for dead, nothing more is kept.
+        """
         with self._write() as connection:
-            connection.execute(
-                sa.update(Attempt)
-                .where(
-                    Attempt.id == claim.attempt_id,
-                    Attempt.status == AttemptStatus.CANCELLED,
-                    Attempt.output.is_(None),
+            held = {"job": claim.job_id, "token": claim.lease_token}
+            job = connection.execute(statements.LET_GO, held).one_or_none()
+            if job is not None:
+                columns = _columns(claim, output) if output else {}
+                end_stopped(
+                    connection,
+                    claim.job_id,
+                    claim.lease_token,
+                    job.status,
+                    error=job.error_message,
+                    **columns,
                 )
-                .values(finished_at=utcnow(), **_columns(claim, output))
-            )
 
     def _settle(
         self,
@@ -211,7 +217,7 @@ class Running(Base):
         """Hand the lease back and end the attempt, both with new values, in one transaction.
 
         Returns:
-            False if the lease is no longer the claim's: then nothing is changed.
+            False if the job has ended or the lease is no longer the claim's: nothing is changed.
         """
         held = {"job": claim.job_id, "token": claim.lease_token}
         with self._write() as connection:

@@ -68,28 +68,36 @@ ATTEMPTS = (
 #: When ``job`` ended; null if it has not.
 _ENDED = sa.select(Job.finished_at).where(Job.id == sa.bindparam("job")).scalar_subquery()
 
+#: The partial indexes' conditions, in their words: SQLite uses one only then, and knows no parameter's
+#: value when it chooses.
+IS_QUEUED = Job.status == sa.literal_column("'queued'")
+IS_IN_PROGRESS = Job.status == sa.literal_column("'in_progress'")
+IS_OPEN = Job.status.in_([sa.literal_column("'queued'"), sa.literal_column("'in_progress'")])
+IS_LEASED = Job.worker_id.is_not(None)
+
 #: Adds an attempt. Parameters: its columns.
 BEGIN_ATTEMPT = sa.insert(Attempt).returning(Attempt.id)
 
-#: Ends the attempt that runs as ``job``'s under ``token``: with the job, if it has ended. Further
-#: parameters: its new columns.
-END_ATTEMPT = (
-    sa.update(Attempt)
-    .where(
-        Attempt.job_id == sa.bindparam("job"),
-        Attempt.lease_token == sa.bindparam("token"),
-        Attempt.status == AttemptStatus.RUNNING,
-    )
-    .values(finished_at=sa.func.coalesce(_ENDED, utcnow()))
+_END_ATTEMPT = sa.update(Attempt).where(
+    Attempt.job_id == sa.bindparam("job"),
+    Attempt.lease_token == sa.bindparam("token"),
+    Attempt.status == AttemptStatus.RUNNING,
 )
+#: Ends the attempt that runs as ``job``'s under ``token``: with the job, if it ends by this. Further
+#: parameters: its new columns.
+END_ATTEMPT = _END_ATTEMPT.values(finished_at=sa.func.coalesce(_ENDED, utcnow()))
+#: The same for a job that ended before.
+END_STOPPED = _END_ATTEMPT.values(finished_at=utcnow())
 
-#: Hands the lease of ``job`` back, if it is still that of ``token``. Further parameters: new columns.
+#: Hands the lease of ``job`` back, if it is still that of ``token`` and the job has not ended. Further
+#: parameters: new columns.
 SETTLE = (
     sa.update(Job)
     .where(
         Job.id == sa.bindparam("job"),
         Job.lease_token == sa.bindparam("token"),
-        Job.lease_expires_at.is_not(None),
+        IS_LEASED,
+        _OPEN,
     )
     .values(lease_expires_at=None, worker_id=None, ready_at=utcnow())
 )
@@ -100,13 +108,37 @@ END = SETTLE.values(finished_at=utcnow())
 #: The same for the last stage.
 COMPLETE = END.values(position=Job.position + 1)
 
-#: A job that has not ended, in the words of the index of those: SQLite uses a partial index only for
-#: its own words, and knows no parameter's value when it chooses.
-IS_OPEN = Job.status.in_(sa.bindparam("open", OPEN, expanding=True, literal_execute=True))
+#: Hands the lease of a ``job`` that has ended back, if it is still that of ``token``.
+LET_GO = (
+    sa.update(Job)
+    .where(
+        Job.id == sa.bindparam("job"),
+        Job.lease_token == sa.bindparam("token"),
+        IS_LEASED,
+        Job.finished_at.is_not(None),
+    )
+    .values(lease_expires_at=None, worker_id=None)
+    .returning(Job.status, Job.error_message)
+)
+
+
+def free(which: sa.ColumnElement[bool]) -> sa.Select[str]:
+    """Choose jobs, but for those that another sweep is at just now (PostgreSQL)."""
+    return sa.select(Job.id).where(which).with_for_update(skip_locked=True)
 
 
 def end_attempt(
     connection: sa.Connection, job_id: str, token: int, status: AttemptStatus, **values: object
 ) -> None:
+    """End the attempt that runs as a job's under a token, after its lease was handed back."""
     parameters = {"job": job_id, "token": token, "status": status, **values}
     connection.execute(END_ATTEMPT, parameters)
+
+
+def end_stopped(
+    connection: sa.Connection, job_id: str, token: int, status: Status, **values: object
+) -> None:
+    """End an attempt whose job had ended before, as ``status``, after its lease was handed back."""
+    ended = AttemptStatus.CANCELLED if status is Status.CANCELLED else AttemptStatus.FAILED
+    parameters = {"job": job_id, "token": token, "status": ended, **values}
+    connection.execute(END_STOPPED, parameters)

@@ -91,21 +91,20 @@ class Workers(Base):
                 sa.update(Job)
                 .where(
                     Job.worker_id == worker_id,
-                    Job.lease_expires_at.is_not(None),
                     sa.tuple_(Job.id, Job.lease_token).in_(list(running)),
                 )
                 .values(lease_expires_at=utcnow(LEASE))
             )
 
     def held(self, worker_id: str) -> set[tuple[str, int]]:
-        """Return the (job id, lease token) pairs a worker still holds: the rest it must stop."""
+        """Return the (job id, lease token) pairs a worker should go on with: the rest it must stop."""
         with self._read_rows() as connection:
             rows = connection.execute(
-                sa.select(Job.id, Job.lease_token).where(
-                    Job.worker_id == worker_id, Job.lease_expires_at.is_not(None)
+                sa.select(Job.id, Job.lease_token, Job.finished_at).where(
+                    Job.worker_id == worker_id
                 )
             )
-            return {(row.id, row.lease_token) for row in rows}
+            return {(row.id, row.lease_token) for row in rows if row.finished_at is None}
 
     def ready_workers(self) -> list[Worker]:
         """Return the workers that are ready and were seen lately."""
@@ -142,12 +141,14 @@ class Workers(Base):
         None before the first one ever started.
         """
         with self._read_rows() as connection:
-            row = connection.execute(
+            newest = (
                 sa.select(Worker.context, Worker.tokenizer_digest)
-                # One that stopped, perhaps because its model did not load, counts last.
-                .order_by(Worker.state == WorkerState.STOPPED, Worker.started_at.desc())
+                .order_by(Worker.started_at.desc())
                 .limit(1)
-            ).first()
+            )
+            # One that stopped, perhaps because its model did not load, counts last.
+            row = connection.execute(newest.where(Worker.stopped_at.is_(None))).first()
+            row = row or connection.execute(newest).first()
             return Serving(*row) if row else None
 
     def tokenizer(self, digest: str) -> str:

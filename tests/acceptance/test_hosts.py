@@ -95,6 +95,7 @@ def test_a_host_that_the_network_swallows_is_replaced(service: Service, both: li
         with service.http() as http:
             http.post(f"/v1/responses/{job_id}/cancel")
         assert service.wait(job_id)["status"] == "cancelled"
+        workers[1].wait_for(f"{job_id}: actor stopped")
         assert attempts(service, job_id) == [(0, "lost", "alpha"), (0, "cancelled", "beta")]
         # The host that is back takes part again.
         workers[1].stop()

@@ -234,6 +234,7 @@ def test_a_worker_cut_off_is_replaced_and_can_record_nothing(postgresql: Service
         with postgresql.http() as http:
             http.post(f"/v1/responses/{job_id}/cancel")
         assert postgresql.wait(job_id)["status"] == "cancelled"
+        postgresql.worker.wait_for(f"{job_id}: actor stopped")
     finally:
         far.stop()
         proxy.close()

@@ -54,4 +54,5 @@ def claim(
 def let_leases_run_out(store: Store) -> None:
     """Turn the clock back in the rows, since a lease cannot be waited for in a test."""
     with store.engine.begin() as connection:
-        connection.execute(sa.update(Job).values(lease_expires_at=utcnow(-1)))
+        leased = sa.update(Job).where(Job.worker_id.is_not(None))
+        connection.execute(leased.values(lease_expires_at=utcnow(-1)))

@@ -180,6 +180,23 @@ def test_an_error_of_the_engine_fails_the_job_with_the_reason(
     assert kept.error_message == "the actor could not be run: RuntimeError: no memory left"
 
 
+def test_a_stage_that_fails_after_a_cancel_ends_its_attempt(
+    store: Store, runner: StageRunner, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(store, 5)
+
+    def broken(*_: object) -> None:  # a fake fault, at the worst moment
+        store.cancel(job.id)
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(engine, "submit", broken)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    kept = store.job(job.id)
+    assert (kept.status, kept.worker_id) == (Status.CANCELLED, None)
+    assert kept.attempts[0].status is AttemptStatus.CANCELLED
+
+
 def test_an_error_nobody_thought_of_fails_the_job(
     store: Store, runner: StageRunner, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,10 +120,15 @@ def test_cancel_takes_a_running_stage_away(store: Store) -> None:
     assert store.cancel(job.id).status is Status.CANCELLED
     assert store.held(WORKER) == set()
     assert not store.record(held, OUTPUT)
+    assert store.job(job.id).attempts[0].status is AttemptStatus.RUNNING
     store.keep_partial(held, replace(OUTPUT, text="Bec", deltas=[3], finish_reason="cancelled"))
     kept = store.job(job.id)
     assert kept.status is Status.CANCELLED
     assert (kept.attempts[0].status, kept.attempts[0].output) == (AttemptStatus.CANCELLED, "Bec")
+    assert kept.finished_at is not None
+    assert kept.attempts[0].finished_at is not None
+    assert kept.finished_at <= kept.attempts[0].finished_at
+    assert not store.busy()
 
 
 def test_cancel_leaves_an_ended_job_as_it_is(store: Store) -> None:
@@ -149,7 +154,7 @@ def test_a_cancel_that_races_with_the_end_gives_one_final_status(store: Store) -
         assert [a.status for a in kept.attempts[:2]] == [AttemptStatus.FINISHED] * 2
         assert kept.attempts[2].status.value == {
             Status.COMPLETED: "finished",
-            Status.CANCELLED: "cancelled",
+            Status.CANCELLED: "running",  # until its worker stops
         }.get(expected)
 
 

@@ -95,7 +95,7 @@ def _live(found: Job) -> bool:
         return True
     # The worker hands in what a cancelled stage had written a moment after the cancel.
     since = dt.datetime.now(dt.UTC) - found.finished_at
-    late = any(a.status is AttemptStatus.CANCELLED and a.output is None for a in found.attempts)
+    late = any(a.status is AttemptStatus.RUNNING for a in found.attempts)
     return late and since < LATEST_TEXT
 
 
@@ -128,7 +128,7 @@ def _state(found: Job, attempts: list[Attempt]) -> str:
         case AttemptStatus.FINISHED:
             return "finished"
         case AttemptStatus.RUNNING:
-            return "writing"
+            return "stopping" if found.status.final else "writing"
         case AttemptStatus.LOST | AttemptStatus.RELEASED if not found.status.final:
             return "waiting for another try"
         case status:

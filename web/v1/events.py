@@ -155,8 +155,8 @@ def stream(found: Services, job_id: str, after: int) -> Iterator[str]:
 
 
 def _partial_missing(job: Job) -> bool:
-    """Whether the worker has yet to hand in the text of a stage that was cancelled."""
-    return any(a.status is AttemptStatus.CANCELLED and a.output is None for a in job.attempts)
+    """Whether the worker has yet to hand in the text of a stage whose job has ended."""
+    return job.status.final and any(a.status is AttemptStatus.RUNNING for a in job.attempts)
 
 
 def _message(number: int, event: Event) -> str:

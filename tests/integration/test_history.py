@@ -1,0 +1,145 @@
+"""An attempt that has ended never changes, whatever happens after it, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobs.db import utcnow
+from jobs.models import Attempt, AttemptStatus, Job
+from jobs.store import Claim, Store
+from tests.conftest import WORKER
+from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
+
+PARTIAL = replace(OUTPUT, text="Bec", deltas=[3], finish_reason="cancelled")
+
+
+@dataclass
+class History:
+    """A job, all claims that were ever made on it, and its rows as they were last seen."""
+
+    store: Store
+    job: Job
+    claims: list[Claim] = field(default_factory=list)
+    rows: dict[int, Any] = field(default_factory=dict)
+    ended: Any = None
+
+    def claim(self) -> None:
+        for position in range(3):
+            for alone in (False, True):
+                found = self.store.claim(self.job.id, position, WORKER, job_timeout=60, alone=alone)
+                if found is not None:
+                    self.claims.append(found)
+
+    def lose(self) -> None:
+        let_leases_run_out(self.store)
+        self.store.sweep()
+
+    def pass_the_deadline(self) -> None:
+        with self.store.engine.begin() as connection:
+            past = sa.update(Job).where(Job.deadline_at.is_not(None))
+            connection.execute(past.values(deadline_at=utcnow(-3600)))
+        self.store.sweep()
+
+    def check(self) -> None:
+        with self.store.engine.begin() as connection:
+            of_job = sa.select(Attempt.__table__).where(Attempt.job_id == self.job.id)
+            attempts = {row.id: row for row in connection.execute(of_job)}
+            job = connection.execute(sa.select(Job.__table__).where(Job.id == self.job.id)).one()
+        for number, row in self.rows.items():
+            if row.status is not AttemptStatus.RUNNING:
+                assert attempts[number] == row, "it had ended"
+        self.rows = attempts
+        running = [a.lease_token for a in attempts.values() if a.finished_at is None]
+        assert running == [
+            a.lease_token for a in attempts.values() if a.status is AttemptStatus.RUNNING
+        ]
+        assert running == ([] if job.worker_id is None else [job.lease_token])
+        assert (job.lease_expires_at is None) == (job.worker_id is None)
+        assert (job.finished_at is not None) == job.status.final
+        ended = (job.status, job.finished_at, job.error_message)
+        assert self.ended in (None, ended), "a job ends once"
+        if job.status.final:
+            self.ended = ended
+
+
+#: What may happen to a job.
+EVENTS: dict[str, Callable[[History], object]] = {
+    "claim": History.claim,
+    "cancel": lambda history: history.store.cancel(history.job.id),
+    "lose": History.lose,
+    "pass the deadline": History.pass_the_deadline,
+    "heartbeat": lambda history: history.store.heartbeat(
+        WORKER, [(claim.job_id, claim.lease_token) for claim in history.claims]
+    ),
+}
+#: What the holder of a claim may do, be it the newest or one that was lost long ago.
+ENDS: dict[str, Callable[[Store, Claim], object]] = {
+    "record": lambda store, claim: store.record(claim, OUTPUT),
+    "fail": lambda store, claim: store.fail(claim, "server_error", "broken", PARTIAL),
+    "release": lambda store, claim: store.release(claim, "the worker shut down"),
+    "hand in": lambda store, claim: store.keep_partial(claim, PARTIAL),
+    "hand nothing in": lambda store, claim: store.keep_partial(claim, None),
+}
+happenings = st.lists(
+    st.one_of(
+        st.sampled_from(sorted(EVENTS)),
+        st.tuples(st.sampled_from(sorted(ENDS)), st.integers(-3, -1)),
+    ),
+    min_size=2,
+    max_size=14,
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(happened=happenings)
+def test_what_has_ended_never_changes(store: Store, happened: list[Any]) -> None:
+    history = History(store, submit(store))
+    history.claim()
+    for event in happened:
+        if isinstance(event, str):
+            EVENTS[event](history)
+        elif len(history.claims) >= -event[1]:
+            ENDS[event[0]](store, history.claims[event[1]])
+        history.check()
+    store.cancel(history.job.id)
+    history.lose()
+    history.check()
+    assert not store.busy()
+
+
+@pytest.mark.parametrize("first", sorted(ENDS))
+def test_every_pair_of_ends_gives_one(store: Store, first: str) -> None:
+    """Whoever comes second finds the attempt ended: another end, a cancel, a lost lease."""
+    for second in ENDS:
+        for event in EVENTS:
+            for order in ((first, second, event), (event, first, second)):
+                history = History(store, submit(store))
+                history.claim()
+                for name in order:
+                    if name in EVENTS:
+                        EVENTS[name](history)
+                    else:
+                        ENDS[name](store, history.claims[0])
+                    history.check()
+                store.cancel(history.job.id)
+                history.lose()
+
+
+def test_the_database_itself_keeps_what_has_ended(store: Store) -> None:
+    job = submit(store)
+    store.record(claim(store, job), OUTPUT)
+    changed = sa.update(Attempt).values(output="something else")
+    with (
+        store.engine.begin() as connection,
+        pytest.raises(sa.exc.IntegrityError, match="has ended never changes"),
+    ):
+        connection.execute(changed)
