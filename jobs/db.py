@@ -11,34 +11,51 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
-#: Seconds to wait for another writer (SQLite).
-SQLITE_BUSY_TIMEOUT = 30
-#: Seconds to wait for a connection, and seconds or milliseconds after which a network that swallows
-#: everything counts as gone: less than a lease, so that whoever waits finds out in time.
+from jobs import database_url
+
+#: Seconds to wait for another writer, if a SQLite URL does not say it (``timeout``).
+SQLITE_BUSY_TIMEOUT = 30.0
+#: What a PostgreSQL URL leaves out: seconds to wait for a connection, and seconds or milliseconds after
+#: which a network that swallows everything counts as gone: less than a lease, so that whoever waits finds
+#: out in time.
 POSTGRESQL = {
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
+    "fallback_application_name": "helixq",
 }
 
 
 def connect(url: str) -> sa.Engine:
-    """Make the engine for ``url``; nothing is opened before the first query."""
+    """Make the engine for ``url``; nothing is opened before the first query.
+
+    Its connections keep nothing in a PostgreSQL that outlives a transaction, prepared statements
+    included (unless the URL asks for them): a pooler in between, such as PgBouncer in transaction mode,
+    may give every transaction another server connection.
+    """
     # Many requests wait for jobs at once, and each looks at its job now and then. Whoever comes alone
     # gets the connection that was used last, whose caches are warm.
-    pool = {"pool_size": 10, "max_overflow": 90, "pool_use_lifo": True}
-    if sa.make_url(url).get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=POSTGRESQL, **pool)
-    engine = sa.create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}, **pool)
+    pool: dict[str, Any] = {"pool_size": 10, "max_overflow": 90, "pool_use_lifo": True}
+    given = sa.make_url(url)
+    if given.get_backend_name() != "sqlite":
+        options = {
+            **{name: value for name, value in POSTGRESQL.items() if name not in given.query},
+            "prepare_threshold": database_url.prepare_threshold(given),
+            # Not what a role, a database or the environment says: texts are Unicode.
+            "client_encoding": "UTF8",
+        }
+        return sa.create_engine(given, pool_pre_ping=True, connect_args=options, **pool)
+    timeout = float(str(given.query.get("timeout", SQLITE_BUSY_TIMEOUT)))
+    engine = sa.create_engine(given, connect_args={"timeout": timeout}, **pool)
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: `begin` does.
         connection.isolation_level = None
         # Readers and one writer at a time go on side by side.
-        _keep_a_log(connection)
+        _keep_a_log(connection, timeout)
         # An accepted job survives a power failure: every commit reaches the disk.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -46,13 +63,13 @@ def connect(url: str) -> sa.Engine:
     return engine
 
 
-def _keep_a_log(connection: sqlite3.Connection) -> None:
+def _keep_a_log(connection: sqlite3.Connection, timeout: float) -> None:
     """Switch a database to its write-ahead log.
 
     Where several open a new one at once, some are told that it is locked: SQLite's own waiting
-    (`SQLITE_BUSY_TIMEOUT`) does not cover this lock.
+    (``timeout`` seconds) does not cover this lock.
     """
-    give_up = time.monotonic() + SQLITE_BUSY_TIMEOUT
+    give_up = time.monotonic() + timeout
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")

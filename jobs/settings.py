@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 import sqlalchemy as sa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from jobs import database_url
 from jobs.pipeline import Role
 
 PREFIX = "HELIXQ_"
@@ -104,23 +105,7 @@ class Settings(BaseModel):
     @field_validator("database_url")
     @classmethod
     def _database_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            url = sa.make_url(value.replace("postgres://", "postgresql://", 1))
-        except (sa.exc.ArgumentError, ValueError) as error:
-            raise ValueError(
-                "it is not a database URL such as postgresql://user@host/name"
-            ) from error
-        if url.get_backend_name() == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        elif url.get_backend_name() != "sqlite":
-            raise ValueError("only sqlite:///… and postgresql://… are supported")
-        elif url.database in (None, "", ":memory:"):
-            raise ValueError("an in-memory SQLite cannot be shared by web and worker; name a file")
-        else:
-            url = url.set(drivername="sqlite")
-        return url.render_as_string(hide_password=False)
+        return None if value is None else database_url.checked(value)
 
     @field_validator("redis_url")
     @classmethod

