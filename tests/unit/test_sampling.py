@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from jobs.pipeline import Sampling
-from worker.engine.sampling import Rows, _gumbel, _mix, sample
+from worker.engine.sampling import TIED, Rows, _gumbel, _in_order, _mix, sample
 
 VOCABULARY = 40
 CPU = torch.device("cpu")
@@ -132,3 +132,53 @@ def test_all_tokens_with_the_last_ones_score_may_be_drawn() -> None:
     )
     tokens, _ = sample(logits.expand(2000, -1), rows)
     assert len(set(tokens.tolist())) > 30
+
+
+def crowd() -> list[Sampling]:
+    """Neighbours that make the engine look at more candidates, up to all tokens."""
+    return [Sampling(top_k=k, top_p=p, seed=k) for k in (1, 90, 0) for p in (1.0, 0.6)]
+
+
+@pytest.mark.parametrize("width", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("levels", [2, 9])
+def test_draws_from_equal_scores_do_not_depend_on_neighbours(
+    width: torch.dtype, levels: int
+) -> None:
+    """Of so many equal scores that no margin holds them."""
+    vocabulary = 400
+    generator = torch.Generator().manual_seed(2)
+    for seed in range(8):
+        logits = torch.randint(levels, (1, vocabulary), generator=generator).to(width) / 4
+        for one in (
+            Sampling(temperature=0, seed=seed),
+            Sampling(temperature=1, top_k=1, seed=seed),
+            Sampling(temperature=1, top_k=20, seed=seed),
+            Sampling(temperature=0.7, top_k=20, top_p=0.5, seed=seed),
+            Sampling(temperature=0.7, top_k=0, top_p=0.9, seed=seed),
+        ):
+            alone, _ = sample(logits, Rows.of([one], [0], vocabulary, CPU))
+            for other in crowd():
+                rows = Rows.of([other, one], [0, 0], vocabulary, CPU)
+                assert sample(logits.repeat(2, 1), rows)[0][1] == alone[0]
+
+
+def test_of_equal_scores_those_with_the_least_ids_are_candidates() -> None:
+    logits = torch.zeros(1, 300)
+    logits[0, 200:] = 1
+    samplings = [Sampling(temperature=1, top_k=2, seed=s) for s in range(2000)]
+    rows = Rows.of(samplings, [0] * 2000, 300, CPU)
+    tokens, _ = sample(logits.expand(2000, -1), rows)
+    assert set(tokens.tolist()) == set(range(200, 202 + TIED))
+
+
+def test_the_order_of_all_tokens_is_that_of_scores_then_ids() -> None:
+    """What devices use that should not be waited for, against a sort of the whole."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randint(-9, 9, (6, 200), generator=generator) / 4
+    logits[0, :50] = -0.0
+    logits[1, ::3] = -torch.inf
+    wanted = logits.sort(dim=-1, descending=True, stable=True)
+    for width in (1, 40, 200):
+        scores, tokens = _in_order(logits, width)
+        assert torch.equal(tokens, wanted.indices[:, :width])
+        assert torch.equal(scores, wanted.values[:, :width])

@@ -17,9 +17,11 @@ from jobs.pipeline import Sampling
 
 #: Below it, scores divided by the temperature overflow; the likeliest token is as good.
 LEAST_TEMPERATURE = 1e-3
-#: Candidates looked at beyond the largest top-k, where scores have 16 bits and so are often equal: those
-#: that share the last one's are candidates too.
+#: How many tokens a row may have beyond its top-k, as in 16 bits many scores are equal: those that share
+#: the last one's, in the order of their ids.
 TIED = 32
+#: What the likeliest token counts in a nucleus. Sums of whole numbers are the same in any order.
+_UNIT = 2.0**40
 #: Steps of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), as int64.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
@@ -38,6 +40,7 @@ class Rows:
     noise: Tensor
     #: The largest top_k, and whether any row needs each part.
     most: int
+    greedy: bool
     sampled: bool
     nucleus: bool
 
@@ -67,9 +70,10 @@ class Rows:
         return cls(
             temperature=torch.tensor(temperatures, device=device),
             top_k=torch.tensor(top_k, device=device),
-            top_p=torch.tensor([s.top_p for s in samplings], device=device),
+            top_p=torch.tensor([s.top_p for s in samplings], dtype=torch.float64, device=device),
             noise=_mix(_mix(seeds) + at),
             most=max(drawn, default=1),
+            greedy=len(drawn) < len(top_k),
             sampled=bool(drawn),
             nucleus=any(s.top_p < 1 and s.temperature for s in samplings),
         )
@@ -78,8 +82,9 @@ class Rows:
 def sample(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """Draw a token for each row: temperature, then top-k, then top-p, as transformers does.
 
-    Tokens of equal scores are all in or all out; which of them is greedy's is the first. So the draw
-    depends neither on the order in which they are found nor on how many other rows look at.
+    A row's candidates are a function of its own scores and its own sampling: tokens that share the
+    score of the k-th are candidates, up to `TIED` more than k, those with the least ids first. In
+    top-p, tokens of equal scores are all in or all out. Greedy's token is the first of the likeliest.
 
     Args:
         logits: (rows, vocabulary), any float dtype.
@@ -89,29 +94,64 @@ def sample(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         the tokens, (rows,) int64, and whether the row's scores were numbers, (rows,) bool.
     """
     # The largest score is a NaN if any is, and infinite if one is.
-    highest, first = logits.max(dim=-1)
-    sound = highest.isfinite()
+    sound = logits.amax(dim=-1).isfinite()
     if not rows.sampled:
-        return first, sound
-    tied = 0 if logits.dtype == torch.float32 else TIED
-    most = min(rows.most + tied, logits.shape[-1])
-    scores, tokens = logits.topk(most, dim=-1)  # in descending order
-    scores = scores.float()
+        return logits.argmax(dim=-1), sound
+    scores, tokens, out = _candidates(logits, rows)
     greedy = rows.temperature == 0
-    last = scores.gather(1, (rows.top_k.clamp(max=most) - 1)[:, None])
-    out = scores < last
     scores = scores / torch.where(greedy, 1.0, rows.temperature)[:, None]
     if rows.nucleus:
-        scores = scores.masked_fill(out, -torch.inf)
-        probabilities = scores.softmax(-1)
+        weights = (scores - scores[:, :1]).double().exp() * _UNIT
+        weights = weights.masked_fill(out, 0).nan_to_num(0, 0, 0).long()
+        until = weights.cumsum(-1)
         # A token goes if those with higher scores have the share already.
-        before = probabilities.cumsum(-1) - probabilities
-        out = out | (before.gather(1, _first_equal(scores)) >= rows.top_p[:, None])
+        before = (until - weights).gather(1, _first_equal(scores))
+        out = out | (before >= rows.top_p[:, None] * until[:, -1:])
         out[:, 0] = False  # the first one stays
     noisy = scores.double() + _gumbel(rows.noise, tokens)
     noisy = noisy.masked_fill(out, -torch.inf)
     drawn = tokens.gather(1, noisy.argmax(-1)[:, None])[:, 0]
-    return torch.where(greedy, first, drawn), sound
+    if rows.greedy:
+        drawn = torch.where(greedy, logits.argmax(dim=-1), drawn)
+    return drawn, sound
+
+
+def _candidates(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Find each row's likeliest tokens, enough for every row.
+
+    Returns:
+        their scores in descending order, float32; their ids; and which of them top-k leaves out: each
+        (rows, candidates). Which tokens are left does not depend on how many there are.
+    """
+    vocabulary = logits.shape[-1]
+    width = min(rows.most + TIED, vocabulary)
+    most = (rows.top_k + TIED).clamp(max=vocabulary)[:, None]
+    at = (rows.top_k - 1).clamp(max=width - 1)[:, None]
+    if logits.device.type == "cpu":
+        scores, tokens = logits.topk(width, dim=-1)
+        # Which of several equal scores topk finds is its own affair. It rarely matters.
+        crowded = scores.gather(1, most.clamp(max=width - 1)) >= scores.gather(1, at)
+        crowded &= (most < vocabulary) & (rows.temperature > 0)[:, None]
+        if crowded.any():
+            again = crowded[:, 0].nonzero()[:, 0]
+            scores[again], tokens[again] = _in_order(logits[again], width)
+    else:  # to look whether it matters would make the host wait for the device
+        scores, tokens = _in_order(logits, width)
+    out = scores < scores.gather(1, at)
+    out |= torch.arange(width, device=logits.device) >= most
+    return scores.float(), tokens, out
+
+
+def _in_order(logits: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return the ``width`` likeliest of (rows, tokens), equal scores in the order of their ids.
+
+    No two tokens have the same key: the score's bits, made to rise with it, above the id's.
+    """
+    bits = (logits.float() + 0.0).view(torch.int32)  # -0.0 becomes 0.0, which it equals
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    tokens = ((bits.long() << 32) - ids).topk(width, dim=-1).indices
+    return logits.gather(1, tokens), tokens
 
 
 def _first_equal(scores: Tensor) -> Tensor:
