@@ -157,6 +157,15 @@ class utcnow(sa.sql.functions.GenericFunction[dt.datetime]):  # noqa: N801 (writ
         super().__init__(seconds if given else sa.literal(float(seconds), sa.Float))
 
 
+def ago(seconds: float) -> sa.ScalarSelect[dt.datetime]:
+    """Return the database's time ``seconds`` ago, to be compared with many rows' times.
+
+    It is found once for a statement: PostgreSQL uses no index for what is compared with a clock that
+    moves on.
+    """
+    return sa.select(utcnow(-seconds)).scalar_subquery()
+
+
 @compiles(utcnow, "postgresql")
 def _utcnow_postgresql(element: utcnow, compiler: SQLCompiler, **kw: Any) -> str:
     # clock_timestamp moves on within a transaction; now() would be its start.

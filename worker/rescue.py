@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
+import os
+import random
+import signal
 import threading
 import time
 from collections import deque
@@ -17,14 +21,18 @@ log = logging.getLogger(__name__)
 
 #: Seconds between looks for cancelled jobs: a cancel frees its slot within one second.
 CANCEL_INTERVAL = 0.4
-RETENTION_INTERVAL = 3600.0
+CLEANING_INTERVAL = 3600.0
+#: Seconds that cleaning goes on for, before leases and waiting jobs are looked after again.
+CLEANING = 1.0
+#: By how much the sweeps of several workers may come sooner, so that they do not come together.
+SPREAD = 0.2
 #: Seconds before a duty that the database refused is tried again.
 RETRY_INTERVAL = 1.0
-#: Jobs that one sweep publishes at most; the heartbeat's leases and deadlines should not wait long.
+#: Jobs that one sweep publishes at most: leases that run out should not wait long for the next.
 MOST_PUBLISHED = 1000
 
-#: Seconds between two times, and what to do.
-Duty = tuple[float, Callable[[], None]]
+#: Seconds between two times, and what to do; it returns whether there is more to do soon.
+Duty = tuple[float, Callable[[], bool]]
 
 
 class Rescue:
@@ -54,15 +62,14 @@ class Rescue:
         self._last_heartbeat = -LEASE
         pulse: list[Duty] = [
             (HEARTBEAT_INTERVAL, self._heartbeat),
-            (CANCEL_INTERVAL, runner.cancel_lost),
+            (CANCEL_INTERVAL, self._cancel_lost),
         ]
-        care: list[Duty] = [(SWEEP_INTERVAL, self._sweep)]
-        if retention_days:
-            care.append((RETENTION_INTERVAL, self._delete_old))
+        care: list[Duty] = [(SWEEP_INTERVAL, self._sweep), (CLEANING_INTERVAL, self._clean)]
         self._threads = [
-            threading.Thread(target=self._do, args=(duties,), name=name, daemon=True)
-            for name, duties in (("heartbeat", pulse), ("sweep", care))
+            threading.Thread(target=self._do, args=(duties, spread), name=name, daemon=True)
+            for name, duties, spread in (("heartbeat", pulse, 0.0), ("sweep", care, SPREAD))
         ]
+        self._looked_at: dt.datetime | None = None
 
     def start(self) -> None:
         for thread in self._threads:
@@ -73,16 +80,17 @@ class Rescue:
         for thread in self._threads:
             thread.join()
 
-    def _do(self, duties: list[Duty]) -> None:
+    def _do(self, duties: list[Duty], spread: float) -> None:
         """Do each duty at its interval; one that failed is tried again soon."""
         due = [0.0] * len(duties)
         while not self._stopped.wait(CANCEL_INTERVAL / 2):
             for number, (interval, duty) in enumerate(duties):
                 if time.monotonic() < due[number]:
                     continue
-                due[number] = time.monotonic() + interval
+                due[number] = time.monotonic() + interval * random.uniform(1 - spread, 1)
                 try:
-                    duty()
+                    if duty():
+                        due[number] = 0.0
                 except TRANSIENT as error:
                     due[number] = time.monotonic() + min(interval, RETRY_INTERVAL)
                     log.warning(
@@ -92,15 +100,22 @@ class Rescue:
                     # Whatever it is: without these threads the promises would not hold.
                     log.exception("a duty of the rescue failed")
 
-    def _heartbeat(self) -> None:
-        self._store.heartbeat(self._worker_id, self._runner.running)
+    def _heartbeat(self) -> bool:
+        if not self._store.heartbeat(self._worker_id, self._runner.running):
+            log.critical("this worker was not seen for so long that it was forgotten; it stops")
+            os.kill(os.getpid(), signal.SIGTERM)
         self._last_heartbeat = time.monotonic()
+        return False
 
-    def _sweep(self) -> None:
+    def _cancel_lost(self) -> bool:
+        self._runner.cancel_lost()
+        return False
+
+    def _sweep(self) -> bool:
         if time.monotonic() - self._last_heartbeat > LEASE / 2:
-            return  # after an outage, the leases of this worker come first
+            return True  # after an outage, the leases of this worker come first
         if not self._store.busy():
-            return
+            return False
         swept = self._store.sweep()
         for job_id in swept.rescued:
             log.warning("%s: its worker stopped answering; the stage goes back", job_id)
@@ -112,6 +127,7 @@ class Rescue:
             self._publish()
         except QueueUnavailableError as error:
             log.warning("Redis does not answer; waiting jobs are published later: %s", error)
+        return False
 
     def _publish(self) -> None:
         """Publish the jobs that wait without a message; what Redis does not take goes back."""
@@ -134,6 +150,19 @@ class Rescue:
         if published:
             log.info("published %d waiting jobs", published)
 
-    def _delete_old(self) -> None:
-        if count := self._store.delete_older(self._retention_days):
-            log.info("deleted %d jobs older than %d days", count, self._retention_days)
+    def _clean(self) -> bool:
+        """Delete what is old, a little at a time; return whether there is more."""
+        give_up = time.monotonic() + CLEANING
+        deleted, more = 0, bool(self._retention_days)
+        while more and time.monotonic() < give_up and not self._stopped.is_set():
+            began = time.monotonic()
+            count = self._store.delete_older(self._retention_days)
+            deleted += count
+            if more := count > 0:
+                self._stopped.wait(time.monotonic() - began)  # others write meanwhile
+        if deleted:
+            log.info("deleted %d jobs older than %d days", deleted, self._retention_days)
+        if not more:
+            self._looked_at = self._store.forget_workers(self._looked_at)
+            more = self._looked_at is not None
+        return more

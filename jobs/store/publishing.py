@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from jobs.db import UTCDateTime, utcnow
+from jobs.db import UTCDateTime, ago, utcnow
 from jobs.models import Job
 from jobs.pipeline import MAX_PRIORITY
 from jobs.store.base import Base
@@ -150,7 +150,7 @@ def _bounds(connection: sa.Connection, queue_empty: bool) -> list[dt.datetime]:
         return [recent for _ in _PRIORITIES]
     ended = (
         sa.select(Job.priority, Job.created_at, Job.started_at)
-        .where(Job.finished_at < utcnow(-REPUBLISH_AFTER))
+        .where(Job.finished_at < ago(REPUBLISH_AFTER))
         .order_by(Job.finished_at.desc())
         .limit(EVIDENCE)
         .subquery()

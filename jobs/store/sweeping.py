@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from jobs import pipeline
-from jobs.db import utcnow
+from jobs.db import ago, utcnow
 from jobs.models import AttemptStatus, Job, Status
 from jobs.store import statements
 from jobs.store.base import Base
@@ -81,16 +81,18 @@ class Sweeping(Base):
             )
             return Swept(rescued=rescued, failed=[*failed, *overdue], stopped=stopped)
 
-    def delete_older(self, days: int) -> int:
-        """Delete jobs that ended more than ``days`` days ago; return how many."""
+    def delete_older(self, days: int, *, limit: int = 100) -> int:
+        """Delete jobs that ended more than ``days`` days ago, the oldest first; return how many.
+
+        Args:
+            days: how long jobs are kept.
+            limit: the most jobs to delete: nobody else can write to SQLite meanwhile.
+        """
+        # One whose attempt still runs is left for later.
+        old = free(sa.and_(Job.finished_at < ago(days * 86_400.0), Job.worker_id.is_(None)))
         with self._write() as connection:
-            result = connection.execute(
-                sa.delete(Job).where(
-                    Job.finished_at < utcnow(-days * 86_400.0),
-                    Job.worker_id.is_(None),  # no attempt runs
-                )
-            )
-            return result.rowcount
+            oldest = old.order_by(Job.finished_at).limit(limit)
+            return connection.execute(sa.delete(Job).where(Job.id.in_(oldest))).rowcount
 
 
 def _end_lost_of_ended(connection: sa.Connection, expired: sa.ColumnElement[bool]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import zlib
 from collections.abc import Collection
@@ -10,14 +11,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.db import utcnow
-from jobs.models import Job, Tokenizer, Worker, WorkerState
+from jobs.db import ago, utcnow
+from jobs.models import Attempt, Job, Tokenizer, Worker, WorkerState
 from jobs.store.base import Base
 from jobs.store.running import LEASE
 
 HEARTBEAT_INTERVAL = 5.0
 #: A worker not seen for this many seconds is not counted as alive.
 WORKER_STALE = 20.0
+#: Seconds after which a worker that was not seen has died, whatever it said last.
+WORKER_GONE = 30 * 86_400.0
 #: Seconds after which one that never said it was ready is taken to have died while it loaded.
 LONGEST_LOADING = 900.0
 
@@ -75,26 +78,31 @@ class Workers(Base):
                 .values(state=state, seen_at=utcnow(), stopped_at=stopped)
             )
 
-    def heartbeat(self, worker_id: str, running: Collection[tuple[str, int]]) -> None:
+    def heartbeat(self, worker_id: str, running: Collection[tuple[str, int]]) -> bool:
         """Say that a worker is alive, and extend its leases on what it is running.
 
         Args:
             worker_id: whose.
             running: (job id, lease token) of the stages that its threads are busy with. A
                 lease that no thread knows of, as after a claim whose answer was lost, runs out.
+
+        Returns:
+            False if the worker was gone for so long that it was forgotten: it can claim nothing.
         """
         with self._write() as connection:
-            connection.execute(
+            known = connection.execute(
                 sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
-            )
-            connection.execute(
-                sa.update(Job)
-                .where(
-                    Job.worker_id == worker_id,
-                    sa.tuple_(Job.id, Job.lease_token).in_(list(running)),
+            ).rowcount
+            if running:
+                connection.execute(
+                    sa.update(Job)
+                    .where(
+                        Job.worker_id == worker_id,
+                        sa.tuple_(Job.id, Job.lease_token).in_(list(running)),
+                    )
+                    .values(lease_expires_at=utcnow(LEASE))
                 )
-                .values(lease_expires_at=utcnow(LEASE))
-            )
+            return bool(known)
 
     def held(self, worker_id: str) -> set[tuple[str, int]]:
         """Return the (job id, lease token) pairs a worker should go on with: the rest it must stop."""
@@ -106,13 +114,42 @@ class Workers(Base):
             )
             return {(row.id, row.lease_token) for row in rows if row.finished_at is None}
 
+    def forget_workers(
+        self, after: dt.datetime | None = None, *, limit: int = 100
+    ) -> dt.datetime | None:
+        """Look at the next workers by age, and delete those that are gone and ran nothing that is kept.
+
+        The newest one stays: it tells what was served last.
+
+        Args:
+            after: what the call before returned; None begins with the oldest.
+            limit: the most workers to look at.
+
+        Returns:
+            where the next call goes on; None if there are no more.
+        """
+        unused = sa.and_(_absent(Attempt.worker_id), _absent(Job.worker_id))
+        gone = sa.or_(Worker.stopped_at.is_not(None), Worker.seen_at < utcnow(-WORKER_GONE))
+        page = sa.select(Worker.id, Worker.started_at, sa.and_(gone, unused).label("unused"))
+        if after is not None:
+            page = page.where(Worker.started_at > after)
+        with self._read_rows() as connection:
+            newest = connection.scalar(sa.select(sa.func.max(Worker.started_at)))
+            rows = connection.execute(page.order_by(Worker.started_at).limit(limit)).all()
+        ids = [row.id for row in rows if row.unused and row.started_at != newest]
+        if ids:
+            with self._write() as connection:
+                delete = sa.delete(Worker).where(Worker.id == sa.bindparam("worker"), unused)
+                connection.execute(delete, [{"worker": worker_id} for worker_id in ids])
+        return rows[-1].started_at if len(rows) == limit else None
+
     def ready_workers(self) -> list[Worker]:
         """Return the workers that are ready and were seen lately."""
         with self._read() as session:
             return list(
                 session.scalars(
                     sa.select(Worker).where(
-                        Worker.state == WorkerState.READY, Worker.seen_at > utcnow(-WORKER_STALE)
+                        Worker.state == WorkerState.READY, Worker.seen_at > ago(WORKER_STALE)
                     )
                 )
             )
@@ -121,7 +158,7 @@ class Workers(Base):
         """Whether a worker is loading its model: it says nothing until it has."""
         with self._read_rows() as connection:
             recent = sa.exists().where(
-                Worker.state == WorkerState.LOADING, Worker.started_at > utcnow(-LONGEST_LOADING)
+                Worker.state == WorkerState.LOADING, Worker.started_at > ago(LONGEST_LOADING)
             )
             return bool(connection.scalar(sa.select(recent)))
 
@@ -155,3 +192,13 @@ class Workers(Base):
         """Return the text of a registered ``tokenizer.json``."""
         with self._read() as session:
             return zlib.decompress(session.get_one(Tokenizer, digest).body).decode()
+
+
+def _absent(column: sa.orm.InstrumentedAttribute[Any]) -> sa.ColumnElement[bool]:
+    """Whether a worker's id is not among a column's values, by one look at the column's index.
+
+    Where most rows are of one worker, PostgreSQL expects to meet every id at once, and so would read
+    the whole table for one that is not there.
+    """
+    first = sa.select(sa.func.min(column)).where(column >= Worker.id).correlate(Worker)
+    return sa.func.coalesce(first.scalar_subquery(), "") != Worker.id

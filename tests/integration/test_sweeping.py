@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from jobs.db import utcnow
-from jobs.models import AttemptStatus, Job, Status
+from jobs.models import AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.store import (
     PAST_DEADLINE,
     JobNotFoundError,
@@ -19,7 +17,7 @@ from jobs.store import (
     sweeping,
 )
 from jobs.store.running import SUSPICIOUS
-from tests.conftest import WORKER
+from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 
 
@@ -174,37 +172,6 @@ def test_a_question_that_a_later_one_overtook_has_lost_its_message(
     assert waiting.id not in [w.job_id for w in store.take_unpublished(queue_empty=False)]
 
 
-def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> None:
-    """With a million old jobs they cost what they cost with none."""
-    asked: list[tuple[str, Any]] = []
-
-    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
-        if "FROM jobs" in statement:
-            asked.append((statement, parameters))
-
-    sa.event.listen(store.engine, "before_cursor_execute", note)
-    assert not store.busy()
-    assert len(asked) == 1, "with no open job that is all a sweep asks"
-    submit(store)
-    store.sweep()
-    for queue_empty in (True, False):
-        store.take_unpublished(queue_empty=queue_empty)
-    store.held(WORKER)
-    sa.event.remove(store.engine, "before_cursor_execute", note)
-    assert len(asked) >= 6
-    sqlite = store.engine.dialect.name == "sqlite"
-    with store.engine.begin() as connection:
-        if not sqlite:  # a few rows are always read faster than an index
-            connection.exec_driver_sql("SET enable_seqscan = off")
-        for statement, parameters in asked:
-            explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
-            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
-            text = "\n".join(str(row) for row in plan)
-            assert not re.search(r"SCAN jobs(?! USING (COVERING )?INDEX)|Seq Scan on jobs", text), (
-                f"{statement}\n{text}"
-            )
-
-
 def test_a_released_stage_is_published_again(store: Store) -> None:
     job = submit(store)
     store.release(claim(store, job), "the worker shut down")
@@ -226,3 +193,42 @@ def test_old_jobs_are_deleted_with_their_attempts(store: Store) -> None:
     with pytest.raises(JobNotFoundError):
         store.job(old.id)
     assert {job.id for job in store.page(limit=10)[0]} == {running.id, new.id}
+
+
+def test_old_jobs_are_deleted_a_few_at_a_time(store: Store) -> None:
+    for _ in range(5):
+        store.cancel(submit(store).id)
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
+    assert [store.delete_older(2, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_workers_that_are_gone_and_ran_nothing_that_is_kept_are_forgotten(store: Store) -> None:
+    """A history tells who ran it for as long as it is kept; one that may come back stays."""
+    for name in ("stopped", "killed", "away", "newest"):
+        store.register(name, "localhost", 1, RUNTIME)
+    for name in (WORKER, "stopped", "newest"):
+        store.set_worker_state(name, WorkerState.STOPPED)
+    job = submit(store)
+    store.record(claim(store, job), OUTPUT)
+    ages = {"killed": 31, "away": 29}
+    with store.engine.begin() as connection:
+        for name, days in ages.items():
+            seen = sa.update(Worker).where(Worker.id == name)
+            connection.execute(seen.values(seen_at=utcnow(-days * 86_400.0)))
+
+    def left() -> set[str]:
+        after = None
+        while (after := store.forget_workers(after, limit=2)) is not None:
+            pass
+        with store.engine.connect() as connection:
+            return set(connection.scalars(sa.select(Worker.id)))
+
+    assert left() == {WORKER, "away", "newest"}
+    assert store.heartbeat("away", [])
+    assert not store.heartbeat("killed", []), "it is told, and stops"
+    store.cancel(job.id)
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
+    assert store.delete_older(2) == 1
+    assert left() == {"away", "newest"}
