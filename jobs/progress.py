@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from jobs.listening import Entries, Listener
+
 log = logging.getLogger(__name__)
 
 #: Seconds a stream outlives its last entry.
 EXPIRY = 3600
-#: Seconds between looks at the database while Redis is away.
-POLL = 0.5
+#: Seconds to wait for Redis.
 TIMEOUT = 3
 
 
@@ -45,8 +46,28 @@ class News:
     texts: list[Text]
     #: Whether the job's rows may have changed.
     changed: bool
-    #: Where the next read goes on.
-    cursor: str
+
+
+class Follower:
+    """Gets the news of one job, for one thread."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+
+    def read(self, seconds: float) -> News:
+        """Give what came since the last time, waiting for it if there is nothing yet.
+
+        Args:
+            seconds: the most to wait.
+
+        Returns:
+            The news. While Redis is away, again and again that the rows may have changed.
+        """
+        entries, away = self._entries.take(seconds)
+        return News(
+            [Text(*json.loads(fields["text"])) for fields in entries if "text" in fields],
+            changed=away or any("changed" in fields for fields in entries),
+        )
 
 
 class Progress:
@@ -63,8 +84,10 @@ class Progress:
             decode_responses=True,
         )
         self._away = threading.Event()
+        self._listener = Listener(self._redis)
 
     def close(self) -> None:
+        self._listener.close()
         self._redis.close()
 
     def ping(self) -> None:
@@ -96,32 +119,11 @@ class Progress:
         else:
             self._away.clear()
 
-    def read(self, job_id: str, cursor: str = "0", block: float = 0) -> News:
-        """Read what came after an earlier read, waiting for it if there is nothing yet.
-
-        Args:
-            job_id: whose stream.
-            cursor: of the earlier read; ``"0"`` is the start.
-            block: seconds to wait for news, at most 1; 0 does not wait.
-
-        Returns:
-            The news. While Redis is away, after a pause: that the rows may have changed.
-        """
-        started = time.monotonic()
-        try:
-            milliseconds = round(min(block, 1.0) * 1000) or None
-            # redis-py types the replies of every protocol and version at once.
-            reply: Any = self._redis.xread({_key(job_id): cursor}, block=milliseconds)
-        except redis.RedisError:
-            left = min(block, POLL) - (time.monotonic() - started)
-            time.sleep(max(0.0, left))  # as the read would have waited: its callers must not spin
-            return News([], changed=True, cursor=cursor)
-        entries = reply[0][1] if reply else []
-        return News(
-            [Text(*json.loads(fields["text"])) for _, fields in entries if "text" in fields],
-            changed=any("changed" in fields for _, fields in entries),
-            cursor=entries[-1][0] if entries else cursor,
-        )
+    @contextmanager
+    def follow(self, job_id: str) -> Iterator[Follower]:
+        """Follow a job's stream from its start, beside all who follow one here."""
+        with self._listener.follow(_key(job_id)) as entries:
+            yield Follower(entries)
 
 
 def _fields(text: Text | None) -> dict[Any, Any]:  # (redis-py's dict is invariant)

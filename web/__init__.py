@@ -7,6 +7,7 @@ from flask import Flask
 from jobs.settings import Settings
 from web import api, errors, health, pages, security, v1
 from web.services import Services
+from web.v1.feeds import Feeds
 
 #: Bytes of a request's body; a larger one is refused with 413.
 MAX_BODY = 1 << 20
@@ -18,7 +19,9 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
-    Services(settings).init_app(app)
+    services = Services(settings)
+    services.init_app(app)
+    Feeds(services.store, services.progress).init_app(app)
     security.init_app(app, settings)
     errors.init_app(app)
     app.register_blueprint(v1.blueprint, url_prefix="/v1")

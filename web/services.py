@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Requests that may wait for jobs at the same time, streams included.
 WAITING = 200
+#: Seconds between looks at the row of a job that Redis tells nothing of: news can be lost.
+LOOK = 1.0
 #: Seconds without an event after which a stream shows that it is alive.
 KEEPALIVE = 15.0
 
@@ -142,15 +144,18 @@ class Services:
             gone: says that nobody waits for the answer any more.
         """
         give_up = time.monotonic() + seconds
-        cursor = self.progress.read(job_id).cursor
-        job = self.store.job(job_id)
-        while not (until(job) or time.monotonic() >= give_up or self.stopping() or gone()):
-            left = max(give_up - time.monotonic(), 0.001)
-            news = self.progress.read(job_id, cursor, block=min(left, 1.0))
-            cursor = news.cursor
-            # Without news, look at the database once a second all the same.
-            if news.changed or not news.texts:
-                job = self.store.job(job_id)
+        with self.progress.follow(job_id) as follower:
+            standing = self.store.standing(job_id)
+            job = self.store.job(job_id)
+            looked = time.monotonic()
+            while not (until(job) or time.monotonic() >= give_up or self.stopping() or gone()):
+                left = max(give_up - time.monotonic(), 0.001)
+                news = follower.read(min(left, 1.0))
+                # News can be lost: without any, look at the database all the same.
+                if news.changed or time.monotonic() - looked >= LOOK:
+                    looked = time.monotonic()
+                    if (now := self.store.standing(job_id)) != standing:
+                        standing, job = now, self.store.job(job_id)
         return job
 
 

@@ -14,6 +14,7 @@ from jobs.store.asking import (
     JobNotFoundError,
     NewJob,
     QueueFullError,
+    Standing,
     new_id,
 )
 from jobs.store.publishing import Publishing, Unpublished
@@ -34,6 +35,7 @@ __all__ = [
     "QueueFullError",
     "Runtime",
     "Serving",
+    "Standing",
     "Store",
     "Swept",
     "Unpublished",

@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
@@ -14,6 +15,7 @@ from jobs import db
 from jobs.db import utcnow
 from jobs.models import OPEN, Attempt, Job, Status
 from jobs.pipeline import Sampling
+from jobs.store import statements
 from jobs.store.base import Base
 from jobs.store.statements import IS_QUEUED
 
@@ -43,6 +45,14 @@ class NewJob:
     labels: dict[str, str]
     idempotency_key: str | None = None
     request_digest: str | None = None
+
+
+class Standing(NamedTuple):
+    """How far a job is. While it is the same, the job has no other stages and no other end."""
+
+    status: Status
+    position: int
+    lease_token: int
 
 
 def new_id() -> str:
@@ -138,6 +148,18 @@ class Asking(Base):
             if job is None:
                 raise JobNotFoundError(job_id)
             return job
+
+    def standing(self, job_id: str) -> Standing:
+        """Tell how far a job is, by one look at its row.
+
+        Raises:
+            JobNotFoundError: there is none with this id.
+        """
+        with self._read_rows() as connection:
+            row = connection.execute(statements.STANDING, {"job": job_id}).one_or_none()
+        if row is None:
+            raise JobNotFoundError(job_id)
+        return Standing(*row)
 
     def page(
         self,

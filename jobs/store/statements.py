@@ -65,6 +65,9 @@ ATTEMPTS = (
     .order_by(Attempt.position)
 )
 
+#: What of ``job`` changes whenever its stages do.
+STANDING = sa.select(Job.status, Job.position, Job.lease_token).where(Job.id == sa.bindparam("job"))
+
 #: When ``job`` ended; null if it has not.
 _ENDED = sa.select(Job.finished_at).where(Job.id == sa.bindparam("job")).scalar_subquery()
 

@@ -69,10 +69,16 @@ def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.
 
     thread = threading.Thread(target=run)
     thread.start()
-    cursor = "0"
-    while not (news := progress.read(job.id, cursor, block=1)).texts:
-        cursor = news.cursor
+    told(progress, job)
     return thread
+
+
+def told(progress: Progress, job: Job) -> list[str]:
+    """Return the pieces of text that readers were told, once there are some."""
+    with progress.follow(job.id) as follower:
+        while not (texts := follower.read(1).texts):
+            pass
+    return [delta for text in texts for delta in text.deltas]
 
 
 def test_generated_nul_characters_are_kept(
@@ -88,7 +94,7 @@ def test_generated_nul_characters_are_kept(
     kept = store.job(job.id)
     assert [a.output for a in kept.attempts] == ["\0\0\0"] * 3
     assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in kept.attempts[2].prompt
-    assert next(t.deltas for t in progress.read(job.id).texts)[0] == "\0"
+    assert told(progress, job)[0] == "\0"
 
 
 def test_live_text_is_the_recorded_text(
@@ -98,7 +104,7 @@ def test_live_text_is_the_recorded_text(
     runner.run(job.id, 0)
     reporter.stop()
     [attempt] = store.job(job.id).attempts
-    live = [delta for text in progress.read(job.id).texts for delta in text.deltas]
+    live = told(progress, job)
     assert "".join(live) == attempt.output
     assert [len(delta) for delta in live] == attempt.deltas
     assert attempt.finish_reason == "length"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest.mock import Mock
 
+import httpx2
 import pytest
+import sqlalchemy as sa
 from openai import AsyncOpenAI, OpenAI
 from werkzeug.serving import make_server
 
@@ -19,13 +24,14 @@ import migrations
 from cli.client import Client
 from jobs import settings
 from jobs.models import Job
-from jobs.store import Store
+from jobs.progress import Text
+from jobs.store import Claim, Output, Store
 from tests.conftest import RUNTIME, WORKER
-from tests.integration.rows import OUTPUT, submit
+from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import PATIENCE, RedisServer
 from web import create_app
 from web.services import Services
-from web.v1 import events
+from web.v1 import feeds
 
 
 class Web:
@@ -48,17 +54,14 @@ class Web:
         try:
             for chunk in chunks:
                 yield chunk
-                if chunk == events.WAITING.encode():
+                if chunk == feeds.WAITING:
                     self.comments.release()
         finally:
             chunks.close()
 
-    def finish(self, job: Job) -> None:
-        """Do a worker's work."""
-        for position in range(3):
-            claim = self.store.claim(job.id, position, WORKER, job_timeout=60)
-            assert claim is not None
-            assert self.store.record(claim, OUTPUT)
+    def tell(self, stage: Claim, start: int, pieces: list[str]) -> None:
+        """Tell text as a worker does."""
+        self.services.progress.tell([(stage.job_id, Text(stage.attempt_id, start, pieces))])
 
 
 @contextmanager
@@ -113,12 +116,197 @@ def test_a_silent_stream_shows_that_it_is_alive_and_no_reader_stumbles(
         told = pool.submit(read, web, job.id)
         for _ in range(2):  # after the first events
             assert web.comments.acquire(timeout=PATIENCE)
-        claim = web.store.claim(job.id, 0, WORKER, job_timeout=60)
-        assert claim is not None
+        stage = claim(web.store, job)
         assert web.comments.acquire(timeout=PATIENCE)  # within a stage
-        web.store.record(claim, OUTPUT)
+        web.store.record(stage, OUTPUT)
         web.services.cancel(job.id)
         types = told.result(PATIENCE)
     assert types[:2] == ["response.created", "response.queued"]
     assert types[-1] == "response.incomplete"
     assert "" not in types
+
+
+class Reader:
+    """Reads the stream of a job, event by event."""
+
+    def __init__(self, web: Web, job: Job, after: int = -1) -> None:
+        self._http = httpx2.Client(base_url=web.url, timeout=PATIENCE, trust_env=False)
+        query = {"stream": "true", "starting_after": str(after)}
+        path = f"/v1/responses/{job.id}"
+        request = self._http.build_request("GET", path, params=query)
+        self._reply = self._http.send(request, stream=True)
+        self._lines = self._reply.iter_lines()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reply.close()
+        self._http.close()
+
+    def until(self, kind: str) -> list[dict[str, Any]]:
+        """Read up to the next event whose type ends so."""
+        found: list[dict[str, Any]] = []
+        while not found or not found[-1]["type"].endswith(kind):
+            line = next(self._lines)
+            if line.startswith("data: "):
+                found.append(json.loads(line.removeprefix("data: ")))
+        return found
+
+    def rest(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line.removeprefix("data: "))
+            for line in self._lines
+            if line.startswith("data: ")
+        ]
+
+
+def deltas(events: list[dict[str, Any]]) -> list[str]:
+    return [event["delta"] for event in events if event["type"].endswith(".delta")]
+
+
+def output(pieces: list[str]) -> Output:
+    return replace(OUTPUT, text="".join(pieces), deltas=[len(piece) for piece in pieces])
+
+
+@contextmanager
+def counting(web: Web) -> Iterator[list[str]]:
+    """List the statements that read the database meanwhile."""
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            found.append(statement)
+
+    sa.event.listen(web.store.engine, "before_cursor_execute", note)
+    yield found
+    sa.event.remove(web.store.engine, "before_cursor_execute", note)
+
+
+def selects(web: Web, pieces: int, readers: int) -> int:
+    """Stream a stage of so many pieces to so many readers, live; count what it reads of the database."""
+    job = submit(web.store)
+    stage = claim(web.store, job)
+    with counting(web) as found, ExitStack() as stack:
+        all_of_them = [stack.enter_context(Reader(web, job)) for _ in range(readers)]
+        for reader in all_of_them:
+            reader.until("content_part.added")
+        for number in range(pieces):
+            web.tell(stage, number, ["piece "])
+            for reader in all_of_them:
+                assert deltas(reader.until(".delta")) == ["piece "]
+        web.services.cancel(job.id)
+        web.store.keep_partial(stage, output(["piece "] * pieces))
+        for reader in all_of_them:
+            assert reader.rest()[-1]["type"] == "response.incomplete"
+    return len(found)
+
+
+def test_a_message_costs_the_same_however_long_the_text_and_readers_share(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read of the database does not grow with the pieces, and by one row with a reader."""
+    monkeypatch.setattr(
+        feeds, "LOOK", math.inf
+    )  # those looks come with the time, not with the text
+    monkeypatch.setattr(feeds, "PARTIAL_LOOK", 60.0)
+    few, many, shared = selects(web, 2, 1), selects(web, 100, 1), selects(web, 2, 8)
+    assert many <= few
+    assert shared <= few + 7
+
+
+def test_live_late_and_again_are_the_same_events(web: Web) -> None:
+    pieces = ["One ", "two\n", "\u2028\r\n: ", "four."]
+    job = submit(web.store)
+    stage = claim(web.store, job)
+    with Reader(web, job) as early:
+        told = early.until("content_part.added")
+        web.tell(stage, 0, pieces[:2])
+        told += early.until(".delta") + early.until(".delta")
+        with (
+            Reader(web, job) as late,
+            Reader(web, job, after=told[-2]["sequence_number"]) as resumed,
+        ):
+            assert late.until(".delta") == told[:6]
+            assert resumed.until(".delta") == told[-1:]
+            web.tell(stage, 2, pieces[2:])
+            told += early.until(".delta") + early.until(".delta")
+            web.store.record(stage, output(pieces))
+            web.services.progress.changed(job.id)
+            for position in (1, 2):
+                web.store.record(claim(web.store, job, position), output(pieces))
+            web.services.progress.changed(job.id)
+            told += early.rest()
+            assert told[-1]["type"] == "response.completed"
+            assert resumed.rest() == told[7:]
+            late.rest()
+    assert deltas(told) == pieces * 3
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    with Reader(web, job) as again:
+        assert again.rest() == told
+
+
+def test_a_stream_goes_on_where_a_lost_attempt_stopped(web: Web) -> None:
+    """It has the same seed and so the same text."""
+    pieces = ["a ", "b ", "c ", "d."]
+    job = submit(web.store)
+    lost = claim(web.store, job)
+    with Reader(web, job) as reader:
+        reader.until("content_part.added")
+        web.tell(lost, 0, pieces[:2])
+        told = reader.until(".delta") + reader.until(".delta")
+        let_leases_run_out(web.store)
+        assert web.store.sweep().rescued == [job.id]
+        again = claim(web.store, job)
+        web.services.progress.changed(job.id)
+        for number, piece in enumerate(pieces):
+            web.tell(again, number, [piece])
+        told += reader.until(".delta") + reader.until(".delta")
+        web.store.record(again, output(pieces))
+        web.services.cancel(job.id)
+        rest = reader.rest()
+    assert deltas(told) == pieces
+    assert deltas(rest) == []
+    assert rest[0]["text"] == "".join(pieces)
+
+
+def test_text_that_was_told_and_lost_does_not_hold_the_end_back(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "PARTIAL_GRACE", 0.0)
+    job = submit(web.store)
+    stage = claim(web.store, job)
+    with Reader(web, job) as reader:
+        web.tell(stage, 0, ["a ", "b ", "c ", "d ", "e "])
+        told = [event for _ in range(5) for event in reader.until(".delta")]
+        web.services.cancel(job.id)  # and the worker hands nothing in
+        [last] = reader.rest()
+    assert last["type"] == "response.incomplete"
+    assert last["sequence_number"] == told[-1]["sequence_number"] + 1
+
+
+def test_who_reads_for_all_may_leave(web: Web) -> None:
+    job = submit(web.store)
+    stage = claim(web.store, job)
+    with Reader(web, job) as first, Reader(web, job) as second:
+        first.until("content_part.added")
+        second.until("content_part.added")
+        first.__exit__()
+        for number in range(5):
+            web.tell(stage, number, ["x"])
+            assert deltas(second.until(".delta")) == ["x"]
+        web.services.cancel(job.id)
+        web.store.keep_partial(stage, output(["x"] * 5))
+        assert second.rest()[-1]["type"] == "response.incomplete"
+
+
+def test_without_redis_a_stream_tells_stages_as_they_end(tmp_path: Path) -> None:
+    with serving(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", "unix:///nowhere.sock") as web:
+        job = submit(web.store)
+        with Reader(web, job) as reader:
+            reader.until("queued")
+            web.store.record(claim(web.store, job), output(["a ", "b."]))
+            assert deltas(reader.until("output_item.done")) == ["a ", "b."]
+            for position in (1, 2):
+                web.store.record(claim(web.store, job, position), OUTPUT)
+            assert reader.rest()[-1]["type"] == "response.completed"

@@ -7,26 +7,15 @@ pieces it was streamed in, and, for the stage that runs just now, of the live pi
 from __future__ import annotations
 
 import itertools
-import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from jobs import pipeline
 from jobs.models import Attempt, AttemptStatus, Job, Status
 from jobs.pipeline import Stage
-from web.services import Services
 from web.v1 import render
 
 Event = dict[str, Any]
-
-#: What shows that a silent stream is alive: a comment, in which every reader sees nothing. No empty line
-#: follows it: that would end an event. There is none, but the official OpenAI clients hand out an event
-#: without data there, once they have seen an ``id``, and fail to read it. For the same reason there is no
-#: ``retry``.
-WAITING = ": waiting\n"
-#: Seconds to wait for the worker to hand in what a cancelled stage had generated.
-PARTIAL_GRACE = 2.0
 
 
 def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event]:
@@ -68,17 +57,38 @@ def _telling(job: Job, stage: Stage) -> Attempt | None:
     return attempts[-1]
 
 
+def delta(job: Job, attempt: Attempt, piece: str) -> Event:
+    """Give the event of one piece of an attempt's text."""
+    return _delta(job, pipeline.stages(job.rounds)[attempt.position], piece)
+
+
+def _delta(job: Job, stage: Stage, piece: str) -> Event:
+    name, extra = _kind(job, stage)
+    return {"type": f"{name}.delta", **_place(job, stage), "delta": piece, **extra}
+
+
+def _kind(job: Job, stage: Stage) -> tuple[str, dict[str, Any]]:
+    """Name the events of a stage's text, and give the fields that only some of them have."""
+    if render.is_message(job, stage):
+        return "response.output_text", {"logprobs": []}
+    return "response.reasoning_text", {}
+
+
+def _place(job: Job, stage: Stage) -> dict[str, Any]:
+    return {
+        "item_id": render.item_id(job, stage),
+        "output_index": stage.position,
+        "content_index": 0,
+    }
+
+
 def _item(job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]) -> Iterator[Event]:
-    place = {"item_id": render.item_id(job, stage), "output_index": stage.position}
-    content = {**place, "content_index": 0}
-    opened = render.item(job, stage, None, "in_progress")
-    message = opened["type"] == "message"
-    name = "response.output_text" if message else "response.reasoning_text"
-    extra: dict[str, Any] = {"logprobs": []} if message else {}
+    content = _place(job, stage)
+    name, extra = _kind(job, stage)
     yield {
         "type": "response.output_item.added",
         "output_index": stage.position,
-        "item": opened,
+        "item": render.item(job, stage, None, "in_progress"),
     }
     yield {
         "type": "response.content_part.added",
@@ -88,8 +98,8 @@ def _item(job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]) 
     deltas = live.get(attempt.id, [])
     if attempt.status is not AttemptStatus.RUNNING:
         deltas = _pieces(attempt.output or "", attempt.deltas or [])
-    for delta in deltas:
-        yield {"type": f"{name}.delta", **content, "delta": delta, **extra}
+    for piece in deltas:
+        yield _delta(job, stage, piece)
     if attempt.status is AttemptStatus.RUNNING:
         return
     text = attempt.output or ""
@@ -110,57 +120,3 @@ def _item(job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]) 
 def _pieces(text: str, lengths: list[int]) -> list[str]:
     ends = list(itertools.accumulate(lengths))
     return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-
-
-def stream(found: Services, job_id: str, after: int) -> Iterator[str]:
-    """Send a job's events as server-sent events until it has ended.
-
-    Args:
-        found: the application's services.
-        job_id: of a job that exists.
-        after: the last sequence number the client has; -1 for all events.
-    """
-    live: dict[int, list[str]] = {}
-    cursor = "0"
-    sent = after
-    spoke = time.monotonic()
-    give_up = 0.0
-    block = 0.0
-    while not found.stopping():
-        news = found.progress.read(job_id, cursor, block)
-        cursor = news.cursor
-        for text in news.texts:
-            pieces = live.setdefault(text.attempt_id, [])
-            if text.start == len(pieces):  # else some are missing; the record will have all
-                pieces += text.deltas
-        job = found.store.job(job_id)
-        if _partial_missing(job):
-            give_up = give_up or time.monotonic() + PARTIAL_GRACE
-            if time.monotonic() < give_up:
-                block = 0.2
-                continue
-        told = list(events(job, live))
-        for number, event in enumerate(told[max(0, sent + 1) :], start=max(0, sent + 1)):
-            yield _message(number, event)
-            sent, spoke = number, time.monotonic()
-        if job.status.final:
-            if len(told) - 1 < sent:
-                # Text that was told live went down with its worker; the end must be told.
-                yield _message(sent + 1, told[-1])
-            return
-        block = min(1.0, found.keepalive)
-        if time.monotonic() - spoke > found.keepalive:
-            spoke = time.monotonic()
-            yield WAITING
-
-
-def _partial_missing(job: Job) -> bool:
-    """Whether the worker has yet to hand in the text of a stage whose job has ended."""
-    return job.status.final and any(a.status is AttemptStatus.RUNNING for a in job.attempts)
-
-
-def _message(number: int, event: Event) -> str:
-    # ASCII: some readers take U+2028 and others of its kind for the end of a line.
-    data = json.dumps({**event, "sequence_number": number}, separators=(",", ":"))
-    # The id lets a browser's EventSource go on by itself after a lost connection.
-    return f"id: {number}\nevent: {event['type']}\ndata: {data}\n\n"

@@ -58,7 +58,7 @@ def response(job: Job, *, as_of: Status | None = None) -> dict[str, Any]:
 
 def item_id(job: Job, stage: Stage) -> str:
     """Name an output item by its role and round: ``rs_critic_1_…``, ``msg_regenerator_1_…``."""
-    prefix = "msg" if _is_message(job, stage) else "rs"
+    prefix = "msg" if is_message(job, stage) else "rs"
     return f"{prefix}_{stage.role}_{stage.round}_{job.id.removeprefix('resp_')}"
 
 
@@ -71,7 +71,7 @@ def item(job: Job, stage: Stage, text: str | None, status: str) -> dict[str, Any
         text: its output; None leaves the item without content, as when it begins.
         status: ``in_progress``, ``completed`` or ``incomplete``.
     """
-    if _is_message(job, stage):
+    if is_message(job, stage):
         return {
             "type": "message",
             "id": item_id(job, stage),
@@ -90,12 +90,13 @@ def item(job: Job, stage: Stage, text: str | None, status: str) -> dict[str, Any
 
 def part(job: Job, stage: Stage, text: str) -> dict[str, Any]:
     """Render the one content part of an item."""
-    if _is_message(job, stage):
+    if is_message(job, stage):
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "reasoning_text", "text": text}
 
 
-def _is_message(job: Job, stage: Stage) -> bool:
+def is_message(job: Job, stage: Stage) -> bool:
+    """Whether a stage's text is the answer: the last one's is."""
     return stage.position == len(pipeline.stages(job.rounds)) - 1
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +18,8 @@ from jobs.models import Job
 from jobs.store import IdempotencyError
 from web.errors import RequestError
 from web.services import services
-from web.v1 import accept, events, render
+from web.v1 import accept, render
+from web.v1.feeds import feeds
 
 blueprint = Blueprint("v1", __name__)
 
@@ -53,7 +55,7 @@ def create() -> Response:
             return _event_stream(job.id, after=-1, place=stack.pop_all())
         if waits:
             if not job.status.final:
-                job = found.wait(job.id, lambda j: j.status.final, math.inf, _client_gone)
+                job = found.wait(job.id, lambda j: j.status.final, math.inf, _client_gone())
             if job.status.final:
                 return _reply(job)
     # It was asked in the background; or the server stops, and the job goes on without it.
@@ -109,20 +111,21 @@ def index() -> Response:
 def retrieve(job_id: str) -> Response:
     """Tell how a job stands: now, or with ``Prefer: wait=N`` when its status has changed."""
     found = services()
-    job = found.store.job(job_id)
     if _choice("stream", "false", ("true", "false")) == "true":
+        found.store.standing(job_id)  # or there is none
         last_seen = request.headers.get("Last-Event-ID", "")
         after = int(last_seen) if re.fullmatch(r"\d{1,9}", last_seen) else -1
         after = _integer("starting_after", after, -1, 10**9)
         with ExitStack() as stack:
             stack.enter_context(found.waiting_room())
             return _event_stream(job_id, after, place=stack.pop_all())
+    job = found.store.job(job_id)
     wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
     if wait and not job.status.final:
         before = job.status
         seconds = min(float(wait[1]), LONGEST_WAIT)
         with found.waiting_room():
-            job = found.wait(job_id, lambda j: j.status is not before, seconds, _client_gone)
+            job = found.wait(job_id, lambda j: j.status is not before, seconds, _client_gone())
     return _reply(job)
 
 
@@ -158,8 +161,15 @@ def _model() -> dict[str, Any]:
 
 def _event_stream(job_id: str, after: int, place: ExitStack) -> Response:
     """Stream a job's events, and give the place in the waiting room back at the end."""
+    found = services()
+    gone = _client_gone()
     response = Response(
-        events.stream(services(), job_id, after),
+        feeds().stream(
+            job_id,
+            after,
+            keepalive=found.keepalive,
+            done=lambda: found.stopping() or gone(),
+        ),
         mimetype="text/event-stream",
         # Proxies that buffer would hold the events back.
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
@@ -168,17 +178,21 @@ def _event_stream(job_id: str, after: int, place: ExitStack) -> Response:
     return response
 
 
-def _client_gone() -> bool:
-    """Whether the client of this request has closed its connection."""
+def _client_gone() -> Callable[[], bool]:
+    """Return what tells whether the client of this request has closed its connection."""
     connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    if connection is None:
-        return False
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+
+    def gone() -> bool:
+        if connection is None:
+            return False
+        try:
+            return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    return gone
 
 
 def _reply(job: Job, status: int = 200) -> Response:
