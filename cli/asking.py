@@ -68,6 +68,9 @@ def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
             response = event["response"]
         elif not show:
             continue
+        elif kind == "response.in_progress" and event["response"]["run"] > 1:
+            _write("\n" * bool(begun))
+            click.echo("The model is gone; the job starts again with another.", err=True)
         elif kind == "response.output_item.added":
             # The card leaves two lines empty between the texts, and none after the last.
             if begun:

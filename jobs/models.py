@@ -75,6 +75,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: sa.JSON().with_variant(JSONB, "postgresql"),
         dict[str, str]: sa.JSON().with_variant(JSONB, "postgresql"),
         list[int]: sa.JSON().with_variant(JSONB, "postgresql"),
+        list[dict[str, Any]]: sa.JSON().with_variant(JSONB, "postgresql"),
     }
 
 
@@ -122,8 +123,12 @@ class Worker(Base):
     started_at: Mapped[dt.datetime] = mapped_column(default=utcnow(), index=True)
     seen_at: Mapped[dt.datetime] = mapped_column(default=utcnow(), index=True)
     stopped_at: Mapped[dt.datetime | None]
+    #: When it was first ready to take stages; null if it never was.
+    ready_at: Mapped[dt.datetime | None]
     #: Base, adapters (name and content digest each), engine, device, dtype, software versions.
     runtime: Mapped[dict[str, Any]]
+    #: SHA-256 over what of it a text depends on: workers with the same one share jobs.
+    model: Mapped[str] = mapped_column(sa.String(64))
     #: Tokens of prompt and output together that the engine takes.
     context: Mapped[int]
     tokenizer_digest: Mapped[str] = mapped_column(sa.ForeignKey("tokenizers.digest"))
@@ -166,7 +171,15 @@ class Job(Base):
     finished_at: Mapped[dt.datetime | None]
     deadline_at: Mapped[dt.datetime | None]
 
-    #: The first stage that is not finished; equal to the number of stages at the end.
+    #: The model that all stages of the run are for (`Worker.model`); null until one is claimed.
+    model: Mapped[str | None] = mapped_column(sa.String(64))
+    #: How often the job has begun with its first stage: 1, and one more each time no worker with
+    #: its model came back.
+    run: Mapped[int] = mapped_column(default=1)
+    #: Of each run but the first: its number, when it began (``at``), the ``model`` of the one before,
+    #: and the ``reason``.
+    restarts: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    #: The first stage of the run that is not finished; equal to the number of stages at the end.
     position: Mapped[int] = mapped_column(default=0)
     #: When that stage became ready to run.
     ready_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
@@ -205,9 +218,13 @@ class Job(Base):
 
     @property
     def finished(self) -> list[Attempt]:
-        """The attempts that gave each finished stage's output, in the order of the stages."""
-        done = [a for a in self.attempts if a.status is AttemptStatus.FINISHED]
+        """The attempts that gave each output of this run's stages, in the order of the stages."""
+        done = [a for a in self.of_run(self.run) if a.status is AttemptStatus.FINISHED]
         return sorted(done, key=lambda attempt: attempt.position)
+
+    def of_run(self, run: int) -> list[Attempt]:
+        """Return a run's attempts, in the order they started."""
+        return [a for a in self.attempts if a.run == run]
 
 
 class Attempt(Base):
@@ -220,7 +237,9 @@ class Attempt(Base):
     position: Mapped[int]
     role: Mapped[Role] = mapped_column(_enum(Role, "role"))
     round: Mapped[int]
-    #: 1 for the first attempt at this stage.
+    #: The job's run that it belongs to.
+    run: Mapped[int] = mapped_column(default=1)
+    #: 1 for the first attempt at this stage; it goes on from run to run.
     number: Mapped[int]
     #: The job's fencing token under which it ran.
     lease_token: Mapped[int]

@@ -3,6 +3,9 @@
 Messages carry ids only, as JSON; results are ignored: inputs and outputs are in the
 database. Nothing rests on the broker: a message that is lost is published again by the
 sweep, and one that comes twice finds nothing to claim.
+
+Questions wait in one queue for whoever comes. What a worker has begun only workers with its
+model may go on with: those stages have a queue of their own for each model.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery, chain
-from kombu import Queue
+from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -18,7 +21,10 @@ from jobs import pipeline
 from jobs.broker import Connection, broker_options
 from jobs.pipeline import MAX_PRIORITY, Role
 
+#: First stages that no worker has claimed yet.
 QUEUE = "helixq"
+#: Seconds after which Redis drops the queue of a model that nobody uses any more.
+MODEL_QUEUE_EXPIRY = 3600.0
 #: All of Kombu's keys in Redis begin so.
 KEY_PREFIX = "helixq:"
 #: Seconds that publishing may hold up a request when Redis does not answer.
@@ -29,8 +35,32 @@ class QueueUnavailableError(Exception):
     """Redis cannot be reached."""
 
 
-def make_app(redis_url: str) -> Celery:
-    """Make the Celery app that talks to ``redis_url``."""
+def model_queue(model: str) -> Queue:
+    """Return the queue of stages that workers with a model may take alone.
+
+    Args:
+        model: `jobs.models.Worker.model`.
+    """
+    name = f"{QUEUE}.{model}"
+    # An exchange of its own: Kombu drops the bindings of one when its queues expire, not of a shared one.
+    return Queue(name, Exchange(name), routing_key=name, expires=MODEL_QUEUE_EXPIRY)
+
+
+def make_app(redis_url: str, model: str | None = None) -> Celery:
+    """Make the Celery app that talks to ``redis_url``.
+
+    Args:
+        redis_url: as the setting has it.
+        model: of the worker whose app it is; None if it runs no stages.
+    """
+    queues = [Queue(QUEUE)]
+    if model is not None:
+        queues.append(model_queue(model))
+
+    def route(_name: str, args: tuple[str, int], *_: object, **__: object) -> dict[str, str] | None:
+        """Send the next link of a chain to this worker's model: what came before it was its work."""
+        return {"queue": queues[-1].name} if args[1] > 0 else None
+
     app = Celery("helixq", set_as_current=False)
     app.amqp.Connection = Connection
     app.conf.update(
@@ -41,7 +71,8 @@ def make_app(redis_url: str) -> Celery:
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         task_acks_late=True,
-        task_queues=[Queue(QUEUE)],
+        task_queues=queues,
+        task_routes=(route,),
         task_default_queue=QUEUE,
         # A worker holds as many messages as it has slots, and no more.
         worker_prefetch_multiplier=1,
@@ -84,12 +115,26 @@ class Doorbell:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def publish(self, job_id: str, *, position: int, rounds: int, priority: int) -> None:
+    def publish(
+        self,
+        job_id: str,
+        *,
+        position: int,
+        rounds: int,
+        priority: int,
+        model: str | None = None,
+    ) -> None:
         """Publish the chain of a job's stages from ``position`` on.
+
+        Args:
+            job_id, position, rounds: which.
+            priority: the job's; later stages go first whatever it is.
+            model: the one that the job's run is settled on.
 
         Raises:
             QueueUnavailableError: Redis did not take it; the sweep will publish it later.
         """
+        queue = QUEUE if model is None else model_queue(model)
         links = [
             self._app.signature(
                 task_name(stage.role),
@@ -102,12 +147,13 @@ class Doorbell:
             for stage in pipeline.stages(rounds)[position:]
         ]
         try:
-            chain(*links, app=self._app).apply_async(retry=False)
+            # What is said here holds for the first link; the worker that runs it routes the next.
+            chain(*links, app=self._app).apply_async(retry=False, queue=queue)
         except OperationalError as error:
             raise QueueUnavailableError(str(error)) from error
 
     def waiting(self) -> int:
-        """Count the messages nobody has taken yet.
+        """Count the messages of first stages that nobody has taken yet.
 
         Raises:
             QueueUnavailableError: Redis does not answer.

@@ -90,6 +90,8 @@ class Settings(BaseModel):
     max_queued: int = Field(default=10_000, ge=1)
     #: Seconds a job may take from the start of its first stage.
     job_timeout: float = Field(default=3600, gt=0, le=31_536_000, allow_inf_nan=False)
+    #: Seconds that a job which has begun waits for a worker with its model before it starts again.
+    model_timeout: float = Field(default=600, ge=0, le=31_536_000, allow_inf_nan=False)
     #: Finished jobs older than this are deleted; 0 keeps them for ever.
     retention_days: int = Field(default=0, ge=0, le=36_500)
     log_format: Literal["text", "json"] = "text"

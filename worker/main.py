@@ -83,6 +83,7 @@ def run(settings: Settings) -> int:
         context=found.context,
         tokenizer=found.tokenizer.backend_tokenizer.to_str(),
     )
+    log.info("the model is %s", runtime.model)
     store.register(worker_id, socket.gethostname(), os.getpid(), runtime)
     try:
         engine = apart(partial(_start_engine, found, settings.slots, reasons))
@@ -90,7 +91,7 @@ def run(settings: Settings) -> int:
         gc.freeze()  # what is there by now stays: no collection needs to look at it again
         reporter = Reporter(progress)
         runner = StageRunner(store, engine, reporter, worker_id, job_timeout=settings.job_timeout)
-        app = make_app(settings.redis)
+        app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)
         rescue = Rescue(
             store,
@@ -98,6 +99,8 @@ def run(settings: Settings) -> int:
             progress,
             runner,
             worker_id,
+            model=runtime.model,
+            model_timeout=settings.model_timeout,
             retention_days=settings.retention_days,
         )
         rescue.start()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from jobs.progress import Progress
 from jobs.queue import Doorbell, QueueUnavailableError
-from jobs.store import HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL, Store
+from jobs.store import HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL, WORKER_STALE, Store
 from worker.tasks import TRANSIENT, StageRunner
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class Rescue:
         runner: StageRunner,
         worker_id: str,
         *,
+        model: str,
+        model_timeout: float,
         retention_days: int,
     ) -> None:
         self._store = store
@@ -57,9 +59,13 @@ class Rescue:
         self._progress = progress
         self._runner = runner
         self._worker_id = worker_id
+        self._model = model
+        self._model_timeout = model_timeout
         self._retention_days = retention_days
         self._stopped = threading.Event()
         self._last_heartbeat = -LEASE
+        #: Since when heartbeats have gone through without a break.
+        self._alive_since = 0.0
         pulse: list[Duty] = [
             (HEARTBEAT_INTERVAL, self._heartbeat),
             (CANCEL_INTERVAL, self._cancel_lost),
@@ -104,7 +110,10 @@ class Rescue:
         if not self._store.heartbeat(self._worker_id, self._runner.running):
             log.critical("this worker was not seen for so long that it was forgotten; it stops")
             os.kill(os.getpid(), signal.SIGTERM)
-        self._last_heartbeat = time.monotonic()
+        now = time.monotonic()
+        if now - self._last_heartbeat > LEASE:
+            self._alive_since = now
+        self._last_heartbeat = now
         return False
 
     def _cancel_lost(self) -> bool:
@@ -121,7 +130,8 @@ class Rescue:
             log.warning("%s: its worker stopped answering; the stage goes back", job_id)
         for job_id in swept.failed:
             log.warning("%s: failed", job_id)
-        for job_id in {*swept.rescued, *swept.failed, *swept.stopped}:
+        restarted = self._restart()
+        for job_id in {*swept.rescued, *swept.failed, *swept.stopped, *restarted}:
             self._progress.changed(job_id)
         try:
             self._publish()
@@ -134,13 +144,19 @@ class Rescue:
         queue_empty = self._doorbell.waiting() == 0
         published = 0
         while published < MOST_PUBLISHED and (
-            waiting := deque(self._store.take_unpublished(queue_empty=queue_empty))
+            waiting := deque(
+                self._store.take_unpublished(queue_empty=queue_empty, model=self._model)
+            )
         ):
             try:
                 while waiting:
                     job = waiting[0]
                     self._doorbell.publish(
-                        job.job_id, position=job.position, rounds=job.rounds, priority=job.priority
+                        job.job_id,
+                        position=job.position,
+                        rounds=job.rounds,
+                        priority=job.priority,
+                        model=job.model,
                     )
                     waiting.popleft()
                     published += 1
@@ -166,3 +182,12 @@ class Rescue:
             self._looked_at = self._store.forget_workers(self._looked_at)
             more = self._looked_at is not None
         return more
+
+    def _restart(self) -> list[str]:
+        """Start jobs again whose model nobody has any more."""
+        if time.monotonic() - self._alive_since < WORKER_STALE:
+            return []  # after an outage, the other workers have yet to say that they are alive
+        restarted = self._store.restart(self._model_timeout)
+        for job_id in restarted:
+            log.warning("%s: no worker with its model came back; it starts again", job_id)
+        return restarted

@@ -18,15 +18,17 @@ from jobs.store.asking import (
     new_id,
 )
 from jobs.store.publishing import Publishing, Unpublished
+from jobs.store.restarting import Restarting
 from jobs.store.running import LEASE, Claim, Output, Running
 from jobs.store.sweeping import PAST_DEADLINE, SWEEP_INTERVAL, Sweeping, Swept
-from jobs.store.workers import HEARTBEAT_INTERVAL, Runtime, Serving, Workers
+from jobs.store.workers import HEARTBEAT_INTERVAL, WORKER_STALE, Runtime, Serving, Workers
 
 __all__ = [
     "HEARTBEAT_INTERVAL",
     "LEASE",
     "PAST_DEADLINE",
     "SWEEP_INTERVAL",
+    "WORKER_STALE",
     "Claim",
     "IdempotencyError",
     "JobNotFoundError",
@@ -43,5 +45,5 @@ __all__ = [
 ]
 
 
-class Store(Asking, Running, Workers, Publishing, Sweeping):
+class Store(Asking, Running, Workers, Publishing, Sweeping, Restarting):
     """The tables of one database. Threads may share it; forks may not."""

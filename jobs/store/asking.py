@@ -51,6 +51,7 @@ class Standing(NamedTuple):
     """How far a job is. While it is the same, the job has no other stages and no other end."""
 
     status: Status
+    run: int
     position: int
     lease_token: int
 

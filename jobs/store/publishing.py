@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from jobs.db import UTCDateTime, ago, utcnow
-from jobs.models import Job
+from jobs.models import Job, Status
 from jobs.pipeline import MAX_PRIORITY
 from jobs.store.base import Base
 from jobs.store.statements import IS_IN_PROGRESS, IS_OPEN, IS_QUEUED, free
@@ -29,7 +29,10 @@ class Unpublished:
     job_id: str
     position: int
     rounds: int
+    #: The question's; the highest for a job that has begun.
     priority: int
+    #: The one that the job's run is settled on.
+    model: str | None
 
 
 def _lost(priority: int) -> sa.Select[str]:
@@ -50,6 +53,9 @@ _LOST = sa.union_all(*(_lost(priority) for priority in range(MAX_PRIORITY, -1, -
 
 _PRIORITIES = range(MAX_PRIORITY + 1)
 
+#: What a message of a job is to have.
+_PRIORITY = sa.case((Job.status == Status.IN_PROGRESS, MAX_PRIORITY), else_=Job.priority)
+
 
 class Publishing(Base):
     """What Redis should have a message for."""
@@ -63,25 +69,29 @@ class Publishing(Base):
                 .values(published_at=None)
             )
 
-    def take_unpublished(self, *, queue_empty: bool, limit: int = 100) -> list[Unpublished]:
+    def take_unpublished(
+        self, *, queue_empty: bool, model: str, limit: int = 100
+    ) -> list[Unpublished]:
         """Take jobs whose next stage waits without a message that will run it, to publish them.
 
-        That is: never published, given back or taken back; or half done and not continued,
-        although later stages go first; or overtaken by a question that came later; or still
+        That is: never published, given back or taken back; or begun and not continued,
+        although such jobs go first; or overtaken by a question that came later; or still
         waiting although Redis has no messages, or for so long that nobody can tell. A message
         too many does no harm.
 
         They count as published from now on, so that of several sweeps one takes each.
 
         Args:
-            queue_empty: whether Redis has no messages.
+            queue_empty: whether Redis has no messages of questions.
+            model: whose jobs to take, besides those without one yet. Those of another are for its
+                own workers to publish: while there are none, nobody would take their messages.
             limit: the most jobs to take.
 
         Returns:
             the jobs, those first that should be published first.
         """
         with self._read_rows() as connection:  # nothing to do is the rule, and should lock nothing
-            found = _find(connection, queue_empty, limit)
+            found = _find(connection, queue_empty, model, limit)
         if not found:
             return []
         waiting = sa.and_(
@@ -95,7 +105,7 @@ class Publishing(Base):
                 sa.update(Job)
                 .where(Job.id.in_(free(waiting)))
                 .values(published_at=utcnow())
-                .returning(Job.id, Job.position, Job.rounds, Job.priority)
+                .returning(Job.id, Job.position, Job.rounds, _PRIORITY, Job.model)
             ).all()
         place = {job_id: number for number, job_id in enumerate(found)}
         return [Unpublished(*row) for row in sorted(taken, key=lambda row: place[row.id])]
@@ -111,10 +121,10 @@ class Publishing(Base):
             )
 
 
-def _find(connection: sa.Connection, queue_empty: bool, limit: int) -> list[str]:
-    """Find jobs to publish: what never was or is half done, then questions by their priority."""
-    columns = (Job.id, Job.position, Job.priority, Job.published_at)
-    free_ = Job.worker_id.is_(None)
+def _find(connection: sa.Connection, queue_empty: bool, model: str, limit: int) -> list[str]:
+    """Find jobs to publish: what never was or has begun, then questions by their priority."""
+    columns = (Job.id, Job.position, Job.priority)
+    free_ = sa.and_(Job.worker_id.is_(None), sa.or_(Job.model.is_(None), Job.model == model))
     outbox = connection.execute(
         sa.select(*columns)
         .where(IS_OPEN, Job.published_at.is_(None), free_)
@@ -126,11 +136,10 @@ def _find(connection: sa.Connection, queue_empty: bool, limit: int) -> list[str]
         .where(IS_IN_PROGRESS, Job.published_at < utcnow(-REPUBLISH_AFTER), free_)
         .order_by(Job.published_at)
     ).all()
-    before = _bounds(connection, queue_empty)
-    suspect = [row for row in begun if row.position > 0 or row.published_at < before[row.priority]]
-    first = sorted([*outbox, *suspect], key=lambda row: (-row.position, -row.priority))
+    first = sorted([*outbox, *begun], key=lambda row: (-row.position, -row.priority))
     found = [row.id for row in first][:limit]
     if len(found) < limit:
+        before = _bounds(connection, queue_empty)
         bounds = {f"before_{priority}": before[priority] for priority in _PRIORITIES}
         found += connection.scalars(_LOST, {**bounds, "limit": limit - len(found)})
     return found[:limit]

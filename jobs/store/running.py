@@ -74,7 +74,8 @@ class Running(Base):
     ) -> Claim | None:
         """Take the lease on a stage, or nothing if it is not there to be run.
 
-        A duplicate or outdated message finds nothing to claim.
+        A duplicate or outdated message finds nothing to claim, nor does a worker with another model
+        than that of the job's run. The first claim of a run settles its model.
 
         Args:
             job_id, position: the stage.
@@ -101,7 +102,11 @@ class Running(Base):
             attempts = []
             if job.lease_token > 1:  # before the first lease of all nothing was tried
                 attempts = list(connection.execute(statements.ATTEMPTS, {"job": job_id}))
-            outputs = [a.output or "" for a in attempts if a.status is AttemptStatus.FINISHED]
+            outputs = [
+                a.output or ""
+                for a in attempts
+                if a.run == job.run and a.status is AttemptStatus.FINISHED
+            ]
             chain = pipeline.stages(job.rounds)
             stage = chain[position]
             sampling = Sampling(
@@ -119,6 +124,7 @@ class Running(Base):
                     "position": position,
                     "role": stage.role,
                     "round": stage.round,
+                    "run": job.run,
                     "number": 1 + sum(a.position == position for a in attempts),
                     "lease_token": job.lease_token,
                     "worker_id": worker_id,

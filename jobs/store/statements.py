@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from jobs.db import utcnow
-from jobs.models import OPEN, Attempt, AttemptStatus, Job, Status
+from jobs.models import OPEN, Attempt, AttemptStatus, Job, Status, Worker
 
 #: A job that has not ended. Not ``in``: SQLAlchemy writes its list anew for each execution.
 _OPEN = sa.or_(*(Job.status == status for status in OPEN))
@@ -17,7 +17,11 @@ LOST = sa.select(sa.func.count()).where(
     Attempt.status == AttemptStatus.LOST,
 )
 
-#: Takes the lease on a stage, if it is there to be run. Parameters: ``job``, ``stage``, ``worker``;
+#: The model of ``worker``.
+_MODEL = sa.select(Worker.model).where(Worker.id == sa.bindparam("worker")).scalar_subquery()
+
+#: Takes the lease on a stage, if it is there to be run, and settles the job's model with the first.
+#: Parameters: ``job``, ``stage``, ``worker``;
 #: ``lease`` and ``timeout`` in seconds; ``alone``, or else fewer than ``suspicious`` workers were lost.
 CLAIM = (
     sa.update(Job)
@@ -26,6 +30,7 @@ CLAIM = (
         Job.position == sa.bindparam("stage"),
         _OPEN,
         Job.lease_expires_at.is_(None),
+        sa.or_(Job.model.is_(None), Job.model == _MODEL),
         sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
         sa.or_(
             sa.bindparam("alone", type_=sa.Boolean),
@@ -37,6 +42,7 @@ CLAIM = (
         lease_token=Job.lease_token + 1,
         lease_expires_at=utcnow(sa.bindparam("lease", type_=sa.Float)),
         worker_id=sa.bindparam("worker"),
+        model=sa.func.coalesce(Job.model, _MODEL),
         started_at=sa.func.coalesce(Job.started_at, utcnow()),
         deadline_at=sa.func.coalesce(
             Job.deadline_at, utcnow(sa.bindparam("timeout", type_=sa.Float))
@@ -44,6 +50,7 @@ CLAIM = (
     )
     .returning(
         Job.lease_token,
+        Job.run,
         Job.rounds,
         Job.system,
         Job.question,
@@ -60,13 +67,15 @@ CLAIM = (
 
 #: All attempts of ``job`` so far, by position.
 ATTEMPTS = (
-    sa.select(Attempt.position, Attempt.status, Attempt.output)
+    sa.select(Attempt.run, Attempt.position, Attempt.status, Attempt.output)
     .where(Attempt.job_id == sa.bindparam("job"))
     .order_by(Attempt.position)
 )
 
 #: What of ``job`` changes whenever its stages do.
-STANDING = sa.select(Job.status, Job.position, Job.lease_token).where(Job.id == sa.bindparam("job"))
+STANDING = sa.select(Job.status, Job.run, Job.position, Job.lease_token).where(
+    Job.id == sa.bindparam("job")
+)
 
 #: When ``job`` ended; null if it has not.
 _ENDED = sa.select(Job.finished_at).where(Job.id == sa.bindparam("job")).scalar_subquery()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,6 +35,26 @@ class Runtime:
     context: int
     #: The text of ``tokenizer.json``.
     tokenizer: str
+
+    @cached_property
+    def model(self) -> str:
+        """SHA-256 over what a job's texts depend on: workers with the same one share jobs.
+
+        That is the contents of base and adapters, what they are loaded as, how text becomes tokens,
+        and the engine, since each draws in its own way. Names and hosts change no text. Devices and
+        versions of software may round differently, and the context only says where a text is cut,
+        which its attempt records: workers that differ in these alone share jobs.
+        """
+        told = self.description
+        identity = {
+            "base": told.get("base", {}).get("digest"),
+            "adapters": {role: a.get("digest") for role, a in told.get("adapters", {}).items()},
+            "dtype": told.get("dtype"),
+            "quantization": told.get("quantization"),
+            "split_special_tokens": told.get("split_special_tokens", False),
+            "engine": told.get("engine"),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -64,6 +86,7 @@ class Workers(Base):
                     pid=pid,
                     state=WorkerState.LOADING,
                     runtime=runtime.description,
+                    model=runtime.model,
                     context=runtime.context,
                     tokenizer_digest=digest,
                 )
@@ -71,11 +94,17 @@ class Workers(Base):
 
     def set_worker_state(self, worker_id: str, state: WorkerState) -> None:
         stopped = utcnow() if state is WorkerState.STOPPED else None
+        ready = utcnow() if state is WorkerState.READY else sa.null()
         with self._write() as connection:
             connection.execute(
                 sa.update(Worker)
                 .where(Worker.id == worker_id)
-                .values(state=state, seen_at=utcnow(), stopped_at=stopped)
+                .values(
+                    state=state,
+                    seen_at=utcnow(),
+                    stopped_at=stopped,
+                    ready_at=sa.func.coalesce(Worker.ready_at, ready),
+                )
             )
 
     def heartbeat(self, worker_id: str, running: Collection[tuple[str, int]]) -> bool:

@@ -62,7 +62,7 @@ def fill(store: Store) -> None:
     with store.engine.begin() as connection:
         db.begin(connection, write=True)
         days = ago(f"n.i * 100.0 * 86400 / {WORKERS}")
-        killed = {"started_at": days, "seen_at": days, "state": "'ready'"}
+        killed = {"started_at": days, "seen_at": days, "ready_at": days, "state": "'ready'"}
         stopped = {**killed, "state": "'stopped'", "stopped_at": days}
         for name, values in (("killed", killed), ("stopped", stopped)):
             new = {"id": f"'{name}-' || n.i", "host": "'localhost'", "pid": "1", **values}
@@ -164,13 +164,17 @@ def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> Non
         run(store.submit, keyed, max_queued=10_000)
         run(store.earlier, "k", "d")
         run(store.job, job.id)
+        run(store.standing, job.id)
         for newest_first in (True, False):
             page, _ = run(store.page, limit=20, newest_first=newest_first, attempts=True)
             after = page[-1].id
             run(store.page, limit=20, after=after, newest_first=newest_first, attempts=True)
         run(store.sweep)
         for queue_empty in (False, True):
-            run(store.put_back, run(store.take_unpublished, queue_empty=queue_empty))
+            run(
+                store.put_back,
+                run(store.take_unpublished, queue_empty=queue_empty, model=RUNTIME.model),
+            )
         run(store.unpublish, job.id, 0)
         for position in range(3):
             held = run(store.claim, job.id, position, WORKER, job_timeout=60)
@@ -191,8 +195,11 @@ def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> Non
         let_leases_run_out(store)
         look()
         run(store.sweep)
-        run(store.register, "worker-2", "localhost", 2, RUNTIME)
+        other = replace(RUNTIME, description={"engine": "other"})
+        run(store.register, "worker-2", "localhost", 2, other)
         run(store.set_worker_state, "worker-2", WorkerState.READY)
+        run(store.restart, 600)
+        assert run(store.restart, 0), "the model of what was given back is gone"
         run(store.ready_workers)
         run(store.loading)
         run(store.worker_of_process, "localhost", 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import redis
 
-from jobs.queue import KEY_PREFIX, make_app
+from jobs.pipeline import Role
+from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Doorbell, make_app, task_name
 from tests.servers import RedisServer
 
 
@@ -19,3 +20,22 @@ def test_a_message_that_was_taken_is_not_put_back(redis_server: RedisServer) -> 
             assert client.llen(key) == 1
             assert messages.get(timeout=10).payload == "news"
         assert client.llen(key) == 0
+
+
+def test_what_a_worker_began_goes_to_workers_with_its_model(redis_server: RedisServer) -> None:
+    own, questions = f"{KEY_PREFIX}helixq.digest", f"{KEY_PREFIX}helixq"
+    app = make_app(redis_server.url, "digest")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.delete(own, questions)
+        # As Celery sends the next link of a chain that somebody else built.
+        app.send_task(task_name(Role.CRITIC), args=("job", 1), priority=0)
+        assert (client.llen(own), client.llen(questions)) == (1, 0)
+        assert 0 < client.ttl(own) <= MODEL_QUEUE_EXPIRY, "until nobody uses it any more"
+        bell = Doorbell(app)
+        bell.publish("job", position=0, rounds=1, priority=9, model="digest")
+        assert client.llen(own) == 2, "a first stage that was claimed and given back"
+        bell.publish("job", position=0, rounds=1, priority=9)
+        Doorbell(make_app(redis_server.url)).publish("job", position=0, rounds=1, priority=9)
+        assert (client.llen(own), client.llen(questions)) == (2, 2)
+        assert bell.waiting() == 2
+        client.delete(own, questions)

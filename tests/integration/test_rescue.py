@@ -19,7 +19,7 @@ from jobs.models import Job
 from jobs.progress import Progress
 from jobs.queue import KEY_PREFIX, QUEUE, Doorbell, QueueUnavailableError, make_app
 from jobs.store import Store
-from tests.conftest import WORKER
+from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.servers import RedisServer
 from worker.rescue import Rescue
@@ -27,6 +27,7 @@ from worker.rescue import Rescue
 #: More than a sweep takes at a time.
 JOBS = 120
 SWEEPS = 3
+SETTINGS: dict[str, Any] = {"model": RUNTIME.model, "model_timeout": 600, "retention_days": 0}
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def messages(broker: Any) -> list[tuple[str, int]]:
 def rescuer(store: Store, progress: Progress, redis_server: RedisServer) -> Rescue:
     runner = Mock(running=[])  # it runs nothing: only its sweeps are looked at
     doorbell = Doorbell(make_app(redis_server.url))
-    rescue = Rescue(store, doorbell, progress, runner, WORKER, retention_days=0)
+    rescue = Rescue(store, doorbell, progress, runner, WORKER, **SETTINGS)
     rescue._heartbeat()
     return rescue
 
@@ -97,7 +98,7 @@ def test_what_redis_refuses_goes_back_to_the_outbox(
     rescue = rescuer(store, progress, redis_server)
     publish = rescue._doorbell.publish
 
-    def flaky(job_id: str, **named: int) -> None:  # a fake fault: Redis goes away at the second
+    def flaky(job_id: str, **named: Any) -> None:  # a fake fault: Redis goes away at the second
         if job_id == jobs[1].id:
             raise QueueUnavailableError("away")
         publish(job_id, **named)
@@ -121,7 +122,7 @@ def test_a_sweep_waits_for_the_heartbeat_and_no_longer(
     let_leases_run_out(store)
     runner = Mock(running=[])
     doorbell = Doorbell(make_app(redis_server.url))
-    rescue = Rescue(store, doorbell, progress, runner, WORKER, retention_days=0)
+    rescue = Rescue(store, doorbell, progress, runner, WORKER, **SETTINGS)
     assert rescue._sweep(), "it asks to be called again soon"
     assert messages(broker) == []
     rescue._heartbeat()
@@ -137,6 +138,6 @@ def test_old_jobs_are_cleaned_up(
     with store.engine.begin() as connection:
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
     runner, doorbell = Mock(running=[]), Doorbell(make_app(redis_server.url))
-    rescue = Rescue(store, doorbell, progress, runner, WORKER, retention_days=2)
+    rescue = Rescue(store, doorbell, progress, runner, WORKER, **{**SETTINGS, "retention_days": 2})
     assert not rescue._clean(), "nothing is left to do"
     assert store.page(limit=1)[0] == []

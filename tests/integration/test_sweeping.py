@@ -137,22 +137,26 @@ def test_the_outbox_holds_what_was_not_published(
     new, half_done, published = submit(store), submit(store), submit(store)
     store.unpublish(new.id, 0)
     store.record(claim(store, half_done), OUTPUT)
-    taken = store.take_unpublished(queue_empty=True)
+    taken = store.take_unpublished(queue_empty=True, model=RUNTIME.model)
     assert [w.job_id for w in taken] == [new.id]
-    assert store.take_unpublished(queue_empty=True) == [], "who took it publishes it"
+    assert store.take_unpublished(queue_empty=True, model=RUNTIME.model) == [], (
+        "who took it publishes it"
+    )
     store.put_back(taken)
 
     monkeypatch.setattr(publishing, "REPUBLISH_AFTER", -1.0)
     # Messages that should have been taken by now: the chain's next one for sure, the
     # question's only if Redis has no messages left.
-    waiting = store.take_unpublished(queue_empty=False)
+    waiting = store.take_unpublished(queue_empty=False, model=RUNTIME.model)
     assert [(w.job_id, w.position) for w in waiting] == [(half_done.id, 1), (new.id, 0)]
-    waiting = store.take_unpublished(queue_empty=True)
+    waiting = store.take_unpublished(queue_empty=True, model=RUNTIME.model)
     assert {w.job_id for w in waiting} == {half_done.id, published.id, new.id}
 
     claim(store, new)
     store.cancel(published.id)
-    assert [w.job_id for w in store.take_unpublished(queue_empty=True)] == [half_done.id]
+    assert [w.job_id for w in store.take_unpublished(queue_empty=True, model=RUNTIME.model)] == [
+        half_done.id
+    ]
 
 
 def test_a_question_that_a_later_one_overtook_has_lost_its_message(
@@ -163,19 +167,25 @@ def test_a_question_that_a_later_one_overtook_has_lost_its_message(
         connection.execute(sa.update(Job).values(published_at=utcnow(-1)))
     later, waiting = submit(store, priority=5), submit(store)
     claim(store, later)
-    assert store.take_unpublished(queue_empty=False) == [], "it may have been taken just now"
+    assert store.take_unpublished(queue_empty=False, model=RUNTIME.model) == [], (
+        "it may have been taken just now"
+    )
     monkeypatch.setattr(publishing, "REPUBLISH_AFTER", -1.0)
-    found = [w.job_id for w in store.take_unpublished(queue_empty=False)]
+    found = [w.job_id for w in store.take_unpublished(queue_empty=False, model=RUNTIME.model)]
     assert found == [urgent.id, lost.id], "and the one that came later may still be in the queue"
     urgent_later = submit(store, priority=9)
     claim(store, urgent_later)
-    assert waiting.id not in [w.job_id for w in store.take_unpublished(queue_empty=False)]
+    assert waiting.id not in [
+        w.job_id for w in store.take_unpublished(queue_empty=False, model=RUNTIME.model)
+    ]
 
 
 def test_a_released_stage_is_published_again(store: Store) -> None:
     job = submit(store)
     store.release(claim(store, job), "the worker shut down")
-    assert [w.job_id for w in store.take_unpublished(queue_empty=False)] == [job.id]
+    assert [w.job_id for w in store.take_unpublished(queue_empty=False, model=RUNTIME.model)] == [
+        job.id
+    ]
     kept = store.job(job.id)
     assert kept.attempts[0].status is AttemptStatus.RELEASED
     assert kept.attempts[0].error == "the worker shut down"

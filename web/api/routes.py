@@ -34,6 +34,9 @@ def history(found: Job) -> dict[str, Any]:
         "rounds": found.rounds,
         "priority": found.priority,
         "metadata": found.labels,
+        "model": found.model and f"sha256:{found.model}",
+        "run": found.run,
+        "restarts": [_restart(told) for told in found.restarts],
         "created_at": _time(found.created_at),
         "started_at": _time(found.started_at),
         "finished_at": _time(found.finished_at),
@@ -49,6 +52,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "position": attempt.position,
         "role": attempt.role.value,
         "round": attempt.round,
+        "run": attempt.run,
         "number": attempt.number,
         "status": attempt.status.value,
         "prompt": attempt.prompt,
@@ -70,8 +74,18 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
             "id": attempt.worker.id,
             "host": attempt.worker.host,
             "pid": attempt.worker.pid,
+            "model": f"sha256:{attempt.worker.model}",
             **attempt.worker.runtime,
         },
+    }
+
+
+def _restart(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run": told["run"],
+        "at": _time(dt.datetime.fromisoformat(told["at"])),
+        "model_before": f"sha256:{told['model']}",
+        "reason": told["reason"],
     }
 
 

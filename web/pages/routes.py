@@ -75,7 +75,9 @@ def jobs() -> str:
 def job(job_id: str) -> str:
     """Show a job: its texts side by side, as far as they are there."""
     found = services().store.job(job_id)
-    return render_template("job.html", job=found, live=_live(found), stages=_stages(found))
+    return render_template(
+        "job.html", job=found, live=_live(found), stages=_stages(found), earlier=_earlier(found)
+    )
 
 
 @blueprint.post("/jobs/<job_id>/cancel")
@@ -103,7 +105,7 @@ def _stages(found: Job) -> list[dict[str, Any]]:
     """Say for each stage what to show: its text, if there is one, and how far it is."""
     shown = []
     for stage in pipeline.stages(found.rounds):
-        attempts = [a for a in found.attempts if a.position == stage.position]
+        attempts = [a for a in found.of_run(found.run) if a.position == stage.position]
         last = attempts[-1] if attempts else None
         title = TITLES[stage.role] + (f" {stage.round}" if found.rounds > 1 else "")
         shown.append(
@@ -117,6 +119,24 @@ def _stages(found: Job) -> list[dict[str, Any]]:
             }
         )
     return shown
+
+
+def _earlier(found: Job) -> list[dict[str, Any]]:
+    """Tell of each earlier run how it was broken off, and what was written by then."""
+    return [
+        {
+            "number": told["run"] - 1,
+            "at": dt.datetime.fromisoformat(told["at"]),
+            "model": told["model"][:12],
+            "reason": told["reason"],
+            "texts": [
+                (TITLES[a.role] + (f" {a.round}" if found.rounds > 1 else ""), a.output)
+                for a in found.of_run(told["run"] - 1)
+                if a.status is AttemptStatus.FINISHED
+            ],
+        }
+        for told in found.restarts
+    ]
 
 
 def _state(found: Job, attempts: list[Attempt]) -> str:

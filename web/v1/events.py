@@ -2,6 +2,10 @@
 
 The events are a function of the job's rows, where each finished text is kept with the
 pieces it was streamed in, and, for the stage that runs just now, of the live pieces.
+
+Where a job started again, with another model, the events of its earlier run stay, and those of the
+next follow. What was told live of a stage that was broken off then is in nobody's rows: its numbers
+stay empty for whoever reads later.
 """
 
 from __future__ import annotations
@@ -17,24 +21,31 @@ from web.v1 import render
 
 Event = dict[str, Any]
 
+#: How attempts end whose text nobody has.
+GONE = (AttemptStatus.LOST, AttemptStatus.RELEASED)
 
-def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event]:
+
+def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event | None]:
     """Give all events of a job so far, in order, without their sequence numbers.
+
+    None stands for a number under which a text that is gone may have been told.
 
     Args:
         job: with its attempts loaded.
         live: the pieces so far of attempts that are running, by attempt id.
     """
-    yield {"type": "response.created", "response": render.response(job, as_of=Status.QUEUED)}
-    yield {"type": "response.queued", "response": render.response(job, as_of=Status.QUEUED)}
-    if job.started_at is not None:
-        response = render.response(job, as_of=Status.IN_PROGRESS)
-        yield {"type": "response.in_progress", "response": response}
-    for stage in pipeline.stages(job.rounds):
-        attempt = _telling(job, stage)
-        if attempt is None:
-            break
-        yield from _item(job, stage, attempt, live)
+    queued = render.response(job, as_of=Status.QUEUED, run=1)
+    yield {"type": "response.created", "response": queued}
+    yield {"type": "response.queued", "response": queued}
+    for run in range(1, job.run + 1):
+        if job.started_at is not None:
+            response = render.response(job, as_of=Status.IN_PROGRESS, run=run)
+            yield {"type": "response.in_progress", "response": response}
+        for stage in pipeline.stages(job.rounds):
+            attempt = _telling(job, run, stage)
+            if attempt is None:
+                break
+            yield from _item(job, stage, attempt, live)
     if job.status.final:
         kind = {Status.COMPLETED: "completed", Status.FAILED: "failed"}
         # OpenAI has no event for a cancelled response; the response itself says it.
@@ -42,29 +53,29 @@ def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event]:
         yield {"type": f"response.{name}", "response": render.response(job)}
 
 
-def _telling(job: Job, stage: Stage) -> Attempt | None:
+def _telling(job: Job, run: int, stage: Stage) -> Attempt | None:
     """Choose the attempt whose text the stream tells: the one that finished, or the last.
 
-    An attempt that was lost or given back and the one after it have the same seed, and so
-    the same text: the stream goes on where it stopped.
+    An attempt that was lost or given back and the one after it in its run have the same seed, and
+    so the same text: the stream goes on where it stopped. None comes after it in an earlier run.
     """
-    attempts = [a for a in job.attempts if a.position == stage.position]
+    attempts = [a for a in job.of_run(run) if a.position == stage.position]
     for attempt in attempts:
         if attempt.status is AttemptStatus.FINISHED:
             return attempt
-    if not attempts or attempts[-1].status in (AttemptStatus.LOST, AttemptStatus.RELEASED):
+    if not attempts or (attempts[-1].status in GONE and run == job.run):
         return None
     return attempts[-1]
 
 
 def delta(job: Job, attempt: Attempt, piece: str) -> Event:
     """Give the event of one piece of an attempt's text."""
-    return _delta(job, pipeline.stages(job.rounds)[attempt.position], piece)
+    return _delta(job, pipeline.stages(job.rounds)[attempt.position], attempt, piece)
 
 
-def _delta(job: Job, stage: Stage, piece: str) -> Event:
+def _delta(job: Job, stage: Stage, attempt: Attempt, piece: str) -> Event:
     name, extra = _kind(job, stage)
-    return {"type": f"{name}.delta", **_place(job, stage), "delta": piece, **extra}
+    return {"type": f"{name}.delta", **_place(job, stage, attempt), "delta": piece, **extra}
 
 
 def _kind(job: Job, stage: Stage) -> tuple[str, dict[str, Any]]:
@@ -74,21 +85,28 @@ def _kind(job: Job, stage: Stage) -> tuple[str, dict[str, Any]]:
     return "response.reasoning_text", {}
 
 
-def _place(job: Job, stage: Stage) -> dict[str, Any]:
+def _place(job: Job, stage: Stage, attempt: Attempt) -> dict[str, Any]:
+    earlier = sum(
+        _telling(job, run, each) is not None
+        for run in range(1, attempt.run)
+        for each in pipeline.stages(job.rounds)
+    )
     return {
-        "item_id": render.item_id(job, stage),
-        "output_index": stage.position,
+        "item_id": render.item_id(job, stage, attempt.run),
+        "output_index": earlier + stage.position,
         "content_index": 0,
     }
 
 
-def _item(job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]) -> Iterator[Event]:
-    content = _place(job, stage)
+def _item(
+    job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]
+) -> Iterator[Event | None]:
+    content = _place(job, stage, attempt)
     name, extra = _kind(job, stage)
     yield {
         "type": "response.output_item.added",
-        "output_index": stage.position,
-        "item": render.item(job, stage, None, "in_progress"),
+        "output_index": content["output_index"],
+        "item": render.item(job, stage, None, "in_progress", attempt.run),
     }
     yield {
         "type": "response.content_part.added",
@@ -99,9 +117,12 @@ def _item(job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]) 
     if attempt.status is not AttemptStatus.RUNNING:
         deltas = _pieces(attempt.output or "", attempt.deltas or [])
     for piece in deltas:
-        yield _delta(job, stage, piece)
+        yield _delta(job, stage, attempt, piece)
     if attempt.status is AttemptStatus.RUNNING:
         return
+    if attempt.status in GONE:
+        # At most a piece for each token, and one for the end.
+        yield from itertools.repeat(None, attempt.max_output_tokens + 1)
     text = attempt.output or ""
     done = attempt.status is AttemptStatus.FINISHED and attempt.finish_reason == "stop"
     yield {"type": f"{name}.done", **content, "text": text, **extra}
@@ -112,8 +133,8 @@ def _item(job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]) 
     }
     yield {
         "type": "response.output_item.done",
-        "output_index": stage.position,
-        "item": render.item(job, stage, text, "completed" if done else "incomplete"),
+        "output_index": content["output_index"],
+        "item": render.item(job, stage, text, "completed" if done else "incomplete", attempt.run),
     }
 
 

@@ -181,13 +181,13 @@ class Feed:
         new = pieces[max(0, len(self._messages) - first) :]
         self._add([events.delta(job, attempt, piece) for piece in new])
 
-    def _add(self, new: Sequence[Event]) -> None:
+    def _add(self, new: Sequence[Event | None]) -> None:
         start = len(self._messages)  # which this thread alone adds to
         messages = [_message(number, event) for number, event in enumerate(new, start)]
         with self._news:
             self._messages += messages
 
-    def _end(self, told: Sequence[Event]) -> None:
+    def _end(self, told: Sequence[Event | None]) -> None:
         have = len(self._messages)
         # If more was told than is left, the rest is another.
         keep = have if have < len(told) else 0
@@ -254,10 +254,10 @@ class Feeds:
                     messages, ended = feed.after(count, min(TURN, keepalive))
                 except JobNotFoundError:
                     return  # it was deleted meanwhile
-                if messages:
-                    yield b"".join(messages)
-                    count += len(messages)
+                if text := b"".join(messages):
+                    yield text
                     spoke = time.monotonic()
+                count += len(messages)
                 if ended:
                     if not messages and (followed or count > feed.count):
                         yield feed.last(count)
@@ -279,7 +279,9 @@ def _partial_missing(job: Job) -> bool:
     return job.status.final and any(a.status is AttemptStatus.RUNNING for a in job.attempts)
 
 
-def _message(number: int, event: Event) -> bytes:
+def _message(number: int, event: Event | None) -> bytes:
+    if event is None:
+        return b""
     # ASCII: some readers take U+2028 and others of its kind for the end of a line.
     data = json.dumps({**event, "sequence_number": number}, separators=(",", ":"))
     # The id lets a browser's EventSource go on by itself after a lost connection.

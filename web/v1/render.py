@@ -10,12 +10,13 @@ from jobs.models import Attempt, Job, Status
 from jobs.pipeline import Stage
 
 
-def response(job: Job, *, as_of: Status | None = None) -> dict[str, Any]:
+def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -> dict[str, Any]:
     """Render a job as it stands.
 
     Args:
         job: with its attempts loaded.
         as_of: render it as it stood when it came to this earlier status, without output.
+        run: of that time; the job's if not given.
     """
     status = as_of or job.status
     chain = pipeline.stages(job.rounds)
@@ -53,16 +54,24 @@ def response(job: Job, *, as_of: Status | None = None) -> dict[str, Any]:
         "seed": job.seed,
         "rounds": job.rounds,
         "priority": job.priority,
+        "run": run or job.run,
     }
 
 
-def item_id(job: Job, stage: Stage) -> str:
-    """Name an output item by its role and round: ``rs_critic_1_…``, ``msg_regenerator_1_…``."""
+def item_id(job: Job, stage: Stage, run: int | None = None) -> str:
+    """Name an output item by its role and round: ``rs_critic_1_…``, ``msg_regenerator_1_…``.
+
+    Those of later runs end with their number. Without ``run`` it is the job's.
+    """
     prefix = "msg" if is_message(job, stage) else "rs"
-    return f"{prefix}_{stage.role}_{stage.round}_{job.id.removeprefix('resp_')}"
+    run = run or job.run
+    suffix = f"_{run}" if run > 1 else ""
+    return f"{prefix}_{stage.role}_{stage.round}_{job.id.removeprefix('resp_')}{suffix}"
 
 
-def item(job: Job, stage: Stage, text: str | None, status: str) -> dict[str, Any]:
+def item(
+    job: Job, stage: Stage, text: str | None, status: str, run: int | None = None
+) -> dict[str, Any]:
     """Render a stage's output: the last one is the message, those before it reasoning.
 
     Args:
@@ -70,18 +79,19 @@ def item(job: Job, stage: Stage, text: str | None, status: str) -> dict[str, Any
         stage: which one.
         text: its output; None leaves the item without content, as when it begins.
         status: ``in_progress``, ``completed`` or ``incomplete``.
+        run: which it belongs to; the job's if not given.
     """
     if is_message(job, stage):
         return {
             "type": "message",
-            "id": item_id(job, stage),
+            "id": item_id(job, stage, run),
             "status": status,
             "role": "assistant",
             "content": [] if text is None else [part(job, stage, text)],
         }
     return {
         "type": "reasoning",
-        "id": item_id(job, stage),
+        "id": item_id(job, stage, run),
         "summary": [],
         "content": [] if text is None else [part(job, stage, text)],
         "status": status,

@@ -47,14 +47,17 @@ function notify(text) {
 // Bring the marked parts up to date with the server's own rendering. All else stays as it
 // is: the selection, the focus, what was opened, and the live region that is read aloud.
 function update(page, more) {
+  const fresh = [...page.querySelectorAll("[data-live]")];
+  // It started again meanwhile, with another model: other texts are to be shown.
+  if (fresh.some(({ id }) => !document.getElementById(id))) return location.reload();
   localTimes(page);
   const focused = document.activeElement;
-  for (const fresh of page.querySelectorAll("[data-live]")) {
-    const shown = document.getElementById(fresh.id);
+  for (const part of fresh) {
+    const shown = document.getElementById(part.id);
     // What was seen being written stays until the record has it.
-    if (more && fresh.matches(".text:empty")) continue;
-    shown.className = fresh.className;
-    if (shown.innerHTML !== fresh.innerHTML) shown.replaceChildren(...fresh.childNodes);
+    if (more && part.matches(".text:empty")) continue;
+    shown.className = part.className;
+    if (shown.innerHTML !== part.innerHTML) shown.replaceChildren(...part.childNodes);
   }
   notify("");
   // The button that had the focus may be gone; the keyboard goes on from the same place.
@@ -124,7 +127,9 @@ function follow(address) {
       await pause();
       if (source === events) connect();
     });
-    on("response.in_progress", () => {
+    on("response.in_progress", ({ response }) => {
+      // It started again, with another model: the page has other texts to show.
+      if (response.run > Number(document.querySelector("[data-run]").dataset.run)) location.reload();
       const status = document.getElementById("status");
       if (status.classList.contains("queued")) {
         status.className = "status in_progress";
@@ -132,7 +137,8 @@ function follow(address) {
       }
     });
     // The events tell everything from the start; what the page has already stays.
-    const whole = (id) => part(id, "text").hasAttribute("data-whole");
+    // So do those of an earlier run, which it does not show.
+    const whole = (id) => part(id, "text")?.hasAttribute("data-whole") ?? true;
     on("response.output_item.added", ({ item: { id } }) => {
       if (!whole(id)) part(id, "state").textContent = "writing";
     });

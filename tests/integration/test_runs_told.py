@@ -1,0 +1,128 @@
+"""What readers are told of a job that started again with another model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobs import settings
+from jobs.db import utcnow
+from jobs.models import Job, Worker, WorkerState
+from jobs.store import Runtime, Store
+from tests.conftest import RUNTIME, WORKER
+from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
+from tests.servers import RedisServer
+from web import create_app
+from web.v1.events import events
+
+OTHER = "worker-2"
+#: Flask's test client, whose types call every reply's JSON possibly None.
+Client = Any
+
+
+@pytest.fixture
+def both(store: Store) -> Store:
+    """A store with two workers of different models, both ready."""
+    store.register(OTHER, "elsewhere", 2, Runtime({"engine": "other"}, 4096, "{}"))
+    for worker in (WORKER, OTHER):
+        store.set_worker_state(worker, WorkerState.READY)
+    return store
+
+
+@pytest.fixture
+def web(database_url: str, redis_server: RedisServer) -> Iterator[Client]:
+    """A client of an application on the same database."""
+    app = create_app(
+        settings.load({"HELIXQ_DATABASE_URL": database_url, "HELIXQ_REDIS_URL": redis_server.url})
+    )
+    yield app.test_client()
+    app.extensions["helixq"].store.close()
+
+
+def restart(store: Store) -> None:
+    """Let the leases run out, and nobody with their model come back."""
+    let_leases_run_out(store)
+    store.sweep()
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(Job).values(ready_at=utcnow(-700)))
+        gone = sa.update(Worker).where(Worker.id == WORKER)
+        connection.execute(gone.values(seen_at=utcnow(-700)))
+    assert store.restart(600)
+
+
+def numbered(store: Store, job: Job, live: dict[int, list[str]] | None = None) -> dict[int, Any]:
+    """Return all events of a job by their numbers."""
+    told = enumerate(events(store.job(job.id), live or {}))
+    return {number: event for number, event in told if event is not None}
+
+
+def test_a_number_is_one_event_for_live_and_late_readers(both: Store) -> None:
+    job = submit(both)
+    both.record(claim(both, job), replace(OUTPUT, text="An answer", deltas=[3, 6]))
+    lost = claim(both, job, 1)
+    limit = both.job(job.id).max_output_tokens
+    live = numbered(both, job, {lost.attempt_id: ["x"] * (limit + 1)})
+    restart(both)
+    waiting = numbered(both, job)
+    for position in range(3):
+        both.record(claim(both, job, position, OTHER), OUTPUT)
+    late = numbered(both, job)
+    assert late.keys() >= waiting.keys()
+    for earlier in (live, waiting):
+        assert all(late[n] == event for n, event in earlier.items() if n in late)
+    # Whoever saw all of the text that is gone goes on with what came after it.
+    after = [event for number, event in late.items() if number > max(live)]
+    assert [e["type"] for e in after if not e["type"].startswith("response.reasoning_text")][
+        :5
+    ] == [
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert [e["response"]["run"] for e in late.values() if e["type"] == "response.in_progress"] == [
+        1,
+        2,
+    ]
+    added = [e for e in late.values() if e["type"] == "response.output_item.added"]
+    assert [e["output_index"] for e in added] == [0, 1, 2, 3, 4]
+    assert len({e["item"]["id"] for e in added}) == 5, "each has a name of its own"
+    ended = [e["item"]["status"] for e in late.values() if e["type"] == "response.output_item.done"]
+    assert ended == ["completed", "incomplete", "completed", "completed", "completed"]
+
+
+def test_the_response_has_the_last_run_and_the_history_all(both: Store, web: Client) -> None:
+    job = submit(both)
+    both.record(claim(both, job), replace(OUTPUT, text="An answer of before", deltas=[19]))
+    restart(both)
+    response = web.get(f"/v1/responses/{job.id}").json
+    assert (response["status"], response["run"], response["output"]) == ("in_progress", 2, [])
+    page = web.get(f"/jobs/{job.id}").text
+    assert "no worker with the model of the run before was ready for 600 seconds" in page
+    assert "An answer of before" in page
+    for position, text in enumerate(["One", "Two", "Three"]):
+        output = replace(OUTPUT, text=text, deltas=[len(text)])
+        both.record(claim(both, job, position, OTHER), output)
+    response = web.get(f"/v1/responses/{job.id}").json
+    assert [item["content"][0]["text"] for item in response["output"]] == ["One", "Two", "Three"]
+    final = web.get(f"/v1/responses/{job.id}?stream=true").text.strip().splitlines()[-1]
+    assert '"status":"completed"' in final
+
+    history = web.get(f"/api/jobs/{job.id}").json
+    assert history["run"] == 2
+    [told] = history["restarts"]
+    assert (told["run"], told["model_before"]) == (2, f"sha256:{RUNTIME.model}")
+    assert told["at"].endswith("Z")
+    assert [(a["run"], a["number"], a["output"]) for a in history["attempts"]] == [
+        (1, 1, "An answer of before"),
+        (2, 2, "One"),
+        (2, 1, "Two"),
+        (2, 1, "Three"),
+    ]
+    models = {(a["run"], a["worker"]["model"]) for a in history["attempts"]}
+    assert models == {(1, told["model_before"]), (2, history["model"])}
