@@ -37,7 +37,7 @@ from worker import checkpoints, tasks
 from worker.checkpoints import CheckpointError, Checkpoints
 from worker.engine.adapters import unstackable
 from worker.engine.architectures import unbatchable
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching import BatchingEngine, rows_for
 from worker.engine.cache import KVCache
 from worker.engine.interface import Engine, Request
 from worker.engine.recorded import recorder_for
@@ -133,20 +133,22 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
             "the reference engine serves one request at a time, because of %s", "; ".join(reasons)
         )
         return ReferenceEngine(model, found.tokenizer, context=found.context)
-    slots = _affordable(model.config, found, slots)
+    slots, rows = _affordable(model.config, found, slots)
     engine = BatchingEngine(
         model,
         found.tokenizer,
         context=found.context,
         slots=slots,
+        rows=rows,
         record=recorder_for(model.device),
         on_device_lost=_die,
     )
     log.info(
-        "the cache of keys and values takes up to %.2f GB: %d slots of %d tokens",
+        "the cache of keys and values takes up to %.2f GB: %d rows of %d tokens for %d slots",
         engine.cache.nbytes / 1e9,
-        slots,
+        rows,
         found.context,
+        slots,
     )
     return engine
 
@@ -162,10 +164,17 @@ def _die() -> NoReturn:
     os._exit(os.EX_SOFTWARE)
 
 
-def _affordable(config: transformers.PreTrainedConfig, found: Checkpoints, slots: int) -> int:
-    """Return how many of the slots' caches fit the device's free memory."""
+def _affordable(
+    config: transformers.PreTrainedConfig, found: Checkpoints, slots: int
+) -> tuple[int, int]:
+    """Return how many slots, and how many rows of the cache, fit the device's free memory.
+
+    Raises:
+        CheckpointError: not a single row does.
+    """
+    rows = rows_for(slots, len(found.adapters))
     if found.device.type != "cuda":
-        return slots  # the system hands out a page when it is first written to
+        return slots, rows  # the system hands out a page when it is first written to
     free, _ = torch.cuda.mem_get_info(found.device)
     each = KVCache.bytes_per_token(config, found.dtype) * found.context
     fit = int(free * MEMORY_SHARE) // each
@@ -180,7 +189,7 @@ def _affordable(config: transformers.PreTrainedConfig, found: Checkpoints, slots
             fit,
             slots,
         )
-    return min(slots, fit)
+    return min(slots, fit), min(rows, fit)
 
 
 def _serve(app: Celery, engine: Engine, runner: StageRunner, store: Store, worker_id: str) -> int:

@@ -15,6 +15,7 @@ import torch
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_model
 from tests.integration.batches import CONTEXT, make, request, same
+from worker.engine import allowance
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
     EngineError,
@@ -94,9 +95,11 @@ def test_running_out_of_memory_shrinks_the_batch(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
     engine = make(checkpoint, tokenizer)
+    sizes = []
 
     def fault(plan: Any) -> None:
-        if len(plan.decoding) > 3 or sum(c.end - c.start for c in plan.chunks) > 20:
+        sizes.append((engine._scheduler.slots, engine._scheduler.chunk))
+        if len(plan.decoding) > 3 or plan.prompt_tokens > 20:
             raise torch.OutOfMemoryError("out of memory")
 
     Faulty(engine, fault)
@@ -104,10 +107,43 @@ def test_running_out_of_memory_shrinks_the_batch(
     requests = [request(rng, temperature=(i % 2) * 0.75) for i in range(16)]
     found = [g.result() for g in [engine.submit(r) for r in requests]]
     engine.close()
-    assert engine._scheduler.slots <= 3
-    assert engine._scheduler.chunk <= 20
+    assert min(slots for slots, _ in sizes) <= 3
+    assert min(chunk for _, chunk in sizes) <= 20
     greedy = [i for i in range(16) if not i % 2]
     assert all(same(found[i], reference.submit(requests[i]).result()) for i in greedy)
+
+
+def test_a_batch_grows_again_when_there_is_memory(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program took the memory for a while, and the texts are the same."""
+    monkeypatch.setattr(allowance, "PATIENCE", 3)
+    engine = make(checkpoint, tokenizer)
+    slots, chunk = engine._scheduler.slots, engine._scheduler.chunk
+    least = [slots, chunk]
+    scarce = True
+
+    def fault(plan: Any) -> None:
+        least[:] = map(min, least, (engine._scheduler.slots, engine._scheduler.chunk))
+        if scarce and (len(plan.decoding) > 3 or plan.prompt_tokens > 20):
+            raise torch.OutOfMemoryError("out of memory")
+
+    Faulty(engine, fault)
+    rng = random.Random(6)
+    requests = [request(rng) for _ in range(16)]
+    found = [g.result() for g in [engine.submit(r) for r in requests[:8]]]
+    assert least[0] <= 3
+    assert least[1] <= 20
+    scarce = False
+    found += [g.result() for g in [engine.submit(r) for r in requests[8:]]]
+    for _ in range(20):
+        if (engine._scheduler.slots, engine._scheduler.chunk) == (slots, chunk):
+            break
+        for generation in [engine.submit(r) for r in requests]:
+            generation.result()
+    engine.close()
+    assert (engine._scheduler.slots, engine._scheduler.chunk) == (slots, chunk)
+    assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
 
 
 def test_memory_that_is_too_little_for_one_fails_that_one(checkpoint: Path, tokenizer: Any) -> None:

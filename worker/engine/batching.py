@@ -48,6 +48,14 @@ PIECE = 4
 TELL_INTERVAL = 0.05
 
 
+def rows_for(slots: int, adapters: int) -> int:
+    """Return how many rows the cache should have.
+
+    However few run at once, each role's last prompt stays where the next one finds it.
+    """
+    return max(slots, adapters)
+
+
 class BatchingEngine:
     """Decodes up to ``slots`` requests in every step, on a thread of its own."""
 
@@ -60,6 +68,7 @@ class BatchingEngine:
         *,
         context: int,
         slots: int,
+        rows: int | None = None,
         chunk: int = CHUNK,
         form: Form | None = None,
         drafts: bool = True,
@@ -74,6 +83,7 @@ class BatchingEngine:
             tokenizer: the base's.
             context: tokens of prompt and output together, at most the model's own limit.
             slots: requests decoded at the same time.
+            rows: of the cache, at least as many as slots; `rows_for` these by default.
             chunk: the most prompt tokens of one step.
             form: how the adapters are added; as it suits model and device by default.
             drafts: whether tokens are guessed ahead; the texts are the same.
@@ -96,8 +106,7 @@ class BatchingEngine:
         form = form or form_for(model, self._names)
         self._sharing = Sharing(small=form is MergedLinear)
         self._compute = forward_of(model.eval(), self._names, form)
-        # However few run at once, each role's last prompt stays where the next one finds it.
-        rows = max(slots, len(self._names))
+        rows = rows or rows_for(slots, len(self._names))
         self.cache = KVCache(config, rows=rows, context=context, dtype=dtype, device=device)
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, context)
@@ -214,9 +223,14 @@ class BatchingEngine:
         drawing, logits = self._forward(plan)
         tokens, sound = self._draw(drawing, logits) if drawing else ([], [])
         # Only now: a step that failed is repeated, and must begin where it began.
-        self._scheduler.computed(plan)
+        if self._scheduler.computed(plan):
+            log.info(
+                "memory sufficed: up to %d slots and %d prompt tokens a step again",
+                self._scheduler.slots,
+                self._scheduler.chunk,
+            )
         self.steps += 1
-        self.computed += sum(c.end - c.start for c in plan.chunks) + len(plan.decoding)
+        self.computed += plan.prompt_tokens + len(plan.decoding)
         self._accept(drawing, tokens, sound)
 
     def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
@@ -304,20 +318,19 @@ class BatchingEngine:
         self.cache.clear(sequence.row, sequence.cached)
 
     def _make_room(self, plan: Plan, error: BaseException) -> None:
-        """After running out of memory: smaller chunks first, then fewer slots.
+        """After running out of memory: smaller chunks first, then fewer slots; later more again.
 
         The noise depends on position alone, so what is computed anew gives the same text.
         """
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         scheduler = self._scheduler
-        computed = sum(c.end - c.start for c in plan.chunks)
-        if computed > 1:
-            scheduler.chunk = max(1, min(scheduler.chunk, computed) // 2)
-            log.warning("out of memory: %d prompt tokens a step from now on", scheduler.chunk)
+        if plan.prompt_tokens > 1:
+            scheduler.shorten(plan)
+            log.warning("out of memory: %d prompt tokens a step for now", scheduler.chunk)
         elif len(scheduler.running) > 1:
             scheduler.shrink()
-            log.warning("out of memory: %d slots from now on", scheduler.slots)
+            log.warning("out of memory: %d slots for now", scheduler.slots)
         else:
             self._fail_together(plan, error)
 

@@ -6,6 +6,7 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
+from worker.engine.allowance import Allowance
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.interface import Generation
 from worker.engine.prefixes import Place, Prefixes
@@ -100,6 +101,11 @@ class Plan:
         """All that it computes something of."""
         return [*self.decoding, *(chunk.sequence for chunk in self.chunks)]
 
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the chunks have."""
+        return sum(chunk.end - chunk.start for chunk in self.chunks)
+
     def parts(self, *, by_adapter: bool) -> list[tuple[list[Sequence], list[Chunk]]]:
         """Return what is computed, in the order in which it is: by adapter, or all at once."""
         if not by_adapter:
@@ -129,8 +135,8 @@ class Scheduler:
             context: the most tokens of a row.
             adapters: how many there are.
         """
-        self.slots = slots
-        self.chunk = chunk
+        self._slots = Allowance(slots)
+        self._chunk = Allowance(chunk)
         self.running: list[Sequence] = []
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._arrivals = itertools.count()
@@ -143,6 +149,16 @@ class Scheduler:
         """Let a sequence wait for a slot."""
         priority = sequence.generation.request.priority
         heapq.heappush(self._waiting, (-priority, next(self._arrivals), sequence))
+
+    @property
+    def slots(self) -> int:
+        """Sequences that may run at once: as many as at the beginning, or what memory carries."""
+        return self._slots.now
+
+    @property
+    def chunk(self) -> int:
+        """The most prompt tokens of a step."""
+        return self._chunk.now
 
     @property
     def waiting(self) -> list[Sequence]:
@@ -176,8 +192,12 @@ class Scheduler:
         """Count the tokens that running sequences of one adapter have in common at their beginning."""
         return self._prefixes.common([s.row for s in sequences])
 
-    def computed(self, plan: Plan) -> None:
-        """Note that a step is done: what it computed is in the cache."""
+    def computed(self, plan: Plan) -> bool:
+        """Note that a step is done: what it computed is in the cache.
+
+        Returns:
+            whether steps may be larger again from now on, after memory had run out.
+        """
         for sequence in plan.decoding:
             sequence.cached += 1
         for chunk in plan.chunks:
@@ -186,6 +206,8 @@ class Scheduler:
             # Texts are not worth remembering: no prompt of a role goes on with what it wrote.
             if tokens := sequence.prompt[chunk.start : chunk.end]:
                 self._prefixes.record(sequence.row, sequence.adapter, chunk.start, tokens)
+        grown = self._slots.succeed(len(self.running)), self._chunk.succeed(plan.prompt_tokens)
+        return any(grown)
 
     def remove(self, sequence: Sequence, *, damaged: bool = False) -> None:
         """Forget a sequence, wherever it is; its row is free at once.
@@ -208,6 +230,10 @@ class Scheduler:
         sequence.cached = 0
         sequence.draft = []
 
+    def shorten(self, plan: Plan) -> None:
+        """Halve the prompt tokens of a step, after the plan was too much."""
+        self._chunk.halve(plan.prompt_tokens)
+
     def shrink(self) -> list[Sequence]:
         """Halve the slots: the youngest sequences wait again, and are computed anew later.
 
@@ -216,12 +242,11 @@ class Scheduler:
         """
         if self.slots == 1:
             return []
-        keep = max(1, min(self.slots, len(self.running)) // 2)
-        evicted = self.running[keep:]
+        self._slots.halve(len(self.running))
+        evicted = self.running[self.slots :]
         for sequence in evicted:
             self.remove(sequence)
             self.add(sequence)
-        self.slots = keep
         return evicted
 
 
