@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # importing torch takes seconds
 
 #: The demo's held-out questions, and how its texts are read.
 DEMO_TASK = Path(__file__).parent.parent / "demo" / "held_out.jsonl"
-DEMO_ANSWER = r"= (\d+)\."
-DEMO_APPROVAL = r"it is right:"
+DEMO_ANSWER = r"\d+ [+*] \d+ = \d+(?=\.)|I cannot answer that"
+DEMO_APPROVAL = r"it is right:|nothing to correct"
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,8 @@ def command(
     """Measure what critic and regenerator bring, on questions with known answers.
 
     TASK is a file of JSON lines, {"question": …, "answer": …} with an optional "kind" to count
-    by; without it the demo's held-out questions are asked. The models are those of the settings.
+    by ("sums/long" counts in "sums" too); without it the demo's held-out questions are asked. The
+    models are those of the settings.
     """
     sampling = Sampling(temperature=temperature, max_output_tokens=max_output_tokens, seed=seed)
     run(

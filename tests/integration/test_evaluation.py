@@ -24,8 +24,8 @@ from worker.lora.merge import merge
 GREEDY = Sampling(temperature=0, max_output_tokens=12)
 QUESTIONS = (
     ("Why?", "why", "short"),
-    ("What is the relationship between Earth's atmosphere and gravity?", "air", "long"),
-    ("Explain how the magnetic field is made.", "iron", "long"),
+    ("What is the relationship between Earth's atmosphere and gravity?", "air", "long/air"),
+    ("Explain how the magnetic field is made.", "iron", "long/iron"),
 )
 
 
@@ -82,7 +82,7 @@ def test_the_texts_are_the_services(
         )
         assert texts(measured) == wanted
         assert sum(written) == 9
-        assert list(measured.counts) == ["all", "short", "long"]
+        assert list(measured.counts) == ["all", "short", "long", "long/air", "long/iron"]
     assert measured.weight_bytes > 2 * Adapters(found).weight_bytes()
 
 
@@ -109,6 +109,8 @@ def test_the_command_measures_both_forms_and_ranks(
         "all": 3,
         "short": 1,
         "long": 2,
+        "long/air": 1,
+        "long/iron": 1,
     }
     assert counts == found["full"]["counts"], "merged models say the same"
     assert found["adapters_against_full"]["difference"] == 0
@@ -120,6 +122,8 @@ def test_the_command_measures_both_forms_and_ranks(
     assert text.endswith("The end.\n")
     assert "old" not in text
     assert "| all (3) | base + 3 adapters |" in text
+    assert "| long (2) | base + 3 adapters |" in text
+    assert "| long, iron | 0 of 1 (" in text, "fine kinds have a table of their own"
     assert "| rank | MB of weights |" in text
     assert "</svg>" in files[1].read_text()
     lines = [json.loads(line) for line in files[2].read_text().splitlines()]
@@ -133,7 +137,10 @@ def test_a_limit_keeps_all_kinds(environ: dict[str, str], task_file: Path) -> No
         run(environ, task_file, "--limit", 2, "--max-output-tokens", 2, "--json").stdout
     )
     counts = found["adapters"]["counts"]
-    assert (counts["all"]["actor"]["total"], set(counts)) == (2, {"all", "short", "long"})
+    assert (counts["all"]["actor"]["total"], set(counts)) == (
+        2,
+        {"all", "short", "long", "long/air"},
+    )
     assert counts["all"]["critic"] is None, "no pattern says how verdicts are read"
 
 

@@ -26,6 +26,11 @@ def test_questions_are_read_in_their_order(tmp_path: Path) -> None:
     )
 
 
+def test_a_kind_with_a_slash_counts_twice() -> None:
+    kinds = {kind: Question("?", "4", kind).kinds for kind in ("", "sums", "sums/2+3")}
+    assert kinds == {"": (), "sums": ("sums",), "sums/2+3": ("sums", "sums/2+3")}
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -71,10 +71,10 @@ class Measurement:
 
     @property
     def counts(self) -> dict[str, Counts]:
-        """The counts of each kind, and of ``all``, which comes first."""
+        """The counts of each kind, coarse and fine, and of ``all``, which comes first."""
         kinds = {"all": list(self.transcripts)}
         for transcript in self.transcripts:
-            if kind := transcript.question.kind:
+            for kind in transcript.question.kinds:
                 kinds.setdefault(kind, []).append(transcript)
         return {kind: _count(transcripts) for kind, transcripts in kinds.items()}
 

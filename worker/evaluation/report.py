@@ -12,6 +12,8 @@ from worker.evaluation.statistics import Paired, Share
 
 BEGIN = "<!-- begin: helixq eval -->"
 END = "<!-- end: helixq eval -->"
+#: Whose answers are right or wrong, and their colours.
+STAGES = {"actor": "#c2571a", "regenerator": "#1a6fc2"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,16 @@ class Report:
 
     def markdown(self) -> str:
         """Return the tables."""
-        return "\n".join([*self._main(), *self._by_rank()])
+        return "\n".join([*self._main(), *self._by_fine_kind(), *self._by_rank()])
+
+    @property
+    def _kinds(self) -> list[str]:
+        """All, and the coarse kinds."""
+        return [kind for kind in self.adapters.counts if "/" not in kind]
+
+    @property
+    def _fine_kinds(self) -> list[str]:
+        return [kind for kind in self.adapters.counts if "/" in kind]
 
     def _main(self) -> Iterator[str]:
         yield (
@@ -50,7 +61,7 @@ class Report:
             "| gain over the actor | mended | spoilt |"
         )
         yield "|---|---|---|---|---|---|---|---|"
-        for kind in self.adapters.counts:
+        for kind in self._kinds:
             for form in self.forms:
                 yield _row(kind, form.name, form.counts[kind])
         yield ""
@@ -65,6 +76,18 @@ class Report:
                 f"- {self.adapters.name} against {self.forms[0].name}, regenerator: "
                 f"{_points(self.loss)}, p {_p(self.loss.p_value)}."
             )
+
+    def _by_fine_kind(self) -> Iterator[str]:
+        if not self._fine_kinds:
+            return
+        yield ""
+        names = [f"{stage}, {form.name}" for form in self.forms for stage in STAGES]
+        yield f"| right answers | {' | '.join(names)} |"
+        yield f"|{'---|' * (len(names) + 1)}"
+        for kind in self._fine_kinds:
+            coarse, _, fine = kind.partition("/")
+            shares = [getattr(form.counts[kind], stage) for form in self.forms for stage in STAGES]
+            yield f"| {coarse}, {fine} | {' | '.join(map(_counted, shares))} |"
 
     def _by_rank(self) -> Iterator[str]:
         if not self.ranks:
@@ -95,21 +118,29 @@ class Report:
         from matplotlib.figure import Figure
 
         mpl.rcParams["svg.hashsalt"] = "helixq"  # the same picture has the same bytes
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        self._plot_kinds(left)
+        rows = 2 if self._fine_kinds else 1
+        figure = Figure(figsize=(9, 3.6 * rows), layout="constrained")
+        grid = figure.add_gridspec(rows, 2, width_ratios=(3, 2))
+        left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+        self._plot_kinds(left, self._kinds)
+        left.legend(fontsize=8, loc="lower left")
+        if self._fine_kinds:
+            below = figure.add_subplot(grid[1, :])
+            self._plot_kinds(below, self._fine_kinds)
+            below.tick_params("x", labelrotation=30)
+            for label in below.get_xticklabels():
+                label.set_horizontalalignment("right")
         if self.ranks:
             self._plot_ranks(right)
         else:
             right.remove()
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
-    def _plot_kinds(self, axes: Any) -> None:
-        kinds = list(self.adapters.counts)
+    def _plot_kinds(self, axes: Any, kinds: list[str]) -> None:
         series = [
             (form, stage, color, marker)
             for form, marker in zip(self.forms, ("o", "s"), strict=False)
-            for stage, color in (("actor", "#c2571a"), ("regenerator", "#1a6fc2"))
+            for stage, color in STAGES.items()
         ]
         for i, (form, stage, color, marker) in enumerate(series):
             at = [x + (i - (len(series) - 1) / 2) * 0.14 for x in range(len(kinds))]
@@ -117,14 +148,13 @@ class Report:
             _points_with_intervals(
                 axes, at, shares, label=f"{stage}, {form.name}", color=color, marker=marker
             )
-        axes.set_xticks(range(len(kinds)), kinds)
+        axes.set_xticks(range(len(kinds)), [kind.replace("/", ", ") for kind in kinds])
         axes.set_ylabel("right answers, %")
         axes.set_ylim(-3, 103)
         axes.grid(axis="y", alpha=0.3)
-        axes.legend(fontsize=8, loc="lower left")
 
     def _plot_ranks(self, axes: Any) -> None:
-        for stage, color in (("actor", "#c2571a"), ("regenerator", "#1a6fc2")):
+        for stage, color in STAGES.items():
             shares = [getattr(m.counts["all"], stage) for m in self.ranks.values()]
             _points_with_intervals(
                 axes, list(self.ranks), shares, label=stage, color=color, marker="o", line="-"
@@ -180,6 +210,12 @@ def _share(share: Share | None) -> str:
         return "–"
     low, high = share.interval
     return f"{share.value:.1%} ({low * 100:.1f}–{high * 100:.1f})"
+
+
+def _counted(share: Share) -> str:
+    """So many of so many, and where the interval begins and ends."""
+    low, high = share.interval
+    return f"{share.hits} of {share.total} ({low * 100:.0f}–{high * 100:.0f}%)"
 
 
 def _points(change: Paired) -> str:

@@ -18,8 +18,15 @@ class Question:
 
     question: str
     answer: str
-    #: The group that it is counted in besides the whole, or "".
+    #: The group that it is counted in besides the whole, or "". What is before a slash is a group
+    #: too: ``sums/2+3`` is counted in ``sums`` and, more finely, in ``sums/2+3``.
     kind: str = ""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The groups that it is counted in, from the largest."""
+        coarse, slash, _ = self.kind.partition("/")
+        return tuple(filter(None, (coarse, self.kind if slash else "")))
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Task:
 
 
 def load(path: Path, *, answer: str | None = None, approval: str | None = None) -> Task:
-    """Read a task from JSON lines: ``{"question": …, "answer": …}``, with optional ``kind``.
+    """Read a task from JSON lines: ``{"question": …, "answer": …}``, with optional ``kind``
+    (see `Question`).
 
     Args:
         path: the file.
