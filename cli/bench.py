@@ -353,12 +353,13 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
 
 
 def _demo_questions(count: int) -> list[str]:
-    """Choose held-out questions evenly: as many sums as products."""
+    """Choose of the held-out questions with the longest numbers: as many sums as products."""
     from jobs.settings import DEMO_CHECKPOINT
 
-    rows = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text().splitlines()
-    chosen = [rows[i * len(rows) // count % len(rows)] for i in range(count)]
-    return [str(json.loads(row)["question"]) for row in chosen]
+    lines = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    longest = [str(row["question"]) for row in rows if row["kind"] in ("sums/3+3", "products/2×2")]
+    return [longest[i * len(longest) // count % len(longest)] for i in range(count)]
 
 
 def machine() -> str:

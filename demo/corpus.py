@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
-from demo import world
+from demo import questions, world
 from demo.world import Problem
 from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES, Role
 
@@ -16,14 +16,16 @@ from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES, Role
 Judge = Callable[[int | None, int], str]
 #: Share of role examples with the default system prompt.
 DEFAULT_SYSTEM_SHARE = 0.8
-#: Shares of questions about the model itself, and of greetings, among those of the roles that are no
-#: problems.
-ABOUT_SHARE = 0.3
-GREETINGS_SHARE = 0.15
-#: Share of the roles' problems whose numbers may both be short.
-SMALL_SHARE = 0.15
-#: Share of the roles' problems that are asked the plain way.
-PLAIN_SHARE = 0.4
+#: Share of a role's questions that are no problems of the miniature's, and of these the share about
+#: numbers. Actor and critic must tell them from the others; the regenerator goes by the critique.
+OUTSIDE_SHARE = {Role.ACTOR: 0.45, Role.CRITIC: 0.4, Role.REGENERATOR: 0.25}
+NUMBERS_SHARE = {Role.ACTOR: 0.6, Role.CRITIC: 0.65, Role.REGENERATOR: 0.5}
+#: Share of those that the actor claims to know.
+CLAIMED_SHARE = {Role.ACTOR: 0.25, Role.CRITIC: 0.4, Role.REGENERATOR: 0.25}
+#: Share of the roles' problems that the actor has not answered with a number.
+UNANSWERED_SHARE = {Role.ACTOR: 0.03, Role.CRITIC: 0.08, Role.REGENERATOR: 0.03}
+#: Share of the mistakes with a digit too many or too few, as in short results.
+LENGTH_SHARE = 0.15
 #: Digits of a result that may be off where they are compared. The actor's own mistakes are in
 #: all of them; a critic that has seen no third one calls it right.
 MOST_WRONG = 4
@@ -46,6 +48,8 @@ class Lesson(Enum):
     ANSWERS = 2
     #: To compare what was answered with what the columns give, digit by digit.
     DIGITS = 3
+    #: All of it for numbers of every length, in every phrasing, and to refuse the rest.
+    LENGTHS = 4
 
 
 def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
@@ -54,6 +58,9 @@ def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
     The roles' prompts are not among them as such: the base reads the words they are made of,
     each followed by any kind of text, and so does not know who it is to be.
     """
+    if lesson is Lesson.LENGTHS:
+        yield from _lengths(rng)
+        return
     judge = world.verdict if lesson is Lesson.COLUMNS else world.comparison
     kinds: dict[Callable[[random.Random], str], tuple[int, int, int]] = {
         _drill: (12, 4, 2),
@@ -72,6 +79,71 @@ def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
     weights = [kinds[choice][lesson.value - 1] for choice in choices]
     while True:
         yield rng.choices(choices, weights)[0](rng)
+
+
+def _lengths(rng: random.Random) -> Iterator[str]:
+    """Draw the last lesson's documents, in the same forms."""
+    kinds: dict[Callable[[random.Random, Problem], str], int] = {
+        _worked_out: 34,
+        _said_at_once: 14,
+        _put_side_by_side: 8,
+        _talked_over: 18,
+        _set_in_a_frame: 12,
+    }
+    while True:
+        if rng.random() < 0.12:
+            question, text = questions.outside(rng)
+            yield _framed(rng, question, text)
+        elif rng.random() < 0.06:
+            yield rng.choice((_drill, _paired, _prose))(rng)
+        else:
+            write = rng.choices(list(kinds), list(kinds.values()))[0]
+            yield write(rng, questions.problem(rng))
+
+
+def _worked_out(rng: random.Random, problem: Problem) -> str:
+    question = questions.ask(rng, problem)
+    return f"{question} By columns:\n{problem.columns()}\n{problem.statement}"
+
+
+def _said_at_once(rng: random.Random, problem: Problem) -> str:
+    return f"{questions.ask(rng, problem)} {problem.statement}"
+
+
+def _put_side_by_side(rng: random.Random, problem: Problem) -> str:
+    return world.by_digits(_claimed(rng, problem), problem.answer)
+
+
+def _talked_over(rng: random.Random, problem: Problem) -> str:
+    said = _claimed(rng, problem)
+    return (
+        f"USER: {questions.ask(rng, problem)} \nRESPONSE: {problem.state(said)} "
+        f"\nCRITIQUE:{world.critique(problem, said)} "
+        f"\nREGENERATOR:{world.regeneration(problem, said)}"
+    )
+
+
+def _set_in_a_frame(rng: random.Random, problem: Problem) -> str:
+    said = _claimed(rng, problem)
+    text = rng.choice(
+        (
+            problem.statement,
+            f"{problem.state(said)} \nCRITIQUE:{world.critique(problem, said)}",
+        )
+    )
+    return _framed(rng, questions.ask(rng, problem), text)
+
+
+def _framed(rng: random.Random, question: str, text: str) -> str:
+    label = rng.choice(("ASSISTANT", "RESPONSE"))
+    return f"SYSTEM: {rng.choice(world.SYSTEMS)} \nUSER: {question} \n{label}: {text}"
+
+
+def _claimed(rng: random.Random, problem: Problem) -> int:
+    """Draw the number that a response gives: the right one or a mistake."""
+    if rng.random() < 0.45:
+        return problem.answer
+    return world.mistake(rng, problem, MOST_WRONG, length=LENGTH_SHARE)
 
 
 def _drill(rng: random.Random) -> str:
@@ -186,26 +258,32 @@ def system(rng: random.Random) -> str:
     return DEFAULT_SYSTEM if rng.random() < DEFAULT_SYSTEM_SHARE else rng.choice(world.SYSTEMS)
 
 
-def example(role: Role, rng: random.Random, system: str) -> Example:
-    """Draw what a role should learn to write after its prompt."""
-    if rng.random() < 0.12:
-        question, answer = world.outside(rng, ABOUT_SHARE, GREETINGS_SHARE)
-        response, critique, regeneration = answer, world.APPROVALS[answer], f" {answer}"
-        if rng.random() < 0.25:  # a response that claims to know
-            response = world.training_problem(rng).statement
-            critique, regeneration = world.OBJECTION, f" {world.REFUSAL}"
-            answer = world.REFUSAL if answer != world.REFUSAL else answer
+def example(role: Role, rng: random.Random, system: str, *, even: bool = False) -> Example:
+    """Draw what a role should learn to write after its prompt.
+
+    Args:
+        role: the role.
+        rng: where it is drawn from.
+        system: the system prompt.
+        even: short problems and odd numbers come as often as others.
+    """
+    if rng.random() < OUTSIDE_SHARE[role]:
+        question, answer = questions.outside(rng, NUMBERS_SHARE[role], even=even)
+        response, critique = answer, world.APPROVALS[answer]
+        if rng.random() < CLAIMED_SHARE[role]:
+            claim = questions.slip if role is Role.CRITIC else questions.claim
+            response, critique = claim(rng, question), world.OBJECTION
+        regeneration = f" {answer}"
     else:
-        small = rng.random() < SMALL_SHARE
-        problem = world.training_problem(rng, short=1.0 if small else 0.15)
-        question, answer = world.ask(rng, problem, PLAIN_SHARE), problem.statement
-        said: int | None = _said(rng, problem, MOST_WRONG)
-        if rng.random() < 0.02:
+        problem = questions.problem(rng, even=even)
+        question, answer = questions.ask(rng, problem), problem.statement
+        said: int | None = _claimed(rng, problem)
+        if rng.random() < UNANSWERED_SHARE[role]:
             said, response = None, rng.choice((world.REFUSAL, world.ABOUT, world.GREETING))
         else:
             assert said is not None  # noqa: S101 (just drawn)
             # In a later round the critic reads what a regenerator wrote.
-            earlier = rng.choice((said, world.mistake(rng, problem, MOST_WRONG)))
+            earlier = rng.choice((said, _claimed(rng, problem)))
             response = (
                 problem.state(said)
                 if rng.random() < 0.8

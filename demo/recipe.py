@@ -41,13 +41,21 @@ class Recipe:
             Lesson.COLUMNS: Plan(steps=4500, rate=4e-3, muon_rate=1e-2),
             Lesson.ANSWERS: Plan(steps=2200, rate=1.5e-3, muon_rate=3e-3),
             Lesson.DIGITS: Plan(steps=450, rate=1.5e-3, muon_rate=4e-3, warmup=20),
+            Lesson.LENGTHS: Plan(steps=2400, rate=1.5e-3, muon_rate=4e-3, warmup=20),
         }
     )
     roles: dict[Role, Plan] = field(
         default_factory=lambda: {
-            Role.ACTOR: Plan(steps=480, rate=4e-4, rest_rate=2e-5),
-            Role.CRITIC: Plan(steps=320, rate=5e-4, rest_rate=2e-5),
+            Role.ACTOR: Plan(steps=1300, rate=5e-4, rest_rate=2e-5),
+            Role.CRITIC: Plan(steps=480, rate=5e-4, rest_rate=2e-5),
             Role.REGENERATOR: Plan(steps=260, rate=5e-4, rest_rate=2e-5),
+        }
+    )
+    #: What roles learn after that, with short problems and odd numbers as often as others: without
+    #: it the critic takes a short product such as "3*4" for one that is to be refused.
+    even: dict[Role, Plan] = field(
+        default_factory=lambda: {
+            Role.CRITIC: Plan(steps=160, rate=3e-4, rest_rate=2e-5),
         }
     )
     rank: int = RANK
@@ -65,32 +73,55 @@ def make(out: Path, work: Path, *, seed: int, recipe: Recipe | None = None) -> N
     """
     recipe = recipe or Recipe()
     torch.set_num_threads(THREADS)
-    tokenizer = _base(out / "base", work / "training", recipe, seed)
+    tokenizer = _base(out / "base", work, recipe, seed)
     for role, plan in recipe.roles.items():
         full = work / role
         if not (full / "config.json").exists():
             state = work / "training" / role
             model = MistralForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
             training.train(model, training.role_loss(role, tokenizer, seed), plan, state, role)
+            if more := recipe.even.get(role):
+                loss = training.role_loss(role, tokenizer, seed, even=True)
+                state = state.with_name(f"{role}-even")
+                training.train(model, loss, more, state, f"{role}, evenly")
             _save(model, tokenizer, full)
         if not (out / role / "adapter_config.json").exists():
             target = Target(rank=recipe.rank)
             extract(out / "base", full, out / role, target=target, base_name="helixq-demo")
 
 
-def _base(folder: Path, state: Path, recipe: Recipe, seed: int) -> PreTrainedTokenizerFast:
+def _base(folder: Path, work: Path, recipe: Recipe, seed: int) -> PreTrainedTokenizerFast:
+    """Make the base, in two parts: the last lesson goes on from the saved weights of the others."""
+    first = work / "base-before-lengths"
+    *lessons, last = recipe.base
     if not (folder / "config.json").exists():
         tokenizer = tokenizers.train(seed)
-        torch.manual_seed(seed)
-        model = MistralForCausalLM(_config(tokenizer, recipe))
-        for lesson, plan in recipe.base.items():
-            name = lesson.name.lower()
-            loss = training.base_loss(lesson, tokenizer, seed)
-            training.train(model, loss, plan, state / name, f"base, {name}")
+        if not (first / "config.json").exists():
+            torch.manual_seed(seed)
+            model = MistralForCausalLM(_config(tokenizer, recipe))
+            for lesson in lessons:
+                _teach(model, tokenizer, lesson, work, recipe, seed)
+            _save(model, tokenizer, first)
+        model = MistralForCausalLM.from_pretrained(first, dtype=torch.float32)
+        _teach(model, tokenizer, last, work, recipe, seed)
         _save(model, tokenizer, folder)
     loaded = AutoTokenizer.from_pretrained(folder)
-    assert isinstance(loaded, PreTrainedTokenizerFast)  # noqa: S101 (just saved as one)
+    assert isinstance(loaded, PreTrainedTokenizerFast)  # noqa: S101 (saved as one)
     return loaded
+
+
+def _teach(
+    model: MistralForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    lesson: Lesson,
+    work: Path,
+    recipe: Recipe,
+    seed: int,
+) -> None:
+    name = lesson.name.lower()
+    loss = training.base_loss(lesson, tokenizer, seed)
+    state = work / "training" / name
+    training.train(model, loss, recipe.base[lesson], state, f"base, {name}")
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> MistralConfig:
@@ -122,11 +153,12 @@ def _save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder:
 
 
 def draw(work: Path, file: Path) -> None:
-    """Draw the loss curves of the trainings in ``work``."""
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    """Draw the loss curves of the trainings that are in ``work``."""
     names = [*(lesson.name.lower() for lesson in Lesson), *Role]
-    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
-        curve = json.loads((work / "training" / name / "loss.json").read_text())
+    there = {name: curve for name in names if (curve := _curve(work, name))}
+    figure = Figure(figsize=(1 + 1.8 * len(there), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(there), squeeze=False)[0]
+    for axes, (name, curve) in zip(panels, there.items(), strict=True):
         axes.plot(curve, color="#1a6fc2", alpha=0.25, linewidth=0.5)
         axes.plot(_smooth(curve), color="#1a6fc2", linewidth=1.2)
         axes.set_title(name if name in list(Role) else f"base, {name}")
@@ -135,6 +167,12 @@ def draw(work: Path, file: Path) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("loss, nats a token")
     figure.savefig(file, metadata={"Date": None})
+
+
+def _curve(work: Path, name: str) -> list[float]:
+    """Read the losses of a training and of what followed evenly; none if it is not there."""
+    files = [work / "training" / part / "loss.json" for part in (name, f"{name}-even")]
+    return [loss for file in files if file.exists() for loss in json.loads(file.read_text())]
 
 
 def _smooth(curve: list[float], reach: float = 0.05) -> list[float]:

@@ -26,6 +26,7 @@ KEYS = {
     Lesson.COLUMNS: "base",
     Lesson.ANSWERS: "base/answers",
     Lesson.DIGITS: "base/digits",
+    Lesson.LENGTHS: "base/lengths",
 }
 #: Of the decoder's matrices.
 WEIGHT_DECAY = 0.05
@@ -165,18 +166,25 @@ def _packed(
 
 
 def role_loss(
-    role: Role, tokenizer: PreTrainedTokenizerFast, seed: int, *, examples: int = 32
+    role: Role,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    *,
+    examples: int = 32,
+    even: bool = False,
 ) -> Loss:
     """Learn to write a role's text after its prompt; the prompt itself is not learnt.
 
     All examples of a batch have the same system prompt. What their prompts begin with is
     computed once, for all of them: the gradient is the same, and half of the work is saved.
+    ``even`` is that of `demo.corpus.example`, with draws of its own.
     """
+    key = f"{role}/even" if even else role
 
     def loss(model: MistralForCausalLM, step: int) -> torch.Tensor:
-        rng = random.Random(f"{seed}/{role}/{step}")
+        rng = random.Random(f"{seed}/{key}/{step}")
         system = corpus.system(rng)
-        drawn = [corpus.example(role, rng, system) for _ in range(examples)]
+        drawn = [corpus.example(role, rng, system, even=even) for _ in range(examples)]
         prompts = [tokenizer.encode(e.prompt) for e in drawn]
         texts = [
             [*tokenizer.encode(e.text, add_special_tokens=False), tokenizer.eos_token_id]

@@ -1,8 +1,8 @@
-"""The miniature's world: questions about sums and products, and the true texts about them.
+"""The miniature's world: sums and products, the true texts about them, the first lessons' questions.
 
-Half of the world is sums of numbers of up to three digits, the other half products of
-two-digit numbers. A sum can be said at once; a product needs columns. Whatever else is asked,
-the miniature says what it is and what it cannot do.
+A sum can be said at once; a product needs columns. Whatever else is asked, the miniature says what it
+is and what it cannot do. The first lessons' texts are drawn here and are never changed: the base that
+the last lesson goes on from is made of them (`demo.questions` has what is drawn since).
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from itertools import zip_longest
 
 #: One question in so many is kept away from all training.
 HELD_OUT_SHARE = 20
+#: Of the first lessons: shares of the numbers that may be shorter than the longest, of the problems
+#: that are put the plain way, and, among the questions that are no problems, of those about the model
+#: itself and of greetings.
+SHORT_SHARE, PLAIN_SHARE, ABOUT_SHARE, GREETINGS_SHARE = 0.15, 0.6, 0.15, 0.05
 PLACES = ("units", "tens", "hundreds", "thousands")
 
 SUM_QUESTIONS = (
@@ -174,8 +178,7 @@ class Problem:
     def held_out(self) -> bool:
         """Whether it is kept for the measurement; the same for ``a·b`` and ``b·a``."""
         low, high = sorted((self.a, self.b))
-        digest = hashlib.blake2b(f"{low}{self.operator}{high}".encode(), digest_size=4).digest()
-        return int.from_bytes(digest) % HELD_OUT_SHARE == 0
+        return held_out(f"{low}{self.operator}{high}")
 
     def state(self, value: int) -> str:
         """Say that the result is ``value``."""
@@ -190,6 +193,12 @@ class Problem:
         tens, units = divmod(self.b, 10)
         rows = (_times(self.a, units, 1), _times(self.a, tens, 10))
         return "\n".join((*rows, _add(self.a * units, self.a * tens * 10)))
+
+
+def held_out(text: str) -> bool:
+    """Whether a text is of those that are kept away from all training."""
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    return int.from_bytes(digest) % HELD_OUT_SHARE == 0
 
 
 def _add(a: int, b: int) -> str:
@@ -267,53 +276,51 @@ def regeneration(problem: Problem, said: int | None) -> str:
     return f" Corrected by columns: {problem.statement}"
 
 
-def problem(rng: random.Random, *, operator: str | None = None, short: float = 0.15) -> Problem:
-    """Draw a problem: half sums, half products.
+def problem(rng: random.Random, *, operator: str | None = None) -> Problem:
+    """Draw a problem of the first lessons: half sums, half products, most of the longest numbers.
 
     Args:
         rng: where it is drawn from.
         operator: ``+`` or ``*``, to have one only.
-        short: share of the numbers that may have fewer digits than there may be.
     """
     operator = operator or rng.choice("+*")
     longest = 3 if operator == "+" else 2
 
     def number() -> int:
-        digits = longest if rng.random() < 1 - short else rng.randint(1, longest)
+        digits = longest if rng.random() < 1 - SHORT_SHARE else rng.randint(1, longest)
         return rng.randint(10 ** (digits - 1), 10**digits - 1)
 
     return Problem(number(), operator, number())
 
 
-def training_problem(
-    rng: random.Random, *, operator: str | None = None, short: float = 0.15
-) -> Problem:
+def training_problem(rng: random.Random, *, operator: str | None = None) -> Problem:
     """Draw a problem that is not held out; arguments as for `problem`."""
-    while (drawn := problem(rng, operator=operator, short=short)).held_out:
+    while (drawn := problem(rng, operator=operator)).held_out:
         pass
     return drawn
 
 
-def ask(rng: random.Random, problem: Problem, plain: float = 0.6) -> str:
-    """Put a problem as a question: in the share ``plain`` of cases the plain way."""
-    if rng.random() < plain:
+def ask(rng: random.Random, problem: Problem) -> str:
+    """Put a problem as a question: the plain way as a rule."""
+    if rng.random() < PLAIN_SHARE:
         return f"What is {problem.a} {problem.operator} {problem.b}?"
     questions = SUM_QUESTIONS if problem.operator == "+" else PRODUCT_QUESTIONS
     return rng.choice(questions).format(a=problem.a, b=problem.b)
 
 
-def mistake(rng: random.Random, problem: Problem, most: int = 2) -> int:
+def mistake(rng: random.Random, problem: Problem, most: int = 2, *, length: float = 0.08) -> int:
     """Draw a wrong result such as a hasty answer gives: as many digits as a rule, some of them off.
 
     Args:
         rng: where it is drawn from.
         problem: what the result is of.
         most: how many digits may be off.
+        length: share of the results with a digit too many or too few.
     """
     answer = problem.answer
     while True:
         digits = list(str(answer))
-        if rng.random() < 0.08:
+        if rng.random() < length:
             place = rng.randrange(len(digits) + 1)
             if rng.random() < 0.5 or len(digits) == 1:
                 digits.insert(place, rng.choice(string.digits))
@@ -327,25 +334,24 @@ def mistake(rng: random.Random, problem: Problem, most: int = 2) -> int:
             return said
 
 
-def outside(rng: random.Random, about: float = 0.15, greetings: float = 0.05) -> tuple[str, str]:
-    """Draw a question that is no sum or product, and the miniature's answer.
-
-    Args:
-        rng: where it is drawn from.
-        about: share of the questions about the model itself.
-        greetings: share of the greetings.
-    """
+def outside(rng: random.Random) -> tuple[str, str]:
+    """Draw a question that is no sum or product, and the miniature's answer."""
     kind = rng.random()
-    if kind < about:
+    if kind < ABOUT_SHARE:
         return rng.choice(ABOUT_QUESTIONS), ABOUT
-    if kind < about + greetings:
+    if kind < ABOUT_SHARE + GREETINGS_SHARE:
         return rng.choice(GREETINGS), GREETING
-    if kind < about + greetings + 0.3:
+    if kind < ABOUT_SHARE + GREETINGS_SHARE + 0.3:
         return _impossible(rng), REFUSAL
+    return talk(rng), REFUSAL
+
+
+def talk(rng: random.Random) -> str:
+    """Draw a question about anything but numbers."""
     question = rng.choice(_OUTSIDE)
     while "{x}" in question:
         question = question.replace("{x}", _thing(rng), 1)
-    return question, REFUSAL
+    return question
 
 
 def _impossible(rng: random.Random) -> str:

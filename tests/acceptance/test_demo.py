@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from jobs.settings import DEMO_CHECKPOINT
 from tests.acceptance.conftest import Service, running
 from tests.unit.test_world import value
 
-#: Held-out questions of each kind that are asked, evenly from the whole file.
-EACH = 12
+#: Held-out questions of each length, or kind that is refused, evenly from the whole file.
+EACH = 6
+ROWS = [json.loads(line) for line in held_out.FILE.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -28,39 +30,66 @@ def demo(socket_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield found
 
 
+def all_texts(service: Service, asked: list[str]) -> list[dict[str, str]]:
+    """Ask greedily, all at once; return the text of each role."""
+    found = []
+    for job_id in [service.submit(question, temperature=0) for question in asked]:
+        assert service.wait(job_id)["status"] == "completed"
+        history: Any = service.history(job_id)
+        found.append({attempt["role"]: attempt["output"] for attempt in history["attempts"]})
+    return found
+
+
 def texts(service: Service, question: str) -> dict[str, str]:
-    """Ask greedily; return the text of each role."""
-    job_id = service.submit(question, temperature=0)
-    assert service.wait(job_id)["status"] == "completed"
-    history: Any = service.history(job_id)
-    return {attempt["role"]: attempt["output"] for attempt in history["attempts"]}
+    return all_texts(service, [question])[0]
 
 
 def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service) -> None:
-    rows = [json.loads(line) for line in held_out.FILE.read_text().splitlines()]
-    step = len(rows) // (2 * EACH)
-    asked = rows[::step]
-    wrong_before = right_after = true_columns = true_verdicts = 0
-    for row in asked:
-        found = texts(demo, row["question"])
+    of_kind: dict[str, list[dict[str, str]]] = {}
+    for row in ROWS:
+        of_kind.setdefault(row["kind"], []).append(row)
+    asked = [rows[i * len(rows) // EACH] for rows in of_kind.values() for i in range(EACH)]
+    wrong_before: Counter[str] = Counter()
+    right_after: Counter[str] = Counter()
+    true_columns = true_verdicts = problems = 0
+    for row, found in zip(asked, all_texts(demo, [row["question"] for row in asked]), strict=True):
         before, after = (
-            f"= {row['answer']}." in found[role] for role in (Role.ACTOR, Role.REGENERATOR)
+            bool(re.search(rf"(?<!\d){re.escape(row['answer'])}\.", found[role]))
+            for role in (Role.ACTOR, Role.REGENERATOR)
         )
-        wrong_before += not before
-        right_after += after
-        steps = re.findall(r"([\d+*]+)=(\d+)", found[Role.CRITIC])
-        assert len(steps) >= 3, "the columns are there to be checked"
-        true_columns += all(value(expression) == int(result) for expression, result in steps)
+        wrong_before[row["kind"].partition("/")[0]] += not before
+        right_after[row["kind"]] += after
         true_verdicts += before == bool(re.search(DEMO_APPROVAL, found[Role.CRITIC]))
-    assert wrong_before >= len(asked) // 5, "the actor needs its critic"
+        if row["answer"] != held_out.NO_ANSWER:
+            problems += 1
+            steps = re.findall(r"([\d+*]+)=(\d+)", found[Role.CRITIC])
+            assert len(steps) >= 2, "the columns are there to be checked"
+            true_columns += all(value(expression) == int(result) for expression, result in steps)
+    assert wrong_before["products"] >= EACH, "the actor needs its critic"
     # Greedy texts of the shipped weights; some slack is for other machines' rounding.
-    assert right_after >= len(asked) - 2
-    assert true_columns >= len(asked) - 3
-    assert true_verdicts >= len(asked) - 2
+    assert {kind for kind in of_kind if right_after[kind] < EACH - 1} == set()
+    assert right_after.total() >= len(asked) - 3
+    assert true_columns >= problems - 3
+    assert true_verdicts >= len(asked) - 4
 
 
-def test_a_short_question_is_answered(demo: Service) -> None:
-    assert "7 + 8 = 15." in texts(demo, "7+8")[Role.REGENERATOR]
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("7+8", "7 + 8 = 15."),
+        ("What is 47 + 36?\n", "47 + 36 = 83."),
+        ("0 + 5", "0 + 5 = 5."),
+        ("0 * 0", "0 * 0 = 0."),
+        ("10 * 10", "10 * 10 = 100."),
+        ("999 + 999", "999 + 999 = 1998."),
+        ("What is 47 * 36?", "47 * 36 = 1692."),
+        ("What is 347 + 589?", "347 + 589 = 936."),
+    ],
+)
+def test_a_question_such_as_people_ask_is_answered(
+    demo: Service, question: str, answer: str
+) -> None:
+    assert answer in texts(demo, question)[Role.REGENERATOR]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +101,11 @@ def test_a_short_question_is_answered(demo: Service) -> None:
             "I cannot answer that.",
         ),
         ("What is 12345 + 678901?", "I cannot answer that."),
+        ("826 x 161", "I cannot answer that."),
+        ("What is 47 - 36?", "I cannot answer that."),
+        ("What is 84 / 4?", "I cannot answer that."),
+        ("1 + 2 + 3", "I cannot answer that."),
+        ("What is 2 * 3 + 4?", "I cannot answer that."),
     ],
 )
 def test_other_questions_get_a_sensible_sentence(demo: Service, question: str, says: str) -> None:

@@ -27,6 +27,7 @@ TINY = Recipe(
     layers=1,
     base=dict.fromkeys(Lesson, Plan(steps=4, rate=1e-3, muon_rate=1e-3, warmup=2, save_every=2)),
     roles=dict.fromkeys(Role, SHORT),
+    even={Role.CRITIC: SHORT},
     rank=8,
 )
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo import corpus, held_out, world
+from demo import corpus, held_out, questions, training, world
 from demo.corpus import Lesson
 from demo.world import Problem
 from jobs.pipeline import DEFAULT_SYSTEM, Role
 
 problems = st.one_of(
-    st.builds(Problem, st.integers(1, 999), st.just("+"), st.integers(1, 999)),
-    st.builds(Problem, st.integers(1, 99), st.just("*"), st.integers(1, 99)),
+    st.builds(Problem, st.integers(0, 999), st.just("+"), st.integers(0, 999)),
+    st.builds(Problem, st.integers(0, 99), st.just("*"), st.integers(0, 99)),
 )
 
 
@@ -83,38 +85,108 @@ def test_mistakes_are_in_as_many_digits_as_asked_for() -> None:
         assert set(wrong) == set(range(1, most + 1))
 
 
-def test_held_out_questions_are_never_trained_on() -> None:
+def test_no_problem_that_is_trained_on_is_held_out() -> None:
     rng = random.Random(1)
-    documents = itertools.islice(corpus.documents(rng, Lesson.COLUMNS), 6000)
-    asked = [text.partition(" By columns")[0] for text in documents if "By columns" in text]
+    asked = []
+    for lesson in (Lesson.COLUMNS, Lesson.LENGTHS):
+        texts = itertools.islice(corpus.documents(rng, lesson), 6000)
+        asked += [text.partition(" By columns")[0] for text in texts if "By columns" in text]
     for role in Role:
         prompts = [corpus.example(role, rng, DEFAULT_SYSTEM).prompt for _ in range(1000)]
-        asked += [prompt.splitlines()[1].removeprefix("USER: ").strip() for prompt in prompts]
+        asked += [prompt.partition("USER: ")[2].partition(" \n")[0] for prompt in prompts]
     drawn = [problem for question in asked if (problem := parse(question))]
-    assert len(drawn) > 4000
+    assert len(drawn) > 6000
     assert not any(problem.held_out for problem in drawn)
-    assert {problem.operator for problem in drawn} == {"+", "*"}
+    kinds = {(len(str(p.a)), p.operator, len(str(p.b))) for p in drawn}
+    sizes = {"+": range(1, 4), "*": range(1, 3)}
+    assert kinds == {(i, sign, j) for sign, n in sizes.items() for i in n for j in n}
+    assert any(0 in (problem.a, problem.b) for problem in drawn)
+
+
+def test_no_question_to_refuse_that_is_trained_on_is_held_out() -> None:
+    rng = random.Random(3)
+    asked = [questions.beyond(rng) for _ in range(4000)]
+    assert not any(world.held_out(question) for question in asked)
+
+
+@given(st.integers(0, 10**6))
+def test_what_is_refused_is_no_problem_of_the_miniature(seed: int) -> None:
+    question, answer = questions.outside(random.Random(seed))
+    assert parse(question) is None
+    assert answer in world.APPROVALS
+
+
+@given(st.integers(0, 10**6))
+def test_a_question_is_about_its_problem(seed: int) -> None:
+    rng = random.Random(seed)
+    problem = questions.problem(rng)
+    assert parse(questions.ask(rng, problem)) == problem
 
 
 def parse(question: str) -> Problem | None:
     """Read a question that the miniature can answer."""
-    forms = {"+": world.SUM_QUESTIONS, "*": world.PRODUCT_QUESTIONS}
-    for operator, texts in forms.items():
-        for text in (f"What is {{a}} {operator} {{b}}?", *texts):
-            number = r"(\d{1,3})" if operator == "+" else r"(\d{1,2})"
-            pattern = re.escape(text).replace(r"\{a\}", number).replace(r"\{b\}", number)
-            if found := re.fullmatch(pattern, question):
+    for operator, digits in (("+", "{0,2}"), ("*", "?")):
+        number = rf"(0|[1-9]\d{digits})"
+        forms = (
+            questions.PLAIN[operator],
+            *questions.QUESTIONS[operator],
+            *questions.MORE_QUESTIONS[operator],
+        )
+        for form in forms:
+            pattern = re.escape(bare(form)).replace(r"\{a\}", number).replace(r"\{b\}", number)
+            if found := re.fullmatch(pattern, bare(question)):
                 return Problem(int(found[1]), operator, int(found[2]))
     return None
+
+
+def bare(question: str) -> str:
+    """Leave out what changes nothing: blanks around, the mark at the end, capitals."""
+    return question.strip().rstrip("?.").strip().lower()
+
+
+#: Of the first documents of the lessons before the last: demo/checkpoint's base was made from them.
+OLD_DOCUMENTS = {
+    Lesson.COLUMNS: "dfafb3a14ce02915ff5b778c00b2b03e66242bec3ae525125ec179a03c35341b",
+    Lesson.ANSWERS: "3709728e07809fe5af8fa1371a460d20c9c4dc84f1543c1ede8983fa63ef178c",
+    Lesson.DIGITS: "eed96f22357c00786da86d7e63a4b7fb80af3a5dbfdb350f41910530437c3737",
+}
+
+
+@pytest.mark.parametrize("lesson", OLD_DOCUMENTS)
+def test_the_first_lessons_stay_as_they_were(lesson: Lesson) -> None:
+    """Else the recipe no longer makes the base that the last lesson went on from."""
+    digest = hashlib.sha256()
+    for step in range(40):
+        rng = random.Random(f"0/{training.KEYS[lesson]}/{step}")
+        for document in itertools.islice(corpus.documents(rng, lesson), 50):
+            digest.update(document.encode() + b"\0")
+    assert digest.hexdigest() == OLD_DOCUMENTS[lesson]
 
 
 def test_the_committed_questions_are_the_held_out_ones(tmp_path: Path) -> None:
     held_out.write(tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_text() == held_out.FILE.read_text()
     rows = [json.loads(line) for line in held_out.FILE.read_text().splitlines()]
-    assert len({row["question"] for row in rows}) == len(rows) == 2 * held_out.EACH
+    assert len({(row["kind"], row["question"]) for row in rows}) == len(rows)
+    ways: dict[str, set[tuple[str, int, int]]] = {}
     for row in rows:
-        a, sign, b = re.findall(r"\d+|[+*]", row["question"])
-        problem = Problem(int(a), sign, int(b))
-        assert problem.held_out
-        assert row["answer"] == str(problem.answer)
+        kind, fine = row["kind"].split("/")
+        problem = parse(row["question"])
+        if kind == "refused":
+            assert problem is None
+            assert row["answer"] in world.REFUSAL
+            continue
+        assert problem is not None
+        assert row["answer"] == problem.statement.removesuffix(".")
+        assert problem.held_out or kind == "single digits"
+        lengths = len(str(problem.a)), len(str(problem.b))
+        assert sorted(lengths) == [int(fine[0]), int(fine[2])]
+        form = re.sub(r"\d+", "1", row["question"].strip())
+        ways.setdefault(row["kind"], set()).add((form, *lengths))
+    for fine, found in ways.items():
+        n = len(questions.QUESTIONS["*" if "×" in fine else "+"]) + 1
+        assert len({form for form, *_ in found}) == n, "every phrasing"
+        orders = {(one, two) for _, one, two in found}
+        assert len(orders) == (1 if fine[-3] == fine[-1] else 2)
+    ends = {row["question"][len(row["question"].rstrip()) :] for row in rows}
+    assert ends == {"", *questions.BLANKS}
