@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import click
 
 
@@ -15,26 +17,35 @@ def explain(error: Exception) -> str | None:
     import sqlalchemy as sa
     from redis import RedisError
 
+    from jobs import transient
     from migrations import SchemaError
     from worker.lora import LoraError
 
     if isinstance(error, ExpectedError | SchemaError | LoraError):
         return str(error)
+    reason = transient.reason(error)
     if isinstance(error, sa.exc.SQLAlchemyError):
-        reason = first_line(getattr(error, "orig", None) or error)
-        return f"the database cannot be used ({reason}): start it, or check HELIXQ_DATABASE_URL"
+        return f"the database cannot be used ({reason}): {_advice(error)}"
     if isinstance(error, RedisError):
-        return f"Redis cannot be reached ({first_line(error)}): start it, or check HELIXQ_REDIS_URL"
+        return f"Redis cannot be reached ({reason}): start it, or check HELIXQ_REDIS_URL"
     return None
+
+
+def _advice(error: Exception) -> str:
+    """Say what may be done about a database that cannot be used."""
+    original = getattr(error, "orig", None)
+    if isinstance(original, sqlite3.Error):
+        if getattr(original, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+            return "the file and its folder must be writable"
+        return "check HELIXQ_DATA_DIR and HELIXQ_DATABASE_URL"
+    return {
+        "25006": "name the primary in HELIXQ_DATABASE_URL, or let the database be written",
+        "42501": "grant the role what it lacks, or let it own the database",
+        "3F000": "create the schema that the role's search_path names",
+    }.get(str(getattr(original, "sqlstate", None)), "start it, or check HELIXQ_DATABASE_URL")
 
 
 def fail(message: str) -> click.ClickException:
     """Make the error that ends a command: one sentence, exit status 1."""
     text = message.strip()
     return click.ClickException(text if text.endswith((".", "?", "`")) else f"{text}.")
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, without the lines that explain it at length."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__

@@ -28,6 +28,10 @@ POSTGRESQL = {
 }
 
 
+#: SQLSTATE of a write in a transaction that may only read, as on a standby.
+READ_ONLY = "25006"
+
+
 def connect(url: str) -> sa.Engine:
     """Make the engine for ``url``; nothing is opened before the first query.
 
@@ -46,7 +50,17 @@ def connect(url: str) -> sa.Engine:
             # Not what a role, a database or the environment says: texts are Unicode.
             "client_encoding": "UTF8",
         }
-        return sa.create_engine(given, pool_pre_ping=True, connect_args=options, **pool)
+        engine = sa.create_engine(
+            given,
+            pool_pre_ping=True,
+            connect_args=options,
+            # Whatever the server, the database or the role has for a default.
+            isolation_level="READ COMMITTED",
+            **pool,
+        )
+        sa.event.listen(engine, "connect", _speak_iso)
+        sa.event.listen(engine, "handle_error", _leave_a_standby)
+        return engine
     timeout = float(str(given.query.get("timeout", SQLITE_BUSY_TIMEOUT)))
     engine = sa.create_engine(given, connect_args={"timeout": timeout}, **pool)
 
@@ -63,6 +77,22 @@ def connect(url: str) -> sa.Engine:
     return engine
 
 
+def _speak_iso(connection: Any, _record: Any) -> None:
+    """Ask for times that the driver can read, where a role or a database has other ones.
+
+    Poolers know this setting, and keep it for each client.
+    """
+    if not connection.info.parameter_status("DateStyle").startswith("ISO"):
+        connection.execute("SET DateStyle TO ISO")
+        connection.commit()
+
+
+def _leave_a_standby(context: sa.ExceptionContext) -> None:
+    """Give a connection up on which nothing can be written: after a failover there is a better one."""
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
+
+
 def _keep_a_log(connection: sqlite3.Connection, timeout: float) -> None:
     """Switch a database to its write-ahead log.
 
@@ -72,13 +102,17 @@ def _keep_a_log(connection: sqlite3.Connection, timeout: float) -> None:
     give_up = time.monotonic() + timeout
     while True:
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            [mode] = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
             time.sleep(0.01)  # SQLite tells nobody when a lock is free
         else:
-            return
+            break
+    if mode != "wal":
+        raise sqlite3.OperationalError(
+            "its file system, perhaps a network's, does not carry a write-ahead log"
+        )
 
 
 def begin(connection: sa.Connection, *, write: bool) -> None:

@@ -16,8 +16,12 @@ from jobs import db
 LOCK = int.from_bytes(b"helixq")
 
 
+#: Limits that a role or a database may have, and that a migration of a large history would run into.
+TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+
+
 class SchemaError(Exception):
-    """The database's schema is not the program's; the message says what to do."""
+    """The database or its schema is not what the program needs; the message says what to do."""
 
 
 def _config(connection: sa.Connection | None = None) -> Config:
@@ -35,8 +39,13 @@ def head() -> str:
 
 
 def current(engine: sa.Engine) -> str | None:
-    """Return the database's revision; None for an empty database."""
+    """Return the database's revision; None for an empty database.
+
+    Raises:
+        SchemaError: the database's text is not Unicode.
+    """
     with engine.connect() as connection:
+        _check_encoding(connection)
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -44,9 +53,12 @@ def check(engine: sa.Engine) -> None:
     """Make sure that the database has the program's schema.
 
     Raises:
-        SchemaError: it has another, or none.
+        SchemaError: it has another, or none; or there is no database, or its text is not Unicode.
     """
+    _check_file(engine.url)
     found, wanted = current(engine), head()
+    if found is not None and not _known(found):
+        raise SchemaError(_newer(found))
     if found != wanted:
         raise SchemaError(
             f"the database's schema is {found or 'missing'} and should be {wanted}: "
@@ -59,15 +71,64 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
 
     Raises:
         alembic.util.CommandError: there is no such revision.
+        SchemaError: the database's text is not Unicode, or its schema is of a newer program.
     """
     script = ScriptDirectory.from_config(_config())
     with engine.begin() as connection:
         db.begin(connection, write=True)
         if connection.dialect.name == "postgresql":
+            _check_encoding(connection)
+            for limit in TIMEOUTS:
+                connection.exec_driver_sql(f"SET LOCAL {limit} TO 0")
             # Of two who migrate at once, the second finds the work done.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         now = MigrationContext.configure(connection).get_current_revision()
+        if now is not None and not _known(now):
+            raise SchemaError(_newer(now))
         ahead = [revision.revision for revision in script.iterate_revisions("head", now or "base")]
         wanted = head() if target == "head" else target
         up = wanted != "base" and (wanted == now or wanted in ahead)
         (command.upgrade if up else command.downgrade)(_config(connection), target)
+
+
+def _known(revision: str) -> bool:
+    script = ScriptDirectory.from_config(_config())
+    return any(known.revision == revision for known in script.walk_revisions())
+
+
+def _newer(found: str) -> str:
+    return (
+        f"the database's schema is {found}, of a newer HelixQ, and should be {head()}: install that "
+        f"version, or go back with its `helixq migrate --to {head()}`"
+    )
+
+
+def _check_file(url: sa.URL) -> None:
+    """Refuse to look into a SQLite file that is not there: to open it would make it."""
+    if url.get_backend_name() != "sqlite":
+        return
+    file = Path(url.database or "").absolute()
+    try:
+        found = file.exists()
+    except PermissionError:
+        return  # SQLite will say so
+    if not found:
+        raise SchemaError(
+            f"there is no database {file}: run `helixq migrate`, or set HELIXQ_DATA_DIR or "
+            "HELIXQ_DATABASE_URL to where it is"
+        )
+
+
+def _check_encoding(connection: sa.Connection) -> None:
+    """Refuse a PostgreSQL database that cannot hold every text."""
+    if connection.dialect.name != "postgresql":
+        return
+    name, encoding = connection.exec_driver_sql(
+        "SELECT current_database(), current_setting('server_encoding')"
+    ).one()
+    if encoding != "UTF8":
+        another = connection.dialect.identifier_preparer.quote(f"{name}_utf8")
+        raise SchemaError(
+            f"the database {name} has the encoding {encoding} and must have UTF8: make another one "
+            f"with `CREATE DATABASE {another} TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8'`"
+        )

@@ -114,11 +114,13 @@ def postgres(socket_folder: Path) -> Iterator[PostgresServer]:
     server.cleanup()
 
 
-def create_database(postgres: PostgresServer) -> str:
+def create_database(postgres: PostgresServer, encoding: str = "UTF8") -> str:
     """Make an empty database; return its URL."""
     name = next(_names)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        )
     return str(postgres.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
 
 

@@ -10,10 +10,10 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, jsonify, make_response, render_template, request
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
+from jobs import transient
 from jobs.store import JobNotFoundError, QueueFullError
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(JobNotFoundError, _not_found)
     app.register_error_handler(QueueFullError, _queue_full)
-    for error in (OperationalError, InterfaceError, InternalError, PoolTimeoutError):
-        app.register_error_handler(error, _database)
+    app.register_error_handler(SQLAlchemyError, _database)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -105,7 +104,9 @@ def _queue_full(_error: QueueFullError) -> Response:
 
 
 def _database(error: SQLAlchemyError) -> Response:
-    log.error("the database failed a request: %s", getattr(error, "orig", None) or error)
+    if not transient.passes(error):
+        return _unexpected(error)
+    log.error("the database failed a request: %s", transient.reason(error))
     message = "The database does not answer; try again later."
     return respond(RequestError(503, message, code="unavailable", kind="server_error"))
 

@@ -27,6 +27,7 @@ from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
+from jobs import transient
 from jobs.models import WorkerState
 from jobs.pipeline import Role, Sampling
 from jobs.progress import Progress
@@ -71,9 +72,9 @@ def run(settings: Settings) -> int:
     _quieten()
     store = Store(settings.database)
     progress = Progress(settings.redis)
-    _wait_for("the database", store.ping, SQLAlchemyError)
-    _wait_for("Redis", progress.ping, redis.RedisError)
-    migrations.check(store.engine)
+    _wait_for("the database", lambda: migrations.check(store.engine), transient.passes)
+    _wait_for("the database", store.check_writable, transient.passes)
+    _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
     found = checkpoints.find(settings)
     reasons = unbatchable(found.config, found.context)
     reasons += unstackable({role.value: adapter.path for role, adapter in found.adapters.items()})
@@ -84,7 +85,8 @@ def run(settings: Settings) -> int:
         tokenizer=found.tokenizer.backend_tokenizer.to_str(),
     )
     log.info("the model is %s", runtime.model)
-    store.register(worker_id, socket.gethostname(), os.getpid(), runtime)
+    registering = partial(store.register, worker_id, socket.gethostname(), os.getpid(), runtime)
+    _wait_for("the database", registering, transient.passes)
     try:
         engine = apart(partial(_start_engine, found, settings.slots, reasons))
         _warm_up(engine)
@@ -111,7 +113,7 @@ def run(settings: Settings) -> int:
             engine.close()
             reporter.stop()
     finally:
-        store.set_worker_state(worker_id, WorkerState.STOPPED)
+        _say_stopped(store, worker_id)
         progress.close()
         store.close()
 
@@ -258,14 +260,24 @@ def _warm_up(engine: Engine) -> None:
         engine.submit(request).result()
 
 
-def _wait_for(what: str, ping: Callable[[], None], unreachable: type[Exception]) -> None:
+def _say_stopped(store: Store, worker_id: str) -> None:
+    try:
+        store.set_worker_state(worker_id, WorkerState.STOPPED)
+    except SQLAlchemyError as error:
+        # It counts as gone when it has not been seen for a while.
+        log.warning("the database does not answer: %s", transient.reason(error))
+
+
+def _wait_for(what: str, ask: Callable[[], None], passes: Callable[[Exception], bool]) -> None:
+    """Ask a server until it answers, and say now and then what for; raises what does not pass."""
     said = -SAY_INTERVAL
     while True:
         try:
-            return ping()
-        except unreachable as error:
+            return ask()
+        except Exception as error:
+            if not passes(error):
+                raise
             if time.monotonic() - said >= SAY_INTERVAL:
-                reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-                log.warning("waiting for %s: %s", what, reason)
+                log.warning("waiting for %s: %s", what, transient.reason(error))
                 said = time.monotonic()
         time.sleep(1)  # between tries at a server that is not there

@@ -12,10 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from jobs import transient
 from jobs.progress import Progress
 from jobs.queue import Doorbell, QueueUnavailableError
 from jobs.store import HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL, WORKER_STALE, Store
-from worker.tasks import TRANSIENT, StageRunner
+from worker.tasks import StageRunner
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +98,13 @@ class Rescue:
                 try:
                     if duty():
                         due[number] = 0.0
-                except TRANSIENT as error:
-                    due[number] = time.monotonic() + min(interval, RETRY_INTERVAL)
-                    log.warning(
-                        "the database does not answer: %s", getattr(error, "orig", None) or error
-                    )
-                except Exception:
+                except Exception as error:
                     # Whatever it is: without these threads the promises would not hold.
-                    log.exception("a duty of the rescue failed")
+                    due[number] = time.monotonic() + min(interval, RETRY_INTERVAL)
+                    if transient.passes(error):
+                        log.warning("the database does not answer: %s", transient.reason(error))
+                    else:
+                        log.exception("a duty of the rescue failed")
 
     def _heartbeat(self) -> bool:
         if not self._store.heartbeat(self._worker_id, self._runner.running):

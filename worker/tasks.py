@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from celery import Celery
 from celery.exceptions import Ignore
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 
+from jobs import transient
 from jobs.pipeline import Role
 from jobs.queue import task_name
 from jobs.store import PAST_DEADLINE, Claim, Output, Store
@@ -33,9 +33,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between tries while the database is away: doubling from the first to the second.
 RETRY_DELAYS = (0.1, 5.0)
-
-#: What a database raises that is away, full or read-only for a while.
-TRANSIENT = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 T = TypeVar("T")
 
@@ -208,11 +205,12 @@ class StageRunner:
         while True:
             try:
                 return call()
-            except TRANSIENT as error:
-                if self._stopping.is_set():
+            except SQLAlchemyError as error:
+                if self._stopping.is_set() or not transient.passes(error):
                     raise
-                reason = getattr(error, "orig", None) or error
-                log.warning("the database does not answer, trying again: %s", reason)
+                log.warning(
+                    "the database does not answer, trying again: %s", transient.reason(error)
+                )
                 self._stopping.wait(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, longest)
 

@@ -18,6 +18,7 @@ from jobs.pipeline import Sampling
 from jobs.store import statements
 from jobs.store.base import Base
 from jobs.store.statements import IS_QUEUED
+from jobs.transient import repeated
 
 
 class JobNotFoundError(Exception):
@@ -81,6 +82,7 @@ def _earlier(session: Session, key: str | None, digest: str | None) -> Job | Non
 class Asking(Base):
     """Jobs as the web sees them."""
 
+    @repeated
     def submit(self, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
         """Accept a job: when this returns, it is kept, and counts as published.
 
@@ -200,6 +202,7 @@ class Asking(Base):
             jobs = list(session.scalars(query.limit(limit + 1)))
         return jobs[:limit], len(jobs) > limit
 
+    @repeated
     def cancel(self, job_id: str) -> Job:
         """End a job that has not ended; one that has stays as it is.
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs import db
+from jobs.models import Attempt, Job, Worker
 
 
 class Base:
@@ -49,7 +50,8 @@ class Base:
     def close(self) -> None:
         self.engine.dispose()
 
-    def ping(self) -> None:
-        """Ask the database for a sign of life; raises what SQLAlchemy raises."""
-        with self._read_rows() as connection:
-            connection.execute(sa.select(sa.literal(1)))
+    def check_writable(self) -> None:
+        """Make sure that rows could be written, without writing any; raises what SQLAlchemy raises."""
+        with self._write() as connection:
+            for table in (Job, Attempt, Worker):
+                connection.execute(sa.update(table).where(sa.false()).values(id=table.id))

@@ -176,6 +176,31 @@ def test_a_read_only_database_takes_no_question_and_loses_no_text(
         assert attempts(postgresql, asked) == FINISHED
 
 
+def test_a_right_that_is_missing_for_a_while_ends_no_job(
+    postgresql: Service, server: PostgresServer
+) -> None:
+    """PostgreSQL calls it the program's mistake. A trigger stands for the right: superusers have all."""
+    name = str(make_url(postgresql.environ["HELIXQ_DATABASE_URL"]).database)
+    job_id = postgresql.submit("Go on", max_output_tokens=STAGE)
+    postgresql.wait_for_text(job_id)
+    with psycopg.connect(server.get_uri(name), autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE insufficient_privilege USING MESSAGE = 'permission denied for table jobs'; END $$"
+        )
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON jobs EXECUTE FUNCTION refuse()"
+        )
+        try:
+            refused(until(postgresql, 503))
+            postgresql.worker.wait_for("trying again: permission denied for table jobs")
+        finally:
+            connection.execute("DROP FUNCTION refuse CASCADE")
+    accepted = until(postgresql, 202).json()["id"]
+    for asked in (job_id, accepted):
+        assert postgresql.wait(asked)["status"] == "incomplete"
+
+
 def test_a_postgresql_that_is_killed_loses_no_job(
     postgresql: Service, server: PostgresServer
 ) -> None:

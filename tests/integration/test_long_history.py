@@ -204,7 +204,7 @@ def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> Non
         run(store.loading)
         run(store.worker_of_process, "localhost", 1)
         run(store.tokenizer, run(store.serving).tokenizer_digest)
-        run(store.ping)
+        run(store.check_writable)
         assert run(store.forget_workers) is not None
         assert run(store.delete_older, 50) == 0
         assert run(store.delete_older, 5) == 100

