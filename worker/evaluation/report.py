@@ -123,7 +123,7 @@ class Report:
         grid = figure.add_gridspec(rows, 2, width_ratios=(3, 2))
         left, right = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
         self._plot_kinds(left, self._kinds)
-        left.legend(fontsize=8, loc="lower left")
+        left.legend(fontsize=8, loc="lower right")
         if self._fine_kinds:
             below = figure.add_subplot(grid[1, :])
             self._plot_kinds(below, self._fine_kinds)
