@@ -22,7 +22,7 @@ from jobs.progress import Progress
 from jobs.store import Runtime, Store
 from tests.random_weights import build
 from tests.servers import RedisServer
-from worker import checkpoints
+from worker import checkpoints, loading
 from worker.checkpoints import Checkpoints
 from worker.engine.reference import ReferenceEngine
 
@@ -80,15 +80,15 @@ def find(checkpoint: Path) -> Checkpoints:
     return checkpoints.find(settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": data}))
 
 
-def load_model(checkpoint: Path) -> PeftModel:
-    """Load a checkpoint as the worker does."""
-    return checkpoints.load(find(checkpoint))
+def load_models(checkpoint: Path) -> dict[str, PeftModel]:
+    """Load a checkpoint as the worker does: a model for each role."""
+    return loading.load(find(checkpoint)).models
 
 
 def start_engine(checkpoint: Path) -> ReferenceEngine:
     """Load a checkpoint into the reference engine; the caller closes it."""
     found = find(checkpoint)
-    return ReferenceEngine(checkpoints.load(found), found.tokenizer, context=found.context)
+    return ReferenceEngine(loading.load(found).models, found.tokenizer, context=found.context)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Loads the base and its adapters: from folders or the hub, safetensors first, no remote code."""
+"""Finds the base and its adapters, from folders or the hub, and hashes them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
-import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -126,7 +122,7 @@ def find(settings: Settings) -> Checkpoints:
         )
         for role in Role
     }
-    with _explained(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
+    with explained(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
     sizes = config.get_text_config()
@@ -161,69 +157,6 @@ def find(settings: Settings) -> Checkpoints:
         quantization=settings.quantization,
         context=settings.max_context or int(longest),
     )
-
-
-def load(checkpoints: Checkpoints) -> PeftModel:
-    """Load the base and the three adapters, once.
-
-    Raises:
-        CheckpointError: weights are missing or damaged, or an adapter is for another base.
-    """
-    base = checkpoints.base
-    options: dict[str, Any] = {}
-    if checkpoints.quantization == "4bit":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers has no types there
-            load_in_4bit=True, bnb_4bit_compute_dtype=checkpoints.dtype
-        )
-    if checkpoints.device.type == "cuda":
-        options["device_map"] = {"": checkpoints.device}
-    log.info("loading the base model %s", base.name)
-    with _explained(f"The base model {base.name}", "check HELIXQ_BASE_MODEL, or fetch it again"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base.path,
-            dtype=checkpoints.dtype,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-        model, report = loaded
-        # transformers would fill the gaps with random numbers and go on.
-        if gaps := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
-            raise ValueError(f"{gaps[0]} and {len(gaps) - 1} more tensors are missing or misshapen")
-    peft_model: PeftModel | None = None
-    for role, adapter in checkpoints.adapters.items():
-        log.info("loading the %s adapter %s", role, adapter.name)
-        with _explained(
-            f"The {role} adapter {adapter.name}",
-            f"give one that was made for the base model {base.name} in HELIXQ_ADAPTERS",
-        ):
-            # Without autocast_adapter_dtype=False, PEFT would turn half precision into fp32.
-            if peft_model is None:
-                peft_model = PeftModel.from_pretrained(
-                    model, adapter.path, adapter_name=role.value, autocast_adapter_dtype=False
-                )
-            else:
-                peft_model.load_adapter(
-                    adapter.path, adapter_name=role.value, autocast_adapter_dtype=False
-                )
-            _check_adapter(peft_model, adapter, role)
-    assert peft_model is not None  # noqa: S101 (there are three roles)
-    return peft_model.eval()
-
-
-def _check_adapter(model: PeftModel, adapter: Checkpoint, role: Role) -> None:
-    """Make sure that every tensor of the file found its place, and every place its tensor."""
-    given = set(peft.load_peft_weights(str(adapter.path), device="cpu"))
-    embeddings = any("embed" in key or "lm_head" in key for key in given)
-    wanted = set(
-        peft.get_peft_model_state_dict(
-            model, adapter_name=role.value, save_embedding_layers=embeddings
-        )
-    )
-    if odd := sorted(given - wanted):
-        raise ValueError(f"the base has no place for {odd[0]}")
-    if gaps := sorted(wanted - given):
-        raise ValueError(f"it has no {gaps[0]}, which the base needs")
 
 
 def _best_device() -> str:
@@ -313,7 +246,7 @@ def _sha256(file: Path) -> str:
 
 
 @contextmanager
-def _explained(what: str, remedy: str) -> Iterator[None]:
+def explained(what: str, remedy: str) -> Iterator[None]:
     """Turn whatever the libraries raise on a bad checkpoint into one sentence."""
     try:
         yield
@@ -327,6 +260,7 @@ def _explained(what: str, remedy: str) -> Iterator[None]:
         ValueError,
         RuntimeError,
         KeyError,
+        IndexError,
         TypeError,
         AttributeError,
         ImportError,

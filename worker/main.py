@@ -25,6 +25,7 @@ from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready
 from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
+from torch import Tensor
 
 import migrations
 from jobs import transient
@@ -34,13 +35,12 @@ from jobs.progress import Progress
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Runtime, Store
-from worker import checkpoints, tasks
+from worker import checkpoints, loading, tasks
 from worker.checkpoints import CheckpointError, Checkpoints
-from worker.engine.adapters import unstackable
-from worker.engine.architectures import unbatchable
+from worker.engine import probe
 from worker.engine.batching import BatchingEngine, rows_for
 from worker.engine.cache import KVCache
-from worker.engine.interface import Engine, Request
+from worker.engine.interface import Engine, EngineError, Request
 from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
@@ -76,8 +76,7 @@ def run(settings: Settings) -> int:
     _wait_for("the database", store.check_writable, transient.passes)
     _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
     found = checkpoints.find(settings)
-    reasons = unbatchable(found.config, found.context)
-    reasons += unstackable({role.value: adapter.path for role, adapter in found.adapters.items()})
+    reasons = loading.unbatchable(found)
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     runtime = Runtime(
         description=found.describe(ReferenceEngine.name if reasons else BatchingEngine.name),
@@ -129,22 +128,36 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
     Raises:
         CheckpointError: the weights cannot be used, or leave no memory for the context.
     """
-    model = checkpoints.load(found)
+    loaded = loading.load(found)
     if reasons:
         log.warning(
             "the reference engine serves one request at a time, because of %s", "; ".join(reasons)
         )
-        return ReferenceEngine(model, found.tokenizer, context=found.context)
-    slots, rows = _affordable(model.config, found, slots)
-    engine = BatchingEngine(
-        model,
-        found.tokenizer,
-        context=found.context,
-        slots=slots,
-        rows=rows,
-        record=recorder_for(model.device),
-        on_device_lost=_die,
-    )
+        reference = ReferenceEngine(loaded.models, found.tokenizer, context=found.context)
+        return _proved(reference, found, loaded.scores, probe.SAME)
+    for role, changed in loaded.changed.items():
+        if changed:
+            raise CheckpointError(
+                f"The {role} adapter {found.adapters[Role(role)].name} cannot be served: it changes "
+                f"{changed[0]} of the base as it loads, which nothing in its config tells; give "
+                "a plain LoRA in HELIXQ_ADAPTERS"
+            )
+    slots, rows = _affordable(next(iter(loaded.models.values())).config, found, slots)
+    try:
+        engine = BatchingEngine(
+            loaded.models,
+            found.tokenizer,
+            context=found.context,
+            slots=slots,
+            rows=rows,
+            record=recorder_for(found.device),
+            on_device_lost=_die,
+        )
+    except EngineError as error:
+        raise CheckpointError(
+            f"The adapters cannot be served by the batching engine: {error}, which nothing in its config "
+            "tells; give plain LoRAs in HELIXQ_ADAPTERS"
+        ) from error
     log.info(
         "the cache of keys and values takes up to %.2f GB: %d rows of %d tokens for %d slots",
         engine.cache.nbytes / 1e9,
@@ -152,6 +165,25 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
         found.context,
         slots,
     )
+    return _proved(engine, found, loaded.scores, probe.TOLERANCE[found.dtype])
+
+
+def _proved(
+    engine: BatchingEngine | ReferenceEngine,
+    found: Checkpoints,
+    scores: dict[str, Tensor],
+    tolerance: float,
+) -> Engine:
+    """Make sure that an engine computes each role as PEFT did when its adapter alone was there."""
+    try:
+        mine = engine.score(probe.tokens(found.config))
+        probe.check(mine, scores, found.dtype, tolerance)
+    except probe.ProbeError as error:
+        engine.close()
+        adapter = found.adapters[Role(error.name)].name
+        raise CheckpointError(
+            f"The {error.name} adapter {adapter} cannot be served by the {engine.name} engine: {error}"
+        ) from error
     return engine
 
 

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from jobs.pipeline import Role, Sampling
-from tests.conftest import load_model
+from tests.conftest import load_models
 from worker.engine.adapters import Form
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
@@ -47,8 +47,14 @@ WORDS = [
 
 
 def make(checkpoint: Path, tokenizer: Any, *, slots: int = 8, chunk: int = 64) -> BatchingEngine:
-    model = load_model(checkpoint)
-    return BatchingEngine(model, tokenizer, context=CONTEXT, slots=slots, chunk=chunk)
+    return BatchingEngine(
+        load_models(checkpoint), tokenizer, context=CONTEXT, slots=slots, chunk=chunk
+    )
+
+
+def together(model: PeftModel) -> dict[str, PeftModel]:
+    """Give a model that has the adapters of all roles as engines want it."""
+    return dict.fromkeys(model.peft_config, model)
 
 
 def request(rng: random.Random, *, temperature: float = 0.0, limit: int = 24) -> Request:
@@ -80,7 +86,9 @@ def compare_with_peft(model: PeftModel, tokenizer: Any, form: Form | None = None
         ids = torch.tensor([tokenizer.encode(prompts[role])])
         with torch.no_grad():
             wanted[role] = model(input_ids=ids).logits[0, -1]
-    engine = BatchingEngine(model, tokenizer, context=64, slots=3, chunk=4, form=form, drafts=False)
+    engine = BatchingEngine(
+        together(model), tokenizer, context=64, slots=3, chunk=4, form=form, drafts=False
+    )
     seen: dict[int, torch.Tensor] = {}
     forward = engine._forward
 

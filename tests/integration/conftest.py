@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from tests.conftest import load_model
+from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, make
 from worker.engine.batching import BatchingEngine
 from worker.engine.reference import ReferenceEngine
@@ -24,7 +24,7 @@ def tokenizer(checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
-    engine = ReferenceEngine(load_model(checkpoint), tokenizer, context=CONTEXT)
+    engine = ReferenceEngine(load_models(checkpoint), tokenizer, context=CONTEXT)
     yield engine
     engine.close()
 

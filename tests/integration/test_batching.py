@@ -15,7 +15,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -27,7 +26,7 @@ from transformers import (
 )
 
 from jobs.pipeline import Role, Sampling
-from tests.conftest import load_model
+from tests.conftest import load_models
 from tests.integration.batches import (
     CONTEXT,
     SIZES,
@@ -36,6 +35,7 @@ from tests.integration.batches import (
     make,
     request,
     same,
+    together,
 )
 from worker.engine import attention, packing
 from worker.engine.adapters import (
@@ -43,7 +43,6 @@ from worker.engine.adapters import (
     GroupedLinear,
     MergedLinear,
     StackedLinear,
-    unstackable,
 )
 from worker.engine.batching import BatchingEngine
 from worker.engine.forward import forward_of
@@ -105,8 +104,8 @@ def test_what_prompts_have_in_common_is_looked_at_once(
 
 def ends_alike(checkpoint: Path, tokenizer: Any, ends: list[int] | None, asked: Request) -> None:
     """Hold both engines' texts against each other, of a model that names these ends."""
-    models = [load_model(checkpoint) for _ in range(2)]
-    for model in models:
+    models = [load_models(checkpoint) for _ in range(2)]
+    for model in (model for each in models for model in each.values()):
         model.generation_config.eos_token_id = ends
     batching = BatchingEngine(models[0], tokenizer, context=CONTEXT, slots=2)
     plain = ReferenceEngine(models[1], tokenizer, context=CONTEXT)
@@ -144,12 +143,13 @@ def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
     asked = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=24))
     wanted = reference.submit(asked).result()
     for make_engine in (
-        lambda model: BatchingEngine(model, tokenizer, context=CONTEXT, slots=2),
-        lambda model: ReferenceEngine(model, tokenizer, context=CONTEXT),
+        lambda models: BatchingEngine(models, tokenizer, context=CONTEXT, slots=2),
+        lambda models: ReferenceEngine(models, tokenizer, context=CONTEXT),
     ):
-        model = load_model(checkpoint)
-        model.generation_config.repetition_penalty = 5.0
-        engine = make_engine(model)
+        models = load_models(checkpoint)
+        for model in models.values():
+            model.generation_config.repetition_penalty = 5.0
+        engine = make_engine(models)
         assert same(engine.submit(asked).result(), wanted)
         engine.close()
     assert caplog.text.count("repetition_penalty are not applied") == 2
@@ -181,7 +181,7 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
     steps: dict[bool, int] = {}
     for drafts in (False, True):
         engine = BatchingEngine(
-            load_model(checkpoint), tokenizer, context=CONTEXT, slots=8, drafts=drafts
+            load_models(checkpoint), tokenizer, context=CONTEXT, slots=8, drafts=drafts
         )
         found[drafts] = [
             [g.result() for g in [engine.submit(r) for r in requests]] for _ in range(6)
@@ -201,7 +201,7 @@ def test_a_sliding_window_is_kept(sliding: Path, tokenizer: Any, engine: Batchin
     windowed = make(sliding, tokenizer, chunk=7)
     found = [g.result().text for g in [windowed.submit(r) for r in requests]]
     windowed.close()
-    plain = ReferenceEngine(load_model(sliding), tokenizer, context=CONTEXT)
+    plain = ReferenceEngine(load_models(sliding), tokenizer, context=CONTEXT)
     assert found == [plain.submit(r).result().text for r in requests]
     plain.close()
     assert found != [engine.submit(r).result().text for r in requests], "the window matters"
@@ -257,7 +257,7 @@ def test_weights_are_held_once(form: Form, tokenizer: Any) -> None:
     for role in (Role.CRITIC, Role.REGENERATOR):
         model.add_adapter(role.value, config)
     wanted = sum(p.nbytes for p in model.parameters())
-    engine = BatchingEngine(model, tokenizer, context=64, slots=2, form=form)
+    engine = BatchingEngine(together(model), tokenizer, context=64, slots=2, form=form)
     del base, model
     held = reachable(engine._compute)
     engine.close()
@@ -273,7 +273,7 @@ def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base()
         model: Any = get_peft_model(base, config, adapter_name=Role.ACTOR.value)
         for role in (Role.CRITIC, Role.REGENERATOR):
             model.add_adapter(role.value, config)
-    compute = forward_of(model.half(), list(Role), StackedLinear)
+    compute = forward_of(dict.fromkeys(Role, model.half()), StackedLinear)
     del base, model
     gc.collect()
     assert 1.06 * alone < reachable(compute) < 1.07 * alone
@@ -294,13 +294,3 @@ def reachable(compute: Any) -> int:
             storage = found.untyped_storage()
             held[storage._cdata] = storage.nbytes()
     return sum(held.values())
-
-
-def test_adapters_that_cannot_be_stacked_are_named(checkpoint: Path, tmp_path: Path) -> None:
-    folders = {role.value: checkpoint / role for role in Role}
-    assert unstackable(folders) == []
-    base = AutoModelForCausalLM.from_pretrained(checkpoint / "base")
-    dora = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
-    dora.save_pretrained(str(tmp_path / "dora"))
-    [said] = unstackable({**folders, "critic": tmp_path / "dora"})
-    assert said.startswith("the critic adapter: it is a DoRA")

@@ -14,7 +14,7 @@ from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import Settings
 from tests.random_weights import build
-from worker import checkpoints
+from worker import checkpoints, loading
 from worker.checkpoints import CheckpointError
 
 
@@ -38,7 +38,7 @@ def settings_for(folder: Path, **changes: str) -> Settings:
 def refusal(found: Settings) -> str:
     """Return the sentence with which a checkpoint is refused."""
     with pytest.raises(CheckpointError) as caught:
-        checkpoints.load(checkpoints.find(found))
+        loading.load(checkpoints.find(found))
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
@@ -46,8 +46,7 @@ def refusal(found: Settings) -> str:
 
 def test_a_good_checkpoint_is_described(copy: Path) -> None:
     found = checkpoints.find(settings_for(copy))
-    model = checkpoints.load(found)
-    assert set(model.peft_config) == set(Role)
+    assert set(loading.load(found).models) == set(Role)
     description = found.describe("reference")
     digests = {
         description["base"]["digest"],
@@ -72,8 +71,10 @@ def test_a_digest_tells_contents_not_places(copy: Path, checkpoint: Path) -> Non
 def test_dtype_and_context_are_settings(copy: Path) -> None:
     found = checkpoints.find(settings_for(copy, HELIXQ_DTYPE="bfloat16", HELIXQ_MAX_CONTEXT="128"))
     assert (found.dtype, found.context) == (torch.bfloat16, 128)
-    model = checkpoints.load(found)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}, "adapters included"
+    models = loading.load(found).models.values()
+    assert {p.dtype for model in models for p in model.parameters()} == {torch.bfloat16}, (
+        "adapters included"
+    )
     assert "takes 4096 tokens at most" in refusal(settings_for(copy, HELIXQ_MAX_CONTEXT="5000"))
 
 
@@ -146,8 +147,7 @@ def test_a_pickled_adapter_is_loaded_as_weights_only(copy: Path) -> None:
     file = copy / "actor" / "adapter_model.safetensors"
     torch.save(load_file(file), copy / "actor" / "adapter_model.bin")
     file.unlink()
-    model = checkpoints.load(checkpoints.find(settings_for(copy)))
-    assert "actor" in model.peft_config
+    assert "actor" in loading.load(checkpoints.find(settings_for(copy))).models
 
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -18,7 +18,7 @@ from demo.training import Plan
 from jobs import settings
 from jobs.pipeline import Role
 from tests.conftest import model_settings
-from worker import checkpoints
+from worker import checkpoints, loading
 
 SHORT = Plan(steps=3, rate=1e-3, warmup=1, save_every=2)
 TINY = Recipe(
@@ -43,8 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_recipe_makes_what_the_worker_loads(made: Path, tmp_path: Path) -> None:
     environ = {**model_settings(made / "checkpoint"), "HELIXQ_DATA_DIR": str(tmp_path)}
-    model = checkpoints.load(checkpoints.find(settings.load(environ)))
-    assert set(model.peft_config) == set(Role)
+    found = loading.load(checkpoints.find(settings.load(environ)))
+    assert set(found.models) == set(Role)
     recipe.draw(made, made / "curves.svg")
     assert "</svg>" in (made / "curves.svg").read_text()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.pipeline import Role, Sampling
-from tests.conftest import load_model
+from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, make
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
@@ -24,8 +24,7 @@ from worker.engine.interface import (
 
 @pytest.fixture(scope="module")
 def endless_engine(endless: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
-    model = load_model(endless)
-    engine = BatchingEngine(model, tokenizer, context=4096, slots=2, chunk=64)
+    engine = BatchingEngine(load_models(endless), tokenizer, context=4096, slots=2, chunk=64)
     yield engine
     engine.close()
 
@@ -116,7 +115,7 @@ def test_what_does_not_fit_is_refused(engine: BatchingEngine) -> None:
 
 
 def test_closing_ends_everything(endless: Path, tokenizer: Any) -> None:
-    engine = BatchingEngine(load_model(endless), tokenizer, context=4096, slots=1)
+    engine = BatchingEngine(load_models(endless), tokenizer, context=4096, slots=1)
     generations = [
         engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
         for _ in range(3)

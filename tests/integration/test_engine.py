@@ -188,7 +188,7 @@ def test_a_request_that_raises_fails_alone(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._model, "generate", broken)
+        patch.setattr(engine._models["actor"], "generate", broken)
         failed = engine.submit(Request(Role.ACTOR, QUESTION, Sampling()))
         with pytest.raises(EngineError, match="RuntimeError: out of memory"):
             failed.result(timeout=30)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jobs.pipeline import Role, Sampling
-from tests.conftest import load_model
+from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, make, request, same
 from worker.engine import allowance
 from worker.engine.batching import BatchingEngine
@@ -165,8 +165,8 @@ def test_memory_that_is_too_little_for_one_fails_that_one(checkpoint: Path, toke
 
 def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any) -> None:
     told = threading.Event()
-    model = load_model(checkpoint)
-    engine = BatchingEngine(model, tokenizer, context=CONTEXT, slots=2, on_device_lost=told.set)
+    models = load_models(checkpoint)
+    engine = BatchingEngine(models, tokenizer, context=CONTEXT, slots=2, on_device_lost=told.set)
 
     def fault(_: Any) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
@@ -242,11 +242,11 @@ def test_memory_that_runs_out_after_another_error_fails_nobody(
 @pytest.fixture(scope="module")
 def poisoned(checkpoint: Path, tokenizer: Any) -> Any:
     """A model that knows no numbers for one token, as where 16 bits overflow."""
-    model = load_model(checkpoint)
+    models = load_models(checkpoint)
     [poison] = tokenizer.encode("~", add_special_tokens=False)
     with torch.no_grad():
-        model.get_input_embeddings().weight[poison] = torch.nan
-    return model
+        models["actor"].get_input_embeddings().weight[poison] = torch.nan  # it is everybody's
+    return models
 
 
 def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(

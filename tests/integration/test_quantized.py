@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from jobs.pipeline import Role, Sampling
-from tests.conftest import find, load_model
+from tests.conftest import find, load_models
 from tests.integration.batches import CONTEXT, request
-from worker import checkpoints
+from worker import loading
 from worker.engine.adapters import Form, GroupedLinear, StackedLinear
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Request
@@ -32,19 +32,18 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(checkpoint: Path) -> Any:
-    return checkpoints.load(replace(find(checkpoint), quantization="4bit"))
+    return loading.load(replace(find(checkpoint), quantization="4bit")).models
 
 
 def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> None:
-    plain, quantised = load_model(checkpoint), load(checkpoint)
+    plain, quantised = load_models(checkpoint), load(checkpoint)
     for projection in ("q_proj", "down_proj"):
         [before, *_], [after, *_] = (
-            [m for name, m in model.named_modules() if name.endswith(projection)]
-            for model in (plain, quantised)
+            [m for name, m in models["actor"].named_modules() if name.endswith(projection)]
+            for models in (plain, quantised)
         )
         assert after.base_layer.weight.nbytes * 8 == before.base_layer.weight.nbytes
-        for role in Role:
-            assert torch.equal(after.lora_B[role].weight, before.lora_B[role].weight)
+        assert torch.equal(after.lora_B["actor"].weight, before.lora_B["actor"].weight)
     found = replace(find(checkpoint), quantization="4bit").describe("batching")
     assert found["quantization"] == "4bit"
     assert "bitsandbytes" in found["versions"]

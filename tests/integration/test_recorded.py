@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from jobs.pipeline import Role, Sampling
-from tests.conftest import load_model
-from tests.integration.batches import CONTEXT, WORDS, request, same
+from tests.conftest import load_models
+from tests.integration.batches import CONTEXT, WORDS, request, same, together
 from tests.integration.test_batching import mixed
 from worker.engine import recorded
 from worker.engine.adapters import StackedLinear
@@ -92,7 +92,7 @@ def test_texts_are_the_same(
     """One at a time; more than the cache's rows would pay to pick; some of many rows."""
     rng = random.Random(slots)
     requests = [request(rng, temperature=temperature) for _ in range(12)]
-    tracer = check(lambda: load_model(checkpoint), tokenizer, requests, slots=slots)
+    tracer = check(lambda: load_models(checkpoint), tokenizer, requests, slots=slots)
     assert "index_copy_" in tracer.operations
     assert not tracer.operations & HOST
 
@@ -102,7 +102,9 @@ def test_adapters_of_different_ranks_and_targets_are_recorded(
     architecture: str, tokenizer: Any
 ) -> None:
     rng = random.Random(3)
-    check(lambda: mixed(architecture), tokenizer, [request(rng) for _ in range(6)], slots=4)
+    check(
+        lambda: together(mixed(architecture)), tokenizer, [request(rng) for _ in range(6)], slots=4
+    )
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "sliding"])
@@ -122,14 +124,14 @@ def test_nothing_is_lost_at_the_contexts_end(
         for role, n in zip(Role, (150, 150, 20), strict=True)
         for more in (0, 4)
     ]
-    check(lambda: load_model(folder), tokenizer, requests, slots=4, context=length + 158)
+    check(lambda: load_models(folder), tokenizer, requests, slots=4, context=length + 158)
 
 
 def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> None:
     tracer = Tracer()
     requests = [request(random.Random(5)) for _ in range(4)]
     wanted, found = (
-        answers(mixed("qwen3"), tokenizer, r, requests, slots=4) for r in (None, tracer)
+        answers(together(mixed("qwen3")), tokenizer, r, requests, slots=4) for r in (None, tracer)
     )
     assert differing(found, wanted) == []
     assert not tracer.recorded
@@ -143,7 +145,7 @@ def test_without_recordings_all_goes_on(
 
     requests = [request(random.Random(4)) for _ in range(4)]
     wanted, found = (
-        answers(load_model(checkpoint), tokenizer, record, requests, slots=4)
+        answers(load_models(checkpoint), tokenizer, record, requests, slots=4)
         for record in (None, refuse)
     )
     assert differing(found, wanted) == []

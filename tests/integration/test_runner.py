@@ -177,7 +177,7 @@ def test_an_error_of_the_engine_fails_the_job_with_the_reason(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(engine._model, "generate", broken)
+    monkeypatch.setattr(engine._models["actor"], "generate", broken)
     job = submit(store, 5)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)

@@ -32,6 +32,7 @@ from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Engine, Request
 from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
+from worker.engine.roles import adapted
 from worker.engine.threads import apart
 
 CPU = torch.device("cpu")
@@ -53,21 +54,14 @@ class Model:
         """A folder with ``base`` and a folder for each role, as the demo's."""
         return cls(folder / "base", {role: folder / role for role in Role})
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> PeftModel:
+    def load(self, dtype: torch.dtype, device: torch.device) -> dict[str, PeftModel]:
+        """Load a model for each role, by the roles' names, as engines want them."""
         base: Any = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype)
         base.to(device)
-        model: PeftModel | None = None
-        for role, folder in self.adapters.items():
-            if model is None:
-                model = PeftModel.from_pretrained(
-                    base, str(folder), adapter_name=role.value, autocast_adapter_dtype=False
-                )
-            else:
-                model.load_adapter(
-                    str(folder), adapter_name=role.value, autocast_adapter_dtype=False
-                )
-        assert model is not None  # noqa: S101 (there are three roles)
-        return model.eval()
+        return {
+            role.value: adapted(base, folder, role.value)[0]
+            for role, folder in self.adapters.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -352,7 +346,7 @@ def run_reference(
     """Measure the reference engine alone, one job at a time; arguments as for `run`."""
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
     loaded = apart(partial(model.load, dtype, device))
-    context = int(loaded.config.max_position_embeddings)
+    context = int(next(iter(loaded.values())).config.max_position_embeddings)
     return _run_warm(ReferenceEngine(loaded, tokenizer, context=context), asked, 1, sampling)
 
 
@@ -366,15 +360,15 @@ def _run_warm(engine: Engine, asked: Sequence[str], at_once: int, sampling: Samp
         engine.close()
 
 
-def _multiplied(model: PeftModel) -> int:
+def _multiplied(models: dict[str, PeftModel]) -> int:
     """Count the weights that a token is multiplied with: matrices, and one adapter's factors."""
-    base = sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
-    adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
-    return base - adapters + adapters // len(model.peft_config)
+    model = next(iter(models.values()))
+    return sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
 
 
-def _take_adapters_off(model: PeftModel) -> None:
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            layer.lora_A.clear()
-            layer.lora_B.clear()
+def _take_adapters_off(models: dict[str, PeftModel]) -> None:
+    for model in models.values():
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.lora_A.clear()
+                layer.lora_B.clear()

@@ -10,18 +10,19 @@ on the mixture (`StackedLinear`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from worker.engine.interface import EngineError
 from worker.engine.packing import packed
-from worker.lora.adapter import open_adapter, refusals
 
 #: Factors A (rank x in) and B (out x rank, scaled) of an adapter in a layer.
 Factors = tuple[Tensor, Tensor]
@@ -93,25 +94,54 @@ class Projection:
     base: nn.Module
     factors: list[Factors | None]
 
-    @classmethod
-    def of(cls, layer: nn.Module, names: Sequence[str]) -> Projection:
-        """Take a layer of a model with adapters apart.
 
-        Args:
-            layer: PEFT's around the base's, or the base's own.
-            names: the adapters, in the order of their indices.
-        """
-        if not isinstance(layer, LoraLayer):
-            return cls(layer, [None] * len(names))
-        factors: list[Factors | None] = []
-        for name in names:
-            if name not in layer.lora_A:
-                factors.append(None)
-                continue
+def take_apart(models: dict[str, PeftModel]) -> tuple[Any, dict[str, list[Factors | None]]]:
+    """Separate the base from the adapters.
+
+    Args:
+        models: by the adapters' names; their bases' tensors are the same memory. It is emptied, so that
+            nothing but what is returned holds them.
+
+    Returns:
+        the base, and by the name of each layer that has one the factors of every adapter.
+
+    Raises:
+        EngineError: an adapter is more than factors beside linear layers.
+    """
+    found: dict[str, list[Factors | None]] = {}
+    base: Any = next(iter(models.values())).get_base_model()
+    for i, (name, model) in enumerate(models.items()):
+        for path, layer in _adapted(model, name):
             a: Any = layer.lora_A[name].weight
             b: Any = layer.lora_B[name].weight
-            factors.append((a.data, b.data * layer.scaling[name]))
-        return cls(layer.get_base_layer(), factors)
+            row = found.setdefault(path, [None] * len(models))
+            row[i] = (a.data, b.data * layer.scaling[name])
+    models.clear()
+    layers = [(path, module) for path, module in base.named_modules() if _is_lora(module)]
+    for path, module in layers:
+        parent, _, attribute = path.rpartition(".")
+        setattr(base.get_submodule(parent), attribute, module.get_base_layer())
+    return base, found
+
+
+def _adapted(model: PeftModel, name: str) -> Iterator[tuple[str, Any]]:
+    """Give the layers of a model that have factors of an adapter, if it has nothing else."""
+    for path, module in model.get_base_model().named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            raise EngineError(f"the {name} adapter replaces {path}")
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        layer: Any = module
+        if not _is_lora(module) or layer.lora_variant.get(name) or layer.lora_embedding_A:
+            raise EngineError(f"the {name} adapter is no plain LoRA in {path}")
+        if name in layer.lora_A:
+            if layer.lora_B[name].bias is not None:
+                raise EngineError(f"the {name} adapter has a bias in {path}")
+            yield path, layer
+
+
+def _is_lora(module: Any) -> bool:
+    return isinstance(module, LoraLayer)
 
 
 class GroupedLinear(nn.Module):
@@ -256,33 +286,18 @@ class StackedLinear(nn.Module):
 Form = type[GroupedLinear] | type[MergedLinear] | type[StackedLinear]
 
 
-def form_for(model: PeftModel, names: Sequence[str]) -> Form:
-    """Choose the way that suits a model and its device."""
-    if model.device.type != "cpu":
+def form_for(models: Mapping[str, PeftModel]) -> Form:
+    """Choose the way that suits models that share a base, and their device."""
+    if any(model.device.type != "cpu" for model in models.values()):
         return StackedLinear
-    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-    bases: list[Any] = [layer.get_base_layer() for layer in layers]
-    exact = all(type(b) is nn.Linear and b.weight.dtype is torch.float32 for b in bases)
-    if exact and len(names) * sum(base.weight.nbytes for base in bases) <= MERGED_BYTES:
+    bases: dict[str, Any] = {}
+    for model in models.values():
+        layers = model.get_base_model().named_modules()
+        bases |= {path: m.get_base_layer() for path, m in layers if isinstance(m, LoraLayer)}
+    exact = all(type(b) is nn.Linear and b.weight.dtype is torch.float32 for b in bases.values())
+    if exact and len(models) * sum(b.weight.nbytes for b in bases.values()) <= MERGED_BYTES:
         return MergedLinear
     return GroupedLinear
-
-
-def unstackable(folders: Mapping[str, Path]) -> list[str]:
-    """Say why adapters cannot be served together; empty if they can.
-
-    Args:
-        folders: the adapters' folders by their names.
-
-    Raises:
-        LoraError: one is missing or damaged.
-    """
-    found = []
-    for name, folder in folders.items():
-        adapter = open_adapter(folder)
-        reasons = refusals(adapter.config, adapter.tensors.entries)
-        found += [f"the {name} adapter: {reason}" for reason in reasons]
-    return found
 
 
 def _join(bases: Sequence[nn.Module]) -> nn.Module:

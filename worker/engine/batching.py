@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from jobs.pipeline import Role, Sampling
 from worker.engine import sampling
 from worker.engine.adapters import Form, MergedLinear, StackedLinear, form_for
 from worker.engine.cache import KVCache
@@ -31,7 +32,7 @@ from worker.engine.interface import (
     Request,
 )
 from worker.engine.recorded import Record, RecordedDecoding
-from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
+from worker.engine.scheduler import NOWHERE, Chunk, Plan, Scheduler, Sequence
 from worker.engine.steps import lay_out
 from worker.engine.threads import Sharing
 
@@ -63,7 +64,7 @@ class BatchingEngine:
 
     def __init__(
         self,
-        model: PeftModel,
+        models: dict[str, PeftModel],
         tokenizer: PreTrainedTokenizerBase,
         *,
         context: int,
@@ -75,11 +76,12 @@ class BatchingEngine:
         record: Record | None = None,
         on_device_lost: Callable[[], object] = lambda: None,
     ) -> None:
-        """Take the model over, allocate the cache, and start.
+        """Take the models over, allocate the cache, and start.
 
         Args:
-            model: the base with an adapter of each role's name, none of them
-                `worker.engine.adapters.unstackable`; it cannot be used for anything else any more.
+            models: by the roles' names, around bases whose tensors are the same memory; none of the
+                adapters is among `worker.lora.adapter.refusals`. It is emptied, and the models cannot
+                be used for anything else any more.
             tokenizer: the base's.
             context: tokens of prompt and output together, at most the model's own limit.
             slots: requests decoded at the same time.
@@ -98,14 +100,16 @@ class BatchingEngine:
         #: Steps so far, and the tokens that they computed, without drafts that were wrong.
         self.steps = 0
         self.computed = 0
-        self._names = list(model.peft_config)
+        self._names = list(models)
+        model = next(iter(models.values()))
         self._ends = settle(model, tokenizer)
         device, dtype = model.device, model.dtype
         config: Any = model.config
         self._vocabulary = int(config.vocab_size)
-        form = form or form_for(model, self._names)
+        form = form or form_for(models)
         self._sharing = Sharing(small=form is MergedLinear)
-        self._compute = forward_of(model.eval(), self._names, form)
+        del model
+        self._compute = forward_of(models, form)
         rows = rows or rows_for(slots, len(self._names))
         self.cache = KVCache(config, rows=rows, context=context, dtype=dtype, device=device)
         self._tokenizer = tokenizer
@@ -135,6 +139,39 @@ class BatchingEngine:
         self._closed.set()
         self._arriving.put(None)
         self._thread.join()
+
+    def score(self, ids: list[int]) -> dict[str, Tensor]:
+        """Score tokens for all roles in the same steps, before there are any requests.
+
+        Args:
+            ids: all but the last are computed as a prompt, then the last one.
+
+        Returns:
+            by the roles' names: what may follow the last two, (2, vocabulary), float32 on the CPU.
+        """
+        found: dict[str, Tensor] = {}
+        sequences: list[Sequence] = []
+        for adapter, name in enumerate(self._names):
+            generation = Generation(Request(Role(name), "", Sampling()))
+            detokenizer = Detokenizer(self._tokenizer)
+            row = len(sequences)
+            sequences.append(Sequence(generation, ids[:-1], 1, adapter, detokenizer, row=row))
+            if len(sequences) < self.cache.rows and adapter + 1 < len(self._names):
+                continue
+            scores = []
+            for decoding in (False, True):
+                chunks = [] if decoding else [Chunk(s, 0, len(s)) for s in sequences]
+                # Not as `_forward` does: a device would record it, and not on the engine's thread.
+                plan = Plan(sequences if decoding else [], chunks)
+                step = lay_out(plan, self.cache, lambda _: 0)
+                scores.append(self._compute(step.ids, step.adapters, step.layout, step.keep))
+                for sequence in sequences:
+                    sequence.cached, sequence.tokens = len(sequence.prompt), [ids[-1]]
+            for sequence, *rows in zip(sequences, *scores, strict=True):
+                found[self._names[sequence.adapter]] = torch.stack(rows).float().cpu()
+                self.cache.clear(sequence.row)
+            sequences = []
+        return found
 
     # --- the engine's thread ----------------------------------------------------------
 

@@ -7,17 +7,16 @@ transformers' with their linear layers replaced.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
-from worker.engine.adapters import Form, Projection, Rows
+from worker.engine.adapters import Factors, Form, Projection, Rows, take_apart
 from worker.engine.attention import ATTENTION, Layout, attend
 from worker.engine.packing import packed
 
@@ -42,48 +41,76 @@ class Forward(Protocol):
         ...
 
 
-def forward_of(model: PeftModel, names: Sequence[str], form: Form) -> Forward:
-    """Make a model with adapters ready to compute steps; the model is used up.
+def forward_of(models: dict[str, PeftModel], form: Form) -> Forward:
+    """Make models with adapters ready to compute steps; they are used up.
 
     Args:
-        model: with all adapters loaded, none of them among `worker.engine.adapters.unstackable`.
-        names: the adapters, in the order of their indices.
-        form: how they are added.
+        models: by the adapters' names, in the order of their indices; as `take_apart` wants them.
+        form: how the adapters are added.
     """
-    base = model.get_base_model()
-    if type(base) in (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM) and _plain(base):
-        return LlamaForward(base, names, form)
-    return TransformersForward(base, names, form)
+    count = len(models)
+    base, factors = take_apart(models)
+    layers = _Layers(base, factors, count, form)
+    if type(base) in (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM) and _plain(
+        base, factors
+    ):
+        return LlamaForward(base, layers)
+    return TransformersForward(base, layers)
 
 
-def _plain(base: Any) -> bool:
-    """Whether all layers are there unchanged but for adapters on projections."""
-    if type(base.lm_head) is not nn.Linear or type(base.model.embed_tokens) is not nn.Embedding:
-        return False
-    layers = [module for module in base.modules() if isinstance(module, LoraLayer)]
-    return all(type(layer.get_base_layer()) is nn.Linear for layer in layers)
+def _plain(base: Any, adapted: Iterable[str]) -> bool:
+    """Whether adapters are on the layers' projections alone, none of which is quantised."""
+    return all(
+        path.startswith("model.layers.") and type(base.get_submodule(path)) is nn.Linear
+        for path in adapted
+    )
+
+
+class _Layers:
+    """The linear layers of a model, with the adapters that each of them has."""
+
+    def __init__(
+        self, base: nn.Module, factors: dict[str, list[Factors | None]], count: int, form: Form
+    ) -> None:
+        self.rows = Rows()
+        #: Names of those that have some.
+        self.adapted = list(factors)
+        self._form = form
+        self._none: list[Factors | None] = [None] * count
+        self._factors = {base.get_submodule(path): found for path, found in factors.items()}
+
+    def join(self, *layers: nn.Module) -> nn.Module:
+        """Put layers of the same input side by side, with their adapters, which go from here."""
+        found = [Projection(layer, self._factors.pop(layer, self._none)) for layer in layers]
+        return self._form(found, self.rows)
 
 
 class TransformersForward:
     """Any causal language model of transformers whose attention goes through its interface."""
 
-    def __init__(self, base: Any, names: Sequence[str], form: Form) -> None:
-        self._rows = Rows()
-        adapted: list[tuple[str, Any]] = [
-            (path, module) for path, module in base.named_modules() if isinstance(module, LoraLayer)
-        ]
-        for path, layer in adapted:
+    def __init__(self, base: Any, layers: _Layers) -> None:
+        self._rows = layers.rows
+        self._keep: Sequence[int] = ()
+        head = base.get_output_embeddings()
+        for path in layers.adapted:
             parent, _, attribute = path.rpartition(".")
-            replaced = form([Projection.of(layer, names)], self._rows)
+            layer = base.get_submodule(path)
+            replaced = layers.join(layer)
+            if layer is head:  # it sees the tokens that are drawn from, and no others
+                replaced.register_forward_pre_hook(self._keep_rows)
             setattr(base.get_submodule(parent), attribute, replaced)
         base.set_attn_implementation(ATTENTION)
         self._model = base.eval()
+
+    def _keep_rows(self, *_: object) -> None:
+        self._rows.keep(self._keep)
 
     @torch.inference_mode()
     def __call__(
         self, ids: Tensor, adapters: Sequence[int], layout: Layout, keep: Sequence[int]
     ) -> Tensor:
         self._rows.set(adapters, ids.device)
+        self._keep = keep
         logits: Tensor = self._model(
             input_ids=ids[None],
             position_ids=layout.positions[None],
@@ -109,9 +136,9 @@ class _Layer:
 class LlamaForward:
     """Llama, Mistral and Qwen 2 as plain functions over tensors."""
 
-    def __init__(self, base: Any, names: Sequence[str], form: Form) -> None:
+    def __init__(self, base: Any, layers: _Layers) -> None:
         config = base.config
-        self._rows = Rows()
+        self._rows, join = layers.rows, layers.join
         self._embedding: nn.Module = base.model.embed_tokens
         self._rotary: nn.Module = base.model.rotary_emb
         self._epsilon = float(config.rms_norm_eps)
@@ -122,10 +149,6 @@ class LlamaForward:
         self._heads = int(config.num_attention_heads)
         self._shared = int(config.num_key_value_heads)
         self._scaling = float(attention.scaling)
-
-        def join(*layers: nn.Module) -> nn.Module:
-            return form([Projection.of(layer, names) for layer in layers], self._rows)
-
         self._layers = []
         for layer in base.model.layers:
             attention, mlp = layer.self_attn, layer.mlp

@@ -1,4 +1,4 @@
-"""The model card's program as an engine: one sequence at a time, `set_adapter`, `generate`.
+"""The model card's program as an engine: one sequence at a time, `generate` with the role's adapter.
 
 The yardstick for every other engine's correctness and speed, and the one that serves
 adapters which nothing faster can.
@@ -10,12 +10,15 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
+from worker.engine import probe
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.encoder import Encoder
 from worker.engine.endings import settle
@@ -62,18 +65,21 @@ class ReferenceEngine:
     slots = 1
 
     def __init__(
-        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, *, context: int
+        self, models: Mapping[str, PeftModel], tokenizer: PreTrainedTokenizerBase, *, context: int
     ) -> None:
         """Start the engine.
 
         Args:
-            model: the base with an adapter of each role's name loaded.
+            models: by the roles' names, each with an adapter of that name loaded.
             tokenizer: the base's.
             context: tokens of prompt and output together, at most the model's own limit.
         """
         self.context = context
-        self._model = model.eval()
-        self._ends = settle(model, tokenizer)
+        self._models = dict(models)
+        first, *others = models.values()
+        self._ends = settle(first, tokenizer)
+        for model in others:  # all have the base's
+            model.generation_config = first.generation_config
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, context)
         self._waiting: queue.SimpleQueue[tuple[Generation, list[int], int] | None] = (
@@ -96,6 +102,10 @@ class ReferenceEngine:
             self._current.cancel()
         self._waiting.put(None)
         self._thread.join()
+
+    def score(self, ids: list[int]) -> dict[str, Tensor]:
+        """Score tokens with each role's model; as the batching engine's."""
+        return {name: probe.score(model, name, ids) for name, model in self._models.items()}
 
     def _serve(self) -> None:
         while (item := self._waiting.get()) is not None:
@@ -121,9 +131,11 @@ class ReferenceEngine:
                 FinishReason.CANCELLED if generation.cancelled else FinishReason.DEADLINE
             )
         else:
-            self._model.set_adapter(generation.request.role.value)
+            role = generation.request.role.value
+            model = self._models[role]
+            model.set_adapter(role)
             torch.manual_seed(sampling.seed)
-            prompt = torch.tensor([ids], device=self._model.device)
+            prompt = torch.tensor([ids], device=model.device)
             drawing: dict[str, Any] = {"do_sample": False, "temperature": None}
             drawing |= {"top_k": None, "top_p": None}
             if sampling.temperature >= LEAST_TEMPERATURE:
@@ -133,7 +145,7 @@ class ReferenceEngine:
                     "top_k": sampling.top_k,
                     "top_p": sampling.top_p,
                 }
-            self._model.generate(  # type: ignore[no-untyped-call]  # peft has no types there
+            model.generate(  # type: ignore[no-untyped-call]  # peft has no types there
                 input_ids=prompt,
                 # The card passes none, which means the same and warns.
                 attention_mask=torch.ones_like(prompt),

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from jobs.pipeline import Role, Sampling
-from worker import checkpoints
+from worker import loading
 from worker.checkpoints import CheckpointError, Checkpoints
 from worker.engine.endings import settle
 
@@ -47,16 +46,15 @@ class Adapters:
     def __init__(self, found: Checkpoints, name: str = "base + 3 adapters") -> None:
         self.name = name
         self._found = found
-        self._model: PeftModel = checkpoints.load(found)
+        self._models = loading.load(found).models
 
     def weight_bytes(self) -> int:
-        return _bytes(self._model)
+        return _bytes(*self._models.values())
 
     def write(
         self, role: Role, prompts: list[str], sampling: Sampling, batch: int, tick: Tick
     ) -> list[str]:
-        self._model.set_adapter(role.value)
-        return _write(self._model, self._found, prompts, sampling, batch, tick)
+        return _write(self._models[role.value], self._found, prompts, sampling, batch, tick)
 
 
 class FullModels:
@@ -98,8 +96,10 @@ class FullModels:
             gc.collect()
 
 
-def _bytes(model: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+def _bytes(*models: torch.nn.Module) -> int:
+    """Count what the weights take; what models share counts once."""
+    storages = (p.untyped_storage() for model in models for p in model.parameters())
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
 
 @torch.inference_mode()

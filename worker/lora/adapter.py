@@ -40,6 +40,43 @@ _SPECIAL = {
     "kasa_config": "it is a KaSA, which also learns singular values and changes the base's weights",
     "monteclora_config": "it is a MonteCLoRA, which draws its factors at random",
 }
+#: PEFT's methods that an engine serves: the text is PEFT's, and depends on base and adapter alone
+#: (`tests/integration/test_kinds.py`).
+SERVED = frozenset(
+    {
+        "ADALORA",
+        "BOFT",
+        "C3A",
+        "DELORA",
+        "FOURIERFT",
+        "GRALORA",
+        "HRA",
+        "IA3",
+        "LN_TUNING",
+        "LOHA",
+        "LOKR",
+        "LORA",
+        "MISS",
+        "OFT",
+        "RANDLORA",
+        "ROAD",
+        "SHIRA",
+        "TRAINABLE_TOKENS",
+        "VBLORA",
+        "VERA",
+        "WAVEFT",
+    }
+)
+#: Methods that put virtual tokens before the prompt.
+_VIRTUAL = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
+#: Options of a LoRA with which the text depends on more, or PEFT itself computes none.
+_UNSERVABLE = {
+    "arrow_config": "it is a router over other adapters, which are not in its folder",
+    "layer_replication": "it repeats layers of the base, which PEFT cannot decode with a cache",
+    "monteclora_config": "it is a MonteCLoRA, which draws its factors at random",
+    "use_qalora": "it is a QALoRA, which needs a base quantised by GPTQ",
+}
+_CONVERT = "convert it to a plain LoRA with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"
 #: Initialisations that leave the base's weights alone; the others move a part of them into A and B.
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -127,6 +164,40 @@ def refusals(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
         what = ", ".join(sorted(config.get("modules_to_save") or full))
         reasons.append(f"it replaces whole modules ({what})")
     return reasons
+
+
+def unservable(config: Mapping[str, Any]) -> str:
+    """Say why no engine can serve an adapter as PEFT alone would; empty if one can.
+
+    Args:
+        config: what adapter_config.json holds.
+
+    Returns:
+        a clause ("it is …") with what would be right.
+    """
+    kind = config.get("peft_type")
+    if kind in _VIRTUAL:
+        return (
+            f"it is of the type {kind}: its virtual tokens would take room in the context that nobody "
+            "counts; give a LoRA"
+        )
+    if kind not in SERVED:
+        return (
+            f"it is of the type {kind}, and served are {', '.join(sorted(SERVED))}; give a LoRA, or merge "
+            "it into a base of its own"
+        )
+    for option, reason in _UNSERVABLE.items():
+        if config.get(option):
+            return f"{reason}; give a plain LoRA"
+    start = str(config.get("init_lora_weights"))
+    if start.startswith("pissa_niter"):
+        return f"its initialisation ({start}) draws a part of the base at random as it loads; {_CONVERT}"
+    if start in ("corda", "loftq"):
+        return (
+            f"its initialisation ({start}) changes the base by data that its folder does not hold; "
+            f"{_CONVERT}"
+        )
+    return ""
 
 
 def unmergeable(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:

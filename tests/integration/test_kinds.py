@@ -1,0 +1,342 @@
+"""Whatever kind an adapter is of: its role has PEFT's text, the others keep theirs, or it is refused.
+
+The right text is always PEFT's: one adapter alone, on a base that was loaded for it, greedy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from jobs.pipeline import Role, Sampling
+from tests.conftest import find
+from tests.integration.batches import SIZES
+from worker import loading, main
+from worker.checkpoints import CheckpointError
+from worker.engine import roles
+from worker.engine.adapters import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
+from worker.engine.batching import BatchingEngine
+from worker.engine.interface import Engine, Request
+from worker.engine.reference import ReferenceEngine
+from worker.lora.adapter import SERVED
+from worker.lora.extract import extract
+from worker.lora.lowrank import Target
+
+TASK: Any = {"task_type": "CAUSAL_LM"}
+PROMPT = "gravity explains the field"
+ATTENTION: Any = {"target_modules": ["q_proj", "v_proj"], **TASK}
+
+
+def lora(**options: Any) -> Any:
+    targets = ["q_proj", "v_proj", "down_proj"]
+    return LoraConfig(**{"r": 4, "target_modules": targets, **TASK, **options})
+
+
+@dataclass(frozen=True)
+class Kind:
+    config: Callable[[], Any]
+    #: Whether the engine that batches takes it.
+    batched: bool = False
+    #: How it is saved.
+    saving: Any = None
+
+
+KINDS = {
+    "plain": Kind(lora, batched=True),
+    "orthogonal": Kind(lambda: lora(init_lora_weights="orthogonal"), batched=True),
+    "rslora": Kind(lambda: lora(use_rslora=True), batched=True),
+    "another task": Kind(lambda: lora(task_type=None, lora_dropout=0.5), batched=True),
+    "exclude_modules": Kind(lambda: lora(exclude_modules=["v_proj"]), batched=True),
+    "layers_to_transform": Kind(lambda: lora(layers_to_transform=[1]), batched=True),
+    "patterns": Kind(
+        lambda: lora(rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 3}), batched=True
+    ),
+    "pissa": Kind(lambda: lora(init_lora_weights="pissa")),
+    "olora": Kind(lambda: lora(init_lora_weights="olora")),
+    "mica": Kind(lambda: lora(init_lora_weights="mica")),
+    "dora": Kind(lambda: lora(use_dora=True)),
+    "lora_bias": Kind(lambda: lora(lora_bias=True)),
+    "bias all": Kind(lambda: lora(bias="all")),
+    "bias lora_only": Kind(lambda: lora(bias="lora_only")),
+    "alora": Kind(lambda: lora(alora_invocation_tokens=[9, 10])),
+    "target_parameters": Kind(
+        lambda: lora(target_modules=[], target_parameters=["mlp.up_proj.weight"])
+    ),
+    "head": Kind(lambda: lora(modules_to_save=["lm_head"])),
+    "embeddings": Kind(lambda: lora(modules_to_save=["embed_tokens"])),
+    "tied head": Kind(lambda: lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True)),
+    "norm": Kind(lambda: lora(modules_to_save=["norm"])),
+    "tokens": Kind(lambda: lora(trainable_token_indices=[5, 6, 7])),
+    "lora on the head": Kind(lambda: lora(target_modules=["q_proj", "lm_head"])),
+    "lora on the head, factors": Kind(
+        lambda: lora(target_modules=["q_proj", "lm_head"]),
+        batched=True,
+        saving={"save_embedding_layers": False},
+    ),
+    "lora on embeddings": Kind(lambda: lora(target_modules=["q_proj", "embed_tokens"])),
+    "lora on embeddings, factors": Kind(
+        lambda: lora(target_modules=["q_proj", "embed_tokens"]),
+        saving={"save_embedding_layers": False},
+    ),
+    "whole embeddings": Kind(lora, saving={"save_embedding_layers": True}),
+    "ADALORA": Kind(lambda: peft.AdaLoraConfig(total_step=10, **ATTENTION)),
+    "BOFT": Kind(lambda: peft.BOFTConfig(boft_block_size=4, **ATTENTION)),
+    "C3A": Kind(lambda: peft.C3AConfig(block_size=8, **ATTENTION)),
+    "DELORA": Kind(lambda: peft.DeloraConfig(**ATTENTION)),
+    "FOURIERFT": Kind(lambda: peft.FourierFTConfig(n_frequency=20, **ATTENTION)),
+    "GRALORA": Kind(lambda: peft.GraloraConfig(r=4, gralora_k=2, **ATTENTION)),
+    "HRA": Kind(lambda: peft.HRAConfig(**ATTENTION)),
+    "IA3": Kind(lambda: peft.IA3Config(feedforward_modules=[], **ATTENTION)),
+    "LN_TUNING": Kind(lambda: peft.LNTuningConfig(target_modules=["input_layernorm"], **TASK)),
+    "LOHA": Kind(lambda: peft.LoHaConfig(**ATTENTION)),
+    "LOKR": Kind(lambda: peft.LoKrConfig(**ATTENTION)),
+    "MISS": Kind(lambda: peft.MissConfig(r=4, **ATTENTION)),
+    "OFT": Kind(lambda: peft.OFTConfig(oft_block_size=4, r=0, **ATTENTION)),
+    "RANDLORA": Kind(lambda: peft.RandLoraConfig(r=4, target_modules=["q_proj"], **TASK)),
+    "ROAD": Kind(lambda: peft.RoadConfig(group_size=8, **ATTENTION)),
+    "SHIRA": Kind(lambda: peft.ShiraConfig(r=2, **ATTENTION)),
+    "TRAINABLE_TOKENS": Kind(lambda: peft.TrainableTokensConfig(token_indices=[5, 6], **TASK)),
+    "VBLORA": Kind(lambda: peft.VBLoRAConfig(num_vectors=8, vector_length=4, **ATTENTION)),
+    "VERA": Kind(lambda: peft.VeraConfig(r=8, target_modules=["q_proj"], **TASK)),
+    "WAVEFT": Kind(lambda: peft.WaveFTConfig(n_frequency=20, **ATTENTION)),
+}
+#: Bases that tie the head to the embeddings, and kinds; where nothing of a kind is tied, one base will do.
+CASES = [(False, name) for name in KINDS] + [
+    (True, name) for name in KINDS if "head" in name or "embeddings" in name or name == "tokens"
+]
+
+
+def base_of(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+
+
+def save(folder: Path, role: Role, kind: Kind, seed: int) -> None:
+    """Write an adapter of a kind, trained as if by chance."""
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT has advice about some
+        model: Any = get_peft_model(base_of(folder), kind.config())
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight += 0.2 * torch.randn_like(weight)
+            if (kind.saving or {}).get("save_embedding_layers"):
+                weight = model.get_input_embeddings().weight
+                weight += 0.3 * torch.randn_like(weight)
+        model.peft_config["default"].base_model_name_or_path = str(folder / "base")
+        model.save_pretrained(str(folder / role), **(kind.saving or {}))
+
+
+def alone(folder: Path, role: Role, tokenizer: Any) -> str:
+    """Return PEFT's text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        model: Any = PeftModel.from_pretrained(base_of(folder), str(folder / role)).eval()
+        ids = torch.tensor([tokenizer.encode(PROMPT)])
+        limits: Any = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 2}
+        found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **limits)
+    return str(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def tied(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(tied: bool, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that has biases, and a plain adapter for each role."""
+    folder = tmp_path_factory.mktemp("kinds")
+    torch.manual_seed(0)
+    model: Any = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=tied))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight.normal_(std=0.3)
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    for seed, role in enumerate(Role):
+        save(folder, role, KINDS["plain"], seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(plain: Path, tokenizer: Any) -> dict[Role, str]:
+    return {role: alone(plain, role, tokenizer) for role in Role}
+
+
+def beside(plain: Path, folder: Path) -> Path:
+    """Return a folder with the same base and adapters, of which the critic's is still to be made."""
+    for name in ("base", Role.ACTOR, Role.REGENERATOR):
+        (folder / name).symlink_to(plain / name)
+    return folder
+
+
+def served(folder: Path, tokenizer: Any, *, batched: bool) -> dict[Role, str]:
+    """Return each role's text, and that of the actor after the others'."""
+    found = find(folder)
+    assert bool(loading.unbatchable(found)) is not batched
+    models = loading.load(found).models
+    engine: Engine
+    if batched:
+        engine = BatchingEngine(models, tokenizer, context=64, slots=3)
+    else:
+        engine = ReferenceEngine(models, tokenizer, context=64)
+    sampling = Sampling(temperature=0, max_output_tokens=8)
+    asked = [Request(role, PROMPT, sampling) for role in (*Role, Role.ACTOR)]
+    generations = [engine.submit(each) for each in asked]
+    said = {each.role: g.result().text for each, g in zip(asked, generations, strict=True)}
+    engine.close()
+    return said
+
+
+@pytest.mark.parametrize(("tied", "name"), CASES, indirect=["tied"])
+def test_a_role_has_pefts_text_and_the_others_keep_theirs(
+    name: str, plain: Path, texts: dict[Role, str], tokenizer: Any, tmp_path: Path
+) -> None:
+    kind = KINDS[name]
+    folder = beside(plain, tmp_path)
+    save(folder, Role.CRITIC, kind, seed=7)
+    wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
+    assert served(folder, tokenizer, batched=kind.batched) == wanted
+
+
+def test_every_method_that_is_served_is_tried() -> None:
+    assert SERVED - KINDS.keys() == {"LORA"}
+
+
+@pytest.mark.parametrize(
+    ("tied", "keep"),
+    [(False, "embeddings"), (False, "head"), (True, "embeddings")],
+    indirect=["tied"],
+)
+def test_what_extract_keeps_is_served(
+    keep: str, plain: Path, texts: dict[Role, str], tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = beside(plain, tmp_path)
+    shutil.copytree(plain / "base", tmp_path / "tuned")
+    weights = load_file(tmp_path / "tuned" / "model.safetensors")
+    torch.manual_seed(5)
+    tuned = {k: w if w.ndim < 2 else w + 0.2 * torch.randn_like(w) for k, w in weights.items()}
+    save_file(tuned, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
+    out = folder / Role.CRITIC
+    extract(plain / "base", tmp_path / "tuned", out, target=Target(rank=4), keep=[keep])
+    wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
+    assert served(folder, tokenizer, batched=False) == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "corda"}, "(corda) changes the base by data"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "it repeats layers of the base"),
+        ({"peft_type": "PROMPT_TUNING"}, "virtual tokens would take room in the context"),
+        ({"peft_type": "XLORA"}, "it is of the type XLORA, and served are ADALORA, BOFT,"),
+        ({"peft_type": "OF_TOMORROW"}, "it is of the type OF_TOMORROW, and served are"),
+    ],
+)
+def test_what_no_engine_serves_is_refused(
+    changes: dict[str, Any], says: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = beside(checkpoint, tmp_path)
+    shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
+    file = folder / Role.CRITIC / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    for refused in (loading.unbatchable, loading.load):
+        with pytest.raises(CheckpointError) as caught:
+            refused(find(folder))
+        assert str(caught.value).startswith(
+            f"The critic adapter {folder / 'critic'} cannot be served"
+        )
+        assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tied", "name", "says"),
+    [
+        (
+            False,
+            "pissa",
+            "it changes model.layers.0.self_attn.q_proj.weight of the base as it loads",
+        ),
+        (False, "dora", "the critic adapter is no plain LoRA in model.layers.0.self_attn.q_proj"),
+        (False, "head", "the critic adapter replaces lm_head"),
+    ],
+    indirect=["tied"],
+)
+def test_a_kind_that_nobody_thought_of_is_refused(
+    name: str, says: str, plain: Path, tmp_path: Path
+) -> None:
+    """As if the rules let it pass to the engine that batches."""
+    folder = beside(plain, tmp_path)
+    save(folder, Role.CRITIC, KINDS[name], seed=7)
+    with pytest.raises(CheckpointError, match=re.escape(says)):
+        main._start_engine(find(folder), 2, [])
+
+
+@pytest.mark.parametrize("form", [GroupedLinear, MergedLinear, StackedLinear])
+def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
+    form: Form, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.batching.form_for", lambda _: form)
+    found = find(checkpoint)
+    main._start_engine(found, 2, []).close()
+    # A fake fault: in the layers, the regenerator's tokens count as the critic's.
+    point = Rows.set
+    monkeypatch.setattr(
+        Rows, "set", lambda self, rows, device: point(self, [min(row, 1) for row in rows], device)
+    )
+    with pytest.raises(CheckpointError) as caught:
+        main._start_engine(found, 2, [])
+    sentence = str(caught.value)
+    name = found.adapters[Role.REGENERATOR].name
+    assert sentence.startswith(
+        f"The regenerator adapter {name} cannot be served by the batching engine"
+    )
+    assert "its scores differ from those of PEFT alone" in sentence
+
+
+def test_an_adapter_that_changes_anothers_scores_is_noticed(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake: PEFT's models share nothing that it could change."""
+    adapted = roles.adapted
+    models: list[Any] = []
+
+    def meddling(base: Any, folder: Path, name: str) -> Any:
+        found = adapted(base, folder, name)
+        if models:
+            with torch.no_grad():
+                next(models[0].parameters()).mul_(1.1)
+        models.append(found[0])
+        return found
+
+    monkeypatch.setattr(roles, "adapted", meddling)
+    with pytest.raises(
+        CheckpointError, match=r"The actor adapter .* by the reference engine: its scores"
+    ):
+        main._start_engine(find(checkpoint), 1, ["a test"])
+
+
+def test_scores_that_are_no_numbers_are_said_at_the_start(checkpoint: Path, tmp_path: Path) -> None:
+    folder = beside(checkpoint, tmp_path)
+    shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
+    file = folder / Role.CRITIC / "adapter_model.safetensors"
+    save_file({k: w * 1e30 for k, w in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"The critic adapter .* its scores are not numbers"):
+        main._start_engine(find(folder), 2, [])

@@ -1,0 +1,117 @@
+"""Loads the base, once, and each role's adapter; no code of a checkpoint runs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from jobs.pipeline import Role
+from worker.checkpoints import Checkpoint, CheckpointError, Checkpoints, explained
+from worker.engine import architectures, probe, roles
+from worker.lora import LoraError
+from worker.lora.adapter import Adapter, open_adapter, refusals, unservable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The models of the three roles."""
+
+    #: By the roles' names. The base's tensors are in memory once.
+    models: dict[str, PeftModel]
+    #: By the roles' names: tensors of the base that the role has changed copies of.
+    changed: dict[str, list[str]]
+    #: By the roles' names: how it scored the probe's tokens before other adapters were there.
+    scores: dict[str, Tensor]
+
+
+def unbatchable(checkpoints: Checkpoints) -> list[str]:
+    """Say why the engine that batches cannot serve a base with its adapters; empty if it can.
+
+    Raises:
+        CheckpointError: an adapter is damaged, or of a kind that cannot be served at all.
+    """
+    reasons = architectures.unbatchable(checkpoints.config, checkpoints.context)
+    for role, adapter in checkpoints.adapters.items():
+        found = _open(role, adapter)
+        said = refusals(found.config, found.tensors.entries)
+        reasons += [f"the {role} adapter: {reason}" for reason in said]
+    return reasons
+
+
+def load(checkpoints: Checkpoints) -> Loaded:
+    """Load the base, and each adapter as PEFT does on a base of its own.
+
+    Raises:
+        CheckpointError: weights are missing or damaged, or an adapter is for another base or of a kind
+            that cannot be served.
+    """
+    for role, adapter in checkpoints.adapters.items():
+        _open(role, adapter)
+    base = _load_base(checkpoints)
+    found = Loaded({}, {}, {})
+    for role, adapter in checkpoints.adapters.items():
+        log.info("loading the %s adapter %s", role, adapter.name)
+        torch.manual_seed(0)  # should an adapter draw something as it loads
+        with explained(
+            f"The {role} adapter {adapter.name}",
+            f"give one that was made for the base model {checkpoints.base.name} in HELIXQ_ADAPTERS",
+        ):
+            model, changed = roles.adapted(base, adapter.path, role.value)
+            scores = probe.score(model, role.value, probe.tokens(checkpoints.config))
+        found.models[role.value], found.changed[role.value] = model, changed
+        found.scores[role.value] = scores
+        if changed:
+            log.info(
+                "the %s adapter changes %d tensors of the base (%s, …): the role has its own",
+                role,
+                len(changed),
+                changed[0],
+            )
+    return found
+
+
+def _load_base(checkpoints: Checkpoints) -> Any:
+    base = checkpoints.base
+    options: dict[str, Any] = {}
+    if checkpoints.quantization == "4bit":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers has no types there
+            load_in_4bit=True, bnb_4bit_compute_dtype=checkpoints.dtype
+        )
+    if checkpoints.device.type == "cuda":
+        options["device_map"] = {"": checkpoints.device}
+    log.info("loading the base model %s", base.name)
+    with explained(f"The base model {base.name}", "check HELIXQ_BASE_MODEL, or fetch it again"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.path,
+            dtype=checkpoints.dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        model, report = loaded
+        # transformers would fill the gaps with random numbers and go on.
+        if gaps := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
+            raise ValueError(f"{gaps[0]} and {len(gaps) - 1} more tensors are missing or misshapen")
+    return model
+
+
+def _open(role: Role, adapter: Checkpoint) -> Adapter:
+    """Open an adapter, if it is of a kind that an engine serves as PEFT alone would."""
+    try:
+        found = open_adapter(adapter.path)
+    except LoraError as error:
+        raise CheckpointError(
+            f"The {role} adapter {adapter.name} cannot be loaded: {error}"
+        ) from error
+    if reason := unservable(found.config):
+        raise CheckpointError(f"The {role} adapter {adapter.name} cannot be served: {reason}")
+    return found
