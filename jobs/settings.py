@@ -71,6 +71,9 @@ class Settings(BaseModel):
     quantization: Literal["none", "4bit"] = "none"
     #: ``auto`` is the first CUDA device if there is one.
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    #: Whether special tokens in a prompt, such as ``</s>``, are the text that was typed; if not, they
+    #: are the control tokens, as in the model card's program.
+    split_special_tokens: bool = True
     #: Sequences decoded together.
     slots: int = Field(default=16, ge=1, le=1024)
     #: Tokens of prompt and output together; the model's own limit if not given.

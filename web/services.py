@@ -62,6 +62,8 @@ class TokenCounter:
         if serving.tokenizer_digest != self._digest:
             body = self._store.tokenizer(serving.tokenizer_digest)
             self._tokenizer, self._digest = Tokenizer.from_str(body), serving.tokenizer_digest
+        if self._tokenizer is not None:
+            self._tokenizer.encode_special_tokens = serving.split_special_tokens
         self._context, self._looked = serving.context, time.monotonic()
 
 

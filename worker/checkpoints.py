@@ -86,6 +86,7 @@ class Checkpoints:
             "device_name": name,
             "dtype": str(self.dtype).removeprefix("torch."),
             "quantization": self.quantization,
+            "split_special_tokens": self.tokenizer.split_special_tokens,
             "base": self.base.describe(),
             "adapters": {role.value: c.describe() for role, c in self.adapters.items()},
             "versions": {
@@ -125,6 +126,8 @@ def find(settings: Settings) -> Checkpoints:
     with explained(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+    # transformers' own switch: it holds for whoever encodes with this tokenizer.
+    tokenizer.split_special_tokens = settings.split_special_tokens
     sizes = config.get_text_config()
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise CheckpointError(

@@ -63,6 +63,8 @@ class Serving:
 
     context: int
     tokenizer_digest: str
+    #: Whether special tokens in a prompt are text; ``tokenizer.json`` does not say it.
+    split_special_tokens: bool
 
 
 class Workers(Base):
@@ -208,14 +210,17 @@ class Workers(Base):
         """
         with self._read_rows() as connection:
             newest = (
-                sa.select(Worker.context, Worker.tokenizer_digest)
+                sa.select(Worker.context, Worker.tokenizer_digest, Worker.runtime)
                 .order_by(Worker.started_at.desc())
                 .limit(1)
             )
             # One that stopped, perhaps because its model did not load, counts last.
             row = connection.execute(newest.where(Worker.stopped_at.is_(None))).first()
             row = row or connection.execute(newest).first()
-            return Serving(*row) if row else None
+            if row is None:
+                return None
+            split = row.runtime.get("split_special_tokens", False)
+            return Serving(row.context, row.tokenizer_digest, split)
 
     def tokenizer(self, digest: str) -> str:
         """Return the text of a registered ``tokenizer.json``."""

@@ -1,0 +1,134 @@
+"""Special tokens that somebody types: text, or the control tokens, as a setting has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from jobs import settings
+from jobs.pipeline import Role, Sampling
+from jobs.store import Runtime, Store
+from tests.conftest import model_settings
+from web.services import TokenCounter
+from worker import checkpoints, loading
+from worker.checkpoints import Checkpoints
+from worker.engine.batching import BatchingEngine
+from worker.engine.encoder import Encoder
+from worker.engine.interface import Engine, Request
+from worker.engine.reference import ReferenceEngine
+
+TYPED = "What do </s> and <s> mean?"
+
+
+def find(checkpoint: Path, data: Path, split: str | None) -> Checkpoints:
+    chosen = {} if split is None else {"HELIXQ_SPLIT_SPECIAL_TOKENS": split}
+    return checkpoints.find(
+        settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data), **chosen})
+    )
+
+
+def request(text: str) -> Request:
+    return Request(Role.ACTOR, text, Sampling(temperature=0, max_output_tokens=8))
+
+
+def with_byte_fallback(folder: Path) -> None:
+    """Save a tokenizer of the kind that Mistral's is: pieces with ``▁``, and bytes for the rest."""
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        *"Whatdomen?",
+    ]
+    built = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))},
+            merges=[],
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    built.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    built.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    built.add_special_tokens([AddedToken(token, special=True) for token in pieces[:3]])
+    built.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types there
+        tokenizer_object=built, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("fallback", [False, True], ids=["byte-level", "byte fallback"])
+def test_special_tokens_that_somebody_types_are_text(
+    checkpoint: Path, tmp_path: Path, fallback: bool
+) -> None:
+    found = find(checkpoint, tmp_path, None)
+    tokenizer = found.tokenizer
+    if fallback:
+        with_byte_fallback(tmp_path / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+        tokenizer.split_special_tokens = found.tokenizer.split_special_tokens
+    ids, _ = Encoder(tokenizer, 4096)(request(TYPED))
+    assert ids[0] == tokenizer.bos_token_id
+    assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids[1:])
+    assert tokenizer.decode(ids, skip_special_tokens=True) == TYPED
+
+
+def test_they_are_control_tokens_where_the_setting_says_so(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """As in the model card's program, which encodes with the tokenizer's defaults."""
+    found = find(checkpoint, tmp_path, "false")
+    ids, _ = Encoder(found.tokenizer, 4096)(request(TYPED))
+    assert ids == AutoTokenizer.from_pretrained(checkpoint / "base").encode(TYPED)
+    assert found.tokenizer.eos_token_id in ids
+
+
+@pytest.mark.parametrize("kind", [ReferenceEngine, partial(BatchingEngine, slots=2)])
+def test_an_engines_prompt_is_what_was_typed(
+    checkpoint: Path, tmp_path: Path, kind: Callable[..., Engine]
+) -> None:
+    tokens = {}
+    for split in ("true", "false"):
+        found = find(checkpoint, tmp_path, split)
+        engine = kind(loading.load(found).models, found.tokenizer, context=found.context)
+        try:
+            tokens[split] = [
+                engine.submit(request(text)).result().prompt_tokens for text in (TYPED, "What?")
+            ]
+        finally:
+            engine.close()
+    assert tokens["true"][0] > tokens["false"][0]
+    assert tokens["true"][1] == tokens["false"][1], "other texts are the same tokens"
+
+
+@pytest.mark.parametrize("split", ["true", "false"])
+def test_the_web_counts_what_the_engine_reads(
+    store: Store, checkpoint: Path, tmp_path: Path, split: str
+) -> None:
+    found = find(checkpoint, tmp_path, split)
+    description = found.describe("none")
+    runtime = Runtime(description, 4096, found.tokenizer.backend_tokenizer.to_str())
+    store.register("worker-2", "localhost", 2, runtime)
+    counted = TokenCounter(store).count([TYPED])
+    ids, _ = Encoder(found.tokenizer, 4096)(request(TYPED))
+    assert counted == ([len(ids)], 4096)
+    assert description["split_special_tokens"] is json.loads(split), "the histories tell it"
