@@ -8,6 +8,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -350,6 +351,46 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
         (f"an idle sweep, {old:,} jobs that ended", "sweep"),
     ):
         click.echo(f"| {text} | {found[key] * 1000:.2f} |")
+
+
+@bench.command()
+@click.option(
+    "--readers", "count", type=click.IntRange(min=1, max=200), default=200, show_default=True
+)
+@click.option("--pieces", type=click.IntRange(min=0), default=1000, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
+    """Measure what live readers of event streams cost the web: --readers of them against a single one.
+
+    Every text gets ten messages a second, as from a worker. The last case has --pieces of text before.
+    """
+    from cli import readers_bench
+
+    cases = [(1, 1, 0), (count, count, 0), (count, 1, 0), (count, 1, pieces)]
+    with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
+        results = readers_bench.run(
+            Path(folder),
+            cases,
+            seconds=seconds,
+            told=lambda text: click.echo(f"{text} …", err=True),
+        )
+    if as_json:
+        found = {"machine": machine(), "results": [asdict(result) for result in results]}
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{seconds:g} seconds each, ten messages a second of each job; {machine()}.\n")
+    click.echo(
+        "| readers | jobs | pieces before | messages | processor ms a message | times one reader "
+        "| delay, median | 99 of 100 |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|")
+    for r in results:
+        click.echo(
+            f"| {r.readers} | {r.jobs} | {r.before:,} | {r.messages:,} | {r.cost * 1000:.3f} "
+            f"| {r.cost / results[0].cost:.2f} | {r.median_delay * 1000:.1f} ms "
+            f"| {r.late_delay * 1000:.1f} ms |"
+        )
 
 
 def _demo_questions(count: int) -> list[str]:

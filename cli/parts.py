@@ -15,7 +15,7 @@ from jobs.settings import Settings
 
 
 def web(settings: Settings) -> None:
-    """Serve the web until a signal stops it; leaves through `SystemExit`."""
+    """Serve the web until a signal stops it."""
     from web.serve import AddressError, serve
 
     check_auth(settings)

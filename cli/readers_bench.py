@@ -1,0 +1,224 @@
+"""What a live reader of an event stream costs the web, and how late it reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx2
+
+from cli import parts, up
+from cli.errors import ExpectedError
+from jobs.pipeline import Sampling
+from jobs.progress import Progress, Text
+from jobs.settings import Settings
+from jobs.store import Claim, NewJob, Runtime, Store
+
+#: Seconds between two messages with new text: the worker's.
+INTERVAL = 0.1
+#: The most seconds that the web may take to start, and a message to arrive.
+PATIENCE = 60.0
+WORKER = "bench"
+#: A piece says when it was told, by this machine's monotonic clock.
+_PIECE = re.compile(rb'"delta":"@(\d+\.\d+) "')
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number of readers."""
+
+    readers: int
+    jobs: int
+    #: Pieces that each text had before.
+    before: int
+    messages: int
+    #: Seconds of the web's processor time for each message to each reader.
+    cost: float
+    #: Seconds from telling to reading.
+    median_delay: float
+    late_delay: float
+
+
+def run(
+    folder: Path,
+    cases: list[tuple[int, int, int]],
+    *,
+    seconds: float,
+    told: Callable[[str], object] = lambda _: None,
+) -> list[Result]:
+    """Start Redis and a web, and read jobs' texts while they are told as a worker tells them.
+
+    Args:
+        folder: an empty one, for the data.
+        cases: numbers of readers, of jobs that they share evenly, and of pieces told before.
+        seconds: how long to measure each.
+        told: called with what happens next.
+
+    Raises:
+        ExpectedError: the web does not start, or a message does not come.
+    """
+    if sys.platform != "linux":
+        raise ExpectedError("the processor time of another process is read from Linux's /proc")
+    with ExitStack() as stack:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = int(probe.getsockname()[1])
+        settings = Settings(data_dir=folder / "data", port=port, max_queued=10_000)
+        parts.migrate(settings, "head")
+        redis = up.start_redis(settings, stack)
+        stack.callback(redis.stop, up.Stop())
+        store, progress = Store(settings.database), Progress(settings.redis)
+        stack.callback(store.close)
+        stack.callback(progress.close)
+        while not up.answers(progress):
+            time.sleep(INTERVAL)  # a server that starts tells nobody
+        store.register(WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}"))
+        web = stack.enter_context(_web(settings))
+        found = []
+        for readers, jobs, before in cases:
+            told(f"{readers} readers of {jobs} jobs")
+            with _Readers(settings, store, progress, web, readers, jobs) as case:
+                found.append(case.measure(before, seconds))
+        return found
+
+
+@contextmanager
+def _web(settings: Settings) -> Iterator[int]:
+    """Run `helixq web`; give its process id."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
+    environ |= {"HELIXQ_DATA_DIR": str(settings.data_dir), "HELIXQ_PORT": str(settings.port)}
+    environ |= {"HELIXQ_DATABASE_URL": settings.database, "HELIXQ_REDIS_URL": settings.redis}
+    process = subprocess.Popen([sys.executable, "-m", "cli", "web"], env=environ)
+    try:
+        give_up = time.monotonic() + PATIENCE
+        with httpx2.Client(base_url=settings.url, trust_env=False) as client:
+            while True:
+                try:
+                    client.get("/healthz").raise_for_status()
+                    break
+                except httpx2.TransportError as error:
+                    if process.poll() is not None or time.monotonic() > give_up:
+                        raise ExpectedError(f"the web does not start: {error}") from error
+                time.sleep(INTERVAL)  # a server that starts tells nobody
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class _Readers:
+    """Open streams of jobs whose actors write."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        progress: Progress,
+        web: int,
+        readers: int,
+        jobs: int,
+    ) -> None:
+        self._progress = progress
+        self._store = store
+        self._web = web
+        self._claims = [self._claim(number) for number in range(jobs)]
+        self._told = 0
+        self._selector = selectors.DefaultSelector()
+        self._delays: list[float] = []
+        self._came = 0
+        for number in range(readers):
+            job_id = self._claims[number % jobs].job_id
+            connection = socket.create_connection(("127.0.0.1", settings.port))
+            head = f"GET /v1/responses/{job_id}?stream=true HTTP/1.1\r\nHost: localhost\r\n"
+            connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+            connection.setblocking(False)
+            self._selector.register(connection, selectors.EVENT_READ, [b""])
+        self.readers = readers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all jobs, and read the streams to their end: the next readers need their places."""
+        for claim in self._claims:
+            self._store.fail(claim, "server_error", "measured")
+            self._progress.changed(claim.job_id)
+        while self._selector.get_map():
+            for key, _mask in self._selector.select(PATIENCE):
+                if not key.fileobj.recv(1 << 18):  # type: ignore[union-attr]  # a socket
+                    self._selector.unregister(key.fileobj)
+                    key.fileobj.close()  # type: ignore[union-attr]  # a socket
+        self._selector.close()
+
+    def measure(self, before: int, seconds: float) -> Result:
+        for _ in range(before):
+            self._tell()
+        self._tell()
+        self._read(until=self._told * self.readers)
+        self._delays.clear()
+        came, start, used = self._came, time.monotonic(), _processor(self._web)
+        for turn in range(round(seconds / INTERVAL)):
+            self._read(seconds=max(0.0, start + turn * INTERVAL - time.monotonic()))
+            self._tell()
+        self._read(until=self._told * self.readers)
+        used = _processor(self._web) - used
+        delays = sorted(self._delays)
+        return Result(
+            readers=self.readers,
+            jobs=len(self._claims),
+            before=before,
+            messages=self._came - came,
+            cost=used / (self._came - came),
+            median_delay=delays[len(delays) // 2],
+            late_delay=delays[len(delays) * 99 // 100],
+        )
+
+    def _claim(self, number: int) -> Claim:
+        new = NewJob(f"Question {number}?", "", Sampling(), 1, 5, background=True, labels={})
+        job, _ = self._store.submit(new, max_queued=1 << 30)
+        claim = self._store.claim(job.id, 0, WORKER, job_timeout=3600)
+        assert claim is not None  # noqa: S101 (nobody else is there)
+        return claim
+
+    def _tell(self) -> None:
+        """Tell the next piece of every job, all in one message as a worker does."""
+        piece = [f"@{time.monotonic():.6f} "]
+        self._progress.tell(
+            [(c.job_id, Text(c.attempt_id, self._told, piece)) for c in self._claims]
+        )
+        self._told += 1
+
+    def _read(self, *, until: int | None = None, seconds: float = PATIENCE) -> None:
+        """Read what comes, until so many pieces have come in all or the time is over."""
+        end = time.monotonic() + seconds
+        while (until is None or self._came < until) and (left := end - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                data: bytes = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]  # a socket
+                if not data:
+                    raise ExpectedError("the web ended a stream")
+                now = time.monotonic()
+                # A piece may come in two parts.
+                both = key.data[0] + data
+                rest = 0
+                for match in _PIECE.finditer(both):
+                    self._delays.append(now - float(match[1]))
+                    self._came += 1
+                    rest = match.end()
+                key.data[0] = both[max(rest, len(both) - 64) :]
+        if until is not None and self._came < until:
+            raise ExpectedError(f"{until - self._came} messages did not come")
+
+
+def _processor(pid: int) -> float:
+    """Return the processor time that a process's threads have used, in seconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
