@@ -87,7 +87,7 @@ def make(out: Path, work: Path, *, seed: int, recipe: Recipe | None = None) -> N
             _save(model, tokenizer, full)
         if not (out / role / "adapter_config.json").exists():
             target = Target(rank=recipe.rank)
-            extract(out / "base", full, out / role, target=target, base_name="helixq-demo")
+            extract(out / "base", full, out / role, target=target, base_name="base")
 
 
 def _base(folder: Path, work: Path, recipe: Recipe, seed: int) -> PreTrainedTokenizerFast:

@@ -62,7 +62,7 @@ def build(
             for name, weight in adapter.named_parameters():
                 if "lora_B" in name:  # zero at birth: the roles would all say the same
                     weight.normal_(std=0.1)
-        adapter.peft_config["default"].base_model_name_or_path = "helixq-demo"
+        adapter.peft_config["default"].base_model_name_or_path = "base"
         adapter.save_pretrained(str(folder / role), save_embedding_layers=False)
 
 

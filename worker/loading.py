@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,15 @@ from jobs.pipeline import Role
 from worker.checkpoints import Checkpoint, CheckpointError, Checkpoints, explained
 from worker.engine import architectures, probe, roles
 from worker.lora import LoraError
-from worker.lora.adapter import Adapter, open_adapter, refusals, unservable
+from worker.lora.adapter import (
+    Adapter,
+    open_adapter,
+    other_base,
+    read_pickle,
+    refusals,
+    unservable,
+)
+from worker.lora.files import Held, Tensors, not_finite
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +64,22 @@ def load(checkpoints: Checkpoints) -> Loaded:
             that cannot be served.
     """
     for role, adapter in checkpoints.adapters.items():
-        _open(role, adapter)
-    base = _load_base(checkpoints)
+        found = _open(role, adapter)
+        if tensor := not_finite(found.tensors):
+            raise CheckpointError(f"The {role} adapter {adapter.name} cannot be served: {tensor}")
+        base = checkpoints.base
+        if said := other_base(found.config, base.name, base.path):
+            log.warning(
+                "the config of the %s adapter %s names the base model %s, and it is served with %s",
+                role,
+                adapter.name,
+                said,
+                base.name,
+            )
+    return _load(checkpoints, _load_base(checkpoints))
+
+
+def _load(checkpoints: Checkpoints, base: Any) -> Loaded:
     found = Loaded({}, {}, {})
     for role, adapter in checkpoints.adapters.items():
         log.info("loading the %s adapter %s", role, adapter.name)
@@ -101,7 +124,30 @@ def _load_base(checkpoints: Checkpoints) -> Any:
         # transformers would fill the gaps with random numbers and go on.
         if gaps := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
             raise ValueError(f"{gaps[0]} and {len(gaps) - 1} more tensors are missing or misshapen")
+        _check_finite(model, base.path)
     return model
+
+
+def _check_finite(model: torch.nn.Module, folder: Path) -> None:
+    """Make sure that a base's weights are finite numbers.
+
+    One pass over the memory: a sum is finite only if all that is summed is. Weights of 4 bits are
+    not looked at; what they give is, by the probe.
+
+    Raises:
+        ValueError: one is not; it names file and tensor.
+    """
+    for name, tensor in model.named_parameters():
+        if not tensor.is_floating_point() or tensor.sum(dtype=torch.float64).isfinite():
+            continue
+        for file in sorted(folder.glob("*.safetensors")):
+            if found := not_finite(Tensors([file])):
+                raise ValueError(found)
+        for file in sorted(folder.glob("*.bin")):
+            if found := not_finite(Held(file, read_pickle(file))):
+                raise ValueError(found)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} has values that are too large for {dtype}; set HELIXQ_DTYPE")
 
 
 def _open(role: Role, adapter: Checkpoint) -> Adapter:

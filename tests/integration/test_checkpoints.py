@@ -16,6 +16,7 @@ from jobs.settings import Settings
 from tests.random_weights import build
 from worker import checkpoints, loading
 from worker.checkpoints import CheckpointError
+from worker.lora.adapter import other_base
 
 
 @pytest.fixture
@@ -177,3 +178,92 @@ def test_devices_that_are_not_there(copy: Path) -> None:
 def test_without_bitsandbytes_there_is_no_4bit(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "find_spec", lambda _: None)
     assert "pip install" in refusal(settings_for(copy, HELIXQ_QUANTIZATION="4bit"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("part", ["base", "critic"])
+def test_a_value_that_is_no_number_is_named_with_its_file(
+    copy: Path, part: str, value: float
+) -> None:
+    file = copy / part / ("model.safetensors" if part == "base" else "adapter_model.safetensors")
+    weights = load_file(file)
+    name = sorted(weights)[-1]
+    weights[name].flatten()[3] = value
+    save_file(weights, file, metadata={"format": "pt"})
+    sentence = refusal(settings_for(copy))
+    assert f"{file}: {name} has NaN or infinite values" in sentence
+    assert str(copy / part) in sentence
+
+
+def test_a_pickle_with_such_a_value_is_named_too(copy: Path) -> None:
+    weights = load_file(copy / "base" / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    torch.save(weights, copy / "base" / "pytorch_model.bin")
+    (copy / "base" / "model.safetensors").unlink()
+    sentence = refusal(settings_for(copy))
+    assert "pytorch_model.bin: model.norm.weight has NaN or infinite values" in sentence
+
+
+def test_a_value_that_the_dtype_does_not_hold_is_said(copy: Path) -> None:
+    file = copy / "base" / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"][0] = 1e9
+    save_file(weights, file, metadata={"format": "pt"})
+    sentence = refusal(settings_for(copy, HELIXQ_DTYPE="float16"))
+    assert "model.norm.weight has values that are too large for float16" in sentence
+    assert "HELIXQ_DTYPE" in sentence
+
+
+def change_config(folder: Path, **options: object) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
+
+
+def logged(caplog: pytest.LogCaptureFixture, found: Settings) -> list[str]:
+    """Load a checkpoint; return what the log warns of."""
+    with caplog.at_level("WARNING", logger="worker"):
+        loading.load(checkpoints.find(found))
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_an_adapter_that_names_another_base_is_served_with_a_warning(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert logged(caplog, settings_for(copy)) == []
+    change_config(copy / "critic", base_model_name_or_path="somebody/another-7B", revision="v2")
+    (warning,) = logged(caplog, settings_for(copy))
+    assert f"the critic adapter {copy / 'critic'}" in warning
+    assert "the base model somebody/another-7B@v2" in warning
+    assert str(copy / "base") in warning
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "other"),
+    [
+        ({"base_model_name_or_path": "org/model"}, "org/model", None),
+        ({"base_model_name_or_path": "org/model"}, "/models/model", None),
+        ({"base_model_name_or_path": "org/model", "revision": "main"}, "org/model", None),
+        ({"base_model_name_or_path": "org/model", "revision": "v1"}, "org/model@v1", None),
+        ({"base_model_name_or_path": "org/model", "revision": "v1"}, "org/model", "org/model@v1"),
+        (
+            {"base_model_name_or_path": "org/model", "revision": "v1"},
+            "org/model@v2",
+            "org/model@v1",
+        ),
+        ({"base_model_name_or_path": "org/model"}, "org/model-instruct", "org/model"),
+        ({"base_model_name_or_path": None}, "org/model", None),
+    ],
+)
+def test_another_base_or_revision_is_told_from_the_same(
+    tmp_path: Path, said: dict[str, str], given: str, other: str | None
+) -> None:
+    assert other_base(said, given, tmp_path) == other
+
+
+def test_an_option_that_this_peft_does_not_know_is_named_in_a_warning(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change_config(copy / "actor", use_tomorrows_method=True)
+    (warning,) = logged(caplog, settings_for(copy))
+    assert "the actor adapter" in warning
+    assert "use_tomorrows_method" in warning

@@ -56,6 +56,8 @@ class Kind:
 
 KINDS = {
     "plain": Kind(lora, batched=True),
+    "gaussian": Kind(lambda: lora(init_lora_weights="gaussian"), batched=True),
+    "eva": Kind(lambda: lora(init_lora_weights="eva", eva_config=peft.EvaConfig()), batched=True),
     "orthogonal": Kind(lambda: lora(init_lora_weights="orthogonal"), batched=True),
     "rslora": Kind(lambda: lora(use_rslora=True), batched=True),
     "another task": Kind(lambda: lora(task_type=None, lora_dropout=0.5), batched=True),

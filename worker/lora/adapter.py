@@ -261,3 +261,28 @@ def _factors(
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort layer 10 after layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def other_base(config: Mapping[str, Any], name: str, base: Path) -> str | None:
+    """Return the base that an adapter's config names, if it is another than the given one.
+
+    Folders may have been moved, so only their last part counts; so does a hub id's.
+
+    Args:
+        config: the adapter's.
+        name: how the base was named: a folder, or a hub id with optional ``@revision``.
+        base: the base's folder.
+    """
+    said = str(config.get("base_model_name_or_path") or "")
+    revision = str(config.get("revision") or "")
+    given, _, chosen = name.partition("@")
+    if not said:
+        return None
+    if Path(said).is_dir() and Path(said).resolve() == base.resolve():
+        return None
+    if Path(said).name != Path(given).name:
+        return f"{said}@{revision}" if revision else said
+    # Of a folder nobody knows the revision; without one, a hub id means the newest.
+    if revision and not Path(given).is_dir() and revision != (chosen or "main"):
+        return f"{said}@{revision}"
+    return None

@@ -116,6 +116,19 @@ class Held(Tensors):
         return self._tensors[name]
 
 
+def not_finite(tensors: Tensors) -> str | None:
+    """Name the first tensor that has NaN or infinite values, and its file.
+
+    Raises:
+        LoraError: a tensor cannot be read.
+    """
+    for name, entry in tensors.entries.items():
+        tensor = tensors.get(name)
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            return f"{entry.file}: {entry.stored} has NaN or infinite values"
+    return None
+
+
 def open_checkpoint(folder: Path) -> Tensors:
     """Open the tensors that transformers reads for a model, by the names that its files give them.
 

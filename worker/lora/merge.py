@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.lora import LoraError
-from worker.lora.adapter import open_adapter
+from worker.lora.adapter import open_adapter, other_base
 from worker.lora.applied import Applied
 from worker.lora.files import (
     CONFIGS,
@@ -113,13 +113,19 @@ def merge(
         if list(files.values()) != [SINGLE]:
             shards = {s: files[entry.file] for s, (_, entry) in stored.items()}
             write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": shards})
+    chosen = base_name or str(base)
+    warnings = []
+    if said := other_base(theirs.config, chosen, base):
+        warnings.append(
+            f"the adapter's config names the base {said}, and it was merged into {name}"
+        )
     return Merged(
         layers=len(applied.modules),
         replaced=len(applied.replaced),
         tensors=done,
         bytes=size,
         seconds=time.perf_counter() - start,
-        warnings=_of_another(theirs.config, base_name or str(base), base),
+        warnings=warnings,
     )
 
 
@@ -151,16 +157,6 @@ def _check_tied(base: Path, adapter: Path, applied: Applied, names: tuple[str, s
         f"{adapter} cannot be merged: {base} ties its head to its embeddings, and the adapter makes "
         "them different"
     )
-
-
-def _of_another(config: dict[str, object], name: str, base: Path) -> list[str]:
-    """Warn of an adapter whose config names another base; folders may have been moved."""
-    said = str(config.get("base_model_name_or_path") or "")
-    if not said or Path(said).name == Path(name.partition("@")[0]).name:
-        return []
-    if Path(said).is_dir() and Path(said).resolve() == base.resolve():
-        return []
-    return [f"the adapter's config names the base {said}, and it was merged into {name}"]
 
 
 def _file_names(base: Path) -> dict[Path, str]:
