@@ -6,7 +6,11 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import kombu
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+#: A key that never exists: to take something from it asks whether Redis takes writes.
+PROBE = "probe"
 #: The most seconds between two tries at a Redis that is away.
 LONGEST_PAUSE = 5
 
@@ -16,7 +20,19 @@ class Connection(kombu.Connection):
 
     What was taken and not acknowledged is not put back when it ends, by Kombu's own means: the sweep
     publishes what was lost, and where Redis is away Kombu would write the messages into a file.
+
+    A Redis that answers with an error to every write, as a replica does during a failover (``READONLY``),
+    counts as away: Kombu would connect, fail at the first message, and connect again without a pause.
     """
+
+    def _connection_factory(self) -> Any:
+        found: Any = super()._connection_factory()  # type: ignore[misc]  # celery-types leaves it out
+        try:
+            self.default_channel.client.rpop(PROBE)  # type: ignore[attr-defined]  # Redis has one
+        except ResponseError as error:
+            self.collect()
+            raise RedisConnectionError(f"Redis refuses to write: {error}") from error
+        return found
 
     def channel(self) -> Any:
         found: Any = super().channel()

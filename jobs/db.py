@@ -28,6 +28,8 @@ POSTGRESQL = {
 }
 
 
+#: The most connections of a process.
+POOL_SIZE = 10
 #: SQLSTATE of a write in a transaction that may only read, as on a standby.
 READ_ONLY = "25006"
 
@@ -39,9 +41,10 @@ def connect(url: str) -> sa.Engine:
     included (unless the URL asks for them): a pooler in between, such as PgBouncer in transaction mode,
     may give every transaction another server connection.
     """
-    # Many requests wait for jobs at once, and each looks at its job now and then. Whoever comes alone
-    # gets the connection that was used last, whose caches are warm.
-    pool: dict[str, Any] = {"pool_size": 10, "max_overflow": 90, "pool_use_lifo": True}
+    # No thread holds a connection while it waits for a job or computes, and none takes a second one: more
+    # threads than connections queue for a moment. Whoever comes alone gets the connection that was used
+    # last, whose caches are warm.
+    pool: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": 0, "pool_use_lifo": True}
     given = sa.make_url(url)
     if given.get_backend_name() != "sqlite":
         options = {

@@ -83,6 +83,8 @@ def make_app(redis_url: str, model: str | None = None) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # Errors that Redis answers with, and that pass: READONLY, NOREPLICAS, MISCONF, TRYAGAIN…
+        broker_channel_error_retry=True,
         broker_transport_options={
             "global_keyprefix": KEY_PREFIX,
             # Kombu would keep a copy of each message in Redis until it is acknowledged, and bring
@@ -149,7 +151,7 @@ class Doorbell:
         try:
             # What is said here holds for the first link; the worker that runs it routes the next.
             chain(*links, app=self._app).apply_async(retry=False, queue=queue)
-        except OperationalError as error:
+        except (OperationalError, RedisError) as error:
             raise QueueUnavailableError(str(error)) from error
 
     def waiting(self) -> int:

