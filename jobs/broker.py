@@ -26,9 +26,10 @@ class Connection(kombu.Connection):
     """
 
     def _connection_factory(self) -> Any:
-        found: Any = super()._connection_factory()  # type: ignore[misc]  # celery-types leaves it out
+        found: Any = super()._connection_factory()
+        channel: Any = self.default_channel  # celery-types does not know Redis's
         try:
-            self.default_channel.client.rpop(PROBE)  # type: ignore[attr-defined]  # Redis has one
+            channel.client.rpop(PROBE)
         except ResponseError as error:
             self.collect()
             raise RedisConnectionError(f"Redis refuses to write: {error}") from error

