@@ -1,0 +1,97 @@
+"""``python -m tests.gpu``: the texts that must not change, then the speeds, then the other dtypes."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+
+from tests.gpu import speed, texts
+from tests.gpu.report import Report
+from tests.gpu.speed import Speed
+from tests.gpu.tables import tables
+from tests.gpu.texts import Checked
+
+#: Seconds after the budget at which whatever hangs is named, and ended.
+GRACE = 20
+
+#: Name, least seconds, and what is done.
+Section = tuple[str, float, Callable[[Report], None]]
+
+
+def main() -> int:
+    """Run the sections that are asked for; return 1 if something does not hold, else 0."""
+    options = _options()
+    faulthandler.dump_traceback_later(options.budget + GRACE, exit=True)
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
+    out = os.environ.get("OUT")
+    report = Report(options.budget, Path(out) / "gpu.jsonl" if out else None)
+    device = torch.device(options.device)
+    report.say(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        peft=peft.__version__,
+        budget=options.budget,
+    )
+    sections = _sections(report, options.tiny, device)
+    names = [name for name, *_ in sections]
+    if unknown := set(options.only) - set(names):
+        print(f"there is no section {min(unknown)}: {', '.join(names)}", file=sys.stderr)
+        return 2
+    for name, need, run in sections:
+        if not options.only or name in options.only:
+            report.section(name, 0 if options.tiny else need, run)
+    print(f"\n{tables(report.lines)}")
+    faulthandler.cancel_dump_traceback_later()
+    return int(report.failed)
+
+
+def _sections(report: Report, tiny: bool, device: torch.device) -> list[Section]:
+    """Return all sections in the order of their weight, but for those that share an engine."""
+    asked = texts.Amount(questions=32, limit=128, reference=12)
+    measured, dtype = speed.FULL, torch.bfloat16
+    if tiny:
+        asked = texts.Amount(questions=2, limit=12, reference=1, slots=8)
+        measured, dtype = speed.TINY, torch.float32
+    exact, brain, half = (
+        Checked(report, asked, dtype, device)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    )
+    at_speed = Speed(measured, dtype, device)
+    return [
+        ("float32", 20, lambda _: exact.run()),
+        ("cancel", 5, lambda _: exact.cancel()),
+        ("limit", 15, at_speed.limit),
+        ("card", 8, at_speed.card),
+        ("start", 15, at_speed.start),
+        ("decode", 20, at_speed.decode),
+        ("jobs", 25, at_speed.jobs),
+        ("prompts", 8, at_speed.prompts),
+        ("bare", 15, at_speed.bare),
+        ("bfloat16", 20, lambda _: brain.run()),
+        ("memory", 15, at_speed.memory),
+        ("float16", 20, lambda _: half.run()),
+    ]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--budget", type=float, default=240, help="seconds; what does not fit is skipped"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="sections to run")
+    parser.add_argument("--tiny", action="store_true", help="all of it in small, to see it run")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""JSON lines as they are found, within a budget of seconds; a section that fails leaves the rest alone."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: Characters of a traceback that are reported: its end says most.
+TOLD = 1500
+
+
+class Report:
+    """Writes what is found to stdout and to a file, and keeps it for the tables."""
+
+    def __init__(self, budget: float, file: Path | None) -> None:
+        """
+        Args:
+            budget: seconds from now on in which sections may begin.
+            file: where the lines go besides; none if None.
+        """
+        self._start = time.monotonic()
+        self._budget = budget
+        self._file = file
+        self.lines: list[dict[str, Any]] = []
+        #: Whether something that must hold did not, or could not be found out.
+        self.failed = False
+        if file:
+            file.write_text("", encoding="utf-8")
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self._budget - (time.monotonic() - self._start)
+
+    def say(self, **fields: Any) -> None:
+        """Write a line; ``t`` is when, in seconds since the beginning."""
+        fields["t"] = round(time.monotonic() - self._start, 1)
+        self.lines.append(fields)
+        line = json.dumps(fields)
+        print(line, flush=True)
+        if self._file:
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+
+    def section(self, name: str, need: float, run: Callable[[Report], None]) -> None:
+        """Run a section if there is time for it, and free its memory.
+
+        Args:
+            name: for its lines.
+            need: seconds that it takes at least.
+            run: finds things out, and says them.
+        """
+        if self.left < need:
+            self.say(section=name, skipped=f"{self.left:.0f} s left, it takes {need:.0f}")
+            return
+        start = time.monotonic()
+        try:
+            run(self)
+        except Exception:  # noqa: BLE001 (whatever it is, the other sections go on)
+            self.failed = True
+            self.say(section=name, error=traceback.format_exc()[-TOLD:])
+        free()
+        self.say(section=name, seconds=round(time.monotonic() - start, 1))
+
+
+def free() -> None:
+    """Give memory back that nothing uses any more: engines and their threads hold each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,360 @@
+"""Speeds and memory of the engine with a Mistral-7B and three adapters, all roles mixed."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jobs.pipeline import Role, Sampling
+from tests.gpu import decoding, engines, limit
+from tests.gpu.model import Shape, Weights, build, tokenizer_for, words
+from tests.gpu.report import Report, free
+from worker.bench.engine import run_jobs
+from worker.bench.peak import Peak
+from worker.engine.batching import BatchingEngine
+from worker.engine.interface import Request
+from worker.engine.reference import ReferenceEngine
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured."""
+
+    shape: Shape
+    #: Sequences that are decoded together; the last is the number of slots.
+    sequences: tuple[int, ...]
+    #: With and without adapters.
+    compared: int
+    #: Tokens of a prompt, and steps that are looked at.
+    prompt: int
+    steps: int
+    #: Prompts and tokens of each.
+    prompts: tuple[tuple[int, int], ...]
+    #: Jobs at once; there are twice as many if there is time.
+    jobs: tuple[int, ...]
+    #: Tokens of a question, and new ones of a stage.
+    question: int
+    new: int
+    #: What a context takes where keys and values are not in blocks.
+    row: int
+    #: New tokens of the card's program.
+    card: int
+    #: Of the long sequences that are counted, and the bytes of a smaller card's memory.
+    long: int
+    small_card: float
+    #: Of the matrices and of the memory that show the limits.
+    size: int
+    read: int
+
+
+FULL = Amount(
+    shape=Shape(),
+    sequences=(1, 16, 64, 128, 256),
+    compared=64,
+    prompt=960,
+    steps=128,
+    prompts=((8, 1024), (32, 256), (64, 64)),
+    jobs=(64, 256),
+    question=64,
+    new=256,
+    row=1408,
+    card=32,
+    long=2000,
+    small_card=24 * 2**30,
+    size=8192,
+    read=2**32,
+)
+TINY = Amount(
+    shape=Shape(vocabulary=500, hidden=128, layers=2, head=32, rank=8, positions=1024),
+    sequences=(1, 4),
+    compared=4,
+    prompt=24,
+    steps=8,
+    prompts=((2, 32), (4, 8)),
+    jobs=(2, 4),
+    question=8,
+    new=8,
+    row=256,
+    card=4,
+    long=100,
+    small_card=24 * 2**30,
+    size=256,
+    read=2**24,
+)
+
+
+class Speed:
+    """Measurements that share a model and an engine; they come in the order of the methods."""
+
+    def __init__(self, amount: Amount, dtype: torch.dtype, device: torch.device) -> None:
+        self._amount = amount
+        self._dtype = dtype
+        self._device = device
+        self._tokenizer = tokenizer_for(amount.shape)
+        self._models: Any = None
+        self._weights = Weights(0, 0)
+        self._engine: BatchingEngine | None = None
+        self._found: Peak | None = None
+        self._decoded: dict[int, float] = {}
+
+    def limit(self, report: Report) -> None:
+        """What the device can do, and what a step has to read."""
+        peak = self._peak
+        start = time.monotonic()
+        self._build()
+        report.say(
+            measure="limit",
+            device=_name(self._device),
+            dtype=str(self._dtype).removeprefix("torch."),
+            read_tb_s=peak.bandwidth / 1e12,
+            product_tflop_s=peak.flops / 1e12,
+            base_gb=self._weights.base / GB,
+            adapters_gb=self._weights.adapters / GB,
+            build_seconds=time.monotonic() - start,
+        )
+
+    def card(self, report: Report) -> None:
+        """The model card's program, one sequence."""
+        rng = random.Random(9)
+        requests = [
+            Request(Role.ACTOR, words(rng, self._amount.question, self._amount.shape), sampling)
+            for sampling in (
+                Sampling(max_output_tokens=2),
+                Sampling(max_output_tokens=self._amount.card),
+            )
+        ]
+        self._build()
+        reference = ReferenceEngine(self._models, self._tokenizer, context=self._context)
+        with closing(reference):
+            for request in requests:  # the first one warms up
+                start = time.monotonic()
+                completion = reference.submit(request).result(decoding.PATIENCE)
+        seconds = time.monotonic() - (completion.first_token_at or start)
+        tokens = completion.output_tokens - 1
+        report.say(measure="card", tokens=tokens, seconds=seconds, tokens_a_second=tokens / seconds)
+
+    def start(self, report: Report) -> None:
+        """Seconds until the engine takes requests, with all that it records."""
+        if self._engine:
+            self._close()
+        self._build()
+        start = time.monotonic()
+        engine = self._ready()
+        seconds = time.monotonic() - start
+        said: dict[str, Any] = {"slots": engine.slots, "context": engine.context}
+        report.say(measure="start", seconds=seconds, **said, **self._memory(engine))
+
+    def decode(self, report: Report) -> None:
+        """Tokens a second of decoding alone, and how near to the limit that is."""
+        for count in self._amount.sequences:
+            if report.left < 10 + count / 12:
+                report.say(measure="decode", sequences=count, skipped=f"{report.left:.0f} s left")
+                continue
+            found = self._decode(self._ready(), count)
+            self._decoded[count] = found["tokens_a_second"]
+            report.say(measure="decode", adapters=len(Role), **found)
+
+    def jobs(self, report: Report) -> None:
+        """Whole jobs, each on a thread that waits for its stages."""
+        amount, engine = self._amount, self._ready()
+        sampling = Sampling(max_output_tokens=amount.new)
+        rng = random.Random(3)
+        warm = [words(rng, amount.question, amount.shape)]
+        run_jobs(engine, warm, at_once=1, sampling=Sampling(max_output_tokens=8))
+        for at_once in amount.jobs:
+            once = 10 + at_once / 8  # seconds, about
+            if report.left < once:
+                report.say(measure="jobs", at_once=at_once, skipped=f"{report.left:.0f} s left")
+                continue
+            count = at_once * (2 if report.left > 2 * once + 40 else 1)
+            questions = [words(rng, amount.question, amount.shape) for _ in range(count)]
+            cpu = time.process_time()
+            with _busy(self._device) as busy:
+                found = run_jobs(engine, questions, at_once=at_once, sampling=sampling)
+            cpu = time.process_time() - cpu
+            report.say(
+                measure="jobs",
+                at_once=at_once,
+                jobs=count,
+                seconds=found.seconds,
+                tokens_a_second=found.tokens_a_second,
+                prompt_tokens_a_second=found.prompt_tokens / found.seconds,
+                jobs_an_hour=found.jobs_an_hour,
+                first_token=found.first_token,
+                steps=found.steps,
+                cpu_share=cpu / found.seconds,
+                gpu_share=sum(busy) / len(busy) if busy else None,
+            )
+
+    def prompts(self, report: Report) -> None:
+        """Tokens of prompts a second, with one new token each; the best of three.
+
+        The limit is that of the products with the weights; attention comes on top.
+        """
+        amount, engine = self._amount, self._ready()
+        rng = random.Random(4)
+        read = self._weights.base + self._weights.adapters / len(Role)
+        for count, length in amount.prompts:
+            best = 0.0
+            for _ in range(3):
+                texts = [words(rng, length - 1, amount.shape) for _ in range(count)]
+                start = time.monotonic()
+                tokens, _new = decoding.complete(engine, decoding.asked(texts, 1))
+                best = max(best, tokens / (time.monotonic() - start))
+            operations = 2 * read / self._dtype.itemsize * best
+            report.say(
+                measure="prompts",
+                prompts=count,
+                length=length,
+                tokens_a_second=best,
+                share_of_limit=operations / self._peak.flops,
+            )
+
+    def bare(self, report: Report) -> None:
+        """Decode without adapters, as many sequences as with them: what they cost."""
+        self._close()
+        count = self._amount.compared
+        self._build(bare=True)
+        found = self._decode(self._ready(slots=count), count)
+        self._close()
+        with_adapters = self._decoded.get(count)
+        ratio = with_adapters / found["tokens_a_second"] if with_adapters else None
+        report.say(measure="decode", adapters=0, ratio=ratio, **found)
+
+    def memory(self, report: Report) -> None:
+        """How many long sequences fit into a smaller card, and that they are served there."""
+        self._close()
+        amount, shape = self._amount, self._amount.shape
+        cuda = self._device.type == "cuda"
+        total = torch.cuda.get_device_properties(self._device).total_memory if cuda else 0
+        if cuda and amount.small_card < total:
+            torch.cuda.set_per_process_memory_fraction(amount.small_card / total, self._device)
+        try:
+            self._build()
+            engine = self._ready(slots=64)
+            found = self._memory(engine)
+            fit = min(64, found["long_sequences"] or 4)
+            # A few more than fit: some wait, or make room and are computed again.
+            count, new = fit + 4, min(32, amount.new)
+            rng = random.Random(5)
+            texts = [words(rng, amount.long - new - 1, shape) for _ in range(count)]
+            texts = [text for text in texts if amount.long <= engine.context]
+            start, computed = time.monotonic(), engine.computed
+            tokens, written = decoding.complete(engine, decoding.asked(texts, new))
+            report.say(
+                measure="memory",
+                card_gb=amount.small_card / GB if cuda else None,
+                context=engine.context,
+                **found,
+                served=len(texts),
+                seconds=time.monotonic() - start,
+                # Of a text's tokens the last is drawn, and not computed.
+                computed_again=engine.computed - computed - tokens - written + len(texts),
+            )
+        finally:
+            self._close()
+            if cuda:
+                torch.cuda.set_per_process_memory_fraction(1.0, self._device)
+
+    # --- what they share --------------------------------------------------------------
+
+    @property
+    def _peak(self) -> Peak:
+        if not self._found:
+            sizes = {"size": self._amount.size, "read": self._amount.read}
+            self._found = limit.measure(self._dtype, self._device, **sizes)
+        return self._found
+
+    @property
+    def _context(self) -> int:
+        return self._amount.shape.positions if engines.PAGED else self._amount.row
+
+    def _build(self, *, bare: bool = False) -> None:
+        """Make the models, unless they are there, or an engine has them."""
+        if self._models or self._engine:
+            return
+        free()
+        self._models = build(self._amount.shape, self._dtype, self._device, bare=bare)
+        self._weights = Weights.of(self._models)
+
+    def _ready(self, slots: int | None = None) -> BatchingEngine:
+        """Return the engine; make it if it is not there."""
+        if not self._engine:
+            self._build()
+            models, self._models = self._models, None
+            self._engine = engines.make(
+                models,
+                self._tokenizer,
+                context=self._context,
+                slots=slots or max(self._amount.sequences),
+            )
+        return self._engine
+
+    def _close(self) -> None:
+        if self._engine:
+            self._engine.close()
+        self._engine = self._models = None
+        free()
+
+    def _decode(self, engine: BatchingEngine, count: int) -> dict[str, Any]:
+        amount = self._amount
+        rng = random.Random(2)
+        texts = [words(rng, amount.prompt - 1, amount.shape) for _ in range(count)]
+        found = decoding.measure(engine, texts, amount.steps)
+        step = found.seconds / found.steps
+        read = self._weights.base + self._weights.adapters
+        read += int(found.context) * amount.shape.cache_bytes(self._dtype)
+        return {
+            "sequences": count,
+            "tokens_a_second": found.tokens_a_second,
+            "step_ms": step * 1e3,
+            "share_of_limit": read / self._peak.bandwidth / step,
+            "context": found.context / count,
+            "steps": found.steps,
+        }
+
+    def _memory(self, engine: BatchingEngine) -> dict[str, Any]:
+        """Say what fits into an engine's cache; None where it does not tell."""
+        tokens = getattr(engine, "tokens_that_fit", None)
+        cuda = self._device.type == "cuda"
+        return {
+            "tokens_that_fit": tokens,
+            "long": self._amount.long,
+            "long_sequences": None if tokens is None else tokens // self._amount.long,
+            "allocated_gb": torch.cuda.memory_allocated(self._device) / GB if cuda else None,
+        }
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def _busy(device: torch.device) -> Iterator[list[float]]:
+    """Gather how busy a GPU is, as shares, four times a second; nothing where it does not tell."""
+    found: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.25):
+            try:
+                found.append(torch.cuda.utilization(device) / 100)
+            except Exception:  # noqa: BLE001 (there is no library that knows, or it knows nothing)
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    if device.type == "cuda":
+        thread.start()
+    yield found
+    over.set()
+    if thread.ident:
+        thread.join()

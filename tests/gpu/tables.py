@@ -1,0 +1,66 @@
+"""What was found, as the tables of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: A table's lines: their mark, their columns, and how each is written.
+Columns = Mapping[str, tuple[str, str]]
+
+TEXTS: Columns = {
+    "dtype": ("dtype", "{}"),
+    "variant": ("computed", "{}"),
+    "drawn": ("drawn", "{}"),
+    "texts": ("texts", "{}"),
+    "equal": ("the same", "{}"),
+}
+DECODE: Columns = {
+    "sequences": ("sequences at once", "{}"),
+    "adapters": ("adapters", "{}"),
+    "tokens_a_second": ("new tokens a second", "{:,.0f}"),
+    "step_ms": ("ms a step", "{:.2f}"),
+    "share_of_limit": ("of the limit", "{:.0%}"),
+    "ratio": ("with adapters", "{:.1%}"),
+}
+JOBS: Columns = {
+    "at_once": ("jobs at once", "{}"),
+    "jobs": ("jobs", "{}"),
+    "jobs_an_hour": ("jobs an hour", "{:,.0f}"),
+    "tokens_a_second": ("new tokens a second", "{:,.0f}"),
+    "prompt_tokens_a_second": ("prompt tokens a second", "{:,.0f}"),
+    "first_token": ("first token, s", "{:.2f}"),
+    "cpu_share": ("of a core", "{:.0%}"),
+    "gpu_share": ("of the GPU", "{:.0%}"),
+}
+PROMPTS: Columns = {
+    "prompts": ("prompts", "{}"),
+    "length": ("tokens of each", "{:,}"),
+    "tokens_a_second": ("tokens a second", "{:,.0f}"),
+    "share_of_limit": ("of the limit", "{:.0%}"),
+}
+
+
+def tables(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Write what there is of texts, decoding, jobs and prompts as tables of Markdown."""
+    lines = [line for line in lines if "skipped" not in line]
+    kinds = [
+        ("check", "texts", TEXTS),
+        ("measure", "decode", DECODE),
+        ("measure", "jobs", JOBS),
+        ("measure", "prompts", PROMPTS),
+    ]
+    found = []
+    for key, name, columns in kinds:
+        if rows := [line for line in lines if line.get(key) == name]:
+            found.append(_table(columns, rows))
+    return "\n\n".join(found)
+
+
+def _table(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> str:
+    titles = [title for title, _ in columns.values()]
+    lines = [titles, ["---"] * len(titles)]
+    for row in rows:
+        cells = [(row.get(name), form) for name, (_, form) in columns.items()]
+        lines.append(["–" if value is None else form.format(value) for value, form in cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

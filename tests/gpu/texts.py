@@ -1,0 +1,256 @@
+"""The demo's texts are the same however they are computed: alone, together, in chunks, evicted, as PEFT does."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer
+
+from demo import questions
+from jobs import pipeline
+from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
+from tests.gpu import engines
+from tests.gpu.report import Report, free
+from worker.bench.engine import Model
+from worker.engine.batching import BatchingEngine
+from worker.engine.interface import (
+    Completion,
+    Engine,
+    EngineError,
+    FinishReason,
+    Generation,
+    Request,
+)
+from worker.engine.reference import ReferenceEngine
+
+CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
+CONTEXT = 512
+#: Tokens of which keys and values fit where sequences are evicted: of a few, not of 32.
+FEW = 2 * CONTEXT
+#: Small prompt chunks: every prompt takes several.
+CHUNK = 16
+#: The most seconds that a variant waits for all of its texts.
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is asked."""
+
+    questions: int
+    #: New tokens of a stage at most.
+    limit: int
+    #: Seconds for the texts of `generate`, which writes one at a time: as many as it gets done.
+    reference: float
+    slots: int = 32
+
+
+#: What is looked at of a text.
+Outcome = tuple[str, int, FinishReason]
+
+
+class Checked:
+    """The texts of one dtype, each in every way."""
+
+    def __init__(
+        self, report: Report, amount: Amount, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._report = report
+        self._amount = amount
+        self._dtype = dtype
+        self._device = device
+        self._name = str(dtype).removeprefix("torch.")
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(CHECKPOINT / "base")
+        self._loaded: dict[str, PeftModel] = {}
+        #: What was asked in the first run; the others are asked the same, whatever they answer.
+        self._requests: list[Request] = []
+        self._wanted: list[Outcome] = []
+
+    def run(self) -> None:
+        """Compare all variants with 32 at once."""
+        with closing(self._engine()) as engine:
+            self._ask(engine)
+            order = list(range(len(self._requests)))
+            random.Random(1).shuffle(order)
+            self._compare("once more in another order", engine, order)
+        # One at a time is slow; where rounding tells anyway, a part of it says enough.
+        exact = self._dtype is torch.float32
+        some = range(0, len(self._requests), 1 if exact else 3)
+        self._variant("alone", lambda: self._engine(slots=1), some)
+        self._variant(f"in chunks of {CHUNK}", lambda: self._engine(chunk=CHUNK))
+        self._variant("without graphs", lambda: self._engine(graphs=False))
+        self._variant("without drafts", lambda: self._engine(drafts=False))
+        if engines.PAGED:
+            self._variant("with evictions", lambda: self._engine(tokens=FEW))
+        else:
+            self._say("with evictions", skipped="the engine's cache is not in blocks")
+        self._reference(self._amount.reference / (1 if exact else 3))
+
+    def cancel(self) -> None:
+        """Cancel some sequences in the middle: they end within a step, and no other text changes."""
+        with closing(self._engine()) as engine:
+            if not self._requests:
+                self._ask(engine)
+            # Hot noise over the whole vocabulary hardly ever ends a text.
+            endless = Sampling(temperature=5.0, top_k=0, max_output_tokens=CONTEXT)
+            steps: list[int] = []
+            cancelled: list[Generation] = []
+            neighbours = {}
+            for i in range(min(len(self._requests), self._amount.slots - 4)):
+                neighbours[i] = engine.submit(self._requests[i])
+                if i % 7 == 0 and len(cancelled) < 4:
+                    sampling = replace(endless, seed=i)
+                    cancelled.append(_cancel_itself(engine, sampling, steps))
+            ended = [generation.result(PATIENCE).finish_reason for generation in cancelled]
+            found = _outcomes(neighbours)
+        count = ended.count(FinishReason.CANCELLED)
+        equal = sum(outcome == self._wanted[i] for i, outcome in found.items())
+        good = bool(count) and max(steps, default=0) <= 1 and equal == len(found)
+        self._report.failed |= not good
+        self._report.say(
+            check="cancel",
+            dtype=self._name,
+            cancelled=count,
+            of=len(cancelled),
+            steps_after=max(steps, default=None),
+            neighbours=len(found),
+            equal=equal,
+        )
+
+    def _models(self) -> dict[str, PeftModel]:
+        """Give the models to an engine, which takes them over: a copy of what is loaded once."""
+        free()
+        if not self._loaded:
+            self._loaded = Model.of(CHECKPOINT).load(self._dtype, self._device)
+        return copy.deepcopy(self._loaded)
+
+    def _engine(self, **options: Any) -> BatchingEngine:
+        options = {"context": CONTEXT, "slots": self._amount.slots, **options}
+        return engines.make(self._models(), self._tokenizer, **options)
+
+    def _ask(self, engine: Engine) -> None:
+        """Take all questions through the three stages, greedily and drawn."""
+        rng = random.Random(0)
+        jobs = []
+        for number in range(self._amount.questions):
+            question = questions.ask(rng, questions.problem(rng))
+            if number % 8 == 7:
+                question, _ = questions.outside(rng)
+            drawn = Sampling(top_p=0.9 if number % 2 else 1.0, seed=number)
+            jobs += [(question, Sampling(temperature=0)), (question, drawn)]
+        outputs: list[list[str]] = [[] for _ in jobs]
+        for stage in pipeline.stages():
+            generations = []
+            for (question, sampling), texts in zip(jobs, outputs, strict=True):
+                seed = stage_seed(sampling.seed, stage.position)
+                limited = replace(sampling, max_output_tokens=self._amount.limit, seed=seed)
+                prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, texts)
+                self._requests.append(Request(stage.role, prompt, limited))
+                generations.append(engine.submit(self._requests[-1]))
+            for generation, texts in zip(generations, outputs, strict=True):
+                completion = generation.result(PATIENCE)
+                self._wanted.append(_looked_at(completion))
+                texts.append(completion.text)
+
+    def _variant(
+        self, variant: str, make: Callable[[], BatchingEngine], which: Sequence[int] | None = None
+    ) -> None:
+        with closing(make()) as engine:
+            self._compare(variant, engine, range(len(self._requests)) if which is None else which)
+
+    def _compare(self, variant: str, engine: BatchingEngine, which: Sequence[int]) -> None:
+        computed, start = engine.computed, time.monotonic()
+        generations = {i: engine.submit(self._requests[i]) for i in which}
+        found = _outcomes(generations)
+        # Evicted sequences are computed again.
+        computed = engine.computed - computed
+        self._tell(variant, found, computed=computed, seconds=round(time.monotonic() - start, 2))
+
+    def _reference(self, seconds: float) -> None:
+        """Compare greedy texts with those of PEFT's `generate`, all roles in turn."""
+        greedy = [i for i, r in enumerate(self._requests) if r.sampling.temperature == 0]
+        order = random.Random(2).sample(greedy, len(greedy))
+        found: dict[int, Outcome | str] = {}
+        reference = ReferenceEngine(self._models(), self._tokenizer, context=CONTEXT)
+        end = time.monotonic() + seconds
+        with closing(reference):
+            while order and (not found or time.monotonic() < end):
+                i = order.pop()
+                found |= _outcomes({i: reference.submit(self._requests[i])})
+        self._tell("PEFT's generate", found)
+
+    def _tell(self, variant: str, found: dict[int, Outcome | str], **more: Any) -> None:
+        """Say how many texts are the same; in float32, all have to be."""
+        for drawn in ("greedy", "sampled"):
+            greedy = drawn == "greedy"
+            which = [i for i in found if (self._requests[i].sampling.temperature == 0) == greedy]
+            if not which:
+                continue
+            other = [i for i in which if found[i] != self._wanted[i]]
+            said: dict[str, Any] = {"texts": len(which), "equal": len(which) - len(other)}
+            if errors := [found[i] for i in other if isinstance(found[i], str)]:
+                said |= {"errors": len(errors), "error": errors[0]}
+            elif other:
+                said["first"] = {"found": found[other[0]], "wanted": self._wanted[other[0]]}
+            self._say(variant, drawn=drawn, **said, **more)
+            self._report.failed |= bool(other) and self._dtype is torch.float32
+
+    def _say(self, variant: str, **fields: Any) -> None:
+        self._report.say(
+            check="texts",
+            dtype=self._name,
+            variant=variant,
+            against=f"{self._amount.slots} at once",
+            **fields,
+        )
+
+
+def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int]) -> Generation:
+    """Submit what is cancelled with its first piece; note how many steps later it ended.
+
+    Both happen on the engine's thread, so that no step goes by unseen.
+    """
+    generation = engine.submit(Request(Role.ACTOR, "gravity", sampling))
+    emit, end = generation.emit, generation.end
+    at: list[int] = []
+
+    def emitted(delta: str) -> None:
+        emit(delta)
+        if not at:
+            at.append(engine.steps)
+            generation.cancel()
+
+    def ended(outcome: Completion | EngineError) -> None:
+        cancelled = getattr(outcome, "finish_reason", None) is FinishReason.CANCELLED
+        if at and cancelled:
+            steps.append(engine.steps - at[0])
+        end(outcome)
+
+    generation.emit = emitted  # type: ignore[method-assign]  # it looks over the engine's shoulder
+    generation.end = ended  # type: ignore[method-assign]
+    return generation
+
+
+def _outcomes(generations: Mapping[int, Generation]) -> dict[int, Outcome | str]:
+    """Return what is looked at of texts, or what went wrong with them; wait for all together."""
+    end = time.monotonic() + PATIENCE
+    found: dict[int, Outcome | str] = {}
+    for i, generation in generations.items():
+        try:
+            found[i] = _looked_at(generation.result(max(0, end - time.monotonic())))
+        except (EngineError, TimeoutError) as error:
+            found[i] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def _looked_at(completion: Completion) -> Outcome:
+    return completion.text, completion.output_tokens, completion.finish_reason

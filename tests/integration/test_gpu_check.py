@@ -1,0 +1,62 @@
+"""What a GPU machine runs, in small: it needs torch, transformers and peft alone, and says what it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.gpu.report import Report
+
+ROOT = Path(__file__).parents[2]
+#: What is not there on a machine that only checks: an import of it fails.
+MISSING = ["celery", "redis", "sqlalchemy", "flask", "pydantic", "pytest", "hypothesis", "click"]
+RUN = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({MISSING}))
+runpy.run_module("tests.gpu", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_check_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
+    only = ["float32", "cancel", "limit", "card", "start", "decode", "jobs", "prompts", "bare"]
+    command = [sys.executable, "-c", RUN, "--tiny", "--device", "cpu", "--only", *only, "memory"]
+    environment = {**os.environ, "OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    kept = (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()
+    assert ended.stdout.splitlines()[: len(kept)] == kept
+    lines: list[dict[str, Any]] = [json.loads(line) for line in kept]
+    assert [line for line in lines if "error" in line] == []
+    texts = [line for line in lines if line.get("check") == "texts" and "skipped" not in line]
+    assert {line["drawn"] for line in texts} == {"greedy", "sampled"}
+    assert {"alone", "without graphs", "PEFT's generate"} <= {line["variant"] for line in texts}
+    assert all(line["equal"] == line["texts"] > 0 for line in texts)
+    [cancel] = [line for line in lines if line.get("check") == "cancel"]
+    assert cancel["cancelled"] > 0
+    assert cancel["steps_after"] <= 1
+    measured = [line["measure"] for line in lines if "measure" in line]
+    twice = ["decode"] * 2 + ["jobs"] * 2 + ["prompts"] * 2
+    assert measured == ["limit", "card", "start", *twice, "decode", "memory"]
+    for line in lines:
+        assert line.get("tokens_a_second", 1) > 0
+    assert "| sequences at once |" in ended.stdout
+
+
+def test_a_section_fails_alone_and_is_skipped_where_time_is_short(tmp_path: Path) -> None:
+    report = Report(60, tmp_path / "lines")
+
+    def fails(_: Report) -> None:
+        raise ValueError("broken")
+
+    report.section("one", 30, fails)
+    report.section("two", 30, lambda report: report.say(found=2))
+    report.section("three", 90, fails)
+    first, _, second, _, third = report.lines
+    assert first["error"].endswith("ValueError: broken\n")
+    assert second["found"] == 2
+    assert third["skipped"].endswith("it takes 90")
+    assert report.failed
