@@ -1,0 +1,190 @@
+"""Products with weights of 4 bits on a GPU, against the same ones of 16 bits and bitsandbytes'.
+
+``python -m worker.bench.four_bit`` prints a line of JSON for each measurement. It needs PyTorch and
+Triton alone; bitsandbytes is measured where it is installed. The sizes are those of Mistral-7B's
+layers. Each time is of a CUDA graph that goes through so many copies of the weight that none is in
+the cache when it is read again, which is how a model's layers are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worker.engine.cuda.four_bit import BLOCK, FourBit
+
+#: (in, out) of q, k and v, of the attention's output, of gate and up, and of down.
+SHAPES = ((4096, 6144), (4096, 4096), (4096, 28672), (14336, 4096))
+ROWS = (1, 4, 16, 32, 64, 128, 256)
+#: Bytes of weights that a graph reads: more than a cache holds.
+READ = 2**28
+REPEATS = 10
+#: bitsandbytes' codes: a sign, an exponent of two bits and a mantissa of one; quantiles of the normal
+#: distribution.
+_MAGNITUDES = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
+FP4 = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
+NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+
+
+def quantize(weight: Tensor, code: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Quantise a matrix as bitsandbytes does: the nearest value of a code for each weight.
+
+    Args:
+        weight: (out, in); in a multiple of 64.
+        code: 16 values.
+
+    Returns:
+        two weights in each byte, (out * in / 2, 1) uint8, and the blocks' factors, float32.
+    """
+    blocks = weight.float().view(-1, BLOCK)
+    absmax = blocks.abs().amax(dim=1)
+    values, order = torch.tensor(code, device=weight.device).sort()
+    nearest = torch.bucketize(blocks / absmax[:, None], (values[1:] + values[:-1]) / 2)
+    codes = order[nearest].to(torch.uint8).view(-1, 2)
+    return codes[:, :1] << 4 | codes[:, 1:], absmax
+
+
+def four_bit(weight: Tensor, code: Sequence[float] = FP4) -> FourBit:
+    """Quantise a matrix and lay it out for the kernels."""
+    packed, absmax = quantize(weight, code)
+    shape = (weight.shape[0], weight.shape[1])
+    return FourBit.pack(packed, absmax, torch.tensor(code), shape, BLOCK)
+
+
+def _microseconds(functions: Sequence[Callable[[], object]]) -> float:
+    """Return how long each of some functions takes, in a graph of all of them; the best counts."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(side):
+        functions[0]()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for function in functions:
+            function()
+    found: list[float] = []
+    for _ in range(REPEATS):
+        start: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        found.append(start.elapsed_time(end) * 1000 / len(functions))
+    return min(found)
+
+
+def _copies(size: int) -> int:
+    return max(2, -(-READ // size))
+
+
+def _say(**found: object) -> None:
+    print(json.dumps(found), flush=True)
+
+
+def _check(dtype: torch.dtype) -> None:
+    """Print how far the kernels are from float64, and whether a row depends on the others."""
+    from worker.engine.cuda import four_bit_kernels as kernels
+
+    for name, code in (("fp4", FP4), ("nf4", NF4)):
+        torch.manual_seed(0)
+        weight = four_bit(torch.randn(1024, 4096, device="cuda"), code)
+        x = torch.randn(64, 4096, device="cuda", dtype=dtype)
+        exact = weight.dequantize(torch.float32).double()
+        wanted = x.double() @ exact.T
+        bits = weight.words[..., None].view(torch.uint8).permute(1, 0, 3, 2)
+        codes = torch.stack([bits >> 4, bits & 15], dim=-1).view(1024, -1, BLOCK)
+        twin = (weight.code[codes.int()] * weight.scales.T[..., None]).flatten(1)
+        same = torch.equal(twin.to(dtype), weight.dequantize(dtype))
+        for tiles in kernels.TILES:
+            found = kernels.multiply(x, weight, tiles=tiles)
+            error = (found - wanted).norm() / wanted.norm()
+            alone = [
+                torch.equal(kernels.multiply(x[:rows], weight, tiles=tiles), found[:rows])
+                for rows in (1, 2, 7, 16, 17, 33)
+            ]
+            _say(
+                check=name,
+                dtype=str(dtype),
+                tiles=asdict(tiles),
+                relative_error=float(error),
+                of_16_bit=float((x @ exact.T.to(dtype) - wanted).norm() / wanted.norm()),
+                rows_independent=all(alone),
+                dequantized_exactly=same,
+            )
+
+
+def _measure(inputs: int, outputs: int, rows: Sequence[int], dtype: torch.dtype) -> None:
+    from worker.engine.cuda import four_bit_kernels as kernels
+
+    torch.manual_seed(0)
+    plain = torch.randn(outputs, inputs, device="cuda", dtype=dtype)
+    first = four_bit(plain)
+    size = first.words.nbytes + first.scales.nbytes
+    weights = [
+        FourBit(first.words.clone(), first.scales.clone(), first.code, first.values)
+        for _ in range(_copies(size))
+    ]
+    plains = [plain.clone() for _ in range(_copies(plain.nbytes))]
+    for count in rows:
+        x = torch.randn(count, inputs, device="cuda", dtype=dtype)
+        said = {"in": inputs, "out": outputs, "rows": count}
+        base = _microseconds([partial(nn.functional.linear, x, each) for each in plains])
+        _say(**said, way="cublas", us=base, gb_s=plain.nbytes / base / 1e3)
+        for number, tiles in enumerate(kernels.TILES):
+            us = _microseconds(
+                [partial(kernels.multiply, x, each, tiles=tiles) for each in weights]
+            )
+            _say(**said, way=f"tiles {number}", us=us, gb_s=size / us / 1e3, times=base / us)
+        us = _microseconds([partial(_dequantized, x, each) for each in weights])
+        _say(**said, way="dequantize", us=us, times=base / us)
+        if importlib.util.find_spec("bitsandbytes"):
+            us = _microseconds(_bitsandbytes(x, plains))
+            _say(**said, way="bitsandbytes", us=us, times=base / us)
+
+
+def _dequantized(x: Tensor, weight: FourBit) -> Tensor:
+    return nn.functional.linear(x, weight.dequantize(x.dtype))
+
+
+def _bitsandbytes(x: Tensor, plains: Sequence[Tensor]) -> list[Callable[[], object]]:
+    bitsandbytes = importlib.import_module("bitsandbytes")
+
+    found: list[Callable[[], object]] = []
+    for plain in plains:
+        packed, state = bitsandbytes.functional.quantize_4bit(plain, quant_type="fp4")
+        found.append(partial(bitsandbytes.matmul_4bit, x, packed, quant_state=state))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
+    parser.add_argument(
+        "--check", action="store_true", help="check the results and measure nothing"
+    )
+    options = parser.parse_args()
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    _say(device=torch.cuda.get_device_name(), torch=torch.__version__, dtype=options.dtype)
+    with torch.inference_mode():
+        _check(dtype)
+        for inputs, outputs in () if options.check else SHAPES:
+            _measure(inputs, outputs, options.rows, dtype)
+
+
+if __name__ == "__main__":
+    main()
