@@ -68,7 +68,8 @@ def four_bit(weight: Tensor, code: Sequence[float] = FP4) -> FourBit:
 def _microseconds(functions: Sequence[Callable[[], object]]) -> float:
     """Return how long each of some functions takes, in a graph of all of them; the best counts."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(side):
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # compiles, which cannot be recorded
         functions[0]()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -127,7 +128,9 @@ def _check(dtype: torch.dtype) -> None:
             )
 
 
-def _measure(inputs: int, outputs: int, rows: Sequence[int], dtype: torch.dtype) -> None:
+def _measure(
+    inputs: int, outputs: int, rows: Sequence[int], chosen: Sequence[int], dtype: torch.dtype
+) -> None:
     from worker.engine.cuda import four_bit_kernels as kernels
 
     torch.manual_seed(0)
@@ -144,7 +147,8 @@ def _measure(inputs: int, outputs: int, rows: Sequence[int], dtype: torch.dtype)
         said = {"in": inputs, "out": outputs, "rows": count}
         base = _microseconds([partial(nn.functional.linear, x, each) for each in plains])
         _say(**said, way="cublas", us=base, gb_s=plain.nbytes / base / 1e3)
-        for number, tiles in enumerate(kernels.TILES):
+        for number in chosen:
+            tiles = kernels.TILES[number]
             us = _microseconds(
                 [partial(kernels.multiply, x, each, tiles=tiles) for each in weights]
             )
@@ -173,6 +177,7 @@ def _bitsandbytes(x: Tensor, plains: Sequence[Tensor]) -> list[Callable[[], obje
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--tiles", type=int, nargs="+", default=(0, 1, 2, 3), help="of `TILES`")
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
     parser.add_argument(
         "--check", action="store_true", help="check the results and measure nothing"
@@ -183,7 +188,7 @@ def main() -> None:
     with torch.inference_mode():
         _check(dtype)
         for inputs, outputs in () if options.check else SHAPES:
-            _measure(inputs, outputs, options.rows, dtype)
+            _measure(inputs, outputs, options.rows, options.tiles, dtype)
 
 
 if __name__ == "__main__":
