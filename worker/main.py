@@ -39,8 +39,8 @@ from worker import checkpoints, loading, tasks
 from worker.checkpoints import CheckpointError, Checkpoints
 from worker.engine import probe
 from worker.engine.batching import BatchingEngine, rows_for
-from worker.engine.cache import KVCache
 from worker.engine.interface import Engine, EngineError, Request
+from worker.engine.kv.cache import KVCache
 from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import MistralConfig
 
 from worker.engine.attention import Decoding, Layout, Segment, attend
-from worker.engine.cache import KVCache
+from worker.engine.kv.cache import KVCache
 
 HEADS, SHARED, SIZE = 6, 2, 8
 CONTEXT, ROWS, COMMON = 96, 12, 40

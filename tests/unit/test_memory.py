@@ -11,7 +11,7 @@ from transformers import MistralConfig
 
 from jobs.pipeline import Role
 from worker.checkpoints import CheckpointError
-from worker.engine.cache import KVCache
+from worker.engine.kv.cache import KVCache
 from worker.main import MEMORY_SHARE, _affordable
 
 CONTEXT = 128

@@ -1,19 +1,25 @@
-"""The scheduler under random traffic: no row leaks, nobody starves, nobody reads another's text."""
+"""The scheduler under random traffic: no memory leaks, nobody starves, nobody reads another's text."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.pipeline import Role, Sampling
-from worker.engine.detokenizer import Detokenizer
-from worker.engine.interface import Generation, Request
-from worker.engine.scheduler import NOWHERE, Plan, Scheduler, Sequence
+from tests.unit.sequences import CONTEXT, WEIGHTS, BlockCache, Driver, RowCache, drawn, sequence
+from worker.engine.kv.blocks import Blocks
+from worker.engine.kv.rows import Rows
+from worker.engine.scheduler import Scheduler
+from worker.engine.sequence import PENDING
 
-CONTEXT = 64
-#: Steps between arrivals, prompt, adapter, new tokens, priority, and the step of a cancel or None.
+#: Tokens of a block, and the fewest blocks that a context fits into.
+SIZE = 4
+FEWEST = CONTEXT // SIZE + 1
+
+#: Steps between arrivals, prompt, adapter, new tokens, those until the text ends, priority, the step of
+#: a cancel or None, and whether that is a failure.
 traffic = st.lists(
     st.tuples(
         st.integers(0, 4),
@@ -23,48 +29,46 @@ traffic = st.lists(
         ),
         st.integers(0, 2),
         st.integers(1, 12),
+        st.integers(1, 12),
         st.integers(0, 2),
         st.one_of(st.none(), st.integers(0, 30)),
+        st.booleans(),
     ),
     min_size=1,
     max_size=40,
 )
 
 
-def sequence(prompt: list[int], limit: int, priority: int, adapter: int = 0) -> Sequence:
-    generation = Generation(Request(Role.ACTOR, "", Sampling(), priority=priority))
-    return Sequence(generation, prompt, limit, adapter, cast("Detokenizer", None))
-
-
-class Cache:
-    """Stands in for keys and values: which adapter and token each place was computed from."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows: list[list[Any]] = [[None] * CONTEXT for _ in range(rows)]
-
-    def compute(self, plan: Plan) -> None:
-        for place in plan.copies:
-            self.rows[place.row][: place.length] = self.rows[place.source][: place.length]
-        pieces = [(s, s.cached, s.cached + 1) for s in plan.decoding]
-        pieces += [(c.sequence, c.start, c.end) for c in plan.chunks]
-        for s, start, end in pieces:
-            self.rows[s.row][start:end] = [(s.adapter, token) for token in s.slice(start, end)]
-            whole = [(s.adapter, token) for token in s.slice(0, end)]
-            assert self.rows[s.row][:end] == whole, (
-                "it reads its own keys and values, and no other's"
-            )
-
-
-def check(plan: Plan, scheduler: Scheduler) -> None:
-    rows = [s.row for s in scheduler.running]
-    assert NOWHERE not in rows
-    assert len(set(rows)) == len(rows) <= scheduler.slots
-    assert sum(c.end - c.start for c in plan.chunks) <= scheduler.chunk
-    order = [(s.adapter, s.row) for s in plan.decoding]
-    assert order == sorted(order)
-    assert set(plan.decoding) == {s for s in scheduler.running if s.decoding}
-    assert not {c.sequence for c in plan.chunks} & set(plan.decoding)
-    assert plan or not scheduler.running
+def serve(arrivals: list[Any], driver: Driver, shrinks: list[int]) -> int:
+    """Serve all; return how often a sequence was evicted."""
+    coming = []
+    at = 0
+    for gap, prompt, adapter, limit, end, priority, cancel, damaged in arrivals:
+        at += gap
+        s = sequence(prompt, limit, priority, adapter)
+        driver.ends[s] = end
+        coming.append((at, cancel, damaged, s))
+    # A generous bound: one after the other, and again for each that comes or goes meanwhile.
+    work = sum(len(s.prompt) + 2 * s.limit for *_, s in coming)
+    evicted = 0
+    for step in range(at + 32 + (len(shrinks) + len(coming)) * work):
+        for when, *_, s in coming:
+            if when == step:
+                driver.scheduler.add(s)
+        for when, cancel, damaged, s in coming:
+            if cancel is not None and when + cancel == step:
+                driver.remove(s, damaged=damaged)
+        if step in shrinks:
+            driver.scheduler.shrink()
+        evicted += len(driver.step().evicted)
+        if step > at + 32 and len(driver.done) == len(coming):
+            break
+    assert len(driver.done) == len(coming), "nobody starves"
+    assert not driver.scheduler.running
+    assert not driver.scheduler.waiting
+    for *_, s in coming:
+        assert s.tokens == [drawn(s, i) for i in range(len(s.tokens))] or s.tokens[-1] == PENDING
+    return evicted
 
 
 @settings(max_examples=200, deadline=None)
@@ -74,52 +78,115 @@ def check(plan: Plan, scheduler: Scheduler) -> None:
     st.integers(0, 2),
     st.integers(1, 16),
     st.lists(st.integers(0, 60), max_size=2),
+    st.booleans(),
 )
-def test_random_traffic_is_served(
-    arrivals: list[Any], slots: int, spare: int, chunk: int, shrinks: list[int]
+def test_random_traffic_is_served_from_rows(
+    arrivals: list[Any], slots: int, spare: int, chunk: int, shrinks: list[int], late: bool
 ) -> None:
-    scheduler = Scheduler(slots, chunk, rows=slots + spare, context=CONTEXT, adapters=3)
-    cache = Cache(slots + spare)
-    coming = []
-    at = 0
-    for gap, prompt, adapter, limit, priority, cancel in arrivals:
-        at += gap
-        coming.append((at, cancel, sequence(prompt, limit, priority, adapter)))
-    done: list[Sequence] = []
-    # A generous bound: every prompt and every new token one after the other, and again per shrink.
-    work = sum(len(s.prompt) + 2 * s.limit for _, _, s in coming)
-    for step in range(at + 32 + (len(shrinks) + 1) * work):
-        for when, _, arrived in coming:
-            if when == step:
-                scheduler.add(arrived)
-        for when, cancel, arrived in coming:
-            if cancel is not None and when + cancel == step and arrived not in done:
-                scheduler.remove(arrived)
-                done.append(arrived)
-        if step in shrinks:
-            scheduler.shrink()
-        plan = scheduler.plan()
-        check(plan, scheduler)
-        for s in plan.decoding:
-            assert s.slice(s.cached, s.cached + 1) == [s.tokens[-1]]
-        for c in plan.chunks:
-            assert c.start == c.sequence.cached < c.end
-            assert len(c.sequence.slice(c.start, c.end)) == c.end - c.start
-        cache.compute(plan)
-        scheduler.computed(plan)
-        for s in [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]:
-            s.tokens.append(len(s.tokens))
-            if len(s.tokens) == s.limit:
-                scheduler.remove(s)
-                done.append(s)
-    assert len(done) == len(coming), "nobody starves"
-    assert not scheduler.running
-    assert not scheduler.waiting
-    assert sorted(scheduler._free) == list(range(slots + spare)), "no row leaks"
+    manager = Rows(slots + spare, context=CONTEXT, adapters=3)
+    cache = RowCache(slots + spare, manager)
+    driver = Driver(Scheduler(slots, chunk, manager), cache, late=late)
+    assert not serve(arrivals, driver, shrinks)
+    cache.check_all_free()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    traffic,
+    st.integers(1, 8),
+    st.integers(0, 2),
+    st.integers(1, 16),
+    st.lists(st.integers(0, 60), max_size=2),
+    st.booleans(),
+    st.integers(0, 60),
+)
+def test_random_traffic_is_served_from_blocks(
+    arrivals: list[Any],
+    slots: int,
+    spare: int,
+    chunk: int,
+    shrinks: list[int],
+    late: bool,
+    more: int,
+) -> None:
+    count = FEWEST + more
+    manager = Blocks(count, SIZE, rows=slots + spare, context=CONTEXT, adapters=WEIGHTS)
+    cache = BlockCache(count, SIZE, manager)
+    driver = Driver(Scheduler(slots, chunk, manager), cache, late=late)
+    serve(arrivals, driver, shrinks)
+    cache.check_all_free()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_texts_that_outgrow_the_memory_are_all_written(late: bool) -> None:
+    """Sequences are evicted again and again, and all get the texts that they would get alone."""
+    manager = Blocks(FEWEST, SIZE, rows=8, context=CONTEXT, adapters=WEIGHTS)
+    cache = BlockCache(FEWEST, SIZE, manager)
+    driver = Driver(Scheduler(8, 16, manager), cache, late=late)
+    arrivals = [(0, [n % 2] * (3 + n % 5), n % 3, 40, 40, 0, None, False) for n in range(24)]
+    assert serve(arrivals, driver, []) > 10
+    assert all(len(s.tokens) == 40 for s in driver.done)
+    cache.check_all_free()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_evicted_sequence_goes_before_later_arrivals(late: bool) -> None:
+    """Also before those that waited already when it was evicted."""
+    manager = Blocks(FEWEST, SIZE, rows=2, context=CONTEXT, adapters=WEIGHTS)
+    driver = Driver(Scheduler(2, 64, manager), BlockCache(FEWEST, SIZE, manager), late=late)
+    driver.scheduler.add(sequence([7] * 28, 20))
+    driver.scheduler.add(second := sequence([8] * 28, 20))
+    driver.step()
+    driver.scheduler.add(later := sequence([9], 1))
+    driver.scheduler.add(urgent := sequence([9], 1, priority=1))
+    while not (plan := driver.step()).evicted:
+        pass
+    assert plan.evicted == [second]
+    let_in = []
+    while len(driver.done) < 4:
+        let_in += [c.sequence for c in driver.step().chunks]
+    assert let_in == [urgent, second, later]
+    assert second.tokens == [drawn(second, i) for i in range(20)]
+
+
+def test_a_sequence_is_not_computed_anew_before_its_last_token_is_read() -> None:
+    scheduler = Scheduler(2, 64, Rows(2, context=CONTEXT, adapters=1))
+    first, second = sequence([7]), sequence([8])
+    for s in (first, second):
+        scheduler.add(s)
+    scheduler.computed(scheduler.plan())
+    first.tokens, second.tokens = [PENDING], [PENDING]
+    assert scheduler.shrink() == [second]
+    scheduler.remove(first)
+    assert not scheduler.plan()
+    second.tokens = [5]
+    [chunk] = scheduler.plan().chunks
+    assert chunk.sequence.slice(chunk.start, chunk.end) == [8, 5]
+
+
+def test_the_lowest_priority_makes_room() -> None:
+    manager = Blocks(FEWEST, SIZE, rows=3, context=CONTEXT, adapters=WEIGHTS)
+    driver = Driver(Scheduler(3, 64, manager), BlockCache(FEWEST, SIZE, manager))
+    low, high = sequence([7] * 28, 20), sequence([8] * 28, 20, priority=1)
+    driver.scheduler.add(low)
+    driver.step()
+    driver.scheduler.add(high)
+    while not (plan := driver.step()).evicted:
+        pass
+    assert plan.evicted == [low]
+    assert driver.scheduler.running == [high]
+
+
+def test_a_sequence_whose_last_token_is_under_way_is_not_computed() -> None:
+    driver = Driver(Scheduler(1, 8, Rows(1, context=CONTEXT, adapters=1)), late=True)
+    driver.scheduler.add(s := sequence([7], 2))
+    assert [bool(driver.step()) for _ in range(3)] == [True, True, False]
+    assert driver.done == [s]
+    assert s.tokens == [drawn(s, 0), drawn(s, 1)]
 
 
 def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
-    scheduler = Scheduler(1, 8, rows=1, context=CONTEXT, adapters=3)
+    scheduler = Scheduler(1, 8, Rows(1, context=CONTEXT, adapters=3))
     waiting = [sequence([7], 1, priority) for priority in (0, 2, 0, 2, 1)]
     for s in waiting:
         scheduler.add(s)
@@ -132,8 +199,8 @@ def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
 
 
 def test_a_long_prompt_does_not_stop_the_others() -> None:
-    scheduler = Scheduler(2, 8, rows=2, context=2 * CONTEXT, adapters=3)
-    quick, long = sequence([7] * 2, 100, 0), sequence([8] * 80, 1, 0)
+    scheduler = Scheduler(2, 8, Rows(2, context=2 * CONTEXT, adapters=3))
+    quick, long = sequence([7] * 2, 100), sequence([8] * 80, 1)
     scheduler.add(quick)
     scheduler.computed(scheduler.plan())
     quick.tokens = [1]
@@ -146,64 +213,3 @@ def test_a_long_prompt_does_not_stop_the_others() -> None:
         scheduler.computed(plan)
         quick.tokens = [*quick.tokens, 1]
     assert chunk.last
-
-
-def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
-    scheduler = Scheduler(3, 64, rows=3, context=CONTEXT, adapters=3)
-    system = list(range(20))
-    scheduler.add(first := sequence([*system, 50], 9, 0))
-    scheduler.computed(scheduler.plan())
-    first.tokens = [1]
-    scheduler.add(second := sequence([*system, 60, 61], 9, 0))
-    scheduler.add(sequence([*system, 60], 9, 0, adapter=1))
-    plan = scheduler.plan()
-    assert [(c.start, c.end) for c in plan.chunks] == [(20, 22), (0, 21)]
-    [copy] = plan.copies
-    assert (copy.source, copy.row, copy.length) == (first.row, second.row, 20)
-    scheduler.computed(plan)
-    for s in scheduler.running:
-        s.tokens = [*s.tokens, 1]
-    scheduler.remove(second)
-    scheduler.add(sequence([*system, 60, 62], 9, 0))
-    plan = scheduler.plan()
-    assert [(c.start, c.end) for c in plan.chunks] == [(21, 22)]
-    assert not plan.copies, "it is put where the longest beginning is"
-
-
-def test_a_long_prompt_that_comes_again_is_not_computed_again() -> None:
-    """Whatever the order in which several of them come back."""
-    scheduler = Scheduler(3, 999, rows=3, context=200, adapters=1)
-    prompts = [[n] * 150 for n in range(3)]
-    for _ in range(2):
-        for prompt in prompts:
-            scheduler.add(sequence(prompt, 1, 0))
-        plan = scheduler.plan()
-        scheduler.computed(plan)
-        for s in list(scheduler.running):
-            s.tokens.append(0)
-            scheduler.remove(s)
-        prompts.reverse()
-    assert [(c.start, c.end) for c in plan.chunks] == [(149, 150)] * 3
-
-
-def test_nothing_is_taken_over_from_a_damaged_row() -> None:
-    scheduler = Scheduler(2, 64, rows=2, context=CONTEXT, adapters=3)
-    scheduler.add(bad := sequence([7] * 9, 1, 0))
-    scheduler.computed(scheduler.plan())
-    scheduler.remove(bad, damaged=True)
-    scheduler.add(sequence([7] * 9, 1, 0))
-    [chunk] = scheduler.plan().chunks
-    assert chunk.start == 0
-
-
-def test_what_a_prompt_leaves_that_nothing_was_drawn_from_is_not_taken_over() -> None:
-    """Nobody has looked whether it is numbers."""
-    scheduler = Scheduler(1, 999, rows=1, context=200, adapters=1)
-    for _ in range(2):
-        scheduler.add(sequence([1] * 100, 1, 0))
-        plan = scheduler.plan()
-        scheduler.computed(plan)
-        [row] = {s.row for s in scheduler.running}
-        scheduler.remove(scheduler.running[0])
-        assert scheduler.damaged.pop() == row
-    assert [(c.start, c.end) for c in plan.chunks] == [(0, 100)]

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase
 from jobs.pipeline import Role, Sampling
 from worker.engine import sampling
 from worker.engine.adapters import Form, MergedLinear, StackedLinear, form_for
-from worker.engine.cache import KVCache
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
 from worker.engine.encoder import Encoder
@@ -31,8 +30,11 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
+from worker.engine.kv.cache import KVCache
+from worker.engine.kv.rows import Rows
 from worker.engine.recorded import Record, RecordedDecoding
-from worker.engine.scheduler import NOWHERE, Chunk, Plan, Scheduler, Sequence
+from worker.engine.scheduler import Chunk, Plan, Scheduler
+from worker.engine.sequence import NOWHERE, Sequence
 from worker.engine.steps import lay_out
 from worker.engine.threads import Sharing
 
@@ -114,9 +116,8 @@ class BatchingEngine:
         self.cache = KVCache(config, rows=rows, context=context, dtype=dtype, device=device)
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, context)
-        self._scheduler = Scheduler(
-            slots, chunk, rows=rows, context=context, adapters=len(self._names)
-        )
+        self._rows = Rows(rows, context=context, adapters=len(self._names))
+        self._scheduler = Scheduler(slots, chunk, self._rows)
         self._drafter = Drafter(len(self._names)) if drafts else None
         self._recorded: RecordedDecoding | None = None
         if record and form is StackedLinear and isinstance(self._compute, LlamaForward):
@@ -182,7 +183,7 @@ class BatchingEngine:
             try:
                 self._stop_unwanted()
                 if plan := scheduler.plan():
-                    self._prepare(plan)
+                    self._prepare()
                     if self._drafter:
                         self._guess(plan, self._drafter)
                     self._step(plan)
@@ -217,11 +218,11 @@ class BatchingEngine:
             elif now >= sequence.generation.request.deadline:
                 self._finish(sequence, FinishReason.DEADLINE)
 
-    def _prepare(self, plan: Plan) -> None:
+    def _prepare(self) -> None:
         """Bring the cache into the state that the plan counts on, however the step goes."""
-        while self._scheduler.damaged:  # a NaN under a mask is still a NaN
-            self.cache.clear(self._scheduler.damaged.pop())
-        for place in plan.copies:
+        for row in self._rows.take_damaged():  # a NaN under a mask is still a NaN
+            self.cache.clear(row)
+        for place in self._rows.take_copies():
             self.cache.copy(place)
 
     def _guess(self, plan: Plan, drafter: Drafter) -> None:
@@ -281,7 +282,7 @@ class BatchingEngine:
         if self._recorded and not plan.chunks:
             logits = self._recorded(plan.decoding)
         if logits is None:
-            step = lay_out(plan, self.cache, self._scheduler.common)
+            step = lay_out(plan, self.cache, self._rows.common)
             drawing = step.drawing
             self._sharing.share(len(step.adapters))
             logits = self._compute(step.ids, step.adapters, step.layout, step.keep)

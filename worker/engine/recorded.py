@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from worker.engine.attention import Group, Layout
-from worker.engine.cache import KVCache
 from worker.engine.drafting import RIDGE
 from worker.engine.forward import LlamaForward
-from worker.engine.scheduler import Sequence
+from worker.engine.kv.cache import KVCache
+from worker.engine.sequence import Sequence
 
 log = logging.getLogger(__name__)
 

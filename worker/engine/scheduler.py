@@ -1,4 +1,4 @@
-"""Which sequence has which row of the cache, and what the next step computes."""
+"""Which sequences run, and what the next step computes of them."""
 
 from __future__ import annotations
 
@@ -7,65 +7,8 @@ import itertools
 from dataclasses import dataclass, field
 
 from worker.engine.allowance import Allowance
-from worker.engine.detokenizer import Detokenizer
-from worker.engine.interface import Generation
-from worker.engine.prefixes import Place, Prefixes
-
-#: The row of a sequence that waits.
-NOWHERE = -1
-
-
-@dataclass(eq=False)
-class Sequence:
-    """A request on its way through the engine."""
-
-    generation: Generation
-    #: Tokens of the prompt.
-    prompt: list[int]
-    #: The most new tokens.
-    limit: int
-    #: Index of the role's adapter.
-    adapter: int
-    detokenizer: Detokenizer
-    #: New tokens so far.
-    tokens: list[int] = field(default_factory=list)
-    #: How many of them the detokenizer has seen.
-    told: int = 0
-    #: How many tokens have their keys and values in the cache.
-    cached: int = 0
-    #: Guesses of the tokens after the newest, which the next step computes along with it.
-    draft: list[int] = field(default_factory=list)
-    #: Whether it may have some.
-    drafts: bool = True
-    #: Of the cache, while it runs.
-    row: int = NOWHERE
-    #: As `time.monotonic` counts.
-    first_token_at: float | None = None
-
-    def __len__(self) -> int:
-        """Tokens of the prompt and new ones."""
-        return len(self.prompt) + len(self.tokens)
-
-    def slice(self, start: int, end: int) -> list[int]:
-        """Return tokens ``start … end - 1``."""
-        known = len(self.prompt)
-        if end <= known:
-            return self.prompt[start:end]
-        return self.prompt[start:] + self.tokens[max(start - known, 0) : end - known]
-
-    def last(self, count: int) -> list[int]:
-        """Return the last tokens, as many as there are."""
-        return self.slice(max(len(self) - count, 0), len(self))
-
-    @property
-    def newest(self) -> list[int]:
-        """What a step computes of it while it decodes: the newest token and the draft."""
-        return [self.tokens[-1], *self.draft]
-
-    @property
-    def decoding(self) -> bool:
-        """Whether all tokens but the newest are in the cache: a single one is to be computed."""
-        return bool(self.tokens) and self.cached == len(self) - 1
+from worker.engine.kv.manager import KVCacheManager
+from worker.engine.sequence import NOWHERE, Sequence
 
 
 @dataclass(frozen=True)
@@ -90,8 +33,8 @@ class Plan:
     decoding: list[Sequence]
     #: By adapter.
     chunks: list[Chunk]
-    #: Which rows take over what others hold, one after the other, before anything is computed.
-    copies: list[Place] = field(default_factory=list)
+    #: Those that wait again, since memory ran out.
+    evicted: list[Sequence] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.decoding or self.chunks)
@@ -122,33 +65,38 @@ class Scheduler:
     """Lets sequences in by priority, then in the order of arrival; feeds prompts in chunks.
 
     Decoding sequences take part in every step, so that a long prompt only stretches a step by a
-    chunk and never stops them. A sequence gets its row of the cache in the step that computes its
-    first chunk: by then others may have computed what its prompt begins with.
+    chunk and never stops them. A sequence gets its memory in the step that computes its first chunk:
+    by then others may have computed what its prompt begins with. Nobody is let in before those that
+    came earlier at the same priority, however small: who needs much would wait for ever.
+
+    Where memory runs out, the youngest sequence of the lowest priority makes room and is computed anew
+    later. The noise depends on position alone, so its text is the same.
+
+    A step may be planned while the one before is under way: `computed` is called when a step is
+    launched, and a token that is not read yet stands as `worker.engine.sequence.PENDING`.
     """
 
-    def __init__(self, slots: int, chunk: int, *, rows: int, context: int, adapters: int) -> None:
+    def __init__(self, slots: int, chunk: int, manager: KVCacheManager) -> None:
         """
         Args:
             slots: sequences that run at once.
             chunk: the most prompt tokens of one step.
-            rows: of the cache, at least as many as slots.
-            context: the most tokens of a row.
-            adapters: how many there are.
+            manager: hands out memory for keys and values; to a sequence that is the only one, for as
+                many tokens as it may ever have.
         """
         self._slots = Allowance(slots)
         self._chunk = Allowance(chunk)
+        self._manager = manager
+        #: In the order in which they were let in.
         self.running: list[Sequence] = []
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._arrivals = itertools.count()
-        #: Rows that are free, and whose keys and values may be no numbers.
-        self.damaged: list[int] = []
-        self._free = set(range(rows))
-        self._prefixes = Prefixes(rows, context, adapters)
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait for a slot."""
-        priority = sequence.generation.request.priority
-        heapq.heappush(self._waiting, (-priority, next(self._arrivals), sequence))
+        """Let a sequence wait for a slot, at its old place if it has waited before."""
+        if sequence.arrival is None:
+            sequence.arrival = next(self._arrivals)
+        heapq.heappush(self._waiting, (*_rank(sequence), sequence))
 
     @property
     def slots(self) -> int:
@@ -165,32 +113,58 @@ class Scheduler:
         return [sequence for *_, sequence in self._waiting]
 
     def plan(self) -> Plan:
-        """Choose what to compute, and let sequences in while there is room for their prompts."""
-        decoding = [s for s in self.running if s.decoding]
+        """Choose what to compute, and let sequences in while there is room for their prompts.
+
+        A plan may be empty while sequences run: if the last tokens of all of them are under way.
+        """
+        evicted = self._reserve()
+        decoding: list[Sequence] = []
+        reading: list[Sequence] = []  # in the order in which they came in
+        for sequence in self.running:
+            if not sequence.complete:
+                (decoding if sequence.decoding else reading).append(sequence)
         decoding.sort(key=lambda s: (s.adapter, s.row))
         chunks: list[Chunk] = []
-        copies: list[Place] = []
         room = self.chunk
-        for sequence in self.running:  # in the order in which they came in
-            if not sequence.decoding and room:
+        for sequence in reading:
+            if room:
                 chunks.append(_chunk(sequence, room))
                 room -= chunks[-1].end - chunks[-1].start
-        while self._waiting and len(self.running) < self.slots and room:
-            *_, sequence = heapq.heappop(self._waiting)
-            place = self._prefixes.place(sequence.adapter, sequence.prompt, self._free)
-            self._free.remove(place.row)
-            sequence.row, sequence.cached = place.row, place.length
-            self.running.append(sequence)
-            if place.source != place.row:
-                copies.append(place)
-            chunks.append(_chunk(sequence, room))
+        while not evicted and len(self.running) < self.slots and room and self._let_in():
+            chunks.append(_chunk(self.running[-1], room))
             room -= chunks[-1].end - chunks[-1].start
         chunks.sort(key=lambda chunk: chunk.sequence.adapter)
-        return Plan(decoding, chunks, copies)
+        return Plan(decoding, chunks, evicted)
 
-    def common(self, sequences: list[Sequence]) -> int:
-        """Count the tokens that running sequences of one adapter have in common at their beginning."""
-        return self._prefixes.common([s.row for s in sequences])
+    def _reserve(self) -> list[Sequence]:
+        """See to it that those that run have memory for their next token; return who made room."""
+        evicted: list[Sequence] = []
+        extend = self._manager.extend
+        for sequence in list(self.running):
+            if sequence.complete or sequence.row == NOWHERE:
+                continue
+            while not extend(sequence, sequence.cached + 1):
+                evicted.append(max(self.running, key=_rank))
+                self._evict(evicted[-1])
+                if evicted[-1] is sequence:
+                    break
+        return evicted
+
+    def _let_in(self) -> bool:
+        """Let the first that waits run, if there is memory for it."""
+        if not self._waiting:
+            return False
+        *_, sequence = self._waiting[0]
+        if sequence.pending or not self._manager.allocate(sequence):
+            return False
+        heapq.heappop(self._waiting)
+        self.running.append(sequence)
+        return True
+
+    def _evict(self, sequence: Sequence) -> None:
+        """Let a running sequence wait again, with the tokens that it has."""
+        self.remove(sequence)
+        self.add(sequence)
 
     def computed(self, plan: Plan) -> bool:
         """Note that a step is done: what it computed is in the cache.
@@ -205,29 +179,24 @@ class Scheduler:
             sequence.cached = chunk.end
             # Texts are not worth remembering: no prompt of a role goes on with what it wrote.
             if tokens := sequence.prompt[chunk.start : chunk.end]:
-                self._prefixes.record(sequence.row, sequence.adapter, chunk.start, tokens)
+                self._manager.record(sequence, chunk.start, tokens)
         grown = self._slots.succeed(len(self.running)), self._chunk.succeed(plan.prompt_tokens)
         return any(grown)
 
     def remove(self, sequence: Sequence, *, damaged: bool = False) -> None:
-        """Forget a sequence, wherever it is; its row is free at once.
+        """Forget a sequence, wherever it is; its memory is free at once.
 
         Args:
             sequence: the sequence.
             damaged: whether what it leaves in the cache may be no numbers; it also may if no token was
-                drawn yet, since the scores are what is looked at.
+                read yet, since the scores are what is looked at.
         """
         if sequence.row == NOWHERE:
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
             heapq.heapify(self._waiting)
             return
         self.running.remove(sequence)
-        self._free.add(sequence.row)
-        if damaged or not sequence.tokens:
-            self._prefixes.forget(sequence.row)
-            self.damaged.append(sequence.row)
-        sequence.row = NOWHERE
-        sequence.cached = 0
+        self._manager.release(sequence, damaged=damaged or not sequence.sound)
         sequence.draft = []
 
     def shorten(self, plan: Plan) -> None:
@@ -245,9 +214,14 @@ class Scheduler:
         self._slots.halve(len(self.running))
         evicted = self.running[self.slots :]
         for sequence in evicted:
-            self.remove(sequence)
-            self.add(sequence)
+            self._evict(sequence)
         return evicted
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    """Order sequences: who comes first is let in first, and is the last to make room."""
+    assert sequence.arrival is not None  # noqa: S101 (it has waited)
+    return -sequence.generation.request.priority, sequence.arrival
 
 
 def _chunk(sequence: Sequence, room: int) -> Chunk:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from worker.engine.attention import Decoding, Layout, Segment
-from worker.engine.cache import KVCache
-from worker.engine.scheduler import Plan, Sequence
+from worker.engine.kv.cache import KVCache
+from worker.engine.scheduler import Plan
+from worker.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from worker.engine.prefixes import Place
+from worker.engine.kv.prefixes import Place
 
 
 class KVCache:

@@ -1,0 +1,210 @@
+"""Sequences, the texts that they would get, and stand-ins for a cache, for tests of who holds what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from typing import Protocol, cast
+
+import numpy as np
+
+from jobs.pipeline import Role, Sampling
+from worker.engine.detokenizer import Detokenizer
+from worker.engine.interface import Generation, Request
+from worker.engine.kv.blocks import Blocks
+from worker.engine.kv.rows import Rows
+from worker.engine.scheduler import Plan, Scheduler
+from worker.engine.sequence import NOWHERE, PENDING, Sequence
+
+CONTEXT = 64
+#: Two of the adapters have the same weights.
+WEIGHTS = ["red", "blue", "red"]
+
+
+def sequence(prompt: list[int], limit: int = 9, priority: int = 0, adapter: int = 0) -> Sequence:
+    generation = Generation(Request(Role.ACTOR, "", Sampling(), priority=priority))
+    return Sequence(generation, prompt, limit, adapter, cast("Detokenizer", None))
+
+
+def drawn(sequence: Sequence, index: int) -> int:
+    """Return which new token a sequence gets at an index, however often it is computed."""
+    return (index * index + len(sequence.prompt)) % 2
+
+
+def content(sequence: Sequence, end: int, adapter: Hashable) -> list[int]:
+    """Return what stands for keys and values of the first tokens: each depends on all before it."""
+    tokens = [*sequence.prompt, *(drawn(sequence, i) for i in range(len(sequence.tokens)))]
+    found = [hash(adapter)]
+    for token in tokens[:end]:
+        found.append(hash((found[-1], token)))
+    return found[1:]
+
+
+def pieces(plan: Plan) -> list[tuple[Sequence, int, int]]:
+    """Return what a plan computes: of which sequence, from where and to where."""
+    decoding = [(s, s.cached, s.cached + 1) for s in plan.decoding]
+    return decoding + [(c.sequence, c.start, c.end) for c in plan.chunks]
+
+
+class Cache(Protocol):
+    """Stands in for keys and values."""
+
+    def compute(self, plan: Plan, running: Iterable[Sequence]) -> None:
+        """Compute a plan as a device would; every sequence must find its own keys and values."""
+
+    def damage(self, sequence: Sequence) -> None:
+        """Spoil what a sequence holds, which is about to be removed as damaged."""
+
+    def check_all_free(self) -> None:
+        """Check that nobody holds anything."""
+
+
+class RowCache:
+    """A cache of rows."""
+
+    def __init__(self, rows: int, manager: Rows) -> None:
+        self._rows: list[list[int | None]] = [[None] * CONTEXT for _ in range(rows)]
+        self._manager = manager
+
+    def compute(self, plan: Plan, running: Iterable[Sequence]) -> None:
+        for row in self._manager.take_damaged():
+            self._rows[row] = [0] * CONTEXT
+        for place in self._manager.take_copies():
+            self._rows[place.row][: place.length] = self._rows[place.source][: place.length]
+        for s, start, end in pieces(plan):
+            wanted = content(s, end, s.adapter)
+            self._rows[s.row][start:end] = wanted[start:]
+            assert self._rows[s.row][:end] == wanted
+        assert self._manager.free == len(self._rows) - len(list(running))
+
+    def damage(self, sequence: Sequence) -> None:
+        self._rows[sequence.row] = [None] * CONTEXT
+
+    def check_all_free(self) -> None:
+        assert self._manager.free == len(self._rows)
+
+
+class BlockCache:
+    """A paged cache, with a table of its own that is kept up by the changes alone."""
+
+    def __init__(self, count: int, size: int, manager: Blocks) -> None:
+        self._blocks: list[list[int | None]] = [[None] * size for _ in range(count)]
+        self._size = size
+        self._manager = manager
+        self._table = np.zeros_like(manager.tables)
+        #: Blocks that were damaged while others had them, and how many these were.
+        self._damaged: dict[int, int] = {}
+
+    def compute(self, plan: Plan, running: Iterable[Sequence]) -> None:
+        indices, values = self._manager.take_changes()
+        assert indices.dtype == values.dtype == np.int64
+        self._table.reshape(-1)[indices] = values
+        assert (self._table == self._manager.tables).all()
+        held = Counter(self._table[self._table > 0].tolist())
+        assert len(held) + self._manager.free == len(self._blocks) - 1, "no block leaks"
+        for block, holders in list(self._damaged.items()):
+            assert held[block] <= holders, "nobody takes over what is damaged"
+            self._damaged[block] = held[block]
+            if not held[block]:
+                del self._damaged[block]
+        rows = {s.row for s in running}
+        assert not self._table[[row not in rows for row in range(len(self._table))]].any()
+        for s, start, end in pieces(plan):
+            wanted = content(s, end, WEIGHTS[s.adapter])
+            table = self._table[s.row]
+            for at in range(start, end):
+                block = int(table[at // self._size])
+                assert block > 0, "the first block is nobody's"
+                assert held[block] == 1, "nobody writes where another reads"
+                self._blocks[block][at % self._size] = wanted[at]
+            found = [self._blocks[table[at // self._size]][at % self._size] for at in range(end)]
+            assert found == wanted
+
+    def damage(self, sequence: Sequence) -> None:
+        for block in self._manager.tables[sequence.row]:
+            others = int(np.count_nonzero(self._manager.tables == block)) - 1
+            if block and others:
+                self._damaged[int(block)] = others
+            elif block:
+                self._blocks[block] = [None] * self._size
+
+    def check_all_free(self) -> None:
+        assert self._manager.free == len(self._blocks) - 1
+        assert not self._manager.tables.any()
+
+
+class Driver:
+    """Serves sequences as an engine does; tokens are read at once, or after the next step's launch."""
+
+    def __init__(
+        self, scheduler: Scheduler, cache: Cache | None = None, *, late: bool = False
+    ) -> None:
+        self.scheduler = scheduler
+        self._cache = cache
+        self._late = late
+        #: Whose token of which index is drawn but not read.
+        self._under_way: list[tuple[Sequence, int]] = []
+        #: After how many tokens those sequences end that end before their limit.
+        self.ends: dict[Sequence, int] = {}
+        self.done: list[Sequence] = []
+
+    def step(self) -> Plan:
+        """Plan and compute a step, and end sequences that have all their tokens."""
+        before = [s for s in self.scheduler.running if not s.complete]
+        plan = self.scheduler.plan()
+        self._check(plan, before)
+        if self._cache:
+            self._cache.compute(plan, self.scheduler.running)
+        self.scheduler.computed(plan)
+        drawing = [*plan.decoding, *(c.sequence for c in plan.chunks if c.last)]
+        launched = [(s, len(s.tokens)) for s in drawing]
+        for s in drawing:
+            s.tokens.append(PENDING)
+        if self._late:
+            launched, self._under_way = self._under_way, launched
+        for s, index in launched:
+            self._read(s, index)
+        return plan
+
+    def remove(self, sequence: Sequence, *, damaged: bool = False) -> None:
+        """End a sequence, wherever it is."""
+        if sequence in self.done:
+            return
+        if self._cache and sequence.row != NOWHERE and (damaged or not sequence.sound):
+            self._cache.damage(sequence)
+        self.scheduler.remove(sequence, damaged=damaged)
+        self.done.append(sequence)
+
+    def _read(self, s: Sequence, index: int) -> None:
+        if s in self.done:
+            return
+        assert s.tokens[index] == PENDING
+        s.tokens[index] = drawn(s, index)
+        if index + 1 == min(s.limit, self.ends.get(s, s.limit)):
+            del s.tokens[index + 1 :]  # what was computed beyond the end
+            self.remove(s)
+
+    def _check(self, plan: Plan, before: list[Sequence]) -> None:
+        scheduler = self.scheduler
+        rows = [s.row for s in scheduler.running]
+        assert NOWHERE not in rows
+        assert len(set(rows)) == len(rows) <= scheduler.slots
+        assert plan.prompt_tokens <= scheduler.chunk
+        order = [(s.adapter, s.row) for s in plan.decoding]
+        assert order == sorted(order)
+        chunked = [c.sequence for c in plan.chunks]
+        assert len({*plan.decoding, *chunked}) == len(plan.decoding) + len(chunked)
+        assert {s for s in before if s.decoding} - set(plan.evicted) == set(plan.decoding)
+        assert plan or not scheduler.running or self._under_way
+        for c in plan.chunks:
+            assert c.start == c.sequence.cached < c.end <= len(c.sequence)
+            assert PENDING not in c.sequence.slice(c.start, c.end)
+        for s in plan.evicted:
+            assert s in scheduler.waiting
+        new = [s for s in chunked if s not in before]
+        assert not (new and plan.evicted), "nobody comes in where others had to go"
+        ranks = [
+            (-s.generation.request.priority, s.arrival or 0) for s in (*new, *scheduler.waiting)
+        ]
+        first, others = ranks[: len(new)], ranks[len(new) :]
+        assert not (first and others) or max(first) < min(others), "nobody overtakes"

@@ -1,0 +1,1 @@
+"""Keys and values: where they are, and which sequence holds which of that memory."""
