@@ -74,8 +74,8 @@ class Settings(BaseModel):
     #: Whether special tokens in a prompt, such as ``</s>``, are the text that was typed; if not, they
     #: are the control tokens, as in the model card's program.
     split_special_tokens: bool = True
-    #: Sequences decoded together.
-    slots: int = Field(default=16, ge=1, le=1024)
+    #: Sequences decoded together; ``auto`` is 16 on a CPU, and what the memory carries on CUDA.
+    slots: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     #: Tokens of prompt and output together; the model's own limit if not given.
     max_context: int | None = Field(default=None, ge=16)
     #: Where jobs are kept; a SQLite file in ``data_dir`` if not given.

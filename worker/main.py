@@ -38,10 +38,9 @@ from jobs.store import Runtime, Store
 from worker import checkpoints, loading, tasks
 from worker.checkpoints import CheckpointError, Checkpoints
 from worker.engine import probe
-from worker.engine.batching import BatchingEngine, rows_for
+from worker.engine.batching import BatchingEngine
+from worker.engine.cuda.memory import TooLittleMemoryError
 from worker.engine.interface import Engine, EngineError, Request
-from worker.engine.kv.cache import KVCache
-from worker.engine.recorded import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import apart
 from worker.reporter import Reporter
@@ -52,8 +51,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that stages in progress may take to finish after SIGTERM, before they go back.
 GRACE = 8.0
-#: Of the device's free memory, what the cache may take; the rest is for the steps themselves.
-MEMORY_SHARE = 0.85
 #: Seconds between saying again that a server is not there yet.
 SAY_INTERVAL = 10.0
 
@@ -87,7 +84,8 @@ def run(settings: Settings) -> int:
     registering = partial(store.register, worker_id, socket.gethostname(), os.getpid(), runtime)
     _wait_for("the database", registering, transient.passes)
     try:
-        engine = apart(partial(_start_engine, found, settings.slots, reasons))
+        slots = None if settings.slots == "auto" else settings.slots
+        engine = apart(partial(_start_engine, found, slots, reasons))
         _warm_up(engine)
         gc.freeze()  # what is there by now stays: no collection needs to look at it again
         reporter = Reporter(progress)
@@ -117,12 +115,12 @@ def run(settings: Settings) -> int:
         store.close()
 
 
-def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
+def _start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> Engine:
     """Load the model into the engine that batches, or where that cannot be, into the reference.
 
     Args:
         found: the base and its adapters.
-        slots: requests to decode together.
+        slots: requests to decode together; as many as suit the device if None.
         reasons: why model and adapters cannot be batched.
 
     Raises:
@@ -142,28 +140,27 @@ def _start_engine(found: Checkpoints, slots: int, reasons: list[str]) -> Engine:
                 f"{changed[0]} of the base as it loads, which nothing in its config tells; give "
                 "a plain LoRA in HELIXQ_ADAPTERS"
             )
-    slots, rows = _affordable(next(iter(loaded.models.values())).config, found, slots)
     try:
         engine = BatchingEngine(
             loaded.models,
             found.tokenizer,
             context=found.context,
             slots=slots,
-            rows=rows,
-            record=recorder_for(found.device),
+            keys=[found.adapters[Role(name)].digest for name in loaded.models],
             on_device_lost=_die,
         )
+    except TooLittleMemoryError as error:
+        raise CheckpointError(f"The device's memory is too small: {error}") from error
     except EngineError as error:
         raise CheckpointError(
             f"The adapters cannot be served by the batching engine: {error}, which nothing in its config "
             "tells; give plain LoRAs in HELIXQ_ADAPTERS"
         ) from error
     log.info(
-        "the cache of keys and values takes up to %.2f GB: %d rows of %d tokens for %d slots",
-        engine.cache.nbytes / 1e9,
-        rows,
+        "up to %d stages at a time; keys and values have room for %d tokens, of %d at most each",
+        engine.slots,
+        engine.tokens_that_fit,
         found.context,
-        slots,
     )
     return _proved(engine, found, loaded.scores, probe.TOLERANCE[found.dtype])
 
@@ -196,34 +193,6 @@ def _die() -> NoReturn:
     log.critical("the worker ends, since its device does; its stages will run again")
     logging.shutdown()
     os._exit(os.EX_SOFTWARE)
-
-
-def _affordable(
-    config: transformers.PreTrainedConfig, found: Checkpoints, slots: int
-) -> tuple[int, int]:
-    """Return how many slots, and how many rows of the cache, fit the device's free memory.
-
-    Raises:
-        CheckpointError: not a single row does.
-    """
-    rows = rows_for(slots, len(found.adapters))
-    if found.device.type != "cuda":
-        return slots, rows  # the system hands out a page when it is first written to
-    free, _ = torch.cuda.mem_get_info(found.device)
-    each = KVCache.bytes_per_token(config, found.dtype) * found.context
-    fit = int(free * MEMORY_SHARE) // each
-    if fit < 1:
-        raise CheckpointError(
-            f"a context of {found.context} tokens needs {each / 1e9:.1f} GB for its keys and values, "
-            f"and {free / 1e9:.1f} GB are free; set HELIXQ_MAX_CONTEXT lower"
-        )
-    if fit < slots:
-        log.warning(
-            "%d slots instead of %d fit the memory; a lower HELIXQ_MAX_CONTEXT allows more",
-            fit,
-            slots,
-        )
-    return min(slots, fit), min(rows, fit)
 
 
 def _serve(app: Celery, engine: Engine, runner: StageRunner, store: Store, worker_id: str) -> int:

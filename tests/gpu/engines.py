@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine.batching import BatchingEngine
-from worker.engine.recorded import recorder_for
-
-#: What the engine's constructor takes: what it does not know is left out, so that an earlier state of the
-#: engine can be measured in the same run as a later one.
-TAKEN = inspect.signature(BatchingEngine).parameters
-#: Whether keys and values are in blocks, and a long context takes memory only where it is used.
-PAGED = "blocks" in TAKEN
-#: Tokens of a block.
-BLOCK = 16
-
+from worker.engine.cuda.cache import BLOCK_SIZE
 
 def make(
     models: dict[str, PeftModel],
@@ -46,11 +36,8 @@ def make(
     options: dict[str, Any] = {"context": context, "slots": slots, "drafts": drafts}
     if chunk is not None:
         options["chunk"] = chunk
-    if "graphs" in TAKEN:
-        options["graphs"] = graphs
-    elif graphs:
-        device = next(iter(models.values())).device
-        options["record"] = recorder_for(device)
-    if tokens is not None and PAGED:
-        options["blocks"] = -(-tokens // BLOCK)
+    if not graphs:
+        options["record"] = None
+    if tokens is not None:
+        options["blocks"] = -(-tokens // BLOCK_SIZE) + 1  # one is nobody's
     return BatchingEngine(models, tokenizer, **options)

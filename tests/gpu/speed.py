@@ -276,7 +276,7 @@ class Speed:
 
     @property
     def _context(self) -> int:
-        return self._amount.shape.positions if engines.PAGED else self._amount.row
+        return self._amount.shape.positions
 
     def _build(self, *, bare: bool = False) -> None:
         """Make the models, unless they are there, or an engine has them."""

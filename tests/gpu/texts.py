@@ -88,11 +88,10 @@ class Checked:
         self._variant("alone", lambda: self._engine(slots=1), some)
         self._variant(f"in chunks of {CHUNK}", lambda: self._engine(chunk=CHUNK))
         self._variant("without graphs", lambda: self._engine(graphs=False))
-        self._variant("without drafts", lambda: self._engine(drafts=False))
-        if engines.PAGED:
+        if self._device.type == "cuda":
             self._variant("with evictions", lambda: self._engine(tokens=FEW))
-        else:
-            self._say("with evictions", skipped="the engine's cache is not in blocks")
+        else:  # where there are drafts, keys and values are in rows
+            self._variant("without drafts", lambda: self._engine(drafts=False))
         self._reference(self._amount.reference / (1 if exact else 3))
 
     def cancel(self) -> None:

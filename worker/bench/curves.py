@@ -15,7 +15,6 @@ from jobs.pipeline import Role, Sampling
 from worker.bench.engine import Model, Result, questions
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Request
-from worker.engine.recorded import recorder_for
 from worker.engine.threads import apart
 
 #: New tokens of each sequence in the measurement by length.
@@ -62,7 +61,6 @@ def by_length(
             tokenizer,
             context=context,
             slots=SLOTS,
-            record=recorder_for(device),
         )
 
     engine = apart(load)

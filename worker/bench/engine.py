@@ -30,7 +30,7 @@ from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from worker.bench.peak import Peak
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Engine, Request
-from worker.engine.recorded import recorder_for
+from worker.engine.runners import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.roles import adapted
 from worker.engine.threads import apart
@@ -292,7 +292,7 @@ def run(
                 context=context,
                 slots=count,
                 drafts=without != DRAFTS,
-                record=None if without == GRAPHS else recorder_for(device),
+                record=None if without == GRAPHS else recorder_for,
             )
 
         gc.collect()  # an engine and its thread hold each other, and two models may not fit

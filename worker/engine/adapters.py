@@ -75,6 +75,14 @@ class Rows:
         self.set([self._named[token] for token in tokens], device)
         return torch.tensor(tokens, dtype=torch.int64, device=device)
 
+    def select(self, tokens: Tensor) -> None:
+        """As `keep`, after `point`.
+
+        Args:
+            tokens: (kept,) int64, on the device.
+        """
+        self.point(self._adapters[tokens])
+
     def mask(self, table: Tensor, ranks: tuple[int, ...]) -> Tensor:
         """Return each token's row of a layer's table; layers of the same ranks share it.
 

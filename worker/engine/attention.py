@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -204,8 +204,24 @@ class _Chunk:
         return self._masks[window]
 
 
+class Attention(Protocol):
+    """Where the tokens of a step belong, and what they see there."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer: int,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """Store a step's keys and values, and attend over all that were stored; as `Layout.attend`."""
+
+
 class Layout:
-    """Where the tokens of a step belong."""
+    """Where the tokens of a step belong in the rows of a cache."""
 
     def __init__(
         self,
@@ -253,6 +269,55 @@ class Layout:
         at_once = torch.tensor([rows, positions], device=device)  # one copy to the device
         return cls(cache, at_once[0], at_once[1], groups, chunks)
 
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        layer: int,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """Store a step's keys and values, and attend over the cache.
+
+        Args:
+            query: (tokens, heads, head size), rotated.
+            key: (tokens, key-value heads, head size), rotated.
+            value: as key, not rotated.
+            layer: which one.
+            scaling: of the scores.
+            window: a token sees so many tokens, itself included; all before it if None.
+
+        Returns:
+            (tokens, heads, head size).
+        """
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        tokens, heads, size = query.shape
+        shared = keys.shape[1]
+        for cached, new in ((keys, key), (values, value)):
+            cached.view(-1, size).index_copy_(0, self.places, new.reshape(-1, size))
+        # Query heads that share a key head become queries of one head: nothing is repeated.
+        of_one = heads // shared
+        queries = query.view(tokens, shared, of_one, size)
+        out = torch.empty_like(queries)
+        for group in self.groups:
+            q = group.spread(queries[group.tokens])
+            mask = group.mask(window, q.dtype, of_one)
+            found = _attend_group(q, keys, values, group, mask, scaling, window)
+            out[group.tokens] = group.gather(found, of_one)
+        for chunk in self.chunks:
+            q = queries[chunk.tokens].permute(1, 2, 0, 3)
+            found = scaled_dot_product_attention(
+                q.reshape(1, shared, -1, size),
+                keys[chunk.row, :, : chunk.end][None],
+                values[chunk.row, :, : chunk.end][None],
+                attn_mask=chunk.mask(window, q.dtype, of_one),
+                scale=scaling,
+            )
+            out[chunk.tokens] = found.view(q.shape).permute(2, 0, 1, 3)
+        return out.view(tokens, heads, size)
+
 
 def _sees(at: Tensor, other: Tensor, window: int | None) -> Tensor:
     found = other <= at
@@ -262,57 +327,6 @@ def _sees(at: Tensor, other: Tensor, window: int | None) -> Tensor:
 def _added(sees: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what makes scores count where something is seen: 0 there, elsewhere minus infinity."""
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
-
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    layer: int,
-    layout: Layout,
-    scaling: float,
-    window: int | None,
-) -> Tensor:
-    """Store a step's keys and values, and attend over the cache.
-
-    Args:
-        query: (tokens, heads, head size), rotated.
-        key: (tokens, key-value heads, head size), rotated.
-        value: as key, not rotated.
-        layer: which one.
-        layout: where the tokens belong.
-        scaling: of the scores.
-        window: a token sees so many tokens, itself included; all before it if None.
-
-    Returns:
-        (tokens, heads, head size).
-    """
-    keys, values = layout.cache.keys[layer], layout.cache.values[layer]
-    tokens, heads, size = query.shape
-    shared = keys.shape[1]
-    for cached, new in ((keys, key), (values, value)):
-        cached.view(-1, size).index_copy_(0, layout.places, new.reshape(-1, size))
-    # Query heads that share a key head become queries of one head: nothing is repeated.
-    of_one = heads // shared
-    queries = query.view(tokens, shared, of_one, size)
-    out = torch.empty_like(queries)
-    for group in layout.groups:
-        q = group.spread(queries[group.tokens])
-        mask = group.mask(window, q.dtype, of_one)
-        found = _attend_group(q, keys, values, group, mask, scaling, window)
-        out[group.tokens] = group.gather(found, of_one)
-    for chunk in layout.chunks:
-        q = queries[chunk.tokens].permute(1, 2, 0, 3)
-        found = scaled_dot_product_attention(
-            q.reshape(1, shared, -1, size),
-            keys[chunk.row, :, : chunk.end][None],
-            values[chunk.row, :, : chunk.end][None],
-            attn_mask=chunk.mask(window, q.dtype, of_one),
-            scale=scaling,
-        )
-        out[chunk.tokens] = found.view(q.shape).permute(2, 0, 1, 3)
-    return out.view(tokens, heads, size)
 
 
 def _attend_group(
@@ -355,20 +369,19 @@ def attend_for_transformers(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    layout: Layout,
+    layout: Attention,
     scaling: float,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """`attend` as transformers' models call it: (1, heads, tokens, head size) in, tokens first out."""
+    """`Attention.attend` as transformers' models call it: (1, heads, tokens, head size) in, tokens first out."""
     del attention_mask  # the layout has it
     index: Any = module.layer_idx  # transformers sets it
-    found = attend(
+    found = layout.attend(
         query[0].transpose(0, 1).contiguous(),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         layer=index,
-        layout=layout,
         scaling=scaling,
         window=sliding_window,
     )

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Several
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -16,13 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from jobs.pipeline import Role, Sampling
-from worker.engine import sampling
-from worker.engine.adapters import Form, MergedLinear, StackedLinear, form_for
+from worker.engine import runners
+from worker.engine.adapters import Form
 from worker.engine.detokenizer import Detokenizer
 from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
 from worker.engine.encoder import Encoder
 from worker.engine.endings import settle
-from worker.engine.forward import LlamaForward, forward_of
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -30,33 +28,19 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
-from worker.engine.kv.cache import KVCache
-from worker.engine.kv.rows import Rows
-from worker.engine.recorded import Record, RecordedDecoding
+from worker.engine.model_runner import Drawn, Launched
 from worker.engine.scheduler import Chunk, Plan, Scheduler
-from worker.engine.sequence import NOWHERE, Sequence
-from worker.engine.steps import lay_out
+from worker.engine.sequence import NOWHERE, PENDING, Sequence
 from worker.engine.threads import Sharing
 
 log = logging.getLogger(__name__)
 
-#: The most prompt tokens of one step: enough to fill the processor, few enough that a step with
-#: them does not hold the decoding rows up for long.
-CHUNK = 512
 #: Tokens of a piece of text, but for the first piece, which is one token: decoding each token by
 #: itself would take longer than computing it. Pieces depend on the count alone and not on the time,
 #: so that a stage that runs again after a crash streams the same pieces.
 PIECE = 4
 #: Seconds between two looks for new pieces.
 TELL_INTERVAL = 0.05
-
-
-def rows_for(slots: int, adapters: int) -> int:
-    """Return how many rows the cache should have.
-
-    However few run at once, each role's last prompt stays where the next one finds it.
-    """
-    return max(slots, adapters)
 
 
 class BatchingEngine:
@@ -70,12 +54,14 @@ class BatchingEngine:
         tokenizer: PreTrainedTokenizerBase,
         *,
         context: int,
-        slots: int,
-        rows: int | None = None,
-        chunk: int = CHUNK,
+        slots: int | None = None,
+        chunk: int | None = None,
         form: Form | None = None,
         drafts: bool = True,
-        record: Record | None = None,
+        paged: bool | None = None,
+        blocks: int | None = None,
+        record: runners.Recorder | None = runners.recorder_for,
+        keys: Several[str] | None = None,
         on_device_lost: Callable[[], object] = lambda: None,
     ) -> None:
         """Take the models over, allocate the cache, and start.
@@ -86,47 +72,66 @@ class BatchingEngine:
                 be used for anything else any more.
             tokenizer: the base's.
             context: tokens of prompt and output together, at most the model's own limit.
-            slots: requests decoded at the same time.
-            rows: of the cache, at least as many as slots; `rows_for` these by default.
-            chunk: the most prompt tokens of one step.
-            form: how the adapters are added; as it suits model and device by default.
-            drafts: whether tokens are guessed ahead; the texts are the same.
-            record: how steps that only decode are recorded, to be replayed
-                (`worker.engine.recorded.recorder_for`); each is laid out anew if None.
+            slots: requests decoded at the same time; as many as suit the device and its memory by
+                default.
+            chunk: the most prompt tokens of one step; as suits the device by default.
+            form: how the adapters are added where keys and values are in rows; as it suits model and
+                device by default.
+            drafts: whether tokens are guessed ahead where that pays; the texts are the same.
+            paged: whether keys and values are in blocks, and a step is launched before the one before
+                it is read; on CUDA by default.
+            blocks: of the paged cache; as many as fit the device's memory by default.
+            record: says for a device how steps are recorded, to be replayed; each is laid out anew if
+                None.
+            keys: what tells each adapter's weights from others', as a digest does, in the models'
+                order: equal ones share the beginnings of prompts.
             on_device_lost: called after an error that a device has for its process for ever, before
                 the requests fail.
+
+        Raises:
+            worker.engine.interface.EngineError: an adapter is more than factors beside linear layers.
+            worker.engine.cuda.memory.TooLittleMemoryError: the device has no room for one context.
         """
         self.context = context
-        self.slots = slots
         self._on_device_lost = on_device_lost
         #: Steps so far, and the tokens that they computed, without drafts that were wrong.
         self.steps = 0
         self.computed = 0
         self._names = list(models)
-        model = next(iter(models.values()))
-        self._ends = settle(model, tokenizer)
-        device, dtype = model.device, model.dtype
-        config: Any = model.config
-        self._vocabulary = int(config.vocab_size)
-        form = form or form_for(models)
-        self._sharing = Sharing(small=form is MergedLinear)
-        del model
-        self._compute = forward_of(models, form)
-        rows = rows or rows_for(slots, len(self._names))
-        self.cache = KVCache(config, rows=rows, context=context, dtype=dtype, device=device)
+        self._ends = settle(next(iter(models.values())), tokenizer)
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, context)
-        self._rows = Rows(rows, context=context, adapters=len(self._names))
-        self._scheduler = Scheduler(slots, chunk, self._rows)
-        self._drafter = Drafter(len(self._names)) if drafts else None
-        self._recorded: RecordedDecoding | None = None
-        if record and form is StackedLinear and isinstance(self._compute, LlamaForward):
-            self._recorded = RecordedDecoding(self._compute, self.cache, record)
+        built = runners.build(
+            models,
+            context=context,
+            slots=slots,
+            chunk=chunk,
+            form=form,
+            paged=paged,
+            blocks=blocks,
+            record=record,
+            keys=keys or self._names,
+        )
+        self._runner = built.runner
+        self.slots = built.slots
+        self._sharing: Sharing = built.sharing
+        self._scheduler = Scheduler(built.slots, built.chunk, built.runner.memory)
+        self._drafter: Drafter | None = None
+        if drafts and not built.runner.ahead:
+            self._drafter = Drafter(len(self._names))
+        self._device_type = built.device.type
+        #: The step that is under way, if one may be.
+        self._launched: Launched | None = None
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._told = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def tokens_that_fit(self) -> int:
+        """Tokens that keys and values have room for, of all requests together."""
+        return self._runner.tokens_that_fit
 
     def submit(self, request: Request) -> Generation:
         ids, limit = self._encode(request)
@@ -150,28 +155,25 @@ class BatchingEngine:
         Returns:
             by the roles' names: what may follow the last two, (2, vocabulary), float32 on the CPU.
         """
+        memory = self._runner.memory
         found: dict[str, Tensor] = {}
-        sequences: list[Sequence] = []
+        waiting = []
         for adapter, name in enumerate(self._names):
             generation = Generation(Request(Role(name), "", Sampling()))
             detokenizer = Detokenizer(self._tokenizer)
-            row = len(sequences)
-            sequences.append(Sequence(generation, ids[:-1], 1, adapter, detokenizer, row=row))
-            if len(sequences) < self.cache.rows and adapter + 1 < len(self._names):
-                continue
-            scores = []
-            for decoding in (False, True):
-                chunks = [] if decoding else [Chunk(s, 0, len(s)) for s in sequences]
-                # Not as `_forward` does: a device would record it, and not on the engine's thread.
-                plan = Plan(sequences if decoding else [], chunks)
-                step = lay_out(plan, self.cache, lambda _: 0)
-                scores.append(self._compute(step.ids, step.adapters, step.layout, step.keep))
-                for sequence in sequences:
-                    sequence.cached, sequence.tokens = len(sequence.prompt), [ids[-1]]
-            for sequence, *rows in zip(sequences, *scores, strict=True):
-                found[self._names[sequence.adapter]] = torch.stack(rows).float().cpu()
-                self.cache.clear(sequence.row)
+            waiting.append(Sequence(generation, ids[:-1], 2, adapter, detokenizer))
+        while waiting:
             sequences = []
+            while waiting and memory.allocate(waiting[0]):
+                sequences.append(waiting.pop(0))
+            prompts = self._runner.score(Plan([], [Chunk(s, s.cached, len(s)) for s in sequences]))
+            for sequence in sequences:
+                sequence.cached, sequence.tokens = len(sequence.prompt), [ids[-1]]
+                memory.extend(sequence, len(sequence))
+            decoded = self._runner.score(Plan(sequences, []))
+            for sequence, *rows in zip(sequences, prompts, decoded, strict=True):
+                found[self._names[sequence.adapter]] = torch.stack(rows).float().cpu()
+                memory.release(sequence, damaged=True)
         return found
 
     # --- the engine's thread ----------------------------------------------------------
@@ -179,17 +181,14 @@ class BatchingEngine:
     def _serve(self) -> None:
         scheduler = self._scheduler
         while not self._closed.is_set():
-            self._admit(block=not (scheduler.running or scheduler.waiting))
+            self._admit(block=not (scheduler.running or scheduler.waiting or self._launched))
             try:
                 self._stop_unwanted()
-                if plan := scheduler.plan():
-                    self._prepare()
-                    if self._drafter:
-                        self._guess(plan, self._drafter)
-                    self._step(plan)
+                self._step(scheduler.plan())
                 self._tell()
             except Exception as error:  # without this thread everybody would wait for ever
                 log.exception("the engine stumbled")
+                self._launched = None
                 for sequence in list(scheduler.running):
                     self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
         while not self._arriving.empty():
@@ -218,48 +217,25 @@ class BatchingEngine:
             elif now >= sequence.generation.request.deadline:
                 self._finish(sequence, FinishReason.DEADLINE)
 
-    def _prepare(self) -> None:
-        """Bring the cache into the state that the plan counts on, however the step goes."""
-        for row in self._rows.take_damaged():  # a NaN under a mask is still a NaN
-            self.cache.clear(row)
-        for place in self._rows.take_copies():
-            self.cache.copy(place)
-
-    def _guess(self, plan: Plan, drafter: Drafter) -> None:
-        """Draft what decoding sequences go on with, and learn from the prompts that are read."""
-        count = len(plan.decoding)
-        least = least_likely(count, self.cache.device.type)
-        most = self._recorded.widest(count) - 1 if count and self._recorded else MOST
-        for sequence in plan.decoding:
-            if not sequence.drafts:
-                continue
-            left = sequence.limit - len(sequence.tokens) - 1  # one is drawn after the draft
-            sequence.draft = drafter.propose(
-                sequence.adapter, sequence.last(LONGEST), most=min(most, left), least=least
-            )
-        for chunk in plan.chunks:
-            sequence, length = chunk.sequence, chunk.end - chunk.start
-            read = sequence.slice(max(chunk.start - LONGEST, 0), chunk.end)
-            drafter.observe(sequence.adapter, read, length, written=False)
-
     def _step(self, plan: Plan) -> None:
-        """Compute one step; whatever goes wrong, only the requests that it hit fail."""
-        try:
-            self._run(plan)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            self._make_room(plan, error)
-        except torch.AcceleratorError as error:
-            # Whatever the process asks of the device from now on fails the same way.
-            log.exception("the device is lost")
-            self._on_device_lost()
-            self._fail_together(plan, error)
-        except Exception as error:
-            log.exception("a step failed")
-            self._fail_together(plan, error)
+        """Launch a step, and read it or, where that may be, the one before."""
+        for sequence in plan.evicted:
+            log.info("memory is short: a request of %d tokens makes room", len(sequence))
+        launched = self._launch(plan) if plan else None
+        if self._runner.ahead:
+            launched, self._launched = self._launched, launched
+        if launched:
+            self._read(launched)
 
-    def _run(self, plan: Plan) -> None:
-        drawing, logits = self._forward(plan)
-        tokens, sound = self._draw(drawing, logits) if drawing else ([], [])
+    def _launch(self, plan: Plan) -> Launched | None:
+        """Launch a step; whatever goes wrong, only the requests that it hit fail."""
+        if self._drafter:
+            self._guess(plan, self._drafter)
+        try:
+            launched = self._runner.launch(plan)
+        except Exception as error:
+            self._settle(plan, error)
+            return None
         # Only now: a step that failed is repeated, and must begin where it began.
         if self._scheduler.computed(plan):
             log.info(
@@ -269,56 +245,87 @@ class BatchingEngine:
             )
         self.steps += 1
         self.computed += plan.prompt_tokens + len(plan.decoding)
-        self._accept(drawing, tokens, sound)
+        if self._runner.ahead:
+            for sequence in launched.drawing:
+                sequence.tokens.append(PENDING)
+        return launched
 
-    def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
-        """Compute the plan's tokens.
+    def _read(self, launched: Launched) -> None:
+        try:
+            drawn = launched.wait()
+        except Exception as error:
+            # It cannot be told whose fault it is: the step after it has begun where this one ended.
+            self._launched = None
+            self._say(error)
+            for sequence in [s for s in self._scheduler.running if s.pending]:
+                self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
+            return
+        self._accept(drawn)
 
-        Returns:
-            the sequences for which a token can be drawn now, and their scores: a row for the next
-            token, and one more after each of the draft's: (rows, vocabulary).
-        """
-        drawing, logits = plan.decoding, None
-        if self._recorded and not plan.chunks:
-            logits = self._recorded(plan.decoding)
-        if logits is None:
-            step = lay_out(plan, self.cache, self._rows.common)
-            drawing = step.drawing
-            self._sharing.share(len(step.adapters))
-            logits = self._compute(step.ids, step.adapters, step.layout, step.keep)
-        return drawing, logits
+    def _settle(self, plan: Plan, error: Exception) -> None:
+        """Deal with a step that failed."""
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            self._make_room(plan, error)
+            return
+        self._say(error)
+        self._fail_together(plan, error)
 
-    def _draw(self, drawing: Several[Sequence], logits: Tensor) -> tuple[list[int], list[bool]]:
-        """Draw a token from each row of scores; say of each whether it was numbers."""
-        rows = sampling.Rows.of(
-            [s.generation.request.sampling for s in drawing for _ in range(1 + len(s.draft))],
-            [len(s.tokens) + i for s in drawing for i in range(1 + len(s.draft))],
-            self._vocabulary,
-            logits.device,
-        )
-        tokens, sound = sampling.sample(logits, rows)
-        return tokens.tolist(), sound.tolist()
+    def _say(self, error: Exception) -> None:
+        if isinstance(error, torch.AcceleratorError):
+            # Whatever the process asks of the device from now on fails the same way.
+            log.error("the device is lost", exc_info=error)
+            self._on_device_lost()
+        else:
+            log.error("a step failed", exc_info=error)
 
-    def _accept(
-        self, sequences: Several[Sequence], tokens: Several[int], sound: Several[bool]
-    ) -> None:
-        """Append the tokens that were drawn for each sequence, and end those that they end.
+    def _guess(self, plan: Plan, drafter: Drafter) -> None:
+        """Draft what decoding sequences go on with, and learn from the prompts that are read."""
+        least = least_likely(len(plan.decoding), self._device_type)
+        for sequence in plan.decoding:
+            if not sequence.drafts:
+                continue
+            left = sequence.limit - len(sequence.tokens) - 1  # one is drawn after the draft
+            sequence.draft = drafter.propose(
+                sequence.adapter, sequence.last(LONGEST), most=min(MOST, left), least=least
+            )
+        for chunk in plan.chunks:
+            sequence, length = chunk.sequence, chunk.end - chunk.start
+            read = sequence.slice(max(chunk.start - LONGEST, 0), chunk.end)
+            drafter.observe(sequence.adapter, read, length, written=False)
 
-        Args:
-            sequences: each with one token more than its draft has.
-            tokens: of one sequence after the other; those after a wrong draft count for nothing.
-            sound: whether the scores that each was drawn from were numbers.
-        """
+    def _accept(self, drawn: Drawn) -> None:
+        """Append the tokens that were drawn for each sequence, and end those that they end."""
         start = 0
-        for sequence in sequences:
+        for sequence in drawn.sequences:
             draft, sequence.draft = sequence.draft, []
             end = start + 1 + len(draft)
-            drawn = self._take(sequence, draft, tokens[start:end], sound[start:end])
+            tokens, sound = drawn.tokens[start:end], drawn.sound[start:end]
             start = end
-            self.computed += max(drawn - 1, 0)
+            if sequence.generation.ended:  # while the step was under way
+                continue
+            if self._runner.ahead:
+                self._fill(sequence, tokens[0], sound[0])
+                continue
+            count = self._take(sequence, draft, tokens, sound)
+            self.computed += max(count - 1, 0)
             if self._drafter:
-                new = sequence.last(LONGEST + drawn)
-                self._drafter.observe(sequence.adapter, new, drawn, written=True)
+                new = sequence.last(LONGEST + count)
+                self._drafter.observe(sequence.adapter, new, count, written=True)
+
+    def _fill(self, sequence: Sequence, token: int, sound: bool) -> None:
+        """Put a token that was drawn where it is pending; one more may be by now."""
+        if not sound:
+            self._fail(sequence, EngineError("the model's scores are not numbers (NaN)"))
+            return
+        at = sequence.tokens.index(PENDING, max(len(sequence.tokens) - 2, 0))
+        sequence.tokens[at] = token
+        if sequence.first_token_at is None:
+            sequence.first_token_at = time.monotonic()
+        if token in self._ends:
+            del sequence.tokens[at + 1 :]
+            self._finish(sequence, FinishReason.STOP)
+        elif at + 1 == sequence.limit:
+            self._finish(sequence, FinishReason.LENGTH)
 
     def _take(
         self,
@@ -353,7 +360,7 @@ class BatchingEngine:
         """Let a sequence go on without drafts: what was wrong may have been one of them."""
         sequence.drafts = False
         sequence.cached -= 1  # the newest token is computed again, by itself
-        self.cache.clear(sequence.row, sequence.cached)
+        self._runner.forget(sequence)
 
     def _make_room(self, plan: Plan, error: BaseException) -> None:
         """After running out of memory: smaller chunks first, then fewer slots; later more again.
@@ -374,15 +381,20 @@ class BatchingEngine:
 
     def _fail_together(self, plan: Plan, error: BaseException) -> None:
         """Find out whose fault a failed step was: each sequence gets a step of its own."""
+        if launched := self._launched:  # what comes must not be read before it
+            self._launched = None
+            self._read(launched)
         alone = [Plan([s], []) for s in plan.decoding] + [Plan([], [c]) for c in plan.chunks]
         if len(alone) == 1:
             [sequence] = plan.sequences
-            self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
+            if not sequence.generation.ended:
+                self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
             return
         for plan_ in alone:
             [sequence] = plan_.sequences
-            if sequence.row != NOWHERE:  # it may have made room for another meanwhile, and waits
-                self._step(plan_)
+            # It may have ended, or made room for another meanwhile, and waits.
+            if sequence.row != NOWHERE and (launched := self._launch(plan_)):
+                self._read(launched)
 
     # --- text and ends ----------------------------------------------------------------
 
@@ -396,15 +408,18 @@ class BatchingEngine:
             self._tell_one(sequence)
 
     def _tell_one(self, sequence: Sequence) -> None:
+        known = len(sequence.tokens) - sequence.pending
         while True:
             end = sequence.told + (PIECE if sequence.told else 1)
-            if end > len(sequence.tokens):
+            if end > known:
                 return
             if delta := sequence.detokenizer.extend(sequence.tokens[sequence.told : end]):
                 sequence.generation.emit(delta)
             sequence.told = end
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        while sequence.pending:
+            sequence.tokens.pop()
         self._tell_one(sequence)
         detokenizer = sequence.detokenizer
         last = [detokenizer.extend(sequence.tokens[sequence.told :])]

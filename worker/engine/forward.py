@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
 from worker.engine.adapters import Factors, Form, Projection, Rows, take_apart
-from worker.engine.attention import ATTENTION, Layout, attend
+from worker.engine.attention import ATTENTION, Layout
 from worker.engine.packing import packed
 
 
@@ -50,23 +50,32 @@ def forward_of(models: dict[str, PeftModel], form: Form) -> Forward:
     """
     count = len(models)
     base, factors = take_apart(models)
-    layers = _Layers(base, factors, count, form)
-    if type(base) in (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM) and _plain(
-        base, factors
-    ):
+    layers = Layers(base, factors, count, form)
+    if is_llama(base, factors):
         return LlamaForward(base, layers)
     return TransformersForward(base, layers)
 
 
-def _plain(base: Any, adapted: Iterable[str]) -> bool:
-    """Whether adapters are on the layers' projections alone, none of which is quantised."""
-    return all(
+def is_llama(base: Any, adapted: Iterable[str]) -> bool:
+    """Whether a base is of Llama's build, with adapters on its layers' projections alone, none quantised."""
+    kinds = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
+    return type(base) in kinds and all(
         path.startswith("model.layers.") and type(base.get_submodule(path)) is nn.Linear
         for path in adapted
     )
 
 
-class _Layers:
+def window_of(base: Any, layer: Any) -> int | None:
+    """Return how many tokens a token of a layer sees, itself included; None if all before it."""
+    # Mistral's is the config's, Qwen's is each layer's; Llama has none, whatever its config says.
+    if isinstance(base, MistralForCausalLM):
+        found = base.config.sliding_window
+    else:
+        found = getattr(layer.self_attn, "sliding_window", None)
+    return None if found is None else int(found)
+
+
+class Layers:
     """The linear layers of a model, with the adapters that each of them has."""
 
     def __init__(
@@ -88,7 +97,7 @@ class _Layers:
 class TransformersForward:
     """Any causal language model of transformers whose attention goes through its interface."""
 
-    def __init__(self, base: Any, layers: _Layers) -> None:
+    def __init__(self, base: Any, layers: Layers) -> None:
         self._rows = layers.rows
         self._keep: Sequence[int] = ()
         head = base.get_output_embeddings()
@@ -136,7 +145,7 @@ class _Layer:
 class LlamaForward:
     """Llama, Mistral and Qwen 2 as plain functions over tensors."""
 
-    def __init__(self, base: Any, layers: _Layers) -> None:
+    def __init__(self, base: Any, layers: Layers) -> None:
         config = base.config
         self._rows, join = layers.rows, layers.join
         self._embedding: nn.Module = base.model.embed_tokens
@@ -152,10 +161,6 @@ class LlamaForward:
         self._layers = []
         for layer in base.model.layers:
             attention, mlp = layer.self_attn, layer.mlp
-            # Mistral's is the config's, Qwen's is each layer's; Llama has none, whatever its config says.
-            window = getattr(attention, "sliding_window", None)
-            if isinstance(base, MistralForCausalLM):
-                window = config.sliding_window
             self._layers.append(
                 _Layer(
                     before_attention=layer.input_layernorm.weight.detach(),
@@ -165,7 +170,7 @@ class LlamaForward:
                     gate_up=join(mlp.gate_proj, mlp.up_proj),
                     down=join(mlp.down_proj),
                     activation=mlp.act_fn,
-                    window=window,
+                    window=window_of(base, layer),
                 )
             )
             # What the joined layers have copied goes at once: two models may not fit.
@@ -180,21 +185,6 @@ class LlamaForward:
         self._rows.set(adapters, ids.device)
         return self._score(ids, layout, keep if len(keep) < len(ids) else None)
 
-    @torch.inference_mode()
-    def decode(self, ids: Tensor, adapters: Tensor, layout: Layout) -> Tensor:
-        """Compute tokens without asking the host for anything, so that it can be recorded.
-
-        Args:
-            ids: the tokens, (tokens,) int64.
-            adapters: each one's, by its index: (tokens,) int64.
-            layout: where they belong.
-
-        Returns:
-            the scores of what may follow each, (tokens, vocabulary).
-        """
-        self._rows.point(adapters)
-        return self._score(ids, layout, None)
-
     def _score(self, ids: Tensor, layout: Layout, keep: Sequence[int] | None) -> Tensor:
         """Score what may follow the tokens of which `Rows` knows the adapters, or some of them."""
         x: Tensor = self._embedding(ids)
@@ -203,12 +193,11 @@ class LlamaForward:
             heads = layer.qkv(self._normed(x, layer.before_attention))
             heads = heads.view(len(ids), -1, self._size)
             turned = _rotate(heads[:, : -self._shared], cos, sin)
-            found = attend(
+            found = layout.attend(
                 turned[:, : self._heads],
                 turned[:, self._heads :],
                 heads[:, -self._shared :],
                 layer=index,
-                layout=layout,
                 scaling=self._scaling,
                 window=layer.window,
             ).flatten(1)

@@ -1,1 +1,1 @@
-"""Kernels of our own for GPUs; nothing here is needed on a CPU."""
+"""How a CUDA device computes steps: paged keys and values, fused kernels, recorded graphs."""

@@ -1,0 +1,382 @@
+"""Computes steps on a CUDA device, and lets the host plan the next one meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Several
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.engine import sampling
+from worker.engine.cuda.batch import FlatBatch
+from worker.engine.cuda.cache import BlockCache
+from worker.engine.cuda.graphs import Record
+from worker.engine.kv.blocks import Blocks
+from worker.engine.model_runner import Drawn
+from worker.engine.scheduler import Plan
+from worker.engine.sequence import PENDING, Sequence
+
+log = logging.getLogger(__name__)
+
+#: The largest top-k that is drawn within a recorded step; other rows are drawn after it.
+MOST = 64
+#: Sequences of recorded steps that only decode; beyond these, multiples of the last distance.
+COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
+#: Sequences and prompt tokens of recorded steps that have both.
+MIXED_COUNTS, MIXED_TOKENS = (32, 64, 128, 256), (64, 128, 256, 512, 1024)
+#: Prompts that can end in one of them, and pieces beyond those that fill its tokens.
+MIXED_ENDS, MIXED_PIECES = 16, 16
+#: Contexts that steps are recorded for apart: shorter ones need fewer programs.
+SHORT = 1024
+#: Columns of a step's input.
+TOKEN, PIECE, DRAW = 4, 4, 5
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the steps that one recording serves have in common; numbers include what fills up."""
+
+    #: Tokens that decode.
+    decoding: int
+    #: Tokens of prompts.
+    prompt: int
+    #: Pieces of them.
+    pieces: int
+    #: Tokens whose successors are drawn.
+    draws: int
+    #: No decoding token's position is this one or beyond.
+    reach: int
+
+    @property
+    def size(self) -> int:
+        tokens = self.decoding + self.prompt
+        return TOKEN * tokens + PIECE * self.pieces + DRAW * self.draws
+
+
+@dataclass
+class Launched:
+    """A step on its way."""
+
+    #: For whom a token is drawn, in the order of their draws.
+    drawing: list[Sequence]
+    #: Which of the step's draws are theirs.
+    places: list[int]
+    #: On the host once ``done``; of draws from scores that were no numbers, -1.
+    tokens: Tensor
+    done: Callable[[], object]
+
+    def wait(self) -> Drawn:
+        """Wait for the device; return the tokens."""
+        self.done()
+        found = self.tokens.tolist()
+        tokens = [found[place] for place in self.places]
+        return Drawn(self.drawing, tokens, [token >= 0 for token in tokens])
+
+
+class PagedRunner:
+    """Computes steps over `Blocks`."""
+
+    #: The next step may be launched before this one's tokens are known.
+    ahead = True
+
+    def __init__(
+        self,
+        compute: Callable[[FlatBatch, BlockCache, Tensor | None], Tensor],
+        cache: BlockCache,
+        memory: Blocks,
+        *,
+        vocabulary: int,
+        work_tokens: int,
+        record: Record | None,
+    ) -> None:
+        """
+        Args:
+            compute: scores a batch's tokens, as `worker.engine.cuda.llama.FusedLlama`.
+            cache: keys and values.
+            memory: who holds which of its blocks.
+            vocabulary: number of tokens.
+            work_tokens: the most tokens of a prompt's piece.
+            record: records steps to be replayed; each is laid out anew if None.
+        """
+        self._compute = compute
+        self._cache = cache
+        self.memory = memory
+        self._device = cache.device
+        self._vocabulary = vocabulary
+        self._work_tokens = work_tokens
+        self._record = record
+        self._rows = len(memory.tables)
+        self._tables = torch.zeros(memory.tables.shape, dtype=torch.int32, device=self._device)
+        #: The newest token of each row; one more row for what fills up.
+        self._newest = torch.zeros(self._rows + 1, dtype=torch.int64, device=self._device)
+        self._recordings: dict[Shape, tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]] = {}
+        self._pinned = self._device.type == "cuda"
+        # Of each row's sequence: what does not change while it runs.
+        self._owners: list[Sequence | None] = [None] * self._rows
+        self._seeds = np.zeros(self._rows, dtype=np.int64)
+        self._temperatures = np.zeros(self._rows)
+        self._top_k = np.zeros(self._rows, dtype=np.int64)
+        self._special = np.zeros(self._rows, dtype=bool)
+        self._adapters = np.zeros(self._rows, dtype=np.int64)
+
+    @property
+    def tokens_that_fit(self) -> int:
+        return (self._cache.blocks - 1) * self._cache.block_size
+
+    def forget(self, sequence: Sequence) -> None:
+        """Nothing reads a place beyond a sequence's tokens."""
+
+    # --- recording --------------------------------------------------------------------
+
+    def shapes(self, chunk: int) -> list[Shape]:
+        """Return the shapes that are worth recording, largest first.
+
+        Args:
+            chunk: the most prompt tokens of a step.
+        """
+        counts = [n for n in COUNTS if n < self._rows]
+        step = COUNTS[-1] - COUNTS[-2]
+        counts += range(COUNTS[-1] + step, self._rows, step)
+        counts.append(self._rows)
+        reaches = sorted({min(SHORT, self._reach), self._reach})
+        found = [Shape(n, 0, 0, n, reach) for n in counts for reach in reaches]
+        mixed = sorted({min(n, self._rows) for n in MIXED_COUNTS})
+        for n in mixed:
+            for tokens in MIXED_TOKENS:
+                if tokens <= chunk:
+                    pieces = -(-tokens // self._work_tokens) + MIXED_PIECES
+                    found.append(Shape(n, tokens, pieces, n + MIXED_ENDS, self._reach))
+        return sorted(found, key=lambda s: (s.decoding + s.prompt, s.reach), reverse=True)
+
+    def capture(self, chunk: int, *, seconds: float = 60.0) -> int:
+        """Record steps of the shapes that will come, for as long as it may take; return how many."""
+        if self._record is None:
+            return 0
+        began = time.monotonic()
+        shapes = self.shapes(chunk)
+        for number, shape in enumerate(shapes):
+            if time.monotonic() - began > seconds:
+                log.warning("%d of %d shapes of steps were recorded in time", number, len(shapes))
+                break
+            if not self._capture(shape, self._record):
+                break
+        return len(self._recordings)
+
+    @torch.inference_mode()
+    def _capture(self, shape: Shape, record: Record) -> bool:
+        inputs = torch.from_numpy(self._empty(shape)).to(self._device)
+        try:
+            replay = record(lambda inputs: self._step(shape, inputs), inputs)
+        except Exception:
+            # All goes on without, slower; if it is the device's fault, the next step will tell.
+            log.warning("decoding steps are not recorded any more", exc_info=True)
+            self._record = None
+            return False
+        self._recordings[shape] = inputs, replay
+        return True
+
+    @property
+    def _reach(self) -> int:
+        return int(self._tables.shape[1]) * self._cache.block_size
+
+    def _fitting(self, decoding: int, prompt: int, pieces: int, ends: int, reach: int) -> Shape | None:
+        """Return the smallest recorded shape that a step fits into."""
+        best: Shape | None = None
+        for shape in self._recordings:
+            if (
+                shape.decoding >= decoding
+                and shape.prompt >= prompt
+                and bool(shape.prompt) == bool(prompt)
+                and shape.pieces >= pieces
+                and shape.draws - shape.decoding >= ends
+                and shape.reach >= reach
+                and (best is None or (shape.size, shape.reach) < (best.size, best.reach))
+            ):
+                best = shape
+        return best
+
+    # --- steps ------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan) -> Launched:
+        """Launch a step; the device computes it after all that were launched before."""
+        self._send_changes()
+        shape, table, drawing, places = self._lay_out(plan)
+        if shape in self._recordings:
+            inputs, replay = self._recordings[shape]
+            inputs.copy_(self._pinned_copy(table), non_blocking=True)
+            tokens, logits = replay()
+        else:
+            tokens, logits = self._step(shape, self._sent(table))
+        if special := [i for i, s in enumerate(drawing) if self._special[s.row]]:
+            tokens = self._draw_again(tokens, logits, [(drawing[i], places[i]) for i in special])
+        if not self._pinned:
+            return Launched(drawing, places, tokens.clone(), lambda: None)
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        return Launched(drawing, places, host, event.synchronize)
+
+    @torch.inference_mode()
+    def score(self, plan: Plan) -> Tensor:
+        """Compute a step; return the scores of what may follow each drawing sequence, in their order."""
+        self._send_changes()
+        shape, table, _, places = self._lay_out(plan, recorded=False)
+        _, logits = self._step(shape, self._sent(table))
+        return logits[torch.tensor(places, device=logits.device)]
+
+    def _send_changes(self) -> None:
+        at, values = self.memory.take_changes()
+        if len(at):
+            sent = self._sent(np.concatenate([at, values]))
+            self._tables.view(-1).index_copy_(0, sent[: len(at)], sent[len(at) :].int())
+
+    def _sent(self, array: np.ndarray) -> Tensor:
+        return self._pinned_copy(array).to(self._device, non_blocking=True)
+
+    def _pinned_copy(self, array: np.ndarray) -> Tensor:
+        source = torch.from_numpy(array)
+        # PyTorch reuses pinned memory only after the copies from it are done.
+        return source.pin_memory() if self._pinned else source
+
+    def _empty(self, shape: Shape) -> np.ndarray:
+        """Return a step's input that is nothing but filling."""
+        table = np.zeros(shape.size, dtype=np.int64)
+        tokens, pieces, draws = _split(table, shape)
+        tokens[:, 1] = tokens[:, 3] = -1
+        draws[:, 1] = self._rows
+        draws[:, 3] = 1
+        return table
+
+    def _lay_out(
+        self, plan: Plan, *, recorded: bool = True
+    ) -> tuple[Shape, np.ndarray, list[Sequence], list[int]]:
+        """Write down a step.
+
+        Returns:
+            its shape, its input, for whom tokens are drawn, and which of the draws are theirs.
+        """
+        decoding, chunks = plan.decoding, plan.chunks
+        for sequence in plan.sequences:
+            if self._owners[sequence.row] is not sequence:
+                self._take(sequence)
+        count, prompt = len(decoding), plan.prompt_tokens
+        pieces = [piece for chunk in chunks for piece in self._pieces(chunk.start, chunk.end)]
+        ends = [chunk.sequence for chunk in chunks if chunk.last]
+        furthest = max((s.cached for s in decoding), default=0) + 1
+        shape = self._fitting(count, prompt, len(pieces), len(ends), furthest) if recorded else None
+        shape = shape or Shape(count, prompt, len(pieces), count + len(ends), self._reach)
+        table = self._empty(shape)
+        tokens, work, draws = _split(table, shape)
+        if count:
+            rows = np.fromiter((s.row for s in decoding), np.int64, count)
+            tokens[:count, 0] = np.fromiter((s.tokens[-1] for s in decoding), np.int64, count)
+            tokens[:count, 1] = self._adapters[rows]
+            tokens[:count, 2] = rows
+            tokens[:count, 3] = np.fromiter((s.cached for s in decoding), np.int64, count)
+        at, piece = shape.decoding, 0
+        drawn = list(range(count))
+        where = list(range(count))
+        for chunk in chunks:
+            sequence, length = chunk.sequence, chunk.end - chunk.start
+            part = tokens[at : at + length]
+            part[:, 0] = sequence.slice(chunk.start, chunk.end)
+            part[:, 1] = sequence.adapter
+            part[:, 2] = sequence.row
+            part[:, 3] = np.arange(chunk.start, chunk.end)
+            for start, end in self._pieces(chunk.start, chunk.end):
+                first = at + start - chunk.start
+                work[piece] = first, end - start, sequence.row, start
+                piece += 1
+            at += length
+            if chunk.last:
+                drawn.append(shape.decoding + len(drawn) - count)
+                where.append(at - 1)
+        drawing = [*decoding, *ends]
+        if drawing:
+            draws[drawn] = self._draws(drawing, where)
+        return shape, table, drawing, drawn
+
+    def _pieces(self, start: int, end: int) -> list[tuple[int, int]]:
+        size = self._work_tokens
+        return [(at, min(at + size, end)) for at in range(start, end, size)]
+
+    def _take(self, sequence: Sequence) -> None:
+        """Note what does not change of a sequence while it has its row."""
+        row, asked = sequence.row, sequence.generation.request.sampling
+        self._owners[row] = sequence
+        self._adapters[row] = sequence.adapter
+        self._seeds[row] = asked.seed
+        greedy = asked.temperature < sampling.LEAST_TEMPERATURE
+        self._temperatures[row] = 0.0 if greedy else asked.temperature
+        self._top_k[row] = 1 if greedy else min(asked.top_k or MOST, MOST)
+        self._special[row] = not greedy and (not 0 < asked.top_k <= MOST or asked.top_p < 1)
+
+    def _draws(self, drawing: Several[Sequence], where: Several[int]) -> np.ndarray:
+        rows = np.fromiter((s.row for s in drawing), np.int64, len(drawing))
+        positions = np.fromiter((len(s.tokens) for s in drawing), np.int64, len(drawing))
+        found = np.empty((len(drawing), DRAW), dtype=np.int64)
+        found[:, 0] = where
+        found[:, 1] = rows
+        seeds, at = torch.from_numpy(self._seeds[rows]), torch.from_numpy(positions)
+        found[:, 2] = sampling.noise_of(seeds, at).numpy()
+        found[:, 3] = np.minimum(self._top_k[rows], self._vocabulary)
+        found[:, 4] = self._temperatures[rows].view(np.int64)
+        return found
+
+    def _step(self, shape: Shape, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute and draw; nothing here may ask the host.
+
+        Returns:
+            the tokens, -1 where scores were no numbers, (draws,) int64; and the scores.
+        """
+        tokens, work, draws = _split(inputs, shape)
+        rows = tokens[:, 2]
+        batch = FlatBatch(
+            ids=torch.where(tokens[:, 0] == PENDING, self._newest[rows], tokens[:, 0]),
+            adapters=tokens[:, 1].int(),
+            rows=rows.int(),
+            positions=tokens[:, 3].int(),
+            tables=self._tables,
+            decoding=shape.decoding,
+            reach=shape.reach,
+            work=work.int() if shape.pieces else None,
+            work_tokens=self._work_tokens,
+        )
+        keep = draws[:, 0] if shape.prompt else None
+        logits = self._compute(batch, self._cache, keep)
+        temperature = draws[:, 4].contiguous().view(torch.float64).float()
+        most = min(MOST, self._vocabulary)
+        found, sound = sampling.draw(logits, temperature, draws[:, 3], draws[:, 2], most)
+        self._newest.index_copy_(0, draws[:, 1], found)
+        return torch.where(sound, found, -1), logits
+
+    def _draw_again(
+        self, tokens: Tensor, logits: Tensor, special: Several[tuple[Sequence, int]]
+    ) -> Tensor:
+        """Draw those that cannot be drawn within a step: from more candidates, or with top-p."""
+        asked = [s.generation.request.sampling for s, _ in special]
+        positions = [len(s.tokens) for s, _ in special]
+        rows = sampling.Rows.of(asked, positions, self._vocabulary, self._device)
+        sent = self._sent(np.array([[place for _, place in special], [s.row for s, _ in special]]))
+        found, sound = sampling.sample(logits[sent[0]], rows)
+        self._newest.index_copy_(0, sent[1], found)
+        return tokens.index_copy(0, sent[0], torch.where(sound, found, -1))
+
+
+def _split(table: Any, shape: Shape) -> tuple[Any, Any, Any]:
+    """Return the tokens, pieces and draws of a step's input, (number, columns) each."""
+    tokens = TOKEN * (shape.decoding + shape.prompt)
+    pieces = tokens + PIECE * shape.pieces
+    return (
+        table[:tokens].reshape(-1, TOKEN),
+        table[tokens:pieces].reshape(-1, PIECE),
+        table[pieces:].reshape(-1, DRAW),
+    )
