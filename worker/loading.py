@@ -25,7 +25,8 @@ from worker.lora.adapter import (
     refusals,
     unservable,
 )
-from worker.lora.files import Held, Tensors, not_finite
+from worker.lora.files import Held, Tensors, finite, not_finite
+from worker.phases import phase
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,9 @@ def load(checkpoints: Checkpoints) -> Loaded:
     """
     for role, adapter in checkpoints.adapters.items():
         found = _open(role, adapter)
-        if tensor := not_finite(found.tensors):
+        with phase(f"checking the numbers of the {role} adapter {adapter.name}"):
+            tensor = not_finite(found.tensors)
+        if tensor:
             raise CheckpointError(f"The {role} adapter {adapter.name} cannot be served: {tensor}")
         base = checkpoints.base
         if said := other_base(found.config, base.name, base.path):
@@ -82,11 +85,13 @@ def load(checkpoints: Checkpoints) -> Loaded:
 def _load(checkpoints: Checkpoints, base: Any) -> Loaded:
     found = Loaded({}, {}, {})
     for role, adapter in checkpoints.adapters.items():
-        log.info("loading the %s adapter %s", role, adapter.name)
         torch.manual_seed(0)  # should an adapter draw something as it loads
-        with explained(
-            f"The {role} adapter {adapter.name}",
-            f"give one that was made for the base model {checkpoints.base.name} in HELIXQ_ADAPTERS",
+        with (
+            phase(f"loading the {role} adapter {adapter.name}"),
+            explained(
+                f"The {role} adapter {adapter.name}",
+                f"give one that was made for the base model {checkpoints.base.name} in HELIXQ_ADAPTERS",
+            ),
         ):
             model, changed = roles.adapted(base, adapter.path, role.value)
             scores = probe.score(model, role.value, probe.tokens(checkpoints.config))
@@ -111,34 +116,38 @@ def _load_base(checkpoints: Checkpoints) -> Any:
         )
     if checkpoints.device.type == "cuda":
         options["device_map"] = {"": checkpoints.device}
-    log.info("loading the base model %s", base.name)
     with explained(f"The base model {base.name}", "check HELIXQ_BASE_MODEL, or fetch it again"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base.path,
-            dtype=checkpoints.dtype,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
+        with phase(f"loading the base model {base.name}"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                base.path,
+                dtype=checkpoints.dtype,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
         model, report = loaded
         # transformers would fill the gaps with random numbers and go on.
         if gaps := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
             raise ValueError(f"{gaps[0]} and {len(gaps) - 1} more tensors are missing or misshapen")
-        _check_finite(model, base.path)
+        with phase(f"checking the numbers of the base model {base.name}"):
+            _check_finite(model, base.path)
     return model
 
 
 def _check_finite(model: torch.nn.Module, folder: Path) -> None:
     """Make sure that a base's weights are finite numbers.
 
-    One pass over the memory: a sum is finite only if all that is summed is. Weights of 4 bits are
-    not looked at; what they give is, by the probe.
+    Weights of 4 bits are not looked at; what they give is, by the probe.
 
     Raises:
         ValueError: one is not; it names file and tensor.
     """
-    for name, tensor in model.named_parameters():
-        if not tensor.is_floating_point() or tensor.sum(dtype=torch.float64).isfinite():
+    floats = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+    device = next(iter(floats.values())).device
+    # One wait for the device, not one for each tensor.
+    flags = torch.stack([finite(tensor).to(device) for tensor in floats.values()]).tolist()
+    for (name, tensor), good in zip(floats.items(), flags, strict=True):
+        if good:
             continue
         for file in sorted(folder.glob("*.safetensors")):
             if found := not_finite(Tensors([file])):

