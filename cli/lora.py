@@ -153,14 +153,14 @@ def merge(
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 def inspect(adapter: str, convert: bool, as_json: bool) -> None:
     """Say what an adapter is, what it does to each layer, and who can use it."""
-    from worker import checkpoints
+    from worker import digests
     from worker.lora import inspect as module
 
     folder = _resolve(adapter, "ADAPTER")
     if convert:
         click.echo(f"wrote {module.convert(folder)}", err=True)
     found = module.inspect(folder)
-    digest = f"sha256:{checkpoints.digest(folder)}"
+    digest = f"sha256:{digests.digest(folder)}"
     if as_json:
         click.echo(json.dumps({**found.to_json(), "digest": digest}, indent=2))
         return

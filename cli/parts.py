@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import alembic.util
 
@@ -12,6 +15,9 @@ from cli.errors import ExpectedError
 from jobs import db
 from jobs.progress import Progress
 from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.digests import Digests
 
 
 def web(settings: Settings) -> None:
@@ -43,17 +49,35 @@ def check_auth(settings: Settings) -> None:
 
 def worker(settings: Settings) -> int:
     """Run a worker until a signal stops it; return the exit status."""
+    from worker import digests
+    from worker.phases import phase
+
+    started = time.monotonic()
+    # Hashing reads what loading will read, and lets the imports run meanwhile.
+    with digests.begin(settings) as hashing:
+        with phase("importing PyTorch, transformers and PEFT"):
+            run, refused = _import_worker()
+        try:
+            return run(settings, hashing, started)
+        except refused as error:
+            raise ExpectedError(str(error)) from error
+        finally:
+            # Else the objects are still there when their libraries go, and Triton complains of leaks.
+            gc.unfreeze()
+
+
+def _import_worker() -> tuple[Callable[[Settings, Digests, float], int], type[Exception]]:
+    """Import what runs a worker, and the error with which it refuses a checkpoint."""
     # Importing torch takes seconds, more of them while the collector looks again and again at what
     # has come and stays; the other commands do without.
     gc.disable()
     from worker.checkpoints import CheckpointError
     from worker.main import run
 
+    # Nor does it look at it later: the first look would cost half a second, and there are more.
+    gc.freeze()
     gc.enable()
-    try:
-        return run(settings)
-    except CheckpointError as error:
-        raise ExpectedError(str(error)) from error
+    return run, CheckpointError
 
 
 def unusable(folder: Path, error: OSError) -> ExpectedError:

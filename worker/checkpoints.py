@@ -1,16 +1,13 @@
-"""Finds the base and its adapters, from folders or the hub, and hashes them."""
+"""Finds the base and its adapters, from folders or the hub."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import pickle
 import platform
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,13 +26,10 @@ from transformers import (
 
 from jobs.pipeline import Role
 from jobs.settings import Settings
+from worker.digests import FILES, PICKLES, Digest, Digests
 
 log = logging.getLogger(__name__)
 
-#: What a checkpoint is made of; a hub repository's other files are not fetched.
-FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
-#: Fetched, and read as plain tensors, only where there are no safetensors.
-PICKLES = ("*.bin",)
 #: Settings whose values name dtypes, as torch knows them.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -51,8 +45,18 @@ class Checkpoint:
     #: As the setting names it.
     name: str
     path: Path
-    #: SHA-256 over names and contents of its files.
-    digest: str
+    hashing: Digest = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names and contents of its files; waits for it if need be.
+
+        Raises:
+            CheckpointError: a file cannot be read.
+            CancelledError: the hashing was given up.
+        """
+        with explained(f"The checkpoint {self.name}", "check who may read its files"):
+            return self.hashing.result()
 
     def describe(self) -> dict[str, str]:
         return {"name": self.name, "digest": f"sha256:{self.digest}"}
@@ -95,9 +99,26 @@ class Checkpoints:
             },
         }
 
+    def check_unchanged(self) -> None:
+        """Make sure that what was loaded is what was hashed.
 
-def find(settings: Settings) -> Checkpoints:
-    """Find everything the settings name, and load what is light.
+        Raises:
+            CheckpointError: files were written to since the hashing began.
+        """
+        for checkpoint in (self.base, *self.adapters.values()):
+            if checkpoint.hashing.changed():
+                raise CheckpointError(
+                    f"The files of {checkpoint.name} changed while they were loaded; "
+                    "start again once they are whole"
+                )
+
+
+def find(settings: Settings, digests: Digests | None = None) -> Checkpoints:
+    """Find everything the settings name, and load what is light. The hashing goes on on threads.
+
+    Args:
+        settings: what to find.
+        digests: what is being hashed already; by default it begins here.
 
     Raises:
         CheckpointError: something is missing, damaged or does not go together.
@@ -115,11 +136,11 @@ def find(settings: Settings) -> Checkpoints:
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     if settings.dtype != "auto":
         dtype = DTYPES[settings.dtype]
-    cache = settings.data_dir / "digests.json"
-    base = _checkpoint(settings.base_model, "HELIXQ_BASE_MODEL", "config.json", cache)
+    digests = digests or Digests.of_settings(settings)
+    base = _checkpoint(settings.base_model, "HELIXQ_BASE_MODEL", "config.json", digests)
     adapters = {
         role: _checkpoint(
-            settings.adapters[role], f"HELIXQ_ADAPTERS ({role})", "adapter_config.json", cache
+            settings.adapters[role], f"HELIXQ_ADAPTERS ({role})", "adapter_config.json", digests
         )
         for role in Role
     }
@@ -166,14 +187,14 @@ def _best_device() -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def _checkpoint(reference: str, setting: str, config: str, cache: Path) -> Checkpoint:
+def _checkpoint(reference: str, setting: str, config: str, digests: Digests) -> Checkpoint:
     path = resolve(reference, setting)
     if not (path / config).is_file():
         raise CheckpointError(
             f"{setting}: there is no {config} in {path}; "
             "give a folder in Hugging Face's format or a hub id"
         )
-    return Checkpoint(name=reference, path=path, digest=digest(path, cache))
+    return Checkpoint(name=reference, path=path, hashing=digests.begin(path))
 
 
 def resolve(reference: str, setting: str) -> Path:
@@ -206,46 +227,6 @@ def resolve(reference: str, setting: str) -> Path:
             f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
             f"{_first_line(error)}"
         ) from error
-
-
-def digest(path: Path, cache: Path | None = None) -> str:
-    """Hash a checkpoint's files; contents that did not change are not read again.
-
-    Args:
-        path: the checkpoint's folder.
-        cache: a file that keeps digests from one run to the next.
-
-    Returns:
-        SHA-256 over names and contents, in hexadecimal.
-    """
-    files = sorted({file for pattern in (*FILES, *PICKLES) for file in path.glob(pattern)})
-    stats = [(file, file.stat()) for file in files]
-    keys = [f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats]
-    known: dict[str, str] = {}
-    if cache is not None:
-        with suppress(OSError, ValueError):
-            known = json.loads(cache.read_text())
-    unknown = [(key, file) for key, file in zip(keys, files, strict=True) if key not in known]
-    if unknown:
-        size = sum(file.stat().st_size for _, file in unknown)
-        if size > 2**30:
-            log.info("hashing %.1f GB in %s, once", size / 1e9, path)
-        with ThreadPoolExecutor() as pool:
-            hashes = pool.map(_sha256, [file for _, file in unknown])
-            known.update(zip([key for key, _ in unknown], hashes, strict=True))
-        if cache is not None:
-            try:
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                cache.write_text(json.dumps(known, indent=1))
-            except OSError as error:
-                log.warning("the digests of %s are not cached: %s", path, error)
-    listing = "".join(f"{known[key]}  {file.name}\n" for key, file in zip(keys, files, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

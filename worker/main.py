@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from types import FrameType
 from typing import NoReturn
@@ -37,12 +38,14 @@ from jobs.settings import Settings
 from jobs.store import Runtime, Store
 from worker import checkpoints, loading, tasks
 from worker.checkpoints import CheckpointError, Checkpoints
+from worker.digests import Digests
 from worker.engine import probe
 from worker.engine.batching import BatchingEngine
 from worker.engine.cuda.memory import TooLittleMemoryError
 from worker.engine.interface import Engine, EngineError, Request
 from worker.engine.reference import ReferenceEngine
-from worker.engine.threads import apart
+from worker.engine.threads import beside
+from worker.phases import phase
 from worker.reporter import Reporter
 from worker.rescue import Rescue
 from worker.tasks import StageRunner
@@ -59,8 +62,13 @@ SAY_INTERVAL = 10.0
 WARM_UP = "Hello"
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, digests: Digests, started: float) -> int:
     """Run a worker until it is told to stop; return the exit status.
+
+    Args:
+        settings: the worker's.
+        digests: what is being hashed already.
+        started: when the process did, on `time.monotonic`'s clock.
 
     Raises:
         CheckpointError: the model or an adapter cannot be used.
@@ -72,21 +80,17 @@ def run(settings: Settings) -> int:
     _wait_for("the database", lambda: migrations.check(store.engine), transient.passes)
     _wait_for("the database", store.check_writable, transient.passes)
     _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
-    found = checkpoints.find(settings)
+    found = checkpoints.find(settings, digests)
     reasons = loading.unbatchable(found)
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
-    runtime = Runtime(
-        description=found.describe(ReferenceEngine.name if reasons else BatchingEngine.name),
-        context=found.context,
-        tokenizer=found.tokenizer.backend_tokenizer.to_str(),
-    )
-    log.info("the model is %s", runtime.model)
-    registering = partial(store.register, worker_id, socket.gethostname(), os.getpid(), runtime)
-    _wait_for("the database", registering, transient.passes)
     try:
         slots = None if settings.slots == "auto" else settings.slots
-        engine = apart(partial(_start_engine, found, slots, reasons))
-        _warm_up(engine)
+        with phase("hashing and loading"):
+            engine, runtime = _load(
+                found, digests, slots, reasons, partial(_register, store, worker_id)
+            )
+        with phase("warming up"):
+            _warm_up(engine)
         gc.freeze()  # what is there by now stays: no collection needs to look at it again
         reporter = Reporter(progress)
         runner = StageRunner(store, engine, reporter, worker_id, job_timeout=settings.job_timeout)
@@ -104,7 +108,7 @@ def run(settings: Settings) -> int:
         )
         rescue.start()
         try:
-            return _serve(app, engine, runner, store, worker_id)
+            return _serve(app, engine, runner, store, worker_id, started)
         finally:
             rescue.stop()
             engine.close()
@@ -113,6 +117,57 @@ def run(settings: Settings) -> int:
         _say_stopped(store, worker_id)
         progress.close()
         store.close()
+
+
+def _register(store: Store, worker_id: str, runtime: Runtime) -> None:
+    log.info("the model is %s", runtime.model)
+    registering = partial(store.register, worker_id, socket.gethostname(), os.getpid(), runtime)
+    _wait_for("the database", registering, transient.passes)
+
+
+def _load(
+    found: Checkpoints,
+    digests: Digests,
+    slots: int | None,
+    reasons: list[str],
+    register: Callable[[Runtime], None],
+) -> tuple[Engine, Runtime]:
+    """Load the model while it is still being hashed; register the worker as soon as that is done.
+
+    What goes wrong in loading is said first, and at once.
+
+    Args:
+        found: the base and its adapters.
+        digests: what hashes them.
+        slots: requests to decode together; as many as suit the device if None.
+        reasons: why model and adapters cannot be batched.
+        register: makes known what the worker will serve.
+
+    Raises:
+        CheckpointError: the model cannot be used, or changed meanwhile.
+    """
+
+    def hurry(loading: Future[Engine]) -> None:
+        if loading.exception() is not None:
+            digests.stop()
+
+    with beside(partial(_start_engine, found, slots, reasons)) as loading:
+        loading.add_done_callback(hurry)
+        try:
+            runtime = Runtime(
+                description=found.describe(
+                    ReferenceEngine.name if reasons else BatchingEngine.name
+                ),
+                context=found.context,
+                tokenizer=found.tokenizer.backend_tokenizer.to_str(),
+            )
+            register(runtime)
+            loading.result()
+            found.check_unchanged()
+        except Exception:
+            loading.result().close()
+            raise
+        return loading.result(), runtime
 
 
 def _start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> Engine:
@@ -195,7 +250,14 @@ def _die() -> NoReturn:
     os._exit(os.EX_SOFTWARE)
 
 
-def _serve(app: Celery, engine: Engine, runner: StageRunner, store: Store, worker_id: str) -> int:
+def _serve(
+    app: Celery,
+    engine: Engine,
+    runner: StageRunner,
+    store: Store,
+    worker_id: str,
+    started: float,
+) -> int:
     """Take messages until a signal says stop."""
 
     @worker_ready.connect(weak=False)
@@ -203,7 +265,12 @@ def _serve(app: Celery, engine: Engine, runner: StageRunner, store: Store, worke
         _handle_signals(runner)
         # Celery swallows what its signals' handlers raise.
         runner.patiently(lambda: store.set_worker_state(worker_id, WorkerState.READY))
-        log.info("ready: %d at a time, %d tokens of context", engine.slots, engine.context)
+        log.info(
+            "ready: %d at a time, %d tokens of context, %.1f s after the start",
+            engine.slots,
+            engine.context,
+            time.monotonic() - started,
+        )
 
     worker = app.Worker(
         pool="threads",

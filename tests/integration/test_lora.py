@@ -29,7 +29,7 @@ from transformers import (
 
 from cli.main import main
 from tests.random_weights import build
-from worker import checkpoints
+from worker import digests
 from worker.lora import LoraError
 from worker.lora.adapter import open_adapter
 from worker.lora.extract import extract
@@ -511,7 +511,7 @@ def test_the_commands_print_tables_and_json(base: Path, tuned: Path, tmp_path: P
     assert merged["layers"] == 14
 
     described = json.loads(run("inspect", out, "--json").stdout)
-    assert described["digest"] == f"sha256:{checkpoints.digest(out)}"
+    assert described["digest"] == f"sha256:{digests.digest(out)}"
     assert (described["scalings"], described["refusals"]) == ([1.0], [])
     lines = run("inspect", out).output
     assert "scaling     1\n" in lines

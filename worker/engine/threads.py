@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -14,8 +15,9 @@ Result = TypeVar("Result")
 WORTH_SHARING = 32
 
 
-def apart(function: Callable[[], Result]) -> Result:
-    """Call a function on a thread that ends with it; return what it returns, raise what it raises.
+@contextmanager
+def beside(function: Callable[[], Result]) -> Iterator[Future[Result]]:
+    """Call a function on a thread that ends with it, while this one goes on; the block's end waits for it.
 
     OpenMP keeps a team for every thread that ever computed in parallel. As soon as all teams
     together have more threads than there are processors, GNU's implementation no longer waits
@@ -24,7 +26,13 @@ def apart(function: Callable[[], Result]) -> Result:
     as long. So what computes outside an engine's thread, loading above all, is done apart.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="apart") as pool:
-        return pool.submit(function).result()
+        yield pool.submit(function)
+
+
+def apart(function: Callable[[], Result]) -> Result:
+    """Call a function as `beside` does; return what it returns, raise what it raises."""
+    with beside(function) as future:
+        return future.result()
 
 
 class Sharing:

@@ -1,0 +1,144 @@
+"""A worker hashes its checkpoints while it loads them: who is told what, and when."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from jobs import settings
+from jobs.pipeline import Role
+from jobs.settings import Settings
+from jobs.store import Runtime
+from tests.conftest import model_settings
+from worker import checkpoints, digests, loading, main
+from worker.checkpoints import CheckpointError
+from worker.digests import Digests
+from worker.engine.interface import Engine
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may damage."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+@pytest.fixture
+def configured(copy: Path) -> Settings:
+    return settings.load({**model_settings(copy), "HELIXQ_DATA_DIR": str(copy / "data")})
+
+
+@pytest.fixture
+def hashing(configured: Settings) -> Iterator[Digests]:
+    with digests.begin(configured) as found:
+        yield found
+
+
+def start(configured: Settings, hashing: Digests, registered: list[Runtime]) -> Engine:
+    """Start as a worker does."""
+    found = checkpoints.find(configured, hashing)
+    reasons = loading.unbatchable(found)
+    return main._load(found, hashing, 2, reasons, registered.append)[0]
+
+
+def refusal(configured: Settings, hashing: Digests) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        start(configured, hashing, [])
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def spoil(file: Path) -> str:
+    """Put a NaN into a file; return the tensor's name."""
+    weights = load_file(file)
+    name = sorted(weights)[-1]
+    weights[name].flatten()[0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize(("part", "file"), [("base", "model"), ("critic", "adapter_model")])
+def test_what_is_wrong_with_weights_is_said_without_waiting_for_the_hashing(
+    copy: Path, configured: Settings, part: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(self: Digests, _: Path) -> str:
+        self._stopping.wait()
+        raise CancelledError
+
+    monkeypatch.setattr(Digests, "_sha256", endless)
+    weights = copy / part / f"{file}.safetensors"
+    name = spoil(weights)
+    with digests.begin(configured) as hashing:
+        assert f"{weights}: {name} has NaN or infinite values" in refusal(configured, hashing)
+
+
+def test_what_is_wrong_with_weights_goes_before_what_is_wrong_with_hashing(
+    copy: Path, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_: Digests, file: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Digests, "_sha256", unreadable)
+    with digests.begin(configured) as hashing:
+        sentence = refusal(configured, hashing)
+    assert sentence.startswith(f"The checkpoint {copy / 'base'} cannot be loaded ([Errno 13] ")
+    assert sentence.endswith("check who may read its files")
+    weights = copy / "actor" / "adapter_model.safetensors"
+    name = spoil(weights)
+    with digests.begin(configured) as hashing:
+        assert f"{weights}: {name} has NaN" in refusal(configured, hashing)
+
+
+def test_a_base_that_changes_while_it_is_loaded_is_not_served(
+    copy: Path, configured: Settings, hashing: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loading.load
+
+    def meanwhile(found: checkpoints.Checkpoints) -> loading.Loaded:
+        loaded = whole(found)
+        weights = load_file(copy / "base" / "model.safetensors")
+        weights["model.norm.weight"][0] += 1
+        save_file(weights, copy / "base" / "model.safetensors", metadata={"format": "pt"})
+        return loaded
+
+    monkeypatch.setattr(loading, "load", meanwhile)
+    sentence = refusal(configured, hashing)
+    assert sentence.startswith(f"The files of {copy / 'base'} changed while they were loaded")
+
+
+def test_a_base_that_changed_before_it_was_loaded_is_hashed_anew(
+    copy: Path, configured: Settings, hashing: Digests
+) -> None:
+    """As where the worker waited for its database meanwhile."""
+    early = hashing.begin(copy / "base").result()
+    weights = load_file(copy / "base" / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, copy / "base" / "model.safetensors", metadata={"format": "pt"})
+    registered: list[Runtime] = []
+    start(configured, hashing, registered).close()
+    said = registered[0].description["base"]["digest"]
+    assert said == f"sha256:{digests.digest(copy / 'base')}" != f"sha256:{early}"
+
+
+def test_a_worker_is_known_before_its_model_is_loaded(
+    configured: Settings, hashing: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The web takes questions from then on."""
+    known = threading.Event()
+    whole = loading.load
+
+    def once_known(found: checkpoints.Checkpoints) -> loading.Loaded:
+        assert known.wait(30)
+        return whole(found)
+
+    monkeypatch.setattr(loading, "load", once_known)
+    found = checkpoints.find(configured, hashing)
+    engine, runtime = main._load(found, hashing, 2, [], lambda _: known.set())
+    engine.close()
+    assert set(runtime.description["adapters"]) == set(Role)

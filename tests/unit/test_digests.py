@@ -1,0 +1,127 @@
+"""Digests: they tell contents, are kept from one run to the next, and survive what may be in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+
+from worker.digests import Digests, digest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint, as far as hashing is concerned."""
+    found = tmp_path / "checkpoint"
+    found.mkdir()
+    (found / "model.safetensors").write_bytes(bytes(range(256)) * 10_000)
+    (found / "config.json").write_text("{}")
+    (found / "README.md").write_text("counts for nothing")
+    return found
+
+
+def kept(cache: Path, folder: Path) -> str:
+    """Return the digest of a worker that starts now."""
+    with Digests(cache) as digests:
+        return digests.begin(folder).result()
+
+
+def test_a_digest_is_of_names_and_contents(folder: Path) -> None:
+    """Stored jobs name their model by it: it must stay what it is."""
+    lines = [
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in ("config.json", "model.safetensors")
+    ]
+    assert digest(folder) == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '"text"', "[1]", "\udcff", '{"%s": 3}', '{"%s": "beef"}', '{"%s": null}']
+)
+def test_a_damaged_file_of_digests_is_made_anew(folder: Path, tmp_path: Path, content: str) -> None:
+    cache = tmp_path / "digests.json"
+    right = kept(cache, folder)
+    names = list(json.loads(cache.read_text()))
+    damaged = content.replace("%s", names[0])
+    cache.write_bytes(damaged.encode(errors="surrogateescape"))
+    assert kept(cache, folder) == right
+    assert set(json.loads(cache.read_text())) == set(names)
+
+
+def test_what_did_not_change_is_not_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "digests.json"
+    first = kept(cache, folder)
+    read: list[str] = []
+    whole = Digests._sha256
+
+    def noted(self: Digests, file: Path) -> str:
+        read.append(file.name)
+        return whole(self, file)
+
+    monkeypatch.setattr(Digests, "_sha256", noted)
+    assert kept(cache, folder) == first
+    assert read == []
+    (folder / "config.json").write_text('{"other": true}')
+    assert kept(cache, folder) != first
+    assert read == ["config.json"]
+
+
+def test_a_folder_for_digests_that_cannot_be_written_costs_only_time(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert kept(tmp_path / "file" / "digests.json", folder) == digest(folder)
+    assert "the digests are not cached" in caplog.text
+
+
+def test_two_workers_keep_the_digests_of_both(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("[]")
+    cache = tmp_path / "digests.json"
+    with Digests(cache) as one, Digests(cache) as two:
+        one.begin(folder).result()
+        two.begin(other).result()
+    places = [key.partition("|")[0] for key in json.loads(cache.read_text())]
+    assert {Path(place).parent for place in places} == {folder, other}
+    assert [file.name for file in tmp_path.glob("digests*")] == ["digests.json"]
+
+
+def test_contents_that_change_while_they_are_hashed_are_not_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Digests._sha256
+
+    def written_to(self: Digests, file: Path) -> str:
+        found = whole(self, file)
+        file.write_text(f"{file.stat().st_size} bytes were here")
+        return found
+
+    cache = tmp_path / "digests.json"
+    with Digests(cache) as digests:
+        monkeypatch.setattr(Digests, "_sha256", written_to)
+        early = digests.begin(folder)
+        mixed = early.result()
+        assert early.changed()
+        assert not cache.exists()
+        monkeypatch.setattr(Digests, "_sha256", whole)
+        assert digests.begin(folder).result() == digest(folder) != mixed
+
+
+def test_who_waits_for_what_was_given_up_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(self: Digests, _: Path) -> str:
+        self._stopping.wait()
+        raise CancelledError
+
+    monkeypatch.setattr(Digests, "_sha256", endless)
+    with Digests() as digests:
+        found = digests.begin(folder)
+    with pytest.raises(CancelledError):
+        found.result()
