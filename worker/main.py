@@ -19,7 +19,6 @@ from types import FrameType
 from typing import NoReturn
 
 import redis
-import torch
 import transformers
 from celery import Celery
 from celery.exceptions import SecurityWarning

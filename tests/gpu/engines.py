@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from worker.engine.batching import BatchingEngine
 from worker.engine.cuda.cache import BLOCK_SIZE
 
+
 def make(
     models: dict[str, PeftModel],
     tokenizer: PreTrainedTokenizerBase,

@@ -30,9 +30,9 @@ from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from worker.bench.peak import Peak
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Engine, Request
-from worker.engine.runners import recorder_for
 from worker.engine.reference import ReferenceEngine
 from worker.engine.roles import adapted
+from worker.engine.runners import recorder_for
 from worker.engine.threads import apart
 
 CPU = torch.device("cpu")

@@ -233,7 +233,7 @@ class BatchingEngine:
             self._guess(plan, self._drafter)
         try:
             launched = self._runner.launch(plan)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (it is told, and those that it hit fail)
             self._settle(plan, error)
             return None
         # Only now: a step that failed is repeated, and must begin where it began.
@@ -253,7 +253,7 @@ class BatchingEngine:
     def _read(self, launched: Launched) -> None:
         try:
             drawn = launched.wait()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (as above)
             # It cannot be told whose fault it is: the step after it has begun where this one ended.
             self._launched = None
             self._say(error)

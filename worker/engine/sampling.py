@@ -141,9 +141,7 @@ def draw(
     return sample(logits, rows, recorded=True)
 
 
-def _candidates(
-    logits: Tensor, rows: Rows, recorded: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _candidates(logits: Tensor, rows: Rows, recorded: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Find each row's likeliest tokens, enough for every row.
 
     Returns:
@@ -180,10 +178,7 @@ def _in_order(logits: Tensor, width: int) -> tuple[Tensor, Tensor]:
     # 32 bits are found in half the time. -0.0 becomes 0.0, which it equals.
     bits = (logits + 0.0).view(torch.int16) if short else (logits.float() + 0.0).view(torch.int32)
     bits = bits ^ ((bits >> (15 if short else 31)) & torch.iinfo(bits.dtype).max)
-    if short:
-        keys = (bits.int() << 16) + (0xFFFF - ids).int()
-    else:
-        keys = (bits.long() << 32) - ids
+    keys = (bits.int() << 16) + (0xFFFF - ids).int() if short else (bits.long() << 32) - ids
     tokens = keys.topk(width, dim=-1).indices
     return logits.gather(1, tokens), tokens
 

@@ -1,3 +1,4 @@
+# ruff: noqa: N803, N806  (Triton writes what is fixed when a kernel is compiled in capitals)
 """Triton kernels of a step; `worker.engine.cuda.plain` says the same in plain PyTorch.
 
 No result of a token depends on which other tokens are in the step: what is summed, and in which order,
@@ -381,7 +382,6 @@ def _attention_kernel(
     SHARED: tl.constexpr,
     SIZE: tl.constexpr,
     PAGE: tl.constexpr,
-    TOKENS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -535,7 +535,7 @@ def attend(
     window: int | None,
 ) -> Tensor:
     out = torch.empty_like(queries)
-    count, number, size = queries.shape
+    _, number, size = queries.shape
     keys, values, tables = cache.keys[layer], cache.values[layer], batch.tables
     group = number // cache.heads
     wide = max(16, triton.next_power_of_2(size))
@@ -561,7 +561,7 @@ def attend(
         _attention_kernel[(decoding, cache.heads, splits)](
             queries, keys, values, parts, sums, tables, tables.stride(0), batch.rows,
             batch.positions, batch.rows, scaling, reach,
-            TOKENS=1, BLOCK_M=max(16, triton.next_power_of_2(group)), BLOCK_N=block_n,
+            BLOCK_M=max(16, triton.next_power_of_2(group)), BLOCK_N=block_n,
             SPLITS=SPLITS, SPLIT_KEYS=SPLIT_KEYS, **fixed, num_warps=warps, num_stages=stages,
         )  # fmt: skip
         _merge_kernel[(decoding, number)](
@@ -577,7 +577,7 @@ def attend(
         _attention_kernel[(len(batch.work), cache.heads, 1)](
             queries, keys, values, out, out, tables, tables.stride(0), batch.rows,
             batch.positions, batch.work, scaling, reach,
-            TOKENS=batch.work_tokens, BLOCK_M=max(16, triton.next_power_of_2(lines)),
+            BLOCK_M=max(16, triton.next_power_of_2(lines)),
             BLOCK_N=block_n, SPLITS=1, SPLIT_KEYS=SPLIT_KEYS, **fixed,
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
@@ -597,7 +597,7 @@ def work_tokens(group: int) -> int:
     Args:
         group: query heads of a key head.
     """
-    return max(1, 64 // triton.next_power_of_2(group))
+    return max(1, 64 // int(triton.next_power_of_2(group)))
 
 
 def _tile(count: int) -> int:

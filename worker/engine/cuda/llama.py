@@ -77,7 +77,9 @@ class FusedLlama:
             self._layers.append(
                 _Layer(
                     before_attention=layer.input_layernorm.weight.detach(),
-                    qkv=join(f"{path}.self_attn", "q_proj", "k_proj", "v_proj", columns=tile, edge=half),
+                    qkv=join(
+                        f"{path}.self_attn", "q_proj", "k_proj", "v_proj", columns=tile, edge=half
+                    ),
                     output=join(f"{path}.self_attn", "o_proj"),
                     before_mlp=layer.post_attention_layernorm.weight.detach(),
                     gate_up=join(f"{path}.mlp", "gate_proj", "up_proj"),
@@ -103,9 +105,7 @@ class FusedLlama:
         ops, adapters = self._ops, batch.adapters
         x: Tensor = self._embedding(batch.ids)
         for index, layer in enumerate(self._layers):
-            product, inner = layer.qkv(
-                ops.rms_norm(x, layer.before_attention, self._epsilon), ops
-            )
+            product, inner = layer.qkv(ops.rms_norm(x, layer.before_attention, self._epsilon), ops)
             queries = ops.heads(
                 product, inner, layer.qkv.expansion, batch, self._cos, self._sin, cache, index
             )
@@ -119,4 +119,3 @@ class FusedLlama:
             x = ops.add(x, *layer.down(h, ops), layer.down.expansion, adapters)
         logits: Tensor = self._head(ops.rms_norm(x, self._norm, self._epsilon))
         return logits
-

@@ -185,7 +185,9 @@ class PagedRunner:
     def _reach(self) -> int:
         return int(self._tables.shape[1]) * self._cache.block_size
 
-    def _fitting(self, decoding: int, prompt: int, pieces: int, ends: int, reach: int) -> Shape | None:
+    def _fitting(
+        self, decoding: int, prompt: int, pieces: int, ends: int, reach: int
+    ) -> Shape | None:
         """Return the smallest recorded shape that a step fits into."""
         best: Shape | None = None
         for shape in self._recordings:
@@ -220,7 +222,7 @@ class PagedRunner:
             return Launched(drawing, places, tokens.clone(), lambda: None)
         host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
         host.copy_(tokens, non_blocking=True)
-        event = torch.cuda.Event(blocking=True)
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch has no types there
         event.record()
         return Launched(drawing, places, host, event.synchronize)
 
@@ -249,7 +251,7 @@ class PagedRunner:
     def _empty(self, shape: Shape) -> np.ndarray:
         """Return a step's input that is nothing but filling."""
         table = np.zeros(shape.size, dtype=np.int64)
-        tokens, pieces, draws = _split(table, shape)
+        tokens, _, draws = _split(table, shape)
         tokens[:, 1] = tokens[:, 3] = -1
         draws[:, 1] = self._rows
         draws[:, 3] = 1

@@ -33,7 +33,9 @@ class Expansion:
     of the inner product are the adapter's, how many, and where its factor for the tile begins.
     """
 
-    def __init__(self, projections: Sequence[Projection], edges: Sequence[int], columns: int) -> None:
+    def __init__(
+        self, projections: Sequence[Projection], edges: Sequence[int], columns: int
+    ) -> None:
         """
         Args:
             projections: layers whose outputs stand side by side.
@@ -64,23 +66,24 @@ class Expansion:
                 place += b.numel()
                 largest = max(largest, len(a))
             for start in range(0, size, edge):
-                for column in range(start, min(start + edge, size), columns):
-                    tiles.append([[r, n, at + column, size] for r, n, at in found])
+                tiles += [
+                    [[r, n, at + column, size] for r, n, at in found]
+                    for column in range(start, min(start + edge, size), columns)
+                ]
             first += size
-        device = projections[0].base.weight.device
-        dtype = projections[0].base.weight.dtype
+        weight: Any = projections[0].base.weight
         #: Of the inner product.
         self.rank = rank
         #: Ranks of a turn of the kernels' loop.
         self.ranks = min(64, max(16, 1 << (largest - 1).bit_length()))
-        self.b = torch.cat(factors) if factors else torch.zeros(1, dtype=dtype, device=device)
+        self.b = torch.cat(factors) if factors else weight.new_zeros(1)
         self.parts = [
             replace(part, b=self.b[at : at + part.b.numel()].view(part.b.shape))
             for at, part in parts
         ]
         #: (tiles, adapters, 4) int32: first column and number of columns of the inner product, place in
         #: ``b``, and how far its rows are apart.
-        self.tiles = torch.tensor(tiles, dtype=torch.int32, device=device)
+        self.tiles = torch.tensor(tiles, dtype=torch.int32, device=weight.device)
 
 
 class StackedWeights:
@@ -95,20 +98,15 @@ class StackedWeights:
         inner = [pair[0] for p in projections for pair in p.factors if pair is not None]
         bases: list[Any] = [p.base for p in projections]
         self._out = sum(sizes)
-        self._base: Any = None
+        self._weight = torch.cat([*(base.weight.detach() for base in bases), *inner])
         self._bias: Tensor | None = None
-        self._weight: Tensor | None = None
-        if all(type(base) is nn.Linear for base in bases):
-            self._weight = torch.cat([*(base.weight.detach() for base in bases), *inner])
-            if any(base.bias is not None for base in bases):
-                self._bias = self._weight.new_zeros(len(self._weight))
-                column = 0
-                for base in bases:
-                    if base.bias is not None:
-                        self._bias[column : column + base.out_features] = base.bias.detach()
-                    column += base.out_features
-        else:
-            raise NotImplementedError
+        if any(base.bias is not None for base in bases):
+            self._bias = self._weight.new_zeros(len(self._weight))
+            column = 0
+            for base in bases:
+                if base.bias is not None:
+                    self._bias[column : column + base.out_features] = base.bias.detach()
+                column += base.out_features
 
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
         """Multiply (tokens, in).
