@@ -99,7 +99,9 @@ def build(
     del base, factors
     if blocks is None:
         if device.type == "cuda":
-            working = memory.working(forward, config, dtype, device, chunk, slots or SLOTS["cuda"])
+            working = memory.working(
+                forward, ops, config, dtype, device, chunk, slots or SLOTS["cuda"]
+            )
             blocks = memory.blocks_that_fit(
                 config, dtype, device, block_size=BLOCK_SIZE, context=context, working=working
             )
@@ -117,6 +119,7 @@ def build(
         paged_cache,
         pool,
         vocabulary=vocabulary,
+        ops=ops,
         work_tokens=ops.work_tokens(heads // paged_cache.heads),
         record=recorded,
     )

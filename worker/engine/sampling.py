@@ -122,25 +122,6 @@ def sample(logits: Tensor, rows: Rows, *, recorded: bool = False) -> tuple[Tenso
     return drawn, sound
 
 
-def draw(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
-    """Draw as `sample` does, of rows without top-p, in operations that can be recorded.
-
-    Args:
-        logits: (rows, vocabulary), any float dtype.
-        temperature: (rows,) float32; 0 is greedy.
-        top_k: (rows,) int64, at most ``most``.
-        noise: (rows,) int64, as `Rows` has it.
-        most: the largest top-k that there may be.
-
-    Returns:
-        as `sample`.
-    """
-    rows = Rows(temperature, top_k, temperature, noise, most, True, True, False)
-    return sample(logits, rows, recorded=True)
-
-
 def _candidates(logits: Tensor, rows: Rows, recorded: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Find each row's likeliest tokens, enough for every row.
 
@@ -159,15 +140,15 @@ def _candidates(logits: Tensor, rows: Rows, recorded: bool) -> tuple[Tensor, Ten
         crowded &= (most < vocabulary) & (rows.temperature > 0)[:, None]
         if crowded.any():
             again = crowded[:, 0].nonzero()[:, 0]
-            scores[again], tokens[again] = _in_order(logits[again], width)
+            scores[again], tokens[again] = in_order(logits[again], width)
     else:  # to look whether it matters would make the host wait for the device
-        scores, tokens = _in_order(logits, width)
+        scores, tokens = in_order(logits, width)
     out = scores < scores.gather(1, at)
     out |= torch.arange(width, device=logits.device) >= most
     return scores.float(), tokens, out
 
 
-def _in_order(logits: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def in_order(logits: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Return the ``width`` likeliest of (rows, tokens), equal scores in the order of their ids.
 
     No two tokens have the same key: the score's bits, made to rise with it, above the id's.

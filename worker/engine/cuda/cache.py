@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-#: Tokens of a block: what a sequence wastes at most, and what prompts share is rounded down to.
-BLOCK_SIZE = 16
+#: Tokens of a block: what a sequence wastes at most, and what prompts share is rounded down to. It is what
+#: attention of decoding tokens reads at a time: with half of it, that took 5% longer.
+BLOCK_SIZE = 32
 
 
 class BlockCache:

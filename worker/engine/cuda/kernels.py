@@ -11,26 +11,53 @@ only the adapters that it has (Punica, Chen et al., MLSys 2024).
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from worker.engine import sampling
 from worker.engine.cuda.batch import FlatBatch
 from worker.engine.cuda.cache import BlockCache
 from worker.engine.cuda.weights import Expansion
 
 #: Keys of one program of a decoding token's attention, and the most programs of it.
 SPLIT_KEYS, SPLITS = 256, 16
-#: Steps of no more tokens add adapters in tiles of few tokens.
-FEW = 512
+#: Most tokens of a step, then tokens, columns and warps of a program: few tokens where there are few, so
+#: that most programs have one adapter. As measured on an H100.
+Tiles = tuple[tuple[float, int, int, int], ...]
+ADD: Tiles = ((512, 16, 128, 4), (math.inf, 64, 64, 4))
+SWIGLU: Tiles = ((16, 16, 64, 4), (512, 32, 128, 4), (math.inf, 64, 64, 4))
+ROTARY: Tiles = ((16, 16, 0, 4), (512, 32, 0, 4), (math.inf, 64, 0, 4))
+#: Whether kernels are placed early (programmatic dependent launch) where the device can do that.
+OVERLAP = True
 LOG2E = 1.4426950408889634
 
 
 @triton.jit
-def _rms_norm_kernel(x, weight, out, epsilon, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _begin(PDL: tl.constexpr):
+    """Wait for the kernel before, which has let this one be placed already; let the next one be."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+
+
+@triton.jit
+def _rms_norm_kernel(
+    x,
+    weight,
+    out,
+    epsilon,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    _begin(PDL)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     there = columns < SIZE
@@ -47,7 +74,9 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     size = x.shape[1]
     block = triton.next_power_of_2(size)
     warps = 4 if block <= 2048 else 8
-    _rms_norm_kernel[(len(x),)](x, weight, out, epsilon, size, block, num_warps=warps)
+    _rms_norm_kernel[(len(x),)](
+        x, weight, out, epsilon, size, block, num_warps=warps, **_overlap(x)
+    )  # fmt: skip
     return out
 
 
@@ -61,37 +90,50 @@ def _product(product, at, part_stride, mask, PARTS: tl.constexpr):
 
 
 @triton.jit
-def _expand(
-    found,
+def _range(theirs, ADAPTERS: tl.constexpr):
+    """Return the first and the last adapter of a tile of tokens; tokens stand by adapter."""
+    first = tl.min(tl.where(theirs >= 0, theirs, ADAPTERS), 0)
+    return first, tl.max(theirs, 0)
+
+
+@triton.jit
+def _entry(entry):
+    """Load an adapter's entry: first column and number of the inner product's, place of its factor."""
+    # All are multiples of `worker.engine.cuda.weights.ALIGNED`.
+    start = tl.multiple_of(tl.load(entry), 16)
+    rank = tl.multiple_of(tl.load(entry + 1), 16)
+    place = tl.multiple_of(tl.load(entry + 2), 16)
+    return start, rank, place
+
+
+@triton.jit
+def _inner(
     inner,
     inner_stride,
     part_stride,
-    b,
-    entry,
+    start,
+    rank,
+    r,
     tokens,
     mine,
-    columns,
-    wanted,
     PARTS: tl.constexpr,
     BLOCK_R: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """Add what one adapter gives its tokens in some columns to ``found``, (tokens, columns)."""
-    start = tl.load(entry)
-    rank = tl.load(entry + 1)
-    place = tl.load(entry + 2)
-    stride = tl.load(entry + 3)
-    for r in range(0, rank, BLOCK_R):
-        ranks = r + tl.arange(0, BLOCK_R)
-        at = tokens[:, None] * inner_stride + start + ranks[None, :]
-        part = _product(inner, at, part_stride, mine[:, None] & (ranks < rank)[None, :], PARTS)
-        factor = tl.load(
-            b + place + ranks[:, None] * stride + columns[None, :],
-            mask=(ranks < rank)[:, None] & wanted[None, :],
-            other=0.0,
-        )
-        found = tl.dot(part.to(factor.dtype), factor, found, input_precision=PRECISION)
-    return found
+    """Load what an adapter's first factor gave its tokens, zeros for all others: (tokens, ranks)."""
+    ranks = r + tl.arange(0, BLOCK_R)
+    at = tokens[:, None] * inner_stride + start + ranks[None, :]
+    return _product(inner, at, part_stride, mine[:, None] & (ranks < rank)[None, :], PARTS)
+
+
+@triton.jit
+def _factor(b, place, stride, rank, r, columns, wanted, BLOCK_R: tl.constexpr):
+    """Load some columns of an adapter's second factor, (ranks, columns)."""
+    ranks = r + tl.arange(0, BLOCK_R)
+    return tl.load(
+        b + place + ranks[:, None] * stride + columns[None, :],
+        mask=(ranks < rank)[:, None] & wanted[None, :],
+        other=0.0,
+    )
 
 
 @triton.jit
@@ -103,7 +145,7 @@ def _add_kernel(
     inner_stride,
     part_stride,
     b,
-    tiles,
+    table,
     adapters,
     count,
     SIZE: tl.constexpr,
@@ -113,6 +155,7 @@ def _add_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     tile = tl.program_id(0)
     tokens = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
@@ -121,15 +164,22 @@ def _add_kernel(
     wanted = tile * BLOCK_N + columns < SIZE
     whole = there[:, None] & wanted[None, :]
     at = tile * BLOCK_N + columns[None, :]
-    found = _product(product, tokens[:, None] * product_stride + at, part_stride, whole, PARTS)
     theirs = tl.load(adapters + tokens, mask=there, other=-1)
-    for adapter in range(ADAPTERS):
+    _begin(PDL)
+    found = _product(product, tokens[:, None] * product_stride + at, part_stride, whole, PARTS)
+    more = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    low, high = _range(theirs, ADAPTERS)
+    for adapter in range(low, high + 1):
         mine = theirs == adapter
-        if tl.max(mine.to(tl.int32), 0) > 0:
-            found = _expand(
-                found, inner, inner_stride, part_stride, b, tiles + (tile * ADAPTERS + adapter) * 4,
-                tokens, mine, columns, wanted, PARTS, BLOCK_R, PRECISION,
+        start, rank, place = _entry(table + adapter * 4)
+        place += tile * BLOCK_N
+        for r in range(0, rank, BLOCK_R):
+            part = _inner(
+                inner, inner_stride, part_stride, start, rank, r, tokens, mine, PARTS, BLOCK_R
             )  # fmt: skip
+            factor = _factor(b, place, SIZE, rank, r, columns, wanted, BLOCK_R)
+            more = tl.dot(part.to(factor.dtype), factor, more, input_precision=PRECISION)
+    found += more
     before = tl.load(x + tokens[:, None] * SIZE + at, mask=whole, other=0.0).to(tl.float32)
     found = before + found.to(x.dtype.element_ty).to(tl.float32)
     tl.store(x + tokens[:, None] * SIZE + at, found, mask=whole)
@@ -138,12 +188,12 @@ def _add_kernel(
 def add(x: Tensor, product: Tensor, inner: Tensor, lora: Expansion, adapters: Tensor) -> Tensor:
     count, size = x.shape
     parts, part = _parts(product)
-    block_m, block_n = _tile(count), lora.columns
+    block_m, block_n, warps = _tile(ADD, count)
     grid = (triton.cdiv(size, block_n), triton.cdiv(count, block_m))
     _add_kernel[grid](
-        x, product, product.stride(-2), inner, inner.stride(-2), part, lora.b, lora.tiles, adapters,
+        x, product, product.stride(-2), inner, inner.stride(-2), part, lora.b, lora.table, adapters,
         count, size, lora.adapters, parts, block_m, block_n, lora.ranks, _precision(x),
-        num_warps=WARPS,
+        num_warps=warps, num_stages=1, **_overlap(x),
     )  # fmt: skip
     return x
 
@@ -157,7 +207,7 @@ def _swiglu_kernel(
     part_stride,
     out,
     b,
-    tiles,
+    table,
     adapters,
     count,
     SIZE: tl.constexpr,
@@ -167,6 +217,7 @@ def _swiglu_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     tile = tl.program_id(0)
     tokens = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
@@ -176,21 +227,35 @@ def _swiglu_kernel(
     whole = there[:, None] & wanted[None, :]
     at = tokens[:, None] * product_stride + tile * BLOCK_N + columns[None, :]
     theirs = tl.load(adapters + tokens, mask=there, other=-1)
+    _begin(PDL)
     gate = _product(product, at, part_stride, whole, PARTS)
     up = _product(product, SIZE + at, part_stride, whole, PARTS)
-    for adapter in range(ADAPTERS):
+    more_gate = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    more_up = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    low, high = _range(theirs, ADAPTERS)
+    for adapter in range(low, high + 1):
         mine = theirs == adapter
-        if tl.max(mine.to(tl.int32), 0) > 0:
-            entry = tiles + (tile * ADAPTERS + adapter) * 4
-            gate = _expand(
-                gate, inner, inner_stride, part_stride, b, entry,
-                tokens, mine, columns, wanted, PARTS, BLOCK_R, PRECISION,
+        entry = table + adapter * 4
+        other = entry + ADAPTERS * 4
+        start, rank, place = _entry(entry)
+        start_up, rank_up, place_up = _entry(other)
+        here = tile * BLOCK_N + columns
+        # Both are loaded before either is multiplied: one wait in place of two.
+        for r in range(0, tl.maximum(rank, rank_up), BLOCK_R):
+            part = _inner(
+                inner, inner_stride, part_stride, start, rank, r, tokens, mine, PARTS, BLOCK_R
             )  # fmt: skip
-            up = _expand(
-                up, inner, inner_stride, part_stride, b,
-                entry + tl.cdiv(SIZE, BLOCK_N) * ADAPTERS * 4,
-                tokens, mine, columns, wanted, PARTS, BLOCK_R, PRECISION,
+            part_up = _inner(
+                inner, inner_stride, part_stride, start_up, rank_up, r, tokens, mine, PARTS, BLOCK_R
             )  # fmt: skip
+            factor = _factor(b, place, SIZE, rank, r, here, wanted, BLOCK_R)
+            factor_up = _factor(b, place_up, SIZE, rank_up, r, here, wanted, BLOCK_R)
+            more_gate = tl.dot(part.to(factor.dtype), factor, more_gate, input_precision=PRECISION)
+            more_up = tl.dot(
+                part_up.to(factor.dtype), factor_up, more_up, input_precision=PRECISION
+            )
+    gate += more_gate
+    up += more_up
     gate = gate.to(out.dtype.element_ty).to(tl.float32)
     up = up.to(out.dtype.element_ty).to(tl.float32)
     gate = (gate * tl.sigmoid(gate)).to(out.dtype.element_ty).to(tl.float32)
@@ -202,12 +267,12 @@ def swiglu(product: Tensor, inner: Tensor, lora: Expansion, adapters: Tensor) ->
     count, size = product.shape[-2], lora.out // 2
     parts, part = _parts(product)
     out = lora.b.new_empty(count, size)
-    block_m, block_n = _tile(count), lora.columns
+    block_m, block_n, warps = _tile(SWIGLU, count)
     grid = (triton.cdiv(size, block_n), triton.cdiv(count, block_m))
     _swiglu_kernel[grid](
-        product, product.stride(-2), inner, inner.stride(-2), part, out, lora.b, lora.tiles,
+        product, product.stride(-2), inner, inner.stride(-2), part, out, lora.b, lora.table,
         adapters, count, size, lora.adapters, parts, block_m, block_n, lora.ranks, _precision(out),
-        num_warps=WARPS,
+        num_warps=warps, num_stages=1, **_overlap(out),
     )  # fmt: skip
     return out
 
@@ -220,7 +285,7 @@ def _heads_kernel(
     inner_stride,
     part_stride,
     b,
-    tiles,
+    table,
     adapters,
     rows,
     positions,
@@ -242,6 +307,7 @@ def _heads_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """A head of a tile of tokens: its adapters' part, its rotation, and to the place it belongs."""
     head = tl.program_id(0)
@@ -253,23 +319,37 @@ def _heads_kernel(
     whole = there[:, None] & wanted[None, :]
     at = tokens[:, None] * product_stride + head * SIZE + columns[None, :]
     theirs = tl.load(adapters + tokens, mask=there, other=-1)
+    position = tl.load(positions + tokens, mask=there, other=-1)
+    # Which projection it is of, and its first column there.
+    which = (head >= HEADS).to(tl.int32) + (head >= HEADS + SHARED).to(tl.int32)
+    column = (head - (head >= HEADS).to(tl.int32) * HEADS) * SIZE
+    column = tl.where(head >= HEADS + SHARED, column - SHARED * SIZE, column)
+    _begin(PDL)
     first = _product(product, at, part_stride, whole, PARTS)
     second = _product(product, HALF + at, part_stride, whole, PARTS)
-    for adapter in range(ADAPTERS):
+    more_first = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    more_second = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    low, high = _range(theirs, ADAPTERS)
+    for adapter in range(low, high + 1):
         mine = theirs == adapter
-        if tl.max(mine.to(tl.int32), 0) > 0:
-            entry = tiles + (2 * head * ADAPTERS + adapter) * 4
-            first = _expand(
-                first, inner, inner_stride, part_stride, b, entry,
-                tokens, mine, columns, wanted, PARTS, BLOCK_R, PRECISION,
+        entry = table + (which * ADAPTERS + adapter) * 4
+        start, rank, place = _entry(entry)
+        stride = tl.where(which == 0, HEADS * SIZE, SHARED * SIZE)
+        for r in range(0, rank, BLOCK_R):
+            part = _inner(
+                inner, inner_stride, part_stride, start, rank, r, tokens, mine, PARTS, BLOCK_R
             )  # fmt: skip
-            second = _expand(
-                second, inner, inner_stride, part_stride, b, entry + ADAPTERS * 4,
-                tokens, mine, columns, wanted, PARTS, BLOCK_R, PRECISION,
+            factor = _factor(b, place, stride, rank, r, column + columns, wanted, BLOCK_R)
+            factor_second = _factor(
+                b, place, stride, rank, r, column + HALF + columns, wanted, BLOCK_R
             )  # fmt: skip
+            part = part.to(factor.dtype)
+            more_first = tl.dot(part, factor, more_first, input_precision=PRECISION)
+            more_second = tl.dot(part, factor_second, more_second, input_precision=PRECISION)
+    first += more_first
+    second += more_second
     first = first.to(queries.dtype.element_ty).to(tl.float32)
     second = second.to(queries.dtype.element_ty).to(tl.float32)
-    position = tl.load(positions + tokens, mask=there, other=-1)
     alive = position >= 0
     if head < HEADS + SHARED:
         angle = position[:, None] * HALF + columns[None, :]
@@ -312,15 +392,15 @@ def heads(
     number = lora.out // size - 2 * shared
     parts, part = _parts(product)
     queries = lora.b.new_empty(count, number, size)
-    block_m = _tile(count)
+    block_m, _, warps = _tile(ROTARY, count)
     grid = (number + 2 * shared, triton.cdiv(count, block_m))
     _heads_kernel[grid](
-        product, product.stride(-2), inner, inner.stride(-2), part, lora.b, lora.tiles,
+        product, product.stride(-2), inner, inner.stride(-2), part, lora.b, lora.table,
         batch.adapters, batch.rows, batch.positions, cos, sin, queries, cache.keys[layer], cache.values[layer],
         batch.tables, batch.tables.stride(0), count,
         number, shared, size, cache.block_size, lora.adapters, parts, block_m,
         max(16, triton.next_power_of_2(size // 2)), lora.ranks, _precision(queries),
-        num_warps=WARPS,
+        num_warps=warps, num_stages=1, **_overlap(queries),
     )  # fmt: skip
     return queries
 
@@ -389,12 +469,14 @@ def _attention_kernel(
     SPLIT_KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Queries of successive tokens of one sequence and of one key head over some of its keys.
 
     With ``SPLITS`` == 1 a program is for the item of ``work`` (first token, number, row, position) and
     all of its keys; else it is for a single token and one of its splits, and writes its sums.
     """
+    _begin(PDL)
     item = tl.program_id(0)
     head = tl.program_id(1)
     GROUP: tl.constexpr = HEADS // SHARED
@@ -496,7 +578,9 @@ def _merge_kernel(
     SPLITS: tl.constexpr,
     SPLIT_KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    _begin(PDL)
     item = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     columns = tl.arange(0, BLOCK_D)
@@ -562,12 +646,13 @@ def attend(
             queries, keys, values, parts, sums, tables, tables.stride(0), batch.rows,
             batch.positions, batch.rows, scaling, reach,
             BLOCK_M=max(16, triton.next_power_of_2(group)), BLOCK_N=block_n,
-            SPLITS=SPLITS, SPLIT_KEYS=SPLIT_KEYS, **fixed, num_warps=warps, num_stages=stages,
+            SPLITS=SPLITS, SPLIT_KEYS=SPLIT_KEYS, **fixed,
+            num_warps=warps, num_stages=stages, **_overlap(out),
         )  # fmt: skip
         _merge_kernel[(decoding, number)](
             parts, sums, out, batch.positions, reach,
             number, size, block_n, wide, SPLITS, SPLIT_KEYS, window is not None,
-            num_warps=2,
+            num_warps=2, **_overlap(out),
         )  # fmt: skip
     if batch.work is not None:
         block_n, warps, stages = PROMPTS
@@ -579,14 +664,12 @@ def attend(
             batch.positions, batch.work, scaling, reach,
             BLOCK_M=max(16, triton.next_power_of_2(lines)),
             BLOCK_N=block_n, SPLITS=1, SPLIT_KEYS=SPLIT_KEYS, **fixed,
-            num_warps=warps, num_stages=stages,
+            num_warps=warps, num_stages=stages, **_overlap(out),
         )  # fmt: skip
     return out
 
 
 #: Keys of a turn of the loop, warps and stages, of decoding tokens' attention and of prompts'.
-#: Warps of a program that adds adapters.
-WARPS = 4
 DECODING = (32, 4, 4)
 PROMPTS = (64, 4, 3)
 
@@ -600,9 +683,20 @@ def work_tokens(group: int) -> int:
     return max(1, 64 // int(triton.next_power_of_2(group)))
 
 
-def _tile(count: int) -> int:
-    """Return how many tokens a program that adds adapters has: few, so that most have one adapter."""
-    return 16 if count <= FEW else 64
+def _tile(tiles: Tiles, count: int) -> tuple[int, int, int]:
+    """Return tokens, columns and warps of a program that adds adapters."""
+    return next(tile for most, *tile in tiles if count <= most)  # type: ignore[return-value]
+
+
+def _overlap(x: Tensor) -> dict[str, bool]:
+    """Return how a kernel is launched: from the H100 on, it is placed while the one before still runs."""
+    overlaps = OVERLAP and x.device.type == "cuda" and _capability(x.device) >= (9, 0)
+    return {"PDL": True, "launch_pdl": True} if overlaps else {"PDL": False}
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def _parts(product: Tensor) -> tuple[int, int]:
@@ -625,7 +719,9 @@ def _linear_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    _begin(PDL)
     part = tl.program_id(1)
     lines = tl.arange(0, BLOCK_M)
     there = lines < count
@@ -649,6 +745,60 @@ def _linear_kernel(
         found = tl.dot(few, many, found, input_precision=PRECISION)
     place = out + part * part_stride + lines[:, None] * OUT + columns[None, :]
     tl.store(place, found, mask=there[:, None] & wanted[None, :])
+
+
+@triton.jit
+def _mix(x):
+    """Hash int64 numbers, as `worker.engine.sampling` does."""
+    # As numbers of 64 bits with a sign: 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB.
+    x = (x + 1) * -7046029254386353131
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+@triton.jit
+def _draw_kernel(
+    scores,
+    tokens,
+    temperature,
+    top_k,
+    noise,
+    drawn,
+    WIDTH: tl.constexpr,
+    TIED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    places = tl.arange(0, BLOCK)
+    there = places < WIDTH
+    score = tl.load(scores + row * WIDTH + places, mask=there, other=float("-inf")).to(tl.float32)
+    token = tl.load(tokens + row * WIDTH + places, mask=there, other=0)
+    heat = tl.load(temperature + row)
+    most = tl.load(top_k + row)
+    last = tl.load(scores + row * WIDTH + tl.minimum(most, WIDTH) - 1).to(tl.float32)
+    left = there & (score >= last) & (places < most + TIED)
+    greedy = heat == 0
+    bits = (_mix(tl.load(noise + row) + token) >> 11) & 0x1FFFFFFFFFFFFF
+    uniform = (bits.to(tl.float64) + 0.5) * 1.1102230246251565e-16
+    noisy = (score / tl.where(greedy, 1.0, heat)).to(tl.float64) - tl.log(-tl.log(uniform))
+    noisy = tl.where(left, noisy, float("-inf"))
+    # A row of which nothing is left has scores that are no numbers, which is looked at apart.
+    best = tl.where(greedy, 0, tl.argmax(noisy, 0))
+    tl.store(drawn + row, tl.sum(tl.where(places == best, token, 0), 0))
+
+
+def draw(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    width = min(most + sampling.TIED, logits.shape[-1])
+    scores, tokens = sampling.in_order(logits, width)
+    drawn = torch.empty_like(noise)
+    _draw_kernel[(len(logits),)](
+        scores, tokens, temperature, top_k, noise, drawn,
+        width, sampling.TIED, triton.next_power_of_2(width), num_warps=1,
+    )  # fmt: skip
+    return drawn, logits.amax(dim=-1).isfinite()
 
 
 def few(x: Tensor, weight: Tensor) -> bool:
@@ -677,7 +827,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     _linear_kernel[(triton.cdiv(number, block_n), parts)](
         x, x.stride(0), weight, out, out.stride(0), count,
         number, size, each, max(16, triton.next_power_of_2(count)), block_n, block_k, _precision(x),
-        num_warps=warps, num_stages=stages,
+        num_warps=warps, num_stages=stages, **_overlap(out),
     )  # fmt: skip
     return out
 

@@ -14,9 +14,6 @@ from worker.engine.cuda.cache import BlockCache
 from worker.engine.cuda.weights import StackedWeights
 from worker.engine.forward import window_of
 
-#: Columns of a tile of output that adapters are added to.
-COLUMNS = 64
-
 
 @dataclass(frozen=True)
 class _Layer:
@@ -58,28 +55,25 @@ class FusedLlama:
         self._cos, self._sin = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
         none: list[Any] = [None] * count
 
-        def join(path: str, *names: str, columns: int = COLUMNS, edge: int = 0) -> StackedWeights:
+        def join(path: str, *names: str) -> StackedWeights:
             module = base.get_submodule(path)
             found = [
                 Projection(getattr(module, name), factors.get(f"{path}.{name}", none))
                 for name in names
             ]
-            stacked = StackedWeights(found, columns, [edge] * len(names) if edge else None)
+            stacked = StackedWeights(found)
             for name in names:
                 setattr(module, name, None)
                 factors.pop(f"{path}.{name}", None)
             return stacked
 
         self._layers = []
-        tile = max(16, 1 << (half - 1).bit_length())
         for index, layer in enumerate(base.model.layers):
             path = f"model.layers.{index}"
             self._layers.append(
                 _Layer(
                     before_attention=layer.input_layernorm.weight.detach(),
-                    qkv=join(
-                        f"{path}.self_attn", "q_proj", "k_proj", "v_proj", columns=tile, edge=half
-                    ),
+                    qkv=join(f"{path}.self_attn", "q_proj", "k_proj", "v_proj"),
                     output=join(f"{path}.self_attn", "o_proj"),
                     before_mlp=layer.post_attention_layernorm.weight.detach(),
                     gate_up=join(f"{path}.mlp", "gate_proj", "up_proj"),

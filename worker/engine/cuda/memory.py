@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from worker.engine import sampling
 from worker.engine.cuda.batch import FlatBatch
 from worker.engine.cuda.cache import BlockCache, shape_of
 from worker.engine.interface import EngineError
 
 #: Of the memory that is left, what keys and values may take: fragments, and libraries that allocate for
 #: themselves, need the rest.
-SHARE = 0.97
+SHARE = 0.985
 #: Bytes that recorded steps and the libraries' workspaces need.
-RESERVE = 2**29
+RESERVE = 2**28
 #: Candidates of a draw.
 MOST_CANDIDATES = 64
 
@@ -44,6 +43,7 @@ def free(device: torch.device) -> int:
 
 def working(
     compute: Any,
+    ops: Any,
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device,
@@ -56,6 +56,7 @@ def working(
 
     Args:
         compute: scores a batch.
+        ops: draws.
         config: the model's.
         dtype: of its weights.
         device: where they are.
@@ -80,14 +81,14 @@ def working(
     before = torch.cuda.memory_allocated(device)
     with torch.inference_mode():
         logits = compute(batch, cache, torch.arange(slots, device=device))
-        keys = sampling.draw(
+        drawn = ops.draw(
             logits,
             zeros[:slots, 0].float(),
             zeros[:slots, 0].long() + 1,
             zeros[:slots, 0].long(),
             MOST_CANDIDATES,
         )
-    del logits, keys
+    del logits, drawn
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from worker.engine import sampling
 from worker.engine.cuda.batch import FlatBatch
 from worker.engine.cuda.cache import BlockCache
 from worker.engine.cuda.weights import Expansion
@@ -124,6 +125,25 @@ def attend(
     scores = scores.masked_fill(~sees[:, None, None], -torch.inf)
     shares = scores.softmax(-1).nan_to_num(0).to(v.dtype)
     return torch.matmul(shares, v.masked_fill(~seen, 0)).view_as(queries)
+
+
+def draw(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """Draw as `worker.engine.sampling.sample` does, of rows without top-p; the host looks at nothing.
+
+    Args:
+        logits: (rows, vocabulary), any float dtype.
+        temperature: (rows,) float32; 0 is greedy.
+        top_k: (rows,) int64, at most ``most``.
+        noise: (rows,) int64, as `worker.engine.sampling.Rows` has it.
+        most: the largest top-k that there may be.
+
+    Returns:
+        as `worker.engine.sampling.sample`.
+    """
+    rows = sampling.Rows(temperature, top_k, temperature, noise, most, True, True, False)
+    return sampling.sample(logits, rows, recorded=True)
 
 
 def work_tokens(group: int) -> int:

@@ -92,6 +92,7 @@ class PagedRunner:
         memory: Blocks,
         *,
         vocabulary: int,
+        ops: Any,
         work_tokens: int,
         record: Record | None,
     ) -> None:
@@ -101,6 +102,7 @@ class PagedRunner:
             cache: keys and values.
             memory: who holds which of its blocks.
             vocabulary: number of tokens.
+            ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.plain`.
             work_tokens: the most tokens of a prompt's piece.
             record: records steps to be replayed; each is laid out anew if None.
         """
@@ -109,6 +111,7 @@ class PagedRunner:
         self.memory = memory
         self._device = cache.device
         self._vocabulary = vocabulary
+        self._ops = ops
         self._work_tokens = work_tokens
         self._record = record
         self._rows = len(memory.tables)
@@ -173,6 +176,9 @@ class PagedRunner:
         inputs = torch.from_numpy(self._empty(shape)).to(self._device)
         try:
             replay = record(lambda inputs: self._step(shape, inputs), inputs)
+        except torch.OutOfMemoryError:
+            log.warning("memory does not suffice for a recorded step of %s", shape)
+            return True
         except Exception:
             # All goes on without, slower; if it is the device's fault, the next step will tell.
             log.warning("decoding steps are not recorded any more", exc_info=True)
@@ -356,7 +362,9 @@ class PagedRunner:
         logits = self._compute(batch, self._cache, keep)
         temperature = draws[:, 4].contiguous().view(torch.float64).float()
         most = min(MOST, self._vocabulary)
-        found, sound = sampling.draw(logits, temperature, draws[:, 3], draws[:, 2], most)
+        found, sound = self._ops.draw(
+            logits, temperature, draws[:, 3].contiguous(), draws[:, 2].contiguous(), most
+        )
         self._newest.index_copy_(0, draws[:, 1], found)
         return torch.where(sound, found, -1), logits
 

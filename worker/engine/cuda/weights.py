@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from worker.engine.adapters import Projection
+
+#: Ranks are filled up to multiples of so many: tensor cores take no fewer, and what begins there can be
+#: read in large pieces.
+ALIGNED = 16
 
 
 @dataclass(frozen=True)
@@ -27,50 +31,44 @@ class Part:
 
 
 class Expansion:
-    """The second factors of all adapters in some layers, and which columns they go to.
+    """The second factors of all adapters in some layers.
 
-    The columns of the output are cut into tiles. For each tile and adapter a table says which columns
-    of the inner product are the adapter's, how many, and where its factor for the tile begins.
+    A table says for each projection and adapter which columns of the inner product are the adapter's,
+    how many, and where its factor begins.
     """
 
-    def __init__(
-        self, projections: Sequence[Projection], edges: Sequence[int], columns: int
-    ) -> None:
+    def __init__(self, projections: Sequence[Projection]) -> None:
         """
         Args:
             projections: layers whose outputs stand side by side.
-            edges: columns where tiles begin anew: multiples of these widths, one for each projection.
-            columns: the most columns of a tile, a power of two.
         """
-        self.columns = columns
         self.adapters = len(projections[0].factors)
         self.out = sum(_out(p.base) for p in projections)
         factors: list[Tensor] = []
-        tiles: list[list[list[int]]] = []
+        table: list[list[list[int]]] = []
         parts: list[tuple[int, Part]] = []
         place = rank = first = 0
         largest = 1
-        for projection, edge in zip(projections, edges, strict=True):
+        for projection in projections:
             size = _out(projection.base)
-            found = []
+            columns = slice(first, first + size)
+            first += size
+            table.append([])
             for adapter, pair in enumerate(projection.factors):
                 if pair is None:
-                    found.append((0, 0, 0))
+                    table[-1].append([0, 0, 0, 0])
                     continue
-                a, b = pair
-                found.append((rank, len(a), place))
-                factors.append(b.T.contiguous().flatten())
-                columns_ = slice(first, first + size)
-                parts.append((place, Part(adapter, slice(rank, rank + len(a)), columns_, b.T)))
-                rank += len(a)
+                b = _padded(pair[1].T)
+                table[-1].append([rank, len(b), place, 0])
+                factors.append(b.flatten())
+                parts.append((place, Part(adapter, slice(rank, rank + len(b)), columns, b)))
+                rank += len(b)
                 place += b.numel()
-                largest = max(largest, len(a))
-            for start in range(0, size, edge):
-                tiles += [
-                    [[r, n, at + column, size] for r, n, at in found]
-                    for column in range(start, min(start + edge, size), columns)
-                ]
-            first += size
+                # Where the next one begins, so that it is read 16 bytes at a time.
+                if odd := -place % ALIGNED:
+                    factors.append(b.new_zeros(odd))
+                    place += odd
+                largest = max(largest, len(b))
         weight: Any = projections[0].base.weight
         #: Of the inner product.
         self.rank = rank
@@ -81,21 +79,19 @@ class Expansion:
             replace(part, b=self.b[at : at + part.b.numel()].view(part.b.shape))
             for at, part in parts
         ]
-        #: (tiles, adapters, 4) int32: first column and number of columns of the inner product, place in
-        #: ``b``, and how far its rows are apart.
-        self.tiles = torch.tensor(tiles, dtype=torch.int32, device=weight.device)
+        #: (projections, adapters, 4) int32: first column and number of columns of the inner product,
+        #: place in ``b``, and nothing; all multiples of `ALIGNED`.
+        self.table = torch.tensor(table, dtype=torch.int32, device=weight.device)
 
 
 class StackedWeights:
     """One product gives [W x, A x] for the factors A of all adapters."""
 
-    def __init__(
-        self, projections: Sequence[Projection], columns: int, edges: Sequence[int] | None = None
-    ) -> None:
-        """Arguments as for `Expansion`; a tile ends with its projection if no edges are given."""
+    def __init__(self, projections: Sequence[Projection]) -> None:
+        """Arguments as for `Expansion`."""
         sizes = [_out(p.base) for p in projections]
-        self.expansion = Expansion(projections, edges or sizes, columns)
-        inner = [pair[0] for p in projections for pair in p.factors if pair is not None]
+        self.expansion = Expansion(projections)
+        inner = [_padded(pair[0]) for p in projections for pair in p.factors if pair is not None]
         bases: list[Any] = [p.base for p in projections]
         self._out = sum(sizes)
         self._weight = torch.cat([*(base.weight.detach() for base in bases), *inner])
@@ -121,6 +117,12 @@ class StackedWeights:
             product = linear(x, self._weight, self._bias)
         inner = product[..., self._out :] if self.expansion.rank else product
         return product[..., : self._out], inner
+
+
+def _padded(factor: Tensor) -> Tensor:
+    """Append zeros to a factor's ranks, (ranks, size), up to a multiple of `ALIGNED`."""
+    odd = -len(factor) % ALIGNED
+    return torch.cat([factor, factor.new_zeros(odd, factor.shape[1])]).contiguous()
 
 
 def _out(base: Any) -> int:
