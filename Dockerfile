@@ -5,7 +5,13 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     HF_HOME=/var/cache/huggingface \
-    HELIXQ_DATA_DIR=/var/lib/helixq
+    HELIXQ_DATA_DIR=/var/lib/helixq \
+    TRITON_CACHE_DIR=/var/lib/helixq/triton
+
+# Triton builds what launches its kernels with it.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 
 # A volume mounted on one of these folders takes over its owner.
 RUN useradd --system --user-group --uid 10001 --create-home helixq \

@@ -40,7 +40,7 @@ from worker.checkpoints import CheckpointError, Checkpoints
 from worker.digests import Digests
 from worker.engine import probe
 from worker.engine.batching import BatchingEngine
-from worker.engine.cuda.memory import TooLittleMemoryError
+from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, EngineError, Request
 from worker.engine.reference import ReferenceEngine
 from worker.engine.threads import beside
@@ -203,8 +203,8 @@ def _start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> 
             keys=[found.adapters[Role(name)].digest for name in loaded.models],
             on_device_lost=_die,
         )
-    except TooLittleMemoryError as error:
-        raise CheckpointError(f"The device's memory is too small: {error}") from error
+    except DeviceError as error:
+        raise CheckpointError(f"HELIXQ_DEVICE={found.device} cannot be used: {error}") from error
     except EngineError as error:
         raise CheckpointError(
             f"The adapters cannot be served by the batching engine: {error}, which nothing in its config "

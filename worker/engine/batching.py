@@ -90,7 +90,8 @@ class BatchingEngine:
 
         Raises:
             worker.engine.interface.EngineError: an adapter is more than factors beside linear layers.
-            worker.engine.cuda.memory.TooLittleMemoryError: the device has no room for one context.
+            worker.engine.cuda.requirements.DeviceError: the device has no room for one context, or what
+                its kernels need is missing.
         """
         self.context = context
         self._on_device_lost = on_device_lost

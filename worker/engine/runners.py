@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 from worker.engine.adapters import Form, MergedLinear, StackedLinear, form_for, take_apart
-from worker.engine.cuda import memory, plain
+from worker.engine.cuda import memory, plain, requirements
 from worker.engine.cuda.cache import BLOCK_SIZE, BlockCache
 from worker.engine.cuda.graphs import Record, recorder_for
 from worker.engine.cuda.llama import FusedLlama
@@ -131,8 +131,13 @@ def build(
 
 
 def ops_for(device: torch.device) -> ModuleType:
-    """Return the operations of a step on a device: Triton's kernels on CUDA, plain PyTorch elsewhere."""
+    """Return the operations of a step on a device: Triton's kernels on CUDA, plain PyTorch elsewhere.
+
+    Raises:
+        worker.engine.cuda.requirements.DeviceError: kernels cannot be compiled.
+    """
     if device.type == "cuda":
+        requirements.check(device)
         from worker.engine.cuda import kernels  # a CPU's PyTorch comes without Triton
 
         return kernels

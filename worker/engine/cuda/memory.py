@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from worker.engine.cuda.batch import FlatBatch
 from worker.engine.cuda.cache import BlockCache, shape_of
-from worker.engine.interface import EngineError
+from worker.engine.cuda.requirements import DeviceError
 
 #: Of the memory that is left, what keys and values may take: fragments, and libraries that allocate for
 #: themselves, need the rest.
@@ -18,10 +18,6 @@ SHARE = 0.985
 RESERVE = 2**28
 #: Candidates of a draw.
 MOST_CANDIDATES = 64
-
-
-class TooLittleMemoryError(EngineError):
-    """The keys and values of a single context do not fit."""
 
 
 def bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
@@ -113,14 +109,14 @@ def blocks_that_fit(
         working: bytes that a step needs for itself.
 
     Raises:
-        TooLittleMemoryError: one sequence of so many tokens does not fit.
+        DeviceError: one sequence of so many tokens does not fit.
     """
     each = bytes_per_token(config, dtype) * block_size
     left = free(device)
     found = max(0, int((left - working - RESERVE) * SHARE)) // each
     needed = -(-context // block_size) + 1
     if found < needed:
-        raise TooLittleMemoryError(
+        raise DeviceError(
             f"a context of {context} tokens needs {needed * each / 1e9:.1f} GB for its keys and "
             f"values, and {left / 1e9:.1f} GB are free; set HELIXQ_MAX_CONTEXT lower"
         )

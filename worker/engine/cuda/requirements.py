@@ -1,0 +1,49 @@
+"""What a machine needs to compile and run the kernels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from worker.engine.interface import EngineError
+
+#: The least compute capability that Triton compiles for.
+CAPABILITY = (7, 0)
+
+
+class DeviceError(EngineError):
+    """A device cannot be used as it is; the message is one sentence that says what to do."""
+
+
+def check(device: torch.device) -> None:
+    """Make sure that kernels can be compiled for a CUDA device.
+
+    Triton builds what launches a kernel with the machine's C compiler, against Python's headers.
+
+    Raises:
+        DeviceError: something is missing.
+    """
+    if find_spec("triton") is None:
+        raise DeviceError("a CUDA device needs Triton: pip install triton")
+    if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
+        raise DeviceError(
+            "a CUDA device needs a C compiler, with which Triton builds its kernels' launchers: "
+            "install gcc and libc6-dev, or name one in CC"
+        )
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not headers.is_file():
+        raise DeviceError(
+            f"a CUDA device needs Python's headers, with which Triton builds its kernels' launchers, "
+            f"and there is no {headers}: install python3-dev"
+        )
+    if torch.cuda.get_device_capability(device) < CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        raise DeviceError(
+            f"the {name} is too old for Triton's kernels, which need compute capability "
+            f"{CAPABILITY[0]}.{CAPABILITY[1]}; use HELIXQ_DEVICE=cpu"
+        )
