@@ -468,6 +468,8 @@ def _attention_kernel(
     SPLITS: tl.constexpr,
     SPLIT_KEYS: tl.constexpr,
     WINDOW: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    LISTED: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -494,7 +496,7 @@ def _attention_kernel(
     high = position + number
     low = 0
     if WINDOW:
-        low = tl.maximum(position - window + 1, 0) // BLOCK_N * BLOCK_N
+        low = tl.maximum(position - window + 1, 0) // ALIGNED * ALIGNED
     if SPLITS > 1:
         split = tl.program_id(2)
         each = tl.cdiv(tl.maximum(high - low, 1), SPLIT_KEYS * SPLITS) * SPLIT_KEYS
@@ -517,10 +519,19 @@ def _attention_kernel(
     total = tl.zeros([BLOCK_M], tl.float32)
     found = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     table = tables + row.to(tl.int64) * tables_stride
+    if LISTED:
+        # All blocks at once: a loop whose loads wait for a load in it runs but one turn ahead.
+        listed = tl.arange(0, LISTED)
+        its = low // PAGE + listed
+        ids = tl.load(table + its, mask=its * PAGE < high, other=0)
     for n in range(low, high, BLOCK_N):
         others = n + tl.arange(0, BLOCK_N)
         seen = others < high
-        if PAGE % BLOCK_N == 0:
+        if LISTED:
+            block = tl.sum(tl.where(listed == (n - low) // PAGE, ids, 0), 0).to(tl.int64)
+            place = ((block * SHARED + head) * PAGE + n % PAGE) * SIZE
+            places = place + tl.arange(0, BLOCK_N) * SIZE
+        elif PAGE % BLOCK_N == 0:
             block = tl.load(table + n // PAGE).to(tl.int64)
             place = ((block * SHARED + head) * PAGE + n % PAGE) * SIZE
             places = place + tl.arange(0, BLOCK_N) * SIZE
@@ -573,7 +584,7 @@ def _merge_kernel(
     window,
     HEADS: tl.constexpr,
     SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    ALIGNED: tl.constexpr,
     BLOCK_D: tl.constexpr,
     SPLITS: tl.constexpr,
     SPLIT_KEYS: tl.constexpr,
@@ -592,7 +603,7 @@ def _merge_kernel(
         return
     low = 0
     if WINDOW:
-        low = tl.maximum(position - window + 1, 0) // BLOCK_N * BLOCK_N
+        low = tl.maximum(position - window + 1, 0) // ALIGNED * ALIGNED
     each = tl.cdiv(position + 1 - low, SPLIT_KEYS * SPLITS) * SPLIT_KEYS
     number = tl.cdiv(position + 1 - low, each)
     splits = tl.arange(0, SPLITS)
@@ -638,6 +649,11 @@ def attend(
         block_n, warps, stages = DECODING
         if precision == "ieee" or wide > 128:
             block_n, stages = min(block_n, 32), 2
+        # The blocks of a split, where a turn of the loop is within one.
+        listed = triton.cdiv(triton.cdiv(batch.reach, SPLITS), SPLIT_KEYS) * SPLIT_KEYS + block_n
+        listed = triton.next_power_of_2(triton.cdiv(listed, cache.block_size))
+        aligned = max(cache.block_size, block_n)
+        listed = 0 if cache.block_size % block_n else listed
         parts = queries.new_empty(decoding * number * SPLITS * size, dtype=torch.float32)
         sums = queries.new_empty(decoding * number * SPLITS * 2, dtype=torch.float32)
         # Splits that no sequence is long enough for need not be launched.
@@ -646,12 +662,12 @@ def attend(
             queries, keys, values, parts, sums, tables, tables.stride(0), batch.rows,
             batch.positions, batch.rows, scaling, reach,
             BLOCK_M=max(16, triton.next_power_of_2(group)), BLOCK_N=block_n,
-            SPLITS=SPLITS, SPLIT_KEYS=SPLIT_KEYS, **fixed,
+            SPLITS=SPLITS, SPLIT_KEYS=SPLIT_KEYS, ALIGNED=aligned, LISTED=listed, **fixed,
             num_warps=warps, num_stages=stages, **_overlap(out),
         )  # fmt: skip
         _merge_kernel[(decoding, number)](
             parts, sums, out, batch.positions, reach,
-            number, size, block_n, wide, SPLITS, SPLIT_KEYS, window is not None,
+            number, size, aligned, wide, SPLITS, SPLIT_KEYS, window is not None,
             num_warps=2, **_overlap(out),
         )  # fmt: skip
     if batch.work is not None:
@@ -663,7 +679,7 @@ def attend(
             queries, keys, values, out, out, tables, tables.stride(0), batch.rows,
             batch.positions, batch.work, scaling, reach,
             BLOCK_M=max(16, triton.next_power_of_2(lines)),
-            BLOCK_N=block_n, SPLITS=1, SPLIT_KEYS=SPLIT_KEYS, **fixed,
+            BLOCK_N=block_n, SPLITS=1, SPLIT_KEYS=SPLIT_KEYS, ALIGNED=block_n, LISTED=0, **fixed,
             num_warps=warps, num_stages=stages, **_overlap(out),
         )  # fmt: skip
     return out
