@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 #: Says how steps are recorded on a device; None if not at all.
 Recorder = Callable[[torch.device], Record | None]
 
-#: The most prompt tokens of one step: enough to fill the processor, few enough that a step with
-#: them does not hold the decoding sequences up for long. By the device's type.
-CHUNK = {"cpu": 512, "cuda": 2048}
+#: The most tokens of one step that has prompts: enough to fill the processor, few enough that it does
+#: not hold the decoding sequences up for long. By the device's type.
+CHUNK = {"cpu": 512, "cuda": 1024}
 #: Sequences that decode together, unless it is said otherwise: on CUDA at the most, and so many tokens of
 #: memory for each of them.
 SLOTS = {"cpu": 16, "cuda": 256}

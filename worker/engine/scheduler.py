@@ -80,7 +80,8 @@ class Scheduler:
         """
         Args:
             slots: sequences that run at once.
-            chunk: the most prompt tokens of one step.
+            chunk: the most tokens of a step that has prompts; a quarter of them is theirs, however
+                many decode.
             manager: hands out memory for keys and values; to a sequence that is the only one, for as
                 many tokens as it may ever have.
         """
@@ -105,7 +106,7 @@ class Scheduler:
 
     @property
     def chunk(self) -> int:
-        """The most prompt tokens of a step."""
+        """The most tokens of a step that has prompts."""
         return self._chunk.now
 
     @property
@@ -125,7 +126,7 @@ class Scheduler:
                 (decoding if sequence.decoding else reading).append(sequence)
         decoding.sort(key=lambda s: (s.adapter, s.row))
         chunks: list[Chunk] = []
-        room = self.chunk
+        room = max(self.chunk - len(decoding), self.chunk // 4, 1)
         for sequence in reading:
             if room:
                 chunks.append(_chunk(sequence, room))

@@ -28,12 +28,15 @@ log = logging.getLogger(__name__)
 MOST = 64
 #: Sequences of recorded steps that only decode; beyond these, multiples of the last distance.
 COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
-#: Sequences and prompt tokens of recorded steps that have both.
-MIXED_COUNTS, MIXED_TOKENS = (32, 64, 128, 256), (64, 128, 256, 512, 1024)
+#: Sequences that decode, and tokens in all, of recorded steps that have pieces of prompts too.
+MIXED_COUNTS = (32, 64, 128, 256)
+MIXED_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024)
 #: Prompts that can end in one of them, and pieces beyond those that fill its tokens.
 MIXED_ENDS, MIXED_PIECES = 16, 16
 #: Contexts that steps are recorded for apart: shorter ones need fewer programs.
 SHORT = 1024
+#: Seconds between two words about how far recording is.
+SAY_INTERVAL = 5.0
 #: Columns of a step's input.
 TOKEN, PIECE, DRAW = 4, 4, 5
 
@@ -42,11 +45,12 @@ TOKEN, PIECE, DRAW = 4, 4, 5
 class Shape:
     """What the steps that one recording serves have in common; numbers include what fills up."""
 
-    #: Tokens that decode.
+    #: So many tokens at the beginning attend each for itself: those that decode, and if they are fewer,
+    #: some of a prompt.
     decoding: int
-    #: Tokens of prompts.
-    prompt: int
-    #: Pieces of them.
+    #: Tokens in all.
+    tokens: int
+    #: Pieces of prompts.
     pieces: int
     #: Tokens whose successors are drawn.
     draws: int
@@ -55,8 +59,7 @@ class Shape:
 
     @property
     def size(self) -> int:
-        tokens = self.decoding + self.prompt
-        return TOKEN * tokens + PIECE * self.pieces + DRAW * self.draws
+        return TOKEN * self.tokens + PIECE * self.pieces + DRAW * self.draws
 
 
 @dataclass
@@ -148,22 +151,25 @@ class PagedRunner:
         counts += range(COUNTS[-1] + step, self._rows, step)
         counts.append(self._rows)
         reaches = sorted({min(SHORT, self._reach), self._reach})
-        found = [Shape(n, 0, 0, n, reach) for n in counts for reach in reaches]
+        found = [Shape(n, n, 0, n, reach) for n in counts for reach in reaches]
         mixed = sorted({min(n, self._rows) for n in MIXED_COUNTS})
         for n in mixed:
             for tokens in MIXED_TOKENS:
-                if tokens <= chunk:
-                    pieces = -(-tokens // self._work_tokens) + MIXED_PIECES
+                if n < tokens <= chunk:
+                    pieces = -(-(tokens - n) // self._work_tokens) + MIXED_PIECES
                     found.append(Shape(n, tokens, pieces, n + MIXED_ENDS, self._reach))
-        return sorted(found, key=lambda s: (s.decoding + s.prompt, s.reach), reverse=True)
+        return sorted(found, key=lambda s: (s.tokens, s.size, s.reach), reverse=True)
 
     def capture(self, chunk: int, *, seconds: float = 60.0) -> int:
         """Record steps of the shapes that will come, for as long as it may take; return how many."""
         if self._record is None:
             return 0
-        began = time.monotonic()
+        began = said = time.monotonic()
         shapes = self.shapes(chunk)
         for number, shape in enumerate(shapes):
+            if time.monotonic() - said > SAY_INTERVAL:
+                said = time.monotonic()
+                log.info("recorded %d of %d shapes of steps", number, len(shapes))
             if time.monotonic() - began > seconds:
                 log.warning("%d of %d shapes of steps were recorded in time", number, len(shapes))
                 break
@@ -191,16 +197,16 @@ class PagedRunner:
     def _reach(self) -> int:
         return int(self._tables.shape[1]) * self._cache.block_size
 
-    def _fitting(
-        self, decoding: int, prompt: int, pieces: int, ends: int, reach: int
-    ) -> Shape | None:
+    def _fitting(self, count: int, plan: Plan, pieces: int, ends: int) -> Shape | None:
         """Return the smallest recorded shape that a step fits into."""
+        tokens = count + plan.prompt_tokens
+        reach = max((s.cached for s in plan.decoding), default=0) + 1
         best: Shape | None = None
         for shape in self._recordings:
             if (
-                shape.decoding >= decoding
-                and shape.prompt >= prompt
-                and bool(shape.prompt) == bool(prompt)
+                shape.decoding >= count
+                and shape.tokens >= tokens
+                and bool(shape.pieces) == bool(plan.chunks)
                 and shape.pieces >= pieces
                 and shape.draws - shape.decoding >= ends
                 and shape.reach >= reach
@@ -275,12 +281,13 @@ class PagedRunner:
         for sequence in plan.sequences:
             if self._owners[sequence.row] is not sequence:
                 self._take(sequence)
-        count, prompt = len(decoding), plan.prompt_tokens
-        pieces = [piece for chunk in chunks for piece in self._pieces(chunk.start, chunk.end)]
+        count = len(decoding)
+        pieces = sum(-(-(c.end - c.start) // self._work_tokens) for c in chunks)
         ends = [chunk.sequence for chunk in chunks if chunk.last]
-        furthest = max((s.cached for s in decoding), default=0) + 1
-        shape = self._fitting(count, prompt, len(pieces), len(ends), furthest) if recorded else None
-        shape = shape or Shape(count, prompt, len(pieces), count + len(ends), self._reach)
+        shape = self._fitting(count, plan, pieces, len(ends)) if recorded else None
+        if shape is None:
+            tokens_in_all = count + plan.prompt_tokens
+            shape = Shape(count, tokens_in_all, pieces, count + len(ends), self._reach)
         table = self._empty(shape)
         tokens, work, draws = _split(table, shape)
         if count:
@@ -289,7 +296,7 @@ class PagedRunner:
             tokens[:count, 1] = self._adapters[rows]
             tokens[:count, 2] = rows
             tokens[:count, 3] = np.fromiter((s.cached for s in decoding), np.int64, count)
-        at, piece = shape.decoding, 0
+        at, piece = count, 0
         drawn = list(range(count))
         where = list(range(count))
         for chunk in chunks:
@@ -299,9 +306,10 @@ class PagedRunner:
             part[:, 1] = sequence.adapter
             part[:, 2] = sequence.row
             part[:, 3] = np.arange(chunk.start, chunk.end)
-            for start, end in self._pieces(chunk.start, chunk.end):
-                first = at + start - chunk.start
-                work[piece] = first, end - start, sequence.row, start
+            alone = min(max(shape.decoding - at, 0), length)
+            for start in range(alone, length, self._work_tokens):
+                number = min(self._work_tokens, length - start)
+                work[piece] = at + start, number, sequence.row, chunk.start + start
                 piece += 1
             at += length
             if chunk.last:
@@ -311,10 +319,6 @@ class PagedRunner:
         if drawing:
             draws[drawn] = self._draws(drawing, where)
         return shape, table, drawing, drawn
-
-    def _pieces(self, start: int, end: int) -> list[tuple[int, int]]:
-        size = self._work_tokens
-        return [(at, min(at + size, end)) for at in range(start, end, size)]
 
     def _take(self, sequence: Sequence) -> None:
         """Note what does not change of a sequence while it has its row."""
@@ -358,7 +362,7 @@ class PagedRunner:
             work=work.int() if shape.pieces else None,
             work_tokens=self._work_tokens,
         )
-        keep = draws[:, 0] if shape.prompt else None
+        keep = draws[:, 0] if shape.pieces else None
         logits = self._compute(batch, self._cache, keep)
         temperature = draws[:, 4].contiguous().view(torch.float64).float()
         most = min(MOST, self._vocabulary)
@@ -383,7 +387,7 @@ class PagedRunner:
 
 def _split(table: Any, shape: Shape) -> tuple[Any, Any, Any]:
     """Return the tokens, pieces and draws of a step's input, (number, columns) each."""
-    tokens = TOKEN * (shape.decoding + shape.prompt)
+    tokens = TOKEN * shape.tokens
     pieces = tokens + PIECE * shape.pieces
     return (
         table[:tokens].reshape(-1, TOKEN),
