@@ -76,6 +76,7 @@ def _sections(report: Report, tiny: bool, device: torch.device) -> list[Section]
         ("jobs", 25, at_speed.jobs),
         ("prompts", 8, at_speed.prompts),
         ("bare", 15, at_speed.bare),
+        ("four_bit", 25, at_speed.four_bit),
         ("bfloat16", 20, lambda _: brain.run()),
         ("memory", 15, at_speed.memory),
         ("float16", 20, lambda _: half.run()),

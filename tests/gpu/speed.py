@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -14,10 +15,12 @@ import torch
 
 from jobs.pipeline import Role, Sampling
 from tests.gpu import decoding, engines, limit
+from tests.gpu.four_bit import quantize_all
 from tests.gpu.model import Shape, Weights, build, tokenizer_for, words
 from tests.gpu.report import Report, free
 from worker.bench.engine import run_jobs
 from worker.bench.peak import Peak
+from worker.engine import probe
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import Request
 from worker.engine.reference import ReferenceEngine
@@ -230,6 +233,47 @@ class Speed:
         ratio = with_adapters / found["tokens_a_second"] if with_adapters else None
         report.say(measure="decode", adapters=0, ratio=ratio, **found)
 
+    def four_bit(self, report: Report) -> None:
+        """Decode with a base of 4 bits, after its scores were held against PEFT's on the same base."""
+        self._close()
+        amount = self._amount
+        self._build()
+        models = self._models
+        ids = probe.tokens(next(iter(models.values())).config)
+        plain, four_bit = {}, {}
+        for name, model in models.items():
+            plain[name] = probe.score(model, name, ids)
+        quantize_all(models.values())
+        free()
+        self._weights = Weights.of(models)
+        for name, model in models.items():
+            four_bit[name] = probe.score(model, name, ids)
+        del model, models
+        tokens = amount.compared * amount.row
+        engine = self._ready(slots=amount.compared, tokens=tokens)
+        held = self._memory(engine)
+        if held["allocated_gb"] is not None:
+            cache = engine.tokens_that_fit * amount.shape.cache_bytes(self._dtype)
+            held["without_cache_gb"] = held["allocated_gb"] - cache / GB
+        scores = engine.score(ids)
+        error = max(probe.difference(scores[name], four_bit[name]) for name in scores)
+        change = max(probe.difference(scores[name], plain[name]) for name in scores)
+        report.failed |= not error <= probe.TOLERANCE[self._dtype]
+        for count in sorted({1, amount.compared}):
+            found = self._decode(engine, count)
+            ratio = found["tokens_a_second"] / self._decoded.get(count, math.nan)
+            report.say(
+                measure="four_bit",
+                adapters=len(Role),
+                times=None if math.isnan(ratio) else ratio,
+                weights_gb=(self._weights.base + self._weights.adapters) / GB,
+                change_of_scores=change,
+                error_of_scores=error,
+                **found,
+                **held,
+            )
+        self._close()
+
     def memory(self, report: Report) -> None:
         """How many long sequences fit into a smaller card, and that they are served there."""
         self._close()
@@ -286,7 +330,7 @@ class Speed:
         self._models = build(self._amount.shape, self._dtype, self._device, bare=bare)
         self._weights = Weights.of(self._models)
 
-    def _ready(self, slots: int | None = None) -> BatchingEngine:
+    def _ready(self, slots: int | None = None, tokens: int | None = None) -> BatchingEngine:
         """Return the engine; make it if it is not there."""
         if not self._engine:
             self._build()
@@ -296,6 +340,7 @@ class Speed:
                 self._tokenizer,
                 context=self._context,
                 slots=slots or max(self._amount.sequences),
+                tokens=tokens,
             )
         return self._engine
 

@@ -23,6 +23,16 @@ DECODE: Columns = {
     "share_of_limit": ("of the limit", "{:.0%}"),
     "ratio": ("with adapters", "{:.1%}"),
 }
+FOUR_BIT: Columns = {
+    "sequences": ("sequences at once, 4 bits", "{}"),
+    "tokens_a_second": ("new tokens a second", "{:,.0f}"),
+    "times": ("16 bits", "{:.2f} times"),
+    "step_ms": ("ms a step", "{:.2f}"),
+    "share_of_limit": ("of the limit", "{:.0%}"),
+    "weights_gb": ("GB of weights", "{:.1f}"),
+    "without_cache_gb": ("GB allocated, but for the cache", "{:.1f}"),
+    "change_of_scores": ("change of scores", "{:.1%}"),
+}
 JOBS: Columns = {
     "at_once": ("jobs at once", "{}"),
     "jobs": ("jobs", "{}"),
@@ -42,11 +52,12 @@ PROMPTS: Columns = {
 
 
 def tables(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Write what there is of texts, decoding, jobs and prompts as tables of Markdown."""
+    """Write what there is of texts, decoding, 4 bits, jobs and prompts as tables of Markdown."""
     lines = [line for line in lines if "skipped" not in line]
     kinds = [
         ("check", "texts", TEXTS),
         ("measure", "decode", DECODE),
+        ("measure", "four_bit", FOUR_BIT),
         ("measure", "jobs", JOBS),
         ("measure", "prompts", PROMPTS),
     ]

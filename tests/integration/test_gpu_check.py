@@ -23,7 +23,18 @@ runpy.run_module("tests.gpu", run_name="__main__", alter_sys=True)
 
 def test_the_check_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     only = ["float32", "cancel", "limit", "card", "start", "decode", "jobs", "prompts", "bare"]
-    command = [sys.executable, "-c", RUN, "--tiny", "--device", "cpu", "--only", *only, "memory"]
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        "--tiny",
+        "--device",
+        "cpu",
+        "--only",
+        *only,
+        "four_bit",
+        "memory",
+    ]
     environment = {**os.environ, "OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -40,7 +51,7 @@ def test_the_check_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     assert cancel["steps_after"] <= 1
     measured = [line["measure"] for line in lines if "measure" in line]
     twice = ["decode"] * 2 + ["jobs"] * 2 + ["prompts"] * 2
-    assert measured == ["limit", "card", "start", *twice, "decode", "memory"]
+    assert measured == ["limit", "card", "start", *twice, "decode", *["four_bit"] * 2, "memory"]
     for line in lines:
         assert line.get("tokens_a_second", 1) > 0
     assert "| sequences at once |" in ended.stdout

@@ -5,24 +5,41 @@ Where the package's extra `quantization` is not installed there is nothing to te
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import find, load_models
 from tests.integration.batches import CONTEXT, request
+from tests.random_weights import build
 from worker import loading
+from worker.engine import probe
 from worker.engine.adapters import Form, GroupedLinear, StackedLinear
 from worker.engine.batching import BatchingEngine
-from worker.engine.interface import Request
+from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 
 pytest.importorskip("bitsandbytes")
+
+#: Further settings of bitsandbytes: what it does by itself, and others that a base may come with.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fp4": {},
+    "nf4": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    # One of three, one of two, and one alone stay as they are.
+    "mixed": {"llm_int8_skip_modules": ["lm_head", "k_proj", "up_proj", "o_proj"]},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +48,35 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose layers are wide enough for the kernels' layout."""
+    folder = tmp_path_factory.mktemp("wide")
+    build(folder, hidden=128)
+    return folder
+
+
+@pytest.fixture(params=SETTINGS)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What bitsandbytes makes of a base."""
+    config = partial(transformers.BitsAndBytesConfig, **SETTINGS[request.param])
+    monkeypatch.setattr(transformers, "BitsAndBytesConfig", config)
+    return str(request.param)
+
+
 def load(checkpoint: Path) -> Any:
     return loading.load(replace(find(checkpoint), quantization="4bit")).models
+
+
+def mixture() -> list[Request]:
+    rng = random.Random(6)
+    return [replace(request(rng), role=role) for role in Role for _ in range(4)]
+
+
+def answers(engine: Engine, requests: list[Request]) -> list[str]:
+    found = [each.result().text for each in [engine.submit(each) for each in requests]]
+    engine.close()
+    return found
 
 
 def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> None:
@@ -52,14 +96,90 @@ def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> Non
 @pytest.mark.parametrize("form", [GroupedLinear, StackedLinear])
 def test_roles_are_mixed_in_a_batch(checkpoint: Path, tokenizer: Any, form: Form) -> None:
     """The first form is the CPU's, the second one the GPU's."""
-    rng = random.Random(6)
-    requests = [replace(request(rng), role=role) for role in Role for _ in range(4)]
+    requests = mixture()
     engine = BatchingEngine(load(checkpoint), tokenizer, context=CONTEXT, slots=8, form=form)
-    found = [g.result().text for g in [engine.submit(each) for each in requests]]
-    engine.close()
+    found = answers(engine, requests)
     reference = ReferenceEngine(load(checkpoint), tokenizer, context=CONTEXT)
     assert found == [reference.submit(each).result().text for each in requests]
     sampling = Sampling(temperature=0, max_output_tokens=24)
     texts = {reference.submit(Request(role, "gravity", sampling)).result().text for role in Role}
     reference.close()
     assert len(texts) == 3, "the adapters matter"
+
+
+class Tracer:
+    """Records as a CUDA graph does: it repeats operations, and knows nothing of the code around them."""
+
+    def __init__(self) -> None:
+        self.replayed = 0
+
+    def __call__(self, step: Callable[[Tensor], Any], inputs: Tensor) -> Callable[[], Any]:
+        traced = make_fx(step)(inputs)
+
+        def replay() -> Any:
+            self.replayed += 1
+            return traced(inputs)
+
+        return replay
+
+
+def test_joined_layers_change_no_text(
+    wide: Path, tokenizer: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a GPU computes it, but for the kernels: over blocks, and once with recorded steps."""
+    tracer = Tracer() if kind == "nf4" else None
+    requests = mixture()
+    loaded = loading.load(replace(find(wide), quantization="4bit"))
+    base = loaded.models["actor"].get_base_model()
+    assert type(base.lm_head) is torch.nn.Linear, "bitsandbytes leaves the head alone"
+    engine = BatchingEngine(
+        loaded.models,
+        tokenizer,
+        context=CONTEXT,
+        slots=4,
+        chunk=32,
+        paged=True,
+        record=lambda _device: tracer,
+    )
+    assert not [r for r in caplog.records if "transformers" in r.getMessage()]
+    scores = engine.score(probe.tokens(find(wide).config))
+    probe.check(scores, loaded.scores, torch.float32, 1e-5)
+    found = answers(engine, requests)
+    assert tracer is None or tracer.replayed > len(requests)
+    assert found == answers(ReferenceEngine(load(wide), tokenizer, context=CONTEXT), requests)
+
+
+@pytest.mark.usefixtures("kind")
+def test_no_weight_is_held_twice(wide: Path, tokenizer: Any) -> None:
+    before = {id(x) for x in bytes_held()}
+    models = load(wide)
+    modules = models["actor"].modules()
+    originals = [weakref.ref(m.weight) for m in modules if hasattr(m, "quant_state")]
+    assert len(originals) >= 8
+    del modules
+    engine = BatchingEngine(models, tokenizer, context=CONTEXT, slots=2, paged=True)
+    gc.collect()
+    assert not [each for each in originals if each() is not None]
+    # Neither their packed weights under another name nor factors of 8 bits.
+    assert not [x.shape for x in bytes_held() if id(x) not in before]
+    engine.close()
+
+
+def bytes_held() -> list[Tensor]:
+    """Return all tensors of bytes that are worth counting."""
+    gc.collect()
+    # By its type: some objects warn when they are asked for their class.
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
+    return [x for x in tensors if x.dtype is torch.uint8 and x.numel() > 64]
+
+
+def test_layers_that_cannot_be_joined_are_left_to_transformers(
+    checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = mixture()
+    engine = BatchingEngine(load(checkpoint), tokenizer, context=CONTEXT, slots=8, paged=True)
+    [said] = [r.getMessage() for r in caplog.records if r.name == "worker.engine.runners"]
+    assert "q_proj" in said
+    assert "(64, 64)" in said
+    found = answers(engine, requests)
+    assert found == answers(ReferenceEngine(load(checkpoint), tokenizer, context=CONTEXT), requests)

@@ -20,6 +20,12 @@ from worker.engine.adapters import Factors, Form, Projection, Rows, take_apart
 from worker.engine.attention import ATTENTION, Layout
 from worker.engine.packing import packed
 
+#: Those of a layer of Llama's build, by their paths.
+PROJECTIONS = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+
 
 class Forward(Protocol):
     """Computes a step."""
@@ -51,18 +57,24 @@ def forward_of(models: dict[str, PeftModel], form: Form) -> Forward:
     count = len(models)
     base, factors = take_apart(models)
     layers = Layers(base, factors, count, form)
-    if is_llama(base, factors):
+    if is_llama(base, factors) and all(type(p) is nn.Linear for p in projections(base).values()):
         return LlamaForward(base, layers)
     return TransformersForward(base, layers)
 
 
 def is_llama(base: Any, adapted: Iterable[str]) -> bool:
-    """Whether a base is of Llama's build, with adapters on its layers' projections alone, none quantised."""
+    """Whether a base is of Llama's build, with adapters on its layers' projections alone."""
     kinds = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
-    return type(base) in kinds and all(
-        path.startswith("model.layers.") and type(base.get_submodule(path)) is nn.Linear
-        for path in adapted
-    )
+    return type(base) in kinds and set(adapted) <= projections(base).keys()
+
+
+def projections(base: Any) -> dict[str, nn.Module]:
+    """Return all projections of a base of Llama's build by their paths; quantised, they are other modules."""
+    return {
+        f"model.layers.{index}.{path}": layer.get_submodule(path)
+        for index, layer in enumerate(base.model.layers)
+        for path in PROJECTIONS
+    }
 
 
 def window_of(base: Any, layer: Any) -> int | None:

@@ -18,9 +18,10 @@ from worker.engine.cuda import memory, plain, requirements
 from worker.engine.cuda.cache import BLOCK_SIZE, BlockCache
 from worker.engine.cuda.graphs import Record, recorder_for
 from worker.engine.cuda.llama import FusedLlama
+from worker.engine.cuda.products import obstacle
 from worker.engine.cuda.runner import PagedRunner
 from worker.engine.cuda.transformers_model import PagedTransformers
-from worker.engine.forward import Layers, forward_of, is_llama
+from worker.engine.forward import Layers, forward_of, is_llama, projections
 from worker.engine.kv.blocks import Blocks
 from worker.engine.kv.cache import KVCache
 from worker.engine.kv.rows import Rows
@@ -90,7 +91,7 @@ def build(
     count = len(models)
     base, factors = take_apart(models)
     heads = int(config.num_attention_heads)
-    fused = is_llama(base, factors) and config.hidden_act == "silu"
+    fused = is_llama(base, factors) and config.hidden_act == "silu" and _joinable(base)
     forward: Any
     if fused:
         forward = FusedLlama(base, factors, count, ops, context)
@@ -102,6 +103,8 @@ def build(
             working = memory.working(
                 forward, ops, config, dtype, device, chunk, slots or SLOTS["cuda"]
             )
+            if isinstance(forward, FusedLlama):  # recorded steps have memory of their own for it
+                working += forward.written_out
             blocks = memory.blocks_that_fit(
                 config, dtype, device, block_size=BLOCK_SIZE, context=context, working=working
             )
@@ -128,6 +131,20 @@ def build(
         done = paged_runner.capture(chunk)
         log.info("recorded %d shapes of steps in %.1f s", done, time.monotonic() - began)
     return Built(paged_runner, slots, chunk, Sharing(small=False), device)
+
+
+def _joinable(base: Any) -> bool:
+    """Whether our own kernels take all projections of a base of Llama's build; the log says why not."""
+    for path, layer in projections(base).items():
+        if said := obstacle(layer):
+            log.warning(
+                "the base is computed by transformers' modules, which is slower: %s cannot be "
+                "computed by the engine's kernels: %s",
+                path,
+                said,
+            )
+            return False
+    return True
 
 
 def ops_for(device: torch.device) -> ModuleType:

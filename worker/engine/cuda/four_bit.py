@@ -163,6 +163,12 @@ def obstacle(layer: Any) -> str | None:
     return None
 
 
+def code_of(layer: Any) -> tuple[float, ...] | None:
+    """Return the 16 values of a quantised layer's type; None for a layer that is not quantised."""
+    state = getattr(layer.weight, "quant_state", None)
+    return None if state is None else tuple(state.code.tolist())
+
+
 def _weight(layer: Any) -> FourBit:
     state = layer.weight.quant_state
     absmax = state.absmax

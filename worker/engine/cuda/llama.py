@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from worker.engine.adapters import Projection
 from worker.engine.cuda.batch import FlatBatch
 from worker.engine.cuda.cache import BlockCache
-from worker.engine.cuda.weights import StackedWeights
+from worker.engine.cuda.products import Products, products
 from worker.engine.forward import window_of
 
 
 @dataclass(frozen=True)
 class _Layer:
     before_attention: Tensor
-    qkv: StackedWeights
-    output: StackedWeights
+    qkv: Products
+    output: Products
     before_mlp: Tensor
-    gate_up: StackedWeights
-    down: StackedWeights
+    gate_up: Products
+    down: Products
     window: int | None
 
 
@@ -32,7 +32,8 @@ class FusedLlama:
     def __init__(self, base: Any, factors: Any, count: int, ops: Any, context: int) -> None:
         """
         Args:
-            base: the model, whose projections it empties.
+            base: the model, whose projections it empties; they have no
+                `worker.engine.cuda.products.obstacle`.
             factors: by the names of layers, as `worker.engine.adapters.take_apart` returns them.
             count: of the adapters.
             ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.plain`.
@@ -55,17 +56,17 @@ class FusedLlama:
         self._cos, self._sin = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
         none: list[Any] = [None] * count
 
-        def join(path: str, *names: str) -> StackedWeights:
+        def join(path: str, *names: str) -> Products:
             module = base.get_submodule(path)
             found = [
                 Projection(getattr(module, name), factors.get(f"{path}.{name}", none))
                 for name in names
             ]
-            stacked = StackedWeights(found)
+            joined = products(found, weight.dtype)
             for name in names:
                 setattr(module, name, None)
                 factors.pop(f"{path}.{name}", None)
-            return stacked
+            return joined
 
         self._layers = []
         for index, layer in enumerate(base.model.layers):
@@ -81,6 +82,15 @@ class FusedLlama:
                     window=window_of(base, layer),
                 )
             )
+
+    @property
+    def written_out(self) -> int:
+        """Bytes of the largest matrix that is written out in 16 bits for a step, and not kept."""
+        return max(
+            each.written_out
+            for layer in self._layers
+            for each in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        )
 
     @torch.inference_mode()
     def __call__(self, batch: FlatBatch, cache: BlockCache, keep: Tensor | None = None) -> Tensor:

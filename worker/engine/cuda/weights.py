@@ -37,10 +37,11 @@ class Expansion:
     how many, and where its factor begins.
     """
 
-    def __init__(self, projections: Sequence[Projection]) -> None:
+    def __init__(self, projections: Sequence[Projection], dtype: torch.dtype) -> None:
         """
         Args:
             projections: layers whose outputs stand side by side.
+            dtype: of the factors.
         """
         self.adapters = len(projections[0].factors)
         self.out = sum(_out(p.base) for p in projections)
@@ -74,7 +75,7 @@ class Expansion:
         self.rank = rank
         #: Ranks of a turn of the kernels' loop.
         self.ranks = min(64, max(16, 1 << (largest - 1).bit_length()))
-        self.b = torch.cat(factors) if factors else weight.new_zeros(1)
+        self.b = torch.cat(factors) if factors else weight.new_zeros(1, dtype=dtype)
         self.parts = [
             replace(part, b=self.b[at : at + part.b.numel()].view(part.b.shape))
             for at, part in parts
@@ -87,14 +88,19 @@ class Expansion:
 class StackedWeights:
     """One product gives [W x, A x] for the factors A of all adapters."""
 
+    written_out = 0
+
     def __init__(self, projections: Sequence[Projection]) -> None:
-        """Arguments as for `Expansion`."""
+        """
+        Args:
+            projections: layers whose outputs stand side by side, none quantised.
+        """
         sizes = [_out(p.base) for p in projections]
-        self.expansion = Expansion(projections)
-        inner = [_padded(pair[0]) for p in projections for pair in p.factors if pair is not None]
         bases: list[Any] = [p.base for p in projections]
+        self.expansion = Expansion(projections, bases[0].weight.dtype)
         self._out = sum(sizes)
-        self._weight = torch.cat([*(base.weight.detach() for base in bases), *inner])
+        weights = [base.weight.detach() for base in bases]
+        self._weight = torch.cat([*weights, *first_factors(projections)])
         self._bias: Tensor | None = None
         if any(base.bias is not None for base in bases):
             self._bias = self._weight.new_zeros(len(self._weight))
@@ -105,18 +111,18 @@ class StackedWeights:
                 column += base.out_features
 
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
-        """Multiply (tokens, in).
-
-        Returns:
-            (tokens, out) of the base, and (tokens, sum of ranks) of the adapters' first factors; if
-            there are none, anything. Both may come in parts that add up to them, in front.
-        """
+        """As `worker.engine.cuda.products.Products`."""
         if self._bias is None and ops.few(x, self._weight):
             product = ops.linear(x, self._weight)
         else:
             product = linear(x, self._weight, self._bias)
         inner = product[..., self._out :] if self.expansion.rank else product
         return product[..., : self._out], inner
+
+
+def first_factors(projections: Sequence[Projection]) -> list[Tensor]:
+    """Return the factors A of all adapters as `Expansion` counts their ranks, (ranks, in) each."""
+    return [_padded(pair[0]) for p in projections for pair in p.factors if pair is not None]
 
 
 def _padded(factor: Tensor) -> Tensor:

@@ -1,0 +1,64 @@
+"""A base of 4 bits without bitsandbytes: its format is spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from worker.bench.four_bit import FP4, quantize
+from worker.engine.cuda.four_bit import BLOCK
+
+
+class Quantized(nn.Module):
+    """A linear layer of 4 bits, with what an engine sees of bitsandbytes' `Linear4bit`."""
+
+    def __init__(self, layer: Any, code: Sequence[float] = FP4) -> None:
+        """
+        Args:
+            layer: `nn.Linear`; its input is a multiple of 128.
+            code: the 16 values of a weight.
+        """
+        super().__init__()
+        packed, absmax = quantize(layer.weight.detach(), code)
+        self.weight, self.absmax = _constant(packed), _constant(absmax)
+        self._code = torch.tensor(code, device=packed.device)
+        state: Any = SimpleNamespace(
+            absmax=absmax, code=self._code, shape=layer.weight.shape, blocksize=BLOCK, nested=False
+        )
+        self.weight.quant_state = state  # type: ignore[attr-defined]
+        self.bias = layer.bias
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, in) to (…, out) as bitsandbytes does: with the weight written out."""
+        nibbles = torch.stack([self.weight >> 4, self.weight & 15], dim=-1)
+        values = self._code[nibbles.view(-1, BLOCK).int()] * self.absmax[:, None]
+        return nn.functional.linear(x, values.view(self.out_features, -1).to(x.dtype), self.bias)
+
+
+def quantize_all(models: Iterable[PeftModel]) -> None:
+    """Quantise the layers that have adapters, in place; bases that share tensors share them again.
+
+    Args:
+        models: around bases whose tensors are the same memory.
+    """
+    found: dict[int, tuple[Tensor, Quantized]] = {}
+    layers: list[Any] = [m for model in models for m in model.modules() if isinstance(m, LoraLayer)]
+    # All that share a matrix in turn, so that it goes at once.
+    layers.sort(key=lambda layer: layer.get_base_layer().weight.data_ptr())
+    for layer in layers:
+        base: Any = layer.get_base_layer()
+        key = base.weight.data_ptr()
+        if key not in found:
+            found = {key: (base.weight, Quantized(base))}
+        layer.base_layer = found[key][1]
+
+
+def _constant(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
