@@ -41,7 +41,7 @@ def main() -> int:
         peft=peft.__version__,
         budget=options.budget,
     )
-    sections = _sections(report, options.tiny, device)
+    sections = _sections(report, options, device)
     names = [name for name, *_ in sections]
     if unknown := set(options.only) - set(names):
         print(f"there is no section {min(unknown)}: {', '.join(names)}", file=sys.stderr)
@@ -54,11 +54,13 @@ def main() -> int:
     return int(report.failed)
 
 
-def _sections(report: Report, tiny: bool, device: torch.device) -> list[Section]:
+def _sections(report: Report, options: argparse.Namespace, device: torch.device) -> list[Section]:
     """Return all sections in the order of their weight, but for those that share an engine."""
-    asked = texts.Amount(questions=32, limit=128, reference=12)
+    asked = texts.Amount(
+        questions=options.questions, limit=128, reference=options.questions * 3 / 8
+    )
     measured, dtype = speed.FULL, torch.bfloat16
-    if tiny:
+    if options.tiny:
         asked = texts.Amount(questions=2, limit=12, reference=1, slots=8)
         measured, dtype = speed.TINY, torch.float32
     exact, brain, half = (
@@ -90,6 +92,7 @@ def _options() -> argparse.Namespace:
         "--budget", type=float, default=240, help="seconds; what does not fit is skipped"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="sections to run")
+    parser.add_argument("--questions", type=int, default=32, help="whose texts are compared")
     parser.add_argument("--tiny", action="store_true", help="all of it in small, to see it run")
     return parser.parse_args()
 
