@@ -25,6 +25,7 @@ DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
 
 #: A Unix socket's path may take 107 bytes on Linux and 103 on macOS.
 LONGEST_SOCKET_PATH = 100
+MOST_SLOTS = 1024
 
 
 class SettingsError(Exception):
@@ -53,6 +54,17 @@ def by_role(value: str) -> dict[Role, str]:
     return adapters
 
 
+def number_of_slots(value: object) -> object:
+    """Check a number of slots, or ``auto``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value == "auto" or (str(value).isdecimal() and 1 <= int(str(value)) <= MOST_SLOTS):
+        return value
+    raise ValueError(f"it should be a whole number from 1 to {MOST_SLOTS}, or auto")
+
+
 class Settings(BaseModel):
     """The program's settings; a field ``x`` is the variable ``HELIXQ_X``."""
 
@@ -75,7 +87,7 @@ class Settings(BaseModel):
     #: are the control tokens, as in the model card's program.
     split_special_tokens: bool = True
     #: Sequences decoded together; ``auto`` is 16 on a CPU, and what the memory carries on CUDA.
-    slots: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    slots: Annotated[int | Literal["auto"], BeforeValidator(number_of_slots)] = "auto"
     #: Tokens of prompt and output together; the model's own limit if not given.
     max_context: int | None = Field(default=None, ge=16)
     #: Where jobs are kept; a SQLite file in ``data_dir`` if not given.

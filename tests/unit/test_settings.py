@@ -39,6 +39,12 @@ def test_values_are_read() -> None:
     assert found.dtype == "auto"
 
 
+def test_slots_are_a_number_or_what_suits_the_device() -> None:
+    assert settings.load({}).slots == "auto"
+    assert settings.load({"HELIXQ_SLOTS": "auto"}).slots == "auto"
+    assert settings.load({"HELIXQ_SLOTS": " 1024 "}).slots == 1024
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
@@ -46,7 +52,10 @@ def test_values_are_read() -> None:
         ("HELIXQ_PORT", "70000", "HELIXQ_PORT=70000 is wrong: .*65535"),
         ("HELIXQ_DTYPE", "int8", "HELIXQ_DTYPE=int8 is wrong: .*'float16'"),
         ("HELIXQ_DEVICE", "tpu", "HELIXQ_DEVICE=tpu is wrong"),
-        ("HELIXQ_SLOTS", "0", "HELIXQ_SLOTS=0 is wrong"),
+        ("HELIXQ_SLOTS", "0", "HELIXQ_SLOTS=0 is wrong: .*from 1 to 1024, or auto$"),
+        ("HELIXQ_SLOTS", "1025", "HELIXQ_SLOTS=1025 is wrong: .*from 1 to 1024, or auto$"),
+        ("HELIXQ_SLOTS", "many", "HELIXQ_SLOTS=many is wrong: .*from 1 to 1024, or auto$"),
+        ("HELIXQ_SLOTS", "1.5", "HELIXQ_SLOTS=1.5 is wrong: .*from 1 to 1024, or auto$"),
         ("HELIXQ_JOB_TIMEOUT", "inf", "HELIXQ_JOB_TIMEOUT=inf is wrong"),
         ("HELIXQ_ADAPTERS", "actor=a,critic=b", "regenerator is missing"),
         ("HELIXQ_ADAPTERS", "actor=a,critic=b,judge=c", "'judge' is not a role"),
