@@ -190,7 +190,9 @@ class BatchingEngine:
             except Exception as error:  # without this thread everybody would wait for ever
                 log.exception("the engine stumbled")
                 self._launched = None
-                for sequence in list(scheduler.running):
+                # Who has made room may wait for a token of the step that was under way.
+                waiting = [s for s in scheduler.waiting if s.pending]
+                for sequence in [*scheduler.running, *waiting]:
                     self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
         while not self._arriving.empty():
             self._admit(block=False)
@@ -258,7 +260,9 @@ class BatchingEngine:
             # It cannot be told whose fault it is: the step after it has begun where this one ended.
             self._launched = None
             self._say(error)
-            for sequence in [s for s in self._scheduler.running if s.pending]:
+            # Who has made room waits, and for a token that will never be read.
+            everybody = [*self._scheduler.running, *self._scheduler.waiting]
+            for sequence in [s for s in everybody if s.pending]:
                 self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
             return
         self._accept(drawn)
