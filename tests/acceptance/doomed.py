@@ -78,9 +78,9 @@ def _arrange(point: str) -> None:
         case "popped":
             before(StageRunner, "run")
         case "prefill":
-            before(BatchingEngine, "_forward", computes("chunks"))
+            before(BatchingEngine, "_launch", computes("chunks"))
         case "decode":
-            before(BatchingEngine, "_forward", computes("decoding"))
+            before(BatchingEngine, "_launch", computes("decoding"))
         case "generated":
             before(Store, "record", records(POSITION))
         case "recorded":

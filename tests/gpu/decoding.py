@@ -64,9 +64,9 @@ def measure(engine: BatchingEngine, prompts: Sequence[str], steps: int) -> Decod
     complete(engine, asked(prompts, 1))
     generations = [engine.submit(request) for request in asked(prompts, 3 * steps)]
     _until_all_began(generations)
-    first = last = _mark(engine)
+    first = last = _mark(engine, generations)
     while last.steps - first.steps < steps:
-        mark = _mark(engine)
+        mark = _mark(engine, generations)
         if any(generation.ended for generation in generations):
             break
         last = mark
@@ -104,10 +104,10 @@ def _until_all_began(generations: Sequence[Generation]) -> None:
             time.sleep(GLANCE)
 
 
-def _mark(engine: BatchingEngine) -> Mark:
-    """Wait for the end of a step."""
+def _mark(engine: BatchingEngine, generations: Sequence[Generation]) -> Mark:
+    """Wait for the end of a step, or of a generation: after the last one there are no steps."""
     steps, end = engine.steps, time.monotonic() + STEP
-    while engine.steps == steps:
+    while engine.steps == steps and not any(g.ended for g in generations):
         if time.monotonic() > end:
             raise TimeoutError("the engine makes no steps")
         time.sleep(GLANCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from peft import PeftModel
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
+from worker.engine import probe
 from worker.engine.adapters import Form
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
     Completion,
     Request,
 )
+from worker.engine.sequence import Sequence
 
 CONTEXT = 256
 #: Of small random models.
@@ -46,10 +49,11 @@ WORDS = [
 ]
 
 
-def make(checkpoint: Path, tokenizer: Any, *, slots: int = 8, chunk: int = 64) -> BatchingEngine:
-    return BatchingEngine(
-        load_models(checkpoint), tokenizer, context=CONTEXT, slots=slots, chunk=chunk
-    )
+def make(
+    checkpoint: Path, tokenizer: Any, *, slots: int = 8, chunk: int = 64, **options: Any
+) -> BatchingEngine:
+    models = load_models(checkpoint)
+    return BatchingEngine(models, tokenizer, context=CONTEXT, slots=slots, chunk=chunk, **options)
 
 
 def together(model: PeftModel) -> dict[str, PeftModel]:
@@ -77,28 +81,56 @@ def same(one: Completion, two: Completion) -> bool:
     return all(getattr(one, f) == getattr(two, f) for f in fields)
 
 
-def compare_with_peft(model: PeftModel, tokenizer: Any, form: Form | None = None) -> None:
-    """Hold the scores of a batch of all roles, its prompts in chunks, against PEFT's of each alone."""
+def watch(engine: BatchingEngine, saw: Callable[[Sequence, torch.Tensor], object]) -> None:
+    """Show the scores that each token is drawn from, of an engine without drafts and recordings."""
+    runner: Any = engine._runner
+    name = "_compute" if runner.ahead else "compute"
+    compute, launch = getattr(runner, name), runner.launch
+    scores: list[torch.Tensor] = []
+
+    def computing(*batch: Any) -> torch.Tensor:
+        scores.append(compute(*batch))
+        return scores[-1]
+
+    def launching(plan: Any) -> Any:
+        launched = launch(plan)
+        for sequence, row in zip(launched.drawing, scores.pop(), strict=True):
+            saw(sequence, row.clone())
+        return launched
+
+    setattr(runner, name, computing)
+    runner.launch = launching
+
+
+def compare_with_peft(
+    model: PeftModel, tokenizer: Any, form: Form | None = None, *, paged: bool = False
+) -> None:
+    """Hold the scores of a batch of all roles, its prompts in chunks, against PEFT's of each alone.
+
+    So are those of a prompt and of the token after it, all roles in the same steps.
+    """
     prompts = {role: f"{role} explains the field" for role in Role}
-    wanted = {}
+    ids = probe.tokens(model.config)
+    wanted, proof = {}, {}
     for role in Role:
         model.set_adapter(role.value)
-        ids = torch.tensor([tokenizer.encode(prompts[role])])
+        prompt = torch.tensor([tokenizer.encode(prompts[role])])
         with torch.no_grad():
-            wanted[role] = model(input_ids=ids).logits[0, -1]
+            wanted[role] = model(input_ids=prompt).logits[0, -1]
+        proof[role.value] = probe.score(model, role.value, ids)
     engine = BatchingEngine(
-        together(model), tokenizer, context=64, slots=3, chunk=4, form=form, drafts=False
+        together(model),
+        tokenizer,
+        context=64,
+        slots=3,
+        chunk=4,
+        form=form,
+        drafts=False,
+        paged=paged,
     )
+    scores = engine.score(ids)
     seen: dict[int, torch.Tensor] = {}
-    forward = engine._forward
-
-    def watched(plan: Any) -> Any:
-        drawing, logits = forward(plan)
-        for sequence, row in zip(drawing, logits, strict=True):
-            seen.setdefault(sequence.adapter, row.clone())
-        return drawing, logits
-
-    engine._forward = watched  # type: ignore[method-assign]  # the test looks over its shoulder
+    watch(engine, lambda sequence, row: seen.setdefault(sequence.adapter, row))
     sampling = Sampling(temperature=0, max_output_tokens=6)
     generations = [engine.submit(Request(role, prompts[role], sampling)) for role in Role]
     for generation in generations:
@@ -106,3 +138,4 @@ def compare_with_peft(model: PeftModel, tokenizer: Any, form: Form | None = None
     engine.close()
     for index, role in enumerate(Role):
         torch.testing.assert_close(seen[index], wanted[role], rtol=1e-4, atol=1e-5)
+    probe.check(scores, proof, torch.float32, 1e-4)

@@ -29,9 +29,15 @@ def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
     engine.close()
 
 
+@pytest.fixture(scope="session", params=[False, True], ids=["rows", "paged"])
+def paged(request: pytest.FixtureRequest) -> bool:
+    """Whether keys and values are in blocks, and steps a step ahead: as on CUDA."""
+    return bool(request.param)
+
+
 @pytest.fixture(scope="session")
-def engine(checkpoint: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
-    engine = make(checkpoint, tokenizer)
+def engine(checkpoint: Path, tokenizer: Any, paged: bool) -> Iterator[BatchingEngine]:
+    engine = make(checkpoint, tokenizer, paged=paged)
     yield engine
     assert not engine._scheduler.running
     assert not engine._scheduler.waiting

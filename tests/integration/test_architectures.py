@@ -76,6 +76,12 @@ def test_scores_in_a_mixed_batch_are_pefts(kind: str, tokenizer: Any) -> None:
     compare_with_peft(found, tokenizer)
 
 
+@pytest.mark.parametrize("kind", ["gemma3_text", "gpt_neox", "mixtral", "qwen3"])
+def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
+    """Of windows, experts, and adapters on the head; all others differ in what blocks know nothing of."""
+    compare_with_peft(model(kind), tokenizer, paged=True)
+
+
 def test_what_nobody_checked_is_left_to_the_reference_engine() -> None:
     """Their attention does not go through transformers' interface, and no error says so."""
     for config in (BloomConfig(), GPTJConfig()):

@@ -8,6 +8,7 @@ import random
 import threading
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,17 @@ from tests.integration.batches import (
     same,
     together,
 )
-from worker.engine import attention, packing
+from worker.engine import attention, packing, probe
 from worker.engine.adapters import (
     Form,
     GroupedLinear,
     MergedLinear,
     StackedLinear,
+    take_apart,
 )
 from worker.engine.batching import BatchingEngine
-from worker.engine.forward import forward_of
+from worker.engine.cuda import plain
+from worker.engine.cuda.llama import FusedLlama
 from worker.engine.interface import (
     Completion,
     FinishReason,
@@ -102,38 +105,40 @@ def test_what_prompts_have_in_common_is_looked_at_once(
     assert [i for i in range(40) if not same(found[i], wanted[i])] == []
 
 
-def ends_alike(checkpoint: Path, tokenizer: Any, ends: list[int] | None, asked: Request) -> None:
+def ends_alike(
+    checkpoint: Path, tokenizer: Any, ends: list[int] | None, asked: Request, *, paged: bool
+) -> None:
     """Hold both engines' texts against each other, of a model that names these ends."""
     models = [load_models(checkpoint) for _ in range(2)]
     for model in (model for each in models for model in each.values()):
         model.generation_config.eos_token_id = ends
-    batching = BatchingEngine(models[0], tokenizer, context=CONTEXT, slots=2)
-    plain = ReferenceEngine(models[1], tokenizer, context=CONTEXT)
-    found, wanted = (e.submit(asked).result() for e in (batching, plain))
+    batching = BatchingEngine(models[0], tokenizer, context=CONTEXT, slots=2, paged=paged)
+    alone = ReferenceEngine(models[1], tokenizer, context=CONTEXT)
+    found, wanted = (e.submit(asked).result() for e in (batching, alone))
     batching.close()
-    plain.close()
+    alone.close()
     assert found.finish_reason is FinishReason.STOP
-    assert same(found, wanted)
+    assert same(found, wanted), "the token that was computed ahead counts for nothing"
 
 
 def test_a_text_ends_at_any_of_the_models_ends(
-    checkpoint: Path, tokenizer: Any, engine: BatchingEngine
+    checkpoint: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
 ) -> None:
     request = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
     text = engine.submit(request).result().text
     end = tokenizer.encode(text, add_special_tokens=False)[8]
-    ends_alike(checkpoint, tokenizer, [tokenizer.eos_token_id, end], request)
+    ends_alike(checkpoint, tokenizer, [tokenizer.eos_token_id, end], request, paged=paged)
 
 
 def test_a_model_without_an_end_of_its_own_ends_with_the_tokenizers(
-    checkpoint: Path, tokenizer: Any, engine: BatchingEngine
+    checkpoint: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
 ) -> None:
     asked = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
     text = engine.submit(asked).result().text
     ended = copy.deepcopy(tokenizer)
     [*_, end] = tokenizer.tokenize(text, add_special_tokens=False)[:9]
     ended.eos_token = end
-    ends_alike(checkpoint, ended, None, asked)
+    ends_alike(checkpoint, ended, None, asked, paged=paged)
 
 
 def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
@@ -156,18 +161,54 @@ def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
 
 
 def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
-    checkpoint: Path, tokenizer: Any, engine: BatchingEngine
+    checkpoint: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
 ) -> None:
     rng = random.Random(1)
     requests = [request(rng, temperature=0.75) for _ in range(64)]
     alone = [engine.submit(r).result() for r in requests[:16]]
-    crowd = make(checkpoint, tokenizer, slots=64, chunk=256)
+    crowd = make(checkpoint, tokenizer, slots=64, chunk=256, paged=paged)
     generations = [crowd.submit(r) for r in requests]
     found = [g.result() for g in generations]
     crowd.close()
     assert [c.text for c in found[:16]] == [c.text for c in alone]
     assert [c.deltas for c in found[:16]] == [c.deltas for c in alone], "in the same pieces"
     assert len({c.text for c in found}) > 50
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.75])
+def test_whoever_makes_room_is_computed_anew_to_the_same_text(
+    checkpoint: Path, tokenizer: Any, temperature: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory for some five of eight that run, whose texts grow; in rows, all have room."""
+    caplog.set_level("INFO")
+    rng = random.Random(11)
+    requests = [request(rng, temperature=temperature, limit=90) for _ in range(32)]
+    found = []
+    for options in ({"paged": False}, {"paged": True, "blocks": 24}):
+        engine = make(checkpoint, tokenizer, chunk=32, **options)
+        found.append([g.result() for g in [engine.submit(r) for r in requests]])
+        engine.close()
+    assert caplog.text.count("makes room") > 2
+    assert [i for i in range(32) if not same(found[0][i], found[1][i])] == []
+    assert [c.deltas for c in found[0]] == [c.deltas for c in found[1]], "in the same pieces"
+
+
+def test_tokens_are_drawn_as_asked_whatever_that_takes(checkpoint: Path, tokenizer: Any) -> None:
+    """More candidates than a step draws from by itself, and nuclei, beside others."""
+    rng = random.Random(12)
+    samplings = [
+        Sampling(temperature, max_output_tokens=20, top_k=top_k, top_p=top_p, seed=seed)
+        for seed, (temperature, top_k, top_p) in enumerate(
+            [(0.75, 50, 1.0), (1.2, 0, 1.0), (0.9, 0, 0.7), (0.9, 100, 0.9), (0.0, 0, 0.5)] * 3
+        )
+    ]
+    requests = [replace(request(rng), sampling=sampling) for sampling in samplings]
+    found = []
+    for paged in (False, True):
+        engine = make(checkpoint, tokenizer, paged=paged)
+        found.append([g.result() for g in [engine.submit(r) for r in requests]])
+        engine.close()
+    assert [i for i in range(len(requests)) if not same(found[0][i], found[1][i])] == []
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.75])
@@ -195,15 +236,17 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
     assert steps[True] < 0.8 * steps[False]
 
 
-def test_a_sliding_window_is_kept(sliding: Path, tokenizer: Any, engine: BatchingEngine) -> None:
+def test_a_sliding_window_is_kept(
+    sliding: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
+) -> None:
     rng = random.Random(2)
     requests = [request(rng) for _ in range(24)]
-    windowed = make(sliding, tokenizer, chunk=7)
+    windowed = make(sliding, tokenizer, chunk=7, paged=paged)
     found = [g.result().text for g in [windowed.submit(r) for r in requests]]
     windowed.close()
-    plain = ReferenceEngine(load_models(sliding), tokenizer, context=CONTEXT)
-    assert found == [plain.submit(r).result().text for r in requests]
-    plain.close()
+    alone = ReferenceEngine(load_models(sliding), tokenizer, context=CONTEXT)
+    assert found == [alone.submit(r).result().text for r in requests]
+    alone.close()
     assert found != [engine.submit(r).result().text for r in requests], "the window matters"
 
 
@@ -247,8 +290,36 @@ def test_logits_in_a_mixed_batch_are_pefts(
     compare_with_peft(mixed(architecture), tokenizer, form)
 
 
-@pytest.mark.parametrize("form", [GroupedLinear, StackedLinear])
-def test_weights_are_held_once(form: Form, tokenizer: Any) -> None:
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_logits_over_blocks_are_pefts(architecture: str, tokenizer: Any) -> None:
+    compare_with_peft(mixed(architecture), tokenizer, paged=True)
+
+
+def test_scores_need_no_room_for_all_roles_at_once(checkpoint: Path, tokenizer: Any) -> None:
+    """Where memory is so short that one role is scored after the other."""
+    models = load_models(checkpoint)
+    ids = probe.tokens(models["actor"].config)
+    wanted = {name: probe.score(model, name, ids) for name, model in models.items()}
+    engine = BatchingEngine(models, tokenizer, context=16, slots=3, paged=True, blocks=2)
+    found = engine.score(ids)
+    engine.close()
+    probe.check(found, wanted, torch.float32, probe.TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize(("blocks", "slots"), [(17, 1), (3 * 64 + 1, 3), (300 * 64, 256)])
+def test_slots_are_what_the_memory_carries(
+    checkpoint: Path, tokenizer: Any, blocks: int, slots: int
+) -> None:
+    """If nobody says how many; one may be as long as the context, however small the memory is."""
+    models = load_models(checkpoint)
+    engine = BatchingEngine(models, tokenizer, context=CONTEXT, paged=True, blocks=blocks)
+    engine.close()
+    assert engine.slots == slots
+    assert engine.tokens_that_fit == 16 * (blocks - 1)
+
+
+@pytest.mark.parametrize("form", [GroupedLinear, StackedLinear, None])
+def test_weights_are_held_once(form: Form | None, tokenizer: Any) -> None:
     """Base and adapters, and nothing else of their size: on a GPU they must fit."""
     torch.manual_seed(0)
     config = LoraConfig(r=16, target_modules="all-linear")
@@ -257,9 +328,12 @@ def test_weights_are_held_once(form: Form, tokenizer: Any) -> None:
     for role in (Role.CRITIC, Role.REGENERATOR):
         model.add_adapter(role.value, config)
     wanted = sum(p.nbytes for p in model.parameters())
-    engine = BatchingEngine(together(model), tokenizer, context=64, slots=2, form=form)
+    engine = BatchingEngine(
+        together(model), tokenizer, context=64, slots=2, form=form, paged=form is None
+    )
     del base, model
-    held = reachable(engine._compute)
+    runner: Any = engine._runner
+    held = reachable(runner._compute if runner.ahead else runner.compute)
     engine.close()
     assert wanted <= held <= 1.01 * wanted
 
@@ -273,8 +347,11 @@ def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base()
         model: Any = get_peft_model(base, config, adapter_name=Role.ACTOR.value)
         for role in (Role.CRITIC, Role.REGENERATOR):
             model.add_adapter(role.value, config)
-    compute = forward_of(dict.fromkeys(Role, model.half()), StackedLinear)
-    del base, model
+    count = len(Role)
+    base, factors = take_apart(dict.fromkeys(Role, model.half()))
+    del model
+    compute = FusedLlama(base, factors, count, plain, 4096)
+    del base, factors
     gc.collect()
     assert 1.06 * alone < reachable(compute) < 1.07 * alone
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
-from tests.integration.batches import CONTEXT, make
+from tests.integration.batches import CONTEXT, make, same
 from worker.engine.batching import BatchingEngine
 from worker.engine.interface import (
     ContextExceededError,
@@ -20,11 +20,14 @@ from worker.engine.interface import (
     FinishReason,
     Request,
 )
+from worker.engine.reference import ReferenceEngine
 
 
 @pytest.fixture(scope="module")
-def endless_engine(endless: Path, tokenizer: Any) -> Iterator[BatchingEngine]:
-    engine = BatchingEngine(load_models(endless), tokenizer, context=4096, slots=2, chunk=64)
+def endless_engine(endless: Path, tokenizer: Any, paged: bool) -> Iterator[BatchingEngine]:
+    engine = BatchingEngine(
+        load_models(endless), tokenizer, context=4096, slots=2, chunk=64, paged=paged
+    )
     yield engine
     engine.close()
 
@@ -53,20 +56,23 @@ def test_a_cancel_while_waiting_costs_nothing(endless_engine: BatchingEngine) ->
         assert generation.result(timeout=60).finish_reason == FinishReason.CANCELLED
 
 
-def test_a_cancel_while_its_prompt_is_read_ends_it(checkpoint: Path, tokenizer: Any) -> None:
-    engine = make(checkpoint, tokenizer, chunk=16)
+def test_a_cancel_while_its_prompt_is_read_ends_it(
+    checkpoint: Path, tokenizer: Any, paged: bool
+) -> None:
+    engine = make(checkpoint, tokenizer, chunk=16, paged=paged)
     submitted = threading.Event()
     plans: list[Any] = []
-    compute = engine._forward
+    runner: Any = engine._runner
+    launch = runner.launch
 
     def cancelled_in_the_second_step(plan: Any) -> Any:
         submitted.wait(60)
         plans.append(plan)
         if len(plans) == 2:
             generation.cancel()
-        return compute(plan)
+        return launch(plan)
 
-    engine._forward = cancelled_in_the_second_step  # type: ignore[method-assign]  # to be there
+    runner.launch = cancelled_in_the_second_step  # to be there
     generation = engine.submit(Request(Role.ACTOR, "gravity " * 100, Sampling(temperature=0)))
     submitted.set()
     completion = generation.result(timeout=60)
@@ -74,6 +80,41 @@ def test_a_cancel_while_its_prompt_is_read_ends_it(checkpoint: Path, tokenizer: 
     assert (completion.finish_reason, completion.text) == (FinishReason.CANCELLED, "")
     assert completion.first_token_at is None
     assert len(plans) == 2
+
+
+def test_a_cancel_while_a_step_is_under_way_takes_what_was_read(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
+) -> None:
+    """The token of that step counts for nothing, and who begins alike afterwards has the right text."""
+    engine = make(checkpoint, tokenizer, paged=True)
+    runner: Any = engine._runner
+    launch = runner.launch
+    asked = Request(Role.CRITIC, "gravity " * 40, Sampling(temperature=0, max_output_tokens=60))
+    submitted = threading.Event()
+    drawn: list[Any] = []
+
+    def launching(plan: Any) -> Any:
+        launched = launch(plan)
+        submitted.wait(60)
+        if asked is generation.request and launched.drawing:
+            drawn.append(launched)
+            if len(drawn) == 7:
+                generation.cancel()
+        return launched
+
+    runner.launch = launching
+    generation = engine.submit(asked)
+    submitted.set()
+    cancelled = generation.result(timeout=60)
+    runner.launch = launch
+    whole = engine.submit(asked).result(timeout=60)
+    engine.close()
+    assert cancelled.finish_reason is FinishReason.CANCELLED
+    # Six were read when the seventh step was launched.
+    assert cancelled.output_tokens == 6
+    assert len(drawn) == 7
+    assert whole.text.startswith(cancelled.text)
+    assert same(whole, reference.submit(asked).result())
 
 
 def test_a_deadline_ends_a_text(endless_engine: BatchingEngine) -> None:
@@ -86,8 +127,8 @@ def test_a_deadline_ends_a_text(endless_engine: BatchingEngine) -> None:
     assert endless_engine.submit(late).result(timeout=60).output_tokens == 0
 
 
-def test_later_stages_get_slots_first(checkpoint: Path, tokenizer: Any) -> None:
-    engine = make(checkpoint, tokenizer, slots=1)
+def test_later_stages_get_slots_first(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
+    engine = make(checkpoint, tokenizer, slots=1, paged=paged)
     order: list[int] = []
     generations = [
         engine.submit(Request(Role.ACTOR, "Why " * 30, Sampling(temperature=0), priority=p))
@@ -114,8 +155,8 @@ def test_what_does_not_fit_is_refused(engine: BatchingEngine) -> None:
     assert long.result().max_output_tokens == CONTEXT - long.result().prompt_tokens
 
 
-def test_closing_ends_everything(endless: Path, tokenizer: Any) -> None:
-    engine = BatchingEngine(load_models(endless), tokenizer, context=4096, slots=1)
+def test_closing_ends_everything(endless: Path, tokenizer: Any, paged: bool) -> None:
+    engine = BatchingEngine(load_models(endless), tokenizer, context=4096, slots=1, paged=paged)
     generations = [
         engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
         for _ in range(3)

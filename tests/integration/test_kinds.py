@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from worker.checkpoints import CheckpointError
 from worker.engine import roles
 from worker.engine.adapters import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
 from worker.engine.batching import BatchingEngine
+from worker.engine.cuda.batch import FlatBatch
+from worker.engine.cuda.memory import TooLittleMemoryError
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 from worker.lora.adapter import SERVED
@@ -295,7 +298,7 @@ def test_a_kind_that_nobody_thought_of_is_refused(
 def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
     form: Form, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.engine.batching.form_for", lambda _: form)
+    monkeypatch.setattr("worker.engine.runners.form_for", lambda _: form)
     found = find(checkpoint)
     main._start_engine(found, 2, []).close()
     # A fake fault: in the layers, the regenerator's tokens count as the critic's.
@@ -311,6 +314,36 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
         f"The regenerator adapter {name} cannot be served by the batching engine"
     )
     assert "its scores differ from those of PEFT alone" in sentence
+
+
+def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "BatchingEngine", partial(BatchingEngine, paged=True))
+    found = find(checkpoint)
+    main._start_engine(found, 2, []).close()
+
+    def mistaken(**fields: Any) -> FlatBatch:
+        """A fake fault, as above."""
+        return FlatBatch(**{**fields, "adapters": fields["adapters"].clamp(max=1)})
+
+    monkeypatch.setattr("worker.engine.cuda.runner.FlatBatch", mistaken)
+    with pytest.raises(
+        CheckpointError, match=r"^The regenerator adapter .*differ from those of PEFT"
+    ):
+        main._start_engine(found, 2, [])
+
+
+def test_a_device_without_room_for_a_context_is_said_at_the_start(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> BatchingEngine:
+        """Stands in for an engine on a small GPU."""
+        raise TooLittleMemoryError("a context of 4096 tokens needs 9.0 GB")
+
+    monkeypatch.setattr(main, "BatchingEngine", full)
+    with pytest.raises(CheckpointError, match=r"memory is too small: a context of 4096 tokens"):
+        main._start_engine(find(checkpoint), 2, [])
 
 
 def test_an_adapter_that_changes_anothers_scores_is_noticed(

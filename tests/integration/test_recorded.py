@@ -1,69 +1,119 @@
 """Steps that were recorded once and are replayed say what steps that are laid out anew say.
 
-There is no CUDA graph on a CPU. What stands for one here is PyTorch's tracer: like a graph it repeats
-the operations that it saw, with the tensors that it saw, and knows nothing of the code around them.
+There is no CUDA graph on a CPU. What stands for one here repeats the operations that PyTorch saw, with the
+tensors that it saw, as a graph does, and knows nothing of the code around them.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, WORDS, request, same, together
 from tests.integration.test_batching import mixed
-from worker.engine import recorded
-from worker.engine.adapters import StackedLinear
 from worker.engine.batching import BatchingEngine
+from worker.engine.cuda import runner
+from worker.engine.cuda.graphs import Record, Results, Step
 from worker.engine.interface import Completion, Request
-from worker.engine.recorded import Record, Step
 
 #: Operations that wait for the device, or bring something from the host: a graph can hold neither.
-HOST = {"_local_scalar_dense", "item", "nonzero", "masked_select", "lift_fresh", "lift_fresh_copy"}
+HOST = {
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "item",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "masked_select",
+    "nonzero",
+}
+SLOTS = 5
+
+
+class Operations(TorchDispatchMode):
+    """Notes all operations, with their arguments and results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(
+        self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        self.seen.append((function, args, kwargs or {}, found))
+        return found
+
+    def repeat(self, results: Results) -> Results:
+        """Do all of them again; return what the results are now."""
+        now: dict[int, Any] = {}
+
+        def current(x: Any) -> Any:
+            return now.get(id(x), x)
+
+        for function, args, kwargs, before in self.seen:
+            args_, kwargs_ = tree_map(current, (args, kwargs))
+            found = function(*args_, **kwargs_)
+            for old, new in zip(tree_leaves(before), tree_leaves(found), strict=True):
+                if isinstance(old, Tensor):
+                    now[id(old)] = new
+        tokens, logits = map(current, results)
+        return tokens, logits
 
 
 class Tracer:
     """Records as a CUDA graph does, and counts."""
 
     def __init__(self) -> None:
-        self.recorded = 0
-        self.replayed = 0
-        self.operations: set[str] = set()
+        #: The sizes of the recordings' inputs, and how often each was replayed.
+        self.sizes: list[int] = []
+        self.replayed: dict[int, int] = {}
+        self.names: set[str] = set()
 
-    def __call__(self, step: Step, inputs: Tensor) -> Callable[[], Tensor]:
-        self.recorded += 1
-        traced = make_fx(step)(inputs)
-        targets = [str(node.target) for node in traced.graph.nodes]
-        self.operations |= {name.split(".")[1] for name in targets if name.startswith("aten.")}
+    def __call__(self, step: Step, inputs: Tensor) -> Callable[[], Results]:
+        number = len(self.sizes)
+        self.sizes.append(len(inputs))
+        self.replayed[number] = 0
+        with Operations() as operations:
+            results = step(inputs)
+        self.names |= {function.overloadpacket.__name__ for function, *_ in operations.seen}
 
-        def replay() -> Tensor:
-            self.replayed += 1
-            scores: Tensor = traced(inputs)
-            return scores
+        def replay() -> Results:
+            self.replayed[number] += 1
+            return operations.repeat(results)
 
         return replay
 
 
 @pytest.fixture(autouse=True)
-def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let texts as short as the tests' grow out of several shapes."""
-    monkeypatch.setattr(recorded, "LEAST_REACH", 64)
+def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of steps as small as the tests' are; a text grows out of the shorter ones."""
+    monkeypatch.setattr(runner, "COUNTS", (1, 3))
+    monkeypatch.setattr(runner, "MIXED_COUNTS", (8,))
+    monkeypatch.setattr(runner, "MIXED_TOKENS", (16, 48))
+    monkeypatch.setattr(runner, "MIXED_ENDS", 3)
+    monkeypatch.setattr(runner, "MIXED_PIECES", 3)
+    monkeypatch.setattr(runner, "SHORT", 64)
 
 
 def answers(
     model: Any, tokenizer: Any, record: Record | None, requests: Sequence[Request], **more: Any
 ) -> list[Completion]:
-    """Ask for all at once, again, so that drafts are made, and then one by one."""
-    more = {"context": CONTEXT, "form": StackedLinear, **more}
-    engine = BatchingEngine(model, tokenizer, record=record, **more)
-    found = [g.result() for _ in range(2) for g in [engine.submit(each) for each in requests]]
+    """Ask for all at once, and then for some one by one."""
+    more = {"context": CONTEXT, "slots": SLOTS, "chunk": 64, "paged": True, **more}
+    engine = BatchingEngine(model, tokenizer, record=lambda _: record, **more)
+    found = [g.result() for g in [engine.submit(each) for each in requests]]
     found += [engine.submit(each).result() for each in requests[:4]]
     engine.close()
     return found
@@ -81,20 +131,36 @@ def check(
     wanted = answers(make(), tokenizer, None, requests, **more)
     found = answers(make(), tokenizer, tracer, requests, **more)
     assert differing(found, wanted) == []
-    assert tracer.replayed > 2 * tracer.recorded > 4
+    assert sum(tracer.replayed.values()) > 2 * len(tracer.replayed)
     return tracer
 
 
-@pytest.mark.parametrize(("slots", "temperature"), [(1, 0.75), (8, 0.0), (23, 0.75)])
-def test_texts_are_the_same(
-    checkpoint: Path, tokenizer: Any, slots: int, temperature: float
+@pytest.mark.parametrize("temperature", [0.0, 0.75])
+def test_texts_are_the_same(checkpoint: Path, tokenizer: Any, temperature: float) -> None:
+    """Prompts and texts of all lengths, in steps of both and of texts alone; too large ones are laid out."""
+    rng = random.Random(5)
+    requests = [request(rng, temperature=temperature) for _ in range(16)]
+    tracer = check(lambda: load_models(checkpoint), tokenizer, requests)
+    assert sum(map(bool, tracer.replayed.values())) > 4, "most shapes are of use"
+    mixed = [number for number, size in enumerate(tracer.sizes) if size > 9 * SLOTS]
+    assert sum(tracer.replayed[number] for number in mixed) > 3
+    assert "index_copy_" in tracer.names
+    assert not tracer.names & HOST
+
+
+def test_what_a_recorded_step_cannot_draw_is_drawn_after_it(
+    checkpoint: Path, tokenizer: Any
 ) -> None:
-    """One at a time; more than the cache's rows would pay to pick; some of many rows."""
-    rng = random.Random(slots)
-    requests = [request(rng, temperature=temperature) for _ in range(12)]
-    tracer = check(lambda: load_models(checkpoint), tokenizer, requests, slots=slots)
-    assert "index_copy_" in tracer.operations
-    assert not tracer.operations & HOST
+    """Nuclei and more candidates; the next step reads the token where that has put it."""
+    rng = random.Random(6)
+    kinds = itertools.cycle([(0, 1.0), (50, 0.8), (50, 1.0), (200, 1.0)])
+    requests = []
+    for (top_k, top_p), asked in zip(
+        kinds, [request(rng, temperature=1.0) for _ in range(12)], strict=False
+    ):
+        sampling = replace(asked.sampling, top_k=top_k, top_p=top_p)
+        requests.append(replace(asked, sampling=sampling))
+    check(lambda: load_models(checkpoint), tokenizer, requests)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen"])
@@ -102,29 +168,34 @@ def test_adapters_of_different_ranks_and_targets_are_recorded(
     architecture: str, tokenizer: Any
 ) -> None:
     rng = random.Random(3)
-    check(
-        lambda: together(mixed(architecture)), tokenizer, [request(rng) for _ in range(6)], slots=4
-    )
+    check(lambda: together(mixed(architecture)), tokenizer, [request(rng) for _ in range(6)])
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "sliding"])
 def test_nothing_is_lost_at_the_contexts_end(
     kind: str, request: pytest.FixtureRequest, tokenizer: Any
 ) -> None:
-    """Texts that fill their rows, where short ones ran beside idle rows, and drafts that reach beyond.
-
-    In a sliding window, an idle row's last position sees nothing of what short texts look at.
-    """
+    """Texts that fill the context, which is no multiple of a block, beside short ones."""
     folder: Path = request.getfixturevalue(kind)
     length = len(tokenizer.encode(" ".join(WORDS)))
     requests = [
         Request(
             role, " ".join([*WORDS, *WORDS[:more]]), Sampling(temperature=0, max_output_tokens=n)
         )
-        for role, n in zip(Role, (150, 150, 20), strict=True)
+        for role, n in zip(Role, (60, 60, 20), strict=True)
         for more in (0, 4)
     ]
-    check(lambda: load_models(folder), tokenizer, requests, slots=4, context=length + 158)
+    check(lambda: load_models(folder), tokenizer, requests, context=length + 67)
+
+
+def test_who_makes_room_is_computed_anew_in_recorded_steps(
+    checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rng = random.Random(8)
+    requests = [request(rng, temperature=0.75, limit=80) for _ in range(12)]
+    check(lambda: load_models(checkpoint), tokenizer, requests, blocks=18)
+    assert "makes room" in caplog.text
 
 
 def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> None:
@@ -134,20 +205,51 @@ def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> N
         answers(together(mixed("qwen3")), tokenizer, r, requests, slots=4) for r in (None, tracer)
     )
     assert differing(found, wanted) == []
-    assert not tracer.recorded
+    assert not tracer.replayed
 
 
 def test_without_recordings_all_goes_on(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(_step: Step, _inputs: Tensor) -> Callable[[], Tensor]:
-        raise RuntimeError("operation not permitted when stream is capturing")
+    """As many as there were remain of use, and the log says why there are no more."""
+    tracer, left = Tracer(), iter(range(2))
+
+    def refuse(step: Step, inputs: Tensor) -> Callable[[], Results]:
+        if next(left, None) is None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return tracer(step, inputs)
 
     requests = [request(random.Random(4)) for _ in range(4)]
     wanted, found = (
-        answers(load_models(checkpoint), tokenizer, record, requests, slots=4)
-        for record in (None, refuse)
+        answers(load_models(checkpoint), tokenizer, record, requests) for record in (None, refuse)
     )
     assert differing(found, wanted) == []
-    [said] = [r for r in caplog.records if r.name == "worker.engine.recorded"]
-    assert said.exc_info, "the log says why"
+    assert len(tracer.replayed) == 2
+    [said] = [r for r in caplog.records if r.name == runner.__name__]
+    assert said.exc_info
+    assert "not permitted when stream is capturing" in str(said.exc_info[1])
+
+
+def test_recording_stops_when_its_time_is_over(
+    checkpoint: Path,
+    tokenizer: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fake clock: a recording takes 25 seconds of the 60 that there are."""
+    tracer = Tracer()
+
+    def slow(step: Step, inputs: Tensor) -> Callable[[], Results]:
+        now[0] += 25
+        return tracer(step, inputs)
+
+    now = [0.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            runner, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])})
+        )
+        requests = [request(random.Random(7)) for _ in range(4)]
+        found = answers(load_models(checkpoint), tokenizer, slow, requests)
+    assert len(tracer.replayed) == 3
+    assert "shapes of steps were recorded in time" in caplog.text
+    assert differing(found, answers(load_models(checkpoint), tokenizer, None, requests)) == []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig
 
-from worker.engine.attention import Decoding, Layout, Segment, attend
+from worker.engine.attention import Decoding, Layout, Segment
 from worker.engine.kv.cache import KVCache
 
 HEADS, SHARED, SIZE = 6, 2, 8
@@ -59,7 +59,7 @@ def test_every_token_sees_its_own_sequence(
     assert layout.positions.tolist() == at
     q = torch.randn(len(at), HEADS, SIZE)
     k, v = torch.randn(2, len(at), SHARED, SIZE)
-    found = attend(q, k, v, layer=0, layout=layout, scaling=SIZE**-0.5, window=window)
+    found = layout.attend(q, k, v, layer=0, scaling=SIZE**-0.5, window=window)
     for i, (row, position) in enumerate(zip(owners, at, strict=True)):
         torch.testing.assert_close(keys[row, :, position], k[i])
         wanted = plain(q[i], keys[row], values[row], position, window)

@@ -7,57 +7,115 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import MistralConfig
 
-from jobs.pipeline import Role
-from worker.checkpoints import CheckpointError
-from worker.engine.kv.cache import KVCache
-from worker.main import MEMORY_SHARE, _affordable
+from worker.engine.cuda import memory
+from worker.engine.cuda.batch import FlatBatch
+from worker.engine.cuda.cache import BLOCK_SIZE, BlockCache
 
-CONTEXT = 128
+CPU = torch.device("cpu")
+GB = 2**30
 CONFIG = MistralConfig(
     hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
 )
 
 
 @dataclass
-class Found:
-    """What `worker.checkpoints.find` would have found on a machine with a GPU."""
+class Card:
+    """Stands in for a CUDA device: what `torch.cuda` says of one's memory."""
 
-    device = torch.device("cuda:0")
-    dtype = torch.float16
-    context = CONTEXT
-    adapters = dict.fromkeys(Role)
+    total: int
+    #: Of others.
+    taken: int = 0
+    #: What PyTorch has of it, and what of that tensors have.
+    reserved: int = 0
+    allocated: int = 0
+    #: The most of it that PyTorch may have.
+    share: float = 1.0
+    #: The most that tensors have had since it was last reset.
+    peak: int = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Card:
+        free = self.total - self.taken - self.reserved
+        answers: dict[str, Any] = {
+            "empty_cache": lambda: None,
+            "synchronize": lambda _: None,
+            "mem_get_info": lambda _: (free, self.total),
+            "get_per_process_memory_fraction": lambda _: self.share,
+            "memory_reserved": lambda _: self.reserved,
+            "memory_allocated": lambda _: self.allocated,
+            "reset_peak_memory_stats": lambda _: setattr(self, "peak", self.allocated),
+            "max_memory_allocated": lambda _: self.peak,
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        return self
 
 
 @pytest.mark.parametrize(
-    ("fits", "slots", "wanted"),
+    ("card", "free"),
     [
-        (1, 1, (1, 1)),
-        (2, 1, (1, 2)),
-        (2, 8, (2, 2)),
-        (9, 1, (1, 3)),
-        (9, 4, (4, 4)),
-        (9, 64, (9, 9)),
+        (Card(80 * GB), 80 * GB),
+        (Card(80 * GB, taken=30 * GB), 50 * GB),
+        (Card(80 * GB, taken=30 * GB, reserved=20 * GB, allocated=20 * GB), 30 * GB),
+        (Card(80 * GB, reserved=20 * GB, allocated=15 * GB), 65 * GB),
+        (Card(80 * GB, reserved=20 * GB, allocated=15 * GB, share=0.5), 25 * GB),
+        (Card(80 * GB, taken=70 * GB, share=0.5), 10 * GB),
+        (Card(80 * GB, reserved=50 * GB, allocated=50 * GB, share=0.5), 0),
     ],
 )
-def test_the_rows_that_are_allocated_fit(
-    fits: int, slots: int, wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+def test_what_is_free_is_what_the_device_and_the_processs_share_leave(
+    card: Card, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: Any = Found()
-    each = KVCache.bytes_per_token(CONFIG, found.dtype) * CONTEXT
-    free = int((fits + 0.5) * each / MEMORY_SHARE)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
-    affordable = _affordable(CONFIG, found, slots)
-    assert affordable == wanted
-    cache = KVCache(
-        CONFIG, rows=affordable[1], context=CONTEXT, dtype=found.dtype, device=torch.device("cpu")
+    card.install(monkeypatch)
+    assert memory.free(CPU) == free
+
+
+def blocks(context: int = 128, working: int = 0) -> int:
+    return memory.blocks_that_fit(
+        CONFIG, torch.float16, CPU, block_size=BLOCK_SIZE, context=context, working=working
     )
-    assert cache.nbytes <= free * MEMORY_SHARE
+
+
+@pytest.mark.parametrize("working", [0, 300_000_000])
+def test_the_blocks_that_are_allocated_fit(working: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(GB).install(monkeypatch)
+    found = blocks(working=working)
+    cache = BlockCache(CONFIG, blocks=found, dtype=torch.float16, device=torch.device("meta"))
+    room = GB - working - memory.RESERVE
+    assert 0.95 * room < cache.nbytes <= memory.SHARE * room
+    each = memory.bytes_per_token(CONFIG, torch.float16)
+    assert cache.nbytes == found * BLOCK_SIZE * each
 
 
 def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: Any = Found()
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
-    with pytest.raises(CheckpointError, match="set HELIXQ_MAX_CONTEXT lower"):
-        _affordable(CONFIG, found, 4)
+    Card(GB).install(monkeypatch)
+    # A block belongs to nobody.
+    longest = (blocks() - 1) * BLOCK_SIZE
+    assert blocks(context=longest) == longest // BLOCK_SIZE + 1
+    with pytest.raises(memory.TooLittleMemoryError, match="set HELIXQ_MAX_CONTEXT lower") as caught:
+        blocks(context=longest + 1)
+    assert "and 1.1 GB are free" in str(caught.value)
+    Card(GB, taken=GB).install(monkeypatch)
+    with pytest.raises(memory.TooLittleMemoryError, match=r"and 0\.0 GB are free"):
+        blocks()
+
+
+def test_what_a_step_needs_is_tried_with_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(GB, allocated=1000).install(monkeypatch)
+    seen: list[FlatBatch] = []
+
+    def compute(batch: FlatBatch, cache: BlockCache, keep: Tensor) -> Tensor:
+        """It allocates 5,000 bytes."""
+        seen.append(batch)
+        card.peak = max(card.peak, card.allocated + 5000)
+        assert cache.blocks > 0
+        return torch.zeros(len(keep), 300)
+
+    found = memory.working(compute, CONFIG, torch.float16, CPU, 32, 4)
+    assert found == 5000
+    [batch] = seen
+    assert (len(batch.ids), batch.decoding) == (36, 4)
+    assert (batch.positions < 0).all()
+    assert (batch.adapters < 0).all()

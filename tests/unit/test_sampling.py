@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from jobs.pipeline import Sampling
+from worker.engine import sampling as drawing
 from worker.engine.sampling import TIED, Rows, _gumbel, _in_order, _mix, sample
 
 VOCABULARY = 40
@@ -182,3 +183,53 @@ def test_the_order_of_all_tokens_is_that_of_scores_then_ids() -> None:
         scores, tokens = _in_order(logits, width)
         assert torch.equal(tokens, wanted.indices[:, :width])
         assert torch.equal(scores, wanted.values[:, :width])
+
+
+@pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
+def test_the_order_of_scores_of_16_bits_is_that_of_the_same_in_32(width: torch.dtype) -> None:
+    """Short keys and long ones: every score that there is, ties, both zeros, infinities."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    every = bits.view(width)
+    every = every[~every.isnan()]
+    generator = torch.Generator().manual_seed(4)
+    shuffled = every[torch.randperm(len(every), generator=generator)]
+    crowded = torch.randint(-9, 9, (len(every),), generator=generator).to(width) / 4
+    crowded[::7] = -0.0
+    crowded[5::99] = -torch.inf
+    logits = torch.stack([shuffled, crowded])
+    wanted = logits.float().sort(dim=-1, descending=True, stable=True)
+    for one in (logits, logits.float()):
+        scores, tokens = _in_order(one, 5000)
+        assert torch.equal(tokens, wanted.indices[:, :5000])
+        assert torch.equal(scores.float(), wanted.values[:, :5000])
+
+
+def test_more_tokens_than_16_bits_tell_apart_keep_their_order() -> None:
+    logits = torch.zeros(1, 2**16 + 300, dtype=torch.float16)
+    logits[0, 2**16 :] = 1
+    _, tokens = _in_order(logits, 400)
+    assert tokens[0].tolist() == [*range(2**16, 2**16 + 300), *range(100)]
+
+
+@pytest.mark.parametrize("width", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_can_be_recorded_draws_the_same_tokens(width: torch.dtype) -> None:
+    """Of rows without top-p; some are greedy, scores are equal, and some are no numbers."""
+    vocabulary, most = 300, 64
+    generator = torch.Generator().manual_seed(5)
+    logits = (torch.randn(200, vocabulary, generator=generator) * 2).to(width)
+    logits[50:100] = torch.randint(5, (50, vocabulary), generator=generator).to(width)
+    logits[7, 30], logits[8, 3] = torch.nan, torch.inf
+    logits[9, 10:] = -torch.inf
+    samplings = [
+        Sampling(
+            temperature=(0.0, 0.75, 1.3, 1e-4)[i % 4], top_k=(1, 5, 50, most)[i // 4 % 4], seed=i
+        )
+        for i in range(200)
+    ]
+    positions = list(range(200))
+    rows = Rows.of(samplings, positions, vocabulary, CPU)
+    tokens, sound = sample(logits, rows)
+    again, numbers = drawing.draw(logits, rows.temperature, rows.top_k, rows.noise, most)
+    assert torch.equal(numbers, sound)
+    assert sound.sum() == 198
+    assert torch.equal(again[sound], tokens[sound])
