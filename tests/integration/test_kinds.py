@@ -31,7 +31,7 @@ from worker.engine import roles
 from worker.engine.adapters import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
 from worker.engine.batching import BatchingEngine
 from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.memory import TooLittleMemoryError
+from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
 from worker.lora.adapter import SERVED
@@ -339,10 +339,10 @@ def test_a_device_without_room_for_a_context_is_said_at_the_start(
 ) -> None:
     def full(*_: Any, **__: Any) -> BatchingEngine:
         """Stands in for an engine on a small GPU."""
-        raise TooLittleMemoryError("a context of 4096 tokens needs 9.0 GB")
+        raise DeviceError("a context of 4096 tokens needs 9.0 GB")
 
     monkeypatch.setattr(main, "BatchingEngine", full)
-    with pytest.raises(CheckpointError, match=r"memory is too small: a context of 4096 tokens"):
+    with pytest.raises(CheckpointError, match=r"^HELIXQ_DEVICE=cpu cannot be used: a context"):
         main._start_engine(find(checkpoint), 2, [])
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -41,11 +42,11 @@ HOST = {
 SLOTS = 5
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
     """Notes all operations, with their arguments and results."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.seen: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(
@@ -91,7 +92,8 @@ class Tracer:
 
         def replay() -> Results:
             self.replayed[number] += 1
-            return operations.repeat(results)
+            found: Results = operations.repeat(results)
+            return found
 
         return replay
 
@@ -228,6 +230,25 @@ def test_without_recordings_all_goes_on(
     [said] = [r for r in caplog.records if r.name == runner.__name__]
     assert said.exc_info
     assert "not permitted when stream is capturing" in str(said.exc_info[1])
+
+
+def test_a_shape_that_memory_does_not_suffice_for_is_left_out(
+    checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer, seen = Tracer(), itertools.count()
+
+    def large(step: Step, inputs: Tensor) -> Callable[[], Results]:
+        if not next(seen):
+            raise torch.OutOfMemoryError("out of memory")
+        return tracer(step, inputs)
+
+    requests = [request(random.Random(4)) for _ in range(4)]
+    wanted, found = (
+        answers(load_models(checkpoint), tokenizer, record, requests) for record in (None, large)
+    )
+    assert differing(found, wanted) == []
+    assert len(tracer.replayed) == next(seen) - 1 > 3
+    assert caplog.text.count("memory does not suffice for a recorded step") == 1
 
 
 def test_recording_stops_when_its_time_is_over(

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in div
 
 CONTEXT = 120
 HIDDEN = 40
-COLUMNS = 32
 #: Each sequence's adapter, its first token of the step, and how many it has there. Those with one decode,
 #: in front; a position of -1 only fills up.
 TOKENS = [(0, 110, 1), (1, 3, 1), (2, 70, 1), (-1, -1, 1), (1, 20, 37), (2, 0, 5), (0, 63, 2)]
@@ -144,18 +143,15 @@ class Layer:
 
         self.norm = torch.randn(HIDDEN, generator=generator)
         self.cos, self.sin = torch.randn(2, CONTEXT, half, generator=generator)
-        tile = max(16, 1 << (half - 1).bit_length())
         self.qkv = StackedWeights(
             [
                 of(queries * size, (8, 0, 70)),
                 of(shared * size, (0, 0, 0)),
                 of(shared * size, (4, 5, 6)),
-            ],
-            tile,
-            [half] * 3,
+            ]
         )
-        self.output = StackedWeights([of(HIDDEN, (3, 4, 5), queries * size)], COLUMNS)
-        self.gate_up = StackedWeights([of(100, (3, 0, 5)), of(100, (30, 7, 5))], COLUMNS)
+        self.output = StackedWeights([of(HIDDEN, (3, 4, 5), queries * size)])
+        self.gate_up = StackedWeights([of(112, (3, 0, 5)), of(112, (30, 7, 5))])
 
     def run(self, ops: Any, step: Step, x: Tensor, window: int | None = None) -> dict[str, Tensor]:
         """Return what each operation gives, one after the other."""
@@ -302,3 +298,21 @@ def test_every_token_may_only_fill_up() -> None:
     found = layer.run(kernels, step, inputs(3))
     assert torch.equal(step.cache.keys[0].nan_to_num(9e9), before.nan_to_num(9e9))
     assert not found["attend"][:2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tokens_are_drawn_as_plain_operations_draw_them(dtype: torch.dtype) -> None:
+    """Greedy rows, equal scores, and what is no number."""
+    generator = torch.Generator().manual_seed(5)
+    count, vocabulary, most = 48, 200, 64
+    logits = (torch.randn(count, vocabulary, generator=generator) * 2).to(dtype)
+    logits[20:40] = torch.randint(5, (20, vocabulary), generator=generator).to(dtype)
+    logits[7, 30], logits[8, 3] = torch.nan, torch.inf
+    temperature = torch.tensor([0.0, 0.75, 1.3]).repeat(16)
+    top_k = torch.tensor([1, 5, 50, most]).repeat_interleave(12)
+    noise = torch.randint(-(2**62), 2**62, (count,), generator=generator)
+    found, sound = kernels.draw(logits, temperature, top_k, noise, most)
+    wanted, numbers = plain.draw(logits, temperature, top_k, noise, most)
+    assert torch.equal(sound, numbers)
+    assert sound.sum() == count - 2
+    assert torch.equal(found[sound], wanted[sound])

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig
 
-from worker.engine.cuda import memory
+from worker.engine.cuda import memory, plain
 from worker.engine.cuda.batch import FlatBatch
 from worker.engine.cuda.cache import BLOCK_SIZE, BlockCache
+from worker.engine.cuda.requirements import DeviceError
 
 CPU = torch.device("cpu")
 GB = 2**30
@@ -94,11 +95,11 @@ def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyP
     # A block belongs to nobody.
     longest = (blocks() - 1) * BLOCK_SIZE
     assert blocks(context=longest) == longest // BLOCK_SIZE + 1
-    with pytest.raises(memory.TooLittleMemoryError, match="set HELIXQ_MAX_CONTEXT lower") as caught:
+    with pytest.raises(DeviceError, match="set HELIXQ_MAX_CONTEXT lower") as caught:
         blocks(context=longest + 1)
     assert "and 1.1 GB are free" in str(caught.value)
     Card(GB, taken=GB).install(monkeypatch)
-    with pytest.raises(memory.TooLittleMemoryError, match=r"and 0\.0 GB are free"):
+    with pytest.raises(DeviceError, match=r"and 0\.0 GB are free"):
         blocks()
 
 
@@ -113,7 +114,7 @@ def test_what_a_step_needs_is_tried_with_the_largest(monkeypatch: pytest.MonkeyP
         assert cache.blocks > 0
         return torch.zeros(len(keep), 300)
 
-    found = memory.working(compute, CONFIG, torch.float16, CPU, 32, 4)
+    found = memory.working(compute, plain, CONFIG, torch.float16, CPU, 32, 4)
     assert found == 5000
     [batch] = seen
     assert (len(batch.ids), batch.decoding) == (36, 4)

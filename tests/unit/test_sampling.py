@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from jobs.pipeline import Sampling
-from worker.engine import sampling as drawing
-from worker.engine.sampling import TIED, Rows, _gumbel, _in_order, _mix, sample
+from worker.engine.cuda import plain
+from worker.engine.sampling import TIED, Rows, _gumbel, _mix, in_order, sample
 
 VOCABULARY = 40
 CPU = torch.device("cpu")
@@ -180,7 +180,7 @@ def test_the_order_of_all_tokens_is_that_of_scores_then_ids() -> None:
     logits[1, ::3] = -torch.inf
     wanted = logits.sort(dim=-1, descending=True, stable=True)
     for width in (1, 40, 200):
-        scores, tokens = _in_order(logits, width)
+        scores, tokens = in_order(logits, width)
         assert torch.equal(tokens, wanted.indices[:, :width])
         assert torch.equal(scores, wanted.values[:, :width])
 
@@ -199,7 +199,7 @@ def test_the_order_of_scores_of_16_bits_is_that_of_the_same_in_32(width: torch.d
     logits = torch.stack([shuffled, crowded])
     wanted = logits.float().sort(dim=-1, descending=True, stable=True)
     for one in (logits, logits.float()):
-        scores, tokens = _in_order(one, 5000)
+        scores, tokens = in_order(one, 5000)
         assert torch.equal(tokens, wanted.indices[:, :5000])
         assert torch.equal(scores.float(), wanted.values[:, :5000])
 
@@ -207,7 +207,7 @@ def test_the_order_of_scores_of_16_bits_is_that_of_the_same_in_32(width: torch.d
 def test_more_tokens_than_16_bits_tell_apart_keep_their_order() -> None:
     logits = torch.zeros(1, 2**16 + 300, dtype=torch.float16)
     logits[0, 2**16 :] = 1
-    _, tokens = _in_order(logits, 400)
+    _, tokens = in_order(logits, 400)
     assert tokens[0].tolist() == [*range(2**16, 2**16 + 300), *range(100)]
 
 
@@ -229,7 +229,7 @@ def test_what_can_be_recorded_draws_the_same_tokens(width: torch.dtype) -> None:
     positions = list(range(200))
     rows = Rows.of(samplings, positions, vocabulary, CPU)
     tokens, sound = sample(logits, rows)
-    again, numbers = drawing.draw(logits, rows.temperature, rows.top_k, rows.noise, most)
+    again, numbers = plain.draw(logits, rows.temperature, rows.top_k, rows.noise, most)
     assert torch.equal(numbers, sound)
     assert sound.sum() == 198
     assert torch.equal(again[sound], tokens[sound])
