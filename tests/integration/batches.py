@@ -15,6 +15,7 @@ from tests.conftest import load_models
 from worker.engine import probe
 from worker.engine.adapters import Form
 from worker.engine.batching import BatchingEngine
+from worker.engine.cuda.cache import BLOCK_SIZE
 from worker.engine.interface import (
     Completion,
     Request,
@@ -22,6 +23,8 @@ from worker.engine.interface import (
 from worker.engine.sequence import Sequence
 
 CONTEXT = 256
+#: As few blocks as there may be: they hold one context, or the beginnings of some.
+FEW = CONTEXT // BLOCK_SIZE + 1
 #: Of small random models.
 SIZES: dict[str, Any] = {
     "vocab_size": 768,

@@ -15,9 +15,10 @@ import torch
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
-from tests.integration.batches import CONTEXT, make, request, same
+from tests.integration.batches import CONTEXT, FEW, make, request, same
 from worker.engine import allowance, sampling
 from worker.engine.batching import BatchingEngine
+from worker.engine.cuda.cache import BLOCK_SIZE
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -137,6 +138,7 @@ def test_a_batch_grows_again_when_there_is_memory(
     Faulty(engine, fault)
     rng = random.Random(6)
     requests = [request(rng) for _ in range(16)]
+    requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=24)) for r in requests]
     found = [g.result() for g in [engine.submit(r) for r in requests[:8]]]
     assert least[0] <= 3
     assert least[1] <= 20
@@ -284,14 +286,14 @@ def test_who_has_made_room_when_a_step_fails_does_not_wait_for_it(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
     """It waits for the token that will never be read."""
-    engine = make(checkpoint, tokenizer, slots=4, paged=True, blocks=18)
+    engine = make(checkpoint, tokenizer, slots=4, paged=True, blocks=FEW)
     failed: list[Any] = []
 
     def fails(plan: Any) -> bool:
         """If the next plan makes room: the token of who does is in this one."""
         scheduler = engine._scheduler
         free = engine._runner.memory.free  # type: ignore[attr-defined]  # of blocks
-        due = sum((s.cached + 1) % 16 == 0 for s in scheduler.running if s in plan.decoding)
+        due = sum((s.cached + 1) % BLOCK_SIZE == 0 for s in scheduler.running if s in plan.decoding)
         if not failed and due > free:
             failed.append(plan)
             return True

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
-from tests.integration.batches import CONTEXT, WORDS, request, same, together
+from tests.integration.batches import CONTEXT, FEW, WORDS, request, same, together
 from tests.integration.test_batching import mixed
 from worker.engine.batching import BatchingEngine
 from worker.engine.cuda import runner
@@ -195,8 +195,9 @@ def test_who_makes_room_is_computed_anew_in_recorded_steps(
 ) -> None:
     caplog.set_level("INFO")
     rng = random.Random(8)
-    requests = [request(rng, temperature=0.75, limit=80) for _ in range(12)]
-    check(lambda: load_models(checkpoint), tokenizer, requests, blocks=18)
+    requests = [request(rng, temperature=0.75) for _ in range(16)]
+    requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=80)) for r in requests]
+    check(lambda: load_models(checkpoint), tokenizer, requests, blocks=FEW)
     assert "makes room" in caplog.text
 
 

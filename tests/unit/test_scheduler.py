@@ -199,7 +199,8 @@ def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
 
 
 def test_a_long_prompt_does_not_stop_the_others() -> None:
-    scheduler = Scheduler(2, 8, Rows(2, context=2 * CONTEXT, adapters=3))
+    """A step has nine tokens, of which those that decode have theirs first."""
+    scheduler = Scheduler(2, 9, Rows(2, context=2 * CONTEXT, adapters=3))
     quick, long = sequence([7] * 2, 100), sequence([8] * 80, 1)
     scheduler.add(quick)
     scheduler.computed(scheduler.plan())
