@@ -1,8 +1,9 @@
 # ruff: noqa: N803, N806  (Triton writes what is fixed when a kernel is compiled in capitals)
 """Triton kernels of a step; `worker.engine.cuda.plain` says the same in plain PyTorch.
 
-No result of a token depends on which other tokens are in the step: what is summed, and in which order,
-is a function of the token's own sequence. Attention over many keys is split at places that depend on
+What a kernel gives a token does not depend on which other tokens are in the step: what is summed, and in
+which order, is a function of the token's own sequence. (Which kernel multiplies depends on how many there are:
+`few`, and cuBLAS's choice.) Attention over many keys is split at places that depend on
 their number alone (Flash-Decoding, Dao et al., 2023), over blocks that need not lie side by side
 (PagedAttention, Kwon et al., SOSP 2023), with a running maximum (FlashAttention, Dao et al., NeurIPS
 2022). The adapters' second factors are added where the products are used anyway: a tile of tokens visits
