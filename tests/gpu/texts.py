@@ -31,6 +31,7 @@ from worker.engine.interface import (
     Request,
 )
 from worker.engine.reference import ReferenceEngine
+from worker.engine.sequence import Sequence as Sequence_
 
 CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 CONTEXT = 512
@@ -214,28 +215,28 @@ class Checked:
 
 
 def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int]) -> Generation:
-    """Submit what is cancelled with its first piece; note how many steps later it ended.
+    """Submit what is cancelled with its first piece; note how many steps later the engine let it go.
 
-    Both happen on the engine's thread, so that no step goes by unseen.
+    The end is seen on the engine's thread, so that no step goes by unseen.
     """
-    generation = engine.submit(Request(Role.ACTOR, "gravity", sampling))
-    emit, end = generation.emit, generation.end
+    finish = engine._finish
     at: list[int] = []
+    generation = engine.submit(Request(Role.ACTOR, "gravity", sampling))
+    emit = generation.emit
 
     def emitted(delta: str) -> None:
         emit(delta)
         if not at:
-            at.append(engine.steps)
             generation.cancel()
+            at.append(engine.steps)  # later: a step that began before does not count
 
-    def ended(outcome: Completion | EngineError) -> None:
-        cancelled = getattr(outcome, "finish_reason", None) is FinishReason.CANCELLED
-        if at and cancelled:
-            steps.append(engine.steps - at[0])
-        end(outcome)
+    def finished(sequence: Sequence_, reason: FinishReason) -> None:
+        if sequence.generation is generation and reason is FinishReason.CANCELLED:
+            steps.append(engine.steps - at[0] if at else 0)
+        finish(sequence, reason)
 
     generation.emit = emitted  # type: ignore[method-assign]  # it looks over the engine's shoulder
-    generation.end = ended  # type: ignore[method-assign]
+    engine._finish = finished  # type: ignore[method-assign]
     return generation
 
 

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from collections.abc import Sequence as Several
 
 import torch
@@ -21,24 +21,15 @@ from worker.engine.detokenizer import Detokenizer
 from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
 from worker.engine.encoder import Encoder
 from worker.engine.endings import settle
-from worker.engine.interface import (
-    Completion,
-    EngineError,
-    FinishReason,
-    Generation,
-    Request,
-)
+from worker.engine.interface import EngineError, FinishReason, Generation, Request
 from worker.engine.model_runner import Drawn, Launched
+from worker.engine.output_processor import News, OutputProcessor, whole_pieces
 from worker.engine.scheduler import Chunk, Plan, Scheduler
 from worker.engine.sequence import NOWHERE, PENDING, Sequence
 from worker.engine.threads import Sharing
 
 log = logging.getLogger(__name__)
 
-#: Tokens of a piece of text, but for the first piece, which is one token: decoding each token by
-#: itself would take longer than computing it. Pieces depend on the count alone and not on the time,
-#: so that a stage that runs again after a crash streams the same pieces.
-PIECE = 4
 #: Seconds between two looks for new pieces.
 TELL_INTERVAL = 0.05
 
@@ -93,15 +84,8 @@ class BatchingEngine:
             worker.engine.cuda.requirements.DeviceError: the device has no room for one context, or what
                 its kernels need is missing.
         """
-        self.context = context
-        self._on_device_lost = on_device_lost
-        #: Steps so far, and the tokens that they computed, without drafts that were wrong.
-        self.steps = 0
-        self.computed = 0
-        self._names = list(models)
-        self._ends = settle(next(iter(models.values())), tokenizer)
-        self._tokenizer = tokenizer
-        self._encode = Encoder(tokenizer, context)
+        names = list(models)
+        ends = settle(next(iter(models.values())), tokenizer)
         built = runners.build(
             models,
             context=context,
@@ -111,8 +95,69 @@ class BatchingEngine:
             paged=paged,
             blocks=blocks,
             record=record,
-            keys=keys or self._names,
+            keys=keys or names,
         )
+        self._begin(
+            built,
+            tokenizer,
+            names=names,
+            ends=ends,
+            context=context,
+            drafts=drafts,
+            on_device_lost=on_device_lost,
+        )
+
+    @classmethod
+    def around(
+        cls,
+        built: runners.Built,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        names: Several[str],
+        ends: Container[int],
+        context: int,
+    ) -> BatchingEngine:
+        """Start an engine around what computes its steps already.
+
+        Args:
+            built: what does, and the numbers that suit it.
+            tokenizer: the texts'.
+            names: of the roles, in the order of their adapters.
+            ends: the tokens that end a text.
+            context: tokens of prompt and output together.
+        """
+        engine = cls.__new__(cls)
+        engine._begin(
+            built,
+            tokenizer,
+            names=names,
+            ends=ends,
+            context=context,
+            drafts=True,
+            on_device_lost=lambda: None,
+        )
+        return engine
+
+    def _begin(
+        self,
+        built: runners.Built,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        names: Several[str],
+        ends: Container[int],
+        context: int,
+        drafts: bool,
+        on_device_lost: Callable[[], object],
+    ) -> None:
+        self.context = context
+        self._on_device_lost = on_device_lost
+        #: Steps so far, and the tokens that they computed, without drafts that were wrong.
+        self.steps = 0
+        self.computed = 0
+        self._names = list(names)
+        self._ends = ends
+        self._tokenizer = tokenizer
+        self._encode = Encoder(tokenizer, context)
         self._runner = built.runner
         self.slots = built.slots
         self._sharing: Sharing = built.sharing
@@ -125,6 +170,7 @@ class BatchingEngine:
         self._launched: Launched | None = None
         self._arriving: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._closed = threading.Event()
+        self._output = OutputProcessor(tokenizer)
         self._told = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
@@ -198,6 +244,7 @@ class BatchingEngine:
             self._admit(block=False)
         for sequence in [*scheduler.running, *scheduler.waiting]:
             self._fail(sequence, EngineError("the engine was closed"))
+        self._output.close()
         self._sharing.end()
 
     def _admit(self, *, block: bool) -> None:
@@ -306,7 +353,7 @@ class BatchingEngine:
             end = start + 1 + len(draft)
             tokens, sound = drawn.tokens[start:end], drawn.sound[start:end]
             start = end
-            if sequence.generation.ended:  # while the step was under way
+            if sequence.ended:  # while the step was under way
                 continue
             if self._runner.ahead:
                 self._fill(sequence, tokens[0], sound[0])
@@ -392,7 +439,7 @@ class BatchingEngine:
         alone = [Plan([s], []) for s in plan.decoding] + [Plan([], [c]) for c in plan.chunks]
         if len(alone) == 1:
             [sequence] = plan.sequences
-            if not sequence.generation.ended:
+            if not sequence.ended:
                 self._fail(sequence, EngineError(f"{type(error).__name__}: {error}"))
             return
         for plan_ in alone:
@@ -404,48 +451,32 @@ class BatchingEngine:
     # --- text and ends ----------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Hand the new text on, a few times a second."""
+        """Hand the new tokens on, a few times a second."""
         now = time.monotonic()
         if now - self._told < TELL_INTERVAL:
             return
         self._told = now
+        news = []
         for sequence in self._scheduler.running:
-            self._tell_one(sequence)
-
-    def _tell_one(self, sequence: Sequence) -> None:
-        known = len(sequence.tokens) - sequence.pending
-        while True:
-            end = sequence.told + (PIECE if sequence.told else 1)
-            if end > known:
-                return
-            if delta := sequence.detokenizer.extend(sequence.tokens[sequence.told : end]):
-                sequence.generation.emit(delta)
-            sequence.told = end
+            start, end = sequence.told, whole_pieces(len(sequence.tokens) - sequence.pending)
+            if end > start:
+                news.append(News(sequence, start, sequence.tokens[start:end]))
+                sequence.told = end
+        if news:
+            self._output.put(news)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         while sequence.pending:
             sequence.tokens.pop()
-        self._tell_one(sequence)
-        detokenizer = sequence.detokenizer
-        last = [detokenizer.extend(sequence.tokens[sequence.told :])]
-        text, rest = detokenizer.finish()
-        if reason is not FinishReason.CANCELLED:
-            # What was broken off may run again, and then this piece would be longer.
-            for delta in filter(None, (*last, rest)):
-                sequence.generation.emit(delta)
-        self._scheduler.remove(sequence)
-        sequence.generation.end(
-            Completion(
-                text=text,
-                deltas=detokenizer.deltas,
-                prompt_tokens=len(sequence.prompt),
-                output_tokens=len(sequence.tokens),
-                finish_reason=reason,
-                max_output_tokens=sequence.limit,
-                first_token_at=sequence.first_token_at,
-            )
-        )
+        self._end(sequence, reason)
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
-        self._scheduler.remove(sequence, damaged=True)
-        sequence.generation.end(error)
+        self._end(sequence, error)
+
+    def _end(self, sequence: Sequence, end: FinishReason | EngineError) -> None:
+        """Let go of a sequence at once; its text and its end are told meanwhile."""
+        failed = isinstance(end, EngineError)
+        self._scheduler.remove(sequence, damaged=failed)
+        sequence.ended = True
+        tokens = [] if failed else sequence.tokens[sequence.told :]
+        self._output.put([News(sequence, sequence.told, tokens, end)])

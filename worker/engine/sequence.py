@@ -27,8 +27,10 @@ class Sequence:
     detokenizer: Detokenizer
     #: New tokens so far; the last one may be `PENDING`.
     tokens: list[int] = field(default_factory=list)
-    #: How many of them the detokenizer has seen.
+    #: How many of them are on their way to the detokenizer.
     told: int = 0
+    #: Whether the engine has let go of it; its generation ends when all of its text is told.
+    ended: bool = False
     #: How many tokens have their keys and values in the cache.
     cached: int = 0
     #: Guesses of the tokens after the newest, which the next step computes along with it.
