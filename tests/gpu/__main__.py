@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def main() -> int:
     """Run the sections that are asked for; return 1 if something does not hold, else 0."""
     options = _options()
     faulthandler.dump_traceback_later(options.budget + GRACE, exit=True)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
     out = os.environ.get("OUT")
     report = Report(options.budget, Path(out) / "gpu.jsonl" if out else None)
