@@ -200,7 +200,8 @@ def _start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> 
             found.tokenizer,
             context=found.context,
             slots=slots,
-            keys=[found.adapters[Role(name)].digest for name in loaded.models],
+            # Not the digests: they may still be being made.
+            keys=[str(found.adapters[Role(name)].path.resolve()) for name in loaded.models],
             on_device_lost=_die,
         )
     except DeviceError as error:

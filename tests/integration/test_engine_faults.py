@@ -15,7 +15,7 @@ import torch
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
-from tests.integration.batches import CONTEXT, FEW, make, request, same
+from tests.integration.batches import CONTEXT, FEW, WORDS, make, request, same
 from worker.engine import allowance, sampling
 from worker.engine.batching import BatchingEngine
 from worker.engine.cuda.cache import BLOCK_SIZE
@@ -107,7 +107,15 @@ def test_running_out_of_memory_shrinks_the_batch(
 
     Faulty(engine, fault)
     rng = random.Random(6)
-    requests = [request(rng, temperature=(i % 2) * 0.75) for i in range(16)]
+    # Short prompts, so that many decode together although few of their tokens are read in a step.
+    requests = [
+        Request(
+            rng.choice(list(Role)),
+            " ".join(rng.choices(WORDS, k=2)),
+            Sampling(temperature=(i % 2) * 0.75, max_output_tokens=60, seed=i),
+        )
+        for i in range(16)
+    ]
     found = [g.result() for g in [engine.submit(r) for r in requests]]
     engine.close()
     assert min(slots for slots, _ in sizes) <= 3

@@ -74,8 +74,8 @@ class BatchingEngine:
             blocks: of the paged cache; as many as fit the device's memory by default.
             record: says for a device how steps are recorded, to be replayed; each is laid out anew if
                 None.
-            keys: what tells each adapter's weights from others', as a digest does, in the models'
-                order: equal ones share the beginnings of prompts.
+            keys: what tells each adapter's weights from others', as a digest or their place on the disk
+                does, in the models' order: equal ones share the beginnings of prompts.
             on_device_lost: called after an error that a device has for its process for ever, before
                 the requests fail.
 

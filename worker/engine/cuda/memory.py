@@ -14,8 +14,9 @@ from worker.engine.cuda.requirements import DeviceError
 #: Of the memory that is left, what keys and values may take: fragments, and libraries that allocate for
 #: themselves, need the rest.
 SHARE = 0.985
-#: Bytes that recorded steps and the libraries' workspaces need.
-RESERVE = 2**28
+#: Bytes for recorded steps, which have memory of their own and take some for each of their kernels, and for
+#: the libraries' workspaces. On an H100, 1.3 GB in all was too little for Mistral-7B's, and 2.5 GB sufficed.
+RESERVE = 3 * 2**29
 #: Candidates of a draw.
 MOST_CANDIDATES = 64
 

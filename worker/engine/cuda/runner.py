@@ -121,6 +121,7 @@ class PagedRunner:
         self._tables = torch.zeros(memory.tables.shape, dtype=torch.int32, device=self._device)
         #: The newest token of each row; one more row for what fills up.
         self._newest = torch.zeros(self._rows + 1, dtype=torch.int64, device=self._device)
+        self._scores = torch.empty(0)
         self._recordings: dict[Shape, tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]] = {}
         self._pinned = self._device.type == "cuda"
         # Of each row's sequence: what does not change while it runs.
@@ -166,6 +167,9 @@ class PagedRunner:
             return 0
         began = said = time.monotonic()
         shapes = self.shapes(chunk)
+        # One for all: each recording would keep its own for ever, half a GB together.
+        size = max(shape.draws for shape in shapes), self._vocabulary
+        self._scores = torch.empty(size, dtype=self._cache.keys[0].dtype, device=self._device)
         for number, shape in enumerate(shapes):
             if time.monotonic() - said > SAY_INTERVAL:
                 said = time.monotonic()
@@ -181,7 +185,7 @@ class PagedRunner:
     def _capture(self, shape: Shape, record: Record) -> bool:
         inputs = torch.from_numpy(self._empty(shape)).to(self._device)
         try:
-            replay = record(lambda inputs: self._step(shape, inputs), inputs)
+            replay = record(lambda inputs: self._kept(shape, inputs), inputs)
         except torch.OutOfMemoryError:
             log.warning("memory does not suffice for a recorded step of %s", shape)
             return True
@@ -192,6 +196,11 @@ class PagedRunner:
             return False
         self._recordings[shape] = inputs, replay
         return True
+
+    def _kept(self, shape: Shape, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_step`, with the scores where the next recorded step puts its own."""
+        tokens, scores = self._step(shape, inputs)
+        return tokens, self._scores[: len(scores)].copy_(scores)
 
     @property
     def _reach(self) -> int:
