@@ -15,6 +15,7 @@ from worker.engine.adapters import Factors, Projection
 from worker.engine.cuda import kernels, plain, weights
 from worker.engine.cuda.batch import FlatBatch
 from worker.engine.cuda.cache import BlockCache
+from worker.engine.cuda.kernels import attention
 from worker.engine.cuda.weights import StackedWeights
 
 # The lines of a tile beyond its tokens come to 0 / 0, and are not stored.
@@ -31,9 +32,9 @@ DECODING = 4
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let contexts as short as these be split, one of them into splits of two turns each."""
-    monkeypatch.setattr(kernels, "SPLIT_KEYS", 16)
-    monkeypatch.setattr(kernels, "SPLITS", 4)
-    monkeypatch.setattr(kernels, "DECODING", (16, 4, 2))
+    monkeypatch.setattr(attention, "SPLIT_KEYS", 16)
+    monkeypatch.setattr(attention, "SPLITS", 4)
+    monkeypatch.setattr(attention, "DECODING", (16, 4, 2))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The kernels of a step give what the same in plain PyTorch gives, as Triton interprets them."""
+"""The kernels of a step give what the same in plain PyTorch gives, and compile for a GPU as they should."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 
-def test_kernels_as_triton_interprets_them() -> None:
+@pytest.mark.parametrize("way", ["interpreted", "compiled"])
+def test_kernels_as_triton_takes_them(way: str) -> None:
     """In a process of its own: Triton decides to interpret when it is imported."""
     pytest.importorskip("triton")
-    tests = Path(__file__).with_name("kernels_interpreted.py")
+    tests = Path(__file__).with_name(f"kernels_{way}.py")
     command = [sys.executable, "-m", "pytest", "--noconftest", "-qq", "-p", "no:cacheprovider"]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    environment = os.environ | {"TRITON_INTERPRET": str(int(way == "interpreted"))}
     ended = subprocess.run([*command, tests], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
