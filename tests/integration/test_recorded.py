@@ -249,7 +249,7 @@ def test_a_shape_that_memory_does_not_suffice_for_is_left_out(
     )
     assert differing(found, wanted) == []
     assert len(tracer.replayed) == next(seen) - 1 > 3
-    assert caplog.text.count("memory does not suffice for a recorded step") == 1
+    assert caplog.text.count("memory did not suffice to record 1 of ") == 1
 
 
 def test_recording_stops_when_its_time_is_over(

@@ -170,15 +170,26 @@ class PagedRunner:
         # One for all: each recording would keep its own for ever, half a GB together.
         size = max(shape.draws for shape in shapes), self._vocabulary
         self._scores = torch.empty(size, dtype=self._cache.keys[0].dtype, device=self._device)
+        scarce = 0
         for number, shape in enumerate(shapes):
             if time.monotonic() - said > SAY_INTERVAL:
                 said = time.monotonic()
-                log.info("recorded %d of %d shapes of steps", number, len(shapes))
+                log.info("recorded %d of %d shapes of steps", len(self._recordings), len(shapes))
             if time.monotonic() - began > seconds:
                 log.warning("%d of %d shapes of steps were recorded in time", number, len(shapes))
                 break
-            if not self._capture(shape, self._record):
-                break
+            try:
+                if not self._capture(shape, self._record):
+                    break
+            except torch.OutOfMemoryError:
+                scarce += 1
+        if scarce:
+            log.warning(
+                "memory did not suffice to record %d of %d shapes of steps, which will be slower; "
+                "is another program on the device?",
+                scarce,
+                len(shapes),
+            )
         return len(self._recordings)
 
     @torch.inference_mode()
@@ -187,8 +198,7 @@ class PagedRunner:
         try:
             replay = record(lambda inputs: self._kept(shape, inputs), inputs)
         except torch.OutOfMemoryError:
-            log.warning("memory does not suffice for a recorded step of %s", shape)
-            return True
+            raise
         except Exception:
             # All goes on without, slower; if it is the device's fault, the next step will tell.
             log.warning("decoding steps are not recorded any more", exc_info=True)
