@@ -81,24 +81,24 @@ def blocks(context: int = 128, working: int = 0) -> int:
 
 @pytest.mark.parametrize("working", [0, 300_000_000])
 def test_the_blocks_that_are_allocated_fit(working: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    Card(GB).install(monkeypatch)
+    Card(4 * GB).install(monkeypatch)
     found = blocks(working=working)
     cache = BlockCache(CONFIG, blocks=found, dtype=torch.float16, device=torch.device("meta"))
-    room = GB - working - memory.RESERVE
+    room = 4 * GB - working - memory.RESERVE
     assert 0.95 * room < cache.nbytes <= memory.SHARE * room
     each = memory.bytes_per_token(CONFIG, torch.float16)
     assert cache.nbytes == found * BLOCK_SIZE * each
 
 
 def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    Card(GB).install(monkeypatch)
+    Card(4 * GB).install(monkeypatch)
     # A block belongs to nobody.
     longest = (blocks() - 1) * BLOCK_SIZE
     assert blocks(context=longest) == longest // BLOCK_SIZE + 1
     with pytest.raises(DeviceError, match="set HELIXQ_MAX_CONTEXT lower") as caught:
         blocks(context=longest + 1)
-    assert "and 1.1 GB are free" in str(caught.value)
-    Card(GB, taken=GB).install(monkeypatch)
+    assert "and 4.3 GB are free" in str(caught.value)
+    Card(4 * GB, taken=4 * GB).install(monkeypatch)
     with pytest.raises(DeviceError, match=r"and 0\.0 GB are free"):
         blocks()
 
