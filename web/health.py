@@ -1,4 +1,4 @@
-"""Is the process alive, and could a question be answered now?"""
+"""Liveness and readiness, for supervisors and load balancers."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import redis
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
-from web.services import services
+from web.services import get_services
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
 def healthz() -> Response:
-    """Say that the process answers."""
+    """Reply: the process responds."""
     return jsonify(status="ok")
 
 
 @blueprint.get("/readyz")
 def readyz() -> tuple[Response, int]:
-    """Check the database, Redis and that a worker is ready: 200, or 503 and what is missing."""
-    found = services()
+    """Check the database, Redis and the workers: reply with 200, or with 503 and what is missing."""
+    services = get_services()
     checks = {"database": "ok", "redis": "ok", "worker": "ok"}
     try:
-        if not found.store.ready_workers():
-            loading = found.store.loading()
+        if not services.store.ready_workers():
+            loading = services.store.loading()
             checks["worker"] = "a worker loads its model" if loading else "no worker is ready"
     except SQLAlchemyError:
         checks["database"] = "unreachable"
         checks["worker"] = "unknown"
     try:
-        found.progress.ping()
+        services.progress.ping()
     except redis.RedisError:
         checks["redis"] = "unreachable"
     ready = set(checks.values()) == {"ok"}

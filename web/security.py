@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, request
 
 from jobs.settings import Settings
-from web.errors import RequestError
+from web.errors import HTTPError
 
 #: Scripts and styles are files of ours: no inline code, no other origin, no frames.
 CONTENT_SECURITY_POLICY = (
@@ -32,7 +32,7 @@ def _refuse_other_names(hosts: set[str]) -> None:
     except ValueError:
         name = None
     if name not in hosts:
-        raise RequestError(400, "This server is for this machine only.", code="untrusted_host")
+        raise HTTPError(400, "This server is for this machine only.", code="untrusted_host")
 
 
 def _refuse_cross_site() -> None:
@@ -42,9 +42,7 @@ def _refuse_cross_site() -> None:
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
     if site not in ("none", "same-origin") or (origin is not None and _foreign(origin)):
-        raise RequestError(
-            403, "A page of another site may not do this.", code="cross_site_request"
-        )
+        raise HTTPError(403, "A page of another site may not do this.", code="cross_site_request")
 
 
 def _foreign(origin: str) -> bool:

@@ -22,14 +22,15 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from jobs.settings import Settings
 from web import MAX_BODY, create_app
-from web.errors import RequestError, respond
+from web.errors import HTTPError, error_response
 from web.limits import raise_open_files
-from web.services import WAITING, Services
+from web.services import Services
+from web.waiting import MAX_WAITING
 
 log = logging.getLogger(__name__)
 
 #: Requests served at once: those that wait for jobs, and some for the others.
-THREADS = WAITING + 56
+THREADS = MAX_WAITING + 56
 #: Seconds that replies in progress may take to finish after a signal.
 GRACE = 5.0
 #: Seconds that a client may take to send a request.
@@ -64,17 +65,17 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress ships no types
     def execute(self) -> None:
         error = self.request.error
         code = "request_too_large" if error.code == 413 else "bad_request"
-        message, kind = f"The request is malformed: {error.body}.", "invalid_request_error"
+        message = f"The request is malformed: {error.body}."
         if error.code == 413:
             message = "The request is larger than 1 MiB."
         elif error.code == 431:
             message = f"The request's headers are larger than {MAX_HEAD >> 10} KiB."
         elif error.code >= 500:
-            message, code, kind = f"{error.body}.", "server_error", "server_error"
+            message, code = f"{error.body}.", "server_error"
         self.channel.refused = True
         app: Flask = self.channel.server.flask
         with app.test_request_context(getattr(self.request, "path", "") or "/"):
-            reply = respond(RequestError(error.code, message, code=code, kind=kind))
+            reply = error_response(HTTPError(error.code, message, code=code))
             reply = app.process_response(reply)
         body = reply.get_data()
         self.status = reply.status
@@ -216,7 +217,7 @@ def serve(settings: Settings) -> None:
     found: Services = app.extensions["helixq"]
     server = _Server(app, listener, most)
     signals = _Signals(server)
-    found.stopping = lambda: signals.asked > 0
+    found.waiter.stopping = lambda: signals.asked > 0
     log.info("listening at %s", settings.url)
     while not signals.asked:
         server.turn(TURN)

@@ -16,7 +16,7 @@ import migrations
 from jobs.store import Store
 from tests.servers import PATIENCE, Process, RedisServer, free_port, helixq
 from web.limits import raise_open_files
-from web.services import WAITING
+from web.waiting import MAX_WAITING
 
 #: More than the web has threads, and than a process may have files by default.
 CLIENTS = 1000
@@ -117,7 +117,7 @@ def test_readers_that_have_gone_give_their_places_back(web: Web) -> None:
         b'Content-Length: 17\r\n\r\n{"input": "Why?"}'
     )
     with ExitStack() as stack:
-        for number in range(WAITING):
+        for number in range(MAX_WAITING):
             stream = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             stack.enter_context(web.send((wait, stream)[number % 2]))
         give_up = time.monotonic() + PATIENCE

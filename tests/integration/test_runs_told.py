@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from jobs import settings
 from jobs.db import utcnow
 from jobs.models import Job, Worker, WorkerState
+from jobs.protocol.events import events
 from jobs.store import Runtime, Store
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import RedisServer
 from web import create_app
-from web.v1.events import events
 
 OTHER = "worker-2"
 #: Flask's test client, whose types call every reply's JSON possibly None.

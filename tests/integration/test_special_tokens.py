@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from jobs import settings
 from jobs.pipeline import Role, Sampling
+from jobs.protocol.tokens import TokenCounter
 from jobs.store import Runtime, Store
 from tests.conftest import model_settings
-from web.services import TokenCounter
 from worker import checkpoints, loading
 from worker.checkpoints import Checkpoints
 from worker.engine.batching import BatchingEngine

@@ -31,7 +31,7 @@ from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import PATIENCE, RedisServer
 from web import create_app
 from web.services import Services
-from web.v1 import feeds
+from web.v1 import feeds, sse
 
 
 class Web:
@@ -54,7 +54,7 @@ class Web:
         try:
             for chunk in chunks:
                 yield chunk
-                if chunk == feeds.WAITING:
+                if chunk == sse.KEEPALIVE:
                     self.comments.release()
         finally:
             chunks.close()
@@ -72,7 +72,7 @@ def serving(database: str, redis: str) -> Iterator[Web]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield web
-    web.services.stopping = lambda: True
+    web.services.waiter.stopping = lambda: True
     server.shutdown()
     thread.join()
     server.server_close()
@@ -110,7 +110,7 @@ def read_with_ours(web: Web, job_id: str) -> list[str]:
 def test_a_silent_stream_shows_that_it_is_alive_and_no_reader_stumbles(
     web: Web, read: Callable[[Web, str], list[str]]
 ) -> None:
-    web.services.keepalive = 0.02
+    web.app.extensions["helixq.feeds"].keepalive_interval = 0.02
     job = submit(web.store)
     with ThreadPoolExecutor(1) as pool:
         told = pool.submit(read, web, job.id)
@@ -207,9 +207,9 @@ def test_a_message_costs_the_same_however_long_the_text_and_readers_share(
 ) -> None:
     """What is read of the database does not grow with the pieces, nor with each reader."""
     monkeypatch.setattr(
-        feeds, "LOOK", math.inf
+        feeds, "CHECK_INTERVAL", math.inf
     )  # those looks come with the time, not with the text
-    monkeypatch.setattr(feeds, "PARTIAL_LOOK", 60.0)
+    monkeypatch.setattr(feeds, "PARTIAL_TEXT_INTERVAL", 60.0)
     few, many, shared = selects(web, 2, 1), selects(web, 100, 1), selects(web, 2, 8)
     # News of changed rows are read together or one by one, as it happens: a look more or less for each.
     assert many < few + 98 / 4, "far less than a look for each of 98 pieces more"
@@ -274,7 +274,7 @@ def test_a_stream_goes_on_where_a_lost_attempt_stopped(web: Web) -> None:
 def test_text_that_was_told_and_lost_does_not_hold_the_end_back(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeds, "PARTIAL_GRACE", 0.0)
+    monkeypatch.setattr(feeds, "PARTIAL_TEXT_TIMEOUT", 0.0)
     job = submit(web.store)
     stage = claim(web.store, job)
     with Reader(web, job) as reader:

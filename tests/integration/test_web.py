@@ -16,13 +16,14 @@ import migrations
 from jobs import settings
 from jobs.models import Status, WorkerState
 from jobs.pipeline import DEFAULT_SYSTEM, Sampling
+from jobs.protocol.errors import InvalidRequestError
 from jobs.store import Output, Runtime, Store
 from tests.conftest import WORKER
 from tests.servers import RedisServer
 from web import create_app
-from web.errors import RequestError
-from web.services import WAITING, Services
-from web.v1 import accept
+from web.services import Services
+from web.v1 import routes
+from web.waiting import MAX_WAITING
 
 #: Flask's test client, whose types call every reply's JSON possibly None.
 Client = Any
@@ -167,7 +168,7 @@ def test_bad_questions_are_refused_and_not_stored(web: Client, store: Store) -> 
         assert (reply.status_code, error["param"], error["code"]) == (400, param, code), error
         assert error["type"] == "invalid_request_error"
         assert error["message"].endswith(".")
-        assert "_Message" not in error["message"]
+        assert "Message" not in error["message"]
     assert store.page(limit=1) == ([], False)
 
 
@@ -206,7 +207,7 @@ def test_unknown_things_have_errors_in_the_shape_of_their_place(web: Client) -> 
     assert set(reply.json) >= {"title", "status", "detail"}
     reply = web.get("/jobs/resp_none")
     assert (reply.status_code, reply.mimetype) == (404, "text/html")
-    assert "no job with the id" in reply.text
+    assert "No such job" in reply.text
     reply = web.delete("/v1/models")
     assert reply.status_code == 405
     assert "GET" in reply.headers["Allow"]
@@ -347,7 +348,7 @@ def test_what_was_accepted_stays_accepted_whatever_has_changed(
 
     kinds = {"background": {"background": True}, "wait": {}, "stream": {"stream": True}}
     found: Services = web.application.extensions["helixq"]
-    found.stopping = lambda: True  # so that nothing waits for the end
+    found.waiter.stopping = lambda: True  # so that nothing waits for the end
     for key, body in kinds.items():
         assert post(web, key, **body).status_code in (200, 202)
     ids = [job.id for job in store.page(limit=10, newest_first=False)[0]]
@@ -372,8 +373,8 @@ def test_what_was_accepted_stays_accepted_whatever_has_changed(
     reply = post(client, "background", background=True, seed=1)
     assert (reply.status_code, reply.json["error"]["code"]) == (422, "idempotency_key_reused")
     with ExitStack() as stack:
-        for _ in range(WAITING):
-            stack.enter_context(changed.waiting_room())
+        for _ in range(MAX_WAITING):
+            stack.enter_context(changed.waiter.slot())
         reply = post(client, "wait")  # it has ended: there is nothing to wait for
         assert (reply.status_code, reply.json["id"]) == (200, ids[1])
     store.cancel(ids[2])
@@ -381,7 +382,7 @@ def test_what_was_accepted_stays_accepted_whatever_has_changed(
     assert len(store.page(limit=10)[0]) == 3
     # What a version takes, the next one may not; the digest is of the request as it was sent.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accept, "validate", Mock(side_effect=RequestError(400, "No.", code="no")))
+        patch.setattr(routes, "validate", Mock(side_effect=InvalidRequestError("No.", code="no")))
         assert post(client, "background", background=True).json["id"] == ids[0]
     changed.store.close()
     changed.progress.close()
@@ -476,8 +477,8 @@ def test_when_too_many_wait_one_more_is_sent_away(web: Client, store: Store) -> 
     found: Services = web.application.extensions["helixq"]
     job_id = ask(web)["id"]
     with ExitStack() as stack:
-        for _ in range(WAITING):
-            stack.enter_context(found.waiting_room())
+        for _ in range(MAX_WAITING):
+            stack.enter_context(found.waiter.slot())
         for reply in (
             web.post("/v1/responses", json={"input": "Why?"}),
             web.get(f"/v1/responses/{job_id}?stream=true"),
@@ -490,13 +491,13 @@ def test_when_too_many_wait_one_more_is_sent_away(web: Client, store: Store) -> 
     for _ in range(3):  # streams give their place back
         assert web.get(f"/v1/responses/{job_id}?stream=true").text
     with ExitStack() as stack:
-        for _ in range(WAITING):
-            stack.enter_context(found.waiting_room())
+        for _ in range(MAX_WAITING):
+            stack.enter_context(found.waiter.slot())
 
 
 def test_a_server_that_stops_leaves_the_job_to_be_polled(web: Client, store: Store) -> None:
     found: Services = web.application.extensions["helixq"]
-    found.stopping = lambda: True
+    found.waiter.stopping = lambda: True
     reply = web.post("/v1/responses", json={"input": "Why?"})
     assert (reply.status_code, reply.json["status"]) == (202, "queued")
     assert reply.headers["Location"].endswith(store.page(limit=1)[0][0].id)

@@ -10,9 +10,12 @@ from werkzeug.wrappers import Response
 
 from jobs import pipeline
 from jobs.models import Attempt, AttemptStatus, Job, Status
-from web.errors import RequestError
-from web.services import services
-from web.v1 import accept, render
+from jobs.protocol.errors import ProtocolError
+from jobs.protocol.new_job import new_job
+from jobs.protocol.response import item_id
+from jobs.protocol.validation import validate
+from web.errors import status_of
+from web.services import get_services
 
 blueprint = Blueprint(
     "pages",
@@ -53,28 +56,28 @@ def submit() -> Response | tuple[str, int]:
     """Take a question from the form, and go to its page."""
     # Browsers send line breaks of a form as CR LF; the person typed LF.
     question = request.form.get("question", "").replace("\r\n", "\n")
-    found = services()
+    services = get_services()
     try:
-        body = accept.validate({"input": question, "background": True})
-        job, _ = found.submit(accept.new_job(body, found.tokens))
-    except RequestError as error:
+        body = validate({"input": question, "background": True})
+        job, _ = services.submit(new_job(body, services.tokens))
+    except ProtocolError as error:
         # The API's message for this one speaks of parameters that the form does not have.
         message = "Please write a question." if error.code == "empty_input" else error.message
-        return _form(question=question, message=message), error.status
+        return _form(question=question, message=message), status_of(error)
     return redirect(url_for("pages.job", job_id=job.id), code=303)
 
 
 @blueprint.get("/jobs")
 def jobs() -> str:
     """List what was asked, newest first."""
-    page, more = services().store.page(limit=PAGE, after=request.args.get("after") or None)
+    page, more = get_services().store.page(limit=PAGE, after=request.args.get("after") or None)
     return render_template("jobs.html", jobs=page, more=more, paged="after" in request.args)
 
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
     """Show a job: its texts side by side, as far as they are there."""
-    found = services().store.job(job_id)
+    found = get_services().store.job(job_id)
     return render_template(
         "job.html", job=found, live=_live(found), stages=_stages(found), earlier=_earlier(found)
     )
@@ -83,7 +86,7 @@ def job(job_id: str) -> str:
 @blueprint.post("/jobs/<job_id>/cancel")
 def cancel(job_id: str) -> Response:
     """End a job, and show it."""
-    services().cancel(job_id)
+    get_services().cancel(job_id)
     return redirect(url_for("pages.job", job_id=job_id), code=303)
 
 
@@ -110,7 +113,7 @@ def _stages(found: Job) -> list[dict[str, Any]]:
         title = TITLES[stage.role] + (f" {stage.round}" if found.rounds > 1 else "")
         shown.append(
             {
-                "item": render.item_id(found, stage),
+                "item": item_id(found, stage),
                 "role": stage.role.value,
                 "title": title,
                 "attempt": last,

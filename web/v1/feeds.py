@@ -1,14 +1,13 @@
-"""A job's events as server-sent events: made once in a process, for all who read them there.
+"""The event streams of jobs: each message is made once, for all of its readers in this process.
 
-Whoever waits for the next message and finds nobody reading the job does so for all: it waits for news of
-Redis, reads the rows where they may have changed, and puts the new messages on the list that the others
-wait for. So a message costs a reader its sending alone, and whoever reads for all no more than the new
-text, however long the text before it.
+Whichever reader waits for the next message and finds no other thread reading the job, reads it for all:
+it waits for news from Redis, reads the rows if they may have changed, and appends the new messages to
+the list that all readers share. So a message costs each further reader only its sending, and the work
+for it does not grow with the text before it.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,205 +18,213 @@ from flask import Flask, current_app
 
 from jobs.models import Attempt, AttemptStatus, Job
 from jobs.progress import Follower, Progress
+from jobs.protocol.events import Event, delta, events
 from jobs.store import JobNotFoundError, Store
-from web.v1 import events
-from web.v1.events import Event
+from web.v1 import sse
 
 if TYPE_CHECKING:
     from jobs.store import Standing
 
-#: What shows that a silent stream is alive: a comment, in which every reader sees nothing. No empty line
-#: follows it: that would end an event. There is none, but the official OpenAI clients hand out an event
-#: without data there, once they have seen an ``id``, and fail to read it. For the same reason there is no
-#: ``retry``.
-WAITING = b": waiting\n"
-#: The most seconds to wait for news at once: who waits looks in between whether it should end.
-TURN = 1.0
-#: Seconds between looks at the rows of a job that Redis tells nothing of: news can be lost.
-LOOK = 1.0
-#: Seconds to wait for the worker to hand in what a cancelled stage had generated, and between looks.
-PARTIAL_GRACE = 2.0
-PARTIAL_LOOK = 0.2
+#: Seconds without a message after which a stream sends a comment.
+KEEPALIVE_INTERVAL = 15.0
+#: The maximum number of seconds to block, so that a stream notices when it should end.
+MAX_BLOCK = 1.0
+#: Seconds between checks of a job's row when Redis has no news: news can be lost.
+CHECK_INTERVAL = 1.0
+#: Seconds to wait until the worker hands in the partial text of a cancelled stage.
+PARTIAL_TEXT_TIMEOUT = 2.0
+#: Seconds between checks during that time.
+PARTIAL_TEXT_INTERVAL = 0.2
 
 
 class Feed:
     """The messages of one job so far. Threads share it."""
 
-    def __init__(self, store: Store, job_id: str, follower: Follower, leave: ExitStack) -> None:
+    def __init__(self, store: Store, job_id: str, follower: Follower, resources: ExitStack) -> None:
         """
         Args:
             store: has the job.
-            job_id: of a job that exists.
-            follower: gets its news.
-            leave: to be closed when nobody reads the feed any more.
+            job_id: of an existing job.
+            follower: gets the job's news.
+            resources: to close when the feed has no readers any more.
         """
         self._store = store
         self._job_id = job_id
         self._follower = follower
-        self.leave = leave
-        #: Guards the following four.
-        self._news = threading.Condition()
+        self.resources = resources
+        #: Guards the attributes up to ``_reading``, and is notified when they change.
+        self._changed = threading.Condition()
         self._messages: list[bytes] = []
-        #: The last event, once there are no more.
-        self._last: Event | None = None
-        #: Whether a thread reads the job.
+        #: The last event of the stream, once the job has ended.
+        self._final_event: Event | None = None
+        #: Whether a thread is reading the job.
         self._reading = False
+        #: How many readers share the feed; guarded by `Feeds`.
         self.readers = 0
-        # The rest belongs to the thread that reads.
+        # The rest belongs to the thread that is reading.
         self._standing: Standing | None = None
-        self._looked = 0.0
-        self._give_up = 0.0
-        #: The pieces so far of attempts that run, or that the rows do not show yet, by attempt id.
+        self._checked_at = 0.0
+        #: When to stop waiting for a partial text; 0 while nothing is missing.
+        self._partial_text_deadline = 0.0
+        #: The pieces so far of attempts that are running or not yet seen in the rows, by attempt id.
         self._live: dict[int, list[str]] = {}
-        #: The ids of the attempts that the rows showed.
-        self._known: set[int] = set()
-        #: The attempt whose text comes now, as (job, attempt, index of the message with its first piece).
-        self._open: tuple[Job, Attempt, int] | None = None
+        #: The ids of the attempts that were seen in the rows.
+        self._seen_attempts: set[int] = set()
+        #: The running attempt, as (job, attempt, index of the message with its first piece).
+        self._running: tuple[Job, Attempt, int] | None = None
 
     @property
     def ended(self) -> bool:
-        return self._last is not None
+        return self._final_event is not None
 
-    def after(self, count: int, seconds: float) -> tuple[Sequence[bytes], bool]:
-        """Give the messages that follow the first ``count``, and whether the last one is among all.
+    def after(self, count: int, timeout: float) -> tuple[Sequence[bytes], bool]:
+        """Return the messages after the first ``count``, and whether the stream has ended.
+
+        It waits for a message if there is none.
 
         Args:
-            count: how many messages the reader has, or left out.
-            seconds: the most to wait for one.
+            count: the number of messages that the reader has, or skips.
+            timeout: in seconds.
 
         Raises:
-            JobNotFoundError: the job is gone.
+            JobNotFoundError: the job was deleted.
         """
-        with self._news:
-            if self._waits(count) and self._reading:
-                self._news.wait(seconds)
-            if not self._waits(count) or self._reading:
+        with self._changed:
+            if self._nothing_after(count) and self._reading:
+                self._changed.wait(timeout)
+            if not self._nothing_after(count) or self._reading:
                 return self._messages[count:], self.ended
             self._reading = True
         try:
-            self._read(min(seconds, TURN))
+            self._read(min(timeout, MAX_BLOCK))
         finally:
-            with self._news:
+            with self._changed:
                 self._reading = False
-                if self._waits(count):
-                    self._news.notify()  # another may read for all
+                if self._nothing_after(count):
+                    self._changed.notify()  # Another thread may read now.
                 else:
-                    self._news.notify_all()
-        with self._news:
+                    self._changed.notify_all()
+        with self._changed:
             return self._messages[count:], self.ended
 
-    def last(self, number: int) -> bytes:
-        """Make the message that ends the stream of a reader who has more than the job's rows tell.
+    def final_message(self, sequence_number: int) -> bytes:
+        """Return the last message under another number, for a reader who has all messages and more.
 
-        Text that was told live can go down with its worker; the end must be told all the same.
+        Text that was streamed can be lost with its worker. Then fewer events are left than were sent,
+        and the reader must still get the last one.
         """
-        assert self._last is not None  # noqa: S101 (who asks was told that there is one)
-        return _message(number, self._last)
+        assert self._final_event is not None  # noqa: S101 (the caller knows that the stream ended)
+        return sse.message(self._final_event, sequence_number)
 
     @property
     def count(self) -> int:
         return len(self._messages)
 
-    def _waits(self, count: int) -> bool:
+    def _nothing_after(self, count: int) -> bool:
         return count >= len(self._messages) and not self.ended
 
     # --- the thread that reads --------------------------------------------------------
 
-    def _read(self, seconds: float) -> None:
-        if self._give_up:
-            seconds = min(seconds, PARTIAL_LOOK)
+    def _read(self, timeout: float) -> None:
+        """Wait for news, and append the new messages."""
+        if self._partial_text_deadline:
+            timeout = min(timeout, PARTIAL_TEXT_INTERVAL)
         first = self._standing is None
-        news = self._follower.read(0 if first else seconds)
-        unknown = False
+        news = self._follower.read(0 if first else timeout)
+        unseen = False
         for text in news.texts:
             pieces = self._live.setdefault(text.attempt_id, [])
-            if text.start == len(pieces):  # else some are missing; the record will have all
+            if text.start == len(pieces):  # Else some are missing; the finished text will have all.
                 pieces += text.deltas
-            unknown |= text.attempt_id not in self._known
-        due = time.monotonic() - self._looked >= LOOK
-        if first or news.changed or unknown or due or self._give_up:
-            self._look()
-        self._tell_text()
+            unseen |= text.attempt_id not in self._seen_attempts
+        due = time.monotonic() - self._checked_at >= CHECK_INTERVAL
+        if first or news.changed or unseen or due or self._partial_text_deadline:
+            self._check_rows()
+        self._append_live_text()
 
-    def _look(self) -> None:
-        """Read the job again if it has changed, and tell what is new."""
-        self._looked = time.monotonic()
+    def _check_rows(self) -> None:
+        """Read the job if it has changed, and append the new messages."""
+        self._checked_at = time.monotonic()
         standing = self._store.standing(self._job_id)
-        if standing == self._standing and not self._give_up:
+        if standing == self._standing and not self._partial_text_deadline:
             return
         job = self._store.job(self._job_id)
         self._standing = standing
-        self._known = {attempt.id for attempt in job.attempts}
-        if _partial_missing(job):
-            self._give_up = self._give_up or time.monotonic() + PARTIAL_GRACE
-            if time.monotonic() < self._give_up:
+        self._seen_attempts = {attempt.id for attempt in job.attempts}
+        if _partial_text_missing(job):
+            if not self._partial_text_deadline:
+                self._partial_text_deadline = time.monotonic() + PARTIAL_TEXT_TIMEOUT
+            if time.monotonic() < self._partial_text_deadline:
                 return
         running = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
-        going_on = {attempt.id for attempt in running}
+        running_ids = {attempt.id for attempt in running}
         self._live = {
             attempt_id: pieces
             for attempt_id, pieces in self._live.items()
-            if attempt_id in going_on or attempt_id not in self._known
+            if attempt_id in running_ids or attempt_id not in self._seen_attempts
         }
-        told = list(events.events(job, self._live))
-        self._open = None
+        current = list(events(job, self._live))
+        self._running = None
         if job.status.final:
-            self._end(told)
+            self._end(current)
             return
         if running:
             attempt = running[-1]
-            self._open = job, attempt, len(told) - len(self._live.get(attempt.id, []))
-        self._add(told[len(self._messages) :])
+            first_piece = len(current) - len(self._live.get(attempt.id, []))
+            self._running = job, attempt, first_piece
+        self._append(current[len(self._messages) :])
 
-    def _tell_text(self) -> None:
-        """Tell the new pieces of the text that comes now.
+    def _append_live_text(self) -> None:
+        """Append the new pieces of the running attempt.
 
-        An attempt that follows a lost one writes the same text: it is told from where that one stopped.
+        An attempt that follows a lost one generates the same text: it continues where that one stopped.
         """
-        if self._open is None:
+        if self._running is None:
             return
-        job, attempt, first = self._open
+        job, attempt, first_piece = self._running
         pieces = self._live.get(attempt.id, [])
-        new = pieces[max(0, len(self._messages) - first) :]
-        self._add([events.delta(job, attempt, piece) for piece in new])
+        new = pieces[max(0, len(self._messages) - first_piece) :]
+        self._append([delta(job, attempt, piece) for piece in new])
 
-    def _add(self, new: Sequence[Event | None]) -> None:
-        start = len(self._messages)  # which this thread alone adds to
-        messages = [_message(number, event) for number, event in enumerate(new, start)]
-        with self._news:
+    def _append(self, new: Sequence[Event | None]) -> None:
+        start = len(self._messages)  # Only this thread appends to it.
+        messages = [_message(event, number) for number, event in enumerate(new, start)]
+        with self._changed:
             self._messages += messages
 
-    def _end(self, told: Sequence[Event | None]) -> None:
-        have = len(self._messages)
-        # If more was told than is left, the rest is another.
-        keep = have if have < len(told) else 0
-        messages = [_message(number, event) for number, event in enumerate(told)][keep:]
-        with self._news:
+    def _end(self, current: Sequence[Event | None]) -> None:
+        count = len(self._messages)
+        # If more was streamed than is left, the messages are other ones.
+        keep = count if count < len(current) else 0
+        messages = [_message(event, number) for number, event in enumerate(current)][keep:]
+        with self._changed:
             self._messages[keep:] = messages
-            self._last = told[-1]
+            self._final_event = current[-1]
 
 
 class Feeds:
-    """The feeds of the jobs that somebody reads in this process."""
+    """The feeds of all jobs that are read in this process."""
 
     def __init__(self, store: Store, progress: Progress) -> None:
         self._store = store
         self._progress = progress
         self._lock = threading.Lock()
         self._feeds: dict[str, Feed] = {}
+        self.keepalive_interval = KEEPALIVE_INTERVAL
 
     def init_app(self, app: Flask) -> None:
+        """Make them the feeds of an application."""
         app.extensions["helixq.feeds"] = self
 
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Feed]:
-        """Share a job's feed with who reads it already."""
+        """Read a job's feed, together with its other readers."""
         with self._lock:
             feed = self._feeds.get(job_id)
-            if feed is None or feed.ended:  # a job that ended may go on later
-                leave = ExitStack()
-                follower = leave.enter_context(self._progress.follow(job_id))
-                feed = self._feeds[job_id] = Feed(self._store, job_id, follower, leave)
+            if feed is None or feed.ended:  # A job that has ended may continue later.
+                resources = ExitStack()
+                follower = resources.enter_context(self._progress.follow(job_id))
+                feed = self._feeds[job_id] = Feed(self._store, job_id, follower, resources)
             feed.readers += 1
         try:
             yield feed
@@ -225,64 +232,51 @@ class Feeds:
             with self._lock:
                 feed.readers -= 1
                 if not feed.readers:
-                    feed.leave.close()
+                    feed.resources.close()
                     if self._feeds.get(job_id) is feed:
                         del self._feeds[job_id]
 
-    def stream(
-        self,
-        job_id: str,
-        after: int,
-        *,
-        keepalive: float,
-        done: Callable[[], bool],
-    ) -> Iterator[bytes]:
-        """Send a job's messages until it has ended.
+    def stream(self, job_id: str, after: int, stop: Callable[[], bool]) -> Iterator[bytes]:
+        """Yield a job's messages until the job has ended.
 
         Args:
-            job_id: of a job that exists.
-            after: the last sequence number the client has; -1 for all events.
-            keepalive: seconds without a message after which a comment is sent.
-            done: says that the stream should end before the job does.
+            job_id: of an existing job.
+            after: the last sequence number that the client has; -1 for all events.
+            stop: returns whether the stream should end before the job does.
         """
         count = after + 1
-        followed = False
-        spoke = time.monotonic()
+        waited = False
+        sent_at = time.monotonic()
         with self.follow(job_id) as feed:
-            while not done():
+            while not stop():
                 try:
-                    messages, ended = feed.after(count, min(TURN, keepalive))
+                    messages, ended = feed.after(count, min(MAX_BLOCK, self.keepalive_interval))
                 except JobNotFoundError:
-                    return  # it was deleted meanwhile
+                    return  # The job was deleted.
                 if text := b"".join(messages):
                     yield text
-                    spoke = time.monotonic()
+                    sent_at = time.monotonic()
                 count += len(messages)
                 if ended:
-                    if not messages and (followed or count > feed.count):
-                        yield feed.last(count)
+                    if not messages and (waited or count > feed.count):
+                        yield feed.final_message(count)
                     return
-                followed = True
-                if time.monotonic() - spoke > keepalive:
-                    yield WAITING
-                    spoke = time.monotonic()
+                waited = True
+                if time.monotonic() - sent_at > self.keepalive_interval:
+                    yield sse.KEEPALIVE
+                    sent_at = time.monotonic()
 
 
-def feeds() -> Feeds:
-    """Return the current application's feeds."""
-    found: Feeds = current_app.extensions["helixq.feeds"]
-    return found
+def get_feeds() -> Feeds:
+    """Return the feeds of the current application."""
+    feeds: Feeds = current_app.extensions["helixq.feeds"]
+    return feeds
 
 
-def _partial_missing(job: Job) -> bool:
-    """Whether the worker has yet to hand in the text of a stage whose job has ended."""
+def _partial_text_missing(job: Job) -> bool:
+    """Return whether a job has ended and its worker has yet to hand in the text of its stage."""
     return job.status.final and any(a.status is AttemptStatus.RUNNING for a in job.attempts)
 
 
-def _message(number: int, event: Event | None) -> bytes:
-    if event is None:
-        return b""
-    # ASCII: some readers take U+2028 and others of its kind for the end of a line.
-    data = json.dumps({**event, "sequence_number": number}, separators=(",", ":"))
-    # The id lets a browser's EventSource go on by itself after a lost connection.
-    return f"id: {number}\nevent: {event['type']}\ndata: {data}\n\n".encode("ascii")
+def _message(event: Event | None, sequence_number: int) -> bytes:
+    return b"" if event is None else sse.message(event, sequence_number)

@@ -1,4 +1,4 @@
-"""The calls of ``/v1``."""
+"""The endpoints of ``/v1``."""
 
 from __future__ import annotations
 
@@ -12,205 +12,194 @@ from typing import Any
 
 from flask import Blueprint, Response, request, url_for
 
-from jobs import pipeline
 from jobs.models import Job
-from jobs.store import IdempotencyError
-from web.errors import RequestError
-from web.services import services
-from web.v1 import accept, render
-from web.v1.feeds import feeds
+from jobs.protocol import body, served_models
+from jobs.protocol.errors import InvalidRequestError, ProtocolError
+from jobs.protocol.new_job import new_job
+from jobs.protocol.response import response, response_list
+from jobs.protocol.validation import validate
+from web.errors import HTTPError
+from web.services import get_services
+from web.v1.feeds import get_feeds
 
 blueprint = Blueprint("v1", __name__)
 
-#: The most seconds `Prefer: wait=N` holds a reply.
-LONGEST_WAIT = 60.0
-LONGEST_PAGE = 100
+#: The maximum number of seconds for which `Prefer: wait=N` delays a reply.
+MAX_WAIT = 60.0
+DEFAULT_PAGE_SIZE = 20
+MAX_PAGE_SIZE = 100
+MAX_KEY_LENGTH = 255
 
 
 @blueprint.post("/responses")
 def create() -> Response:
-    """Accept a question: ``202`` at once, or the finished response, or its events."""
-    found = services()
-    data = accept.read(request.get_data(), request.mimetype)
+    """Accept a question: reply with ``202`` at once, the finished response, or the event stream."""
+    services = get_services()
+    data = _parse_body()
     key = _idempotency_key()
-    digest = None if key is None else accept.digest(data)
+    digest = None if key is None else body.digest(data)
     streams = data.get("stream") is True
     waits = not streams and data.get("background") is not True
     with ExitStack() as stack:
-        try:
-            # What was accepted stays accepted, whatever a new request may ask by now.
-            job = found.store.earlier(key, digest)
-            if streams or (waits and (job is None or not job.status.final)):
-                stack.enter_context(found.waiting_room())
-            if job is None:
-                job = _submit(data, key, digest)
-        except IdempotencyError:
-            raise RequestError(
-                422,
-                "This Idempotency-Key was used with another request; use a new one.",
-                code="idempotency_key_reused",
-            ) from None
+        # A job that was accepted stays accepted, even if a new request like it would be refused now.
+        job = services.store.earlier(key, digest)
+        if streams or (waits and (job is None or not job.status.final)):
+            stack.enter_context(services.waiter.slot())
+        if job is None:
+            job = _submit(data, key, digest)
         if streams:
-            return _event_stream(job.id, after=-1, place=stack.pop_all())
+            return _event_stream(job.id, after=-1, slot=stack.pop_all())
         if waits:
             if not job.status.final:
-                job = found.wait(job.id, lambda j: j.status.final, math.inf, _client_gone())
+                job = services.waiter.wait(
+                    job.id, lambda j: j.status.final, math.inf, _client_disconnected()
+                )
             if job.status.final:
                 return _reply(job)
-    # It was asked in the background; or the server stops, and the job goes on without it.
-    response = _reply(job, status=202)
-    response.headers["Location"] = url_for("v1.retrieve", job_id=job.id)
-    return response
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not 1 <= len(key) <= 255:
-        raise RequestError(
-            400, "An Idempotency-Key has 1 to 255 characters.", code="invalid_idempotency_key"
-        )
-    return key
+    # It was asked in the background, or the server is shutting down and the job continues without it.
+    reply = _reply(job, status=202)
+    reply.headers["Location"] = url_for("v1.retrieve", job_id=job.id)
+    return reply
 
 
 def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
-    found = services()
+    services = get_services()
     try:
-        new = accept.new_job(accept.validate(data), found.tokens, key, digest)
-    except RequestError:
+        new = new_job(validate(data), services.tokens, key, digest)
+    except ProtocolError:
         # The same request may have been accepted at the same time, just before the limits changed.
-        if (job := found.store.earlier(key, digest)) is None:
+        if (job := services.store.earlier(key, digest)) is None:
             raise
         return job
-    return found.submit(new)[0]
+    return services.submit(new)[0]
 
 
 @blueprint.get("/responses")
 def index() -> Response:
     """List jobs, newest first."""
     order = _choice("order", "desc", ("asc", "desc"))
-    jobs, more = services().store.page(
-        limit=_integer("limit", 20, 1, LONGEST_PAGE),
+    jobs, has_more = get_services().store.page(
+        limit=_integer("limit", DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE),
         after=request.args.get("after"),
         newest_first=order == "desc",
         attempts=True,
     )
-    data = [render.response(job) for job in jobs]
-    return _json(
-        {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": more,
-        }
-    )
+    return _json(response_list(jobs, has_more=has_more))
 
 
 @blueprint.get("/responses/<job_id>")
 def retrieve(job_id: str) -> Response:
-    """Tell how a job stands: now, or with ``Prefer: wait=N`` when its status has changed."""
-    found = services()
+    """Reply with a job as it is now, or with ``Prefer: wait=N`` when its status has changed."""
+    services = get_services()
     if _choice("stream", "false", ("true", "false")) == "true":
-        found.store.standing(job_id)  # or there is none
-        last_seen = request.headers.get("Last-Event-ID", "")
-        after = int(last_seen) if re.fullmatch(r"\d{1,9}", last_seen) else -1
+        services.store.standing(job_id)  # Raises if there is no such job.
+        last_event_id = request.headers.get("Last-Event-ID", "")
+        after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
         after = _integer("starting_after", after, -1, 10**9)
         with ExitStack() as stack:
-            stack.enter_context(found.waiting_room())
-            return _event_stream(job_id, after, place=stack.pop_all())
-    job = found.store.job(job_id)
+            stack.enter_context(services.waiter.slot())
+            return _event_stream(job_id, after, slot=stack.pop_all())
+    job = services.store.job(job_id)
     wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
     if wait and not job.status.final:
         before = job.status
-        seconds = min(float(wait[1]), LONGEST_WAIT)
-        with found.waiting_room():
-            job = found.wait(job_id, lambda j: j.status is not before, seconds, _client_gone())
+        timeout = min(float(wait[1]), MAX_WAIT)
+        with services.waiter.slot():
+            job = services.waiter.wait(
+                job_id, lambda j: j.status is not before, timeout, _client_disconnected()
+            )
     return _reply(job)
 
 
 @blueprint.post("/responses/<job_id>/cancel")
 def cancel(job_id: str) -> Response:
-    """End a job that has not ended, and tell how it stands."""
-    return _reply(services().cancel(job_id))
+    """Cancel a job that has not ended, and reply with it."""
+    return _reply(get_services().cancel(job_id))
 
 
 @blueprint.get("/models")
 def models() -> Response:
-    """List the one model there is."""
-    return _json({"object": "list", "data": [_model()]})
+    """List the models."""
+    return _json(served_models.model_list())
 
 
 @blueprint.get("/models/<name>")
 def model(name: str) -> Response:
-    """Describe the one model there is."""
-    if name != pipeline.MODEL:
-        raise RequestError(
-            404,
-            f"There is no model {name!r}; this server has {pipeline.MODEL!r}.",
-            code="model_not_found",
-            param="model",
+    """Describe a model."""
+    return _json(served_models.model(name))
+
+
+def _parse_body() -> dict[str, Any]:
+    data = request.get_data()
+    # This also protects against forms of other sites: they cannot send JSON.
+    if request.mimetype != "application/json":
+        raise HTTPError(
+            415,
+            "The body must be JSON, with the header `Content-Type: application/json`.",
+            code="unsupported_type",
         )
-    return _json(_model())
+    return body.parse(data)
 
 
-def _model() -> dict[str, Any]:
-    # HelixNet was published on 2023-11-05.
-    return {"id": pipeline.MODEL, "object": "model", "created": 1699142400, "owned_by": "helixq"}
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise InvalidRequestError(
+            f"`Idempotency-Key` must have 1 to {MAX_KEY_LENGTH} characters.",
+            code="invalid_idempotency_key",
+        )
+    return key
 
 
-def _event_stream(job_id: str, after: int, place: ExitStack) -> Response:
-    """Stream a job's events, and give the place in the waiting room back at the end."""
-    found = services()
-    gone = _client_gone()
-    response = Response(
-        feeds().stream(
-            job_id,
-            after,
-            keepalive=found.keepalive,
-            done=lambda: found.stopping() or gone(),
-        ),
+def _event_stream(job_id: str, after: int, slot: ExitStack) -> Response:
+    """Reply with a job's events, and release the slot at the end."""
+    waiter, disconnected = get_services().waiter, _client_disconnected()
+    reply = Response(
+        get_feeds().stream(job_id, after, stop=lambda: waiter.stopping() or disconnected()),
         mimetype="text/event-stream",
-        # Proxies that buffer would hold the events back.
+        # Proxies that buffer would delay the events.
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
-    response.call_on_close(place.close)
-    return response
+    reply.call_on_close(slot.close)
+    return reply
 
 
-def _client_gone() -> Callable[[], bool]:
-    """Return what tells whether the client of this request has closed its connection."""
-    gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
-    return gone
+def _client_disconnected() -> Callable[[], bool]:
+    """Return a function that returns whether this request's client has closed its connection."""
+    disconnected: Callable[[], bool] = request.environ.get(
+        "waitress.client_disconnected", lambda: False
+    )
+    return disconnected
 
 
 def _reply(job: Job, status: int = 200) -> Response:
-    response = _json(render.response(job), status)
-    response.headers["Cache-Control"] = "no-cache"
+    reply = _json(response(job), status)
+    reply.headers["Cache-Control"] = "no-cache"
     if not job.status.final:
-        response.headers["Retry-After"] = "1"
+        reply.headers["Retry-After"] = "1"
     if request.method in ("GET", "HEAD"):
-        response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
-        response.make_conditional(request)
-    if response.status_code == 412:
-        raise RequestError(
-            412, "The response is no longer what If-Match names.", code="precondition_failed"
+        reply.set_etag(hashlib.sha256(reply.get_data()).hexdigest()[:32])
+        reply.make_conditional(request)
+    if reply.status_code == 412:
+        raise HTTPError(
+            412, "The response has changed: `If-Match` does not match.", code="precondition_failed"
         )
-    return response
+    return reply
 
 
-def _json(body: Any, status: int = 200) -> Response:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+def _json(data: Any, status: int = 200) -> Response:
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return Response(text, status, mimetype="application/json")
 
 
-def _integer(name: str, default: int, least: int, most: int) -> int:
+def _integer(name: str, default: int, minimum: int, maximum: int) -> int:
+    """Return a query parameter that is an integer."""
     text = request.args.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"-?\d{1,10}", text) or not least <= int(text) <= most:
-        raise RequestError(
-            400,
-            f"`{name}` should be a whole number from {least} to {most}.",
+    if not re.fullmatch(r"-?\d{1,10}", text) or not minimum <= int(text) <= maximum:
+        raise InvalidRequestError(
+            f"`{name}` must be an integer from {minimum} to {maximum}.",
             code="invalid_value",
             param=name,
         )
@@ -218,12 +207,10 @@ def _integer(name: str, default: int, least: int, most: int) -> int:
 
 
 def _choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    """Return a query parameter that is one of some values."""
     value = request.args.get(name, default)
     if value not in choices:
-        raise RequestError(
-            400,
-            f"`{name}` should be one of {', '.join(choices)}.",
-            code="invalid_value",
-            param=name,
+        raise InvalidRequestError(
+            f"`{name}` must be one of: {', '.join(choices)}.", code="invalid_value", param=name
         )
     return value

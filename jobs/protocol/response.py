@@ -1,8 +1,9 @@
-"""A job in the shape of OpenAI's Response object."""
+"""A job as OpenAI's Response object."""
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 from jobs import pipeline
@@ -11,15 +12,16 @@ from jobs.pipeline import Stage
 
 
 def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -> dict[str, Any]:
-    """Render a job as it stands.
+    """Return the Response object of a job.
 
     Args:
         job: with its attempts loaded.
-        as_of: render it as it stood when it came to this earlier status, without output.
-        run: of that time; the job's if not given.
+        as_of: an earlier status. The response is then as it was when the job entered it, without
+            output. None for the job as it is now.
+        run: the run at that time; by default the job's.
     """
     status = as_of or job.status
-    chain = pipeline.stages(job.rounds)
+    stages = pipeline.stages(job.rounds)
     finished = [] if as_of else job.finished
     error = None
     if status is Status.FAILED:
@@ -27,10 +29,10 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
     return {
         "id": job.id,
         "object": "response",
-        "created_at": _seconds(job.created_at),
+        "created_at": _timestamp(job.created_at),
         "status": status.value,
         "background": job.background,
-        "completed_at": _seconds(job.finished_at) if status is Status.COMPLETED else None,
+        "completed_at": _timestamp(job.finished_at) if status is Status.COMPLETED else None,
         "error": error,
         "incomplete_details": (
             {"reason": "max_output_tokens"} if status is Status.INCOMPLETE else None
@@ -40,7 +42,7 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         "metadata": job.labels,
         "model": pipeline.MODEL,
         "output": [
-            item(job, chain[attempt.position], attempt.output or "", _item_status(attempt))
+            output_item(job, stages[attempt.position], attempt.output or "", _item_status(attempt))
             for attempt in finished
         ],
         "parallel_tool_calls": False,
@@ -58,10 +60,31 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
     }
 
 
-def item_id(job: Job, stage: Stage, run: int | None = None) -> str:
-    """Name an output item by its role and round: ``rs_critic_1_…``, ``msg_regenerator_1_…``.
+def response_list(jobs: Sequence[Job], *, has_more: bool) -> dict[str, Any]:
+    """Return one page of a list of responses.
 
-    Those of later runs end with their number. Without ``run`` it is the job's.
+    Args:
+        jobs: of this page, in order, with their attempts loaded.
+        has_more: whether another page follows.
+    """
+    return {
+        "object": "list",
+        "data": [response(job) for job in jobs],
+        "first_id": jobs[0].id if jobs else None,
+        "last_id": jobs[-1].id if jobs else None,
+        "has_more": has_more,
+    }
+
+
+def item_id(job: Job, stage: Stage, run: int | None = None) -> str:
+    """Return the id of an output item: ``rs_critic_1_…``, ``msg_regenerator_1_…``.
+
+    It names the stage's role and round. From the job's second run on it ends with the run's number.
+
+    Args:
+        job: whose output it is.
+        stage: whose text it has.
+        run: the run of the job; by default the current one.
     """
     prefix = "msg" if is_message(job, stage) else "rs"
     run = run or job.run
@@ -69,44 +92,45 @@ def item_id(job: Job, stage: Stage, run: int | None = None) -> str:
     return f"{prefix}_{stage.role}_{stage.round}_{job.id.removeprefix('resp_')}{suffix}"
 
 
-def item(
+def output_item(
     job: Job, stage: Stage, text: str | None, status: str, run: int | None = None
 ) -> dict[str, Any]:
-    """Render a stage's output: the last one is the message, those before it reasoning.
+    """Return the output item of a stage: a message for the last stage, reasoning for the others.
 
     Args:
-        job: whose stage it is.
+        job: whose output it is.
         stage: which one.
-        text: its output; None leaves the item without content, as when it begins.
+        text: of the stage. None for an item without content, as when the stage starts.
         status: ``in_progress``, ``completed`` or ``incomplete``.
-        run: which it belongs to; the job's if not given.
+        run: the run of the job; by default the current one.
     """
+    content = [] if text is None else [content_part(job, stage, text)]
     if is_message(job, stage):
         return {
             "type": "message",
             "id": item_id(job, stage, run),
             "status": status,
             "role": "assistant",
-            "content": [] if text is None else [part(job, stage, text)],
+            "content": content,
         }
     return {
         "type": "reasoning",
         "id": item_id(job, stage, run),
         "summary": [],
-        "content": [] if text is None else [part(job, stage, text)],
+        "content": content,
         "status": status,
     }
 
 
-def part(job: Job, stage: Stage, text: str) -> dict[str, Any]:
-    """Render the one content part of an item."""
+def content_part(job: Job, stage: Stage, text: str) -> dict[str, Any]:
+    """Return the content part of an output item. Each item has one."""
     if is_message(job, stage):
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "reasoning_text", "text": text}
 
 
 def is_message(job: Job, stage: Stage) -> bool:
-    """Whether a stage's text is the answer: the last one's is."""
+    """Return whether a stage's text is the final answer: it is for the last stage."""
     return stage.position == len(pipeline.stages(job.rounds)) - 1
 
 
@@ -115,18 +139,19 @@ def _item_status(attempt: Attempt) -> str:
 
 
 def _usage(job: Job, finished: list[Attempt]) -> dict[str, Any]:
+    """Return the sum of tokens over finished stages; all but the last one's output is reasoning."""
     last = len(pipeline.stages(job.rounds)) - 1
-    given = sum(attempt.prompt_tokens or 0 for attempt in finished)
-    made = sum(attempt.output_tokens or 0 for attempt in finished)
-    reasoning = sum(a.output_tokens or 0 for a in finished if a.position != last)
+    prompt_tokens = sum(attempt.prompt_tokens or 0 for attempt in finished)
+    output_tokens = sum(attempt.output_tokens or 0 for attempt in finished)
+    reasoning_tokens = sum(a.output_tokens or 0 for a in finished if a.position != last)
     return {
-        "input_tokens": given,
+        "input_tokens": prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": reasoning},
-        "total_tokens": given + made,
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        "total_tokens": prompt_tokens + output_tokens,
     }
 
 
-def _seconds(time: dt.datetime | None) -> int | None:
+def _timestamp(time: dt.datetime | None) -> int | None:
     return None if time is None else int(time.timestamp())

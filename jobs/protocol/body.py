@@ -1,0 +1,58 @@
+"""The body of a request as JSON: parsing it, and the digest that idempotency compares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from jobs.protocol.errors import InvalidRequestError
+
+#: Parameters for which 1 and 1.0 are the same value.
+_FLOATS = ("temperature", "top_p")
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """Parse a body; `jobs.protocol.validation.validate` checks its parameters.
+
+    Raises:
+        InvalidRequestError: the body is not a JSON object.
+    """
+    try:
+        data = json.loads(body)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(
+            f"The body is not valid JSON: {error}.", code="invalid_json"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _too_complex() from error
+    if not isinstance(data, dict):
+        raise InvalidRequestError("The body must be a JSON object.", code="invalid_type")
+    return data
+
+
+def digest(data: dict[str, Any]) -> str:
+    """Return the SHA-256 of the parameters that a request sets, as they were sent.
+
+    Defaults are left out: a request that is sent again is the same request even if the server was
+    upgraded in between.
+
+    Raises:
+        InvalidRequestError: the body is nested too deeply.
+    """
+    given = {name: value for name, value in data.items() if value is not None}
+    for name in _FLOATS:
+        if type(given.get(name)) is int:
+            given[name] = float(given[name])
+    try:
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+    except RecursionError as error:
+        raise _too_complex() from error
+
+
+def _too_complex() -> InvalidRequestError:
+    return InvalidRequestError(
+        "The body cannot be parsed: it is nested too deeply, or contains a number with too many "
+        "digits.",
+        code="invalid_json",
+    )

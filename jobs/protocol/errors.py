@@ -1,0 +1,128 @@
+"""Errors of the API: a message, a code, the parameter at fault, and a kind.
+
+A kind says what a client can do about an error. Which HTTP status it becomes is up to the web.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs import transient
+from jobs.errors import UserError
+from jobs.store import IdempotencyError, JobNotFoundError, QueueFullError
+
+
+class ErrorKind(StrEnum):
+    """What a client can do about an error."""
+
+    #: Change the request.
+    INVALID_REQUEST = "invalid_request"
+    #: Ask for something that exists.
+    NOT_FOUND = "not_found"
+    #: Use another idempotency key.
+    CONFLICT = "conflict"
+    #: Retry later: the client, or all clients together, asked for too much.
+    RATE_LIMITED = "rate_limited"
+    #: Retry later: a part of the service does not respond, or is busy.
+    UNAVAILABLE = "unavailable"
+    #: Report a bug.
+    INTERNAL = "internal"
+
+
+#: OpenAI's ``type`` for each kind; ``invalid_request_error`` for all others.
+_TYPES = {
+    ErrorKind.RATE_LIMITED: "rate_limit_error",
+    ErrorKind.UNAVAILABLE: "server_error",
+    ErrorKind.INTERNAL: "server_error",
+}
+
+
+class ProtocolError(UserError):
+    """A request that cannot be served."""
+
+    kind = ErrorKind.INVALID_REQUEST
+
+    def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
+        """
+        Args:
+            message: one sentence or two: what is wrong, and what would be right.
+            code: the error's name for programs, one of those in ``docs/http.md``.
+            param: the path of the parameter at fault, such as ``input.0.role``.
+        """
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        return {
+            "message": self.message,
+            "type": _TYPES.get(self.kind, "invalid_request_error"),
+            "code": self.code,
+            "param": self.param,
+        }
+
+
+class InvalidRequestError(ProtocolError):
+    """The request is wrong."""
+
+
+class NotFoundError(ProtocolError):
+    """The request names something that does not exist."""
+
+    kind = ErrorKind.NOT_FOUND
+
+
+class ConflictError(ProtocolError):
+    """The request contradicts an earlier one."""
+
+    kind = ErrorKind.CONFLICT
+
+
+class RateLimitedError(ProtocolError):
+    """The service accepts no more for now."""
+
+    kind = ErrorKind.RATE_LIMITED
+
+
+class UnavailableError(ProtocolError):
+    """A part of the service does not respond, or is busy."""
+
+    kind = ErrorKind.UNAVAILABLE
+
+
+class InternalError(ProtocolError):
+    """The service has a bug."""
+
+    kind = ErrorKind.INTERNAL
+
+
+def translate(error: Exception) -> ProtocolError:
+    """Return the API's error for an exception of this package or of the ones below.
+
+    An exception that nobody expected becomes an `InternalError` that does not reveal it.
+    """
+    match error:
+        case ProtocolError():
+            return error
+        case JobNotFoundError():
+            return NotFoundError(f"No such job: {str(error)!r}.", code="not_found")
+        case QueueFullError():
+            return RateLimitedError("The queue is full. Retry later.", code="queue_full")
+        case IdempotencyError():
+            return ConflictError(
+                "This idempotency key was used with a different request. Use a new key.",
+                code="idempotency_key_reused",
+            )
+        case SQLAlchemyError() if transient.passes(error):
+            return UnavailableError(
+                "The database does not respond. Retry later.", code="unavailable"
+            )
+        case _:
+            return InternalError(
+                "The server failed because of a bug. Its log has the details.", code="server_error"
+            )

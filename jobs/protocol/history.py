@@ -1,0 +1,86 @@
+"""The history of a job: everything that is stored about it, for audits."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from jobs.models import Attempt, Job
+
+
+def history(job: Job) -> dict[str, Any]:
+    """Return the history of a job.
+
+    Args:
+        job: with its attempts and their workers loaded.
+    """
+    error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
+    return {
+        "id": job.id,
+        "status": job.status.value,
+        "question": job.question,
+        "system": job.system,
+        "temperature": job.temperature,
+        "top_k": job.top_k,
+        "top_p": job.top_p,
+        "max_output_tokens": job.max_output_tokens,
+        "seed": job.seed,
+        "rounds": job.rounds,
+        "priority": job.priority,
+        "metadata": job.labels,
+        "model": job.model and f"sha256:{job.model}",
+        "run": job.run,
+        "restarts": [_restart(restart) for restart in job.restarts],
+        "created_at": _time(job.created_at),
+        "started_at": _time(job.started_at),
+        "finished_at": _time(job.finished_at),
+        "error": error,
+        "attempts": [_attempt(attempt) for attempt in job.attempts],
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "position": attempt.position,
+        "role": attempt.role.value,
+        "round": attempt.round,
+        "run": attempt.run,
+        "number": attempt.number,
+        "status": attempt.status.value,
+        "prompt": attempt.prompt,
+        "output": attempt.output,
+        "temperature": attempt.temperature,
+        "top_k": attempt.top_k,
+        "top_p": attempt.top_p,
+        "max_output_tokens": attempt.max_output_tokens,
+        "seed": attempt.seed,
+        "prompt_tokens": attempt.prompt_tokens,
+        "output_tokens": attempt.output_tokens,
+        "finish_reason": attempt.finish_reason,
+        "queued_at": _time(attempt.queued_at),
+        "started_at": _time(attempt.started_at),
+        "first_token_at": _time(attempt.first_token_at),
+        "finished_at": _time(attempt.finished_at),
+        "error": attempt.error,
+        "worker": {
+            "id": attempt.worker.id,
+            "host": attempt.worker.host,
+            "pid": attempt.worker.pid,
+            "model": f"sha256:{attempt.worker.model}",
+            **attempt.worker.runtime,
+        },
+    }
+
+
+def _restart(restart: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run": restart["run"],
+        "at": _time(dt.datetime.fromisoformat(restart["at"])),
+        "model_before": f"sha256:{restart['model']}",
+        "reason": restart["reason"],
+    }
+
+
+def _time(time: dt.datetime | None) -> str | None:
+    """Return a time as RFC 3339 in UTC with milliseconds."""
+    return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

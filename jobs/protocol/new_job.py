@@ -1,0 +1,56 @@
+"""From a valid request to a job: defaults for the parameters that it does not set."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TypeVar
+
+from jobs import pipeline
+from jobs.pipeline import Sampling
+from jobs.protocol.limits import max_output_tokens
+from jobs.protocol.request import CreateResponse
+from jobs.protocol.tokens import TokenCounter
+from jobs.store import NewJob
+
+T = TypeVar("T")
+
+
+def new_job(
+    request: CreateResponse,
+    counter: TokenCounter,
+    idempotency_key: str | None = None,
+    request_digest: str | None = None,
+) -> NewJob:
+    """Return the job that a request asks for.
+
+    Args:
+        request: a valid one.
+        counter: counts the tokens of the prompts.
+        idempotency_key: the client's.
+        request_digest: of the request that came with the key (`jobs.protocol.body.digest`).
+
+    Raises:
+        InvalidRequestError: the request does not fit the model's context.
+    """
+    defaults = Sampling()
+    return NewJob(
+        question=request.question,
+        system=request.system_prompt,
+        sampling=Sampling(
+            temperature=_or(request.temperature, defaults.temperature),
+            top_k=_or(request.top_k, defaults.top_k),
+            top_p=_or(request.top_p, defaults.top_p),
+            max_output_tokens=max_output_tokens(request, counter),
+            seed=_or(request.seed, secrets.randbits(32)),
+        ),
+        rounds=_or(request.rounds, 1),
+        priority=_or(request.priority, pipeline.DEFAULT_PRIORITY),
+        background=bool(request.background),
+        labels=request.metadata or {},
+        idempotency_key=idempotency_key,
+        request_digest=request_digest,
+    )
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value

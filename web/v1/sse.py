@@ -1,0 +1,20 @@
+"""Server-sent events: how events are framed in a stream.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+from jobs.protocol.events import Event, to_json
+
+#: A comment that shows that a silent stream is alive. It is one line, without the empty line that would
+#: end an event: the official OpenAI clients hand out an event without data there, once they have seen
+#: an ``id``, and fail to parse it. For the same reason the streams have no ``retry`` field.
+KEEPALIVE = b": waiting\n"
+
+
+def message(event: Event, sequence_number: int) -> bytes:
+    """Return an event as a message of a stream."""
+    # The id lets a browser's EventSource resume by itself after a lost connection.
+    data = to_json(event, sequence_number)
+    return f"id: {sequence_number}\nevent: {event['type']}\ndata: {data}\n\n".encode("ascii")
