@@ -1,21 +1,31 @@
-# make run   answers questions at http://127.0.0.1:8000
-# make test  checks everything
-# Both build .venv first; they need Python 3.11 or newer, and nothing else.
+# make run    answers questions at http://127.0.0.1:8000
+# make test   checks everything
+# make check  lints, checks types, and runs the unit tests; for while you work
+# All build .venv first; they need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test format clean
+# Tests of a module share their servers: a module stays in one process. The processes fill the
+# processors; threads of PyTorch would only take them from each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
+
+.PHONY: run test check lint format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
 
-test: $(VENV)/.installed
+test: lint
+	$(PYTEST)
+
+check: lint
+	$(PYTEST) -m "not slow" tests/unit
+
+lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

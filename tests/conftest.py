@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,11 @@ _names = (f"helixq_{number}" for number in itertools.count())
 #: A runtime for stores without a real worker.
 RUNTIME = Runtime(description={"engine": "none"}, context=4096, tokenizer="{}")
 WORKER = "worker-1"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than processors: some tests wait for others' work, or for time to pass."""
+    return 1 + len(os.sched_getaffinity(0))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", ["interpreted", "compiled"])
 def test_kernels_as_triton_takes_them(way: str) -> None:
     """In a process of its own: Triton decides to interpret when it is imported."""
