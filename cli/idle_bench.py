@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 import migrations
 from cli import service_bench
 from jobs.db import begin, utcnow
-from jobs.models import Job, Status
+from jobs.models import ANONYMOUS, Job, Status
 from jobs.pipeline import Sampling
 from jobs.settings import DEMO_CHECKPOINT
 from jobs.store import Store, new_id
@@ -103,6 +103,7 @@ def sweep(folder: Path, old: int, rounds: int = 200) -> float:
     with store.engine.begin() as connection:
         begin(connection, write=True)
         row = {
+            "owner": ANONYMOUS,
             "question": "Why?",
             "system": "",
             "temperature": 0.0,

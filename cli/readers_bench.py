@@ -183,7 +183,7 @@ class _Readers:
         )
 
     def _claim(self, number: int) -> Claim:
-        new = NewJob(f"Question {number}?", "", Sampling(), 1, 5, background=True, labels={})
+        new = NewJob(f"Question {number}?", "", Sampling(), 1, 5, background=True, metadata={})
         job, _ = self._store.submit(new, max_queued=1 << 30)
         claim = self._store.claim(job.id, 0, WORKER, job_timeout=3600)
         assert claim is not None  # noqa: S101 (nobody else is there)

@@ -36,6 +36,9 @@ class Status(StrEnum):
         return self not in OPEN
 
 
+#: The owner of jobs that were accepted without an API key.
+ANONYMOUS = "anonymous"
+
 OPEN = (Status.QUEUED, Status.IN_PROGRESS)
 
 
@@ -146,6 +149,8 @@ class Job(Base):
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    #: Who asked, and so who may read and cancel it.
+    owner: Mapped[str] = mapped_column(sa.String(40))
     status: Mapped[Status] = mapped_column(_enum(Status, "status"), default=Status.QUEUED)
 
     question: Mapped[str] = mapped_column(ExactText)
@@ -159,10 +164,10 @@ class Job(Base):
     #: 0 to 9; higher goes first.
     priority: Mapped[int]
     background: Mapped[bool]
-    #: The caller's key-value pairs.
-    labels: Mapped[dict[str, str]] = mapped_column("metadata")
+    #: The caller's key-value pairs. The underscore: ``metadata`` is SQLAlchemy's.
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
     #: The caller's ``Idempotency-Key``, and the SHA-256 of the request it came with.
-    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255), unique=True)
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
     request_digest: Mapped[str | None] = mapped_column(sa.String(64))
 
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
@@ -180,7 +185,7 @@ class Job(Base):
     #: and the ``reason``.
     restarts: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     #: The first stage of the run that is not finished; equal to the number of stages at the end.
-    position: Mapped[int] = mapped_column(default=0)
+    stage_index: Mapped[int] = mapped_column(default=0)
     #: When that stage became ready to run.
     ready_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
     #: When messages for it were last handed to Redis, or were about to be; null is the outbox.
@@ -200,8 +205,10 @@ class Job(Base):
     )
 
     __table_args__ = (
-        # The history pages: newest first, of all jobs or of one status.
-        sa.Index(None, "created_at", "id"),
+        # An owner's list, newest first.
+        sa.Index(None, "owner", "created_at", "id"),
+        # Clients choose their keys, each for itself.
+        sa.UniqueConstraint("owner", "idempotency_key"),
         # The queue: to be counted, and looked through for messages that were lost.
         _partial("ix_jobs_queued", "priority", "published_at", where="status = 'queued'"),
         _partial("ix_jobs_in_progress", "deadline_at", where="status = 'in_progress'"),
@@ -220,7 +227,7 @@ class Job(Base):
     def finished(self) -> list[Attempt]:
         """The attempts that gave each output of this run's stages, in the order of the stages."""
         done = [a for a in self.of_run(self.run) if a.status is AttemptStatus.FINISHED]
-        return sorted(done, key=lambda attempt: attempt.position)
+        return sorted(done, key=lambda attempt: attempt.stage_index)
 
     def of_run(self, run: int) -> list[Attempt]:
         """Return a run's attempts, in the order they started."""
@@ -234,7 +241,7 @@ class Attempt(Base):
 
     id: Mapped[int] = mapped_column(_ROW_ID, primary_key=True)
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"))
-    position: Mapped[int]
+    stage_index: Mapped[int]
     role: Mapped[Role] = mapped_column(_enum(Role, "role"))
     round: Mapped[int]
     #: The job's run that it belongs to.
@@ -251,7 +258,7 @@ class Attempt(Base):
     #: The exact text it gave; of an interrupted attempt what is known of it.
     output: Mapped[str | None] = mapped_column(ExactText)
     #: Characters of each streamed piece of ``output``, in order; they add up to its length.
-    deltas: Mapped[list[int] | None]
+    delta_lengths: Mapped[list[int] | None]
 
     temperature: Mapped[float]
     top_k: Mapped[int]
@@ -274,4 +281,4 @@ class Attempt(Base):
     job: Mapped[Job] = relationship(back_populates="attempts")
     worker: Mapped[Worker] = relationship()
 
-    __table_args__ = (sa.UniqueConstraint("job_id", "position", "number"),)
+    __table_args__ = (sa.UniqueConstraint("job_id", "stage_index", "number"),)

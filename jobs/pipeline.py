@@ -71,7 +71,7 @@ class Stage:
     """One link of a job's chain."""
 
     #: 0, 1, 2, … in the order the stages run.
-    position: int
+    index: int
     role: Role
     #: 1 for the first critique and regeneration, and the answer they start from.
     round: int
@@ -82,8 +82,8 @@ def stages(rounds: int = 1) -> tuple[Stage, ...]:
     return (
         Stage(0, Role.ACTOR, 1),
         *(
-            Stage(position, role, round_)
-            for position, (round_, role) in enumerate(
+            Stage(index, role, round_)
+            for index, (round_, role) in enumerate(
                 itertools.product(range(1, rounds + 1), (Role.CRITIC, Role.REGENERATOR)), start=1
             )
         ),
@@ -99,19 +99,19 @@ def prompt(stage: Stage, system: str, question: str, outputs: Sequence[str]) -> 
         stage: the stage that is about to run.
         system: the system prompt.
         question: the user's question.
-        outputs: the outputs of stages ``0 … stage.position - 1``.
+        outputs: the outputs of stages ``0 … stage.index - 1``.
     """
     answer = critique = ""
     if stage.role is Role.CRITIC:
-        answer = outputs[stage.position - 1]
+        answer = outputs[stage.index - 1]
     elif stage.role is Role.REGENERATOR:
-        answer, critique = outputs[stage.position - 2], outputs[stage.position - 1]
+        answer, critique = outputs[stage.index - 2], outputs[stage.index - 1]
     return TEMPLATES[stage.role].format(
         system=system, question=question, answer=answer, critique=critique
     )
 
 
-def stage_seed(seed: int, position: int) -> int:
+def stage_seed(seed: int, stage_index: int) -> int:
     """Derive the seed of one stage from its job's: same job seed, same texts, on any worker."""
-    digest = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{stage_index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) & MAX_SEED

@@ -121,15 +121,15 @@ class Doorbell:
         self,
         job_id: str,
         *,
-        position: int,
+        stage_index: int,
         rounds: int,
         priority: int,
         model: str | None = None,
     ) -> None:
-        """Publish the chain of a job's stages from ``position`` on.
+        """Publish the chain of a job's stages from ``stage_index`` on.
 
         Args:
-            job_id, position, rounds: which.
+            job_id, stage_index, rounds: which.
             priority: the job's; later stages go first whatever it is.
             model: the one that the job's run is settled on.
 
@@ -140,13 +140,13 @@ class Doorbell:
         links = [
             self._app.signature(
                 task_name(stage.role),
-                args=(job_id, stage.position),
+                args=(job_id, stage.index),
                 immutable=True,
                 # In Redis 0 goes first. Later stages go before new questions, so that jobs
                 # finish rather than pile up half done.
-                options={"priority": MAX_PRIORITY - priority if stage.position == 0 else 0},
+                options={"priority": MAX_PRIORITY - priority if stage.index == 0 else 0},
             )
-            for stage in pipeline.stages(rounds)[position:]
+            for stage in pipeline.stages(rounds)[stage_index:]
         ]
         try:
             # What is said here holds for the first link; the worker that runs it routes the next.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -74,8 +76,7 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         SchemaError: the database's text is not Unicode, or its schema is of a newer program.
     """
     script = ScriptDirectory.from_config(_config())
-    with engine.begin() as connection:
-        db.begin(connection, write=True)
+    with _transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
             _check_encoding(connection)
             for limit in TIMEOUTS:
@@ -89,6 +90,32 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         wanted = head() if target == "head" else target
         up = wanted != "base" and (wanted == now or wanted in ahead)
         (command.upgrade if up else command.downgrade)(_config(connection), target)
+
+
+@contextmanager
+def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Begin a transaction in which SQLite tables can be copied.
+
+    SQLite changes some tables only by a copy that takes the place of the original. To drop the
+    original deletes its rows, and with foreign keys all rows that refer to them. They can be switched
+    off only outside a transaction, so they are checked at its end.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name != "sqlite":
+            with connection.begin():
+                yield connection
+            return
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.commit()
+        try:
+            with connection.begin():
+                db.begin(connection, write=True)
+                yield connection
+                if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
+                    raise SchemaError(f"the migration would break {len(broken)} foreign keys")
+        finally:
+            connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+            connection.commit()
 
 
 def _known(revision: str) -> bool:

@@ -46,7 +46,9 @@ class Services:
         """Publish an accepted job. If that fails, a sweep does it: the client gets no error."""
         try:
             try:
-                self.doorbell.publish(job.id, position=0, rounds=job.rounds, priority=job.priority)
+                self.doorbell.publish(
+                    job.id, stage_index=0, rounds=job.rounds, priority=job.priority
+                )
             except QueueUnavailableError as error:
                 log.warning("%s: accepted; will be published later: %s", job.id, error)
                 self.store.unpublish(job.id, 0)

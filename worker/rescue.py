@@ -153,7 +153,7 @@ class Rescue:
                     job = waiting[0]
                     self._doorbell.publish(
                         job.job_id,
-                        position=job.position,
+                        stage_index=job.stage_index,
                         rounds=job.rounds,
                         priority=job.priority,
                         model=job.model,

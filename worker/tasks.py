@@ -59,32 +59,32 @@ class StageRunner:
         self._stopping = threading.Event()
         self._gate = Gate()
 
-    def run(self, job_id: str, position: int) -> None:
+    def run(self, job_id: str, stage_index: int) -> None:
         """Run one stage, if it is there to be run; return when its output is kept.
 
         Raises:
             Ignore: the chain ends here: there was nothing to claim, or the job ended.
         """
         with self._gate.shared():
-            if (claim := self._claim(job_id, position)) is not None:
+            if (claim := self._claim(job_id, stage_index)) is not None:
                 self._run_claimed(claim)
                 return
-        if self.patiently(lambda: self._store.suspicious(job_id, position)):
+        if self.patiently(lambda: self._store.suspicious(job_id, stage_index)):
             with self._gate.alone():
-                if (claim := self._claim(job_id, position, alone=True)) is not None:
-                    log.warning("%s: stage %d lost its workers; it runs alone", job_id, position)
+                if (claim := self._claim(job_id, stage_index, alone=True)) is not None:
+                    log.warning("%s: stage %d lost its workers; it runs alone", job_id, stage_index)
                     self._run_claimed(claim)
                     return
-        log.debug("%s: nothing to do for stage %d", job_id, position)
+        log.debug("%s: nothing to do for stage %d", job_id, stage_index)
         raise Ignore("nothing to claim")
 
-    def _claim(self, job_id: str, position: int, *, alone: bool = False) -> Claim | None:
+    def _claim(self, job_id: str, stage_index: int, *, alone: bool = False) -> Claim | None:
         if self._stopping.is_set():
-            self.patiently(lambda: self._store.unpublish(job_id, position))
+            self.patiently(lambda: self._store.unpublish(job_id, stage_index))
             raise Ignore("the worker is stopping")
         return self.patiently(
             lambda: self._store.claim(
-                job_id, position, self._worker_id, job_timeout=self._job_timeout, alone=alone
+                job_id, stage_index, self._worker_id, job_timeout=self._job_timeout, alone=alone
             )
         )
 
@@ -118,7 +118,7 @@ class StageRunner:
                     prompt=claim.prompt,
                     sampling=claim.sampling,
                     deadline=started + claim.seconds_left,
-                    priority=claim.stage.position,
+                    priority=claim.stage.index,
                 )
             )
         except ContextExceededError as error:
@@ -220,7 +220,7 @@ def _broken_off(claim: Claim, generation: Generation) -> Output:
     deltas = generation.since(0)
     return Output(
         text="".join(deltas),
-        deltas=[len(delta) for delta in deltas],
+        delta_lengths=[len(delta) for delta in deltas],
         prompt_tokens=None,
         output_tokens=None,
         finish_reason="error",
@@ -233,7 +233,7 @@ def _output(completion: Completion, started: float) -> Output:
     first = completion.first_token_at
     return Output(
         text=completion.text,
-        deltas=[len(delta) for delta in completion.deltas],
+        delta_lengths=[len(delta) for delta in completion.deltas],
         prompt_tokens=completion.prompt_tokens,
         output_tokens=completion.output_tokens,
         finish_reason=completion.finish_reason.value,
@@ -245,8 +245,8 @@ def _output(completion: Completion, started: float) -> Output:
 def register(app: Celery, runner: StageRunner) -> None:
     """Give the app its three tasks."""
 
-    def run(job_id: str, position: int) -> None:
-        runner.run(job_id, position)
+    def run(job_id: str, stage_index: int) -> None:
+        runner.run(job_id, stage_index)
 
     for role in Role:
         app.task(name=task_name(role))(run)

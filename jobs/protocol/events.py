@@ -58,7 +58,7 @@ def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event | None]:
 
 def delta(job: Job, attempt: Attempt, text: str) -> Event:
     """Return the event of one piece of an attempt's text."""
-    return _delta(job, pipeline.stages(job.rounds)[attempt.position], attempt, text)
+    return _delta(job, pipeline.stages(job.rounds)[attempt.stage_index], attempt, text)
 
 
 def to_json(event: Event, sequence_number: int) -> str:
@@ -73,7 +73,7 @@ def _streamed_attempt(job: Job, run: int, stage: Stage) -> Attempt | None:
     After a lost or released attempt the next one of the same run generates the same text, because it
     has the same seed: the stream continues where it stopped. In an earlier run no attempt follows.
     """
-    attempts = [a for a in job.of_run(run) if a.position == stage.position]
+    attempts = [a for a in job.of_run(run) if a.stage_index == stage.index]
     for attempt in attempts:
         if attempt.status is AttemptStatus.FINISHED:
             return attempt
@@ -102,7 +102,7 @@ def _stage_events(
             yield _delta(job, stage, attempt, piece)
         return
     text = attempt.output or ""
-    for piece in _pieces(text, attempt.deltas or []):
+    for piece in _pieces(text, attempt.delta_lengths or []):
         yield _delta(job, stage, attempt, piece)
     if attempt.status in _TEXT_LOST:
         # The maximum number of events: one for each token, and one for the end.
@@ -143,7 +143,7 @@ def _location(job: Job, stage: Stage, attempt: Attempt) -> dict[str, Any]:
     )
     return {
         "item_id": item_id(job, stage, attempt.run),
-        "output_index": items_of_earlier_runs + stage.position,
+        "output_index": items_of_earlier_runs + stage.index,
         "content_index": 0,
     }
 

@@ -27,7 +27,7 @@ def history(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "rounds": job.rounds,
         "priority": job.priority,
-        "metadata": job.labels,
+        "metadata": job.metadata_,
         "model": job.model and f"sha256:{job.model}",
         "run": job.run,
         "restarts": [_restart(restart) for restart in job.restarts],
@@ -41,7 +41,7 @@ def history(job: Job) -> dict[str, Any]:
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
-        "position": attempt.position,
+        "position": attempt.stage_index,
         "role": attempt.role.value,
         "round": attempt.round,
         "run": attempt.run,

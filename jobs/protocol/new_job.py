@@ -46,7 +46,7 @@ def new_job(
         rounds=_or(request.rounds, 1),
         priority=_or(request.priority, pipeline.DEFAULT_PRIORITY),
         background=bool(request.background),
-        labels=request.metadata or {},
+        metadata=request.metadata or {},
         idempotency_key=idempotency_key,
         request_digest=request_digest,
     )

@@ -39,10 +39,12 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         ),
         "instructions": job.system,
         "max_output_tokens": job.max_output_tokens,
-        "metadata": job.labels,
+        "metadata": job.metadata_,
         "model": pipeline.MODEL,
         "output": [
-            output_item(job, stages[attempt.position], attempt.output or "", _item_status(attempt))
+            output_item(
+                job, stages[attempt.stage_index], attempt.output or "", _item_status(attempt)
+            )
             for attempt in finished
         ],
         "parallel_tool_calls": False,
@@ -131,7 +133,7 @@ def content_part(job: Job, stage: Stage, text: str) -> dict[str, Any]:
 
 def is_message(job: Job, stage: Stage) -> bool:
     """Return whether a stage's text is the final answer: it is for the last stage."""
-    return stage.position == len(pipeline.stages(job.rounds)) - 1
+    return stage.index == len(pipeline.stages(job.rounds)) - 1
 
 
 def _item_status(attempt: Attempt) -> str:
@@ -143,7 +145,7 @@ def _usage(job: Job, finished: list[Attempt]) -> dict[str, Any]:
     last = len(pipeline.stages(job.rounds)) - 1
     prompt_tokens = sum(attempt.prompt_tokens or 0 for attempt in finished)
     output_tokens = sum(attempt.output_tokens or 0 for attempt in finished)
-    reasoning_tokens = sum(a.output_tokens or 0 for a in finished if a.position != last)
+    reasoning_tokens = sum(a.output_tokens or 0 for a in finished if a.stage_index != last)
     return {
         "input_tokens": prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0},

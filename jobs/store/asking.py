@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from jobs import db
 from jobs.db import utcnow
-from jobs.models import OPEN, Attempt, Job, Status
+from jobs.models import ANONYMOUS, OPEN, Attempt, Job, Status
 from jobs.pipeline import Sampling
 from jobs.store import statements
 from jobs.store.base import Base
@@ -43,7 +43,7 @@ class NewJob:
     rounds: int
     priority: int
     background: bool
-    labels: dict[str, str]
+    metadata: dict[str, str]
     idempotency_key: str | None = None
     request_digest: str | None = None
 
@@ -53,7 +53,7 @@ class Standing(NamedTuple):
 
     status: Status
     run: int
-    position: int
+    stage_index: int
     lease_token: int
 
 
@@ -72,7 +72,9 @@ def _earlier(session: Session, key: str | None, digest: str | None) -> Job | Non
     if key is None:
         return None
     job = session.scalar(
-        sa.select(Job).where(Job.idempotency_key == key).options(selectinload(Job.attempts))
+        sa.select(Job)
+        .where(Job.owner == ANONYMOUS, Job.idempotency_key == key)
+        .options(selectinload(Job.attempts))
     )
     if job is not None and job.request_digest != digest:
         raise IdempotencyError
@@ -103,6 +105,7 @@ class Asking(Base):
                     raise QueueFullError
                 job = Job(
                     id=new_id(),
+                    owner=ANONYMOUS,
                     question=new.question,
                     system=new.system,
                     temperature=new.sampling.temperature,
@@ -113,7 +116,7 @@ class Asking(Base):
                     rounds=new.rounds,
                     priority=new.priority,
                     background=new.background,
-                    labels=new.labels,
+                    metadata_=new.metadata,
                     idempotency_key=new.idempotency_key,
                     request_digest=new.request_digest,
                     attempts=[],
@@ -184,8 +187,10 @@ class Asking(Base):
             JobNotFoundError: ``after`` is no job's id.
         """
         key = sa.tuple_(Job.created_at, Job.id)
-        query = sa.select(Job).order_by(
-            *((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id))
+        query = (
+            sa.select(Job)
+            .where(Job.owner == ANONYMOUS)
+            .order_by(*((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id)))
         )
         if attempts:
             query = query.options(selectinload(Job.attempts))

@@ -27,7 +27,7 @@ class Unpublished:
     """A job whose next stage waits without a message in Redis."""
 
     job_id: str
-    position: int
+    stage_index: int
     rounds: int
     #: The question's; the highest for a job that has begun.
     priority: int
@@ -60,12 +60,12 @@ _PRIORITY = sa.case((Job.status == Status.IN_PROGRESS, MAX_PRIORITY), else_=Job.
 class Publishing(Base):
     """What Redis should have a message for."""
 
-    def unpublish(self, job_id: str, position: int) -> None:
-        """Note that there is no message for ``position``: the sweep sends one."""
+    def unpublish(self, job_id: str, stage_index: int) -> None:
+        """Note that there is no message for ``stage_index``: the sweep sends one."""
         with self._write() as connection:
             connection.execute(
                 sa.update(Job)
-                .where(Job.id == job_id, Job.position == position, Job.worker_id.is_(None))
+                .where(Job.id == job_id, Job.stage_index == stage_index, Job.worker_id.is_(None))
                 .values(published_at=None)
             )
 
@@ -105,25 +105,25 @@ class Publishing(Base):
                 sa.update(Job)
                 .where(Job.id.in_(free(waiting)))
                 .values(published_at=utcnow())
-                .returning(Job.id, Job.position, Job.rounds, _PRIORITY, Job.model)
+                .returning(Job.id, Job.stage_index, Job.rounds, _PRIORITY, Job.model)
             ).all()
         place = {job_id: number for number, job_id in enumerate(found)}
         return [Unpublished(*row) for row in sorted(taken, key=lambda row: place[row.id])]
 
     def put_back(self, taken: Sequence[Unpublished]) -> None:
         """Note that jobs that were taken could not be published."""
-        stages = [(job.job_id, job.position) for job in taken]
+        stages = [(job.job_id, job.stage_index) for job in taken]
         with self._write() as connection:
             connection.execute(
                 sa.update(Job)
-                .where(sa.tuple_(Job.id, Job.position).in_(stages), Job.worker_id.is_(None))
+                .where(sa.tuple_(Job.id, Job.stage_index).in_(stages), Job.worker_id.is_(None))
                 .values(published_at=None)
             )
 
 
 def _find(connection: sa.Connection, queue_empty: bool, model: str, limit: int) -> list[str]:
     """Find jobs to publish: what never was or has begun, then questions by their priority."""
-    columns = (Job.id, Job.position, Job.priority)
+    columns = (Job.id, Job.stage_index, Job.priority)
     free_ = sa.and_(Job.worker_id.is_(None), sa.or_(Job.model.is_(None), Job.model == model))
     outbox = connection.execute(
         sa.select(*columns)
@@ -136,7 +136,7 @@ def _find(connection: sa.Connection, queue_empty: bool, model: str, limit: int) 
         .where(IS_IN_PROGRESS, Job.published_at < utcnow(-REPUBLISH_AFTER), free_)
         .order_by(Job.published_at)
     ).all()
-    first = sorted([*outbox, *begun], key=lambda row: (-row.position, -row.priority))
+    first = sorted([*outbox, *begun], key=lambda row: (-row.stage_index, -row.priority))
     found = [row.id for row in first][:limit]
     if len(found) < limit:
         before = _bounds(connection, queue_empty)

@@ -93,7 +93,7 @@ def _restart(connection: sa.Connection, job: sa.Row[tuple[object, ...]], reason:
             run=Job.run + 1,
             restarts=[*job.restarts, told],
             model=None,
-            position=0,
+            stage_index=0,
             ready_at=utcnow(),
             published_at=None,
         )

@@ -48,7 +48,8 @@ class Output:
     """What a stage gave."""
 
     text: str
-    deltas: list[int]
+    #: Characters of each streamed piece of ``text``, in order.
+    delta_lengths: list[int]
     #: Unknown of a generation that raised an error.
     prompt_tokens: int | None
     output_tokens: int | None
@@ -66,7 +67,7 @@ class Running(Base):
     def claim(
         self,
         job_id: str,
-        position: int,
+        stage_index: int,
         worker_id: str,
         *,
         job_timeout: float,
@@ -78,7 +79,7 @@ class Running(Base):
         than that of the job's run. The first claim of a run settles its model.
 
         Args:
-            job_id, position: the stage.
+            job_id, stage_index: the stage.
             worker_id: who will run it.
             job_timeout: seconds that the job may take, if this is its first claim.
             alone: whether the worker runs nothing else meanwhile; if it does, stages that lost
@@ -89,7 +90,7 @@ class Running(Base):
                 statements.CLAIM,
                 {
                     "job": job_id,
-                    "stage": position,
+                    "stage": stage_index,
                     "worker": worker_id,
                     "lease": LEASE,
                     "timeout": job_timeout,
@@ -108,24 +109,24 @@ class Running(Base):
                 if a.run == job.run and a.status is AttemptStatus.FINISHED
             ]
             chain = pipeline.stages(job.rounds)
-            stage = chain[position]
+            stage = chain[stage_index]
             sampling = Sampling(
                 temperature=job.temperature,
                 top_k=job.top_k,
                 top_p=job.top_p,
                 max_output_tokens=job.max_output_tokens,
-                seed=pipeline.stage_seed(job.seed, position),
+                seed=pipeline.stage_seed(job.seed, stage_index),
             )
             prompt = pipeline.prompt(stage, job.system, job.question, outputs)
             attempt_id = connection.execute(
                 statements.BEGIN_ATTEMPT,
                 {
                     "job_id": job_id,
-                    "position": position,
+                    "stage_index": stage_index,
                     "role": stage.role,
                     "round": stage.round,
                     "run": job.run,
-                    "number": 1 + sum(a.position == position for a in attempts),
+                    "number": 1 + sum(a.stage_index == stage_index for a in attempts),
                     "lease_token": job.lease_token,
                     "worker_id": worker_id,
                     "status": AttemptStatus.RUNNING,
@@ -144,17 +145,17 @@ class Running(Base):
                 attempt_id=attempt_id,
                 lease_token=job.lease_token,
                 stage=stage,
-                last=position == len(chain) - 1,
+                last=stage_index == len(chain) - 1,
                 prompt=prompt,
                 sampling=sampling,
                 started_at=job.now,
                 seconds_left=(job.deadline_at - job.now).total_seconds(),
             )
 
-    def suspicious(self, job_id: str, position: int) -> bool:
+    def suspicious(self, job_id: str, stage_index: int) -> bool:
         """Whether a stage has lost so many workers that it should run alone."""
         with self._read_rows() as connection:
-            lost = connection.scalar(statements.LOST, {"job": job_id, "stage": position})
+            lost = connection.scalar(statements.LOST, {"job": job_id, "stage": stage_index})
         return (lost or 0) >= SUSPICIOUS
 
     def record(self, claim: Claim, output: Output) -> bool:
@@ -241,7 +242,7 @@ def _columns(claim: Claim, output: Output) -> dict[str, Any]:
         first_token_at = claim.started_at + dt.timedelta(seconds=output.first_token_after)
     return {
         "output": output.text,
-        "deltas": output.deltas,
+        "delta_lengths": output.delta_lengths,
         "prompt_tokens": output.prompt_tokens,
         "output_tokens": output.output_tokens,
         "finish_reason": output.finish_reason,

@@ -13,7 +13,7 @@ _OPEN = sa.or_(*(Job.status == status for status in OPEN))
 #: Counts a stage's attempts that ended with their worker lost. Parameters: ``job``, ``stage``.
 LOST = sa.select(sa.func.count()).where(
     Attempt.job_id == sa.bindparam("job"),
-    Attempt.position == sa.bindparam("stage"),
+    Attempt.stage_index == sa.bindparam("stage"),
     Attempt.status == AttemptStatus.LOST,
 )
 
@@ -27,7 +27,7 @@ CLAIM = (
     sa.update(Job)
     .where(
         Job.id == sa.bindparam("job"),
-        Job.position == sa.bindparam("stage"),
+        Job.stage_index == sa.bindparam("stage"),
         _OPEN,
         Job.lease_expires_at.is_(None),
         sa.or_(Job.model.is_(None), Job.model == _MODEL),
@@ -65,15 +65,15 @@ CLAIM = (
     )
 )
 
-#: All attempts of ``job`` so far, by position.
+#: All attempts of ``job`` so far, by stage_index.
 ATTEMPTS = (
-    sa.select(Attempt.run, Attempt.position, Attempt.status, Attempt.output)
+    sa.select(Attempt.run, Attempt.stage_index, Attempt.status, Attempt.output)
     .where(Attempt.job_id == sa.bindparam("job"))
-    .order_by(Attempt.position)
+    .order_by(Attempt.stage_index)
 )
 
 #: What of ``job`` changes whenever its stages do.
-STANDING = sa.select(Job.status, Job.run, Job.position, Job.lease_token).where(
+STANDING = sa.select(Job.status, Job.run, Job.stage_index, Job.lease_token).where(
     Job.id == sa.bindparam("job")
 )
 
@@ -114,11 +114,13 @@ SETTLE = (
     .values(lease_expires_at=None, worker_id=None, ready_at=utcnow())
 )
 #: The same for a stage that is finished, with others to come.
-GO_ON = SETTLE.values(status=Status.IN_PROGRESS, position=Job.position + 1, published_at=utcnow())
+GO_ON = SETTLE.values(
+    status=Status.IN_PROGRESS, stage_index=Job.stage_index + 1, published_at=utcnow()
+)
 #: The same at the end of a job; its ``status`` is a parameter.
 END = SETTLE.values(finished_at=utcnow())
 #: The same for the last stage.
-COMPLETE = END.values(position=Job.position + 1)
+COMPLETE = END.values(stage_index=Job.stage_index + 1)
 
 #: Hands the lease of a ``job`` that has ended back, if it is still that of ``token``.
 LET_GO = (

@@ -116,14 +116,14 @@ def _take_back(
         sa.update(Job)
         .where(Job.id.in_(free(sa.and_(expired, Job.finished_at.is_(None)))))
         .values(lease_expires_at=None, worker_id=None, ready_at=utcnow(), published_at=None)
-        .returning(Job.id, Job.position, Job.lease_token)
+        .returning(Job.id, Job.stage_index, Job.lease_token)
     ).all()
     failed = []
-    for job_id, position, token in lost:
+    for job_id, stage_index, token in lost:
         end_attempt(connection, job_id, token, AttemptStatus.LOST, error=LOST)
-        count = connection.scalar(statements.LOST, {"job": job_id, "stage": position}) or 0
+        count = connection.scalar(statements.LOST, {"job": job_id, "stage": stage_index}) or 0
         if count >= MAX_LOST:
-            role = pipeline.stages(pipeline.MAX_ROUNDS)[position].role
+            role = pipeline.stages(pipeline.MAX_ROUNDS)[stage_index].role
             connection.execute(
                 sa.update(Job)
                 .where(Job.id == job_id)
@@ -132,7 +132,7 @@ def _take_back(
                     finished_at=utcnow(),
                     error_code="worker_lost",
                     error_message=f"{count} workers were lost while they ran its stage "
-                    f"{position} ({role})",
+                    f"{stage_index} ({role})",
                 )
             )
             failed.append(job_id)

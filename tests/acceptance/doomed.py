@@ -70,7 +70,7 @@ def _arrange(point: str) -> None:
         )
 
     def records(position: int) -> Callable[..., bool]:
-        return lambda _, claim, __: claim.stage.position == position
+        return lambda _, claim, __: claim.stage.index == position
 
     match point:
         case "committed":

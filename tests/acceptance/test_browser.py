@@ -422,12 +422,12 @@ def test_html_is_shown_as_it_was_written(page: Page, service: Service) -> None:
 
     # A worker that writes HTML: it comes by an event first, and with the page later.
     store = Store(service.environ["HELIXQ_DATABASE_URL"])
-    new = NewJob("Why?", "Be bad.", Sampling(), 1, 5, background=True, labels={})
+    new = NewJob("Why?", "Be bad.", Sampling(), 1, 5, background=True, metadata={})
     job, _ = store.submit(new, max_queued=100)
     [worker] = store.ready_workers()
 
-    def start(position: int) -> Claim:
-        claim = store.claim(job.id, position, worker.id, job_timeout=60)
+    def start(stage_index: int) -> Claim:
+        claim = store.claim(job.id, stage_index, worker.id, job_timeout=60)
         assert claim is not None
         return claim
 

@@ -151,7 +151,7 @@ class Checked:
         for stage in pipeline.stages():
             generations = []
             for (question, sampling), texts in zip(jobs, outputs, strict=True):
-                seed = stage_seed(sampling.seed, stage.position)
+                seed = stage_seed(sampling.seed, stage.index)
                 limited = replace(sampling, max_output_tokens=self._amount.limit, seed=seed)
                 prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, texts)
                 self._requests.append(Request(stage.role, prompt, limited))

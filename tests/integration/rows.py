@@ -24,11 +24,11 @@ QUESTION = NewJob(
     rounds=1,
     priority=5,
     background=True,
-    labels={"team": "blue"},
+    metadata={"team": "blue"},
 )
 OUTPUT = Output(
     text="Because.",
-    deltas=[4, 4],
+    delta_lengths=[4, 4],
     prompt_tokens=12,
     output_tokens=3,
     finish_reason="stop",
@@ -44,9 +44,9 @@ def submit(store: Store, **changes: object) -> Job:
 
 
 def claim(
-    store: Store, job: Job, position: int = 0, worker: str = WORKER, *, alone: bool = False
+    store: Store, job: Job, stage_index: int = 0, worker: str = WORKER, *, alone: bool = False
 ) -> Claim:
-    found = store.claim(job.id, position, worker, job_timeout=60, alone=alone)
+    found = store.claim(job.id, stage_index, worker, job_timeout=60, alone=alone)
     assert found is not None
     return found
 

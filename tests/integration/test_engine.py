@@ -87,7 +87,7 @@ def test_the_whole_pipeline_gives_the_cards_texts(
     ours: list[str] = []
     cards: list[str] = []
     for stage in pipeline.stages():
-        sampling = Sampling(seed=pipeline.stage_seed(seed, stage.position))
+        sampling = Sampling(seed=pipeline.stage_seed(seed, stage.index))
         prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, QUESTION, ours)
         generation = engine.submit(Request(stage.role, prompt, sampling))
         streamed = list(generation)

@@ -17,7 +17,7 @@ from jobs.store import Claim, Store
 from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 
-PARTIAL = replace(OUTPUT, text="Bec", deltas=[3], finish_reason="cancelled")
+PARTIAL = replace(OUTPUT, text="Bec", delta_lengths=[3], finish_reason="cancelled")
 
 
 @dataclass
@@ -31,9 +31,11 @@ class History:
     ended: Any = None
 
     def claim(self) -> None:
-        for position in range(3):
+        for stage_index in range(3):
             for alone in (False, True):
-                found = self.store.claim(self.job.id, position, WORKER, job_timeout=60, alone=alone)
+                found = self.store.claim(
+                    self.job.id, stage_index, WORKER, job_timeout=60, alone=alone
+                )
                 if found is not None:
                     self.claims.append(found)
 

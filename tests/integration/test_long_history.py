@@ -57,8 +57,8 @@ def fill(store: Store) -> None:
         return f"now() - ({seconds}) * interval '1 second'"
 
     ended, starved, waiting = submit(store, priority=9), submit(store, priority=0), submit(store)
-    for position in range(3):
-        assert store.record(claim(store, ended, position), OUTPUT)
+    for stage_index in range(3):
+        assert store.record(claim(store, ended, stage_index), OUTPUT)
     with store.engine.begin() as connection:
         db.begin(connection, write=True)
         days = ago(f"n.i * 100.0 * 86400 / {WORKERS}")
@@ -176,11 +176,11 @@ def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> Non
                 run(store.take_unpublished, queue_empty=queue_empty, model=RUNTIME.model),
             )
         run(store.unpublish, job.id, 0)
-        for position in range(3):
-            held = run(store.claim, job.id, position, WORKER, job_timeout=60)
+        for stage_index in range(3):
+            held = run(store.claim, job.id, stage_index, WORKER, job_timeout=60)
             run(store.heartbeat, WORKER, [(job.id, held.lease_token)])
             run(store.held, WORKER)
-            run(store.suspicious, job.id, position)
+            run(store.suspicious, job.id, stage_index)
             run(store.record, held, OUTPUT)
         for end in (store.release, store.fail):
             run(end, claim(store, submit(store)), *["why"] * (1 + (end == store.fail)))

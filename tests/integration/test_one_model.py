@@ -112,9 +112,9 @@ def test_the_same_folder_with_other_contents_is_another_model(
 def test_the_first_claim_settles_a_jobs_model(both: Store) -> None:
     job = submit(both)
     assert both.record(claim(both, job), OUTPUT)
-    for position in (1, 2):
-        assert both.claim(job.id, position, OTHER, job_timeout=60) is None
-        assert both.record(claim(both, job, position), OUTPUT)
+    for stage_index in (1, 2):
+        assert both.claim(job.id, stage_index, OTHER, job_timeout=60) is None
+        assert both.record(claim(both, job, stage_index), OUTPUT)
     kept = both.job(job.id)
     assert (kept.status, kept.model, kept.run) == (Status.COMPLETED, RUNTIME.model, 1)
     assert {a.worker_id for a in kept.attempts} == {WORKER}
@@ -155,8 +155,10 @@ def test_stages_are_published_by_workers_of_their_model(
 
 def test_a_job_whose_model_is_gone_starts_again(both: Store) -> None:
     job = submit(both)
-    for position, text in enumerate(["an answer", "a critique"]):
-        both.record(claim(both, job, position), replace(OUTPUT, text=text, deltas=[len(text)]))
+    for stage_index, text in enumerate(["an answer", "a critique"]):
+        both.record(
+            claim(both, job, stage_index), replace(OUTPUT, text=text, delta_lengths=[len(text)])
+        )
     both.release(claim(both, job, 2), "the worker shut down")
     both.set_worker_state(WORKER, WorkerState.STOPPED)
     before = both.job(job.id)
@@ -171,22 +173,22 @@ def test_a_job_whose_model_is_gone_starts_again(both: Store) -> None:
     assert both.restart(0) == [], "once"
 
     kept = both.job(job.id)
-    assert (kept.status, kept.position, kept.run, kept.model) == (Status.IN_PROGRESS, 0, 2, None)
+    assert (kept.status, kept.stage_index, kept.run, kept.model) == (Status.IN_PROGRESS, 0, 2, None)
     assert (kept.deadline_at, kept.started_at) == (before.deadline_at, before.started_at)
     assert kept.finished == []
     [told] = kept.restarts
     assert (told["run"], told["model"]) == (2, RUNTIME.model)
     assert told["reason"] == "no worker with the model of the run before was ready for 600 seconds"
     [waiting] = both.take_unpublished(queue_empty=False, model="whoever comes")
-    assert (waiting.job_id, waiting.position, waiting.model) == (job.id, 0, None)
+    assert (waiting.job_id, waiting.stage_index, waiting.model) == (job.id, 0, None)
 
-    for position, text in enumerate(["another answer", "another critique", "a better answer"]):
-        held = claim(both, job, position, OTHER)
-        assert held.sampling.seed == stage_seed(7, position)
-        both.record(held, replace(OUTPUT, text=text, deltas=[len(text)]))
+    for stage_index, text in enumerate(["another answer", "another critique", "a better answer"]):
+        held = claim(both, job, stage_index, OTHER)
+        assert held.sampling.seed == stage_seed(7, stage_index)
+        both.record(held, replace(OUTPUT, text=text, delta_lengths=[len(text)]))
     kept = both.job(job.id)
     assert kept.status is Status.COMPLETED
-    assert [(a.run, a.position, a.number, a.status.value) for a in kept.attempts] == [
+    assert [(a.run, a.stage_index, a.number, a.status.value) for a in kept.attempts] == [
         (1, 0, 1, "finished"),
         (1, 1, 1, "finished"),
         (1, 2, 1, "released"),

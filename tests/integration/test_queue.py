@@ -32,10 +32,10 @@ def test_what_a_worker_began_goes_to_workers_with_its_model(redis_server: RedisS
         assert (client.llen(own), client.llen(questions)) == (1, 0)
         assert 0 < client.ttl(own) <= MODEL_QUEUE_EXPIRY, "until nobody uses it any more"
         bell = Doorbell(app)
-        bell.publish("job", position=0, rounds=1, priority=9, model="digest")
+        bell.publish("job", stage_index=0, rounds=1, priority=9, model="digest")
         assert client.llen(own) == 2, "a first stage that was claimed and given back"
-        bell.publish("job", position=0, rounds=1, priority=9)
-        Doorbell(make_app(redis_server.url)).publish("job", position=0, rounds=1, priority=9)
+        bell.publish("job", stage_index=0, rounds=1, priority=9)
+        Doorbell(make_app(redis_server.url)).publish("job", stage_index=0, rounds=1, priority=9)
         assert (client.llen(own), client.llen(questions)) == (2, 2)
         assert bell.waiting() == 2
         client.delete(own, questions)

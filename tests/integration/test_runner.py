@@ -56,7 +56,7 @@ def runner(store: Store, engine: ReferenceEngine, reporter: Reporter) -> StageRu
 
 def submit(store: Store, limit: int, **changes: float) -> Job:
     sampling = Sampling(max_output_tokens=limit, seed=3, **changes)  # type: ignore[arg-type]  # numbers
-    new = NewJob("Why?", "Be brief.", sampling, 1, 5, background=True, labels={})
+    new = NewJob("Why?", "Be brief.", sampling, 1, 5, background=True, metadata={})
     return store.submit(new, max_queued=10)[0]
 
 
@@ -87,8 +87,8 @@ def test_generated_nul_characters_are_kept(
     engine = start_engine(nul_checkpoint)
     runner = StageRunner(store, engine, reporter, WORKER, job_timeout=60)
     job = submit(store, 3, temperature=0)
-    for position in range(3):
-        runner.run(job.id, position)
+    for stage_index in range(3):
+        runner.run(job.id, stage_index)
     engine.close()
     reporter.stop()
     kept = store.job(job.id)
@@ -106,7 +106,7 @@ def test_live_text_is_the_recorded_text(
     [attempt] = store.job(job.id).attempts
     live = told(progress, job)
     assert "".join(live) == attempt.output
-    assert [len(delta) for delta in live] == attempt.deltas
+    assert [len(delta) for delta in live] == attempt.delta_lengths
     assert attempt.finish_reason == "length"
     assert attempt.output_tokens == 40
 
@@ -141,7 +141,7 @@ def test_stopping_gives_stages_back(store: Store, runner: StageRunner, progress:
     runner.stop()
     thread.join(30)
     kept = store.job(job.id)
-    assert (kept.status, kept.position, kept.published_at) == (Status.IN_PROGRESS, 0, None)
+    assert (kept.status, kept.stage_index, kept.published_at) == (Status.IN_PROGRESS, 0, None)
     assert kept.attempts[0].status is AttemptStatus.RELEASED
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
@@ -162,7 +162,7 @@ def test_a_job_past_its_deadline_fails_with_what_it_has(
 
 def test_a_prompt_without_room_fails_the_job(store: Store, runner: StageRunner) -> None:
     sampling = Sampling(max_output_tokens=5)
-    new = NewJob("word " * 50_000, "s", sampling, 1, 5, background=True, labels={})
+    new = NewJob("word " * 50_000, "s", sampling, 1, 5, background=True, metadata={})
     job, _ = store.submit(new, max_queued=10)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
@@ -234,5 +234,5 @@ def test_a_finished_text_waits_for_the_database(
     monkeypatch.setattr(store, "record", flaky)
     job = submit(store, 3)
     runner.run(job.id, 0)
-    assert store.job(job.id).position == 1
+    assert store.job(job.id).stage_index == 1
     assert next(faults, None) is None

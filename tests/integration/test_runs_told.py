@@ -62,14 +62,14 @@ def numbered(store: Store, job: Job, live: dict[int, list[str]] | None = None) -
 
 def test_a_number_is_one_event_for_live_and_late_readers(both: Store) -> None:
     job = submit(both)
-    both.record(claim(both, job), replace(OUTPUT, text="An answer", deltas=[3, 6]))
+    both.record(claim(both, job), replace(OUTPUT, text="An answer", delta_lengths=[3, 6]))
     lost = claim(both, job, 1)
     limit = both.job(job.id).max_output_tokens
     live = numbered(both, job, {lost.attempt_id: ["x"] * (limit + 1)})
     restart(both)
     waiting = numbered(both, job)
-    for position in range(3):
-        both.record(claim(both, job, position, OTHER), OUTPUT)
+    for stage_index in range(3):
+        both.record(claim(both, job, stage_index, OTHER), OUTPUT)
     late = numbered(both, job)
     assert late.keys() >= waiting.keys()
     for earlier in (live, waiting):
@@ -98,16 +98,16 @@ def test_a_number_is_one_event_for_live_and_late_readers(both: Store) -> None:
 
 def test_the_response_has_the_last_run_and_the_history_all(both: Store, web: Client) -> None:
     job = submit(both)
-    both.record(claim(both, job), replace(OUTPUT, text="An answer of before", deltas=[19]))
+    both.record(claim(both, job), replace(OUTPUT, text="An answer of before", delta_lengths=[19]))
     restart(both)
     response = web.get(f"/v1/responses/{job.id}").json
     assert (response["status"], response["run"], response["output"]) == ("in_progress", 2, [])
     page = web.get(f"/jobs/{job.id}").text
     assert "no worker with the model of the run before was ready for 600 seconds" in page
     assert "An answer of before" in page
-    for position, text in enumerate(["One", "Two", "Three"]):
-        output = replace(OUTPUT, text=text, deltas=[len(text)])
-        both.record(claim(both, job, position, OTHER), output)
+    for stage_index, text in enumerate(["One", "Two", "Three"]):
+        output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
+        both.record(claim(both, job, stage_index, OTHER), output)
     response = web.get(f"/v1/responses/{job.id}").json
     assert [item["content"][0]["text"] for item in response["output"]] == ["One", "Two", "Three"]
     final = web.get(f"/v1/responses/{job.id}?stream=true").text.strip().splitlines()[-1]

@@ -26,20 +26,20 @@ from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, 
 
 def test_a_job_goes_through_its_three_stages(store: Store) -> None:
     job = submit(store)
-    assert (job.status, job.position) == (Status.QUEUED, 0)
-    for position, text in enumerate(["an answer", "a critique", "a better answer"]):
-        held = claim(store, job, position)
-        assert held.sampling.seed == stage_seed(7, position)
-        assert held.last == (position == 2)
-        output = replace(OUTPUT, text=text, deltas=[len(text)])
+    assert (job.status, job.stage_index) == (Status.QUEUED, 0)
+    for stage_index, text in enumerate(["an answer", "a critique", "a better answer"]):
+        held = claim(store, job, stage_index)
+        assert held.sampling.seed == stage_seed(7, stage_index)
+        assert held.last == (stage_index == 2)
+        output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
         assert store.record(held, output)
     kept = store.job(job.id)
-    assert (kept.status, kept.position) == (Status.COMPLETED, 3)
+    assert (kept.status, kept.stage_index) == (Status.COMPLETED, 3)
     assert [a.output for a in kept.finished] == ["an answer", "a critique", "a better answer"]
     assert kept.finished[2].prompt == (
         "SYSTEM: Be brief. \nUSER: Why? \nRESPONSE: an answer \nCRITIQUE: a critique \nREGENERATOR:"
     )
-    assert kept.labels == {"team": "blue"}
+    assert kept.metadata_ == {"team": "blue"}
     for attempt in kept.attempts:
         assert attempt.status is AttemptStatus.FINISHED
         assert attempt.worker.runtime == RUNTIME.description
@@ -55,8 +55,8 @@ def test_a_job_goes_through_its_three_stages(store: Store) -> None:
 
 def test_an_answer_cut_at_its_limit_is_incomplete(store: Store) -> None:
     job = submit(store)
-    for position in range(3):
-        assert store.record(claim(store, job, position), replace(OUTPUT, finish_reason="length"))
+    for stage_index in range(3):
+        assert store.record(claim(store, job, stage_index), replace(OUTPUT, finish_reason="length"))
     assert store.job(job.id).status is Status.INCOMPLETE
 
 
@@ -121,7 +121,9 @@ def test_cancel_takes_a_running_stage_away(store: Store) -> None:
     assert store.held(WORKER) == set()
     assert not store.record(held, OUTPUT)
     assert store.job(job.id).attempts[0].status is AttemptStatus.RUNNING
-    store.keep_partial(held, replace(OUTPUT, text="Bec", deltas=[3], finish_reason="cancelled"))
+    store.keep_partial(
+        held, replace(OUTPUT, text="Bec", delta_lengths=[3], finish_reason="cancelled")
+    )
     kept = store.job(job.id)
     assert kept.status is Status.CANCELLED
     assert (kept.attempts[0].status, kept.attempts[0].output) == (AttemptStatus.CANCELLED, "Bec")
@@ -142,8 +144,8 @@ def test_cancel_leaves_an_ended_job_as_it_is(store: Store) -> None:
 def test_a_cancel_that_races_with_the_end_gives_one_final_status(store: Store) -> None:
     for _ in range(10):
         job = submit(store)
-        for position in range(2):
-            store.record(claim(store, job, position), OUTPUT)
+        for stage_index in range(2):
+            store.record(claim(store, job, stage_index), OUTPUT)
         held = claim(store, job, 2)
         with ThreadPoolExecutor(2) as pool:
             recorded = pool.submit(store.record, held, OUTPUT)
@@ -214,7 +216,7 @@ def test_workers_come_and_go(store: Store) -> None:
 def test_text_comes_back_exactly(store: Store, text: str) -> None:
     job = submit(store, question=text, system=text + "\0")
     held = claim(store, job)
-    store.record(held, replace(OUTPUT, text=text, deltas=[len(text)]))
+    store.record(held, replace(OUTPUT, text=text, delta_lengths=[len(text)]))
     kept = store.job(job.id)
     assert (kept.question, kept.system) == (text, text + "\0")
     assert kept.attempts[0].output == text

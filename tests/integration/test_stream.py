@@ -166,7 +166,7 @@ def deltas(events: list[dict[str, Any]]) -> list[str]:
 
 
 def output(pieces: list[str]) -> Output:
-    return replace(OUTPUT, text="".join(pieces), deltas=[len(piece) for piece in pieces])
+    return replace(OUTPUT, text="".join(pieces), delta_lengths=[len(piece) for piece in pieces])
 
 
 @contextmanager
@@ -234,8 +234,8 @@ def test_live_late_and_again_are_the_same_events(web: Web) -> None:
             told += early.until(".delta") + early.until(".delta")
             web.store.record(stage, output(pieces))
             web.services.progress.changed(job.id)
-            for position in (1, 2):
-                web.store.record(claim(web.store, job, position), output(pieces))
+            for stage_index in (1, 2):
+                web.store.record(claim(web.store, job, stage_index), output(pieces))
             web.services.progress.changed(job.id)
             told += early.rest()
             assert told[-1]["type"] == "response.completed"
@@ -308,6 +308,6 @@ def test_without_redis_a_stream_tells_stages_as_they_end(tmp_path: Path) -> None
             reader.until("queued")
             web.store.record(claim(web.store, job), output(["a ", "b."]))
             assert deltas(reader.until("output_item.done")) == ["a ", "b."]
-            for position in (1, 2):
-                web.store.record(claim(web.store, job, position), OUTPUT)
+            for stage_index in (1, 2):
+                web.store.record(claim(web.store, job, stage_index), OUTPUT)
             assert reader.rest()[-1]["type"] == "response.completed"

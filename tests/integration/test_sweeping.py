@@ -148,7 +148,7 @@ def test_the_outbox_holds_what_was_not_published(
     # Messages that should have been taken by now: the chain's next one for sure, the
     # question's only if Redis has no messages left.
     waiting = store.take_unpublished(queue_empty=False, model=RUNTIME.model)
-    assert [(w.job_id, w.position) for w in waiting] == [(half_done.id, 1), (new.id, 0)]
+    assert [(w.job_id, w.stage_index) for w in waiting] == [(half_done.id, 1), (new.id, 0)]
     waiting = store.take_unpublished(queue_empty=True, model=RUNTIME.model)
     assert {w.job_id for w in waiting} == {half_done.id, published.id, new.id}
 

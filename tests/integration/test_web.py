@@ -62,8 +62,8 @@ def ask(web: Client, **body: Any) -> dict[str, Any]:
 
 def finish(store: Store, job_id: str, stages: int = 3) -> None:
     """Do a worker's work."""
-    for position in range(stages):
-        claim = store.claim(job_id, position, WORKER, job_timeout=60)
+    for stage_index in range(stages):
+        claim = store.claim(job_id, stage_index, WORKER, job_timeout=60)
         assert claim is not None
         store.record(claim, OUTPUT)
 
@@ -113,7 +113,7 @@ def test_every_parameter_reaches_the_job(web: Client, store: Store) -> None:
     assert (job.question, job.system) == ("Why?\0", "Rhyme.")
     assert (job.temperature, job.top_p, job.top_k, job.seed) == (0, 0.5, 0, 2**53 - 1)
     assert (job.rounds, job.priority, job.max_output_tokens) == (5, 9, 33)
-    assert body["metadata"] == job.labels == {"team": "blau"}
+    assert body["metadata"] == job.metadata_ == {"team": "blau"}
 
 
 BAD_BODIES = [
@@ -273,8 +273,8 @@ def test_a_failed_job_says_why(web: Client, store: Store) -> None:
 
 def test_an_answer_cut_short_says_so(web: Client, store: Store) -> None:
     job_id = ask(web)["id"]
-    for position in range(3):
-        claim = store.claim(job_id, position, WORKER, job_timeout=60)
+    for stage_index in range(3):
+        claim = store.claim(job_id, stage_index, WORKER, job_timeout=60)
         assert claim is not None
         store.record(claim, Output("A text.", [7], 20, 3, "length", 3, 0.0))
     body = web.get(f"/v1/responses/{job_id}").json

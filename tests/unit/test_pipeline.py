@@ -42,7 +42,7 @@ def test_braces_in_a_text_are_no_placeholders() -> None:
 
 def test_further_rounds_criticise_the_last_answer() -> None:
     chain = pipeline.stages(2)
-    assert [(s.position, s.role, s.round) for s in chain] == [
+    assert [(s.index, s.role, s.round) for s in chain] == [
         (0, Role.ACTOR, 1),
         (1, Role.CRITIC, 1),
         (2, Role.REGENERATOR, 1),

@@ -108,7 +108,7 @@ def _stages(found: Job) -> list[dict[str, Any]]:
     """Say for each stage what to show: its text, if there is one, and how far it is."""
     shown = []
     for stage in pipeline.stages(found.rounds):
-        attempts = [a for a in found.of_run(found.run) if a.position == stage.position]
+        attempts = [a for a in found.of_run(found.run) if a.stage_index == stage.index]
         last = attempts[-1] if attempts else None
         title = TITLES[stage.role] + (f" {stage.round}" if found.rounds > 1 else "")
         shown.append(

@@ -207,11 +207,11 @@ def run_jobs(
                 number, question = waiting.pop()
             outputs: list[str] = []
             for stage in pipeline.stages():
-                seed = stage_seed(sampling.seed + number, stage.position)
+                seed = stage_seed(sampling.seed + number, stage.index)
                 drawn = replace(sampling, seed=seed)
                 prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, outputs)
                 start = time.monotonic()
-                request = Request(stage.role, prompt, drawn, priority=stage.position)
+                request = Request(stage.role, prompt, drawn, priority=stage.index)
                 completion = engine.submit(request).result()
                 outputs.append(completion.text)
                 with lock:

@@ -111,7 +111,7 @@ def measure(
             pipeline.prompt(stage, system, question.question, outputs)
             for question, outputs in zip(task.questions, texts, strict=True)
         ]
-        drawn = replace(sampling, seed=stage_seed(sampling.seed, stage.position))
+        drawn = replace(sampling, seed=stage_seed(sampling.seed, stage.index))
         written = form.write(stage.role, prompts, drawn, batch, tick(stage.role))
         for outputs, text in zip(texts, written, strict=True):
             outputs.append(text)
