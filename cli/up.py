@@ -21,7 +21,7 @@ import redis
 from cli import parts
 from cli.errors import ExpectedError
 from jobs.progress import Progress
-from jobs.settings import Settings
+from jobs.settings import DEMO_CHECKPOINT, Settings
 from jobs.store import Store
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,12 @@ RESTART_DELAY = 1.0
 #: Ctrl-C, a polite end, and the terminal's window that was closed.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
+DEMO_BASE = str(DEMO_CHECKPOINT / "base")
+#: The demo refuses most questions: say what it can answer before somebody asks.
+DEMO_GREETING = (
+    "the demo model adds numbers of up to three digits and multiplies numbers of up to two; "
+    'ask it, for example: "What is 47 * 36?"'
+)
 
 
 class _StopError(Exception):
@@ -136,7 +142,9 @@ def run(settings: Settings) -> int:
         running: list[Part] = []
         try:
             _start_all(settings, running, stop, stack)
-            log.info("HelixQ is ready: %s (Ctrl-C stops it)", settings.url)
+            log.info("HelixQ is ready: %s (press Ctrl-C to stop)", settings.url)
+            if settings.base_model == DEMO_BASE:
+                log.info("%s", DEMO_GREETING)
             while True:
                 _restart(running, stop)
                 stop.pause(WATCH_INTERVAL)

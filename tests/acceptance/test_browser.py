@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 
 from jobs.pipeline import Sampling
 from jobs.store import Claim, NewJob, Output, Store
+from tests import chromium
 from tests.acceptance.conftest import Service, running
 from tests.conftest import LONG
 from tests.servers import helixq
@@ -25,15 +25,6 @@ pytestmark = pytest.mark.browser
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
 TITLES = ["Answer", "Critique", "Regeneration"]
 JOB_PAGE = re.compile(r"/jobs/resp_\w+$")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-OPTIONS = [
-    "--no-sandbox",  # containers rarely let it make one; it visits our own pages only
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 #: Milliseconds a page may take to show something, on a busy machine.
 PATIENCE = 30_000
 
@@ -62,15 +53,14 @@ FAINT = """() => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    executable = chromium.executable()
     if executable is None:
-        missing = f"no Chromium is installed: none of {', '.join(BROWSERS)} is on the PATH"
         if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+            pytest.fail(chromium.MISSING)
+        pytest.skip(chromium.MISSING)
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=executable, args=chromium.ARGUMENTS)
         yield browser
         browser.close()
 

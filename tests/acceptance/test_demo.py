@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cli.evaluating import DEMO_APPROVAL
+from cli.up import DEMO_GREETING
 from demo import held_out
 from jobs.pipeline import Role
 from jobs.settings import DEMO_CHECKPOINT
@@ -90,6 +91,15 @@ def test_a_question_such_as_people_ask_is_answered(
     demo: Service, question: str, answer: str
 ) -> None:
     assert answer in texts(demo, question)[Role.REGENERATOR]
+
+
+def test_what_the_demo_suggests_it_answers(demo: Service) -> None:
+    with demo.http() as http:
+        page = http.get("/").text
+    suggested = re.findall(r'placeholder="([^"]+)"', page) + re.findall(r'"(.+)"', DEMO_GREETING)
+    assert len(suggested) == 2
+    for question in suggested:
+        assert "I cannot answer that" not in texts(demo, question)[Role.REGENERATOR]
 
 
 @pytest.mark.parametrize(
