@@ -263,7 +263,7 @@ def test_a_bad_question_is_refused_in_its_place(browser: Browser, service: Servi
         question.fill(long)
         page.get_by_role("button", name="Ask").click()
         expect(page.get_by_role("alert")).to_contain_text("too long")
-        expect(page.get_by_role("alert")).to_contain_text("shorten it")
+        expect(page.get_by_role("alert")).to_contain_text("Shorten the question")
         expect(question).to_have_value(long)
         expect(question).to_have_accessible_description(re.compile("too long"))
 
