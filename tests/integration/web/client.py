@@ -1,0 +1,85 @@
+"""A client of the application, and what its tests do with one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import migrations
+from jobs import settings
+from jobs.store import Output, Store
+from tests.conftest import WORKER
+from web import create_app
+from web.services import Services
+
+#: Flask's test client. Its own type calls the JSON of every response possibly None.
+Client = Any
+
+OUTPUT = Output("A text.", [2, 5], 20, 3, "stop", 1024, 0.0)
+
+
+@contextmanager
+def serving(
+    database_url: str, redis_url: str, *, migrate: bool = True, **changes: str
+) -> Iterator[Client]:
+    """Make the application; give a client of it.
+
+    Args:
+        database_url, redis_url: of its servers.
+        migrate: whether to make the tables.
+        changes: other settings, without their prefix.
+    """
+    app = create_app(
+        settings.load(
+            {
+                "HELIXQ_DATABASE_URL": database_url,
+                "HELIXQ_REDIS_URL": redis_url,
+                **{f"HELIXQ_{name}": value for name, value in changes.items()},
+            }
+        )
+    )
+    services: Services = app.extensions["helixq"]
+    if migrate:
+        migrations.migrate(services.store.engine)
+    try:
+        yield app.test_client()
+    finally:
+        services.store.close()
+        services.progress.close()
+
+
+def services_of(web: Client) -> Services:
+    services: Services = web.application.extensions["helixq"]
+    return services
+
+
+def ask(web: Client, **body: Any) -> dict[str, Any]:
+    """Submit a question in the background; return the response."""
+    reply = web.post("/v1/responses", json={"input": "Why?", "background": True, **body})
+    assert reply.status_code == 202, reply.text
+    response: dict[str, Any] = reply.json
+    return response
+
+
+def finish(store: Store, job_id: str, stages: int = 3, output: Output = OUTPUT) -> None:
+    """Run a job's stages as a worker does."""
+    for stage_index in range(stages):
+        claim = store.claim(job_id, stage_index, WORKER, job_timeout=60)
+        assert claim is not None
+        store.record(claim, output)
+
+
+def stream(web: Client, job_id: str, **query: Any) -> list[dict[str, Any]]:
+    """Read the event stream of a job that has ended; return its events."""
+    reply = web.get(f"/v1/responses/{job_id}", query_string={"stream": "true", **query})
+    assert reply.mimetype == "text/event-stream"
+    events = []
+    for block in reply.text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n"))
+        event = json.loads(fields["data"])
+        assert fields["event"] == event["type"]
+        assert int(fields["id"]) == event["sequence_number"]
+        events.append(event)
+    return events

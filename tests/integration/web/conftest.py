@@ -1,0 +1,33 @@
+"""A client of the application without a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.store import Runtime, Store
+from tests.conftest import WORKER
+from tests.integration.web.client import Client, services_of, serving
+from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json(checkpoint: Path) -> str:
+    """The tokenizer that the worker of these tests registered."""
+    return (checkpoint / "base" / "tokenizer.json").read_text()
+
+
+@pytest.fixture
+def web(database_url: str, redis_server: RedisServer, tokenizer_json: str) -> Iterator[Client]:
+    """A client. The worker's model is known, but no worker runs."""
+    with serving(database_url, redis_server.url) as client:
+        runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
+        services_of(client).store.register(WORKER, "localhost", 1, runtime)
+        yield client
+
+
+@pytest.fixture
+def store(web: Client) -> Store:
+    return services_of(web).store

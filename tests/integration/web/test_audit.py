@@ -1,0 +1,21 @@
+"""The history of a job."""
+
+from __future__ import annotations
+
+from jobs.pipeline import DEFAULT_SYSTEM
+from jobs.store import Store
+from tests.integration.web.client import Client, ask, finish
+
+
+def test_the_history_tells_everything(web: Client, store: Store) -> None:
+    job_id = ask(web, seed=5)["id"]
+    finish(store, job_id)
+    history = web.get(f"/api/jobs/{job_id}").json
+    assert (history["question"], history["status"], history["seed"]) == ("Why?", "completed", 5)
+    assert [a["role"] for a in history["attempts"]] == ["actor", "critic", "regenerator"]
+    first = history["attempts"][0]
+    assert first["prompt"] == f"SYSTEM: {DEFAULT_SYSTEM} \nUSER: Why? \nASSISTANT: "
+    assert (first["output"], first["finish_reason"], first["number"]) == ("A text.", "stop", 1)
+    assert first["worker"]["engine"] == "none"
+    for name in ("queued_at", "started_at", "first_token_at", "finished_at"):
+        assert first[name].endswith("Z")

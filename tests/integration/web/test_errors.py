@@ -1,0 +1,115 @@
+"""Refused requests: the status, the code, and the shape of the part of the site."""
+
+from __future__ import annotations
+
+import json
+
+from jobs.store import Store
+from tests.integration.web.client import Client, ask, serving
+from tests.servers import RedisServer
+
+BAD_BODIES = [
+    ({}, "input", "missing_required_parameter"),
+    ({"input": ""}, "input", "empty_input"),
+    ({"input": " \n\t"}, "input", "empty_input"),
+    ({"input": []}, "input", "empty_input"),
+    ({"input": [{"role": "assistant", "content": "x"}]}, "input", "empty_input"),
+    ({"input": 5}, "input", "invalid_type"),
+    ({"input": None}, "input", "missing_required_parameter"),
+    ({"input": ["x"]}, "input.0", "invalid_type"),
+    ({"input": "x", "half \ud800": 1}, None, "invalid_value"),
+    ({"input": "x", "metadata": {"half \ud800": "1"}}, "metadata", "invalid_value"),
+    ({"input": [{"role": "wizard", "content": "x"}]}, "input.0.role", "invalid_value"),
+    ({"input": [{"content": "x"}]}, "input.0.role", "missing_required_parameter"),
+    ({"input": [{"role": "user"}]}, "input.0.content", "missing_required_parameter"),
+    ({"input": [{"role": "user", "content": 1}]}, "input.0.content", "invalid_type"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "text": "x"}]}]},
+        "input.0.content.0.type",
+        "invalid_value",
+    ),
+    ({"input": [{"role": "user", "content": "x", "odd": 1}]}, "input.0.odd", "unknown_parameter"),
+    ({"input": "x", "temprature": 1}, "temprature", "unknown_parameter"),
+    ({"input": "x", "temperature": "hot"}, "temperature", "invalid_type"),
+    ({"input": "x", "temperature": True}, "temperature", "invalid_type"),
+    ({"input": "x", "temperature": -1}, "temperature", "invalid_value"),
+    ({"input": "x", "temperature": 2.1}, "temperature", "invalid_value"),
+    ({"input": "x", "top_p": 0}, "top_p", "invalid_value"),
+    ({"input": "x", "top_k": 1.5}, "top_k", "invalid_type"),
+    ({"input": "x", "max_output_tokens": 0}, "max_output_tokens", "invalid_value"),
+    ({"input": "x", "max_output_tokens": 3000}, "max_output_tokens", "context_length_exceeded"),
+    ({"input": "x", "seed": -1}, "seed", "invalid_value"),
+    ({"input": "x", "seed": 2**53}, "seed", "invalid_value"),
+    ({"input": "x", "rounds": 6}, "rounds", "invalid_value"),
+    ({"input": "x", "priority": 10}, "priority", "invalid_value"),
+    ({"input": "x", "background": "yes"}, "background", "invalid_type"),
+    ({"input": "x", "instructions": 1}, "instructions", "invalid_type"),
+    ({"input": "x", "metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+    ({"input": "x", "metadata": {"a": "\0"}}, "metadata", "invalid_value"),
+    ({"input": "x", "metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value"),
+    ({"input": "half \ud800"}, "input", "invalid_value"),
+    ({"input": "word " * 4100}, "input", "context_length_exceeded"),
+    ({"input": "x", "instructions": "word " * 4100}, "input", "context_length_exceeded"),
+]
+
+
+def test_bad_questions_are_refused_and_not_stored(web: Client, store: Store) -> None:
+    for body, param, code in BAD_BODIES:
+        reply = web.post("/v1/responses", data=json.dumps(body), content_type="application/json")
+        error = reply.json["error"]
+        assert (reply.status_code, error["param"], error["code"]) == (400, param, code), error
+        assert error["type"] == "invalid_request_error"
+        assert error["message"].endswith(".")
+        assert "Message" not in error["message"]
+    assert store.page(limit=1) == ([], False)
+
+
+BAD_DATA = [
+    ("{", "application/json", 400, "invalid_json"),
+    ("", "application/json", 400, "invalid_json"),
+    ("[1]", "application/json", 400, "invalid_type"),
+    ("[" * 100_000, "application/json", 400, "invalid_json"),
+    (b"\xff", "application/json", 400, "invalid_json"),
+    ('{"input": "x", "seed": ' + "9" * 5000 + "}", "application/json", 400, "invalid_json"),
+    ('{"input": "x", "temperature": NaN}', "application/json", 400, "invalid_value"),
+    ('{"input": "x"}', "text/plain", 415, "unsupported_type"),
+    ('{"input": "x", "model": "gpt-5"}', "application/json", 404, "model_not_found"),
+    ('"' + "x" * (1 << 20) + '"', "application/json", 413, "request_too_large"),
+]
+
+
+def test_bad_bodies_are_refused(web: Client, store: Store) -> None:
+    for data, content_type, status, code in BAD_DATA:
+        reply = web.post("/v1/responses", data=data, content_type=content_type)
+        assert (reply.status_code, reply.json["error"]["code"]) == (status, code)
+        assert "sys." not in reply.text
+        assert "recursion" not in reply.text
+    assert store.page(limit=1) == ([], False)
+
+
+def test_unknown_things_have_errors_in_the_shape_of_their_place(web: Client) -> None:
+    nothing = ("/v1", "/v1/nothing", "/v1/models/gpt")
+    for path in ("/v1/responses/resp_none", "/v1/responses/a%00b", *nothing):
+        reply = web.get(path)
+        assert reply.status_code == 404
+        assert set(reply.json["error"]) == {"message", "type", "code", "param"}
+    reply = web.get("/api/jobs/resp_none")
+    assert reply.status_code == 404
+    assert reply.content_type == "application/problem+json"
+    assert set(reply.json) >= {"title", "status", "detail"}
+    reply = web.get("/jobs/resp_none")
+    assert (reply.status_code, reply.mimetype) == (404, "text/html")
+    assert "No such job" in reply.text
+    reply = web.delete("/v1/models")
+    assert reply.status_code == 405
+    assert "GET" in reply.headers["Allow"]
+
+
+def test_a_full_queue_replies_429(database_url: str, redis_server: RedisServer) -> None:
+    with serving(database_url, redis_server.url, MAX_QUEUED="1") as web:
+        ask(web)
+        reply = web.post("/v1/responses", json={"input": "Why?", "background": True})
+    error = reply.json["error"]
+    assert (reply.status_code, error["code"]) == (429, "queue_full")
+    assert error["type"] == "rate_limit_error"
+    assert int(reply.headers["Retry-After"]) > 0

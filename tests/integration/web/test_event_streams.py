@@ -1,0 +1,58 @@
+"""Event streams of jobs that have ended; those of running jobs are in ``test_stream``."""
+
+from __future__ import annotations
+
+from jobs.store import Store
+from tests.conftest import WORKER
+from tests.integration.web.client import Client, ask, finish, stream
+
+
+def test_the_events_of_a_finished_job(web: Client, store: Store) -> None:
+    job_id = ask(web)["id"]
+    finish(store, job_id)
+    told = stream(web, job_id)
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    reasoning = [
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.reasoning_text.delta",
+        "response.reasoning_text.delta",
+        "response.reasoning_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+    ]
+    message = [name.replace("reasoning_text", "output_text") for name in reasoning]
+    begin = ["response.created", "response.queued", "response.in_progress"]
+    assert [event["type"] for event in told] == [
+        *begin,
+        *reasoning,
+        *reasoning,
+        *message,
+        "response.completed",
+    ]
+    assert told[-1]["response"] == web.get(f"/v1/responses/{job_id}").json
+    assert told[0]["response"]["status"] == "queued"
+    assert [e["delta"] for e in told if e["type"] == "response.output_text.delta"] == [
+        "A ",
+        "text.",
+    ]
+    assert stream(web, job_id) == told
+    assert stream(web, job_id, starting_after=9) == told[10:]
+    assert web.get(f"/v1/responses/{job_id}?stream=true&starting_after=x").status_code == 400
+
+
+def test_the_events_of_a_cancelled_job_end(web: Client, store: Store) -> None:
+    job_id = ask(web)["id"]
+    store.cancel(job_id)
+    told = stream(web, job_id)
+    assert told[-1]["type"] == "response.incomplete"
+    assert told[-1]["response"]["status"] == "cancelled"
+
+
+def test_a_stream_ends_even_if_its_text_was_lost(web: Client, store: Store) -> None:
+    """Text that was told live went down with its worker: fewer events are left than were sent."""
+    job_id = ask(web)["id"]
+    assert store.claim(job_id, 0, WORKER, job_timeout=60) is not None
+    store.cancel(job_id)
+    [last] = stream(web, job_id, starting_after=40)
+    assert (last["type"], last["sequence_number"]) == ("response.incomplete", 41)

@@ -1,0 +1,73 @@
+"""Idempotency keys."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from jobs.protocol.errors import InvalidRequestError
+from jobs.store import Runtime, Store
+from tests.integration.web.client import Client, services_of, serving
+from tests.servers import RedisServer
+from web.v1 import routes
+from web.waiting import MAX_WAITING
+
+
+def test_an_idempotency_key_asks_once(web: Client, store: Store) -> None:
+    def post(key: str, **body: Any) -> Any:
+        headers = {"Idempotency-Key": key}
+        return web.post("/v1/responses", json={"background": True, **body}, headers=headers)
+
+    first, again = post("k", input="Why?"), post("k", input="Why?")
+    assert first.json["id"] == again.json["id"]
+    assert post("k", input="Why?", seed=None).json["id"] == first.json["id"]
+    other = post("k", input="How?")
+    assert (other.status_code, other.json["error"]["code"]) == (422, "idempotency_key_reused")
+    assert post("", input="Why?").status_code == 400
+    assert len(store.page(limit=10)[0]) == 1
+
+
+def test_an_accepted_request_is_found_again_whatever_has_changed(
+    web: Client, store: Store, database_url: str, redis_server: RedisServer, tokenizer_json: str
+) -> None:
+    """The same key gives the same job, although a new request would be refused by now."""
+
+    def post(web: Client, key: str, **body: Any) -> Any:
+        headers = {"Idempotency-Key": key}
+        body = {"input": "Why?", "temperature": 1, **body}
+        return web.post("/v1/responses", json=body, headers=headers)
+
+    services_of(web).waiter.stopping = lambda: True  # so that no request waits for the end
+    for key, body in {
+        "background": {"background": True},
+        "wait": {},
+        "stream": {"stream": True},
+    }.items():
+        assert post(web, key, **body).status_code in (200, 202)
+    ids = [job.id for job in store.page(limit=10, newest_first=False)[0]]
+    store.cancel(ids[1])
+
+    # A worker with a model whose context holds no question, and a web whose queue is full.
+    store.register("worker-2", "localhost", 2, Runtime({"engine": "none"}, 32, tokenizer_json))
+    with serving(database_url, redis_server.url, MAX_QUEUED="1") as other:
+        assert post(other, "new").json["error"]["code"] == "context_length_exceeded"
+        assert post(other, "background", background=True).json["id"] == ids[0]
+        reply = post(other, "background", background=True, seed=1)
+        assert (reply.status_code, reply.json["error"]["code"]) == (422, "idempotency_key_reused")
+        with ExitStack() as stack:
+            for _ in range(MAX_WAITING):
+                stack.enter_context(services_of(other).waiter.slot())
+            reply = post(other, "wait")  # The job has ended: there is nothing to wait for.
+            assert (reply.status_code, reply.json["id"]) == (200, ids[1])
+        store.cancel(ids[2])
+        assert f'"id":"{ids[2]}"' in post(other, "stream", stream=True).text
+        assert len(store.page(limit=10)[0]) == 3
+        # A new version may refuse what an old one accepted: the digest is of the request as it was sent.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                routes, "validate", Mock(side_effect=InvalidRequestError("No.", code="no"))
+            )
+            assert post(other, "background", background=True).json["id"] == ids[0]

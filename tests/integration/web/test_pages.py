@@ -1,0 +1,30 @@
+"""The pages."""
+
+from __future__ import annotations
+
+from jobs.store import Store
+from tests.integration.web.client import Client, ask
+
+
+def test_the_form_keeps_what_was_typed(web: Client, store: Store) -> None:
+    reply = web.post("/", data={"question": "  two\r\nlines <b>&"})
+    assert reply.status_code == 303
+    [job] = store.page(limit=2)[0]
+    assert job.question == "  two\nlines <b>&"
+    page = web.get(reply.headers["Location"]).text
+    assert "lines &lt;b&gt;&amp;" in page
+    refused = web.post("/", data={"question": "word " * 4100})
+    assert refused.status_code == 400
+    assert "too long" in refused.text
+    assert "word word" in refused.text
+
+
+def test_the_jobs_page_lists_and_pages(web: Client) -> None:
+    assert "Nothing was asked yet" in web.get("/jobs").text
+    for number in range(26):
+        ask(web, input=f"Question {number}?")
+    page = web.get("/jobs").text
+    assert "Question 25?" in page
+    assert "Question 0?" not in page
+    older = page.split('href="/jobs?after=')[1].split('"')[0]
+    assert "Question 0?" in web.get(f"/jobs?after={older}").text

@@ -1,0 +1,29 @@
+"""What a browser may not do on behalf of another site."""
+
+from __future__ import annotations
+
+from jobs.store import Store
+from tests.integration.web.client import Client
+
+
+def test_other_sites_may_not_ask(web: Client, store: Store) -> None:
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://[bad"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        reply = web.post("/", data={"question": "Why?"}, headers=headers)
+        assert reply.status_code == 403
+    for path in ("/", "/v1/models", "/api/jobs/resp_0"):
+        assert web.get(path, headers={"Host": "evil.example"}).status_code == 400
+    for host in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
+        assert web.get("/", headers={"Host": host}).status_code == 200
+    assert store.page(limit=1) == ([], False)
+
+
+def test_pages_bring_no_code_from_elsewhere(web: Client) -> None:
+    reply = web.get("/")
+    assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+    assert "<script>" not in reply.text
+    assert " style=" not in reply.text
