@@ -60,22 +60,19 @@ def _check_names(param: str, names: Iterable[str]) -> None:
             name.encode()
         except UnicodeEncodeError as error:
             where = f"`{param}`" if param else "the body"
-            raise InvalidRequestError(
-                f"A name in {where} is not valid Unicode: it contains an unpaired surrogate.",
-                code="invalid_value",
-                param=param or None,
-            ) from error
+            raise _not_unicode(param or None, f"A name in {where}") from error
 
 
 def _check_text(param: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequestError(
-            f"`{param}` is not valid Unicode: it contains an unpaired surrogate.",
-            code="invalid_value",
-            param=param,
-        ) from error
+        raise _not_unicode(param) from error
+
+
+def _not_unicode(param: str | None, what: str | None = None) -> InvalidRequestError:
+    message = f"{what or f'`{param}`'} is not valid Unicode: it contains an unpaired surrogate."
+    return InvalidRequestError(message, code="invalid_value", param=param)
 
 
 def _translate(error: ErrorDetails) -> InvalidRequestError:
@@ -102,9 +99,11 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
         case "model_type":
             message, code = f"Invalid type for `{param}`: expected an object.", "invalid_type"
         case "too_long":
-            most, given = error["ctx"]["max_length"], error["ctx"]["actual_length"]
-            message = f"Invalid value for `{param}`: it has {given} entries; the maximum is {most}."
+            maximum = error["ctx"]["max_length"]
+            message = f"Invalid value for `{param}`: it has more than {maximum} entries."
             code = "invalid_value"
+        case "string_unicode":
+            return _not_unicode(param)
         case _:
             invalid_type = kind.endswith("_type")
             what, code = ("type", "invalid_type") if invalid_type else ("value", "invalid_value")

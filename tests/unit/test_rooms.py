@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs import protocol
+
 
 def test_the_arrows_point_one_way() -> None:
     done = subprocess.run(
@@ -26,6 +28,14 @@ def loaded(imports: str, unwanted: set[str]) -> str:
 @pytest.mark.parametrize("room", ["jobs.queue, jobs.store, jobs.progress", "web", "cli.main"])
 def test_importing_the_light_rooms_loads_no_model_library(room: str) -> None:
     assert loaded(room, {"torch", "transformers", "peft"}) == ""
+
+
+def test_the_apis_shapes_need_no_http() -> None:
+    modules = ", ".join(
+        f"jobs.protocol.{file.stem}" for file in Path(protocol.__path__[0]).glob("[a-z]*.py")
+    )
+    unwanted = {"flask", "werkzeug", "celery", "kombu", "redis", "torch", "transformers"}
+    assert loaded(modules, unwanted) == ""
 
 
 def test_the_engine_needs_the_model_libraries_alone() -> None:

@@ -8,69 +8,33 @@ from jobs.store import Store
 from tests.integration.web.client import Client, ask, serving
 from tests.servers import RedisServer
 
-BAD_BODIES = [
+#: One of each kind; the unit tests of ``jobs.protocol`` have them all.
+BAD_QUESTIONS = [
     ({}, "input", "missing_required_parameter"),
-    ({"input": ""}, "input", "empty_input"),
     ({"input": " \n\t"}, "input", "empty_input"),
-    ({"input": []}, "input", "empty_input"),
-    ({"input": [{"role": "assistant", "content": "x"}]}, "input", "empty_input"),
     ({"input": 5}, "input", "invalid_type"),
-    ({"input": None}, "input", "missing_required_parameter"),
-    ({"input": ["x"]}, "input.0", "invalid_type"),
-    ({"input": "x", "half \ud800": 1}, None, "invalid_value"),
-    ({"input": "x", "metadata": {"half \ud800": "1"}}, "metadata", "invalid_value"),
     ({"input": [{"role": "wizard", "content": "x"}]}, "input.0.role", "invalid_value"),
-    ({"input": [{"content": "x"}]}, "input.0.role", "missing_required_parameter"),
-    ({"input": [{"role": "user"}]}, "input.0.content", "missing_required_parameter"),
-    ({"input": [{"role": "user", "content": 1}]}, "input.0.content", "invalid_type"),
-    (
-        {"input": [{"role": "user", "content": [{"type": "input_image", "text": "x"}]}]},
-        "input.0.content.0.type",
-        "invalid_value",
-    ),
-    ({"input": [{"role": "user", "content": "x", "odd": 1}]}, "input.0.odd", "unknown_parameter"),
     ({"input": "x", "temprature": 1}, "temprature", "unknown_parameter"),
-    ({"input": "x", "temperature": "hot"}, "temperature", "invalid_type"),
-    ({"input": "x", "temperature": True}, "temperature", "invalid_type"),
-    ({"input": "x", "temperature": -1}, "temperature", "invalid_value"),
-    ({"input": "x", "temperature": 2.1}, "temperature", "invalid_value"),
-    ({"input": "x", "top_p": 0}, "top_p", "invalid_value"),
-    ({"input": "x", "top_k": 1.5}, "top_k", "invalid_type"),
-    ({"input": "x", "max_output_tokens": 0}, "max_output_tokens", "invalid_value"),
     ({"input": "x", "max_output_tokens": 3000}, "max_output_tokens", "context_length_exceeded"),
-    ({"input": "x", "seed": -1}, "seed", "invalid_value"),
-    ({"input": "x", "seed": 2**53}, "seed", "invalid_value"),
-    ({"input": "x", "rounds": 6}, "rounds", "invalid_value"),
-    ({"input": "x", "priority": 10}, "priority", "invalid_value"),
-    ({"input": "x", "background": "yes"}, "background", "invalid_type"),
-    ({"input": "x", "instructions": 1}, "instructions", "invalid_type"),
-    ({"input": "x", "metadata": {"a": 1}}, "metadata.a", "invalid_type"),
-    ({"input": "x", "metadata": {"a": "\0"}}, "metadata", "invalid_value"),
-    ({"input": "x", "metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value"),
     ({"input": "half \ud800"}, "input", "invalid_value"),
+    ({"input": "x", "half \ud800": 1}, None, "invalid_value"),
     ({"input": "word " * 4100}, "input", "context_length_exceeded"),
     ({"input": "x", "instructions": "word " * 4100}, "input", "context_length_exceeded"),
 ]
 
 
 def test_bad_questions_are_refused_and_not_stored(web: Client, store: Store) -> None:
-    for body, param, code in BAD_BODIES:
+    for body, param, code in BAD_QUESTIONS:
         reply = web.post("/v1/responses", data=json.dumps(body), content_type="application/json")
         error = reply.json["error"]
         assert (reply.status_code, error["param"], error["code"]) == (400, param, code), error
         assert error["type"] == "invalid_request_error"
-        assert error["message"].endswith(".")
-        assert "Message" not in error["message"]
     assert store.page(limit=1) == ([], False)
 
 
-BAD_DATA = [
+BAD_BODIES = [
     ("{", "application/json", 400, "invalid_json"),
-    ("", "application/json", 400, "invalid_json"),
     ("[1]", "application/json", 400, "invalid_type"),
-    ("[" * 100_000, "application/json", 400, "invalid_json"),
-    (b"\xff", "application/json", 400, "invalid_json"),
-    ('{"input": "x", "seed": ' + "9" * 5000 + "}", "application/json", 400, "invalid_json"),
     ('{"input": "x", "temperature": NaN}', "application/json", 400, "invalid_value"),
     ('{"input": "x"}', "text/plain", 415, "unsupported_type"),
     ('{"input": "x", "model": "gpt-5"}', "application/json", 404, "model_not_found"),
@@ -79,11 +43,9 @@ BAD_DATA = [
 
 
 def test_bad_bodies_are_refused(web: Client, store: Store) -> None:
-    for data, content_type, status, code in BAD_DATA:
+    for data, content_type, status, code in BAD_BODIES:
         reply = web.post("/v1/responses", data=data, content_type=content_type)
         assert (reply.status_code, reply.json["error"]["code"]) == (status, code)
-        assert "sys." not in reply.text
-        assert "recursion" not in reply.text
     assert store.page(limit=1) == ([], False)
 
 

@@ -1,0 +1,67 @@
+"""Parsing bodies and their digests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobs.protocol.body import digest, parse
+from jobs.protocol.errors import InvalidRequestError
+
+
+def test_a_json_object_is_parsed() -> None:
+    assert parse('{"input": "Wör?", "seed": 1}'.encode()) == {"input": "Wör?", "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"\xff", "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "invalid_json"),
+        (b"[1]", "invalid_type"),
+        (b'"text"', "invalid_type"),
+    ],
+)
+def test_everything_else_is_refused(body: bytes, code: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(body)
+    assert caught.value.code == code
+    assert "recursion" not in caught.value.message, "Python's own words are not the client's"
+    assert "sys." not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        '{"temperature": 1, "input": "Why?"}',
+        '{"input":"Why?","temperature":1.0}',
+        '{"input": "Why?", "temperature": 1, "seed": null}',
+    ],
+)
+def test_a_digest_ignores_how_the_same_request_is_written(same: str) -> None:
+    assert digest(json.loads(same)) == digest({"input": "Why?", "temperature": 1})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"input": "How?"},
+        {"input": "Why?", "seed": 0},
+        {"input": "Why?", "background": True},
+        {"input": "Why?", "metadata": {"a": "1"}},
+    ],
+)
+def test_a_digest_tells_requests_apart(other: dict[str, object]) -> None:
+    assert digest(other) != digest({"input": "Why?"})
+
+
+def test_a_body_that_is_too_deep_for_a_digest_is_refused() -> None:
+    data: dict[str, object] = {}
+    for _ in range(100_000):
+        data = {"input": data}
+    with pytest.raises(InvalidRequestError):
+        digest(data)

@@ -1,0 +1,90 @@
+"""The limit of each stage, by the room in the context. Each word of these tests is a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from jobs import pipeline
+from jobs.pipeline import Role, Stage
+from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.limits import MIN_OUTPUT_TOKENS, RESERVED_TOKENS, max_output_tokens
+from jobs.protocol.request import CreateResponse
+from jobs.protocol.tokens import TokenCounter
+
+#: Tokens of the longest prompt of a question of one word, without the texts of the stages.
+PROMPT = len(
+    pipeline.prompt(
+        Stage(2, Role.REGENERATOR, 1), pipeline.DEFAULT_SYSTEM, "Why?", ["", ""]
+    ).split()
+)
+
+
+def context_for(tokens: int) -> int:
+    """The context in which each stage has room for so many tokens."""
+    return PROMPT + RESERVED_TOKENS + 3 * tokens
+
+
+def test_without_a_worker_nothing_is_checked(counter: TokenCounter) -> None:
+    assert max_output_tokens(CreateResponse(input="Why?"), counter) == 1024
+    request = CreateResponse(input="word " * 9999, max_output_tokens=9999)
+    assert max_output_tokens(request, counter) == 9999
+
+
+@pytest.mark.parametrize(
+    ("available", "requested", "limit"),
+    [
+        (2000, None, 1024),
+        (1024, None, 1024),
+        (100, None, 100),
+        (MIN_OUTPUT_TOKENS, None, MIN_OUTPUT_TOKENS),
+        (100, 100, 100),
+        (100, 1, 1),
+        (1, 1, 1),
+        (2000, 2000, 2000),
+    ],
+)
+def test_what_fits_is_accepted(
+    counter: TokenCounter,
+    serve: Callable[[int], None],
+    available: int,
+    requested: int | None,
+    limit: int,
+) -> None:
+    serve(context_for(available))
+    request = CreateResponse(input="Why?", max_output_tokens=requested)
+    assert max_output_tokens(request, counter) == limit
+
+
+@pytest.mark.parametrize(
+    ("available", "requested", "param"),
+    [
+        (MIN_OUTPUT_TOKENS - 1, None, "input"),
+        (-5, None, "input"),
+        (MIN_OUTPUT_TOKENS - 1, 100, "input"),
+        (0, 1, "input"),
+        (100, 101, "max_output_tokens"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    counter: TokenCounter,
+    serve: Callable[[int], None],
+    available: int,
+    requested: int | None,
+    param: str,
+) -> None:
+    serve(context_for(available))
+    request = CreateResponse(input="Why?", max_output_tokens=requested)
+    with pytest.raises(InvalidRequestError) as caught:
+        max_output_tokens(request, counter)
+    assert (caught.value.param, caught.value.code) == (param, "context_length_exceeded")
+    assert str(PROMPT) in caught.value.message
+    assert str(context_for(available)) in caught.value.message
+
+
+def test_the_system_prompt_counts(counter: TokenCounter, serve: Callable[[int], None]) -> None:
+    serve(context_for(MIN_OUTPUT_TOKENS))
+    request = CreateResponse(input="Why?", instructions="word " * PROMPT * 2)
+    with pytest.raises(InvalidRequestError):
+        max_output_tokens(request, counter)
