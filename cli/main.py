@@ -77,6 +77,19 @@ def worker(settings: Settings) -> None:
 
 
 @main.command()
+@click.pass_obj
+def maintain(settings: Settings) -> None:
+    """Run the background duties alone: lost stages, unpublished jobs, retention.
+
+    Every worker runs them too; this is for when no worker is there.
+    """
+    from cli import parts
+
+    logs.configure(settings.log_format, "maintain")
+    parts.maintain(settings)
+
+
+@main.command()
 @click.option("--to", "target", default="head", help="head, base or a revision; up or down.")
 @click.pass_obj
 def migrate(settings: Settings, target: str) -> None:

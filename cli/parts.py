@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +17,17 @@ import alembic.util
 import migrations
 from cli.errors import ExpectedError
 from jobs import db
+from jobs.maintenance import Maintenance
 from jobs.progress import Progress
+from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
+from jobs.store import Store
 
 if TYPE_CHECKING:
-    from worker.digests import Digests
+    from jobs.store import Runtime
+    from worker.engine.interface import Engine
+
+log = logging.getLogger(__name__)
 
 
 def web(settings: Settings) -> None:
@@ -49,16 +59,16 @@ def check_auth(settings: Settings) -> None:
 
 def worker(settings: Settings) -> int:
     """Run a worker until a signal stops it; return the exit status."""
-    from worker import digests
+    from worker import digests, main
     from worker.phases import phase
 
     started = time.monotonic()
     # Hashing reads what loading will read, and lets the imports run meanwhile.
     with digests.begin(settings) as hashing:
         with phase("importing PyTorch, transformers and PEFT"):
-            run, refused = _import_worker()
+            make, refused = _import_engine()
         try:
-            return run(settings, hashing, started)
+            return main.run(settings, partial(make, settings, hashing), started)
         except refused as error:
             raise ExpectedError(str(error)) from error
         finally:
@@ -66,18 +76,45 @@ def worker(settings: Settings) -> int:
             gc.unfreeze()
 
 
-def _import_worker() -> tuple[Callable[[Settings, Digests, float], int], type[Exception]]:
-    """Import what runs a worker, and the error with which it refuses a checkpoint."""
+def _import_engine() -> tuple[Callable[..., tuple[Engine, Runtime]], type[Exception]]:
+    """Import what makes an engine here, and the error with which it refuses a checkpoint."""
     # Importing torch takes seconds, more of them while the collector looks again and again at what
     # has come and stays; the other commands do without.
     gc.disable()
     from worker.checkpoints import CheckpointError
-    from worker.main import run
+    from worker.local_engine import make
 
     # Nor does it look at it later: the first look would cost half a second, and there are more.
     gc.freeze()
     gc.enable()
-    return run, CheckpointError
+    return make, CheckpointError
+
+
+def maintain(settings: Settings) -> None:
+    """Run the background duties until a signal stops them."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    database = Store(settings.database)
+    progress = Progress(settings.redis)
+    try:
+        migrations.check(database.engine)
+        maintenance = Maintenance(
+            database,
+            Doorbell(make_app(settings.redis)),
+            progress,
+            model=None,
+            model_timeout=settings.model_timeout,
+            retention_days=settings.retention_days,
+        )
+        maintenance.start()
+        log.info("looking after the jobs")
+        stopped.wait()
+        log.info("stopping")
+        maintenance.stop()
+    finally:
+        progress.close()
+        database.close()
 
 
 def unusable(folder: Path, error: OSError) -> ExpectedError:

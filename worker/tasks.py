@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from celery import Celery
 from celery.exceptions import Ignore
+from fasteners import ReaderWriterLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
@@ -26,7 +27,6 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
-from worker.gate import Gate
 from worker.reporter import Reporter
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ class StageRunner:
         self._running: dict[tuple[str, int], Generation | None] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._gate = Gate()
+        #: Held to write by a stage that must run alone, and to read by all others.
+        self._alone = ReaderWriterLock()
 
     def run(self, job_id: str, stage_index: int) -> None:
         """Run one stage, if it is there to be run; return when its output is kept.
@@ -65,12 +66,12 @@ class StageRunner:
         Raises:
             Ignore: the chain ends here: there was nothing to claim, or the job ended.
         """
-        with self._gate.shared():
+        with self._alone.read_lock():
             if (claim := self._claim(job_id, stage_index)) is not None:
                 self._run_claimed(claim)
                 return
         if self.patiently(lambda: self._store.suspicious(job_id, stage_index)):
-            with self._gate.alone():
+            with self._alone.write_lock():
                 if (claim := self._claim(job_id, stage_index, alone=True)) is not None:
                     log.warning("%s: stage %d lost its workers; it runs alone", job_id, stage_index)
                     self._run_claimed(claim)

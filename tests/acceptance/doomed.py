@@ -55,13 +55,13 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 
 
 def _arrange(point: str) -> None:
-    import worker.main
     from jobs.queue import Doorbell
     from jobs.store import Store
+    from worker import local_engine
     from worker.engine.batching import BatchingEngine
     from worker.tasks import StageRunner
 
-    warm_up = worker.main.WARM_UP
+    warm_up = local_engine.WARM_UP_PROMPT
 
     def computes(part: str) -> Callable[..., bool]:
         return lambda _, plan: any(

@@ -16,7 +16,7 @@ from jobs.pipeline import Role
 from jobs.settings import Settings
 from jobs.store import Runtime
 from tests.conftest import model_settings
-from worker import checkpoints, digests, loading, main
+from worker import checkpoints, digests, loading, local_engine
 from worker.checkpoints import CheckpointError
 from worker.digests import Digests
 from worker.engine.interface import Engine
@@ -43,7 +43,7 @@ def start(configured: Settings, hashing: Digests, registered: list[Runtime]) -> 
     """Start as a worker does."""
     found = checkpoints.find(configured, hashing)
     reasons = loading.unbatchable(found)
-    return main._load(found, hashing, 2, reasons, registered.append)[0]
+    return local_engine.load(found, hashing, 2, reasons, registered.append)[0]
 
 
 def refusal(configured: Settings, hashing: Digests) -> str:
@@ -139,6 +139,6 @@ def test_a_worker_is_known_before_its_model_is_loaded(
 
     monkeypatch.setattr(loading, "load", once_known)
     found = checkpoints.find(configured, hashing)
-    engine, runtime = main._load(found, hashing, 2, [], lambda _: known.set())
+    engine, runtime = local_engine.load(found, hashing, 2, [], lambda _: known.set())
     engine.close()
     assert set(runtime.description["adapters"]) == set(Role)

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from jobs.pipeline import Role, Sampling
 from tests.conftest import find
 from tests.integration.batches import SIZES
-from worker import loading, main
+from worker import loading, local_engine
 from worker.checkpoints import CheckpointError
 from worker.engine import roles
 from worker.engine.adapters import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
@@ -291,7 +291,7 @@ def test_a_kind_that_nobody_thought_of_is_refused(
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, KINDS[name], seed=7)
     with pytest.raises(CheckpointError, match=re.escape(says)):
-        main._start_engine(find(folder), 2, [])
+        local_engine.start_engine(find(folder), 2, [])
 
 
 @pytest.mark.parametrize("form", [GroupedLinear, MergedLinear, StackedLinear])
@@ -300,14 +300,14 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
 ) -> None:
     monkeypatch.setattr("worker.engine.runners.form_for", lambda _: form)
     found = find(checkpoint)
-    main._start_engine(found, 2, []).close()
+    local_engine.start_engine(found, 2, []).close()
     # A fake fault: in the layers, the regenerator's tokens count as the critic's.
     point = Rows.set
     monkeypatch.setattr(
         Rows, "set", lambda self, rows, device: point(self, [min(row, 1) for row in rows], device)
     )
     with pytest.raises(CheckpointError) as caught:
-        main._start_engine(found, 2, [])
+        local_engine.start_engine(found, 2, [])
     sentence = str(caught.value)
     name = found.adapters[Role.REGENERATOR].name
     assert sentence.startswith(
@@ -319,9 +319,9 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
 def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "BatchingEngine", partial(BatchingEngine, paged=True))
+    monkeypatch.setattr(local_engine, "BatchingEngine", partial(BatchingEngine, paged=True))
     found = find(checkpoint)
-    main._start_engine(found, 2, []).close()
+    local_engine.start_engine(found, 2, []).close()
 
     def mistaken(**fields: Any) -> FlatBatch:
         """A fake fault, as above."""
@@ -331,7 +331,7 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
     with pytest.raises(
         CheckpointError, match=r"^The regenerator adapter .*differ from those of PEFT"
     ):
-        main._start_engine(found, 2, [])
+        local_engine.start_engine(found, 2, [])
 
 
 def test_a_device_without_room_for_a_context_is_said_at_the_start(
@@ -341,9 +341,9 @@ def test_a_device_without_room_for_a_context_is_said_at_the_start(
         """Stands in for an engine on a small GPU."""
         raise DeviceError("a context of 4096 tokens needs 9.0 GB")
 
-    monkeypatch.setattr(main, "BatchingEngine", full)
+    monkeypatch.setattr(local_engine, "BatchingEngine", full)
     with pytest.raises(CheckpointError, match=r"^HELIXQ_DEVICE=cpu cannot be used: a context"):
-        main._start_engine(find(checkpoint), 2, [])
+        local_engine.start_engine(find(checkpoint), 2, [])
 
 
 def test_an_adapter_that_changes_anothers_scores_is_noticed(
@@ -365,7 +365,7 @@ def test_an_adapter_that_changes_anothers_scores_is_noticed(
     with pytest.raises(
         CheckpointError, match=r"The actor adapter .* by the reference engine: its scores"
     ):
-        main._start_engine(find(checkpoint), 1, ["a test"])
+        local_engine.start_engine(find(checkpoint), 1, ["a test"])
 
 
 def test_scores_that_are_no_numbers_are_said_at_the_start(checkpoint: Path, tmp_path: Path) -> None:
@@ -374,4 +374,4 @@ def test_scores_that_are_no_numbers_are_said_at_the_start(checkpoint: Path, tmp_
     file = folder / Role.CRITIC / "adapter_model.safetensors"
     save_file({k: w * 1e30 for k, w in load_file(file).items()}, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"The critic adapter .* its scores are not numbers"):
-        main._start_engine(find(folder), 2, [])
+        local_engine.start_engine(find(folder), 2, [])

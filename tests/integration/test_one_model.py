@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
 from safetensors.torch import load_file, save_file
 
 import migrations
-from jobs import db
+from jobs import db, maintenance
 from jobs.db import utcnow
+from jobs.maintenance import Maintenance
 from jobs.models import AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.pipeline import MAX_PRIORITY, stage_seed
 from jobs.progress import Progress
@@ -25,8 +25,6 @@ from jobs.store.running import SUSPICIOUS
 from tests.conftest import RUNTIME, WORKER, find
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import RedisServer
-from worker import rescue
-from worker.rescue import Rescue
 
 OTHER = "worker-2"
 #: What workers say of themselves.
@@ -262,16 +260,11 @@ def test_after_an_outage_nobody_starts_jobs_again_at_once(
     leave(both, WORKER, 700)
     model = Runtime(OTHER_TOLD, 4096, "{}").model
     bell = Doorbell(make_app(redis_server.url, model))
-    # A runner that runs nothing: its engine is not what this is about.
-    runner = Mock(running=[])
-    care = Rescue(
-        both, bell, progress, runner, OTHER, model=model, model_timeout=600, retention_days=0
-    )
-    care._heartbeat()
-    care._sweep()
+    process = Maintenance(both, bell, progress, model=model, model_timeout=600, retention_days=0)
+    process.sweep()
     assert both.job(job.id).run == 1
-    monkeypatch.setattr(rescue, "WORKER_STALE", 0.0)
-    care._sweep()
+    monkeypatch.setattr(maintenance, "WORKER_STALE", 0.0)
+    process.sweep()
     assert both.job(job.id).run == 2
     assert both.job(job.id).published_at is not None, "and it is published by the same sweep"
 

@@ -25,7 +25,10 @@ def loaded(imports: str, unwanted: set[str]) -> str:
     return subprocess.check_output([sys.executable, "-c", code], text=True).strip()
 
 
-@pytest.mark.parametrize("room", ["jobs.queue, jobs.store, jobs.progress", "web", "cli.main"])
+@pytest.mark.parametrize(
+    "room",
+    ["jobs.queue, jobs.store, jobs.progress, jobs.maintenance", "web", "cli.main", "worker.main"],
+)
 def test_importing_the_light_rooms_loads_no_model_library(room: str) -> None:
     assert loaded(room, {"torch", "transformers", "peft"}) == ""
 

@@ -1,4 +1,4 @@
-"""What the workers' sweeps publish together: real stores and a real Redis, both databases."""
+"""What background duties do, also beside each other: real stores and a real Redis, both databases."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import redis
 import sqlalchemy as sa
 
 from jobs.db import utcnow
-from jobs.models import Job
+from jobs.maintenance import Maintenance
+from jobs.models import Job, WorkerState
 from jobs.progress import Progress
 from jobs.queue import KEY_PREFIX, QUEUE, Doorbell, QueueUnavailableError, make_app
-from jobs.store import Store
+from jobs.store import HEARTBEAT_INTERVAL, Store
 from tests.conftest import RUNTIME, WORKER
-from tests.integration.rows import claim, let_leases_run_out, submit
+from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import RedisServer
-from worker.rescue import Rescue
 
 #: More than a sweep takes at a time.
 JOBS = 120
@@ -49,12 +48,11 @@ def messages(broker: Any) -> list[tuple[str, int]]:
     return [ast.literal_eval(headers["argsrepr"]) for headers in found]
 
 
-def rescuer(store: Store, progress: Progress, redis_server: RedisServer) -> Rescue:
-    runner = Mock(running=[])  # it runs nothing: only its sweeps are looked at
+def duties(
+    store: Store, progress: Progress, redis_server: RedisServer, **settings: Any
+) -> Maintenance:
     doorbell = Doorbell(make_app(redis_server.url))
-    rescue = Rescue(store, doorbell, progress, runner, WORKER, **SETTINGS)
-    rescue._heartbeat()
-    return rescue
+    return Maintenance(store, doorbell, progress, **{**SETTINGS, **settings})
 
 
 def test_of_many_sweeps_one_publishes_a_job(
@@ -71,19 +69,19 @@ def test_of_many_sweeps_one_publishes_a_job(
             claim(store, job)
     let_leases_run_out(store)
     stores = [Store(store.engine.url.render_as_string(hide_password=False)) for _ in range(SWEEPS)]
-    rescuers = [rescuer(each, progress, redis_server) for each in stores]
+    processes = [duties(each, progress, redis_server) for each in stores]
     start = threading.Barrier(SWEEPS)
 
-    def sweep(rescue: Rescue) -> None:
+    def sweep(process: Maintenance) -> None:
         start.wait()
-        rescue._sweep()
+        process.sweep()
 
-    threads = [threading.Thread(target=sweep, args=(rescue,)) for rescue in rescuers]
+    threads = [threading.Thread(target=sweep, args=(process,)) for process in processes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    rescuers[0]._sweep()  # one that came a moment later than all of them
+    processes[0].sweep()  # one that came a moment later than all of them
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
     for each in stores:
         each.close()
@@ -95,39 +93,67 @@ def test_what_redis_refuses_goes_back_to_the_outbox(
     jobs = [submit(store) for _ in range(3)]
     for job in jobs:
         store.unpublish(job.id, 0)
-    rescue = rescuer(store, progress, redis_server)
-    publish = rescue._doorbell.publish
+    process = duties(store, progress, redis_server)
+    publish = process._doorbell.publish
 
     def flaky(job_id: str, **named: Any) -> None:  # a fake fault: Redis goes away at the second
         if job_id == jobs[1].id:
             raise QueueUnavailableError("away")
         publish(job_id, **named)
 
-    rescue._doorbell.publish = flaky  # type: ignore[method-assign]  # the fake
-    rescue._sweep()
+    process._doorbell.publish = flaky  # type: ignore[method-assign]  # the fake
+    process.sweep()
     with store.engine.connect() as connection:
         outbox = set(connection.scalars(sa.select(Job.id).where(Job.published_at.is_(None))))
     assert outbox == {jobs[1].id, jobs[2].id}
-    rescue._doorbell.publish = publish  # type: ignore[method-assign]  # the real one
-    rescue._sweep()
+    process._doorbell.publish = publish  # type: ignore[method-assign]  # the real one
+    process.sweep()
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
 
 
-def test_a_sweep_waits_for_the_heartbeat_and_no_longer(
+def test_after_an_outage_workers_renew_their_leases_first(
+    store: Store,
+    progress: Progress,
+    redis_server: RedisServer,
+    broker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that has just started sweeps at once: it may be there because another one died."""
+    lost, held = submit(store), submit(store)
+    claim(store, lost)
+    let_leases_run_out(store)
+    now = 1000.0
+    monkeypatch.setattr("jobs.maintenance.time.monotonic", lambda: now)
+    process = duties(store, progress, redis_server)
+    assert not process.sweep()
+    assert messages(broker) == [(lost.id, 0)]
+
+    token = claim(store, held).lease_token
+    let_leases_run_out(store)
+    now += 60  # nobody reached the database meanwhile
+    assert process.sweep(), "it asks to be called again soon"
+    store.heartbeat(WORKER, [(held.id, token)])
+    now += HEARTBEAT_INTERVAL
+    assert not process.sweep()
+    assert messages(broker) == [(lost.id, 0)]
+    assert store.held(WORKER) == {(held.id, token)}
+
+
+def test_without_a_worker_of_its_own_it_publishes_for_those_that_are_ready(
     store: Store, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
-    """A worker that has just started takes back what ran out: it need not wait for a second sweep."""
-    job = submit(store)
-    claim(store, job)
-    let_leases_run_out(store)
-    runner = Mock(running=[])
-    doorbell = Doorbell(make_app(redis_server.url))
-    rescue = Rescue(store, doorbell, progress, runner, WORKER, **SETTINGS)
-    assert rescue._sweep(), "it asks to be called again soon"
-    assert messages(broker) == []
-    rescue._heartbeat()
-    assert not rescue._sweep()
-    assert messages(broker) == [(job.id, 0)]
+    """As `helixq maintain` does."""
+    begun = submit(store)
+    store.record(claim(store, begun), OUTPUT)
+    store.unpublish(begun.id, 1)
+    waiting = submit(store)
+    store.unpublish(waiting.id, 0)
+    process = duties(store, progress, redis_server, model=None)
+    process.sweep()
+    assert messages(broker) == [(waiting.id, 0)], "nobody would take the other one's"
+    store.set_worker_state(WORKER, WorkerState.READY)
+    process.sweep()
+    assert Counter(messages(broker)) == {(waiting.id, 0): 1, (begun.id, 1): 1}
 
 
 def test_old_jobs_are_cleaned_up(
@@ -137,7 +163,6 @@ def test_old_jobs_are_cleaned_up(
         store.cancel(submit(store).id)
     with store.engine.begin() as connection:
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
-    runner, doorbell = Mock(running=[]), Doorbell(make_app(redis_server.url))
-    rescue = Rescue(store, doorbell, progress, runner, WORKER, **{**SETTINGS, "retention_days": 2})
-    assert not rescue._clean(), "nothing is left to do"
+    process = duties(store, progress, redis_server, retention_days=2)
+    assert not process.clean_up(), "nothing is left to do"
     assert store.page(limit=1)[0] == []

@@ -1,0 +1,55 @@
+"""The background duties without a worker, and a worker without PyTorch: real processes on both databases."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.models import AttemptStatus, Status, WorkerState
+from jobs.store import Store
+from tests.conftest import WORKER
+from tests.integration.rows import claim, let_leases_run_out, submit
+from tests.servers import Process, RedisServer, helixq, start
+
+ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
+
+
+@pytest.fixture
+def environ(database_url: str, redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    return {
+        "HELIXQ_DATABASE_URL": database_url,
+        "HELIXQ_REDIS_URL": redis_server.url,
+        "HELIXQ_DATA_DIR": str(tmp_path),
+    }
+
+
+def stop(process: Process) -> None:
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    process.stop()
+    assert "Traceback" not in process.output
+
+
+def test_duties_without_a_worker(store: Store, environ: dict[str, str]) -> None:
+    store.set_worker_state(WORKER, WorkerState.READY)
+    job = submit(store)
+    claim(store, job)
+    let_leases_run_out(store)
+    maintain = helixq("maintain", environ=environ)
+    maintain.wait_for(f"{job.id}: its worker stopped answering")
+    maintain.wait_for("published 1 waiting jobs")
+    stop(maintain)
+    assert [attempt.status for attempt in store.job(job.id).attempts] == [AttemptStatus.LOST]
+
+
+def test_a_worker_without_pytorch(store: Store, environ: dict[str, str]) -> None:
+    job = submit(store)
+    store.unpublish(job.id, 0)
+    worker = start(ECHO_WORKER, {**os.environ, **environ})
+    worker.wait_for(f"{job.id}: regenerator finished")
+    stop(worker)
+    assert store.job(job.id).status is Status.COMPLETED
