@@ -1,5 +1,5 @@
 # make run    answers questions at http://127.0.0.1:8000
-# make test   checks everything
+# make test   checks everything; with COVERAGE=1 it also shows which lines and branches were run
 # make check  lints, checks types, and runs the unit tests; for while you work
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
 
@@ -17,7 +17,7 @@ run: $(VENV)/.installed
 	$(BIN)/helixq up
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term)
 
 check: lint
 	$(PYTEST) -m "not slow" tests/unit

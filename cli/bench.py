@@ -393,6 +393,44 @@ def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
         )
 
 
+@bench.command()
+@click.option("--jobs", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--idle-jobs", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--at-once", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("docs/benchmarks.json"),
+    show_default=True,
+    help="Where figures are recorded.",
+)
+@click.option("--record", is_flag=True, help="Record the figures of this run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_json: bool) -> None:
+    """Measure an idle job and many at once, beside the figures that were recorded last."""
+    from cli import track_bench
+
+    if idle_jobs >= jobs:
+        raise click.UsageError("--idle-jobs should be less than --jobs")
+    recorded = track_bench.Figures.read(file)
+    with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
+        now = track_bench.measure(
+            Path(folder),
+            _demo_questions(jobs),
+            idle_jobs=idle_jobs,
+            at_once=at_once,
+            machine=machine(),
+            told=lambda text: click.echo(f"{text} …", err=True),
+        )
+    if as_json:
+        both = {"now": asdict(now), "recorded": asdict(recorded) if recorded else None}
+        click.echo(json.dumps(both, indent=2))
+    else:
+        click.echo(track_bench.table(now, recorded))
+    if record:
+        now.write(file)
+
+
 def _demo_questions(count: int) -> list[str]:
     """Choose of the held-out questions with the longest numbers: as many sums as products."""
     from jobs.settings import DEMO_CHECKPOINT

@@ -1,0 +1,117 @@
+"""Measures an idle job and many at once, beside the figures that were recorded last."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cli import idle_bench, service_bench
+from cli.errors import ExpectedError
+
+MAX_OUTPUT_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one run measured on the demo's model."""
+
+    date: str
+    machine: str
+    #: Seconds of a job's three stages on the engine alone, and of the job in the service (medians).
+    idle_engine: float
+    idle_service: float
+    #: Of the service with 64 jobs at once.
+    jobs_an_hour: float
+
+    @classmethod
+    def read(cls, file: Path) -> Self | None:
+        """Read what `write` wrote; None if there is nothing.
+
+        Raises:
+            ExpectedError: the file holds something else.
+        """
+        if not file.exists():
+            return None
+        try:
+            fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return cls(**fields)
+        except (ValueError, TypeError) as error:
+            raise ExpectedError(
+                f"{file} holds no figures that `--record` wrote: {error}"
+            ) from error
+
+    def write(self, file: Path) -> None:
+        file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def measure(
+    folder: Path,
+    questions: Sequence[str],
+    *,
+    idle_jobs: int,
+    at_once: int,
+    machine: str,
+    told: Callable[[str], object] = lambda _: None,
+) -> Figures:
+    """Answer some questions one after the other, and all of them at once.
+
+    Args:
+        folder: an empty one, for the services' data.
+        questions: for the jobs at once; the first of them are the idle jobs.
+        idle_jobs: how many jobs to run one after the other.
+        at_once: slots of the engine.
+        machine: what the figures are measured on.
+        told: called with what happens next.
+    """
+    folders = [folder / name for name in ("idle", "busy")]
+    for each in folders:
+        each.mkdir()
+    times = idle_bench.jobs(
+        folders[0],
+        questions[: idle_jobs + 1],
+        max_output_tokens=MAX_OUTPUT_TOKENS,
+        seed=0,
+        told=told,
+    )
+    seconds, _ = service_bench.run(
+        folders[1],
+        questions,
+        at_once=at_once,
+        max_output_tokens=MAX_OUTPUT_TOKENS,
+        seed=0,
+        told=told,
+    )
+    return Figures(
+        date=dt.datetime.now(dt.UTC).date().isoformat(),
+        machine=machine,
+        idle_engine=statistics.median(engine for engine, _ in times),
+        idle_service=statistics.median(service for _, service in times),
+        jobs_an_hour=len(questions) / seconds * 3600,
+    )
+
+
+def table(now: Figures, recorded: Figures | None) -> str:
+    """Lay the figures out as a Markdown table."""
+    lines = ["| | now | recorded | now / recorded |", "|---|---|---|---|"]
+    rows: list[tuple[str, str, float, float | None]] = [
+        (name, unit, getattr(now, field) * scale, recorded and getattr(recorded, field) * scale)
+        for name, unit, field, scale in (
+            ("idle job, the engine alone", "ms", "idle_engine", 1000),
+            ("idle job, the service", "ms", "idle_service", 1000),
+            ("jobs an hour, many at once", "", "jobs_an_hour", 1),
+        )
+    ]
+    for name, unit, value, before in rows:
+        old = "–" if before is None else f"{before:,.0f} {unit}".strip()
+        ratio = f"{value / before:.2f}" if before else "–"
+        lines.append(f"| {name} | {f'{value:,.0f} {unit}'.strip()} | {old} | {ratio} |")
+    lines.append("")
+    for name, figures in (("now", now), ("recorded", recorded)):
+        if figures:
+            lines.append(f"{name}: {figures.date}, {figures.machine}")
+    return "\n".join(lines)
