@@ -14,6 +14,12 @@ from cli import idle_bench, service_bench
 from cli.errors import ExpectedError
 
 MAX_OUTPUT_TOKENS = 256
+#: Of the table: a name, its unit, the field, and what the field is multiplied by.
+ROWS = (
+    ("idle job, the engine alone", "ms", "idle_engine", 1000),
+    ("idle job, the service", "ms", "idle_service", 1000),
+    ("jobs an hour, many at once", "", "jobs_an_hour", 1),
+)
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,9 @@ def measure(
 def table(now: Figures, recorded: Figures | None) -> str:
     """Lay the figures out as a Markdown table."""
     lines = ["| | now | recorded | now / recorded |", "|---|---|---|---|"]
-    rows: list[tuple[str, str, float, float | None]] = [
-        (name, unit, getattr(now, field) * scale, recorded and getattr(recorded, field) * scale)
-        for name, unit, field, scale in (
-            ("idle job, the engine alone", "ms", "idle_engine", 1000),
-            ("idle job, the service", "ms", "idle_service", 1000),
-            ("jobs an hour, many at once", "", "jobs_an_hour", 1),
-        )
-    ]
-    for name, unit, value, before in rows:
+    for name, unit, field, scale in ROWS:
+        value = getattr(now, field) * scale
+        before = getattr(recorded, field) * scale if recorded else None
         old = "–" if before is None else f"{before:,.0f} {unit}".strip()
         ratio = f"{value / before:.2f}" if before else "–"
         lines.append(f"| {name} | {f'{value:,.0f} {unit}'.strip()} | {old} | {ratio} |")
