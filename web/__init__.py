@@ -1,4 +1,4 @@
-"""The only room that knows HTTP: takes questions, tells how they stand, shows what was kept."""
+"""The HTTP side: the API, the pages and the server. The only package that knows HTTP."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from web import api, errors, health, pages, security, v1
 from web.services import Services
 from web.v1.feeds import Feeds
 
-#: Bytes of a request's body; a larger one is refused with 413.
+#: The maximum number of bytes of a request's body; a larger one gets 413.
 MAX_BODY = 1 << 20
 
 
 def create_app(settings: Settings) -> Flask:
-    """Make the application. Nothing is connected before the first request."""
+    """Make the application. It connects to the database and Redis at the first request."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY

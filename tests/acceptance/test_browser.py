@@ -233,7 +233,7 @@ def test_another_tabs_cancel_is_shown_and_the_keyboard_keeps_its_place(
     expect(text(page, "Answer")).not_to_be_empty()
     stay(page)
     page.get_by_role("button", name="Cancel").focus()
-    page.get_by_text("How it was asked").click()
+    page.get_by_text("Request details").click()
     page.get_by_role("button", name="Cancel").focus()
     with slow.http() as http:
         http.post(f"/v1/responses/{job_id}/cancel")
@@ -256,7 +256,7 @@ def test_a_bad_question_is_refused_in_its_place(browser: Browser, service: Servi
 
         question.fill(" \n ")
         page.get_by_role("button", name="Ask").click()
-        expect(page.get_by_role("alert")).to_have_text("Please write a question.")
+        expect(page.get_by_role("alert")).to_have_text("Enter a question.")
         expect(question).to_have_value(" \n ")
 
         long = "\nWhy, oh why? " * 1000
@@ -298,7 +298,7 @@ def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     tab_to(page.get_by_role("link", name="Skip to the content"))
     page.keyboard.press("Enter")
     expect(page.get_by_role("main")).to_be_focused()
-    tab_to(page.get_by_text("How it was asked"))
+    tab_to(page.get_by_text("Request details"))
     page.keyboard.press("Enter")
     expect(page.get_by_text("System prompt")).to_be_visible()
 
@@ -346,7 +346,7 @@ def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
         os.killpg(slow.web.popen.pid, signal.SIGKILL)
         slow.web.wait()
         slow.web.stop()
-        expect(status(page)).to_contain_text("Connection lost, trying again")
+        expect(status(page)).to_contain_text("Connection lost. Reconnecting…")
         slow.web = helixq("web", environ=slow.environ)
         slow.web.wait_for("listening")
         expect(status(page)).to_have_text("Incomplete")

@@ -15,7 +15,7 @@ import pytest
 import migrations
 from jobs.store import Store
 from tests.servers import PATIENCE, Process, RedisServer, free_port, helixq
-from web.limits import raise_open_files
+from web.open_files import raise_limit
 from web.waiting import MAX_WAITING
 
 #: More than the web has threads, and than a process may have files by default.
@@ -61,7 +61,7 @@ class Web:
 
 @pytest.fixture
 def web(redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
-    raise_open_files()
+    raise_limit()
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
     store = Store(url)
     migrations.migrate(store.engine)

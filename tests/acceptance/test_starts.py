@@ -56,8 +56,8 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
         ("worker", {"HELIXQ_DATABASE_URL": "", "HELIXQ_DATA_DIR": "{tmp}/no"}, "HELIXQ_DATA_DIR"),
         ("web", {"HELIXQ_DATABASE_URL": "", "HELIXQ_DATA_DIR": "{tmp}/no"}, "HELIXQ_DATA_DIR"),
         ("migrate", {"HELIXQ_DATABASE_URL": "", "HELIXQ_DATA_DIR": "/proc/x"}, "HELIXQ_DATA_DIR"),
-        ("web", {"HELIXQ_PORT": "{taken}"}, "is taken by another program"),
-        ("up", {"HELIXQ_PORT": "{taken}"}, "is taken by another program"),
+        ("web", {"HELIXQ_PORT": "{taken}"}, "is in use by another program"),
+        ("up", {"HELIXQ_PORT": "{taken}"}, "is in use by another program"),
         ("up", {"HELIXQ_REDIS_URL": "redis://127.0.0.1:1"}, "Redis cannot be reached"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Auditing: the whole history of a job."""
+"""``/api``: the stored history of jobs, for audits."""
 
 from web.api.routes import blueprint
 

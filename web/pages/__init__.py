@@ -1,4 +1,4 @@
-"""The pages people look at. They need no script: with one, they update by themselves."""
+"""The pages. They work without JavaScript; with it, they update by themselves."""
 
 from web.pages.routes import blueprint
 

@@ -1,4 +1,4 @@
-"""Asking: OpenAI's Responses API over the HelixNet pipeline."""
+"""``/v1``: OpenAI's Responses API for the pipeline."""
 
 from web.v1.routes import blueprint
 

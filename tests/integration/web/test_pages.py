@@ -20,7 +20,7 @@ def test_the_form_keeps_what_was_typed(web: Client, store: Store) -> None:
 
 
 def test_the_jobs_page_lists_and_pages(web: Client) -> None:
-    assert "Nothing was asked yet" in web.get("/jobs").text
+    assert "There are no jobs yet" in web.get("/jobs").text
     for number in range(26):
         ask(web, input=f"Question {number}?")
     page = web.get("/jobs").text

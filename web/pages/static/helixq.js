@@ -1,13 +1,13 @@
-// What the pages do better with a script: local times, live texts, Ctrl + Enter.
+// What the script adds to the pages: local times, live texts, Ctrl + Enter.
 
-// Milliseconds before a request that failed is tried again.
-const RETRY = 2000;
-// Milliseconds between looks at a job whose events may not reach us.
-const CHECK = 20000;
-// Bytes of a form that the server takes; over that it could not give the text back.
+// Milliseconds before a failed request is retried.
+const RETRY_DELAY = 2000;
+// Milliseconds between checks of a job, in case its events do not arrive.
+const CHECK_INTERVAL = 20000;
+// The maximum number of bytes of a form. The server would refuse a larger one, and the text would be lost.
 const MAX_FORM = 1 << 20;
 
-const pause = () => new Promise((resolve) => setTimeout(resolve, RETRY));
+const pause = () => new Promise((resolve) => setTimeout(resolve, RETRY_DELAY));
 
 function localTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
@@ -23,19 +23,19 @@ function askForm(form) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   question.addEventListener("input", () => question.setCustomValidity(""));
-  // A double click asks once.
+  // A double click submits once.
   let sent = false;
   form.addEventListener("submit", (event) => {
     const body = new URLSearchParams({ question: question.value.replaceAll("\n", "\r\n") });
     if (body.toString().length > MAX_FORM) {
       event.preventDefault();
-      question.setCustomValidity("The question is too long; shorten it.");
+      question.setCustomValidity("The question is too long. Shorten the question.");
       question.reportValidity();
       return;
     }
     if (sent) event.preventDefault();
     sent = true;
-    setTimeout(() => { sent = false; }, RETRY);
+    setTimeout(() => { sent = false; }, RETRY_DELAY);
   });
 }
 
@@ -44,36 +44,36 @@ function notify(text) {
   if (notice.textContent !== text) notice.textContent = text;
 }
 
-// Bring the marked parts up to date with the server's own rendering. All else stays as it
-// is: the selection, the focus, what was opened, and the live region that is read aloud.
+// Update the marked parts from the page as the server renders it now. All else stays: the selection, the
+// focus, what was opened, and the live region that is read aloud.
 function update(page, more) {
   const fresh = [...page.querySelectorAll("[data-live]")];
-  // It started again meanwhile, with another model: other texts are to be shown.
+  // The job restarted with another model, and has other texts.
   if (fresh.some(({ id }) => !document.getElementById(id))) return location.reload();
   localTimes(page);
   const focused = document.activeElement;
   for (const part of fresh) {
     const shown = document.getElementById(part.id);
-    // What was seen being written stays until the record has it.
+    // The text that was streamed stays until the server has stored it.
     if (more && part.matches(".text:empty")) continue;
     shown.className = part.className;
     if (shown.innerHTML !== part.innerHTML) shown.replaceChildren(...part.childNodes);
   }
   notify("");
-  // The button that had the focus may be gone; the keyboard goes on from the same place.
+  // The button that had the focus may be gone. The keyboard continues from the same place.
   if (!focused.isConnected) document.querySelector("main").focus({ preventScroll: true });
 }
 
-// Show how the job ended, as soon as the server tells.
+// Show how the job ended, as soon as the server responds.
 async function refresh() {
   for (;;) {
     try {
       const reply = await fetch(location.href, { cache: "no-store" });
       if (reply.status < 500) {
         const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-        // Deleted meanwhile, say: the browser shows what there is instead.
+        // The job may have been deleted: the browser shows what there is instead.
         if (!page.querySelector("[data-live]")) return location.reload();
-        // The text of a stage that was cancelled comes a moment after the cancel.
+        // The text of a cancelled stage arrives a moment after the cancellation.
         const more = page.querySelector("[data-response]") !== null;
         update(page, more);
         if (!more) return document.querySelector("article").removeAttribute("data-response");
@@ -81,12 +81,12 @@ async function refresh() {
         continue;
       }
     } catch { /* the server is away */ }
-    notify("Connection lost, trying again");
+    notify("Connection lost. Reconnecting…");
     await pause();
   }
 }
 
-// Show texts as they are written, until the job has ended.
+// Show texts while they are generated, until the job has ended.
 function follow(address) {
   let events;
   let ended = false;
@@ -100,7 +100,7 @@ function follow(address) {
     refresh();
   }
 
-  // Ask whether the job has ended while no event could tell it.
+  // Check whether the job has ended without an event.
   async function check() {
     try {
       const reply = await fetch(address, { cache: "no-store" });
@@ -111,24 +111,24 @@ function follow(address) {
 
   function connect() {
     events?.close();
-    // Browsers keep few connections to one server: tabs in the background leave them to others.
+    // Browsers limit the connections to a server: tabs in the background leave them to the others.
     if (ended || document.hidden) return;
-    // It reconnects by itself and goes on after the last event it has seen.
+    // It reconnects by itself, and resumes after the last event that it received.
     const source = events = new EventSource(`${address}?stream=true`);
     const on = (name, handle) => source.addEventListener(name, (e) => handle(JSON.parse(e.data)));
-    const begun = new Set();
+    const streamed = new Set();
 
     source.addEventListener("open", () => notify(""));
     source.addEventListener("error", async () => {
-      notify("Connection lost, trying again");
+      notify("Connection lost. Reconnecting…");
       await check();
-      // At an error page the browser gives up; the server may be back in a moment.
+      // After an error response the browser gives up. The server may be back in a moment.
       if (source.readyState !== EventSource.CLOSED) return;
       await pause();
       if (source === events) connect();
     });
     on("response.in_progress", ({ response }) => {
-      // It started again, with another model: the page has other texts to show.
+      // The job restarted with another model, and has other texts.
       if (response.run > Number(document.querySelector("[data-run]").dataset.run)) location.reload();
       const status = document.getElementById("status");
       if (status.classList.contains("queued")) {
@@ -136,8 +136,8 @@ function follow(address) {
         status.textContent = "In progress";
       }
     });
-    // The events tell everything from the start; what the page has already stays.
-    // So do those of an earlier run, which it does not show.
+    // The events start at the beginning. Texts that the page has already stay as they are, and those of
+    // earlier runs are not shown.
     const whole = (id) => part(id, "text")?.hasAttribute("data-whole") ?? true;
     on("response.output_item.added", ({ item: { id } }) => {
       if (!whole(id)) part(id, "state").textContent = "writing";
@@ -146,8 +146,8 @@ function follow(address) {
       on(`response.${kind}.delta`, ({ item_id: id, delta }) => {
         if (whole(id)) return;
         const text = part(id, "text");
-        if (!begun.has(id)) text.textContent = "";
-        begun.add(id);
+        if (!streamed.has(id)) text.textContent = "";
+        streamed.add(id);
         text.append(delta);
       });
       on(`response.${kind}.done`, ({ item_id: id, text }) => {
@@ -160,7 +160,7 @@ function follow(address) {
     for (const name of ["completed", "incomplete", "failed"]) on(`response.${name}`, end);
   }
 
-  const timer = setInterval(check, CHECK);
+  const timer = setInterval(check, CHECK_INTERVAL);
   document.addEventListener("visibilitychange", connect);
   connect();
 }

@@ -1,21 +1,21 @@
-"""How many files a process may have open; a connection is one."""
+"""The limit of open files. Each connection is one."""
 
 from __future__ import annotations
 
 import resource
 
-#: What systems grant that name no limit.
+#: The limit to set where the system has no maximum.
 UNLIMITED = 1 << 16
 
 
-def raise_open_files() -> int:
-    """Raise the limit of open files as far as this user may; return it."""
+def raise_limit() -> int:
+    """Raise the limit of open files to the maximum that this user may set; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = UNLIMITED if hard == resource.RLIM_INFINITY else hard
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # macOS has another limit besides
+    except (OSError, ValueError):  # macOS has a lower maximum than it reports.
         return soft
     return wanted

@@ -1,0 +1,86 @@
+"""What a job's page shows of its stages."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from jobs.models import AttemptStatus, Status
+from tests.unit.protocol.rows import add_attempt, completed_job, make_job
+from web.pages import view
+from web.pages.filters import clock, duration
+
+
+def states(job_status: Status, attempt_status: AttemptStatus, **changes: str) -> list[str]:
+    job = make_job(job_status)
+    add_attempt(job, 0, attempt_status, **changes)
+    return [stage.state for stage in view.stages(job)]
+
+
+def test_a_queued_job_waits() -> None:
+    assert [stage.state for stage in view.stages(make_job())] == ["waiting"] * 3
+
+
+@pytest.mark.parametrize(
+    ("job_status", "attempt_status", "state", "next_state"),
+    [
+        (Status.IN_PROGRESS, AttemptStatus.RUNNING, "writing", "waiting"),
+        (Status.IN_PROGRESS, AttemptStatus.FINISHED, "finished", "waiting"),
+        (Status.IN_PROGRESS, AttemptStatus.LOST, "waiting for a retry", "waiting"),
+        (Status.IN_PROGRESS, AttemptStatus.RELEASED, "waiting for a retry", "waiting"),
+        (Status.CANCELLED, AttemptStatus.RUNNING, "stopping", "not run"),
+        (Status.CANCELLED, AttemptStatus.CANCELLED, "cancelled", "not run"),
+        (Status.FAILED, AttemptStatus.FAILED, "failed", "not run"),
+        (Status.FAILED, AttemptStatus.LOST, "lost", "not run"),
+    ],
+)
+def test_a_stage_has_the_state_of_its_last_attempt(
+    job_status: Status, attempt_status: AttemptStatus, state: str, next_state: str
+) -> None:
+    assert states(job_status, attempt_status) == [state, next_state, next_state]
+
+
+def test_a_truncated_text_says_so() -> None:
+    [state, *_] = states(Status.IN_PROGRESS, AttemptStatus.FINISHED, finish_reason="length")
+    assert state == "truncated at its token limit"
+
+
+def test_titles_have_the_round_if_there_are_several() -> None:
+    assert [s.title for s in view.stages(completed_job())] == ["Answer", "Critique", "Regeneration"]
+    assert [s.title for s in view.stages(completed_job(rounds=2))] == [
+        "Answer 1",
+        "Critique 1",
+        "Regeneration 1",
+        "Critique 2",
+        "Regeneration 2",
+    ]
+
+
+def test_a_page_is_live_until_the_text_of_a_cancelled_stage_must_be_there() -> None:
+    assert view.is_live(make_job())
+    assert not view.is_live(completed_job())
+    job = make_job(Status.CANCELLED, finished_at=dt.datetime.now(dt.UTC))
+    add_attempt(job, 0, AttemptStatus.RUNNING)
+    assert view.is_live(job)
+    job.finished_at = dt.datetime.now(dt.UTC) - view.PARTIAL_TEXT_TIMEOUT
+    assert not view.is_live(job)
+
+
+def test_an_earlier_run_shows_what_had_finished() -> None:
+    job = make_job(Status.IN_PROGRESS)
+    add_attempt(job, 0)
+    add_attempt(job, 1, AttemptStatus.LOST)
+    job.run = 2
+    at = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    job.restarts = [{"run": 2, "at": at.isoformat(), "model": "ab" * 32, "reason": "No worker."}]
+    [run] = view.earlier_runs(job)
+    assert (run.number, run.ended_at, run.model, run.reason) == (1, at, "ab" * 6, "No worker.")
+    assert run.texts == [("Answer", "One two.")]
+    assert [stage.attempt for stage in view.stages(job)] == [None] * 3
+
+
+def test_times_and_durations() -> None:
+    assert clock(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)) == "2026-01-02 03:04:05 UTC"
+    assert duration(dt.timedelta(seconds=59.94)) == "59.9 s"
+    assert duration(dt.timedelta(seconds=125)) == "2 min 5 s"

@@ -1,0 +1,184 @@
+"""The HTTP server: waitress, with time limits and our own error responses.
+
+One loop reads and writes all connections. A request gets a thread when all of it has arrived, and the
+thread is free again when the response is made: a client that sends or reads slowly, or stops, occupies
+none.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+
+from flask import Flask
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+
+from web import MAX_BODY
+from web.errors import HTTPError, error_response
+from web.waiting import MAX_WAITING
+
+#: Requests that are served at the same time: those that wait for jobs, and 56 others.
+THREADS = MAX_WAITING + 56
+#: Seconds that a client may take to send a request.
+REQUEST_TIMEOUT = 60.0
+#: Seconds that a connection may stay open while nothing is sent or received. (nginx uses 60.)
+IDLE_TIMEOUT = 75.0
+#: Seconds that a client may go on sending a request that was refused.
+DRAIN_TIMEOUT = 5.0
+#: The maximum number of bytes of a request's headers.
+MAX_HEADERS = 1 << 16
+#: Bytes of a request that are buffered in memory. The rest is buffered in a file.
+REQUEST_BUFFER = 1 << 16
+#: Bytes of a response that are buffered in memory. The rest is buffered in a file.
+RESPONSE_BUFFER = 1 << 18
+#: Bytes of an event stream that are buffered. Then the stream waits for its reader.
+MAX_STREAM_BUFFER = 1 << 20
+#: The maximum number of connections accepted in one turn of the loop: each turn visits them all.
+MAX_ACCEPTS = 100
+
+
+class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
+    """Responds to a malformed request, in the shape of the part of the site that was requested."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        code = "request_too_large" if error.code == 413 else "bad_request"
+        message = f"The request is malformed: {error.body}."
+        if error.code == 413:
+            message = "The request body is larger than 1 MiB."
+        elif error.code == 431:
+            message = f"The request headers are larger than {MAX_HEADERS >> 10} KiB."
+        elif error.code >= 500:
+            message, code = f"{error.body}.", "server_error"
+        self.channel.refused = True
+        app: Flask = self.channel.server.flask
+        with app.test_request_context(getattr(self.request, "path", "") or "/"):
+            response = error_response(HTTPError(error.code, message, code=code))
+            response = app.process_response(response)
+        body = response.get_data()
+        self.status = response.status
+        self.response_headers.extend(response.headers.items())
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+    """A connection with time limits."""
+
+    error_task_class = _ErrorTask
+    #: When the first bytes of the current request arrived, or when draining began.
+    started_at = 0.0
+    #: Whether the last response refused a request that the client may still be sending.
+    refused = False
+    #: Whether that response is sent and the rest of the request is read to be discarded. If it were not
+    #: read, the system would reset the connection, and the client might lose the response.
+    draining = False
+
+    def readable(self) -> bool:
+        return self.draining or bool(super().readable())
+
+    def writable(self) -> bool:
+        return not self.draining and bool(super().writable())
+
+    def handle_close(self) -> None:
+        if self.refused and not self.draining:
+            self.draining = True
+            self.started_at = time.time()
+            with suppress(OSError):  # The client has gone.
+                self.socket.shutdown(socket.SHUT_WR)
+                return
+        super().handle_close()
+
+    def received(self, data: bytes) -> bool:
+        if self.draining:
+            return False
+        before = self.request
+        accepted: bool = super().received(data)
+        if self.request is not before:
+            self.started_at = time.time()
+        return accepted
+
+    def timed_out(self, now: float) -> bool:
+        """Return whether the client took too long to send, to read, or to make another request."""
+        if self.draining:
+            return now - self.started_at > DRAIN_TIMEOUT
+        receiving = self.request is not None and not self.requests
+        if receiving and now - self.started_at > REQUEST_TIMEOUT:
+            return True
+        idle = now - self.last_activity > IDLE_TIMEOUT
+        return idle and (not self.requests or self.total_outbufs_len > 0)
+
+
+class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
+    """The server of an application. The caller runs its loop, turn by turn."""
+
+    channel_class = _Channel
+
+    def __init__(self, app: Flask, listener: socket.socket, max_connections: int) -> None:
+        """
+        Args:
+            app: the application.
+            listener: a socket that is bound and does not listen yet.
+            max_connections: the maximum number of open connections; more wait to be accepted.
+        """
+        self.flask = app
+        dispatcher = ThreadedTaskDispatcher()
+        dispatcher.set_thread_count(THREADS)
+        super().__init__(
+            app,
+            _sock=listener,
+            sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
+            bind_socket=False,
+            dispatcher=dispatcher,
+            sockets=[listener],
+            connection_limit=max_connections,
+            cleanup_interval=5,
+            # Continue to read while a request is served, to notice when its client disconnects.
+            channel_request_lookahead=1,
+            max_request_header_size=MAX_HEADERS,
+            max_request_body_size=MAX_BODY + 1,
+            inbuf_overflow=REQUEST_BUFFER,
+            outbuf_overflow=RESPONSE_BUFFER,
+            outbuf_high_watermark=MAX_STREAM_BUFFER,
+            log_socket_errors=False,
+            ident="",
+        )
+
+    def handle_accept(self) -> None:
+        """Accept all connections that wait, up to a maximum."""
+        before = -1
+        for _ in range(MAX_ACCEPTS):
+            now = len(self.active_channels)
+            if now == before or now >= self.adj.connection_limit:
+                return
+            before = now
+            super().handle_accept()
+
+    def maintenance(self, now: float) -> None:
+        """Close the connections whose time is up."""
+        for channel in list(self.active_channels.values()):
+            if channel.timed_out(now):
+                channel.handle_close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a response is being made or sent."""
+        channels = list(self.active_channels.values())
+        return any(channel.requests or channel.total_outbufs_len for channel in channels)
+
+    def run_once(self, timeout: float) -> None:
+        """Run one turn of the loop: wait until a connection is ready, then read and write.
+
+        Args:
+            timeout: the maximum number of seconds to wait.
+        """
+        wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket."""
+        wasyncore.dispatcher.close(self)
