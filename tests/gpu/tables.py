@@ -1,4 +1,4 @@
-"""What was found, as the tables of the README."""
+"""The results, as the tables of docs/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""What the documents name exists: links, anchors, files, tests, commands, options and settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import click
+import pytest
+
+from cli.main import main
+from jobs.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/*.md")])
+NAMES = [str(file.relative_to(ROOT)) for file in DOCS]
+
+_FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
+_CODE = re.compile(r"`([^`\n]+)`")
+_HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+_FILE = re.compile(r"^(?:tests|worker|web|jobs|cli|demo|migrations|docs)/[\w./-]+$")
+
+
+@cache
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def prose(name: str) -> str:
+    """Return a document without its blocks of code."""
+    return _FENCE.sub("", text(name))
+
+
+def code(name: str) -> Iterator[str]:
+    """Yield each piece of inline code, and each logical line of the blocks of code."""
+    yield from _CODE.findall(prose(name))
+    for block in _FENCE.findall(text(name)):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+@cache
+def anchors(file: Path) -> set[str]:
+    """Return the anchors that GitHub gives a document's headings."""
+    found: set[str] = set()
+    for heading in _HEADING.findall(_FENCE.sub("", file.read_text(encoding="utf-8"))):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        number = 0
+        while (numbered := f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(numbered)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    lost = []
+    for link in ("".join(pair) for pair in _LINK.findall(prose(name))):
+        if re.match(r"\w+:", link):
+            continue  # of another site
+        path, _, anchor = unquote(link).partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            lost.append(link)
+    assert lost == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_and_tests_exist(name: str) -> None:
+    tests = "\n".join(f.read_text(encoding="utf-8") for f in (ROOT / "tests").rglob("*.py"))
+    lost = []
+    for piece in _CODE.findall(prose(name)):
+        path = piece.partition(":")[0]
+        if re.fullmatch(r"test_\w+", piece):
+            missing = f"def {piece}(" not in tests and not list(ROOT.glob(f"tests/*/{piece}.py"))
+        else:
+            made = path.startswith("demo/build")
+            missing = bool(_FILE.match(path)) and not made and not (ROOT / path).exists()
+        if missing:
+            lost.append(piece)
+    assert lost == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_exist(name: str) -> None:
+    targets = re.findall(r"^(\w+):", text("Makefile"), re.MULTILINE)
+    lost = []
+    for line in code(name):
+        if (made := re.match(r"(?:\w+=\S+ )*make ([a-z]+)\b", line)) and made[1] not in targets:
+            lost.append(line)
+        if (ran := re.search(r"\bpython3? -m ([\w.]+)", line)) and not there(ran[1]):
+            lost.append(line)
+        said = re.findall(r"(?:^|[\s/])helixq ((?:--)?[a-z][^|;`]*)", line)
+        if not all(accepted(words.split("  #")[0].split()) for words in said):
+            lost.append(line)
+    assert lost == []
+
+
+def there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def accepted(words: list[str]) -> bool:
+    """Whether the program has the command that a line begins with, and its options."""
+    command: click.Command = main
+    while words and isinstance(command, click.Group) and not words[0].startswith("-"):
+        if words[0] not in command.commands:
+            return False
+        command = command.commands[words.pop(0)]
+    known = {"--help", "--version"} | {o for p in command.params for o in p.opts}
+    return all(word.split("=")[0] in known for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_exist(name: str) -> None:
+    named = set(re.findall(rf"\b{PREFIX}([A-Z_]+[A-Z])\b", text(name)))
+    assert {n.lower() for n in named} - set(Settings.model_fields) == set()
