@@ -32,7 +32,6 @@ def test_extractions_are_compared_by_what_was_saved(tmp_path: Path) -> None:
     assert len(exact.errors) == len(quick.errors) == 7
     assert 0 < exact.error <= quick.error * (1 + 1e-6)
     assert quick.error <= exact.error * 1.002, "within what it promises, and half precision"
-    assert min(exact.seconds, quick.seconds) > 0
     assert min(exact.peak_bytes, quick.peak_bytes) > 1e6
 
 
@@ -104,15 +103,18 @@ def test_the_service_is_measured_from_request_to_row() -> None:
     reference, service = bench("service", *options, "--max-output-tokens", "8")["results"]
     assert reference["program"] == "reference engine alone"
     assert service["program"] == "service"
-    assert service["jobs_an_hour"] > 0
-    assert service["tokens_a_second"] > 0
+    for program in (reference, service):
+        tokens_a_job = program["tokens_a_second"] * 3600 / program["jobs_an_hour"]
+        assert 3 <= tokens_a_job <= 3 * 8, "of all three stages"
 
 
 def test_the_machinery_is_measured_beside_the_engine_alone() -> None:
     found = bench("idle", "--jobs", "2", "--max-output-tokens", "2", "--old", "50")
     assert found["jobs"] == 2
     seconds = found["seconds"]
-    assert min(seconds[key] for key in ("engine_alone", "service", "sweep")) > 0
+    # The median of two is their mean, and so is the difference's.
+    added = seconds["service"] - seconds["engine_alone"]
+    assert seconds["machinery"] == pytest.approx(added)
 
 
 def test_readers_are_measured_while_texts_are_told() -> None:
