@@ -15,11 +15,13 @@ from transformers import AutoTokenizer
 
 import migrations
 from cli import service_bench
-from jobs.db import begin, utcnow
+from jobs.column_types import utcnow
+from jobs.database import Database, begin
 from jobs.models import ANONYMOUS, Job, Status
 from jobs.pipeline import Sampling
 from jobs.settings import DEMO_CHECKPOINT
-from jobs.store import Store, new_id
+from jobs.use_cases import sweeping
+from jobs.use_cases.submission import new_id
 from worker.bench.engine import Model, run_jobs
 from worker.engine.batching import BatchingEngine
 from worker.engine.threads import apart
@@ -98,9 +100,9 @@ def sweep(folder: Path, old: int, rounds: int = 200) -> float:
     Returns:
         median seconds.
     """
-    store = Store(f"sqlite:///{folder / 'jobs.sqlite3'}")
-    migrations.migrate(store.engine)
-    with store.engine.begin() as connection:
+    database = Database(f"sqlite:///{folder / 'jobs.sqlite3'}")
+    migrations.migrate(database.engine)
+    with database.engine.begin() as connection:
         begin(connection, write=True)
         row = {
             "owner": ANONYMOUS,
@@ -123,7 +125,7 @@ def sweep(folder: Path, old: int, rounds: int = 200) -> float:
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        store.busy()
+        sweeping.any_unfinished(database)
         times.append(time.perf_counter() - start)
-    store.close()
+    database.close()
     return statistics.median(times)

@@ -16,15 +16,14 @@ import alembic.util
 
 import migrations
 from cli.errors import ExpectedError
-from jobs import db
+from jobs.database import Database, create_engine
 from jobs.maintenance import Maintenance
 from jobs.progress import Progress
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.use_cases.workers import Runtime
 
 if TYPE_CHECKING:
-    from jobs.store import Runtime
     from worker.engine.interface import Engine
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def web(settings: Settings) -> None:
     from web.serve import AddressError, serve
 
     check_auth(settings)
-    engine = db.connect(settings.database)
+    engine = create_engine(settings.database)
     migrations.check(engine)
     engine.dispose()
     progress = Progress(settings.redis)
@@ -95,7 +94,7 @@ def maintain(settings: Settings) -> None:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    database = Store(settings.database)
+    database = Database(settings.database)
     progress = Progress(settings.redis)
     try:
         migrations.check(database.engine)
@@ -131,7 +130,7 @@ def migrate(settings: Settings, target: str) -> str | None:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unusable(settings.data_dir, error) from error
-    engine = db.connect(settings.database)
+    engine = create_engine(settings.database)
     try:
         migrations.migrate(engine, target)
         return migrations.current(engine)

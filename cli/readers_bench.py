@@ -19,10 +19,15 @@ import httpx2
 
 from cli import parts, up
 from cli.errors import ExpectedError
+from jobs.database import Database
+from jobs.models import ANONYMOUS
 from jobs.pipeline import Sampling
 from jobs.progress import Progress, Text
 from jobs.settings import Settings
-from jobs.store import Claim, NewJob, Runtime, Store
+from jobs.use_cases import stages, submission, workers
+from jobs.use_cases.stages import Claim
+from jobs.use_cases.submission import NewJob
+from jobs.use_cases.workers import Runtime
 
 #: Seconds between two messages with new text: the worker's.
 INTERVAL = 0.1
@@ -76,17 +81,19 @@ def run(
         parts.migrate(settings, "head")
         redis = up.start_redis(settings, stack)
         stack.callback(redis.stop, up.Stop())
-        store, progress = Store(settings.database), Progress(settings.redis)
-        stack.callback(store.close)
+        database, progress = Database(settings.database), Progress(settings.redis)
+        stack.callback(database.close)
         stack.callback(progress.close)
         while not up.answers(progress):
             time.sleep(INTERVAL)  # a server that starts tells nobody
-        store.register(WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}"))
+        workers.register(
+            database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}")
+        )
         web = stack.enter_context(_web(settings))
         found = []
         for readers, jobs, before in cases:
             told(f"{readers} readers of {jobs} jobs")
-            with _Readers(settings, store, progress, web, readers, jobs) as case:
+            with _Readers(settings, database, progress, web, readers, jobs) as case:
                 found.append(case.measure(before, seconds))
         return found
 
@@ -121,14 +128,14 @@ class _Readers:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        database: Database,
         progress: Progress,
         web: int,
         readers: int,
         jobs: int,
     ) -> None:
         self._progress = progress
-        self._store = store
+        self._database = database
         self._web = web
         self._claims = [self._claim(number) for number in range(jobs)]
         self._told = 0
@@ -150,7 +157,7 @@ class _Readers:
     def __exit__(self, *_: object) -> None:
         """End all jobs, and read the streams to their end: the next readers need their places."""
         for claim in self._claims:
-            self._store.fail(claim, "server_error", "measured")
+            stages.fail(self._database, claim, "server_error", "measured")
             self._progress.changed(claim.job_id)
         while self._selector.get_map():
             for key, _mask in self._selector.select(PATIENCE):
@@ -184,8 +191,8 @@ class _Readers:
 
     def _claim(self, number: int) -> Claim:
         new = NewJob(f"Question {number}?", "", Sampling(), 1, 5, background=True, metadata={})
-        job, _ = self._store.submit(new, max_queued=1 << 30)
-        claim = self._store.claim(job.id, 0, WORKER, job_timeout=3600)
+        job, _ = submission.submit(self._database, ANONYMOUS, new, max_queued=1 << 30)
+        claim = stages.claim(self._database, job.id, 0, WORKER, job_timeout=3600)
         assert claim is not None  # noqa: S101 (nobody else is there)
         return claim
 

@@ -20,9 +20,10 @@ import redis
 
 from cli import parts
 from cli.errors import ExpectedError
+from jobs.database import Database
 from jobs.progress import Progress
 from jobs.settings import DEMO_CHECKPOINT, Settings
-from jobs.store import Store
+from jobs.use_cases import workers
 
 log = logging.getLogger(__name__)
 
@@ -175,17 +176,17 @@ def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitS
         until(lambda: answers(progress))
     progress.ping()
     log.info("the database's schema is at %s", parts.migrate(settings, "head"))
-    store = Store(settings.database)
-    stack.callback(store.close)
+    database = Database(settings.database)
+    stack.callback(database.close)
     worker = _helixq("worker")
     running.append(worker)
     host = socket.gethostname()
     # The web checks questions against the model, which the worker makes known as it starts.
-    until(lambda: store.worker_of_process(host, worker.pid))
+    until(lambda: workers.find_by_process(database, host, worker.pid))
     running.append(_helixq("web"))
     until(lambda: _listens(settings))
     log.info("the web is at %s; questions wait until the model is loaded", settings.url)
-    until(lambda: any(w.pid == worker.pid and w.host == host for w in store.ready_workers()))
+    until(lambda: any(w.pid == worker.pid and w.host == host for w in workers.list_ready(database)))
 
 
 def _helixq(command: str) -> Part:

@@ -1,7 +1,32 @@
-"""The base class of errors that a user can act on."""
+"""Errors that a user can act on."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
     """An error whose message is one sentence for the user: what is wrong, and what to do about it."""
+
+
+class JobNotFoundError(UserError):
+    """No job with this id exists for this owner."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No such job: {job_id!r}.")
+
+
+class QueueFullError(UserError):
+    """As many jobs as `HELIXQ_MAX_QUEUED` allows are queued already."""
+
+    def __init__(self) -> None:
+        super().__init__("The queue is full. Retry later.")
+
+
+class IdempotencyError(UserError):
+    """The idempotency key was used before, with a different request."""
+
+    def __init__(self) -> None:
+        super().__init__("This idempotency key was used with a different request. Use a new key.")
+
+
+class QueueUnavailableError(UserError):
+    """Redis cannot be reached."""

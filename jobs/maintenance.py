@@ -15,9 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobs import transient
+from jobs.database import Database
+from jobs.errors import QueueUnavailableError
 from jobs.progress import Progress
-from jobs.queue import Doorbell, QueueUnavailableError
-from jobs.store import HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL, WORKER_STALE, Store
+from jobs.queue import Doorbell
+from jobs.timing import ALIVE_FOR, HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL
+from jobs.use_cases import outbox, restarting, retention, sweeping, workers
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ def repeat(duties: list[Duty], stopped: threading.Event, *, poll: float, jitter:
             except Exception as error:
                 # Whatever it is: the promises about jobs rest on these loops.
                 due[number] = time.monotonic() + min(duty.interval, RETRY_INTERVAL)
-                if transient.passes(error):
+                if transient.is_transient(error):
                     log.warning("the database does not answer: %s", transient.reason(error))
                 else:
                     log.exception("a background duty failed")
@@ -76,7 +79,7 @@ class Maintenance:
 
     def __init__(
         self,
-        store: Store,
+        database: Database,
         doorbell: Doorbell,
         progress: Progress,
         *,
@@ -87,7 +90,7 @@ class Maintenance:
         """Prepare; `start` begins.
 
         Args:
-            store: the jobs.
+            database: the jobs.
             doorbell: publishes what waits without a message.
             progress: tells readers of jobs that were changed.
             model: whose begun jobs to publish, as a worker with that model; None for those of all
@@ -95,7 +98,7 @@ class Maintenance:
             model_timeout: seconds that a job waits for a worker with its model before it starts again.
             retention_days: how long jobs are kept; 0 for ever.
         """
-        self._store = store
+        self._database = database
         self._doorbell = doorbell
         self._progress = progress
         self._model = model
@@ -106,7 +109,7 @@ class Maintenance:
         self._answered: float | None = None
         self._answers_since = 0.0
         self._outage = False
-        #: How far `forget_workers` has come.
+        #: Where `retention.delete_workers` continues.
         self._workers_until: dt.datetime | None = None
         duties = [Duty(SWEEP_INTERVAL, self.sweep), Duty(CLEANUP_INTERVAL, self.clean_up)]
         self._thread = threading.Thread(
@@ -130,21 +133,21 @@ class Maintenance:
         Returns:
             Whether it has to be called again soon.
         """
-        busy = self._store.busy()
+        busy = sweeping.any_unfinished(self._database)
         answers_for = self._note_answer()
         if self._outage and answers_for < HEARTBEAT_INTERVAL:
             return True  # leases ran out, and the workers have yet to renew them
         if not busy:
             return False
-        swept = self._store.sweep()
-        for job_id in swept.rescued:
+        swept = sweeping.sweep(self._database)
+        for job_id in swept.taken_back:
             log.warning(
                 "%s: its worker stopped answering; the stage goes back to the queue", job_id
             )
         for job_id in swept.failed:
             log.warning("%s: failed", job_id)
         restarted = self._restart(answers_for)
-        for job_id in {*swept.rescued, *swept.failed, *swept.stopped, *restarted}:
+        for job_id in {*swept.taken_back, *swept.failed, *swept.attempts_ended, *restarted}:
             self._progress.changed(job_id)
         try:
             self._publish()
@@ -164,9 +167,9 @@ class Maintenance:
 
     def _restart(self, answers_for: float) -> list[str]:
         """Start jobs again whose model no worker has any more."""
-        if answers_for < WORKER_STALE:
+        if answers_for < ALIVE_FOR:
             return []  # workers may have been unable to say that they are alive
-        restarted = self._store.restart(self._model_timeout)
+        restarted = restarting.restart_jobs(self._database, self._model_timeout)
         for job_id in restarted:
             log.warning("%s: no worker with its model came back; it starts again", job_id)
         return restarted
@@ -176,11 +179,13 @@ class Maintenance:
         queue_empty = self._doorbell.waiting() == 0
         models = {self._model or NO_MODEL}
         if self._model is None:
-            models |= {worker.model for worker in self._store.ready_workers()}
+            models |= {worker.model for worker in workers.list_ready(self._database)}
         published = 0
         for model in sorted(models):
             while published < MAX_PUBLISHED and (
-                waiting := deque(self._store.take_unpublished(queue_empty=queue_empty, model=model))
+                waiting := deque(
+                    outbox.take_unpublished(self._database, queue_empty=queue_empty, model=model)
+                )
             ):
                 try:
                     while waiting:
@@ -196,7 +201,7 @@ class Maintenance:
                         published += 1
                 finally:
                     if waiting:
-                        self._store.put_back(waiting)
+                        outbox.put_back(self._database, waiting)
         if published:
             log.info("published %d waiting jobs", published)
 
@@ -210,13 +215,13 @@ class Maintenance:
         deleted, more = 0, bool(self._retention_days)
         while more and time.monotonic() < give_up and not self._stopped.is_set():
             began = time.monotonic()
-            count = self._store.delete_older(self._retention_days)
+            count = retention.delete_jobs(self._database, self._retention_days)
             deleted += count
             if more := count > 0:
                 self._stopped.wait(time.monotonic() - began)  # others write meanwhile
         if deleted:
             log.info("deleted %d jobs older than %d days", deleted, self._retention_days)
         if not more:
-            self._workers_until = self._store.forget_workers(self._workers_until)
+            self._workers_until = retention.delete_workers(self._database, self._workers_until)
             more = self._workers_until is not None
         return more

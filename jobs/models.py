@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from jobs.db import ExactText, UTCDateTime, utcnow
+from jobs.column_types import ExactText, UTCDateTime, utcnow
 from jobs.pipeline import Role
 
 

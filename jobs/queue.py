@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from jobs import pipeline
 from jobs.broker import Connection, broker_options
+from jobs.errors import QueueUnavailableError
 from jobs.pipeline import MAX_PRIORITY, Role
 
 #: First stages that no worker has claimed yet.
@@ -29,10 +30,6 @@ MODEL_QUEUE_EXPIRY = 3600.0
 KEY_PREFIX = "helixq:"
 #: Seconds that publishing may hold up a request when Redis does not answer.
 TIMEOUT = 3
-
-
-class QueueUnavailableError(Exception):
-    """Redis cannot be reached."""
 
 
 def model_queue(model: str) -> Queue:

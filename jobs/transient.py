@@ -1,4 +1,4 @@
-"""Which failures of the database pass without anybody's doing wrong: a caller waits, or asks again."""
+"""Which database errors are transient, and running a transaction again."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from typing import ParamSpec, TypeVar
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-#: What PostgreSQL counts among a program's own mistakes, and an operator can bring about and mend: rights,
-#: tables, columns, schemas and databases that are missing; prepared statements that a pooler has lost.
-_MENDED_ELSEWHERE = {"42501", "42P01", "42703", "3F000", "3D000", "26000", "42P05"}
-#: A transaction that PostgreSQL asks to repeat: it could not be serialized, or was one of a deadlock.
-_REPEAT = {"40001", "40P01"}
-#: How often a transaction is run, and seconds before it is run again, growing with each time.
-_TRIES, _PAUSE = 5, 0.05
+#: SQLSTATEs that PostgreSQL classifies as a program's mistakes, and that an operator can cause and fix:
+#: missing privileges, tables, columns, schemas and databases; prepared statements that a pooler lost.
+_FIXED_BY_OPERATOR = {"42501", "42P01", "42703", "3F000", "3D000", "26000", "42P05"}
+#: SQLSTATEs of a transaction that PostgreSQL asks to repeat: serialization failure, deadlock.
+_CONFLICTS = {"40001", "40P01"}
+#: The maximum number of times a transaction is run.
+_MAX_TRIES = 5
+#: Seconds before it is run again, for each time that it was run.
+_DELAY = 0.05
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def passes(error: BaseException) -> bool:
-    """Whether a database failed that could do the same at another time.
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same call may succeed later, without a change to the program.
 
-    It is away, full, locked, read-only or in somebody's hands. What a statement or a value of ours is to
-    blame for does not pass.
+    The database does not respond, is full, locked or read-only, or an operator has to do something.
+    Statements and values that are wrong stay wrong.
     """
     if isinstance(error, PoolTimeoutError):
         return True
     if isinstance(error, ProgrammingError):
-        return _sqlstate(error) in _MENDED_ELSEWHERE
+        return _sqlstate(error) in _FIXED_BY_OPERATOR
     return isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError)
 
 
@@ -42,18 +44,22 @@ def reason(error: BaseException) -> str:
     return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
-def repeated(transaction: Callable[P, T]) -> Callable[P, T]:
-    """Run a transaction again where the database asks for it: nothing of it was kept."""
+def retry_on_conflict(transaction: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function that is one transaction: run it again if it conflicted with another one.
+
+    Nothing of it was committed.
+    """
 
     @functools.wraps(transaction)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        for number in range(1, _TRIES):
+        for tries in range(1, _MAX_TRIES):
             try:
                 return transaction(*args, **kwargs)
             except DBAPIError as error:
-                if _sqlstate(error) not in _REPEAT:
+                if _sqlstate(error) not in _CONFLICTS:
                     raise
-            time.sleep(_PAUSE * number * random.uniform(0.5, 1.5))  # so that two do not meet again
+            # Jitter, so that two transactions do not conflict again.
+            time.sleep(_DELAY * tries * random.uniform(0.5, 1.5))
         return transaction(*args, **kwargs)
 
     return run

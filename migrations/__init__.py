@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from jobs import db
+from jobs.database import begin
 
 #: The number of PostgreSQL's advisory lock that one who migrates holds: "helixq" as bytes.
 LOCK = int.from_bytes(b"helixq")
@@ -109,7 +109,7 @@ def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
         connection.commit()
         try:
             with connection.begin():
-                db.begin(connection, write=True)
+                begin(connection, write=True)
                 yield connection
                 if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all():
                     raise SchemaError(f"the migration would break {len(broken)} foreign keys")

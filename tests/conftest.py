@@ -18,9 +18,11 @@ from transformers import AutoTokenizer
 
 import migrations
 from jobs import settings
+from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.progress import Progress
-from jobs.store import Runtime, Store
+from jobs.use_cases import workers
+from jobs.use_cases.workers import Runtime
 from tests.random_weights import build
 from tests.servers import RedisServer
 from worker import checkpoints, loading
@@ -144,13 +146,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    """A store on either kind of database, with one worker registered."""
-    store = Store(database_url)
-    migrations.migrate(store.engine)
-    store.register(WORKER, "localhost", 1, RUNTIME)
-    yield store
-    store.close()
+def database(database_url: str) -> Iterator[Database]:
+    """A database on either kind of database, with one worker registered."""
+    database = Database(database_url)
+    migrations.migrate(database.engine)
+    workers.register(database, WORKER, "localhost", 1, RUNTIME)
+    yield database
+    database.close()
 
 
 @pytest.fixture

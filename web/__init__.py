@@ -21,7 +21,7 @@ def create_app(settings: Settings) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     services = Services(settings)
     services.init_app(app)
-    Feeds(services.store, services.progress).init_app(app)
+    Feeds(services.database, services.progress).init_app(app)
     security.init_app(app, settings)
     errors.init_app(app)
     app.register_blueprint(v1.blueprint, url_prefix="/v1")

@@ -6,6 +6,7 @@ import redis
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.use_cases import workers
 from web.services import get_services
 
 blueprint = Blueprint("health", __name__)
@@ -23,8 +24,8 @@ def readyz() -> tuple[Response, int]:
     services = get_services()
     checks = {"database": "ok", "redis": "ok", "worker": "ok"}
     try:
-        if not services.store.ready_workers():
-            loading = services.store.loading()
+        if not workers.list_ready(services.database):
+            loading = workers.any_loading(services.database)
             checks["worker"] = "a worker loads its model" if loading else "no worker is ready"
     except SQLAlchemyError:
         checks["database"] = "unreachable"

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from jobs.database import Database
 from jobs.models import Job
 from jobs.progress import Progress
 from jobs.protocol.errors import UnavailableError
-from jobs.store import Store
+from jobs.use_cases import queries
 
 #: Requests that may wait for jobs at the same time, event streams included.
 MAX_WAITING = 200
@@ -23,8 +24,8 @@ MAX_BLOCK = 1.0
 class Waiter:
     """Waits for jobs on behalf of requests. Threads share it."""
 
-    def __init__(self, store: Store, progress: Progress) -> None:
-        self._store = store
+    def __init__(self, database: Database, progress: Progress) -> None:
+        self._database = database
         self._progress = progress
         self._slots = threading.BoundedSemaphore(MAX_WAITING)
         #: Returns whether the server is shutting down: waits and event streams should end.
@@ -49,6 +50,7 @@ class Waiter:
 
     def wait(
         self,
+        owner: str,
         job_id: str,
         until: Callable[[Job], bool],
         timeout: float,
@@ -59,6 +61,7 @@ class Waiter:
         It also returns when the time is up, the server is shutting down or the client has gone.
 
         Args:
+            owner: of the job.
             job_id: of an existing job.
             until: the condition. It is checked whenever the job changes.
             timeout: in seconds.
@@ -69,8 +72,8 @@ class Waiter:
         """
         deadline = time.monotonic() + timeout
         with self._progress.follow(job_id) as follower:
-            standing = self._store.standing(job_id)
-            job = self._store.job(job_id)
+            version = queries.get_version(self._database, owner, job_id)
+            job = queries.get_job(self._database, owner, job_id)
             checked_at = time.monotonic()
             while not (
                 until(job) or time.monotonic() >= deadline or self.stopping() or disconnected()
@@ -79,6 +82,7 @@ class Waiter:
                 news = follower.read(min(remaining, MAX_BLOCK))
                 if news.changed or time.monotonic() - checked_at >= CHECK_INTERVAL:
                     checked_at = time.monotonic()
-                    if (current := self._store.standing(job_id)) != standing:
-                        standing, job = current, self._store.job(job_id)
+                    current = queries.get_version(self._database, owner, job_id)
+                    if current != version:
+                        version, job = current, queries.get_job(self._database, owner, job_id)
         return job

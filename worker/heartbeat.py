@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 
+from jobs.database import Database
 from jobs.maintenance import Duty, repeat
-from jobs.store import HEARTBEAT_INTERVAL, Store
+from jobs.timing import HEARTBEAT_INTERVAL
+from jobs.use_cases import workers
 from worker.tasks import StageRunner
 
 log = logging.getLogger(__name__)
@@ -20,8 +22,8 @@ CANCEL_INTERVAL = 0.4
 class Heartbeat:
     """A thread of its own: nothing slow, such as a Redis that hangs, may make the worker look dead."""
 
-    def __init__(self, store: Store, runner: StageRunner, worker_id: str) -> None:
-        self._store = store
+    def __init__(self, database: Database, runner: StageRunner, worker_id: str) -> None:
+        self._database = database
         self._runner = runner
         self._worker_id = worker_id
         self._stopped = threading.Event()
@@ -44,7 +46,7 @@ class Heartbeat:
 
     def beat(self) -> bool:
         """Renew the leases of what the worker runs. A worker that was forgotten ends."""
-        if not self._store.heartbeat(self._worker_id, self._runner.running):
+        if not workers.heartbeat(self._database, self._worker_id, self._runner.running):
             log.critical("this worker was not seen for so long that it was forgotten; it stops")
             os.kill(os.getpid(), signal.SIGTERM)
         return False

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jobs.pipeline import Role, Sampling
 from jobs.settings import Settings
-from jobs.store import Runtime
+from jobs.use_cases.workers import Runtime
 from worker import checkpoints, loading
 from worker.checkpoints import CheckpointError, Checkpoints
 from worker.digests import Digests

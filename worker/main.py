@@ -19,12 +19,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
 from jobs import transient
+from jobs.database import Database
 from jobs.maintenance import Maintenance
 from jobs.models import WorkerState
 from jobs.progress import Progress
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Runtime, Store
+from jobs.use_cases import workers
+from jobs.use_cases.workers import Runtime
 from worker import tasks
 from worker.consumer import consume
 from worker.engine.interface import Engine
@@ -51,22 +53,24 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
     Raises:
         migrations.SchemaError: the database was not migrated.
     """
-    store = Store(settings.database)
+    database = Database(settings.database)
     progress = Progress(settings.redis)
-    _wait_for("the database", lambda: migrations.check(store.engine), transient.passes)
-    _wait_for("the database", store.check_writable, transient.passes)
+    _wait_for("the database", lambda: migrations.check(database.engine), transient.is_transient)
+    _wait_for("the database", database.check_writable, transient.is_transient)
     _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
-        engine, runtime = make_engine(partial(_register, store, worker_id))
+        engine, runtime = make_engine(partial(_register, database, worker_id))
         gc.freeze()  # what is there by now stays: no collection needs to look at it again
         reporter = Reporter(progress)
-        runner = StageRunner(store, engine, reporter, worker_id, job_timeout=settings.job_timeout)
+        runner = StageRunner(
+            database, engine, reporter, worker_id, job_timeout=settings.job_timeout
+        )
         app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)
-        heartbeat = Heartbeat(store, runner, worker_id)
+        heartbeat = Heartbeat(database, runner, worker_id)
         maintenance = Maintenance(
-            store,
+            database,
             Doorbell(app),
             progress,
             model=runtime.model,
@@ -76,7 +80,7 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
 
         def ready() -> None:
             # Celery swallows what its signals' handlers raise.
-            runner.patiently(lambda: store.set_worker_state(worker_id, WorkerState.READY))
+            runner.patiently(lambda: workers.set_state(database, worker_id, WorkerState.READY))
             log.info(
                 "ready: %d at a time, %d tokens of context, %.1f s after the start",
                 engine.slots,
@@ -94,20 +98,22 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
             engine.close()
             reporter.stop()
     finally:
-        _say_stopped(store, worker_id)
+        _say_stopped(database, worker_id)
         progress.close()
-        store.close()
+        database.close()
 
 
-def _register(store: Store, worker_id: str, runtime: Runtime) -> None:
+def _register(database: Database, worker_id: str, runtime: Runtime) -> None:
     log.info("the model is %s", runtime.model)
-    registering = partial(store.register, worker_id, socket.gethostname(), os.getpid(), runtime)
-    _wait_for("the database", registering, transient.passes)
+    registering = partial(
+        workers.register, database, worker_id, socket.gethostname(), os.getpid(), runtime
+    )
+    _wait_for("the database", registering, transient.is_transient)
 
 
-def _say_stopped(store: Store, worker_id: str) -> None:
+def _say_stopped(database: Database, worker_id: str) -> None:
     try:
-        store.set_worker_state(worker_id, WorkerState.STOPPED)
+        workers.set_state(database, worker_id, WorkerState.STOPPED)
     except SQLAlchemyError as error:
         # It counts as gone when it has not been seen for a while.
         log.warning("the database does not answer: %s", transient.reason(error))

@@ -15,9 +15,11 @@ from fasteners import ReaderWriterLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
+from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.queue import task_name
-from jobs.store import PAST_DEADLINE, Claim, Output, Store
+from jobs.use_cases import outbox, stages, workers
+from jobs.use_cases.stages import DEADLINE_EXCEEDED, Claim, Output
 from worker.engine.interface import (
     Completion,
     ContextExceededError,
@@ -42,14 +44,14 @@ class StageRunner:
 
     def __init__(
         self,
-        store: Store,
+        database: Database,
         engine: Engine,
         reporter: Reporter,
         worker_id: str,
         *,
         job_timeout: float,
     ) -> None:
-        self._store = store
+        self._database = database
         self._engine = engine
         self._reporter = reporter
         self._worker_id = worker_id
@@ -70,22 +72,29 @@ class StageRunner:
             if (claim := self._claim(job_id, stage_index)) is not None:
                 self._run_claimed(claim)
                 return
-        if self.patiently(lambda: self._store.suspicious(job_id, stage_index)):
+        if self.patiently(
+            lambda: stages.needs_exclusive_worker(self._database, job_id, stage_index)
+        ):
             with self._alone.write_lock():
-                if (claim := self._claim(job_id, stage_index, alone=True)) is not None:
+                if (claim := self._claim(job_id, stage_index, exclusive=True)) is not None:
                     log.warning("%s: stage %d lost its workers; it runs alone", job_id, stage_index)
                     self._run_claimed(claim)
                     return
         log.debug("%s: nothing to do for stage %d", job_id, stage_index)
         raise Ignore("nothing to claim")
 
-    def _claim(self, job_id: str, stage_index: int, *, alone: bool = False) -> Claim | None:
+    def _claim(self, job_id: str, stage_index: int, *, exclusive: bool = False) -> Claim | None:
         if self._stopping.is_set():
-            self.patiently(lambda: self._store.unpublish(job_id, stage_index))
+            self.patiently(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
             raise Ignore("the worker is stopping")
         return self.patiently(
-            lambda: self._store.claim(
-                job_id, stage_index, self._worker_id, job_timeout=self._job_timeout, alone=alone
+            lambda: stages.claim(
+                self._database,
+                job_id,
+                stage_index,
+                self._worker_id,
+                job_timeout=self._job_timeout,
+                exclusive=exclusive,
             )
         )
 
@@ -136,18 +145,18 @@ class StageRunner:
     def _keep(self, claim: Claim, completion: Completion, output: Output) -> bool:
         if completion.finish_reason is FinishReason.CANCELLED:
             if self._stopping.is_set() and self.patiently(
-                lambda: self._store.release(claim, "the worker shut down")
+                lambda: stages.release(self._database, claim, "the worker shut down")
             ):
                 log.info("%s: %s goes back to the queue", claim.job_id, claim.stage.role)
             else:
-                self.patiently(lambda: self._store.keep_partial(claim, output))
+                self.patiently(lambda: stages.keep_partial(self._database, claim, output))
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
             return False
         if completion.finish_reason is FinishReason.DEADLINE:
-            return self._failed(claim, "deadline_exceeded", PAST_DEADLINE, output)
-        if not self.patiently(lambda: self._store.record(claim, output)):
+            return self._failed(claim, "deadline_exceeded", DEADLINE_EXCEEDED, output)
+        if not self.patiently(lambda: stages.record(self._database, claim, output)):
             # Cancelled in the last moment, or this worker was taken for dead.
-            self.patiently(lambda: self._store.keep_partial(claim, output))
+            self.patiently(lambda: stages.keep_partial(self._database, claim, output))
             log.info(
                 "%s: %s finished for nothing: its lease is gone", claim.job_id, claim.stage.role
             )
@@ -162,10 +171,10 @@ class StageRunner:
         return True
 
     def _failed(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
-        if self.patiently(lambda: self._store.fail(claim, code, message, output)):
+        if self.patiently(lambda: stages.fail(self._database, claim, code, message, output)):
             log.warning("%s: failed: %s", claim.job_id, message)
         else:
-            self.patiently(lambda: self._store.keep_partial(claim, output))
+            self.patiently(lambda: stages.keep_partial(self._database, claim, output))
             log.info("%s: failed for nothing, its lease is gone: %s", claim.job_id, message)
         return False
 
@@ -187,7 +196,7 @@ class StageRunner:
             running = dict(self._running)
         if not running:
             return
-        held = self._store.held(self._worker_id)
+        held = workers.held_leases(self._database, self._worker_id)
         for key, generation in running.items():
             if generation is not None and key not in held:
                 generation.cancel()
@@ -207,7 +216,7 @@ class StageRunner:
             try:
                 return call()
             except SQLAlchemyError as error:
-                if self._stopping.is_set() or not transient.passes(error):
+                if self._stopping.is_set() or not transient.is_transient(error):
                     raise
                 log.warning(
                     "the database does not answer, trying again: %s", transient.reason(error)

@@ -11,8 +11,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
-from jobs.errors import UserError
-from jobs.store import IdempotencyError, JobNotFoundError, QueueFullError
+from jobs.errors import IdempotencyError, JobNotFoundError, QueueFullError, UserError
 
 
 class ErrorKind(StrEnum):
@@ -110,15 +109,12 @@ def translate(error: Exception) -> ProtocolError:
         case ProtocolError():
             return error
         case JobNotFoundError():
-            return NotFoundError(f"No such job: {str(error)!r}.", code="not_found")
+            return NotFoundError(str(error), code="not_found")
         case QueueFullError():
-            return RateLimitedError("The queue is full. Retry later.", code="queue_full")
+            return RateLimitedError(str(error), code="queue_full")
         case IdempotencyError():
-            return ConflictError(
-                "This idempotency key was used with a different request. Use a new key.",
-                code="idempotency_key_reused",
-            )
-        case SQLAlchemyError() if transient.passes(error):
+            return ConflictError(str(error), code="idempotency_key_reused")
+        case SQLAlchemyError() if transient.is_transient(error):
             return UnavailableError(
                 "The database does not respond. Retry later.", code="unavailable"
             )

@@ -10,7 +10,7 @@ from jobs.pipeline import Sampling
 from jobs.protocol.limits import max_output_tokens
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
-from jobs.store import NewJob
+from jobs.use_cases.submission import NewJob
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from jobs.store import Store
+from jobs.database import Database
+from jobs.use_cases import workers
 
 
 class TokenCount(NamedTuple):
@@ -25,8 +26,8 @@ class TokenCounter:
     #: Seconds after which to look again which worker is the newest.
     REFRESH = 5.0
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._lock = threading.Lock()
         self._refreshed_at = -self.REFRESH
         self._digest = ""
@@ -49,11 +50,11 @@ class TokenCounter:
         return TokenCount([len(encoding.ids) for encoding in encodings], context)
 
     def _refresh(self) -> None:
-        serving = self._store.serving()
+        serving = workers.get_serving(self._database)
         if serving is None:
             return
         if serving.tokenizer_digest != self._digest:
-            body = self._store.tokenizer(serving.tokenizer_digest)
+            body = workers.get_tokenizer(self._database, serving.tokenizer_digest)
             self._tokenizer, self._digest = Tokenizer.from_str(body), serving.tokenizer_digest
         if self._tokenizer is not None:
             self._tokenizer.encode_special_tokens = serving.split_special_tokens

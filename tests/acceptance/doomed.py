@@ -56,7 +56,7 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 
 def _arrange(point: str) -> None:
     from jobs.queue import Doorbell
-    from jobs.store import Store
+    from jobs.use_cases import stages
     from worker import local_engine
     from worker.engine.batching import BatchingEngine
     from worker.tasks import StageRunner
@@ -82,11 +82,11 @@ def _arrange(point: str) -> None:
         case "decode":
             before(BatchingEngine, "_launch", computes("decoding"))
         case "generated":
-            before(Store, "record", records(POSITION))
+            before(stages, "record", records(POSITION))
         case "recorded":
-            after(Store, "record", records(POSITION))
+            after(stages, "record", records(POSITION))
         case "done":
-            after(Store, "record", records(2))
+            after(stages, "record", records(2))
         case _:
             raise SystemExit(f"{point} is no point of a job's life")
 

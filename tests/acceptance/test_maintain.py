@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.models import AttemptStatus, Status, WorkerState
-from jobs.store import Store
+from jobs.database import Database
+from jobs.models import ANONYMOUS, AttemptStatus, Status, WorkerState
+from jobs.use_cases import outbox, queries, workers
 from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.servers import Process, RedisServer, helixq, start
@@ -34,22 +35,24 @@ def stop(process: Process) -> None:
     assert "Traceback" not in process.output
 
 
-def test_duties_without_a_worker(store: Store, environ: dict[str, str]) -> None:
-    store.set_worker_state(WORKER, WorkerState.READY)
-    job = submit(store)
-    claim(store, job)
-    let_leases_run_out(store)
+def test_duties_without_a_worker(database: Database, environ: dict[str, str]) -> None:
+    workers.set_state(database, WORKER, WorkerState.READY)
+    job = submit(database)
+    claim(database, job)
+    let_leases_run_out(database)
     maintain = helixq("maintain", environ=environ)
     maintain.wait_for(f"{job.id}: its worker stopped answering")
     maintain.wait_for("published 1 waiting jobs")
     stop(maintain)
-    assert [attempt.status for attempt in store.job(job.id).attempts] == [AttemptStatus.LOST]
+    assert [
+        attempt.status for attempt in queries.get_job(database, ANONYMOUS, job.id).attempts
+    ] == [AttemptStatus.LOST]
 
 
-def test_a_worker_without_pytorch(store: Store, environ: dict[str, str]) -> None:
-    job = submit(store)
-    store.unpublish(job.id, 0)
+def test_a_worker_without_pytorch(database: Database, environ: dict[str, str]) -> None:
+    job = submit(database)
+    outbox.mark_unpublished(database, job.id, 0)
     worker = start(ECHO_WORKER, {**os.environ, **environ})
     worker.wait_for(f"{job.id}: regenerator finished")
     stop(worker)
-    assert store.job(job.id).status is Status.COMPLETED
+    assert queries.get_job(database, ANONYMOUS, job.id).status is Status.COMPLETED

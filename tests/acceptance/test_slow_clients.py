@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 import migrations
-from jobs.store import Store
+from jobs.database import Database
 from tests.servers import PATIENCE, Process, RedisServer, free_port, helixq
 from web.open_files import raise_limit
 from web.waiting import MAX_WAITING
@@ -63,9 +63,9 @@ class Web:
 def web(redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
     raise_limit()
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
-    store = Store(url)
-    migrations.migrate(store.engine)
-    store.close()
+    database = Database(url)
+    migrations.migrate(database.engine)
+    database.close()
     port = free_port()
     environ = {
         "HELIXQ_DATABASE_URL": url,

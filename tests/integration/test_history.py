@@ -11,9 +11,11 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.db import utcnow
-from jobs.models import Attempt, AttemptStatus, Job
-from jobs.store import Claim, Store
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.models import ANONYMOUS, Attempt, AttemptStatus, Job
+from jobs.use_cases import cancellation, stages, sweeping, workers
+from jobs.use_cases.stages import Claim
 from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 
@@ -24,7 +26,7 @@ PARTIAL = replace(OUTPUT, text="Bec", delta_lengths=[3], finish_reason="cancelle
 class History:
     """A job, all claims that were ever made on it, and its rows as they were last seen."""
 
-    store: Store
+    database: Database
     job: Job
     claims: list[Claim] = field(default_factory=list)
     rows: dict[int, Any] = field(default_factory=dict)
@@ -32,25 +34,30 @@ class History:
 
     def claim(self) -> None:
         for stage_index in range(3):
-            for alone in (False, True):
-                found = self.store.claim(
-                    self.job.id, stage_index, WORKER, job_timeout=60, alone=alone
+            for exclusive in (False, True):
+                found = stages.claim(
+                    self.database,
+                    self.job.id,
+                    stage_index,
+                    WORKER,
+                    job_timeout=60,
+                    exclusive=exclusive,
                 )
                 if found is not None:
                     self.claims.append(found)
 
     def lose(self) -> None:
-        let_leases_run_out(self.store)
-        self.store.sweep()
+        let_leases_run_out(self.database)
+        sweeping.sweep(self.database)
 
     def pass_the_deadline(self) -> None:
-        with self.store.engine.begin() as connection:
+        with self.database.engine.begin() as connection:
             past = sa.update(Job).where(Job.deadline_at.is_not(None))
             connection.execute(past.values(deadline_at=utcnow(-3600)))
-        self.store.sweep()
+        sweeping.sweep(self.database)
 
     def check(self) -> None:
-        with self.store.engine.begin() as connection:
+        with self.database.engine.begin() as connection:
             of_job = sa.select(Attempt.__table__).where(Attempt.job_id == self.job.id)
             attempts = {row.id: row for row in connection.execute(of_job)}
             job = connection.execute(sa.select(Job.__table__).where(Job.id == self.job.id)).one()
@@ -74,20 +81,20 @@ class History:
 #: What may happen to a job.
 EVENTS: dict[str, Callable[[History], object]] = {
     "claim": History.claim,
-    "cancel": lambda history: history.store.cancel(history.job.id),
+    "cancel": lambda history: cancellation.cancel(history.database, ANONYMOUS, history.job.id),
     "lose": History.lose,
     "pass the deadline": History.pass_the_deadline,
-    "heartbeat": lambda history: history.store.heartbeat(
-        WORKER, [(claim.job_id, claim.lease_token) for claim in history.claims]
+    "heartbeat": lambda history: workers.heartbeat(
+        history.database, WORKER, [(claim.job_id, claim.lease_token) for claim in history.claims]
     ),
 }
 #: What the holder of a claim may do, be it the newest or one that was lost long ago.
-ENDS: dict[str, Callable[[Store, Claim], object]] = {
-    "record": lambda store, claim: store.record(claim, OUTPUT),
-    "fail": lambda store, claim: store.fail(claim, "server_error", "broken", PARTIAL),
-    "release": lambda store, claim: store.release(claim, "the worker shut down"),
-    "hand in": lambda store, claim: store.keep_partial(claim, PARTIAL),
-    "hand nothing in": lambda store, claim: store.keep_partial(claim, None),
+ENDS: dict[str, Callable[[Database, Claim], object]] = {
+    "record": lambda database, claim: stages.record(database, claim, OUTPUT),
+    "fail": lambda database, claim: stages.fail(database, claim, "server_error", "broken", PARTIAL),
+    "release": lambda database, claim: stages.release(database, claim, "the worker shut down"),
+    "hand in": lambda database, claim: stages.keep_partial(database, claim, PARTIAL),
+    "hand nothing in": lambda database, claim: stages.keep_partial(database, claim, None),
 }
 happenings = st.lists(
     st.one_of(
@@ -103,45 +110,45 @@ happenings = st.lists(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(happened=happenings)
-def test_what_has_ended_never_changes(store: Store, happened: list[Any]) -> None:
-    history = History(store, submit(store))
+def test_what_has_ended_never_changes(database: Database, happened: list[Any]) -> None:
+    history = History(database, submit(database))
     history.claim()
     for event in happened:
         if isinstance(event, str):
             EVENTS[event](history)
         elif len(history.claims) >= -event[1]:
-            ENDS[event[0]](store, history.claims[event[1]])
+            ENDS[event[0]](database, history.claims[event[1]])
         history.check()
-    store.cancel(history.job.id)
+    cancellation.cancel(database, ANONYMOUS, history.job.id)
     history.lose()
     history.check()
-    assert not store.busy()
+    assert not sweeping.any_unfinished(database)
 
 
 @pytest.mark.parametrize("first", sorted(ENDS))
-def test_every_pair_of_ends_gives_one(store: Store, first: str) -> None:
+def test_every_pair_of_ends_gives_one(database: Database, first: str) -> None:
     """Whoever comes second finds the attempt ended: another end, a cancel, a lost lease."""
     for second in ENDS:
         for event in EVENTS:
             for order in ((first, second, event), (event, first, second)):
-                history = History(store, submit(store))
+                history = History(database, submit(database))
                 history.claim()
                 for name in order:
                     if name in EVENTS:
                         EVENTS[name](history)
                     else:
-                        ENDS[name](store, history.claims[0])
+                        ENDS[name](database, history.claims[0])
                     history.check()
-                store.cancel(history.job.id)
+                cancellation.cancel(database, ANONYMOUS, history.job.id)
                 history.lose()
 
 
-def test_the_database_itself_keeps_what_has_ended(store: Store) -> None:
-    job = submit(store)
-    store.record(claim(store, job), OUTPUT)
+def test_the_database_itself_keeps_what_has_ended(database: Database) -> None:
+    job = submit(database)
+    stages.record(database, claim(database, job), OUTPUT)
     changed = sa.update(Attempt).values(output="something else")
     with (
-        store.engine.begin() as connection,
+        database.engine.begin() as connection,
         pytest.raises(sa.exc.IntegrityError, match="has ended never changes"),
     ):
         connection.execute(changed)

@@ -6,6 +6,8 @@ What a database looks at is counted, whatever makes it look: a statement, a fore
 from __future__ import annotations
 
 import inspect
+import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,10 +15,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs import db
-from jobs.db import utcnow
-from jobs.models import Job, Worker, WorkerState
-from jobs.store import Store
+from jobs import use_cases
+from jobs.column_types import utcnow
+from jobs.database import Database, begin
+from jobs.models import ANONYMOUS, Job, Worker, WorkerState
+from jobs.use_cases import (
+    cancellation,
+    outbox,
+    queries,
+    restarting,
+    retention,
+    stages,
+    submission,
+    sweeping,
+    workers,
+)
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
 
@@ -43,24 +56,28 @@ def multiply(connection: sa.Connection, table: str, where: str, count: int, **ne
     )
 
 
-def fill(store: Store) -> None:
+def fill(database: Database) -> None:
     """Add a history: workers of a hundred days, and jobs, half of them of the last minute.
 
     Of the workers, half were killed. A question of priority 0 is older than the newer jobs, all of
     them of priority 9, and so it may well wait.
     """
-    sqlite = store.engine.dialect.name == "sqlite"
+    sqlite = database.engine.dialect.name == "sqlite"
 
     def ago(seconds: str) -> str:
         if sqlite:
             return f"strftime('%Y-%m-%d %H:%M:%f', 'now', -({seconds}) || ' seconds') || '000'"
         return f"now() - ({seconds}) * interval '1 second'"
 
-    ended, starved, waiting = submit(store, priority=9), submit(store, priority=0), submit(store)
+    ended, starved, waiting = (
+        submit(database, priority=9),
+        submit(database, priority=0),
+        submit(database),
+    )
     for stage_index in range(3):
-        assert store.record(claim(store, ended, stage_index), OUTPUT)
-    with store.engine.begin() as connection:
-        db.begin(connection, write=True)
+        assert stages.record(database, claim(database, ended, stage_index), OUTPUT)
+    with database.engine.begin() as connection:
+        begin(connection, write=True)
         days = ago(f"n.i * 100.0 * 86400 / {WORKERS}")
         killed = {"started_at": days, "seen_at": days, "ready_at": days, "state": "'ready'"}
         stopped = {**killed, "state": "'stopped'", "stopped_at": days}
@@ -96,15 +113,15 @@ def fill(store: Store) -> None:
             )
         late = sa.update(Job).where(Job.id == starved.id)
         connection.execute(late.values(published_at=utcnow(-60)))
-    with store.engine.connect() as connection:
+    with database.engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE")
         connection.commit()
 
 
 @contextmanager
-def counting(store: Store) -> Iterator[Callable[[], int]]:
+def counting(database: Database) -> Iterator[Callable[[], int]]:
     """Count what the database looks at: the yielded function tells how much since it was last asked."""
-    if store.engine.dialect.name == "sqlite":
+    if database.engine.dialect.name == "sqlite":
         steps = 0
 
         def step() -> int:
@@ -115,7 +132,7 @@ def counting(store: Store) -> Iterator[Callable[[], int]]:
         def watch(connection: Any, *_: Any) -> None:
             connection.set_progress_handler(step, 10)
 
-        sa.event.listen(store.engine, "checkout", watch)
+        sa.event.listen(database.engine, "checkout", watch)
         last = 0
 
         def asked() -> int:
@@ -124,14 +141,14 @@ def counting(store: Store) -> Iterator[Callable[[], int]]:
             return now - before
 
         yield asked
-        sa.event.remove(store.engine, "checkout", watch)
+        sa.event.remove(database.engine, "checkout", watch)
         return
 
     before = 0
 
     def read() -> int:
         nonlocal before
-        with store.engine.connect() as connection:  # the only one that there is in the pool
+        with database.engine.connect() as connection:  # the only one that there is in the pool
             connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
             connection.commit()
             found = connection.exec_driver_sql(
@@ -146,10 +163,10 @@ def counting(store: Store) -> Iterator[Callable[[], int]]:
     yield read
 
 
-def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> None:
-    fill(store)
+def test_no_sweep_and_no_question_walks_through_the_history(database: Database) -> None:
+    fill(database)
     looked: dict[str, int] = {}
-    with counting(store) as look:
+    with counting(database) as look:
         look()
 
         def run(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -158,62 +175,87 @@ def test_no_sweep_and_no_question_walks_through_the_history(store: Store) -> Non
             looked[name] = max(looked.get(name, 0), look())
             return result
 
-        run(store.busy)
+        run(sweeping.any_unfinished, database)
         keyed = replace(QUESTION, idempotency_key="k", request_digest="d")
-        job, _ = run(store.submit, keyed, max_queued=10_000)
-        run(store.submit, keyed, max_queued=10_000)
-        run(store.earlier, "k", "d")
-        run(store.job, job.id)
-        run(store.standing, job.id)
+        job, _ = run(submission.submit, database, ANONYMOUS, keyed, max_queued=10_000)
+        run(submission.submit, database, ANONYMOUS, keyed, max_queued=10_000)
+        run(submission.find_by_idempotency_key, database, ANONYMOUS, "k", "d")
+        run(queries.get_job, database, ANONYMOUS, job.id)
+        run(queries.get_version, database, ANONYMOUS, job.id)
         for newest_first in (True, False):
-            page, _ = run(store.page, limit=20, newest_first=newest_first, attempts=True)
+            page, _ = run(
+                queries.list_jobs,
+                database,
+                ANONYMOUS,
+                limit=20,
+                newest_first=newest_first,
+                with_attempts=True,
+            )
             after = page[-1].id
-            run(store.page, limit=20, after=after, newest_first=newest_first, attempts=True)
-        run(store.sweep)
+            run(
+                queries.list_jobs,
+                database,
+                ANONYMOUS,
+                limit=20,
+                after=after,
+                newest_first=newest_first,
+                with_attempts=True,
+            )
+        run(sweeping.sweep, database)
         for queue_empty in (False, True):
             run(
-                store.put_back,
-                run(store.take_unpublished, queue_empty=queue_empty, model=RUNTIME.model),
+                outbox.put_back,
+                database,
+                run(
+                    outbox.take_unpublished, database, queue_empty=queue_empty, model=RUNTIME.model
+                ),
             )
-        run(store.unpublish, job.id, 0)
+        run(outbox.mark_unpublished, database, job.id, 0)
         for stage_index in range(3):
-            held = run(store.claim, job.id, stage_index, WORKER, job_timeout=60)
-            run(store.heartbeat, WORKER, [(job.id, held.lease_token)])
-            run(store.held, WORKER)
-            run(store.suspicious, job.id, stage_index)
-            run(store.record, held, OUTPUT)
-        for end in (store.release, store.fail):
-            run(end, claim(store, submit(store)), *["why"] * (1 + (end == store.fail)))
-        job = submit(store)
-        held = claim(store, job)
-        run(store.cancel, job.id)
-        run(store.keep_partial, held, OUTPUT)
-        claim(store, submit(store))
-        job = submit(store)
-        claim(store, job)
-        store.cancel(job.id)
-        let_leases_run_out(store)
+            held = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)
+            run(workers.heartbeat, database, WORKER, [(job.id, held.lease_token)])
+            run(workers.held_leases, database, WORKER)
+            run(stages.needs_exclusive_worker, database, job.id, stage_index)
+            run(stages.record, database, held, OUTPUT)
+        for end in (stages.release, stages.fail):
+            run(
+                end,
+                database,
+                claim(database, submit(database)),
+                *["why"] * (1 + (end is stages.fail)),
+            )
+        job = submit(database)
+        held = claim(database, job)
+        run(cancellation.cancel, database, ANONYMOUS, job.id)
+        run(stages.keep_partial, database, held, OUTPUT)
+        claim(database, submit(database))
+        job = submit(database)
+        claim(database, job)
+        cancellation.cancel(database, ANONYMOUS, job.id)
+        let_leases_run_out(database)
         look()
-        run(store.sweep)
+        run(sweeping.sweep, database)
         other = replace(RUNTIME, description={"engine": "other"})
-        run(store.register, "worker-2", "localhost", 2, other)
-        run(store.set_worker_state, "worker-2", WorkerState.READY)
-        run(store.restart, 600)
-        assert run(store.restart, 0), "the model of what was given back is gone"
-        run(store.ready_workers)
-        run(store.loading)
-        run(store.worker_of_process, "localhost", 1)
-        run(store.tokenizer, run(store.serving).tokenizer_digest)
-        run(store.check_writable)
-        assert run(store.forget_workers) is not None
-        assert run(store.delete_older, 50) == 0
-        assert run(store.delete_older, 5) == 100
-        with store.engine.connect() as connection:
+        run(workers.register, database, "worker-2", "localhost", 2, other)
+        run(workers.set_state, database, "worker-2", WorkerState.READY)
+        run(restarting.restart_jobs, database, 600)
+        assert run(restarting.restart_jobs, database, 0), "the model of what was given back is gone"
+        run(workers.list_ready, database)
+        run(workers.any_loading, database)
+        run(workers.find_by_process, database, "localhost", 1)
+        run(workers.get_tokenizer, database, run(workers.get_serving, database).tokenizer_digest)
+        run(database.check_writable)
+        assert run(retention.delete_workers, database) is not None
+        assert run(retention.delete_jobs, database, 50) == 0
+        assert run(retention.delete_jobs, database, 5) == 100
+        with database.engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count(Worker.id))) == WORKERS + 2 - 100
     public = {
         name
-        for name, _ in inspect.getmembers(Store, inspect.isfunction)
-        if not name.startswith("_") and name != "close"
+        for module in pkgutil.iter_modules(use_cases.__path__, f"{use_cases.__name__}.")
+        for name, function in inspect.getmembers(sys.modules[module.name], inspect.isfunction)
+        if not name.startswith("_") and "database" in inspect.signature(function).parameters
     }
-    assert public - set(looked) == set(), "all that can be asked is counted here"
+    assert len(public) > 20
+    assert public - set(looked) == set(), "every use case is counted here"
     assert {name: count for name, count in looked.items() if count > MOST} == {}

@@ -13,12 +13,15 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from jobs.db import utcnow
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.errors import QueueUnavailableError
 from jobs.maintenance import Maintenance
-from jobs.models import Job, WorkerState
+from jobs.models import ANONYMOUS, Job, WorkerState
 from jobs.progress import Progress
-from jobs.queue import KEY_PREFIX, QUEUE, Doorbell, QueueUnavailableError, make_app
-from jobs.store import HEARTBEAT_INTERVAL, Store
+from jobs.queue import KEY_PREFIX, QUEUE, Doorbell, make_app
+from jobs.timing import HEARTBEAT_INTERVAL
+from jobs.use_cases import cancellation, outbox, queries, stages, workers
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import RedisServer
@@ -49,26 +52,28 @@ def messages(broker: Any) -> list[tuple[str, int]]:
 
 
 def duties(
-    store: Store, progress: Progress, redis_server: RedisServer, **settings: Any
+    database: Database, progress: Progress, redis_server: RedisServer, **settings: Any
 ) -> Maintenance:
     doorbell = Doorbell(make_app(redis_server.url))
-    return Maintenance(store, doorbell, progress, **{**SETTINGS, **settings})
+    return Maintenance(database, doorbell, progress, **{**SETTINGS, **settings})
 
 
 def test_of_many_sweeps_one_publishes_a_job(
-    store: Store, progress: Progress, redis_server: RedisServer, broker: Any
+    database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
     """Questions that Redis did not take, stages given back, and stages of a worker that died."""
-    jobs = [submit(store) for _ in range(JOBS)]
+    jobs = [submit(database) for _ in range(JOBS)]
     for number, job in enumerate(jobs):
         if number % 3 == 0:
-            store.unpublish(job.id, 0)
+            outbox.mark_unpublished(database, job.id, 0)
         elif number % 3 == 1:
-            store.release(claim(store, job), "the worker shut down")
+            stages.release(database, claim(database, job), "the worker shut down")
         else:
-            claim(store, job)
-    let_leases_run_out(store)
-    stores = [Store(store.engine.url.render_as_string(hide_password=False)) for _ in range(SWEEPS)]
+            claim(database, job)
+    let_leases_run_out(database)
+    stores = [
+        Database(database.engine.url.render_as_string(hide_password=False)) for _ in range(SWEEPS)
+    ]
     processes = [duties(each, progress, redis_server) for each in stores]
     start = threading.Barrier(SWEEPS)
 
@@ -88,12 +93,12 @@ def test_of_many_sweeps_one_publishes_a_job(
 
 
 def test_what_redis_refuses_goes_back_to_the_outbox(
-    store: Store, progress: Progress, redis_server: RedisServer, broker: Any
+    database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
-    jobs = [submit(store) for _ in range(3)]
+    jobs = [submit(database) for _ in range(3)]
     for job in jobs:
-        store.unpublish(job.id, 0)
-    process = duties(store, progress, redis_server)
+        outbox.mark_unpublished(database, job.id, 0)
+    process = duties(database, progress, redis_server)
     publish = process._doorbell.publish
 
     def flaky(job_id: str, **named: Any) -> None:  # a fake fault: Redis goes away at the second
@@ -103,66 +108,66 @@ def test_what_redis_refuses_goes_back_to_the_outbox(
 
     process._doorbell.publish = flaky  # type: ignore[method-assign]  # the fake
     process.sweep()
-    with store.engine.connect() as connection:
-        outbox = set(connection.scalars(sa.select(Job.id).where(Job.published_at.is_(None))))
-    assert outbox == {jobs[1].id, jobs[2].id}
+    with database.engine.connect() as connection:
+        unpublished = set(connection.scalars(sa.select(Job.id).where(Job.published_at.is_(None))))
+    assert unpublished == {jobs[1].id, jobs[2].id}
     process._doorbell.publish = publish  # type: ignore[method-assign]  # the real one
     process.sweep()
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
 
 
 def test_after_an_outage_workers_renew_their_leases_first(
-    store: Store,
+    database: Database,
     progress: Progress,
     redis_server: RedisServer,
     broker: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that has just started sweeps at once: it may be there because another one died."""
-    lost, held = submit(store), submit(store)
-    claim(store, lost)
-    let_leases_run_out(store)
+    lost, held = submit(database), submit(database)
+    claim(database, lost)
+    let_leases_run_out(database)
     now = 1000.0
     monkeypatch.setattr("jobs.maintenance.time.monotonic", lambda: now)
-    process = duties(store, progress, redis_server)
+    process = duties(database, progress, redis_server)
     assert not process.sweep()
     assert messages(broker) == [(lost.id, 0)]
 
-    token = claim(store, held).lease_token
-    let_leases_run_out(store)
+    token = claim(database, held).lease_token
+    let_leases_run_out(database)
     now += 60  # nobody reached the database meanwhile
     assert process.sweep(), "it asks to be called again soon"
-    store.heartbeat(WORKER, [(held.id, token)])
+    workers.heartbeat(database, WORKER, [(held.id, token)])
     now += HEARTBEAT_INTERVAL
     assert not process.sweep()
     assert messages(broker) == [(lost.id, 0)]
-    assert store.held(WORKER) == {(held.id, token)}
+    assert workers.held_leases(database, WORKER) == {(held.id, token)}
 
 
 def test_without_a_worker_of_its_own_it_publishes_for_those_that_are_ready(
-    store: Store, progress: Progress, redis_server: RedisServer, broker: Any
+    database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
     """As `helixq maintain` does."""
-    begun = submit(store)
-    store.record(claim(store, begun), OUTPUT)
-    store.unpublish(begun.id, 1)
-    waiting = submit(store)
-    store.unpublish(waiting.id, 0)
-    process = duties(store, progress, redis_server, model=None)
+    begun = submit(database)
+    stages.record(database, claim(database, begun), OUTPUT)
+    outbox.mark_unpublished(database, begun.id, 1)
+    waiting = submit(database)
+    outbox.mark_unpublished(database, waiting.id, 0)
+    process = duties(database, progress, redis_server, model=None)
     process.sweep()
     assert messages(broker) == [(waiting.id, 0)], "nobody would take the other one's"
-    store.set_worker_state(WORKER, WorkerState.READY)
+    workers.set_state(database, WORKER, WorkerState.READY)
     process.sweep()
     assert Counter(messages(broker)) == {(waiting.id, 0): 1, (begun.id, 1): 1}
 
 
 def test_old_jobs_are_cleaned_up(
-    store: Store, progress: Progress, redis_server: RedisServer
+    database: Database, progress: Progress, redis_server: RedisServer
 ) -> None:
     for _ in range(3):
-        store.cancel(submit(store).id)
-    with store.engine.begin() as connection:
+        cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    with database.engine.begin() as connection:
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
-    process = duties(store, progress, redis_server, retention_days=2)
+    process = duties(database, progress, redis_server, retention_days=2)
     assert not process.clean_up(), "nothing is left to do"
-    assert store.page(limit=1)[0] == []
+    assert queries.list_jobs(database, ANONYMOUS, limit=1)[0] == []

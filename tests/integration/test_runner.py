@@ -13,10 +13,13 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy.exc import OperationalError
 from transformers import AutoTokenizer
 
-from jobs.models import AttemptStatus, Job, Status
+from jobs.database import Database
+from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.pipeline import Sampling
 from jobs.progress import Progress
-from jobs.store import Claim, NewJob, Output, Store
+from jobs.use_cases import cancellation, queries, stages, submission
+from jobs.use_cases.stages import Claim, Output
+from jobs.use_cases.submission import NewJob
 from tests.conftest import WORKER, start_engine
 from worker.engine.reference import ReferenceEngine
 from worker.reporter import Reporter
@@ -50,14 +53,14 @@ def reporter(progress: Progress) -> Iterator[Reporter]:
 
 
 @pytest.fixture
-def runner(store: Store, engine: ReferenceEngine, reporter: Reporter) -> StageRunner:
-    return StageRunner(store, engine, reporter, WORKER, job_timeout=60)
+def runner(database: Database, engine: ReferenceEngine, reporter: Reporter) -> StageRunner:
+    return StageRunner(database, engine, reporter, WORKER, job_timeout=60)
 
 
-def submit(store: Store, limit: int, **changes: float) -> Job:
+def submit(database: Database, limit: int, **changes: float) -> Job:
     sampling = Sampling(max_output_tokens=limit, seed=3, **changes)  # type: ignore[arg-type]  # numbers
     new = NewJob("Why?", "Be brief.", sampling, 1, 5, background=True, metadata={})
-    return store.submit(new, max_queued=10)[0]
+    return submission.submit(database, ANONYMOUS, new, max_queued=10)[0]
 
 
 def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.Thread:
@@ -82,28 +85,28 @@ def told(progress: Progress, job: Job) -> list[str]:
 
 
 def test_generated_nul_characters_are_kept(
-    store: Store, progress: Progress, reporter: Reporter, nul_checkpoint: Path
+    database: Database, progress: Progress, reporter: Reporter, nul_checkpoint: Path
 ) -> None:
     engine = start_engine(nul_checkpoint)
-    runner = StageRunner(store, engine, reporter, WORKER, job_timeout=60)
-    job = submit(store, 3, temperature=0)
+    runner = StageRunner(database, engine, reporter, WORKER, job_timeout=60)
+    job = submit(database, 3, temperature=0)
     for stage_index in range(3):
         runner.run(job.id, stage_index)
     engine.close()
     reporter.stop()
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert [a.output for a in kept.attempts] == ["\0\0\0"] * 3
     assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in kept.attempts[2].prompt
     assert told(progress, job)[0] == "\0"
 
 
 def test_live_text_is_the_recorded_text(
-    store: Store, runner: StageRunner, reporter: Reporter, progress: Progress
+    database: Database, runner: StageRunner, reporter: Reporter, progress: Progress
 ) -> None:
-    job = submit(store, 40)
+    job = submit(database, 40)
     runner.run(job.id, 0)
     reporter.stop()
-    [attempt] = store.job(job.id).attempts
+    [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
     live = told(progress, job)
     assert "".join(live) == attempt.output
     assert [len(delta) for delta in live] == attempt.delta_lengths
@@ -111,23 +114,23 @@ def test_live_text_is_the_recorded_text(
     assert attempt.output_tokens == 40
 
 
-def test_a_duplicate_message_ends_without_a_trace(store: Store, runner: StageRunner) -> None:
-    job = submit(store, 2)
+def test_a_duplicate_message_ends_without_a_trace(database: Database, runner: StageRunner) -> None:
+    job = submit(database, 2)
     runner.run(job.id, 0)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    assert len(store.job(job.id).attempts) == 1
+    assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
 
 
 def test_cancelling_frees_the_engine_and_keeps_the_partial_text(
-    store: Store, runner: StageRunner, progress: Progress
+    database: Database, runner: StageRunner, progress: Progress
 ) -> None:
-    job = submit(store, 4000)
+    job = submit(database, 4000)
     thread = start_stage(runner, progress, job)
-    store.cancel(job.id)
+    cancellation.cancel(database, ANONYMOUS, job.id)
     runner.cancel_lost()  # as the rescue thread calls it
     thread.join(30)
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert kept.status is Status.CANCELLED
     [attempt] = kept.attempts
     assert attempt.status is AttemptStatus.CANCELLED
@@ -135,104 +138,115 @@ def test_cancelling_frees_the_engine_and_keeps_the_partial_text(
     assert attempt.finish_reason == "cancelled"
 
 
-def test_stopping_gives_stages_back(store: Store, runner: StageRunner, progress: Progress) -> None:
-    job = submit(store, 4000)
+def test_stopping_gives_stages_back(
+    database: Database, runner: StageRunner, progress: Progress
+) -> None:
+    job = submit(database, 4000)
     thread = start_stage(runner, progress, job)
     runner.stop()
     thread.join(30)
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert (kept.status, kept.stage_index, kept.published_at) == (Status.IN_PROGRESS, 0, None)
     assert kept.attempts[0].status is AttemptStatus.RELEASED
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    assert len(store.job(job.id).attempts) == 1
+    assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
 
 
 def test_a_job_past_its_deadline_fails_with_what_it_has(
-    store: Store, engine: ReferenceEngine, reporter: Reporter
+    database: Database, engine: ReferenceEngine, reporter: Reporter
 ) -> None:
-    runner = StageRunner(store, engine, reporter, WORKER, job_timeout=0.5)
-    job = submit(store, 4000)
+    runner = StageRunner(database, engine, reporter, WORKER, job_timeout=0.5)
+    job = submit(database, 4000)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert (kept.status, kept.error_code) == (Status.FAILED, "deadline_exceeded")
     assert kept.attempts[0].output
 
 
-def test_a_prompt_without_room_fails_the_job(store: Store, runner: StageRunner) -> None:
+def test_a_prompt_without_room_fails_the_job(database: Database, runner: StageRunner) -> None:
     sampling = Sampling(max_output_tokens=5)
     new = NewJob("word " * 50_000, "s", sampling, 1, 5, background=True, metadata={})
-    job, _ = store.submit(new, max_queued=10)
+    job, _ = submission.submit(database, ANONYMOUS, new, max_queued=10)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert (kept.status, kept.error_code) == (Status.FAILED, "context_length_exceeded")
 
 
 def test_an_error_of_the_engine_fails_the_job_with_the_reason(
-    store: Store, runner: StageRunner, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    runner: StageRunner,
+    engine: ReferenceEngine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A fake fault: the real one would be a broken driver or full memory.
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr(engine._models["actor"], "generate", broken)
-    job = submit(store, 5)
+    job = submit(database, 5)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert kept.status is Status.FAILED
     assert kept.error_message == "the actor could not be run: RuntimeError: no memory left"
 
 
 def test_a_stage_that_fails_after_a_cancel_ends_its_attempt(
-    store: Store, runner: StageRunner, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    runner: StageRunner,
+    engine: ReferenceEngine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = submit(store, 5)
+    job = submit(database, 5)
 
     def broken(*_: object) -> None:  # a fake fault, at the worst moment
-        store.cancel(job.id)
+        cancellation.cancel(database, ANONYMOUS, job.id)
         raise ZeroDivisionError("odd")
 
     monkeypatch.setattr(engine, "submit", broken)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert (kept.status, kept.worker_id) == (Status.CANCELLED, None)
     assert kept.attempts[0].status is AttemptStatus.CANCELLED
 
 
 def test_an_error_nobody_thought_of_fails_the_job(
-    store: Store, runner: StageRunner, engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    runner: StageRunner,
+    engine: ReferenceEngine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A fake fault, in a place where none is expected.
     def broken(*_: object) -> None:
         raise ZeroDivisionError("odd")
 
     monkeypatch.setattr(engine, "submit", broken)
-    job = submit(store, 5)
+    job = submit(database, 5)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = store.job(job.id)
+    kept = queries.get_job(database, ANONYMOUS, job.id)
     assert (kept.status, kept.error_message) == (Status.FAILED, "ZeroDivisionError: odd")
     assert runner.running == []
 
 
 def test_a_finished_text_waits_for_the_database(
-    store: Store, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
+    database: Database, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A fake fault: the database fails three times, and is there again.
     faults = iter(range(3))
-    record = store.record
+    record = stages.record
 
-    def flaky(claim: Claim, output: Output) -> bool:
+    def flaky(database: Database, claim: Claim, output: Output) -> bool:
         for fault in faults:
             raise OperationalError("INSERT", {}, ConnectionError(str(fault)))
-        return record(claim, output)
+        return record(database, claim, output)
 
-    monkeypatch.setattr(store, "record", flaky)
-    job = submit(store, 3)
+    monkeypatch.setattr(stages, "record", flaky)
+    job = submit(database, 3)
     runner.run(job.id, 0)
-    assert store.job(job.id).stage_index == 1
+    assert queries.get_job(database, ANONYMOUS, job.id).stage_index == 1
     assert next(faults, None) is None

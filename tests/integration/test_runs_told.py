@@ -10,10 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from jobs import settings
-from jobs.db import utcnow
-from jobs.models import Job, Worker, WorkerState
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.models import ANONYMOUS, Job, Worker, WorkerState
 from jobs.protocol.events import events
-from jobs.store import Runtime, Store
+from jobs.use_cases import queries, restarting, stages, sweeping, workers
+from jobs.use_cases.workers import Runtime
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import RedisServer
@@ -25,12 +27,12 @@ Client = Any
 
 
 @pytest.fixture
-def both(store: Store) -> Store:
-    """A store with two workers of different models, both ready."""
-    store.register(OTHER, "elsewhere", 2, Runtime({"engine": "other"}, 4096, "{}"))
+def both(database: Database) -> Database:
+    """A database with two workers of different models, both ready."""
+    workers.register(database, OTHER, "elsewhere", 2, Runtime({"engine": "other"}, 4096, "{}"))
     for worker in (WORKER, OTHER):
-        store.set_worker_state(worker, WorkerState.READY)
-    return store
+        workers.set_state(database, worker, WorkerState.READY)
+    return database
 
 
 @pytest.fixture
@@ -40,36 +42,38 @@ def web(database_url: str, redis_server: RedisServer) -> Iterator[Client]:
         settings.load({"HELIXQ_DATABASE_URL": database_url, "HELIXQ_REDIS_URL": redis_server.url})
     )
     yield app.test_client()
-    app.extensions["helixq"].store.close()
+    app.extensions["helixq"].database.close()
 
 
-def restart(store: Store) -> None:
+def restart(database: Database) -> None:
     """Let the leases run out, and nobody with their model come back."""
-    let_leases_run_out(store)
-    store.sweep()
-    with store.engine.begin() as connection:
+    let_leases_run_out(database)
+    sweeping.sweep(database)
+    with database.engine.begin() as connection:
         connection.execute(sa.update(Job).values(ready_at=utcnow(-700)))
         gone = sa.update(Worker).where(Worker.id == WORKER)
         connection.execute(gone.values(seen_at=utcnow(-700)))
-    assert store.restart(600)
+    assert restarting.restart_jobs(database, 600)
 
 
-def numbered(store: Store, job: Job, live: dict[int, list[str]] | None = None) -> dict[int, Any]:
+def numbered(
+    database: Database, job: Job, live: dict[int, list[str]] | None = None
+) -> dict[int, Any]:
     """Return all events of a job by their numbers."""
-    told = enumerate(events(store.job(job.id), live or {}))
+    told = enumerate(events(queries.get_job(database, ANONYMOUS, job.id), live or {}))
     return {number: event for number, event in told if event is not None}
 
 
-def test_a_number_is_one_event_for_live_and_late_readers(both: Store) -> None:
+def test_a_number_is_one_event_for_live_and_late_readers(both: Database) -> None:
     job = submit(both)
-    both.record(claim(both, job), replace(OUTPUT, text="An answer", delta_lengths=[3, 6]))
+    stages.record(both, claim(both, job), replace(OUTPUT, text="An answer", delta_lengths=[3, 6]))
     lost = claim(both, job, 1)
-    limit = both.job(job.id).max_output_tokens
+    limit = queries.get_job(both, ANONYMOUS, job.id).max_output_tokens
     live = numbered(both, job, {lost.attempt_id: ["x"] * (limit + 1)})
     restart(both)
     waiting = numbered(both, job)
     for stage_index in range(3):
-        both.record(claim(both, job, stage_index, OTHER), OUTPUT)
+        stages.record(both, claim(both, job, stage_index, OTHER), OUTPUT)
     late = numbered(both, job)
     assert late.keys() >= waiting.keys()
     for earlier in (live, waiting):
@@ -96,9 +100,11 @@ def test_a_number_is_one_event_for_live_and_late_readers(both: Store) -> None:
     assert ended == ["completed", "incomplete", "completed", "completed", "completed"]
 
 
-def test_the_response_has_the_last_run_and_the_history_all(both: Store, web: Client) -> None:
+def test_the_response_has_the_last_run_and_the_history_all(both: Database, web: Client) -> None:
     job = submit(both)
-    both.record(claim(both, job), replace(OUTPUT, text="An answer of before", delta_lengths=[19]))
+    stages.record(
+        both, claim(both, job), replace(OUTPUT, text="An answer of before", delta_lengths=[19])
+    )
     restart(both)
     response = web.get(f"/v1/responses/{job.id}").json
     assert (response["status"], response["run"], response["output"]) == ("in_progress", 2, [])
@@ -107,7 +113,7 @@ def test_the_response_has_the_last_run_and_the_history_all(both: Store, web: Cli
     assert "An answer of before" in page
     for stage_index, text in enumerate(["One", "Two", "Three"]):
         output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
-        both.record(claim(both, job, stage_index, OTHER), output)
+        stages.record(both, claim(both, job, stage_index, OTHER), output)
     response = web.get(f"/v1/responses/{job.id}").json
     assert [item["content"][0]["text"] for item in response["output"]] == ["One", "Two", "Three"]
     final = web.get(f"/v1/responses/{job.id}?stream=true").text.strip().splitlines()[-1]

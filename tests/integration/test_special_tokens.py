@@ -12,9 +12,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from jobs import settings
+from jobs.database import Database
 from jobs.pipeline import Role, Sampling
 from jobs.protocol.tokens import TokenCounter
-from jobs.store import Runtime, Store
+from jobs.use_cases import workers
+from jobs.use_cases.workers import Runtime
 from tests.conftest import model_settings
 from worker import checkpoints, loading
 from worker.checkpoints import Checkpoints
@@ -122,13 +124,13 @@ def test_an_engines_prompt_is_what_was_typed(
 
 @pytest.mark.parametrize("split", ["true", "false"])
 def test_the_web_counts_what_the_engine_reads(
-    store: Store, checkpoint: Path, tmp_path: Path, split: str
+    database: Database, checkpoint: Path, tmp_path: Path, split: str
 ) -> None:
     found = find(checkpoint, tmp_path, split)
     description = found.describe("none")
     runtime = Runtime(description, 4096, found.tokenizer.backend_tokenizer.to_str())
-    store.register("worker-2", "localhost", 2, runtime)
-    counted = TokenCounter(store).count([TYPED])
+    workers.register(database, "worker-2", "localhost", 2, runtime)
+    counted = TokenCounter(database).count([TYPED])
     ids, _ = Encoder(found.tokenizer, 4096)(request(TYPED))
     assert counted == ([len(ids)], 4096)
     assert description["split_special_tokens"] is json.loads(split), "the histories tell it"

@@ -23,9 +23,11 @@ from werkzeug.serving import make_server
 import migrations
 from cli.client import Client
 from jobs import settings
+from jobs.database import Database
 from jobs.models import Job
 from jobs.progress import Text
-from jobs.store import Claim, Output, Store
+from jobs.use_cases import stages, sweeping, workers
+from jobs.use_cases.stages import Claim, Output
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import PATIENCE, RedisServer
@@ -42,9 +44,9 @@ class Web:
             settings.load({"HELIXQ_DATABASE_URL": database, "HELIXQ_REDIS_URL": redis})
         )
         self.services: Services = self.app.extensions["helixq"]
-        self.store: Store = self.services.store
-        migrations.migrate(self.store.engine)
-        self.store.register(WORKER, "localhost", 1, RUNTIME)
+        self.database: Database = self.services.database
+        migrations.migrate(self.database.engine)
+        workers.register(self.database, WORKER, "localhost", 1, RUNTIME)
         self.url = url
         #: Comments that streams have sent.
         self.comments = threading.Semaphore(0)
@@ -76,7 +78,7 @@ def serving(database: str, redis: str) -> Iterator[Web]:
     server.shutdown()
     thread.join()
     server.server_close()
-    web.store.close()
+    web.database.close()
     web.services.progress.close()
 
 
@@ -111,14 +113,14 @@ def test_a_silent_stream_shows_that_it_is_alive_and_no_reader_stumbles(
     web: Web, read: Callable[[Web, str], list[str]]
 ) -> None:
     web.app.extensions["helixq.feeds"].keepalive_interval = 0.02
-    job = submit(web.store)
+    job = submit(web.database)
     with ThreadPoolExecutor(1) as pool:
         told = pool.submit(read, web, job.id)
         for _ in range(2):  # after the first events
             assert web.comments.acquire(timeout=PATIENCE)
-        stage = claim(web.store, job)
+        stage = claim(web.database, job)
         assert web.comments.acquire(timeout=PATIENCE)  # within a stage
-        web.store.record(stage, OUTPUT)
+        stages.record(web.database, stage, OUTPUT)
         web.services.cancel(job.id)
         types = told.result(PATIENCE)
     assert types[:2] == ["response.created", "response.queued"]
@@ -178,15 +180,15 @@ def counting(web: Web) -> Iterator[list[str]]:
         if statement.startswith("SELECT"):
             found.append(statement)
 
-    sa.event.listen(web.store.engine, "before_cursor_execute", note)
+    sa.event.listen(web.database.engine, "before_cursor_execute", note)
     yield found
-    sa.event.remove(web.store.engine, "before_cursor_execute", note)
+    sa.event.remove(web.database.engine, "before_cursor_execute", note)
 
 
 def selects(web: Web, pieces: int, readers: int) -> int:
     """Stream a stage of so many pieces to so many readers, live; count what it reads of the database."""
-    job = submit(web.store)
-    stage = claim(web.store, job)
+    job = submit(web.database)
+    stage = claim(web.database, job)
     with counting(web) as found, ExitStack() as stack:
         all_of_them = [stack.enter_context(Reader(web, job)) for _ in range(readers)]
         for reader in all_of_them:
@@ -196,7 +198,7 @@ def selects(web: Web, pieces: int, readers: int) -> int:
             for reader in all_of_them:
                 assert deltas(reader.until(".delta")) == ["piece "]
         web.services.cancel(job.id)
-        web.store.keep_partial(stage, output(["piece "] * pieces))
+        stages.keep_partial(web.database, stage, output(["piece "] * pieces))
         for reader in all_of_them:
             assert reader.rest()[-1]["type"] == "response.incomplete"
     return len(found)
@@ -218,8 +220,8 @@ def test_a_message_costs_the_same_however_long_the_text_and_readers_share(
 
 def test_live_late_and_again_are_the_same_events(web: Web) -> None:
     pieces = ["One ", "two\n", "\u2028\r\n: ", "four."]
-    job = submit(web.store)
-    stage = claim(web.store, job)
+    job = submit(web.database)
+    stage = claim(web.database, job)
     with Reader(web, job) as early:
         told = early.until("content_part.added")
         web.tell(stage, 0, pieces[:2])
@@ -232,10 +234,10 @@ def test_live_late_and_again_are_the_same_events(web: Web) -> None:
             assert resumed.until(".delta") == told[-1:]
             web.tell(stage, 2, pieces[2:])
             told += early.until(".delta") + early.until(".delta")
-            web.store.record(stage, output(pieces))
+            stages.record(web.database, stage, output(pieces))
             web.services.progress.changed(job.id)
             for stage_index in (1, 2):
-                web.store.record(claim(web.store, job, stage_index), output(pieces))
+                stages.record(web.database, claim(web.database, job, stage_index), output(pieces))
             web.services.progress.changed(job.id)
             told += early.rest()
             assert told[-1]["type"] == "response.completed"
@@ -250,20 +252,20 @@ def test_live_late_and_again_are_the_same_events(web: Web) -> None:
 def test_a_stream_goes_on_where_a_lost_attempt_stopped(web: Web) -> None:
     """It has the same seed and so the same text."""
     pieces = ["a ", "b ", "c ", "d."]
-    job = submit(web.store)
-    lost = claim(web.store, job)
+    job = submit(web.database)
+    lost = claim(web.database, job)
     with Reader(web, job) as reader:
         reader.until("content_part.added")
         web.tell(lost, 0, pieces[:2])
         told = reader.until(".delta") + reader.until(".delta")
-        let_leases_run_out(web.store)
-        assert web.store.sweep().rescued == [job.id]
-        again = claim(web.store, job)
+        let_leases_run_out(web.database)
+        assert sweeping.sweep(web.database).taken_back == [job.id]
+        again = claim(web.database, job)
         web.services.progress.changed(job.id)
         for number, piece in enumerate(pieces):
             web.tell(again, number, [piece])
         told += reader.until(".delta") + reader.until(".delta")
-        web.store.record(again, output(pieces))
+        stages.record(web.database, again, output(pieces))
         web.services.cancel(job.id)
         rest = reader.rest()
     assert deltas(told) == pieces
@@ -275,8 +277,8 @@ def test_text_that_was_told_and_lost_does_not_hold_the_end_back(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feeds, "PARTIAL_TEXT_TIMEOUT", 0.0)
-    job = submit(web.store)
-    stage = claim(web.store, job)
+    job = submit(web.database)
+    stage = claim(web.database, job)
     with Reader(web, job) as reader:
         web.tell(stage, 0, ["a ", "b ", "c ", "d ", "e "])
         told = [event for _ in range(5) for event in reader.until(".delta")]
@@ -287,8 +289,8 @@ def test_text_that_was_told_and_lost_does_not_hold_the_end_back(
 
 
 def test_who_reads_for_all_may_leave(web: Web) -> None:
-    job = submit(web.store)
-    stage = claim(web.store, job)
+    job = submit(web.database)
+    stage = claim(web.database, job)
     with Reader(web, job) as first, Reader(web, job) as second:
         first.until("content_part.added")
         second.until("content_part.added")
@@ -297,17 +299,17 @@ def test_who_reads_for_all_may_leave(web: Web) -> None:
             web.tell(stage, number, ["x"])
             assert deltas(second.until(".delta")) == ["x"]
         web.services.cancel(job.id)
-        web.store.keep_partial(stage, output(["x"] * 5))
+        stages.keep_partial(web.database, stage, output(["x"] * 5))
         assert second.rest()[-1]["type"] == "response.incomplete"
 
 
 def test_without_redis_a_stream_tells_stages_as_they_end(tmp_path: Path) -> None:
     with serving(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", "unix:///nowhere.sock") as web:
-        job = submit(web.store)
+        job = submit(web.database)
         with Reader(web, job) as reader:
             reader.until("queued")
-            web.store.record(claim(web.store, job), output(["a ", "b."]))
+            stages.record(web.database, claim(web.database, job), output(["a ", "b."]))
             assert deltas(reader.until("output_item.done")) == ["a ", "b."]
             for stage_index in (1, 2):
-                web.store.record(claim(web.store, job, stage_index), OUTPUT)
+                stages.record(web.database, claim(web.database, job, stage_index), OUTPUT)
             assert reader.rest()[-1]["type"] == "response.completed"

@@ -27,7 +27,12 @@ def loaded(imports: str, unwanted: set[str]) -> str:
 
 @pytest.mark.parametrize(
     "room",
-    ["jobs.queue, jobs.store, jobs.progress, jobs.maintenance", "web", "cli.main", "worker.main"],
+    [
+        "jobs.queue, jobs.database, jobs.progress, jobs.maintenance",
+        "web",
+        "cli.main",
+        "worker.main",
+    ],
 )
 def test_importing_the_light_rooms_loads_no_model_library(room: str) -> None:
     assert loaded(room, {"torch", "transformers", "peft"}) == ""

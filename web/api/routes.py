@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from jobs.protocol.history import history
+from jobs.use_cases import queries
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
@@ -13,4 +14,5 @@ blueprint = Blueprint("api", __name__)
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> Response:
     """Reply with everything that is stored about a job: every attempt at every stage."""
-    return jsonify(history(get_services().store.job(job_id)))
+    services = get_services()
+    return jsonify(history(queries.get_job(services.database, services.owner, job_id)))

@@ -8,6 +8,7 @@ from werkzeug.wrappers import Response
 from jobs.protocol.errors import ProtocolError
 from jobs.protocol.new_job import new_job
 from jobs.protocol.validation import validate
+from jobs.use_cases import queries
 from web.errors import status_of
 from web.pages import filters, view
 from web.services import get_services
@@ -50,14 +51,18 @@ def submit() -> Response | tuple[str, int]:
 @blueprint.get("/jobs")
 def jobs() -> str:
     """List the jobs, newest first."""
-    page, more = get_services().store.page(limit=PAGE_SIZE, after=request.args.get("after") or None)
+    services = get_services()
+    page, more = queries.list_jobs(
+        services.database, services.owner, limit=PAGE_SIZE, after=request.args.get("after") or None
+    )
     return render_template("jobs.html", jobs=page, more=more, paged="after" in request.args)
 
 
 @blueprint.get("/jobs/<job_id>")
 def job(job_id: str) -> str:
     """Show a job: its texts side by side, as far as they are stored."""
-    job = get_services().store.job(job_id)
+    services = get_services()
+    job = queries.get_job(services.database, services.owner, job_id)
     return render_template(
         "job.html",
         job=job,

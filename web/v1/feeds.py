@@ -12,18 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
+from jobs.database import Database
+from jobs.errors import JobNotFoundError
 from jobs.models import Attempt, AttemptStatus, Job
 from jobs.progress import Follower, Progress
 from jobs.protocol.events import Event, delta, events
-from jobs.store import JobNotFoundError, Store
+from jobs.use_cases import queries
+from jobs.use_cases.queries import JobVersion
 from web.v1 import sse
-
-if TYPE_CHECKING:
-    from jobs.store import Standing
 
 #: Seconds without a message after which a stream sends a comment.
 KEEPALIVE_INTERVAL = 15.0
@@ -40,15 +39,19 @@ PARTIAL_TEXT_INTERVAL = 0.2
 class Feed:
     """The messages of one job so far. Threads share it."""
 
-    def __init__(self, store: Store, job_id: str, follower: Follower, resources: ExitStack) -> None:
+    def __init__(
+        self, database: Database, owner: str, job_id: str, follower: Follower, resources: ExitStack
+    ) -> None:
         """
         Args:
-            store: has the job.
+            database: has the job.
+            owner: of the job.
             job_id: of an existing job.
             follower: gets the job's news.
             resources: to close when the feed has no readers any more.
         """
-        self._store = store
+        self._database = database
+        self._owner = owner
         self._job_id = job_id
         self._follower = follower
         self.resources = resources
@@ -62,7 +65,7 @@ class Feed:
         #: How many readers share the feed; guarded by `Feeds`.
         self.readers = 0
         # The rest belongs to the thread that is reading.
-        self._standing: Standing | None = None
+        self._version: JobVersion | None = None
         self._checked_at = 0.0
         #: When to stop waiting for a partial text; 0 while nothing is missing.
         self._partial_text_deadline = 0.0
@@ -129,7 +132,7 @@ class Feed:
         """Wait for news, and append the new messages."""
         if self._partial_text_deadline:
             timeout = min(timeout, PARTIAL_TEXT_INTERVAL)
-        first = self._standing is None
+        first = self._version is None
         news = self._follower.read(0 if first else timeout)
         unseen = False
         for text in news.texts:
@@ -145,11 +148,11 @@ class Feed:
     def _check_rows(self) -> None:
         """Read the job if it has changed, and append the new messages."""
         self._checked_at = time.monotonic()
-        standing = self._store.standing(self._job_id)
-        if standing == self._standing and not self._partial_text_deadline:
+        version = queries.get_version(self._database, self._owner, self._job_id)
+        if version == self._version and not self._partial_text_deadline:
             return
-        job = self._store.job(self._job_id)
-        self._standing = standing
+        job = queries.get_job(self._database, self._owner, self._job_id)
+        self._version = version
         self._seen_attempts = {attempt.id for attempt in job.attempts}
         if _partial_text_missing(job):
             if not self._partial_text_deadline:
@@ -205,11 +208,11 @@ class Feed:
 class Feeds:
     """The feeds of all jobs that are read in this process."""
 
-    def __init__(self, store: Store, progress: Progress) -> None:
-        self._store = store
+    def __init__(self, database: Database, progress: Progress) -> None:
+        self._database = database
         self._progress = progress
         self._lock = threading.Lock()
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[tuple[str, str], Feed] = {}
         self.keepalive_interval = KEEPALIVE_INTERVAL
 
     def init_app(self, app: Flask) -> None:
@@ -217,14 +220,16 @@ class Feeds:
         app.extensions["helixq.feeds"] = self
 
     @contextmanager
-    def follow(self, job_id: str) -> Iterator[Feed]:
+    def follow(self, owner: str, job_id: str) -> Iterator[Feed]:
         """Read a job's feed, together with its other readers."""
         with self._lock:
-            feed = self._feeds.get(job_id)
+            feed = self._feeds.get((owner, job_id))
             if feed is None or feed.ended:  # A job that has ended may continue later.
                 resources = ExitStack()
                 follower = resources.enter_context(self._progress.follow(job_id))
-                feed = self._feeds[job_id] = Feed(self._store, job_id, follower, resources)
+                feed = self._feeds[owner, job_id] = Feed(
+                    self._database, owner, job_id, follower, resources
+                )
             feed.readers += 1
         try:
             yield feed
@@ -233,13 +238,16 @@ class Feeds:
                 feed.readers -= 1
                 if not feed.readers:
                     feed.resources.close()
-                    if self._feeds.get(job_id) is feed:
-                        del self._feeds[job_id]
+                    if self._feeds.get((owner, job_id)) is feed:
+                        del self._feeds[owner, job_id]
 
-    def stream(self, job_id: str, after: int, stop: Callable[[], bool]) -> Iterator[bytes]:
+    def stream(
+        self, owner: str, job_id: str, after: int, stop: Callable[[], bool]
+    ) -> Iterator[bytes]:
         """Yield a job's messages until the job has ended.
 
         Args:
+            owner: of the job.
             job_id: of an existing job.
             after: the last sequence number that the client has; -1 for all events.
             stop: returns whether the stream should end before the job does.
@@ -247,7 +255,7 @@ class Feeds:
         count = after + 1
         waited = False
         sent_at = time.monotonic()
-        with self.follow(job_id) as feed:
+        with self.follow(owner, job_id) as feed:
             while not stop():
                 try:
                     messages, ended = feed.after(count, min(MAX_BLOCK, self.keepalive_interval))

@@ -18,6 +18,7 @@ from jobs.protocol.errors import InvalidRequestError, ProtocolError
 from jobs.protocol.new_job import new_job
 from jobs.protocol.response import response, response_list
 from jobs.protocol.validation import validate
+from jobs.use_cases import queries, submission
 from web.errors import HTTPError
 from web.services import get_services
 from web.v1.feeds import get_feeds
@@ -42,7 +43,7 @@ def create() -> Response:
     waits = not streams and data.get("background") is not True
     with ExitStack() as stack:
         # A job that was accepted stays accepted, even if a new request like it would be refused now.
-        job = services.store.earlier(key, digest)
+        job = submission.find_by_idempotency_key(services.database, services.owner, key, digest)
         if streams or (waits and (job is None or not job.status.final)):
             stack.enter_context(services.waiter.slot())
         if job is None:
@@ -52,7 +53,11 @@ def create() -> Response:
         if waits:
             if not job.status.final:
                 job = services.waiter.wait(
-                    job.id, lambda j: j.status.final, math.inf, _client_disconnected()
+                    services.owner,
+                    job.id,
+                    lambda j: j.status.final,
+                    math.inf,
+                    _client_disconnected(),
                 )
             if job.status.final:
                 return _reply(job)
@@ -68,7 +73,11 @@ def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
         new = new_job(validate(data), services.tokens, key, digest)
     except ProtocolError:
         # The same request may have been accepted at the same time, just before the limits changed.
-        if (job := services.store.earlier(key, digest)) is None:
+        if (
+            job := submission.find_by_idempotency_key(
+                services.database, services.owner, key, digest
+            )
+        ) is None:
             raise
         return job
     return services.submit(new)[0]
@@ -78,11 +87,14 @@ def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
 def index() -> Response:
     """List jobs, newest first."""
     order = _choice("order", "desc", ("asc", "desc"))
-    jobs, has_more = get_services().store.page(
+    services = get_services()
+    jobs, has_more = queries.list_jobs(
+        services.database,
+        services.owner,
         limit=_integer("limit", DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE),
         after=request.args.get("after"),
         newest_first=order == "desc",
-        attempts=True,
+        with_attempts=True,
     )
     return _json(response_list(jobs, has_more=has_more))
 
@@ -92,21 +104,27 @@ def retrieve(job_id: str) -> Response:
     """Reply with a job as it is now, or with ``Prefer: wait=N`` when its status has changed."""
     services = get_services()
     if _choice("stream", "false", ("true", "false")) == "true":
-        services.store.standing(job_id)  # Raises if there is no such job.
+        queries.get_version(
+            services.database, services.owner, job_id
+        )  # Raises if there is no such job.
         last_event_id = request.headers.get("Last-Event-ID", "")
         after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
         after = _integer("starting_after", after, -1, 10**9)
         with ExitStack() as stack:
             stack.enter_context(services.waiter.slot())
             return _event_stream(job_id, after, slot=stack.pop_all())
-    job = services.store.job(job_id)
+    job = queries.get_job(services.database, services.owner, job_id)
     wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
     if wait and not job.status.final:
         before = job.status
         timeout = min(float(wait[1]), MAX_WAIT)
         with services.waiter.slot():
             job = services.waiter.wait(
-                job_id, lambda j: j.status is not before, timeout, _client_disconnected()
+                services.owner,
+                job_id,
+                lambda j: j.status is not before,
+                timeout,
+                _client_disconnected(),
             )
     return _reply(job)
 
@@ -153,9 +171,14 @@ def _idempotency_key() -> str | None:
 
 def _event_stream(job_id: str, after: int, slot: ExitStack) -> Response:
     """Reply with a job's events, and release the slot at the end."""
-    waiter, disconnected = get_services().waiter, _client_disconnected()
+    services, disconnected = get_services(), _client_disconnected()
     reply = Response(
-        get_feeds().stream(job_id, after, stop=lambda: waiter.stopping() or disconnected()),
+        get_feeds().stream(
+            services.owner,
+            job_id,
+            after,
+            stop=lambda: services.waiter.stopping() or disconnected(),
+        ),
         mimetype="text/event-stream",
         # Proxies that buffer would delay the events.
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},

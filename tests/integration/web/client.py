@@ -9,7 +9,9 @@ from typing import Any
 
 import migrations
 from jobs import settings
-from jobs.store import Output, Store
+from jobs.database import Database
+from jobs.use_cases import stages
+from jobs.use_cases.stages import Output
 from tests.conftest import WORKER
 from web import create_app
 from web.services import Services
@@ -42,11 +44,11 @@ def serving(
     )
     services: Services = app.extensions["helixq"]
     if migrate:
-        migrations.migrate(services.store.engine)
+        migrations.migrate(services.database.engine)
     try:
         yield app.test_client()
     finally:
-        services.store.close()
+        services.database.close()
         services.progress.close()
 
 
@@ -63,12 +65,12 @@ def ask(web: Client, **body: Any) -> dict[str, Any]:
     return response
 
 
-def finish(store: Store, job_id: str, stages: int = 3, output: Output = OUTPUT) -> None:
+def finish(database: Database, job_id: str, count: int = 3, output: Output = OUTPUT) -> None:
     """Run a job's stages as a worker does."""
-    for stage_index in range(stages):
-        claim = store.claim(job_id, stage_index, WORKER, job_timeout=60)
+    for stage_index in range(count):
+        claim = stages.claim(database, job_id, stage_index, WORKER, job_timeout=60)
         assert claim is not None
-        store.record(claim, output)
+        stages.record(database, claim, output)
 
 
 def stream(web: Client, job_id: str, **query: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.store import Runtime, Store
+from jobs.database import Database
+from jobs.use_cases import workers
+from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.web.client import Client, services_of, serving
 from tests.servers import RedisServer
@@ -24,10 +26,10 @@ def web(database_url: str, redis_server: RedisServer, tokenizer_json: str) -> It
     """A client. The worker's model is known, but no worker runs."""
     with serving(database_url, redis_server.url) as client:
         runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
-        services_of(client).store.register(WORKER, "localhost", 1, runtime)
+        workers.register(services_of(client).database, WORKER, "localhost", 1, runtime)
         yield client
 
 
 @pytest.fixture
-def store(web: Client) -> Store:
-    return services_of(web).store
+def database(web: Client) -> Database:
+    return services_of(web).database

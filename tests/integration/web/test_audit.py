@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from jobs.database import Database
 from jobs.pipeline import DEFAULT_SYSTEM
-from jobs.store import Store
 from tests.integration.web.client import Client, ask, finish
 
 
-def test_the_history_tells_everything(web: Client, store: Store) -> None:
+def test_the_history_tells_everything(web: Client, database: Database) -> None:
     job_id = ask(web, seed=5)["id"]
-    finish(store, job_id)
+    finish(database, job_id)
     history = web.get(f"/api/jobs/{job_id}").json
     assert (history["question"], history["status"], history["seed"]) == ("Why?", "completed", 5)
     assert [a["role"] for a in history["attempts"]] == ["actor", "critic", "regenerator"]

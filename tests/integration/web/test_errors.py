@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from jobs.store import Store
+from jobs.database import Database
+from jobs.models import ANONYMOUS
+from jobs.use_cases import queries
 from tests.integration.web.client import Client, ask, serving
 from tests.servers import RedisServer
 
@@ -23,13 +25,13 @@ BAD_QUESTIONS = [
 ]
 
 
-def test_bad_questions_are_refused_and_not_stored(web: Client, store: Store) -> None:
+def test_bad_questions_are_refused_and_not_stored(web: Client, database: Database) -> None:
     for body, param, code in BAD_QUESTIONS:
         reply = web.post("/v1/responses", data=json.dumps(body), content_type="application/json")
         error = reply.json["error"]
         assert (reply.status_code, error["param"], error["code"]) == (400, param, code), error
         assert error["type"] == "invalid_request_error"
-    assert store.page(limit=1) == ([], False)
+    assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
 
 
 BAD_BODIES = [
@@ -42,11 +44,11 @@ BAD_BODIES = [
 ]
 
 
-def test_bad_bodies_are_refused(web: Client, store: Store) -> None:
+def test_bad_bodies_are_refused(web: Client, database: Database) -> None:
     for data, content_type, status, code in BAD_BODIES:
         reply = web.post("/v1/responses", data=data, content_type=content_type)
         assert (reply.status_code, reply.json["error"]["code"]) == (status, code)
-    assert store.page(limit=1) == ([], False)
+    assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
 
 
 def test_unknown_things_have_errors_in_the_shape_of_their_place(web: Client) -> None:

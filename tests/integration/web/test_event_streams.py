@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from jobs.store import Store
+from jobs.database import Database
+from jobs.models import ANONYMOUS
+from jobs.use_cases import cancellation, stages
 from tests.conftest import WORKER
 from tests.integration.web.client import Client, ask, finish, stream
 
 
-def test_the_events_of_a_finished_job(web: Client, store: Store) -> None:
+def test_the_events_of_a_finished_job(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
-    finish(store, job_id)
+    finish(database, job_id)
     told = stream(web, job_id)
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     reasoning = [
@@ -41,18 +43,18 @@ def test_the_events_of_a_finished_job(web: Client, store: Store) -> None:
     assert web.get(f"/v1/responses/{job_id}?stream=true&starting_after=x").status_code == 400
 
 
-def test_the_events_of_a_cancelled_job_end(web: Client, store: Store) -> None:
+def test_the_events_of_a_cancelled_job_end(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
-    store.cancel(job_id)
+    cancellation.cancel(database, ANONYMOUS, job_id)
     told = stream(web, job_id)
     assert told[-1]["type"] == "response.incomplete"
     assert told[-1]["response"]["status"] == "cancelled"
 
 
-def test_a_stream_ends_even_if_its_text_was_lost(web: Client, store: Store) -> None:
+def test_a_stream_ends_even_if_its_text_was_lost(web: Client, database: Database) -> None:
     """Text that was told live went down with its worker: fewer events are left than were sent."""
     job_id = ask(web)["id"]
-    assert store.claim(job_id, 0, WORKER, job_timeout=60) is not None
-    store.cancel(job_id)
+    assert stages.claim(database, job_id, 0, WORKER, job_timeout=60) is not None
+    cancellation.cancel(database, ANONYMOUS, job_id)
     [last] = stream(web, job_id, starting_after=40)
     assert (last["type"], last["sequence_number"]) == ("response.incomplete", 41)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from jobs.database import Database
 from jobs.models import WorkerState
-from jobs.store import Store
+from jobs.use_cases import workers
 from tests.conftest import WORKER
 from tests.integration.web.client import Client
 
 
-def test_ready_means_database_redis_and_a_worker(web: Client, store: Store) -> None:
+def test_ready_means_database_redis_and_a_worker(web: Client, database: Database) -> None:
     assert web.get("/healthz").json == {"status": "ok"}
     reply = web.get("/readyz")
     assert reply.status_code == 503
     assert reply.json["checks"]["worker"] == "a worker loads its model"
-    store.set_worker_state(WORKER, WorkerState.STOPPED)
+    workers.set_state(database, WORKER, WorkerState.STOPPED)
     assert web.get("/readyz").json["checks"]["worker"] == "no worker is ready"
-    store.set_worker_state(WORKER, WorkerState.READY)
+    workers.set_state(database, WORKER, WorkerState.READY)
     assert web.get("/readyz").json["checks"] == {
         "database": "ok",
         "redis": "ok",

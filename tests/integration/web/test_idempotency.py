@@ -8,15 +8,18 @@ from unittest.mock import Mock
 
 import pytest
 
+from jobs.database import Database
+from jobs.models import ANONYMOUS
 from jobs.protocol.errors import InvalidRequestError
-from jobs.store import Runtime, Store
+from jobs.use_cases import cancellation, queries, workers
+from jobs.use_cases.workers import Runtime
 from tests.integration.web.client import Client, services_of, serving
 from tests.servers import RedisServer
 from web.v1 import routes
 from web.waiting import MAX_WAITING
 
 
-def test_an_idempotency_key_asks_once(web: Client, store: Store) -> None:
+def test_an_idempotency_key_asks_once(web: Client, database: Database) -> None:
     def post(key: str, **body: Any) -> Any:
         headers = {"Idempotency-Key": key}
         return web.post("/v1/responses", json={"background": True, **body}, headers=headers)
@@ -27,11 +30,15 @@ def test_an_idempotency_key_asks_once(web: Client, store: Store) -> None:
     other = post("k", input="How?")
     assert (other.status_code, other.json["error"]["code"]) == (422, "idempotency_key_reused")
     assert post("", input="Why?").status_code == 400
-    assert len(store.page(limit=10)[0]) == 1
+    assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 1
 
 
 def test_an_accepted_request_is_found_again_whatever_has_changed(
-    web: Client, store: Store, database_url: str, redis_server: RedisServer, tokenizer_json: str
+    web: Client,
+    database: Database,
+    database_url: str,
+    redis_server: RedisServer,
+    tokenizer_json: str,
 ) -> None:
     """The same key gives the same job, although a new request would be refused by now."""
 
@@ -47,11 +54,15 @@ def test_an_accepted_request_is_found_again_whatever_has_changed(
         "stream": {"stream": True},
     }.items():
         assert post(web, key, **body).status_code in (200, 202)
-    ids = [job.id for job in store.page(limit=10, newest_first=False)[0]]
-    store.cancel(ids[1])
+    ids = [
+        job.id for job in queries.list_jobs(database, ANONYMOUS, limit=10, newest_first=False)[0]
+    ]
+    cancellation.cancel(database, ANONYMOUS, ids[1])
 
     # A worker with a model whose context holds no question, and a web whose queue is full.
-    store.register("worker-2", "localhost", 2, Runtime({"engine": "none"}, 32, tokenizer_json))
+    workers.register(
+        database, "worker-2", "localhost", 2, Runtime({"engine": "none"}, 32, tokenizer_json)
+    )
     with serving(database_url, redis_server.url, MAX_QUEUED="1") as other:
         assert post(other, "new").json["error"]["code"] == "context_length_exceeded"
         assert post(other, "background", background=True).json["id"] == ids[0]
@@ -62,9 +73,9 @@ def test_an_accepted_request_is_found_again_whatever_has_changed(
                 stack.enter_context(services_of(other).waiter.slot())
             reply = post(other, "wait")  # The job has ended: there is nothing to wait for.
             assert (reply.status_code, reply.json["id"]) == (200, ids[1])
-        store.cancel(ids[2])
+        cancellation.cancel(database, ANONYMOUS, ids[2])
         assert f'"id":"{ids[2]}"' in post(other, "stream", stream=True).text
-        assert len(store.page(limit=10)[0]) == 3
+        assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 3
         # A new version may refuse what an old one accepted: the digest is of the request as it was sent.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(

@@ -8,21 +8,22 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from jobs.models import Status
+from jobs.models import ANONYMOUS, Status
+from jobs.use_cases import outbox, queries
 from tests.integration.web.client import ask, services_of, serving
 from tests.servers import RedisServer
 
 
 def test_without_redis_questions_are_kept_for_later(database_url: str) -> None:
     with serving(database_url, "unix:///nowhere.sock") as web:
-        store = services_of(web).store
-        job = store.job(ask(web)["id"])
+        database = services_of(web).database
+        job = queries.get_job(database, ANONYMOUS, ask(web)["id"])
         assert (job.status, job.published_at) == (Status.QUEUED, None), "a sweep will publish it"
         # The database goes away right after the commit.
         with pytest.MonkeyPatch.context() as patch:
             away = OperationalError("", {}, Exception("away"))
-            patch.setattr(store, "unpublish", Mock(side_effect=away))
-            job = store.job(ask(web)["id"])
+            patch.setattr(outbox, "mark_unpublished", Mock(side_effect=away))
+            job = queries.get_job(database, ANONYMOUS, ask(web)["id"])
         assert job.status is Status.QUEUED, "the client got no error"
         reply = web.get("/readyz")
     assert (reply.status_code, reply.json["checks"]["redis"]) == (503, "unreachable")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from jobs.store import Store
+from jobs.database import Database
+from jobs.models import ANONYMOUS
+from jobs.use_cases import queries
 from tests.integration.web.client import Client, ask
 
 
-def test_the_form_keeps_what_was_typed(web: Client, store: Store) -> None:
+def test_the_form_keeps_what_was_typed(web: Client, database: Database) -> None:
     reply = web.post("/", data={"question": "  two\r\nlines <b>&"})
     assert reply.status_code == 303
-    [job] = store.page(limit=2)[0]
+    [job] = queries.list_jobs(database, ANONYMOUS, limit=2)[0]
     assert job.question == "  two\nlines <b>&"
     page = web.get(reply.headers["Location"]).text
     assert "lines &lt;b&gt;&amp;" in page

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from jobs.store import Output, Store
+from jobs.database import Database
+from jobs.models import ANONYMOUS
+from jobs.use_cases import cancellation, stages
+from jobs.use_cases.stages import Output
 from tests.conftest import WORKER
 from tests.integration.web.client import Client, ask, finish
 
 
-def test_a_finished_job_reads_as_a_response(web: Client, store: Store) -> None:
+def test_a_finished_job_reads_as_a_response(web: Client, database: Database) -> None:
     job_id = ask(web, rounds=2)["id"]
-    finish(store, job_id, stages=5)
+    finish(database, job_id, count=5)
     body = web.get(f"/v1/responses/{job_id}").json
     assert body["status"] == "completed"
     assert body["completed_at"] >= body["created_at"]
@@ -32,7 +35,7 @@ def test_a_finished_job_reads_as_a_response(web: Client, store: Store) -> None:
     }
 
 
-def test_an_unchanged_job_is_not_sent_again(web: Client, store: Store) -> None:
+def test_an_unchanged_job_is_not_sent_again(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     first = web.get(f"/v1/responses/{job_id}")
     tag = {"If-None-Match": first.headers["ETag"]}
@@ -40,34 +43,34 @@ def test_an_unchanged_job_is_not_sent_again(web: Client, store: Store) -> None:
     assert web.head(f"/v1/responses/{job_id}", headers=tag).status_code == 304
     other = web.get(f"/v1/responses/{job_id}", headers={"If-Match": '"other"'})
     assert (other.status_code, other.json["error"]["code"]) == (412, "precondition_failed")
-    store.cancel(job_id)
+    cancellation.cancel(database, ANONYMOUS, job_id)
     assert web.get(f"/v1/responses/{job_id}", headers=tag).status_code == 200
 
 
-def test_prefer_wait_holds_the_reply(web: Client, store: Store) -> None:
+def test_prefer_wait_holds_the_reply(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     reply = web.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=1"})
     assert (reply.status_code, reply.json["status"]) == (200, "queued")
-    store.cancel(job_id)
+    cancellation.cancel(database, ANONYMOUS, job_id)
     reply = web.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=60"})
     assert reply.json["status"] == "cancelled"
     assert "Retry-After" not in reply.headers
 
 
-def test_a_failed_job_says_why(web: Client, store: Store) -> None:
+def test_a_failed_job_says_why(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
-    claim = store.claim(job_id, 0, WORKER, job_timeout=60)
+    claim = stages.claim(database, job_id, 0, WORKER, job_timeout=60)
     assert claim is not None
-    store.fail(claim, "server_error", "the model gave no numbers")
+    stages.fail(database, claim, "server_error", "the model gave no numbers")
     body = web.get(f"/v1/responses/{job_id}").json
     assert body["status"] == "failed"
     assert body["error"] == {"code": "server_error", "message": "the model gave no numbers"}
     assert "the model gave no numbers" in web.get(f"/jobs/{job_id}").text
 
 
-def test_an_answer_cut_short_says_so(web: Client, store: Store) -> None:
+def test_an_answer_cut_short_says_so(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
-    finish(store, job_id, output=Output("A text.", [7], 20, 3, "length", 3, 0.0))
+    finish(database, job_id, output=Output("A text.", [7], 20, 3, "length", 3, 0.0))
     body = web.get(f"/v1/responses/{job_id}").json
     assert body["status"] == "incomplete"
     assert body["incomplete_details"] == {"reason": "max_output_tokens"}

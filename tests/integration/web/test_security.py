@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from jobs.store import Store
+from jobs.database import Database
+from jobs.models import ANONYMOUS
+from jobs.use_cases import queries
 from tests.integration.web.client import Client
 
 
-def test_other_sites_may_not_ask(web: Client, store: Store) -> None:
+def test_other_sites_may_not_ask(web: Client, database: Database) -> None:
     for headers in (
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
@@ -19,7 +21,7 @@ def test_other_sites_may_not_ask(web: Client, store: Store) -> None:
         assert web.get(path, headers={"Host": "evil.example"}).status_code == 400
     for host in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
         assert web.get("/", headers={"Host": host}).status_code == 200
-    assert store.page(limit=1) == ([], False)
+    assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
 
 
 def test_pages_bring_no_code_from_elsewhere(web: Client) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from jobs.store import Store
+from jobs.database import Database
+from jobs.models import ANONYMOUS
+from jobs.use_cases import cancellation, queries
 from tests.integration.web.client import Client, ask, services_of
 from web.waiting import MAX_WAITING
 
 
-def test_when_too_many_wait_one_more_is_sent_away(web: Client, store: Store) -> None:
+def test_when_too_many_wait_one_more_is_sent_away(web: Client, database: Database) -> None:
     services = services_of(web)
     job_id = ask(web)["id"]
     with ExitStack() as stack:
@@ -22,8 +24,8 @@ def test_when_too_many_wait_one_more_is_sent_away(web: Client, store: Store) -> 
         ):
             assert (reply.status_code, reply.json["error"]["code"]) == (503, "too_many_waiting")
         ask(web)
-    assert len(store.page(limit=10)[0]) == 2
-    store.cancel(job_id)
+    assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 2
+    cancellation.cancel(database, ANONYMOUS, job_id)
     for _ in range(3):  # streams give their place back
         assert web.get(f"/v1/responses/{job_id}?stream=true").text
     with ExitStack() as stack:
@@ -31,9 +33,11 @@ def test_when_too_many_wait_one_more_is_sent_away(web: Client, store: Store) -> 
             stack.enter_context(services.waiter.slot())
 
 
-def test_a_server_that_stops_leaves_the_job_to_be_polled(web: Client, store: Store) -> None:
+def test_a_server_that_stops_leaves_the_job_to_be_polled(web: Client, database: Database) -> None:
     services = services_of(web)
     services.waiter.stopping = lambda: True
     reply = web.post("/v1/responses", json={"input": "Why?"})
     assert (reply.status_code, reply.json["status"]) == (202, "queued")
-    assert reply.headers["Location"].endswith(store.page(limit=1)[0][0].id)
+    assert reply.headers["Location"].endswith(
+        queries.list_jobs(database, ANONYMOUS, limit=1)[0][0].id
+    )

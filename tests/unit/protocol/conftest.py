@@ -9,32 +9,34 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import migrations
+from jobs.database import Database
 from jobs.protocol.tokens import TokenCounter
-from jobs.store import Runtime, Store
+from jobs.use_cases import workers
+from jobs.use_cases.workers import Runtime
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store on SQLite."""
-    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
-    migrations.migrate(store.engine)
-    yield store
-    store.close()
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An empty database on SQLite."""
+    database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    migrations.migrate(database.engine)
+    yield database
+    database.close()
 
 
 @pytest.fixture
-def serve(store: Store) -> Callable[[int], None]:
+def serve(database: Database) -> Callable[[int], None]:
     """Registers a worker whose context has this many tokens, and for which each word is a token."""
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 
     def serve(context: int) -> None:
         runtime = Runtime({"engine": "none"}, context, tokenizer.to_str())
-        store.register(f"worker-{context}", "localhost", 1, runtime)
+        workers.register(database, f"worker-{context}", "localhost", 1, runtime)
 
     return serve
 
 
 @pytest.fixture
-def counter(store: Store) -> TokenCounter:
-    return TokenCounter(store)
+def counter(database: Database) -> TokenCounter:
+    return TokenCounter(database)

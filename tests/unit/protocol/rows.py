@@ -1,4 +1,4 @@
-"""Jobs and attempts in memory, as the store reads them."""
+"""Jobs and attempts in memory, as the database reads them."""
 
 from __future__ import annotations
 

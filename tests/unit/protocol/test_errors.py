@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import DataError, OperationalError
 
-from jobs.errors import UserError
+from jobs.errors import IdempotencyError, JobNotFoundError, QueueFullError, UserError
 from jobs.protocol.errors import (
     ConflictError,
     ErrorKind,
@@ -17,7 +17,6 @@ from jobs.protocol.errors import (
     UnavailableError,
     translate,
 )
-from jobs.store import IdempotencyError, JobNotFoundError, QueueFullError
 
 
 def test_an_error_has_openais_shape() -> None:

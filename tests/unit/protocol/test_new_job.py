@@ -6,7 +6,7 @@ from jobs.pipeline import DEFAULT_SYSTEM, MAX_SEED, Sampling
 from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
-from jobs.store import NewJob
+from jobs.use_cases.submission import NewJob
 
 
 def test_what_a_request_leaves_open_is_the_model_cards(counter: TokenCounter) -> None:

@@ -1,0 +1,171 @@
+"""Statements on jobs: as their owners see them, and the conditions that others share."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, selectinload
+
+from jobs.column_types import UTCDateTime, utcnow, utcnow_once
+from jobs.errors import JobNotFoundError
+from jobs.models import OPEN, Attempt, Job, Status
+
+# The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
+# does not know the value of a parameter when it plans.
+IS_QUEUED = Job.status == sa.literal_column("'queued'")
+IS_IN_PROGRESS = Job.status == sa.literal_column("'in_progress'")
+IS_OPEN = Job.status.in_([sa.literal_column("'queued'"), sa.literal_column("'in_progress'")])
+IS_LEASED = Job.worker_id.is_not(None)
+
+#: The same as `IS_OPEN`, for statements that are built once: SQLAlchemy expands an ``IN`` at each execution.
+IS_OPEN_EXPANDED = sa.or_(*(Job.status == status for status in OPEN))
+
+
+class JobVersion(NamedTuple):
+    """Columns of which at least one changes with every change of a job's stages or status."""
+
+    status: Status
+    run: int
+    stage_index: int
+    lease_token: int
+
+
+#: Parameters: ``job``, ``owner``.
+_VERSION = sa.select(Job.status, Job.run, Job.stage_index, Job.lease_token).where(
+    Job.id == sa.bindparam("job"), Job.owner == sa.bindparam("owner")
+)
+
+
+def check_id(job_id: str) -> None:
+    """Check that a text can be a job's id. Not every text can be a parameter of a statement.
+
+    Raises:
+        JobNotFoundError: it cannot.
+    """
+    if not re.fullmatch(r"resp_[0-9a-z]{1,32}", job_id):
+        raise JobNotFoundError(job_id)
+
+
+def get(session: Session, owner: str, job_id: str) -> Job:
+    """Return an owner's job, with its attempts and the workers that ran them.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
+    check_id(job_id)
+    job = session.get(
+        Job, job_id, options=[selectinload(Job.attempts).selectinload(Attempt.worker)]
+    )
+    if job is None or job.owner != owner:
+        raise JobNotFoundError(job_id)
+    return job
+
+
+def get_version(connection: sa.Connection, owner: str, job_id: str) -> JobVersion:
+    """Return the version of an owner's job: one look at its row.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
+    check_id(job_id)
+    row = connection.execute(_VERSION, {"job": job_id, "owner": owner}).one_or_none()
+    if row is None:
+        raise JobNotFoundError(job_id)
+    return JobVersion(*row)
+
+
+def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:
+    """Return the job that an owner's idempotency key belongs to, with its attempts."""
+    return session.scalar(
+        sa.select(Job)
+        .where(Job.owner == owner, Job.idempotency_key == key)
+        .options(selectinload(Job.attempts))
+    )
+
+
+def list_page(
+    session: Session,
+    owner: str,
+    *,
+    limit: int,
+    after: str | None,
+    newest_first: bool,
+    with_attempts: bool,
+) -> list[Job]:
+    """Return up to ``limit`` jobs of an owner, by age.
+
+    Raises:
+        JobNotFoundError: the owner has no job with the id ``after``.
+    """
+    order = ((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id))
+    query = sa.select(Job).where(Job.owner == owner).order_by(*order).limit(limit)
+    if with_attempts:
+        query = query.options(selectinload(Job.attempts))
+    if after is not None:
+        check_id(after)
+        last = session.get(Job, after)
+        if last is None or last.owner != owner:
+            raise JobNotFoundError(after)
+        key = sa.tuple_(Job.created_at, Job.id)
+        cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
+        query = query.where(key < cursor if newest_first else key > cursor)
+    return list(session.scalars(query))
+
+
+def count_queued(connection: sa.Connection) -> int:
+    """Count the jobs of all owners that wait for their first stage."""
+    return connection.scalar(sa.select(sa.func.count()).where(IS_QUEUED)) or 0
+
+
+def cancel(connection: sa.Connection, owner: str, job_id: str) -> None:
+    """End an owner's job as cancelled, unless it has ended."""
+    connection.execute(
+        sa.update(Job)
+        .where(Job.id == job_id, Job.owner == owner, Job.status.in_(OPEN))
+        .values(status=Status.CANCELLED, finished_at=utcnow())
+    )
+
+
+def any_match(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> bool:
+    """Return whether any job meets any of some conditions: one look at an index each."""
+    exists = (sa.exists().where(condition) for condition in conditions)
+    return bool(connection.scalar(sa.select(sa.or_(*exists))))
+
+
+def select_unlocked(condition: sa.ColumnElement[bool]) -> sa.Select[str]:
+    """Select the ids of jobs; in PostgreSQL lock them, and skip those that another sweep has locked."""
+    return sa.select(Job.id).where(condition).with_for_update(skip_locked=True)
+
+
+def fail(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], code: str, message: str
+) -> list[str]:
+    """End jobs as failed, whoever holds their leases; return their ids."""
+    return list(
+        connection.scalars(
+            sa.update(Job)
+            .where(Job.id.in_(select_unlocked(condition)))
+            .values(
+                status=Status.FAILED,
+                finished_at=utcnow(),
+                error_code=code,
+                error_message=message,
+            )
+            .returning(Job.id)
+        )
+    )
+
+
+def delete_ended(connection: sa.Connection, seconds: float, *, limit: int) -> int:
+    """Delete up to ``limit`` jobs that ended more than ``seconds`` ago, the oldest first.
+
+    A job whose attempt is still running stays for now.
+
+    Returns:
+        how many were deleted.
+    """
+    condition = sa.and_(Job.finished_at < utcnow_once(-seconds), Job.worker_id.is_(None))
+    oldest = select_unlocked(condition).order_by(Job.finished_at).limit(limit)
+    return connection.execute(sa.delete(Job).where(Job.id.in_(oldest))).rowcount

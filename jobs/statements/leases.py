@@ -1,0 +1,264 @@
+"""Statements on the leases of jobs.
+
+A lease is the right to run the current stage of a job. It is on the job's row: ``worker_id`` and
+``lease_expires_at`` are set while it is held, and ``lease_token`` counts the claims (a fencing token).
+Each statement is one conditional UPDATE, so that exactly one of several concurrent ones succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.column_types import utcnow
+from jobs.models import Job, Status, Worker
+from jobs.statements import attempts
+from jobs.statements.jobs import IS_LEASED, IS_OPEN_EXPANDED, select_unlocked
+from jobs.timing import LEASE
+
+#: The number of lost attempts at one stage that ends its job as failed.
+MAX_LOST = 3
+#: The number of lost attempts after which a stage runs exclusively: with no other stage beside it on its
+#: worker. So only a stage that itself brings workers down reaches `MAX_LOST`, and not its neighbours.
+EXCLUSIVE_AFTER = MAX_LOST - 1
+
+#: The condition of leases that ran out.
+EXPIRED = sa.and_(IS_LEASED, Job.lease_expires_at < utcnow())
+
+#: The model of ``worker``.
+_MODEL = sa.select(Worker.model).where(Worker.id == sa.bindparam("worker")).scalar_subquery()
+
+#: Parameters: ``job``, ``stage``, ``worker``, ``exclusive``; ``lease`` and ``timeout`` in seconds.
+_CLAIM = (
+    sa.update(Job)
+    .where(
+        Job.id == sa.bindparam("job"),
+        Job.stage_index == sa.bindparam("stage"),
+        IS_OPEN_EXPANDED,
+        Job.lease_expires_at.is_(None),
+        sa.or_(Job.model.is_(None), Job.model == _MODEL),
+        sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
+        sa.or_(
+            sa.bindparam("exclusive", type_=sa.Boolean),
+            attempts.COUNT_LOST.scalar_subquery() < EXCLUSIVE_AFTER,
+        ),
+    )
+    .values(
+        status=Status.IN_PROGRESS,
+        lease_token=Job.lease_token + 1,
+        lease_expires_at=utcnow(sa.bindparam("lease", type_=sa.Float)),
+        worker_id=sa.bindparam("worker"),
+        model=sa.func.coalesce(Job.model, _MODEL),
+        started_at=sa.func.coalesce(Job.started_at, utcnow()),
+        deadline_at=sa.func.coalesce(
+            Job.deadline_at, utcnow(sa.bindparam("timeout", type_=sa.Float))
+        ),
+    )
+    .returning(
+        Job.lease_token,
+        Job.run,
+        Job.rounds,
+        Job.system,
+        Job.question,
+        Job.temperature,
+        Job.top_k,
+        Job.top_p,
+        Job.max_output_tokens,
+        Job.seed,
+        Job.ready_at,
+        Job.deadline_at,
+        utcnow().label("now"),
+    )
+)
+
+#: Returns the lease ``token`` of a ``job`` that has not ended. Further parameters: new columns.
+RELEASE = (
+    sa.update(Job)
+    .where(
+        Job.id == sa.bindparam("job"),
+        Job.lease_token == sa.bindparam("token"),
+        IS_LEASED,
+        IS_OPEN_EXPANDED,
+    )
+    .values(lease_expires_at=None, worker_id=None, ready_at=utcnow())
+)
+#: The same, and makes the next stage ready.
+ADVANCE = RELEASE.values(
+    status=Status.IN_PROGRESS, stage_index=Job.stage_index + 1, published_at=utcnow()
+)
+#: The same as `RELEASE`, and ends the job. ``status`` is a parameter.
+END = RELEASE.values(finished_at=utcnow())
+#: The same after the last stage.
+COMPLETE = END.values(stage_index=Job.stage_index + 1)
+
+#: Returns the lease ``token`` of a ``job`` that has ended.
+_RELEASE_ENDED = (
+    sa.update(Job)
+    .where(
+        Job.id == sa.bindparam("job"),
+        Job.lease_token == sa.bindparam("token"),
+        IS_LEASED,
+        Job.finished_at.is_not(None),
+    )
+    .values(lease_expires_at=None, worker_id=None)
+    .returning(Job.status, Job.error_message)
+)
+
+
+def claim(
+    connection: sa.Connection,
+    job_id: str,
+    stage_index: int,
+    worker_id: str,
+    *,
+    job_timeout: float,
+    exclusive: bool,
+) -> sa.Row[*tuple[Any, ...]] | None:
+    """Take the lease on a job's stage, if the stage is ready and the worker has the run's model.
+
+    The first claim of a run sets its model; the first claim of a job sets its deadline.
+
+    Args:
+        connection: in a transaction that writes.
+        job_id: of any job.
+        stage_index: of the stage.
+        worker_id: of the worker that will run it.
+        job_timeout: seconds from the first claim to the deadline.
+        exclusive: whether the worker runs nothing else meanwhile. If it does, stages that lost
+            `EXCLUSIVE_AFTER` attempts are not claimed.
+
+    Returns:
+        what is needed to run the stage; None if there is nothing to claim.
+    """
+    return connection.execute(
+        _CLAIM,
+        {
+            "job": job_id,
+            "stage": stage_index,
+            "worker": worker_id,
+            "lease": LEASE,
+            "timeout": job_timeout,
+            "exclusive": exclusive,
+        },
+    ).one_or_none()
+
+
+def give_back(
+    connection: sa.Connection,
+    statement: sa.Update,
+    job_id: str,
+    lease_token: int,
+    values: Mapping[str, object],
+) -> bool:
+    """Return a lease, and change the job with it.
+
+    Args:
+        connection: in a transaction that writes.
+        statement: `RELEASE`, `ADVANCE`, `END` or `COMPLETE`.
+        job_id: of the job.
+        lease_token: of the lease.
+        values: further columns of the job.
+
+    Returns:
+        False if the job has ended or the lease is held no more: then nothing is changed.
+    """
+    parameters = {"job": job_id, "token": lease_token, **values}
+    return bool(connection.execute(statement, parameters).rowcount)
+
+
+def give_back_ended(
+    connection: sa.Connection, job_id: str, lease_token: int
+) -> sa.Row[Status, str | None] | None:
+    """Return the lease of a job that has ended, if it is still held.
+
+    Returns:
+        the job's status and error message; None if nothing was changed.
+    """
+    parameters = {"job": job_id, "token": lease_token}
+    return connection.execute(_RELEASE_ENDED, parameters).one_or_none()
+
+
+def extend(connection: sa.Connection, worker_id: str, leases: Collection[tuple[str, int]]) -> None:
+    """Extend leases of a worker, given as (job id, lease token)."""
+    connection.execute(
+        sa.update(Job)
+        .where(Job.worker_id == worker_id, sa.tuple_(Job.id, Job.lease_token).in_(list(leases)))
+        .values(lease_expires_at=utcnow(LEASE))
+    )
+
+
+def held_by(connection: sa.Connection, worker_id: str) -> set[tuple[str, int]]:
+    """Return the leases that a worker holds on jobs that have not ended, as (job id, lease token)."""
+    rows = connection.execute(
+        sa.select(Job.id, Job.lease_token, Job.finished_at).where(Job.worker_id == worker_id)
+    )
+    return {(row.id, row.lease_token) for row in rows if row.finished_at is None}
+
+
+def take_back_expired(connection: sa.Connection) -> list[sa.Row[str, int, int]]:
+    """Take back the expired leases of jobs that have not ended, and make their stages ready again.
+
+    Returns:
+        id, stage index and lease token of each job.
+    """
+    condition = sa.and_(EXPIRED, Job.finished_at.is_(None))
+    return list(
+        connection.execute(
+            sa.update(Job)
+            .where(Job.id.in_(select_unlocked(condition)))
+            .values(lease_expires_at=None, worker_id=None, ready_at=utcnow(), published_at=None)
+            .returning(Job.id, Job.stage_index, Job.lease_token)
+        )
+    )
+
+
+def take_back_expired_of_ended(
+    connection: sa.Connection,
+) -> list[sa.Row[str, int, Status]]:
+    """Take back the expired leases of jobs that have ended.
+
+    Returns:
+        id, lease token and status of each job.
+    """
+    condition = sa.and_(EXPIRED, Job.finished_at.is_not(None))
+    return list(
+        connection.execute(
+            sa.update(Job)
+            .where(Job.id.in_(select_unlocked(condition)))
+            .values(lease_expires_at=None, worker_id=None)
+            .returning(Job.id, Job.lease_token, Job.status)
+        )
+    )
+
+
+def restart(
+    connection: sa.Connection, job: sa.Row[*tuple[Any, ...]], restarts: list[dict[str, Any]]
+) -> bool:
+    """Begin a job's next run at its first stage, unless the job was claimed, restarted or ended.
+
+    Args:
+        connection: in a transaction that writes.
+        job: ``id``, ``run`` and ``lease_token``, as they were read.
+        restarts: the job's, with the new one.
+    """
+    result = connection.execute(
+        sa.update(Job)
+        .where(
+            Job.id == job.id,
+            Job.run == job.run,
+            Job.lease_token == job.lease_token,
+            Job.worker_id.is_(None),
+            Job.finished_at.is_(None),
+        )
+        .values(
+            run=Job.run + 1,
+            restarts=restarts,
+            model=None,
+            stage_index=0,
+            ready_at=utcnow(),
+            published_at=None,
+        )
+    )
+    return bool(result.rowcount)

@@ -1,0 +1,55 @@
+"""The outbox: stages that are ready and have no message in Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jobs.database import Database
+from jobs.statements import outbox
+from jobs.statements.outbox import UnpublishedJob
+
+__all__ = ["UnpublishedJob", "mark_unpublished", "put_back", "take_unpublished"]
+
+
+def mark_unpublished(database: Database, job_id: str, stage_index: int) -> None:
+    """Note that a stage has no message: a sweep publishes it."""
+    with database.write() as connection:
+        outbox.mark_unpublished(connection, [(job_id, stage_index)])
+
+
+def take_unpublished(
+    database: Database, *, queue_empty: bool, model: str, limit: int = 100
+) -> list[UnpublishedJob]:
+    """Take jobs out of the outbox, to publish them.
+
+    These are the jobs that were never published, or were released or taken back; that have begun and do
+    not continue, although such jobs go first; that were overtaken by a question that came later; and
+    those that nobody claimed although Redis has no messages, or for so long that nobody can tell why. A
+    duplicate message does no harm.
+
+    They count as published from now on, so that only one of several sweeps takes each.
+
+    Args:
+        database: of the jobs.
+        queue_empty: whether Redis has no messages of questions.
+        model: of the jobs to take, besides those without a model. Workers publish only what they can
+            run: messages for a model that no worker has would pile up.
+        limit: the maximum number of jobs.
+
+    Returns:
+        the jobs, in the order in which to publish them.
+    """
+    with (
+        database.read() as connection
+    ):  # As a rule there is nothing to do, which should lock nothing.
+        ids = outbox.find(connection, queue_empty=queue_empty, model=model, limit=limit)
+    if not ids:
+        return []
+    with database.write() as connection:
+        return outbox.take(connection, ids)
+
+
+def put_back(database: Database, jobs: Sequence[UnpublishedJob]) -> None:
+    """Put jobs back that were taken and could not be published."""
+    with database.write() as connection:
+        outbox.mark_unpublished(connection, [(job.job_id, job.stage_index) for job in jobs])

@@ -1,0 +1,64 @@
+"""Reading an owner's jobs. The jobs of other owners are not found."""
+
+from __future__ import annotations
+
+from jobs.database import Database
+from jobs.models import Job
+from jobs.statements import jobs
+from jobs.statements.jobs import JobVersion
+
+__all__ = ["JobVersion", "get_job", "get_version", "list_jobs"]
+
+
+def get_job(database: Database, owner: str, job_id: str) -> Job:
+    """Return a job with all its attempts and the workers that ran them.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
+    with database.read_session() as session:
+        return jobs.get(session, owner, job_id)
+
+
+def get_version(database: Database, owner: str, job_id: str) -> JobVersion:
+    """Return a job's version: as long as it is the same, so are the job's stages and status.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
+    with database.read() as connection:
+        return jobs.get_version(connection, owner, job_id)
+
+
+def list_jobs(
+    database: Database,
+    owner: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    newest_first: bool = True,
+    with_attempts: bool = False,
+) -> tuple[list[Job], bool]:
+    """Return a page of jobs by age, and whether more follow.
+
+    Args:
+        database: of the jobs.
+        owner: of the jobs.
+        limit: the maximum number of jobs.
+        after: the id of the last job of the page before.
+        newest_first: the order.
+        with_attempts: whether to load the attempts.
+
+    Raises:
+        JobNotFoundError: the owner has no job with the id ``after``.
+    """
+    with database.read_session() as session:
+        page = jobs.list_page(
+            session,
+            owner,
+            limit=limit + 1,
+            after=after,
+            newest_first=newest_first,
+            with_attempts=with_attempts,
+        )
+    return page[:limit], len(page) > limit

@@ -1,0 +1,75 @@
+"""Restarting jobs whose model no worker has any more: one job, one model."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from jobs.column_types import utcnow, utcnow_once
+from jobs.database import Database
+from jobs.models import Job
+from jobs.statements import leases, workers
+from jobs.statements.jobs import IS_IN_PROGRESS
+
+#: The maximum number of jobs that one call restarts.
+LIMIT = 1000
+
+
+def restart_jobs(database: Database, timeout: float) -> list[str]:
+    """Restart the jobs whose model no worker has had lately, if a worker with another model is ready.
+
+    A job keeps its seed, its deadline and its attempts. Its next run gets the model of the worker that
+    claims its first stage.
+
+    Args:
+        database: of the jobs.
+        timeout: seconds that a stage waits for a worker with the job's model.
+
+    Returns:
+        the jobs' ids.
+    """
+    with (
+        database.read() as connection
+    ):  # As a rule there is nothing to do, which should lock nothing.
+        gone = _gone_models(connection, timeout)
+    if not gone:
+        return []
+    reason = f"no worker with the model of the run before was ready for {timeout:g} seconds"
+    columns = (Job.id, Job.lease_token, Job.run, Job.model, Job.restarts, utcnow().label("now"))
+    waiting = sa.select(*columns).where(_waiting(timeout), Job.model.in_(gone)).limit(LIMIT)
+    restarted = []
+    with database.write() as connection:
+        for job in connection.execute(waiting).all():
+            now: dt.datetime = job.now
+            entry = {
+                "run": job.run + 1,
+                "at": now.isoformat(),
+                "model": job.model,
+                "reason": reason,
+            }
+            if leases.restart(connection, job, [*job.restarts, entry]):
+                restarted.append(job.id)
+    return restarted
+
+
+def _waiting(timeout: float) -> sa.ColumnElement[bool]:
+    """Return the condition of jobs that have begun and whose next stage nobody claimed for so long."""
+    return sa.and_(
+        IS_IN_PROGRESS,
+        Job.worker_id.is_(None),
+        Job.model.is_not(None),
+        Job.ready_at < utcnow_once(-timeout),
+    )
+
+
+def _gone_models(connection: sa.Connection, timeout: float) -> list[str]:
+    """Return the models that jobs wait for and no worker has had lately; none if no worker is ready."""
+    waiting = set(connection.scalars(sa.select(Job.model).where(_waiting(timeout)).distinct()))
+    if not waiting:
+        return []
+    ready = workers.ready_models(connection)
+    if not ready:
+        return []
+    present = ready | workers.models_seen_within(connection, timeout)
+    return sorted(model for model in waiting if model is not None and model not in present)

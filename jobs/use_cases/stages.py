@@ -1,0 +1,234 @@
+"""Running stages: a worker claims a stage, and then records, fails or releases it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs import pipeline
+from jobs.database import Database
+from jobs.models import AttemptStatus, Status
+from jobs.pipeline import Sampling, Stage
+from jobs.statements import attempts, leases
+
+#: The reason of a job that failed because it took too long.
+DEADLINE_EXCEEDED = "the job exceeded its time limit (HELIXQ_JOB_TIMEOUT)"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one stage of one job, until the lease expires."""
+
+    job_id: str
+    attempt_id: int
+    lease_token: int
+    stage: Stage
+    last: bool
+    prompt: str
+    sampling: Sampling
+    #: The database's time at the claim.
+    started_at: dt.datetime
+    #: Seconds from then to the job's deadline.
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a stage generated."""
+
+    text: str
+    #: Characters of each streamed piece of ``text``, in order; they add up to its length.
+    delta_lengths: list[int]
+    #: None if the generation raised an error.
+    prompt_tokens: int | None
+    output_tokens: int | None
+    #: ``stop``, ``length``, ``cancelled``, ``deadline`` or ``error``.
+    finish_reason: str
+    #: The limit that applied.
+    max_output_tokens: int
+    #: Seconds from the claim to the first token, by the worker's monotonic clock.
+    first_token_after: float | None
+
+
+def claim(
+    database: Database,
+    job_id: str,
+    stage_index: int,
+    worker_id: str,
+    *,
+    job_timeout: float,
+    exclusive: bool = False,
+) -> Claim | None:
+    """Claim a stage: take its lease, and begin an attempt with its exact prompt.
+
+    A duplicate or outdated message finds nothing to claim, and neither does a worker whose model is not
+    that of the job's run. The first claim of a run sets its model.
+
+    Args:
+        database: of the jobs.
+        job_id: of the job.
+        stage_index: of the stage.
+        worker_id: of the worker that will run it.
+        job_timeout: seconds that the job may take from its first claim on.
+        exclusive: whether the worker runs nothing else meanwhile (`needs_exclusive_worker`).
+    """
+    with database.write() as connection:
+        job = leases.claim(
+            connection,
+            job_id,
+            stage_index,
+            worker_id,
+            job_timeout=job_timeout,
+            exclusive=exclusive,
+        )
+        if job is None:
+            return None
+        # Before the first lease of all there are no attempts.
+        earlier = attempts.of_job(connection, job_id) if job.lease_token > 1 else []
+        outputs = [
+            a.output or ""
+            for a in earlier
+            if a.run == job.run and a.status is AttemptStatus.FINISHED
+        ]
+        stages = pipeline.stages(job.rounds)
+        stage = stages[stage_index]
+        sampling = Sampling(
+            temperature=job.temperature,
+            top_k=job.top_k,
+            top_p=job.top_p,
+            max_output_tokens=job.max_output_tokens,
+            seed=pipeline.stage_seed(job.seed, stage_index),
+        )
+        prompt = pipeline.prompt(stage, job.system, job.question, outputs)
+        attempt_id = attempts.add(
+            connection,
+            job_id=job_id,
+            stage_index=stage_index,
+            role=stage.role,
+            round=stage.round,
+            run=job.run,
+            number=1 + sum(a.stage_index == stage_index for a in earlier),
+            lease_token=job.lease_token,
+            worker_id=worker_id,
+            status=AttemptStatus.RUNNING,
+            prompt=prompt,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            max_output_tokens=sampling.max_output_tokens,
+            seed=sampling.seed,
+            queued_at=job.ready_at,
+            started_at=job.now,
+        )
+        return Claim(
+            job_id=job_id,
+            attempt_id=attempt_id,
+            lease_token=job.lease_token,
+            stage=stage,
+            last=stage_index == len(stages) - 1,
+            prompt=prompt,
+            sampling=sampling,
+            started_at=job.now,
+            seconds_left=(job.deadline_at - job.now).total_seconds(),
+        )
+
+
+def needs_exclusive_worker(database: Database, job_id: str, stage_index: int) -> bool:
+    """Return whether a stage has lost so many attempts that it must run with no other beside it."""
+    with database.read() as connection:
+        return attempts.count_lost(connection, job_id, stage_index) >= leases.EXCLUSIVE_AFTER
+
+
+def record(database: Database, claim: Claim, output: Output) -> bool:
+    """Record a stage's output, and make the next stage ready or end the job.
+
+    Returns:
+        False if the job has ended or the lease is lost: then nothing is recorded.
+    """
+    statement, job = leases.ADVANCE, {}
+    if claim.last:
+        cut = output.finish_reason == "length"
+        statement = leases.COMPLETE
+        job = {"status": Status.INCOMPLETE if cut else Status.COMPLETED}
+    columns = _columns(claim, output)
+    return _end(database, claim, statement, job, AttemptStatus.FINISHED, columns)
+
+
+def fail(
+    database: Database, claim: Claim, code: str, message: str, output: Output | None = None
+) -> bool:
+    """End a job whose stage failed, with the reason and the text so far.
+
+    Returns:
+        False if the job has ended or the lease is lost: then nothing is recorded.
+    """
+    job = {"status": Status.FAILED, "error_code": code, "error_message": message}
+    columns = {"error": message, **(_columns(claim, output) if output else {})}
+    return _end(database, claim, leases.END, job, AttemptStatus.FAILED, columns)
+
+
+def release(database: Database, claim: Claim, reason: str) -> bool:
+    """Give a claimed stage back, so that another worker can run it. A sweep publishes it.
+
+    Returns:
+        False if the job has ended or the lease is lost: then nothing is changed.
+    """
+    job = {"published_at": None}
+    return _end(database, claim, leases.RELEASE, job, AttemptStatus.RELEASED, {"error": reason})
+
+
+def keep_partial(database: Database, claim: Claim, output: Output | None) -> None:
+    """End the attempt of a job that ended meanwhile, with the text so far.
+
+    The job was cancelled, or is long past its deadline. Nothing is changed if the attempt has ended
+    because its worker was taken for dead.
+    """
+    with database.write() as connection:
+        job = leases.give_back_ended(connection, claim.job_id, claim.lease_token)
+        if job is not None:
+            columns = _columns(claim, output) if output else {}
+            attempts.end_after_job(
+                connection,
+                claim.job_id,
+                claim.lease_token,
+                job.status,
+                error=job.error_message,
+                **columns,
+            )
+
+
+def _end(
+    database: Database,
+    claim: Claim,
+    statement: sa.Update,
+    job: Mapping[str, object],
+    status: AttemptStatus,
+    attempt: Mapping[str, object],
+) -> bool:
+    """Give the lease back and end the attempt, both with new values."""
+    with database.write() as connection:
+        if not leases.give_back(connection, statement, claim.job_id, claim.lease_token, job):
+            return False
+        attempts.end(connection, claim.job_id, claim.lease_token, status, **attempt)
+    return True
+
+
+def _columns(claim: Claim, output: Output) -> dict[str, Any]:
+    """Return an output as columns of its attempt."""
+    first_token_at = None
+    if output.first_token_after is not None:
+        # The start is the database's time; what came after, the worker's monotonic clock measured.
+        first_token_at = claim.started_at + dt.timedelta(seconds=output.first_token_after)
+    return {
+        "output": output.text,
+        "delta_lengths": output.delta_lengths,
+        "prompt_tokens": output.prompt_tokens,
+        "output_tokens": output.output_tokens,
+        "finish_reason": output.finish_reason,
+        "max_output_tokens": output.max_output_tokens,
+        "first_token_at": first_token_at,
+    }

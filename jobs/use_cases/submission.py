@@ -1,0 +1,122 @@
+"""Accepting jobs."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.database import Database
+from jobs.errors import IdempotencyError, QueueFullError
+from jobs.models import Job
+from jobs.pipeline import Sampling
+from jobs.statements import jobs
+from jobs.transient import retry_on_conflict
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A question, and how to answer it."""
+
+    question: str
+    system: str
+    sampling: Sampling
+    rounds: int
+    priority: int
+    background: bool
+    metadata: dict[str, str]
+    #: The client's, and the SHA-256 of the request that came with it.
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+
+def new_id() -> str:
+    """Return a new job id: 48 bits of time, so that ids sort by age, and 80 random bits."""
+    return f"resp_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+@retry_on_conflict
+def submit(database: Database, owner: str, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
+    """Accept a job. Once this returns, the job is durable and counts as published.
+
+    The look for the idempotency key, the limit of the queue and the new row are one unit of work.
+
+    Args:
+        database: of the jobs.
+        owner: of the job.
+        new: the job.
+        max_queued: the maximum number of queued jobs of all owners.
+
+    Returns:
+        the job, and whether it is new. It is not if its idempotency key was used for the same request
+        before: then it is the job of that request, as it is now.
+
+    Raises:
+        QueueFullError: there are ``max_queued`` queued jobs.
+        IdempotencyError: the key was used for a different request.
+    """
+    try:
+        with database.write_session() as session:
+            if existing := _find_existing(session, owner, new.idempotency_key, new.request_digest):
+                return existing, False
+            if jobs.count_queued(session.connection()) >= max_queued:
+                raise QueueFullError
+            job = _job(owner, new)
+            session.add(job)
+        return job, True
+    except sa.exc.IntegrityError:
+        # PostgreSQL: another transaction committed the same key after this one had looked for it.
+        if existing := find_by_idempotency_key(
+            database, owner, new.idempotency_key, new.request_digest
+        ):
+            return existing, False
+        raise
+
+
+def find_by_idempotency_key(
+    database: Database, owner: str, key: str | None, request_digest: str | None
+) -> Job | None:
+    """Return the job that an earlier request of the owner with this key created.
+
+    Raises:
+        IdempotencyError: the key was used for a different request.
+    """
+    if key is None:
+        return None
+    with database.read_session() as session:
+        return _find_existing(session, owner, key, request_digest)
+
+
+def _find_existing(
+    session: Session, owner: str, key: str | None, request_digest: str | None
+) -> Job | None:
+    if key is None:
+        return None
+    job = jobs.find_by_idempotency_key(session, owner, key)
+    if job is not None and job.request_digest != request_digest:
+        raise IdempotencyError
+    return job
+
+
+def _job(owner: str, new: NewJob) -> Job:
+    return Job(
+        id=new_id(),
+        owner=owner,
+        question=new.question,
+        system=new.system,
+        temperature=new.sampling.temperature,
+        top_k=new.sampling.top_k,
+        top_p=new.sampling.top_p,
+        max_output_tokens=new.sampling.max_output_tokens,
+        seed=new.sampling.seed,
+        rounds=new.rounds,
+        priority=new.priority,
+        background=new.background,
+        metadata_=new.metadata,
+        idempotency_key=new.idempotency_key,
+        request_digest=new.request_digest,
+        attempts=[],
+    )

@@ -1,0 +1,90 @@
+"""The sweep: it takes expired leases back, and ends the jobs that must end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from jobs import pipeline
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.models import AttemptStatus, Job
+from jobs.statements import attempts, jobs, leases
+from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED, IS_QUEUED
+from jobs.use_cases.stages import DEADLINE_EXCEEDED
+
+#: Seconds after its deadline after which a job ends even if a worker holds its lease.
+DEADLINE_GRACE = 30.0
+#: The reason of an attempt that was lost.
+WORKER_LOST = "the worker that ran this attempt stopped responding"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The ids of the jobs that a sweep changed."""
+
+    #: Taken back from workers that stopped responding.
+    taken_back: list[str]
+    #: Ended as failed: too many workers were lost, or the deadline has passed.
+    failed: list[str]
+    #: Had ended before; their attempts ended now.
+    attempts_ended: list[str]
+
+
+def any_unfinished(database: Database) -> bool:
+    """Return whether any job has not ended, or any attempt: only then a sweep can find anything."""
+    with database.read() as connection:
+        return jobs.any_match(connection, IS_QUEUED, IS_IN_PROGRESS, IS_LEASED)
+
+
+def sweep(database: Database) -> SweepResult:
+    """Take back the stages of workers that stopped responding, and end the jobs that must end.
+
+    The ends of attempts and jobs are one unit of work.
+    """
+    overdue = _overdue()
+    with (
+        database.read() as connection
+    ):  # As a rule there is nothing to do, which should lock nothing.
+        if not jobs.any_match(connection, leases.EXPIRED, overdue):
+            return SweepResult([], [], [])
+    with database.write() as connection:
+        attempts_ended = _end_attempts_of_ended(connection)
+        taken_back, failed = _take_back(connection)
+        # Running attempts of these end later, as those of cancelled jobs do.
+        failed += jobs.fail(connection, overdue, "deadline_exceeded", DEADLINE_EXCEEDED)
+    return SweepResult(taken_back, failed, attempts_ended)
+
+
+def _overdue() -> sa.ColumnElement[bool]:
+    return sa.and_(
+        IS_IN_PROGRESS,
+        sa.or_(
+            sa.and_(Job.worker_id.is_(None), Job.deadline_at < utcnow()),
+            # The worker that holds the lease should have ended the job by now.
+            Job.deadline_at < utcnow(-DEADLINE_GRACE),
+        ),
+    )
+
+
+def _end_attempts_of_ended(connection: sa.Connection) -> list[str]:
+    """End the lost attempts of jobs that have ended; return the jobs' ids."""
+    ended = leases.take_back_expired_of_ended(connection)
+    for job_id, token, status in ended:
+        attempts.end_after_job(connection, job_id, token, status, error=WORKER_LOST)
+    return [row.id for row in ended]
+
+
+def _take_back(connection: sa.Connection) -> tuple[list[str], list[str]]:
+    """Take expired leases back; return the jobs' ids, and those of jobs that fail because of it."""
+    lost = leases.take_back_expired(connection)
+    failed = []
+    for job_id, stage_index, token in lost:
+        attempts.end(connection, job_id, token, AttemptStatus.LOST, error=WORKER_LOST)
+        count = attempts.count_lost(connection, job_id, stage_index)
+        if count >= leases.MAX_LOST:
+            role = pipeline.stages(pipeline.MAX_ROUNDS)[stage_index].role
+            message = f"{count} workers were lost while they ran stage {stage_index} ({role})"
+            failed += jobs.fail(connection, Job.id == job_id, "worker_lost", message)
+    return [row.id for row in lost], failed

@@ -1,0 +1,144 @@
+"""Workers register, send heartbeats and stop; others ask which there are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.database import Database
+from jobs.models import Worker, WorkerState
+from jobs.statements import leases, workers
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a worker serves. It is stored with everything that the worker did."""
+
+    description: dict[str, Any]
+    context: int
+    #: The text of ``tokenizer.json``.
+    tokenizer: str
+
+    @cached_property
+    def model(self) -> str:
+        """SHA-256 over what a job's texts depend on: workers with the same one share jobs.
+
+        That is the contents of base and adapters, dtype and quantization, how text becomes tokens, and the
+        engine, since each samples in its own way. Names and hosts change no text. Devices and
+        software versions may round differently, and the context only says where a text is cut,
+        which its attempt records: workers that differ in these alone share jobs.
+        """
+        description = self.description
+        adapters = description.get("adapters", {})
+        identity = {
+            "base": description.get("base", {}).get("digest"),
+            "adapters": {role: adapter.get("digest") for role, adapter in adapters.items()},
+            "dtype": description.get("dtype"),
+            "quantization": description.get("quantization"),
+            "split_special_tokens": description.get("split_special_tokens", False),
+            "engine": description.get("engine"),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the newest worker serves."""
+
+    context: int
+    tokenizer_digest: str
+    #: Whether special tokens in a prompt are text; ``tokenizer.json`` does not say it.
+    split_special_tokens: bool
+
+
+def register(database: Database, worker_id: str, host: str, pid: int, runtime: Runtime) -> None:
+    """Register a worker that is loading, what it will serve, and its tokenizer."""
+    digest = hashlib.sha256(runtime.tokenizer.encode()).hexdigest()
+    try:
+        with database.write() as connection:
+            workers.add_tokenizer(connection, digest, zlib.compress(runtime.tokenizer.encode()))
+    except sa.exc.IntegrityError:
+        pass  # PostgreSQL: another worker registered the same tokenizer at the same time.
+    with database.write() as connection:
+        workers.add(
+            connection,
+            id=worker_id,
+            host=host,
+            pid=pid,
+            runtime=runtime.description,
+            model=runtime.model,
+            context=runtime.context,
+            tokenizer_digest=digest,
+        )
+
+
+def set_state(database: Database, worker_id: str, state: WorkerState) -> None:
+    """Set a worker's state."""
+    with database.write() as connection:
+        workers.set_state(connection, worker_id, state)
+
+
+def heartbeat(database: Database, worker_id: str, running: Collection[tuple[str, int]]) -> bool:
+    """Note that a worker is alive, and extend its leases on the stages that it is running.
+
+    Args:
+        database: of the jobs.
+        worker_id: of the worker.
+        running: (job id, lease token) of the stages that its threads are running. A lease that no
+            thread knows of expires, as after a claim whose reply was lost.
+
+    Returns:
+        False if the worker was not seen for so long that its row was deleted: it can claim nothing.
+    """
+    with database.write() as connection:
+        known = workers.set_seen(connection, worker_id)
+        if running:
+            leases.extend(connection, worker_id, running)
+        return known
+
+
+def held_leases(database: Database, worker_id: str) -> set[tuple[str, int]]:
+    """Return (job id, lease token) of the stages that a worker should continue. It must stop all others."""
+    with database.read() as connection:
+        return leases.held_by(connection, worker_id)
+
+
+def list_ready(database: Database) -> list[Worker]:
+    """Return the workers that are ready and alive."""
+    with database.read_session() as session:
+        return workers.list_ready(session)
+
+
+def any_loading(database: Database) -> bool:
+    """Return whether a worker is loading its model."""
+    with database.read() as connection:
+        return workers.any_loading(connection)
+
+
+def find_by_process(database: Database, host: str, pid: int) -> Worker | None:
+    """Return the worker that a process registered, or None if it has not yet."""
+    with database.read_session() as session:
+        return workers.find_by_process(session, host, pid)
+
+
+def get_serving(database: Database) -> Serving | None:
+    """Return what the newest worker serves, or None if no worker was ever started."""
+    with database.read() as connection:
+        row = workers.newest(connection)
+    if row is None:
+        return None
+    split = row.runtime.get("split_special_tokens", False)
+    return Serving(row.context, row.tokenizer_digest, split)
+
+
+def get_tokenizer(database: Database, digest: str) -> str:
+    """Return the text of a registered ``tokenizer.json``."""
+    with database.read() as connection:
+        return zlib.decompress(workers.get_tokenizer(connection, digest)).decode()
