@@ -12,6 +12,17 @@ from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.request import UNIONS, CreateResponse
 from jobs.protocol.served_models import check_model
 
+#: What a parameter should be, for each of pydantic's errors about types.
+_TYPES = {
+    "bool_type": "a boolean",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "int_type": "an integer",
+    "list_type": "an array",
+    "model_type": "an object",
+    "string_type": "a string",
+}
+
 
 def validate(data: dict[str, Any]) -> CreateResponse:
     """Check the parameters of a request.
@@ -82,6 +93,9 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
     path = [
         part for before, part in zip(previous, error["loc"], strict=False) if before not in UNIONS
     ]
+    what = "value for"
+    if path[-1] == "[key]" and len(path) > 2:
+        path, what = path[:-2], "key in"
     param = ".".join(str(part) for part in path)
     kind = error["type"]
     match kind:
@@ -96,17 +110,16 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
             items = "messages" if path[-1] == "input" else "parts"
             message = f"Invalid type for `{param}`: expected a string or an array of {items}."
             code = "invalid_type"
-        case "model_type":
-            message, code = f"Invalid type for `{param}`: expected an object.", "invalid_type"
         case "too_long":
             maximum = error["ctx"]["max_length"]
             message = f"Invalid value for `{param}`: it has more than {maximum} entries."
             code = "invalid_value"
         case "string_unicode":
             return _not_unicode(param)
+        case _ if kind in _TYPES:
+            message, code = f"Invalid type for `{param}`: expected {_TYPES[kind]}.", "invalid_type"
         case _:
-            invalid_type = kind.endswith("_type")
-            what, code = ("type", "invalid_type") if invalid_type else ("value", "invalid_value")
-            reason = error["msg"][0].lower() + error["msg"][1:]
-            message = f"Invalid {what} for `{param}`: {reason}."
+            # "Input should be less than 3", "String should have at most 5 characters"
+            reason = "must " + error["msg"].partition(" should ")[2]
+            message, code = f"Invalid {what} `{param}`: {reason}.", "invalid_value"
     return InvalidRequestError(message, code=code, param=param)

@@ -61,6 +61,18 @@ def test_all_parameters_are_accepted() -> None:
             "input.0.odd",
             "unknown_parameter",
         ),
+        (
+            {
+                "input": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "input_text", "text": "x", "annotations": 1}],
+                    }
+                ]
+            },
+            "input.0.content.0.annotations",
+            "invalid_type",
+        ),
         ({"input": "x", "temprature": 1}, "temprature", "unknown_parameter"),
         ({"input": "x", "temperature": "hot"}, "temperature", "invalid_type"),
         ({"input": "x", "temperature": True}, "temperature", "invalid_type"),
@@ -78,6 +90,8 @@ def test_all_parameters_are_accepted() -> None:
         ({"input": "x", "instructions": 1}, "instructions", "invalid_type"),
         ({"input": "x", "metadata": []}, "metadata", "invalid_type"),
         ({"input": "x", "metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+        ({"input": "x", "metadata": {"a": "x" * 513}}, "metadata.a", "invalid_value"),
+        ({"input": "x", "metadata": {"a" * 65: "x"}}, "metadata", "invalid_value"),
         ({"input": "x", "metadata": {"a": "\0"}}, "metadata", "invalid_value"),
         ({"input": "x", "metadata": {"\0": "a"}}, "metadata", "invalid_value"),
         ({"input": "x", "metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value"),
@@ -97,6 +111,7 @@ def test_a_wrong_parameter_is_named(data: dict[str, Any], param: str | None, cod
     assert (param or "the body") in error.message
     assert "Message" not in error.message, "our classes are not the client's"
     assert "Input" not in error.message, "nor are pydantic's words"
+    assert "must ." not in error.message
 
 
 def test_another_model_is_not_found() -> None:
@@ -116,7 +131,15 @@ def test_another_model_is_not_found() -> None:
         ),
         (
             {"input": "x", "temperature": 2.1},
-            "Invalid value for `temperature`: input should be less than or equal to 2.",
+            "Invalid value for `temperature`: must be less than or equal to 2.",
+        ),
+        (
+            {"input": "x", "top_k": 1.5},
+            "Invalid type for `top_k`: expected an integer.",
+        ),
+        (
+            {"input": "x", "metadata": {"a" * 65: ""}},
+            "Invalid key in `metadata`: must have at most 64 characters.",
         ),
         (
             {"input": "x", "metadata": {str(n): "" for n in range(17)}},
