@@ -264,3 +264,29 @@ def test_a_mixture_whose_experts_changed_is_refused(kind: str, tmp_path: Path) -
     with pytest.raises(LoraError, match=r"experts.0.\S+ differs, but it belongs to an expert of a"):
         extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", target=Target(rank=1))
     assert not (tmp_path / "out").exists()
+
+
+def configure(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_what_configs_differ_in_is_said(base: Path, tmp_path: Path) -> None:
+    """An adapter holds none of it."""
+    tune(build("mistral")).save_pretrained(tmp_path / "tuned")
+    configure(tmp_path / "tuned", attention_multiplier=2.0, attention_dropout=0.5, eos_token_id=3)
+    report = extract(base, tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))
+    assert report.warnings == [
+        f"attention_multiplier is 2.0 in {tmp_path / 'tuned'} and None in {base}, which no adapter mends"
+    ]
+
+
+@pytest.mark.parametrize("changes", [{"num_attention_heads": 0}, {"vocab_size": "96"}])
+def test_an_impossible_config_is_one_sentence(
+    base: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    shutil.copytree(base, tmp_path / "tuned")
+    for folder in (base, tmp_path / "tuned"):
+        configure(folder, **changes)
+    with pytest.raises(LoraError, match=r"config.json (describes no|is no config that)"):
+        extract(base, tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))

@@ -105,6 +105,8 @@ def states(base: Path, adapter: Path, merged: Path) -> tuple[dict[str, Any], dic
         ("mistral", {"target_modules": ["lm_head", "q_proj"]}),
         ("mistral", {"target_modules": ["lm_head", "embed_tokens"]}),
         ("mistral", {"target_modules": ATTENTION, "modules_to_save": ["lm_head", "embed_tokens"]}),
+        ("mistral", {"target_modules": ATTENTION, "modules_to_save": ["mlp"]}),
+        ("mistral", {"target_modules": ATTENTION, "init_lora_weights": "Gaussian"}),
         ("mistral", {"target_modules": ATTENTION, "trainable_token_indices": [5, 7]}),
         ("qwen", {"target_modules": ATTENTION, "bias": "all"}),
         ("qwen", {"target_modules": ATTENTION, "bias": "lora_only", "lora_bias": False}),
@@ -173,6 +175,16 @@ def poison(folder: Path) -> None:
             lambda f: configure(f, use_something_new=True),
             "does not know its option use_something_new=True",
         ),
+        (
+            lambda f: configure(f, task_type="NONE"),
+            "is no config that PEFT takes .Invalid task type",
+        ),
+        (
+            lambda f: configure(f, target_modules="(q"),
+            "has '.q' in target_modules, which is no reg",
+        ),
+        (lambda f: configure(f, rank_pattern=[2]), r"has rank_pattern=\[2\], which is no object"),
+        (lambda f: configure(f, peft_type="LOHA"), r"cannot be merged: it is no LoRA but .* LOHA$"),
         (poison, r"adapter_model.safetensors: \S+lora_B.weight has NaN or infinite values"),
     ],
 )
@@ -192,6 +204,17 @@ def test_an_adapter_without_tensors_is_not_described(bases: Path, tmp_path: Path
     edit(adapter, dict.clear)
     with pytest.raises(LoraError, match="has no tensors"):
         inspect(adapter)
+
+
+def test_what_peft_cannot_merge_is_one_sentence(bases: Path, tmp_path: Path) -> None:
+    """A bias of B where the layer has none."""
+    adapter = adapt(
+        bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION, lora_bias=True
+    )
+    with pytest.raises(
+        LoraError, match=r"PEFT cannot merge it in .*because the base layer has no bias"
+    ):
+        merge(bases / "mistral", adapter, tmp_path / "merged")
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])

@@ -30,6 +30,8 @@ _INFIX = re.compile(r"\b(base_layer|original_module|token_adapter)\.")
 _MERGES = ("use_dora", "lora_bias", "fan_in_fan_out", "trainable_token_indices", "bias")
 #: Only a trained token's way back, which no merge takes.
 _ORIGINALS = "trainable_tokens_original"
+#: Where PEFT keeps what takes a module's place.
+_SAVED = "modules_to_save.default"
 
 
 class Applied:
@@ -64,6 +66,10 @@ class Applied:
         }
         for name in parameters:
             self._check_shape(base, name, tuple(parameters[name].shape))
+            if len(within := self._wrapped(name)) > 1:
+                raise LoraError(
+                    f"{adapter.folder} cannot be merged: it replaces {within[0]} and adds to {within[1]} in it"
+                )
         self._last: tuple[str, dict[str, Tensor]] = ("", {})
         #: Names of the base's tensors that the adapter holds whole.
         self.replaced = {
@@ -72,7 +78,7 @@ class Applied:
 
     def changes(self, name: str) -> bool:
         """Return whether a tensor of the base, by the model's name, is another with the adapter."""
-        return name in self.replaced or name.rpartition(".")[0] in self.modules
+        return name in self.replaced or bool(self._wrapped(name))
 
     def get(self, name: str) -> Tensor:
         """Return a tensor that `changes`, merged: float32.
@@ -80,12 +86,18 @@ class Applied:
         Raises:
             LoraError: a tensor cannot be read, or has NaN or infinite values.
         """
-        module, _, attribute = name.rpartition(".")
-        if module not in self.modules:
+        if not (within := self._wrapped(name)):
             return self._adapter.tensors.get_finite(self._sources[PREFIX + name])
+        module = within[0]
         if self._last[0] != module:
             self._last = (module, self._merge(module))
-        return self._last[1][attribute]
+        return self._last[1][name.removeprefix(f"{module}.")]
+
+    def _wrapped(self, name: str) -> list[str]:
+        """Return the modules around a tensor that PEFT has wrapped, the outermost first."""
+        parts = name.split(".")
+        outer = (".".join(parts[:i]) for i in range(1, len(parts)))
+        return [module for module in outer if module in self.modules]
 
     def _merge(self, name: str) -> dict[str, Tensor]:
         """Read a wrapped module's tensors and let PEFT merge it."""
@@ -101,27 +113,35 @@ class Applied:
                 value = self._weights.tensors.get_finite(f"{name}.{_INFIX.sub('', path)}")
             state[path] = value
         module.load_state_dict(state)
-        with torch.no_grad():
-            if hasattr(module, "unload_and_optionally_merge_module"):
-                merged = module.unload_and_optionally_merge_module(
-                    merge=True, safe_merge=False, adapter_names=None
-                )
-            else:
-                module.merge()
-                merged = module.get_base_layer()
+        try:
+            with torch.no_grad():
+                if hasattr(module, "unload_and_optionally_merge_module"):
+                    merged = module.unload_and_optionally_merge_module(
+                        merge=True, safe_merge=False, adapter_names=None
+                    )
+                else:
+                    module.merge()
+                    merged = module.get_base_layer()
+        except Exception as error:  # whatever PEFT has against it
+            raise LoraError(
+                f"{self._adapter.folder} cannot be merged: PEFT cannot merge it in {name} ({_first(error)})"
+            ) from error
         return {key: value.detach() for key, value in merged.state_dict().items()}
 
     def _whole(self, name: str) -> str | None:
         """Return the adapter's tensor that takes a tensor's place before anything is added."""
-        module, _, attribute = name.rpartition(".")
-        paths = (attribute, f"base_layer.{attribute}", f"modules_to_save.default.{attribute}")
-        found = (self._sources.get(f"{PREFIX}{module}.{path}") for path in paths)
+        parts = name.split(".")
+        paths = [name]
+        for i in range(1, len(parts)):
+            module, attribute = ".".join(parts[:i]), ".".join(parts[i:])
+            paths += (f"{module}.{part}.{attribute}" for part in ("base_layer", _SAVED))
+        found = (self._sources.get(PREFIX + path) for path in paths)
         return next((key for key in found if key is not None), None)
 
     def _check_shape(self, base: Path, name: str, shape: tuple[int, ...]) -> None:
         """Make sure that a tensor that an adapter changes has the shape that the config says."""
         entry = self._weights.tensors.entries.get(name)
-        if name.rpartition(".")[0] not in self.modules:
+        if not self._wrapped(name):
             return
         if entry is None:
             raise LoraError(f"{base} has no {name}, which {self._adapter.folder} changes")
@@ -138,6 +158,8 @@ def _inject(base: Path, model: Any, adapter: Adapter) -> Any:
     reasons = unmergeable(
         {key: value for key, value in adapter.config.items() if key not in _MERGES}, []
     )
+    if adapter.config.get("peft_type") != "LORA":
+        unknown = set()  # another method's options are no news
     reasons += [
         f"PEFT {peft.__version__} does not know its option {option}={adapter.config[option]!r}"
         for option in sorted(unknown)
@@ -147,17 +169,26 @@ def _inject(base: Path, model: Any, adapter: Adapter) -> Any:
         raise LoraError(f"{adapter.folder} cannot be merged: {'; '.join(reasons)}")
     known: dict[str, Any] = {k: v for k, v in adapter.config.items() if k not in unknown}
     # What its factors begin with is not asked: they are read.
-    config = LoraConfig(**{**known, "init_lora_weights": False, "inference_mode": True})
+    try:
+        config = LoraConfig(**{**known, "init_lora_weights": False, "inference_mode": True})
+    except Exception as error:  # whatever PEFT has against it
+        raise LoraError(
+            f"{adapter.folder / CONFIG} is no config that PEFT takes ({_first(error)})"
+        ) from error
     try:
         with torch.device("meta"), warnings.catch_warnings():
             # About ties and transposed layers: both are looked at here.
             warnings.simplefilter("ignore")
             return PeftModel(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+    except Exception as error:  # whatever PEFT has against it
         raise LoraError(
-            f"{adapter.folder} is for another base: PEFT cannot put it on {base} ({lines[0]})"
+            f"{adapter.folder} is for another base: PEFT cannot put it on {base} ({_first(error)})"
         ) from error
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
 
 
 def _sources(base: Path, injected: Any, adapter: Adapter) -> dict[str, str]:

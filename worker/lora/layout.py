@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ _MUST_AGREE = (
     "num_experts_per_tok",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
+)
+
+
+#: Other parts say nothing about what a model computes of a text.
+_MAY_DIFFER = re.compile(
+    r"^_|_token_id$|drop(out)?$|_pdrop$|dtype$|^output_|^(id2label|label2id|problem_type|architectures|auto_map"
+    r"|initializer_range|max_position_embeddings|pretraining_tp|return_dict|router_aux_loss_coef"
+    r"|transformers_version|transformers_weights|use_cache)$"
 )
 
 
@@ -84,7 +93,9 @@ def skeleton(folder: Path) -> Any:
             return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers has no types there
                 _config(folder), trust_remote_code=False
             )
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except LoraError:
+        raise
+    except Exception as error:  # a bad value may make transformers raise anything
         raise LoraError(
             f"{folder / 'config.json'} describes no causal language model that transformers knows"
         ) from error
@@ -212,12 +223,11 @@ def compare(base: Path, tuned: Path, *, ignore_tokenizer: bool = False) -> list[
                 f"{base / 'tokenizer.json'} (for example {odd!r}), so an adapter would see other "
                 "tokens; --ignore-tokenizer if that is meant"
             )
-    if ours.get("sliding_window") != theirs.get("sliding_window"):
-        return [
-            f"sliding_window is {theirs.get('sliding_window')} in {tuned} and "
-            f"{ours.get('sliding_window')} in {base}: long texts differ, which no adapter mends"
-        ]
-    return []
+    return [
+        f"{key} is {theirs.get(key)} in {tuned} and {ours.get(key)} in {base}, which no adapter mends"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and not _MAY_DIFFER.search(key)
+    ]
 
 
 def _config(folder: Path) -> Any:
@@ -226,7 +236,7 @@ def _config(folder: Path) -> Any:
     read_json(file)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a bad value may make transformers raise anything
         raise LoraError(f"{file} is no config that transformers knows") from error
 
 
