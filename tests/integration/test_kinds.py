@@ -19,6 +19,7 @@ import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig, LoraGAConfig, VeloraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -48,6 +49,15 @@ def lora(**options: Any) -> Any:
     return LoraConfig(**{"r": 4, "target_modules": targets, **TASK, **options})
 
 
+def cut_ranks(config: Any) -> None:
+    """Let an AdaLoRA of rank 6 keep four directions, as its training does."""
+    config.rank_pattern = {
+        f"model.layers.{layer}.self_attn.{name}.lora_E": [i % 3 > 0 for i in range(6)]
+        for layer in range(2)
+        for name in ("q_proj", "v_proj")
+    }
+
+
 @dataclass(frozen=True)
 class Kind:
     config: Callable[[], Any]
@@ -55,6 +65,8 @@ class Kind:
     batched: bool = False
     #: How it is saved.
     saving: Any = None
+    #: What its training does to its config.
+    training: Callable[[Any], object] = lambda _: None
 
 
 KINDS = {
@@ -68,6 +80,30 @@ KINDS = {
     "layers_to_transform": Kind(lambda: lora(layers_to_transform=[1]), batched=True),
     "patterns": Kind(
         lambda: lora(rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 3}), batched=True
+    ),
+    "patterns as expressions": Kind(
+        lambda: lora(
+            rank_pattern={r"layers\.0\..*q_proj": 3, ".*v_proj": 5},
+            alpha_pattern={r"^model\.layers\.1.*": 7},
+        ),
+        batched=True,
+    ),
+    "gaussian, in another case": Kind(lambda: lora(init_lora_weights="Gaussian"), batched=True),
+    "a classifier's task": Kind(lambda: lora(task_type="SEQ_CLS")),
+    "velora": Kind(lambda: lora(velora_config=VeloraConfig())),
+    "kasa": Kind(lambda: lora(kasa_config=KasaConfig())),
+    "lora-ga": Kind(lambda: lora(init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig())),
+    "bd-lora": Kind(
+        lambda: lora(
+            use_bdlora=BdLoraConfig(
+                nblocks=2,
+                target_modules_bd_a=["down_proj"],
+                target_modules_bd_b=["q_proj", "v_proj"],
+            )
+        )
+    ),
+    "a module of several layers": Kind(
+        lambda: lora(target_modules=["q_proj"], modules_to_save=["mlp"])
     ),
     "pissa": Kind(lambda: lora(init_lora_weights="pissa")),
     "olora": Kind(lambda: lora(init_lora_weights="olora")),
@@ -98,6 +134,9 @@ KINDS = {
     ),
     "whole embeddings": Kind(lora, saving={"save_embedding_layers": True}),
     "ADALORA": Kind(lambda: peft.AdaLoraConfig(total_step=10, **ATTENTION)),
+    "ADALORA, cut": Kind(
+        lambda: peft.AdaLoraConfig(init_r=6, total_step=10, **ATTENTION), training=cut_ranks
+    ),
     "BOFT": Kind(lambda: peft.BOFTConfig(boft_block_size=4, **ATTENTION)),
     "C3A": Kind(lambda: peft.C3AConfig(block_size=8, **ATTENTION)),
     "DELORA": Kind(lambda: peft.DeloraConfig(**ATTENTION)),
@@ -115,6 +154,11 @@ KINDS = {
     "SHIRA": Kind(lambda: peft.ShiraConfig(r=2, **ATTENTION)),
     "TRAINABLE_TOKENS": Kind(lambda: peft.TrainableTokensConfig(token_indices=[5, 6], **TASK)),
     "VBLORA": Kind(lambda: peft.VBLoRAConfig(num_vectors=8, vector_length=4, **ATTENTION)),
+    "VBLORA, top k": Kind(
+        lambda: peft.VBLoRAConfig(
+            num_vectors=8, vector_length=4, save_only_topk_weights=True, **ATTENTION
+        )
+    ),
     "VERA": Kind(lambda: peft.VeraConfig(r=8, target_modules=["q_proj"], **TASK)),
     "WAVEFT": Kind(lambda: peft.WaveFTConfig(n_frequency=20, **ATTENTION)),
 }
@@ -142,6 +186,7 @@ def save(folder: Path, role: Role, kind: Kind, seed: int) -> None:
                 weight = model.get_input_embeddings().weight
                 weight += 0.3 * torch.randn_like(weight)
         model.peft_config["default"].base_model_name_or_path = str(folder / "base")
+        kind.training(model.peft_config["default"])
         model.save_pretrained(str(folder / role), **(kind.saving or {}))
 
 
@@ -218,6 +263,100 @@ def test_a_role_has_pefts_text_and_the_others_keep_theirs(
     save(folder, Role.CRITIC, kind, seed=7)
     wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
     assert served(folder, tokenizer, batched=kind.batched) == wanted
+
+
+@pytest.mark.parametrize("tied", [False], indirect=True)
+@pytest.mark.parametrize("name", ["plain", "pissa", "bias all", "embeddings"])
+def test_a_pytorch_without_lazy_clones_will_do(
+    name: str,
+    plain: Path,
+    texts: dict[Role, str],
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(roles, "_CLONE", None)
+    monkeypatch.setattr(roles, "_ADDRESS", None)
+    folder = beside(plain, tmp_path)
+    save(folder, Role.CRITIC, KINDS[name], seed=7)
+    wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
+    assert served(folder, tokenizer, batched=KINDS[name].batched) == wanted
+
+
+def rename(weights: dict[str, Any], name: str) -> dict[str, Any]:
+    """Name tensors as a whole model's state has them, with the adapter's name."""
+    return {
+        re.sub(r"(lora_[AB])\.weight", rf"\1.{name}.weight", key): weight
+        for key, weight in weights.items()
+    }
+
+
+def without(weights: dict[str, Any], end: str) -> dict[str, Any]:
+    """Leave out the first tensor whose name ends so."""
+    lost = next(key for key in weights if key.endswith(end))
+    return {key: weight for key, weight in weights.items() if key != lost}
+
+
+@pytest.mark.parametrize("tied", [False], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("plain", lambda w: rename(w, "default"), "has one part too many, default, which looks"),
+        # By chance the name that the adapter has here: PEFT alone would find no place for it.
+        ("plain", lambda w: rename(w, "critic"), "has one part too many, critic, which looks"),
+        ("bias all", lambda w: without(w, "k_proj.bias"), "it has no base_model.model.model."),
+        ("SHIRA", lambda w: without(w, "shira_indices"), "shira_indices, which the base needs"),
+        (
+            "plain",
+            lambda w: {k: t[:0] if "_A" in k else t[:, :0].contiguous() for k, t in w.items()},
+            "has rank 0, so its factors are empty",
+        ),
+    ],
+)
+def test_a_file_that_peft_would_fill_up_is_refused(
+    name: str,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    says: str,
+    plain: Path,
+    tmp_path: Path,
+) -> None:
+    folder = beside(plain, tmp_path)
+    save(folder, Role.CRITIC, KINDS[name], seed=7)
+    file = folder / Role.CRITIC / "adapter_model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError) as caught:
+        loading.load(find(folder))
+    sentence = str(caught.value)
+    assert sentence.startswith(f"The critic adapter {folder / 'critic'} cannot be loaded")
+    assert says in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rank_pattern": {"(": 4}}, "has '(' in rank_pattern, which is no regular expression"),
+        ({"alpha_pattern": {"*q": 4}}, "has '*q' in alpha_pattern, which is no regular"),
+        ({"target_modules": "(q"}, "has '(q' in target_modules, which is no regular"),
+        ({"rank_pattern": [1]}, "has rank_pattern=[1], which is no object"),
+        ({"alpha_pattern": None}, "has alpha_pattern=None, which is no object"),
+        ({"peft_type": ["LORA"]}, "has peft_type=['LORA'], which is no name of a method"),
+        ({"lora_alpha": float("nan")}, "has the lora_alpha nan for"),
+        ({"r": "4"}, "has rank 4, but adapter_config.json says '4'"),
+        ({"layers_pattern": ["("], "layers_to_transform": [0, 1]}, "missing ), unterminated"),
+    ],
+)
+def test_a_config_with_an_impossible_value_is_one_sentence(
+    changes: dict[str, Any], says: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = beside(checkpoint, tmp_path)
+    shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
+    file = folder / Role.CRITIC / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(CheckpointError) as caught:
+        loading.load(find(folder))
+    sentence = str(caught.value)
+    assert sentence.startswith(f"The critic adapter {folder / 'critic'} cannot be loaded")
+    assert says in sentence
 
 
 def test_every_method_that_is_served_is_tried() -> None:

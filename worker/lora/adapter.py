@@ -122,6 +122,7 @@ def open_adapter(folder: Path) -> Adapter:
     if not (folder / CONFIG).is_file():
         raise LoraError(f"there is no {CONFIG} in {folder}; give a folder with an adapter")
     config = read_json(folder / CONFIG)
+    _check_options(folder, config)
     if (folder / WEIGHTS).is_file():
         tensors = Tensors([folder / WEIGHTS])
     elif (folder / PICKLE).is_file():
@@ -138,6 +139,8 @@ def open_adapter(folder: Path) -> Adapter:
         elif "lora_" not in name:
             replaced[name.removeprefix(PREFIX)] = name
     factors = {}
+    if config.get("use_bdlora"):
+        sides.clear()  # blocks of factors, which are no B and A
     for module, pair in sorted(sides.items(), key=lambda item: _natural(item[0])):
         if len(pair) < 2:
             raise LoraError(
@@ -183,8 +186,8 @@ def unservable(config: Mapping[str, Any]) -> str:
         )
     if kind not in SERVED:
         return (
-            f"it is of the type {kind}, and served are {', '.join(sorted(SERVED))}; give a LoRA, or merge "
-            "it into a base of its own"
+            f"it is of the type {kind}, and served are {', '.join(sorted(SERVED))}; give a LoRA: "
+            "`helixq lora extract` makes one of base and merged model"
         )
     for option, reason in _UNSERVABLE.items():
         if config.get(option):
@@ -209,6 +212,8 @@ def unmergeable(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     if config.get("bias", "none") != "none":
         reasons.append(f"it has trained biases (bias={config['bias']!r})")
     start = config.get("init_lora_weights", True)
+    if str(start).lower() == "gaussian":  # PEFT takes it in any case
+        start = "gaussian"
     if start not in _PLAIN_STARTS:
         reasons.append(f"its initialisation ({start}) changes the base's weights")
     odd = [key for key in keys if "lora_" in key and not _FACTOR.fullmatch(key)]
@@ -238,6 +243,39 @@ def read_pickle(file: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def _check_options(folder: Path, config: Mapping[str, Any]) -> None:
+    """Make sure of the options that are read here before PEFT looks at them, and of expressions.
+
+    Raises:
+        LoraError: one has a value that PEFT could not use.
+    """
+    kind = config.get("peft_type")
+    if kind is not None and not isinstance(kind, str):
+        raise LoraError(f"{folder}: {CONFIG} has peft_type={kind!r}, which is no name of a method")
+    expressions = []
+    for option in ("rank_pattern", "alpha_pattern"):
+        if option not in config or (config[option] is None and kind != "LORA"):
+            continue
+        if not isinstance(config[option], dict):
+            raise LoraError(
+                f"{folder}: {CONFIG} has {option}={config[option]!r}, which is no object of names and "
+                "numbers"
+            )
+        expressions += [(option, key) for key in config[option]]
+    for option in ("target_modules", "exclude_modules", "layers_pattern"):
+        value = config.get(option)
+        if isinstance(value, str):
+            expressions.append((option, value))
+    for option, expression in expressions:
+        try:
+            re.compile(expression)
+        except re.error as error:
+            raise LoraError(
+                f"{folder}: {CONFIG} has {expression!r} in {option}, which is no regular expression "
+                f"({error})"
+            ) from error
+
+
 def _factors(
     folder: Path, config: Mapping[str, Any], module: str, pair: dict[str, str], tensors: Tensors
 ) -> Factors:
@@ -248,12 +286,16 @@ def _factors(
             "of B and A of a linear layer"
         )
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    if a[0] == 0:
+        raise LoraError(f"{folder}: {module} has rank 0, so its factors are empty")
     rank = ranks.get(get_pattern_key(list(ranks), module), config.get("r"))
     if rank != a[0]:
-        raise LoraError(f"{folder}: {module} has rank {a[0]}, but {CONFIG} says {rank}")
+        raise LoraError(f"{folder}: {module} has rank {a[0]}, but {CONFIG} says {rank!r}")
     alpha = alphas.get(get_pattern_key(list(alphas), module), config.get("lora_alpha"))
-    if not isinstance(alpha, int | float):
-        raise LoraError(f"{folder}: {CONFIG} has no lora_alpha for {module}")
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise LoraError(
+            f"{folder}: {CONFIG} has the lora_alpha {alpha!r} for {module}, which is no finite number"
+        )
     scaling = alpha / (math.sqrt(a[0]) if config.get("use_rslora") else a[0])
     return Factors(pair["A"], pair["B"], (b[0], a[1]), a[0], alpha, scaling)
 

@@ -211,7 +211,7 @@ def read_json(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text())
     except OSError as error:
         raise LoraError(f"{file} cannot be read ({_reason(error)})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LoraError(f"{file} is no JSON ({error})") from error
     if not isinstance(found, dict):
         raise LoraError(f"{file} holds no JSON object")
