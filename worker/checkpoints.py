@@ -6,6 +6,7 @@ import logging
 import pickle
 import platform
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -27,6 +27,7 @@ from transformers import (
 from jobs.pipeline import Role
 from jobs.settings import Settings
 from worker.digests import FILES, PICKLES, Digest, Digests
+from worker.engine import probe
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,12 @@ def find(settings: Settings, digests: Digests | None = None) -> Checkpoints:
         dtype = DTYPES[settings.dtype]
     digests = digests or Digests.of_settings(settings)
     base = _checkpoint(settings.base_model, "HELIXQ_BASE_MODEL", "config.json", digests)
+    if (base.path / "adapter_config.json").is_file():
+        # transformers would load the base that this file names, and put the adapter on it.
+        raise CheckpointError(
+            f"HELIXQ_BASE_MODEL: {base.path} has an adapter_config.json, so it is an adapter or has one "
+            "beside the model; give a folder with a model alone"
+        )
     adapters = {
         role: _checkpoint(
             settings.adapters[role], f"HELIXQ_ADAPTERS ({role})", "adapter_config.json", digests
@@ -160,6 +167,10 @@ def find(settings: Settings, digests: Digests | None = None) -> Checkpoints:
             f"The tokenizer of the base model {base.name} has {len(tokenizer)} tokens, but the "
             f"model knows {sizes.vocab_size}; the folder mixes two models"
         )
+    if not tokenizer.encode("question", add_special_tokens=False):
+        raise CheckpointError(
+            f"The tokenizer of the base model {base.name} has no vocabulary; fetch its tokenizer.json"
+        )
     longest = getattr(sizes, "max_position_embeddings", settings.max_context)
     if longest is None:
         raise CheckpointError(
@@ -171,6 +182,12 @@ def find(settings: Settings, digests: Digests | None = None) -> Checkpoints:
             f"HELIXQ_MAX_CONTEXT={settings.max_context}, but the base model {base.name} takes "
             f"{longest} tokens at most"
         )
+    context = settings.max_context or int(longest)
+    if context < probe.LENGTH:
+        raise CheckpointError(
+            f"A context of {context} tokens has no room for a question; set HELIXQ_MAX_CONTEXT, or give "
+            "a base that takes more"
+        )
     return Checkpoints(
         base=base,
         adapters=adapters,
@@ -179,7 +196,7 @@ def find(settings: Settings, digests: Digests | None = None) -> Checkpoints:
         device=device,
         dtype=dtype,
         quantization=settings.quantization,
-        context=settings.max_context or int(longest),
+        context=context,
     )
 
 
@@ -194,7 +211,9 @@ def _checkpoint(reference: str, setting: str, config: str, digests: Digests) -> 
             f"{setting}: there is no {config} in {path}; "
             "give a folder in Hugging Face's format or a hub id"
         )
-    return Checkpoint(name=reference, path=path, hashing=digests.begin(path))
+    with explained(f"{setting}: {path}", "check its files, or fetch it again"):
+        hashing = digests.begin(path)
+    return Checkpoint(name=reference, path=path, hashing=hashing)
 
 
 def resolve(reference: str, setting: str) -> Path:
@@ -234,22 +253,13 @@ def explained(what: str, remedy: str) -> Iterator[None]:
     """Turn whatever the libraries raise on a bad checkpoint into one sentence."""
     try:
         yield
+    except (CheckpointError, CancelledError):
+        raise
     except pickle.UnpicklingError as error:
         # torch's own words recommend to run what the file holds.
         reason = "it is a damaged pickle, or one that holds more than tensors"
         raise CheckpointError(f"{what} cannot be loaded ({reason}); {remedy}") from error
-    except (
-        EOFError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # no list would be whole: a bad value may make them raise anything
         log.debug("the libraries say", exc_info=True)
         raise CheckpointError(
             f"{what} cannot be loaded ({_first_line(error)}); {remedy}"
@@ -260,4 +270,10 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
         lines = lines[1:]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"there is no {lines[0]}"
+    if lines[0].endswith(":") and len(lines) > 1:
+        return " ".join(lines[:2]).rstrip(".")
+    return lines[0].rstrip(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from jobs.pipeline import Role
 from worker.checkpoints import Checkpoint, CheckpointError, Checkpoints, explained
 from worker.engine import architectures, probe, roles
+from worker.engine.endings import settle
 from worker.lora import LoraError
 from worker.lora.adapter import (
     Adapter,
@@ -66,7 +68,10 @@ def load(checkpoints: Checkpoints) -> Loaded:
     """
     for role, adapter in checkpoints.adapters.items():
         found = _open(role, adapter)
-        with phase(f"checking the numbers of the {role} adapter {adapter.name}"):
+        with (
+            phase(f"checking the numbers of the {role} adapter {adapter.name}"),
+            explained(f"The {role} adapter {adapter.name}", "fetch it again"),
+        ):
             tensor = not_finite(found.tensors)
         if tensor:
             raise CheckpointError(f"The {role} adapter {adapter.name} cannot be served: {tensor}")
@@ -123,15 +128,29 @@ def _load_base(checkpoints: Checkpoints) -> Any:
                 dtype=checkpoints.dtype,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # to name them, below
                 **options,
             )
         model, report = loaded
         # transformers would fill the gaps with random numbers and go on.
-        if gaps := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
-            raise ValueError(f"{gaps[0]} and {len(gaps) - 1} more tensors are missing or misshapen")
+        if lost := sorted(report["missing_keys"]):
+            raise ValueError(f"{lost[0]} is missing{_and_more(lost)}")
+        if misshapen := sorted(report["mismatched_keys"]):
+            name, stored, wanted = misshapen[0]
+            raise ValueError(
+                f"{name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"
+                f"{_and_more(misshapen)}"
+            )
         with phase(f"checking the numbers of the base model {base.name}"):
             _check_finite(model, base.path)
+        # What is wrong with the base should not be said of the first adapter.
+        settle(model, checkpoints.tokenizer)
+        probe.try_out(model, probe.tokens(checkpoints.config))
     return model
+
+
+def _and_more(names: Sequence[object]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _check_finite(model: torch.nn.Module, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,68 @@ def test_an_option_that_this_peft_does_not_know_is_named_in_a_warning(
     (warning,) = logged(caplog, settings_for(copy))
     assert "the actor adapter" in warning
     assert "use_tomorrows_method" in warning
+
+
+def point_nowhere(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("nothing")
+
+
+def add_adapter(folder: Path) -> None:
+    """As if somebody had saved an adapter into its base's folder."""
+    shutil.copy(folder.parent / "critic" / "adapter_config.json", folder)
+
+
+def drop_vocabulary(folder: Path) -> None:
+    """As transformers makes some tokenizers where the file is missing."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"] |= {"vocab": {}, "merges": [], "unk_token": None}
+    file.write_text(json.dumps(content))
+
+
+def configure(file: str = "config.json", **changes: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / file
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (point_nowhere, "cannot be loaded ([Errno 2] No such file or directory"),
+        (
+            add_adapter,
+            "has an adapter_config.json, so it is an adapter or has one beside the model",
+        ),
+        (drop_vocabulary, "has no vocabulary; fetch its tokenizer.json"),
+        (configure(vocab_size=900), "and config.json asks for (900, 64)"),
+        (configure(num_attention_heads=0), "The base model"),
+        (configure(vocab_size="768"), "Field 'vocab_size' expected int, got str"),
+        (configure(max_position_embeddings=8), "has no room for a question"),
+        # What is wrong with the base is not said of an adapter.
+        (configure(return_dict=False), "The base model"),
+        (
+            configure("generation_config.json", eos_token_id="2"),
+            "eos_token_id='2', which is no token",
+        ),
+    ],
+)
+def test_a_base_that_cannot_be_used_is_one_sentence(
+    copy: Path, change: Callable[[Path], object], says: str
+) -> None:
+    change(copy / "base")
+    sentence = refusal(settings_for(copy))
+    assert says in sentence
+    assert str(copy / "base") in sentence or "HELIXQ_MAX_CONTEXT" in sentence
+    assert "adapter " not in sentence or change is add_adapter
+
+
+def test_a_window_of_one_token_is_left_to_transformers(copy: Path) -> None:
+    """It attends to more while it decodes than while it reads."""
+    configure(sliding_window=1)(copy / "base")
+    reasons = loading.unbatchable(checkpoints.find(settings_for(copy)))
+    assert len(reasons) == 1
+    assert "window of 1 token" in reasons[0]

@@ -46,6 +46,10 @@ def unbatchable(config: Any, context: int) -> list[str]:
         return [
             f"the base model: nobody checked that a {config.model_type} can be decoded in batches"
         ]
+    if getattr(config, "sliding_window", None) == 1 and getattr(config, "use_sliding_window", True):
+        return [
+            "the base model: with a window of 1 token, transformers attends to more while it decodes"
+        ]
     for positions in _positions(config):
         known = positions.get("original_max_position_embeddings") or getattr(
             config, "original_max_position_embeddings", None

@@ -50,6 +50,9 @@ def settle(
 
     Returns:
         the tokens that end a text.
+
+    Raises:
+        ValueError: what should end a text is no token.
     """
     settings: Any = model.generation_config
     ends = settings.eos_token_id
@@ -58,6 +61,10 @@ def settle(
     if ends is None:
         ends = []
     found = ends if isinstance(ends, list) else [ends]
+    if not all(isinstance(token, int) for token in found):
+        raise ValueError(
+            f"its generation settings have eos_token_id={ends!r}, which is no token's id"
+        )
     if dropped := sorted(CHANGING & settings.to_diff_dict().keys()):
         log.warning("of the model's generation settings, %s are not applied", ", ".join(dropped))
     pad = found[0] if found else None

@@ -42,6 +42,18 @@ def tokens(config: Any) -> list[int]:
     return [(1 + i * 7919) % vocabulary for i in range(LENGTH)]
 
 
+def try_out(model: Any, ids: list[int]) -> None:
+    """Let a base write two tokens, without adapters: whatever it raises is not about one of these.
+
+    Args:
+        model: a causal language model of transformers.
+        ids: the probe's tokens.
+    """
+    prompt = torch.tensor([ids], device=model.device)
+    mask = torch.ones_like(prompt)
+    model.generate(input_ids=prompt, attention_mask=mask, max_new_tokens=2, do_sample=False)
+
+
 @torch.no_grad()
 def score(model: PeftModel, name: str, ids: list[int]) -> Tensor:
     """Score tokens with one adapter.
