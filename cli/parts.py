@@ -16,6 +16,7 @@ import alembic.util
 
 import migrations
 from cli.errors import ExpectedError
+from jobs import advice
 from jobs.database import Database, create_engine
 from jobs.maintenance import Maintenance
 from jobs.progress import Progress
@@ -34,12 +35,13 @@ def web(settings: Settings) -> None:
     from web.serve import AddressError, serve
 
     check_auth(settings)
-    engine = create_engine(settings.database)
-    migrations.check(engine)
-    engine.dispose()
-    progress = Progress(settings.redis)
+    database, progress = Database(settings.database), Progress(settings.redis)
+    migrations.check(database.engine)
     progress.ping()
+    for sentence in [*advice.about_database(database, processes=1), *progress.advice()]:
+        log.warning("%s", sentence)
     progress.close()
+    database.close()
     try:
         serve(settings)
     except AddressError as error:

@@ -19,6 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from jobs import advice
 from jobs.listening import Entries, Listener
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,10 @@ class Progress:
     def ping(self) -> None:
         """Ask Redis for a sign of life; raises `redis.RedisError`."""
         self._redis.ping()
+
+    def advice(self) -> list[str]:
+        """Say what is unwise about Redis' settings."""
+        return advice.about_redis(self._redis)
 
     def changed(self, job_id: str) -> None:
         """Tell that the job's rows changed."""

@@ -18,9 +18,10 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from jobs import pipeline
-from jobs.broker import Connection, broker_options
+from jobs.broker import Connection
 from jobs.errors import QueueUnavailableError
 from jobs.pipeline import MAX_PRIORITY, Role
+from jobs.redis_url import broker_options
 
 #: First stages that no worker has claimed yet.
 QUEUE = "helixq"

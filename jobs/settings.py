@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, urlsplit
 
 import sqlalchemy as sa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from jobs import database_url
+from jobs import database_url, redis_url
 from jobs.pipeline import Role
 
 PREFIX = "HELIXQ_"
@@ -127,16 +126,7 @@ class Settings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("it should start with redis://, rediss:// or unix://")
-        url = urlsplit(value)
-        _ = url.port  # raises ValueError if it is no number
-        for option, _ in parse_qsl(url.query):
-            if option != "db" and not option.startswith("ssl_"):
-                raise ValueError(f"{option} is not an option it takes; db and ssl_… are")
-        return value
+        return None if value is None else redis_url.checked(value)
 
     @cached_property
     def database(self) -> str:
@@ -160,7 +150,7 @@ class Settings(BaseModel):
     @cached_property
     def redis(self) -> str:
         """The Redis URL, given or embedded."""
-        return self.redis_url or f"unix://{self.redis_socket}"
+        return self.redis_url or redis_url.checked(f"unix://{self.redis_socket}")
 
     @cached_property
     def loopback(self) -> bool:

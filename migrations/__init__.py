@@ -19,7 +19,13 @@ LOCK = int.from_bytes(b"helixq")
 
 
 #: Limits that a role or a database may have, and that a migration of a large history would run into.
-TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+TIMEOUTS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "transaction_timeout",
+)
+_UNLIMITED = sa.text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = :name")
 
 
 class SchemaError(Exception):
@@ -80,7 +86,8 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         if connection.dialect.name == "postgresql":
             _check_encoding(connection)
             for limit in TIMEOUTS:
-                connection.exec_driver_sql(f"SET LOCAL {limit} TO 0")
+                # One that an older PostgreSQL does not know is not set.
+                connection.execute(_UNLIMITED, {"name": limit})
             # Of two who migrate at once, the second finds the work done.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         now = MigrationContext.configure(connection).get_current_revision()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from celery import Celery
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready
 from celery.worker import state
 
@@ -56,6 +56,11 @@ def consume(
         without_gossip=True,
         without_heartbeat=True,
         quiet=True,
+    )
+    # Celery says at each lost connection that it may end what runs, one day. Here nothing is ended and
+    # nothing delivered again. (It lets all warnings through when it makes a worker, so this comes after.)
+    warnings.filterwarnings(
+        "ignore", message=r"\s*In Celery 5\.1", category=CPendingDeprecationWarning
     )
     worker.start()
     return int(worker.exitcode or 0)

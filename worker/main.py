@@ -18,7 +18,7 @@ import redis
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
-from jobs import transient
+from jobs import advice, transient
 from jobs.database import Database
 from jobs.maintenance import Maintenance
 from jobs.models import WorkerState
@@ -58,6 +58,9 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
     _wait_for("the database", lambda: migrations.check(database.engine), transient.is_transient)
     _wait_for("the database", database.check_writable, transient.is_transient)
     _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
+    # This process, and a web.
+    for sentence in [*advice.about_database(database, processes=2), *progress.advice()]:
+        log.warning("%s", sentence)
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         engine, runtime = make_engine(partial(_register, database, worker_id))

@@ -7,11 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import Ignore
 from fasteners import ReaderWriterLock
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
@@ -190,6 +192,12 @@ class StageRunner:
         with self._lock:
             return list(self._running)
 
+    def publish_later(self, job_id: str, stage_index: int, error: Exception) -> None:
+        """Leave a stage, for which Redis took no message, to the next sweep."""
+        reason = transient.reason(error)
+        log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
+        self.patiently(lambda: self._store.unpublish(job_id, stage_index))
+
     def cancel_lost(self) -> None:
         """Stop the generations whose jobs were cancelled or taken away."""
         with self._lock:
@@ -258,5 +266,18 @@ def register(app: Celery, runner: StageRunner) -> None:
     def run(job_id: str, stage_index: int) -> None:
         runner.run(job_id, stage_index)
 
+    class Stage(Task):  # type: ignore[type-arg]  # generic for type checkers alone
+        """A stage's task, which knows what to do with a next one that Redis refuses."""
+
+        def apply_async(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                # Celery would try three times, and then count this stage as failed.
+                return super().apply_async(*arguments, **{**options, "retry": False})
+            except (OperationalError, RedisError) as error:
+                if not options.get("retry", True):
+                    raise  # a sweep asks for it, which does the rest itself
+                job_id, stage_index = arguments[0]
+                runner.publish_later(job_id, stage_index, error)
+
     for role in Role:
-        app.task(name=task_name(role))(run)
+        app.task(name=task_name(role), base=Stage)(run)

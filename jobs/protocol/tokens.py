@@ -1,4 +1,4 @@
-"""Counting tokens without the model, by the tokenizer that the newest worker registered."""
+"""Counting tokens without a model, by the tokenizers that the workers registered."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from jobs.database import Database
 from jobs.use_cases import workers
+from jobs.use_cases.workers import Serving
 
 
 class TokenCount(NamedTuple):
@@ -21,21 +22,22 @@ class TokenCount(NamedTuple):
 
 
 class TokenCounter:
-    """Counts tokens as the newest worker does. Threads may share it."""
+    """Counts tokens as the workers do. Threads may share it."""
 
-    #: Seconds after which to look again which worker is the newest.
+    #: Seconds after which to look again which workers there are.
     REFRESH = 5.0
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
         self._refreshed_at = -self.REFRESH
-        self._digest = ""
-        self._tokenizer: Tokenizer | None = None
-        self._context = 0
+        self._tokenizers: dict[Serving, Tokenizer] = {}
 
     def count(self, texts: list[str]) -> TokenCount | None:
         """Count the tokens of each text.
+
+        Where workers differ, as during an upgrade, any of them may take the job: the count is of the one
+        whose context has the least room beside the longest text.
 
         Returns:
             None if no worker has ever started: then the model is not known.
@@ -43,19 +45,24 @@ class TokenCounter:
         with self._lock:
             if time.monotonic() - self._refreshed_at >= self.REFRESH:
                 self._refresh()
-            tokenizer, context = self._tokenizer, self._context
-        if tokenizer is None:
-            return None
-        encodings = tokenizer.encode_batch(texts)
-        return TokenCount([len(encoding.ids) for encoding in encodings], context)
+            tokenizers = self._tokenizers
+        counts = [
+            TokenCount([len(one.ids) for one in tokenizer.encode_batch(texts)], serving.context)
+            for serving, tokenizer in tokenizers.items()
+        ]
+        return min(counts, key=lambda c: c.context - max(c.tokens, default=0), default=None)
 
     def _refresh(self) -> None:
-        serving = workers.get_serving(self._database)
-        if serving is None:
-            return
-        if serving.tokenizer_digest != self._digest:
-            body = workers.get_tokenizer(self._database, serving.tokenizer_digest)
-            self._tokenizer, self._digest = Tokenizer.from_str(body), serving.tokenizer_digest
-        if self._tokenizer is not None:
-            self._tokenizer.encode_special_tokens = serving.split_special_tokens
-        self._context, self._refreshed_at = serving.context, time.monotonic()
+        self._tokenizers = {
+            serving: self._tokenizers.get(serving) or self._load(serving)
+            for serving in workers.list_serving(self._database)
+        }
+        if self._tokenizers:
+            self._refreshed_at = time.monotonic()
+
+    def _load(self, serving: Serving) -> Tokenizer:
+        tokenizer = Tokenizer.from_str(
+            workers.get_tokenizer(self._database, serving.tokenizer_digest)
+        )
+        tokenizer.encode_special_tokens = serving.split_special_tokens
+        return tokenizer

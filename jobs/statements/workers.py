@@ -97,18 +97,19 @@ def find_by_process(session: Session, host: str, pid: int) -> Worker | None:
     )
 
 
-def newest(connection: sa.Connection) -> sa.Row[int, str, dict[str, Any]] | None:
-    """Return context, tokenizer digest and runtime of the newest worker.
+def serving(connection: sa.Connection) -> Sequence[sa.Row[int, str, dict[str, Any]]]:
+    """Return context, tokenizer digest and runtime of the workers that are ready.
 
-    Workers that have stopped, perhaps because their model did not load, count only if there is no other.
+    If none is ready, return those of the newest worker. One that has stopped, perhaps because its model did
+    not load, counts only if there is no other.
     """
-    query = (
-        sa.select(Worker.context, Worker.tokenizer_digest, Worker.runtime)
-        .order_by(Worker.started_at.desc())
-        .limit(1)
-    )
-    row = connection.execute(query.where(Worker.stopped_at.is_(None))).first()
-    return row or connection.execute(query).first()
+    columns = sa.select(Worker.context, Worker.tokenizer_digest, Worker.runtime)
+    newest = columns.order_by(Worker.started_at.desc()).limit(1)
+    ready = columns.where(_is_ready()).order_by(Worker.started_at)
+    for query in (ready, newest.where(Worker.stopped_at.is_(None)), newest):
+        if rows := connection.execute(query).all():
+            return rows
+    return []
 
 
 def find_unused(

@@ -50,7 +50,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Serving:
-    """What the newest worker serves."""
+    """What decides whether a question fits a worker."""
 
     context: int
     tokenizer_digest: str
@@ -128,14 +128,18 @@ def find_by_process(database: Database, host: str, pid: int) -> Worker | None:
         return workers.find_by_process(session, host, pid)
 
 
-def get_serving(database: Database) -> Serving | None:
-    """Return what the newest worker serves, or None if no worker was ever started."""
+def list_serving(database: Database) -> list[Serving]:
+    """Return what the workers that are ready serve, without duplicates.
+
+    While none is ready, return what the newest worker serves; nothing if no worker was ever started.
+    """
     with database.read() as connection:
-        row = workers.newest(connection)
-    if row is None:
-        return None
-    split = row.runtime.get("split_special_tokens", False)
-    return Serving(row.context, row.tokenizer_digest, split)
+        rows = workers.serving(connection)
+    serving = [
+        Serving(row.context, row.tokenizer_digest, row.runtime.get("split_special_tokens", False))
+        for row in rows
+    ]
+    return list(dict.fromkeys(serving))
 
 
 def get_tokenizer(database: Database, digest: str) -> str:

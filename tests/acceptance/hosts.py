@@ -81,7 +81,7 @@ def hosts(names: Sequence[str], postgresql: Path, redis: Path) -> Iterator[list[
             proxy = (
                 sys.executable,
                 "-m",
-                "tests.acceptance.proxy",
+                "tests.proxy",
                 "0.0.0.0",  # noqa: S104 (of a namespace)
                 str(port),
                 str(socket),

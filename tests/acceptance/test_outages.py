@@ -7,7 +7,10 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,9 @@ from sqlalchemy import make_url
 from tests import servers
 from tests.acceptance import small_disk
 from tests.acceptance.conftest import Service, running
-from tests.acceptance.proxy import Proxy
 from tests.conftest import LONG, create_database
+from tests.proxy import Proxy
+from tests.replying import ReplyingProxy
 from tests.servers import PATIENCE
 
 #: Tokens of a stage that an outage falls into; it ends while the outage lasts.
@@ -33,11 +37,24 @@ FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
 
 
 @pytest.fixture(scope="module")
+def redis_proxy(socket_folder: Path) -> Iterator[ReplyingProxy]:
+    """What stands between Redis and the service on SQLite."""
+    proxy = ReplyingProxy(socket_folder / "outage-s" / "redis.sock")
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
 def sqlite(
-    endless: Path, socket_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    endless: Path,
+    socket_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_proxy: ReplyingProxy,
 ) -> Iterator[Service]:
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
-    with running(endless, database, socket_folder / "outage-s", HELIXQ_SLOTS="2") as found:
+    url = f"redis://127.0.0.1:{redis_proxy.port}"
+    folder = socket_folder / "outage-s"
+    with running(endless, database, folder, HELIXQ_SLOTS="2", HELIXQ_REDIS_URL=url) as found:
         yield found
 
 
@@ -152,36 +169,94 @@ def test_a_redis_that_hangs_holds_nothing_up_for_long(sqlite: Service) -> None:
         assert attempts(sqlite, asked_id) == FINISHED
 
 
-@pytest.mark.parametrize(
-    ("refuse", "allow"),
-    [
-        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
-        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
-        ("ACL SETUSER default -@write", "ACL SETUSER default +@all"),
-        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
-    ],
-    ids=["READONLY", "NOREPLICAS", "NOPERM", "OOM"],
-)
-def test_a_redis_that_refuses_to_write_is_waited_for(
-    sqlite: Service, refuse: str, allow: str
-) -> None:
-    running_id = sqlite.submit("Go on", max_output_tokens=STAGE)
-    sqlite.wait_for_text(running_id)
+@contextmanager
+def not_saving(client: redis.Redis) -> Iterator[None]:
+    """MISCONF: Redis cannot write its file, for which it finds a folder."""
+    dump = Path(client.config_get("dir")["dir"]) / "dump.rdb"
+    dump.mkdir()
+    client.config_set("save", "3600 1")
+    client.bgsave()
+    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        time.sleep(0.01)  # it tells nobody
+    yield
+    client.config_set("save", "")
+    dump.rmdir()
+
+
+@contextmanager
+def busy(client: redis.Redis) -> Iterator[None]:
+    """BUSY: a script does not end."""
+    client.config_set("lua-time-limit", 10)
+    with ThreadPoolExecutor(1) as pool:
+        script = pool.submit(client.eval, "while true do end", 0)
+        yield
+        client.script_kill()
+        with pytest.raises(redis.ResponseError, match="killed by user"):
+            script.result()
+
+
+@contextmanager
+def refusing(client: redis.Redis, refuse: str, allow: str) -> Iterator[None]:
+    client.execute_command(refuse)
+    yield
+    client.execute_command(allow)
+
+
+REFUSALS: dict[str, Callable[[redis.Redis], AbstractContextManager[None]]] = {
+    "READONLY": partial(refusing, refuse="REPLICAOF 127.0.0.1 1", allow="REPLICAOF NO ONE"),
+    "NOREPLICAS": partial(
+        refusing,
+        refuse="CONFIG SET min-replicas-to-write 1",
+        allow="CONFIG SET min-replicas-to-write 0",
+    ),
+    "NOPERM": partial(
+        refusing, refuse="ACL SETUSER default -@write", allow="ACL SETUSER default +@all"
+    ),
+    "OOM": partial(refusing, refuse="CONFIG SET maxmemory 1", allow="CONFIG SET maxmemory 0"),
+    "MISCONF": not_saving,
+    "BUSY": busy,
+}
+
+
+def test_a_redis_that_refuses_to_write_is_waited_for(sqlite: Service) -> None:
+    asked = [sqlite.submit("Go on", max_output_tokens=STAGE)]
+    sqlite.wait_for_text(asked[0])
     with redis.Redis.from_url(sqlite.redis.url) as client:
-        before = sum("Redis" in line for line in sqlite.worker.output.splitlines())
-        client.execute_command(refuse)
-        try:
+        for refusal in REFUSALS.values():
+            before = sum("Redis" in line for line in sqlite.worker.output.splitlines())
+            with refusal(client):
+                accepted = ask(sqlite)
+                assert accepted.status_code == 202
+                asked.append(accepted.json()["id"])
+                # The worker notices, be it in taking messages or in publishing them.
+                sqlite.worker.wait_for("Redis", count=before + 1)
+    for job_id in asked:
+        assert sqlite.wait(job_id)["status"] == "incomplete"
+        assert attempts(sqlite, job_id) == FINISHED
+    assert sqlite.worker.popen.poll() is None
+
+
+def test_what_redis_answers_ends_no_job(sqlite: Service, redis_proxy: ReplyingProxy) -> None:
+    """Not even where it lasts while a stage ends, whose job goes on as soon as Redis does."""
+    before = len(sqlite.worker.output)
+    asked = [sqlite.submit("Go on", max_output_tokens=STAGE)]
+    sqlite.wait_for_text(asked[0])
+    try:
+        for reply in ("LOADING Redis loads", "CLUSTERDOWN It is down", "TRYAGAIN Rehashing"):
+            redis_proxy.refuse(reply)
             accepted = ask(sqlite)
             assert accepted.status_code == 202
-            sqlite.worker.wait_for(f"{running_id}: actor finished")
-            # The worker notices, be it in taking messages or in publishing them.
-            sqlite.worker.wait_for("Redis", count=before + 1)
-        finally:
-            client.execute_command(allow)
-    for asked_id in (running_id, accepted.json()["id"]):
-        assert sqlite.wait(asked_id)["status"] == "incomplete"
-        assert attempts(sqlite, asked_id) == FINISHED
+            asked.append(accepted.json()["id"])
+        sqlite.worker.wait_for(f"{asked[0]}: stage 1 is published later")
+    finally:
+        redis_proxy.allow()
+    for job_id in asked:
+        assert sqlite.wait(job_id)["status"] == "incomplete"
+        assert attempts(sqlite, job_id) == FINISHED
     assert sqlite.worker.popen.poll() is None
+    said = sqlite.worker.output[before:]
+    for clutter in ("raised unexpected", "DeprecationWarning"):
+        assert clutter not in said
 
 
 def sql(server: PostgresServer, *statements: bytes) -> None:

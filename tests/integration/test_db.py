@@ -114,8 +114,7 @@ def test_other_defaults_of_the_database_change_nothing(odd_database: str) -> Non
         assert abs(found.created_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
         assert stages.record(database, claim(database, job), replace(OUTPUT, text=text))
         assert queries.get_job(database, ANONYMOUS, job.id).attempts[0].output == text
-    serving = workers.get_serving(database)
-    assert serving is not None
+    [serving] = workers.list_serving(database)
     assert workers.get_tokenizer(database, serving.tokenizer_digest) == RUNTIME.tokenizer
     database.close()
 

@@ -243,7 +243,9 @@ def test_no_sweep_and_no_question_walks_through_the_history(database: Database) 
         run(workers.list_ready, database)
         run(workers.any_loading, database)
         run(workers.find_by_process, database, "localhost", 1)
-        run(workers.get_tokenizer, database, run(workers.get_serving, database).tokenizer_digest)
+        run(
+            workers.get_tokenizer, database, run(workers.list_serving, database)[0].tokenizer_digest
+        )
         run(database.check_writable)
         assert run(retention.delete_workers, database) is not None
         assert run(retention.delete_jobs, database, 50) == 0

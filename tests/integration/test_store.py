@@ -208,11 +208,14 @@ def test_workers_come_and_go(database: Database) -> None:
     workers.register(
         database, "worker-2", "localhost", 2, replace(RUNTIME, context=99, tokenizer='{"v": 2}')
     )
-    serving = workers.get_serving(database)
-    assert serving is not None
-    assert serving.context == 99
-    assert workers.get_tokenizer(database, serving.tokenizer_digest) == '{"v": 2}'
-    workers.set_state(database, WORKER, WorkerState.STOPPED)
+    assert [serving.context for serving in workers.list_serving(database)] == [RUNTIME.context]
+    workers.set_state(database, "worker-2", WorkerState.READY)
+    old, new = workers.list_serving(database)
+    assert (old.context, new.context) == (RUNTIME.context, 99)
+    assert workers.get_tokenizer(database, new.tokenizer_digest) == '{"v": 2}'
+    for worker_id in (WORKER, "worker-2"):
+        workers.set_state(database, worker_id, WorkerState.STOPPED)
+    assert workers.list_serving(database) == [new], "the newest of all"
     assert workers.list_ready(database) == []
 
 

@@ -91,8 +91,21 @@ def test_slots_are_a_number_or_what_suits_the_device() -> None:
         ("HELIXQ_DATABASE_URL", "sqlite:///x?timeout=long", "timeout should be a number"),
         ("HELIXQ_DATABASE_URL", "sqlite://folder/x", "three slashes"),
         ("HELIXQ_REDIS_URL", "localhost:6379", "should start with redis://"),
-        ("HELIXQ_REDIS_URL", "redis://h:port", "HELIXQ_REDIS_URL is wrong: Port"),
+        ("HELIXQ_REDIS_URL", "redis://h:port", "its port is no number"),
         ("HELIXQ_REDIS_URL", "redis://h/0?protocol=2", "protocol is not an option it takes"),
+        ("HELIXQ_REDIS_URL", "redis:/h/0", "should start with redis://"),
+        ("HELIXQ_REDIS_URL", "redis://h/x", "'x' is not the number of a database"),
+        ("HELIXQ_REDIS_URL", "redis://h/0/1", "'0/1' is not the number of a database"),
+        ("HELIXQ_REDIS_URL", "unix:///r.sock?db=x", "'x' is not the number of a database"),
+        ("HELIXQ_REDIS_URL", "redis://h/1?db=2", "number is given twice"),
+        ("HELIXQ_REDIS_URL", "redis://h?db=1&db=2", "an option is given twice"),
+        ("HELIXQ_REDIS_URL", "redis://:a#b@h", "must be written %23"),
+        ("HELIXQ_REDIS_URL", "unix://run/redis.sock", "three slashes"),
+        ("HELIXQ_REDIS_URL", "unix://", "three slashes"),
+        ("HELIXQ_REDIS_URL", "redis://h?ssl_cert_reqs=none", "ssl_cert_reqs needs TLS: rediss://"),
+        ("HELIXQ_REDIS_URL", "rediss://h?ssl_colour=red", "ssl_colour is not an option it takes"),
+        ("HELIXQ_REDIS_URL", "rediss://h?ssl_cert_reqs=CERT_NONE", "one of none, optional, req"),
+        ("HELIXQ_REDIS_URL", "rediss://h?ssl_check_hostname=no", "should be one of true, false"),
         ("HELIXQ_DATA_DIR", "~nobody-here/x", "there is no such home directory"),
         ("HELIXQ_JOB_TIMEOUT", "1e12", "HELIXQ_JOB_TIMEOUT=1e12 is wrong"),
         ("HELIXQ_PROT", "1", "HELIXQ_PROT is not a setting of HelixQ; did you mean HELIXQ_PORT?"),
@@ -106,11 +119,17 @@ def test_a_wrong_setting_is_named(variable: str, value: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://root:hunter2@db/x", "postgresql://root:hunter2@db/x?sslmode=yes"]
+    ("variable", "url"),
+    [
+        ("DATABASE", "mysql://root:hunter2@db/x"),
+        ("DATABASE", "postgresql://root:hunter2@db/x?sslmode=yes"),
+        ("REDIS", "redis://:hunter2/3@db/0"),
+        ("REDIS", "redis://:hunter2@db/x"),
+    ],
 )
-def test_passwords_are_not_repeated(url: str) -> None:
+def test_passwords_are_not_repeated(variable: str, url: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        settings.load({"HELIXQ_DATABASE_URL": url})
+        settings.load({f"HELIXQ_{variable}_URL": url})
     assert "hunter2" not in str(caught.value)
 
 

@@ -1,6 +1,6 @@
 """A TCP proxy to a server's Unix socket: a network between two processes that can be cut.
 
-``python -m tests.acceptance.proxy HOST PORT SOCKET`` is one that stays whole, as a process.
+``python -m tests.proxy HOST PORT SOCKET`` is one that stays whole, as a process.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -63,15 +64,30 @@ class Proxy:
                     _break(client)
                     continue
                 server.connect(str(self._target))
-                for ends in ((client, server), (server, client)):
-                    self._threads.append(threading.Thread(target=_copy, args=ends))
+                for copy, *ends in (
+                    (self._ask, client, server),
+                    (_copy, server, client),
+                ):
+                    self._threads.append(threading.Thread(target=copy, args=ends))
                     self._threads[-1].start()
 
+    def _passed_on(self, data: bytes, client: socket.socket) -> bool:  # noqa: ARG002 (for those that answer)
+        """Whether what a client sent should reach the server."""
+        return True
 
-def _copy(source: socket.socket, sink: socket.socket) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        _copy(client, server, self._passed_on)
+
+
+def _copy(
+    source: socket.socket,
+    sink: socket.socket,
+    passed_on: Callable[[bytes, socket.socket], bool] = lambda _data, _source: True,
+) -> None:
     with contextlib.suppress(OSError):  # cut, or gone
         while data := source.recv(65536):
-            sink.sendall(data)
+            if passed_on(data, source):
+                sink.sendall(data)
     for end in (source, sink):
         _break(end)
 

@@ -1,0 +1,111 @@
+"""Redis's URL: which parts it takes, spelled so that redis-py and Kombu read the same in it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+SCHEMES = ("redis", "rediss", "unix")
+DEFAULT_PORT = 6379
+#: Options that only a URL with TLS may have: of redis-py's those that are texts and the two below.
+_CERT_REQS, _CHECK_HOSTNAME = "ssl_cert_reqs", "ssl_check_hostname"
+_TLS = {
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_password",
+    _CERT_REQS,
+    _CHECK_HOSTNAME,
+}
+
+
+def checked(value: str) -> str:
+    """Return a Redis's URL with all its parts spelled out, once they are ones that work.
+
+    Raises:
+        ValueError: it is none, or an option of it does not exist or has a wrong value.
+    """
+    url = urlsplit(value)
+    if url.scheme not in SCHEMES or "://" not in value:
+        raise ValueError("it should start with redis://, rediss:// or unix://")
+    if url.fragment:
+        raise ValueError("a # in it must be written %23")
+    try:
+        port = url.port
+    except ValueError as error:  # which repeats what may be a part of the password
+        raise ValueError(
+            "its port is no number from 0 to 65535; in a password, what is special must be percent-encoded"
+        ) from error
+    options = parse_qsl(url.query, keep_blank_values=True)
+    for option, _ in options:
+        _check_option(option, url.scheme)
+    given = dict(options)
+    if len(given) < len(options):
+        raise ValueError("an option is given twice")
+    path = unquote(url.path)
+    if url.scheme == "unix":
+        if url.hostname or not path.strip("/"):
+            raise ValueError(
+                "a socket's URL has three slashes and then the path: unix:///run/redis.sock"
+            )
+        place, number = quote(path), given.pop("db", "0")
+    else:
+        if path.strip("/") and "db" in given:
+            raise ValueError("the database's number is given twice")
+        host = url.hostname or "localhost"
+        place = f"[{host}]" if ":" in host else host
+        place += f":{port or DEFAULT_PORT}"
+        number = given.pop("db", "") or path.removeprefix("/") or "0"
+    if not number.isdecimal():
+        raise ValueError(f"{number!r} is not the number of a database")
+    _check_tls(given)
+    if url.scheme == "unix":
+        given = {"db": number}
+    else:
+        place += f"/{number}"
+    user = "" if url.username is None else quote(unquote(url.username), safe="")
+    if url.password is not None:
+        user += f":{quote(unquote(url.password), safe='')}"
+    query = f"?{urlencode(given, quote_via=quote)}" if given else ""
+    return f"{url.scheme}://{user}{'@' if user else ''}{place}{query}"
+
+
+def _check_option(option: str, scheme: str) -> None:
+    if option == "db":
+        return
+    if option not in _TLS:
+        raise ValueError(
+            f"{option} is not an option it takes; db and {', '.join(sorted(_TLS))} are"
+        )
+    if scheme != "rediss":
+        raise ValueError(f"{option} needs TLS: rediss://…")
+
+
+def _check_tls(options: dict[str, str]) -> None:
+    for option, values in (
+        (_CERT_REQS, ("none", "optional", "required")),
+        (_CHECK_HOSTNAME, ("true", "false")),
+    ):
+        if options.get(option, values[0]) not in values:
+            raise ValueError(f"{option} should be one of {', '.join(values)}")
+
+
+def broker_options(redis_url: str) -> dict[str, Any]:
+    """Spell a URL that was `checked` as Celery's settings.
+
+    Kombu has its own way to write Unix sockets, and verifies no certificate unless told to.
+    """
+    url = urlsplit(redis_url)
+    options = dict(parse_qsl(url.query))
+    if url.scheme == "unix":
+        return {
+            "broker_url": f"redis+socket://{url.netloc}{url.path}?virtual_host={options.get('db', 0)}"
+        }
+    address = url._replace(scheme="redis", query="").geturl()
+    if url.scheme == "redis":
+        return {"broker_url": address}
+    tls: dict[str, Any] = {_CERT_REQS: "required", **options}
+    if _CHECK_HOSTNAME in tls:
+        tls[_CHECK_HOSTNAME] = tls[_CHECK_HOSTNAME] == "true"
+    return {"broker_url": address, "broker_use_ssl": tls}

@@ -1,0 +1,56 @@
+"""Whatever error Redis answers with, whoever asks counts it as being away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+
+from jobs.progress import Progress
+from jobs.queue import Doorbell, QueueUnavailableError, make_app
+from tests.replying import REPLIES, ReplyingProxy
+from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def proxy(redis_server: RedisServer) -> Iterator[ReplyingProxy]:
+    found = ReplyingProxy(Path(redis_server.url.removeprefix("unix://")))
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply.split()[0])
+def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None:
+    url = f"redis://127.0.0.1:{proxy.port}/0"
+    app, progress = make_app(url), Progress(url)
+    bell = Doorbell(app)
+    bell.publish("job", stage_index=0, rounds=1, priority=9)
+    with app.connection_for_read() as connection, progress.follow("job") as follower:
+        connection.ensure_connection(max_retries=1)
+        progress.ping()
+        follower.read(0.1)
+        proxy.refuse(reply)
+        try:
+            with pytest.raises(QueueUnavailableError):
+                bell.publish("job", stage_index=0, rounds=1, priority=9)
+            with pytest.raises(QueueUnavailableError):
+                bell.waiting()
+            progress.changed("job")  # warns
+            with pytest.raises(redis.RedisError):
+                progress.ping()
+            # A worker's consumer goes on after these alone.
+            waited_for = connection.connection_errors + connection.channel_errors
+            with pytest.raises(waited_for):
+                connection.default_channel.client.rpop("none")
+            with pytest.raises(OperationalError), app.connection_for_read() as other:
+                other.ensure_connection(max_retries=1, interval_start=0)
+        finally:
+            proxy.allow()
+        progress.ping()
+        bell.publish("job", stage_index=0, rounds=1, priority=9)
+        assert bell.waiting() == 2
+        connection.default_channel.queue_purge("helixq")
+    progress.close()
