@@ -35,8 +35,11 @@ def _advice(error: Exception) -> str:
     """Say what may be done about a database that cannot be used."""
     original = getattr(error, "orig", None)
     if isinstance(original, sqlite3.Error):
-        if getattr(original, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_READONLY:
             return "the file and its folder must be writable"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return "another program holds it: wait until it is done, or end it"
         return "check HELIXQ_DATA_DIR and HELIXQ_DATABASE_URL"
     return {
         "25006": "name the primary in HELIXQ_DATABASE_URL, or let the database be written",

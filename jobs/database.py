@@ -119,6 +119,7 @@ def create_engine(url: str) -> sa.Engine:
             "prepare_threshold": database_url.prepare_threshold(parsed),
             # Whatever the role, the database or the environment says: texts are Unicode.
             "client_encoding": "UTF8",
+            "cursor_factory": _binary_cursor(),
         }
         engine = sa.create_engine(
             parsed,
@@ -128,7 +129,6 @@ def create_engine(url: str) -> sa.Engine:
             isolation_level="READ COMMITTED",
             **pool,
         )
-        sa.event.listen(engine, "connect", _set_date_style)
         sa.event.listen(engine, "handle_error", _disconnect_from_standby)
         return engine
     timeout = float(str(parsed.query.get("timeout", SQLITE_BUSY_TIMEOUT)))
@@ -164,14 +164,22 @@ def begin(connection: sa.Connection, *, write: bool) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _set_date_style(connection: Any, _record: Any) -> None:
-    """Request times in a format that the driver can parse, where a role or database sets another.
+def _binary_cursor() -> type[Any]:
+    """Return a class of psycopg cursors that request values in binary.
 
-    Poolers know this setting, and keep it for each client.
+    In text, settings of the server, the database or the role decide the format of times, numbers and
+    bytes, and how many digits arrive (``DateStyle``, ``extra_float_digits``, ``bytea_output``), and a pooler
+    need not keep what a client sets.
     """
-    if not connection.info.parameter_status("DateStyle").startswith("ISO"):
-        connection.execute("SET DateStyle TO ISO")
-        connection.commit()
+    # Imported here because it takes a while, and SQLite does not need it.
+    import psycopg
+
+    class BinaryCursor(psycopg.Cursor[Any]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.format = psycopg.pq.Format.BINARY
+
+    return BinaryCursor
 
 
 def _disconnect_from_standby(context: sa.ExceptionContext) -> None:

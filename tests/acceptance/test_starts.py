@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -74,6 +76,22 @@ def test_a_start_that_cannot_work_says_why(
     assert lines[-1].startswith("Error: ")
     assert says in lines[-1]
     assert "Traceback" not in process.output
+
+
+def test_a_database_that_another_program_holds_is_told(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "jobs.sqlite3"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        url = f"sqlite:///{file}?timeout=0.1"
+        process = helixq("migrate", environ={**environ, "HELIXQ_DATABASE_URL": url})
+        assert process.wait() == 1
+    [line] = process.output.strip().splitlines()
+    assert line == (
+        "Error: the database cannot be used (database is locked): "
+        "another program holds it: wait until it is done, or end it."
+    )
 
 
 def test_a_role_without_the_right_to_create_is_told_so(

@@ -79,6 +79,17 @@ DEFAULTS = {
     "standard_conforming_strings": "off",
     "bytea_output": "escape",
     "intervalstyle": "sql_standard",
+    "extra_float_digits": "-5",
+    "default_transaction_deferrable": "on",
+    "synchronous_commit": "off",
+    "jit_above_cost": "0",
+    "statement_timeout": "20s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "5s",
+    "transaction_timeout": "25s",
+    "transform_null_equals": "on",
+    "quote_all_identifiers": "on",
+    "search_path": "mine",
 }
 
 
@@ -93,6 +104,8 @@ def odd_database(postgres: PostgresServer) -> str:
                 sql.Identifier(name), sql.Identifier(setting), sql.Literal(value)
             )
             connection.execute(change)
+    with psycopg.connect(postgres.get_uri(name), autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA mine")
     return url
 
 

@@ -1,0 +1,124 @@
+"""The web's server in this process, with short time limits."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import migrations
+from jobs import settings
+from tests.servers import PATIENCE, RedisServer, free_port
+from web import create_app, serve
+from web.services import Services
+
+#: Seconds that stand for a minute.
+LIMIT = 0.5
+
+
+@contextmanager
+def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """Serve until the end of the block, as `serve.serve` does."""
+    found = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
+    app = create_app(found)
+    services: Services = app.extensions["helixq"]
+    migrations.migrate(services.store.engine)
+    server = serve._Server(app, serve._bind(found), most_connections=100)
+    server.adj.cleanup_interval = LIMIT / 5
+    stopping = threading.Event()
+    services.stopping = stopping.is_set
+
+    def loop() -> None:
+        while not stopping.is_set():
+            server.turn(0.05)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield found.host, found.port
+    finally:
+        stopping.set()
+        thread.join()
+        server.task_dispatcher.shutdown()
+        for opened in list(server._map.values()):
+            opened.close()
+        services.store.close()
+        services.progress.close()
+
+
+@pytest.fixture
+def environ(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    return {"HELIXQ_DATABASE_URL": url, "HELIXQ_REDIS_URL": redis_server.url}
+
+
+def test_ipv6(environ: dict[str, str]) -> None:
+    with serving({**environ, "HELIXQ_HOST": "::1"}) as place:
+        connection = http.client.HTTPConnection(*place, timeout=PATIENCE)
+        headers = {"Content-Type": "application/json"}
+        connection.request(
+            "POST", "/v1/responses", b'{"input": "Why?", "background": true}', headers
+        )
+        reply = connection.getresponse()
+        assert (reply.status, reply.read()[:12]) == (202, b'{"id":"resp_')
+        assert reply.headers["Location"].startswith("/v1/responses/")
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half: ",
+        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
+        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n",
+    ],
+    ids=["head", "body", "chunks"],
+)
+def test_a_request_that_comes_drop_by_drop_has_a_time_limit(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    monkeypatch.setattr(serve, "REQUEST_TIME", LIMIT)
+    with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
+        began = time.monotonic()
+        with pytest.raises(OSError, match="reset|Broken pipe|timed out"):
+            connection.sendall(start)
+            connection.settimeout(0.05)
+            while time.monotonic() < began + PATIENCE:
+                connection.sendall(b"x")
+                try:
+                    if connection.recv(1) == b"":
+                        raise ConnectionResetError("reset")
+                except TimeoutError:
+                    continue
+        assert LIMIT <= time.monotonic() - began < PATIENCE
+
+
+def test_a_connection_on_which_nothing_moves_is_closed(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it before the first request, or after one; one that waits for its reply is not still."""
+    monkeypatch.setattr(serve, "IDLE_TIME", LIMIT)
+    ask = (
+        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 17\r\n\r\n{"input": "Why?"}'
+    )
+    with (
+        serving(environ) as place,
+        socket.create_connection(place, PATIENCE) as silent,
+        socket.create_connection(place, PATIENCE) as kept,
+        socket.create_connection(place, PATIENCE) as waits,
+    ):
+        waits.sendall(ask)
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while part := kept.recv(1 << 16):
+            assert b"HTTP/1.1 200" in part or part
+        assert silent.recv(1) == b""
+        waits.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            waits.recv(1)
