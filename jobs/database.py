@@ -11,9 +11,11 @@ block::
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -144,7 +146,39 @@ def create_engine(url: str) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
 
+    _check_file_identity(engine)
     return engine
+
+
+def _check_file_identity(engine: sa.Engine) -> None:
+    """Let no connection write to a SQLite file that was deleted or replaced while it was open.
+
+    The operating system would allow it, and what was written would be gone with the process.
+    """
+    file = Path(str(engine.url.database))
+    connected = threading.Event()
+
+    def identity() -> tuple[int, int]:
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            raise sqlite3.OperationalError(f"the file {file} was deleted") from None
+        return stat.st_dev, stat.st_ino
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _create_no_second_file(*_: Any) -> None:
+        if connected.is_set():
+            identity()
+
+    @sa.event.listens_for(engine, "connect")
+    def _remember(_connection: Any, record: Any) -> None:
+        record.info["file"] = identity()
+        connected.set()
+
+    @sa.event.listens_for(engine, "checkout")
+    def _compare(_connection: Any, record: Any, _proxy: Any) -> None:
+        if identity() != record.info["file"]:
+            raise sa.exc.DisconnectionError("the file was replaced")
 
 
 def begin(connection: sa.Connection, *, write: bool) -> None:

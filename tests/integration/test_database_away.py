@@ -20,7 +20,7 @@ from web.services import Services
 
 #: Another role than the tests', which as a superuser is let in always.
 ROLE = "helixq_app"
-CUT = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'"
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'helixq_app'"
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -30,6 +31,7 @@ def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None
     bell.publish("job", stage_index=0, rounds=1, priority=9)
     with app.connection_for_read() as connection, progress.follow("job") as follower:
         connection.ensure_connection(max_retries=1)
+        channel: Any = connection.default_channel  # celery-types does not know Redis's
         progress.ping()
         follower.read(0.1)
         proxy.refuse(reply)
@@ -44,7 +46,7 @@ def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None
             # A worker's consumer goes on after these alone.
             waited_for = connection.connection_errors + connection.channel_errors
             with pytest.raises(waited_for):
-                connection.default_channel.client.rpop("none")
+                channel.client.rpop("none")
             with pytest.raises(OperationalError), app.connection_for_read() as other:
                 other.ensure_connection(max_retries=1, interval_start=0)
         finally:
@@ -52,5 +54,5 @@ def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None
         progress.ping()
         bell.publish("job", stage_index=0, rounds=1, priority=9)
         assert bell.waiting() == 2
-        connection.default_channel.queue_purge("helixq")
+        channel.queue_purge("helixq")
     progress.close()

@@ -86,17 +86,22 @@ def test_a_request_that_comes_drop_by_drop_has_a_time_limit(
     monkeypatch.setattr(serve, "REQUEST_TIME", LIMIT)
     with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
         began = time.monotonic()
-        with pytest.raises(OSError, match="reset|Broken pipe|timed out"):
-            connection.sendall(start)
-            connection.settimeout(0.05)
-            while time.monotonic() < began + PATIENCE:
-                connection.sendall(b"x")
-                try:
-                    if connection.recv(1) == b"":
-                        raise ConnectionResetError("reset")
-                except TimeoutError:
-                    continue
-        assert LIMIT <= time.monotonic() - began < PATIENCE
+        connection.sendall(start)
+        connection.settimeout(LIMIT / 10)
+        while not closed_after_a_drop(connection):
+            assert time.monotonic() - began < PATIENCE
+        assert time.monotonic() - began >= LIMIT
+
+
+def closed_after_a_drop(connection: socket.socket) -> bool:
+    """Send a byte, and see whether the server has closed the connection."""
+    try:
+        connection.sendall(b"x")
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
 
 
 def test_a_connection_on_which_nothing_moves_is_closed(
@@ -116,8 +121,10 @@ def test_a_connection_on_which_nothing_moves_is_closed(
     ):
         waits.sendall(ask)
         kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        reply = b""
         while part := kept.recv(1 << 16):
-            assert b"HTTP/1.1 200" in part or part
+            reply += part
+        assert reply.startswith(b"HTTP/1.1 200")
         assert silent.recv(1) == b""
         waits.settimeout(0.1)
         with pytest.raises(TimeoutError):
