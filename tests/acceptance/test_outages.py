@@ -172,7 +172,7 @@ def test_a_redis_that_hangs_holds_nothing_up_for_long(sqlite: Service) -> None:
 @contextmanager
 def not_saving(client: redis.Redis) -> Iterator[None]:
     """MISCONF: Redis cannot write its file, for which it finds a folder."""
-    dump = Path(client.config_get("dir")["dir"]) / "dump.rdb"
+    dump = Path(str(client.config_get("dir")["dir"])) / "dump.rdb"
     dump.mkdir()
     client.config_set("save", "3600 1")
     client.bgsave()
@@ -197,9 +197,9 @@ def busy(client: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def refusing(client: redis.Redis, refuse: str, allow: str) -> Iterator[None]:
-    client.execute_command(refuse)
+    client.execute_command(refuse)  # type: ignore[no-untyped-call]  # redis-py has no types there
     yield
-    client.execute_command(allow)
+    client.execute_command(allow)  # type: ignore[no-untyped-call]  # (the same)
 
 
 REFUSALS: dict[str, Callable[[redis.Redis], AbstractContextManager[None]]] = {

@@ -32,7 +32,7 @@ def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
     server = serve._Server(app, serve._bind(found), most_connections=100)
     server.adj.cleanup_interval = LIMIT / 5
     stopping = threading.Event()
-    services.stopping = stopping.is_set
+    services.waiter.stopping = stopping.is_set
 
     def loop() -> None:
         while not stopping.is_set():

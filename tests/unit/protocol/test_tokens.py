@@ -1,4 +1,4 @@
-"""Counting tokens with the tokenizer of the newest worker."""
+"""Counting tokens with the tokenizers of the workers."""
 
 from __future__ import annotations
 
