@@ -16,6 +16,8 @@ import migrations
 from jobs import settings
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, serve
+from web import server as web_server
+from web.server import Server
 from web.services import Services
 
 #: Seconds that stand for a minute.
@@ -29,14 +31,14 @@ def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
     app = create_app(found)
     services: Services = app.extensions["helixq"]
     migrations.migrate(services.store.engine)
-    server = serve._Server(app, serve._bind(found), most_connections=100)
+    server = Server(app, serve._bind(found), max_connections=100)
     server.adj.cleanup_interval = LIMIT / 5
     stopping = threading.Event()
     services.waiter.stopping = stopping.is_set
 
     def loop() -> None:
         while not stopping.is_set():
-            server.turn(0.05)
+            server.run_once(0.05)
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -83,7 +85,7 @@ def test_ipv6(environ: dict[str, str]) -> None:
 def test_a_request_that_comes_drop_by_drop_has_a_time_limit(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr(serve, "REQUEST_TIME", LIMIT)
+    monkeypatch.setattr(web_server, "REQUEST_TIMEOUT", LIMIT)
     with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
         began = time.monotonic()
         connection.sendall(start)
@@ -108,7 +110,7 @@ def test_a_connection_on_which_nothing_moves_is_closed(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Be it before the first request, or after one; one that waits for its reply is not still."""
-    monkeypatch.setattr(serve, "IDLE_TIME", LIMIT)
+    monkeypatch.setattr(web_server, "IDLE_TIMEOUT", LIMIT)
     ask = (
         b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b'Content-Length: 17\r\n\r\n{"input": "Why?"}'
