@@ -44,6 +44,11 @@ def status_of(error: ProtocolError) -> int:
     return error.status if isinstance(error, HTTPError) else _STATUSES[error.kind]
 
 
+def headers_of(error: ProtocolError) -> dict[str, str]:
+    """Return the headers that belong to an error, whatever the shape of the response."""
+    return {"Retry-After": str(RETRY_AFTER)} if status_of(error) in (429, 503) else {}
+
+
 def init_app(app: Flask) -> None:
     """Handle all errors of an application."""
     app.register_error_handler(HTTPException, _handle_http)
@@ -64,8 +69,7 @@ def error_response(error: ProtocolError) -> Response:
     else:
         response = make_response(render_template("error.html", title=title, error=error))
     response.status_code = status
-    if status in (429, 503):
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+    response.headers.update(headers_of(error))
     return response
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from jobs.protocol.errors import ProtocolError
+from jobs.errors import QueueFullError
+from jobs.protocol.errors import ProtocolError, translate
 from jobs.protocol.new_job import new_job
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries
-from web.errors import status_of
+from web.errors import headers_of, status_of
 from web.pages import filters, view
 from web.services import get_services
 
@@ -33,7 +34,7 @@ def ask() -> str:
 
 
 @blueprint.post("/")
-def submit() -> Response | tuple[str, int]:
+def submit() -> Response | tuple[str, int, dict[str, str]]:
     """Submit the question of the form, and redirect to the job's page."""
     # Browsers send the line breaks of a form as CR LF. The user typed LF.
     question = request.form.get("question", "").replace("\r\n", "\n")
@@ -41,10 +42,11 @@ def submit() -> Response | tuple[str, int]:
     try:
         body = validate({"input": question, "background": True})
         job, _ = services.submit(new_job(body, services.tokens))
-    except ProtocolError as error:
+    except (ProtocolError, QueueFullError) as caught:
+        error = translate(caught)
         # The API's message for this error is about parameters that the form does not have.
         message = "Enter a question." if error.code == "empty_input" else error.message
-        return _form(question=question, message=message), status_of(error)
+        return _form(question, message), status_of(error), headers_of(error)
     return redirect(url_for("pages.job", job_id=job.id), code=303)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.use_cases import queries
-from tests.integration.web.client import Client, ask
+from tests.integration.web.client import Client, ask, serving
+from tests.servers import RedisServer
 
 
 def test_the_form_keeps_what_was_typed(web: Client, database: Database) -> None:
@@ -19,6 +20,18 @@ def test_the_form_keeps_what_was_typed(web: Client, database: Database) -> None:
     assert refused.status_code == 400
     assert "too long" in refused.text
     assert "word word" in refused.text
+
+
+def test_the_form_keeps_the_question_if_the_queue_is_full(
+    database_url: str, redis_server: RedisServer
+) -> None:
+    with serving(database_url, redis_server.url, MAX_QUEUED="1") as web:
+        ask(web)
+        refused = web.post("/", data={"question": "Why, oh why?"})
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "The queue is full" in refused.text
+    assert "Why, oh why?" in refused.text
 
 
 def test_the_jobs_page_lists_and_pages(web: Client) -> None:
