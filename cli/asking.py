@@ -22,7 +22,7 @@ def follow(client: Client, job_id: str, *, as_json: bool) -> int:
     try:
         response = _print(client, job_id, show=not as_json)
     except KeyboardInterrupt:
-        raise ExpectedError(f"left; the job {job_id} goes on") from None
+        raise ExpectedError(f"interrupted; the job {job_id} continues") from None
     if as_json:
         click.echo(json.dumps(response, ensure_ascii=False, indent=2))
     return 0 if _problem(response) is None else 1
@@ -70,7 +70,9 @@ def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
             continue
         elif kind == "response.in_progress" and event["response"]["run"] > 1:
             _write("\n" * bool(begun))
-            click.echo("The model is gone; the job starts again with another.", err=True)
+            click.echo(
+                "The job's model is gone; the job starts again with another model.", err=True
+            )
         elif kind == "response.output_item.added":
             # The card leaves two lines empty between the texts, and none after the last.
             if begun:

@@ -34,30 +34,32 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     try:
         numbers = [int(part) for part in value.split(",")]
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is no list like 1,64", param=option) from error
+        raise click.BadParameter(
+            f"{value!r} is not a list of numbers such as 1,64", param=option
+        ) from error
     if min(numbers) < 1:
-        raise click.BadParameter("the least is 1", param=option)
+        raise click.BadParameter("each number must be at least 1", param=option)
     return numbers
 
 
 @click.group()
 def bench() -> None:
-    """Measure, against a baseline in the same run."""
+    """Run benchmarks, each against a baseline."""
 
 
 @bench.command()
 @click.option(
     "--mergekit",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The program mergekit-extract-lora; by default the one on the PATH.",
+    help="The program mergekit-extract-lora (default: from the PATH).",
 )
 @click.option("--rank", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
-    """Extract adapters from layers of Mistral-7B's sizes: ours, ours --exact, and mergekit's.
+    """Extract adapters from layers of Mistral-7B's sizes: HelixQ, with --exact, and mergekit.
 
-    mergekit is not among our packages; install it in an environment of its own:
+    Install mergekit in an environment of its own:
     python3 -m venv mk && mk/bin/pip install mergekit
     """
     from worker.bench import lora as module
@@ -66,7 +68,7 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     if program is None:
         raise ExpectedError(
             "the baseline mergekit-extract-lora is not on the PATH: install mergekit in an "
-            "environment of its own, and name the program with --mergekit"
+            "environment of its own, and give the program with --mergekit"
         )
     extractors = [module.ours(), module.ours("--exact"), module.mergekit(Path(program))]
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
@@ -100,7 +102,7 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     type=click.Choice(["demo", "synthetic-100m", "synthetic-7b"]),
     default="demo",
     show_default=True,
-    help="The demo's, or random weights of a size.",
+    help="The demo model, or random weights.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option(
@@ -108,20 +110,24 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     type=click.IntRange(min=1),
     default=8,
     show_default=True,
-    help="How many of them the reference engine answers.",
+    help="How many of them run on the reference engine.",
 )
 @click.option("--slots", default="1,64", show_default=True, callback=_numbers, metavar="N,N,…")
-@click.option("--max-output-tokens", type=click.IntRange(min=1), help="64; 256 for the demo.")
+@click.option(
+    "--max-output-tokens",
+    type=click.IntRange(min=1),
+    help="Per stage (default: 64; 256 for the demo).",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Measure the speed by the length of the texts too, and draw both (.svg, .png, .pdf).",
+    help="Also measure speed by text length, and plot both (.svg, .png, .pdf).",
 )
 @click.option(
     "--llama-server",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="This program of llama.cpp's is measured too (on a CPU, at each number of slots).",
+    help="Also measure this llama-server of llama.cpp (on a CPU, for each number of slots).",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
@@ -137,9 +143,9 @@ def engine(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Run whole jobs, three stages each: the batching engine against the reference engine.
+    """Run whole jobs on the batching engine and on the reference engine.
 
-    --llama-server needs the package gguf, which only developers have: pip install gguf
+    --llama-server needs the package gguf: pip install gguf
     """
     import torch
     from transformers import AutoTokenizer
@@ -157,7 +163,7 @@ def engine(
     if plot:
         check_picture(plot)
     if llama_server and device != "cpu":
-        raise ExpectedError("--llama-server is measured on a CPU; leave --device out")
+        raise ExpectedError("--llama-server runs on a CPU only: leave --device out")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     demo = module.Model.of(DEMO_CHECKPOINT)
     tokenizer: Any = AutoTokenizer.from_pretrained(demo.base)
@@ -253,7 +259,7 @@ def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engin
 def service(
     jobs: int, reference_jobs: int, at_once: int, max_output_tokens: int, seed: int, as_json: bool
 ) -> None:
-    """Run whole jobs through `helixq up`, HTTP in and stored out, against the reference engine alone."""
+    """Run whole jobs through `helixq up`, over HTTP, and on the reference engine alone."""
     import torch
 
     from cli import service_bench
@@ -308,10 +314,10 @@ def service(
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) -> None:
-    """Measure what the machinery costs an idle service: a job on SQLite, and a sweep.
+    """Measure the latency that an idle service adds to a job, and a sweep, on SQLite.
 
-    Each question is answered by the engine alone and by the service in turn. The sweep is of a
-    history of --old jobs, against one of none.
+    The engine alone and the service answer each question in turn. The sweep runs over --old
+    ended jobs, and over none.
     """
     import statistics
 
@@ -346,7 +352,7 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
     for text, key in (
         ("a job's three stages, the engine alone", "engine_alone"),
         ("a job from stored to answered, the service", "service"),
-        ("difference: what the machinery adds", "machinery"),
+        ("difference: what the service adds", "machinery"),
         ("an idle sweep, no history", "sweep_without_history"),
         (f"an idle sweep, {old:,} jobs that ended", "sweep"),
     ):
@@ -361,9 +367,9 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
-    """Measure what live readers of event streams cost the web: --readers of them against a single one.
+    """Measure what live readers of event streams cost the web: --readers, against one.
 
-    Every text gets ten messages a second, as from a worker. The last case has --pieces of text before.
+    Every job gets ten messages a second. In the last case, --pieces messages came before.
     """
     from cli import readers_bench
 
@@ -407,7 +413,7 @@ def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
 @click.option("--record", is_flag=True, help="Record the figures of this run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_json: bool) -> None:
-    """Measure an idle job and many at once, beside the figures that were recorded last."""
+    """Measure an idle job and many at once, beside the figures recorded last."""
     from cli import track_bench
 
     if idle_jobs >= jobs:

@@ -97,7 +97,7 @@ class Client:
     def _unreachable(self, error: Exception) -> ExpectedError:
         return ExpectedError(
             f"no server answers at {self._url} ({error}): start one with `make run` or "
-            "`helixq up`, or name one with --url"
+            "`helixq up`, or give another address with --url"
         )
 
 
@@ -109,5 +109,5 @@ def _error(reply: httpx2.Response) -> ExpectedError:
     try:
         message = str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        message = f"the server answered {reply.status_code}, which no HelixQ server does"
+        message = f"the server answered {reply.status_code}, and not as HelixQ does: check its URL"
     return UnavailableError(message) if reply.status_code >= 500 else ExpectedError(message)

@@ -42,8 +42,8 @@ def _advice(error: Exception) -> str:
             return "another program holds it: wait until it is done, or end it"
         return "check HELIXQ_DATA_DIR and HELIXQ_DATABASE_URL"
     return {
-        "25006": "name the primary in HELIXQ_DATABASE_URL, or let the database be written",
-        "42501": "grant the role what it lacks, or let it own the database",
+        "25006": "name the primary in HELIXQ_DATABASE_URL, or make the database writable",
+        "42501": "grant the role the missing permission, or make it the database's owner",
         "3F000": "create the schema that the role's search_path names",
     }.get(str(getattr(original, "sqlstate", None)), "start it, or check HELIXQ_DATABASE_URL")
 

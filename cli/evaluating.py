@@ -190,7 +190,7 @@ def _ranks(_context: click.Context, _option: click.Parameter, value: str | None)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not a list of numbers such as 4,8,16") from error
     if any(rank < 1 for rank in ranks):
-        raise click.BadParameter("a rank is at least 1")
+        raise click.BadParameter("a rank must be at least 1")
     return ranks
 
 
@@ -202,16 +202,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--answer",
     metavar="REGEX",
-    help="Finds the answer in a text: its last match, or that match's first group.",
+    help="Matches the answer in a text: the last match, or its first group.",
 )
-@click.option(
-    "--approval", metavar="REGEX", help="Matches critiques that take the answer to be right."
-)
+@click.option("--approval", metavar="REGEX", help="Matches critiques that approve of the answer.")
 @click.option(
     "--full",
     metavar="ROLE=FOLDER,…",
     callback=_full,
-    help="The three full models, to compare with: actor=…,critic=…,regenerator=….",
+    help="Three full models to compare with: actor=…,critic=…,regenerator=….",
 )
 @click.option(
     "--ranks",
@@ -219,8 +217,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     callback=_ranks,
     help="Also extract adapters of these ranks from the full models, and measure each.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Ask so many of the questions only.")
-@click.option("--system", metavar="TEXT", help="The system prompt; the model card's by default.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Ask only this many questions, taken evenly from the file.",
+)
+@click.option("--system", metavar="TEXT", help="System prompt (default: the model card's).")
 @click.option(
     "--temperature", type=click.FloatRange(0, 2), default=0, show_default="greedy decoding"
 )
@@ -231,12 +233,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Texts generated together.",
+    help="Number of texts generated together.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the measurement as JSON.")
 @click.option("--transcripts", type=FILE, help="Write every text to this file, as JSON lines.")
-@click.option("--markdown", type=FILE, help="Put the tables into this Markdown file.")
-@click.option("--plot", type=FILE, help="Draw them into this file (.svg, .png or .pdf).")
+@click.option("--markdown", type=FILE, help="Write the tables into this Markdown file.")
+@click.option("--plot", type=FILE, help="Plot them into this file (.svg, .png or .pdf).")
 @click.pass_obj
 def command(
     settings: Settings,
@@ -247,11 +249,11 @@ def command(
     system: str | None,
     **options: Any,
 ) -> None:
-    """Measure what critic and regenerator bring, on questions with known answers.
+    """Measure what critic and regenerator add, on questions with known answers.
 
-    TASK is a file of JSON lines, {"question": …, "answer": …} with an optional "kind" to count
-    by ("sums/long" counts in "sums" too); without it the demo's held-out questions are asked. The
-    models are those of the settings.
+    TASK is a file of JSON lines, {"question": …, "answer": …}, with an optional "kind" to group
+    results by ("sums/long" also counts as "sums"). Without TASK, the demo's held-out questions are
+    asked. The models are those of the settings.
     """
     sampling = Sampling(temperature=temperature, max_output_tokens=max_output_tokens, seed=seed)
     run(

@@ -1,4 +1,4 @@
-"""What the machinery costs when there is nothing else to do: a job alone, and a sweep of nothing."""
+"""What the service costs when there is nothing else to do: a job alone, and a sweep of nothing."""
 
 from __future__ import annotations
 

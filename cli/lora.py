@@ -24,7 +24,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @click.group()
 def lora() -> None:
-    """Make, merge and inspect adapters."""
+    """Extract, merge and inspect adapters."""
 
 
 def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
@@ -32,7 +32,7 @@ def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
     found = [part.strip() for part in value.split(",") if part.strip()]
     if odd := set(found) - {"embeddings", "head", "norms"}:
         raise click.BadParameter(
-            f"{sorted(odd)[0]!r} is none of embeddings, head and norms", param=option
+            f"{sorted(odd)[0]!r} is not one of embeddings, head and norms", param=option
         )
     return found
 
@@ -41,21 +41,32 @@ def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
 @click.option("--base", required=True, metavar="MODEL", help="A folder, or a hub id.")
 @click.option("--tuned", required=True, metavar="MODEL", help="A full fine-tune of the base.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The adapter's folder.")
-@click.option("--rank", type=int, help="64 by default; with --energy, the most a layer may have.")
 @click.option(
-    "--energy", type=float, metavar="SHARE", help="Each layer's least rank that keeps this share."
+    "--rank", type=int, help="Rank of every layer (default: 64); with --energy, the maximum."
 )
-@click.option("--alpha", type=float, help="The rank by default: the difference is applied once.")
 @click.option(
-    "--keep", default="", callback=_subset, metavar="LIST", help="Of embeddings, head and norms."
+    "--energy",
+    type=float,
+    metavar="SHARE",
+    help="The smallest rank that keeps this share of a layer.",
 )
-@click.option("--base-name", metavar="NAME", help="What the adapter calls its base; --base.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the adapter; by default the tuned's.")
+@click.option("--alpha", type=float, help="Default: the rank, which applies the difference once.")
+@click.option(
+    "--keep",
+    default="",
+    callback=_subset,
+    metavar="LIST",
+    help="Store whole: embeddings, head, norms.",
+)
+@click.option(
+    "--base-name", metavar="NAME", help="The base's name in the adapter (default: --base)."
+)
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the adapter (default: as --tuned).")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--exact", is_flag=True, help="Decompose every layer fully instead of sketching it.")
-@click.option("--seed", type=int, default=0, help="Of the sketches.")
-@click.option("--ignore-tokenizer", is_flag=True, help="Let the vocabularies differ.")
-@click.option("--force", is_flag=True, help="Replace a model or adapter that is in --out.")
+@click.option("--seed", type=int, default=0, help="Seed of the sketches.")
+@click.option("--ignore-tokenizer", is_flag=True, help="Accept vocabularies that differ.")
+@click.option("--force", is_flag=True, help="Replace the model or adapter in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def extract(
     base: str,
@@ -71,10 +82,10 @@ def extract(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make an adapter of what a fine-tune changed in the base's linear layers.
+    """Extract an adapter from what a fine-tune changed in the base's linear layers.
 
-    Each layer gets the nearest approximation of its rank; its line says how much of the change it
-    keeps, its error (both as shares) and the error that no adapter of this rank can be below.
+    Each layer gets the best approximation of its rank. The table shows the share of the change
+    that is kept, the error, and a lower bound for the error of any adapter of this rank.
     """
     from worker.lora.extract import DEFAULT_RANK
     from worker.lora.extract import extract as run
@@ -104,7 +115,7 @@ def extract(
     for warning in report.warnings:
         _warn(warning)
     if any(rest.kept for rest in report.rest):
-        _warn("an adapter that replaces whole modules is refused by the engine that batches")
+        _warn("an adapter that stores whole modules is served one request at a time")
     if as_json:
         click.echo(json.dumps({"out": str(out), **report.to_json()}, indent=2))
     else:
@@ -115,13 +126,13 @@ def extract(
 @click.option("--base", required=True, metavar="MODEL", help="A folder, or a hub id.")
 @click.option("--adapter", required=True, metavar="ADAPTER", help="A folder, or a hub id.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The model's folder.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Of the model; by default the base's.")
-@click.option("--force", is_flag=True, help="Replace a model or adapter that is in --out.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the model (default: as --base).")
+@click.option("--force", is_flag=True, help="Replace the model or adapter in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def merge(
     base: str, adapter: str, out: Path, dtype: str | None, force: bool, as_json: bool
 ) -> None:
-    """Add an adapter to its base: a full model of its own."""
+    """Merge an adapter into its base, as a full model."""
     from dataclasses import asdict
 
     from worker.lora.merge import merge as run
@@ -149,10 +160,10 @@ def merge(
 
 @lora.command()
 @click.argument("adapter")
-@click.option("--convert", is_flag=True, help="First write a pickled adapter as safetensors too.")
+@click.option("--convert", is_flag=True, help="First convert a pickled adapter to safetensors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 def inspect(adapter: str, convert: bool, as_json: bool) -> None:
-    """Say what an adapter is, what it does to each layer, and who can use it."""
+    """Show an adapter's rank, targets and norms, and whether it can be batched."""
     from worker import digests
     from worker.lora import inspect as module
 
@@ -169,7 +180,7 @@ def inspect(adapter: str, convert: bool, as_json: bool) -> None:
 
 
 def _described(found: Description, digest: str) -> Iterator[str]:
-    """Say in lines what an adapter is."""
+    """Describe an adapter, line by line."""
 
     def several(values: list[Any]) -> str:
         return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
@@ -217,7 +228,7 @@ def _print(report: Report, out: Path) -> None:
     for rest in report.rest:
         fate = "kept" if rest.kept else "dropped"
         if not rest.kept:
-            fate += {"biases": ", as no LoRA holds biases", "other": ""}.get(
+            fate += {"biases": ": LoRA cannot hold biases", "other": ""}.get(
                 rest.kind, f" (--keep {rest.kind} stores them)"
             )
         click.echo(f"{rest.kind}: {rest.tensors} differ by a norm of {rest.norm:.4g}: {fate}.")
@@ -226,7 +237,7 @@ def _print(report: Report, out: Path) -> None:
 
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on standard error, if someone looks."""
+    """Show a bar on standard error if that is a terminal."""
     with click.progressbar(
         length=1, label=label, file=sys.stderr, hidden=not sys.stderr.isatty(), show_pos=True
     ) as bar:

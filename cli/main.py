@@ -49,7 +49,7 @@ def main() -> None:
 @main.command()
 @click.pass_obj
 def up(settings: Settings) -> None:
-    """Run everything here: Redis, database, one worker and the web."""
+    """Run Redis, the database, one worker and the web in one place."""
     from cli import up as module
 
     logs.configure(settings.log_format, "up")
@@ -59,7 +59,7 @@ def up(settings: Settings) -> None:
 @main.command()
 @click.pass_obj
 def web(settings: Settings) -> None:
-    """Run the web alone."""
+    """Run the web server."""
     from cli import parts
 
     logs.configure(settings.log_format, "web")
@@ -69,7 +69,7 @@ def web(settings: Settings) -> None:
 @main.command()
 @click.pass_obj
 def worker(settings: Settings) -> None:
-    """Run one worker alone. It waits for Redis and the database."""
+    """Run one worker. It waits for Redis and the database."""
     from cli import parts
 
     logs.configure(settings.log_format, "worker")
@@ -90,15 +90,20 @@ def maintain(settings: Settings) -> None:
 
 
 @main.command()
-@click.option("--to", "target", default="head", help="head, base or a revision; up or down.")
+@click.option(
+    "--to",
+    "target",
+    default="head",
+    help="The revision to migrate to, up or down: head, base or an id.",
+)
 @click.pass_obj
 def migrate(settings: Settings, target: str) -> None:
-    """Bring the database's schema up to date."""
+    """Migrate the database schema to the latest revision."""
     from cli import parts
 
     logs.configure(settings.log_format, "migrate")
     revision = parts.migrate(settings, target)
-    click.echo(f"The database's schema is at {revision or 'base: it is empty'}.")
+    click.echo(f"The database schema is at revision {revision or 'base (empty)'}.")
 
 
 def _server(command: F) -> F:
@@ -106,22 +111,22 @@ def _server(command: F) -> F:
     return click.option(
         "--url",
         metavar="URL",
-        help="The server; by default the one that HELIXQ_HOST and HELIXQ_PORT name.",
+        help="The server's URL (default: from HELIXQ_HOST and HELIXQ_PORT).",
     )(command)
 
 
 @main.command()
 @click.argument("question")
-@click.option("--no-wait", is_flag=True, help="Print the job's id and leave.")
+@click.option("--no-wait", is_flag=True, help="Print the job's id and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
-@click.option("--system", metavar="TEXT", help="The system prompt; the model card's by default.")
-@click.option("--temperature", type=float, help="0 is greedy.")
-@click.option("--top-k", type=int, help="0 keeps the whole vocabulary.")
-@click.option("--top-p", type=float)
-@click.option("--max-output-tokens", type=int, help="The most new tokens of a stage.")
+@click.option("--system", metavar="TEXT", help="System prompt (default: the model card's).")
+@click.option("--temperature", type=float, help="0 is greedy decoding.")
+@click.option("--top-k", type=int, help="Sample from this many tokens; 0 is all.")
+@click.option("--top-p", type=float, help="Sample from tokens with this total probability.")
+@click.option("--max-output-tokens", type=int, help="Maximum number of new tokens per stage.")
 @click.option("--seed", type=int, help="The same seed gives the same texts.")
-@click.option("--rounds", type=int, help="Critique and regenerate so many times (1 to 5).")
-@click.option("--priority", type=int, help="0 to 9; higher goes first.")
+@click.option("--rounds", type=int, help="Rounds of critique and regeneration, 1 to 5.")
+@click.option("--priority", type=int, help="0 to 9; higher runs first.")
 @_server
 @click.pass_obj
 def ask(
@@ -134,7 +139,7 @@ def ask(
     system: str | None,
     **options: Any,
 ) -> None:
-    """Ask one question, and print the three texts. `-` reads it from standard input."""
+    """Ask one question and print the three texts. `-` reads it from standard input."""
     from cli import asking
     from cli.client import Client
 

@@ -52,9 +52,9 @@ def check_auth(settings: Settings) -> None:
     """Refuse to serve without keys where the settings ask for them."""
     if settings.auth == "required" or (settings.auth == "auto" and not settings.loopback):
         raise ExpectedError(
-            f"API keys do not exist yet, so HELIXQ_AUTH={settings.auth} cannot be kept on "
+            f"API keys are not implemented yet, so HELIXQ_AUTH={settings.auth} is impossible with "
             f"HELIXQ_HOST={settings.host}: listen on 127.0.0.1, or set HELIXQ_AUTH=off behind a "
-            "proxy that checks who asks"
+            "proxy that authenticates users"
         )
 
 

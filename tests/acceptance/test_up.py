@@ -72,7 +72,7 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     # A worker that is killed is started again.
     [worker] = [c for c in children if c.cmdline()[-1] == "worker"]
     worker.kill()
-    up.wait_for("the worker ended with status -9; starting it again")
+    up.wait_for("the worker exited with status -9; restarting it")
     up.wait_for("worker .*ready: ", count=2)
 
     children = family(up)
@@ -106,7 +106,7 @@ def test_a_model_that_is_not_there_ends_up(environ: dict[str, str]) -> None:
     assert up.wait() == 1
     up.stop()
     assert "Error: HELIXQ_BASE_MODEL: there is no folder /no/such/model." in up.output
-    assert up.output.strip().endswith("the worker ended with status 1; it says why above.")
+    assert up.output.strip().endswith("the worker exited with status 1; the reason is logged above.")
     assert "Traceback" not in up.output
 
 

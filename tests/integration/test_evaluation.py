@@ -169,7 +169,7 @@ def test_bad_input_is_one_sentence(
     [
         (["--full", "actor=/nowhere"], "critic, regenerator"),
         (["--ranks", "four"], "is not a list of numbers"),
-        (["--ranks", "0"], "a rank is at least 1"),
+        (["--ranks", "0"], "a rank must be at least 1"),
         (["--temperature", "3"], "not in the range"),
     ],
 )
