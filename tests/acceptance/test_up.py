@@ -106,7 +106,9 @@ def test_a_model_that_is_not_there_ends_up(environ: dict[str, str]) -> None:
     assert up.wait() == 1
     up.stop()
     assert "Error: HELIXQ_BASE_MODEL: there is no folder /no/such/model." in up.output
-    assert up.output.strip().endswith("the worker exited with status 1; the reason is logged above.")
+    assert up.output.strip().endswith(
+        "the worker exited with status 1; the reason is logged above."
+    )
     assert "Traceback" not in up.output
 
 

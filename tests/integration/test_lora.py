@@ -539,7 +539,10 @@ def test_bad_input_is_one_sentence(base: Path, tuned: Path, tmp_path: Path) -> N
     for arguments, sentence in (
         (("inspect", tmp_path), "there is no adapter_config.json in"),
         (("inspect", "/no/such/folder"), "there is no folder /no/such/folder"),
-        (("extract", *models, "--keep", "all", "--rank", 4), "not one of embeddings, head and norms"),
+        (
+            ("extract", *models, "--keep", "all", "--rank", 4),
+            "not one of embeddings, head and norms",
+        ),
     ):
         status = 2 if "--keep" in arguments else 1
         assert sentence in run(*arguments, status=status).stderr
