@@ -6,8 +6,10 @@ import sqlite3
 
 import click
 
+from jobs.errors import UserError
 
-class ExpectedError(Exception):
+
+class ExpectedError(UserError):
     """A command cannot be carried out; the message is one sentence."""
 
 
@@ -18,10 +20,8 @@ def explain(error: Exception) -> str | None:
     from redis import RedisError
 
     from jobs import transient
-    from migrations import SchemaError
-    from worker.lora import LoraError
 
-    if isinstance(error, ExpectedError | SchemaError | LoraError):
+    if isinstance(error, UserError):
         return str(error)
     reason = transient.reason(error)
     if isinstance(error, sa.exc.SQLAlchemyError):

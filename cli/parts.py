@@ -20,7 +20,7 @@ from jobs import advice
 from jobs.database import Database, create_engine
 from jobs.maintenance import Maintenance
 from jobs.progress import Progress
-from jobs.queue import Doorbell, make_app
+from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
 
@@ -102,7 +102,7 @@ def maintain(settings: Settings) -> None:
         migrations.check(database.engine)
         maintenance = Maintenance(
             database,
-            Doorbell(make_app(settings.redis)),
+            Publisher(make_app(settings.redis)),
             progress,
             model=None,
             model_timeout=settings.model_timeout,

@@ -22,7 +22,7 @@ from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.pipeline import Sampling
-from jobs.progress import Progress, Text
+from jobs.progress import Progress, TextDeltas
 from jobs.settings import Settings
 from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.stages import Claim
@@ -158,7 +158,7 @@ class _Readers:
         """End all jobs, and read the streams to their end: the next readers need their places."""
         for claim in self._claims:
             stages.fail(self._database, claim, "server_error", "measured")
-            self._progress.changed(claim.job_id)
+            self._progress.publish_change(claim.job_id)
         while self._selector.get_map():
             for key, _mask in self._selector.select(PATIENCE):
                 if not key.fileobj.recv(1 << 18):  # type: ignore[union-attr]  # a socket
@@ -199,8 +199,8 @@ class _Readers:
     def _tell(self) -> None:
         """Tell the next piece of every job, all in one message as a worker does."""
         piece = [f"@{time.monotonic():.6f} "]
-        self._progress.tell(
-            [(c.job_id, Text(c.attempt_id, self._told, piece)) for c in self._claims]
+        self._progress.publish(
+            [(c.job_id, TextDeltas(c.attempt_id, self._told, piece)) for c in self._claims]
         )
         self._told += 1
 

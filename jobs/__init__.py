@@ -1,1 +1,1 @@
-"""What the web and the worker share: settings, the pipeline, the tables, the queue."""
+"""What web and worker share: settings, the pipeline, the database, the queue, the API without HTTP."""

@@ -1,4 +1,4 @@
-"""Many Redis streams read over one connection, by one thread for all others."""
+"""Reading many Redis streams over one connection, on one thread for all subscribers."""
 
 from __future__ import annotations
 
@@ -13,89 +13,95 @@ import redis
 
 log = logging.getLogger(__name__)
 
-#: Seconds between tries while Redis is away.
-POLL = 0.5
-#: Seconds of one read without news.
-BLOCK = 1.0
-#: Seconds after which Redis forgets the stream that wakes a process which is gone.
+#: Seconds between two tries while Redis is away.
+RETRY_INTERVAL = 0.5
+#: The maximum number of seconds that one read blocks.
+MAX_BLOCK = 1.0
+#: Seconds after which Redis drops the wake-up stream of a process that has gone.
 WAKE_EXPIRY = 3600
 
 Fields = Mapping[str, str]
-#: What an entry of a stream is called, as two numbers: milliseconds, and a count within them.
+#: The id of a stream's entry: milliseconds, and a sequence number within them.
 EntryId = tuple[int, int]
 
 
-class Entries:
-    """What came on one stream and was not taken yet."""
+class Subscription:
+    """The entries of one stream that its subscriber has not taken yet."""
 
     def __init__(self, lock: threading.Lock) -> None:
-        self._news = threading.Condition(lock)
-        self._came: list[Fields] = []
+        self._changed = threading.Condition(lock)
+        self._entries: list[Fields] = []
         self._away = False
-        #: The last entry that came.
+        #: The id of the last entry that was received.
         self.cursor: EntryId = (0, 0)
 
-    def take(self, seconds: float) -> tuple[list[Fields], bool]:
-        """Take the entries, waiting for some if there are none, and whether Redis was away."""
-        with self._news:
-            if not (self._came or self._away):
-                self._news.wait(seconds)
-            came, self._came = self._came, []
+    def take(self, timeout: float) -> tuple[list[Fields], bool]:
+        """Take the entries, or wait for some up to ``timeout`` seconds.
+
+        Returns:
+            the entries, and whether Redis was away since the last call.
+        """
+        with self._changed:
+            if not (self._entries or self._away):
+                self._changed.wait(timeout)
+            entries, self._entries = self._entries, []
             away, self._away = self._away, False
-        return came, away
+        return entries, away
 
     # --- the listener's thread, which holds the lock ---------------------------------
 
     def put(self, entries: list[tuple[EntryId, Fields]]) -> None:
-        if new := [fields for entry, fields in entries if entry > self.cursor]:
-            self._came += new
+        if new := [fields for entry_id, fields in entries if entry_id > self.cursor]:
+            self._entries += new
             self.cursor = entries[-1][0]
-            self._news.notify_all()
+            self._changed.notify_all()
 
-    def tell_away(self) -> None:
+    def set_away(self) -> None:
         self._away = True
-        self._news.notify_all()
+        self._changed.notify_all()
 
 
 class Listener:
-    """Reads all streams that somebody follows here. Threads may share it."""
+    """Reads all streams that have subscribers in this process. Threads may share it."""
 
     def __init__(self, client: redis.Redis) -> None:
         """
         Args:
-            client: decodes replies, and waits for them for longer than `BLOCK`.
+            client: decodes replies, and its timeout is longer than `MAX_BLOCK`.
         """
         self._redis = client
         self._lock = threading.Lock()
         self._wanted = threading.Condition(self._lock)
-        self._followed: dict[str, list[Entries]] = {}
+        self._subscriptions: dict[str, list[Subscription]] = {}
         self._stopped = False
         self._away = False
         self._thread: threading.Thread | None = None
-        #: A stream of this process: an entry ends the read that waits, so that it goes on with others.
+        #: A stream of this process. An entry in it ends a blocking read, so that the next one includes
+        #: new subscriptions.
         self._wake_key = f"helixq:wake:{secrets.token_hex(8)}"
-        self._woken: EntryId = (0, 0)
+        self._wake_cursor: EntryId = (0, 0)
 
     @contextmanager
-    def follow(self, key: str) -> Iterator[Entries]:
-        """Follow a stream from its start."""
-        entries = Entries(self._lock)
+    def subscribe(self, key: str) -> Iterator[Subscription]:
+        """Subscribe to a stream from its start."""
+        subscription = Subscription(self._lock)
         with self._lock:
-            self._followed.setdefault(key, []).append(entries)
+            self._subscriptions.setdefault(key, []).append(subscription)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="listener", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
                 self._thread.start()
             self._wanted.notify()
         self._wake()
         try:
-            yield entries
+            yield subscription
         finally:
             with self._lock:
-                self._followed[key].remove(entries)
-                if not self._followed[key]:
-                    del self._followed[key]
+                self._subscriptions[key].remove(subscription)
+                if not self._subscriptions[key]:
+                    del self._subscriptions[key]
 
     def close(self) -> None:
+        """Stop the thread."""
         with self._lock:
             self._stopped = True
             self._wanted.notify()
@@ -105,7 +111,7 @@ class Listener:
 
     def _wake(self) -> None:
         if self._away:
-            return  # it is not reading
+            return  # The thread is not blocked in a read.
         with suppress(redis.RedisError), self._redis.pipeline(transaction=False) as pipe:
             pipe.xadd(self._wake_key, {"wake": "1"}, maxlen=1)
             pipe.expire(self._wake_key, WAKE_EXPIRY)
@@ -113,55 +119,55 @@ class Listener:
 
     # --- the listener's thread --------------------------------------------------------
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._lock:
-                self._wanted.wait_for(lambda: self._stopped or self._followed)
+                self._wanted.wait_for(lambda: self._stopped or self._subscriptions)
                 if self._stopped:
                     return
                 cursors = {
-                    key: min(entries.cursor for entries in all_of_it)
-                    for key, all_of_it in self._followed.items()
+                    key: min(subscription.cursor for subscription in subscriptions)
+                    for key, subscriptions in self._subscriptions.items()
                 }
-            cursors[self._wake_key] = self._woken
+            cursors[self._wake_key] = self._wake_cursor
             try:
-                self._hand_out(self._read(cursors))
+                self._distribute(self._read(cursors))
                 self._away = False
             except Exception as error:
-                # Whatever it is: without this thread nobody would see a text before its end.
+                # Whatever it is: without this thread, nobody would see a text before it is finished.
                 if not isinstance(error, redis.RedisError):
-                    log.exception("news could not be read")
-                self._tell_away()
+                    log.exception("live progress could not be read")
+                self._set_away()
 
     def _read(self, cursors: Mapping[str, EntryId]) -> dict[str, list[tuple[EntryId, Fields]]]:
-        # redis-py types the replies of every protocol and version at once.
+        # redis-py types the replies of all protocols and versions at once.
         reply: Any = self._redis.xread(
             {key: f"{cursor[0]}-{cursor[1]}" for key, cursor in cursors.items()},
-            block=round(BLOCK * 1000),
+            block=round(MAX_BLOCK * 1000),
         )
         streams = reply.items() if isinstance(reply, dict) else reply or ()
         return {
-            key: [(_entry_id(name), fields) for name, fields in entries] for key, entries in streams
+            key: [(_entry_id(text), fields) for text, fields in entries] for key, entries in streams
         }
 
-    def _hand_out(self, streams: dict[str, list[tuple[EntryId, Fields]]]) -> None:
-        for name, _ in streams.pop(self._wake_key, []):
-            self._woken = name
+    def _distribute(self, streams: dict[str, list[tuple[EntryId, Fields]]]) -> None:
+        for entry_id, _ in streams.pop(self._wake_key, []):
+            self._wake_cursor = entry_id
         with self._lock:
             for key, entries in streams.items():
-                for one in self._followed.get(key, ()):
-                    one.put(entries)
+                for subscription in self._subscriptions.get(key, ()):
+                    subscription.put(entries)
 
-    def _tell_away(self) -> None:
-        """Have everybody look at the database instead, and pause: nobody must spin."""
+    def _set_away(self) -> None:
+        """Make all subscribers read the database instead, and pause, so that no thread spins."""
         self._away = True
         with self._lock:
-            for all_of_it in self._followed.values():
-                for one in all_of_it:
-                    one.tell_away()
-            self._wanted.wait_for(lambda: self._stopped, POLL)
+            for subscriptions in self._subscriptions.values():
+                for subscription in subscriptions:
+                    subscription.set_away()
+            self._wanted.wait_for(lambda: self._stopped, RETRY_INTERVAL)
 
 
-def _entry_id(name: str) -> EntryId:
-    milliseconds, count = name.split("-")
-    return int(milliseconds), int(count)
+def _entry_id(text: str) -> EntryId:
+    milliseconds, sequence = text.split("-")
+    return int(milliseconds), int(sequence)

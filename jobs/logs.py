@@ -1,4 +1,4 @@
-"""How the programs log: lines for people, or JSON for machines (`HELIXQ_LOG_FORMAT`)."""
+"""Logging to standard error: text, or JSON lines (`HELIXQ_LOG_FORMAT`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats each record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -25,11 +25,11 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure(log_format: str, program: str) -> None:
-    """Send this process's log to standard error.
+    """Configure the logging of this process.
 
     Args:
         log_format: ``text`` or ``json``.
-        program: the word that starts a line of text.
+        program: a name that each line of text shows.
     """
     handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":

@@ -1,6 +1,6 @@
-"""The background duties: take back what lost its worker, publish what has no message, delete what is old.
+"""The background duties: take back lost stages, publish the outbox, delete what is old.
 
-They run in every worker, and by themselves as `helixq maintain`; more than one at a time does no harm.
+They run in every worker, and alone as `helixq maintain`. Several processes may run them at once.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from jobs import transient
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.progress import Progress
-from jobs.queue import Doorbell
+from jobs.queue import Publisher
 from jobs.timing import ALIVE_FOR, HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL
 from jobs.use_cases import outbox, restarting, retention, sweeping, workers
 
 log = logging.getLogger(__name__)
 
 CLEANUP_INTERVAL = 3600.0
-#: The most seconds of cleaning up in one go: leases and waiting jobs are looked after in between.
+#: The maximum number of seconds of one cleanup: sweeps run in between.
 CLEANUP_TIME = 1.0
-#: By which share of its interval a sweep may come sooner, so that those of several processes spread out.
+#: The share of its interval by which a sweep may come sooner, so that those of several processes spread.
 JITTER = 0.2
 #: Seconds before a duty that failed is tried again.
 RETRY_INTERVAL = 1.0
-#: Stands for no model: jobs that have begun are left alone, since nobody would take their messages.
+#: No worker's model: stands for publishing only jobs without a model.
 NO_MODEL = ""
-#: The most jobs that one sweep publishes: leases that run out should not wait long for the next one.
+#: The maximum number of jobs that one sweep publishes: expired leases should not wait long for the next.
 MAX_PUBLISHED = 1000
 
 
 @dataclass(frozen=True)
 class Duty:
-    """Something to do again and again."""
+    """A function to call at an interval."""
 
-    #: Seconds between two runs.
+    #: Seconds between two calls.
     interval: float
-    #: Does it; returns whether it is to be called again at once.
+    #: Returns whether to call it again at once.
     run: Callable[[], bool]
 
 
 def repeat(duties: list[Duty], stopped: threading.Event, *, poll: float, jitter: float = 0) -> None:
-    """Run each duty at its interval until ``stopped`` is set. A duty that fails is run again soon.
+    """Call each duty at its interval until ``stopped`` is set. One that fails is called again soon.
 
     Args:
-        duties: what to run, one after the other.
+        duties: to call, one after another.
         stopped: ends the loop.
-        poll: seconds between looks at what is due.
-        jitter: by which share of its interval a run may come sooner.
+        poll: seconds between two checks of what is due.
+        jitter: the share of its interval by which a call may come sooner.
     """
     due = [0.0] * len(duties)
     while not stopped.wait(poll):
@@ -66,7 +66,7 @@ def repeat(duties: list[Duty], stopped: threading.Event, *, poll: float, jitter:
                 if duty.run():
                     due[number] = 0.0
             except Exception as error:
-                # Whatever it is: the promises about jobs rest on these loops.
+                # Whatever it is: the promises about jobs depend on these loops.
                 due[number] = time.monotonic() + min(duty.interval, RETRY_INTERVAL)
                 if transient.is_transient(error):
                     log.warning("the database does not answer: %s", transient.reason(error))
@@ -75,37 +75,36 @@ def repeat(duties: list[Duty], stopped: threading.Event, *, poll: float, jitter:
 
 
 class Maintenance:
-    """The duties of one process, on a thread of their own."""
+    """The duties of one process, on their own thread."""
 
     def __init__(
         self,
         database: Database,
-        doorbell: Doorbell,
+        publisher: Publisher,
         progress: Progress,
         *,
         model: str | None,
         model_timeout: float,
         retention_days: int,
     ) -> None:
-        """Prepare; `start` begins.
-
+        """
         Args:
-            database: the jobs.
-            doorbell: publishes what waits without a message.
-            progress: tells readers of jobs that were changed.
-            model: whose begun jobs to publish, as a worker with that model; None for those of all
-                workers that are ready.
-            model_timeout: seconds that a job waits for a worker with its model before it starts again.
+            database: of the jobs.
+            publisher: publishes the outbox.
+            progress: gets the changes of jobs.
+            model: of the jobs that have begun and are to be published; None for the models of all workers
+                that are ready.
+            model_timeout: seconds that a job waits for a worker with its model before it is restarted.
             retention_days: how long jobs are kept; 0 for ever.
         """
         self._database = database
-        self._doorbell = doorbell
+        self._publisher = publisher
         self._progress = progress
         self._model = model
         self._model_timeout = model_timeout
         self._retention_days = retention_days
         self._stopped = threading.Event()
-        #: When the database answered last, since when it has without a break, and whether there was one.
+        #: When the database responded last, since when it has without an outage, and whether there was one.
         self._answered: float | None = None
         self._answers_since = 0.0
         self._outage = False
@@ -121,22 +120,24 @@ class Maintenance:
         )
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Stop the thread, and wait for it."""
         self._stopped.set()
         self._thread.join()
 
     def sweep(self) -> bool:
-        """Take back lost stages, end what is overdue, and publish what has no message.
+        """Take back lost stages, end overdue jobs, and publish the outbox.
 
         Returns:
-            Whether it has to be called again soon.
+            whether to call it again at once.
         """
         busy = sweeping.any_unfinished(self._database)
         answers_for = self._note_answer()
         if self._outage and answers_for < HEARTBEAT_INTERVAL:
-            return True  # leases ran out, and the workers have yet to renew them
+            return True  # Leases have expired, and the workers have yet to extend them.
         if not busy:
             return False
         swept = sweeping.sweep(self._database)
@@ -148,7 +149,7 @@ class Maintenance:
             log.warning("%s: failed", job_id)
         restarted = self._restart(answers_for)
         for job_id in {*swept.taken_back, *swept.failed, *swept.attempts_ended, *restarted}:
-            self._progress.changed(job_id)
+            self._progress.publish_change(job_id)
         try:
             self._publish()
         except QueueUnavailableError as error:
@@ -156,7 +157,7 @@ class Maintenance:
         return False
 
     def _note_answer(self) -> float:
-        """Note that the database answered just now; return for how many seconds it has done so."""
+        """Note that the database responds; return for how many seconds it has."""
         now = time.monotonic()
         if self._answered is None:
             self._answers_since = now
@@ -166,17 +167,17 @@ class Maintenance:
         return now - self._answers_since
 
     def _restart(self, answers_for: float) -> list[str]:
-        """Start jobs again whose model no worker has any more."""
+        """Restart the jobs whose model no worker has any more."""
         if answers_for < ALIVE_FOR:
-            return []  # workers may have been unable to say that they are alive
+            return []  # Workers may have been unable to send heartbeats.
         restarted = restarting.restart_jobs(self._database, self._model_timeout)
         for job_id in restarted:
             log.warning("%s: no worker with its model came back; it starts again", job_id)
         return restarted
 
     def _publish(self) -> None:
-        """Publish the jobs that wait without a message; what Redis does not take goes back."""
-        queue_empty = self._doorbell.waiting() == 0
+        """Publish the outbox. What Redis does not take goes back."""
+        queue_empty = self._publisher.queue_length() == 0
         models = {self._model or NO_MODEL}
         if self._model is None:
             models |= {worker.model for worker in workers.list_ready(self._database)}
@@ -190,7 +191,7 @@ class Maintenance:
                 try:
                     while waiting:
                         job = waiting[0]
-                        self._doorbell.publish(
+                        self._publisher.publish(
                             job.job_id,
                             stage_index=job.stage_index,
                             rounds=job.rounds,
@@ -209,7 +210,7 @@ class Maintenance:
         """Delete old jobs and workers, a few at a time.
 
         Returns:
-            Whether there is more to delete.
+            whether there is more to delete.
         """
         give_up = time.monotonic() + CLEANUP_TIME
         deleted, more = 0, bool(self._retention_days)
@@ -218,7 +219,7 @@ class Maintenance:
             count = retention.delete_jobs(self._database, self._retention_days)
             deleted += count
             if more := count > 0:
-                self._stopped.wait(time.monotonic() - began)  # others write meanwhile
+                self._stopped.wait(time.monotonic() - began)  # Others can write meanwhile.
         if deleted:
             log.info("deleted %d jobs older than %d days", deleted, self._retention_days)
         if not more:

@@ -1,9 +1,8 @@
-"""The tables: jobs, every attempt at each of their stages, and who ran them.
+"""The tables: jobs, the attempts at their stages, and the workers that ran them.
 
-A job's stages run one after another, so the job row itself carries the lease of
-the attempt that is running: a job has a lease as long as one of its attempts runs, also
-when the job has ended meanwhile. Attempts are only ever added, and never changed once they
-have ended: they are the job's history.
+A job's stages run one after another, so the job's row has the lease of the running attempt. A job has a
+lease exactly while one of its attempts is running, also if the job itself has ended. Attempts are added
+and ended, and never change after that: they are the job's history.
 """
 
 from __future__ import annotations
@@ -43,21 +42,23 @@ OPEN = (Status.QUEUED, Status.IN_PROGRESS)
 
 
 class AttemptStatus(StrEnum):
-    """How one attempt at a stage went."""
+    """The status of an attempt."""
 
     RUNNING = "running"
     FINISHED = "finished"
-    #: The stage raised an error or ran past the job's deadline.
+    #: The stage raised an error or exceeded the job's deadline.
     FAILED = "failed"
-    #: The worker stopped answering.
+    #: The worker stopped responding.
     LOST = "lost"
-    #: The worker shut down and gave the stage back.
+    #: The worker shut down and released the stage.
     RELEASED = "released"
-    #: The job was cancelled meanwhile: its worker stopped, or stopped answering.
+    #: The job was cancelled, and the worker stopped, or stopped responding.
     CANCELLED = "cancelled"
 
 
 class WorkerState(StrEnum):
+    """The state of a worker."""
+
     LOADING = "loading"
     READY = "ready"
     STOPPED = "stopped"
@@ -95,7 +96,7 @@ def _enum(kind: type[StrEnum], name: str) -> sa.Enum:
 
 
 def _partial(name: str, *columns: str, where: str) -> sa.Index:
-    """Index some rows only; SQLite uses it for statements that have ``where`` in the same words."""
+    """Return a partial index. SQLite uses it only for statements that contain ``where`` literally."""
     condition = sa.text(where)
     return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
 
@@ -104,7 +105,7 @@ _ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 class Tokenizer(Base):
-    """A tokenizer that a worker serves, so that the web can count tokens without the model."""
+    """A tokenizer that a worker uses, for the web to count tokens without the model."""
 
     __tablename__ = "tokenizers"
 
@@ -115,7 +116,7 @@ class Tokenizer(Base):
 
 
 class Worker(Base):
-    """One start of one worker process: what it runs and when it was last alive."""
+    """A worker process: what it serves, and when it was last alive."""
 
     __tablename__ = "workers"
 
@@ -126,30 +127,30 @@ class Worker(Base):
     started_at: Mapped[dt.datetime] = mapped_column(default=utcnow(), index=True)
     seen_at: Mapped[dt.datetime] = mapped_column(default=utcnow(), index=True)
     stopped_at: Mapped[dt.datetime | None]
-    #: When it was first ready to take stages; null if it never was.
+    #: When it was first ready; null if it never was.
     ready_at: Mapped[dt.datetime | None]
     #: Base, adapters (name and content digest each), engine, device, dtype, software versions.
     runtime: Mapped[dict[str, Any]]
-    #: SHA-256 over what of it a text depends on: workers with the same one share jobs.
+    #: SHA-256 over what texts depend on (`jobs.use_cases.workers.Runtime.model`).
     model: Mapped[str] = mapped_column(sa.String(64))
-    #: Tokens of prompt and output together that the engine takes.
+    #: The maximum number of tokens of prompt and output together.
     context: Mapped[int]
     tokenizer_digest: Mapped[str] = mapped_column(sa.ForeignKey("tokenizers.digest"))
 
     __table_args__ = (
-        # Of those that did not stop: the newest, and that of a process.
+        # Workers that have not stopped: the newest, and that of a process.
         _partial("ix_workers_unstopped", "started_at", where="stopped_at IS NULL"),
         _partial("ix_workers_process", "host", "pid", "started_at", where="stopped_at IS NULL"),
     )
 
 
 class Job(Base):
-    """A question on its way through the pipeline."""
+    """A question, and its way through the pipeline."""
 
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
-    #: Who asked, and so who may read and cancel it.
+    #: Who may read and cancel the job: `ANONYMOUS` until there are API keys.
     owner: Mapped[str] = mapped_column(sa.String(40))
     status: Mapped[Status] = mapped_column(_enum(Status, "status"), default=Status.QUEUED)
 
@@ -161,12 +162,12 @@ class Job(Base):
     max_output_tokens: Mapped[int]
     seed: Mapped[int] = mapped_column(sa.BigInteger)
     rounds: Mapped[int]
-    #: 0 to 9; higher goes first.
+    #: 0 to 9; higher runs first.
     priority: Mapped[int]
     background: Mapped[bool]
-    #: The caller's key-value pairs. The underscore: ``metadata`` is SQLAlchemy's.
+    #: The client's key-value pairs. SQLAlchemy reserves the attribute ``metadata``.
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
-    #: The caller's ``Idempotency-Key``, and the SHA-256 of the request it came with.
+    #: The client's ``Idempotency-Key``, and the SHA-256 of the request that came with it.
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
     request_digest: Mapped[str | None] = mapped_column(sa.String(64))
 
@@ -176,24 +177,24 @@ class Job(Base):
     finished_at: Mapped[dt.datetime | None]
     deadline_at: Mapped[dt.datetime | None]
 
-    #: The model that all stages of the run are for (`Worker.model`); null until one is claimed.
+    #: The model that runs all stages of the run (`Worker.model`); null until one is claimed.
     model: Mapped[str | None] = mapped_column(sa.String(64))
-    #: How often the job has begun with its first stage: 1, and one more each time no worker with
-    #: its model came back.
+    #: The number of the current run: 1, and one more each time the job was restarted because no worker
+    #: had its model.
     run: Mapped[int] = mapped_column(default=1)
-    #: Of each run but the first: its number, when it began (``at``), the ``model`` of the one before,
-    #: and the ``reason``.
+    #: For each run but the first: its number (``run``), when it began (``at``), the ``model`` of the run
+    #: before, and the ``reason``.
     restarts: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
-    #: The first stage of the run that is not finished; equal to the number of stages at the end.
+    #: The first stage of the run that is not finished; the number of stages once all are.
     stage_index: Mapped[int] = mapped_column(default=0)
     #: When that stage became ready to run.
     ready_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
-    #: When messages for it were last handed to Redis, or were about to be; null is the outbox.
+    #: When a message for it was last published, or was about to be; null for the outbox.
     published_at: Mapped[dt.datetime | None] = mapped_column(default=utcnow())
 
-    #: The fencing token: who claimed last. It only ever grows.
+    #: The number of claims so far: the fencing token of the last one.
     lease_token: Mapped[int] = mapped_column(default=0)
-    #: Null while no attempt runs; so is ``worker_id``.
+    #: Null while no attempt is running, as is ``worker_id``.
     lease_expires_at: Mapped[dt.datetime | None]
     worker_id: Mapped[str | None] = mapped_column(sa.ForeignKey("workers.id"))
 
@@ -207,9 +208,9 @@ class Job(Base):
     __table_args__ = (
         # An owner's list, newest first.
         sa.Index(None, "owner", "created_at", "id"),
-        # Clients choose their keys, each for itself.
+        # Each owner chooses its own keys.
         sa.UniqueConstraint("owner", "idempotency_key"),
-        # The queue: to be counted, and looked through for messages that were lost.
+        # Queued jobs: to count them, and to find those whose messages were lost.
         _partial("ix_jobs_queued", "priority", "published_at", where="status = 'queued'"),
         _partial("ix_jobs_in_progress", "deadline_at", where="status = 'in_progress'"),
         _partial(
@@ -217,25 +218,32 @@ class Job(Base):
             "created_at",
             where="published_at IS NULL AND status IN ('queued', 'in_progress')",
         ),
-        # The leases: of a worker, and those that ran out.
+        # Leases: of a worker, and expired ones.
         _partial("ix_jobs_leased", "worker_id", "lease_expires_at", where="worker_id IS NOT NULL"),
-        # What ended lately, and what is old enough to be deleted.
+        # Ended jobs: those that ended last, and those that are old enough to delete.
         _partial("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
     )
 
     @property
+    def awaits_partial_text(self) -> bool:
+        """Whether the job has ended, and a worker may still hand in the text of the interrupted stage."""
+        return self.status.final and any(
+            attempt.status is AttemptStatus.RUNNING for attempt in self.attempts
+        )
+
+    @property
     def finished(self) -> list[Attempt]:
-        """The attempts that gave each output of this run's stages, in the order of the stages."""
+        """The finished attempts of the current run, in the order of its stages."""
         done = [a for a in self.of_run(self.run) if a.status is AttemptStatus.FINISHED]
         return sorted(done, key=lambda attempt: attempt.stage_index)
 
     def of_run(self, run: int) -> list[Attempt]:
-        """Return a run's attempts, in the order they started."""
+        """Return a run's attempts, in the order in which they started."""
         return [a for a in self.attempts if a.run == run]
 
 
 class Attempt(Base):
-    """One attempt at one stage, with all that went in and came out."""
+    """One attempt at a stage: its input, its output and its circumstances."""
 
     __tablename__ = "attempts"
 
@@ -244,18 +252,18 @@ class Attempt(Base):
     stage_index: Mapped[int]
     role: Mapped[Role] = mapped_column(_enum(Role, "role"))
     round: Mapped[int]
-    #: The job's run that it belongs to.
+    #: The job's run.
     run: Mapped[int] = mapped_column(default=1)
-    #: 1 for the first attempt at this stage; it goes on from run to run.
+    #: 1 for the first attempt at this stage; it continues over all runs.
     number: Mapped[int]
-    #: The job's fencing token under which it ran.
+    #: Of its lease.
     lease_token: Mapped[int]
     worker_id: Mapped[str] = mapped_column(sa.ForeignKey("workers.id"), index=True)
     status: Mapped[AttemptStatus] = mapped_column(_enum(AttemptStatus, "status"))
 
-    #: The exact text the model was given.
+    #: The exact text that the model was given.
     prompt: Mapped[str] = mapped_column(ExactText)
-    #: The exact text it gave; of an interrupted attempt what is known of it.
+    #: The exact text that it generated; of an interrupted attempt, what is known of it.
     output: Mapped[str | None] = mapped_column(ExactText)
     #: Characters of each streamed piece of ``output``, in order; they add up to its length.
     delta_lengths: Mapped[list[int] | None]
@@ -263,7 +271,7 @@ class Attempt(Base):
     temperature: Mapped[float]
     top_k: Mapped[int]
     top_p: Mapped[float]
-    #: The limit that applied: the job's, or less where the context left less room.
+    #: The limit that applied: the job's, or less if the context had less room.
     max_output_tokens: Mapped[int]
     #: The stage's own seed, derived from the job's.
     seed: Mapped[int] = mapped_column(sa.BigInteger)

@@ -1,8 +1,7 @@
-"""HelixNet as data: roles, prompts, sampling, and the order of a job's stages.
+"""HelixNet as data: roles, prompts, sampling parameters, and the order of a job's stages.
 
-The prompts and the sampling are those of the HelixNet-LMoE model card's code,
-to the character. This module needs the standard library alone, so that the
-engine can use its types without the queue or the database.
+Prompts and sampling parameters are exactly those of the code in the HelixNet-LMoE model card. This
+module imports the standard library only, so that the engine can use its types.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What an adapter of the base model was made to do."""
+    """A role of the pipeline. Each has its own adapter."""
 
     ACTOR = "actor"
     CRITIC = "critic"
     REGENERATOR = "regenerator"
 
 
-#: The system prompt of the card's code.
+#: The model card's system prompt.
 DEFAULT_SYSTEM = (
     "You are HelixNet. Elaborate on the topic using a Tree of Thoughts and backtrack when "
     "necessary to construct a clear, cohesive Chain of Thought reasoning. Always answer "
     "without hesitation."
 )
 
-#: The spaces before each newline, and the one after ``ASSISTANT:``, belong to the prompts.
+#: The prompts. The spaces before each newline and after ``ASSISTANT:`` belong to them.
 TEMPLATES = {
     Role.ACTOR: "SYSTEM: {system} \nUSER: {question} \nASSISTANT: ",
     Role.CRITIC: "SYSTEM: {system} \nUSER: {question} \nRESPONSE: {answer} \nCRITIQUE:",
@@ -39,46 +38,46 @@ TEMPLATES = {
     ),
 }
 
-#: The word the card's interactive program prints before each role's text.
+#: What the model card's interactive program prints before each role's text.
 LABELS = {Role.ACTOR: "ACTOR", Role.CRITIC: "CRITIQUE", Role.REGENERATOR: "REGENERATION"}
 
-#: The name of the pipeline as a model in the API.
+#: The pipeline's name as a model of the API.
 MODEL = "helixnet"
 
 MAX_ROUNDS = 5
 MAX_PRIORITY = 9
 DEFAULT_PRIORITY = 5
-#: Seeds stay below 2**53 so that every JSON reader keeps them exactly.
+#: The maximum seed: all JSON parsers read integers up to it exactly.
 MAX_SEED = 2**53 - 1
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one stage's tokens are drawn; the defaults are the card's."""
+    """Sampling parameters of a stage. The defaults are the model card's."""
 
-    #: 0 is greedy decoding.
+    #: 0 for greedy decoding.
     temperature: float = 0.75
-    #: 0 keeps the whole vocabulary.
+    #: 0 for the whole vocabulary.
     top_k: int = 50
     top_p: float = 1.0
-    #: The most new tokens of one stage.
+    #: The maximum number of new tokens of a stage.
     max_output_tokens: int = 1024
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One link of a job's chain."""
+    """One stage of a job."""
 
-    #: 0, 1, 2, … in the order the stages run.
+    #: 0, 1, 2, … in the order in which the stages run.
     index: int
     role: Role
-    #: 1 for the first critique and regeneration, and the answer they start from.
+    #: 1 for the answer, the first critique and the first regeneration.
     round: int
 
 
 def stages(rounds: int = 1) -> tuple[Stage, ...]:
-    """Return a job's stages: the actor, then critic and regenerator once a round."""
+    """Return a job's stages: the actor, then critic and regenerator in each round."""
     return (
         Stage(0, Role.ACTOR, 1),
         *(
@@ -91,15 +90,15 @@ def stages(rounds: int = 1) -> tuple[Stage, ...]:
 
 
 def prompt(stage: Stage, system: str, question: str, outputs: Sequence[str]) -> str:
-    """Build a stage's prompt from the texts of the stages before it, unchanged.
+    """Return a stage's prompt, which contains the outputs of earlier stages unchanged.
 
     A critic reads the last answer; a regenerator reads that answer and its critique.
 
     Args:
-        stage: the stage that is about to run.
+        stage: the stage.
         system: the system prompt.
         question: the user's question.
-        outputs: the outputs of stages ``0 … stage.index - 1``.
+        outputs: the outputs of the stages ``0 … stage.index - 1``.
     """
     answer = critique = ""
     if stage.role is Role.CRITIC:
@@ -112,6 +111,6 @@ def prompt(stage: Stage, system: str, question: str, outputs: Sequence[str]) -> 
 
 
 def stage_seed(seed: int, stage_index: int) -> int:
-    """Derive the seed of one stage from its job's: same job seed, same texts, on any worker."""
+    """Return the seed of a stage, derived from its job's: the same job seed gives the same texts."""
     digest = hashlib.blake2b(f"{seed}/{stage_index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) & MAX_SEED

@@ -1,8 +1,8 @@
-"""Live events of a job: what the worker says while the database does not know it yet.
+"""Live progress of jobs: what workers publish before it is in the database.
 
-One Redis stream a job. An entry is either a piece of a stage's text or the bare news that
-the job's row changed. Nothing is lost with it: whoever reads it reads the database too,
-and goes on with the database alone while Redis is away.
+There is one Redis stream for each job. An entry is some pieces of a stage's text, or a note that the
+job's rows changed. Nothing depends on it: readers read the database too, and only the database while
+Redis is away.
 """
 
 from __future__ import annotations
@@ -20,67 +20,67 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobs import advice
-from jobs.listening import Entries, Listener
+from jobs.listening import Listener, Subscription
 
 log = logging.getLogger(__name__)
 
-#: Seconds a stream outlives its last entry.
+#: Seconds after its last entry for which a stream is kept.
 EXPIRY = 3600
 #: Seconds to wait for Redis.
 TIMEOUT = 3
 
 
 @dataclass(frozen=True)
-class Text:
-    """Pieces of a stage's text, in order."""
+class TextDeltas:
+    """Consecutive pieces of an attempt's text."""
 
     attempt_id: int
-    #: How many pieces of this attempt came before these.
+    #: The number of pieces of this attempt before these.
     start: int
     deltas: list[str]
 
 
 @dataclass(frozen=True)
-class News:
-    """What one read brought."""
+class Update:
+    """The entries that one read returned."""
 
-    texts: list[Text]
+    texts: list[TextDeltas]
     #: Whether the job's rows may have changed.
     changed: bool
 
 
 class Follower:
-    """Gets the news of one job, for one thread."""
+    """Reads the stream of one job, for one thread."""
 
-    def __init__(self, entries: Entries) -> None:
-        self._entries = entries
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
 
-    def read(self, seconds: float) -> News:
-        """Give what came since the last time, waiting for it if there is nothing yet.
+    def read(self, timeout: float) -> Update:
+        """Return the entries since the last read, or wait for some.
 
         Args:
-            seconds: the most to wait.
+            timeout: the maximum number of seconds to wait.
 
         Returns:
-            The news. While Redis is away, again and again that the rows may have changed.
+            the entries. While Redis is away, each read says that the rows may have changed.
         """
-        entries, away = self._entries.take(seconds)
-        return News(
-            [Text(*json.loads(fields["text"])) for fields in entries if "text" in fields],
+        entries, away = self._subscription.take(timeout)
+        return Update(
+            [TextDeltas(*json.loads(fields["text"])) for fields in entries if "text" in fields],
             changed=away or any("changed" in fields for fields in entries),
         )
 
 
 class Progress:
-    """Both ends of the streams. Threads may share it."""
+    """Publishes and follows the progress of jobs. Threads may share it."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = redis.Redis.from_url(
             redis_url,
             socket_connect_timeout=TIMEOUT,
             socket_timeout=TIMEOUT,
-            # A connection that an earlier server left behind is replaced at once; more than
-            # that would hold up work that can do without Redis.
+            # One retry replaces a connection to a server that was restarted. More of them would delay
+            # work that does not need Redis.
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
         )
@@ -88,50 +88,55 @@ class Progress:
         self._listener = Listener(self._redis)
 
     def close(self) -> None:
+        """Close all connections."""
         self._listener.close()
         self._redis.close()
 
     def ping(self) -> None:
-        """Ask Redis for a sign of life; raises `redis.RedisError`."""
+        """Check that Redis responds.
+
+        Raises:
+            redis.RedisError: it does not.
+        """
         self._redis.ping()
 
     def advice(self) -> list[str]:
-        """Say what is unwise about Redis' settings."""
+        """Return warnings about Redis's settings, one sentence each."""
         return advice.about_redis(self._redis)
 
-    def changed(self, job_id: str) -> None:
-        """Tell that the job's rows changed."""
-        self.tell([(job_id, None)])
+    def publish_change(self, job_id: str) -> None:
+        """Publish that a job's rows changed."""
+        self.publish([(job_id, None)])
 
-    def tell(self, news: Sequence[tuple[str, Text | None]]) -> None:
-        """Tell several things at once, in their order.
+    def publish(self, updates: Sequence[tuple[str, TextDeltas | None]]) -> None:
+        """Publish several updates at once, in their order. If Redis is away, they are dropped.
 
         Args:
-            news: job ids, each with the next pieces of its text, or None: its rows changed.
+            updates: job ids, each with the next pieces of its text, or None if its rows changed.
         """
         try:
             with self._redis.pipeline(transaction=False) as pipe:
-                for job_id, text in news:
+                for job_id, text in updates:
                     pipe.xadd(_key(job_id), _fields(text))
-                for job_id in dict(news):
+                for job_id in dict(updates):
                     pipe.expire(_key(job_id), EXPIRY)
                 pipe.execute()
         except redis.RedisError as error:
-            # Readers see the stage when it is recorded; the work itself must go on.
+            # Readers get the text when the stage is recorded; the stage itself must go on.
             if not self._away.is_set():
-                log.warning("live progress is not shown while Redis is away: %s", error)
+                log.warning("live progress is not published while Redis is away: %s", error)
             self._away.set()
         else:
             self._away.clear()
 
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Follower]:
-        """Follow a job's stream from its start, beside all who follow one here."""
-        with self._listener.follow(_key(job_id)) as entries:
-            yield Follower(entries)
+        """Follow a job's stream from its start, over the connection that all followers here share."""
+        with self._listener.subscribe(_key(job_id)) as subscription:
+            yield Follower(subscription)
 
 
-def _fields(text: Text | None) -> dict[Any, Any]:  # (redis-py's dict is invariant)
+def _fields(text: TextDeltas | None) -> dict[Any, Any]:  # redis-py's dict is invariant.
     if text is None:
         return {"changed": "1"}
     return {"text": json.dumps([text.attempt_id, text.start, text.deltas])}

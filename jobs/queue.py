@@ -1,11 +1,11 @@
-"""The Celery app, and how a job becomes a chain of messages.
+"""The Celery app, and the publisher of jobs as chains of messages.
 
-Messages carry ids only, as JSON; results are ignored: inputs and outputs are in the
-database. Nothing rests on the broker: a message that is lost is published again by the
-sweep, and one that comes twice finds nothing to claim.
+Messages contain only ids, as JSON, and results are ignored: inputs and outputs are in the database.
+Nothing depends on the broker: a sweep publishes lost messages again, and a duplicate finds nothing to
+claim.
 
-Questions wait in one queue for whoever comes. What a worker has begun only workers with its
-model may go on with: those stages have a queue of their own for each model.
+Questions wait in one queue for all workers. Jobs that have begun wait in the queue of their model, which
+only workers with that model consume.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from jobs.redis_url import broker_options
 
 #: First stages that no worker has claimed yet.
 QUEUE = "helixq"
-#: Seconds after which Redis drops the queue of a model that nobody uses any more.
+#: Seconds after its last message after which Redis drops the queue of a model.
 MODEL_QUEUE_EXPIRY = 3600.0
-#: All of Kombu's keys in Redis begin so.
+#: The prefix of all of Kombu's keys in Redis.
 KEY_PREFIX = "helixq:"
-#: Seconds that publishing may hold up a request when Redis does not answer.
+#: Seconds to wait for Redis.
 TIMEOUT = 3
 
 
 def model_queue(model: str) -> Queue:
-    """Return the queue of stages that workers with a model may take alone.
+    """Return the queue of stages that only workers with a model may run.
 
     Args:
-        model: `jobs.models.Worker.model`.
+        model: as in `jobs.models.Worker.model`.
     """
     name = f"{QUEUE}.{model}"
-    # An exchange of its own: Kombu drops the bindings of one when its queues expire, not of a shared one.
+    # Each has its own exchange: when a queue expires, Kombu drops the bindings of the whole exchange.
     return Queue(name, Exchange(name), routing_key=name, expires=MODEL_QUEUE_EXPIRY)
 
 
 def make_app(redis_url: str, model: str | None = None) -> Celery:
-    """Make the Celery app that talks to ``redis_url``.
+    """Return a Celery app.
 
     Args:
-        redis_url: as the setting has it.
-        model: of the worker whose app it is; None if it runs no stages.
+        redis_url: of the broker.
+        model: of the worker that will consume with the app; None if it runs no stages.
     """
     queues = [Queue(QUEUE)]
     if model is not None:
         queues.append(model_queue(model))
 
     def route(_name: str, args: tuple[str, int], *_: object, **__: object) -> dict[str, str] | None:
-        """Send the next link of a chain to this worker's model: what came before it was its work."""
+        """Route the next message of a chain to this worker's model: it ran the stage before."""
         return {"queue": queues[-1].name} if args[1] > 0 else None
 
     app = Celery("helixq", set_as_current=False)
@@ -72,7 +72,7 @@ def make_app(redis_url: str, model: str | None = None) -> Celery:
         task_queues=queues,
         task_routes=(route,),
         task_default_queue=QUEUE,
-        # A worker holds as many messages as it has slots, and no more.
+        # A worker takes no more messages than it has slots.
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -81,19 +81,18 @@ def make_app(redis_url: str, model: str | None = None) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # Errors that Redis answers with, and that pass: READONLY, NOREPLICAS, MISCONF, TRYAGAIN…
+        # Retry also when Redis replies with an error such as READONLY, NOREPLICAS, MISCONF or TRYAGAIN.
         broker_channel_error_retry=True,
         broker_transport_options={
             "global_keyprefix": KEY_PREFIX,
-            # Kombu would keep a copy of each message in Redis until it is acknowledged, and bring
-            # it back after an hour; what a worker that dies had taken, the sweep publishes sooner.
-            # A message is then the worker's own: its end needs no Redis that answers.
+            # Kombu would keep a copy of each message in Redis until it is acknowledged, and deliver it
+            # again after an hour. The sweep is faster, and so a stage can end while Redis is away.
             "ack_emulation": False,
             "priority_steps": list(range(MAX_PRIORITY + 1)),
             "socket_connect_timeout": TIMEOUT,
             "socket_timeout": TIMEOUT,
-            # Publishing gives up after a second try at once: the sweep has more patience
-            # than a request. A worker's consumer reconnects by the settings above.
+            # Publishing is tried twice, since a request waits for it; then a sweep does it. A
+            # consumer reconnects as set above.
             "max_retries": 1,
             "interval_start": 0,
             "interval_step": 0.1,
@@ -109,8 +108,8 @@ def task_name(role: Role) -> str:
     return f"helixq.{role}"
 
 
-class Doorbell:
-    """Tells workers through Redis that a job has something to do."""
+class Publisher:
+    """Publishes messages for the stages of jobs. Threads may share it."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
@@ -124,15 +123,17 @@ class Doorbell:
         priority: int,
         model: str | None = None,
     ) -> None:
-        """Publish the chain of a job's stages from ``stage_index`` on.
+        """Publish a chain of messages, one for each of a job's stages from ``stage_index`` on.
 
         Args:
-            job_id, stage_index, rounds: which.
-            priority: the job's; later stages go first whatever it is.
-            model: the one that the job's run is settled on.
+            job_id: of the job.
+            stage_index: of the first stage to run.
+            rounds: the job's.
+            priority: the job's. It applies to the first stage of a job; later stages go first.
+            model: the model of the job's run, if it has one.
 
         Raises:
-            QueueUnavailableError: Redis did not take it; the sweep will publish it later.
+            QueueUnavailableError: Redis did not take the message.
         """
         queue = QUEUE if model is None else model_queue(model)
         links = [
@@ -140,29 +141,29 @@ class Doorbell:
                 task_name(stage.role),
                 args=(job_id, stage.index),
                 immutable=True,
-                # In Redis 0 goes first. Later stages go before new questions, so that jobs
-                # finish rather than pile up half done.
+                # In Redis, 0 is delivered first. Later stages go before new questions, so that jobs
+                # finish before others begin.
                 options={"priority": MAX_PRIORITY - priority if stage.index == 0 else 0},
             )
             for stage in pipeline.stages(rounds)[stage_index:]
         ]
         try:
-            # What is said here holds for the first link; the worker that runs it routes the next.
+            # The queue applies to the first message; the worker that runs its stage routes the next.
             chain(*links, app=self._app).apply_async(retry=False, queue=queue)
         except (OperationalError, RedisError) as error:
             raise QueueUnavailableError(str(error)) from error
 
-    def waiting(self) -> int:
-        """Count the messages of first stages that nobody has taken yet.
+    def queue_length(self) -> int:
+        """Count the messages of questions that no worker has taken.
 
         Raises:
-            QueueUnavailableError: Redis does not answer.
+            QueueUnavailableError: Redis does not respond.
         """
         try:
             with self._app.connection_for_read() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0)
-                # Declaring is how one asks for the length: in Redis it creates nothing.
-                channel: Any = connection.default_channel  # celery-types knows no methods
+                # Declaring a queue returns its length. In Redis it creates nothing.
+                channel: Any = connection.default_channel  # celery-types has no methods for it.
                 return int(channel.queue_declare(QUEUE).message_count)
         except (OperationalError, RedisError) as error:
             raise QueueUnavailableError(str(error)) from error

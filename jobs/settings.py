@@ -1,4 +1,4 @@
-"""Every knob: ``HELIXQ_*`` environment variables, read once, typed and validated."""
+"""The settings: ``HELIXQ_*`` environment variables, read once, typed and validated."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from jobs import database_url, redis_url
+from jobs.errors import UserError
 from jobs.pipeline import Role
 
 PREFIX = "HELIXQ_"
@@ -27,12 +28,12 @@ LONGEST_SOCKET_PATH = 100
 MOST_SLOTS = 1024
 
 
-class SettingsError(Exception):
-    """A setting is wrong or unknown; the message is one sentence that names it."""
+class SettingsError(UserError):
+    """A setting is wrong or unknown. The message names it."""
 
 
 def by_role(value: str) -> dict[Role, str]:
-    """Read ``actor=…,critic=…,regenerator=…`` into a dict of role to reference.
+    """Parse ``actor=…,critic=…,regenerator=…``; return the reference of each role.
 
     Raises:
         ValueError: a role is unknown, missing or given twice.
@@ -54,7 +55,7 @@ def by_role(value: str) -> dict[Role, str]:
 
 
 def number_of_slots(value: object) -> object:
-    """Check a number of slots, or ``auto``.
+    """Check that a value is a number of slots or ``auto``; return it.
 
     Raises:
         ValueError: it is neither.

@@ -1,4 +1,4 @@
-"""Alembic migrations, and how the program runs them."""
+"""The migrations of the schema (Alembic), and how the program runs them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from jobs.database import begin
+from jobs.errors import UserError
 
-#: The number of PostgreSQL's advisory lock that one who migrates holds: "helixq" as bytes.
+#: The key of the advisory lock that a migration holds in PostgreSQL: "helixq" as bytes.
 LOCK = int.from_bytes(b"helixq")
 
 
-#: Limits that a role or a database may have, and that a migration of a large history would run into.
+#: Timeouts that a role or database may set, and that a migration of a long history would exceed.
 TIMEOUTS = (
     "statement_timeout",
     "lock_timeout",
@@ -28,8 +29,8 @@ TIMEOUTS = (
 _UNLIMITED = sa.text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = :name")
 
 
-class SchemaError(Exception):
-    """The database or its schema is not what the program needs; the message says what to do."""
+class SchemaError(UserError):
+    """The database or its schema does not fit the program."""
 
 
 def _config(connection: sa.Connection | None = None) -> Config:
@@ -50,7 +51,7 @@ def current(engine: sa.Engine) -> str | None:
     """Return the database's revision; None for an empty database.
 
     Raises:
-        SchemaError: the database's text is not Unicode.
+        SchemaError: the database's encoding is not UTF8.
     """
     with engine.connect() as connection:
         _check_encoding(connection)
@@ -58,10 +59,10 @@ def current(engine: sa.Engine) -> str | None:
 
 
 def check(engine: sa.Engine) -> None:
-    """Make sure that the database has the program's schema.
+    """Check that the database has the program's schema.
 
     Raises:
-        SchemaError: it has another, or none; or there is no database, or its text is not Unicode.
+        SchemaError: it has another schema or none; there is no database; or its encoding is not UTF8.
     """
     _check_file(engine.url)
     found, wanted = current(engine), head()
@@ -79,7 +80,7 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
 
     Raises:
         alembic.util.CommandError: there is no such revision.
-        SchemaError: the database's text is not Unicode, or its schema is of a newer program.
+        SchemaError: the database's encoding is not UTF8, or its schema is of a newer program.
     """
     script = ScriptDirectory.from_config(_config())
     with _transaction(engine) as connection:
@@ -88,7 +89,7 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
             for limit in TIMEOUTS:
                 # One that an older PostgreSQL does not know is not set.
                 connection.execute(_UNLIMITED, {"name": limit})
-            # Of two who migrate at once, the second finds the work done.
+            # Only one migration runs at a time; the next one finds nothing to do.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         now = MigrationContext.configure(connection).get_current_revision()
         if now is not None and not _known(now):
@@ -138,14 +139,14 @@ def _newer(found: str) -> str:
 
 
 def _check_file(url: sa.URL) -> None:
-    """Refuse to look into a SQLite file that is not there: to open it would make it."""
+    """Check that a SQLite file exists, without opening it: that would create it."""
     if url.get_backend_name() != "sqlite":
         return
     file = Path(url.database or "").absolute()
     try:
         found = file.exists()
     except PermissionError:
-        return  # SQLite will say so
+        return  # SQLite reports it.
     if not found:
         raise SchemaError(
             f"there is no database {file}: run `helixq migrate`, or set HELIXQ_DATA_DIR or "
@@ -154,7 +155,7 @@ def _check_file(url: sa.URL) -> None:
 
 
 def _check_encoding(connection: sa.Connection) -> None:
-    """Refuse a PostgreSQL database that cannot hold every text."""
+    """Check that a PostgreSQL database can store every text."""
     if connection.dialect.name != "postgresql":
         return
     name, encoding = connection.exec_driver_sql(

@@ -11,7 +11,7 @@ from jobs.errors import QueueUnavailableError
 from jobs.models import ANONYMOUS, Job
 from jobs.progress import Progress
 from jobs.protocol.tokens import TokenCounter
-from jobs.queue import Doorbell, make_app
+from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.use_cases import cancellation, outbox, submission
 from jobs.use_cases.submission import NewJob
@@ -27,7 +27,7 @@ class Services:
         self.settings = settings
         self.database = Database(settings.database)
         self.progress = Progress(settings.redis)
-        self.doorbell = Doorbell(make_app(settings.redis))
+        self.publisher = Publisher(make_app(settings.redis))
         self.tokens = TokenCounter(self.database)
         self.waiter = Waiter(self.database, self.progress)
 
@@ -56,7 +56,7 @@ class Services:
         """Publish an accepted job. If that fails, a sweep does it: the client gets no error."""
         try:
             try:
-                self.doorbell.publish(
+                self.publisher.publish(
                     job.id, stage_index=0, rounds=job.rounds, priority=job.priority
                 )
             except QueueUnavailableError as error:
@@ -68,7 +68,7 @@ class Services:
     def cancel(self, job_id: str) -> Job:
         """Cancel a job and tell its readers; see `cancellation.cancel`."""
         job = cancellation.cancel(self.database, self.owner, job_id)
-        self.progress.changed(job_id)
+        self.progress.publish_change(job_id)
         return job
 
 

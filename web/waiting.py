@@ -79,8 +79,8 @@ class Waiter:
                 until(job) or time.monotonic() >= deadline or self.stopping() or disconnected()
             ):
                 remaining = max(deadline - time.monotonic(), 0.001)
-                news = follower.read(min(remaining, MAX_BLOCK))
-                if news.changed or time.monotonic() - checked_at >= CHECK_INTERVAL:
+                update = follower.read(min(remaining, MAX_BLOCK))
+                if update.changed or time.monotonic() - checked_at >= CHECK_INTERVAL:
                     checked_at = time.monotonic()
                     current = queries.get_version(self._database, owner, job_id)
                     if current != version:

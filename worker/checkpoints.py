@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from jobs.errors import UserError
 from jobs.pipeline import Role
 from jobs.settings import Settings
 from worker.digests import FILES, PICKLES, Digest, Digests
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A model or adapter cannot be used; the message is one sentence that says what to do."""
 
 

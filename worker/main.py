@@ -23,7 +23,8 @@ from jobs.database import Database
 from jobs.maintenance import Maintenance
 from jobs.models import WorkerState
 from jobs.progress import Progress
-from jobs.queue import Doorbell, make_app
+from jobs.queue import Publisher, make_app
+from jobs.retrying import retry
 from jobs.settings import Settings
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
@@ -38,8 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Makes an engine. It calls its argument as soon as it knows what the engine will serve.
 Factory = Callable[[Callable[[Runtime], None]], tuple[Engine, Runtime]]
-#: Seconds between saying again that a server is not there yet.
-SAY_INTERVAL = 10.0
+#: Seconds between two tries to reach a server, and between two log lines about it.
+RETRY_DELAY, LOG_INTERVAL = 1.0, 10.0
 
 
 def run(settings: Settings, make_engine: Factory, started: float) -> int:
@@ -74,7 +75,7 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
         heartbeat = Heartbeat(database, runner, worker_id)
         maintenance = Maintenance(
             database,
-            Doorbell(app),
+            Publisher(app),
             progress,
             model=runtime.model,
             model_timeout=settings.model_timeout,
@@ -83,7 +84,7 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
 
         def ready() -> None:
             # Celery swallows what its signals' handlers raise.
-            runner.patiently(lambda: workers.set_state(database, worker_id, WorkerState.READY))
+            runner.with_retries(lambda: workers.set_state(database, worker_id, WorkerState.READY))
             log.info(
                 "ready: %d at a time, %d tokens of context, %.1f s after the start",
                 engine.slots,
@@ -122,16 +123,20 @@ def _say_stopped(database: Database, worker_id: str) -> None:
         log.warning("the database does not answer: %s", transient.reason(error))
 
 
-def _wait_for(what: str, ask: Callable[[], None], passes: Callable[[Exception], bool]) -> None:
-    """Ask a server until it answers, and say now and then what for; raises what does not pass."""
-    said = -SAY_INTERVAL
-    while True:
-        try:
-            return ask()
-        except Exception as error:
-            if not passes(error):
-                raise
-            if time.monotonic() - said >= SAY_INTERVAL:
-                log.warning("waiting for %s: %s", what, transient.reason(error))
-                said = time.monotonic()
-        time.sleep(1)  # between tries at a server that is not there
+def _wait_for(
+    server: str, call: Callable[[], None], is_transient: Callable[[Exception], bool]
+) -> None:
+    """Call a server until it responds.
+
+    Raises:
+        Exception: an error that is not transient.
+    """
+    retry(
+        call,
+        is_transient=is_transient,
+        log=log,
+        message=f"waiting for {server}",
+        min_delay=RETRY_DELAY,
+        max_delay=RETRY_DELAY,
+        log_interval=LOG_INTERVAL,
+    )

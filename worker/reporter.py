@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from jobs.progress import Progress, Text
+from jobs.progress import Progress, TextDeltas
 from worker.engine.interface import Generation
 
 log = logging.getLogger(__name__)
@@ -74,20 +74,22 @@ class Reporter:
                 followed = dict(self._followed)
             try:
                 if news := [*self._texts(followed), *((job_id, None) for job_id in changed)]:
-                    self._progress.tell(news)
+                    self._progress.publish(news)
             except Exception:
                 # Whatever it is: without this thread nobody would see a text before its end.
                 log.exception("news were not told")
             if not stopped:
                 time.sleep(INTERVAL)  # what happens meanwhile goes into the same message
 
-    def _texts(self, followed: dict[tuple[str, int], _Followed]) -> list[tuple[str, Text | None]]:
+    def _texts(
+        self, followed: dict[tuple[str, int], _Followed]
+    ) -> list[tuple[str, TextDeltas | None]]:
         """Take the new pieces of all texts; those that ended are no longer followed."""
-        texts: list[tuple[str, Text | None]] = []
+        texts: list[tuple[str, TextDeltas | None]] = []
         for (job_id, attempt_id), one in followed.items():
             ended = one.generation.ended  # asked first: nothing comes after it
             if deltas := one.generation.since(one.told):
-                texts.append((job_id, Text(attempt_id, one.told, deltas)))
+                texts.append((job_id, TextDeltas(attempt_id, one.told, deltas)))
                 one.told += len(deltas)
             if ended:
                 with self._news:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,12 +13,12 @@ from celery.exceptions import Ignore
 from fasteners import ReaderWriterLock
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
-from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
 from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.queue import task_name
+from jobs.retrying import retry
 from jobs.use_cases import outbox, stages, workers
 from jobs.use_cases.stages import DEADLINE_EXCEEDED, Claim, Output
 from worker.engine.interface import (
@@ -35,8 +34,8 @@ from worker.reporter import Reporter
 
 log = logging.getLogger(__name__)
 
-#: Seconds between tries while the database is away: doubling from the first to the second.
-RETRY_DELAYS = (0.1, 5.0)
+#: Seconds between two tries while the database does not respond.
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.1, 5.0
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class StageRunner:
             if (claim := self._claim(job_id, stage_index)) is not None:
                 self._run_claimed(claim)
                 return
-        if self.patiently(
+        if self.with_retries(
             lambda: stages.needs_exclusive_worker(self._database, job_id, stage_index)
         ):
             with self._alone.write_lock():
@@ -87,9 +86,9 @@ class StageRunner:
 
     def _claim(self, job_id: str, stage_index: int, *, exclusive: bool = False) -> Claim | None:
         if self._stopping.is_set():
-            self.patiently(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
+            self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
             raise Ignore("the worker is stopping")
-        return self.patiently(
+        return self.with_retries(
             lambda: stages.claim(
                 self._database,
                 job_id,
@@ -146,19 +145,19 @@ class StageRunner:
 
     def _keep(self, claim: Claim, completion: Completion, output: Output) -> bool:
         if completion.finish_reason is FinishReason.CANCELLED:
-            if self._stopping.is_set() and self.patiently(
+            if self._stopping.is_set() and self.with_retries(
                 lambda: stages.release(self._database, claim, "the worker shut down")
             ):
                 log.info("%s: %s goes back to the queue", claim.job_id, claim.stage.role)
             else:
-                self.patiently(lambda: stages.keep_partial(self._database, claim, output))
+                self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
             return False
         if completion.finish_reason is FinishReason.DEADLINE:
             return self._failed(claim, "deadline_exceeded", DEADLINE_EXCEEDED, output)
-        if not self.patiently(lambda: stages.record(self._database, claim, output)):
+        if not self.with_retries(lambda: stages.record(self._database, claim, output)):
             # Cancelled in the last moment, or this worker was taken for dead.
-            self.patiently(lambda: stages.keep_partial(self._database, claim, output))
+            self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
             log.info(
                 "%s: %s finished for nothing: its lease is gone", claim.job_id, claim.stage.role
             )
@@ -173,10 +172,10 @@ class StageRunner:
         return True
 
     def _failed(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
-        if self.patiently(lambda: stages.fail(self._database, claim, code, message, output)):
+        if self.with_retries(lambda: stages.fail(self._database, claim, code, message, output)):
             log.warning("%s: failed: %s", claim.job_id, message)
         else:
-            self.patiently(lambda: stages.keep_partial(self._database, claim, output))
+            self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
             log.info("%s: failed for nothing, its lease is gone: %s", claim.job_id, message)
         return False
 
@@ -196,7 +195,7 @@ class StageRunner:
         """Leave a stage, for which Redis took no message, to the next sweep."""
         reason = transient.reason(error)
         log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
-        self.patiently(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
+        self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
 
     def cancel_lost(self) -> None:
         """Stop the generations whose jobs were cancelled or taken away."""
@@ -217,20 +216,17 @@ class StageRunner:
                 if generation is not None:
                     generation.cancel()
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """Call the database until it answers: finished text is not thrown away."""
-        delay, longest = RETRY_DELAYS
-        while True:
-            try:
-                return call()
-            except SQLAlchemyError as error:
-                if self._stopping.is_set() or not transient.is_transient(error):
-                    raise
-                log.warning(
-                    "the database does not answer, trying again: %s", transient.reason(error)
-                )
-                self._stopping.wait(delay * random.uniform(0.5, 1.5))
-                delay = min(delay * 2, longest)
+    def with_retries(self, call: Callable[[], T]) -> T:
+        """Call the database until it responds: a finished text must not be lost."""
+        return retry(
+            call,
+            is_transient=transient.is_transient,
+            log=log,
+            message="the database does not answer, trying again",
+            min_delay=MIN_RETRY_DELAY,
+            max_delay=MAX_RETRY_DELAY,
+            stopping=self._stopping,
+        )
 
 
 def _broken_off(claim: Claim, generation: Generation) -> Output:

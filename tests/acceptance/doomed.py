@@ -55,7 +55,7 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 
 
 def _arrange(point: str) -> None:
-    from jobs.queue import Doorbell
+    from jobs.queue import Publisher
     from jobs.use_cases import stages
     from worker import local_engine
     from worker.engine.batching import BatchingEngine
@@ -74,7 +74,7 @@ def _arrange(point: str) -> None:
 
     match point:
         case "committed":
-            before(Doorbell, "publish")
+            before(Publisher, "publish")
         case "popped":
             before(StageRunner, "run")
         case "prefill":

@@ -19,7 +19,7 @@ from jobs.errors import QueueUnavailableError
 from jobs.maintenance import Maintenance
 from jobs.models import ANONYMOUS, Job, WorkerState
 from jobs.progress import Progress
-from jobs.queue import KEY_PREFIX, QUEUE, Doorbell, make_app
+from jobs.queue import KEY_PREFIX, QUEUE, Publisher, make_app
 from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.use_cases import cancellation, outbox, queries, stages, workers
 from tests.conftest import RUNTIME, WORKER
@@ -54,8 +54,8 @@ def messages(broker: Any) -> list[tuple[str, int]]:
 def duties(
     database: Database, progress: Progress, redis_server: RedisServer, **settings: Any
 ) -> Maintenance:
-    doorbell = Doorbell(make_app(redis_server.url))
-    return Maintenance(database, doorbell, progress, **{**SETTINGS, **settings})
+    publisher = Publisher(make_app(redis_server.url))
+    return Maintenance(database, publisher, progress, **{**SETTINGS, **settings})
 
 
 def test_of_many_sweeps_one_publishes_a_job(
@@ -99,19 +99,19 @@ def test_what_redis_refuses_goes_back_to_the_outbox(
     for job in jobs:
         outbox.mark_unpublished(database, job.id, 0)
     process = duties(database, progress, redis_server)
-    publish = process._doorbell.publish
+    publish = process._publisher.publish
 
     def flaky(job_id: str, **named: Any) -> None:  # a fake fault: Redis goes away at the second
         if job_id == jobs[1].id:
             raise QueueUnavailableError("away")
         publish(job_id, **named)
 
-    process._doorbell.publish = flaky  # type: ignore[method-assign]  # the fake
+    process._publisher.publish = flaky  # type: ignore[method-assign]  # the fake
     process.sweep()
     with database.engine.connect() as connection:
         unpublished = set(connection.scalars(sa.select(Job.id).where(Job.published_at.is_(None))))
     assert unpublished == {jobs[1].id, jobs[2].id}
-    process._doorbell.publish = publish  # type: ignore[method-assign]  # the real one
+    process._publisher.publish = publish  # type: ignore[method-assign]  # the real one
     process.sweep()
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
 

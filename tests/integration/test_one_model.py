@@ -20,7 +20,7 @@ from jobs.maintenance import Maintenance
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.pipeline import MAX_PRIORITY, stage_seed
 from jobs.progress import Progress
-from jobs.queue import Doorbell, make_app
+from jobs.queue import Publisher, make_app
 from jobs.statements import outbox as outbox_statements
 from jobs.statements.leases import EXCLUSIVE_AFTER
 from jobs.use_cases import outbox, queries, restarting, stages, sweeping, workers
@@ -266,8 +266,10 @@ def test_after_an_outage_nobody_starts_jobs_again_at_once(
     wait(both, 700)
     leave(both, WORKER, 700)
     model = Runtime(OTHER_TOLD, 4096, "{}").model
-    bell = Doorbell(make_app(redis_server.url, model))
-    process = Maintenance(both, bell, progress, model=model, model_timeout=600, retention_days=0)
+    publisher = Publisher(make_app(redis_server.url, model))
+    process = Maintenance(
+        both, publisher, progress, model=model, model_timeout=600, retention_days=0
+    )
     process.sweep()
     assert queries.get_job(both, ANONYMOUS, job.id).run == 1
     monkeypatch.setattr(maintenance, "ALIVE_FOR", 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 
 from jobs.pipeline import Role
-from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Doorbell, make_app, task_name
+from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Publisher, make_app, task_name
 from tests.servers import RedisServer
 
 
@@ -31,11 +31,11 @@ def test_what_a_worker_began_goes_to_workers_with_its_model(redis_server: RedisS
         app.send_task(task_name(Role.CRITIC), args=("job", 1), priority=0)
         assert (client.llen(own), client.llen(questions)) == (1, 0)
         assert 0 < client.ttl(own) <= MODEL_QUEUE_EXPIRY, "until nobody uses it any more"
-        bell = Doorbell(app)
-        bell.publish("job", stage_index=0, rounds=1, priority=9, model="digest")
+        publisher = Publisher(app)
+        publisher.publish("job", stage_index=0, rounds=1, priority=9, model="digest")
         assert client.llen(own) == 2, "a first stage that was claimed and given back"
-        bell.publish("job", stage_index=0, rounds=1, priority=9)
-        Doorbell(make_app(redis_server.url)).publish("job", stage_index=0, rounds=1, priority=9)
+        publisher.publish("job", stage_index=0, rounds=1, priority=9)
+        Publisher(make_app(redis_server.url)).publish("job", stage_index=0, rounds=1, priority=9)
         assert (client.llen(own), client.llen(questions)) == (2, 2)
-        assert bell.waiting() == 2
+        assert publisher.queue_length() == 2
         client.delete(own, questions)

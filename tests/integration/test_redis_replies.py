@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from jobs.errors import QueueUnavailableError
 from jobs.progress import Progress
-from jobs.queue import Doorbell, make_app
+from jobs.queue import Publisher, make_app
 from tests.replying import REPLIES, ReplyingProxy
 from tests.servers import RedisServer
 
@@ -30,8 +30,8 @@ def proxy(redis_server: RedisServer) -> Iterator[ReplyingProxy]:
 def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None:
     url = f"redis://127.0.0.1:{proxy.port}/0"
     app, progress = make_app(url), Progress(url)
-    bell = Doorbell(app)
-    bell.publish("job", stage_index=0, rounds=1, priority=9)
+    publisher = Publisher(app)
+    publisher.publish("job", stage_index=0, rounds=1, priority=9)
     with app.connection_for_read() as connection, progress.follow("job") as follower:
         connection.ensure_connection(max_retries=1)
         channel: Any = connection.default_channel  # celery-types does not know Redis's
@@ -40,10 +40,10 @@ def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None
         proxy.refuse(reply)
         try:
             with pytest.raises(QueueUnavailableError):
-                bell.publish("job", stage_index=0, rounds=1, priority=9)
+                publisher.publish("job", stage_index=0, rounds=1, priority=9)
             with pytest.raises(QueueUnavailableError):
-                bell.waiting()
-            progress.changed("job")  # warns
+                publisher.queue_length()
+            progress.publish_change("job")  # warns
             with pytest.raises(redis.RedisError):
                 progress.ping()
             # A worker's consumer goes on after these alone.
@@ -55,7 +55,7 @@ def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None
         finally:
             proxy.allow()
         progress.ping()
-        bell.publish("job", stage_index=0, rounds=1, priority=9)
-        assert bell.waiting() == 2
+        publisher.publish("job", stage_index=0, rounds=1, priority=9)
+        assert publisher.queue_length() == 2
         channel.queue_purge("helixq")
     progress.close()

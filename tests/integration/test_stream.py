@@ -25,7 +25,7 @@ from cli.client import Client
 from jobs import settings
 from jobs.database import Database
 from jobs.models import Job
-from jobs.progress import Text
+from jobs.progress import TextDeltas
 from jobs.use_cases import stages, sweeping, workers
 from jobs.use_cases.stages import Claim, Output
 from tests.conftest import RUNTIME, WORKER
@@ -63,7 +63,9 @@ class Web:
 
     def tell(self, stage: Claim, start: int, pieces: list[str]) -> None:
         """Tell text as a worker does."""
-        self.services.progress.tell([(stage.job_id, Text(stage.attempt_id, start, pieces))])
+        self.services.progress.publish(
+            [(stage.job_id, TextDeltas(stage.attempt_id, start, pieces))]
+        )
 
 
 @contextmanager
@@ -235,10 +237,10 @@ def test_live_late_and_again_are_the_same_events(web: Web) -> None:
             web.tell(stage, 2, pieces[2:])
             told += early.until(".delta") + early.until(".delta")
             stages.record(web.database, stage, output(pieces))
-            web.services.progress.changed(job.id)
+            web.services.progress.publish_change(job.id)
             for stage_index in (1, 2):
                 stages.record(web.database, claim(web.database, job, stage_index), output(pieces))
-            web.services.progress.changed(job.id)
+            web.services.progress.publish_change(job.id)
             told += early.rest()
             assert told[-1]["type"] == "response.completed"
             assert resumed.rest() == told[7:]
@@ -261,7 +263,7 @@ def test_a_stream_goes_on_where_a_lost_attempt_stopped(web: Web) -> None:
         let_leases_run_out(web.database)
         assert sweeping.sweep(web.database).taken_back == [job.id]
         again = claim(web.database, job)
-        web.services.progress.changed(job.id)
+        web.services.progress.publish_change(job.id)
         for number, piece in enumerate(pieces):
             web.tell(again, number, [piece])
         told += reader.until(".delta") + reader.until(".delta")

@@ -62,8 +62,7 @@ def is_live(job: Job) -> bool:
         return True
     # The worker hands in the text of a cancelled stage a moment after the cancellation.
     age = dt.datetime.now(dt.UTC) - job.finished_at
-    running = any(a.status is AttemptStatus.RUNNING for a in job.attempts)
-    return running and age < PARTIAL_TEXT_TIMEOUT
+    return job.awaits_partial_text and age < PARTIAL_TEXT_TIMEOUT
 
 
 def stages(job: Job) -> list[StageView]:

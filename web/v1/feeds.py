@@ -133,15 +133,15 @@ class Feed:
         if self._partial_text_deadline:
             timeout = min(timeout, PARTIAL_TEXT_INTERVAL)
         first = self._version is None
-        news = self._follower.read(0 if first else timeout)
+        update = self._follower.read(0 if first else timeout)
         unseen = False
-        for text in news.texts:
+        for text in update.texts:
             pieces = self._live.setdefault(text.attempt_id, [])
             if text.start == len(pieces):  # Else some are missing; the finished text will have all.
                 pieces += text.deltas
             unseen |= text.attempt_id not in self._seen_attempts
         due = time.monotonic() - self._checked_at >= CHECK_INTERVAL
-        if first or news.changed or unseen or due or self._partial_text_deadline:
+        if first or update.changed or unseen or due or self._partial_text_deadline:
             self._check_rows()
         self._append_live_text()
 
@@ -154,7 +154,7 @@ class Feed:
         job = queries.get_job(self._database, self._owner, self._job_id)
         self._version = version
         self._seen_attempts = {attempt.id for attempt in job.attempts}
-        if _partial_text_missing(job):
+        if job.awaits_partial_text:
             if not self._partial_text_deadline:
                 self._partial_text_deadline = time.monotonic() + PARTIAL_TEXT_TIMEOUT
             if time.monotonic() < self._partial_text_deadline:
@@ -279,11 +279,6 @@ def get_feeds() -> Feeds:
     """Return the feeds of the current application."""
     feeds: Feeds = current_app.extensions["helixq.feeds"]
     return feeds
-
-
-def _partial_text_missing(job: Job) -> bool:
-    """Return whether a job has ended and its worker has yet to hand in the text of its stage."""
-    return job.status.final and any(a.status is AttemptStatus.RUNNING for a in job.attempts)
 
 
 def _message(event: Event | None, sequence_number: int) -> bytes:

@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.errors import UserError
 
-class TaskError(Exception):
+
+class TaskError(UserError):
     """The questions or patterns cannot be used; the message is one sentence."""
 
 
