@@ -105,7 +105,8 @@ def serving(connection: sa.Connection) -> Sequence[sa.Row[int, str, dict[str, An
     """
     columns = sa.select(Worker.context, Worker.tokenizer_digest, Worker.runtime)
     newest = columns.order_by(Worker.started_at.desc()).limit(1)
-    ready = columns.where(_is_ready()).order_by(Worker.started_at)
+    # Not sorted: SQLite would walk the index by age, and so through all workers.
+    ready = columns.where(_is_ready())
     for query in (ready, newest.where(Worker.stopped_at.is_(None)), newest):
         if rows := connection.execute(query).all():
             return rows
