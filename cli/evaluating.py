@@ -18,7 +18,7 @@ from jobs.pipeline import DEFAULT_SYSTEM, MAX_SEED, Role, Sampling
 from jobs.settings import Settings, by_role
 
 if TYPE_CHECKING:  # importing torch takes seconds
-    from worker.checkpoints import Checkpoints
+    from worker.checkpoints.discovery import Checkpoints
     from worker.evaluation.forms import Form
     from worker.evaluation.measure import Measurement
     from worker.evaluation.report import Report
@@ -86,12 +86,12 @@ def _check(options: Options) -> None:
 
 
 def _measure(settings: Settings, options: Options) -> Report:
-    from worker import checkpoints
+    from worker.checkpoints.discovery import find_checkpoints
     from worker.evaluation import forms
     from worker.evaluation.report import Report
 
     task = _task(options)
-    found = checkpoints.find(settings)
+    found = find_checkpoints(settings)
     adapters = _measured(forms.Adapters(found), task, options)
     full = None
     if options.full:
@@ -100,7 +100,7 @@ def _measure(settings: Settings, options: Options) -> Report:
     for rank in sorted(set(options.ranks)):
         with tempfile.TemporaryDirectory(prefix="helixq-eval-") as folder:
             extracted = _extract(found, options.full, rank, Path(folder))
-            chosen = checkpoints.find(settings.model_copy(update={"adapters": extracted}))
+            chosen = find_checkpoints(settings.model_copy(update={"adapters": extracted}))
             form = forms.Adapters(chosen, f"adapters of rank {rank}")
             ranks[rank] = _measured(form, task, options)
     return Report(adapters, full, ranks)
@@ -149,7 +149,7 @@ def _measured(form: Form, task: Task, options: Options) -> Measurement:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    from worker.checkpoints import CheckpointError
+    from worker.checkpoints.errors import CheckpointError
     from worker.evaluation.task import TaskError
     from worker.lora import LoraError
 

@@ -164,7 +164,7 @@ def merge(
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 def inspect(adapter: str, convert: bool, as_json: bool) -> None:
     """Show an adapter's rank, targets and norms, and whether it can be batched."""
-    from worker import digests
+    from worker.checkpoints import digests
     from worker.lora import inspect as module
 
     folder = _resolve(adapter, "ADAPTER")
@@ -255,7 +255,8 @@ def _warn(message: str) -> None:
 
 def _resolve(reference: str, option: str) -> Path:
     """Return a model's or an adapter's folder, fetched from the hub if need be."""
-    from worker.checkpoints import CheckpointError, resolve
+    from worker.checkpoints.errors import CheckpointError
+    from worker.checkpoints.hub import resolve
 
     try:
         return resolve(reference, option)
@@ -264,9 +265,9 @@ def _resolve(reference: str, option: str) -> Path:
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
-    from worker import checkpoints
+    from worker.checkpoints.discovery import DTYPES
 
-    return checkpoints.DTYPES[name] if name else None
+    return DTYPES[name] if name else None
 
 
 def _device(name: str) -> torch.device:

@@ -60,7 +60,8 @@ def check_auth(settings: Settings) -> None:
 
 def worker(settings: Settings) -> int:
     """Run a worker until a signal stops it; return the exit status."""
-    from worker import digests, main
+    from worker import main
+    from worker.checkpoints import digests
     from worker.phases import phase
 
     started = time.monotonic()
@@ -82,7 +83,7 @@ def _import_engine() -> tuple[Callable[..., tuple[Engine, Runtime]], type[Except
     # Importing torch takes seconds, more of them while the collector looks again and again at what
     # has come and stays; the other commands do without.
     gc.disable()
-    from worker.checkpoints import CheckpointError
+    from worker.checkpoints.errors import CheckpointError
     from worker.local_engine import make
 
     # Nor does it look at it later: the first look would cost half a second, and there are more.

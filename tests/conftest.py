@@ -25,8 +25,8 @@ from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.random_weights import build
 from tests.servers import RedisServer
-from worker import checkpoints, loading
-from worker.checkpoints import Checkpoints
+from worker.checkpoints import loading
+from worker.checkpoints.discovery import Checkpoints, find_checkpoints
 from worker.engine.reference import ReferenceEngine
 
 # Property tests draw the same examples in every run: a failure is the change's, not the day's.
@@ -85,7 +85,7 @@ def model_settings(checkpoint: Path) -> dict[str, str]:
 def find(checkpoint: Path) -> Checkpoints:
     """Find a checkpoint as the worker does."""
     data = str(checkpoint / "data")
-    return checkpoints.find(settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": data}))
+    return find_checkpoints(settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": data}))
 
 
 def load_models(checkpoint: Path) -> dict[str, PeftModel]:

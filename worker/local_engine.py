@@ -17,9 +17,10 @@ from torch import Tensor
 from jobs.pipeline import Role, Sampling
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
-from worker import checkpoints, loading
-from worker.checkpoints import CheckpointError, Checkpoints
-from worker.digests import Digests
+from worker.checkpoints import loading
+from worker.checkpoints.digests import Digests
+from worker.checkpoints.discovery import Checkpoints, find_checkpoints
+from worker.checkpoints.errors import CheckpointError
 from worker.engine import probe
 from worker.engine.batching import BatchingEngine
 from worker.engine.cuda.requirements import DeviceError
@@ -48,7 +49,7 @@ def make(
         CheckpointError: the model or an adapter cannot be used.
     """
     _quieten()
-    found = checkpoints.find(settings, digests)
+    found = find_checkpoints(settings, digests)
     reasons = loading.unbatchable(found)
     slots = None if settings.slots == "auto" else settings.slots
     with phase("hashing and loading"):

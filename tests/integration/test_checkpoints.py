@@ -15,8 +15,9 @@ from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import Settings
 from tests.random_weights import build
-from worker import checkpoints, loading
-from worker.checkpoints import CheckpointError
+from worker.checkpoints import discovery, loading
+from worker.checkpoints.discovery import find_checkpoints
+from worker.checkpoints.errors import CheckpointError
 from worker.lora.adapter import other_base
 
 
@@ -40,14 +41,14 @@ def settings_for(folder: Path, **changes: str) -> Settings:
 def refusal(found: Settings) -> str:
     """Return the sentence with which a checkpoint is refused."""
     with pytest.raises(CheckpointError) as caught:
-        loading.load(checkpoints.find(found))
+        loading.load(find_checkpoints(found))
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
 
 
 def test_a_good_checkpoint_is_described(copy: Path) -> None:
-    found = checkpoints.find(settings_for(copy))
+    found = find_checkpoints(settings_for(copy))
     assert set(loading.load(found).models) == set(Role)
     description = found.describe("reference")
     digests = {
@@ -61,17 +62,17 @@ def test_a_good_checkpoint_is_described(copy: Path) -> None:
 
 
 def test_a_digest_tells_contents_not_places(copy: Path, checkpoint: Path) -> None:
-    first = checkpoints.find(settings_for(copy))
+    first = find_checkpoints(settings_for(copy))
     there = settings_for(checkpoint, HELIXQ_DATA_DIR=str(copy / "other"))
-    assert checkpoints.find(there).base.digest == first.base.digest
+    assert find_checkpoints(there).base.digest == first.base.digest
     weights = load_file(copy / "base" / "model.safetensors")
     weights["lm_head.weight"][0, 0] += 1
     save_file(weights, copy / "base" / "model.safetensors", metadata={"format": "pt"})
-    assert checkpoints.find(settings_for(copy)).base.digest != first.base.digest
+    assert find_checkpoints(settings_for(copy)).base.digest != first.base.digest
 
 
 def test_dtype_and_context_are_settings(copy: Path) -> None:
-    found = checkpoints.find(settings_for(copy, HELIXQ_DTYPE="bfloat16", HELIXQ_MAX_CONTEXT="128"))
+    found = find_checkpoints(settings_for(copy, HELIXQ_DTYPE="bfloat16", HELIXQ_MAX_CONTEXT="128"))
     assert (found.dtype, found.context) == (torch.bfloat16, 128)
     models = loading.load(found).models.values()
     assert {p.dtype for model in models for p in model.parameters()} == {torch.bfloat16}, (
@@ -149,7 +150,7 @@ def test_a_pickled_adapter_is_loaded_as_weights_only(copy: Path) -> None:
     file = copy / "actor" / "adapter_model.safetensors"
     torch.save(load_file(file), copy / "actor" / "adapter_model.bin")
     file.unlink()
-    assert "actor" in loading.load(checkpoints.find(settings_for(copy))).models
+    assert "actor" in loading.load(find_checkpoints(settings_for(copy))).models
 
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -177,7 +178,7 @@ def test_devices_that_are_not_there(copy: Path) -> None:
 
 
 def test_without_bitsandbytes_there_is_no_4bit(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "find_spec", lambda _: None)
+    monkeypatch.setattr(discovery, "find_spec", lambda _: None)
     assert "pip install" in refusal(settings_for(copy, HELIXQ_QUANTIZATION="4bit"))
 
 
@@ -223,7 +224,7 @@ def change_config(folder: Path, **options: object) -> None:
 def logged(caplog: pytest.LogCaptureFixture, found: Settings) -> list[str]:
     """Load a checkpoint; return what the log warns of."""
     with caplog.at_level("WARNING", logger="worker"):
-        loading.load(checkpoints.find(found))
+        loading.load(find_checkpoints(found))
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
@@ -330,6 +331,6 @@ def test_a_base_that_cannot_be_used_is_one_sentence(
 def test_a_window_of_one_token_is_left_to_transformers(copy: Path) -> None:
     """It attends to more while it decodes than while it reads."""
     configure(sliding_window=1)(copy / "base")
-    reasons = loading.unbatchable(checkpoints.find(settings_for(copy)))
+    reasons = loading.unbatchable(find_checkpoints(settings_for(copy)))
     assert len(reasons) == 1
     assert "window of 1 token" in reasons[0]

@@ -18,7 +18,8 @@ from demo.training import Plan
 from jobs import settings
 from jobs.pipeline import Role
 from tests.conftest import model_settings
-from worker import checkpoints, loading
+from worker.checkpoints import loading
+from worker.checkpoints.discovery import find_checkpoints
 
 SHORT = Plan(steps=3, rate=1e-3, warmup=1, save_every=2)
 TINY = Recipe(
@@ -43,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_recipe_makes_what_the_worker_loads(made: Path, tmp_path: Path) -> None:
     environ = {**model_settings(made / "checkpoint"), "HELIXQ_DATA_DIR": str(tmp_path)}
-    found = loading.load(checkpoints.find(settings.load(environ)))
+    found = loading.load(find_checkpoints(settings.load(environ)))
     assert set(found.models) == set(Role)
     recipe.draw(made, made / "curves.svg")
     assert "</svg>" in (made / "curves.svg").read_text()

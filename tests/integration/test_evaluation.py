@@ -13,7 +13,7 @@ from cli.main import main
 from jobs import pipeline, settings
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
 from tests.conftest import model_settings, start_engine
-from worker import checkpoints
+from worker.checkpoints.discovery import find_checkpoints
 from worker.engine.interface import Request
 from worker.evaluation import report
 from worker.evaluation.forms import Adapters, FullModels
@@ -69,7 +69,7 @@ def test_the_texts_are_the_services(
             outputs.append(engine.submit(Request(stage.role, prompt, GREEDY)).result().text)
         wanted.append(tuple(outputs))
     engine.close()
-    found = checkpoints.find(settings.load(environ))
+    found = find_checkpoints(settings.load(environ))
     for form in (Adapters(found), FullModels(found, full)):
         written: list[int] = []
         measured = measure(

@@ -16,9 +16,11 @@ from jobs.pipeline import Role
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
 from tests.conftest import model_settings
-from worker import checkpoints, digests, loading, local_engine
-from worker.checkpoints import CheckpointError
-from worker.digests import Digests
+from worker import local_engine
+from worker.checkpoints import digests, loading
+from worker.checkpoints.digests import Digests
+from worker.checkpoints.discovery import Checkpoints, find_checkpoints
+from worker.checkpoints.errors import CheckpointError
 from worker.engine.interface import Engine
 
 
@@ -41,7 +43,7 @@ def hashing(configured: Settings) -> Iterator[Digests]:
 
 def start(configured: Settings, hashing: Digests, registered: list[Runtime]) -> Engine:
     """Start as a worker does."""
-    found = checkpoints.find(configured, hashing)
+    found = find_checkpoints(configured, hashing)
     reasons = loading.unbatchable(found)
     return local_engine.load(found, hashing, 2, reasons, registered.append)[0]
 
@@ -100,7 +102,7 @@ def test_a_base_that_changes_while_it_is_loaded_is_not_served(
 ) -> None:
     whole = loading.load
 
-    def meanwhile(found: checkpoints.Checkpoints) -> loading.Loaded:
+    def meanwhile(found: Checkpoints) -> loading.Loaded:
         loaded = whole(found)
         weights = load_file(copy / "base" / "model.safetensors")
         weights["model.norm.weight"][0] += 1
@@ -133,12 +135,12 @@ def test_a_worker_is_known_before_its_model_is_loaded(
     known = threading.Event()
     whole = loading.load
 
-    def once_known(found: checkpoints.Checkpoints) -> loading.Loaded:
+    def once_known(found: Checkpoints) -> loading.Loaded:
         assert known.wait(30)
         return whole(found)
 
     monkeypatch.setattr(loading, "load", once_known)
-    found = checkpoints.find(configured, hashing)
+    found = find_checkpoints(configured, hashing)
     engine, runtime = local_engine.load(found, hashing, 2, [], lambda _: known.set())
     engine.close()
     assert set(runtime.description["adapters"]) == set(Role)

@@ -26,8 +26,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from jobs.pipeline import Role, Sampling
 from tests.conftest import find
 from tests.integration.batches import SIZES
-from worker import loading, local_engine
-from worker.checkpoints import CheckpointError
+from worker import local_engine
+from worker.checkpoints import loading
+from worker.checkpoints.errors import CheckpointError
 from worker.engine import roles
 from worker.engine.adapters import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
 from worker.engine.batching import BatchingEngine

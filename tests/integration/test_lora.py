@@ -29,7 +29,7 @@ from transformers import (
 
 from cli.main import main
 from tests.random_weights import build
-from worker import digests
+from worker.checkpoints import digests
 from worker.lora import LoraError
 from worker.lora.adapter import open_adapter
 from worker.lora.extract import extract

@@ -24,7 +24,7 @@ from jobs.pipeline import Role, Sampling
 from tests.conftest import find, load_models
 from tests.integration.batches import CONTEXT, request
 from tests.random_weights import build
-from worker import loading
+from worker.checkpoints import loading
 from worker.engine import probe
 from worker.engine.adapters import Form, GroupedLinear, StackedLinear
 from worker.engine.batching import BatchingEngine

@@ -18,8 +18,8 @@ from jobs.protocol.tokens import TokenCounter
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import model_settings
-from worker import checkpoints, loading
-from worker.checkpoints import Checkpoints
+from worker.checkpoints import loading
+from worker.checkpoints.discovery import Checkpoints, find_checkpoints
 from worker.engine.batching import BatchingEngine
 from worker.engine.encoder import Encoder
 from worker.engine.interface import Engine, Request
@@ -30,7 +30,7 @@ TYPED = "What do </s> and <s> mean?"
 
 def find(checkpoint: Path, data: Path, split: str | None) -> Checkpoints:
     chosen = {} if split is None else {"HELIXQ_SPLIT_SPECIAL_TOKENS": split}
-    return checkpoints.find(
+    return find_checkpoints(
         settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": str(data), **chosen})
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.digests import Digests, digest
+from worker.checkpoints.digests import Digests, digest
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from jobs.pipeline import Role, Sampling
-from worker import loading
-from worker.checkpoints import CheckpointError, Checkpoints
+from worker.checkpoints import loading
+from worker.checkpoints.discovery import Checkpoints
+from worker.checkpoints.errors import CheckpointError
 from worker.engine.endings import settle
 
 #: Called with the number of texts that are there since the last call.

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from jobs.pipeline import Role
-from worker.checkpoints import Checkpoint, CheckpointError, Checkpoints, explained
+from worker.checkpoints.discovery import Checkpoint, Checkpoints
+from worker.checkpoints.errors import CheckpointError, explained
 from worker.engine import architectures, probe, roles
 from worker.engine.endings import settle
 from worker.lora import LoraError

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import platform
-from collections.abc import Iterator
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -24,20 +18,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from jobs.errors import UserError
 from jobs.pipeline import Role
 from jobs.settings import Settings
-from worker.digests import FILES, PICKLES, Digest, Digests
+from worker.checkpoints.digests import Digest, Digests
+from worker.checkpoints.errors import CheckpointError, explained
+from worker.checkpoints.hub import resolve
 from worker.engine import probe
 
 log = logging.getLogger(__name__)
 
 #: Settings whose values name dtypes, as torch knows them.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class CheckpointError(UserError):
-    """A model or adapter cannot be used; the message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +106,7 @@ class Checkpoints:
                 )
 
 
-def find(settings: Settings, digests: Digests | None = None) -> Checkpoints:
+def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Checkpoints:
     """Find everything the settings name, and load what is light. The hashing goes on on threads.
 
     Args:
@@ -215,66 +206,3 @@ def _checkpoint(reference: str, setting: str, config: str, digests: Digests) -> 
     with explained(f"{setting}: {path}", "check its files, or fetch it again"):
         hashing = digests.begin(path)
     return Checkpoint(name=reference, path=path, hashing=hashing)
-
-
-def resolve(reference: str, setting: str) -> Path:
-    """Return the folder a reference means, fetching it from the hub if need be.
-
-    Args:
-        reference: a folder, or a hub id, with ``@revision`` if not the newest.
-        setting: what names it, for the error.
-
-    Raises:
-        CheckpointError: it is neither.
-    """
-    folder = Path(reference).expanduser()
-    if folder.is_dir():
-        return folder.absolute()
-    if reference.startswith((".", "~", "/")) or reference.count("/") != 1:
-        raise CheckpointError(f"{setting}: there is no folder {reference}")
-    repo, _, revision = reference.partition("@")
-    log.info("fetching %s from the hub (or its local cache)", reference)
-    try:
-        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[*FILES]))
-        if not any(folder.glob("*.safetensors")):
-            patterns = [*FILES, *PICKLES]
-            folder = Path(
-                snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
-            )
-        return folder.absolute()
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(
-            f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
-            f"{_first_line(error)}"
-        ) from error
-
-
-@contextmanager
-def explained(what: str, remedy: str) -> Iterator[None]:
-    """Turn whatever the libraries raise on a bad checkpoint into one sentence."""
-    try:
-        yield
-    except (CheckpointError, CancelledError):
-        raise
-    except pickle.UnpicklingError as error:
-        # torch's own words recommend to run what the file holds.
-        reason = "it is a damaged pickle, or one that holds more than tensors"
-        raise CheckpointError(f"{what} cannot be loaded ({reason}); {remedy}") from error
-    except Exception as error:  # no list would be whole: a bad value may make them raise anything
-        log.debug("the libraries say", exc_info=True)
-        raise CheckpointError(
-            f"{what} cannot be loaded ({_first_line(error)}); {remedy}"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
-        lines = lines[1:]
-    if not lines:
-        return type(error).__name__
-    if isinstance(error, KeyError):
-        return f"there is no {lines[0]}"
-    if lines[0].endswith(":") and len(lines) > 1:
-        return " ".join(lines[:2]).rstrip(".")
-    return lines[0].rstrip(".")

@@ -1,0 +1,47 @@
+"""Checkpoints that cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+
+from jobs.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(UserError):
+    """A model or adapter cannot be used; the message is one sentence that says what to do."""
+
+
+@contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever the libraries raise on a bad checkpoint into one sentence."""
+    try:
+        yield
+    except (CheckpointError, CancelledError):
+        raise
+    except pickle.UnpicklingError as error:
+        # torch's own words recommend to run what the file holds.
+        reason = "it is a damaged pickle, or one that holds more than tensors"
+        raise CheckpointError(f"{what} cannot be loaded ({reason}); {remedy}") from error
+    except Exception as error:  # no list would be whole: a bad value may make them raise anything
+        log.debug("the libraries say", exc_info=True)
+        raise CheckpointError(f"{what} cannot be loaded ({first_line(error)}); {remedy}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that says something, without a full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
+        lines = lines[1:]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"there is no {lines[0]}"
+    if lines[0].endswith(":") and len(lines) > 1:
+        return " ".join(lines[:2]).rstrip(".")
+    return lines[0].rstrip(".")
