@@ -1,4 +1,4 @@
-"""What of the servers' settings will go wrong one day: said at start, a sentence each."""
+"""Warnings about settings of PostgreSQL and Redis that can cause trouble later, one sentence each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from jobs.database import POOL_SIZE, Database
 from jobs.use_cases import workers
 
-#: How many connections PostgreSQL has for this role and database, and how many of them others have.
+#: The maximum number of connections for this role and database, and the number of those in use by others.
 _CONNECTIONS = sa.text("""
 SELECT least(
     current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
@@ -21,11 +21,12 @@ SELECT least(
 
 
 def about_database(database: Database, processes: int) -> list[str]:
-    """Say what is unwise about a database that answers.
+    """Return warnings about a database's settings.
 
     Args:
-        database: which.
-        processes: of HelixQ that there are besides the workers that are ready: each has its connections.
+        database: one that responds.
+        processes: the number of processes of HelixQ, besides the workers that are ready. Each has its own
+            connections.
     """
     if database.engine.dialect.name != "postgresql":
         return []
@@ -38,29 +39,29 @@ def about_database(database: Database, processes: int) -> list[str]:
                 for name in ("fsync", "synchronous_commit")
             }
     except sa.exc.SQLAlchemyError:
-        return []  # whoever asks next is told
-    found = []
+        return []  # The next caller gets the error.
+    warnings = []
     if room - others < processes * POOL_SIZE:
-        found.append(
+        warnings.append(
             f"PostgreSQL has room for {room} connections, of which others use {others}, and {processes} "
             f"processes of HelixQ may open {POOL_SIZE} each: raise its max_connections, or the limit of the "
             "role or database, unless a pooler stands in between"
         )
-    found += [
+    warnings += [
         f"PostgreSQL's {name} is off, so that jobs that were accepted can be lost with its machine's power: "
         "switch it on"
         for name, value in lasting.items()
         if value == "off"
     ]
-    return found
+    return warnings
 
 
 def about_redis(client: redis.Redis) -> list[str]:
-    """Say what is unwise about a Redis that answers."""
+    """Return warnings about the settings of a Redis that responds."""
     try:
         memory = client.info("memory")
     except redis.RedisError:
-        return []  # it is away again, or this user may not ask
+        return []  # Redis is away again, or this user lacks the permission.
     policy = memory.get("maxmemory_policy", "noeviction")
     if not memory.get("maxmemory") or policy == "noeviction":
         return []

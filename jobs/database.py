@@ -151,9 +151,9 @@ def create_engine(url: str) -> sa.Engine:
 
 
 def _check_file_identity(engine: sa.Engine) -> None:
-    """Let no connection write to a SQLite file that was deleted or replaced while it was open.
+    """Check at each checkout that a connection's SQLite file was not deleted or replaced.
 
-    The operating system would allow it, and what was written would be gone with the process.
+    The operating system would allow writing to it, and what was written would be lost with the process.
     """
     file = Path(str(engine.url.database))
     connected = threading.Event()

@@ -1,4 +1,4 @@
-"""The database's URL: which options it takes, and how SQLAlchemy spells it."""
+"""Database URLs: validation, and SQLAlchemy's form of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-#: What is not in libpq's list of options and works in a PostgreSQL URL all the same: after how many
-#: executions a statement is prepared in the server, or ``none``.
+#: An option of PostgreSQL URLs that is not libpq's: the number of executions after which a statement is
+#: prepared in the server, or ``none``.
 PREPARE_THRESHOLD = "prepare_threshold"
 
-#: Options of libpq that would change what HelixQ relies on.
-_NOT_TAKEN = {"replication"}
-#: Options that must be whole numbers; libpq finds out only once it has reached a server.
-_WHOLE = {
+#: Options of libpq that HelixQ does not work with.
+_UNSUPPORTED = {"replication"}
+#: Options that must be whole numbers. libpq checks them only after it has reached a server.
+_INTEGERS = {
     "connect_timeout",
     "keepalives",
     "keepalives_idle",
@@ -24,10 +24,10 @@ _WHOLE = {
 
 
 def checked(value: str) -> str:
-    """Return a database's URL as SQLAlchemy spells it, once all its parts are ones that work.
+    """Validate a database URL; return it in SQLAlchemy's form.
 
     Raises:
-        ValueError: it is none, or an option of it does not exist or has a wrong value.
+        ValueError: it is not a database URL, or an option does not exist or has a wrong value.
     """
     try:
         url = sa.make_url(_with_one_host(value.replace("postgres://", "postgresql://", 1)))
@@ -45,10 +45,10 @@ def checked(value: str) -> str:
 
 
 def _with_one_host(value: str) -> str:
-    """Move several hosts, and sockets, to where SQLAlchemy takes them: ``?host=…&port=…``.
+    """Move several hosts, and sockets, to options of the URL, where SQLAlchemy accepts them.
 
-    libpq, and with it psql, takes ``postgresql://a:5432,b:5432/name`` and
-    ``postgresql://%2Frun%2Fpostgresql/name`` too.
+    libpq, and so psql, also accepts ``postgresql://a:5432,b:5432/name`` and
+    ``postgresql://%2Frun%2Fpostgresql/name``.
     """
     scheme, separator, rest = value.partition("://")
     end = min(position for mark in "/?" if (position := f"{rest}/?".find(mark)) >= 0)
@@ -71,17 +71,17 @@ def _has_port(place: str) -> bool:
 
 
 def _check_postgresql(url: sa.URL) -> None:
-    # Imported here because it takes a while, and SQLite does without.
+    # Imported here because it takes a while, and SQLite does not need it.
     from psycopg import pq
     from psycopg.conninfo import make_conninfo
 
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} - _NOT_TAKEN
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} - _UNSUPPORTED
     for option, value in url.query.items():
         if option not in known | {PREPARE_THRESHOLD}:
             raise ValueError(
                 f"{option} is not an option it takes; those of libpq and {PREPARE_THRESHOLD} are"
             )
-        if option in _WHOLE and not (isinstance(value, str) and value.lstrip("-").isdecimal()):
+        if option in _INTEGERS and not (isinstance(value, str) and value.lstrip("-").isdecimal()):
             raise ValueError(f"{option} should be one whole number")
         if not isinstance(value, str) and option != "host":
             raise ValueError(f"{option} is given twice")
@@ -94,7 +94,7 @@ def _check_postgresql(url: sa.URL) -> None:
         _, options = dialect.create_connect_args(url)
     except (sa.exc.ArgumentError, ValueError) as error:
         raise ValueError(f"its hosts and ports cannot be read: {error}") from error
-    # libpq checks the values itself. It says so before it says that there is no server where it looks.
+    # libpq checks the values before it fails to find a server in the folder "/".
     hosts = ",".join("/" for _ in str(options.get("host", "")).split(","))
     options |= {"host": hosts, "dbname": options.get("dbname", "")}
     options.pop("hostaddr", None)
@@ -110,10 +110,10 @@ def _check_postgresql(url: sa.URL) -> None:
 
 
 def prepare_threshold(url: sa.URL) -> int | None:
-    """Return after how many executions a statement is prepared; None, the default, is never.
+    """Return the number of executions after which a statement is prepared, or None for never (the default).
 
     Raises:
-        ValueError: the option is no whole number from 0 on and not ``none``.
+        ValueError: the option is neither ``none`` nor a whole number from 0 on.
     """
     value = url.query.get(PREPARE_THRESHOLD, "none")
     if not isinstance(value, str) or not (value.isdecimal() or value.lower() == "none"):

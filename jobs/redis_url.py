@@ -1,4 +1,4 @@
-"""Redis's URL: which parts it takes, spelled so that redis-py and Kombu read the same in it."""
+"""Redis URLs: validation, and a form that redis-py and Kombu read alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 SCHEMES = ("redis", "rediss", "unix")
 DEFAULT_PORT = 6379
-#: Options that only a URL with TLS may have: of redis-py's those that are texts and the two below.
+#: Options that only a URL with TLS may have.
 _CERT_REQS, _CHECK_HOSTNAME = "ssl_cert_reqs", "ssl_check_hostname"
 _TLS = {
     "ssl_ca_certs",
@@ -21,10 +21,10 @@ _TLS = {
 
 
 def checked(value: str) -> str:
-    """Return a Redis's URL with all its parts spelled out, once they are ones that work.
+    """Validate a Redis URL; return it with all its parts spelled out.
 
     Raises:
-        ValueError: it is none, or an option of it does not exist or has a wrong value.
+        ValueError: it is not a Redis URL, or an option does not exist or has a wrong value.
     """
     url = urlsplit(value)
     if url.scheme not in SCHEMES or "://" not in value:
@@ -33,7 +33,7 @@ def checked(value: str) -> str:
         raise ValueError("a # in it must be written %23")
     try:
         port = url.port
-    except ValueError as error:  # which repeats what may be a part of the password
+    except ValueError as error:  # Its message may contain a part of the password.
         raise ValueError(
             "its port is no number from 0 to 65535; in a password, what is special must be percent-encoded"
         ) from error
@@ -92,9 +92,9 @@ def _check_tls(options: dict[str, str]) -> None:
 
 
 def broker_options(redis_url: str) -> dict[str, Any]:
-    """Spell a URL that was `checked` as Celery's settings.
+    """Return Celery's settings for a URL that `checked` returned.
 
-    Kombu has its own way to write Unix sockets, and verifies no certificate unless told to.
+    Kombu writes the URLs of Unix sockets differently, and verifies no certificate by default.
     """
     url = urlsplit(redis_url)
     options = dict(parse_qsl(url.query))

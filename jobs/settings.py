@@ -23,9 +23,9 @@ from jobs.pipeline import Role
 PREFIX = "HELIXQ_"
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
 
-#: A Unix socket's path may take 107 bytes on Linux and 103 on macOS.
-LONGEST_SOCKET_PATH = 100
-MOST_SLOTS = 1024
+#: The maximum length of a Unix socket's path in bytes. Linux allows 107, macOS 103.
+MAX_SOCKET_PATH = 100
+MAX_SLOTS = 1024
 
 
 class SettingsError(UserError):
@@ -60,9 +60,9 @@ def number_of_slots(value: object) -> object:
     Raises:
         ValueError: it is neither.
     """
-    if value == "auto" or (str(value).isdecimal() and 1 <= int(str(value)) <= MOST_SLOTS):
+    if value == "auto" or (str(value).isdecimal() and 1 <= int(str(value)) <= MAX_SLOTS):
         return value
-    raise ValueError(f"it should be a whole number from 1 to {MOST_SLOTS}, or auto")
+    raise ValueError(f"it should be a whole number from 1 to {MAX_SLOTS}, or auto")
 
 
 class Settings(BaseModel):
@@ -83,31 +83,31 @@ class Settings(BaseModel):
     quantization: Literal["none", "4bit"] = "none"
     #: ``auto`` is the first CUDA device if there is one.
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    #: Whether special tokens in a prompt, such as ``</s>``, are the text that was typed; if not, they
-    #: are the control tokens, as in the model card's program.
+    #: Whether special tokens in a prompt, such as ``</s>``, are tokenized as text. If not, they are control
+    #: tokens, as in the model card's program.
     split_special_tokens: bool = True
-    #: Sequences decoded together; ``auto`` is 16 on a CPU, and what the memory carries on CUDA.
+    #: The maximum number of sequences in a batch; ``auto`` is 16 on a CPU, and as many as fit in memory on CUDA.
     slots: Annotated[int | Literal["auto"], BeforeValidator(number_of_slots)] = "auto"
-    #: Tokens of prompt and output together; the model's own limit if not given.
+    #: The maximum number of tokens of prompt and output together; the model's own limit if not given.
     max_context: int | None = Field(default=None, ge=16)
-    #: Where jobs are kept; a SQLite file in ``data_dir`` if not given.
+    #: The database; a SQLite file in ``data_dir`` if not given.
     database_url: str | None = None
-    #: The queue; the Redis that ``helixq up`` embeds in ``data_dir`` if not given.
+    #: The broker; the Redis that ``helixq up`` runs in ``data_dir`` if not given.
     redis_url: str | None = None
-    #: Where the embedded parts keep their files.
+    #: The folder of the embedded database and Redis.
     data_dir: Path = Field(default=Path("data"), validate_default=True)
-    #: Where the web listens, and where ``ask`` and ``chat`` find it.
+    #: The address of the web, also for ``ask`` and ``chat``.
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=1, le=65535)
-    #: ``auto`` asks for API keys unless the web listens on loopback only.
+    #: Whether API keys are required; ``auto`` requires them unless the web listens on loopback only.
     auth: Literal["auto", "required", "off"] = "auto"
-    #: More waiting jobs than this are refused with 429.
+    #: The maximum number of queued jobs. More are refused with 429.
     max_queued: int = Field(default=10_000, ge=1)
-    #: Seconds a job may take from the start of its first stage.
+    #: The maximum number of seconds of a job, from the start of its first stage.
     job_timeout: float = Field(default=3600, gt=0, le=31_536_000, allow_inf_nan=False)
-    #: Seconds that a job which has begun waits for a worker with its model before it starts again.
+    #: Seconds that a job that has begun waits for a worker with its model before it is restarted.
     model_timeout: float = Field(default=600, ge=0, le=31_536_000, allow_inf_nan=False)
-    #: Finished jobs older than this are deleted; 0 keeps them for ever.
+    #: Days after which ended jobs are deleted; 0 for never.
     retention_days: int = Field(default=0, ge=0, le=36_500)
     log_format: Literal["text", "json"] = "text"
 
@@ -131,7 +131,7 @@ class Settings(BaseModel):
 
     @cached_property
     def database(self) -> str:
-        """The database's URL, given or embedded."""
+        """The database's URL."""
         if self.database_url is not None:
             return self.database_url
         file = str(self.data_dir / "helixq.sqlite3")
@@ -139,23 +139,23 @@ class Settings(BaseModel):
 
     @cached_property
     def redis_socket(self) -> Path:
-        """The Unix socket of the embedded Redis: in ``data_dir`` where its path allows it."""
+        """The Unix socket of the embedded Redis: in ``data_dir`` unless its path is too long or unusual."""
         socket = self.data_dir / "redis.sock"
-        # Redis's client and Kombu disagree on how to quote what is special in a URL.
+        # redis-py and Kombu quote special characters in URLs differently.
         plain = re.fullmatch(r"[\w/.+ -]+", str(socket), re.ASCII)
-        if plain and len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+        if plain and len(os.fsencode(socket)) <= MAX_SOCKET_PATH:
             return socket
         name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"helixq-{os.getuid()}-{name}" / "redis.sock"
 
     @cached_property
     def redis(self) -> str:
-        """The Redis URL, given or embedded."""
+        """The Redis URL."""
         return self.redis_url or redis_url.checked(f"unix://{self.redis_socket}")
 
     @cached_property
     def loopback(self) -> bool:
-        """Whether the web can be reached from this machine only."""
+        """Whether the web is reachable from this machine only."""
         if self.host == "localhost":
             return True
         try:
@@ -165,15 +165,15 @@ class Settings(BaseModel):
 
     @cached_property
     def url(self) -> str:
-        """The web's address as a client on this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (not bound here)
+        """The web's URL for clients on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (does not bind)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from ``environ`` (the process's own if not given).
+    """Read the settings from environment variables (the process's own if not given).
 
-    An empty variable counts as not given, as docker compose passes ``${X:-}``.
+    An empty variable counts as not given: docker compose passes ``${X:-}`` so.
 
     Raises:
         SettingsError: a variable is unknown or its value is wrong.
@@ -191,11 +191,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if value.strip():
             values[field] = value.strip()
     try:
-        # Text to numbers and paths is what reading the environment is about.
+        # Not strict: all values are text, and are converted to numbers and paths.
         return Settings.model_validate(values, strict=False)
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        shown = "" if field.endswith("_url") else f"={values[field]}"  # URLs hold passwords
+        shown = "" if field.endswith("_url") else f"={values[field]}"  # URLs may contain passwords.
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error

@@ -65,12 +65,12 @@ def check(engine: sa.Engine) -> None:
         SchemaError: it has another schema or none; there is no database; or its encoding is not UTF8.
     """
     _check_file(engine.url)
-    found, wanted = current(engine), head()
-    if found is not None and not _known(found):
-        raise SchemaError(_newer(found))
-    if found != wanted:
+    actual, expected = current(engine), head()
+    if actual is not None and not _known(actual):
+        raise SchemaError(_newer(actual))
+    if actual != expected:
         raise SchemaError(
-            f"the database's schema is {found or 'missing'} and should be {wanted}: "
+            f"the database's schema is {actual or 'missing'} and should be {expected}: "
             "run `helixq migrate`"
         )
 
@@ -131,9 +131,9 @@ def _known(revision: str) -> bool:
     return any(known.revision == revision for known in script.walk_revisions())
 
 
-def _newer(found: str) -> str:
+def _newer(actual: str) -> str:
     return (
-        f"the database's schema is {found}, of a newer HelixQ, and should be {head()}: install that "
+        f"the database's schema is {actual}, of a newer HelixQ, and should be {head()}: install that "
         f"version, or go back with its `helixq migrate --to {head()}`"
     )
 
@@ -144,10 +144,10 @@ def _check_file(url: sa.URL) -> None:
         return
     file = Path(url.database or "").absolute()
     try:
-        found = file.exists()
+        exists = file.exists()
     except PermissionError:
         return  # SQLite reports it.
-    if not found:
+    if not exists:
         raise SchemaError(
             f"there is no database {file}: run `helixq migrate`, or set HELIXQ_DATA_DIR or "
             "HELIXQ_DATABASE_URL to where it is"

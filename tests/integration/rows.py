@@ -50,9 +50,9 @@ def claim(
     *,
     exclusive: bool = False,
 ) -> Claim:
-    found = stages.claim(database, job.id, stage_index, worker, job_timeout=60, exclusive=exclusive)
-    assert found is not None
-    return found
+    held = stages.claim(database, job.id, stage_index, worker, job_timeout=60, exclusive=exclusive)
+    assert held is not None
+    return held
 
 
 def let_leases_run_out(database: Database) -> None:

@@ -123,10 +123,10 @@ def test_other_defaults_of_the_database_change_nothing(odd_database: str) -> Non
             clients.map(lambda _: submit(database, question=text, sampling=sampling), range(60))
         )
     for job in asked[:2]:
-        found = queries.get_job(database, ANONYMOUS, job.id)
-        assert (found.question, found.temperature) == (text, sampling.temperature)
-        assert found.created_at.utcoffset() == dt.timedelta(0)
-        assert abs(found.created_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
+        kept = queries.get_job(database, ANONYMOUS, job.id)
+        assert (kept.question, kept.temperature) == (text, sampling.temperature)
+        assert kept.created_at.utcoffset() == dt.timedelta(0)
+        assert abs(kept.created_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
         assert stages.record(database, claim(database, job), replace(OUTPUT, text=text))
         assert queries.get_job(database, ANONYMOUS, job.id).attempts[0].output == text
     [serving] = workers.list_serving(database)

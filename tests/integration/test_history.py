@@ -35,7 +35,7 @@ class History:
     def claim(self) -> None:
         for stage_index in range(3):
             for exclusive in (False, True):
-                found = stages.claim(
+                held = stages.claim(
                     self.database,
                     self.job.id,
                     stage_index,
@@ -43,8 +43,8 @@ class History:
                     job_timeout=60,
                     exclusive=exclusive,
                 )
-                if found is not None:
-                    self.claims.append(found)
+                if held is not None:
+                    self.claims.append(held)
 
     def lose(self) -> None:
         let_leases_run_out(self.database)

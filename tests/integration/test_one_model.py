@@ -131,13 +131,13 @@ def test_one_of_many_models_claims_a_job(both: Database) -> None:
     for _ in range(5):
         job = submit(both)
         with ThreadPoolExecutor(4) as pool:
-            found = list(
+            claims = list(
                 pool.map(
                     lambda worker, job=job: stages.claim(both, job.id, 0, worker, job_timeout=60),
                     [WORKER, OTHER] * 4,
                 )
             )
-        assert sum(each is not None for each in found) == 1
+        assert sum(each is not None for each in claims) == 1
         kept = queries.get_job(both, ANONYMOUS, job.id)
         assert kept.model == kept.attempts[0].worker.model
 

@@ -70,7 +70,7 @@ def test_only_one_of_many_claims_a_stage(database: Database) -> None:
         return stages.claim(database, job.id, 0, WORKER, job_timeout=60)
 
     with ThreadPoolExecutor(8) as pool:
-        claims = [found for found in pool.map(try_to_claim, range(8)) if found]
+        claims = [held for held in pool.map(try_to_claim, range(8)) if held]
     assert len(claims) == 1
     assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
 
@@ -170,13 +170,13 @@ def test_the_same_key_and_request_give_the_same_job(database: Database) -> None:
         submission.submit(database, ANONYMOUS, replace(keyed, request_digest="b"), max_queued=10)
     with ThreadPoolExecutor(8) as pool:
         other = replace(keyed, idempotency_key="k2")
-        found = list(
+        submitted = list(
             pool.map(
                 lambda _: submission.submit(database, ANONYMOUS, other, max_queued=10), range(8)
             )
         )
-    assert len({job.id for job, _ in found}) == 1
-    assert sum(created for _, created in found) == 1
+    assert len({job.id for job, _ in submitted}) == 1
+    assert sum(created for _, created in submitted) == 1
 
 
 def test_a_full_queue_takes_no_more(database: Database) -> None:
@@ -264,9 +264,9 @@ def test_an_idempotency_key_is_its_owners(database: Database) -> None:
     assert (created, theirs.id != mine.id) == (True, True)
     again, created = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
     assert (created, again.id) == (False, mine.id)
-    found = submission.find_by_idempotency_key(database, "other", "k", "b")
-    assert found is not None
-    assert found.id == theirs.id
+    kept = submission.find_by_idempotency_key(database, "other", "k", "b")
+    assert kept is not None
+    assert kept.id == theirs.id
 
 
 def test_a_unit_of_work_that_fails_keeps_nothing(database: Database) -> None:

@@ -173,10 +173,12 @@ def test_a_question_that_a_later_one_overtook_has_lost_its_message(
         "it may have been taken just now"
     )
     monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", -1.0)
-    found = [
+    published = [
         w.job_id for w in outbox.take_unpublished(database, queue_empty=False, model=RUNTIME.model)
     ]
-    assert found == [urgent.id, lost.id], "and the one that came later may still be in the queue"
+    assert published == [urgent.id, lost.id], (
+        "and the one that came later may still be in the queue"
+    )
     urgent_later = submit(database, priority=9)
     claim(database, urgent_later)
     assert waiting.id not in [
