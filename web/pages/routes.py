@@ -41,7 +41,7 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
     services = get_services()
     try:
         body = validate({"input": question, "background": True})
-        job, _ = services.submit(new_job(body, services.tokens))
+        job = services.submit(new_job(body, services.tokens))
     except (ProtocolError, QueueFullError) as caught:
         error = translate(caught)
         # The API's message for this error is about parameters that the form does not have.

@@ -80,7 +80,7 @@ def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
         ) is None:
             raise
         return job
-    return services.submit(new)[0]
+    return services.submit(new)
 
 
 @blueprint.get("/responses")

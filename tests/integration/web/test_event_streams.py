@@ -1,4 +1,4 @@
-"""Event streams of jobs that have ended; those of running jobs are in ``test_stream``."""
+"""Event streams of jobs that have ended. ``test_live_streams`` has those of running jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event streams over HTTP, as their readers read them."""
+"""Event streams of running jobs over HTTP, with several readers and real clients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from web.v1 import feeds, sse
 
 
 class Web:
-    """The application behind a real port, and what of its streams has gone past."""
+    """The application on a real port."""
 
     def __init__(self, url: str, database: str, redis: str) -> None:
         self.app = create_app(
@@ -48,7 +48,7 @@ class Web:
         migrations.migrate(self.database.engine)
         workers.register(self.database, WORKER, "localhost", 1, RUNTIME)
         self.url = url
-        #: Comments that streams have sent.
+        #: Released for each comment that a stream sends.
         self.comments = threading.Semaphore(0)
 
     def __call__(self, environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -61,8 +61,8 @@ class Web:
         finally:
             chunks.close()
 
-    def tell(self, stage: Claim, start: int, pieces: list[str]) -> None:
-        """Tell text as a worker does."""
+    def generate(self, stage: Claim, start: int, pieces: list[str]) -> None:
+        """Publish pieces of a stage's text, as a worker does."""
         self.services.progress.publish(
             [(stage.job_id, TextDeltas(stage.attempt_id, start, pieces))]
         )
@@ -70,6 +70,7 @@ class Web:
 
 @contextmanager
 def serving(database: str, redis: str) -> Iterator[Web]:
+    """Serve the application."""
     server = make_server("127.0.0.1", 0, Mock(), threaded=True)
     web = Web(f"http://127.0.0.1:{server.server_port}", database, redis)
     server.app = web
@@ -86,8 +87,8 @@ def serving(database: str, redis: str) -> Iterator[Web]:
 
 @pytest.fixture
 def web(redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
-    with serving(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", redis_server.url) as found:
-        yield found
+    with serving(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", redis_server.url) as web:
+        yield web
 
 
 def read_with_openai(web: Web, job_id: str) -> list[str]:
@@ -111,20 +112,20 @@ def read_with_ours(web: Web, job_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("read", [read_with_openai, read_with_async_openai, read_with_ours])
-def test_a_silent_stream_shows_that_it_is_alive_and_no_reader_stumbles(
+def test_all_readers_ignore_the_comments_of_a_silent_stream(
     web: Web, read: Callable[[Web, str], list[str]]
 ) -> None:
     web.app.extensions["helixq.feeds"].keepalive_interval = 0.02
     job = submit(web.database)
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(read, web, job.id)
+        reading = pool.submit(read, web, job.id)
         for _ in range(2):  # after the first events
             assert web.comments.acquire(timeout=PATIENCE)
         stage = claim(web.database, job)
         assert web.comments.acquire(timeout=PATIENCE)  # within a stage
         stages.record(web.database, stage, OUTPUT)
         web.services.cancel(job.id)
-        types = told.result(PATIENCE)
+        types = reading.result(PATIENCE)
     assert types[:2] == ["response.created", "response.queued"]
     assert types[-1] == "response.incomplete"
     assert "" not in types
@@ -149,15 +150,16 @@ class Reader:
         self._http.close()
 
     def until(self, kind: str) -> list[dict[str, Any]]:
-        """Read up to the next event whose type ends so."""
-        found: list[dict[str, Any]] = []
-        while not found or not found[-1]["type"].endswith(kind):
+        """Read up to the next event whose type ends with ``kind``; return the events."""
+        events: list[dict[str, Any]] = []
+        while not events or not events[-1]["type"].endswith(kind):
             line = next(self._lines)
             if line.startswith("data: "):
-                found.append(json.loads(line.removeprefix("data: ")))
-        return found
+                events.append(json.loads(line.removeprefix("data: ")))
+        return events
 
     def rest(self) -> list[dict[str, Any]]:
+        """Read up to the end of the stream; return the events."""
         return [
             json.loads(line.removeprefix("data: "))
             for line in self._lines
@@ -175,122 +177,121 @@ def output(pieces: list[str]) -> Output:
 
 @contextmanager
 def counting(web: Web) -> Iterator[list[str]]:
-    """List the statements that read the database meanwhile."""
-    found: list[str] = []
+    """Collect the statements that read the database."""
+    statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("SELECT"):
-            found.append(statement)
+            statements.append(statement)
 
     sa.event.listen(web.database.engine, "before_cursor_execute", note)
-    yield found
+    yield statements
     sa.event.remove(web.database.engine, "before_cursor_execute", note)
 
 
 def selects(web: Web, pieces: int, readers: int) -> int:
-    """Stream a stage of so many pieces to so many readers, live; count what it reads of the database."""
+    """Stream a stage of so many pieces to so many readers; return how many queries it took."""
     job = submit(web.database)
     stage = claim(web.database, job)
-    with counting(web) as found, ExitStack() as stack:
-        all_of_them = [stack.enter_context(Reader(web, job)) for _ in range(readers)]
-        for reader in all_of_them:
+    with counting(web) as statements, ExitStack() as stack:
+        all_readers = [stack.enter_context(Reader(web, job)) for _ in range(readers)]
+        for reader in all_readers:
             reader.until("content_part.added")
         for number in range(pieces):
-            web.tell(stage, number, ["piece "])
-            for reader in all_of_them:
+            web.generate(stage, number, ["piece "])
+            for reader in all_readers:
                 assert deltas(reader.until(".delta")) == ["piece "]
         web.services.cancel(job.id)
         stages.keep_partial(web.database, stage, output(["piece "] * pieces))
-        for reader in all_of_them:
+        for reader in all_readers:
             assert reader.rest()[-1]["type"] == "response.incomplete"
-    return len(found)
+    return len(statements)
 
 
 def test_a_message_costs_the_same_however_long_the_text_and_readers_share(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read of the database does not grow with the pieces, nor with each reader."""
-    monkeypatch.setattr(
-        feeds, "CHECK_INTERVAL", math.inf
-    )  # those looks come with the time, not with the text
+    """The number of queries does not grow with the pieces, nor with the readers."""
+    # Those queries come with the time, not with the text.
+    monkeypatch.setattr(feeds, "CHECK_INTERVAL", math.inf)
     monkeypatch.setattr(feeds, "PARTIAL_TEXT_INTERVAL", 60.0)
     few, many, shared = selects(web, 2, 1), selects(web, 100, 1), selects(web, 2, 8)
-    # News of changed rows are read together or one by one, as it happens: a look more or less for each.
-    assert many < few + 98 / 4, "far less than a look for each of 98 pieces more"
-    assert shared < 3 * few, "far less than 8 times as many for 8 readers"
+    # Updates are read together or one by one, which makes a few queries more or less.
+    assert many < few + 98 / 4, "far fewer than one query for each of 98 more pieces"
+    assert shared < 3 * few, "far fewer than 8 times as many for 8 readers"
 
 
-def test_live_late_and_again_are_the_same_events(web: Web) -> None:
+def test_readers_get_the_same_events_whenever_they_start(web: Web) -> None:
     pieces = ["One ", "two\n", "\u2028\r\n: ", "four."]
     job = submit(web.database)
     stage = claim(web.database, job)
     with Reader(web, job) as early:
-        told = early.until("content_part.added")
-        web.tell(stage, 0, pieces[:2])
-        told += early.until(".delta") + early.until(".delta")
+        received = early.until("content_part.added")
+        web.generate(stage, 0, pieces[:2])
+        received += early.until(".delta") + early.until(".delta")
         with (
             Reader(web, job) as late,
-            Reader(web, job, after=told[-2]["sequence_number"]) as resumed,
+            Reader(web, job, after=received[-2]["sequence_number"]) as resumed,
         ):
-            assert late.until(".delta") == told[:6]
-            assert resumed.until(".delta") == told[-1:]
-            web.tell(stage, 2, pieces[2:])
-            told += early.until(".delta") + early.until(".delta")
+            assert late.until(".delta") == received[:6]
+            assert resumed.until(".delta") == received[-1:]
+            web.generate(stage, 2, pieces[2:])
+            received += early.until(".delta") + early.until(".delta")
             stages.record(web.database, stage, output(pieces))
             web.services.progress.publish_change(job.id)
             for stage_index in (1, 2):
                 stages.record(web.database, claim(web.database, job, stage_index), output(pieces))
             web.services.progress.publish_change(job.id)
-            told += early.rest()
-            assert told[-1]["type"] == "response.completed"
-            assert resumed.rest() == told[7:]
+            received += early.rest()
+            assert received[-1]["type"] == "response.completed"
+            assert resumed.rest() == received[7:]
             late.rest()
-    assert deltas(told) == pieces * 3
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    assert deltas(received) == pieces * 3
+    assert [event["sequence_number"] for event in received] == list(range(len(received)))
     with Reader(web, job) as again:
-        assert again.rest() == told
+        assert again.rest() == received
 
 
-def test_a_stream_goes_on_where_a_lost_attempt_stopped(web: Web) -> None:
-    """It has the same seed and so the same text."""
+def test_a_stream_continues_where_a_lost_attempt_stopped(web: Web) -> None:
+    """The next attempt has the same seed and so the same text."""
     pieces = ["a ", "b ", "c ", "d."]
     job = submit(web.database)
     lost = claim(web.database, job)
     with Reader(web, job) as reader:
         reader.until("content_part.added")
-        web.tell(lost, 0, pieces[:2])
-        told = reader.until(".delta") + reader.until(".delta")
+        web.generate(lost, 0, pieces[:2])
+        received = reader.until(".delta") + reader.until(".delta")
         let_leases_run_out(web.database)
         assert sweeping.sweep(web.database).taken_back == [job.id]
         again = claim(web.database, job)
         web.services.progress.publish_change(job.id)
         for number, piece in enumerate(pieces):
-            web.tell(again, number, [piece])
-        told += reader.until(".delta") + reader.until(".delta")
+            web.generate(again, number, [piece])
+        received += reader.until(".delta") + reader.until(".delta")
         stages.record(web.database, again, output(pieces))
         web.services.cancel(job.id)
         rest = reader.rest()
-    assert deltas(told) == pieces
+    assert deltas(received) == pieces
     assert deltas(rest) == []
     assert rest[0]["text"] == "".join(pieces)
 
 
-def test_text_that_was_told_and_lost_does_not_hold_the_end_back(
+def test_lost_text_does_not_delay_the_end_of_the_stream(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feeds, "PARTIAL_TEXT_TIMEOUT", 0.0)
     job = submit(web.database)
     stage = claim(web.database, job)
     with Reader(web, job) as reader:
-        web.tell(stage, 0, ["a ", "b ", "c ", "d ", "e "])
-        told = [event for _ in range(5) for event in reader.until(".delta")]
-        web.services.cancel(job.id)  # and the worker hands nothing in
+        web.generate(stage, 0, ["a ", "b ", "c ", "d ", "e "])
+        received = [event for _ in range(5) for event in reader.until(".delta")]
+        web.services.cancel(job.id)  # The worker does not hand in the partial text.
         [last] = reader.rest()
     assert last["type"] == "response.incomplete"
-    assert last["sequence_number"] == told[-1]["sequence_number"] + 1
+    assert last["sequence_number"] == received[-1]["sequence_number"] + 1
 
 
-def test_who_reads_for_all_may_leave(web: Web) -> None:
+def test_the_reader_that_reads_for_all_may_disconnect(web: Web) -> None:
     job = submit(web.database)
     stage = claim(web.database, job)
     with Reader(web, job) as first, Reader(web, job) as second:
@@ -298,14 +299,14 @@ def test_who_reads_for_all_may_leave(web: Web) -> None:
         second.until("content_part.added")
         first.__exit__()
         for number in range(5):
-            web.tell(stage, number, ["x"])
+            web.generate(stage, number, ["x"])
             assert deltas(second.until(".delta")) == ["x"]
         web.services.cancel(job.id)
         stages.keep_partial(web.database, stage, output(["x"] * 5))
         assert second.rest()[-1]["type"] == "response.incomplete"
 
 
-def test_without_redis_a_stream_tells_stages_as_they_end(tmp_path: Path) -> None:
+def test_without_redis_a_stream_has_each_text_when_its_stage_finishes(tmp_path: Path) -> None:
     with serving(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", "unix:///nowhere.sock") as web:
         job = submit(web.database)
         with Reader(web, job) as reader:

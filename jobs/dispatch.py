@@ -1,0 +1,65 @@
+"""Accepting and cancelling jobs, with the messages that follow: to the workers, and to live readers."""
+
+from __future__ import annotations
+
+import logging
+
+from jobs.database import Database
+from jobs.errors import QueueUnavailableError
+from jobs.models import Job
+from jobs.progress import Progress
+from jobs.queue import Publisher
+from jobs.use_cases import cancellation, outbox, submission
+from jobs.use_cases.submission import NewJob
+
+log = logging.getLogger(__name__)
+
+
+def submit(
+    database: Database, publisher: Publisher, owner: str, new: NewJob, *, max_queued: int
+) -> Job:
+    """Accept a job and publish it to the workers; see `submission.submit`.
+
+    The job is accepted when it is committed. If Redis is away, a sweep publishes it later.
+
+    Args:
+        database: of the jobs.
+        publisher: publishes to the workers.
+        owner: of the job.
+        new: the job.
+        max_queued: the maximum number of queued jobs of all owners.
+
+    Returns:
+        The job, or the one that an earlier request with its idempotency key created.
+
+    Raises:
+        QueueFullError: there are ``max_queued`` queued jobs.
+        IdempotencyError: the key was used for a different request.
+    """
+    job, created = submission.submit(database, owner, new, max_queued=max_queued)
+    if created:
+        _publish(database, publisher, job)
+    return job
+
+
+def cancel(database: Database, progress: Progress, owner: str, job_id: str) -> Job:
+    """Cancel a job, unless it has ended, and notify its readers; see `cancellation.cancel`.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+    """
+    job = cancellation.cancel(database, owner, job_id)
+    progress.publish_change(job_id)
+    return job
+
+
+def _publish(database: Database, publisher: Publisher, job: Job) -> None:
+    """Publish an accepted job. If that fails, a sweep does it: the client gets no error."""
+    try:
+        try:
+            publisher.publish(job.id, stage_index=0, rounds=job.rounds, priority=job.priority)
+        except QueueUnavailableError as error:
+            log.warning("%s: accepted; will be published later: %s", job.id, error)
+            outbox.mark_unpublished(database, job.id, 0)
+    except Exception:  # Whatever it is: a sweep publishes again what no worker claims.
+        log.exception("%s: accepted; will be published later", job.id)
