@@ -1,4 +1,4 @@
-"""Special tokens that somebody types: text, or the control tokens, as a setting has it."""
+"""Special tokens in a question: plain text, or control tokens if the setting says so."""
 
 from __future__ import annotations
 
