@@ -14,7 +14,7 @@ from jobs.pipeline import LABELS, Role
 
 
 def follow(client: Client, job_id: str, *, as_json: bool) -> int:
-    """Print a job's texts while they come, or its response at the end; return the exit status.
+    """Stream a job's texts, or print its response at the end; return the exit status.
 
     Interrupting leaves the job running: it is kept, and its page shows it.
     """
@@ -29,7 +29,7 @@ def follow(client: Client, job_id: str, *, as_json: bool) -> int:
 
 
 def chat(client: Client) -> None:
-    """Run the model card's loop: a prompt, then what the three roles say.
+    """Run the model card's loop: a prompt, then the three texts.
 
     Ctrl-C cancels the question that is being answered, and Ctrl-D ends the loop.
     """
@@ -74,7 +74,7 @@ def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
                 "The job's model is gone; the job starts again with another model.", err=True
             )
         elif kind == "response.output_item.added":
-            # The card leaves two lines empty between the texts, and none after the last.
+            # The card prints two empty lines between the texts, and none after the last.
             if begun:
                 _write("\n\n\n")
             begun += 1

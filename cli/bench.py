@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SMALL = {"hidden": 768, "layers": 12, "rank": 16}
 #: Tokens of prompt and output together.
 CONTEXT = 1024
-#: Tokens of the prompts in the measurement by length.
+#: Prompt lengths in tokens, for the speed by text length.
 LENGTHS = (64, 256, 512, 1024, 2048)
 
 
@@ -235,7 +235,7 @@ def engine(
 
 
 def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engine]:
-    """Return what starts llama.cpp's server with so many slots."""
+    """Return a function that starts llama.cpp's server with a number of slots."""
     try:
         from worker.bench.llama import LlamaServer
     except ModuleNotFoundError as error:
@@ -438,7 +438,7 @@ def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_
 
 
 def _demo_questions(count: int) -> list[str]:
-    """Choose of the held-out questions with the longest numbers: as many sums as products."""
+    """Choose held-out questions with the longest numbers, half sums and half products."""
     from jobs.settings import DEMO_CHECKPOINT
 
     lines = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
@@ -448,7 +448,7 @@ def _demo_questions(count: int) -> list[str]:
 
 
 def machine() -> str:
-    """Name what the numbers were measured on."""
+    """Describe the machine that the figures were measured on."""
     names: dict[str, Any] = {}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

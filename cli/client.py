@@ -11,14 +11,14 @@ import httpx2
 
 from cli.errors import ExpectedError
 
-#: Seconds between tries after a connection was lost half way.
+#: Seconds between attempts to reconnect.
 RECONNECT_DELAY = 1.0
-#: Seconds that a server may be away before its client gives up.
+#: Seconds that a server may be unreachable before the client gives up.
 PATIENCE = 30.0
 
 
 class UnavailableError(ExpectedError):
-    """The server cannot do it now."""
+    """The server answered with a 5xx status; a retry may help."""
 
 
 class Client:
@@ -53,7 +53,7 @@ class Client:
             raise self._unreachable(error) from error
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """Follow a job's events to the end, over lost connections.
+        """Follow a job's events to the end, reconnecting when needed.
 
         Raises:
             ExpectedError: the server is away for longer than `PATIENCE` seconds.
@@ -68,7 +68,7 @@ class Client:
                     yield event
                     if event["type"] in FINAL:
                         return
-                # The server ended the stream: because it stops, or because there is no more.
+                # The server ended the stream: it shuts down, or there are no more events.
                 response = self._call("GET", f"/responses/{job_id}")
                 if response["status"] not in ("queued", "in_progress"):
                     yield {"type": FINAL[0], "response": response}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
     from worker.evaluation.report import Report
     from worker.evaluation.task import Task
 
-#: The demo's held-out questions, and how its texts are read.
+#: The demo's held-out questions, and how to parse its texts.
 DEMO_TASK = Path(__file__).parent.parent / "demo" / "held_out.jsonl"
 DEMO_ANSWER = r"\d+ [+*] \d+ = \d+(?=\.)|I cannot answer that"
 DEMO_APPROVAL = r"it is right:|nothing to correct"
@@ -32,7 +32,7 @@ DEMO_APPROVAL = r"it is right:|nothing to correct"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """The command line's options."""
 
     task: Path | None
     answer: str | None
@@ -76,7 +76,7 @@ def run(settings: Settings, options: Options) -> None:
 
 
 def _check(options: Options) -> None:
-    """Find out now, not after an hour, what cannot be written."""
+    """Fail now, not after an hour, if an output file cannot be written."""
     if options.ranks and not options.full:
         raise ExpectedError("--ranks extracts adapters from full models: name them with --full")
     for file in filter(None, (options.transcripts, options.markdown)):

@@ -28,8 +28,8 @@ from worker.engine.threads import apart
 
 CONTEXT = 4096
 SLOTS = 16
-#: Seconds after which a job is looked at, as its reply's ``Retry-After`` asks: the machine has work with
-#: every look, and the job would wait for it.
+#: Seconds before a job is first polled, as its reply's ``Retry-After`` says: polling would slow the job
+#: down.
 FIRST_LOOK = 1.0
 
 
@@ -90,7 +90,7 @@ def jobs(
 
 
 def sweep(folder: Path, old: int, rounds: int = 200) -> float:
-    """Measure a sweep of SQLite that finds nothing to do.
+    """Measure a sweep on SQLite that finds nothing to do.
 
     Args:
         folder: an empty one, for the database.

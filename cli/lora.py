@@ -1,4 +1,4 @@
-"""`helixq lora`: adapters made from two models, merged into one, looked into."""
+"""`helixq lora`: extract adapters from models, merge them, inspect them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lora() -> None:
 
 
 def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
-    """Read a comma-separated subset of what can be kept."""
+    """Parse a comma-separated subset of embeddings, head and norms."""
     found = [part.strip() for part in value.split(",") if part.strip()]
     if odd := set(found) - {"embeddings", "head", "norms"}:
         raise click.BadParameter(
@@ -254,7 +254,7 @@ def _warn(message: str) -> None:
 
 
 def _resolve(reference: str, option: str) -> Path:
-    """Return a model's or an adapter's folder, fetched from the hub if need be."""
+    """Return a model's or an adapter's folder, downloaded from the hub if needed."""
     from worker.checkpoints.errors import CheckpointError
     from worker.checkpoints.hub import resolve
 

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
-    """Reads the settings before any command, and says errors in one sentence."""
+    """Loads the settings before any command, and turns errors into one sentence."""
 
     def invoke(self, context: click.Context) -> Any:
         try:

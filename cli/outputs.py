@@ -1,4 +1,4 @@
-"""Files and packages that a long measurement will need: missing ones are found out at its start."""
+"""Checks of files and packages at the start of a long measurement, which needs them at its end."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from cli.errors import ExpectedError
 
-#: Pictures that matplotlib draws.
+#: File types that matplotlib writes.
 PICTURES = (".svg", ".png", ".pdf")
 
 
 def check_package(name: str) -> None:
-    """Raise `ExpectedError` unless one of the packages for measurements is installed."""
+    """Raise `ExpectedError` unless a package of the extra `eval` is installed."""
     if importlib.util.find_spec(name) is None:
         raise ExpectedError(f"{name} is not installed: pip install 'helixq[eval]'")
 
@@ -26,7 +26,7 @@ def check_writable(file: Path) -> None:
 
 
 def check_picture(file: Path) -> None:
-    """Raise `ExpectedError` if a picture cannot be drawn into a file."""
+    """Raise `ExpectedError` if matplotlib cannot write a picture to a file."""
     check_package("matplotlib")
     check_writable(file)
     if file.suffix not in PICTURES:

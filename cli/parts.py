@@ -49,7 +49,7 @@ def web(settings: Settings) -> None:
 
 
 def check_auth(settings: Settings) -> None:
-    """Refuse to serve without keys where the settings ask for them."""
+    """Refuse to serve without API keys where the settings require them."""
     if settings.auth == "required" or (settings.auth == "auto" and not settings.loopback):
         raise ExpectedError(
             f"API keys are not implemented yet, so HELIXQ_AUTH={settings.auth} is impossible with "
@@ -65,7 +65,7 @@ def worker(settings: Settings) -> int:
     from worker.phases import phase
 
     started = time.monotonic()
-    # Hashing reads what loading will read, and lets the imports run meanwhile.
+    # Hashing warms the page cache for loading, and runs beside the imports.
     with digests.begin(settings) as hashing:
         with phase("importing PyTorch, transformers and PEFT"):
             make, refused = _import_engine()
@@ -74,19 +74,19 @@ def worker(settings: Settings) -> int:
         except refused as error:
             raise ExpectedError(str(error)) from error
         finally:
-            # Else the objects are still there when their libraries go, and Triton complains of leaks.
+            # Otherwise the objects outlive their libraries, and Triton reports leaks.
             gc.unfreeze()
 
 
 def _import_engine() -> tuple[Callable[..., tuple[Engine, Runtime]], type[Exception]]:
     """Import what makes an engine here, and the error with which it refuses a checkpoint."""
-    # Importing torch takes seconds, more of them while the collector looks again and again at what
-    # has come and stays; the other commands do without.
+    # Importing torch takes seconds, and longer with garbage collection on, since everything imported
+    # stays; other commands do not import it.
     gc.disable()
     from worker.checkpoints.errors import CheckpointError
     from worker.local_engine import make
 
-    # Nor does it look at it later: the first look would cost half a second, and there are more.
+    # Exclude the imported objects from later collections, each of which would take half a second.
     gc.freeze()
     gc.enable()
     return make, CheckpointError
@@ -120,14 +120,14 @@ def maintain(settings: Settings) -> None:
 
 
 def unusable(folder: Path, error: OSError) -> ExpectedError:
-    """Make the error of a data folder that cannot be made or written."""
+    """Return the error for a data folder that cannot be created or written."""
     return ExpectedError(
         f"the data folder {folder} cannot be used ({error.strerror}): check HELIXQ_DATA_DIR"
     )
 
 
 def migrate(settings: Settings, target: str) -> str | None:
-    """Bring the schema to a revision; return it."""
+    """Migrate the schema to a revision; return that revision."""
     if settings.database_url is None:
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a live reader of an event stream costs the web, and how late it reads."""
+"""Measures what a live reader of an event stream costs the web, and the delay of its messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jobs.use_cases.workers import Runtime
 
 #: Seconds between two messages with new text: the worker's.
 INTERVAL = 0.1
-#: The most seconds that the web may take to start, and a message to arrive.
+#: Maximum seconds for the web to start, and for a message to arrive.
 PATIENCE = 60.0
 WORKER = "bench"
 #: A piece says when it was told, by this machine's monotonic clock.

@@ -1,4 +1,4 @@
-"""Jobs an hour of the whole service: HTTP in, stored out."""
+"""Measures jobs an hour of the whole service, from HTTP request to stored answer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import httpx2
 from cli.errors import ExpectedError
 from jobs.settings import Settings
 
-#: The question of the job that does not count.
+#: The question of the warm-up job, which is not counted.
 WARM_UP = "Is everything warm?"
 #: Clients that submit at the same time.
 CLIENTS = 8
-#: Seconds between two looks at a job, or at a service that starts.
+#: Seconds between polls of a job, or of a starting service.
 LOOK_INTERVAL = 0.05
-#: The most seconds that the service may take to be ready, and a job to be done.
+#: Maximum seconds for the service to become ready, and for a job to end.
 PATIENCE = 600.0
 
 
@@ -61,7 +61,7 @@ def run(
             {"input": text, "max_output_tokens": max_output_tokens, "seed": seed + i}
             for i, text in enumerate(asked)
         ]
-        # Another question: an engine may remember what it wrote.
+        # A different question, since the engine may cache prompts and guess repeated text.
         wait(client, submit(client, {**bodies[0], "input": WARM_UP}))
         told(f"the service answers {len(asked)} questions, {at_once} at once")
         start = time.monotonic()
@@ -78,7 +78,7 @@ def service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     settings = Settings(data_dir=folder / "data", port=port)
-    # Settings of the one who measures are not the service's.
+    # The caller's settings must not reach the service.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
     environ |= {
         "HELIXQ_DATA_DIR": str(settings.data_dir),

@@ -1,4 +1,4 @@
-"""`helixq up`: Redis, database, worker and web as one program that Ctrl-C ends."""
+"""`helixq up`: Redis, database, worker and web in one program that Ctrl-C stops."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds a part may take to stop before it is killed.
 PATIENCE = 15.0
-#: Seconds between looks at the parts.
+#: Seconds between checks of the parts.
 WATCH_INTERVAL = 0.2
-#: Seconds before a part that died is started again.
+#: Seconds before a part that exited is restarted.
 RESTART_DELAY = 1.0
-#: Ctrl-C, a polite end, and the terminal's window that was closed.
+#: Ctrl-C, a request to terminate, and a closed terminal window.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 DEMO_BASE = str(DEMO_CHECKPOINT / "base")
@@ -105,12 +105,12 @@ class Part:
             self._process.send_signal(number)
 
     def stop(self, stop: Stop) -> None:
-        """Ask it to stop, and wait; with a second Ctrl-C it is asked to hurry."""
+        """Ask it to stop, and wait; a second Ctrl-C asks it to hurry."""
         if self._process is None or self.status is not None:
             return
         told, give_up = 0, time.monotonic() + PATIENCE
         while self.status is None and time.monotonic() < give_up:
-            # A second one, whenever it came: also while another part was stopping.
+            # The second signal may have come while another part was stopping.
             if told < max(1, min(stop.asked, 2)):
                 told += 1
                 self.signal(signal.SIGTERM)
@@ -181,7 +181,7 @@ def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitS
     worker = _helixq("worker")
     running.append(worker)
     host = socket.gethostname()
-    # The web checks questions against the model, which the worker makes known as it starts.
+    # The web checks questions against the model that the starting worker registers.
     until(lambda: workers.find_by_process(database, host, worker.pid))
     running.append(_helixq("web"))
     until(lambda: _listens(settings))
@@ -229,7 +229,7 @@ def start_redis(settings: Settings, stack: ExitStack) -> Part:
 
 
 def _restart(running: list[Part], stop: Stop) -> None:
-    """Start parts again that died: their work goes on where the database says."""
+    """Restart parts that exited; the database holds the state of their work."""
     for part in running:
         if part.status is not None:
             log.warning("%s exited with status %s; restarting it", part.name, part.status)
@@ -254,7 +254,7 @@ def _listens(settings: Settings) -> bool:
 
 @contextmanager
 def _data_dir(folder: Path) -> Iterator[None]:
-    """Hold the data folder: two programs on one would take each other's Redis."""
+    """Lock the data folder: two programs in one folder would share a Redis socket."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
