@@ -128,10 +128,17 @@ def cancel(connection: sa.Connection, owner: str, job_id: str) -> None:
     )
 
 
-def any_match(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> bool:
-    """Return whether any job meets any of some conditions: one look at an index each."""
-    exists = (sa.exists().where(condition) for condition in conditions)
-    return bool(connection.scalar(sa.select(sa.or_(*exists))))
+def any_match(*conditions: sa.ColumnElement[bool]) -> sa.Select[bool]:
+    """Select whether any job meets any of some conditions: one look at an index each."""
+    return sa.select(sa.or_(*(sa.exists().where(condition) for condition in conditions)))
+
+
+_ANY_UNFINISHED = any_match(IS_QUEUED, IS_IN_PROGRESS, IS_LEASED)
+
+
+def any_unfinished(connection: sa.Connection) -> bool:
+    """Return whether any job has not ended, or any attempt."""
+    return bool(connection.scalar(_ANY_UNFINISHED))
 
 
 def select_unlocked(condition: sa.ColumnElement[bool]) -> sa.Select[str]:

@@ -11,7 +11,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import AttemptStatus, Job
 from jobs.statements import attempts, jobs, leases
-from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED, IS_QUEUED
+from jobs.statements.jobs import IS_IN_PROGRESS
 from jobs.use_cases.stages import DEADLINE_EXCEEDED
 
 #: Seconds after its deadline after which a job ends even if a worker holds its lease.
@@ -35,7 +35,7 @@ class SweepResult:
 def any_unfinished(database: Database) -> bool:
     """Return whether any job has not ended, or any attempt: only then a sweep can find anything."""
     with database.read() as connection:
-        return jobs.any_match(connection, IS_QUEUED, IS_IN_PROGRESS, IS_LEASED)
+        return jobs.any_unfinished(connection)
 
 
 def sweep(database: Database) -> SweepResult:
@@ -47,7 +47,7 @@ def sweep(database: Database) -> SweepResult:
     with (
         database.read() as connection
     ):  # As a rule there is nothing to do, which should lock nothing.
-        if not jobs.any_match(connection, leases.EXPIRED, overdue):
+        if not connection.scalar(jobs.any_match(leases.EXPIRED, overdue)):
             return SweepResult([], [], [])
     with database.write() as connection:
         attempts_ended = _end_attempts_of_ended(connection)
