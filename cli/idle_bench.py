@@ -23,7 +23,7 @@ from jobs.settings import DEMO_CHECKPOINT
 from jobs.use_cases import sweeping
 from jobs.use_cases.submission import new_id
 from worker.bench.engine import Model, run_jobs
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.threads import apart
 
 CONTEXT = 4096

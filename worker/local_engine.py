@@ -22,7 +22,7 @@ from worker.checkpoints.digests import Digests
 from worker.checkpoints.discovery import Checkpoints, find_checkpoints
 from worker.checkpoints.errors import CheckpointError
 from worker.engine import probe
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, EngineError, Request
 from worker.engine.reference import ReferenceEngine

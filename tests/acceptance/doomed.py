@@ -58,7 +58,7 @@ def _arrange(point: str) -> None:
     from jobs.queue import Publisher
     from jobs.use_cases import stages
     from worker import local_engine
-    from worker.engine.batching import BatchingEngine
+    from worker.engine.batching.engine import BatchingEngine
     from worker.tasks import StageRunner
 
     warm_up = local_engine.WARM_UP_PROMPT

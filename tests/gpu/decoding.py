@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from jobs.pipeline import Role, Sampling
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Generation, Request
 
 #: Seconds between two looks.

@@ -7,8 +7,8 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from worker.engine.batching import BatchingEngine
-from worker.engine.cuda.cache import BLOCK_SIZE
+from worker.engine.batching.engine import BatchingEngine
+from worker.engine.kv.paged_cache import BLOCK_SIZE
 
 
 def make(

@@ -21,7 +21,7 @@ from tests.gpu.report import Report, free
 from worker.bench.engine import run_jobs
 from worker.bench.peak import Peak
 from worker.engine import probe
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Request
 from worker.engine.reference import ReferenceEngine
 

@@ -21,7 +21,8 @@ from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from tests.gpu import engines
 from tests.gpu.report import Report, free
 from worker.bench.engine import Model
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.sequence import Sequence as Sequence_
 from worker.engine.interface import (
     Completion,
     Engine,
@@ -31,7 +32,6 @@ from worker.engine.interface import (
     Request,
 )
 from worker.engine.reference import ReferenceEngine
-from worker.engine.sequence import Sequence as Sequence_
 
 CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 CONTEXT = 512

@@ -13,14 +13,14 @@ from peft import PeftModel
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from worker.engine import probe
-from worker.engine.adapters import Form
-from worker.engine.batching import BatchingEngine
-from worker.engine.cuda.cache import BLOCK_SIZE
+from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.sequence import Sequence
 from worker.engine.interface import (
     Completion,
     Request,
 )
-from worker.engine.sequence import Sequence
+from worker.engine.kv.paged_cache import BLOCK_SIZE
+from worker.engine.lora.layers import Form
 
 CONTEXT = 256
 #: As few blocks as there may be: they hold one context, or the beginnings of some.

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, make
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.reference import ReferenceEngine
 
 

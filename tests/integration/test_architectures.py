@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPTJConf
 
 from jobs.pipeline import Role
 from tests.integration.batches import SIZES, compare_with_peft
-from worker.engine.architectures import CHECKED, unbatchable
+from worker.engine.models.registry import CHECKED, unbatchable
 
 ALL_SIZES = {**SIZES, "bos_token_id": 1, "pad_token_id": 0}
 #: Where the sizes alone do not tell all that there is: windows shorter than a prompt, experts, heads of

@@ -39,23 +39,25 @@ from tests.integration.batches import (
     same,
     together,
 )
-from worker.engine import attention, packing, probe
-from worker.engine.adapters import (
+from worker.engine import probe
+from worker.engine.attention import row_attention
+from worker.engine.batching.engine import BatchingEngine
+from worker.engine.cuda import torch_ops
+from worker.engine.interface import (
+    Completion,
+    FinishReason,
+    Request,
+)
+from worker.engine.kv.paged_cache import BLOCK_SIZE
+from worker.engine.lora.layers import (
     Form,
     GroupedLinear,
     MergedLinear,
     StackedLinear,
     take_apart,
 )
-from worker.engine.batching import BatchingEngine
-from worker.engine.cuda import plain
-from worker.engine.cuda.cache import BLOCK_SIZE
-from worker.engine.cuda.llama import FusedLlama
-from worker.engine.interface import (
-    Completion,
-    FinishReason,
-    Request,
-)
+from worker.engine.models import packed_linear
+from worker.engine.models.paged_llama import FusedLlama
 from worker.engine.reference import ReferenceEngine
 
 
@@ -92,8 +94,8 @@ def test_what_prompts_have_in_common_is_looked_at_once(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of the rows have more in common than others, and some come late."""
-    monkeypatch.setattr(attention, "LEAST_COUNT", 2)
-    monkeypatch.setattr(attention, "LEAST_COMMON", 2)
+    monkeypatch.setattr(row_attention, "LEAST_COUNT", 2)
+    monkeypatch.setattr(row_attention, "LEAST_COMMON", 2)
     engine = make(checkpoint, tokenizer)
     rng = random.Random(9)
     requests = []
@@ -289,7 +291,7 @@ def test_logits_in_a_mixed_batch_are_pefts(
     architecture: str, form: Form, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every role at once, ranks and targets that differ, prompts in chunks, packed weights."""
-    monkeypatch.setattr(packing, "LEAST", 1)
+    monkeypatch.setattr(packed_linear, "LEAST", 1)
     compare_with_peft(mixed(architecture), tokenizer, form)
 
 
@@ -356,7 +358,7 @@ def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base()
     count = len(Role)
     base, factors = take_apart(dict.fromkeys(Role, model.half()))
     del model
-    compute = FusedLlama(base, factors, count, plain, 4096)
+    compute = FusedLlama(base, factors, count, torch_ops, 4096)
     del base, factors
     gc.collect()
     assert 1.06 * alone < reachable(compute) < 1.07 * alone

@@ -13,7 +13,7 @@ import pytest
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, make, same
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import (
     ContextExceededError,
     EngineError,

@@ -22,10 +22,10 @@ from transformers import (
 from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
 from tests.conftest import start_engine
-from worker.engine.detokenizer import Detokenizer
-from worker.engine.encoder import Encoder
 from worker.engine.interface import ContextExceededError, EngineError, FinishReason, Request
 from worker.engine.reference import ReferenceEngine
+from worker.engine.tokenization.detokenizer import Detokenizer
+from worker.engine.tokenization.encoder import Encoder
 
 LONG = Sampling(max_output_tokens=4000)
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"

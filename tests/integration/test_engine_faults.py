@@ -16,15 +16,15 @@ import torch
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, FEW, WORDS, make, request, same
-from worker.engine import allowance, sampling
-from worker.engine.batching import BatchingEngine
-from worker.engine.cuda.cache import BLOCK_SIZE
+from worker.engine.batching import adaptive_limit, sampler
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import (
     Completion,
     EngineError,
     FinishReason,
     Request,
 )
+from worker.engine.kv.paged_cache import BLOCK_SIZE
 from worker.engine.reference import ReferenceEngine
 
 
@@ -132,7 +132,7 @@ def test_a_batch_grows_again_when_there_is_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another program took the memory for a while, and the texts are the same."""
-    monkeypatch.setattr(allowance, "PATIENCE", 3)
+    monkeypatch.setattr(adaptive_limit, "PATIENCE", 3)
     engine = make(checkpoint, tokenizer, paged=paged)
     slots, chunk = engine._scheduler.slots, engine._scheduler.chunk
     least = [slots, chunk]
@@ -225,7 +225,7 @@ def test_an_error_while_tokens_are_drawn_changes_no_text(
 ) -> None:
     """The step is repeated, and must begin where it began."""
     engine = make(checkpoint, tokenizer, paged=paged)
-    sample = sampling.sample
+    sample = sampler.sample
     drawn = []
 
     def fault(logits: Any, *rows: Any, **options: Any) -> Any:
@@ -234,7 +234,7 @@ def test_an_error_while_tokens_are_drawn_changes_no_text(
             raise error
         return sample(logits, *rows, **options)
 
-    monkeypatch.setattr(sampling, "sample", fault)
+    monkeypatch.setattr(sampler, "sample", fault)
     rng = random.Random(7)
     requests = [request(rng) for _ in range(12)]
     found = [g.result() for g in [engine.submit(r) for r in requests]]

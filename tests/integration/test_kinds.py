@@ -29,12 +29,12 @@ from tests.integration.batches import SIZES
 from worker import local_engine
 from worker.checkpoints import loading
 from worker.checkpoints.errors import CheckpointError
-from worker.engine import roles
-from worker.engine.adapters import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
-from worker.engine.batching import BatchingEngine
-from worker.engine.cuda.batch import FlatBatch
+from worker.engine import role_models
+from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, Request
+from worker.engine.lora.layers import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
 from worker.engine.reference import ReferenceEngine
 from worker.lora.adapter import SERVED
 from worker.lora.extract import extract
@@ -438,7 +438,7 @@ def test_a_kind_that_nobody_thought_of_is_refused(
 def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
     form: Form, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.engine.runners.form_for", lambda _: form)
+    monkeypatch.setattr("worker.engine.batching.build.form_for", lambda _: form)
     found = find(checkpoint)
     local_engine.start_engine(found, 2, []).close()
     # A fake fault: in the layers, the regenerator's tokens count as the critic's.
@@ -467,7 +467,7 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
         """A fake fault, as above."""
         return FlatBatch(**{**fields, "adapters": fields["adapters"].clamp(max=1)})
 
-    monkeypatch.setattr("worker.engine.cuda.runner.FlatBatch", mistaken)
+    monkeypatch.setattr("worker.engine.batching.paged_model_runner.FlatBatch", mistaken)
     with pytest.raises(
         CheckpointError, match=r"^The regenerator adapter .*differ from those of PEFT"
     ):
@@ -490,7 +490,7 @@ def test_an_adapter_that_changes_anothers_scores_is_noticed(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fake: PEFT's models share nothing that it could change."""
-    adapted = roles.adapted
+    adapted = role_models.adapted
     models: list[Any] = []
 
     def meddling(base: Any, folder: Path, name: str) -> Any:
@@ -501,7 +501,7 @@ def test_an_adapter_that_changes_anothers_scores_is_noticed(
         models.append(found[0])
         return found
 
-    monkeypatch.setattr(roles, "adapted", meddling)
+    monkeypatch.setattr(role_models, "adapted", meddling)
     with pytest.raises(
         CheckpointError, match=r"The actor adapter .* by the reference engine: its scores"
     ):

@@ -26,9 +26,9 @@ from tests.integration.batches import CONTEXT, request
 from tests.random_weights import build
 from worker.checkpoints import loading
 from worker.engine import probe
-from worker.engine.adapters import Form, GroupedLinear, StackedLinear
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Engine, Request
+from worker.engine.lora.layers import Form, GroupedLinear, StackedLinear
 from worker.engine.reference import ReferenceEngine
 
 pytest.importorskip("bitsandbytes")
@@ -178,7 +178,7 @@ def test_layers_that_cannot_be_joined_are_left_to_transformers(
 ) -> None:
     requests = mixture()
     engine = BatchingEngine(load(checkpoint), tokenizer, context=CONTEXT, slots=8, paged=True)
-    [said] = [r.getMessage() for r in caplog.records if r.name == "worker.engine.runners"]
+    [said] = [r.getMessage() for r in caplog.records if r.name == "worker.engine.batching.build"]
     assert "q_proj" in said
     assert "(64, 64)" in said
     found = answers(engine, requests)

@@ -23,9 +23,9 @@ from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, FEW, WORDS, request, same, together
 from tests.integration.test_batching import mixed
-from worker.engine.batching import BatchingEngine
-from worker.engine.cuda import runner
-from worker.engine.cuda.graphs import Record, Results, Step
+from worker.engine.batching import paged_model_runner
+from worker.engine.batching.cuda_graphs import Record, Results, Step
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Completion, Request
 
 #: Operations that wait for the device, or bring something from the host: a graph can hold neither.
@@ -101,12 +101,12 @@ class Tracer:
 @pytest.fixture(autouse=True)
 def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of steps as small as the tests' are; a text grows out of the shorter ones."""
-    monkeypatch.setattr(runner, "COUNTS", (1, 3))
-    monkeypatch.setattr(runner, "MIXED_COUNTS", (8,))
-    monkeypatch.setattr(runner, "MIXED_TOKENS", (16, 48))
-    monkeypatch.setattr(runner, "MIXED_ENDS", 3)
-    monkeypatch.setattr(runner, "MIXED_PIECES", 3)
-    monkeypatch.setattr(runner, "SHORT", 64)
+    monkeypatch.setattr(paged_model_runner, "COUNTS", (1, 3))
+    monkeypatch.setattr(paged_model_runner, "MIXED_COUNTS", (8,))
+    monkeypatch.setattr(paged_model_runner, "MIXED_TOKENS", (16, 48))
+    monkeypatch.setattr(paged_model_runner, "MIXED_ENDS", 3)
+    monkeypatch.setattr(paged_model_runner, "MIXED_PIECES", 3)
+    monkeypatch.setattr(paged_model_runner, "SHORT", 64)
 
 
 def answers(
@@ -228,7 +228,7 @@ def test_without_recordings_all_goes_on(
     )
     assert differing(found, wanted) == []
     assert len(tracer.replayed) == 2
-    [said] = [r for r in caplog.records if r.name == runner.__name__]
+    [said] = [r for r in caplog.records if r.name == paged_model_runner.__name__]
     assert said.exc_info
     assert "not permitted when stream is capturing" in str(said.exc_info[1])
 
@@ -268,7 +268,9 @@ def test_recording_stops_when_its_time_is_over(
     now = [0.0]
     with monkeypatch.context() as patch:
         patch.setattr(
-            runner, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])})
+            paged_model_runner,
+            "time",
+            type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}),
         )
         requests = [request(random.Random(7)) for _ in range(4)]
         found = answers(load_models(checkpoint), tokenizer, slow, requests)

@@ -20,10 +20,10 @@ from jobs.use_cases.workers import Runtime
 from tests.conftest import model_settings
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints, find_checkpoints
-from worker.engine.batching import BatchingEngine
-from worker.engine.encoder import Encoder
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
+from worker.engine.tokenization.encoder import Encoder
 
 TYPED = "What do </s> and <s> mean?"
 

@@ -17,12 +17,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from worker.engine.adapters import Projection
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BLOCK_SIZE, BlockCache
+from worker.engine.attention.paged_batch import FlatBatch
 from worker.engine.cuda.kernels import attention, drawing, layer, products
 from worker.engine.cuda.kernels.common import FUSED
-from worker.engine.cuda.weights import Expansion
+from worker.engine.cuda.lora_weights import Expansion
+from worker.engine.kv.paged_cache import BLOCK_SIZE, BlockCache
+from worker.engine.lora.layers import Projection
 
 #: Of Mistral-7B, with adapters of rank 64.
 HIDDEN, INNER, HEADS, SHARED, SIZE, RANK = 4096, 14336, 32, 8, 128, 64

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worker.engine.adapters import Factors, Projection
-from worker.engine.cuda import kernels, plain, weights
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache
+from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.cuda import kernels, lora_weights, torch_ops
 from worker.engine.cuda.kernels import attention
-from worker.engine.cuda.weights import StackedWeights
+from worker.engine.cuda.lora_weights import StackedWeights
+from worker.engine.kv.paged_cache import BlockCache
+from worker.engine.lora.layers import Factors, Projection
 
 # NumPy warns of what a GPU computes silently: 0 / 0 in the lines of a tile beyond its tokens, which are
 # not stored, and whatever the memory of a token that only fills up came to hold.
@@ -194,7 +194,8 @@ def test_kernels_give_what_plain_operations_give(
     steps = [Step.of(TOKENS, DECODING, heads, page) for _ in range(2)]
     x = inputs(len(steps[0].batch.ids))
     found, wanted = (
-        layer.run(ops, step, x, window) for ops, step in zip((kernels, plain), steps, strict=True)
+        layer.run(ops, step, x, window)
+        for ops, step in zip((kernels, torch_ops), steps, strict=True)
     )
     filling = steps[0].batch.positions < 0
     assert not found["attend"][filling].any()
@@ -217,7 +218,7 @@ def test_keys_and_values_go_where_they_belong() -> None:
     steps = [Step.of(TOKENS, DECODING, heads, 8) for _ in range(2)]
     generator = torch.Generator().manual_seed(3)
     key, value = torch.randn(2, len(steps[0].batch.ids), 3, 24, generator=generator)
-    for ops, step in zip((kernels, plain), steps, strict=True):
+    for ops, step in zip((kernels, torch_ops), steps, strict=True):
         ops.store(key, value, step.batch, step.cache, 0)
     for one, other in zip(steps[0].cache.keys, steps[1].cache.keys, strict=True):
         assert torch.equal(one[1:].nan_to_num(9e9), other[1:].nan_to_num(9e9))
@@ -231,7 +232,7 @@ def test_a_tokens_result_is_the_same_whatever_else_is_in_the_step(
     """To the bit: a text must not depend on who else is served. PyTorch's products are left out."""
     monkeypatch.setattr(kernels, "few", lambda *_: False)
     monkeypatch.setattr(
-        weights,
+        lora_weights,
         "linear",
         lambda x, *w: torch.cat([nn.functional.linear(row[None], *w) for row in x]),
     )
@@ -314,7 +315,7 @@ def test_tokens_are_drawn_as_plain_operations_draw_them(dtype: torch.dtype) -> N
     top_k = torch.tensor([1, 5, 50, most]).repeat_interleave(12)
     noise = torch.randint(-(2**62), 2**62, (count,), generator=generator)
     found, sound = kernels.draw(logits, temperature, top_k, noise, most)
-    wanted, numbers = plain.draw(logits, temperature, top_k, noise, most)
+    wanted, numbers = torch_ops.draw(logits, temperature, top_k, noise, most)
     assert torch.equal(sound, numbers)
     assert sound.sum() == count - 2
     assert torch.equal(found[sound], wanted[sound])

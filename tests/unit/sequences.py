@@ -9,12 +9,12 @@ from typing import Protocol, cast
 import numpy as np
 
 from jobs.pipeline import Role, Sampling
-from worker.engine.detokenizer import Detokenizer
+from worker.engine.batching.scheduler import Plan, Scheduler
+from worker.engine.batching.sequence import NOWHERE, PENDING, Sequence
 from worker.engine.interface import Generation, Request
-from worker.engine.kv.blocks import Blocks
-from worker.engine.kv.rows import Rows
-from worker.engine.scheduler import Plan, Scheduler
-from worker.engine.sequence import NOWHERE, PENDING, Sequence
+from worker.engine.kv.block_manager import Blocks
+from worker.engine.kv.row_manager import Rows
+from worker.engine.tokenization.detokenizer import Detokenizer
 
 CONTEXT = 64
 #: Two of the adapters have the same weights.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.engine.allowance import MOST_PATIENCE, PATIENCE, Allowance
+from worker.engine.batching.adaptive_limit import MOST_PATIENCE, PATIENCE, Allowance
 
 
 def run(allowance: Allowance, steps: int, fits: int) -> int:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig
 
-from worker.engine.attention import Decoding, Layout, Segment
-from worker.engine.kv.cache import KVCache
+from worker.engine.attention.row_attention import Decoding, Layout, Segment
+from worker.engine.kv.row_cache import KVCache
 
 HEADS, SHARED, SIZE = 6, 2, 8
 CONTEXT, ROWS, COMMON = 96, 12, 40

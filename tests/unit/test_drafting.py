@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from worker.engine.drafting import LONGEST, MOST, Drafter
+from worker.engine.speculative.drafter import LONGEST, MOST, Drafter
 
 PHRASE = [5, 9, 2, 7, 1, 8, 3, 6, 4]
 

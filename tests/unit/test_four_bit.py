@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worker.bench.four_bit import FP4, NF4, four_bit, quantize
 from worker.engine.cuda.four_bit import BLOCK, FourBitLinear, obstacle
-from worker.engine.cuda.lookup import table
+from worker.engine.cuda.four_bit_lookup import table
 from worker.engine.interface import EngineError
 
 CODES = {"fp4": FP4, "nf4": NF4}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.sequences import WEIGHTS, sequence
-from worker.engine.kv.blocks import Blocks
-from worker.engine.sequence import NOWHERE, Sequence
+from worker.engine.batching.sequence import NOWHERE, Sequence
+from worker.engine.kv.block_manager import Blocks
 
 SIZE = 4
 CONTEXT = 32

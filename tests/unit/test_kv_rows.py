@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.unit.sequences import CONTEXT, sequence
-from worker.engine.kv.rows import Rows
-from worker.engine.scheduler import Scheduler
+from worker.engine.batching.scheduler import Scheduler
+from worker.engine.kv.row_manager import Rows
 
 
 def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig
 
-from worker.engine.cuda import memory, plain
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BLOCK_SIZE, BlockCache
+from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.cuda import torch_ops
 from worker.engine.cuda.requirements import DeviceError
+from worker.engine.kv import gpu_memory
+from worker.engine.kv.paged_cache import BLOCK_SIZE, BlockCache
 
 CPU = torch.device("cpu")
 GB = 2**30
@@ -70,11 +71,11 @@ def test_what_is_free_is_what_the_device_and_the_processs_share_leave(
     card: Card, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card.install(monkeypatch)
-    assert memory.free(CPU) == free
+    assert gpu_memory.free(CPU) == free
 
 
 def blocks(context: int = 128, working: int = 0) -> int:
-    return memory.blocks_that_fit(
+    return gpu_memory.blocks_that_fit(
         CONFIG, torch.float16, CPU, block_size=BLOCK_SIZE, context=context, working=working
     )
 
@@ -84,9 +85,9 @@ def test_the_blocks_that_are_allocated_fit(working: int, monkeypatch: pytest.Mon
     Card(4 * GB).install(monkeypatch)
     found = blocks(working=working)
     cache = BlockCache(CONFIG, blocks=found, dtype=torch.float16, device=torch.device("meta"))
-    room = 4 * GB - working - memory.RESERVE
-    assert 0.95 * room < cache.nbytes <= memory.SHARE * room
-    each = memory.bytes_per_token(CONFIG, torch.float16)
+    room = 4 * GB - working - gpu_memory.RESERVE
+    assert 0.95 * room < cache.nbytes <= gpu_memory.SHARE * room
+    each = gpu_memory.bytes_per_token(CONFIG, torch.float16)
     assert cache.nbytes == found * BLOCK_SIZE * each
 
 
@@ -114,7 +115,7 @@ def test_what_a_step_needs_is_tried_with_the_largest(monkeypatch: pytest.MonkeyP
         assert cache.blocks > 0
         return torch.zeros(len(keep), 300)
 
-    found = memory.working(compute, plain, CONFIG, torch.float16, CPU, 32, 4)
+    found = gpu_memory.working(compute, torch_ops, CONFIG, torch.float16, CPU, 32, 4)
     assert found == 5000
     [batch] = seen
     assert (len(batch.ids), batch.decoding) == (36, 4)

@@ -6,10 +6,10 @@ from typing import Any
 
 from jobs.pipeline import Role, Sampling
 from worker.bench.simulated import tokenizer_of
-from worker.engine.detokenizer import Detokenizer
+from worker.engine.batching.output_processor import News, OutputProcessor, whole_pieces
+from worker.engine.batching.sequence import Sequence
 from worker.engine.interface import EngineError, FinishReason, Generation, Request
-from worker.engine.output_processor import News, OutputProcessor, whole_pieces
-from worker.engine.sequence import Sequence
+from worker.engine.tokenization.detokenizer import Detokenizer
 
 
 def test_pieces_do_not_depend_on_when_tokens_are_handed_on() -> None:

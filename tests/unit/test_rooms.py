@@ -49,5 +49,5 @@ def test_the_apis_shapes_need_no_http() -> None:
 def test_the_engine_needs_the_model_libraries_alone() -> None:
     missing = ["alembic", "celery", "flask", "pydantic", "redis", "sqlalchemy"]
     code = f"import sys; sys.modules.update(dict.fromkeys({missing}))"  # importing None fails
-    engine = "import worker.engine.reference, worker.engine.batching, worker.bench.engine"
+    engine = "import worker.engine.reference, worker.engine.batching.engine, worker.bench.engine"
     subprocess.run([sys.executable, "-c", f"{code}; {engine}"], check=True)

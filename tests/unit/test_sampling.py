@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from jobs.pipeline import Sampling
-from worker.engine.cuda import plain
-from worker.engine.sampling import TIED, Rows, _gumbel, _mix, in_order, sample
+from worker.engine.batching.sampler import TIED, Rows, _gumbel, _mix, in_order, sample
+from worker.engine.cuda import torch_ops
 
 VOCABULARY = 40
 CPU = torch.device("cpu")
@@ -229,7 +229,7 @@ def test_what_can_be_recorded_draws_the_same_tokens(width: torch.dtype) -> None:
     positions = list(range(200))
     rows = Rows.of(samplings, positions, vocabulary, CPU)
     tokens, sound = sample(logits, rows)
-    again, numbers = plain.draw(logits, rows.temperature, rows.top_k, rows.noise, most)
+    again, numbers = torch_ops.draw(logits, rows.temperature, rows.top_k, rows.noise, most)
     assert torch.equal(numbers, sound)
     assert sound.sum() == 198
     assert torch.equal(again[sound], tokens[sound])

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.sequences import CONTEXT, WEIGHTS, BlockCache, Driver, RowCache, drawn, sequence
-from worker.engine.kv.blocks import Blocks
-from worker.engine.kv.rows import Rows
-from worker.engine.scheduler import Scheduler
-from worker.engine.sequence import PENDING
+from worker.engine.batching.scheduler import Scheduler
+from worker.engine.batching.sequence import PENDING
+from worker.engine.kv.block_manager import Blocks
+from worker.engine.kv.row_manager import Rows
 
 #: Tokens of a block, and the fewest blocks that a context fits into.
 SIZE = 4

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from jobs.pipeline import Role, Sampling
 from worker.bench.engine import Model, Result, questions
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Request
 from worker.engine.threads import apart
 

@@ -28,11 +28,11 @@ from transformers import (
 from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from worker.bench.peak import Peak
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.build import recorder_for
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
-from worker.engine.roles import adapted
-from worker.engine.runners import recorder_for
+from worker.engine.role_models import adapted
 from worker.engine.threads import apart
 
 CPU = torch.device("cpu")

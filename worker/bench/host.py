@@ -21,7 +21,7 @@ from jobs.pipeline import Role, Sampling
 from worker.bench import simulated
 from worker.bench.engine import questions, run_jobs
 from worker.bench.simulated import SimulatedRunner, Speed
-from worker.engine.batching import BatchingEngine
+from worker.engine.batching.engine import BatchingEngine
 
 #: Tokens of a context, as an engine on a large card is started with.
 CONTEXT = 4096

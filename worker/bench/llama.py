@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from worker.bench.engine import Model
 from worker.bench.gguf_files import write_adapter, write_base
-from worker.engine.encoder import Encoder
 from worker.engine.interface import Completion, EngineError, FinishReason, Generation, Request
+from worker.engine.tokenization.encoder import Encoder
 
 #: Seconds that the server may take to start, and a request to be answered.
 PATIENCE = 600.0

@@ -19,13 +19,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from worker.engine.cuda.cache import BLOCK_SIZE
-from worker.engine.cuda.runner import PagedRunner
-from worker.engine.kv.blocks import Blocks
-from worker.engine.model_runner import Drawn
-from worker.engine.runners import CHUNK, Built
-from worker.engine.scheduler import Plan
-from worker.engine.sequence import Sequence
+from worker.engine.batching.build import CHUNK, Built
+from worker.engine.batching.model_runner import Drawn
+from worker.engine.batching.paged_model_runner import PagedRunner
+from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.sequence import Sequence
+from worker.engine.kv.block_manager import Blocks
+from worker.engine.kv.paged_cache import BLOCK_SIZE
 from worker.engine.threads import Sharing
 
 #: Tokens of a prompt's piece, as on a GPU.

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 from jobs.pipeline import Role
 from worker.checkpoints.discovery import Checkpoint, Checkpoints
 from worker.checkpoints.errors import CheckpointError, explained
-from worker.engine import architectures, probe, roles
-from worker.engine.endings import settle
+from worker.engine import probe, role_models
+from worker.engine.models import registry
+from worker.engine.tokenization.stop_tokens import settle
 from worker.lora import LoraError
 from worker.lora.adapter import (
     Adapter,
@@ -52,7 +53,7 @@ def unbatchable(checkpoints: Checkpoints) -> list[str]:
     Raises:
         CheckpointError: an adapter is damaged, or of a kind that cannot be served at all.
     """
-    reasons = architectures.unbatchable(checkpoints.config, checkpoints.context)
+    reasons = registry.unbatchable(checkpoints.config, checkpoints.context)
     for role, adapter in checkpoints.adapters.items():
         found = _open(role, adapter)
         said = refusals(found.config, found.tensors.entries)
@@ -99,7 +100,7 @@ def _load(checkpoints: Checkpoints, base: Any) -> Loaded:
                 f"give one that was made for the base model {checkpoints.base.name} in HELIXQ_ADAPTERS",
             ),
         ):
-            model, changed = roles.adapted(base, adapter.path, role.value)
+            model, changed = role_models.adapted(base, adapter.path, role.value)
             scores = probe.score(model, role.value, probe.tokens(checkpoints.config))
         found.models[role.value], found.changed[role.value] = model, changed
         found.scores[role.value] = scores

@@ -19,9 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from worker.engine import probe
-from worker.engine.detokenizer import Detokenizer
-from worker.engine.encoder import Encoder
-from worker.engine.endings import settle
+from worker.engine.batching.sampler import LEAST_TEMPERATURE
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -29,7 +27,9 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
-from worker.engine.sampling import LEAST_TEMPERATURE
+from worker.engine.tokenization.detokenizer import Detokenizer
+from worker.engine.tokenization.encoder import Encoder
+from worker.engine.tokenization.stop_tokens import settle
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from jobs.pipeline import Role, Sampling
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints
 from worker.checkpoints.errors import CheckpointError
-from worker.engine.endings import settle
+from worker.engine.tokenization.stop_tokens import settle
 
 #: Called with the number of texts that are there since the last call.
 Tick = Callable[[int], object]

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from worker.engine.cuda.four_bit import GROUP, FourBit
-from worker.engine.cuda.lookup import table
+from worker.engine.cuda.four_bit_lookup import table
 
 #: Rows of activations that a program takes at least and at most.
 LEAST_ROWS, MOST_ROWS = 16, 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Several
 from typing import Protocol
 
-from worker.engine.sequence import Sequence
+from worker.engine.batching.sequence import Sequence
 
 
 class KVCacheManager(Protocol):

@@ -1,4 +1,4 @@
-"""Triton kernels of a step; `worker.engine.cuda.plain` says the same in plain PyTorch, and documents it.
+"""Triton kernels of a step; `worker.engine.cuda.torch_ops` says the same in plain PyTorch, and documents it.
 
 What a kernel gives a token does not depend on which other tokens are in the step: what is summed, and in
 which order, is a function of the token's own sequence. (Which kernel multiplies depends on how many there are:

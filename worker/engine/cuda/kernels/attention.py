@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache
+from worker.engine.attention.paged_batch import FlatBatch
 from worker.engine.cuda.kernels.common import begin, options, precision
+from worker.engine.kv.paged_cache import BlockCache
 
 #: Keys of one program of a decoding token's attention, and the most programs of it.
 SPLIT_KEYS, SPLITS = 256, 16

@@ -1,5 +1,5 @@
 # ruff: noqa: N803  (Triton writes what is fixed when a kernel is compiled in capitals)
-"""Draws the next token of every row, as `worker.engine.sampling` does, in one kernel."""
+"""Draws the next token of every row, as `worker.engine.batching.sampler` does, in one kernel."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine import sampling
+from worker.engine.batching import sampler
 from worker.engine.cuda.kernels.common import FUSED
 
 
 @triton.jit
 def _mix(x):
-    """Hash int64 numbers, as `worker.engine.sampling` does."""
+    """Hash int64 numbers, as `worker.engine.batching.sampler` does."""
     # As numbers of 64 bits with a sign: 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB.
     x = (x + 1) * -7046029254386353131
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
@@ -56,11 +56,11 @@ def _draw_kernel(
 def draw(
     logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    width = min(most + sampling.TIED, logits.shape[-1])
-    scores, tokens = sampling.in_order(logits, width)
+    width = min(most + sampler.TIED, logits.shape[-1])
+    scores, tokens = sampler.in_order(logits, width)
     drawn = torch.empty_like(noise)
     _draw_kernel[(len(logits),)](
         scores, tokens, temperature, top_k, noise, drawn,
-        width, sampling.TIED, triton.next_power_of_2(width), num_warps=1, **FUSED,
+        width, sampler.TIED, triton.next_power_of_2(width), num_warps=1, **FUSED,
     )  # fmt: skip
     return drawn, logits.amax(dim=-1).isfinite()

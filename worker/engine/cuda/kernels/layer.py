@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache
+from worker.engine.attention.paged_batch import FlatBatch
 from worker.engine.cuda.kernels.common import FUSED, begin, options, precision
-from worker.engine.cuda.weights import Expansion
+from worker.engine.cuda.lora_weights import Expansion
+from worker.engine.kv.paged_cache import BlockCache
 
 #: Most tokens of a step, then tokens, columns and warps of a program: few tokens where there are few, so
 #: that most programs have one adapter. As measured on an H100.
@@ -79,7 +79,7 @@ def _range(theirs, ADAPTERS: tl.constexpr):
 @triton.jit
 def _entry(entry):
     """Load an adapter's entry: first column and number of the inner product's, place of its factor."""
-    # All are multiples of `worker.engine.cuda.weights.ALIGNED`.
+    # All are multiples of `worker.engine.cuda.lora_weights.ALIGNED`.
     start = tl.multiple_of(tl.load(entry), 16)
     rank = tl.multiple_of(tl.load(entry + 1), 16)
     place = tl.multiple_of(tl.load(entry + 2), 16)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Several
 
-from worker.engine.kv.prefixes import Place, Prefixes
-from worker.engine.sequence import NOWHERE, Sequence
+from worker.engine.batching.sequence import NOWHERE, Sequence
+from worker.engine.kv.prefix_cache import Place, Prefixes
 
 
 class Rows:
-    """Hands out the rows of a `worker.engine.kv.cache.KVCache`."""
+    """Hands out the rows of a `worker.engine.kv.row_cache.KVCache`."""
 
     def __init__(self, rows: int, *, context: int, adapters: int) -> None:
         """

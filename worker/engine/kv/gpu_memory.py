@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache, shape_of
+from worker.engine.attention.paged_batch import FlatBatch
 from worker.engine.cuda.requirements import DeviceError
+from worker.engine.kv.paged_cache import BlockCache, shape_of
 
 #: Of the memory that is left, what keys and values may take: fragments, and libraries that allocate for
 #: themselves, need the rest.

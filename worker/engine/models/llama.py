@@ -16,9 +16,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 
-from worker.engine.adapters import Factors, Form, Projection, Rows, take_apart
-from worker.engine.attention import ATTENTION, Layout
-from worker.engine.packing import packed
+from worker.engine.attention.row_attention import ATTENTION, Layout
+from worker.engine.lora.layers import Factors, Form, Projection, Rows, take_apart
+from worker.engine.models.packed_linear import packed
 
 #: Those of a layer of Llama's build, by their paths.
 PROJECTIONS = (

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worker.engine.sequence import NOWHERE, Sequence
+from worker.engine.batching.sequence import NOWHERE, Sequence
 
 #: The part of all blocks that stays free when a sequence is let in, for those that run to grow into:
 #: without it the newcomer would often be the next to be evicted.

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.engine.attention import Decoding, Layout, Segment
-from worker.engine.kv.cache import KVCache
-from worker.engine.scheduler import Plan
-from worker.engine.sequence import Sequence
+from worker.engine.attention.row_attention import Decoding, Layout, Segment
+from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.sequence import Sequence
+from worker.engine.kv.row_cache import KVCache
 
 
 @dataclass(frozen=True)
 class Step:
-    """What `worker.engine.forward.Forward` is called with, and who waits for its scores."""
+    """What `worker.engine.models.llama.Forward` is called with, and who waits for its scores."""
 
     #: (tokens,) int64.
     ids: Tensor

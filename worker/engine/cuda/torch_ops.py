@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from worker.engine import sampling
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache
-from worker.engine.cuda.weights import Expansion
+from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.batching import sampler
+from worker.engine.cuda.lora_weights import Expansion
+from worker.engine.kv.paged_cache import BlockCache
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -130,20 +130,20 @@ def attend(
 def draw(
     logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw as `worker.engine.sampling.sample` does, of rows without top-p; the host looks at nothing.
+    """Draw as `worker.engine.batching.sampler.sample` does, of rows without top-p; the host looks at nothing.
 
     Args:
         logits: (rows, vocabulary), any float dtype.
         temperature: (rows,) float32; 0 is greedy.
         top_k: (rows,) int64, at most ``most``.
-        noise: (rows,) int64, as `worker.engine.sampling.Rows` has it.
+        noise: (rows,) int64, as `worker.engine.batching.sampler.Rows` has it.
         most: the largest top-k that there may be.
 
     Returns:
-        as `worker.engine.sampling.sample`.
+        as `worker.engine.batching.sampler.sample`.
     """
-    rows = sampling.Rows(temperature, top_k, temperature, noise, most, True, True, False)
-    return sampling.sample(logits, rows, recorded=True)
+    rows = sampler.Rows(temperature, top_k, temperature, noise, most, True, True, False)
+    return sampler.sample(logits, rows, recorded=True)
 
 
 def work_tokens(group: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from worker.engine.kv.cache import KVCache
+from worker.engine.kv.row_cache import KVCache
 
 #: The name under which transformers finds `attend_for_transformers`.
 ATTENTION = "helixq"

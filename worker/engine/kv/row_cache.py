@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from worker.engine.kv.prefixes import Place
+from worker.engine.kv.prefix_cache import Place
 
 
 class KVCache:

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.engine import sampling
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache
-from worker.engine.cuda.graphs import Record
-from worker.engine.kv.blocks import Blocks
-from worker.engine.model_runner import Drawn
-from worker.engine.scheduler import Plan
-from worker.engine.sequence import PENDING, Sequence
+from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.batching import sampler
+from worker.engine.batching.cuda_graphs import Record
+from worker.engine.batching.model_runner import Drawn
+from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.sequence import PENDING, Sequence
+from worker.engine.kv.block_manager import Blocks
+from worker.engine.kv.paged_cache import BlockCache
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +101,11 @@ class PagedRunner:
     ) -> None:
         """
         Args:
-            compute: scores a batch's tokens, as `worker.engine.cuda.llama.FusedLlama`.
+            compute: scores a batch's tokens, as `worker.engine.models.paged_llama.FusedLlama`.
             cache: keys and values.
             memory: who holds which of its blocks.
             vocabulary: number of tokens.
-            ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.plain`.
+            ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.torch_ops`.
             work_tokens: the most tokens of a prompt's piece.
             record: records steps to be replayed; each is laid out anew if None.
         """
@@ -345,7 +345,7 @@ class PagedRunner:
         self._owners[row] = sequence
         self._adapters[row] = sequence.adapter
         self._seeds[row] = asked.seed
-        greedy = asked.temperature < sampling.LEAST_TEMPERATURE
+        greedy = asked.temperature < sampler.LEAST_TEMPERATURE
         self._temperatures[row] = 0.0 if greedy else asked.temperature
         self._top_k[row] = 1 if greedy else min(asked.top_k or MOST, MOST)
         self._special[row] = not greedy and (not 0 < asked.top_k <= MOST or asked.top_p < 1)
@@ -357,7 +357,7 @@ class PagedRunner:
         found[:, 0] = where
         found[:, 1] = rows
         seeds, at = torch.from_numpy(self._seeds[rows]), torch.from_numpy(positions)
-        found[:, 2] = sampling.noise_of(seeds, at).numpy()
+        found[:, 2] = sampler.noise_of(seeds, at).numpy()
         found[:, 3] = np.minimum(self._top_k[rows], self._vocabulary)
         found[:, 4] = self._temperatures[rows].view(np.int64)
         return found
@@ -397,9 +397,9 @@ class PagedRunner:
         """Draw those that cannot be drawn within a step: from more candidates, or with top-p."""
         asked = [s.generation.request.sampling for s, _ in special]
         positions = [len(s.tokens) for s, _ in special]
-        rows = sampling.Rows.of(asked, positions, self._vocabulary, self._device)
+        rows = sampler.Rows.of(asked, positions, self._vocabulary, self._device)
         sent = self._sent(np.array([[place for _, place in special], [s.row for s, _ in special]]))
-        found, sound = sampling.sample(logits[sent[0]], rows)
+        found, sound = sampler.sample(logits[sent[0]], rows)
         self._newest.index_copy_(0, sent[1], found)
         return tokens.index_copy(0, sent[0], torch.where(sound, found, -1))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from worker.engine.detokenizer import Detokenizer
 from worker.engine.interface import Generation
+from worker.engine.tokenization.detokenizer import Detokenizer
 
 #: The row of a sequence that waits.
 NOWHERE = -1

@@ -13,20 +13,21 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from worker.engine.adapters import Form, MergedLinear, StackedLinear, form_for, take_apart
-from worker.engine.cuda import memory, plain, requirements
-from worker.engine.cuda.cache import BLOCK_SIZE, BlockCache
-from worker.engine.cuda.graphs import Record, recorder_for
-from worker.engine.cuda.llama import FusedLlama
-from worker.engine.cuda.products import obstacle
-from worker.engine.cuda.runner import PagedRunner
-from worker.engine.cuda.transformers_model import PagedTransformers
-from worker.engine.forward import Layers, forward_of, is_llama, projections
-from worker.engine.kv.blocks import Blocks
-from worker.engine.kv.cache import KVCache
-from worker.engine.kv.rows import Rows
-from worker.engine.model_runner import ModelRunner
-from worker.engine.rows_runner import RowsRunner
+from worker.engine.batching.cuda_graphs import Record, recorder_for
+from worker.engine.batching.model_runner import ModelRunner
+from worker.engine.batching.paged_model_runner import PagedRunner
+from worker.engine.batching.row_model_runner import RowsRunner
+from worker.engine.cuda import requirements, torch_ops
+from worker.engine.cuda.projections import obstacle
+from worker.engine.kv import gpu_memory
+from worker.engine.kv.block_manager import Blocks
+from worker.engine.kv.paged_cache import BLOCK_SIZE, BlockCache
+from worker.engine.kv.row_cache import KVCache
+from worker.engine.kv.row_manager import Rows
+from worker.engine.lora.layers import Form, MergedLinear, StackedLinear, form_for, take_apart
+from worker.engine.models.llama import Layers, forward_of, is_llama, projections
+from worker.engine.models.paged_llama import FusedLlama
+from worker.engine.models.paged_transformers import PagedTransformers
 from worker.engine.threads import Sharing
 
 __all__ = ["Built", "Recorder", "build", "recorder_for"]
@@ -100,12 +101,12 @@ def build(
     del base, factors
     if blocks is None:
         if device.type == "cuda":
-            working = memory.working(
+            working = gpu_memory.working(
                 forward, ops, config, dtype, device, chunk, slots or SLOTS["cuda"]
             )
             if isinstance(forward, FusedLlama):  # recorded steps have memory of their own for it
                 working += forward.written_out
-            blocks = memory.blocks_that_fit(
+            blocks = gpu_memory.blocks_that_fit(
                 config, dtype, device, block_size=BLOCK_SIZE, context=context, working=working
             )
         else:
@@ -158,4 +159,4 @@ def ops_for(device: torch.device) -> ModuleType:
         from worker.engine.cuda import kernels  # a CPU's PyTorch comes without Triton
 
         return kernels
-    return plain
+    return torch_ops

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.attention import ATTENTION
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache
-from worker.engine.forward import Layers
+from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.attention.row_attention import ATTENTION
+from worker.engine.kv.paged_cache import BlockCache
+from worker.engine.models.llama import Layers
 
 
 @dataclass(frozen=True)
 class PagedAttention:
-    """Attention of a batch; `worker.engine.attention.Attention` for a cache of blocks."""
+    """Attention of a batch; `worker.engine.attention.row_attention.Attention` for a cache of blocks."""
 
     ops: Any
     batch: FlatBatch
@@ -45,8 +45,8 @@ class PagedTransformers:
         Args:
             base: the model, whose attention goes through transformers' interface.
             layers: its linear layers, whose shapes no mixture of adapters changes
-                (`worker.engine.adapters.StackedLinear`).
-            ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.plain`.
+                (`worker.engine.lora.layers.StackedLinear`).
+            ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.torch_ops`.
         """
         self._ops = ops
         self._rows = layers.rows
@@ -68,7 +68,7 @@ class PagedTransformers:
 
     @torch.inference_mode()
     def __call__(self, batch: FlatBatch, cache: BlockCache, keep: Tensor | None = None) -> Tensor:
-        """As `worker.engine.cuda.llama.FusedLlama`, but it may ask the device for something."""
+        """As `worker.engine.models.paged_llama.FusedLlama`, but it may ask the device for something."""
         self._rows.point(batch.adapters.long())
         self._keep = keep
         logits: Tensor = self._model(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from worker.engine.adapters import Projection
+from worker.engine.lora.layers import Projection
 
 #: Ranks are filled up to multiples of so many: tensor cores take no fewer, and what begins there can be
 #: read in large pieces.
@@ -111,7 +111,7 @@ class StackedWeights:
                 column += base.out_features
 
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
-        """As `worker.engine.cuda.products.Products`."""
+        """As `worker.engine.cuda.projections.Products`."""
         if self._bias is None and ops.few(x, self._weight):
             product = ops.linear(x, self._weight)
         else:

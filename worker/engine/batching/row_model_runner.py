@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from worker.engine import sampling
-from worker.engine.forward import Forward
-from worker.engine.kv.cache import KVCache
-from worker.engine.kv.rows import Rows
-from worker.engine.model_runner import Drawn
-from worker.engine.scheduler import Plan
-from worker.engine.sequence import Sequence
-from worker.engine.steps import lay_out
+from worker.engine.batching import sampler
+from worker.engine.batching.model_runner import Drawn
+from worker.engine.batching.row_batch import lay_out
+from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.sequence import Sequence
+from worker.engine.kv.row_cache import KVCache
+from worker.engine.kv.row_manager import Rows
+from worker.engine.models.llama import Forward
 from worker.engine.threads import Sharing
 
 
@@ -61,13 +61,13 @@ class RowsRunner:
         drawing, logits = self.forward(plan)
         if not drawing:
             return Computed(Drawn([], [], []))
-        rows = sampling.Rows.of(
+        rows = sampler.Rows.of(
             [s.generation.request.sampling for s in drawing for _ in range(1 + len(s.draft))],
             [len(s.tokens) + i for s in drawing for i in range(1 + len(s.draft))],
             self._vocabulary,
             logits.device,
         )
-        tokens, sound = sampling.sample(logits, rows)
+        tokens, sound = sampler.sample(logits, rows)
         return Computed(Drawn(drawing, tokens.tolist(), sound.tolist()))
 
     def score(self, plan: Plan) -> Tensor:

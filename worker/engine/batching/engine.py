@@ -15,18 +15,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from jobs.pipeline import Role, Sampling
-from worker.engine import runners
-from worker.engine.adapters import Form
-from worker.engine.detokenizer import Detokenizer
-from worker.engine.drafting import LONGEST, MOST, Drafter, least_likely
-from worker.engine.encoder import Encoder
-from worker.engine.endings import settle
+from worker.engine.batching import build
+from worker.engine.batching.model_runner import Drawn, Launched
+from worker.engine.batching.output_processor import News, OutputProcessor, whole_pieces
+from worker.engine.batching.scheduler import Chunk, Plan, Scheduler
+from worker.engine.batching.sequence import NOWHERE, PENDING, Sequence
 from worker.engine.interface import EngineError, FinishReason, Generation, Request
-from worker.engine.model_runner import Drawn, Launched
-from worker.engine.output_processor import News, OutputProcessor, whole_pieces
-from worker.engine.scheduler import Chunk, Plan, Scheduler
-from worker.engine.sequence import NOWHERE, PENDING, Sequence
+from worker.engine.lora.layers import Form
+from worker.engine.speculative.drafter import LONGEST, MOST, Drafter, least_likely
 from worker.engine.threads import Sharing
+from worker.engine.tokenization.detokenizer import Detokenizer
+from worker.engine.tokenization.encoder import Encoder
+from worker.engine.tokenization.stop_tokens import settle
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class BatchingEngine:
         drafts: bool = True,
         paged: bool | None = None,
         blocks: int | None = None,
-        record: runners.Recorder | None = runners.recorder_for,
+        record: build.Recorder | None = build.recorder_for,
         keys: Several[str] | None = None,
         on_device_lost: Callable[[], object] = lambda: None,
     ) -> None:
@@ -86,7 +86,7 @@ class BatchingEngine:
         """
         names = list(models)
         ends = settle(next(iter(models.values())), tokenizer)
-        built = runners.build(
+        built = build.build(
             models,
             context=context,
             slots=slots,
@@ -110,7 +110,7 @@ class BatchingEngine:
     @classmethod
     def around(
         cls,
-        built: runners.Built,
+        built: build.Built,
         tokenizer: PreTrainedTokenizerBase,
         *,
         names: Several[str],
@@ -140,7 +140,7 @@ class BatchingEngine:
 
     def _begin(
         self,
-        built: runners.Built,
+        built: build.Built,
         tokenizer: PreTrainedTokenizerBase,
         *,
         names: Several[str],

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.engine.adapters import Projection
-from worker.engine.cuda.batch import FlatBatch
-from worker.engine.cuda.cache import BlockCache
-from worker.engine.cuda.products import Products, products
-from worker.engine.forward import window_of
+from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.cuda.projections import Products, products
+from worker.engine.kv.paged_cache import BlockCache
+from worker.engine.lora.layers import Projection
+from worker.engine.models.llama import window_of
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class FusedLlama:
         """
         Args:
             base: the model, whose projections it empties; they have no
-                `worker.engine.cuda.products.obstacle`.
-            factors: by the names of layers, as `worker.engine.adapters.take_apart` returns them.
+                `worker.engine.cuda.projections.obstacle`.
+            factors: by the names of layers, as `worker.engine.lora.layers.take_apart` returns them.
             count: of the adapters.
-            ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.plain`.
+            ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.torch_ops`.
             context: the most tokens of a sequence.
         """
         config = base.config

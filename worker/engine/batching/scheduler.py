@@ -6,9 +6,9 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
-from worker.engine.allowance import Allowance
+from worker.engine.batching.adaptive_limit import Allowance
+from worker.engine.batching.sequence import NOWHERE, Sequence
 from worker.engine.kv.manager import KVCacheManager
-from worker.engine.sequence import NOWHERE, Sequence
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Scheduler:
     later. The noise depends on position alone, so its text is the same.
 
     A step may be planned while the one before is under way: `computed` is called when a step is
-    launched, and a token that is not read yet stands as `worker.engine.sequence.PENDING`.
+    launched, and a token that is not read yet stands as `worker.engine.batching.sequence.PENDING`.
     """
 
     def __init__(self, slots: int, chunk: int, manager: KVCacheManager) -> None:

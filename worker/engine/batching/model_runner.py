@@ -7,9 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.sequence import Sequence
 from worker.engine.kv.manager import KVCacheManager
-from worker.engine.scheduler import Plan
-from worker.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelRunner(Protocol):
     """Computes steps, one after the other, in the order in which they are launched."""
 
     #: Whether a step may be launched before the one before it is read: tokens that were not read yet
-    #: are `worker.engine.sequence.PENDING`, and there are no drafts.
+    #: are `worker.engine.batching.sequence.PENDING`, and there are no drafts.
     ahead: bool
 
     @property

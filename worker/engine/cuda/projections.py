@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from worker.engine.adapters import Projection
 from worker.engine.cuda import four_bit
 from worker.engine.cuda.four_bit import FourBitLinear
-from worker.engine.cuda.weights import Expansion, StackedWeights, first_factors
+from worker.engine.cuda.lora_weights import Expansion, StackedWeights, first_factors
+from worker.engine.lora.layers import Projection
 
 
 class Products(Protocol):

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from worker.engine.detokenizer import Decode, decode_of
+from worker.engine.batching.sequence import Sequence
 from worker.engine.interface import Completion, EngineError, FinishReason
-from worker.engine.sequence import Sequence
+from worker.engine.tokenization.detokenizer import Decode, decode_of
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from worker.engine.interface import EngineError
-from worker.engine.packing import packed
+from worker.engine.models.packed_linear import packed
 
 #: Factors A (rank x in) and B (out x rank, scaled) of an adapter in a layer.
 Factors = tuple[Tensor, Tensor]

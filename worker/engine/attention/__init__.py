@@ -1,0 +1,1 @@
+"""Attention over the KV cache: metadata of a step, and its computation."""

@@ -1,0 +1,1 @@
+"""Continuous batching: the engine, its loop, the scheduler, batches and the sampler."""

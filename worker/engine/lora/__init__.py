@@ -1,0 +1,1 @@
+"""LoRA adapters inside a mixed batch."""
