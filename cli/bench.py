@@ -155,7 +155,7 @@ def engine(
     from worker.bench import curves
     from worker.bench import engine as module
     from worker.engine.interface import EngineError
-    from worker.engine.threads import apart
+    from worker.engine.threads import run_in_fresh_thread
 
     def told(text: str) -> None:
         click.echo(f"{text} …", err=True)
@@ -183,7 +183,7 @@ def engine(
                 device=torch.device(device),
                 seed=seed,
             )
-            model = apart(make)
+            model = run_in_fresh_thread(make)
             asked = module.questions(tokenizer, jobs, 64, seed)
             limit = max_output_tokens or 64
         try:
@@ -244,7 +244,7 @@ def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engin
         ) from error
 
     def start(slots: int) -> Engine:
-        return LlamaServer(program, model, tokenizer, context=CONTEXT, slots=slots)
+        return LlamaServer(program, model, tokenizer, max_model_len=CONTEXT, max_num_seqs=slots)
 
     return start
 

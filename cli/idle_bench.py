@@ -24,7 +24,7 @@ from jobs.use_cases import sweeping
 from jobs.use_cases.submission import new_id
 from worker.bench.engine import Model, run_jobs
 from worker.engine.batching.engine import BatchingEngine
-from worker.engine.threads import apart
+from worker.engine.threads import run_in_fresh_thread
 
 CONTEXT = 4096
 SLOTS = 16
@@ -60,9 +60,9 @@ def jobs(
 
     def load() -> BatchingEngine:
         loaded = model.load(torch.float32, torch.device("cpu"))
-        return BatchingEngine(loaded, tokenizer, context=CONTEXT, slots=SLOTS)
+        return BatchingEngine(loaded, tokenizer, max_model_len=CONTEXT, max_num_seqs=SLOTS)
 
-    engine = apart(load)
+    engine = run_in_fresh_thread(load)
     found: list[tuple[float, float]] = []
     told("the service starts")
     try:

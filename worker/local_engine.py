@@ -26,7 +26,7 @@ from worker.engine.batching.engine import BatchingEngine
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, EngineError, Request
 from worker.engine.reference import ReferenceEngine
-from worker.engine.threads import beside
+from worker.engine.threads import in_fresh_thread
 from worker.phases import phase
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def load(
         if loading.exception() is not None:
             digests.stop()
 
-    with beside(partial(start_engine, found, slots, reasons)) as loading:
+    with in_fresh_thread(partial(start_engine, found, slots, reasons)) as loading:
         loading.add_done_callback(hurry)
         try:
             runtime = Runtime(
@@ -120,8 +120,8 @@ def start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> E
         log.warning(
             "the reference engine serves one request at a time, because of %s", "; ".join(reasons)
         )
-        reference = ReferenceEngine(loaded.models, found.tokenizer, context=found.context)
-        return _proved(reference, found, loaded.scores, probe.SAME)
+        reference = ReferenceEngine(loaded.models, found.tokenizer, max_model_len=found.context)
+        return _proved(reference, found, loaded.scores, probe.REFERENCE_TOLERANCE)
     for role, changed in loaded.changed.items():
         if changed:
             raise CheckpointError(
@@ -133,10 +133,10 @@ def start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> E
         engine = BatchingEngine(
             loaded.models,
             found.tokenizer,
-            context=found.context,
-            slots=slots,
+            max_model_len=found.context,
+            max_num_seqs=slots,
             # Not the digests: they may still be being made.
-            keys=[str(found.adapters[Role(name)].path.resolve()) for name in loaded.models],
+            adapter_keys=[str(found.adapters[Role(name)].path.resolve()) for name in loaded.models],
             on_device_lost=_die,
         )
     except DeviceError as error:
@@ -148,8 +148,8 @@ def start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> E
         ) from error
     log.info(
         "up to %d stages at a time; keys and values have room for %d tokens, of %d at most each",
-        engine.slots,
-        engine.tokens_that_fit,
+        engine.max_num_seqs,
+        engine.kv_cache_tokens,
         found.context,
     )
     return _proved(engine, found, loaded.scores, probe.TOLERANCE[found.dtype])
@@ -163,13 +163,13 @@ def _proved(
 ) -> Engine:
     """Make sure that an engine computes each role as PEFT did when its adapter alone was there."""
     try:
-        mine = engine.score(probe.tokens(found.config))
+        mine = engine.compute_logits(probe.probe_token_ids(found.config))
         probe.check(mine, scores, found.dtype, tolerance)
     except probe.ProbeError as error:
         engine.close()
-        adapter = found.adapters[Role(error.name)].name
+        adapter = found.adapters[Role(error.adapter_name)].name
         raise CheckpointError(
-            f"The {error.name} adapter {adapter} cannot be served by the {engine.name} engine: {error}"
+            f"The {error.adapter_name} adapter {adapter} cannot be served by the {engine.name} engine: {error}"
         ) from error
     return engine
 

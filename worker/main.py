@@ -87,15 +87,17 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
             runner.with_retries(lambda: workers.set_state(database, worker_id, WorkerState.READY))
             log.info(
                 "ready: %d at a time, %d tokens of context, %.1f s after the start",
-                engine.slots,
-                engine.context,
+                engine.max_num_seqs,
+                engine.max_model_len,
                 time.monotonic() - started,
             )
 
         heartbeat.start()
         maintenance.start()
         try:
-            return consume(app, runner, worker_id=worker_id, concurrency=engine.slots, ready=ready)
+            return consume(
+                app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, ready=ready
+            )
         finally:
             maintenance.stop()
             heartbeat.stop()

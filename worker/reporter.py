@@ -87,8 +87,8 @@ class Reporter:
         """Take the new pieces of all texts; those that ended are no longer followed."""
         texts: list[tuple[str, TextDeltas | None]] = []
         for (job_id, attempt_id), one in followed.items():
-            ended = one.generation.ended  # asked first: nothing comes after it
-            if deltas := one.generation.since(one.told):
+            ended = one.generation.finished  # asked first: nothing comes after it
+            if deltas := one.generation.deltas_from(one.told):
                 texts.append((job_id, TextDeltas(attempt_id, one.told, deltas)))
                 one.told += len(deltas)
             if ended:

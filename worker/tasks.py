@@ -231,7 +231,7 @@ class StageRunner:
 
 def _broken_off(claim: Claim, generation: Generation) -> Output:
     """What is known of a generation that raised an error: the text handed on before."""
-    deltas = generation.since(0)
+    deltas = generation.deltas_from(0)
     return Output(
         text="".join(deltas),
         delta_lengths=[len(delta) for delta in deltas],

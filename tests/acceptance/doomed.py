@@ -51,14 +51,14 @@ def after(owner: Any, name: str, when: Callable[..., bool]) -> None:
 
 
 def _sequences(plan: Any, part: str) -> list[Any]:
-    return plan.decoding if part == "decoding" else [c.sequence for c in plan.chunks]
+    return plan.decodes if part == "decode" else [c.sequence for c in plan.prefills]
 
 
 def _arrange(point: str) -> None:
     from jobs.queue import Publisher
     from jobs.use_cases import stages
     from worker import local_engine
-    from worker.engine.batching.engine import BatchingEngine
+    from worker.engine.batching.step import StepExecutor
     from worker.tasks import StageRunner
 
     warm_up = local_engine.WARM_UP_PROMPT
@@ -78,9 +78,9 @@ def _arrange(point: str) -> None:
         case "popped":
             before(StageRunner, "run")
         case "prefill":
-            before(BatchingEngine, "_launch", computes("chunks"))
+            before(StepExecutor, "_launch", computes("prefill"))
         case "decode":
-            before(BatchingEngine, "_launch", computes("decoding"))
+            before(StepExecutor, "_launch", computes("decode"))
         case "generated":
             before(stages, "record", records(POSITION))
         case "recorded":

@@ -25,14 +25,14 @@ class EchoEngine:
     """Answers with the prompt's first word."""
 
     name = "echo"
-    slots = 2
-    context = 4096
+    max_num_seqs = 2
+    max_model_len = 4096
 
     def submit(self, request: Request) -> Generation:
         generation = Generation(request)
         text = request.prompt.split()[0]
         generation.emit(text)
-        generation.end(
+        generation.finish(
             Completion(
                 text=text,
                 deltas=[text],

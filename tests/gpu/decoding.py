@@ -67,14 +67,14 @@ def measure(engine: BatchingEngine, prompts: Sequence[str], steps: int) -> Decod
     first = last = _mark(engine, generations)
     while last.steps - first.steps < steps:
         mark = _mark(engine, generations)
-        if any(generation.ended for generation in generations):
+        if any(generation.finished for generation in generations):
             break
         last = mark
     for generation in generations:
         generation.cancel()
     completions = [generation.result(PATIENCE) for generation in generations]
     # Only texts were computed since: counted back from the end.
-    since = engine.computed - (first.computed + last.computed) / 2
+    since = engine.num_computed_tokens - (first.computed + last.computed) / 2
     context = sum(c.prompt_tokens + c.output_tokens for c in completions) - since
     if last.steps == first.steps:
         raise RuntimeError("a sequence ended before all had begun")
@@ -98,7 +98,7 @@ def complete(engine: BatchingEngine, requests: Sequence[Request]) -> tuple[int, 
 def _until_all_began(generations: Sequence[Generation]) -> None:
     end = time.monotonic() + PATIENCE
     for generation in generations:
-        while not generation.since(0) and not generation.ended:
+        while not generation.deltas_from(0) and not generation.finished:
             if time.monotonic() > end:
                 raise TimeoutError("not every sequence has begun")
             time.sleep(GLANCE)
@@ -106,9 +106,9 @@ def _until_all_began(generations: Sequence[Generation]) -> None:
 
 def _mark(engine: BatchingEngine, generations: Sequence[Generation]) -> Mark:
     """Wait for the end of a step, or of a generation: after the last one there are no steps."""
-    steps, end = engine.steps, time.monotonic() + STEP
-    while engine.steps == steps and not any(g.ended for g in generations):
+    steps, end = engine.num_steps, time.monotonic() + STEP
+    while engine.num_steps == steps and not any(g.finished for g in generations):
         if time.monotonic() > end:
             raise TimeoutError("the engine makes no steps")
         time.sleep(GLANCE)
-    return Mark(time.monotonic(), engine.steps, engine.computed)
+    return Mark(time.monotonic(), engine.num_steps, engine.num_computed_tokens)

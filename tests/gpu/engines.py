@@ -15,30 +15,34 @@ def make(
     models: dict[str, PeftModel],
     tokenizer: PreTrainedTokenizerBase,
     *,
-    context: int,
-    slots: int,
-    chunk: int | None = None,
-    drafts: bool = True,
+    max_model_len: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int | None = None,
+    speculation: bool = True,
     graphs: bool = True,
     tokens: int | None = None,
 ) -> BatchingEngine:
     """Make a batching engine, which takes the models over; the caller closes it.
 
     Args:
-        models: by the roles' names, around bases whose tensors are the same memory.
+        models: by role name; their bases share the tensors.
         tokenizer: the base's.
-        context: tokens of prompt and output together.
-        slots: sequences that are decoded at the same time.
-        chunk: the most prompt tokens of a step; as it suits the device if None.
-        drafts: whether tokens are guessed ahead.
-        graphs: whether steps are recorded, where the device can do that.
-        tokens: whose keys and values fit into the cache; as memory allows if None.
+        max_model_len: maximum number of tokens of prompt and output together.
+        max_num_seqs: maximum number of sequences that are decoded together.
+        max_num_batched_tokens: maximum number of prompt tokens of a step; as suits the device if None.
+        speculation: whether tokens are drafted.
+        graphs: whether CUDA graphs are captured, on CUDA.
+        tokens: capacity of the KV cache; as memory allows if None.
     """
-    options: dict[str, Any] = {"context": context, "slots": slots, "drafts": drafts}
-    if chunk is not None:
-        options["chunk"] = chunk
+    options: dict[str, Any] = {
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "speculation": speculation,
+    }
+    if max_num_batched_tokens is not None:
+        options["max_num_batched_tokens"] = max_num_batched_tokens
     if not graphs:
-        options["record"] = None
+        options["capture"] = None
     if tokens is not None:
-        options["blocks"] = -(-tokens // BLOCK_SIZE) + 1  # one is nobody's
+        options["num_blocks"] = -(-tokens // BLOCK_SIZE) + 1  # block 0 is for padding
     return BatchingEngine(models, tokenizer, **options)

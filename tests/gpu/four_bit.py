@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from worker.bench.four_bit import FP4, quantize
-from worker.engine.cuda.four_bit import BLOCK
+from worker.engine.cuda.four_bit import QUANT_BLOCK
 
 
 class Quantized(nn.Module):
@@ -29,7 +29,11 @@ class Quantized(nn.Module):
         self.weight, self.absmax = _constant(packed), _constant(absmax)
         self._code = torch.tensor(code, device=packed.device)
         state: Any = SimpleNamespace(
-            absmax=absmax, code=self._code, shape=layer.weight.shape, blocksize=BLOCK, nested=False
+            absmax=absmax,
+            code=self._code,
+            shape=layer.weight.shape,
+            blocksize=QUANT_BLOCK,
+            nested=False,
         )
         self.weight.quant_state = state  # type: ignore[attr-defined]
         self.bias = layer.bias
@@ -38,7 +42,7 @@ class Quantized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in) to (…, out) as bitsandbytes does: with the weight written out."""
         nibbles = torch.stack([self.weight >> 4, self.weight & 15], dim=-1)
-        values = self._code[nibbles.view(-1, BLOCK).int()] * self.absmax[:, None]
+        values = self._code[nibbles.view(-1, QUANT_BLOCK).int()] * self.absmax[:, None]
         return nn.functional.linear(x, values.view(self.out_features, -1).to(x.dtype), self.bias)
 
 

@@ -136,7 +136,7 @@ class Speed:
             )
         ]
         self._build()
-        reference = ReferenceEngine(self._models, self._tokenizer, context=self._context)
+        reference = ReferenceEngine(self._models, self._tokenizer, max_model_len=self._context)
         with closing(reference):
             for request in requests:  # the first one warms up
                 start = time.monotonic()
@@ -153,7 +153,7 @@ class Speed:
         start = time.monotonic()
         engine = self._ready()
         seconds = time.monotonic() - start
-        said: dict[str, Any] = {"slots": engine.slots, "context": engine.context}
+        said: dict[str, Any] = {"slots": engine.max_num_seqs, "context": engine.max_model_len}
         report.say(measure="start", seconds=seconds, **said, **self._memory(engine))
 
     def decode(self, report: Report) -> None:
@@ -227,7 +227,7 @@ class Speed:
         self._close()
         count = self._amount.compared
         self._build(bare=True)
-        found = self._decode(self._ready(slots=count), count)
+        found = self._decode(self._ready(max_num_seqs=count), count)
         self._close()
         with_adapters = self._decoded.get(count)
         ratio = with_adapters / found["tokens_a_second"] if with_adapters else None
@@ -239,25 +239,25 @@ class Speed:
         amount = self._amount
         self._build()
         models = self._models
-        ids = probe.tokens(next(iter(models.values())).config)
+        ids = probe.probe_token_ids(next(iter(models.values())).config)
         plain, four_bit = {}, {}
         for name, model in models.items():
-            plain[name] = probe.score(model, name, ids)
+            plain[name] = probe.peft_logits(model, name, ids)
         quantize_all(models.values())
         free()
         self._weights = Weights.of(models)
         for name, model in models.items():
-            four_bit[name] = probe.score(model, name, ids)
+            four_bit[name] = probe.peft_logits(model, name, ids)
         del model, models
         tokens = amount.compared * amount.row
-        engine = self._ready(slots=amount.compared, tokens=tokens)
+        engine = self._ready(max_num_seqs=amount.compared, tokens=tokens)
         held = self._memory(engine)
         if held["allocated_gb"] is not None:
-            cache = engine.tokens_that_fit * amount.shape.cache_bytes(self._dtype)
+            cache = engine.kv_cache_tokens * amount.shape.cache_bytes(self._dtype)
             held["without_cache_gb"] = held["allocated_gb"] - cache / GB
-        scores = engine.score(ids)
-        error = max(probe.difference(scores[name], four_bit[name]) for name in scores)
-        change = max(probe.difference(scores[name], plain[name]) for name in scores)
+        scores = engine.compute_logits(ids)
+        error = max(probe.relative_difference(scores[name], four_bit[name]) for name in scores)
+        change = max(probe.relative_difference(scores[name], plain[name]) for name in scores)
         report.failed |= not error <= probe.TOLERANCE[self._dtype]
         for count in sorted({1, amount.compared}):
             found = self._decode(engine, count)
@@ -284,25 +284,29 @@ class Speed:
             torch.cuda.set_per_process_memory_fraction(amount.small_card / total, self._device)
         try:
             self._build()
-            engine = self._ready(slots=64)
+            engine = self._ready(max_num_seqs=64)
             found = self._memory(engine)
             fit = min(64, found["long_sequences"] or 4)
             # A few more than fit: some wait, or make room and are computed again.
             count, new = fit + 4, min(32, amount.new)
             rng = random.Random(5)
             texts = [words(rng, amount.long - new - 1, shape) for _ in range(count)]
-            texts = [text for text in texts if amount.long <= engine.context]
-            start, computed = time.monotonic(), engine.computed
+            texts = [text for text in texts if amount.long <= engine.max_model_len]
+            start, computed = time.monotonic(), engine.num_computed_tokens
             tokens, written = decoding.complete(engine, decoding.asked(texts, new))
             report.say(
                 measure="memory",
                 card_gb=amount.small_card / GB if cuda else None,
-                context=engine.context,
+                context=engine.max_model_len,
                 **found,
                 served=len(texts),
                 seconds=time.monotonic() - start,
                 # Of a text's tokens the last is drawn, and not computed.
-                computed_again=engine.computed - computed - tokens - written + len(texts),
+                computed_again=engine.num_computed_tokens
+                - computed
+                - tokens
+                - written
+                + len(texts),
             )
         finally:
             self._close()
@@ -330,7 +334,7 @@ class Speed:
         self._models = build(self._amount.shape, self._dtype, self._device, bare=bare)
         self._weights = Weights.of(self._models)
 
-    def _ready(self, slots: int | None = None, tokens: int | None = None) -> BatchingEngine:
+    def _ready(self, max_num_seqs: int | None = None, tokens: int | None = None) -> BatchingEngine:
         """Return the engine; make it if it is not there."""
         if not self._engine:
             self._build()
@@ -338,8 +342,8 @@ class Speed:
             self._engine = engines.make(
                 models,
                 self._tokenizer,
-                context=self._context,
-                slots=slots or max(self._amount.sequences),
+                max_model_len=self._context,
+                max_num_seqs=max_num_seqs or max(self._amount.sequences),
                 tokens=tokens,
             )
         return self._engine
@@ -369,7 +373,7 @@ class Speed:
 
     def _memory(self, engine: BatchingEngine) -> dict[str, Any]:
         """Say what fits into an engine's cache; None where it does not tell."""
-        tokens = getattr(engine, "tokens_that_fit", None)
+        tokens = getattr(engine, "kv_cache_tokens", None)
         cuda = self._device.type == "cuda"
         return {
             "tokens_that_fit": tokens,

@@ -86,13 +86,13 @@ class Checked:
         # One at a time is slow; where rounding tells anyway, a part of it says enough.
         exact = self._dtype is torch.float32
         some = range(0, len(self._requests), 1 if exact else 3)
-        self._variant("alone", lambda: self._engine(slots=1), some)
-        self._variant(f"in chunks of {CHUNK}", lambda: self._engine(chunk=CHUNK))
+        self._variant("alone", lambda: self._engine(max_num_seqs=1), some)
+        self._variant(f"in chunks of {CHUNK}", lambda: self._engine(max_num_batched_tokens=CHUNK))
         self._variant("without graphs", lambda: self._engine(graphs=False))
         if self._device.type == "cuda":
             self._variant("with evictions", lambda: self._engine(tokens=FEW))
         else:  # where there are drafts, keys and values are in rows
-            self._variant("without drafts", lambda: self._engine(drafts=False))
+            self._variant("without drafts", lambda: self._engine(speculation=False))
         self._reference(self._amount.reference / (1 if exact else 3))
 
     def cancel(self) -> None:
@@ -134,7 +134,11 @@ class Checked:
         return copy.deepcopy(self._loaded)
 
     def _engine(self, **options: Any) -> BatchingEngine:
-        options = {"context": CONTEXT, "slots": self._amount.slots, **options}
+        options = {
+            "max_model_len": CONTEXT,
+            "max_num_seqs": self._amount.slots,
+            **options,
+        }
         return engines.make(self._models(), self._tokenizer, **options)
 
     def _ask(self, engine: Engine) -> None:
@@ -168,11 +172,11 @@ class Checked:
             self._compare(variant, engine, range(len(self._requests)) if which is None else which)
 
     def _compare(self, variant: str, engine: BatchingEngine, which: Sequence[int]) -> None:
-        computed, start = engine.computed, time.monotonic()
+        computed, start = engine.num_computed_tokens, time.monotonic()
         generations = {i: engine.submit(self._requests[i]) for i in which}
         found = _outcomes(generations)
         # Evicted sequences are computed again.
-        computed = engine.computed - computed
+        computed = engine.num_computed_tokens - computed
         self._tell(variant, found, computed=computed, seconds=round(time.monotonic() - start, 2))
 
     def _reference(self, seconds: float) -> None:
@@ -180,7 +184,7 @@ class Checked:
         greedy = [i for i, r in enumerate(self._requests) if r.sampling.temperature == 0]
         order = random.Random(2).sample(greedy, len(greedy))
         found: dict[int, Outcome | str] = {}
-        reference = ReferenceEngine(self._models(), self._tokenizer, context=CONTEXT)
+        reference = ReferenceEngine(self._models(), self._tokenizer, max_model_len=CONTEXT)
         end = time.monotonic() + seconds
         with closing(reference):
             while order and (not found or time.monotonic() < end):
@@ -219,7 +223,8 @@ def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int])
 
     The end is seen on the engine's thread, so that no step goes by unseen.
     """
-    finish = engine._finish
+    loop = engine._loop
+    finish = loop._finish
     at: list[int] = []
     generation = engine.submit(Request(Role.ACTOR, "gravity", sampling))
     emit = generation.emit
@@ -228,15 +233,15 @@ def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int])
         emit(delta)
         if not at:
             generation.cancel()
-            at.append(engine.steps)  # later: a step that began before does not count
+            at.append(engine.num_steps)  # later: a step that began before does not count
 
-    def finished(sequence: Sequence_, reason: FinishReason) -> None:
-        if sequence.generation is generation and reason is FinishReason.CANCELLED:
-            steps.append(engine.steps - at[0] if at else 0)
-        finish(sequence, reason)
+    def finished(sequence: Sequence_, outcome: FinishReason | EngineError) -> None:
+        if sequence.generation is generation and outcome is FinishReason.CANCELLED:
+            steps.append(engine.num_steps - at[0] if at else 0)
+        finish(sequence, outcome)
 
     generation.emit = emitted  # type: ignore[method-assign]  # it looks over the engine's shoulder
-    engine._finish = finished  # type: ignore[method-assign]
+    loop._finish = finished  # type: ignore[method-assign]
     return generation
 
 

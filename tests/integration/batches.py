@@ -20,7 +20,7 @@ from worker.engine.interface import (
     Request,
 )
 from worker.engine.kv.paged_cache import BLOCK_SIZE
-from worker.engine.lora.layers import Form
+from worker.engine.lora.linear import LoRALinear
 
 CONTEXT = 256
 #: As few blocks as there may be: they hold one context, or the beginnings of some.
@@ -53,10 +53,22 @@ WORDS = [
 
 
 def make(
-    checkpoint: Path, tokenizer: Any, *, slots: int = 8, chunk: int = 64, **options: Any
+    checkpoint: Path,
+    tokenizer: Any,
+    *,
+    max_num_seqs: int = 8,
+    max_num_batched_tokens: int = 64,
+    **options: Any,
 ) -> BatchingEngine:
     models = load_models(checkpoint)
-    return BatchingEngine(models, tokenizer, context=CONTEXT, slots=slots, chunk=chunk, **options)
+    return BatchingEngine(
+        models,
+        tokenizer,
+        max_model_len=CONTEXT,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        **options,
+    )
 
 
 def together(model: PeftModel) -> dict[str, PeftModel]:
@@ -87,8 +99,7 @@ def same(one: Completion, two: Completion) -> bool:
 def watch(engine: BatchingEngine, saw: Callable[[Sequence, torch.Tensor], object]) -> None:
     """Show the scores that each token is drawn from, of an engine without drafts and recordings."""
     runner: Any = engine._runner
-    name = "_compute" if runner.ahead else "compute"
-    compute, launch = getattr(runner, name), runner.launch
+    compute, launch = runner.model, runner.launch
     scores: list[torch.Tensor] = []
 
     def computing(*batch: Any) -> torch.Tensor:
@@ -97,43 +108,43 @@ def watch(engine: BatchingEngine, saw: Callable[[Sequence, torch.Tensor], object
 
     def launching(plan: Any) -> Any:
         launched = launch(plan)
-        for sequence, row in zip(launched.drawing, scores.pop(), strict=True):
+        for sequence, row in zip(launched.sampled_sequences, scores.pop(), strict=True):
             saw(sequence, row.clone())
         return launched
 
-    setattr(runner, name, computing)
+    runner.model = computing
     runner.launch = launching
 
 
 def compare_with_peft(
-    model: PeftModel, tokenizer: Any, form: Form | None = None, *, paged: bool = False
+    model: PeftModel, tokenizer: Any, form: LoRALinear | None = None, *, paged: bool = False
 ) -> None:
     """Hold the scores of a batch of all roles, its prompts in chunks, against PEFT's of each alone.
 
     So are those of a prompt and of the token after it, all roles in the same steps.
     """
     prompts = {role: f"{role} explains the field" for role in Role}
-    ids = probe.tokens(model.config)
+    ids = probe.probe_token_ids(model.config)
     wanted, proof = {}, {}
     for role in Role:
         model.set_adapter(role.value)
         prompt = torch.tensor([tokenizer.encode(prompts[role])])
         with torch.no_grad():
             wanted[role] = model(input_ids=prompt).logits[0, -1]
-        proof[role.value] = probe.score(model, role.value, ids)
+        proof[role.value] = probe.peft_logits(model, role.value, ids)
     engine = BatchingEngine(
         together(model),
         tokenizer,
-        context=64,
-        slots=3,
-        chunk=4,
-        form=form,
-        drafts=False,
+        max_model_len=64,
+        max_num_seqs=3,
+        max_num_batched_tokens=4,
+        lora_linear=form,
+        speculation=False,
         paged=paged,
     )
-    scores = engine.score(ids)
+    scores = engine.compute_logits(ids)
     seen: dict[int, torch.Tensor] = {}
-    watch(engine, lambda sequence, row: seen.setdefault(sequence.adapter, row))
+    watch(engine, lambda sequence, row: seen.setdefault(sequence.adapter_id, row))
     sampling = Sampling(temperature=0, max_output_tokens=6)
     generations = [engine.submit(Request(role, prompts[role], sampling)) for role in Role]
     for generation in generations:

@@ -24,7 +24,7 @@ def tokenizer(checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
-    engine = ReferenceEngine(load_models(checkpoint), tokenizer, context=CONTEXT)
+    engine = ReferenceEngine(load_models(checkpoint), tokenizer, max_model_len=CONTEXT)
     yield engine
     engine.close()
 
@@ -39,8 +39,8 @@ def paged(request: pytest.FixtureRequest) -> bool:
 def engine(checkpoint: Path, tokenizer: Any, paged: bool) -> Iterator[BatchingEngine]:
     engine = make(checkpoint, tokenizer, paged=paged)
     yield engine
-    assert not engine._scheduler.running
-    assert not engine._scheduler.waiting
+    assert not engine._loop.scheduler.running
+    assert not engine._loop.scheduler.waiting
     engine.close()
 
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPTJConf
 
 from jobs.pipeline import Role
 from tests.integration.batches import SIZES, compare_with_peft
-from worker.engine.models.registry import CHECKED, unbatchable
+from worker.engine.models.registry import TESTED_MODEL_TYPES, unsupported_reasons
 
 ALL_SIZES = {**SIZES, "bos_token_id": 1, "pad_token_id": 0}
 #: Where the sizes alone do not tell all that there is: windows shorter than a prompt, experts, heads of
@@ -69,10 +69,10 @@ def model(kind: str) -> Any:
     return found.eval()
 
 
-@pytest.mark.parametrize("kind", sorted(CHECKED))
+@pytest.mark.parametrize("kind", sorted(TESTED_MODEL_TYPES))
 def test_scores_in_a_mixed_batch_are_pefts(kind: str, tokenizer: Any) -> None:
     found = model(kind)
-    assert unbatchable(found.config, 512) == []
+    assert unsupported_reasons(found.config, 512) == []
     compare_with_peft(found, tokenizer)
 
 
@@ -85,7 +85,7 @@ def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
 def test_what_nobody_checked_is_left_to_the_reference_engine() -> None:
     """Their attention does not go through transformers' interface, and no error says so."""
     for config in (BloomConfig(), GPTJConfig()):
-        [said] = unbatchable(config, 64)
+        [said] = unsupported_reasons(config, 64)
         assert config.model_type in said
 
 
@@ -96,6 +96,6 @@ def test_positions_that_depend_on_the_length_of_a_text_are_not_batched() -> None
         original_max_position_embeddings=64,
         rope_parameters={**scaling, "long_factor": [1.0, 2.0, 4.0, 8.0]},
     )
-    [said] = unbatchable(config, 65)
+    [said] = unsupported_reasons(config, 65)
     assert "HELIXQ_MAX_CONTEXT=64" in said
-    assert unbatchable(config, 64) == []
+    assert unsupported_reasons(config, 64) == []

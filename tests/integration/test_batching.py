@@ -40,7 +40,7 @@ from tests.integration.batches import (
     together,
 )
 from worker.engine import probe
-from worker.engine.attention import row_attention
+from worker.engine.attention import row_metadata
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.cuda import torch_ops
 from worker.engine.interface import (
@@ -49,15 +49,13 @@ from worker.engine.interface import (
     Request,
 )
 from worker.engine.kv.paged_cache import BLOCK_SIZE
-from worker.engine.lora.layers import (
-    Form,
-    GroupedLinear,
-    MergedLinear,
-    StackedLinear,
-    take_apart,
-)
+from worker.engine.lora.factors import extract_factors
+from worker.engine.lora.grouped_linear import GroupedLoRALinear
+from worker.engine.lora.linear import LoRALinear
+from worker.engine.lora.merged_linear import MergedLoRALinear
+from worker.engine.lora.stacked_linear import StackedLoRALinear
 from worker.engine.models import packed_linear
-from worker.engine.models.paged_llama import FusedLlama
+from worker.engine.models.paged_llama import PagedLlama
 from worker.engine.reference import ReferenceEngine
 
 
@@ -94,8 +92,8 @@ def test_what_prompts_have_in_common_is_looked_at_once(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of the rows have more in common than others, and some come late."""
-    monkeypatch.setattr(row_attention, "LEAST_COUNT", 2)
-    monkeypatch.setattr(row_attention, "LEAST_COMMON", 2)
+    monkeypatch.setattr(row_metadata, "MIN_CASCADE_SEQS", 2)
+    monkeypatch.setattr(row_metadata, "MIN_CASCADE_TOKENS", 2)
     engine = make(checkpoint, tokenizer)
     rng = random.Random(9)
     requests = []
@@ -116,8 +114,10 @@ def ends_alike(
     models = [load_models(checkpoint) for _ in range(2)]
     for model in (model for each in models for model in each.values()):
         model.generation_config.eos_token_id = ends
-    batching = BatchingEngine(models[0], tokenizer, context=CONTEXT, slots=2, paged=paged)
-    alone = ReferenceEngine(models[1], tokenizer, context=CONTEXT)
+    batching = BatchingEngine(
+        models[0], tokenizer, max_model_len=CONTEXT, max_num_seqs=2, paged=paged
+    )
+    alone = ReferenceEngine(models[1], tokenizer, max_model_len=CONTEXT)
     found, wanted = (e.submit(asked).result() for e in (batching, alone))
     batching.close()
     alone.close()
@@ -152,8 +152,8 @@ def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
     asked = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=24))
     wanted = reference.submit(asked).result()
     for make_engine in (
-        lambda models: BatchingEngine(models, tokenizer, context=CONTEXT, slots=2),
-        lambda models: ReferenceEngine(models, tokenizer, context=CONTEXT),
+        lambda models: BatchingEngine(models, tokenizer, max_model_len=CONTEXT, max_num_seqs=2),
+        lambda models: ReferenceEngine(models, tokenizer, max_model_len=CONTEXT),
     ):
         models = load_models(checkpoint)
         for model in models.values():
@@ -161,7 +161,7 @@ def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
         engine = make_engine(models)
         assert same(engine.submit(asked).result(), wanted)
         engine.close()
-    assert caplog.text.count("repetition_penalty are not applied") == 2
+    assert caplog.text.count("ignored generation settings of the model: repetition_penalty") == 2
 
 
 def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
@@ -170,7 +170,7 @@ def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
     rng = random.Random(1)
     requests = [request(rng, temperature=0.75) for _ in range(64)]
     alone = [engine.submit(r).result() for r in requests[:16]]
-    crowd = make(checkpoint, tokenizer, slots=64, chunk=256, paged=paged)
+    crowd = make(checkpoint, tokenizer, max_num_seqs=64, max_num_batched_tokens=256, paged=paged)
     generations = [crowd.submit(r) for r in requests]
     found = [g.result() for g in generations]
     crowd.close()
@@ -189,11 +189,11 @@ def test_whoever_makes_room_is_computed_anew_to_the_same_text(
     requests = [request(rng, temperature=temperature) for _ in range(32)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=80)) for r in requests]
     found = []
-    for options in ({"paged": False}, {"paged": True, "blocks": FEW}):
-        engine = make(checkpoint, tokenizer, chunk=32, **options)
+    for options in ({"paged": False}, {"paged": True, "num_blocks": FEW}):
+        engine = make(checkpoint, tokenizer, max_num_batched_tokens=32, **options)
         found.append([g.result() for g in [engine.submit(r) for r in requests]])
         engine.close()
-    assert caplog.text.count("makes room") > 1
+    assert caplog.text.count("preempted a request") > 1
     assert [i for i in range(32) if not same(found[0][i], found[1][i])] == []
     assert [c.deltas for c in found[0]] == [c.deltas for c in found[1]], "in the same pieces"
 
@@ -227,12 +227,16 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
     steps: dict[bool, int] = {}
     for drafts in (False, True):
         engine = BatchingEngine(
-            load_models(checkpoint), tokenizer, context=CONTEXT, slots=8, drafts=drafts
+            load_models(checkpoint),
+            tokenizer,
+            max_model_len=CONTEXT,
+            max_num_seqs=8,
+            speculation=drafts,
         )
         found[drafts] = [
             [g.result() for g in [engine.submit(r) for r in requests]] for _ in range(6)
         ]
-        steps[drafts] = engine.steps
+        steps[drafts] = engine.num_steps
         engine.close()
     for again in (*found[False], *found[True]):
         assert all(same(*both) for both in zip(again, found[False][0], strict=True))
@@ -246,10 +250,10 @@ def test_a_sliding_window_is_kept(
 ) -> None:
     rng = random.Random(2)
     requests = [request(rng) for _ in range(24)]
-    windowed = make(sliding, tokenizer, chunk=7, paged=paged)
+    windowed = make(sliding, tokenizer, max_num_batched_tokens=7, paged=paged)
     found = [g.result().text for g in [windowed.submit(r) for r in requests]]
     windowed.close()
-    alone = ReferenceEngine(load_models(sliding), tokenizer, context=CONTEXT)
+    alone = ReferenceEngine(load_models(sliding), tokenizer, max_model_len=CONTEXT)
     assert found == [alone.submit(r).result().text for r in requests]
     alone.close()
     assert found != [engine.submit(r).result().text for r in requests], "the window matters"
@@ -285,13 +289,13 @@ def mixed(architecture: str) -> PeftModel:
     return model_
 
 
-@pytest.mark.parametrize("form", [GroupedLinear, MergedLinear, StackedLinear])
+@pytest.mark.parametrize("form", [GroupedLoRALinear, MergedLoRALinear, StackedLoRALinear])
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 def test_logits_in_a_mixed_batch_are_pefts(
-    architecture: str, form: Form, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    architecture: str, form: LoRALinear, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every role at once, ranks and targets that differ, prompts in chunks, packed weights."""
-    monkeypatch.setattr(packed_linear, "LEAST", 1)
+    monkeypatch.setattr(packed_linear, "MIN_ELEMENTS", 1)
     compare_with_peft(mixed(architecture), tokenizer, form)
 
 
@@ -303,10 +307,12 @@ def test_logits_over_blocks_are_pefts(architecture: str, tokenizer: Any) -> None
 def test_scores_need_no_room_for_all_roles_at_once(checkpoint: Path, tokenizer: Any) -> None:
     """Where memory is so short that one role is scored after the other."""
     models = load_models(checkpoint)
-    ids = probe.tokens(models["actor"].config)
-    wanted = {name: probe.score(model, name, ids) for name, model in models.items()}
-    engine = BatchingEngine(models, tokenizer, context=16, slots=3, paged=True, blocks=2)
-    found = engine.score(ids)
+    ids = probe.probe_token_ids(models["actor"].config)
+    wanted = {name: probe.peft_logits(model, name, ids) for name, model in models.items()}
+    engine = BatchingEngine(
+        models, tokenizer, max_model_len=16, max_num_seqs=3, paged=True, num_blocks=2
+    )
+    found = engine.compute_logits(ids)
     engine.close()
     probe.check(found, wanted, torch.float32, probe.TOLERANCE[torch.float32])
 
@@ -320,14 +326,14 @@ def test_slots_are_what_the_memory_carries(
 ) -> None:
     """If nobody says how many; one may be as long as the context, however small the memory is."""
     models = load_models(checkpoint)
-    engine = BatchingEngine(models, tokenizer, context=CONTEXT, paged=True, blocks=blocks)
+    engine = BatchingEngine(models, tokenizer, max_model_len=CONTEXT, paged=True, num_blocks=blocks)
     engine.close()
-    assert engine.slots == slots
-    assert engine.tokens_that_fit == BLOCK_SIZE * (blocks - 1)
+    assert engine.max_num_seqs == slots
+    assert engine.kv_cache_tokens == BLOCK_SIZE * (blocks - 1)
 
 
-@pytest.mark.parametrize("form", [GroupedLinear, StackedLinear, None])
-def test_weights_are_held_once(form: Form | None, tokenizer: Any) -> None:
+@pytest.mark.parametrize("form", [GroupedLoRALinear, StackedLoRALinear, None])
+def test_weights_are_held_once(form: LoRALinear | None, tokenizer: Any) -> None:
     """Base and adapters, and nothing else of their size: on a GPU they must fit."""
     torch.manual_seed(0)
     config = LoraConfig(r=16, target_modules="all-linear")
@@ -337,11 +343,16 @@ def test_weights_are_held_once(form: Form | None, tokenizer: Any) -> None:
         model.add_adapter(role.value, config)
     wanted = sum(p.nbytes for p in model.parameters())
     engine = BatchingEngine(
-        together(model), tokenizer, context=64, slots=2, form=form, paged=form is None
+        together(model),
+        tokenizer,
+        max_model_len=64,
+        max_num_seqs=2,
+        lora_linear=form,
+        paged=form is None,
     )
     del base, model
     runner: Any = engine._runner
-    held = reachable(runner._compute if runner.ahead else runner.compute)
+    held = reachable(runner.model)
     engine.close()
     assert wanted <= held <= 1.01 * wanted
 
@@ -356,9 +367,9 @@ def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base()
         for role in (Role.CRITIC, Role.REGENERATOR):
             model.add_adapter(role.value, config)
     count = len(Role)
-    base, factors = take_apart(dict.fromkeys(Role, model.half()))
+    base, factors = extract_factors(dict.fromkeys(Role, model.half()))
     del model
-    compute = FusedLlama(base, factors, count, torch_ops, 4096)
+    compute = PagedLlama(base, factors, count, torch_ops, 4096)
     del base, factors
     gc.collect()
     assert 1.06 * alone < reachable(compute) < 1.07 * alone

@@ -26,7 +26,12 @@ from worker.engine.reference import ReferenceEngine
 @pytest.fixture(scope="module")
 def endless_engine(endless: Path, tokenizer: Any, paged: bool) -> Iterator[BatchingEngine]:
     engine = BatchingEngine(
-        load_models(endless), tokenizer, context=4096, slots=2, chunk=64, paged=paged
+        load_models(endless),
+        tokenizer,
+        max_model_len=4096,
+        max_num_seqs=2,
+        max_num_batched_tokens=64,
+        paged=paged,
     )
     yield engine
     engine.close()
@@ -59,7 +64,7 @@ def test_a_cancel_while_waiting_costs_nothing(endless_engine: BatchingEngine) ->
 def test_a_cancel_while_its_prompt_is_read_ends_it(
     checkpoint: Path, tokenizer: Any, paged: bool
 ) -> None:
-    engine = make(checkpoint, tokenizer, chunk=16, paged=paged)
+    engine = make(checkpoint, tokenizer, max_num_batched_tokens=16, paged=paged)
     submitted = threading.Event()
     plans: list[Any] = []
     runner: Any = engine._runner
@@ -96,7 +101,7 @@ def test_a_cancel_while_a_step_is_under_way_takes_what_was_read(
     def launching(plan: Any) -> Any:
         launched = launch(plan)
         submitted.wait(60)
-        if asked is generation.request and launched.drawing:
+        if asked is generation.request and launched.sampled_sequences:
             drawn.append(launched)
             if len(drawn) == 7:
                 generation.cancel()
@@ -128,7 +133,7 @@ def test_a_deadline_ends_a_text(endless_engine: BatchingEngine) -> None:
 
 
 def test_later_stages_get_slots_first(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
-    engine = make(checkpoint, tokenizer, slots=1, paged=paged)
+    engine = make(checkpoint, tokenizer, max_num_seqs=1, paged=paged)
     order: list[int] = []
     generations = [
         engine.submit(Request(Role.ACTOR, "Why " * 30, Sampling(temperature=0), priority=p))
@@ -156,7 +161,9 @@ def test_what_does_not_fit_is_refused(engine: BatchingEngine) -> None:
 
 
 def test_closing_ends_everything(endless: Path, tokenizer: Any, paged: bool) -> None:
-    engine = BatchingEngine(load_models(endless), tokenizer, context=4096, slots=1, paged=paged)
+    engine = BatchingEngine(
+        load_models(endless), tokenizer, max_model_len=4096, max_num_seqs=1, paged=paged
+    )
     generations = [
         engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
         for _ in range(3)

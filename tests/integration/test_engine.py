@@ -177,7 +177,7 @@ def test_a_prompt_that_fills_the_context_is_refused(engine: ReferenceEngine) -> 
 def test_the_context_shortens_the_limit(engine: ReferenceEngine) -> None:
     prompt = "made " * 4080
     completion = engine.submit(Request(Role.ACTOR, prompt, Sampling(seed=1))).result()
-    assert completion.max_output_tokens == engine.context - completion.prompt_tokens < 1024
+    assert completion.max_output_tokens == engine.max_model_len - completion.prompt_tokens < 1024
 
 
 def test_a_request_that_raises_fails_alone(

@@ -18,6 +18,7 @@ from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, FEW, WORDS, make, request, same
 from worker.engine.batching import adaptive_limit, sampler
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -52,7 +53,9 @@ def test_a_request_that_fails_fails_alone(
     poison = tokenizer.encode("poison")
 
     def fault(plan: Any) -> None:
-        if any(s.prompt == poison and len(s.tokens) == 3 for s in plan.sequences):
+        if any(
+            s.prompt_token_ids == poison and len(s.output_token_ids) == 3 for s in plan.sequences
+        ):
             raise RuntimeError("a bad row")
 
     Faulty(engine, fault)
@@ -68,10 +71,9 @@ def test_scores_that_are_no_numbers_end_one_request(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
     """In the midst of its text, and whatever comes to be where it was has the right text."""
-    engine = make(checkpoint, tokenizer, slots=4, paged=paged)
+    engine = make(checkpoint, tokenizer, max_num_seqs=4, paged=paged)
     runner: Any = engine._runner
-    name = "_compute" if paged else "compute"
-    compute = getattr(runner, name)
+    compute = runner.model
 
     def fault(*batch: Any) -> Any:
         """No other sequence gets as far."""
@@ -80,14 +82,14 @@ def test_scores_that_are_no_numbers_end_one_request(
         at = at if keep is None else at[keep]
         return logits.masked_fill((at >= 110)[:, None], torch.nan)
 
-    setattr(runner, name, fault)
+    runner.model = fault
     rng = random.Random(5)
     requests = [request(rng) for _ in range(12)]
     long = " ".join(["gravity"] * 105)
     assert len(tokenizer.encode(long)) < 110
     poisoned = engine.submit(Request(Role.ACTOR, long, Sampling(max_output_tokens=90, seed=3)))
     generations = [engine.submit(r) for r in requests]
-    with pytest.raises(EngineError, match="not numbers"):
+    with pytest.raises(EngineError, match="not finite"):
         poisoned.result()
     for generation, r in zip(generations, requests, strict=True):
         assert same(generation.result(), reference.submit(r).result())
@@ -101,8 +103,10 @@ def test_running_out_of_memory_shrinks_the_batch(
     sizes = []
 
     def fault(plan: Any) -> None:
-        sizes.append((engine._scheduler.slots, engine._scheduler.chunk))
-        if len(plan.decoding) > 3 or plan.prompt_tokens > 20:
+        sizes.append(
+            (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens)
+        )
+        if len(plan.decodes) > 3 or plan.num_prefill_tokens > 20:
             raise torch.OutOfMemoryError("out of memory")
 
     Faulty(engine, fault)
@@ -132,15 +136,22 @@ def test_a_batch_grows_again_when_there_is_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another program took the memory for a while, and the texts are the same."""
-    monkeypatch.setattr(adaptive_limit, "PATIENCE", 3)
+    monkeypatch.setattr(adaptive_limit, "BASE_BACKOFF_STEPS", 3)
     engine = make(checkpoint, tokenizer, paged=paged)
-    slots, chunk = engine._scheduler.slots, engine._scheduler.chunk
+    slots, chunk = (
+        engine._loop.scheduler.max_num_seqs,
+        engine._loop.scheduler.max_num_batched_tokens,
+    )
     least = [slots, chunk]
     scarce = True
 
     def fault(plan: Any) -> None:
-        least[:] = map(min, least, (engine._scheduler.slots, engine._scheduler.chunk))
-        if scarce and (len(plan.decoding) > 3 or plan.prompt_tokens > 20):
+        least[:] = map(
+            min,
+            least,
+            (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens),
+        )
+        if scarce and (len(plan.decodes) > 3 or plan.num_prefill_tokens > 20):
             raise torch.OutOfMemoryError("out of memory")
 
     Faulty(engine, fault)
@@ -153,13 +164,19 @@ def test_a_batch_grows_again_when_there_is_memory(
     scarce = False
     found += [g.result() for g in [engine.submit(r) for r in requests[8:]]]
     for _ in range(20):
-        if (engine._scheduler.slots, engine._scheduler.chunk) == (slots, chunk):
+        if (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens) == (
+            slots,
+            chunk,
+        ):
             break
         # New prompts: of those that are known there is little to read in a step.
         for generation in [engine.submit(request(rng)) for _ in requests]:
             generation.result()
     engine.close()
-    assert (engine._scheduler.slots, engine._scheduler.chunk) == (slots, chunk)
+    assert (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens) == (
+        slots,
+        chunk,
+    )
     assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
 
 
@@ -169,7 +186,7 @@ def test_memory_that_is_too_little_for_one_fails_that_one(
     engine = make(checkpoint, tokenizer, paged=paged)
 
     def fault(plan: Any) -> None:
-        if any(len(s.tokens) >= 2 for s in plan.decoding):
+        if any(len(s.output_token_ids) >= 2 for s in plan.decodes):
             raise torch.OutOfMemoryError("out of memory")
 
     Faulty(engine, fault)
@@ -184,7 +201,7 @@ def test_memory_that_is_too_little_for_one_fails_that_one(
 
 def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
     told = threading.Event()
-    engine = make(checkpoint, tokenizer, slots=2, paged=paged, on_device_lost=told.set)
+    engine = make(checkpoint, tokenizer, max_num_seqs=2, paged=paged, on_device_lost=told.set)
 
     def fault(_: Any) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
@@ -203,11 +220,11 @@ def test_an_engine_that_stumbles_leaves_nobody_waiting(
     wanted = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=9))
 
     def stumble() -> None:
-        if engine._scheduler.running:
+        if engine._loop.scheduler.running:
             raise RuntimeError("no text")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_tell", stumble)
+        patch.setattr(engine._loop, "_flush_outputs", stumble)
         with pytest.raises(EngineError, match="RuntimeError: no text"):
             engine.submit(wanted).result(timeout=60)
     assert engine.submit(wanted).result(timeout=60).output_tokens == 9
@@ -247,9 +264,9 @@ class Read:
     """A step that is launched, and fails when it is read: a fake, as CUDA reports errors late."""
 
     def __init__(self, launched: Any) -> None:
-        self.drawing = launched.drawing
+        self.sampled_sequences = launched.sampled_sequences
 
-    def wait(self) -> Any:
+    def get_output(self) -> Any:
         raise RuntimeError("an illegal step")
 
 
@@ -269,7 +286,7 @@ def test_an_error_when_a_step_is_read_fails_those_under_way(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
     """Nobody can tell whose fault it is; who waits for a slot is not hit, nor who comes later."""
-    engine = make(checkpoint, tokenizer, slots=4, paged=True)
+    engine = make(checkpoint, tokenizer, max_num_seqs=4, paged=True)
     steps = iter(range(6))
     failing(engine, lambda _: next(steps, None) == 5)
     rng = random.Random(9)
@@ -294,14 +311,18 @@ def test_who_has_made_room_when_a_step_fails_does_not_wait_for_it(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
     """It waits for the token that will never be read."""
-    engine = make(checkpoint, tokenizer, slots=4, paged=True, blocks=FEW)
+    engine = make(checkpoint, tokenizer, max_num_seqs=4, paged=True, num_blocks=FEW)
     failed: list[Any] = []
 
     def fails(plan: Any) -> bool:
         """If the next plan makes room: the token of who does is in this one."""
-        scheduler = engine._scheduler
-        free = engine._runner.memory.free  # type: ignore[attr-defined]  # of blocks
-        due = sum((s.cached + 1) % BLOCK_SIZE == 0 for s in scheduler.running if s in plan.decoding)
+        scheduler = engine._loop.scheduler
+        free = engine._runner.kv.num_free_blocks  # type: ignore[attr-defined]  # of blocks
+        due = sum(
+            (s.num_computed_tokens + 1) % BLOCK_SIZE == 0
+            for s in scheduler.running
+            if s in plan.decodes
+        )
         if not failed and due > free:
             failed.append(plan)
             return True
@@ -330,15 +351,19 @@ def test_memory_that_runs_out_after_another_error_fails_nobody(
     """Who makes room waits, and is not computed with the others that the first error hit."""
     engine = make(checkpoint, tokenizer, paged=paged)
     errors = iter([None, None, RuntimeError("once"), torch.OutOfMemoryError("out of memory")])
+    submitted = threading.Event()
 
     def fault(_: Any) -> None:
+        submitted.wait(60)  # a step of one sequence would fail it
         if (error := next(errors, None)) is not None:
             raise error
 
     Faulty(engine, fault)
     rng = random.Random(8)
     requests = [request(rng) for _ in range(6)]
-    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    generations = [engine.submit(r) for r in requests]
+    submitted.set()
+    found = [g.result() for g in generations]
     engine.close()
     assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
 
@@ -358,7 +383,12 @@ def test_a_prompt_without_numbers_spoils_nothing_that_begins_alike(
 ) -> None:
     """Nor what comes to be where it was; those that fail with it begin alike as well."""
     engine = BatchingEngine(
-        copy.deepcopy(poisoned), tokenizer, context=CONTEXT, slots=4, chunk=16, paged=paged
+        copy.deepcopy(poisoned),
+        tokenizer,
+        max_model_len=CONTEXT,
+        max_num_seqs=4,
+        max_num_batched_tokens=16,
+        paged=paged,
     )
     beginning = "gravity explains the field " * 6
     greedy = Sampling(temperature=0, max_output_tokens=20)
@@ -371,7 +401,7 @@ def test_a_prompt_without_numbers_spoils_nothing_that_begins_alike(
     for _ in range(2):
         wrong, right = ([engine.submit(r) for r in asked] for asked in (bad, good))
         for generation in wrong:
-            with pytest.raises(EngineError, match="not numbers"):
+            with pytest.raises(EngineError, match="not finite"):
                 generation.result()
         for generation, r in zip(right, good, strict=True):
             assert same(generation.result(), reference.submit(r).result())
@@ -384,10 +414,10 @@ def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(
     engine = BatchingEngine(
         copy.deepcopy(poisoned),
         tokenizer,
-        context=CONTEXT,
-        slots=2,
-        chunk=8,
-        drafts=False,
+        max_model_len=CONTEXT,
+        max_num_seqs=2,
+        max_num_batched_tokens=8,
+        speculation=False,
         paged=paged,
     )
     long, short = (
@@ -395,15 +425,16 @@ def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(
         for text in ("gravity " * 60, "Earth wind")
     )
     wanted = [engine.submit(r).result().text for r in (long, short)]
-    step = engine._step
+    executor = engine._loop.executor
+    execute = executor.execute
 
-    def cancelling(plan: Any) -> None:
-        step(plan)
-        for chunk in plan.chunks:
+    def cancelling(output: SchedulerOutput) -> None:
+        execute(output)
+        for chunk in output.prefills:
             if "~" in chunk.sequence.generation.request.prompt and chunk.end >= 40:
                 chunk.sequence.generation.cancel()
 
-    engine._step = cancelling  # type: ignore[method-assign]  # in the midst of its prompt
+    executor.execute = cancelling  # type: ignore[method-assign]  # in the midst of its prompt
     for _ in range(2):
         bad = Request(Role.CRITIC, "~" * 100, Sampling(temperature=0))
         assert engine.submit(bad).result().finish_reason is FinishReason.CANCELLED
@@ -416,7 +447,9 @@ def test_a_draft_without_numbers_costs_nobody_the_text(
     poisoned: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [poison] = tokenizer.encode("~", add_special_tokens=False)
-    engine = BatchingEngine(copy.deepcopy(poisoned), tokenizer, context=CONTEXT, slots=4)
+    engine = BatchingEngine(
+        copy.deepcopy(poisoned), tokenizer, max_model_len=CONTEXT, max_num_seqs=4
+    )
     wanted = Request(Role.ACTOR, "Earth wind", Sampling(temperature=0, max_output_tokens=30))
     text = engine.submit(wanted).result().text
     asked = []
@@ -425,7 +458,7 @@ def test_a_draft_without_numbers_costs_nobody_the_text(
         asked.append(1)
         return [poison] if len(asked) == 5 else []
 
-    monkeypatch.setattr(engine._drafter, "propose", propose)
+    monkeypatch.setattr(engine._loop.executor._drafter, "propose", propose)
     assert engine.submit(wanted).result().text == text
     engine.close()
     assert len(asked) == 5, "it goes on without drafts"

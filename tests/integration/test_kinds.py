@@ -30,11 +30,15 @@ from worker import local_engine
 from worker.checkpoints import loading
 from worker.checkpoints.errors import CheckpointError
 from worker.engine import role_models
-from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.attention.paged_batch import PagedBatch
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, Request
-from worker.engine.lora.layers import Form, GroupedLinear, MergedLinear, Rows, StackedLinear
+from worker.engine.lora.grouped_linear import GroupedLoRALinear
+from worker.engine.lora.linear import LoRALinear
+from worker.engine.lora.mapping import LoRAMapping
+from worker.engine.lora.merged_linear import MergedLoRALinear
+from worker.engine.lora.stacked_linear import StackedLoRALinear
 from worker.engine.reference import ReferenceEngine
 from worker.lora.adapter import SERVED
 from worker.lora.extract import extract
@@ -244,9 +248,9 @@ def served(folder: Path, tokenizer: Any, *, batched: bool) -> dict[Role, str]:
     models = loading.load(found).models
     engine: Engine
     if batched:
-        engine = BatchingEngine(models, tokenizer, context=64, slots=3)
+        engine = BatchingEngine(models, tokenizer, max_model_len=64, max_num_seqs=3)
     else:
-        engine = ReferenceEngine(models, tokenizer, context=64)
+        engine = ReferenceEngine(models, tokenizer, max_model_len=64)
     sampling = Sampling(temperature=0, max_output_tokens=8)
     asked = [Request(role, PROMPT, sampling) for role in (*Role, Role.ACTOR)]
     generations = [engine.submit(each) for each in asked]
@@ -276,8 +280,8 @@ def test_a_pytorch_without_lazy_clones_will_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(roles, "_CLONE", None)
-    monkeypatch.setattr(roles, "_ADDRESS", None)
+    monkeypatch.setattr(role_models, "_CLONE", None)
+    monkeypatch.setattr(role_models, "_ADDRESS", None)
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, KINDS[name], seed=7)
     wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
@@ -434,17 +438,19 @@ def test_a_kind_that_nobody_thought_of_is_refused(
         local_engine.start_engine(find(folder), 2, [])
 
 
-@pytest.mark.parametrize("form", [GroupedLinear, MergedLinear, StackedLinear])
+@pytest.mark.parametrize("form", [GroupedLoRALinear, MergedLoRALinear, StackedLoRALinear])
 def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
-    form: Form, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    form: LoRALinear, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.engine.batching.build.form_for", lambda _: form)
+    monkeypatch.setattr("worker.engine.batching.runner_setup.choose_lora_linear", lambda _: form)
     found = find(checkpoint)
     local_engine.start_engine(found, 2, []).close()
     # A fake fault: in the layers, the regenerator's tokens count as the critic's.
-    point = Rows.set
+    point = LoRAMapping.set
     monkeypatch.setattr(
-        Rows, "set", lambda self, rows, device: point(self, [min(row, 1) for row in rows], device)
+        LoRAMapping,
+        "set",
+        lambda self, rows, device: point(self, [min(row, 1) for row in rows], device),
     )
     with pytest.raises(CheckpointError) as caught:
         local_engine.start_engine(found, 2, [])
@@ -453,7 +459,7 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
     assert sentence.startswith(
         f"The regenerator adapter {name} cannot be served by the batching engine"
     )
-    assert "its scores differ from those of PEFT alone" in sentence
+    assert "its logits differ from those of PEFT alone" in sentence
 
 
 def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start(
@@ -463,11 +469,11 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
     found = find(checkpoint)
     local_engine.start_engine(found, 2, []).close()
 
-    def mistaken(**fields: Any) -> FlatBatch:
+    def mistaken(**fields: Any) -> PagedBatch:
         """A fake fault, as above."""
-        return FlatBatch(**{**fields, "adapters": fields["adapters"].clamp(max=1)})
+        return PagedBatch(**{**fields, "adapter_ids": fields["adapter_ids"].clamp(max=1)})
 
-    monkeypatch.setattr("worker.engine.batching.paged_model_runner.FlatBatch", mistaken)
+    monkeypatch.setattr("worker.engine.batching.paged_model_runner.PagedBatch", mistaken)
     with pytest.raises(
         CheckpointError, match=r"^The regenerator adapter .*differ from those of PEFT"
     ):
@@ -490,20 +496,20 @@ def test_an_adapter_that_changes_anothers_scores_is_noticed(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fake: PEFT's models share nothing that it could change."""
-    adapted = role_models.adapted
+    load_adapter = role_models.load_adapter
     models: list[Any] = []
 
     def meddling(base: Any, folder: Path, name: str) -> Any:
-        found = adapted(base, folder, name)
+        found = load_adapter(base, folder, name)
         if models:
             with torch.no_grad():
                 next(models[0].parameters()).mul_(1.1)
         models.append(found[0])
         return found
 
-    monkeypatch.setattr(role_models, "adapted", meddling)
+    monkeypatch.setattr(role_models, "load_adapter", meddling)
     with pytest.raises(
-        CheckpointError, match=r"The actor adapter .* by the reference engine: its scores"
+        CheckpointError, match=r"The actor adapter .* by the reference engine: its logits"
     ):
         local_engine.start_engine(find(checkpoint), 1, ["a test"])
 
@@ -513,5 +519,5 @@ def test_scores_that_are_no_numbers_are_said_at_the_start(checkpoint: Path, tmp_
     shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
     file = folder / Role.CRITIC / "adapter_model.safetensors"
     save_file({k: w * 1e30 for k, w in load_file(file).items()}, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"The critic adapter .* its scores are not numbers"):
+    with pytest.raises(CheckpointError, match=r"The critic adapter .* its logits are not finite"):
         local_engine.start_engine(find(folder), 2, [])

@@ -28,7 +28,9 @@ from worker.checkpoints import loading
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Engine, Request
-from worker.engine.lora.layers import Form, GroupedLinear, StackedLinear
+from worker.engine.lora.grouped_linear import GroupedLoRALinear
+from worker.engine.lora.linear import LoRALinear
+from worker.engine.lora.stacked_linear import StackedLoRALinear
 from worker.engine.reference import ReferenceEngine
 
 pytest.importorskip("bitsandbytes")
@@ -93,13 +95,15 @@ def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> Non
     assert "bitsandbytes" in found["versions"]
 
 
-@pytest.mark.parametrize("form", [GroupedLinear, StackedLinear])
-def test_roles_are_mixed_in_a_batch(checkpoint: Path, tokenizer: Any, form: Form) -> None:
+@pytest.mark.parametrize("form", [GroupedLoRALinear, StackedLoRALinear])
+def test_roles_are_mixed_in_a_batch(checkpoint: Path, tokenizer: Any, form: LoRALinear) -> None:
     """The first form is the CPU's, the second one the GPU's."""
     requests = mixture()
-    engine = BatchingEngine(load(checkpoint), tokenizer, context=CONTEXT, slots=8, form=form)
+    engine = BatchingEngine(
+        load(checkpoint), tokenizer, max_model_len=CONTEXT, max_num_seqs=8, lora_linear=form
+    )
     found = answers(engine, requests)
-    reference = ReferenceEngine(load(checkpoint), tokenizer, context=CONTEXT)
+    reference = ReferenceEngine(load(checkpoint), tokenizer, max_model_len=CONTEXT)
     assert found == [reference.submit(each).result().text for each in requests]
     sampling = Sampling(temperature=0, max_output_tokens=24)
     texts = {reference.submit(Request(role, "gravity", sampling)).result().text for role in Role}
@@ -135,18 +139,18 @@ def test_joined_layers_change_no_text(
     engine = BatchingEngine(
         loaded.models,
         tokenizer,
-        context=CONTEXT,
-        slots=4,
-        chunk=32,
+        max_model_len=CONTEXT,
+        max_num_seqs=4,
+        max_num_batched_tokens=32,
         paged=True,
-        record=lambda _device: tracer,
+        capture=lambda _device: tracer,
     )
     assert not [r for r in caplog.records if "transformers" in r.getMessage()]
-    scores = engine.score(probe.tokens(find(wide).config))
+    scores = engine.compute_logits(probe.probe_token_ids(find(wide).config))
     probe.check(scores, loaded.scores, torch.float32, 1e-5)
     found = answers(engine, requests)
     assert tracer is None or tracer.replayed > len(requests)
-    assert found == answers(ReferenceEngine(load(wide), tokenizer, context=CONTEXT), requests)
+    assert found == answers(ReferenceEngine(load(wide), tokenizer, max_model_len=CONTEXT), requests)
 
 
 @pytest.mark.usefixtures("kind")
@@ -157,7 +161,7 @@ def test_no_weight_is_held_twice(wide: Path, tokenizer: Any) -> None:
     originals = [weakref.ref(m.weight) for m in modules if hasattr(m, "quant_state")]
     assert len(originals) >= 8
     del modules
-    engine = BatchingEngine(models, tokenizer, context=CONTEXT, slots=2, paged=True)
+    engine = BatchingEngine(models, tokenizer, max_model_len=CONTEXT, max_num_seqs=2, paged=True)
     gc.collect()
     assert not [each for each in originals if each() is not None]
     # Neither their packed weights under another name nor factors of 8 bits.
@@ -177,9 +181,15 @@ def test_layers_that_cannot_be_joined_are_left_to_transformers(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = mixture()
-    engine = BatchingEngine(load(checkpoint), tokenizer, context=CONTEXT, slots=8, paged=True)
-    [said] = [r.getMessage() for r in caplog.records if r.name == "worker.engine.batching.build"]
+    engine = BatchingEngine(
+        load(checkpoint), tokenizer, max_model_len=CONTEXT, max_num_seqs=8, paged=True
+    )
+    [said] = [
+        r.getMessage() for r in caplog.records if r.name == "worker.engine.batching.runner_setup"
+    ]
     assert "q_proj" in said
     assert "(64, 64)" in said
     found = answers(engine, requests)
-    assert found == answers(ReferenceEngine(load(checkpoint), tokenizer, context=CONTEXT), requests)
+    assert found == answers(
+        ReferenceEngine(load(checkpoint), tokenizer, max_model_len=CONTEXT), requests
+    )

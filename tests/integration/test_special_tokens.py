@@ -104,14 +104,14 @@ def test_they_are_control_tokens_where_the_setting_says_so(
     assert found.tokenizer.eos_token_id in ids
 
 
-@pytest.mark.parametrize("kind", [ReferenceEngine, partial(BatchingEngine, slots=2)])
+@pytest.mark.parametrize("kind", [ReferenceEngine, partial(BatchingEngine, max_num_seqs=2)])
 def test_an_engines_prompt_is_what_was_typed(
     checkpoint: Path, tmp_path: Path, kind: Callable[..., Engine]
 ) -> None:
     tokens = {}
     for split in ("true", "false"):
         found = find(checkpoint, tmp_path, split)
-        engine = kind(loading.load(found).models, found.tokenizer, context=found.context)
+        engine = kind(loading.load(found).models, found.tokenizer, max_model_len=found.context)
         try:
             tokens[split] = [
                 engine.submit(request(text)).result().prompt_tokens for text in (TYPED, "What?")

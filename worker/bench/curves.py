@@ -1,4 +1,4 @@
-"""How speed changes as work grows: with the sequences at once, and with their length."""
+"""Speed by the number of sequences, and by their length."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jobs.pipeline import Role, Sampling
 from worker.bench.engine import Model, Result, questions
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Request
-from worker.engine.threads import apart
+from worker.engine.threads import run_in_fresh_thread
 
 #: New tokens of each sequence in the measurement by length.
 NEW = 32
-#: Sequences at once there.
+#: Sequences that are decoded together in it.
 SLOTS = 16
 
 
@@ -51,7 +51,7 @@ def by_length(
         dtype: of the weights.
         device: where to compute.
         seed: of the prompts' words.
-        told: called with what happens next.
+        told: called with a description of the next measurement.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
 
@@ -59,11 +59,11 @@ def by_length(
         return BatchingEngine(
             model.load(dtype, device),
             tokenizer,
-            context=context,
-            slots=SLOTS,
+            max_model_len=context,
+            max_num_seqs=SLOTS,
         )
 
-    engine = apart(load)
+    engine = run_in_fresh_thread(load)
     found = []
     for length in lengths:
         told(f"{SLOTS} sequences of {length} tokens each")
@@ -84,7 +84,7 @@ def _ask(engine: BatchingEngine, prompts: Sequence[str], limit: int) -> int:
 
 
 def draw(file: Path, results: Sequence[Result], points: Sequence[Point]) -> None:
-    """Draw tokens a second by sequences at once and by their length."""
+    """Plot tokens a second by the number of sequences, and by their length."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

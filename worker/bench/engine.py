@@ -28,62 +28,61 @@ from transformers import (
 from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from worker.bench.peak import Peak
-from worker.engine.batching.build import recorder_for
+from worker.engine.batching.cuda_graphs import cuda_graph_capture
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Engine, Request
 from worker.engine.reference import ReferenceEngine
-from worker.engine.role_models import adapted
-from worker.engine.threads import apart
+from worker.engine.role_models import load_adapter
+from worker.engine.threads import run_in_fresh_thread
 
 CPU = torch.device("cpu")
-#: What the batching engine can do without.
+#: Parts that the batching engine is measured without.
 ADAPTERS, DRAFTS, GRAPHS = "adapters", "drafts", "CUDA graphs"
-#: The question of the job that does not count.
+#: The question of the warm-up job.
 WARM_UP = "Is everything warm?"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A base with its tokenizer and an adapter for each role, as folders."""
+    """The folders of a base with its tokenizer, and of an adapter for each role."""
 
     base: Path
     adapters: dict[Role, Path]
 
     @classmethod
     def of(cls, folder: Path) -> Model:
-        """A folder with ``base`` and a folder for each role, as the demo's."""
+        """Return the model of a folder with ``base`` and a folder for each role, as the demo's."""
         return cls(folder / "base", {role: folder / role for role in Role})
 
     def load(self, dtype: torch.dtype, device: torch.device) -> dict[str, PeftModel]:
-        """Load a model for each role, by the roles' names, as engines want them."""
+        """Load a PEFT model for each role, by role name, as engines take them."""
         base: Any = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype)
         base.to(device)
         return {
-            role.value: adapted(base, folder, role.value)[0]
+            role.value: load_adapter(base, folder, role.value)[0]
             for role, folder in self.adapters.items()
         }
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an engine did."""
+    """The measurement of an engine."""
 
     engine: str
-    #: Jobs at once.
+    #: Jobs that run at the same time.
     at_once: int
     jobs: int
     seconds: float
     #: New tokens of all stages.
     tokens: int
-    #: Of the prompts of all stages.
+    #: Prompt tokens of all stages.
     prompt_tokens: int
-    #: Median seconds from a stage's start to its first token; 0 if the engine does not say.
+    #: Median seconds from a stage's start to its first token; 0 if the engine does not report it.
     first_token: float
-    #: Steps of the engine, and the tokens that they computed: those of prompts whose keys and values
-    #: were there already are not among them.
+    #: Steps of the engine, and the tokens that they computed, without those of cached prefixes.
     steps: int
     computed: int
-    #: The processor's least time for that, as a share of the time it took; 0 if it is not known.
+    #: Time that the hardware's peak would take, as a share of the measured time; 0 if it is unknown.
     share_of_limit: float = 0.0
 
     @property
@@ -113,16 +112,16 @@ def synthetic(
     device: torch.device = CPU,
     seed: int = 0,
 ) -> Model:
-    """Make a Mistral of random weights with three random adapters; its texts do not end.
+    """Make a Mistral with random weights and three random adapters. Its texts never stop by themselves.
 
     Args:
         folder: an empty one.
-        tokenizer: a folder with one; its tokens are the first of the vocabulary of 32,000.
-        hidden: width; the rest is in Mistral-7B's proportions (heads of 64).
-        layers: depth.
+        tokenizer: a folder with one; its token ids are the first of 32,000.
+        hidden: hidden size; other sizes have Mistral-7B's proportions (heads of 64).
+        layers: number of layers.
         rank: of the adapters.
         dtype: of all weights.
-        device: where they are drawn.
+        device: where they are generated.
         seed: of all weights.
     """
     torch.manual_seed(seed)
@@ -157,7 +156,7 @@ def synthetic(
 
 
 def questions(tokenizer: PreTrainedTokenizerBase, count: int, tokens: int, seed: int) -> list[str]:
-    """Draw questions of about so many tokens each."""
+    """Generate questions of about so many tokens each."""
     rng = random.Random(seed)
     texts = [str(tokenizer.decode([i])).strip() for i in range(len(tokenizer))]
     words = [text for text in texts if text.isalpha()]
@@ -178,17 +177,17 @@ def run_jobs(
     sampling: Sampling,
     told: Callable[[], object] = lambda: None,
 ) -> Result:
-    """Run whole jobs, each on a thread that waits for its stages, as the worker's threads do.
+    """Run whole jobs, each on a thread that waits for its stages, as in a worker.
 
     Args:
         engine: the engine.
         asked: the questions, one job each.
-        at_once: how many jobs run at the same time.
+        at_once: number of jobs that run at the same time.
         sampling: of every stage; its seed is the first job's.
         told: called after every job.
 
     Raises:
-        EngineError: the engine failed at a request.
+        EngineError: a request failed.
     """
     waiting = list(enumerate(asked))[::-1]
     lock = threading.Lock()
@@ -196,7 +195,7 @@ def run_jobs(
     firsts: list[float] = []
     steps = computed = 0
     if isinstance(engine, BatchingEngine):
-        steps, computed = engine.steps, engine.computed
+        steps, computed = engine.num_steps, engine.num_computed_tokens
 
     def serve() -> None:
         nonlocal tokens, prompts
@@ -227,7 +226,7 @@ def run_jobs(
     seconds = time.monotonic() - start
     first = sorted(firsts)[len(firsts) // 2]
     if isinstance(engine, BatchingEngine):
-        steps, computed = engine.steps - steps, engine.computed - computed
+        steps, computed = engine.num_steps - steps, engine.num_computed_tokens - computed
     else:
         steps, computed = tokens, tokens + prompts
     return Result(
@@ -251,31 +250,30 @@ def run(
 ) -> list[Result]:
     """Measure the reference engine, then the batching engine at several numbers of slots.
 
-    Last comes the batching engine without one of its parts. With ``bare`` it is the adapters, at the
-    largest number of slots: what they cost. Else it is the drafts, at the smallest: what they bring,
-    to texts that are alike. On CUDA the graphs follow, at the smallest number of slots. A machine's
-    speed changes within minutes, so both sides of such a comparison are measured twice, in the order
-    with, without, without, with.
+    Then the batching engine is measured without one of its parts. With ``bare`` that is the adapters, at
+    the largest number of slots; else the drafts, at the smallest. On CUDA, CUDA graphs follow, at the
+    smallest number of slots. A machine's speed changes within minutes, so both sides of a comparison are
+    measured twice, in the order with, without, without, with.
 
-    Another engine may be measured beside each number of slots, right after ours; of it only the
-    texts are known, and neither its first tokens nor its steps.
+    Another engine may be measured at each number of slots, right after this one. Of its requests only the
+    texts are known: neither the times of first tokens nor steps.
 
     Args:
-        model: the checkpoints; both engines load them from the disk.
+        model: the checkpoints; each engine loads them from the disk.
         asked: the questions of the batching engine.
-        reference_jobs: how many of them the reference engine gets: it is slow.
-        slots: numbers of slots, each with as many jobs at once.
+        reference_jobs: how many of them the reference engine answers, since it is slow.
+        slots: numbers of slots; as many jobs run at the same time.
         sampling: of every stage.
         context: tokens of prompt and output together.
         dtype: of the weights.
         device: where to compute.
-        bare: whether to measure the bare base; its texts should be as long as the adapters'.
+        bare: whether to measure the base without adapters; its texts should be as long.
         beside: starts the other engine with so many slots.
-        told: called with what happens next.
+        told: called with a description of the next measurement.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
-    told("what the processor can do at most")
-    peak = apart(partial(Peak.measure, dtype, device))
+    told("the peak of the hardware")
+    peak = run_in_fresh_thread(partial(Peak.measure, dtype, device))
 
     def measure(engine: Engine, questions: Sequence[str], at_once: int, name: str) -> Result:
         told(f"{name} answers {len(questions)} questions, {at_once} at once")
@@ -289,20 +287,20 @@ def run(
             return BatchingEngine(
                 found,
                 tokenizer,
-                context=context,
-                slots=count,
-                drafts=without != DRAFTS,
-                record=None if without == GRAPHS else recorder_for,
+                max_model_len=context,
+                max_num_seqs=count,
+                speculation=without != DRAFTS,
+                capture=None if without == GRAPHS else cuda_graph_capture,
             )
 
-        gc.collect()  # an engine and its thread hold each other, and two models may not fit
+        gc.collect()  # an engine and its thread refer to each other, and two models may not fit
         name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
         questions = asked if count > 1 else asked[:reference_jobs]
-        return measure(apart(load), questions, count, name)
+        return measure(run_in_fresh_thread(load), questions, count, name)
 
-    loaded = apart(partial(model.load, dtype, device))
+    loaded = run_in_fresh_thread(partial(model.load, dtype, device))
     weights = _multiplied(loaded)
-    reference = ReferenceEngine(loaded, tokenizer, context=context)
+    reference = ReferenceEngine(loaded, tokenizer, max_model_len=context)
     results = [measure(reference, asked[:reference_jobs], 1, ReferenceEngine.name)]
     del reference, loaded
     compared = [(max(slots), ADAPTERS) if bare else (min(slots), DRAFTS)]
@@ -323,14 +321,14 @@ def run(
 
     def limited(result: Result) -> Result:
         operations = 2 * weights * result.computed
-        least = peak.seconds(operations, weights * dtype.itemsize * result.steps)
-        return replace(result, share_of_limit=least / result.seconds)
+        shortest = peak.seconds(operations, weights * dtype.itemsize * result.steps)
+        return replace(result, share_of_limit=shortest / result.seconds)
 
     return [*map(limited, results), *(others[count] for count in slots if beside)]
 
 
 def _together(results: Sequence[Result]) -> Result:
-    """Add up what one engine did in several runs."""
+    """Add up several measurements of one engine."""
     added = ("jobs", "seconds", "tokens", "prompt_tokens", "steps", "computed")
     sums: dict[str, Any] = {name: sum(getattr(r, name) for r in results) for name in added}
     return replace(results[0], first_token=median(r.first_token for r in results), **sums)
@@ -345,14 +343,14 @@ def run_reference(
 ) -> Result:
     """Measure the reference engine alone, one job at a time; arguments as for `run`."""
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
-    loaded = apart(partial(model.load, dtype, device))
+    loaded = run_in_fresh_thread(partial(model.load, dtype, device))
     context = int(next(iter(loaded.values())).config.max_position_embeddings)
-    return _run_warm(ReferenceEngine(loaded, tokenizer, context=context), asked, 1, sampling)
+    return _run_warm(ReferenceEngine(loaded, tokenizer, max_model_len=context), asked, 1, sampling)
 
 
 def _run_warm(engine: Engine, asked: Sequence[str], at_once: int, sampling: Sampling) -> Result:
-    """Run one job that does not count, then all, and close the engine."""
-    # Another question: an engine may remember what it wrote.
+    """Run a warm-up job, then all jobs, and close the engine."""
+    # Another question: an engine may draft what it generated before.
     try:
         run_jobs(engine, [WARM_UP], at_once=1, sampling=sampling)
         return run_jobs(engine, asked, at_once=at_once, sampling=sampling)
@@ -361,7 +359,7 @@ def _run_warm(engine: Engine, asked: Sequence[str], at_once: int, sampling: Samp
 
 
 def _multiplied(models: dict[str, PeftModel]) -> int:
-    """Count the weights that a token is multiplied with: matrices, and one adapter's factors."""
+    """Return the number of weights that a token is multiplied with: the base's and one adapter's."""
     model = next(iter(models.values()))
     return sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
 

@@ -1,9 +1,9 @@
-"""Products with weights of 4 bits on a GPU, against the same ones of 16 bits and bitsandbytes'.
+"""Products with weights of 4 bits on a GPU, compared with 16 bits and with bitsandbytes.
 
-``python -m worker.bench.four_bit`` prints a line of JSON for each measurement. It needs PyTorch and
-Triton alone; bitsandbytes is measured where it is installed. The sizes are those of Mistral-7B's
-layers. Each time is of a CUDA graph that goes through so many copies of the weight that none is in
-the cache when it is read again, which is how a model's layers are read.
+``python -m worker.bench.four_bit`` prints a line of JSON for each measurement. It needs PyTorch and Triton
+alone; bitsandbytes is measured if it is installed. The sizes are those of Mistral-7B's layers. Each time is
+that of a CUDA graph over so many copies of the weight that none is in the cache when it is read again, as
+with a model's layers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.engine.cuda.four_bit import BLOCK, FourBit
+from worker.engine.cuda.four_bit import QUANT_BLOCK, FourBitWeight
 
 #: (in, out) of q, k and v, of the attention's output, of gate and up, and of down.
 SHAPES = ((4096, 6144), (4096, 4096), (4096, 28672), (14336, 4096))
@@ -41,16 +41,16 @@ NF4 = (
 
 
 def quantize(weight: Tensor, code: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Quantise a matrix as bitsandbytes does: the nearest value of a code for each weight.
+    """Quantise a matrix as bitsandbytes does: each weight to the nearest value of a code.
 
     Args:
         weight: (out, in); in a multiple of 64.
         code: 16 values.
 
     Returns:
-        two weights in each byte, (out * in / 2, 1) uint8, and the blocks' factors, float32.
+        two weights in each byte, (out * in / 2, 1) uint8, and the scales of the blocks, float32.
     """
-    blocks = weight.float().view(-1, BLOCK)
+    blocks = weight.float().view(-1, QUANT_BLOCK)
     absmax = blocks.abs().amax(dim=1)
     values, order = torch.tensor(code, device=weight.device).sort()
     nearest = torch.bucketize(blocks / absmax[:, None], (values[1:] + values[:-1]) / 2)
@@ -58,18 +58,18 @@ def quantize(weight: Tensor, code: Sequence[float]) -> tuple[Tensor, Tensor]:
     return codes[:, :1] << 4 | codes[:, 1:], absmax
 
 
-def four_bit(weight: Tensor, code: Sequence[float] = FP4) -> FourBit:
-    """Quantise a matrix and lay it out for the kernels."""
+def four_bit(weight: Tensor, code: Sequence[float] = FP4) -> FourBitWeight:
+    """Quantise a matrix, in the layout of the kernels."""
     packed, absmax = quantize(weight, code)
     shape = (weight.shape[0], weight.shape[1])
-    return FourBit.pack(packed, absmax, torch.tensor(code), shape, BLOCK)
+    return FourBitWeight.pack(packed, absmax, torch.tensor(code), shape, QUANT_BLOCK)
 
 
 def _microseconds(functions: Sequence[Callable[[], object]]) -> float:
-    """Return how long each of some functions takes, in a graph of all of them; the best counts."""
+    """Return the microseconds of each function in a CUDA graph of all of them; the best of some runs."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # compiles, which cannot be recorded
+    with torch.cuda.stream(side):  # compiles, which cannot be captured
         functions[0]()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -97,7 +97,7 @@ def _say(**found: object) -> None:
 
 
 def _check(dtype: torch.dtype) -> None:
-    """Print how far the kernels are from float64, and whether a row depends on the others."""
+    """Print the kernels' error relative to float64, and whether a row depends on the others."""
     from worker.engine.cuda import four_bit_kernels as kernels
 
     for name, code in (("fp4", FP4), ("nf4", NF4)):
@@ -107,20 +107,20 @@ def _check(dtype: torch.dtype) -> None:
         exact = weight.dequantize(torch.float32).double()
         wanted = x.double() @ exact.T
         bits = weight.words[..., None].view(torch.uint8).permute(1, 0, 3, 2)
-        codes = torch.stack([bits >> 4, bits & 15], dim=-1).view(1024, -1, BLOCK)
+        codes = torch.stack([bits >> 4, bits & 15], dim=-1).view(1024, -1, QUANT_BLOCK)
         twin = (weight.code[codes.int()] * weight.scales.T[..., None]).flatten(1)
         same = torch.equal(twin.to(dtype), weight.dequantize(dtype))
-        for tiles in kernels.TILES:
-            found = kernels.multiply(x, weight, tiles=tiles)
+        for tiles in kernels.TILE_CONFIGS:
+            found = kernels.multiply(x, weight, config=tiles)
             error = (found - wanted).norm() / wanted.norm()
             alone = [
-                torch.equal(kernels.multiply(x[:rows], weight, tiles=tiles), found[:rows])
+                torch.equal(kernels.multiply(x[:rows], weight, config=tiles), found[:rows])
                 for rows in (1, 2, 7, 16, 17, 33)
             ]
             _say(
                 check=name,
                 dtype=str(dtype),
-                tiles=asdict(tiles),
+                config=asdict(tiles),
                 relative_error=float(error),
                 of_16_bit=float((x @ exact.T.to(dtype) - wanted).norm() / wanted.norm()),
                 rows_independent=all(alone),
@@ -138,7 +138,7 @@ def _measure(
     first = four_bit(plain)
     size = first.words.nbytes + first.scales.nbytes
     weights = [
-        FourBit(first.words.clone(), first.scales.clone(), first.code, first.values)
+        FourBitWeight(first.words.clone(), first.scales.clone(), first.code, first.values)
         for _ in range(_copies(size))
     ]
     plains = [plain.clone() for _ in range(_copies(plain.nbytes))]
@@ -148,9 +148,9 @@ def _measure(
         base = _microseconds([partial(nn.functional.linear, x, each) for each in plains])
         _say(**said, way="cublas", us=base, gb_s=plain.nbytes / base / 1e3)
         for number in chosen:
-            tiles = kernels.TILES[number]
+            tiles = kernels.TILE_CONFIGS[number]
             us = _microseconds(
-                [partial(kernels.multiply, x, each, tiles=tiles) for each in weights]
+                [partial(kernels.multiply, x, each, config=tiles) for each in weights]
             )
             _say(**said, way=f"tiles {number}", us=us, gb_s=size / us / 1e3, times=base / us)
         us = _microseconds([partial(_dequantized, x, each) for each in weights])
@@ -160,7 +160,7 @@ def _measure(
             _say(**said, way="bitsandbytes", us=us, times=base / us)
 
 
-def _dequantized(x: Tensor, weight: FourBit) -> Tensor:
+def _dequantized(x: Tensor, weight: FourBitWeight) -> Tensor:
     return nn.functional.linear(x, weight.dequantize(x.dtype))
 
 

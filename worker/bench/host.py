@@ -1,7 +1,7 @@
-"""How long a GPU would wait for the host: ``python -m worker.bench.host``.
+"""How long a GPU waits for the host: ``python -m worker.bench.host``.
 
-Whole jobs on an engine whose device is simulated (`worker.bench.simulated`). Each measurement is a line
-of JSON.
+It runs whole jobs on an engine with a simulated device (`worker.bench.simulated`), and prints a line of JSON
+for each measurement.
 """
 
 from __future__ import annotations
@@ -30,14 +30,26 @@ WARM_UP = 4
 
 
 def make(
-    tokenizer: PreTrainedTokenizerBase, slots: int, speed: Speed, *, context: int = CONTEXT
+    tokenizer: PreTrainedTokenizerBase,
+    max_num_seqs: int,
+    speed: Speed,
+    *,
+    max_model_len: int = CONTEXT,
 ) -> tuple[BatchingEngine, SimulatedRunner]:
     """Start an engine on a simulated device."""
     built = simulated.build(
-        tokenizer, slots=slots, context=context, adapters=len(Role), speed=speed
+        tokenizer,
+        max_num_seqs=max_num_seqs,
+        max_model_len=max_model_len,
+        num_adapters=len(Role),
+        speed=speed,
     )
-    engine = BatchingEngine.around(
-        built, tokenizer, names=[role.value for role in Role], ends=frozenset(), context=context
+    engine = BatchingEngine.from_runner(
+        built,
+        tokenizer,
+        adapter_names=[role.value for role in Role],
+        stop_token_ids=frozenset(),
+        max_model_len=max_model_len,
     )
     runner = built.runner
     assert isinstance(runner, SimulatedRunner)  # noqa: S101 (it was asked for)
@@ -53,13 +65,13 @@ def measure(
     question: int,
     speed: Speed,
 ) -> dict[str, Any]:
-    """Run jobs, and say how busy the device was.
+    """Run jobs, and measure how busy the device is.
 
     Args:
-        tokenizer: the texts'.
-        at_once: jobs at once.
-        rounds: so many times as many jobs run.
-        new: tokens of every stage.
+        tokenizer: encodes and decodes texts.
+        at_once: number of jobs that run at the same time.
+        rounds: total number of jobs, as a multiple of ``at_once``.
+        new: new tokens of every stage.
         question: tokens of a question.
         speed: the device's.
     """
@@ -84,7 +96,7 @@ def measure(
         "device_seconds": round(timeline.busy, 3),
         "busy": round(timeline.busy / found.seconds, 4),
         "steps": timeline.steps,
-        "not_recorded": timeline.laid_out,
+        "without_graph": timeline.without_graph,
         "waits": len(timeline.waits),
         "waited": round(sum(timeline.waits), 3),
         "longest_waits": [round(w, 4) for w in sorted(timeline.waits, reverse=True)[:6]],

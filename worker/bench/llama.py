@@ -36,8 +36,8 @@ class LlamaServer:
         model: Model,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        context: int,
-        slots: int,
+        max_model_len: int,
+        max_num_seqs: int,
     ) -> None:
         """Convert the model and start the server; return when it answers.
 
@@ -45,16 +45,16 @@ class LlamaServer:
             program: llama-server.
             model: a Mistral without a sliding window, and adapters on its projections.
             tokenizer: the base's.
-            context: tokens of prompt and output together.
-            slots: requests decoded at the same time.
+            max_model_len: maximum number of tokens of prompt and output together.
+            max_num_seqs: maximum number of requests that are decoded together.
 
         Raises:
             EngineError: the server does not start.
         """
-        self.context = context
-        self.slots = slots
+        self.max_model_len = max_model_len
+        self.max_num_seqs = max_num_seqs
         self._tokenizer = tokenizer
-        self._encode = Encoder(tokenizer, context)
+        self._encode = Encoder(tokenizer, max_model_len)
         self._adapters = list(model.adapters)
         self._folder = tempfile.TemporaryDirectory(prefix="helixq-llama-")
         folder = Path(self._folder.name)
@@ -62,7 +62,8 @@ class LlamaServer:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = int(probe.getsockname()[1])
         command += ["--host", "127.0.0.1", "--port", str(port), "--offline"]
-        command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
+        command += ["--parallel", str(max_num_seqs)]
+        command += ["--ctx-size", str(max_num_seqs * max_model_len)]
         self._log = folder / "server.log"
         with self._log.open("wb") as log:
             try:
@@ -85,11 +86,11 @@ class LlamaServer:
         Raises:
             EngineError: the server does not answer it.
         """
-        ids, limit = self._encode(request)
+        prompt_token_ids, max_output_tokens = self._encode(request)
         sampling = request.sampling
         body = {
-            "prompt": ids,
-            "n_predict": limit,
+            "prompt": prompt_token_ids,
+            "n_predict": max_output_tokens,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
@@ -106,15 +107,15 @@ class LlamaServer:
             raise EngineError(f"llama.cpp's server: {reply.status_code}: {reply.text}")
         tokens: list[int] = reply.json()["tokens"]
         generation = Generation(request)
-        cut = len(tokens) == limit
-        generation.end(
+        is_cut = len(tokens) == max_output_tokens
+        generation.finish(
             Completion(
                 text=str(self._tokenizer.decode(tokens, skip_special_tokens=True)),
                 deltas=[],
-                prompt_tokens=len(ids),
+                prompt_tokens=len(prompt_token_ids),
                 output_tokens=len(tokens),
-                finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
-                max_output_tokens=limit,
+                finish_reason=FinishReason.LENGTH if is_cut else FinishReason.STOP,
+                max_output_tokens=max_output_tokens,
                 first_token_at=None,
             )
         )

@@ -1,7 +1,7 @@
-"""A device that is simulated: it takes as long as a GPU might, and computes nothing.
+"""A simulated device: its steps take as long as a GPU's might, and compute nothing.
 
-What the host does for a GPU is measured on a machine that has none: everything around a step is the
-engine's own, and only its computation is a time in which the processor sleeps.
+It measures the host's work for a GPU on a machine without one: everything around a step is the engine's
+own, and the step itself is a sleep.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from worker.engine.batching.build import CHUNK, Built
-from worker.engine.batching.model_runner import Drawn
-from worker.engine.batching.paged_model_runner import PagedRunner
-from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.model_runner import ModelRunnerOutput
+from worker.engine.batching.paged_model_runner import PagedModelRunner
+from worker.engine.batching.runner_setup import MAX_NUM_BATCHED_TOKENS, RunnerSetup
+from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import Sequence
-from worker.engine.kv.block_manager import Blocks
+from worker.engine.kv.block_manager import BlockManager
 from worker.engine.kv.paged_cache import BLOCK_SIZE
-from worker.engine.threads import Sharing
+from worker.engine.threads import IntraOpThreads
 
-#: Tokens of a prompt's piece, as on a GPU.
-WORK_TOKENS = 16
+#: Tokens of a prefill tile, as on a GPU.
+TILE_TOKENS = 16
 #: Bytes as tokens, and what is no text: the first tokens of Llama's and Mistral's vocabularies.
 SPECIAL = ("<unk>", "<s>", "</s>")
 #: Sizes of the text that a tokenizer is learnt from.
 WORDS, TEXT = 60_000, 400_000
-#: More than Python's checksum takes while it holds the interpreter.
-FILLING = bytes(8192)
+#: Large enough that Python's checksum releases the GIL.
+BUFFER = bytes(8192)
 
 
 @dataclass(frozen=True)
@@ -45,35 +45,35 @@ class Speed:
     step: float = 7e-3
     prompt_token: float = 25e-6
     sequence: float = 30e-6
-    #: What the host computes to send off a kernel, or a recorded step, which is as little.
+    #: The host's time to launch a kernel or a CUDA graph.
     launch: float = 25e-6
-    #: Kernels of a step that is not recorded; of one that is, what goes before and after it.
+    #: Kernels of a step without a CUDA graph; launches of a step with one.
     kernels: int = 400
-    recorded: int = 12
-    #: By what the device is faster than that: 2 is as if the host were half as fast.
+    graph_launches: int = 12
+    #: Factor by which the device is faster: 2 is as if the host were half as fast.
     faster: float = 1.0
 
-    def of(self, plan: Plan) -> float:
-        """How long the device takes for a step."""
-        prompts = plan.prompt_tokens * self.prompt_token
-        return (self.step + prompts + len(plan.decoding) * self.sequence) / self.faster
+    def of(self, plan: SchedulerOutput) -> float:
+        """Return the device's time for a step, in seconds."""
+        prompts = plan.num_prefill_tokens * self.prompt_token
+        return (self.step + prompts + len(plan.decodes) * self.sequence) / self.faster
 
 
 @dataclass
 class Timeline:
-    """When a device was busy, as `time.monotonic` counts (seconds)."""
+    """When a device was busy, on the clock of `time.monotonic` (seconds)."""
 
     began: float = 0.0
     end: float = 0.0
     busy: float = 0.0
     steps: int = 0
-    #: How long it waited for each step that did not begin at once after another.
+    #: Idle time before each step that did not start right after another.
     waits: list[float] = field(default_factory=list)
-    #: Steps that were not recorded.
-    laid_out: int = 0
+    #: Steps without a CUDA graph.
+    without_graph: int = 0
 
     def add(self, seconds: float) -> float:
-        """Begin a step as soon as the device is free; return when it ends."""
+        """Start a step as soon as the device is free; return when it ends."""
         now = time.monotonic()
         if not self.steps:
             self.began = self.end = now
@@ -85,7 +85,7 @@ class Timeline:
         return self.end
 
     def stretch(self) -> float:
-        """Let the newest step end now at the earliest: its last kernel came only now."""
+        """Let the last step end now at the earliest: its last kernel was launched only now."""
         if (late := time.monotonic() - self.end) > 0:
             self.waits.append(late)
             self.end += late
@@ -93,95 +93,99 @@ class Timeline:
 
     @property
     def share(self) -> float:
-        """Of the time between the first step's begin and the last one's end, what it was busy."""
+        """Share of the time from the first step's start to the last one's end in which it was busy."""
         return self.busy / (self.end - self.began) if self.steps else 0.0
 
 
 @dataclass
-class Launched:
-    """A step that the simulated device computes."""
+class SimulatedStep:
+    """A step of the simulated device."""
 
-    drawing: list[Sequence]
-    tokens: list[int]
+    sampled_sequences: list[Sequence]
+    token_ids: list[int]
     end: float
 
-    def wait(self) -> Drawn:
-        """Sleep until it is over."""
+    def get_output(self) -> ModelRunnerOutput:
+        """Sleep until the step ends."""
         if (left := self.end - time.monotonic()) > 0:
-            time.sleep(left)  # it stands for the device's work
-        return Drawn(self.drawing, self.tokens, [True] * len(self.tokens))
+            time.sleep(left)  # stands for the device's work
+        return ModelRunnerOutput(
+            self.sampled_sequences, self.token_ids, [True] * len(self.token_ids)
+        )
 
 
-class SimulatedRunner(PagedRunner):
-    """Lays steps out as on CUDA; then a time passes, and tokens come from a hash."""
+class SimulatedRunner(PagedModelRunner):
+    """Prepares steps as on CUDA; then it waits for the step's time, and takes tokens from a hash."""
 
     def __init__(
         self,
-        memory: Blocks,
+        kv: BlockManager,
         words: Several[int],
         speed: Speed,
         *,
-        chunk: int,
-        recorded: bool = True,
+        max_num_batched_tokens: int,
+        graphs: bool = True,
     ) -> None:
         """
         Args:
-            memory: who holds which of the blocks that there would be.
-            words: the tokens that are drawn, all equally often.
+            kv: manages the blocks that a device would have.
+            words: the token ids that are sampled, all equally often.
             speed: the device's.
-            chunk: the most prompt tokens of a step.
-            recorded: whether steps are filled up to the shapes that a GPU has recorded.
+            max_num_batched_tokens: maximum number of tokens of a step with prefills.
+            graphs: whether steps are padded to the shapes of which a GPU has CUDA graphs.
         """
         super().__init__(
             _compute_nothing,
             _NoCache(),  # type: ignore[arg-type]  # nothing is computed, so nothing is kept
-            memory,
-            vocabulary=max(words) + 1,
+            kv,
+            vocab_size=max(words) + 1,
             ops=None,
-            work_tokens=WORK_TOKENS,
-            record=None,
+            tile_tokens=TILE_TOKENS,
+            capture=None,
         )
         self._words = np.array(words)
         self._speed = speed
         self._lock = threading.Lock()
         self.timeline = Timeline()
-        if recorded:
-            self._recordings = dict.fromkeys(self.shapes(chunk))  # type: ignore[assignment]  # not replayed
+        if graphs:
+            shapes = self.shapes_to_capture(max_num_batched_tokens)
+            self._graphs = dict.fromkeys(shapes)  # type: ignore[assignment]  # not replayed
 
     @property
-    def tokens_that_fit(self) -> int:
-        return self.memory.free * BLOCK_SIZE
+    def kv_cache_tokens(self) -> int:
+        return self.kv.num_free_blocks * BLOCK_SIZE
 
-    def launch(self, plan: Plan) -> Launched:  # type: ignore[override]  # another device's
-        self._send_changes()
-        shape, _, drawing, _ = self._lay_out(plan)
+    def launch(self, plan: SchedulerOutput) -> SimulatedStep:  # type: ignore[override]  # another device's
+        self._update_block_tables()
+        inputs = self._inputs.build(plan, self._graphs)
+        sampled, is_graph = inputs.sampled_sequences, inputs.shape in self._graphs
         speed = self._speed
         with self._lock:
             end = self.timeline.add(speed.of(plan))
-            self.timeline.laid_out += shape not in self._recordings
-        for _ in range(speed.recorded if shape in self._recordings else speed.kernels):
+            self.timeline.without_graph += not is_graph
+        for _ in range(speed.graph_launches if is_graph else speed.kernels):
             _busy(speed.launch)
-            zlib.crc32(FILLING)  # without the interpreter, as PyTorch and Triton launch
+            zlib.crc32(BUFFER)  # releases the GIL, as PyTorch and Triton do
         with self._lock:
             end = self.timeline.stretch()
-        drawn = [(s.generation.request.sampling.seed, len(s.tokens)) for s in drawing]
-        noise = np.array(drawn, dtype=np.uint64).reshape(-1, 2)
+        seeds = [(s.generation.request.sampling.seed, len(s.output_token_ids)) for s in sampled]
+        noise = np.array(seeds, dtype=np.uint64).reshape(-1, 2)
         mixed = (noise[:, 0] * np.uint64(0x9E3779B97F4A7C15)) ^ (
             (noise[:, 1] + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
         )
         mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
-        tokens = self._words[(mixed >> np.uint64(33)) % np.uint64(len(self._words))].tolist()
-        return Launched(drawing, tokens, end)
+        token_ids = self._words[(mixed >> np.uint64(33)) % np.uint64(len(self._words))].tolist()
+        return SimulatedStep(sampled, token_ids, end)
 
-    def score(self, plan: Plan) -> Tensor:
-        """Return scores that are all the same: nothing is computed."""
-        return torch.zeros(len(plan.sequences), self._vocabulary)
+    def compute_logits(self, plan: SchedulerOutput) -> Tensor:
+        """Return zeros: nothing is computed."""
+        return torch.zeros(len(plan.sequences), self._vocab_size)
 
     def restart(self) -> Timeline:
-        """Return what the device did so far, and begin anew."""
+        """Return the timeline so far, and start a new one."""
         with self._lock:
-            found, self.timeline = self.timeline, Timeline()
-        return found
+            timeline, self.timeline = self.timeline, Timeline()
+        return timeline
 
 
 class _NoCache:
@@ -189,7 +193,7 @@ class _NoCache:
 
     device = torch.device("cpu")
     block_size = BLOCK_SIZE
-    blocks = 1
+    num_blocks = 1
 
 
 def _compute_nothing(*_: object) -> Tensor:
@@ -203,26 +207,35 @@ def _busy(seconds: float) -> None:
 
 
 def build(
-    tokenizer: PreTrainedTokenizerBase, *, slots: int, context: int, adapters: int, speed: Speed
-) -> Built:
-    """Make a simulated device for an engine.
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_num_seqs: int,
+    max_model_len: int,
+    num_adapters: int,
+    speed: Speed,
+) -> RunnerSetup:
+    """Build a model runner on a simulated device.
 
     Args:
-        tokenizer: of the texts that are drawn.
-        slots: sequences at once.
-        context: tokens of a sequence at most; all slots have room for as many.
-        adapters: how many.
+        tokenizer: of the texts that are sampled.
+        max_num_seqs: maximum number of running sequences.
+        max_model_len: maximum number of tokens of a sequence; all running ones fit at that length.
+        num_adapters: number of adapters.
         speed: the device's.
     """
-    chunk = CHUNK["cuda"]
-    blocks = slots * -(-context // BLOCK_SIZE) + 2
-    memory = Blocks(
-        blocks, BLOCK_SIZE, rows=max(slots, adapters), context=context, adapters=range(adapters)
+    max_num_batched_tokens = MAX_NUM_BATCHED_TOKENS["cuda"]
+    kv = BlockManager(
+        max_num_seqs * -(-max_model_len // BLOCK_SIZE) + 2,
+        BLOCK_SIZE,
+        num_rows=max(max_num_seqs, num_adapters),
+        max_model_len=max_model_len,
+        adapter_keys=range(num_adapters),
     )
     special = set(tokenizer.all_special_ids)
     words = [i for i in range(len(tokenizer)) if i not in special]
-    runner = SimulatedRunner(memory, words, speed, chunk=chunk)
-    return Built(runner, slots, chunk, Sharing(small=False), torch.device("cpu"))
+    runner = SimulatedRunner(kv, words, speed, max_num_batched_tokens=max_num_batched_tokens)
+    threads = IntraOpThreads(small_model=False)
+    return RunnerSetup(runner, max_num_seqs, max_num_batched_tokens, threads, torch.device("cpu"))
 
 
 def tokenizer_of(size: int, seed: int = 0) -> PreTrainedTokenizerFast:

@@ -175,7 +175,7 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
             f"{longest} tokens at most"
         )
     context = settings.max_context or int(longest)
-    if context < probe.LENGTH:
+    if context < probe.NUM_TOKENS:
         raise CheckpointError(
             f"A context of {context} tokens has no room for a question; set HELIXQ_MAX_CONTEXT, or give "
             "a base that takes more"

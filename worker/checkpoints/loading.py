@@ -19,7 +19,7 @@ from worker.checkpoints.discovery import Checkpoint, Checkpoints
 from worker.checkpoints.errors import CheckpointError, explained
 from worker.engine import probe, role_models
 from worker.engine.models import registry
-from worker.engine.tokenization.stop_tokens import settle
+from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 from worker.lora import LoraError
 from worker.lora.adapter import (
     Adapter,
@@ -53,7 +53,7 @@ def unbatchable(checkpoints: Checkpoints) -> list[str]:
     Raises:
         CheckpointError: an adapter is damaged, or of a kind that cannot be served at all.
     """
-    reasons = registry.unbatchable(checkpoints.config, checkpoints.context)
+    reasons = registry.unsupported_reasons(checkpoints.config, checkpoints.context)
     for role, adapter in checkpoints.adapters.items():
         found = _open(role, adapter)
         said = refusals(found.config, found.tensors.entries)
@@ -100,8 +100,8 @@ def _load(checkpoints: Checkpoints, base: Any) -> Loaded:
                 f"give one that was made for the base model {checkpoints.base.name} in HELIXQ_ADAPTERS",
             ),
         ):
-            model, changed = role_models.adapted(base, adapter.path, role.value)
-            scores = probe.score(model, role.value, probe.tokens(checkpoints.config))
+            model, changed = role_models.load_adapter(base, adapter.path, role.value)
+            scores = probe.peft_logits(model, role.value, probe.probe_token_ids(checkpoints.config))
         found.models[role.value], found.changed[role.value] = model, changed
         found.scores[role.value] = scores
         if changed:
@@ -146,8 +146,8 @@ def _load_base(checkpoints: Checkpoints) -> Any:
         with phase(f"checking the numbers of the base model {base.name}"):
             _check_finite(model, base.path)
         # What is wrong with the base should not be said of the first adapter.
-        settle(model, checkpoints.tokenizer)
-        probe.try_out(model, probe.tokens(checkpoints.config))
+        resolve_stop_tokens(model, checkpoints.tokenizer)
+        probe.dummy_run(model, probe.probe_token_ids(checkpoints.config))
     return model
 
 

@@ -1,4 +1,4 @@
-"""Turns prompts into text. Needs torch, transformers and peft alone.
+"""Turns prompts into text. Needs torch, transformers and PEFT alone.
 
-`interface` is what the worker talks to; each other module is one way to serve it.
+`interface` is what a caller uses. `batching.engine` and `reference` implement it.
 """

@@ -1,4 +1,4 @@
-"""What the worker asks of an engine: submit a prompt, read tokens as they come, cancel."""
+"""The interface of an engine: submit a prompt, read text as it is generated, cancel."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from jobs.pipeline import Role, Sampling
 class FinishReason(StrEnum):
     """Why a generation ended."""
 
-    #: The model ended its text (EOS).
+    #: The model generated a stop token (EOS).
     STOP = "stop"
-    #: The token limit was reached.
+    #: ``max_output_tokens`` was reached.
     LENGTH = "length"
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
 
 
 class EngineError(Exception):
-    """A request cannot be served; the others go on."""
+    """A request cannot be served. Other requests are not affected."""
 
 
 class ContextExceededError(EngineError):
@@ -38,82 +38,82 @@ class Request:
     role: Role
     prompt: str
     sampling: Sampling
-    #: When to stop at the latest, as `time.monotonic` counts (seconds).
+    #: Latest time to stop, on the clock of `time.monotonic` (seconds).
     deadline: float = math.inf
-    #: Requests with a higher one get a free slot first.
+    #: Requests with a higher priority are scheduled first.
     priority: int = 0
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a request gave, also when it was cancelled half way."""
+    """The result of a request, complete or cut short by a cancel or a deadline."""
 
-    #: The new tokens decoded with special tokens skipped, and nothing stripped.
+    #: The new tokens, decoded without special tokens; no whitespace is stripped.
     text: str
-    #: ``text`` in the pieces it was streamed in.
+    #: ``text`` in the pieces in which it was streamed.
     deltas: list[str]
     prompt_tokens: int
-    #: New tokens, the one that ends the text included.
+    #: New tokens, a stop token included.
     output_tokens: int
     finish_reason: FinishReason
-    #: The limit that applied: the request's, or less where the context left less room.
+    #: The limit that applied: the request's, or a smaller one where the context leaves less.
     max_output_tokens: int
-    #: When the first new token was there, as `time.monotonic` counts (seconds).
+    #: Time of the first new token on the clock of `time.monotonic` (seconds); None without one.
     first_token_at: float | None
 
 
 class Generation:
-    """A submitted request. The engine feeds it its text; any thread may read or cancel.
+    """A submitted request. The engine adds text; any thread may read or cancel.
 
-    ``for delta in generation`` yields pieces of text as they come and ends with the
-    generation; `since` does not wait for them; `result` gives the whole.
+    ``for delta in generation`` yields deltas as they are generated and stops at the end. `deltas_from`
+    does not block. `result` waits for the end.
     """
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self._deltas: list[str] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._cancelled = threading.Event()
-        # Apart from the news: who waits for the end is not woken by every piece.
-        self._ended = threading.Event()
+        # Not part of the condition: a thread that waits for the end is not woken by every delta.
+        self._finished = threading.Event()
         self._outcome: Completion | EngineError | None = None
 
     def __iter__(self) -> Iterator[str]:
-        read = 0
-        while new := self._after(read):
-            yield from new
-            read += len(new)
+        start = 0
+        while deltas := self._wait_for_deltas(start):
+            yield from deltas
+            start += len(deltas)
 
-    def _after(self, read: int) -> list[str]:
-        """Wait for pieces after the first ``read``; none come after the end."""
-        with self._news:
-            self._news.wait_for(lambda: len(self._deltas) > read or self._ended.is_set())
-            return self.since(read)
+    def _wait_for_deltas(self, start: int) -> list[str]:
+        """Block until there are deltas from index ``start`` on; return none after the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._deltas) > start or self._finished.is_set())
+            return self.deltas_from(start)
 
-    def since(self, read: int) -> list[str]:
-        """Return the pieces of text so far but for the first ``read``."""
-        return self._deltas[read:]
+    def deltas_from(self, start: int) -> list[str]:
+        """Return the deltas so far from index ``start`` on, without blocking."""
+        return self._deltas[start:]
 
     @property
-    def ended(self) -> bool:
-        """Whether all of the text is there."""
-        return self._ended.is_set()
+    def finished(self) -> bool:
+        """Whether the text is complete."""
+        return self._finished.is_set()
 
     def cancel(self) -> None:
-        """Ask the engine to stop; it does so within one decode step."""
+        """Ask the engine to stop. It does so within one decode step."""
         self._cancelled.set()
 
     def result(self, timeout: float | None = None) -> Completion:
-        """Wait for the end and return what was generated.
+        """Wait for the end and return the completion.
 
         Args:
-            timeout: the most seconds to wait.
+            timeout: seconds to wait; forever if None.
 
         Raises:
             EngineError: the request failed.
-            TimeoutError: it has not ended in time.
+            TimeoutError: the request has not ended in time.
         """
-        if not self._ended.wait(timeout):
+        if not self._finished.wait(timeout):
             raise TimeoutError("the generation has not ended yet")
         if isinstance(self._outcome, EngineError):
             raise self._outcome
@@ -128,37 +128,38 @@ class Generation:
         return self._cancelled.is_set()
 
     def emit(self, delta: str) -> None:
-        """Hand on the next piece of text."""
-        with self._news:
+        """Append the next piece of text."""
+        with self._changed:
             self._deltas.append(delta)
-            self._news.notify_all()
+            self._changed.notify_all()
 
-    def end(self, outcome: Completion | EngineError) -> None:
-        """Finish the generation, once."""
+    def finish(self, outcome: Completion | EngineError) -> None:
+        """End the generation. Called once."""
         self._outcome = outcome
-        self._ended.set()
-        with self._news:
-            self._news.notify_all()
+        self._finished.set()
+        with self._changed:
+            self._changed.notify_all()
 
 
 class Engine(Protocol):
-    """A model with its adapters, ready to generate."""
+    """A base model with adapters, ready to generate."""
 
-    #: The name that histories show.
+    #: The name that histories record.
     name: str
-    #: Requests that are decoded at the same time; more wait their turn.
-    slots: int
-    #: Tokens of prompt and output together.
-    context: int
+    #: Maximum number of requests that are decoded together; others wait.
+    max_num_seqs: int
+    #: Maximum number of tokens of prompt and output together.
+    max_model_len: int
 
     def submit(self, request: Request) -> Generation:
         """Queue a request.
 
         Raises:
             ContextExceededError: the prompt does not fit.
+            EngineError: the prompt has no tokens.
         """
         ...
 
     def close(self) -> None:
-        """Cancel what runs, and stop."""
+        """Cancel running requests, and stop."""
         ...

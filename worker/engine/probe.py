@@ -1,8 +1,8 @@
-"""Proves at the start that an engine computes each role's scores as PEFT does alone.
+"""Checks at start-up that an engine computes each role's logits as PEFT does alone.
 
-Adapters come in kinds that nobody has thought of, and models in kinds that were never tried with an
-engine. So a few tokens are scored by PEFT, right after a role's adapter was loaded and before the next one
-is, and by the engine, all roles in one step, once everything is there.
+There are kinds of adapters and models that nobody tried with an engine. So PEFT computes the logits of a few
+tokens, right after a role's adapter is loaded and before the next one is, and the engine computes them for
+all roles in one step, once everything is loaded.
 """
 
 from __future__ import annotations
@@ -14,98 +14,98 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-#: Tokens that are scored: what follows the last two is compared, of a prompt and of a decoded token.
-LENGTH = 12
-#: The most that scores of the same program may be off, as a share of their spread over the vocabulary.
-SAME = 1e-3
-#: The most that those of another engine may be off: it rounds sums in another order. What that makes was
-#: measured, and so was what faults make (docs/architecture.md).
+#: Number of probe tokens. The logits after the last two are compared, of a prefill and of a decode.
+NUM_TOKENS = 12
+#: Maximum relative difference of logits of the same program.
+REFERENCE_TOLERANCE = 1e-3
+#: Maximum relative difference of another engine's logits, whose sums are rounded in another order. What
+#: rounding causes was measured, and so was what faults cause (docs/architecture.md).
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
 class ProbeError(Exception):
-    """An engine does not compute an adapter as PEFT does; the message says why ("its scores …")."""
+    """An engine does not compute an adapter as PEFT does. The message says why ("its logits …")."""
 
-    def __init__(self, name: str, message: str) -> None:
+    def __init__(self, adapter_name: str, message: str) -> None:
         super().__init__(message)
-        #: The adapter's.
-        self.name = name
+        self.adapter_name = adapter_name
 
 
-def tokens(config: Any) -> list[int]:
-    """Choose tokens from all over a model's vocabulary, always the same ones.
+def probe_token_ids(config: Any) -> list[int]:
+    """Return token ids from all over a model's vocabulary, always the same ones.
 
     Args:
         config: transformers' configuration of the model.
     """
-    vocabulary = config.get_text_config().vocab_size
-    return [(1 + i * 7919) % vocabulary for i in range(LENGTH)]
+    vocab_size = config.get_text_config().vocab_size
+    return [(1 + i * 7919) % vocab_size for i in range(NUM_TOKENS)]
 
 
-def try_out(model: Any, ids: list[int]) -> None:
-    """Let a base write two tokens, without adapters: whatever it raises is not about one of these.
+def dummy_run(model: Any, token_ids: list[int]) -> None:
+    """Generate two tokens with a base without adapters: an error is then the base's.
 
     Args:
         model: a causal language model of transformers.
-        ids: the probe's tokens.
+        token_ids: the prompt.
     """
-    prompt = torch.tensor([ids], device=model.device)
-    mask = torch.ones_like(prompt)
-    model.generate(input_ids=prompt, attention_mask=mask, max_new_tokens=2, do_sample=False)
+    input_ids = torch.tensor([token_ids], device=model.device)
+    mask = torch.ones_like(input_ids)
+    model.generate(input_ids=input_ids, attention_mask=mask, max_new_tokens=2, do_sample=False)
 
 
 @torch.no_grad()
-def score(model: PeftModel, name: str, ids: list[int]) -> Tensor:
-    """Score tokens with one adapter.
+def peft_logits(model: PeftModel, adapter_name: str, token_ids: list[int]) -> Tensor:
+    """Compute logits with one adapter.
 
     Returns:
-        what may follow the last two, (2, vocabulary), float32 on the CPU.
+        the logits after the last two tokens, (2, vocabulary), float32 on the CPU.
     """
-    model.set_adapter(name)
-    prompt = torch.tensor([ids], device=model.device)
-    logits: Tensor = model(input_ids=prompt, use_cache=False).logits[0, -2:]
+    model.set_adapter(adapter_name)
+    input_ids = torch.tensor([token_ids], device=model.device)
+    logits: Tensor = model(input_ids=input_ids, use_cache=False).logits[0, -2:]
     return logits.float().cpu()
 
 
-def difference(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference of two rows of scores, as a share of the wanted one's spread.
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of rows of logits, as a share of the expected row's spread.
 
-    What is added to all scores of a row counts for nothing: no text depends on it.
+    A constant that is added to a row does not count: no text depends on it.
     """
-    found, wanted = (x - x.mean(dim=-1, keepdim=True) for x in (found, wanted))
-    return float(((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max())
+    actual, expected = (x - x.mean(dim=-1, keepdim=True) for x in (actual, expected))
+    return float(((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
 def check(
-    found: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
+    actual: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
-    """Hold an engine's scores against PEFT's.
+    """Compare an engine's logits with PEFT's.
 
     Args:
-        found: by the roles' names, as `score` returns them.
-        wanted: PEFT's of each alone.
-        dtype: what they were computed in.
-        tolerance: the most that they may be off, as `difference` counts.
+        actual: the engine's by role name, as `peft_logits` returns them.
+        expected: PEFT's, of each role alone.
+        dtype: in which they were computed.
+        tolerance: maximum `relative_difference`.
 
     Raises:
-        ProbeError: they differ by more than rounding does, or are no numbers.
+        ProbeError: they differ by more than rounding explains, or are not finite.
     """
-    for name, scores in wanted.items():
-        if not scores.isfinite().all():
+    for adapter_name, logits in expected.items():
+        if not logits.isfinite().all():
             raise ProbeError(
-                name,
-                f"its scores are not numbers (NaN or infinite) in {_name(dtype)}; try another "
+                adapter_name,
+                f"its logits are not finite (NaN or infinite) in {_name(dtype)}; try another "
                 "HELIXQ_DTYPE",
             )
-        off = difference(found[name], scores)
-        if not off <= tolerance:
+        difference = relative_difference(actual[adapter_name], logits)
+        if not difference <= tolerance:
             raise ProbeError(
-                name,
-                f"its scores differ from those of PEFT alone by {off:.2g} of their spread, "
-                f"more than the {tolerance:g} that rounding explains in {_name(dtype)}; give another adapter or base",
+                adapter_name,
+                f"its logits differ from those of PEFT alone by {difference:.2g} of their spread, more "
+                f"than the {tolerance:g} that rounding explains in {_name(dtype)}; give another adapter "
+                "or base",
             )
 
 

@@ -1,7 +1,7 @@
-"""The model card's program as an engine: one sequence at a time, `generate` with the role's adapter.
+"""The reference engine: the model card's program, one sequence at a time with PEFT and `generate`.
 
-The yardstick for every other engine's correctness and speed, and the one that serves
-adapters which nothing faster can.
+Other engines are compared with it, in correctness and in speed, and it serves adapters that they do not
+support.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from worker.engine import probe
-from worker.engine.batching.sampler import LEAST_TEMPERATURE
+from worker.engine.batching.sampler import MIN_TEMPERATURE
 from worker.engine.interface import (
     Completion,
     EngineError,
@@ -29,19 +29,19 @@ from worker.engine.interface import (
 )
 from worker.engine.tokenization.detokenizer import Detokenizer
 from worker.engine.tokenization.encoder import Encoder
-from worker.engine.tokenization.stop_tokens import settle
+from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 
 log = logging.getLogger(__name__)
 
 
-class _EveryToken(StoppingCriteria):
-    """Looks at each new token: streams its text, and stops on cancel and deadline."""
+class _StreamAndStop(StoppingCriteria):
+    """Streams the text of each new token, and stops on a cancel or the deadline."""
 
     def __init__(self, generation: Generation, detokenizer: Detokenizer) -> None:
         self._generation = generation
         self._detokenizer = detokenizer
         self.first_token_at: float | None = None
-        self.stopped: FinishReason | None = None
+        self.stop_reason: FinishReason | None = None
 
     def __call__(
         self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any
@@ -52,48 +52,52 @@ class _EveryToken(StoppingCriteria):
         if delta := self._detokenizer.push(int(input_ids[0, -1])):
             self._generation.emit(delta)
         if self._generation.cancelled:
-            self.stopped = FinishReason.CANCELLED
+            self.stop_reason = FinishReason.CANCELLED
         elif time.monotonic() >= self._generation.request.deadline:
-            self.stopped = FinishReason.DEADLINE
-        return torch.tensor([self.stopped is not None], device=input_ids.device)  # type: ignore[return-value]  # torch types its factories as Tensor
+            self.stop_reason = FinishReason.DEADLINE
+        return torch.tensor([self.stop_reason is not None], device=input_ids.device)  # type: ignore[return-value]  # torch types its factories as Tensor
 
 
 class ReferenceEngine:
-    """Serves requests one after another on a thread of its own."""
+    """Serves requests one after another, on a thread of its own."""
 
     name = "reference"
-    slots = 1
+    max_num_seqs = 1
 
     def __init__(
-        self, models: Mapping[str, PeftModel], tokenizer: PreTrainedTokenizerBase, *, context: int
+        self,
+        models: Mapping[str, PeftModel],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_model_len: int,
     ) -> None:
         """Start the engine.
 
         Args:
-            models: by the roles' names, each with an adapter of that name loaded.
+            models: by role name, each with an adapter of that name loaded.
             tokenizer: the base's.
-            context: tokens of prompt and output together, at most the model's own limit.
+            max_model_len: maximum number of tokens of prompt and output, at most the model's own limit.
         """
-        self.context = context
+        self.max_model_len = max_model_len
         self._models = dict(models)
         first, *others = models.values()
-        self._ends = settle(first, tokenizer)
+        self._stop_token_ids = resolve_stop_tokens(first, tokenizer)
         for model in others:  # all have the base's
             model.generation_config = first.generation_config
         self._tokenizer = tokenizer
-        self._encode = Encoder(tokenizer, context)
+        self._encode = Encoder(tokenizer, max_model_len)
         self._waiting: queue.SimpleQueue[tuple[Generation, list[int], int] | None] = (
             queue.SimpleQueue()
         )
         self._closed = threading.Event()
         self._current: Generation | None = None
-        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> Generation:
-        ids, limit = self._encode(request)
+        prompt_token_ids, max_output_tokens = self._encode(request)
         generation = Generation(request)
-        self._waiting.put((generation, ids, limit))
+        self._waiting.put((generation, prompt_token_ids, max_output_tokens))
         return generation
 
     def close(self) -> None:
@@ -103,31 +107,35 @@ class ReferenceEngine:
         self._waiting.put(None)
         self._thread.join()
 
-    def score(self, ids: list[int]) -> dict[str, Tensor]:
-        """Score tokens with each role's model; as the batching engine's."""
-        return {name: probe.score(model, name, ids) for name, model in self._models.items()}
+    def compute_logits(self, token_ids: list[int]) -> dict[str, Tensor]:
+        """Compute logits with each role's model; as `BatchingEngine.compute_logits`."""
+        return {
+            name: probe.peft_logits(model, name, token_ids) for name, model in self._models.items()
+        }
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while (item := self._waiting.get()) is not None:
-            generation, ids, limit = item
+            generation, prompt_token_ids, max_output_tokens = item
             self._current = generation
             if self._closed.is_set():
-                generation.end(EngineError("the engine was closed"))
+                generation.finish(EngineError("the engine was closed"))
                 continue
             try:
-                generation.end(self._generate(generation, ids, limit))
+                generation.finish(self._generate(generation, prompt_token_ids, max_output_tokens))
             except Exception as error:  # whatever it is, only this request fails
                 log.exception("a request failed")
-                generation.end(EngineError(f"{type(error).__name__}: {error}"))
+                generation.finish(EngineError(f"{type(error).__name__}: {error}"))
 
     @torch.inference_mode()
-    def _generate(self, generation: Generation, ids: list[int], limit: int) -> Completion:
+    def _generate(
+        self, generation: Generation, prompt_token_ids: list[int], max_output_tokens: int
+    ) -> Completion:
         sampling = generation.request.sampling
         detokenizer = Detokenizer(self._tokenizer)
-        watch = _EveryToken(generation, detokenizer)
+        criterion = _StreamAndStop(generation, detokenizer)
         if generation.cancelled or time.monotonic() >= generation.request.deadline:
-            # It waited too long: not a single step.
-            watch.stopped = (
+            # It waited too long: compute nothing.
+            criterion.stop_reason = (
                 FinishReason.CANCELLED if generation.cancelled else FinishReason.DEADLINE
             )
         else:
@@ -135,28 +143,28 @@ class ReferenceEngine:
             model = self._models[role]
             model.set_adapter(role)
             torch.manual_seed(sampling.seed)
-            prompt = torch.tensor([ids], device=model.device)
-            drawing: dict[str, Any] = {"do_sample": False, "temperature": None}
-            drawing |= {"top_k": None, "top_p": None}
-            if sampling.temperature >= LEAST_TEMPERATURE:
-                drawing = {
+            input_ids = torch.tensor([prompt_token_ids], device=model.device)
+            options: dict[str, Any] = {"do_sample": False, "temperature": None}
+            options |= {"top_k": None, "top_p": None}
+            if sampling.temperature >= MIN_TEMPERATURE:
+                options = {
                     "do_sample": True,
                     "temperature": sampling.temperature,
                     "top_k": sampling.top_k,
                     "top_p": sampling.top_p,
                 }
             model.generate(  # type: ignore[no-untyped-call]  # peft has no types there
-                input_ids=prompt,
+                input_ids=input_ids,
                 # The card passes none, which means the same and warns.
-                attention_mask=torch.ones_like(prompt),
+                attention_mask=torch.ones_like(input_ids),
                 # The card's max_length=length + 1024; a limit in the base's own generation
                 # config would override that one.
-                max_new_tokens=limit,
+                max_new_tokens=max_output_tokens,
                 use_cache=True,
                 num_return_sequences=1,
                 pad_token_id=self._tokenizer.eos_token_id,
-                stopping_criteria=[watch],
-                **drawing,
+                stopping_criteria=[criterion],
+                **options,
             )
         text, rest = detokenizer.finish()
         if rest:
@@ -164,14 +172,16 @@ class ReferenceEngine:
         return Completion(
             text=text,
             deltas=detokenizer.deltas,
-            prompt_tokens=len(ids),
-            output_tokens=len(detokenizer.ids),
-            finish_reason=self._reason(detokenizer.ids, watch.stopped),
-            max_output_tokens=limit,
-            first_token_at=watch.first_token_at,
+            prompt_tokens=len(prompt_token_ids),
+            output_tokens=len(detokenizer.token_ids),
+            finish_reason=self._finish_reason(detokenizer.token_ids, criterion.stop_reason),
+            max_output_tokens=max_output_tokens,
+            first_token_at=criterion.first_token_at,
         )
 
-    def _reason(self, ids: list[int], stopped: FinishReason | None) -> FinishReason:
-        if ids and ids[-1] in self._ends:
+    def _finish_reason(
+        self, token_ids: list[int], stop_reason: FinishReason | None
+    ) -> FinishReason:
+        if token_ids and token_ids[-1] in self._stop_token_ids:
             return FinishReason.STOP
-        return stopped or FinishReason.LENGTH
+        return stop_reason or FinishReason.LENGTH

@@ -1,14 +1,14 @@
-"""A model for each role: PEFT alone on a base of its own, whose memory the roles share.
+"""Loads a PEFT model for each role, on bases that share memory.
 
-Adapters of one model are not independent in PEFT. Some change the base's weights as they load (PiSSA,
-OLoRA; files with whole embeddings or trained biases), and then every other adapter is computed on what
-they left. So each role gets modules of its own around the same tensors. PyTorch copies a tensor when it is
-first written to (`Tensor._lazy_clone`): whatever an adapter does to its base, it does to its own copy, and
-what it leaves alone is in memory once.
+Adapters of one PEFT model are not independent. Some change the base's weights when they are loaded (PiSSA,
+OLoRA; files with whole embeddings or trained biases), and every other adapter would be computed on the
+changed weights. So each role gets modules of its own around the same tensors. PyTorch copies a tensor when
+it is first written to (`Tensor._lazy_clone`): an adapter changes its own copy of the base, and what it does
+not change is in memory once.
 
-`_lazy_clone` and `_data_address` are not PyTorch's public interface, which has nothing of the kind: files that
-are mapped for copying on write exist on a CPU alone, and version counters miss what is written through `data`.
-A PyTorch without them works too. It copies the whole base for the time that an adapter loads, and compares.
+`_lazy_clone` and `_data_address` are not public, and PyTorch has no public equivalent: copy-on-write mappings
+of files exist on a CPU alone, and version counters miss what is written through `data`. With a PyTorch
+without them, the whole base is copied while an adapter loads, and compared afterwards.
 """
 
 from __future__ import annotations
@@ -32,66 +32,66 @@ _CLONE: Any = getattr(Tensor, "_lazy_clone", None)
 _ADDRESS: Any = getattr(torch._C, "_data_address", None) if _CLONE else None
 
 
-def adapted(base: nn.Module, folder: Path, name: str) -> tuple[PeftModel, list[str]]:
-    """Load an adapter on a base of its own. Memory: the adapter, and what it changes of the base.
+def load_adapter(base: nn.Module, folder: Path, adapter_name: str) -> tuple[PeftModel, list[str]]:
+    """Load an adapter on a base of its own. It takes memory for the adapter and for changed tensors.
 
     Args:
         base: a model of transformers. It stays as it is, whatever the adapter does.
         folder: the adapter's.
-        name: what to call the adapter.
+        adapter_name: the name of the adapter in PEFT.
 
     Returns:
-        PEFT's model, and the names of the base's tensors that it has changed copies of.
+        the PEFT model, and the names of the base's tensors of which it has changed copies.
 
     Raises:
-        ValueError: a tensor of the file has no place in the base, or a place has no tensor.
+        ValueError: a tensor of the file has no place in the base, or the base lacks one.
         Exception: whatever PEFT raises on a bad adapter.
     """
-    own, tensors = _copied(base)
-    with warnings.catch_warnings(record=True) as said:
+    own_base, pairs = _copy_on_write(base)
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             # Without autocast_adapter_dtype=False, PEFT would turn half precision into fp32.
             model = PeftModel.from_pretrained(
-                own, folder, adapter_name=name, autocast_adapter_dtype=False
+                own_base, folder, adapter_name=adapter_name, autocast_adapter_dtype=False
             )
         except KeyError as error:
             raise ValueError(f"it has no {error.args[0]}, which the base needs") from error
-        with _ranks_as_they_are(model.peft_config[name]):
-            _check(model, folder, name)
-    for warning in said:
+        with _keep_adalora_ranks(model.peft_config[adapter_name]):
+            _check_tensors(model, folder, adapter_name)
+    for warning in caught:
         if not issubclass(warning.category, FutureWarning | DeprecationWarning):
-            log.warning("PEFT says of the %s adapter: %s", name, warning.message)
+            log.warning("PEFT warns of the %s adapter: %s", adapter_name, warning.message)
     names = {id(tensor): name for name, tensor in _tensors(base).items()}
-    present = {id(tensor) for tensor in _tensors(model).values()}
+    in_use = {id(tensor) for tensor in _tensors(model).values()}
     changed = []
-    for theirs, ours in tensors:
-        if id(ours) in present and _same(theirs, ours):
-            ours.data = theirs.data
+    for original, own in pairs:
+        if id(own) in in_use and _is_equal(original, own):
+            own.data = original.data
         else:
-            changed.append(names[id(theirs)])
+            changed.append(names[id(original)])
     return model.eval(), changed
 
 
-def _copied(base: nn.Module) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
+def _copy_on_write(base: nn.Module) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
     """Copy a model's modules; its tensors are copied when they are first written to.
 
     Returns:
-        the copy, and the base's tensors beside those of the copy.
+        the copy, and pairs of the base's tensors and those of the copy.
     """
     memo: dict[int, Any] = {}
     pairs: list[tuple[Tensor, Tensor]] = []
     for tensor in _tensors(base).values():
-        ours = _lazy_clone(tensor)
+        own = _lazy_clone(tensor)
         if isinstance(tensor, nn.Parameter):
-            # Of a quantised parameter too, whose type and further state stay.
-            data, ours = ours, copy.copy(tensor)
-            ours.requires_grad_(False)
-            ours.data = data
+            # A quantised parameter, too, keeps its type and its other state.
+            data, own = own, copy.copy(tensor)
+            own.requires_grad_(False)
+            own.data = data
             if (state := getattr(tensor, "quant_state", None)) is not None:
                 memo[id(state)] = state
-        memo[id(tensor)] = ours
-        pairs.append((tensor, ours))
+        memo[id(tensor)] = own
+        pairs.append((tensor, own))
     return copy.deepcopy(base, memo), pairs
 
 
@@ -106,29 +106,29 @@ def _lazy_clone(tensor: Tensor) -> Tensor:
     if _CLONE is None:
         return tensor.detach().clone()
     try:
-        found: Tensor = _CLONE(tensor.detach())
+        clone: Tensor = _CLONE(tensor.detach())
     except RuntimeError:
-        # Memory that is not PyTorch's own, as a mapped file, has to be copied first, once.
+        # Memory that PyTorch does not own, such as a mapped file, must be copied once.
         tensor.data = tensor.data.clone()
-        found = _CLONE(tensor.detach())
-    return found
+        clone = _CLONE(tensor.detach())
+    return clone
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _is_equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return _address(one) == _address(other) or torch.equal(one, other)
 
 
 def _address(tensor: Tensor) -> int:
-    """Return where a tensor's values are, without making a lazy clone's copy."""
-    # `data_ptr` might be used to write, so it makes the copy; without lazy clones there is none to make.
+    """Return the address of a tensor's values, without triggering a lazy clone's copy."""
+    # `data_ptr` may be used to write, so it triggers the copy. Without lazy clones there is none.
     return int((_ADDRESS or Tensor.data_ptr)(tensor))
 
 
 @contextmanager
-def _ranks_as_they_are(config: Any) -> Iterator[None]:
-    """Keep PEFT from cutting an AdaLoRA's ranks down to its pattern a second time."""
+def _keep_adalora_ranks(config: Any) -> Iterator[None]:
+    """Keep PEFT from pruning an AdaLoRA's ranks to its rank pattern a second time."""
     pattern = getattr(config, "rank_pattern", None)
     if config.peft_type == "ADALORA":
         config.rank_pattern = None
@@ -137,32 +137,38 @@ def _ranks_as_they_are(config: Any) -> Iterator[None]:
         config.rank_pattern = pattern
 
 
-def _check(model: PeftModel, folder: Path, name: str) -> None:
-    """Make sure that every tensor of the file found its place, and every place its tensor."""
-    if model.peft_config[name].is_prompt_learning:
+def _check_tensors(model: PeftModel, folder: Path, adapter_name: str) -> None:
+    """Check that every tensor of the file was loaded, and that the file has every tensor it should.
+
+    Raises:
+        ValueError: one is missing, or has no place in the base.
+    """
+    if model.peft_config[adapter_name].is_prompt_learning:
         return  # its tensors belong to no module
-    given = peft.load_peft_weights(str(folder), device="cpu")
-    # What PEFT would save of the model: embeddings apart, which it saves by rules of its own.
-    wanted = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    for key in sorted(given.keys() - wanted.keys()):
-        # Saved without PEFT, as a state of the whole model. Its names would be right by chance, if the
+    weights = peft.load_peft_weights(str(folder), device="cpu")
+    # What PEFT would save of the model, without embeddings, for which it has rules of its own.
+    expected = peft.get_peft_model_state_dict(
+        model, adapter_name=adapter_name, save_embedding_layers=False
+    )
+    for key in sorted(weights.keys() - expected.keys()):
+        # Saved without PEFT, as the state dict of the whole model. Its keys would match by chance if the
         # adapter was trained under the name that it has here.
         parts = key.split(".")
         for i, part in enumerate(parts):
-            if ".".join(parts[:i] + parts[i + 1 :]) in wanted:
+            if ".".join(parts[:i] + parts[i + 1 :]) in expected:
                 raise ValueError(
                     f"{key} has one part too many, {part}, which looks like an adapter's name; save the "
                     "adapter with PEFT's save_pretrained"
                 )
-    report: Any = peft.set_peft_model_state_dict(model, given, adapter_name=name)
+    report: Any = peft.set_peft_model_state_dict(model, weights, adapter_name=adapter_name)
 
-    def plain(key: str) -> str:
-        return f"{key}.".replace(f".{name}.", ".").removesuffix(".")
+    def without_name(key: str) -> str:
+        return f"{key}.".replace(f".{adapter_name}.", ".").removesuffix(".")
 
-    if odd := sorted(map(plain, report.unexpected_keys)):
-        raise ValueError(f"the base has no place for {odd[0]}")
-    # Some methods name a tensor more than once, and save it under one of its names, or make it anew.
-    there = {_address(wanted[key]) for key in given.keys() & wanted.keys()}
-    for key in sorted(wanted.keys() - given.keys()):
-        if _address(wanted[key]) not in there:
+    if unexpected := sorted(map(without_name, report.unexpected_keys)):
+        raise ValueError(f"the base has no place for {unexpected[0]}")
+    # Some methods have a tensor under several names and save it under one, or create it anew.
+    loaded = {_address(expected[key]) for key in weights.keys() & expected.keys()}
+    for key in sorted(expected.keys() - weights.keys()):
+        if _address(expected[key]) not in loaded:
             raise ValueError(f"it has no {key}, which the base needs")

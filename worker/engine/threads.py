@@ -1,4 +1,4 @@
-"""Threads that compute: how many share a step, and that none keeps a team of OpenMP's alive."""
+"""PyTorch's intra-op threads: how many compute a step, and which threads keep an OpenMP team."""
 
 from __future__ import annotations
 
@@ -11,56 +11,57 @@ import torch
 
 Result = TypeVar("Result")
 
-#: Steps of a small model with fewer tokens are computed by one thread.
-WORTH_SHARING = 32
+#: A small model computes batches of fewer tokens on one thread.
+MIN_PARALLEL_TOKENS = 32
 
 
 @contextmanager
-def beside(function: Callable[[], Result]) -> Iterator[Future[Result]]:
-    """Call a function on a thread that ends with it, while this one goes on; the block's end waits for it.
+def in_fresh_thread(function: Callable[[], Result]) -> Iterator[Future[Result]]:
+    """Run a function on a new thread that ends with it; the end of the ``with`` block waits for it.
 
-    OpenMP keeps a team for every thread that ever computed in parallel. As soon as all teams
-    together have more threads than there are processors, GNU's implementation no longer waits
-    actively in any of them (libgomp's ``gomp_throttled_spin_count_var``), and each product waits
-    for the system to wake its team up: on two processors a step of a small model then takes twice
-    as long. So what computes outside an engine's thread, loading above all, is done apart.
+    OpenMP keeps a team of threads for every thread that ever computed in parallel. Once all teams
+    together have more threads than there are processors, GNU's implementation stops spinning in all of
+    them (libgomp's ``gomp_throttled_spin_count_var``), and every operation waits for the system to wake
+    its team: on two processors, a step of a small model then takes twice as long. So whatever computes
+    outside an engine's thread, above all loading, runs on a thread that ends.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="apart") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="fresh") as pool:
         yield pool.submit(function)
 
 
-def apart(function: Callable[[], Result]) -> Result:
-    """Call a function as `beside` does; return what it returns, raise what it raises."""
-    with beside(function) as future:
+def run_in_fresh_thread(function: Callable[[], Result]) -> Result:
+    """Run a function as `in_fresh_thread` does; return its result, or raise its exception."""
+    with in_fresh_thread(function) as future:
         return future.result()
 
 
-class Sharing:
-    """Lets one thread compute what several would not compute sooner. For the thread that computes.
+class IntraOpThreads:
+    """Chooses the number of intra-op threads for each step. Use it on the thread that computes.
 
-    The products of a small model with a few tokens take microseconds: to wake a team for each of them
-    and to wait for it takes as long, and longer where others want its processors, as in a service.
+    An operation of a small model on few tokens takes microseconds. Waking a team for each takes as long,
+    and longer where others need its processors, as in a service.
     """
 
-    def __init__(self, *, small: bool) -> None:
-        """Count the threads that there are.
+    def __init__(self, *, small_model: bool) -> None:
+        """Start from PyTorch's current number of threads.
 
         Args:
-            small: whether the model's weights stay in the processor's caches. Those of other models
-                come from memory, which one thread alone does not use up.
+            small_model: whether the weights stay in the processor's caches. Those of larger models are
+                read from memory, whose bandwidth one thread cannot use up.
         """
-        self._all = self._now = torch.get_num_threads()
-        self._small = small
+        self._max = self._current = torch.get_num_threads()
+        self._small_model = small_model
 
-    def share(self, tokens: int) -> None:
-        """Choose the threads that compute a step with so many tokens."""
-        self._set(1 if self._small and tokens < WORTH_SHARING else self._all)
+    def set_for(self, num_tokens: int) -> None:
+        """Set the number of threads for a batch of so many tokens."""
+        single = self._small_model and num_tokens < MIN_PARALLEL_TOKENS
+        self._set(1 if single else self._max)
 
-    def end(self) -> None:
-        """Take all threads again: threads that come later begin with what was set last."""
-        self._set(self._all)
+    def reset(self) -> None:
+        """Set the original number again: new threads inherit the number that was set last."""
+        self._set(self._max)
 
-    def _set(self, threads: int) -> None:
-        if threads != self._now:
-            torch.set_num_threads(threads)
-            self._now = threads
+    def _set(self, num_threads: int) -> None:
+        if num_threads != self._current:
+            torch.set_num_threads(num_threads)
+            self._current = num_threads

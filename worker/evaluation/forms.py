@@ -14,7 +14,7 @@ from jobs.pipeline import Role, Sampling
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints
 from worker.checkpoints.errors import CheckpointError
-from worker.engine.tokenization.stop_tokens import settle
+from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 
 #: Called with the number of texts that are there since the last call.
 Tick = Callable[[int], object]
@@ -114,7 +114,7 @@ def _write(
 ) -> list[str]:
     """Generate in batches of prompts of about one length, padded on the left."""
     tokenizer: PreTrainedTokenizerBase = found.tokenizer
-    settle(model, tokenizer)  # as an engine does
+    resolve_stop_tokens(model, tokenizer)  # as an engine does
     ids: list[list[int]] = [tokenizer.encode(prompt) for prompt in prompts]
     texts = [""] * len(prompts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

@@ -1,1 +1,1 @@
-"""Attention over the KV cache: metadata of a step, and its computation."""
+"""Attention of a step over the KV cache: over rows on a CPU, over pages on a GPU."""

@@ -1,4 +1,4 @@
-"""The tokens of a step as one flat batch: those that decode first, then pieces of prompts."""
+"""The tokens of a step over pages, as one flat batch: decoding tokens first, then prefill chunks."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class FlatBatch:
-    """Where the tokens of a step belong; all tensors int32 on the device but for ``ids``."""
+class PagedBatch:
+    """Input and attention metadata of a step; tensors are int32 on the device but for ``input_ids``."""
 
     #: (tokens,) int64.
-    ids: Tensor
-    #: Each token's adapter by its index; -1 for what only fills up: (tokens,).
-    adapters: Tensor
-    #: Each token's row of ``tables``, (tokens,).
+    input_ids: Tensor
+    #: Each token's adapter, (tokens,); -1 for padding tokens.
+    adapter_ids: Tensor
+    #: Each token's row of ``block_tables``, (tokens,).
     rows: Tensor
-    #: Each token's position in its sequence, (tokens,); -1 for what only fills up.
+    #: Each token's position in its sequence, (tokens,); -1 for padding tokens.
     positions: Tensor
     #: The blocks of each row's sequence in the order of its tokens, (rows, blocks).
-    tables: Tensor
-    #: So many tokens at the beginning are one of their sequence each.
-    decoding: int
+    block_tables: Tensor
+    #: So many tokens at the beginning attend each for itself.
+    num_decode_tokens: int
     #: No decoding token's position is this one or beyond.
-    reach: int
-    #: Pieces of the others, of `work_tokens` tokens at the most: first token of the step, number of
-    #: tokens, row, and position of the first one, (pieces, 4); None if there are none.
-    work: Tensor | None = None
-    work_tokens: int = 1
+    max_kv_len: int
+    #: Tiles of the other tokens, of at most `tile_tokens` successive tokens of one sequence: index of the
+    #: first token, number of tokens, row, and position of the first token, (tiles, 4). None without any.
+    prefill_tiles: Tensor | None = None
+    tile_tokens: int = 1

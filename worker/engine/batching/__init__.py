@@ -1,1 +1,1 @@
-"""Continuous batching: the engine, its loop, the scheduler, batches and the sampler."""
+"""Continuous batching: the engine and its loop, scheduler, batches, model runners and sampler."""

@@ -1,45 +1,46 @@
-"""How much a step may hold: less when memory runs out, more again when that has passed."""
+"""A limit on the size of steps that halves when memory runs out, and doubles again later."""
 
 from __future__ import annotations
 
-#: Full steps without trouble before more is tried. Each failure of what was tried doubles it, up to the
-#: second: who lacks memory for good then loses one step in some thousands.
-PATIENCE = 64
-MOST_PATIENCE = 64 * PATIENCE
+#: Full steps without a failure before the limit is doubled. Each failure after a doubling doubles this
+#: number, up to the maximum: a device that lacks memory for good loses one step in some thousands.
+BASE_BACKOFF_STEPS = 64
+MAX_BACKOFF_STEPS = 64 * BASE_BACKOFF_STEPS
 
 
-class Allowance:
-    """A number of sequences or tokens that halves when memory runs out, and doubles again later."""
+class AdaptiveLimit:
+    """A number of sequences or tokens that adapts to the memory there is."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        #: What a step may have now.
-        self.now = most
-        self._patience = PATIENCE
-        #: Since it last changed.
-        self._steps = 0
-        self._tried = False
+    def __init__(self, maximum: int) -> None:
+        self.maximum = maximum
+        #: The limit at present.
+        self.current = maximum
+        self._backoff_steps = BASE_BACKOFF_STEPS
+        #: Full steps since the limit last changed.
+        self._full_steps = 0
+        #: Whether the last change was a doubling.
+        self._was_doubled = False
 
     def halve(self, used: int) -> None:
-        """Allow half of what a step had that ran out of memory, but at least one."""
-        if self._tried:
-            self._patience = min(2 * self._patience, MOST_PATIENCE)
-        self.now = max(1, min(self.now, used) // 2)
-        self._steps, self._tried = 0, False
+        """Set the limit to half of what a step had that ran out of memory, but at least 1."""
+        if self._was_doubled:
+            self._backoff_steps = min(2 * self._backoff_steps, MAX_BACKOFF_STEPS)
+        self.current = max(1, min(self.current, used) // 2)
+        self._full_steps, self._was_doubled = 0, False
 
-    def succeed(self, used: int) -> bool:
-        """Note what a step had that went well; return whether more is allowed from now on.
+    def on_success(self, used: int) -> bool:
+        """Count a step that had enough memory; return whether the limit was doubled.
 
-        Steps that did not need all that they may have say nothing.
+        Steps that did not reach the limit count for nothing.
         """
-        full = self.now == self.most
-        self._steps += full or used >= self.now
-        if full:
-            if self._steps >= MOST_PATIENCE:
-                self._patience, self._tried = PATIENCE, False
+        at_maximum = self.current == self.maximum
+        self._full_steps += at_maximum or used >= self.current
+        if at_maximum:
+            if self._full_steps >= MAX_BACKOFF_STEPS:
+                self._backoff_steps, self._was_doubled = BASE_BACKOFF_STEPS, False
             return False
-        if self._steps < self._patience:
+        if self._full_steps < self._backoff_steps:
             return False
-        self.now = min(self.most, 2 * self.now)
-        self._steps, self._tried = 0, True
+        self.current = min(self.maximum, 2 * self.current)
+        self._full_steps, self._was_doubled = 0, True
         return True

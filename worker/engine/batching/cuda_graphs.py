@@ -1,8 +1,8 @@
-"""Steps of a few shapes, each recorded once as a CUDA graph and replayed.
+"""Captures steps as CUDA graphs, and replays them.
 
-A step is hundreds of small kernels, and to launch them one by one takes the host longer than the device
-takes to run them. A graph launches all of them at once, and does again exactly what was recorded, with
-what its input holds by then.
+A step is hundreds of small kernels, which the host takes longer to launch one by one than the device to
+run. A graph launches all of them at once, and runs exactly what was captured, on what its input holds by
+then.
 """
 
 from __future__ import annotations
@@ -13,64 +13,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: What a step gives: tensors that stay where they are on the device.
-Results = tuple[Tensor, Tensor]
+#: Outputs of a step: tensors that stay where they are on the device.
+StepOutputs = tuple[Tensor, Tensor]
 #: Computes a step from its input.
-Step = Callable[[Tensor], Results]
-#: Records a step for an input, and returns what computes its results from whatever the input holds.
-Record = Callable[[Step, Tensor], Callable[[], Results]]
+StepFunction = Callable[[Tensor], StepOutputs]
+#: Captures a step for an input tensor; returns what replays it on whatever the tensor holds.
+Capture = Callable[[StepFunction, Tensor], Callable[[], StepOutputs]]
 
 
-class CudaGraphs:
-    """Records steps as CUDA graphs; all share their memory, since one runs at a time."""
+class CudaGraphCapture:
+    """Captures steps as CUDA graphs. They share one memory pool, since one runs at a time."""
 
     def __init__(self) -> None:
         self._pool: Any = None
-        self._aside: Any = None
+        self._side_stream: Any = None
 
-    def __call__(self, step: Step, inputs: Tensor) -> Callable[[], Results]:
-        """Record a step.
+    def __call__(self, step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:
+        """Capture a step.
 
         Args:
-            step: launches the same kernels whatever the input holds, and waits for none.
+            step: launches the same kernels whatever the input holds, and waits for none of them.
             inputs: on the device; read again at each replay.
 
         Returns:
-            replays the step on the current stream, and returns its results, which the next replay of
-            any step overwrites.
+            a function that replays the step on the current stream and returns its outputs, which the next
+            replay of any step overwrites.
         """
-        with torch.cuda.device(inputs.device):  # it need not be the first one
+        with torch.cuda.device(inputs.device):  # it need not be the current one
             stream = torch.cuda.current_stream()
-            if self._aside is None:
-                self._aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types there
-            # Kernels are loaded and workspaces allocated when they are first used, which cannot be
-            # recorded. The step may run twice: it writes the same.
-            self._aside.wait_stream(stream)
-            with torch.cuda.stream(self._aside):
+            if self._side_stream is None:
+                self._side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types there
+            # Warm up: kernels are loaded and workspaces allocated at their first use, which cannot be
+            # captured. The step may run twice: it writes the same.
+            self._side_stream.wait_stream(stream)
+            with torch.cuda.stream(self._side_stream):
                 step(inputs)
-            stream.wait_stream(self._aside)
+            stream.wait_stream(self._side_stream)
             graph = torch.cuda.CUDAGraph()
-            # Other threads may go on allocating meanwhile. The outer block sets the stream back even
-            # where the recording ends in an error.
+            # "thread_local": other threads may allocate meanwhile. The outer block restores the stream
+            # even if the capture fails.
             with (
                 torch.cuda.stream(stream),
                 torch.cuda.graph(
                     graph,
                     pool=self._pool,
-                    stream=self._aside,
+                    stream=self._side_stream,
                     capture_error_mode="thread_local",
                 ),
             ):
-                results = step(inputs)
+                outputs = step(inputs)
             self._pool = graph.pool()
 
-        def replay() -> Results:
+        def replay() -> StepOutputs:
             graph.replay()
-            return results
+            return outputs
 
         return replay
 
 
-def recorder_for(device: torch.device) -> Record | None:
-    """Return how steps are recorded on a device; None if not at all."""
-    return CudaGraphs() if device.type == "cuda" else None
+def cuda_graph_capture(device: torch.device) -> Capture | None:
+    """Return what captures steps on a device; None without CUDA."""
+    return CudaGraphCapture() if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""What the engine's loop asks of whoever computes its steps."""
+"""The interface between the engine's loop and what computes its steps."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from typing import Protocol
 
 from torch import Tensor
 
-from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import Sequence
 from worker.engine.kv.manager import KVCacheManager
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The tokens of a step."""
+class ModelRunnerOutput:
+    """The sampled tokens of a step."""
 
-    #: For whom they were drawn. Each has one, and one more for each token of its draft.
+    #: The sequences that were sampled. Each has one token, and one more for each draft token.
     sequences: list[Sequence]
-    #: Of one sequence after the other; those after a wrong draft count for nothing.
-    tokens: list[int]
-    #: Whether the scores that each was drawn from were numbers.
-    sound: list[bool]
+    #: Of one sequence after the other; those after a rejected draft token are to be ignored.
+    sampled_token_ids: list[int]
+    #: Whether the logits of each token were finite.
+    is_finite: list[bool]
 
 
-class Launched(Protocol):
-    """A step on its way."""
+class InFlightStep(Protocol):
+    """A launched step."""
 
     @property
-    def drawing(self) -> list[Sequence]:
-        """For whom tokens are drawn."""
+    def sampled_sequences(self) -> list[Sequence]:
+        """The sequences that are sampled."""
 
-    def wait(self) -> Drawn:
-        """Wait until it is computed.
+    def get_output(self) -> ModelRunnerOutput:
+        """Wait until the step is computed.
 
         Raises:
             torch.AcceleratorError: the device is lost.
@@ -40,34 +40,34 @@ class Launched(Protocol):
 
 
 class ModelRunner(Protocol):
-    """Computes steps, one after the other, in the order in which they are launched."""
+    """Computes steps in the order in which they are launched."""
 
-    #: Whether a step may be launched before the one before it is read: tokens that were not read yet
-    #: are `worker.engine.batching.sequence.PENDING`, and there are no drafts.
-    ahead: bool
-
-    @property
-    def memory(self) -> KVCacheManager:
-        """Hands out the memory that steps are computed in."""
+    #: Whether a step may be launched before the output of the step before is read. Tokens that are not
+    #: read yet are `worker.engine.batching.sequence.PENDING_TOKEN`, and there are no drafts.
+    async_scheduling: bool
 
     @property
-    def tokens_that_fit(self) -> int:
-        """Tokens that keys and values have room for, of all sequences together."""
+    def kv(self) -> KVCacheManager:
+        """Manages the KV cache that steps are computed in."""
 
-    def launch(self, plan: Plan) -> Launched:
-        """Begin a step.
+    @property
+    def kv_cache_tokens(self) -> int:
+        """Capacity of the KV cache, in tokens of all sequences together."""
+
+    def launch(self, output: SchedulerOutput) -> InFlightStep:
+        """Start a step.
 
         Raises:
-            torch.OutOfMemoryError: nothing of it counts as computed.
+            torch.OutOfMemoryError: no token of the step counts as computed.
         """
 
-    def score(self, plan: Plan) -> Tensor:
-        """Compute a step without drawing.
+    def compute_logits(self, output: SchedulerOutput) -> Tensor:
+        """Compute a step without sampling.
 
         Returns:
-            the scores of what may follow each drawing sequence, in the plan's order: (sequences,
-            vocabulary), on the device.
+            logits after the last token of each sampled sequence, in the order of the step:
+            (sequences, vocabulary), on the device.
         """
 
-    def forget(self, sequence: Sequence) -> None:
-        """See to it that what was computed of a sequence beyond its cached tokens does no harm."""
+    def discard_uncomputed(self, sequence: Sequence) -> None:
+        """Make what was stored beyond a sequence's computed tokens harmless."""

@@ -1,6 +1,6 @@
-"""Makes text of tokens and tells it, on a thread of its own.
+"""Turns sampled tokens into text and hands it to generations, on a thread of its own.
 
-The engine's thread only has to keep up with the device: while it decodes texts, nobody plans the next
+The engine's thread only has to keep up with the device: while it detokenizes, nobody schedules the next
 step. vLLM does this in another process (its output processor).
 """
 
@@ -11,147 +11,149 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
-from collections.abc import Sequence as Several
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine.batching.sequence import Sequence
 from worker.engine.interface import Completion, EngineError, FinishReason
-from worker.engine.tokenization.detokenizer import Decode, decode_of
+from worker.engine.tokenization.detokenizer import BatchDecode, batch_decoder
 
 log = logging.getLogger(__name__)
 
-#: Tokens of a piece of text, but for the first piece, which is one token: decoding each token by
-#: itself would take longer than computing it. Pieces depend on the count alone and not on the time,
-#: so that a stage that runs again after a crash streams the same pieces.
-PIECE = 4
-#: Texts that are decoded together: enough that other threads run meanwhile, few enough that of many
-#: that end in the same step the first do not wait for the last.
-TOGETHER = 16
+#: Tokens of a delta. The first delta is one token. Detokenizing every token by itself would take longer
+#: than computing it. Deltas depend on the number of tokens and not on time, so that a stage that runs
+#: again after a crash streams the same deltas.
+TOKENS_PER_DELTA = 4
+#: Sequences that are detokenized in one call: enough that other threads run meanwhile, few enough that of
+#: many that end in the same step the first do not wait for the last.
+MAX_BATCH = 16
 
 
-def whole_pieces(tokens: int) -> int:
-    """Return how many of a text's first tokens make whole pieces."""
-    return 1 + (tokens - 1) // PIECE * PIECE if tokens else 0
+def whole_delta_tokens(num_tokens: int) -> int:
+    """Return how many of a sequence's first output tokens make whole deltas."""
+    return 1 + (num_tokens - 1) // TOKENS_PER_DELTA * TOKENS_PER_DELTA if num_tokens else 0
 
 
 @dataclass(frozen=True)
-class News:
-    """What happened to a sequence."""
+class SequenceUpdate:
+    """New tokens of a sequence, and its end."""
 
     sequence: Sequence
-    #: How many tokens were told of before: whole pieces.
-    start: int
-    #: Those that came since: whole pieces, unless it ends.
-    tokens: list[int]
-    #: Why it ended, if it did; from then on nothing changes it.
-    end: FinishReason | EngineError | None = None
+    #: Output tokens of earlier updates; they make whole deltas.
+    num_previous_tokens: int
+    #: They make whole deltas too, unless the sequence ends.
+    new_token_ids: list[int]
+    #: Why the sequence ended, if it did. Nothing changes the sequence from then on.
+    outcome: FinishReason | EngineError | None = None
 
-    def pieces(self) -> tuple[list[list[int]], list[int]]:
-        """Return the tokens of each piece, and those that are left over."""
-        found, at = [], 0
-        while (end := at + (PIECE if self.start + at else 1)) <= len(self.tokens):
-            found.append(self.tokens[at:end])
-            at = end
-        return found, self.tokens[at:]
+    def split(self) -> tuple[list[list[int]], list[int]]:
+        """Return the token ids of each whole delta, and the rest."""
+        deltas: list[list[int]] = []
+        start = 0
+        while True:
+            size = TOKENS_PER_DELTA if self.num_previous_tokens + start else 1
+            if start + size > len(self.new_token_ids):
+                return deltas, self.new_token_ids[start:]
+            deltas.append(self.new_token_ids[start : start + size])
+            start += size
 
 
 class OutputProcessor:
-    """Feeds generations their texts and ends, in the order in which the news of each were put."""
+    """Applies updates to generations; those of one sequence in the order in which they were put."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._decode: Decode = decode_of(tokenizer)
-        self._news: queue.SimpleQueue[Several[News] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="output", daemon=True)
+        self._decode: BatchDecode = batch_decoder(tokenizer)
+        self._queue: queue.SimpleQueue[list[SequenceUpdate] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
 
-    def put(self, news: Several[News]) -> None:
-        """Tell these, and return at once."""
-        self._news.put(news)
+    def put(self, updates: list[SequenceUpdate]) -> None:
+        """Queue updates, and return at once."""
+        self._queue.put(updates)
 
     def close(self) -> None:
-        """Stop when all is told."""
-        self._news.put(None)
+        """Process what is queued, and stop."""
+        self._queue.put(None)
         self._thread.join()
 
     # --- the thread -------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        for group in self._groups():
+    def _run(self) -> None:
+        for batch in self._batches():
             try:
-                self._tell(group)
-            except Exception as error:  # without this thread everybody would wait for ever
-                log.exception("texts were not told")
-                for news in group:  # it cannot be told whose fault it is
-                    self._fail(news.sequence, error)
+                self._process(batch)
+            except Exception as error:  # without this thread, every caller would wait for ever
+                log.exception("detokenizing a batch failed")
+                for update in batch:  # which of them is the cause is unknown
+                    self._fail(update.sequence, error)
 
-    def _groups(self) -> Iterator[list[News]]:
-        """Take what is there in groups, until all is told; in each a sequence comes once at the most."""
-        waiting: deque[News] = deque()
+    def _batches(self) -> Iterator[list[SequenceUpdate]]:
+        """Yield queued updates in batches until the end; a batch has at most one update of a sequence."""
+        waiting: deque[SequenceUpdate] = deque()
         closed = False
         while waiting or not closed:
-            while not (closed or (waiting and self._news.empty())):
-                if (several := self._news.get()) is None:
+            while not (closed or (waiting and self._queue.empty())):
+                if (updates := self._queue.get()) is None:
                     closed = True
                 else:
-                    waiting += several
-            group: dict[Sequence, News] = {}
-            while waiting and len(group) < TOGETHER and waiting[0].sequence not in group:
-                news = waiting.popleft()
-                group[news.sequence] = news
-            if group:
-                yield list(group.values())
+                    waiting += updates
+            batch: dict[Sequence, SequenceUpdate] = {}
+            while waiting and len(batch) < MAX_BATCH and waiting[0].sequence not in batch:
+                update = waiting.popleft()
+                batch[update.sequence] = update
+            if batch:
+                yield list(batch.values())
 
-    def _tell(self, group: list[News]) -> None:
-        told = [(news, *news.pieces()) for news in group if not news.sequence.generation.ended]
-        for i in range(max((len(pieces) for _, pieces, _ in told), default=0)):
-            some = [(news.sequence, pieces[i]) for news, pieces, _ in told if i < len(pieces)]
-            for (sequence, _), delta in zip(some, self._extend(some), strict=True):
-                if delta:
-                    sequence.generation.emit(delta)
-        ends = [(news.sequence, news.end, rest) for news, _, rest in told if news.end]
-        finished = [(s, end, rest) for s, end, rest in ends if isinstance(end, FinishReason)]
-        lasts = self._extend([(s, rest) for s, _, rest in finished])
-        texts = self._decode([s.detokenizer.ids for s, *_ in finished])
-        for (sequence, reason, _), last, text in zip(finished, lasts, texts, strict=True):
-            self._finish(sequence, reason, last, text)
-        for sequence, end, _ in ends:
-            if isinstance(end, EngineError):
-                sequence.generation.end(end)
+    def _process(self, batch: list[SequenceUpdate]) -> None:
+        pending = [(u, *u.split()) for u in batch if not u.sequence.generation.finished]
+        for i in range(max((len(deltas) for _, deltas, _ in pending), default=0)):
+            pieces = [(u.sequence, deltas[i]) for u, deltas, _ in pending if i < len(deltas)]
+            for (sequence, _), text in zip(pieces, self._extend(pieces), strict=True):
+                if text:
+                    sequence.generation.emit(text)
+        ended = [(u.sequence, u.outcome, rest) for u, _, rest in pending if u.outcome]
+        completed = [(s, o, rest) for s, o, rest in ended if isinstance(o, FinishReason)]
+        last_deltas = self._extend([(s, rest) for s, _, rest in completed])
+        texts = self._decode([s.detokenizer.token_ids for s, *_ in completed])
+        for (sequence, reason, _), delta, text in zip(completed, last_deltas, texts, strict=True):
+            self._finish(sequence, reason, delta, text)
+        for sequence, outcome, _ in ended:
+            if isinstance(outcome, EngineError):
+                sequence.generation.finish(outcome)
 
-    def _extend(self, several: Several[tuple[Sequence, list[int]]]) -> list[str]:
-        """Add a piece's tokens to each sequence; return the text that each completes."""
-        both: list[list[int]] = []
-        for sequence, tokens in several:
-            both += sequence.detokenizer.begin(tokens)
-        texts = self._decode(both)
+    def _extend(self, pieces: list[tuple[Sequence, list[int]]]) -> list[str]:
+        """Add tokens to sequences, and return the text that each of them completes."""
+        to_decode: list[list[int]] = []
+        for sequence, token_ids in pieces:
+            to_decode += sequence.detokenizer.begin(token_ids)
+        texts = self._decode(to_decode)
         return [
             sequence.detokenizer.complete(*texts[2 * i : 2 * i + 2])
-            for i, (sequence, _) in enumerate(several)
+            for i, (sequence, _) in enumerate(pieces)
         ]
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, last: str, text: str) -> None:
+    def _finish(self, sequence: Sequence, reason: FinishReason, last_delta: str, text: str) -> None:
         generation, detokenizer = sequence.generation, sequence.detokenizer
         _, rest = detokenizer.finish(text)
         if reason is not FinishReason.CANCELLED:
-            # What was broken off may run again, and then this piece would be longer.
-            for delta in filter(None, (last, rest)):
+            # A cancelled stage may run again; its delta would then be longer.
+            for delta in filter(None, (last_delta, rest)):
                 generation.emit(delta)
-        generation.end(
+        generation.finish(
             Completion(
                 text=text,
                 deltas=detokenizer.deltas,
-                prompt_tokens=len(sequence.prompt),
-                output_tokens=len(sequence.tokens),
+                prompt_tokens=len(sequence.prompt_token_ids),
+                output_tokens=len(sequence.output_token_ids),
                 finish_reason=reason,
-                max_output_tokens=sequence.limit,
+                max_output_tokens=sequence.max_output_tokens,
                 first_token_at=sequence.first_token_at,
             )
         )
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        """End a generation whose text cannot be told; the engine stops it too."""
-        if not sequence.generation.ended:
+        """End a generation whose text cannot be decoded, and let the engine stop it, too."""
+        if not sequence.generation.finished:
             sequence.generation.cancel()
-            sequence.generation.end(EngineError(f"{type(error).__name__}: {error}"))
+            sequence.generation.finish(EngineError(f"{type(error).__name__}: {error}"))

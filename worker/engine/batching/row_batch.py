@@ -1,4 +1,4 @@
-"""A plan as tensors: which tokens a step computes, where they belong, and what is drawn from."""
+"""A scheduled step as the input of a model over rows: tokens, adapters, attention metadata."""
 
 from __future__ import annotations
 
@@ -8,59 +8,67 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.engine.attention.row_attention import Decoding, Layout, Segment
-from worker.engine.batching.scheduler import Plan
+from worker.engine.attention.row_attention import RowAttention
+from worker.engine.attention.row_metadata import DecodeSpan, PrefillSpan
+from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import Sequence
-from worker.engine.kv.row_cache import KVCache
+from worker.engine.kv.row_cache import RowKVCache
 
 
 @dataclass(frozen=True)
-class Step:
-    """What `worker.engine.models.llama.Forward` is called with, and who waits for its scores."""
+class RowBatch:
+    """The input of a `worker.engine.models.model.RowModel`, and the sequences that are sampled."""
 
     #: (tokens,) int64.
-    ids: Tensor
-    #: Each token's, by its index.
-    adapters: list[int]
-    layout: Layout
-    #: The tokens whose successors are wanted, rising.
-    keep: list[int]
-    #: For whom a token can be drawn: each has one of ``keep``, and one more for each of its draft.
-    drawing: list[Sequence]
+    input_ids: Tensor
+    #: One for each token.
+    adapter_ids: list[int]
+    attention: RowAttention
+    #: Indices of the tokens after which logits are wanted, ascending.
+    logits_indices: list[int]
+    #: Each has one of the logits indices, and one more for each draft token.
+    sampled_sequences: list[Sequence]
 
 
-def lay_out(plan: Plan, cache: KVCache, common: Callable[[list[Sequence]], int]) -> Step:
-    """Lay out any step.
+def prepare_row_batch(
+    output: SchedulerOutput,
+    cache: RowKVCache,
+    common_prefix_len: Callable[[list[Sequence]], int],
+) -> RowBatch:
+    """Prepare the input of a step.
 
     Args:
-        plan: what it computes.
-        cache: where the keys and values are.
-        common: counts the tokens that sequences of one adapter have in common at their beginning.
+        output: what the step computes.
+        cache: the KV cache.
+        common_prefix_len: returns the length of the prefix that sequences of one adapter share.
     """
-    ids: list[int] = []
-    adapters: list[int] = []
-    keep: list[int] = []
-    drawing: list[Sequence] = []
-    parts: list[Decoding | Segment] = []
-    # Sequences of a role are about as long, and their rows lie together.
+    input_ids: list[int] = []
+    adapter_ids: list[int] = []
+    logits_indices: list[int] = []
+    sampled: list[Sequence] = []
+    spans: list[DecodeSpan | PrefillSpan] = []
+    # On a CPU, attention is computed by adapter: sequences of a role are about as long, and their rows
+    # are neighbours.
     by_adapter = cache.device.type == "cpu"
-    for decoding, chunks in plan.parts(by_adapter=by_adapter):
-        if decoding:
-            lengths = [1 + len(s.draft) for s in decoding]
-            rows, at = [s.row for s in decoding], [s.cached for s in decoding]
-            parts.append(Decoding(rows, at, lengths, common(decoding) if by_adapter else 0))
-            keep += range(len(ids), len(ids) + sum(lengths))
-            for sequence, length in zip(decoding, lengths, strict=True):
-                ids += sequence.newest
-                adapters += [sequence.adapter] * length
-            drawing += decoding
-        for chunk in chunks:
-            sequence, length = chunk.sequence, chunk.end - chunk.start
-            parts.append(Segment(sequence.row, chunk.start, length))
-            ids += sequence.slice(chunk.start, chunk.end)
-            adapters += [sequence.adapter] * length
-            if chunk.last:
-                keep.append(len(ids) - 1)
-                drawing.append(sequence)
-    layout = Layout.of(cache, parts)
-    return Step(torch.tensor(ids, device=cache.device), adapters, layout, keep, drawing)
+    for decodes, prefills in output.grouped(by_adapter=by_adapter):
+        if decodes:
+            query_lens = [1 + len(s.draft_token_ids) for s in decodes]
+            rows, starts = [s.row for s in decodes], [s.num_computed_tokens for s in decodes]
+            prefix_len = common_prefix_len(decodes) if by_adapter else 0
+            spans.append(DecodeSpan(rows, starts, query_lens, prefix_len))
+            logits_indices += range(len(input_ids), len(input_ids) + sum(query_lens))
+            for sequence, query_len in zip(decodes, query_lens, strict=True):
+                input_ids += sequence.decode_token_ids
+                adapter_ids += [sequence.adapter_id] * query_len
+            sampled += decodes
+        for chunk in prefills:
+            sequence, query_len = chunk.sequence, chunk.end - chunk.start
+            spans.append(PrefillSpan(sequence.row, chunk.start, query_len))
+            input_ids += sequence.slice(chunk.start, chunk.end)
+            adapter_ids += [sequence.adapter_id] * query_len
+            if chunk.is_last:
+                logits_indices.append(len(input_ids) - 1)
+                sampled.append(sequence)
+    attention = RowAttention.build(cache, spans)
+    input_tensor = torch.tensor(input_ids, device=cache.device)
+    return RowBatch(input_tensor, adapter_ids, attention, logits_indices, sampled)

@@ -1,4 +1,4 @@
-"""Computes steps over rows of a cache, each as long as the context: on a CPU that costs nothing."""
+"""A model runner over a KV cache of rows, each as long as the context: for CPUs."""
 
 from __future__ import annotations
 
@@ -7,91 +7,108 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from worker.engine.batching import sampler
-from worker.engine.batching.model_runner import Drawn
-from worker.engine.batching.row_batch import lay_out
-from worker.engine.batching.scheduler import Plan
+from worker.engine.batching.model_runner import ModelRunnerOutput
+from worker.engine.batching.row_batch import RowBatch, prepare_row_batch
+from worker.engine.batching.sampler import SamplingMetadata
+from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import Sequence
-from worker.engine.kv.row_cache import KVCache
-from worker.engine.kv.row_manager import Rows
-from worker.engine.models.llama import Forward
-from worker.engine.threads import Sharing
+from worker.engine.kv.row_cache import RowKVCache
+from worker.engine.kv.row_manager import RowManager
+from worker.engine.models.model import RowModel
+from worker.engine.threads import IntraOpThreads
 
 
 @dataclass(frozen=True)
-class Computed:
-    """A step that is done."""
+class CompletedStep:
+    """A step that is computed already."""
 
-    drawn: Drawn
+    output: ModelRunnerOutput
 
     @property
-    def drawing(self) -> list[Sequence]:
-        return self.drawn.sequences
+    def sampled_sequences(self) -> list[Sequence]:
+        return self.output.sequences
 
-    def wait(self) -> Drawn:
-        return self.drawn
+    def get_output(self) -> ModelRunnerOutput:
+        return self.output
 
 
-class RowsRunner:
-    """Computes a step while it is launched."""
+class RowModelRunner:
+    """Computes each step while it is launched."""
 
-    ahead = False
+    async_scheduling = False
 
     def __init__(
-        self, compute: Forward, cache: KVCache, memory: Rows, sharing: Sharing, *, vocabulary: int
+        self,
+        model: RowModel,
+        cache: RowKVCache,
+        kv: RowManager,
+        threads: IntraOpThreads,
+        *,
+        vocab_size: int,
     ) -> None:
         """
         Args:
-            compute: the model.
+            model: computes logits.
             cache: keys and values.
-            memory: who has which of its rows.
-            sharing: chooses the threads of a step.
-            vocabulary: number of tokens.
+            kv: manages the rows of the cache.
+            threads: chooses the threads of each step.
+            vocab_size: number of token ids.
         """
-        self.compute = compute
+        self.model = model
         self.cache = cache
-        self.memory = memory
-        self._sharing = sharing
-        self._vocabulary = vocabulary
+        self.kv = kv
+        self._threads = threads
+        self._vocab_size = vocab_size
 
     @property
-    def tokens_that_fit(self) -> int:
-        return self.cache.rows * self.cache.context
+    def kv_cache_tokens(self) -> int:
+        return self.cache.num_rows * self.cache.max_model_len
 
-    def launch(self, plan: Plan) -> Computed:
-        drawing, logits = self.forward(plan)
-        if not drawing:
-            return Computed(Drawn([], [], []))
-        rows = sampler.Rows.of(
-            [s.generation.request.sampling for s in drawing for _ in range(1 + len(s.draft))],
-            [len(s.tokens) + i for s in drawing for i in range(1 + len(s.draft))],
-            self._vocabulary,
+    def launch(self, output: SchedulerOutput) -> CompletedStep:
+        batch, logits = self._execute(output)
+        sampled = batch.sampled_sequences
+        if not sampled:
+            return CompletedStep(ModelRunnerOutput([], [], []))
+        metadata = SamplingMetadata.build(
+            [
+                s.generation.request.sampling
+                for s in sampled
+                for _ in range(1 + len(s.draft_token_ids))
+            ],
+            [
+                len(s.output_token_ids) + i
+                for s in sampled
+                for i in range(1 + len(s.draft_token_ids))
+            ],
+            self._vocab_size,
             logits.device,
         )
-        tokens, sound = sampler.sample(logits, rows)
-        return Computed(Drawn(drawing, tokens.tolist(), sound.tolist()))
+        token_ids, is_finite = sampler.sample(logits, metadata)
+        return CompletedStep(ModelRunnerOutput(sampled, token_ids.tolist(), is_finite.tolist()))
 
-    def score(self, plan: Plan) -> Tensor:
-        return self.forward(plan)[1]
+    def compute_logits(self, output: SchedulerOutput) -> Tensor:
+        return self._execute(output)[1]
 
-    def forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
-        """Compute the plan's tokens.
+    def _execute(self, output: SchedulerOutput) -> tuple[RowBatch, Tensor]:
+        """Compute a step.
 
         Returns:
-            the sequences for which a token can be drawn now, and their scores: a row for the next
-            token, and one more after each of the draft's: (rows, vocabulary).
+            the batch, and its logits: one row for each of ``logits_indices``, (rows, vocabulary).
         """
-        self._prepare()
-        step = lay_out(plan, self.cache, self.memory.common)
-        self._sharing.share(len(step.adapters))
-        logits = self.compute(step.ids, step.adapters, step.layout, step.keep)
-        return step.drawing, logits
+        self._prepare_cache()
+        batch = prepare_row_batch(output, self.cache, self.kv.common_prefix_len)
+        self._threads.set_for(len(batch.adapter_ids))
+        logits = self.model(
+            batch.input_ids, batch.adapter_ids, batch.attention, batch.logits_indices
+        )
+        return batch, logits
 
-    def _prepare(self) -> None:
-        """Bring the cache into the state that the plan counts on, however the step goes."""
-        for row in self.memory.take_damaged():  # a NaN under a mask is still a NaN
-            self.cache.clear(row)
-        for place in self.memory.take_copies():
-            self.cache.copy(place)
+    def _prepare_cache(self) -> None:
+        """Zero and copy rows as the manager wants; this must happen even if the step fails."""
+        for row in self.kv.take_rows_to_zero():  # a masked NaN is still a NaN
+            self.cache.zero(row)
+        for allocation in self.kv.take_copies():
+            self.cache.copy_prefix(allocation)
 
-    def forget(self, sequence: Sequence) -> None:
-        self.cache.clear(sequence.row, sequence.cached)
+    def discard_uncomputed(self, sequence: Sequence) -> None:
+        self.cache.zero(sequence.row, sequence.num_computed_tokens)

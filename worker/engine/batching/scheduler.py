@@ -1,229 +1,183 @@
-"""Which sequences run, and what the next step computes of them."""
+"""Chooses which sequences run, and what the next step computes."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from dataclasses import dataclass, field
 
-from worker.engine.batching.adaptive_limit import Allowance
-from worker.engine.batching.sequence import NOWHERE, Sequence
+from worker.engine.batching.adaptive_limit import AdaptiveLimit
+from worker.engine.batching.scheduler_output import PrefillChunk, SchedulerOutput
+from worker.engine.batching.sequence import UNALLOCATED, Sequence
 from worker.engine.kv.manager import KVCacheManager
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of a sequence whose keys and values are still to be computed."""
-
-    sequence: Sequence
-    start: int
-    end: int
-
-    @property
-    def last(self) -> bool:
-        """Whether a new token can be drawn after it."""
-        return self.end == len(self.sequence)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one step computes: each decoding sequence's newest token and draft, chunks of others."""
-
-    #: By adapter, and then in the order of their rows.
-    decoding: list[Sequence]
-    #: By adapter.
-    chunks: list[Chunk]
-    #: Those that wait again, since memory ran out.
-    evicted: list[Sequence] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.decoding or self.chunks)
-
-    @property
-    def sequences(self) -> list[Sequence]:
-        """All that it computes something of."""
-        return [*self.decoding, *(chunk.sequence for chunk in self.chunks)]
-
-    @property
-    def prompt_tokens(self) -> int:
-        """How many tokens the chunks have."""
-        return sum(chunk.end - chunk.start for chunk in self.chunks)
-
-    def parts(self, *, by_adapter: bool) -> list[tuple[list[Sequence], list[Chunk]]]:
-        """Return what is computed, in the order in which it is: by adapter, or all at once."""
-        if not by_adapter:
-            return [(self.decoding, self.chunks)]
-        found: dict[int, tuple[list[Sequence], list[Chunk]]] = {}
-        for sequence in self.decoding:
-            found.setdefault(sequence.adapter, ([], []))[0].append(sequence)
-        for chunk in self.chunks:
-            found.setdefault(chunk.sequence.adapter, ([], []))[1].append(chunk)
-        return [found[adapter] for adapter in sorted(found)]
-
-
 class Scheduler:
-    """Lets sequences in by priority, then in the order of arrival; feeds prompts in chunks.
+    """Admits sequences by priority, then by arrival; computes prompts in chunks (chunked prefill).
 
-    Decoding sequences take part in every step, so that a long prompt only stretches a step by a
-    chunk and never stops them. A sequence gets its memory in the step that computes its first chunk:
-    by then others may have computed what its prompt begins with. Nobody is let in before those that
-    came earlier at the same priority, however small: who needs much would wait for ever.
+    Decoding sequences take part in every step: a long prompt makes steps longer by a chunk, and never
+    stops the others. A sequence gets memory in the step that computes its first chunk, so that it can
+    reuse whatever was computed until then. No sequence is admitted before one that came earlier at the
+    same priority, however little memory it needs: a large one would starve.
 
-    Where memory runs out, the youngest sequence of the lowest priority makes room and is computed anew
-    later. The noise depends on position alone, so its text is the same.
+    Where memory runs out, the youngest sequence of the lowest priority is preempted and recomputed
+    later. Its text is the same, since the noise of sampling depends on the position alone.
 
-    A step may be planned while the one before is under way: `computed` is called when a step is
-    launched, and a token that is not read yet stands as `worker.engine.batching.sequence.PENDING`.
+    A step may be scheduled while the step before is in flight: `on_step_launched` is called when a step
+    is launched, and a token that is not read yet is `PENDING_TOKEN`.
     """
 
-    def __init__(self, slots: int, chunk: int, manager: KVCacheManager) -> None:
+    def __init__(self, max_num_seqs: int, max_num_batched_tokens: int, kv: KVCacheManager) -> None:
         """
         Args:
-            slots: sequences that run at once.
-            chunk: the most tokens of a step that has prompts; a quarter of them is theirs, however
-                many decode.
-            manager: hands out memory for keys and values; to a sequence that is the only one, for as
-                many tokens as it may ever have.
+            max_num_seqs: maximum number of running sequences.
+            max_num_batched_tokens: maximum number of tokens of a step that has prefills. A quarter of it
+                is for prefills however many sequences decode.
+            kv: manages the KV cache. A sequence that runs alone must get memory for the longest context.
         """
-        self._slots = Allowance(slots)
-        self._chunk = Allowance(chunk)
-        self._manager = manager
-        #: In the order in which they were let in.
+        self._max_num_seqs = AdaptiveLimit(max_num_seqs)
+        self._max_num_batched_tokens = AdaptiveLimit(max_num_batched_tokens)
+        self._kv = kv
+        #: In the order of admission.
         self.running: list[Sequence] = []
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._arrivals = itertools.count()
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait for a slot, at its old place if it has waited before."""
-        if sequence.arrival is None:
-            sequence.arrival = next(self._arrivals)
-        heapq.heappush(self._waiting, (*_rank(sequence), sequence))
+        """Queue a sequence; a preempted one keeps its position in the order of arrival."""
+        if sequence.arrival_index is None:
+            sequence.arrival_index = next(self._arrivals)
+        heapq.heappush(self._waiting, (*_order(sequence), sequence))
 
     @property
-    def slots(self) -> int:
-        """Sequences that may run at once: as many as at the beginning, or what memory carries."""
-        return self._slots.now
+    def max_num_seqs(self) -> int:
+        """Maximum number of running sequences at present: less after memory ran out."""
+        return self._max_num_seqs.current
 
     @property
-    def chunk(self) -> int:
-        """The most tokens of a step that has prompts."""
-        return self._chunk.now
+    def max_num_batched_tokens(self) -> int:
+        """Maximum number of tokens of a step with prefills at present: less after memory ran out."""
+        return self._max_num_batched_tokens.current
 
     @property
     def waiting(self) -> list[Sequence]:
         return [sequence for *_, sequence in self._waiting]
 
-    def plan(self) -> Plan:
-        """Choose what to compute, and let sequences in while there is room for their prompts.
+    def schedule(self) -> SchedulerOutput:
+        """Choose what the next step computes, and admit sequences while there is room for prompts.
 
-        A plan may be empty while sequences run: if the last tokens of all of them are under way.
+        The result may be empty although sequences run: if the last token of each is in flight.
         """
-        evicted = self._reserve()
-        decoding: list[Sequence] = []
-        reading: list[Sequence] = []  # in the order in which they came in
+        preempted = self._allocate_next_tokens()
+        decodes: list[Sequence] = []
+        prefilling: list[Sequence] = []  # in the order of admission
         for sequence in self.running:
-            if not sequence.complete:
-                (decoding if sequence.decoding else reading).append(sequence)
-        decoding.sort(key=lambda s: (s.adapter, s.row))
-        chunks: list[Chunk] = []
-        room = max(self.chunk - len(decoding), self.chunk // 4, 1)
-        for sequence in reading:
-            if room:
-                chunks.append(_chunk(sequence, room))
-                room -= chunks[-1].end - chunks[-1].start
-        while not evicted and len(self.running) < self.slots and room and self._let_in():
-            chunks.append(_chunk(self.running[-1], room))
-            room -= chunks[-1].end - chunks[-1].start
-        chunks.sort(key=lambda chunk: chunk.sequence.adapter)
-        return Plan(decoding, chunks, evicted)
+            if not sequence.at_max_output_tokens:
+                (decodes if sequence.is_decoding else prefilling).append(sequence)
+        decodes.sort(key=lambda s: (s.adapter_id, s.row))
+        prefills: list[PrefillChunk] = []
+        limit = self.max_num_batched_tokens
+        budget = max(limit - len(decodes), limit // 4, 1)
+        for sequence in prefilling:
+            if budget:
+                prefills.append(_next_chunk(sequence, budget))
+                budget -= prefills[-1].end - prefills[-1].start
+        while not preempted and len(self.running) < self.max_num_seqs and budget and self._admit():
+            prefills.append(_next_chunk(self.running[-1], budget))
+            budget -= prefills[-1].end - prefills[-1].start
+        prefills.sort(key=lambda chunk: chunk.sequence.adapter_id)
+        return SchedulerOutput(decodes, prefills, preempted)
 
-    def _reserve(self) -> list[Sequence]:
-        """See to it that those that run have memory for their next token; return who made room."""
-        evicted: list[Sequence] = []
-        extend = self._manager.extend
+    def _allocate_next_tokens(self) -> list[Sequence]:
+        """Give running sequences memory for their next token; return those that were preempted for it."""
+        preempted: list[Sequence] = []
+        append_slots = self._kv.append_slots
         for sequence in list(self.running):
-            if sequence.complete or sequence.row == NOWHERE:
+            if sequence.at_max_output_tokens or sequence.row == UNALLOCATED:
                 continue
-            while not extend(sequence, sequence.cached + 1):
-                evicted.append(max(self.running, key=_rank))
-                self._evict(evicted[-1])
-                if evicted[-1] is sequence:
+            while not append_slots(sequence, sequence.num_computed_tokens + 1):
+                preempted.append(max(self.running, key=_order))
+                self._preempt(preempted[-1])
+                if preempted[-1] is sequence:
                     break
-        return evicted
+        return preempted
 
-    def _let_in(self) -> bool:
-        """Let the first that waits run, if there is memory for it."""
+    def _admit(self) -> bool:
+        """Run the first waiting sequence, if there is memory for it."""
         if not self._waiting:
             return False
         *_, sequence = self._waiting[0]
-        if sequence.pending or not self._manager.allocate(sequence):
+        if sequence.has_pending_token or not self._kv.allocate(sequence):
             return False
         heapq.heappop(self._waiting)
         self.running.append(sequence)
         return True
 
-    def _evict(self, sequence: Sequence) -> None:
-        """Let a running sequence wait again, with the tokens that it has."""
+    def _preempt(self, sequence: Sequence) -> None:
+        """Queue a running sequence again, with its tokens."""
         self.remove(sequence)
         self.add(sequence)
 
-    def computed(self, plan: Plan) -> bool:
-        """Note that a step is done: what it computed is in the cache.
+    def on_step_launched(self, output: SchedulerOutput) -> bool:
+        """Count a step's tokens as computed.
 
         Returns:
-            whether steps may be larger again from now on, after memory had run out.
+            whether a limit was raised again, after memory had run out.
         """
-        for sequence in plan.decoding:
-            sequence.cached += 1
-        for chunk in plan.chunks:
+        for sequence in output.decodes:
+            sequence.num_computed_tokens += 1
+        for chunk in output.prefills:
             sequence = chunk.sequence
-            sequence.cached = chunk.end
-            # Texts are not worth remembering: no prompt of a role goes on with what it wrote.
-            if tokens := sequence.prompt[chunk.start : chunk.end]:
-                self._manager.record(sequence, chunk.start, tokens)
-        grown = self._slots.succeed(len(self.running)), self._chunk.succeed(plan.prompt_tokens)
-        return any(grown)
+            sequence.num_computed_tokens = chunk.end
+            # Output tokens are not cached: no prompt of the role continues with them.
+            if token_ids := sequence.prompt_token_ids[chunk.start : chunk.end]:
+                self._kv.cache_prompt(sequence, chunk.start, token_ids)
+        raised = (
+            self._max_num_seqs.on_success(len(self.running)),
+            self._max_num_batched_tokens.on_success(output.num_prefill_tokens),
+        )
+        return any(raised)
 
-    def remove(self, sequence: Sequence, *, damaged: bool = False) -> None:
-        """Forget a sequence, wherever it is; its memory is free at once.
+    def remove(self, sequence: Sequence, *, invalid_kv: bool = False) -> None:
+        """Remove a running or waiting sequence, and free its memory.
 
         Args:
             sequence: the sequence.
-            damaged: whether what it leaves in the cache may be no numbers; it also may if no token was
-                read yet, since the scores are what is looked at.
+            invalid_kv: whether its keys and values may be NaN. They are treated so, too, if no token was
+                read yet, since only logits are checked.
         """
-        if sequence.row == NOWHERE:
+        if sequence.row == UNALLOCATED:
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
             heapq.heapify(self._waiting)
             return
         self.running.remove(sequence)
-        self._manager.release(sequence, damaged=damaged or not sequence.sound)
-        sequence.draft = []
+        self._kv.free(sequence, invalid_kv=invalid_kv or not sequence.prompt_is_verified)
+        sequence.draft_token_ids = []
 
-    def shorten(self, plan: Plan) -> None:
-        """Halve the prompt tokens of a step, after the plan was too much."""
-        self._chunk.halve(plan.prompt_tokens)
+    def reduce_batched_tokens(self, output: SchedulerOutput) -> None:
+        """Halve the prefill tokens of a step, after a step ran out of memory."""
+        self._max_num_batched_tokens.halve(output.num_prefill_tokens)
 
-    def shrink(self) -> list[Sequence]:
-        """Halve the slots: the youngest sequences wait again, and are computed anew later.
+    def reduce_seqs(self) -> list[Sequence]:
+        """Halve the running sequences; the youngest are preempted.
 
         Returns:
-            those that wait again; none if there was one slot only.
+            the preempted sequences; none if only one may run anyway.
         """
-        if self.slots == 1:
+        if self.max_num_seqs == 1:
             return []
-        self._slots.halve(len(self.running))
-        evicted = self.running[self.slots :]
-        for sequence in evicted:
-            self._evict(sequence)
-        return evicted
+        self._max_num_seqs.halve(len(self.running))
+        preempted = self.running[self.max_num_seqs :]
+        for sequence in preempted:
+            self._preempt(sequence)
+        return preempted
 
 
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    """Order sequences: who comes first is let in first, and is the last to make room."""
-    assert sequence.arrival is not None  # noqa: S101 (it has waited)
-    return -sequence.generation.request.priority, sequence.arrival
+def _order(sequence: Sequence) -> tuple[int, int]:
+    """Sort key: the first is admitted first and preempted last."""
+    assert sequence.arrival_index is not None  # noqa: S101 (it has waited)
+    return -sequence.generation.request.priority, sequence.arrival_index
 
 
-def _chunk(sequence: Sequence, room: int) -> Chunk:
-    return Chunk(sequence, sequence.cached, min(len(sequence), sequence.cached + room))
+def _next_chunk(sequence: Sequence, budget: int) -> PrefillChunk:
+    start = sequence.num_computed_tokens
+    return PrefillChunk(sequence, start, min(len(sequence), start + budget))

@@ -1,4 +1,4 @@
-"""A request on its way through the engine: its tokens, and how far it is."""
+"""A request inside the engine: its tokens, and how many of them are computed."""
 
 from __future__ import annotations
 
@@ -7,79 +7,79 @@ from dataclasses import dataclass, field
 from worker.engine.interface import Generation
 from worker.engine.tokenization.detokenizer import Detokenizer
 
-#: The row of a sequence that waits.
-NOWHERE = -1
-#: Stands in `Sequence.tokens` for one that is drawn but not read yet: its step is under way.
-PENDING = -1
+#: `Sequence.row` of a sequence without memory.
+UNALLOCATED = -1
+#: Placeholder in `Sequence.output_token_ids` for a token that is sampled on the device and not read yet.
+PENDING_TOKEN = -1
 
 
 @dataclass(eq=False)
 class Sequence:
-    """A request on its way through the engine."""
+    """A request inside the engine."""
 
     generation: Generation
-    #: Tokens of the prompt.
-    prompt: list[int]
-    #: The most new tokens.
-    limit: int
+    prompt_token_ids: list[int]
+    #: Maximum number of new tokens.
+    max_output_tokens: int
     #: Index of the role's adapter.
-    adapter: int
+    adapter_id: int
     detokenizer: Detokenizer
-    #: New tokens so far; the last one may be `PENDING`.
-    tokens: list[int] = field(default_factory=list)
-    #: How many of them are on their way to the detokenizer.
-    told: int = 0
-    #: Whether the engine has let go of it; its generation ends when all of its text is told.
-    ended: bool = False
-    #: How many tokens have their keys and values in the cache.
-    cached: int = 0
-    #: Guesses of the tokens after the newest, which the next step computes along with it.
-    draft: list[int] = field(default_factory=list)
-    #: Whether it may have some.
-    drafts: bool = True
-    #: Of the cache, while it runs.
-    row: int = NOWHERE
-    #: Its place in the order of arrival, kept when it waits again; None before it first waits.
-    arrival: int | None = None
-    #: As `time.monotonic` counts.
+    #: New tokens so far; the last one may be `PENDING_TOKEN`.
+    output_token_ids: list[int] = field(default_factory=list)
+    #: How many output tokens were handed to the output processor.
+    num_emitted_tokens: int = 0
+    #: Whether the engine is done with it. Its generation ends once the output processor is, too.
+    finished: bool = False
+    #: How many tokens have their keys and values in the KV cache.
+    num_computed_tokens: int = 0
+    #: Draft of the tokens after the last one, verified by the next step.
+    draft_token_ids: list[int] = field(default_factory=list)
+    #: Whether it may have a draft.
+    speculation_enabled: bool = True
+    #: Row of the KV cache, or of the block tables, while it runs.
+    row: int = UNALLOCATED
+    #: Position in the order of arrival, kept after a preemption; None before it first waits.
+    arrival_index: int | None = None
+    #: Time of the first new token on the clock of `time.monotonic` (seconds).
     first_token_at: float | None = None
 
     def __len__(self) -> int:
-        """Tokens of the prompt and new ones."""
-        return len(self.prompt) + len(self.tokens)
+        """Number of prompt and output tokens."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
 
     def slice(self, start: int, end: int) -> list[int]:
-        """Return tokens ``start … end - 1``."""
-        known = len(self.prompt)
-        if end <= known:
-            return self.prompt[start:end]
-        return self.prompt[start:] + self.tokens[max(start - known, 0) : end - known]
+        """Return token ids ``start … end - 1`` of prompt and output."""
+        num_prompt_tokens = len(self.prompt_token_ids)
+        if end <= num_prompt_tokens:
+            return self.prompt_token_ids[start:end]
+        output = self.output_token_ids[max(start - num_prompt_tokens, 0) : end - num_prompt_tokens]
+        return self.prompt_token_ids[start:] + output
 
     def last(self, count: int) -> list[int]:
-        """Return the last tokens, as many as there are."""
+        """Return the last ``count`` token ids, or all if there are fewer."""
         return self.slice(max(len(self) - count, 0), len(self))
 
     @property
-    def newest(self) -> list[int]:
-        """What a step computes of it while it decodes: the newest token and the draft."""
-        return [self.tokens[-1], *self.draft]
+    def decode_token_ids(self) -> list[int]:
+        """The input of its decode step: the last token and the draft."""
+        return [self.output_token_ids[-1], *self.draft_token_ids]
 
     @property
-    def decoding(self) -> bool:
-        """Whether all tokens but the newest are in the cache: a single one is to be computed."""
-        return bool(self.tokens) and self.cached == len(self) - 1
+    def is_decoding(self) -> bool:
+        """Whether all tokens but the last are computed."""
+        return bool(self.output_token_ids) and self.num_computed_tokens == len(self) - 1
 
     @property
-    def complete(self) -> bool:
-        """Whether it has all the new tokens that it may have, read or not."""
-        return len(self.tokens) >= self.limit
+    def at_max_output_tokens(self) -> bool:
+        """Whether it has its maximum of new tokens, read or not."""
+        return len(self.output_token_ids) >= self.max_output_tokens
 
     @property
-    def pending(self) -> bool:
-        """Whether its newest token is not read yet."""
-        return bool(self.tokens) and self.tokens[-1] == PENDING
+    def has_pending_token(self) -> bool:
+        """Whether its last token is not read yet."""
+        return bool(self.output_token_ids) and self.output_token_ids[-1] == PENDING_TOKEN
 
     @property
-    def sound(self) -> bool:
-        """Whether a token was read that was drawn from its scores: the prompt's keys are numbers."""
-        return bool(self.tokens) and self.tokens[0] != PENDING
+    def prompt_is_verified(self) -> bool:
+        """Whether a token was sampled from finite logits, so that the prompt's keys and values are finite."""
+        return bool(self.output_token_ids) and self.output_token_ids[0] != PENDING_TOKEN

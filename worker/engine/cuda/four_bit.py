@@ -1,8 +1,8 @@
-"""Linear layers of 4 bits that are faster on a GPU than those of 16, not only smaller.
+"""Linear layers with weights of 4 bits, which are faster on a GPU than those of 16 bits.
 
-The format is bitsandbytes' (QLoRA, Dettmers et al. 2023): codes of 4 bits, and a float32 factor for
-every 64 weights of a row. For a few rows the weight is read as it is, a quarter of the bytes; for
-many, where the product takes longer than the reading, it is written out in 16 bits first.
+The format is bitsandbytes' (QLoRA, Dettmers et al. 2023): codes of 4 bits, and a float32 scale (absmax) for
+every 64 weights of a row. With few rows the product is bound by memory, and the codes are read as they are,
+a quarter of the bytes. With many it is bound by arithmetic, and the weight is dequantised to 16 bits first.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from torch import Tensor, nn
 
 from worker.engine.interface import EngineError
 
-#: Weights of a row that share a factor, and that stand together in memory.
-BLOCK, GROUP = 64, 128
-#: Most rows whose product reads the weight as it is.
-FEW_ROWS = 64
+#: Weights of a row that share a scale, and that are adjacent in memory.
+QUANT_BLOCK, GROUP = 64, 128
+#: Maximum number of rows whose product reads the codes.
+MAX_QUANTIZED_ROWS = 64
 
 
 @dataclass(frozen=True)
-class FourBit:
-    """A matrix of 4 bits, (out, in), laid out for the kernels: what a step reads is in one piece."""
+class FourBitWeight:
+    """A weight of 4 bits, (out, in), in the layout of the kernels: what a program reads is contiguous."""
 
     #: (in / 128, out, 16) int32. Byte q of word p of a row's group has the codes of its weights
     #: 32 q + 2 p, in the high bits, and 32 q + 2 p + 1, in the low ones.
     words: Tensor
-    #: (in / 64, out) float32: of each block of a row.
+    #: (in / 64, out) float32: the scale of each block of a row.
     scales: Tensor
-    #: (16,) float32, what a block's factor is multiplied with; `values` are the same on the host.
+    #: (16,) float32: the values of the codes before scaling. `values` are the same on the host.
     code: Tensor
     values: tuple[float, ...]
 
     @classmethod
     def pack(
         cls, packed: Tensor, absmax: Tensor, code: Tensor, shape: tuple[int, int], blocksize: int
-    ) -> FourBit:
-        """Lay out what bitsandbytes has.
+    ) -> FourBitWeight:
+        """Convert a weight from bitsandbytes' layout.
 
         Args:
             packed: out * in / 2 elements, uint8: two weights each, row by row, the first in the high
@@ -52,20 +52,20 @@ class FourBit:
         rows, columns = shape
         bytes_ = packed.reshape(rows, columns // GROUP, 4, 16)
         words = bytes_.permute(1, 0, 3, 2).contiguous().view(torch.int32)[..., 0]
-        scales = absmax.reshape(rows, -1).repeat_interleave(blocksize // BLOCK, dim=1)
+        scales = absmax.reshape(rows, -1).repeat_interleave(blocksize // QUANT_BLOCK, dim=1)
         code = code.to(absmax)
         return cls(words, scales.T.contiguous(), code, tuple(code.tolist()))
 
     @classmethod
-    def join(cls, weights: Sequence[FourBit]) -> FourBit:
-        """Put matrices of the same input side by side.
+    def fuse(cls, weights: Sequence[FourBitWeight]) -> FourBitWeight:
+        """Fuse weights that read the same input.
 
         Raises:
-            EngineError: they have different codes.
+            EngineError: they are of different 4-bit types.
         """
         first = weights[0]
         if any(weight.values != first.values for weight in weights):
-            raise EngineError("layers of different 4-bit types cannot be one")
+            raise EngineError("layers of different 4-bit types cannot be fused")
         if len(weights) == 1:
             return first
         words = torch.cat([weight.words for weight in weights], dim=1)
@@ -81,23 +81,26 @@ class FourBit:
         return self.words.shape[0] * GROUP
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix, (out, in): the same bits that bitsandbytes gives."""
+        """Return the weight, (out, in), bit for bit as bitsandbytes dequantises it."""
         if self.words.is_cuda:
             from worker.engine.cuda import four_bit_kernels
 
             return four_bit_kernels.dequantize(self, dtype)
         bytes_ = self.words[..., None].view(torch.uint8).permute(1, 0, 3, 2)
-        codes = torch.stack([bytes_ >> 4, bytes_ & 15], dim=-1).view(self.out_features, -1, BLOCK)
+        codes = torch.stack([bytes_ >> 4, bytes_ & 15], dim=-1).view(
+            self.out_features, -1, QUANT_BLOCK
+        )
         matrix = self.code[codes.int()] * self.scales.T[..., None]
         return matrix.flatten(1).to(dtype)
 
 
 class FourBitLinear(nn.Module):
-    """Linear layers of 4 bits and of the same input, side by side."""
+    """Fused linear layers of 4 bits."""
 
-    def __init__(self, weight: FourBit, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: FourBitWeight, bias: Tensor | None = None) -> None:
         """
         Args:
+            weight: (out, in).
             bias: (out,).
         """
         super().__init__()
@@ -105,21 +108,20 @@ class FourBitLinear(nn.Module):
         self.in_features, self.out_features = weight.in_features, weight.out_features
 
     @classmethod
-    def join(cls, layers: Sequence[nn.Module]) -> FourBitLinear:
-        """Make one of bitsandbytes' layers; it shares no memory with them but a single bias.
+    def fuse(cls, layers: Sequence[Any]) -> FourBitLinear:
+        """Fuse bitsandbytes' layers. The result shares no memory with them except a single bias.
 
         Args:
-            layers: `Linear4bit`, quantised, without `obstacle`.
+            layers: quantised `Linear4bit` for which `unsupported_reason` returns None.
 
         Raises:
-            EngineError: a layer cannot be laid out so, or they are of different types.
+            EngineError: a layer cannot be converted, or they are of different types.
         """
         for layer in layers:
-            if said := obstacle(layer):
-                raise EngineError(f"a layer of 4 bits cannot be used: {said}")
-        found: list[Any] = list(layers)
-        biases = [layer.bias for layer in found]
-        weight = FourBit.join([_weight(layer) for layer in found])
+            if reason := unsupported_reason(layer):
+                raise EngineError(f"a layer of 4 bits cannot be used: {reason}")
+        biases = [layer.bias for layer in layers]
+        weight = FourBitWeight.fuse([_convert(layer) for layer in layers])
         if all(bias is None for bias in biases):
             return cls(weight)
         dtype = next(bias.dtype for bias in biases if bias is not None)
@@ -127,19 +129,23 @@ class FourBitLinear(nn.Module):
             weight.scales.new_zeros(layer.out_features, dtype=dtype)
             if bias is None
             else bias.detach().to(dtype)
-            for layer, bias in zip(found, biases, strict=True)
+            for layer, bias in zip(layers, biases, strict=True)
         ]
         return cls(weight, torch.cat(parts) if len(parts) > 1 else parts[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (…, in) to (…, out), of the same dtype; a CUDA graph may record it.
+        """Map (…, in) to (…, out) of the same dtype. A CUDA graph can capture it.
 
-        A row's result may depend on whether there are more than `FEW_ROWS`, and on a GPU in 16 bits
-        on nothing else of the other rows if there are not.
+        On a GPU in 16 bits, a row's result depends on the other rows only in whether there are more than
+        `MAX_QUANTIZED_ROWS`.
         """
         rows = x.reshape(-1, x.shape[-1])
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and 0 < len(rows) <= FEW_ROWS:
+        if (
+            x.is_cuda
+            and x.dtype in (torch.bfloat16, torch.float16)
+            and 0 < len(rows) <= MAX_QUANTIZED_ROWS
+        ):
             from worker.engine.cuda import four_bit_kernels
 
             out = four_bit_kernels.multiply(rows, self.weight, bias)
@@ -148,33 +154,35 @@ class FourBitLinear(nn.Module):
         return out.view(*x.shape[:-1], self.out_features)
 
 
-def obstacle(layer: Any) -> str | None:
-    """Say why a layer cannot be a `FourBitLinear`; None if it can."""
+def unsupported_reason(layer: Any) -> str | None:
+    """Return why a layer cannot be a `FourBitLinear`; None if it can."""
     state = getattr(layer.weight, "quant_state", None)
     if state is None:
         return "it is not quantised to 4 bits"
     if getattr(state, "packing_format_for_cpu", False):
-        return "bitsandbytes has laid it out for a CPU"
+        return "bitsandbytes has packed it for a CPU"
     columns = state.shape[-1]
     if len(state.shape) != 2 or columns % GROUP or columns % state.blocksize:
         return f"its shape is {tuple(state.shape)}, in blocks of {state.blocksize}"
-    if state.blocksize % BLOCK:
-        return f"its blocks are of {state.blocksize} weights"
+    if state.blocksize % QUANT_BLOCK:
+        return f"its block size is {state.blocksize}"
     return None
 
 
 def code_of(layer: Any) -> tuple[float, ...] | None:
-    """Return the 16 values of a quantised layer's type; None for a layer that is not quantised."""
+    """Return the 16 values of a quantised layer's codes; None for a layer that is not quantised."""
     state = getattr(layer.weight, "quant_state", None)
     return None if state is None else tuple(state.code.tolist())
 
 
-def _weight(layer: Any) -> FourBit:
+def _convert(layer: Any) -> FourBitWeight:
     state = layer.weight.quant_state
     absmax = state.absmax
-    if state.nested:  # the factors are of 8 bits themselves: QLoRA's double quantisation
-        inner = state.state2
-        factors = inner.absmax.repeat_interleave(inner.blocksize)[: absmax.numel()]
-        absmax = inner.code[absmax.int()] * factors + state.offset
+    if state.nested:  # the scales are of 8 bits themselves: QLoRA's double quantisation
+        nested = state.state2
+        scales = nested.absmax.repeat_interleave(nested.blocksize)[: absmax.numel()]
+        absmax = nested.code[absmax.int()] * scales + state.offset
     packed = layer.weight.data.view(torch.uint8)
-    return FourBit.pack(packed, absmax.float(), state.code, tuple(state.shape), state.blocksize)
+    return FourBitWeight.pack(
+        packed, absmax.float(), state.code, tuple(state.shape), state.blocksize
+    )

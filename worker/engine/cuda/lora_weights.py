@@ -1,4 +1,4 @@
-"""Linear layers of the same input with all adapters, as the fused kernels want them."""
+"""The weights of fused projections and all adapters, in the layout of the fused kernels."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from worker.engine.lora.layers import Projection
+from worker.engine.lora.factors import Projection
 
-#: Ranks are filled up to multiples of so many: tensor cores take no fewer, and what begins there can be
-#: read in large pieces.
-ALIGNED = 16
+#: Ranks are padded to multiples: tensor cores take no fewer, and aligned loads are wide.
+ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one adapter adds to one projection."""
+class LoRABPart:
+    """The factor B of one adapter in one projection."""
 
-    adapter: int
-    #: Columns of the inner product.
+    adapter_id: int
+    #: Columns of the output of the factors A.
     ranks: slice
-    #: Columns of the output.
+    #: Columns of the fused output.
     columns: slice
     #: (ranks, columns), scaled.
     b: Tensor
 
 
-class Expansion:
-    """The second factors of all adapters in some layers.
+class LoRABWeights:
+    """The factors B of all adapters in fused projections.
 
-    A table says for each projection and adapter which columns of the inner product are the adapter's,
-    how many, and where its factor begins.
+    A table holds, for each projection and adapter, which columns of the output of the factors A are the
+    adapter's, and where its factor B begins.
     """
 
     def __init__(self, projections: Sequence[Projection], dtype: torch.dtype) -> None:
@@ -43,64 +42,63 @@ class Expansion:
             projections: layers whose outputs stand side by side.
             dtype: of the factors.
         """
-        self.adapters = len(projections[0].factors)
-        self.out = sum(_out(p.base) for p in projections)
+        self.num_adapters = len(projections[0].factors)
+        self.out_features = sum(p.out_features for p in projections)
         factors: list[Tensor] = []
         table: list[list[list[int]]] = []
-        parts: list[tuple[int, Part]] = []
-        place = rank = first = 0
-        largest = 1
+        parts: list[tuple[int, LoRABPart]] = []
+        offset = rank = first_column = 0
+        max_rank = 1
         for projection in projections:
-            size = _out(projection.base)
-            columns = slice(first, first + size)
-            first += size
+            columns = slice(first_column, first_column + projection.out_features)
+            first_column += projection.out_features
             table.append([])
-            for adapter, pair in enumerate(projection.factors):
+            for adapter_id, pair in enumerate(projection.factors):
                 if pair is None:
                     table[-1].append([0, 0, 0, 0])
                     continue
-                b = _padded(pair[1].T)
-                table[-1].append([rank, len(b), place, 0])
+                b = _pad_rank(pair[1].T)
+                table[-1].append([rank, len(b), offset, 0])
                 factors.append(b.flatten())
-                parts.append((place, Part(adapter, slice(rank, rank + len(b)), columns, b)))
+                ranks = slice(rank, rank + len(b))
+                parts.append((offset, LoRABPart(adapter_id, ranks, columns, b)))
                 rank += len(b)
-                place += b.numel()
-                # Where the next one begins, so that it is read 16 bytes at a time.
-                if odd := -place % ALIGNED:
-                    factors.append(b.new_zeros(odd))
-                    place += odd
-                largest = max(largest, len(b))
+                offset += b.numel()
+                # The next factor is aligned, too, so that it is loaded 16 bytes at a time.
+                if padding := -offset % ALIGNMENT:
+                    factors.append(b.new_zeros(padding))
+                    offset += padding
+                max_rank = max(max_rank, len(b))
         weight: Any = projections[0].base.weight
-        #: Of the inner product.
-        self.rank = rank
-        #: Ranks of a turn of the kernels' loop.
-        self.ranks = min(64, max(16, 1 << (largest - 1).bit_length()))
+        #: Sum of all padded ranks.
+        self.total_rank = rank
+        #: Ranks of an iteration of the kernels' loop.
+        self.block_rank = min(64, max(16, 1 << (max_rank - 1).bit_length()))
         self.b = torch.cat(factors) if factors else weight.new_zeros(1, dtype=dtype)
         self.parts = [
-            replace(part, b=self.b[at : at + part.b.numel()].view(part.b.shape))
-            for at, part in parts
+            replace(part, b=self.b[start : start + part.b.numel()].view(part.b.shape))
+            for start, part in parts
         ]
-        #: (projections, adapters, 4) int32: first column and number of columns of the inner product,
-        #: place in ``b``, and nothing; all multiples of `ALIGNED`.
+        #: (projections, adapters, 4) int32: first column and number of columns of the output of the
+        #: factors A, offset in ``b``, and unused. All are multiples of `ALIGNMENT`.
         self.table = torch.tensor(table, dtype=torch.int32, device=weight.device)
 
 
-class StackedWeights:
-    """One product gives [W x, A x] for the factors A of all adapters."""
+class StackedProjections:
+    """`worker.engine.cuda.projections.FusedProjections` of 16 or 32 bits: one product gives [W x, A x]."""
 
-    written_out = 0
+    dequantized_bytes = 0
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         """
         Args:
             projections: layers whose outputs stand side by side, none quantised.
         """
-        sizes = [_out(p.base) for p in projections]
         bases: list[Any] = [p.base for p in projections]
-        self.expansion = Expansion(projections, bases[0].weight.dtype)
-        self._out = sum(sizes)
+        self.lora_b = LoRABWeights(projections, bases[0].weight.dtype)
+        self._out_features = self.lora_b.out_features
         weights = [base.weight.detach() for base in bases]
-        self._weight = torch.cat([*weights, *first_factors(projections)])
+        self._weight = torch.cat([*weights, *stack_lora_a(projections)])
         self._bias: Tensor | None = None
         if any(base.bias is not None for base in bases):
             self._bias = self._weight.new_zeros(len(self._weight))
@@ -111,25 +109,21 @@ class StackedWeights:
                 column += base.out_features
 
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
-        """As `worker.engine.cuda.projections.Products`."""
-        if self._bias is None and ops.few(x, self._weight):
-            product = ops.linear(x, self._weight)
+        if self._bias is None and ops.use_small_batch_linear(x, self._weight):
+            product = ops.small_batch_linear(x, self._weight)
         else:
             product = linear(x, self._weight, self._bias)
-        inner = product[..., self._out :] if self.expansion.rank else product
-        return product[..., : self._out], inner
+        has_adapters = self.lora_b.total_rank > 0
+        lora_a_output = product[..., self._out_features :] if has_adapters else product
+        return product[..., : self._out_features], lora_a_output
 
 
-def first_factors(projections: Sequence[Projection]) -> list[Tensor]:
-    """Return the factors A of all adapters as `Expansion` counts their ranks, (ranks, in) each."""
-    return [_padded(pair[0]) for p in projections for pair in p.factors if pair is not None]
+def stack_lora_a(projections: Sequence[Projection]) -> list[Tensor]:
+    """Return the factors A of all adapters in the order of `LoRABWeights`, (padded rank, in) each."""
+    return [_pad_rank(pair[0]) for p in projections for pair in p.factors if pair is not None]
 
 
-def _padded(factor: Tensor) -> Tensor:
-    """Append zeros to a factor's ranks, (ranks, size), up to a multiple of `ALIGNED`."""
-    odd = -len(factor) % ALIGNED
-    return torch.cat([factor, factor.new_zeros(odd, factor.shape[1])]).contiguous()
-
-
-def _out(base: Any) -> int:
-    return int(base.out_features)
+def _pad_rank(factor: Tensor) -> Tensor:
+    """Pad (rank, size) with zeros to a multiple of `ALIGNMENT` ranks."""
+    padding = -len(factor) % ALIGNMENT
+    return torch.cat([factor, factor.new_zeros(padding, factor.shape[1])]).contiguous()

@@ -1,4 +1,4 @@
-"""Products of layers of the same input, quantised or not, with the first factors of all adapters."""
+"""Fused projections of 16 or 4 bits, together with the factors A of all adapters."""
 
 from __future__ import annotations
 
@@ -13,79 +13,85 @@ from torch.nn.functional import linear
 
 from worker.engine.cuda import four_bit
 from worker.engine.cuda.four_bit import FourBitLinear
-from worker.engine.cuda.lora_weights import Expansion, StackedWeights, first_factors
-from worker.engine.lora.layers import Projection
+from worker.engine.cuda.lora_weights import LoRABWeights, StackedProjections, stack_lora_a
+from worker.engine.lora.factors import Projection
 
 
-class Products(Protocol):
-    """Linear layers of the same input, side by side, and the first factors of all adapters there."""
+class FusedProjections(Protocol):
+    """Linear layers that read the same input, side by side, and the factors A of all adapters there."""
 
     @property
-    def expansion(self) -> Expansion:
-        """The second factors."""
+    def lora_b(self) -> LoRABWeights:
+        """The factors B of all adapters."""
         ...
 
     @property
-    def written_out(self) -> int:
-        """Bytes of the largest matrix that is written out in 16 bits for a step, and not kept."""
+    def dequantized_bytes(self) -> int:
+        """Bytes of the largest matrix that is dequantised for a step, and not kept."""
         ...
 
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
         """Multiply (tokens, in).
 
         Returns:
-            (tokens, out) of the base, and (tokens, sum of ranks) of the adapters' first factors; if
-            there are none, anything. Both may come in as many parts that add up to them, in front.
+            the base's output, (tokens, out), and that of the adapters' factors A, (tokens, sum of ranks);
+            the latter is arbitrary if there are none. Both may have a leading dimension of parts, whose
+            sum is the result.
         """
         ...
 
 
-def products(projections: Sequence[Projection], dtype: torch.dtype) -> Products:
-    """Put layers side by side. What is returned shares no weights of 4 bits with them.
+def fuse_projections(projections: Sequence[Projection], dtype: torch.dtype) -> FusedProjections:
+    """Fuse layers. The result shares no weights of 4 bits with them.
 
     Args:
-        projections: layers without `obstacle`.
+        projections: layers for which `unsupported_reason` returns None.
         dtype: of the activations.
     """
     if all(type(projection.base) is nn.Linear for projection in projections):
-        return StackedWeights(projections)
-    return QuantizedWeights(projections, dtype)
+        return StackedProjections(projections)
+    return QuantizedProjections(projections, dtype)
 
 
-def obstacle(layer: nn.Module) -> str | None:
-    """Say why a layer cannot be among `products`; None if it can."""
-    return None if type(layer) is nn.Linear else four_bit.obstacle(layer)
+def unsupported_reason(layer: nn.Module) -> str | None:
+    """Return why a layer cannot be one of `fuse_projections`; None if it can."""
+    return None if type(layer) is nn.Linear else four_bit.unsupported_reason(layer)
 
 
-class QuantizedWeights:
-    """A product with weights of 4 bits, or several, and one with the factors A of all adapters."""
+class QuantizedProjections:
+    """Products with weights of 4 bits, and one with the factors A of all adapters in 16 bits."""
 
     def __init__(self, projections: Sequence[Projection], dtype: torch.dtype) -> None:
-        """Arguments as for `products`; a layer, and not every one, may be unquantised."""
+        """
+        Args:
+            projections: as for `fuse_projections`; some, but not all, may be unquantised.
+            dtype: of the activations.
+        """
         bases: list[Any] = [projection.base for projection in projections]
-        self.expansion = Expansion(projections, dtype)
-        factors = first_factors(projections)
-        self._factors = torch.cat(factors) if factors else None
-        # Neighbours of one type are one product; a base has several types where layers were left out.
-        self._layers: list[Matrix | FourBitLinear] = []
+        self.lora_b = LoRABWeights(projections, dtype)
+        lora_a = stack_lora_a(projections)
+        self._lora_a = torch.cat(lora_a) if lora_a else None
+        # Neighbours of one type are one product. A base has several types where quantisation skipped
+        # layers.
+        self._layers: list[DenseLinear | FourBitLinear] = []
         for code, run in itertools.groupby(bases, four_bit.code_of):
             layers = list(run)
-            self._layers.append(Matrix.join(layers) if code is None else FourBitLinear.join(layers))
-        quantised = [layer for layer in self._layers if isinstance(layer, FourBitLinear)]
-        elements = max(layer.in_features * layer.out_features for layer in quantised)
-        self.written_out = elements * dtype.itemsize
+            fused = DenseLinear.fuse(layers) if code is None else FourBitLinear.fuse(layers)
+            self._layers.append(fused)
+        quantized = [layer for layer in self._layers if isinstance(layer, FourBitLinear)]
+        num_elements = max(layer.in_features * layer.out_features for layer in quantized)
+        self.dequantized_bytes = num_elements * dtype.itemsize
 
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
-        """As `Products`."""
         del ops
-        found = [layer(x) for layer in self._layers]
-        product = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-        return product, product if self._factors is None else linear(x, self._factors)
+        outputs = [layer(x) for layer in self._layers]
+        product = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        return product, product if self._lora_a is None else linear(x, self._lora_a)
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """Linear layers of the same input, side by side, that are not quantised."""
+class DenseLinear:
+    """Fused linear layers that are not quantised."""
 
     #: (out, in).
     weight: Tensor
@@ -93,8 +99,8 @@ class Matrix:
     bias: Tensor | None
 
     @classmethod
-    def join(cls, layers: Sequence[Any]) -> Matrix:
-        """Make one of `nn.Linear`."""
+    def fuse(cls, layers: Sequence[Any]) -> DenseLinear:
+        """Fuse `nn.Linear` layers."""
         weight = torch.cat([layer.weight.detach() for layer in layers])
         if all(layer.bias is None for layer in layers):
             return cls(weight, None)

@@ -1,4 +1,4 @@
-"""What a machine needs to compile and run the kernels."""
+"""Checks what a machine needs to compile and run the kernels."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import torch
 
 from worker.engine.interface import EngineError
 
-#: The least compute capability that Triton compiles for.
-CAPABILITY = (7, 0)
+#: Minimum compute capability that Triton compiles for.
+MIN_CAPABILITY = (7, 0)
 
 
 class DeviceError(EngineError):
-    """A device cannot be used as it is; the message is one sentence that says what to do."""
+    """A device cannot be used; the message says what to do."""
 
 
 def check(device: torch.device) -> None:
-    """Make sure that kernels can be compiled for a CUDA device.
+    """Check that Triton can compile kernels for a CUDA device.
 
-    Triton builds what launches a kernel with the machine's C compiler, against Python's headers.
+    Triton builds kernel launchers with the machine's C compiler and Python's headers.
 
     Raises:
-        DeviceError: something is missing.
+        DeviceError: something is missing, or the device is too old.
     """
     if find_spec("triton") is None:
         raise DeviceError("a CUDA device needs Triton: pip install triton")
@@ -41,9 +41,9 @@ def check(device: torch.device) -> None:
             f"a CUDA device needs Python's headers, with which Triton builds its kernels' launchers, "
             f"and there is no {headers}: install python3-dev"
         )
-    if torch.cuda.get_device_capability(device) < CAPABILITY:
+    if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
         name = torch.cuda.get_device_name(device)
         raise DeviceError(
             f"the {name} is too old for Triton's kernels, which need compute capability "
-            f"{CAPABILITY[0]}.{CAPABILITY[1]}; use HELIXQ_DEVICE=cpu"
+            f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}; use HELIXQ_DEVICE=cpu"
         )

@@ -1,6 +1,6 @@
-"""What `worker.engine.cuda.kernels` computes, in plain PyTorch: what they are tested against.
+"""The operations of `worker.engine.cuda.kernels` in plain PyTorch.
 
-It runs anywhere, and so do the parts of an engine around it.
+The kernels are tested against them. They run anywhere, and so does the engine around them.
 """
 
 from __future__ import annotations
@@ -9,163 +9,187 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.attention.paged_batch import PagedBatch
 from worker.engine.batching import sampler
-from worker.engine.cuda.lora_weights import Expansion
-from worker.engine.kv.paged_cache import BlockCache
+from worker.engine.batching.sampler import SamplingMetadata
+from worker.engine.cuda.lora_weights import LoRABWeights
+from worker.engine.kv.paged_cache import PagedKVCache
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """Normalise rows and weigh their columns: (tokens, size)."""
-    return torch.nn.functional.rms_norm(x, weight.shape, weight, epsilon)
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Normalise rows, and scale their columns: (tokens, size)."""
+    return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
 
 
-def add(x: Tensor, product: Tensor, inner: Tensor, lora: Expansion, adapters: Tensor) -> Tensor:
-    """Add a product and what the tokens' adapters give to ``x``, in place.
+def add_residual(
+    x: Tensor, product: Tensor, lora_a_output: Tensor, lora_b: LoRABWeights, adapter_ids: Tensor
+) -> Tensor:
+    """Add a projection's output, with its adapters' part, to the residual ``x`` in place.
 
     Args:
         x: (tokens, out).
-        product: of the base, (tokens, out).
-        inner: of the first factors, (tokens, sum of ranks).
-        lora: the second factors.
-        adapters: each token's by its index, (tokens,) int32.
+        product: the base's output, (tokens, out).
+        lora_a_output: the factors A's output, (tokens, sum of ranks).
+        lora_b: the factors B.
+        adapter_ids: each token's adapter, (tokens,) int32.
 
     Returns:
         x.
     """
-    return x.add_(_expanded(product, inner, lora, adapters))
+    return x.add_(_add_lora(product, lora_a_output, lora_b, adapter_ids))
 
 
-def swiglu(product: Tensor, inner: Tensor, lora: Expansion, adapters: Tensor) -> Tensor:
-    """Return silu(gate) x up of (tokens, gate and up side by side); arguments as for `add`."""
-    gate, up = _expanded(product, inner, lora, adapters).chunk(2, dim=-1)
+def silu_and_mul(
+    product: Tensor, lora_a_output: Tensor, lora_b: LoRABWeights, adapter_ids: Tensor
+) -> Tensor:
+    """Return silu(gate) * up of (tokens, gate and up side by side); arguments as for `add_residual`."""
+    gate, up = _add_lora(product, lora_a_output, lora_b, adapter_ids).chunk(2, dim=-1)
     return silu(gate) * up
 
 
-def heads(
+def rope_and_cache(
     product: Tensor,
-    inner: Tensor,
-    lora: Expansion,
-    batch: FlatBatch,
+    lora_a_output: Tensor,
+    lora_b: LoRABWeights,
+    batch: PagedBatch,
     cos: Tensor,
     sin: Tensor,
-    cache: BlockCache,
+    cache: PagedKVCache,
     layer: int,
 ) -> Tensor:
-    """Rotate queries and keys (Su et al., RoFormer, in Llama's order of halves); store keys and values.
+    """Rotate queries and keys (Su et al., RoFormer, with Llama's order of halves); store keys and values.
 
     Args:
-        product: queries', keys' and values' heads side by side, (tokens, out); `inner`, `lora` as for
-            `add`.
-        batch: where the tokens belong.
-        cos: by position, (context, half of a head), float32.
-        sin: likewise.
-        cache: where keys and values go.
-        layer: which of its.
+        product: the base's queries, keys and values side by side, (tokens, out).
+        lora_a_output: as for `add_residual`.
+        lora_b: the factors B.
+        batch: the tokens.
+        cos: by position, (``max_model_len``, half of a head), float32.
+        sin: as ``cos``.
+        cache: where keys and values are stored.
+        layer: index of the layer.
 
     Returns:
         the queries, (tokens, heads, head size).
     """
-    found = _expanded(product, inner, lora, batch.adapters).view(len(product), -1, cache.size)
-    shared = cache.heads
-    at = batch.positions.long().clamp(min=0)
-    c, s = cos[at][:, None], sin[at][:, None]
-    first, second = found[:, :-shared].float().chunk(2, dim=-1)
-    turned = torch.cat([first * c - second * s, second * c + first * s], dim=-1).to(found.dtype)
-    store(turned[:, -shared:], found[:, -shared:], batch, cache, layer)
-    return turned[:, :-shared].contiguous()
+    heads = _add_lora(product, lora_a_output, lora_b, batch.adapter_ids)
+    heads = heads.view(len(product), -1, cache.head_size)
+    num_kv_heads = cache.num_kv_heads
+    positions = batch.positions.long().clamp(min=0)
+    c, s = cos[positions][:, None], sin[positions][:, None]
+    first, second = heads[:, :-num_kv_heads].float().chunk(2, dim=-1)
+    rotated = torch.cat([first * c - second * s, second * c + first * s], dim=-1).to(heads.dtype)
+    key, value = rotated[:, -num_kv_heads:], heads[:, -num_kv_heads:]
+    reshape_and_cache(key, value, batch, cache, layer)
+    return rotated[:, :-num_kv_heads].contiguous()
 
 
-def store(key: Tensor, value: Tensor, batch: FlatBatch, cache: BlockCache, layer: int) -> None:
+def reshape_and_cache(
+    key: Tensor, value: Tensor, batch: PagedBatch, cache: PagedKVCache, layer: int
+) -> None:
     """Store the tokens' keys and values, (tokens, key-value heads, head size)."""
-    at = batch.positions.long().clamp(min=0)
-    blocks = batch.tables[batch.rows.long(), at // cache.block_size].long()
-    blocks = blocks * (batch.positions >= 0)  # what fills up goes to the block of nobody
-    places = blocks, slice(None), at % cache.block_size
-    cache.keys[layer][places] = key
-    cache.values[layer][places] = value
+    positions = batch.positions.long().clamp(min=0)
+    blocks = batch.block_tables[batch.rows.long(), positions // cache.block_size].long()
+    blocks = blocks * (batch.positions >= 0)  # padding tokens are stored in block 0
+    slots = blocks, slice(None), positions % cache.block_size
+    cache.keys[layer][slots] = key
+    cache.values[layer][slots] = value
 
 
-def attend(
+def paged_attention(
     queries: Tensor,
-    batch: FlatBatch,
-    cache: BlockCache,
+    batch: PagedBatch,
+    cache: PagedKVCache,
     layer: int,
     scaling: float,
-    window: int | None,
+    sliding_window: int | None,
 ) -> Tensor:
-    """Attend over the sequences' keys and values up to each token's own.
+    """Attend over each sequence's keys and values up to the token's own.
 
     Args:
         queries: (tokens, heads, head size).
-        batch: where the tokens belong.
+        batch: the tokens.
         cache: keys and values.
-        layer: which of its.
-        scaling: of the scores.
-        window: a token sees so many tokens, itself included; all before it if None.
+        layer: index of the layer.
+        scaling: factor of the scores.
+        sliding_window: as `worker.engine.attention.interface.LayerAttention` has it.
 
     Returns:
-        (tokens, heads, head size); zeros for what fills up.
+        (tokens, heads, head size); zeros for padding tokens.
     """
     keys, values = cache.keys[layer], cache.values[layer]
-    reach = batch.tables.shape[1] * cache.block_size
-    tables = batch.tables[batch.rows.long()].long()
-    # (tokens, heads, reach, size)
-    shape = (len(queries), cache.heads, reach, cache.size)
+    kv_len = batch.block_tables.shape[1] * cache.block_size
+    tables = batch.block_tables[batch.rows.long()].long()
+    shape = (len(queries), cache.num_kv_heads, kv_len, cache.head_size)
     k, v = (x[tables].transpose(1, 2).reshape(shape) for x in (keys, values))
     positions = batch.positions[:, None]
-    others = torch.arange(reach, device=queries.device)
-    sees = others <= positions
-    if window is not None:
-        sees &= others > positions - window
-    q = queries.view(len(queries), cache.heads, -1, cache.size)
-    seen = sees[:, None, :, None]
-    # What is not seen may be anything, a NaN too.
-    scores = torch.matmul(q, k.masked_fill(~seen, 0).transpose(-1, -2)).float() * scaling
-    scores = scores.masked_fill(~sees[:, None, None], -torch.inf)
-    shares = scores.softmax(-1).nan_to_num(0).to(v.dtype)
-    return torch.matmul(shares, v.masked_fill(~seen, 0)).view_as(queries)
+    kv_positions = torch.arange(kv_len, device=queries.device)
+    visible = kv_positions <= positions
+    if sliding_window is not None:
+        visible &= kv_positions > positions - sliding_window
+    q = queries.view(len(queries), cache.num_kv_heads, -1, cache.head_size)
+    hidden = ~visible[:, None, :, None]
+    # Slots that are not visible may hold anything, also NaN.
+    scores = torch.matmul(q, k.masked_fill(hidden, 0).transpose(-1, -2)).float() * scaling
+    scores = scores.masked_fill(~visible[:, None, None], -torch.inf)
+    weights = scores.softmax(-1).nan_to_num(0).to(v.dtype)
+    return torch.matmul(weights, v.masked_fill(hidden, 0)).view_as(queries)
 
 
-def draw(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, noise: Tensor, most: int
+def sample(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, noise_seed: Tensor, max_top_k: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw as `worker.engine.batching.sampler.sample` does, of rows without top-p; the host looks at nothing.
+    """Sample as `worker.engine.batching.sampler.sample`, without top-p. A CUDA graph can capture it.
 
     Args:
         logits: (rows, vocabulary), any float dtype.
         temperature: (rows,) float32; 0 is greedy.
-        top_k: (rows,) int64, at most ``most``.
-        noise: (rows,) int64, as `worker.engine.batching.sampler.Rows` has it.
-        most: the largest top-k that there may be.
+        top_k: (rows,) int64, at most ``max_top_k``.
+        noise_seed: (rows,) int64, as in `SamplingMetadata`.
+        max_top_k: the largest possible top-k.
 
     Returns:
-        as `worker.engine.batching.sampler.sample`.
+        token ids, (rows,) int64, and whether the row's logits were finite, (rows,) bool.
     """
-    rows = sampler.Rows(temperature, top_k, temperature, noise, most, True, True, False)
-    return sampler.sample(logits, rows, recorded=True)
+    metadata = SamplingMetadata(
+        temperature,
+        top_k,
+        top_p=temperature,  # not read
+        noise_seed=noise_seed,
+        max_top_k=max_top_k,
+        any_greedy=True,
+        any_random=True,
+        any_top_p=False,
+    )
+    return sampler.sample(logits, metadata, capturable=True)
 
 
-def work_tokens(group: int) -> int:
-    """Return how many successive tokens of a prompt are a piece of work; any number does."""
-    del group
+def prefill_tile_tokens(group_size: int) -> int:
+    """Return the tokens of a prefill tile; any number does here."""
+    del group_size
     return 32
 
 
-def few(x: Tensor, weight: Tensor) -> bool:
-    """Whether `linear` is the faster product; arguments as for it."""
+def use_small_batch_linear(x: Tensor, weight: Tensor) -> bool:
+    """Return whether `small_batch_linear` is faster than PyTorch's product; arguments as for it."""
     del x, weight
     return False
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply a few rows, (tokens, in), with a matrix, (out, in), in parts that add up: (1, tokens, out)."""
+def small_batch_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply few rows, (tokens, in), with (out, in), in parts whose sum is the product.
+
+    Returns:
+        (1, tokens, out).
+    """
     return torch.nn.functional.linear(x, weight)[None]
 
 
-def _expanded(product: Tensor, inner: Tensor, lora: Expansion, adapters: Tensor) -> Tensor:
-    found = product.clone()
-    for part in lora.parts:
-        mine = (adapters == part.adapter)[:, None]
-        found[:, part.columns] += (inner[:, part.ranks] * mine) @ part.b
-    return found
+def _add_lora(
+    product: Tensor, lora_a_output: Tensor, lora_b: LoRABWeights, adapter_ids: Tensor
+) -> Tensor:
+    output = product.clone()
+    for part in lora_b.parts:
+        is_adapter = (adapter_ids == part.adapter_id)[:, None]
+        output[:, part.columns] += (lora_a_output[:, part.ranks] * is_adapter) @ part.b
+    return output

@@ -1,1 +1,1 @@
-"""Keys and values: where they are, and which sequence holds which of that memory."""
+"""The KV cache: its tensors, and which sequence has which of its memory."""

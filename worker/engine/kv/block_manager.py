@@ -1,197 +1,159 @@
-"""Memory in blocks of a few tokens: a sequence has as many as it needs, and prompts share theirs.
-
-The block pool is that of vLLM (Kwon et al., Efficient Memory Management for Large Language Model
-Serving with PagedAttention, SOSP 2023), and so is the sharing of whole blocks by a chain of hashes.
-"""
+"""Manages a paged KV cache: the block table of each running sequence; prompts share full blocks."""
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Hashable
-from collections.abc import Sequence as Several
+from collections.abc import Sequence as Seq
 from hashlib import blake2b
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worker.engine.batching.sequence import NOWHERE, Sequence
+from worker.engine.batching.sequence import UNALLOCATED, Sequence
+from worker.engine.kv.block_pool import BlockPool
 
-#: The part of all blocks that stays free when a sequence is let in, for those that run to grow into:
-#: without it the newcomer would often be the next to be evicted.
+#: Share of all blocks that stays free when a sequence is admitted, for running ones to grow into.
+#: Without it the new sequence would often be the next to be preempted.
 WATERMARK = 0.01
 
 
-class Blocks:
-    """Hands out the blocks of a paged cache, and keeps the table of each row's.
-
-    A full block of a prompt is registered under a hash of all tokens up to its end and the adapter.
-    Whoever begins with the same takes it over as it is: nobody writes into it any more. Blocks that
-    nobody holds keep what is in them until they are handed out again.
-    """
+class BlockManager:
+    """Gives sequences blocks of a `worker.engine.kv.paged_cache.PagedKVCache`."""
 
     def __init__(
-        self, count: int, size: int, *, rows: int, context: int, adapters: Several[Hashable]
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        num_rows: int,
+        max_model_len: int,
+        adapter_keys: Seq[Hashable],
     ) -> None:
         """
         Args:
-            count: blocks of the cache. The first is never handed out: what fills steps up may write
-                there.
-            size: tokens of a block.
-            rows: the most sequences at once.
-            context: the most tokens of one.
-            adapters: what tells each adapter from those with other weights, as a digest of them does;
-                adapters with equal ones share.
+            num_blocks: blocks of the cache; block 0 is for padding tokens.
+            block_size: tokens of a block.
+            num_rows: maximum number of running sequences.
+            max_model_len: maximum number of tokens of a sequence.
+            adapter_keys: identify each adapter's weights, for example by a digest; adapters with equal
+                keys share prefixes.
 
         Raises:
-            ValueError: a sequence as long as the context would not fit.
+            ValueError: one sequence of ``max_model_len`` tokens would not fit.
         """
-        longest = -(-context // size)
-        if count <= longest:
-            raise ValueError(f"{count} blocks of {size} tokens are too few for {context} tokens")
-        self._size = size
-        #: (rows, blocks of a context): the blocks of each row, 0 where it has none.
-        self.tables = np.zeros((rows, longest), dtype=np.int32)
-        self._flat = self.tables.reshape(-1)
-        #: Where the flattened tables have changed since they were last asked for.
-        self._changed: list[int] = []
-        self._watermark = max(1, int(count * WATERMARK))
-        keys = list(dict.fromkeys(adapters))
-        #: Where each adapter's chains of hashes begin.
-        self._roots = [
-            blake2b(b"%d" % keys.index(key), digest_size=32).digest() for key in adapters
+        max_blocks = -(-max_model_len // block_size)
+        if num_blocks <= max_blocks:
+            raise ValueError(
+                f"{num_blocks} blocks of {block_size} tokens are too few for {max_model_len} tokens"
+            )
+        self._block_size = block_size
+        #: (rows, blocks of a context) int32: the blocks of each row's sequence, then 0.
+        self.block_tables = np.zeros((num_rows, max_blocks), dtype=np.int32)
+        self._flat_tables = self.block_tables.reshape(-1)
+        #: Indices into the flat tables that have changed since `take_table_updates`.
+        self._updated: list[int] = []
+        self._watermark_blocks = max(1, int(num_blocks * WATERMARK))
+        distinct_keys = list(dict.fromkeys(adapter_keys))
+        #: First hash of each adapter's chains.
+        self._root_hashes = [
+            blake2b(b"%d" % distinct_keys.index(key), digest_size=32).digest()
+            for key in adapter_keys
         ]
-        self._free_rows = list(range(rows))
+        self._free_rows = list(range(num_rows))
         #: The blocks of each row, as in the tables.
-        self._blocks: list[list[int]] = [[] for _ in range(rows)]
-        #: The tokens that they have room for.
-        self._room = [0] * rows
-        #: How many rows have each block.
-        self._holders = [0] * count
-        #: Those that none has, in the order in which they are to be handed out.
-        self._free = OrderedDict.fromkeys(range(1, count))
-        #: What each registered block is registered under, and the other way round.
-        self._key_of: dict[int, bytes] = {}
-        self._block_of: dict[bytes, int] = {}
-        #: A sequence may be asked for in every step while it waits.
-        self._chains: WeakKeyDictionary[Sequence, list[bytes]] = WeakKeyDictionary()
+        self._blocks: list[list[int]] = [[] for _ in range(num_rows)]
+        #: Tokens that they have room for.
+        self._num_slots = [0] * num_rows
+        self._pool = BlockPool(num_blocks)
+        #: Block hashes of prompts. A waiting sequence is looked up in every step.
+        self._hashes: WeakKeyDictionary[Sequence, list[bytes]] = WeakKeyDictionary()
 
     @property
-    def free(self) -> int:
-        """How many blocks can be had, those that hold prompts of sequences that ended included."""
-        return len(self._free)
+    def num_free_blocks(self) -> int:
+        """Number of blocks that can be allocated, those that hold reusable prefixes included."""
+        return self._pool.num_free_blocks
 
     def allocate(self, sequence: Sequence) -> bool:
         if not self._free_rows:
             return False
-        length = len(sequence)
-        shared = self._shared(sequence)
-        total = -(-length // self._size)
-        taken = total - sum(self._holders[block] > 0 for block in shared)
-        spare = self._watermark if len(self._free) < len(self._holders) - 1 else 0
-        if taken + spare > len(self._free):
+        pool = self._pool
+        num_tokens = len(sequence)
+        # The last token is always computed, since its logits are wanted.
+        hashes = self._block_hashes(sequence)[: (num_tokens - 1) // self._block_size]
+        shared = pool.lookup(hashes)
+        num_blocks = -(-num_tokens // self._block_size)
+        num_taken = num_blocks - pool.num_in_use(shared)
+        watermark = 0 if pool.is_unused else self._watermark_blocks
+        if num_taken + watermark > pool.num_free_blocks:
             return False
-        for block in shared:
-            if not self._holders[block]:
-                del self._free[block]
-            self._holders[block] += 1
-        row = heapq.heappop(self._free_rows)  # the first: few rows are to be looked at then
-        self._append(row, shared + [self._take() for _ in range(total - len(shared))])
-        sequence.row, sequence.cached = row, len(shared) * self._size
+        pool.share(shared)
+        row = heapq.heappop(self._free_rows)  # the lowest, so that few rows are in use
+        self._append(row, shared + [pool.allocate() for _ in range(num_blocks - len(shared))])
+        sequence.row = row
+        sequence.num_computed_tokens = len(shared) * self._block_size
         return True
 
-    def extend(self, sequence: Sequence, end: int) -> bool:
+    def append_slots(self, sequence: Sequence, num_tokens: int) -> bool:
         row = sequence.row
-        if end <= self._room[row]:
+        if num_tokens <= self._num_slots[row]:
             return True
-        blocks = self._blocks[row]
-        more = -(-end // self._size) - len(blocks)
-        if more > len(self._free):
+        num_new = -(-num_tokens // self._block_size) - len(self._blocks[row])
+        if num_new > self._pool.num_free_blocks:
             return False
-        self._append(row, [self._take() for _ in range(more)])
+        self._append(row, [self._pool.allocate() for _ in range(num_new)])
         return True
 
-    def record(self, sequence: Sequence, start: int, tokens: Several[int]) -> None:
-        chain, blocks = self._chain(sequence), self._blocks[sequence.row]
-        for i in range(start // self._size, (start + len(tokens)) // self._size):
-            # Another sequence may have computed the same in the same step: one of them is enough.
-            if chain[i] not in self._block_of:
-                self._block_of[chain[i]] = blocks[i]
-                self._key_of[blocks[i]] = chain[i]
+    def cache_prompt(self, sequence: Sequence, start: int, token_ids: Seq[int]) -> None:
+        hashes, blocks = self._block_hashes(sequence), self._blocks[sequence.row]
+        first, end = start // self._block_size, (start + len(token_ids)) // self._block_size
+        for i in range(first, end):
+            self._pool.cache(blocks[i], hashes[i])
 
-    def release(self, sequence: Sequence, *, damaged: bool) -> None:
+    def free(self, sequence: Sequence, *, invalid_kv: bool) -> None:
         row = sequence.row
-        blocks, self._blocks[row], self._room[row] = self._blocks[row], [], 0
-        for block in reversed(blocks):  # without its beginning, the rest of a prompt is of no use
-            self._holders[block] -= 1
-            if damaged:
-                self._unregister(block)
-            if not self._holders[block]:
-                self._free[block] = None
+        blocks, self._blocks[row], self._num_slots[row] = self._blocks[row], [], 0
+        self._pool.free(blocks, invalid_kv=invalid_kv)
         self._write(row, 0, [0] * len(blocks))
         heapq.heappush(self._free_rows, row)
-        sequence.row = NOWHERE
-        sequence.cached = 0
+        sequence.row = UNALLOCATED
+        sequence.num_computed_tokens = 0
 
-    def take_changes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what has changed in the tables since this was last called, or since all was 0.
+    def take_table_updates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what has changed in the block tables since the last call, or since they were all 0.
 
         Returns:
-            indices into the flattened tables, where one may come more than once, and the values that
-            are there now; both (changes,) int64.
+            indices into the flat tables, possibly with repetitions, and their values now; both
+            (changes,) int64.
         """
-        indices = np.array(self._changed, dtype=np.int64)
-        self._changed = []
-        return indices, self._flat[indices].astype(np.int64)
+        indices = np.array(self._updated, dtype=np.int64)
+        self._updated = []
+        return indices, self._flat_tables[indices].astype(np.int64)
 
-    def _shared(self, sequence: Sequence) -> list[int]:
-        """Return the registered blocks that a sequence begins with.
+    def _block_hashes(self, sequence: Sequence) -> list[bytes]:
+        """Return the hashes of a prompt's full blocks: each of the hash before and the block's tokens."""
+        if (hashes := self._hashes.get(sequence)) is None:
+            hashes, block_hash = [], self._root_hashes[sequence.adapter_id]
+            token_ids = np.asarray(sequence.prompt_token_ids, dtype=np.int64)
+            for start in range(0, len(token_ids) - self._block_size + 1, self._block_size):
+                block = token_ids[start : start + self._block_size].tobytes()
+                block_hash = blake2b(block_hash + block, digest_size=32).digest()
+                hashes.append(block_hash)
+            self._hashes[sequence] = hashes
+        return hashes
 
-        Its last token is in none of them: its scores are wanted, so it is always computed.
-        """
-        found = []
-        for key in self._chain(sequence)[: (len(sequence) - 1) // self._size]:
-            if (block := self._block_of.get(key)) is None:
-                break
-            found.append(block)
-        return found
-
-    def _chain(self, sequence: Sequence) -> list[bytes]:
-        """Return the keys of a prompt's full blocks: each a hash of the one before and the tokens."""
-        if (chain := self._chains.get(sequence)) is None:
-            chain, key = [], self._roots[sequence.adapter]
-            tokens = np.asarray(sequence.prompt, dtype=np.int64)
-            for start in range(0, len(tokens) - self._size + 1, self._size):
-                text = tokens[start : start + self._size].tobytes()
-                key = blake2b(key + text, digest_size=32).digest()
-                chain.append(key)
-            self._chains[sequence] = chain
-        return chain
-
-    def _take(self) -> int:
-        """Take the block out of the free ones that has been free for longest."""
-        block, _ = self._free.popitem(last=False)
-        self._unregister(block)
-        self._holders[block] = 1
-        return block
-
-    def _unregister(self, block: int) -> None:
-        if (key := self._key_of.pop(block, None)) is not None:
-            del self._block_of[key]
-
-    def _append(self, row: int, more: list[int]) -> None:
-        """Give a row more blocks."""
+    def _append(self, row: int, new_blocks: list[int]) -> None:
         blocks = self._blocks[row]
-        self._write(row, len(blocks), more)
-        blocks += more
-        self._room[row] = len(blocks) * self._size
+        self._write(row, len(blocks), new_blocks)
+        blocks += new_blocks
+        self._num_slots[row] = len(blocks) * self._block_size
 
     def _write(self, row: int, start: int, blocks: list[int]) -> None:
-        """Write blocks into a row of the tables, from ``start`` on."""
-        first = row * self.tables.shape[1] + start
+        """Write blocks into a row of the tables, from column ``start`` on."""
+        first = row * self.block_tables.shape[1] + start
         if len(blocks) == 1:  # as a rule: a sequence has grown
-            self._flat[first] = blocks[0]
-            self._changed.append(first)
+            self._flat_tables[first] = blocks[0]
+            self._updated.append(first)
         else:
-            self._flat[first : first + len(blocks)] = blocks
-            self._changed += range(first, first + len(blocks))
+            self._flat_tables[first : first + len(blocks)] = blocks
+            self._updated += range(first, first + len(blocks))

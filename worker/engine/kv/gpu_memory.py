@@ -1,4 +1,4 @@
-"""How much of a device's memory is left for keys and values."""
+"""How many blocks of keys and values fit a CUDA device."""
 
 from __future__ import annotations
 
@@ -7,97 +7,90 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from worker.engine.attention.paged_batch import FlatBatch
+from worker.engine.attention.paged_batch import PagedBatch
 from worker.engine.cuda.requirements import DeviceError
-from worker.engine.kv.paged_cache import BlockCache, shape_of
+from worker.engine.kv.paged_cache import PagedKVCache
+from worker.engine.kv.shape import kv_bytes_per_token
 
-#: Of the memory that is left, what keys and values may take: fragments, and libraries that allocate for
+#: Share of the remaining memory that the KV cache takes: fragmentation, and libraries that allocate for
 #: themselves, need the rest.
-SHARE = 0.985
-#: Bytes for recorded steps, which have memory of their own and take some for each of their kernels, and for
-#: the libraries' workspaces. On an H100, 1.3 GB in all was too little for Mistral-7B's, and 2.5 GB sufficed.
-RESERVE = 3 * 2**29
-#: Candidates of a draw.
-MOST_CANDIDATES = 64
+UTILIZATION = 0.985
+#: Bytes for CUDA graphs, which have a memory pool and take some for each of their kernels, and for the
+#: libraries' workspaces. On an H100, 1.3 GB was too little for Mistral-7B's graphs, and 2.5 GB was enough.
+RESERVED_BYTES = 3 * 2**29
+#: Candidates of each sampled token in the profile run.
+PROFILE_TOP_K = 64
 
 
-def bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Return what the keys and values of one token take in all layers."""
-    heads, size = shape_of(config)
-    return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
-
-
-def free(device: torch.device) -> int:
-    """Return how many bytes this process may still allocate on a CUDA device."""
+def free_bytes(device: torch.device) -> int:
+    """Return how many bytes this process can still allocate on a CUDA device."""
     torch.cuda.empty_cache()
     available, total = torch.cuda.mem_get_info(device)
     allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
-    # What PyTorch holds and does not use is as good as free.
-    held = torch.cuda.memory_reserved(device)
-    unused = held - torch.cuda.memory_allocated(device)
-    return max(0, min(available, allowed - held) + unused)
+    # What PyTorch has reserved and does not use is free, too.
+    reserved = torch.cuda.memory_reserved(device)
+    unused = reserved - torch.cuda.memory_allocated(device)
+    return max(0, min(available, allowed - reserved) + unused)
 
 
-def working(
-    compute: Any,
+def profile_run(
+    model: Any,
     ops: Any,
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device,
-    chunk: int,
-    slots: int,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
 ) -> int:
-    """Return how many bytes the largest step needs beside weights, keys and values.
-
-    It is tried: a step of nothing but tokens that belong to nobody.
+    """Run the largest step on padding tokens; return its peak of bytes beside weights and KV cache.
 
     Args:
-        compute: scores a batch.
-        ops: draws.
+        model: computes a batch's logits, as `worker.engine.models.paged_llama.PagedLlama`.
+        ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.torch_ops`.
         config: the model's.
-        dtype: of its weights.
+        dtype: of the weights.
         device: where they are.
-        chunk: the most prompt tokens of a step.
-        slots: the most sequences.
+        max_num_batched_tokens: maximum number of prefill tokens.
+        max_num_seqs: maximum number of sequences.
     """
-    cache = BlockCache(config, blocks=2, dtype=dtype, device=device)
-    count = chunk + slots
-    nothing = torch.full((count,), -1, dtype=torch.int32, device=device)
-    zeros = torch.zeros((count, 4), dtype=torch.int32, device=device)
-    batch = FlatBatch(
-        ids=zeros[:, 0].long(),
-        adapters=nothing,
+    cache = PagedKVCache(config, num_blocks=2, dtype=dtype, device=device)
+    num_tokens = max_num_batched_tokens + max_num_seqs
+    padding = torch.full((num_tokens,), -1, dtype=torch.int32, device=device)
+    zeros = torch.zeros((num_tokens, 4), dtype=torch.int32, device=device)
+    batch = PagedBatch(
+        input_ids=zeros[:, 0].long(),
+        adapter_ids=padding,
         rows=zeros[:, 0].contiguous(),
-        positions=nothing,
-        tables=zeros,
-        decoding=slots,
-        reach=1,
-        work=zeros[:1],
+        positions=padding,
+        block_tables=zeros,
+        num_decode_tokens=max_num_seqs,
+        max_kv_len=1,
+        prefill_tiles=zeros[:1],
     )
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     with torch.inference_mode():
-        logits = compute(batch, cache, torch.arange(slots, device=device))
-        drawn = ops.draw(
+        logits = model(batch, cache, torch.arange(max_num_seqs, device=device))
+        sampled = ops.sample(
             logits,
-            zeros[:slots, 0].float(),
-            zeros[:slots, 0].long() + 1,
-            zeros[:slots, 0].long(),
-            MOST_CANDIDATES,
+            zeros[:max_num_seqs, 0].float(),
+            zeros[:max_num_seqs, 0].long() + 1,
+            zeros[:max_num_seqs, 0].long(),
+            PROFILE_TOP_K,
         )
-    del logits, drawn
+    del logits, sampled
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def blocks_that_fit(
+def num_blocks_that_fit(
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device,
     *,
     block_size: int,
-    context: int,
-    working: int,
+    max_model_len: int,
+    activation_bytes: int,
 ) -> int:
     """Return how many blocks of keys and values fit a CUDA device.
 
@@ -106,19 +99,19 @@ def blocks_that_fit(
         dtype: of keys and values.
         device: where the weights are already.
         block_size: tokens of a block.
-        context: the most tokens of a sequence.
-        working: bytes that a step needs for itself.
+        max_model_len: maximum number of tokens of a sequence.
+        activation_bytes: what a step needs for itself, as `profile_run` returns it.
 
     Raises:
-        DeviceError: one sequence of so many tokens does not fit.
+        DeviceError: one sequence of ``max_model_len`` tokens does not fit.
     """
-    each = bytes_per_token(config, dtype) * block_size
-    left = free(device)
-    found = max(0, int((left - working - RESERVE) * SHARE)) // each
-    needed = -(-context // block_size) + 1
-    if found < needed:
+    block_bytes = kv_bytes_per_token(config, dtype) * block_size
+    free = free_bytes(device)
+    fitting = max(0, int((free - activation_bytes - RESERVED_BYTES) * UTILIZATION)) // block_bytes
+    needed = -(-max_model_len // block_size) + 1
+    if fitting < needed:
         raise DeviceError(
-            f"a context of {context} tokens needs {needed * each / 1e9:.1f} GB for its keys and "
-            f"values, and {left / 1e9:.1f} GB are free; set HELIXQ_MAX_CONTEXT lower"
+            f"a context of {max_model_len} tokens needs {needed * block_bytes / 1e9:.1f} GB for its "
+            f"keys and values, and {free / 1e9:.1f} GB are free; set HELIXQ_MAX_CONTEXT lower"
         )
-    return found
+    return fitting

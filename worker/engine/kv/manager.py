@@ -1,45 +1,44 @@
-"""What the scheduler asks of whoever hands out the memory of keys and values."""
+"""The interface between the scheduler and what manages the KV cache's memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Several
+from collections.abc import Sequence as Seq
 from typing import Protocol
 
 from worker.engine.batching.sequence import Sequence
 
 
 class KVCacheManager(Protocol):
-    """Hands out memory for keys and values, and remembers which prompts are in it.
+    """Allocates memory of the KV cache, and caches prompts in it.
 
-    It knows nothing of time: what a step computes counts as computed once it is recorded, and what is
-    released may be handed out at once. Who has steps under way on a device has to let them run in the
-    order in which they were planned.
+    It knows nothing of time: tokens are reusable once `cache_prompt` is called, and freed memory may be
+    allocated at once. So steps must run on a device in the order in which they are scheduled.
     """
 
     def allocate(self, sequence: Sequence) -> bool:
-        """Find memory for all tokens of a waiting sequence: prompt and new ones.
+        """Allocate memory for all tokens of a waiting sequence, prompt and output.
 
-        It sets the sequence's ``row``, which is its own until it is released, and ``cached``: how many
-        of its tokens are there already, never the last one.
-
-        Returns:
-            whether there was memory; if not, nothing has changed.
-        """
-
-    def extend(self, sequence: Sequence, end: int) -> bool:
-        """Make sure that tokens ``0 … end - 1`` of a running sequence have a place.
+        Sets the sequence's ``row``, which it keeps until it is freed, and ``num_computed_tokens``: how
+        many tokens the prefix cache has. The last token is never one of them.
 
         Returns:
-            whether there was memory; if not, nothing has changed.
+            whether there was memory. If not, nothing has changed.
         """
 
-    def record(self, sequence: Sequence, start: int, tokens: Several[int]) -> None:
-        """Note that a running sequence's prompt tokens from ``start`` on are in the cache now."""
+    def append_slots(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Make sure that a running sequence has memory for its first ``num_tokens`` tokens.
 
-    def release(self, sequence: Sequence, *, damaged: bool) -> None:
-        """Give back all that a running sequence has.
+        Returns:
+            whether there was memory. If not, nothing has changed.
+        """
+
+    def cache_prompt(self, sequence: Sequence, start: int, token_ids: Seq[int]) -> None:
+        """Make a running sequence's computed prompt tokens, from ``start`` on, reusable."""
+
+    def free(self, sequence: Sequence, *, invalid_kv: bool) -> None:
+        """Free all memory of a running sequence.
 
         Args:
-            sequence: the sequence; it has no row afterwards, and nothing in the cache.
-            damaged: whether what it has computed may be no numbers: none of it is shared again.
+            sequence: the sequence. It has no row and no computed tokens afterwards.
+            invalid_kv: whether its keys and values may be NaN; then none of them is reused.
         """

@@ -1,4 +1,4 @@
-"""Keys and values of all sequences, allocated once."""
+"""A KV cache of rows, each as long as the context."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from worker.engine.kv.prefix_cache import Place
+from worker.engine.kv.prefix_cache import RowAllocation
+from worker.engine.kv.shape import kv_head_shape
 
 
-class KVCache:
-    """A tensor of keys and one of values for each layer: rows x heads x context x head size."""
+class RowKVCache:
+    """Keys and values of each layer: (rows, key-value heads, ``max_model_len``, head size)."""
 
     def __init__(
         self,
         config: PreTrainedConfig,
         *,
-        rows: int,
-        context: int,
+        num_rows: int,
+        max_model_len: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (rows, heads, context, size)
+        num_kv_heads, head_size = kv_head_shape(config)
+        shape = (num_rows, num_kv_heads, max_model_len, head_size)
         layers = range(config.num_hidden_layers)
         self.keys = [_zeros(shape, dtype, device) for _ in layers]
         self.values = [_zeros(shape, dtype, device) for _ in layers]
-        self.rows = rows
-        self.heads = heads
-        self.context = context
+        self.num_rows = num_rows
+        self.num_kv_heads = num_kv_heads
+        self.max_model_len = max_model_len
         self.device = device
 
-    def copy(self, place: Place) -> None:
-        """Let a row take over what another one holds."""
+    def copy_prefix(self, allocation: RowAllocation) -> None:
+        """Copy a cached prefix from another row."""
+        row, source, length = allocation.row, allocation.source_row, allocation.num_cached_tokens
         for tensor in (*self.keys, *self.values):
-            tensor[place.row, :, : place.length] = tensor[place.source, :, : place.length]
+            tensor[row, :, :length] = tensor[source, :, :length]
 
-    def clear(self, row: int, start: int = 0) -> None:
-        """Make a row's keys and values numbers again, from a position on."""
+    def zero(self, row: int, start: int = 0) -> None:
+        """Zero a row's keys and values from position ``start`` on."""
         for tensor in (*self.keys, *self.values):
             tensor[row, :, start:] = 0
 
@@ -49,18 +50,11 @@ class KVCache:
     def nbytes(self) -> int:
         return 2 * len(self.keys) * self.keys[0].nbytes
 
-    @staticmethod
-    def bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-        """What one token of one row takes in all layers."""
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
-
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros, not whatever is there: a NaN under a mask is still a NaN."""
+    """Return zeros: uninitialised memory may hold NaN, and a masked NaN is still a NaN."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy's come from the system as they are: a page takes memory when it is first written to.
+    # numpy's zeros take physical memory page by page, when a page is first written.
     memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(memory).view(dtype).view(shape)

@@ -1,67 +1,69 @@
-"""Memory in rows: each sequence has one as long as the context, and takes prompts over by copying."""
+"""Manages a KV cache of rows: one row for each running sequence; prefixes are copied."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Several
+from collections.abc import Sequence as Seq
 
-from worker.engine.batching.sequence import NOWHERE, Sequence
-from worker.engine.kv.prefix_cache import Place, Prefixes
+from worker.engine.batching.sequence import UNALLOCATED, Sequence
+from worker.engine.kv.prefix_cache import RowAllocation, RowPrefixCache
 
 
-class Rows:
-    """Hands out the rows of a `worker.engine.kv.row_cache.KVCache`."""
+class RowManager:
+    """Manages the rows of a `worker.engine.kv.row_cache.RowKVCache`."""
 
-    def __init__(self, rows: int, *, context: int, adapters: int) -> None:
+    def __init__(self, num_rows: int, *, max_model_len: int, num_adapters: int) -> None:
         """
         Args:
-            rows: of the cache.
-            context: the most tokens of a row.
-            adapters: how many there are.
+            num_rows: rows of the cache.
+            max_model_len: maximum number of tokens of a row.
+            num_adapters: number of adapters.
         """
-        self._free = set(range(rows))
-        self._prefixes = Prefixes(rows, context, adapters)
-        self._copies: list[Place] = []
-        self._damaged: list[int] = []
+        self._free_rows = set(range(num_rows))
+        self._prefix_cache = RowPrefixCache(num_rows, max_model_len, num_adapters)
+        self._copies: list[RowAllocation] = []
+        self._rows_to_zero: list[int] = []
 
     def allocate(self, sequence: Sequence) -> bool:
-        if not self._free:
+        if not self._free_rows:
             return False
-        place = self._prefixes.place(sequence.adapter, sequence.prompt, self._free)
-        self._free.remove(place.row)
-        sequence.row, sequence.cached = place.row, place.length
-        if place.source != place.row:
-            self._copies.append(place)
+        allocation = self._prefix_cache.allocate(
+            sequence.adapter_id, sequence.prompt_token_ids, self._free_rows
+        )
+        self._free_rows.remove(allocation.row)
+        sequence.row = allocation.row
+        sequence.num_computed_tokens = allocation.num_cached_tokens
+        if allocation.source_row != allocation.row:
+            self._copies.append(allocation)
         return True
 
-    def extend(self, sequence: Sequence, end: int) -> bool:  # noqa: ARG002  # a row has room for all
+    def append_slots(self, sequence: Sequence, num_tokens: int) -> bool:  # noqa: ARG002  # a row has room for all
         return True
 
-    def record(self, sequence: Sequence, start: int, tokens: Several[int]) -> None:
-        self._prefixes.record(sequence.row, sequence.adapter, start, tokens)
+    def cache_prompt(self, sequence: Sequence, start: int, token_ids: Seq[int]) -> None:
+        self._prefix_cache.store(sequence.row, sequence.adapter_id, start, token_ids)
 
-    def release(self, sequence: Sequence, *, damaged: bool) -> None:
-        self._free.add(sequence.row)
-        if damaged:
-            self._prefixes.forget(sequence.row)
-            self._damaged.append(sequence.row)
-        sequence.row = NOWHERE
-        sequence.cached = 0
+    def free(self, sequence: Sequence, *, invalid_kv: bool) -> None:
+        self._free_rows.add(sequence.row)
+        if invalid_kv:
+            self._prefix_cache.invalidate(sequence.row)
+            self._rows_to_zero.append(sequence.row)
+        sequence.row = UNALLOCATED
+        sequence.num_computed_tokens = 0
 
-    def take_copies(self) -> list[Place]:
-        """Return which rows take over what others hold, one after the other, before the next step."""
+    def take_copies(self) -> list[RowAllocation]:
+        """Return the prefixes to copy, in this order, before the next step, and clear the list."""
         copies, self._copies = self._copies, []
         return copies
 
-    def take_damaged(self) -> list[int]:
-        """Return the rows whose keys and values may be no numbers, to be cleared before any copy."""
-        damaged, self._damaged = self._damaged, []
-        return damaged
+    def take_rows_to_zero(self) -> list[int]:
+        """Return the rows to zero before any copy, since they may hold NaN, and clear the list."""
+        rows, self._rows_to_zero = self._rows_to_zero, []
+        return rows
 
-    def common(self, sequences: Several[Sequence]) -> int:
-        """Count the tokens that running sequences of one adapter have in common at their beginning."""
-        return self._prefixes.common([s.row for s in sequences])
+    def common_prefix_len(self, sequences: Seq[Sequence]) -> int:
+        """Return the length of the prefix that running sequences of one adapter share."""
+        return self._prefix_cache.common_prefix_len([s.row for s in sequences])
 
     @property
-    def free(self) -> int:
-        """How many rows no sequence has."""
-        return len(self._free)
+    def num_free_rows(self) -> int:
+        return len(self._free_rows)

@@ -1,1 +1,1 @@
-"""Forward passes over mixed batches."""
+"""Forward passes over mixed batches: Llama's architecture, and transformers' own models."""

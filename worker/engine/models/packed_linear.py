@@ -1,8 +1,8 @@
-"""Linear layers whose weights are laid out for the processor once, at the start.
+"""Linear layers with weights in oneDNN's blocked layout, for few rows on a CPU.
 
-PyTorch's product of a few rows with a plain matrix reaches half of the memory's bandwidth on a CPU.
-oneDNN's does better with a weight in blocks of its own choice, which is what PyTorch's compiler uses
-when it freezes a model (`torch/_inductor/fx_passes/mkldnn_fusion.py`).
+PyTorch's product of a few rows with a plain matrix reaches half of the memory bandwidth on a CPU. oneDNN
+does better with weights in a layout of its own choice, which PyTorch's compiler uses when it freezes a
+model (`torch/_inductor/fx_passes/mkldnn_fusion.py`).
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Rows that oneDNN lays the weights out for: a full house; it is the better choice for one row too.
-ROWS = 64
-#: Weights of fewer elements stay in the caches, and the plain product is as fast.
-LEAST = 2**18
+#: Batch size that oneDNN chooses the layout for: a full batch. It suits a single row, too.
+PACKED_BATCH_SIZE = 64
+#: Smaller weights stay in the caches, where the plain product is as fast.
+MIN_ELEMENTS = 2**18
 
 
 class PackedLinear(nn.Module):
-    """A linear layer, float32, on a CPU."""
+    """A float32 linear layer on a CPU."""
 
     def __init__(self, linear: nn.Linear) -> None:
         """Copy a layer's weight into oneDNN's layout."""
         super().__init__()
-        # Not a parameter: the layout is opaque, and nothing but this layer can read it.
-        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        weight = linear.weight.detach()
+        # Not a parameter: the layout is opaque, and only this layer can read it.
+        self._weight: Any = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_BATCH_SIZE)
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in) to (…, out)."""
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self._weight, self.bias, "none", [], ""
         )
-        return found
+        return output
 
 
-def packed(layer: nn.Module) -> nn.Module:
-    """Return a linear layer with its weight packed, or the layer itself where that gains nothing."""
+def pack_linear(layer: nn.Module) -> nn.Module:
+    """Return a linear layer with its weight packed, or the layer itself where packing gains nothing."""
     if type(layer) is not nn.Linear:
         return layer
     weight = layer.weight
-    worth = weight.device.type == "cpu" and weight.numel() >= LEAST
-    # The operator is not part of PyTorch's interface: without it all goes on, slower.
-    possible = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch has no types there
-    possible = possible and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if worth and possible and weight.dtype is torch.float32:
+    is_large = weight.device.type == "cpu" and weight.numel() >= MIN_ELEMENTS
+    # The operator is not part of PyTorch's public interface; without it, products are slower.
+    is_available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch has no types there
+    is_available = is_available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if is_large and is_available and weight.dtype is torch.float32:
         return PackedLinear(layer)
     return layer

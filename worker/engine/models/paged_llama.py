@@ -1,4 +1,4 @@
-"""The forward pass of models of Llama's build (Llama, Mistral, Qwen 2) in a few kernels a layer."""
+"""The forward pass of Llama's architecture over pages, in a few kernels a layer."""
 
 from __future__ import annotations
 
@@ -8,118 +8,133 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.engine.attention.paged_batch import FlatBatch
-from worker.engine.cuda.projections import Products, products
-from worker.engine.kv.paged_cache import BlockCache
-from worker.engine.lora.layers import Projection
-from worker.engine.models.llama import window_of
+from worker.engine.attention.paged_batch import PagedBatch
+from worker.engine.cuda.projections import FusedProjections, fuse_projections
+from worker.engine.kv.paged_cache import PagedKVCache
+from worker.engine.lora.factors import Projection
+from worker.engine.models.llama_common import sliding_window_of
 
 
 @dataclass(frozen=True)
 class _Layer:
-    before_attention: Tensor
-    qkv: Products
-    output: Products
-    before_mlp: Tensor
-    gate_up: Products
-    down: Products
-    window: int | None
+    input_norm: Tensor
+    qkv: FusedProjections
+    sliding_window: int | None
+    o_proj: FusedProjections
+    post_attention_norm: Tensor
+    gate_up: FusedProjections
+    down_proj: FusedProjections
 
 
-class FusedLlama:
-    """Computes flat batches over a cache of blocks."""
+class PagedLlama:
+    """Llama, Mistral and Qwen 2; computes a `PagedBatch`."""
 
-    def __init__(self, base: Any, factors: Any, count: int, ops: Any, context: int) -> None:
+    def __init__(
+        self, base: Any, factors: Any, num_adapters: int, ops: Any, max_model_len: int
+    ) -> None:
         """
         Args:
-            base: the model, whose projections it empties; they have no
-                `worker.engine.cuda.projections.obstacle`.
-            factors: by the names of layers, as `worker.engine.lora.layers.take_apart` returns them.
-            count: of the adapters.
+            base: the model, whose projections are dropped as they are fused;
+                `worker.engine.cuda.projections.unsupported_reason` must return None for each.
+            factors: as `worker.engine.lora.factors.extract_factors` returns them; it is emptied.
+            num_adapters: number of adapters.
             ops: `worker.engine.cuda.kernels` or `worker.engine.cuda.torch_ops`.
-            context: the most tokens of a sequence.
+            max_model_len: maximum number of tokens of a sequence.
         """
         config = base.config
         self._ops = ops
-        self._embedding: nn.Module = base.model.embed_tokens
-        self._epsilon = float(config.rms_norm_eps)
+        self._embed_tokens: nn.Module = base.model.embed_tokens
+        self._rms_norm_eps = float(config.rms_norm_eps)
         self._norm: Tensor = base.model.norm.weight.detach()
-        self._head: nn.Module = base.lm_head
+        self._lm_head: nn.Module = base.lm_head
         attention: Any = base.model.layers[0].self_attn
-        self._size = int(attention.head_dim)
         self._scaling = float(attention.scaling)
-        weight = self._norm
-        positions = torch.arange(context, device=weight.device)
-        # float32: it casts to what it is given.
-        cos, sin = base.model.rotary_emb(weight.new_zeros(1, dtype=torch.float32), positions[None])
-        half = self._size // 2
+        norm = self._norm
+        positions = torch.arange(max_model_len, device=norm.device)
+        # float32, since rotary_emb casts to the dtype of its input.
+        cos, sin = base.model.rotary_emb(norm.new_zeros(1, dtype=torch.float32), positions[None])
+        half = int(attention.head_dim) // 2
+        #: (max_model_len, half of a head) float32.
         self._cos, self._sin = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
-        none: list[Any] = [None] * count
+        no_factors: list[Any] = [None] * num_adapters
 
-        def join(path: str, *names: str) -> Products:
-            module = base.get_submodule(path)
-            found = [
-                Projection(getattr(module, name), factors.get(f"{path}.{name}", none))
+        def fuse(parent: str, *names: str) -> FusedProjections:
+            module = base.get_submodule(parent)
+            projections = [
+                Projection(getattr(module, name), factors.get(f"{parent}.{name}", no_factors))
                 for name in names
             ]
-            joined = products(found, weight.dtype)
+            fused = fuse_projections(projections, norm.dtype)
             for name in names:
                 setattr(module, name, None)
-                factors.pop(f"{path}.{name}", None)
-            return joined
+                factors.pop(f"{parent}.{name}", None)
+            return fused
 
         self._layers = []
         for index, layer in enumerate(base.model.layers):
-            path = f"model.layers.{index}"
+            name = f"model.layers.{index}"
             self._layers.append(
                 _Layer(
-                    before_attention=layer.input_layernorm.weight.detach(),
-                    qkv=join(f"{path}.self_attn", "q_proj", "k_proj", "v_proj"),
-                    output=join(f"{path}.self_attn", "o_proj"),
-                    before_mlp=layer.post_attention_layernorm.weight.detach(),
-                    gate_up=join(f"{path}.mlp", "gate_proj", "up_proj"),
-                    down=join(f"{path}.mlp", "down_proj"),
-                    window=window_of(base, layer),
+                    input_norm=layer.input_layernorm.weight.detach(),
+                    qkv=fuse(f"{name}.self_attn", "q_proj", "k_proj", "v_proj"),
+                    sliding_window=sliding_window_of(base, layer),
+                    o_proj=fuse(f"{name}.self_attn", "o_proj"),
+                    post_attention_norm=layer.post_attention_layernorm.weight.detach(),
+                    gate_up=fuse(f"{name}.mlp", "gate_proj", "up_proj"),
+                    down_proj=fuse(f"{name}.mlp", "down_proj"),
                 )
             )
 
     @property
-    def written_out(self) -> int:
-        """Bytes of the largest matrix that is written out in 16 bits for a step, and not kept."""
+    def dequantized_bytes(self) -> int:
+        """Bytes of the largest matrix that is dequantised for a step, and not kept."""
         return max(
-            each.written_out
+            fused.dequantized_bytes
             for layer in self._layers
-            for each in (layer.qkv, layer.output, layer.gate_up, layer.down)
+            for fused in (layer.qkv, layer.o_proj, layer.gate_up, layer.down_proj)
         )
 
     @torch.inference_mode()
-    def __call__(self, batch: FlatBatch, cache: BlockCache, keep: Tensor | None = None) -> Tensor:
-        """Compute tokens, store their keys and values, and score what may follow some of them.
+    def __call__(
+        self, batch: PagedBatch, cache: PagedKVCache, logits_indices: Tensor | None = None
+    ) -> Tensor:
+        """Compute tokens, store their keys and values, and return logits after some of them.
 
-        Asks the device for nothing, so that it can be recorded.
+        The host reads nothing from the device, so that a CUDA graph can capture it.
 
         Args:
             batch: the tokens.
             cache: keys and values.
-            keep: the tokens whose successors are wanted, rising, (kept,) int64; all if None.
+            logits_indices: indices of the tokens after which logits are wanted, ascending,
+                (n,) int64; all tokens if None.
 
         Returns:
-            (kept, vocabulary).
+            (n, vocabulary).
         """
-        ops, adapters = self._ops, batch.adapters
-        x: Tensor = self._embedding(batch.ids)
+        ops, adapter_ids, eps = self._ops, batch.adapter_ids, self._rms_norm_eps
+        x: Tensor = self._embed_tokens(batch.input_ids)
         for index, layer in enumerate(self._layers):
-            product, inner = layer.qkv(ops.rms_norm(x, layer.before_attention, self._epsilon), ops)
-            queries = ops.heads(
-                product, inner, layer.qkv.expansion, batch, self._cos, self._sin, cache, index
+            product, lora_a_output = layer.qkv(ops.rms_norm(x, layer.input_norm, eps), ops)
+            queries = ops.rope_and_cache(
+                product,
+                lora_a_output,
+                layer.qkv.lora_b,
+                batch,
+                self._cos,
+                self._sin,
+                cache,
+                index,
             )
-            found = ops.attend(queries, batch, cache, index, self._scaling, layer.window).flatten(1)
-            if index + 1 == len(self._layers) and keep is not None:
-                # Nothing reads the others any more: their keys and values are stored.
-                x, found, adapters = x[keep], found[keep], adapters[keep]
-            x = ops.add(x, *layer.output(found, ops), layer.output.expansion, adapters)
-            h = layer.gate_up(ops.rms_norm(x, layer.before_mlp, self._epsilon), ops)
-            h = ops.swiglu(*h, layer.gate_up.expansion, adapters)
-            x = ops.add(x, *layer.down(h, ops), layer.down.expansion, adapters)
-        logits: Tensor = self._head(ops.rms_norm(x, self._norm, self._epsilon))
+            attended = ops.paged_attention(
+                queries, batch, cache, index, self._scaling, layer.sliding_window
+            ).flatten(1)
+            if index + 1 == len(self._layers) and logits_indices is not None:
+                # Nothing reads the other tokens any more: their keys and values are stored.
+                x, attended = x[logits_indices], attended[logits_indices]
+                adapter_ids = adapter_ids[logits_indices]
+            x = ops.add_residual(x, *layer.o_proj(attended, ops), layer.o_proj.lora_b, adapter_ids)
+            h = layer.gate_up(ops.rms_norm(x, layer.post_attention_norm, eps), ops)
+            h = ops.silu_and_mul(*h, layer.gate_up.lora_b, adapter_ids)
+            x = ops.add_residual(x, *layer.down_proj(h, ops), layer.down_proj.lora_b, adapter_ids)
+        logits: Tensor = self._lm_head(ops.rms_norm(x, self._norm, eps))
         return logits

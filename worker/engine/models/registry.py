@@ -1,15 +1,14 @@
-"""Which models the engine that batches computes as they are meant."""
+"""Which models the batching engine serves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-#: transformers' names of the models whose scores in a mixed batch are compared with PEFT's
-#: (`tests/integration/test_architectures.py`). What others do in their attention may go past the
-#: interface that the engine gives them, unnoticed: of some, every text would be wrong, and depend on
-#: those of others.
-CHECKED = frozenset(
+#: transformers' names of the model types whose logits in a mixed batch are compared with PEFT's
+#: (`tests/integration/test_architectures.py`). Other types may compute attention past transformers'
+#: interface without an error: their texts would be wrong, and depend on those of others.
+TESTED_MODEL_TYPES = frozenset(
     {
         "cohere",
         "cohere2",
@@ -35,36 +34,35 @@ CHECKED = frozenset(
 )
 
 
-def unbatchable(config: Any, context: int) -> list[str]:
-    """Say why the engine that batches cannot compute a model; empty if it can.
+def unsupported_reasons(config: Any, max_model_len: int) -> list[str]:
+    """Return why the batching engine cannot serve a model; empty if it can.
 
     Args:
         config: transformers' configuration of the model.
-        context: the most tokens of prompt and output together.
+        max_model_len: maximum number of tokens of prompt and output together.
     """
-    if config.model_type not in CHECKED:
-        return [
-            f"the base model: nobody checked that a {config.model_type} can be decoded in batches"
-        ]
+    if config.model_type not in TESTED_MODEL_TYPES:
+        return [f"the base model: {config.model_type} is not tested in mixed batches"]
     if getattr(config, "sliding_window", None) == 1 and getattr(config, "use_sliding_window", True):
         return [
-            "the base model: with a window of 1 token, transformers attends to more while it decodes"
+            "the base model: with a sliding window of 1 token, transformers attends to more while it "
+            "decodes"
         ]
-    for positions in _positions(config):
-        known = positions.get("original_max_position_embeddings") or getattr(
+    for rope in _rope_parameters(config):
+        original = rope.get("original_max_position_embeddings") or getattr(
             config, "original_max_position_embeddings", None
         )
-        if positions.get("rope_type") == "longrope" and known and context > known:
-            # transformers chooses the factors by the longest text of a step, for all of them.
+        if rope.get("rope_type") == "longrope" and original and max_model_len > original:
+            # transformers chooses the factors by the longest sequence of a batch, for all of them.
             return [
-                "the base model: it tells positions in a way that depends on a text's length (longrope); "
-                f"HELIXQ_MAX_CONTEXT={known} or less avoids it"
+                "the base model: its position embeddings depend on a text's length (longrope); "
+                f"HELIXQ_MAX_CONTEXT={original} or less avoids it"
             ]
     return []
 
 
-def _positions(config: Any) -> Iterator[dict[str, Any]]:
-    """Give the settings of rotary positions: one for all layers, or one for each kind of them."""
-    found = getattr(config, "rope_parameters", None) or {}
-    yield found
-    yield from (value for value in found.values() if isinstance(value, dict))
+def _rope_parameters(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield the parameters of rotary embeddings: one dict for all layers, or one for each layer type."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    yield parameters
+    yield from (value for value in parameters.values() if isinstance(value, dict))

@@ -1,1 +1,1 @@
-"""Speculative decoding."""
+"""Speculative decoding: draft tokens that the next step verifies."""

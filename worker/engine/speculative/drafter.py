@@ -1,11 +1,10 @@
-"""Guesses of what a text goes on with, taken from what was read and written before.
+"""Drafts the tokens after a sequence's last, from what was read and generated before.
 
-The texts of a role are alike: set phrases, words out of the question, and a regenerator copies most
-of the answer that it rewrites. So tokens are guessed ahead (drafted) and computed in the same step
-as the one before them. A token's noise depends on its position alone, so a draft is right if it is
-the token that is drawn there anyway: what is kept is the text that would have come without drafts,
-in fewer steps (speculative decoding, Leviathan, Kalman and Matias, ICML 2023; the guesses are looked
-up, as in Saxena's prompt lookup decoding, 2023).
+The texts of a role are alike: set phrases, words of the question, and a regenerator copies most of the
+answer that it rewrites. So tokens are drafted, and computed in the same step as the token before them.
+A token's noise depends on its position alone, so a draft token is accepted if it is the token that is
+sampled there anyway: the text is the one without drafts, in fewer steps (speculative decoding, Leviathan,
+Kalman and Matias, ICML 2023; drafts are looked up, as in Saxena's prompt lookup decoding, 2023).
 """
 
 from __future__ import annotations
@@ -13,109 +12,115 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-#: Lengths of the contexts that are looked up.
-CONTEXTS = (6, 4, 2)
-#: Tokens before a guess that it can depend on.
-LONGEST = max(CONTEXTS)
-#: The most tokens that are drafted for one sequence in one step.
-MOST = 7
-#: Where counters stop, so that what changes is unlearnt soon.
-SURE = 3
+#: Lengths of the n-grams that are looked up, longest first.
+NGRAM_SIZES = (6, 4, 2)
+#: Number of tokens that a draft token can depend on.
+MAX_NGRAM_SIZE = max(NGRAM_SIZES)
+#: Maximum number of draft tokens of a sequence in a step.
+MAX_DRAFT_TOKENS = 7
+#: Counters saturate here, so that the table adapts soon.
+COUNTER_MAX = 3
 #: Entries of the table.
-SIZE = 2**20
-#: How much of what is known of a kind of guess the newest one decides.
-NEWEST = 1 / 64
-#: Tokens whose computing takes about as long as reading the weights, by the device's type: the ridge
-#: of the roofline model (Williams, Waterman and Patterson, CACM 2009). The CPU's is the best of those
-#: that were tried on the demo; the GPU's is an H100's arithmetic, and not measured.
-RIDGE = {"cpu": 3, "cuda": 256}
-#: Where drafts would have to be likelier than this, none are made: looking for them costs too.
-LIKELIEST = 0.9
+TABLE_SIZE = 2**20
+#: Weight of the newest outcome in an acceptance rate (an exponential moving average).
+RATE_DECAY = 1 / 64
+#: Number of tokens whose computation takes about as long as reading the weights, by device type: the ridge
+#: point of the roofline model (Williams, Waterman and Patterson, CACM 2009). The CPU's is the best of
+#: those tried on the demo; the GPU's is an H100's arithmetic, and not measured.
+ROOFLINE_TOKENS = {"cpu": 3, "cuda": 256}
+#: With a higher threshold there are no drafts: looking them up costs time, too.
+MAX_THRESHOLD = 0.9
 
 
-def least_likely(decoding: int, device_type: str) -> float:
-    """Return how likely a draft must be to be worth computing.
+def acceptance_threshold(num_decodes: int, device_type: str) -> float:
+    """Return the acceptance probability from which a draft token is worth computing.
 
-    A right one saves its sequence a step, of which each of those that decode together pays its share
-    of reading the weights; a wrong one costs a token's computing.
+    An accepted token saves its sequence a step, of which each decoding sequence pays its share of reading
+    the weights. A rejected one costs the computation of a token.
 
     Args:
-        decoding: sequences that decode together.
-        device_type: where, as PyTorch calls it.
+        num_decodes: number of decoding sequences.
+        device_type: PyTorch's name of the device's type.
     """
-    return decoding / (decoding + RIDGE.get(device_type, RIDGE["cpu"]))
+    return num_decodes / (num_decodes + ROOFLINE_TOKENS.get(device_type, ROOFLINE_TOKENS["cpu"]))
 
 
 class Drafter:
     """Predicts tokens as a processor predicts branches (Smith, ISCA 1981).
 
-    For each context of a few tokens, a table without tags remembers which token came next, and in a
-    saturating counter how steadily. How often guesses with such a context and such a counter are
-    right is learnt from the texts of each adapter. Two contexts that fall on the same entry give
-    wrong guesses, which cost a little and change nothing; so memory never grows, and nothing is
-    evicted.
+    For each n-gram, a table without tags remembers which token came next, and in a saturating counter how
+    steadily. The acceptance rate of drafts from an n-gram length and a counter value is learnt from each
+    adapter's texts. N-grams that collide in the table cause wrong drafts, which cost a little and change
+    no text; so memory never grows, and nothing is evicted.
     """
 
-    def __init__(self, adapters: int) -> None:
-        """Know nothing of so many adapters."""
-        self._tokens = array("i", bytes(4 * SIZE))
-        self._counts = bytearray(SIZE)
-        #: By adapter, context and counter: the share of guesses that are right.
-        self._right = [[[0.0] + [0.5] * SURE for _ in CONTEXTS] for _ in range(adapters)]
+    def __init__(self, num_adapters: int) -> None:
+        self._next_tokens = array("i", bytes(4 * TABLE_SIZE))
+        self._counters = bytearray(TABLE_SIZE)
+        #: By adapter, n-gram size and counter value.
+        self._acceptance_rates = [
+            [[0.0] + [0.5] * COUNTER_MAX for _ in NGRAM_SIZES] for _ in range(num_adapters)
+        ]
 
-    def observe(self, adapter: int, tokens: Sequence[int], new: int, *, written: bool) -> None:
+    def observe(
+        self, adapter_id: int, token_ids: Sequence[int], num_new: int, *, generated: bool
+    ) -> None:
         """Learn which tokens follow which.
 
         Args:
-            adapter: index of the adapter that reads or writes them.
-            tokens: successive ones.
-            new: how many at their end were not observed yet; `LONGEST` before them are enough.
-            written: whether the adapter drew them: prompts do not tell what can be guessed.
+            adapter_id: the adapter that reads or generates them.
+            token_ids: successive tokens.
+            num_new: how many at their end are new; `MAX_NGRAM_SIZE` before them are enough.
+            generated: whether the adapter generated them. Prompts teach the table, but not the
+                acceptance rates.
         """
-        known, counts, right = self._tokens, self._counts, self._right[adapter]
-        for end in range(max(len(tokens) - new, 1), len(tokens)):
-            token = tokens[end]
-            for context, length in enumerate(CONTEXTS):
-                if end < length:
+        next_tokens, counters = self._next_tokens, self._counters
+        rates = self._acceptance_rates[adapter_id]
+        for end in range(max(len(token_ids) - num_new, 1), len(token_ids)):
+            token = token_ids[end]
+            for i, size in enumerate(NGRAM_SIZES):
+                if end < size:
                     continue
-                entry = _entry(adapter, tokens[end - length : end])
-                count, same = counts[entry], known[entry] == token
-                if written and count:
-                    right[context][count] += (same - right[context][count]) * NEWEST
-                if same:
-                    counts[entry] = min(count + 1, SURE)
-                elif count > 1:
-                    counts[entry] = count - 1
+                entry = _entry(adapter_id, token_ids[end - size : end])
+                counter, is_same = counters[entry], next_tokens[entry] == token
+                if generated and counter:
+                    rates[i][counter] += (is_same - rates[i][counter]) * RATE_DECAY
+                if is_same:
+                    counters[entry] = min(counter + 1, COUNTER_MAX)
+                elif counter > 1:
+                    counters[entry] = counter - 1
                 else:
-                    known[entry], counts[entry] = token, 1
+                    next_tokens[entry], counters[entry] = token, 1
 
-    def propose(self, adapter: int, tokens: Sequence[int], *, most: int, least: float) -> list[int]:
-        """Guess what follows, for as long as all of it together is likely enough.
+    def propose(
+        self, adapter_id: int, token_ids: Sequence[int], *, max_tokens: int, threshold: float
+    ) -> list[int]:
+        """Draft tokens for as long as all of them together are likely to be accepted.
 
         Args:
-            adapter: as above.
-            tokens: the last `LONGEST` so far.
-            most: so many tokens at the most.
-            least: the probability that the last guess must have at least.
+            adapter_id: the sequence's adapter.
+            token_ids: its last `MAX_NGRAM_SIZE` tokens.
+            max_tokens: maximum length of the draft.
+            threshold: minimum probability that the whole draft is accepted.
         """
-        if least > LIKELIEST:
+        if threshold > MAX_THRESHOLD:
             return []
-        right = self._right[adapter]
-        so_far = list(tokens)
-        likely = 1.0
-        for _ in range(min(most, MOST)):
-            best, guess = 0.0, 0
-            for context, length in enumerate(CONTEXTS):
-                if len(so_far) >= length:
-                    entry = _entry(adapter, so_far[-length:])
-                    if (share := right[context][self._counts[entry]]) > best:
-                        best, guess = share, self._tokens[entry]
-            likely *= best
-            if likely < least or not best:
+        rates = self._acceptance_rates[adapter_id]
+        extended = list(token_ids)
+        probability = 1.0
+        for _ in range(min(max_tokens, MAX_DRAFT_TOKENS)):
+            best_rate, draft_token = 0.0, 0
+            for i, size in enumerate(NGRAM_SIZES):
+                if len(extended) >= size:
+                    entry = _entry(adapter_id, extended[-size:])
+                    if (rate := rates[i][self._counters[entry]]) > best_rate:
+                        best_rate, draft_token = rate, self._next_tokens[entry]
+            probability *= best_rate
+            if probability < threshold or not best_rate:
                 break
-            so_far.append(guess)
-        return so_far[len(tokens) :]
+            extended.append(draft_token)
+        return extended[len(token_ids) :]
 
 
-def _entry(adapter: int, context: Sequence[int]) -> int:
-    return hash((adapter, *context)) % SIZE
+def _entry(adapter_id: int, ngram: Sequence[int]) -> int:
+    return hash((adapter_id, *ngram)) % TABLE_SIZE

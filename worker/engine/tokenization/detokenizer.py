@@ -1,4 +1,4 @@
-"""Text out of tokens while they come, at boundaries where characters are whole."""
+"""Decodes token ids incrementally, at boundaries of whole characters."""
 
 from __future__ import annotations
 
@@ -8,108 +8,115 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-#: What a tokenizer decodes an unfinished UTF-8 sequence to.
+#: What a tokenizer decodes an incomplete UTF-8 sequence to.
 REPLACEMENT = "\ufffd"
-#: A single byte, in vocabularies that fall back to bytes.
-BYTE = re.compile("<0x[0-9A-F]{2}>")
+#: A single byte, in vocabularies with byte fallback.
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+
+#: Decodes a batch of token id lists, without special tokens.
+BatchDecode = Callable[[list[list[int]]], list[str]]
 
 
-#: Decodes several sequences of tokens, special ones skipped.
-Decode = Callable[[list[list[int]]], list[str]]
+def batch_decoder(tokenizer: PreTrainedTokenizerBase) -> BatchDecode:
+    """Return a function that decodes a batch as the tokenizer's ``decode`` does.
 
-
-def decode_of(tokenizer: PreTrainedTokenizerBase) -> Decode:
-    """Return how a tokenizer decodes several sequences of tokens at once.
-
-    Where transformers adds nothing of its own, the tokenizers library decodes them, which lets other
-    threads run meanwhile: a single sequence's decoding holds the interpreter.
+    Where transformers adds nothing of its own, the tokenizers library decodes the batch. That releases
+    the GIL, which decoding a single sequence does not.
     """
 
     def one_by_one(sequences: list[list[int]]) -> list[str]:
-        return [_decode(tokenizer, ids) for ids in sequences]
+        return [_decode(tokenizer, token_ids) for token_ids in sequences]
 
-    plain = (
+    is_plain = (
         isinstance(tokenizer, PreTrainedTokenizerFast)
         and type(tokenizer)._decode is PreTrainedTokenizerFast._decode
         and type(tokenizer).decode is PreTrainedTokenizerBase.decode
         and not tokenizer.clean_up_tokenization_spaces
     )
-    if not plain:
+    if not is_plain:
         return one_by_one
     backend: Any = tokenizer.backend_tokenizer
 
-    def together(sequences: list[list[int]]) -> list[str]:
-        found: list[str] = backend.decode_batch(sequences, skip_special_tokens=True)
-        return found
+    def batched(sequences: list[list[int]]) -> list[str]:
+        texts: list[str] = backend.decode_batch(sequences, skip_special_tokens=True)
+        return texts
 
-    return together
+    return batched
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    text = tokenizer.decode(ids, skip_special_tokens=True)
+def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
+    text = tokenizer.decode(token_ids, skip_special_tokens=True)
     assert isinstance(text, str)  # noqa: S101 (a list of lists would give a list)
     return text
 
 
 class Detokenizer:
-    """Decodes one sequence of tokens piece by piece.
+    """Decodes one sequence incrementally.
 
-    A token's text can depend on the one before it (leading spaces), and a character can
-    take several tokens. So each piece is the difference between two decodings that start
-    at the same, earlier token, and it is held back while it ends in half a character, or in a byte
-    token: the next byte may spoil a character that is whole.
+    A token's text can depend on the token before it (leading spaces), and a character can take several
+    tokens. So a delta is the difference between two decodings that start at the same, earlier token.
+    It is held back while it ends in an incomplete character, or in a byte token: the next byte may
+    invalidate a character that looks complete.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self.ids: list[int] = []
-        #: The pieces so far.
+        self.token_ids: list[int] = []
+        #: The deltas so far.
         self.deltas: list[str] = []
-        self._context = 0  # where the decodings start
-        self._read = 0  # up to where the text has been handed out
+        self._prefix_offset = 0  # first token of both decodings
+        self._read_offset = 0  # tokens before it are part of a delta
 
-    def push(self, token: int) -> str:
-        """Add a token and return the text it completes; often empty."""
-        return self.extend([token])
+    def push(self, token_id: int) -> str:
+        """Add a token and return the text that it completes; often empty."""
+        return self.extend([token_id])
 
-    def extend(self, tokens: list[int]) -> str:
-        """Add several tokens and return the text they complete as one piece."""
-        before, both = self.begin(tokens)
-        return self.complete(_decode(self._tokenizer, before), _decode(self._tokenizer, both))
+    def extend(self, token_ids: list[int]) -> str:
+        """Add tokens and return the text that they complete, as one delta."""
+        prefix, whole = self.begin(token_ids)
+        return self.complete(_decode(self._tokenizer, prefix), _decode(self._tokenizer, whole))
 
-    def begin(self, tokens: list[int]) -> tuple[list[int], list[int]]:
-        """Add several tokens, for those who decode many sequences together.
+    def begin(self, token_ids: list[int]) -> tuple[list[int], list[int]]:
+        """Add tokens; the caller decodes, in a batch with other sequences, and calls `complete`.
 
         Returns:
-            what is to be decoded for `complete`: the tokens before the new piece, and with it.
+            token ids to decode: the context before the delta, and the context with the delta.
         """
-        self.ids += tokens
-        return self.ids[self._context : self._read], self.ids[self._context :]
+        self.token_ids += token_ids
+        return (
+            self.token_ids[self._prefix_offset : self._read_offset],
+            self.token_ids[self._prefix_offset :],
+        )
 
-    def complete(self, before: str, text: str) -> str:
-        """Return the text that the tokens complete as one piece, given what `begin` asked for."""
-        if len(text) <= len(before) or text.endswith(REPLACEMENT) or self._in_bytes():
+    def complete(self, prefix: str, whole: str) -> str:
+        """Return the text that the new tokens complete, as one delta.
+
+        Args:
+            prefix: the decoded first list of `begin`.
+            whole: the decoded second list.
+        """
+        if len(whole) <= len(prefix) or whole.endswith(REPLACEMENT) or self._ends_in_byte():
             return ""
-        self._context, self._read = self._read, len(self.ids)
-        self.deltas.append(text[len(before) :])
+        self._prefix_offset, self._read_offset = self._read_offset, len(self.token_ids)
+        self.deltas.append(whole[len(prefix) :])
         return self.deltas[-1]
 
-    def _in_bytes(self) -> bool:
-        token = self._tokenizer.convert_ids_to_tokens(self.ids[-1])
-        return isinstance(token, str) and BYTE.fullmatch(token) is not None
+    def _ends_in_byte(self) -> bool:
+        token = self._tokenizer.convert_ids_to_tokens(self.token_ids[-1])
+        return isinstance(token, str) and BYTE_TOKEN.fullmatch(token) is not None
 
     def finish(self, text: str | None = None) -> tuple[str, str]:
-        """Return the whole text, exactly as the tokenizer decodes it, and its last piece.
+        """Return the whole text, exactly as the tokenizer decodes it, and its last delta.
 
         Args:
             text: the whole text, if it is decoded already.
         """
         if text is None:
-            text = _decode(self._tokenizer, self.ids)
+            text = _decode(self._tokenizer, self.token_ids)
         streamed = "".join(self.deltas)
         if not text.startswith(streamed):
-            # A decoder that rewrites earlier text (clean-up of spaces): the whole counts. The
-            # number of pieces stays, since events were counted by it.
+            # A decoder that rewrites earlier text (clean-up of spaces). The whole text is right. The
+            # number of deltas must not change, since events are numbered by it.
             self.deltas = [text] + [""] * (len(self.deltas) - 1)
             return text, ""
         rest = text[len(streamed) :]

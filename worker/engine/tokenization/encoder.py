@@ -1,4 +1,4 @@
-"""A request's prompt as tokens, and how many new ones have room after it."""
+"""Encodes a request's prompt, and limits its output to what fits the context."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from worker.engine.interface import ContextExceededError, EngineError, Request
 
 
 class Encoder:
-    """Encodes prompts for an engine; any thread may call it."""
+    """Encodes prompts for an engine. Thread-safe."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> None:
         self._tokenizer = tokenizer
-        self._context = context
-        self._lock = threading.Lock()  # fast tokenizers may not be set up by two threads
+        self._max_model_len = max_model_len
+        self._lock = threading.Lock()  # two threads must not configure a fast tokenizer at once
 
     def __call__(self, request: Request) -> tuple[list[int], int]:
-        """Return the prompt's tokens, and the most new ones: the request's limit or what has room.
+        """Return the prompt's token ids, and the maximum number of new tokens.
+
+        The maximum is the request's ``max_output_tokens``, or less where the context leaves less.
 
         Raises:
-            ContextExceededError: there is no room for a single one.
-            EngineError: there is no token to begin with.
+            ContextExceededError: there is no room for a single new token.
+            EngineError: the prompt has no tokens.
         """
         with self._lock:
-            ids: list[int] = self._tokenizer.encode(request.prompt)
-        if not ids:
+            token_ids: list[int] = self._tokenizer.encode(request.prompt)
+        if not token_ids:
             raise EngineError(f"the {request.role}'s prompt is empty")
-        limit = min(request.sampling.max_output_tokens, self._context - len(ids))
-        if limit < 1:
+        room = self._max_model_len - len(token_ids)
+        max_output_tokens = min(request.sampling.max_output_tokens, room)
+        if max_output_tokens < 1:
             raise ContextExceededError(
-                f"the {request.role}'s prompt has {len(ids)} tokens, which leaves no room in the "
-                f"model's context of {self._context}"
+                f"the {request.role}'s prompt has {len(token_ids)} tokens, which leaves no room in the "
+                f"model's context of {self._max_model_len}"
             )
-        return ids, limit
+        return token_ids, max_output_tokens

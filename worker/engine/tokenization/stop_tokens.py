@@ -1,4 +1,4 @@
-"""What ends a text, and that nothing else of a model's generation settings has a say."""
+"""Resolves the stop tokens, and drops every other generation setting of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 log = logging.getLogger(__name__)
 
-#: What changes texts of those settings, and is nothing that a request says itself.
-CHANGING = {
+#: Generation settings that change texts and that no request sets.
+IGNORED_SETTINGS = {
     "bad_words_ids",
     "begin_suppress_tokens",
     "diversity_penalty",
@@ -36,39 +36,39 @@ CHANGING = {
 }
 
 
-def settle(
+def resolve_stop_tokens(
     model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> frozenset[int]:
-    """Leave of a model's generation settings only what ends a text.
+    """Reduce a model's generation settings to its stop tokens.
 
-    A checkpoint may bring more along (a repetition penalty, forbidden tokens), which `generate` would
-    apply. A text here depends on what its attempt records and on nothing else, whatever the engine.
+    A checkpoint may contain others (a repetition penalty, forbidden tokens), which `generate` would
+    apply. A text must depend only on what its attempt records, whatever the engine.
 
     Args:
-        model: its settings are replaced.
-        tokenizer: its end of text counts if the model names none.
+        model: its ``generation_config`` is replaced.
+        tokenizer: its EOS token is used if the model names none.
 
     Returns:
-        the tokens that end a text.
+        the stop token ids.
 
     Raises:
-        ValueError: what should end a text is no token.
+        ValueError: ``eos_token_id`` is not a token id.
     """
     settings: Any = model.generation_config
-    ends = settings.eos_token_id
-    if ends is None:
-        ends = tokenizer.eos_token_id
-    if ends is None:
-        ends = []
-    found = ends if isinstance(ends, list) else [ends]
-    if not all(isinstance(token, int) for token in found):
+    eos = settings.eos_token_id
+    if eos is None:
+        eos = tokenizer.eos_token_id
+    if eos is None:
+        eos = []
+    stop_token_ids = eos if isinstance(eos, list) else [eos]
+    if not all(isinstance(token_id, int) for token_id in stop_token_ids):
         raise ValueError(
-            f"its generation settings have eos_token_id={ends!r}, which is no token's id"
+            f"its generation settings have eos_token_id={eos!r}, which is no token's id"
         )
-    if dropped := sorted(CHANGING & settings.to_diff_dict().keys()):
-        log.warning("of the model's generation settings, %s are not applied", ", ".join(dropped))
-    pad = found[0] if found else None
+    if ignored := sorted(IGNORED_SETTINGS & settings.to_diff_dict().keys()):
+        log.warning("ignored generation settings of the model: %s", ", ".join(ignored))
+    pad_token_id = stop_token_ids[0] if stop_token_ids else None
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers has no types there
-        eos_token_id=found or None, pad_token_id=pad
+        eos_token_id=stop_token_ids or None, pad_token_id=pad_token_id
     )
-    return frozenset(found)
+    return frozenset(stop_token_ids)

@@ -1,9 +1,9 @@
-# ruff: noqa: N803, N806  (Triton writes what is fixed when a kernel is compiled in capitals)
-"""Attention over blocks of keys and values, of single tokens and of pieces of prompts.
+# ruff: noqa: N803, N806  (Triton writes compile-time constants in capitals)
+"""Attention over a paged KV cache, of decoding tokens and of prefill tiles.
 
-Attention of a single token over many keys is split at places that depend on their number alone
-(Flash-Decoding, Dao et al., 2023), over blocks that need not lie side by side (PagedAttention, Kwon et al.,
-SOSP 2023), with a running maximum (FlashAttention, Dao et al., NeurIPS 2022).
+Attention of one token over many keys is split at positions that depend on the number of keys alone
+(Flash-Decoding, Dao et al., 2023), over blocks that need not be adjacent (PagedAttention, Kwon et al., SOSP
+2023), with a running maximum (FlashAttention, Dao et al., NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.attention.paged_batch import FlatBatch
-from worker.engine.cuda.kernels.common import begin, options, precision
-from worker.engine.kv.paged_cache import BlockCache
+from worker.engine.attention.paged_batch import PagedBatch
+from worker.engine.cuda.kernels.common import grid_dependency, input_precision, launch_options
+from worker.engine.kv.paged_cache import PagedKVCache
 
-#: Keys of one program of a decoding token's attention, and the most programs of it.
-SPLIT_KEYS, SPLITS = 256, 16
-#: Keys of a turn of the loop, warps and stages, of decoding tokens' attention and of prompts'.
-DECODING = (32, 4, 4)
-PROMPTS = (64, 4, 3)
+#: Keys of a split of a decoding token's attention, and the maximum number of splits. Beyond their
+#: product, splits get longer.
+SPLIT_KEYS, MAX_SPLITS = 256, 16
+#: Keys of a loop iteration, warps and stages, for decoding tokens and for prefill tiles.
+DECODE_CONFIG = (32, 4, 4)
+PREFILL_CONFIG = (64, 4, 3)
 LOG2E = 1.4426950408889634
 
 
@@ -33,245 +34,257 @@ def _attention_kernel(
     keys,
     values,
     out,
-    sums,
-    tables,
-    tables_stride,
+    split_stats,
+    block_tables,
+    block_tables_stride,
     rows,
     positions,
-    work,
+    prefill_tiles,
     scaling,
     window,
-    HEADS: tl.constexpr,
-    SHARED: tl.constexpr,
-    SIZE: tl.constexpr,
-    PAGE: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
     SPLIT_KEYS: tl.constexpr,
-    WINDOW: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    LISTED: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
+    SPLIT_BLOCKS: tl.constexpr,
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Queries of successive tokens of one sequence and of one key head over some of its keys.
+    """Attend with the queries of successive tokens of one sequence that share a key-value head.
 
-    With ``SPLITS`` == 1 a program is for the item of ``work`` (first token, number, row, position) and
-    all of its keys; else it is for a single token and one of its splits, and writes its sums.
+    With ``MAX_SPLITS`` == 1, a program computes a prefill tile over all of its keys. Else it computes one
+    token over one split of its keys, and stores the split's maximum and sum.
     """
-    begin(PDL)
+    grid_dependency(PDL)
     item = tl.program_id(0)
-    head = tl.program_id(1)
-    GROUP: tl.constexpr = HEADS // SHARED
-    if SPLITS == 1:
-        first = tl.load(work + item * 4)
-        number = tl.load(work + item * 4 + 1)
-        row = tl.load(work + item * 4 + 2)
-        position = tl.load(work + item * 4 + 3)
+    kv_head = tl.program_id(1)
+    GROUP_SIZE: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
+    if MAX_SPLITS == 1:
+        first_token = tl.load(prefill_tiles + item * 4)
+        num_tokens = tl.load(prefill_tiles + item * 4 + 1)
+        row = tl.load(prefill_tiles + item * 4 + 2)
+        position = tl.load(prefill_tiles + item * 4 + 3)
     else:
-        first = item
-        number = 1
+        first_token = item
+        num_tokens = 1
         row = tl.load(rows + item)
         position = tl.load(positions + item)
-    # Keys from `low` on, before `high`.
-    high = position + number
-    low = 0
-    if WINDOW:
-        low = tl.maximum(position - window + 1, 0) // ALIGNED * ALIGNED
-    if SPLITS > 1:
+    # Keys `start … end - 1`.
+    end = position + num_tokens
+    start = 0
+    if HAS_WINDOW:
+        start = tl.maximum(position - window + 1, 0) // ALIGNMENT * ALIGNMENT
+    if MAX_SPLITS > 1:
         split = tl.program_id(2)
-        each = tl.cdiv(tl.maximum(high - low, 1), SPLIT_KEYS * SPLITS) * SPLIT_KEYS
-        low = low + split * each
-        high = tl.minimum(low + each, high)
-        if low >= high or position < 0:
+        split_keys = tl.cdiv(tl.maximum(end - start, 1), SPLIT_KEYS * MAX_SPLITS) * SPLIT_KEYS
+        start = start + split * split_keys
+        end = tl.minimum(start + split_keys, end)
+        if start >= end or position < 0:
             return
-    lines = tl.arange(0, BLOCK_M)
-    token = lines // GROUP
-    of = head * GROUP + lines % GROUP
-    alive = token < number
+    query = tl.arange(0, BLOCK_M)
+    token = query // GROUP_SIZE
+    head = kv_head * GROUP_SIZE + query % GROUP_SIZE
+    query_mask = token < num_tokens
     columns = tl.arange(0, BLOCK_D)
-    wanted = columns < SIZE
-    at = ((first + token).to(tl.int64) * HEADS + of) * SIZE
+    column_mask = columns < HEAD_SIZE
+    offsets = ((first_token + token).to(tl.int64) * NUM_HEADS + head) * HEAD_SIZE
     q = tl.load(
-        queries + at[:, None] + columns[None, :], mask=alive[:, None] & wanted[None, :], other=0.0
+        queries + offsets[:, None] + columns[None, :],
+        mask=query_mask[:, None] & column_mask[None, :],
+        other=0.0,
     )
-    mine = position + token
-    most = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    found = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    table = tables + row.to(tl.int64) * tables_stride
-    if LISTED:
-        # All blocks at once: a loop whose loads wait for a load in it runs but one turn ahead.
-        listed = tl.arange(0, LISTED)
-        its = low // PAGE + listed
-        ids = tl.load(table + its, mask=its * PAGE < high, other=0)
-    for n in range(low, high, BLOCK_N):
-        others = n + tl.arange(0, BLOCK_N)
-        seen = others < high
-        if LISTED:
-            block = tl.sum(tl.where(listed == (n - low) // PAGE, ids, 0), 0).to(tl.int64)
-            place = ((block * SHARED + head) * PAGE + n % PAGE) * SIZE
-            places = place + tl.arange(0, BLOCK_N) * SIZE
-        elif PAGE % BLOCK_N == 0:
-            block = tl.load(table + n // PAGE).to(tl.int64)
-            place = ((block * SHARED + head) * PAGE + n % PAGE) * SIZE
-            places = place + tl.arange(0, BLOCK_N) * SIZE
+    query_position = position + token
+    m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_i = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    block_table = block_tables + row.to(tl.int64) * block_tables_stride
+    if SPLIT_BLOCKS:
+        # All blocks of the split at once: with a dependent load in the loop, the pipeline is only one
+        # iteration ahead.
+        split_block = tl.arange(0, SPLIT_BLOCKS)
+        table_index = start // BLOCK_SIZE + split_block
+        block_ids = tl.load(block_table + table_index, mask=table_index * BLOCK_SIZE < end, other=0)
+    for n in range(start, end, BLOCK_N):
+        key_position = n + tl.arange(0, BLOCK_N)
+        key_mask = key_position < end
+        if SPLIT_BLOCKS:
+            is_block = split_block == (n - start) // BLOCK_SIZE
+            block = tl.sum(tl.where(is_block, block_ids, 0), 0).to(tl.int64)
+            slot = ((block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + n % BLOCK_SIZE) * HEAD_SIZE
+            slots = slot + tl.arange(0, BLOCK_N) * HEAD_SIZE
+        elif BLOCK_SIZE % BLOCK_N == 0:
+            block = tl.load(block_table + n // BLOCK_SIZE).to(tl.int64)
+            slot = ((block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + n % BLOCK_SIZE) * HEAD_SIZE
+            slots = slot + tl.arange(0, BLOCK_N) * HEAD_SIZE
         else:
-            blocks = tl.load(table + others // PAGE, mask=seen, other=0).to(tl.int64)
-            places = ((blocks * SHARED + head) * PAGE + others % PAGE) * SIZE
-        # What is not seen may be anything, a NaN too.
+            blocks = tl.load(block_table + key_position // BLOCK_SIZE, mask=key_mask, other=0).to(
+                tl.int64
+            )
+            slots = (blocks * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + key_position % BLOCK_SIZE
+            slots = slots * HEAD_SIZE
+        # Slots beyond the end may hold anything, also NaN.
         k = tl.load(
-            keys + places[None, :] + columns[:, None],
-            mask=seen[None, :] & wanted[:, None],
+            keys + slots[None, :] + columns[:, None],
+            mask=key_mask[None, :] & column_mask[:, None],
             other=0.0,
         )
         scores = tl.dot(q, k, input_precision=PRECISION) * scaling
-        sees = (others[None, :] <= mine[:, None]) & seen[None, :]
-        if WINDOW:
-            sees = sees & (others[None, :] > mine[:, None] - window)
-        scores = tl.where(sees, scores, float("-inf"))
-        larger = tl.maximum(most, tl.max(scores, 1))
-        base = tl.where(larger == float("-inf"), 0.0, larger)
-        shares = tl.exp2(scores - base[:, None])
-        kept = tl.exp2(most - base)
+        visible = (key_position[None, :] <= query_position[:, None]) & key_mask[None, :]
+        if HAS_WINDOW:
+            visible = visible & (key_position[None, :] > query_position[:, None] - window)
+        scores = tl.where(visible, scores, float("-inf"))
+        m_new = tl.maximum(m_i, tl.max(scores, 1))
+        m_finite = tl.where(m_new == float("-inf"), 0.0, m_new)
+        p = tl.exp2(scores - m_finite[:, None])
+        alpha = tl.exp2(m_i - m_finite)
         v = tl.load(
-            values + places[:, None] + columns[None, :],
-            mask=seen[:, None] & wanted[None, :],
+            values + slots[:, None] + columns[None, :],
+            mask=key_mask[:, None] & column_mask[None, :],
             other=0.0,
         )
-        total = total * kept + tl.sum(shares, 1)
-        found = found * kept[:, None]
-        found = tl.dot(shares.to(v.dtype), v, found, input_precision=PRECISION)
-        most = larger
-    if SPLITS == 1:
-        found = found / total[:, None]
-        place = out + at[:, None] + columns[None, :]
-        tl.store(place, found, mask=alive[:, None] & wanted[None, :])
+        l_i = l_i * alpha + tl.sum(p, 1)
+        acc = acc * alpha[:, None]
+        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+        m_i = m_new
+    if MAX_SPLITS == 1:
+        acc = acc / l_i[:, None]
+        out_offsets = out + offsets[:, None] + columns[None, :]
+        tl.store(out_offsets, acc, mask=query_mask[:, None] & column_mask[None, :])
     else:
         split = tl.program_id(2)
-        at = (item.to(tl.int64) * HEADS + of) * SPLITS + split
-        place = out + at[:, None] * SIZE + columns[None, :]
-        tl.store(place, found, mask=alive[:, None] & wanted[None, :])
-        tl.store(sums + at * 2, most, mask=alive)
-        tl.store(sums + at * 2 + 1, total, mask=alive)
+        part = (item.to(tl.int64) * NUM_HEADS + head) * MAX_SPLITS + split
+        out_offsets = out + part[:, None] * HEAD_SIZE + columns[None, :]
+        tl.store(out_offsets, acc, mask=query_mask[:, None] & column_mask[None, :])
+        tl.store(split_stats + part * 2, m_i, mask=query_mask)
+        tl.store(split_stats + part * 2 + 1, l_i, mask=query_mask)
 
 
 @triton.jit
-def _merge_kernel(
-    parts,
-    sums,
+def _merge_splits_kernel(
+    split_out,
+    split_stats,
     out,
     positions,
     window,
-    HEADS: tl.constexpr,
-    SIZE: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    ALIGNMENT: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
     SPLIT_KEYS: tl.constexpr,
-    WINDOW: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    begin(PDL)
-    item = tl.program_id(0).to(tl.int64)
+    """Merge the splits of a decoding token's head."""
+    grid_dependency(PDL)
+    token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     columns = tl.arange(0, BLOCK_D)
-    wanted = columns < SIZE
-    position = tl.load(positions + item)
-    place = out + (item * HEADS + head) * SIZE + columns
-    if position < 0:
-        tl.store(place, tl.zeros([BLOCK_D], out.dtype.element_ty), mask=wanted)
+    column_mask = columns < HEAD_SIZE
+    position = tl.load(positions + token)
+    out_offsets = out + (token * NUM_HEADS + head) * HEAD_SIZE + columns
+    if position < 0:  # padding
+        tl.store(out_offsets, tl.zeros([BLOCK_D], out.dtype.element_ty), mask=column_mask)
         return
-    low = 0
-    if WINDOW:
-        low = tl.maximum(position - window + 1, 0) // ALIGNED * ALIGNED
-    each = tl.cdiv(position + 1 - low, SPLIT_KEYS * SPLITS) * SPLIT_KEYS
-    number = tl.cdiv(position + 1 - low, each)
-    splits = tl.arange(0, SPLITS)
-    used = splits < number
-    at = (item * HEADS + head) * SPLITS + splits
-    most = tl.load(sums + at * 2, mask=used, other=float("-inf"))
-    shares = tl.exp2(most - tl.max(most, 0))
-    total = tl.sum(shares * tl.load(sums + at * 2 + 1, mask=used, other=0.0), 0)
-    part = tl.load(
-        parts + at[:, None] * SIZE + columns[None, :],
-        mask=used[:, None] & wanted[None, :],
+    start = 0
+    if HAS_WINDOW:
+        start = tl.maximum(position - window + 1, 0) // ALIGNMENT * ALIGNMENT
+    split_keys = tl.cdiv(position + 1 - start, SPLIT_KEYS * MAX_SPLITS) * SPLIT_KEYS
+    num_splits = tl.cdiv(position + 1 - start, split_keys)
+    splits = tl.arange(0, MAX_SPLITS)
+    split_mask = splits < num_splits
+    part = (token * NUM_HEADS + head) * MAX_SPLITS + splits
+    m = tl.load(split_stats + part * 2, mask=split_mask, other=float("-inf"))
+    scale = tl.exp2(m - tl.max(m, 0))
+    total = tl.sum(scale * tl.load(split_stats + part * 2 + 1, mask=split_mask, other=0.0), 0)
+    acc = tl.load(
+        split_out + part[:, None] * HEAD_SIZE + columns[None, :],
+        mask=split_mask[:, None] & column_mask[None, :],
         other=0.0,
     )
-    found = tl.sum(part * shares[:, None], 0)
-    tl.store(place, found / total, mask=wanted)
+    acc = tl.sum(acc * scale[:, None], 0)
+    tl.store(out_offsets, acc / total, mask=column_mask)
 
 
-def attend(
+def paged_attention(
     queries: Tensor,
-    batch: FlatBatch,
-    cache: BlockCache,
+    batch: PagedBatch,
+    cache: PagedKVCache,
     layer: int,
     scaling: float,
-    window: int | None,
+    sliding_window: int | None,
 ) -> Tensor:
     out = torch.empty_like(queries)
-    _, number, size = queries.shape
-    keys, values, tables = cache.keys[layer], cache.values[layer], batch.tables
-    group = number // cache.heads
-    wide = max(16, triton.next_power_of_2(size))
-    accuracy = precision(queries)
-    fixed: dict[str, Any] = {
-        "HEADS": number,
-        "SHARED": cache.heads,
-        "SIZE": size,
-        "PAGE": cache.block_size,
-        "BLOCK_D": wide,
-        "WINDOW": window is not None,
-        "PRECISION": accuracy,
+    _, num_heads, head_size = queries.shape
+    keys, values, tables = cache.keys[layer], cache.values[layer], batch.block_tables
+    group_size = num_heads // cache.num_kv_heads
+    block_d = max(16, triton.next_power_of_2(head_size))
+    precision = input_precision(queries)
+    constants: dict[str, Any] = {
+        "NUM_HEADS": num_heads,
+        "NUM_KV_HEADS": cache.num_kv_heads,
+        "HEAD_SIZE": head_size,
+        "BLOCK_SIZE": cache.block_size,
+        "BLOCK_D": block_d,
+        "HAS_WINDOW": sliding_window is not None,
+        "PRECISION": precision,
     }
-    scaling, reach = scaling * LOG2E, window or 0
-    if decoding := batch.decoding:
-        block_n, warps, stages = DECODING
-        if accuracy == "ieee" or wide > 128:
+    scaling, window = scaling * LOG2E, sliding_window or 0
+    if num_decodes := batch.num_decode_tokens:
+        block_n, warps, stages = DECODE_CONFIG
+        if precision == "ieee" or block_d > 128:
             block_n, stages = min(block_n, 32), 2
-        # The blocks of a split, where a turn of the loop is within one.
-        listed = triton.cdiv(triton.cdiv(batch.reach, SPLITS), SPLIT_KEYS) * SPLIT_KEYS + block_n
-        listed = triton.next_power_of_2(triton.cdiv(listed, cache.block_size))
-        aligned = max(cache.block_size, block_n)
-        listed = 0 if cache.block_size % block_n else listed
-        parts = queries.new_empty(decoding * number * SPLITS * size, dtype=torch.float32)
-        sums = queries.new_empty(decoding * number * SPLITS * 2, dtype=torch.float32)
+        # The maximum number of blocks of a split, if an iteration is within one block.
+        split_blocks = triton.cdiv(triton.cdiv(batch.max_kv_len, MAX_SPLITS), SPLIT_KEYS)
+        split_blocks = triton.cdiv(split_blocks * SPLIT_KEYS + block_n, cache.block_size)
+        split_blocks = triton.next_power_of_2(split_blocks)
+        alignment = max(cache.block_size, block_n)
+        split_blocks = 0 if cache.block_size % block_n else split_blocks
+        num_parts = num_decodes * num_heads * MAX_SPLITS
+        split_out = queries.new_empty(num_parts * head_size, dtype=torch.float32)
+        split_stats = queries.new_empty(num_parts * 2, dtype=torch.float32)
         # Splits that no sequence is long enough for need not be launched.
-        splits = min(SPLITS, triton.cdiv(batch.reach, SPLIT_KEYS))
-        _attention_kernel[(decoding, cache.heads, splits)](
-            queries, keys, values, parts, sums, tables, tables.stride(0), batch.rows,
-            batch.positions, batch.rows, scaling, reach,
-            BLOCK_M=max(16, triton.next_power_of_2(group)), BLOCK_N=block_n,
-            SPLITS=SPLITS, SPLIT_KEYS=SPLIT_KEYS, ALIGNED=aligned, LISTED=listed, **fixed,
-            num_warps=warps, num_stages=stages, **options(out),
+        num_splits = min(MAX_SPLITS, triton.cdiv(batch.max_kv_len, SPLIT_KEYS))
+        _attention_kernel[(num_decodes, cache.num_kv_heads, num_splits)](
+            queries, keys, values, split_out, split_stats, tables, tables.stride(0), batch.rows,
+            batch.positions, batch.rows, scaling, window,
+            BLOCK_M=max(16, triton.next_power_of_2(group_size)), BLOCK_N=block_n,
+            MAX_SPLITS=MAX_SPLITS, SPLIT_KEYS=SPLIT_KEYS, ALIGNMENT=alignment,
+            SPLIT_BLOCKS=split_blocks, **constants,
+            num_warps=warps, num_stages=stages, **launch_options(out),
         )  # fmt: skip
-        _merge_kernel[(decoding, number)](
-            parts, sums, out, batch.positions, reach,
-            number, size, aligned, wide, SPLITS, SPLIT_KEYS, window is not None,
-            num_warps=2, **options(out),
+        _merge_splits_kernel[(num_decodes, num_heads)](
+            split_out, split_stats, out, batch.positions, window,
+            num_heads, head_size, alignment, block_d, MAX_SPLITS, SPLIT_KEYS,
+            sliding_window is not None, num_warps=2, **launch_options(out),
         )  # fmt: skip
-    if batch.work is not None:
-        block_n, warps, stages = PROMPTS
-        if accuracy == "ieee" or wide > 128:
+    if batch.prefill_tiles is not None:
+        block_n, warps, stages = PREFILL_CONFIG
+        if precision == "ieee" or block_d > 128:
             block_n, stages = min(block_n, 32), 1
-        lines = batch.work_tokens * group
-        _attention_kernel[(len(batch.work), cache.heads, 1)](
+        num_queries = batch.tile_tokens * group_size
+        _attention_kernel[(len(batch.prefill_tiles), cache.num_kv_heads, 1)](
             queries, keys, values, out, out, tables, tables.stride(0), batch.rows,
-            batch.positions, batch.work, scaling, reach,
-            BLOCK_M=max(16, triton.next_power_of_2(lines)),
-            BLOCK_N=block_n, SPLITS=1, SPLIT_KEYS=SPLIT_KEYS, ALIGNED=block_n, LISTED=0, **fixed,
-            num_warps=warps, num_stages=stages, **options(out),
+            batch.positions, batch.prefill_tiles, scaling, window,
+            BLOCK_M=max(16, triton.next_power_of_2(num_queries)),
+            BLOCK_N=block_n, MAX_SPLITS=1, SPLIT_KEYS=SPLIT_KEYS, ALIGNMENT=block_n,
+            SPLIT_BLOCKS=0, **constants,
+            num_warps=warps, num_stages=stages, **launch_options(out),
         )  # fmt: skip
     return out
 
 
-def work_tokens(group: int) -> int:
-    """Return how many successive tokens of a prompt one program should have.
+def prefill_tile_tokens(group_size: int) -> int:
+    """Return how many successive tokens of a prompt one program should compute.
 
     Args:
-        group: query heads of a key head.
+        group_size: query heads of a key-value head.
     """
-    return max(1, 64 // int(triton.next_power_of_2(group)))
+    return max(1, 64 // int(triton.next_power_of_2(group_size)))

@@ -1,5 +1,5 @@
-# ruff: noqa: N803  (Triton writes what is fixed when a kernel is compiled in capitals)
-"""What all kernels share: how they are placed, and how they multiply."""
+# ruff: noqa: N803  (Triton writes compile-time constants in capitals)
+"""Launch options and precision of all kernels."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-#: Whether kernels are placed early (programmatic dependent launch) where the device can do that.
-EARLY = True
-#: A product and a sum are one operation, whatever Triton's version takes for granted.
-FUSED = {"enable_fp_fusion": True}
+#: Whether to use programmatic dependent launch (PDL) where the device supports it.
+USE_PDL = True
+#: Fuse multiplications and additions, whatever the default of Triton's version is.
+FUSED_MULTIPLY_ADD = {"enable_fp_fusion": True}
 
 
 @triton.jit
-def begin(PDL: tl.constexpr):
-    """Wait for the kernel before, which has let this one be placed already; let the next one be."""
+def grid_dependency(PDL: tl.constexpr):
+    """With PDL, wait for the kernel before this one, and let the kernel after it be scheduled."""
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
 
 
-def options(x: Tensor) -> dict[str, bool]:
-    """Return how a kernel is launched: from the H100 on, it is placed while the one before still runs."""
-    early = EARLY and x.device.type == "cuda" and _capability(x.device) >= (9, 0)
-    return FUSED | ({"PDL": True, "launch_pdl": True} if early else {"PDL": False})
+def launch_options(x: Tensor) -> dict[str, bool]:
+    """Return launch options. From the H100 on, a kernel is scheduled while the one before still runs."""
+    pdl = USE_PDL and x.device.type == "cuda" and _capability(x.device) >= (9, 0)
+    return FUSED_MULTIPLY_ADD | ({"PDL": True, "launch_pdl": True} if pdl else {"PDL": False})
 
 
 @cache
@@ -36,5 +36,6 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def precision(x: Tensor) -> str:
+def input_precision(x: Tensor) -> str:
+    """Return the precision of `tl.dot` for a dtype: float32 products are exact."""
     return "ieee" if x.dtype is torch.float32 else "tf32"

@@ -1,0 +1,286 @@
+"""Steps that were recorded once and are replayed say what steps that are laid out anew say.
+
+There is no CUDA graph on a CPU. What stands for one here repeats the operations that PyTorch saw, with the
+tensors that it saw, as a graph does, and knows nothing of the code around them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from jobs.pipeline import Role, Sampling
+from tests.conftest import load_models
+from tests.integration.batches import CONTEXT, FEW, WORDS, request, same, together
+from tests.integration.test_batching import mixed
+from worker.engine.batching import batch_shape, paged_model_runner
+from worker.engine.batching.cuda_graphs import Capture, StepFunction, StepOutputs
+from worker.engine.batching.engine import BatchingEngine
+from worker.engine.interface import Completion, Request
+
+#: Operations that wait for the device, or bring something from the host: a graph can hold neither.
+HOST = {
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "item",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "masked_select",
+    "nonzero",
+}
+SLOTS = 5
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
+    """Notes all operations, with their arguments and results."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self.seen: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(
+        self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        self.seen.append((function, args, kwargs or {}, found))
+        return found
+
+    def repeat(self, results: StepOutputs) -> StepOutputs:
+        """Do all of them again; return what the results are now."""
+        now: dict[int, Any] = {}
+
+        def current(x: Any) -> Any:
+            return now.get(id(x), x)
+
+        for function, args, kwargs, before in self.seen:
+            args_, kwargs_ = tree_map(current, (args, kwargs))
+            found = function(*args_, **kwargs_)
+            for old, new in zip(tree_leaves(before), tree_leaves(found), strict=True):
+                if isinstance(old, Tensor):
+                    now[id(old)] = new
+        tokens, logits = map(current, results)
+        return tokens, logits
+
+
+class Tracer:
+    """Records as a CUDA graph does, and counts."""
+
+    def __init__(self) -> None:
+        #: The sizes of the recordings' inputs, and how often each was replayed.
+        self.sizes: list[int] = []
+        self.replayed: dict[int, int] = {}
+        self.names: set[str] = set()
+
+    def __call__(self, step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:
+        number = len(self.sizes)
+        self.sizes.append(len(inputs))
+        self.replayed[number] = 0
+        with Operations() as operations:
+            results = step(inputs)
+        self.names |= {function.overloadpacket.__name__ for function, *_ in operations.seen}
+
+        def replay() -> StepOutputs:
+            self.replayed[number] += 1
+            found: StepOutputs = operations.repeat(results)
+            return found
+
+        return replay
+
+
+@pytest.fixture(autouse=True)
+def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of steps as small as the tests' are; a text grows out of the shorter ones."""
+    monkeypatch.setattr(batch_shape, "CAPTURE_SIZES", (1, 3))
+    monkeypatch.setattr(batch_shape, "MIXED_DECODE_SIZES", (8,))
+    monkeypatch.setattr(batch_shape, "MIXED_TOKEN_SIZES", (16, 48))
+    monkeypatch.setattr(batch_shape, "MIXED_EXTRA_SAMPLES", 3)
+    monkeypatch.setattr(batch_shape, "MIXED_EXTRA_TILES", 3)
+    monkeypatch.setattr(batch_shape, "SHORT_KV_LEN", 64)
+
+
+def answers(
+    model: Any, tokenizer: Any, record: Capture | None, requests: Sequence[Request], **more: Any
+) -> list[Completion]:
+    """Ask for all at once, and then for some one by one."""
+    more = {
+        "max_model_len": CONTEXT,
+        "max_num_seqs": SLOTS,
+        "max_num_batched_tokens": 64,
+        "paged": True,
+        **more,
+    }
+    engine = BatchingEngine(model, tokenizer, capture=lambda _: record, **more)
+    found = [g.result() for g in [engine.submit(each) for each in requests]]
+    found += [engine.submit(each).result() for each in requests[:4]]
+    engine.close()
+    return found
+
+
+def differing(one: Sequence[Completion], other: Sequence[Completion]) -> list[int]:
+    return [i for i, both in enumerate(zip(one, other, strict=True)) if not same(*both)]
+
+
+def check(
+    make: Callable[[], Any], tokenizer: Any, requests: Sequence[Request], **more: Any
+) -> Tracer:
+    """Compare the texts with recordings and without."""
+    tracer = Tracer()
+    wanted = answers(make(), tokenizer, None, requests, **more)
+    found = answers(make(), tokenizer, tracer, requests, **more)
+    assert differing(found, wanted) == []
+    assert sum(tracer.replayed.values()) > 2 * len(tracer.replayed)
+    return tracer
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.75])
+def test_texts_are_the_same(checkpoint: Path, tokenizer: Any, temperature: float) -> None:
+    """Prompts and texts of all lengths, in steps of both and of texts alone; too large ones are laid out."""
+    rng = random.Random(5)
+    requests = [request(rng, temperature=temperature) for _ in range(16)]
+    tracer = check(lambda: load_models(checkpoint), tokenizer, requests)
+    assert sum(map(bool, tracer.replayed.values())) > 4, "most shapes are of use"
+    mixed = [number for number, size in enumerate(tracer.sizes) if size > 9 * SLOTS]
+    assert sum(tracer.replayed[number] for number in mixed) > 3
+    assert "index_copy_" in tracer.names
+    assert not tracer.names & HOST
+
+
+def test_what_a_recorded_step_cannot_draw_is_drawn_after_it(
+    checkpoint: Path, tokenizer: Any
+) -> None:
+    """Nuclei and more candidates; the next step reads the token where that has put it."""
+    rng = random.Random(6)
+    kinds = itertools.cycle([(0, 1.0), (50, 0.8), (50, 1.0), (200, 1.0)])
+    requests = []
+    for (top_k, top_p), asked in zip(
+        kinds, [request(rng, temperature=1.0) for _ in range(12)], strict=False
+    ):
+        sampling = replace(asked.sampling, top_k=top_k, top_p=top_p)
+        requests.append(replace(asked, sampling=sampling))
+    check(lambda: load_models(checkpoint), tokenizer, requests)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen"])
+def test_adapters_of_different_ranks_and_targets_are_recorded(
+    architecture: str, tokenizer: Any
+) -> None:
+    rng = random.Random(3)
+    check(lambda: together(mixed(architecture)), tokenizer, [request(rng) for _ in range(6)])
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "sliding"])
+def test_nothing_is_lost_at_the_contexts_end(
+    kind: str, request: pytest.FixtureRequest, tokenizer: Any
+) -> None:
+    """Texts that fill the context, which is no multiple of a block, beside short ones."""
+    folder: Path = request.getfixturevalue(kind)
+    length = len(tokenizer.encode(" ".join(WORDS)))
+    requests = [
+        Request(
+            role, " ".join([*WORDS, *WORDS[:more]]), Sampling(temperature=0, max_output_tokens=n)
+        )
+        for role, n in zip(Role, (60, 60, 20), strict=True)
+        for more in (0, 4)
+    ]
+    check(lambda: load_models(folder), tokenizer, requests, max_model_len=length + 67)
+
+
+def test_who_makes_room_is_computed_anew_in_recorded_steps(
+    checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rng = random.Random(8)
+    requests = [request(rng, temperature=0.75) for _ in range(16)]
+    requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=80)) for r in requests]
+    check(lambda: load_models(checkpoint), tokenizer, requests, num_blocks=FEW)
+    assert "preempted a request" in caplog.text
+
+
+def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> None:
+    tracer = Tracer()
+    requests = [request(random.Random(5)) for _ in range(4)]
+    wanted, found = (
+        answers(together(mixed("qwen3")), tokenizer, r, requests, max_num_seqs=4)
+        for r in (None, tracer)
+    )
+    assert differing(found, wanted) == []
+    assert not tracer.replayed
+
+
+def test_without_recordings_all_goes_on(
+    checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many as there were remain of use, and the log says why there are no more."""
+    tracer, left = Tracer(), iter(range(2))
+
+    def refuse(step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:
+        if next(left, None) is None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return tracer(step, inputs)
+
+    requests = [request(random.Random(4)) for _ in range(4)]
+    wanted, found = (
+        answers(load_models(checkpoint), tokenizer, record, requests) for record in (None, refuse)
+    )
+    assert differing(found, wanted) == []
+    assert len(tracer.replayed) == 2
+    [said] = [r for r in caplog.records if r.name == paged_model_runner.__name__]
+    assert said.exc_info
+    assert "not permitted when stream is capturing" in str(said.exc_info[1])
+
+
+def test_a_shape_that_memory_does_not_suffice_for_is_left_out(
+    checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer, seen = Tracer(), itertools.count()
+
+    def large(step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:
+        if not next(seen):
+            raise torch.OutOfMemoryError("out of memory")
+        return tracer(step, inputs)
+
+    requests = [request(random.Random(4)) for _ in range(4)]
+    wanted, found = (
+        answers(load_models(checkpoint), tokenizer, record, requests) for record in (None, large)
+    )
+    assert differing(found, wanted) == []
+    assert len(tracer.replayed) == next(seen) - 1 > 3
+    assert caplog.text.count("out of memory: 1 of ") == 1
+
+
+def test_recording_stops_when_its_time_is_over(
+    checkpoint: Path,
+    tokenizer: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fake clock: a recording takes 25 seconds of the 60 that there are."""
+    tracer = Tracer()
+
+    def slow(step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:
+        now[0] += 25
+        return tracer(step, inputs)
+
+    now = [0.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            paged_model_runner,
+            "time",
+            type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}),
+        )
+        requests = [request(random.Random(7)) for _ in range(4)]
+        found = answers(load_models(checkpoint), tokenizer, slow, requests)
+    assert len(tracer.replayed) == 3
+    assert "CUDA graphs in time" in caplog.text
+    assert differing(found, answers(load_models(checkpoint), tokenizer, None, requests)) == []

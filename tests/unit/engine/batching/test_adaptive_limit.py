@@ -1,0 +1,56 @@
+"""What a step may hold grows again after memory ran out, and does not keep failing."""
+
+from __future__ import annotations
+
+from worker.engine.batching.adaptive_limit import (
+    BASE_BACKOFF_STEPS,
+    MAX_BACKOFF_STEPS,
+    AdaptiveLimit,
+)
+
+
+def run(limit: AdaptiveLimit, steps: int, fits: int) -> int:
+    """Take steps that use all that is allowed; return how many ran out of memory."""
+    failures = 0
+    for _ in range(steps):
+        if limit.current > fits:
+            limit.halve(limit.current)
+            failures += 1
+        else:
+            limit.on_success(limit.current)
+    return failures
+
+
+def test_what_memory_carries_again_is_allowed_again() -> None:
+    limit = AdaptiveLimit(64)
+    run(limit, 20, fits=5)
+    assert limit.current == 4
+    assert run(limit, 5 * BASE_BACKOFF_STEPS, fits=64) == 0
+    assert limit.current == 64
+
+
+def test_it_never_is_less_than_one_or_more_than_at_first() -> None:
+    limit = AdaptiveLimit(5)
+    for _ in range(9):
+        limit.halve(5)
+    assert limit.current == 1
+    run(limit, 9 * BASE_BACKOFF_STEPS, fits=9)
+    assert limit.current == 5
+
+
+def test_what_keeps_failing_is_tried_ever_more_rarely() -> None:
+    limit = AdaptiveLimit(64)
+    run(limit, 20 * BASE_BACKOFF_STEPS, fits=20)
+    run(limit, 2 * MAX_BACKOFF_STEPS, fits=20)
+    assert run(limit, 20 * MAX_BACKOFF_STEPS, fits=20) <= 20
+    # After a time without any trouble it is as at the beginning.
+    run(limit, 10 * MAX_BACKOFF_STEPS, fits=64)
+    limit.halve(64)
+    run(limit, BASE_BACKOFF_STEPS, fits=64)
+    assert limit.current == 64
+
+
+def test_steps_that_are_not_full_show_nothing() -> None:
+    limit = AdaptiveLimit(8)
+    limit.halve(8)
+    assert not any(limit.on_success(3) for _ in range(3 * BASE_BACKOFF_STEPS))

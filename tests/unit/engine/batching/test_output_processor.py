@@ -1,0 +1,59 @@
+"""Texts are told in pieces that depend on the number of tokens alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.pipeline import Role, Sampling
+from worker.bench.simulated import tokenizer_of
+from worker.engine.batching.output_processor import (
+    OutputProcessor,
+    SequenceUpdate,
+    whole_delta_tokens,
+)
+from worker.engine.batching.sequence import Sequence
+from worker.engine.interface import EngineError, FinishReason, Generation, Request
+from worker.engine.tokenization.detokenizer import Detokenizer
+
+
+def test_pieces_do_not_depend_on_when_tokens_are_handed_on() -> None:
+    tokenizer = tokenizer_of(600)
+    tokens = tokenizer.encode("gravity pulls bonito kanduren", add_special_tokens=False)
+    told = []
+    for looks in (range(1, len(tokens)), [len(tokens)], [3, 9, 10]):
+        output, sequence = OutputProcessor(tokenizer), _sequence(tokenizer)
+        for known in looks:
+            start, end = sequence.num_emitted_tokens, whole_delta_tokens(known)
+            output.put([SequenceUpdate(sequence, start, tokens[start:end])])
+            sequence.num_emitted_tokens = end
+        sequence.output_token_ids = tokens
+        rest = tokens[sequence.num_emitted_tokens :]
+        output.put(
+            [SequenceUpdate(sequence, sequence.num_emitted_tokens, rest, FinishReason.LENGTH)]
+        )
+        output.close()
+        completion = sequence.generation.result(0)
+        assert completion.text == tokenizer.decode(tokens, skip_special_tokens=True)
+        assert sequence.generation.deltas_from(0) == completion.deltas
+        told.append(completion.deltas)
+    assert told[0] == told[1] == told[2]
+
+
+def test_a_text_that_cannot_be_told_ends_and_others_go_on() -> None:
+    tokenizer = tokenizer_of(600)
+    output, bad, good = OutputProcessor(tokenizer), _sequence(tokenizer), _sequence(tokenizer)
+    output.put([SequenceUpdate(bad, 0, [-1])])
+    output.close()
+    error = bad.generation._outcome
+    assert isinstance(error, EngineError)
+    assert bad.generation.cancelled
+    output = OutputProcessor(tokenizer)
+    good.output_token_ids = [300]
+    output.put([SequenceUpdate(good, 0, [300], FinishReason.STOP)])
+    output.close()
+    assert good.generation.result(0).output_tokens == 1
+
+
+def _sequence(tokenizer: Any) -> Sequence:
+    generation = Generation(Request(Role.ACTOR, "", Sampling()))
+    return Sequence(generation, [1], 99, 0, Detokenizer(tokenizer))

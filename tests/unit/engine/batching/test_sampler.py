@@ -1,0 +1,244 @@
+"""Drawing tokens: the distribution is transformers', the noise is the row's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare, kstest
+from torch import Tensor
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from jobs.pipeline import Sampling
+from worker.engine.batching.sampler import (
+    MAX_TIES,
+    SamplingMetadata,
+    _gumbel,
+    _mix,
+    sample,
+    stable_topk,
+)
+from worker.engine.cuda import torch_ops
+
+VOCABULARY = 40
+CPU = torch.device("cpu")
+LOGITS = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(0)) * 2
+
+
+def wanted(sampling: Sampling) -> Tensor:
+    """Return the probabilities that `generate` draws from."""
+    ids: Any = torch.zeros(1, 1, dtype=torch.int64)
+    scores: Any = TemperatureLogitsWarper(sampling.temperature)(ids, LOGITS[None])
+    if sampling.top_k:
+        scores = TopKLogitsWarper(sampling.top_k)(ids, scores)
+    if sampling.top_p < 1:
+        scores = TopPLogitsWarper(sampling.top_p)(ids, scores)
+    found: Tensor = scores.softmax(-1)[0]
+    return found
+
+
+def draw(samplings: list[Sampling], positions: list[int] | None = None) -> Tensor:
+    rows = SamplingMetadata.build(samplings, positions or [0] * len(samplings), VOCABULARY, CPU)
+    tokens, sound = sample(LOGITS.expand(len(samplings), -1), rows)
+    assert sound.all()
+    return tokens
+
+
+def fit(tokens: Tensor, sampling: Sampling) -> float:
+    """Return the p-value of drawn tokens under the probabilities that `generate` has."""
+    seen = torch.bincount(tokens, minlength=VOCABULARY).double()
+    expected = wanted(sampling).double()
+    expected *= len(tokens) / expected.sum()
+    assert not seen[expected == 0].any()
+    # Rare tokens are counted together, as the test asks for.
+    rare = expected < 5
+    one = torch.cat([seen[~rare], seen[rare].sum()[None]])
+    two = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    there = two > 0
+    return float(chisquare(one[there].numpy(), two[there].numpy()).pvalue)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.75, top_k=50),
+        Sampling(temperature=0.75, top_k=5),
+        Sampling(temperature=1.3, top_k=0, top_p=0.8),
+        Sampling(temperature=1.0, top_k=10, top_p=0.6),
+    ],
+)
+def test_the_distribution_is_that_of_generate(sampling: Sampling) -> None:
+    rows = [replace(sampling, seed=seed) for seed in range(20_000)]
+    assert fit(draw(rows), sampling) > 1e-3
+
+
+def test_positions_of_one_seed_are_independent_draws() -> None:
+    sampling = Sampling(top_k=0, seed=5)
+    assert fit(draw([sampling] * 20_000, list(range(20_000))), sampling) > 1e-3
+
+
+def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
+    mixed = [
+        Sampling(temperature=(0.5, 0.75, 1.2)[i % 3], top_k=(0, 3, 50)[i % 3], seed=i // 2)
+        for i in range(64)
+    ] + [Sampling(temperature=0), Sampling(temperature=0.9, top_p=0.7, seed=3)]
+    together = draw(mixed, list(range(len(mixed))))
+    for i, sampling in enumerate(mixed):
+        assert draw([sampling], [i]) == together[i]
+
+
+def test_zero_temperature_is_the_likeliest_token() -> None:
+    assert (
+        draw([Sampling(temperature=0, seed=s) for s in range(5)]).tolist()
+        == [int(LOGITS.argmax())] * 5
+    )
+
+
+def test_scores_that_are_no_numbers_are_noticed() -> None:
+    logits = LOGITS.repeat(3, 1)
+    logits[0, 3] = torch.nan
+    logits[2, 3] = torch.inf
+    rows = SamplingMetadata.build([Sampling()] * 3, [0] * 3, VOCABULARY, CPU)
+    assert sample(logits, rows)[1].tolist() == [False, True, False]
+
+
+def test_the_noise_is_standard_gumbel() -> None:
+    seeds = torch.arange(300)
+    noise = _gumbel(_mix(seeds), torch.arange(100).expand(300, -1))
+    assert kstest(noise.flatten().numpy(), "gumbel_r").pvalue > 1e-3
+    assert len(set(noise.flatten().tolist())) == noise.numel()
+
+
+@pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
+def test_equal_scores_are_drawn_from_the_same_whoever_is_beside(width: torch.dtype) -> None:
+    """In 16 bits many scores are equal: the order in which they are found must not matter."""
+    generator = torch.Generator().manual_seed(1)
+    others = [Sampling(top_k=60, seed=1), Sampling(top_k=0, seed=2)]
+    for seed in range(100):
+        logits = (torch.randn(1, 768, generator=generator) * 2).to(width)
+        for one in (
+            Sampling(temperature=0),
+            Sampling(temperature=1, top_k=20, seed=seed),
+            Sampling(temperature=1, top_k=20, top_p=0.5, seed=seed),
+        ):
+            alone, _ = sample(logits, SamplingMetadata.build([one], [0], 768, CPU))
+            crowd = [one, *others]
+            together, _ = sample(
+                logits.repeat(3, 1), SamplingMetadata.build(crowd, [0] * 3, 768, CPU)
+            )
+            assert alone[0] == together[0]
+            if not one.temperature:
+                assert alone[0] == logits.argmax()
+
+
+def test_all_tokens_with_the_last_ones_score_may_be_drawn() -> None:
+    """As transformers' top-k keeps them."""
+    logits = torch.zeros(1, 40, dtype=torch.bfloat16)
+    logits[0, 7] = 1
+    rows = SamplingMetadata.build(
+        [Sampling(temperature=1, top_k=2, seed=s) for s in range(2000)], [0] * 2000, 40, CPU
+    )
+    tokens, _ = sample(logits.expand(2000, -1), rows)
+    assert len(set(tokens.tolist())) > 30
+
+
+def crowd() -> list[Sampling]:
+    """Neighbours that make the engine look at more candidates, up to all tokens."""
+    return [Sampling(top_k=k, top_p=p, seed=k) for k in (1, 90, 0) for p in (1.0, 0.6)]
+
+
+@pytest.mark.parametrize("width", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("levels", [2, 9])
+def test_draws_from_equal_scores_do_not_depend_on_neighbours(
+    width: torch.dtype, levels: int
+) -> None:
+    """Of so many equal scores that no margin holds them."""
+    vocabulary = 400
+    generator = torch.Generator().manual_seed(2)
+    for seed in range(8):
+        logits = torch.randint(levels, (1, vocabulary), generator=generator).to(width) / 4
+        for one in (
+            Sampling(temperature=0, seed=seed),
+            Sampling(temperature=1, top_k=1, seed=seed),
+            Sampling(temperature=1, top_k=20, seed=seed),
+            Sampling(temperature=0.7, top_k=20, top_p=0.5, seed=seed),
+            Sampling(temperature=0.7, top_k=0, top_p=0.9, seed=seed),
+        ):
+            alone, _ = sample(logits, SamplingMetadata.build([one], [0], vocabulary, CPU))
+            for other in crowd():
+                rows = SamplingMetadata.build([other, one], [0, 0], vocabulary, CPU)
+                assert sample(logits.repeat(2, 1), rows)[0][1] == alone[0]
+
+
+def test_of_equal_scores_those_with_the_least_ids_are_candidates() -> None:
+    logits = torch.zeros(1, 300)
+    logits[0, 200:] = 1
+    samplings = [Sampling(temperature=1, top_k=2, seed=s) for s in range(2000)]
+    rows = SamplingMetadata.build(samplings, [0] * 2000, 300, CPU)
+    tokens, _ = sample(logits.expand(2000, -1), rows)
+    assert set(tokens.tolist()) == set(range(200, 202 + MAX_TIES))
+
+
+def test_the_order_of_all_tokens_is_that_of_scores_then_ids() -> None:
+    """What devices use that should not be waited for, against a sort of the whole."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randint(-9, 9, (6, 200), generator=generator) / 4
+    logits[0, :50] = -0.0
+    logits[1, ::3] = -torch.inf
+    wanted = logits.sort(dim=-1, descending=True, stable=True)
+    for width in (1, 40, 200):
+        scores, tokens = stable_topk(logits, width)
+        assert torch.equal(tokens, wanted.indices[:, :width])
+        assert torch.equal(scores, wanted.values[:, :width])
+
+
+@pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
+def test_the_order_of_scores_of_16_bits_is_that_of_the_same_in_32(width: torch.dtype) -> None:
+    """Short keys and long ones: every score that there is, ties, both zeros, infinities."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    every = bits.view(width)
+    every = every[~every.isnan()]
+    generator = torch.Generator().manual_seed(4)
+    shuffled = every[torch.randperm(len(every), generator=generator)]
+    crowded = torch.randint(-9, 9, (len(every),), generator=generator).to(width) / 4
+    crowded[::7] = -0.0
+    crowded[5::99] = -torch.inf
+    logits = torch.stack([shuffled, crowded])
+    wanted = logits.float().sort(dim=-1, descending=True, stable=True)
+    for one in (logits, logits.float()):
+        scores, tokens = stable_topk(one, 5000)
+        assert torch.equal(tokens, wanted.indices[:, :5000])
+        assert torch.equal(scores.float(), wanted.values[:, :5000])
+
+
+def test_more_tokens_than_16_bits_tell_apart_keep_their_order() -> None:
+    logits = torch.zeros(1, 2**16 + 300, dtype=torch.float16)
+    logits[0, 2**16 :] = 1
+    _, tokens = stable_topk(logits, 400)
+    assert tokens[0].tolist() == [*range(2**16, 2**16 + 300), *range(100)]
+
+
+@pytest.mark.parametrize("width", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_can_be_recorded_draws_the_same_tokens(width: torch.dtype) -> None:
+    """Of rows without top-p; some are greedy, scores are equal, and some are no numbers."""
+    vocabulary, most = 300, 64
+    generator = torch.Generator().manual_seed(5)
+    logits = (torch.randn(200, vocabulary, generator=generator) * 2).to(width)
+    logits[50:100] = torch.randint(5, (50, vocabulary), generator=generator).to(width)
+    logits[7, 30], logits[8, 3] = torch.nan, torch.inf
+    logits[9, 10:] = -torch.inf
+    samplings = [
+        Sampling(
+            temperature=(0.0, 0.75, 1.3, 1e-4)[i % 4], top_k=(1, 5, 50, most)[i // 4 % 4], seed=i
+        )
+        for i in range(200)
+    ]
+    positions = list(range(200))
+    rows = SamplingMetadata.build(samplings, positions, vocabulary, CPU)
+    tokens, sound = sample(logits, rows)
+    again, numbers = torch_ops.sample(logits, rows.temperature, rows.top_k, rows.noise_seed, most)
+    assert torch.equal(numbers, sound)
+    assert sound.sum() == 198
+    assert torch.equal(again[sound], tokens[sound])

@@ -1,0 +1,188 @@
+"""What `test_kernels` runs in a process of its own, where Triton compiles its kernels for an H100 and runs none.
+
+No device is needed for that: what is launched elsewhere is only compiled here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from worker.engine.attention.paged_batch import PagedBatch
+from worker.engine.cuda.kernels import (
+    activation,
+    attention,
+    kv_cache,
+    linear,
+    norm,
+    residual,
+    rope,
+    sampling,
+)
+from worker.engine.cuda.kernels.common import FUSED_MULTIPLY_ADD
+from worker.engine.cuda.lora_weights import LoRABWeights
+from worker.engine.kv.paged_cache import BLOCK_SIZE, PagedKVCache
+from worker.engine.lora.factors import Projection
+
+#: Of Mistral-7B, with adapters of rank 64.
+HIDDEN, INNER, HEADS, SHARED, SIZE, RANK = 4096, 14336, 32, 8, 128, 64
+TYPE = torch.bfloat16
+#: How kernels are launched there.
+PDL_OPTIONS = FUSED_MULTIPLY_ADD | {"PDL": True, "launch_pdl": True}
+
+
+class H100:
+    """Stands in for Triton's driver: there is a device to compile for, and none to run on."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_stream(self, device: int) -> int:
+        return device
+
+
+class Compiled:
+    """A kernel that is compiled where it would be launched."""
+
+    def __init__(self, kernel: Any, found: dict[str, Any]) -> None:
+        self._kernel = kernel
+        self._found = found
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def compile_(*arguments: Any, **options: Any) -> None:
+            done = self._kernel.warmup(*arguments, grid=grid, **options)
+            self._found[self._kernel.__name__] = done
+
+        return compile_
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What was compiled, by the kernels' names: filled while they are launched."""
+    driver.set_active(H100())
+    found: dict[str, Any] = {}
+    modules: list[ModuleType] = [
+        activation,
+        attention,
+        kv_cache,
+        linear,
+        norm,
+        residual,
+        rope,
+        sampling,
+    ]
+    for module in modules:
+        for name, kernel in list(vars(module).items()):
+            if isinstance(kernel, JITFunction) and name.endswith("_kernel"):
+                monkeypatch.setattr(module, name, Compiled(kernel, found))
+        if hasattr(module, "launch_options"):
+            monkeypatch.setattr(module, "launch_options", lambda _: PDL_OPTIONS)
+    return found
+
+
+def expansion(*outputs: int) -> LoRABWeights:
+    """Three adapters in layers of so many outputs."""
+    pair = torch.empty(RANK, 16, dtype=TYPE)
+    return LoRABWeights(
+        [
+            Projection(nn.Linear(1, out), [(pair, torch.empty(out, RANK, dtype=TYPE))] * 3)
+            for out in outputs
+        ],
+        TYPE,
+    )
+
+
+def product(tokens: int, out: int, lora: LoRABWeights) -> tuple[Tensor, Tensor]:
+    whole = torch.empty(tokens, out + lora.total_rank, dtype=TYPE)
+    return whole[:, :out], whole[:, out:]
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.int32)
+
+
+def step(tokens: int) -> tuple[PagedBatch, PagedKVCache]:
+    """Tokens that decode, and one piece of a prompt."""
+    config: Any = SimpleNamespace(
+        num_key_value_heads=SHARED, num_attention_heads=HEADS, head_dim=SIZE, num_hidden_layers=1
+    )
+    cache = PagedKVCache(config, num_blocks=2, dtype=TYPE, device=torch.device("cpu"))
+    batch = PagedBatch(
+        input_ids=numbers(tokens).long(),
+        adapter_ids=numbers(tokens),
+        rows=numbers(tokens),
+        positions=numbers(tokens),
+        block_tables=numbers(4, 2048),
+        num_decode_tokens=tokens,
+        max_kv_len=32 * BLOCK_SIZE,
+        prefill_tiles=numbers(1, 4),
+        tile_tokens=attention.prefill_tile_tokens(HEADS // SHARED),
+    )
+    return batch, cache
+
+
+def loads(kernel: Any) -> list[str]:
+    """Return the widths of a kernel's loads from memory into registers, in bits of a thread."""
+    return re.findall(r"ld\.global\S*?\.((?:v\d\.)?b\d+)", kernel.asm["ptx"])
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 2048])
+def test_adapters_are_read_in_large_pieces(compiled: dict[str, Any], tokens: int) -> None:
+    """Numbers loaded one by one took twice as long: where factors begin has to be known to be aligned."""
+    adapters = numbers(tokens)
+    lora = expansion(INNER, INNER)
+    activation.silu_and_mul(*product(tokens, 2 * INNER, lora), lora, adapters)
+    lora = expansion(HIDDEN)
+    x = torch.empty(tokens, HIDDEN, dtype=TYPE)
+    residual.add_residual(x, *product(tokens, HIDDEN, lora), lora, adapters)
+    lora = expansion(HEADS * SIZE, SHARED * SIZE, SHARED * SIZE)
+    out = (HEADS + 2 * SHARED) * SIZE
+    batch, cache = step(tokens)
+    angles = torch.empty(64, SIZE // 2)
+    rope.rope_and_cache(*product(tokens, out, lora), lora, batch, angles, angles, cache, 0)
+    for name in ("_silu_and_mul_kernel", "_add_residual_kernel", "_rope_and_cache_kernel"):
+        assert loads(compiled[name]).count("b16") == 0, name
+
+
+def test_keys_are_read_ahead(compiled: dict[str, Any]) -> None:
+    """Several turns of the loop are on their way: else it waits for memory in each."""
+    batch, cache = step(64)
+    queries = torch.empty(64, HEADS, SIZE, dtype=TYPE)
+    attention.paged_attention(queries, batch, cache, 0, 1.0, 4096)
+    # The last one that was compiled is the prompts'; it needs two turns, of keys and of values.
+    turn = attention.PREFILL_CONFIG[0] * SIZE * TYPE.itemsize * 2
+    assert compiled["_attention_kernel"].metadata.shared >= 2 * turn
+    compiled.clear()
+    batch = PagedBatch(**{**vars(batch), "prefill_tiles": None})
+    attention.paged_attention(queries, batch, cache, 0, 1.0, 4096)
+    turn = attention.DECODE_CONFIG[0] * SIZE * TYPE.itemsize * 2
+    assert compiled["_attention_kernel"].metadata.shared >= 3 * turn
+
+
+def test_what_is_left_compiles(compiled: dict[str, Any]) -> None:
+    x = torch.empty(16, HIDDEN, dtype=TYPE)
+    norm.rms_norm(x, x[0], 1e-5)
+    linear.small_batch_linear(x, torch.empty(6720, HIDDEN, dtype=TYPE))
+    scores, ones = torch.empty(16, 32000, dtype=TYPE), torch.ones(16)
+    sampling.sample(scores, ones, ones.long(), ones.long(), 64)
+    batch, cache = step(16)
+    keys = torch.empty(16, SHARED, SIZE, dtype=TYPE)
+    kv_cache.reshape_and_cache(keys, keys, batch, cache, 0)
+    assert set(compiled) == {
+        "_rms_norm_kernel",
+        "_linear_kernel",
+        "_sample_kernel",
+        "_reshape_and_cache_kernel",
+    }

@@ -1,0 +1,321 @@
+"""What `test_kernels` runs in a process of its own, where Triton interprets its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worker.engine.attention.paged_batch import PagedBatch
+from worker.engine.cuda import kernels, lora_weights, torch_ops
+from worker.engine.cuda.kernels import attention
+from worker.engine.cuda.lora_weights import StackedProjections
+from worker.engine.kv.paged_cache import PagedKVCache
+from worker.engine.lora.factors import LoRAFactors, Projection
+
+# NumPy warns of what a GPU computes silently: 0 / 0 in the lines of a tile beyond its tokens, which are
+# not stored, and whatever the memory of a token that only fills up came to hold.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+CONTEXT = 120
+HIDDEN = 40
+#: Each sequence's adapter, its first token of the step, and how many it has there. Those with one decode,
+#: in front; a position of -1 only fills up.
+TOKENS = [(0, 110, 1), (1, 3, 1), (2, 70, 1), (-1, -1, 1), (1, 20, 37), (2, 0, 5), (0, 63, 2)]
+DECODING = 4
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let contexts as short as these be split, one of them into splits of two turns each."""
+    monkeypatch.setattr(attention, "SPLIT_KEYS", 16)
+    monkeypatch.setattr(attention, "MAX_SPLITS", 4)
+    monkeypatch.setattr(attention, "DECODE_CONFIG", (16, 4, 2))
+
+
+@dataclass
+class Step:
+    """A step, and the cache that it is computed over."""
+
+    batch: PagedBatch
+    cache: PagedKVCache
+
+    @classmethod
+    def of(
+        cls,
+        tokens: list[tuple[int, int, int]],
+        decoding: int,
+        heads: tuple[int, int, int],
+        page: int,
+        rows: list[int] | None = None,
+    ) -> Step:
+        """Lay tokens out.
+
+        Args:
+            tokens: as `TOKENS`.
+            decoding: how many of them decode.
+            heads: of queries, of keys, and their size.
+            page: tokens of a block.
+            rows: of the table, one for each of ``tokens``; the first ones if None.
+        """
+        queries, shared, size = heads
+        config: Any = SimpleNamespace(
+            num_key_value_heads=shared,
+            num_attention_heads=queries,
+            head_dim=size,
+            num_hidden_layers=1,
+        )
+        each = -(-CONTEXT // page)
+        generator = torch.Generator().manual_seed(1)
+        count = len(TOKENS)
+        tables = torch.randperm(count * each, generator=generator).view(count, each) + 1
+        device = torch.device("cpu")
+        blocks = count * each + 1
+        cache = PagedKVCache(
+            config, num_blocks=blocks, block_size=page, dtype=torch.float32, device=device
+        )
+        for tensor in (*cache.keys, *cache.values):
+            tensor.normal_(generator=generator)
+            tensor[0] = torch.nan
+        rows = list(range(len(tokens))) if rows is None else rows
+        for row, (_, start, length) in zip(rows, tokens, strict=True):
+            # Nothing was ever written beyond a sequence's tokens.
+            for position in range(max(start, 0) + length, each * page):
+                place = tables[row, position // page], slice(None), position % page
+                cache.keys[0][place] = cache.values[0][place] = torch.nan
+        work = []
+        tiles = kernels.prefill_tile_tokens(queries // shared)
+        flat: list[tuple[int, int, int]] = []
+        for row, (adapter, start, length) in zip(rows, tokens, strict=True):
+            if len(flat) >= decoding:
+                work += [
+                    (len(flat) + at, min(tiles, length - at), row, start + at)
+                    for at in range(0, length, tiles)
+                ]
+            flat += [(adapter, row, start + i) for i in range(length)]
+        adapters, of, positions = (column.contiguous() for column in torch.tensor(flat).int().T)
+        batch = PagedBatch(
+            input_ids=torch.zeros(len(flat), dtype=torch.int64),
+            adapter_ids=adapters,
+            rows=of,
+            positions=positions,
+            block_tables=tables.int(),
+            num_decode_tokens=decoding,
+            max_kv_len=CONTEXT,
+            prefill_tiles=torch.tensor(work).int() if work else None,
+            tile_tokens=tiles,
+        )
+        return cls(batch, cache)
+
+
+def projection(columns: int, into: int, ranks: tuple[int, ...], generator: Any) -> Projection:
+    """A layer with an adapter of each rank; of none where it is 0."""
+    base = nn.Linear(columns, into, bias=False)
+    base.weight.data.normal_(std=0.2, generator=generator)
+    factors: list[LoRAFactors | None] = [
+        (
+            torch.randn(rank, columns, generator=generator) * 0.1,
+            torch.randn(into, rank, generator=generator) * 0.3,
+        )
+        if rank
+        else None
+        for rank in ranks
+    ]
+    return Projection(base, factors)
+
+
+@dataclass
+class Layer:
+    """The weights of a layer, with three adapters of all sorts of ranks."""
+
+    heads: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        queries, shared, size = self.heads
+        half = size // 2
+
+        def of(into: int, ranks: tuple[int, ...], columns: int = HIDDEN) -> Projection:
+            return projection(columns, into, ranks, generator)
+
+        self.norm = torch.randn(HIDDEN, generator=generator)
+        self.cos, self.sin = torch.randn(2, CONTEXT, half, generator=generator)
+        self.qkv = StackedProjections(
+            [
+                of(queries * size, (8, 0, 70)),
+                of(shared * size, (0, 0, 0)),
+                of(shared * size, (4, 5, 6)),
+            ]
+        )
+        self.output = StackedProjections([of(HIDDEN, (3, 4, 5), queries * size)])
+        self.gate_up = StackedProjections([of(112, (3, 0, 5)), of(112, (30, 7, 5))])
+
+    def run(self, ops: Any, step: Step, x: Tensor, window: int | None = None) -> dict[str, Tensor]:
+        """Return what each operation gives, one after the other."""
+        batch, cache = step.batch, step.cache
+        normed = ops.rms_norm(x, self.norm, 1e-5)
+        queries = ops.rope_and_cache(
+            *self.qkv(normed, ops), self.qkv.lora_b, batch, self.cos, self.sin, cache, 0
+        )
+        scaling = self.heads[2] ** -0.5
+        found = ops.paged_attention(queries, batch, cache, 0, scaling, window)
+        product = self.output(found.flatten(1), ops)
+        added = ops.add_residual(x.clone(), *product, self.output.lora_b, batch.adapter_ids)
+        gated = ops.silu_and_mul(*self.gate_up(added, ops), self.gate_up.lora_b, batch.adapter_ids)
+        return {
+            "rms_norm": normed,
+            "heads": queries,
+            "attend": found,
+            "add": added,
+            "swiglu": gated,
+            "keys": cache.keys[0][1:],
+            "values": cache.values[0][1:],
+        }
+
+
+def inputs(count: int) -> Tensor:
+    return torch.randn(count, HIDDEN, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("heads", "page", "window"),
+    [((4, 2, 16), 16, None), ((6, 2, 24), 8, 40), ((3, 3, 40), 32, 7)],
+    ids=["grouped", "windows and sizes that are no powers of two", "each its own keys"],
+)
+def test_kernels_give_what_plain_operations_give(
+    heads: tuple[int, int, int], page: int, window: int | None
+) -> None:
+    layer = Layer(heads)
+    steps = [Step.of(TOKENS, DECODING, heads, page) for _ in range(2)]
+    x = inputs(len(steps[0].batch.input_ids))
+    found, wanted = (
+        layer.run(ops, step, x, window)
+        for ops, step in zip((kernels, torch_ops), steps, strict=True)
+    )
+    filling = steps[0].batch.positions < 0
+    assert not found["attend"][filling].any()
+    for name, tensor in wanted.items():
+        if name in ("keys", "values"):
+            close(found[name], tensor, name)
+        else:  # queries of what fills up may be anything, but numbers
+            assert found[name].isfinite().all(), name
+            close(found[name][~filling], tensor[~filling], name)
+
+
+def close(found: Tensor, wanted: Tensor, name: str) -> None:
+    torch.testing.assert_close(
+        found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True, msg=lambda text: f"{name}: {text}"
+    )
+
+
+def test_keys_and_values_go_where_they_belong() -> None:
+    heads = (6, 3, 24)
+    steps = [Step.of(TOKENS, DECODING, heads, 8) for _ in range(2)]
+    generator = torch.Generator().manual_seed(3)
+    key, value = torch.randn(2, len(steps[0].batch.input_ids), 3, 24, generator=generator)
+    for ops, step in zip((kernels, torch_ops), steps, strict=True):
+        ops.reshape_and_cache(key, value, step.batch, step.cache, 0)
+    for one, other in zip(steps[0].cache.keys, steps[1].cache.keys, strict=True):
+        assert torch.equal(one[1:].nan_to_num(9e9), other[1:].nan_to_num(9e9))
+    for one, other in zip(steps[0].cache.values, steps[1].cache.values, strict=True):
+        assert torch.equal(one[1:].nan_to_num(9e9), other[1:].nan_to_num(9e9))
+
+
+def test_a_tokens_result_is_the_same_whatever_else_is_in_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To the bit: a text must not depend on who else is served. PyTorch's products are left out."""
+    monkeypatch.setattr(kernels, "use_small_batch_linear", lambda *_: False)
+    monkeypatch.setattr(
+        lora_weights,
+        "linear",
+        lambda x, *w: torch.cat([nn.functional.linear(row[None], *w) for row in x]),
+    )
+    heads = (4, 2, 16)
+    layer = Layer(heads)
+    crowd = Step.of(TOKENS, DECODING, heads, 16)
+    x = inputs(len(crowd.batch.input_ids))
+    together = layer.run(kernels, crowd, x)
+    ends = torch.tensor([length for *_, length in TOKENS]).cumsum(0).tolist()
+    for row, (item, end) in enumerate(zip(TOKENS, ends, strict=True)):
+        decoding = int(row < DECODING)
+        alone = Step.of([item], decoding, heads, 16, rows=[row])
+        mine = slice(end - item[2], end)
+        for name, tensor in layer.run(kernels, alone, x[mine]).items():
+            if name not in ("keys", "values"):
+                assert torch.equal(tensor, together[name][mine]), (name, row)
+
+
+def test_a_token_that_decodes_is_computed_as_one_of_a_prompt() -> None:
+    heads = (4, 2, 16)
+    layer = Layer(heads)
+    tokens = [(1, 50, 1), (0, 90, 1)]
+    steps = [Step.of(tokens, decoding, heads, 16) for decoding in (2, 0)]
+    one, other = (layer.run(kernels, step, inputs(2), 33) for step in steps)
+    for name in ("attend", "add", "swiglu"):
+        close(one[name], other[name], name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("count", [1, 7, 16])
+def test_the_parts_of_a_product_add_up(count: int, dtype: torch.dtype) -> None:
+    """The columns, the rows and the steps along the input end in the middle of a tile."""
+    generator = torch.Generator().manual_seed(4)
+    x, weight = (torch.randn(n, 300, generator=generator).to(dtype) for n in (count, 130))
+    parts = kernels.small_batch_linear(x, weight)
+    assert parts.dtype is torch.float32
+    assert len(parts) > 1
+    wanted = x.double() @ weight.double().T
+    torch.testing.assert_close(parts.double().sum(0), wanted, rtol=1e-4, atol=1e-3)
+    # Each row's sums are its own.
+    assert torch.equal(kernels.small_batch_linear(x[-1:], weight)[:, 0], parts[:, -1])
+
+
+def test_products_in_parts_go_on_as_whole_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = (4, 2, 16)
+    layer = Layer(heads)
+    tokens, decoding = TOKENS[:4], 4
+    few: list[Callable[..., bool]] = [lambda *_: True, lambda *_: False]
+    found = []
+    for choose in few:
+        monkeypatch.setattr(kernels, "use_small_batch_linear", choose)
+        step = Step.of(tokens, decoding, heads, 16)
+        found.append(layer.run(kernels, step, inputs(4)))
+    for name, tensor in found[1].items():
+        close(found[0][name], tensor, name)
+
+
+def test_every_token_may_only_fill_up() -> None:
+    """As when memory is measured, and steps are recorded."""
+    heads = (4, 2, 16)
+    layer = Layer(heads)
+    step = Step.of([(-1, -1, 1)] * 3, 2, heads, 16, rows=[0, 0, 0])
+    before = step.cache.keys[0].clone()
+    batch = step.batch
+    batch.prefill_tiles.zero_()  # type: ignore[union-attr]  # there is some
+    found = layer.run(kernels, step, inputs(3))
+    assert torch.equal(step.cache.keys[0].nan_to_num(9e9), before.nan_to_num(9e9))
+    assert not found["attend"][:2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_tokens_are_drawn_as_plain_operations_draw_them(dtype: torch.dtype) -> None:
+    """Greedy rows, equal scores, and what is no number."""
+    generator = torch.Generator().manual_seed(5)
+    count, vocabulary, most = 48, 200, 64
+    logits = (torch.randn(count, vocabulary, generator=generator) * 2).to(dtype)
+    logits[20:40] = torch.randint(5, (20, vocabulary), generator=generator).to(dtype)
+    logits[7, 30], logits[8, 3] = torch.nan, torch.inf
+    temperature = torch.tensor([0.0, 0.75, 1.3]).repeat(16)
+    top_k = torch.tensor([1, 5, 50, most]).repeat_interleave(12)
+    noise = torch.randint(-(2**62), 2**62, (count,), generator=generator)
+    found, sound = kernels.sample(logits, temperature, top_k, noise, most)
+    wanted, numbers = torch_ops.sample(logits, temperature, top_k, noise, most)
+    assert torch.equal(sound, numbers)
+    assert sound.sum() == count - 2
+    assert torch.equal(found[sound], wanted[sound])

@@ -1,0 +1,239 @@
+"""Layers of 4 bits: the format, the plain way on a CPU, and the kernels as Triton interprets them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worker.bench.four_bit import FP4, NF4, four_bit, quantize
+from worker.engine.cuda.four_bit import QUANT_BLOCK, FourBitLinear, unsupported_reason
+from worker.engine.cuda.four_bit_lookup import lookup_table
+from worker.engine.interface import EngineError
+
+CODES = {"fp4": FP4, "nf4": NF4}
+
+
+def matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(weight: Tensor, code: tuple[float, ...], bias: Tensor | None = None) -> Any:
+    """What a FourBitLinear sees of bitsandbytes' layer, by its rules."""
+    packed, absmax = quantize(weight, code)
+    state = SimpleNamespace(
+        absmax=absmax,
+        code=torch.tensor(code),
+        shape=weight.shape,
+        blocksize=QUANT_BLOCK,
+        nested=False,
+    )
+    found: Any = nn.Module()
+    found.weight = nn.Parameter(packed, requires_grad=False)
+    found.weight.quant_state = state
+    found.bias = None if bias is None else nn.Parameter(bias)
+    found.out_features = len(weight)
+    return found
+
+
+def spelled_out(weight: Tensor, code: tuple[float, ...]) -> Tensor:
+    """The matrix that 4 bits stand for, each weight by itself."""
+    packed, absmax = quantize(weight, code)
+    nibbles = [nibble for byte in packed.flatten().tolist() for nibble in (byte >> 4, byte & 15)]
+    values = torch.tensor([code[nibble] for nibble in nibbles])
+    return (values.view(-1, QUANT_BLOCK) * absmax[:, None]).view_as(weight)
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_weights_are_what_their_bits_say(code: tuple[float, ...]) -> None:
+    weight = matrix(6, 256)
+    assert torch.equal(four_bit(weight, code).dequantize(torch.float32), spelled_out(weight, code))
+
+
+def test_layers_stand_side_by_side() -> None:
+    weights = [matrix(rows, 256, seed) for seed, rows in enumerate((8, 4, 2))]
+    bias = torch.arange(4.0)
+    layers = [layer(w, FP4, b) for w, b in zip(weights, (None, bias, None), strict=True)]
+    joined = FourBitLinear.fuse(layers)
+    x = matrix(5, 256, 9)
+    parts = [nn.functional.linear(x, spelled_out(w, FP4)) for w in weights]
+    parts[1] = parts[1] + bias
+    assert (joined.in_features, joined.out_features) == (256, 14)
+    torch.testing.assert_close(joined(x), torch.cat(parts, dim=1))
+    torch.testing.assert_close(joined(x[None]), torch.cat(parts, dim=1)[None])
+
+
+def test_factors_of_8_bits_are_resolved() -> None:
+    found = layer(matrix(96, 256), NF4)
+    state = found.weight.quant_state
+    wanted = FourBitLinear.fuse([found]).weight.scales
+    inner = torch.linspace(-1, 1, 256)
+    state.offset = state.absmax.mean()
+    blocks = (state.absmax - state.offset).split(256)
+    state.state2 = SimpleNamespace(
+        code=inner, absmax=torch.stack([each.abs().max() for each in blocks]), blocksize=256
+    )
+    scaled = [each / top for each, top in zip(blocks, state.state2.absmax, strict=True)]
+    state.absmax = torch.bucketize(torch.cat(scaled), (inner[1:] + inner[:-1]) / 2).to(torch.uint8)
+    state.nested = True
+    found = FourBitLinear.fuse([found]).weight.scales
+    assert (found - wanted).abs().max() <= state.state2.absmax.max() / 255 + 1e-6
+
+
+def test_what_cannot_be_laid_out_is_named() -> None:
+    assert unsupported_reason(layer(matrix(4, 256), FP4)) is None
+    assert unsupported_reason(nn.Linear(4, 4))
+    narrow = layer(matrix(4, 64), FP4)
+    with pytest.raises(EngineError, match=r"\(4, 64\)"):
+        FourBitLinear.fuse([narrow])
+    with pytest.raises(EngineError, match="different"):
+        FourBitLinear.fuse([layer(matrix(4, 128), FP4), layer(matrix(4, 128), NF4)])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_a_table_is_as_exact_as_16_bits_allow(code: tuple[float, ...], dtype: torch.dtype) -> None:
+    found = lookup_table(tuple(torch.tensor(code).tolist()), dtype)
+    error = (found.values.double() / found.factor - torch.tensor(code, dtype=torch.float64)).abs()
+    relative = (error / torch.tensor(code).abs().clamp(min=1e-9)).max()
+    assert relative <= (1e-7 if code is FP4 else torch.finfo(dtype).eps / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_instructions_look_each_code_up(code: tuple[float, ...], dtype: torch.dtype) -> None:
+    """They are run here one by one, as the PTX manual defines them."""
+    found = lookup_table(code, dtype)
+    values = [value & 0xFFFF for value in found.values.view(torch.int16).tolist()]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        codes = torch.randint(16, (8,), generator=generator).tolist()
+        word = sum(each << 4 * i for i, each in enumerate(codes))
+        registers = run(found.instructions, word)
+        for pair in range(4):
+            first, second = codes[2 * pair + 1], codes[2 * pair]
+            assert registers[f"${pair}"] == values[first] | values[second] << 16
+
+
+def run(instructions: str, word: int) -> dict[str, int]:
+    registers = {"$4": word}
+
+    def value(operand: str) -> int:
+        return registers[operand] if operand in registers else int(operand, 0)
+
+    for name, operands in re.findall(r"^(\w+)\.[bu]32 (.*);$", instructions, re.MULTILINE):
+        to, *given = operands.split(", ")
+        x = [value(operand) for operand in given]
+        match name:
+            case "and":
+                found = x[0] & x[1]
+            case "shr":
+                found = x[0] >> x[1]
+            case "lop3":
+                assert x[3] == 0xEA, "the table of (a & b) | c"
+                found = x[0] & x[1] | x[2]
+            case "prmt":
+                choice = x[0].to_bytes(4, "little") + x[1].to_bytes(4, "little")
+                picked = [x[2] >> 4 * i & 15 for i in range(4)]
+                assert max(picked) < 8, "else a sign would be repeated"
+                found = int.from_bytes(bytes(choice[i] for i in picked), "little")
+        registers[to] = found
+    return registers
+
+
+#: Runs in a process of its own: Triton decides to interpret when it is imported.
+INTERPRETED = """
+import torch
+from tests.unit.engine.cuda.test_four_bit import CODES, matrix
+from worker.bench.four_bit import four_bit
+from worker.engine.cuda import four_bit_kernels as kernels
+
+for name, code in CODES.items():
+    weight = four_bit(matrix(70, 1024), code)
+    exact = weight.dequantize(torch.float32)
+    for dtype in (torch.float32, torch.float16):  # to bfloat16 the interpreter cuts off
+        assert torch.equal(kernels.dequantize(weight, dtype), weight.dequantize(dtype))
+    # The interpreter's products are of no use in bfloat16 either.
+    x, bias = matrix(33, 1024, 1).half(), matrix(1, 70, 2)[0].half()
+    wanted = torch.nn.functional.linear(x.float(), exact, bias.float())
+    for parts in (1, 2):
+        config = kernels.TileConfig(max_programs=2 * parts)
+        assert config.num_parts(weight) == parts
+        found = kernels.multiply(x, weight, bias, config)
+        assert found.dtype is torch.float16
+        tolerance = 0.5 * torch.finfo(torch.float16).eps
+        assert (found - wanted).norm() < tolerance * wanted.norm(), (name, parts)
+        apart = x.new_empty(5, 2048)[:, :1024].copy_(x[20:25])
+        assert torch.equal(kernels.multiply(apart, weight, bias, config), found[20:25])
+"""
+
+
+def test_kernels_agree_with_the_plain_way() -> None:
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True)
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+def test_weights_go_through_registers_into_tensor_cores(rows: int) -> None:
+    """Compiled for an H100, which takes none: a detour by shared memory would cost much speed."""
+    triton = pytest.importorskip("triton")
+    compiler = pytest.importorskip("triton.backends.compiler")
+    from worker.engine.cuda import four_bit_kernels as kernels
+
+    code = lookup_table(FP4, torch.bfloat16)
+    constants: dict[str, Any] = {
+        "num_groups": 8,
+        "block_n": 64,
+        "block_m": rows,
+        "stages": 4,
+        "bias": None,
+    }
+    constants |= {"instructions": code.instructions}
+    pointers = {"x": "*bf16", "words": "*i16", "scales": "*fp32", "values": "*fp32", "out": "*fp32"}
+    types = pointers | {"inverse_factor": "fp32"}
+    types |= {"num_rows": "i32", "out_features": "i32", "x_stride": "i32"}
+    names = kernels._multiply_kernel.arg_names
+    aligned = [name for name in types if name not in ("inverse_factor", "num_rows")]
+    source = triton.compiler.ASTSource(
+        fn=kernels._multiply_kernel,
+        signature={name: types.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    options = {"num_warps": 4, "num_stages": 4, "enable_fp_fusion": True}
+    target = compiler.GPUTarget("cuda", 90, 32)
+    found = triton.compile(source, target=target, options=options)
+    # In shared memory are packed weights, activations and factors; no store goes there in the loop.
+    assert "wgmma" in found.asm["ptx"]
+    assert "prmt" in found.asm["ptx"]
+    loop = found.asm["ttgir"].split("scf.for")[1].split("scf.yield")[0]
+    assert "local_alloc" not in loop
+    assert "local_store" not in loop
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("kind", ["fp4", "nf4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bitsandbytes_layers_are_read(kind: str, double: bool, dtype: torch.dtype) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    weight = matrix(96, 256).to(dtype)
+    quantised = bitsandbytes.nn.Linear4bit(
+        256, 96, bias=False, compute_dtype=dtype, compress_statistics=double, quant_type=kind
+    )
+    quantised.load_state_dict({"weight": weight})
+    quantised.to("cpu")  # quantises
+    found = FourBitLinear.fuse([quantised])
+    state = quantised.weight.quant_state
+    wanted = bitsandbytes.functional.dequantize_4bit(quantised.weight.data, state)
+    assert torch.equal(found.weight.dequantize(wanted.dtype), wanted)
+    if not double and dtype is torch.float32:  # in 16 bits some weights lie half way
+        ours = four_bit(weight, CODES[kind])
+        assert torch.equal(ours.dequantize(wanted.dtype), wanted)

@@ -1,0 +1,129 @@
+"""What is allocated fits the memory that was counted; the device is a fake, as CI has none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import MistralConfig
+
+from worker.engine.attention.paged_batch import PagedBatch
+from worker.engine.cuda import torch_ops
+from worker.engine.cuda.requirements import DeviceError
+from worker.engine.kv import gpu_memory
+from worker.engine.kv.paged_cache import BLOCK_SIZE, PagedKVCache
+from worker.engine.kv.shape import kv_bytes_per_token
+
+CPU = torch.device("cpu")
+GB = 2**30
+CONFIG = MistralConfig(
+    hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+)
+
+
+@dataclass
+class Card:
+    """Stands in for a CUDA device: what `torch.cuda` says of one's memory."""
+
+    total: int
+    #: Of others.
+    taken: int = 0
+    #: What PyTorch has of it, and what of that tensors have.
+    reserved: int = 0
+    allocated: int = 0
+    #: The most of it that PyTorch may have.
+    share: float = 1.0
+    #: The most that tensors have had since it was last reset.
+    peak: int = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Card:
+        free = self.total - self.taken - self.reserved
+        answers: dict[str, Any] = {
+            "empty_cache": lambda: None,
+            "synchronize": lambda _: None,
+            "mem_get_info": lambda _: (free, self.total),
+            "get_per_process_memory_fraction": lambda _: self.share,
+            "memory_reserved": lambda _: self.reserved,
+            "memory_allocated": lambda _: self.allocated,
+            "reset_peak_memory_stats": lambda _: setattr(self, "peak", self.allocated),
+            "max_memory_allocated": lambda _: self.peak,
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("card", "free"),
+    [
+        (Card(80 * GB), 80 * GB),
+        (Card(80 * GB, taken=30 * GB), 50 * GB),
+        (Card(80 * GB, taken=30 * GB, reserved=20 * GB, allocated=20 * GB), 30 * GB),
+        (Card(80 * GB, reserved=20 * GB, allocated=15 * GB), 65 * GB),
+        (Card(80 * GB, reserved=20 * GB, allocated=15 * GB, share=0.5), 25 * GB),
+        (Card(80 * GB, taken=70 * GB, share=0.5), 10 * GB),
+        (Card(80 * GB, reserved=50 * GB, allocated=50 * GB, share=0.5), 0),
+    ],
+)
+def test_what_is_free_is_what_the_device_and_the_processs_share_leave(
+    card: Card, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card.install(monkeypatch)
+    assert gpu_memory.free_bytes(CPU) == free
+
+
+def blocks(context: int = 128, working: int = 0) -> int:
+    return gpu_memory.num_blocks_that_fit(
+        CONFIG,
+        torch.float16,
+        CPU,
+        block_size=BLOCK_SIZE,
+        max_model_len=context,
+        activation_bytes=working,
+    )
+
+
+@pytest.mark.parametrize("working", [0, 300_000_000])
+def test_the_blocks_that_are_allocated_fit(working: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(4 * GB).install(monkeypatch)
+    found = blocks(working=working)
+    cache = PagedKVCache(CONFIG, num_blocks=found, dtype=torch.float16, device=torch.device("meta"))
+    room = 4 * GB - working - gpu_memory.RESERVED_BYTES
+    assert 0.95 * room < cache.nbytes <= gpu_memory.UTILIZATION * room
+    each = kv_bytes_per_token(CONFIG, torch.float16)
+    assert cache.nbytes == found * BLOCK_SIZE * each
+
+
+def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(4 * GB).install(monkeypatch)
+    # A block belongs to nobody.
+    longest = (blocks() - 1) * BLOCK_SIZE
+    assert blocks(context=longest) == longest // BLOCK_SIZE + 1
+    with pytest.raises(DeviceError, match="set HELIXQ_MAX_CONTEXT lower") as caught:
+        blocks(context=longest + 1)
+    assert "and 4.3 GB are free" in str(caught.value)
+    Card(4 * GB, taken=4 * GB).install(monkeypatch)
+    with pytest.raises(DeviceError, match=r"and 0\.0 GB are free"):
+        blocks()
+
+
+def test_what_a_step_needs_is_tried_with_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(GB, allocated=1000).install(monkeypatch)
+    seen: list[PagedBatch] = []
+
+    def compute(batch: PagedBatch, cache: PagedKVCache, logits_indices: Tensor) -> Tensor:
+        """It allocates 5,000 bytes."""
+        seen.append(batch)
+        card.peak = max(card.peak, card.allocated + 5000)
+        assert cache.num_blocks > 0
+        return torch.zeros(len(logits_indices), 300)
+
+    found = gpu_memory.profile_run(compute, torch_ops, CONFIG, torch.float16, CPU, 32, 4)
+    assert found == 5000
+    [batch] = seen
+    assert (len(batch.input_ids), batch.num_decode_tokens) == (36, 4)
+    assert (batch.positions < 0).all()
+    assert (batch.adapter_ids < 0).all()

@@ -1,0 +1,78 @@
+"""Rows of the cache: what a prompt takes over from another one's row, and when it does not."""
+
+from __future__ import annotations
+
+from tests.unit.engine.sequences import CONTEXT, sequence
+from worker.engine.batching.scheduler import Scheduler
+from worker.engine.kv.row_manager import RowManager
+
+
+def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
+    rows = RowManager(3, max_model_len=CONTEXT, num_adapters=3)
+    scheduler = Scheduler(3, 64, rows)
+    system = list(range(20))
+    scheduler.add(first := sequence([*system, 50]))
+    scheduler.on_step_launched(scheduler.schedule())
+    first.output_token_ids = [1]
+    scheduler.add(second := sequence([*system, 60, 61]))
+    scheduler.add(sequence([*system, 60], adapter=1))
+    plan = scheduler.schedule()
+    assert [(c.start, c.end) for c in plan.prefills] == [(20, 22), (0, 21)]
+    [copy] = rows.take_copies()
+    assert (copy.source_row, copy.row, copy.num_cached_tokens) == (first.row, second.row, 20)
+    scheduler.on_step_launched(plan)
+    for s in scheduler.running:
+        s.output_token_ids = [*s.output_token_ids, 1]
+    scheduler.remove(second)
+    scheduler.add(sequence([*system, 60, 62]))
+    plan = scheduler.schedule()
+    assert [(c.start, c.end) for c in plan.prefills] == [(21, 22)]
+    assert not rows.take_copies(), "it is put where the longest beginning is"
+
+
+def test_a_long_prompt_that_comes_again_is_not_computed_again() -> None:
+    """Whatever the order in which several of them come back."""
+    scheduler = Scheduler(3, 999, RowManager(3, max_model_len=200, num_adapters=1))
+    prompts = [[n] * 150 for n in range(3)]
+    for _ in range(2):
+        for prompt in prompts:
+            scheduler.add(sequence(prompt, 1))
+        plan = scheduler.schedule()
+        scheduler.on_step_launched(plan)
+        for s in list(scheduler.running):
+            s.output_token_ids.append(0)
+            scheduler.remove(s)
+        prompts.reverse()
+    assert [(c.start, c.end) for c in plan.prefills] == [(149, 150)] * 3
+
+
+def test_nothing_is_taken_over_from_a_damaged_row() -> None:
+    scheduler = Scheduler(2, 64, RowManager(2, max_model_len=CONTEXT, num_adapters=3))
+    scheduler.add(bad := sequence([7] * 9, 1))
+    scheduler.on_step_launched(scheduler.schedule())
+    scheduler.remove(bad, invalid_kv=True)
+    scheduler.add(sequence([7] * 9, 1))
+    [chunk] = scheduler.schedule().prefills
+    assert chunk.start == 0
+
+
+def test_what_a_prompt_leaves_that_nothing_was_drawn_from_is_not_taken_over() -> None:
+    """Nobody has looked whether it is numbers."""
+    rows = RowManager(1, max_model_len=200, num_adapters=1)
+    scheduler = Scheduler(1, 999, rows)
+    for _ in range(2):
+        scheduler.add(sequence([1] * 100, 1))
+        plan = scheduler.schedule()
+        scheduler.on_step_launched(plan)
+        [row] = {s.row for s in scheduler.running}
+        scheduler.remove(scheduler.running[0])
+        assert rows.take_rows_to_zero() == [row]
+    assert [(c.start, c.end) for c in plan.prefills] == [(0, 100)]
+
+
+def test_without_a_free_row_nothing_is_allocated() -> None:
+    rows = RowManager(1, max_model_len=CONTEXT, num_adapters=1)
+    assert rows.allocate(sequence([7]))
+    waiting = sequence([7])
+    assert not rows.allocate(waiting)
+    assert waiting.row == -1

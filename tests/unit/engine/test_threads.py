@@ -1,0 +1,48 @@
+"""Threads that share a step's computing."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from worker.engine.threads import MIN_PARALLEL_TOKENS, IntraOpThreads, run_in_fresh_thread
+
+
+@pytest.mark.parametrize(
+    ("small", "tokens", "alone"),
+    [(True, MIN_PARALLEL_TOKENS - 1, True), (True, MIN_PARALLEL_TOKENS, False), (False, 1, False)],
+)
+def test_one_thread_computes_small_steps_of_small_models(
+    small: bool, tokens: int, alone: bool
+) -> None:
+    def measure() -> tuple[int, int, int]:
+        torch.set_num_threads(3)
+        threads = IntraOpThreads(small_model=small)
+        threads.set_for(tokens)
+        during = torch.get_num_threads()
+        threads.set_for(MIN_PARALLEL_TOKENS)
+        after = torch.get_num_threads()
+        threads.set_for(tokens)
+        threads.reset()
+        return during, after, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    try:
+        assert run_in_fresh_thread(measure) == (1 if alone else 3, 3, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_that_come_later_share_again() -> None:
+    before = torch.get_num_threads()
+
+    def serve() -> None:
+        threads = IntraOpThreads(small_model=True)
+        threads.set_for(1)
+        threads.reset()
+
+    run_in_fresh_thread(serve)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before

@@ -1,0 +1,227 @@
+"""Attention metadata of a step over rows: decoding sequences together, prefill chunks one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.engine.kv.row_cache import RowKVCache
+
+#: On a GPU, the KV length of decoding sequences is rounded up to a multiple, so that there are few shapes.
+KV_LEN_MULTIPLE = 64
+#: On a CPU, the common prefix of at least so many sequences and tokens is read once for all of them.
+MIN_CASCADE_SEQS, MIN_CASCADE_TOKENS = 4, 32
+
+
+@dataclass(frozen=True)
+class PrefillSpan:
+    """A prefill chunk: successive tokens of one sequence."""
+
+    row: int
+    #: Position of the first token in its sequence.
+    start: int
+    query_len: int
+
+
+@dataclass(frozen=True)
+class DecodeSpan:
+    """Decoding sequences whose attention is computed together."""
+
+    #: Rows of the cache.
+    rows: Sequence[int]
+    #: Positions of their first tokens in the sequences.
+    starts: Sequence[int]
+    #: Number of tokens of each: the last token and the draft.
+    query_lens: Sequence[int]
+    #: Length of the prefix that all of them share; 0 if it is unknown.
+    common_prefix_len: int = 0
+
+
+class DecodeMetadata:
+    """Decoding tokens, and the rows of the cache that they attend to.
+
+    The rows are a range of the cache where that is a view, or picked rows. A range may include rows of
+    others, and rows may have fewer tokens than the longest: queries are padded to
+    (rows, ``max_query_len``).
+    """
+
+    def __init__(
+        self,
+        tokens: slice,
+        positions: Tensor,
+        rows: slice | Tensor,
+        max_kv_len: int,
+        *,
+        pad_indices: Tensor | None = None,
+        common_prefix_len: int = 0,
+        prefix_row: int = 0,
+    ) -> None:
+        """
+        Args:
+            tokens: the step's tokens that decode.
+            positions: of the padded queries, (rows, max_query_len) int64.
+            rows: of the cache, a slice or (rows,) int64.
+            max_kv_len: no position is this one or beyond.
+            pad_indices: index of each token among the rows x max_query_len padded ones, int64; None if
+                nothing is padded.
+            common_prefix_len: length of the prefix that is read once for all sequences.
+            prefix_row: the row where it is read.
+        """
+        self.tokens = tokens
+        self.num_rows, self.max_query_len = positions.shape
+        self.max_kv_len = max_kv_len
+        self.pad_indices = pad_indices
+        self.common_prefix_len = common_prefix_len
+        self.prefix_row = prefix_row
+        self._positions = positions
+        self._rows: Any = rows
+        self._masks: dict[int | None, Tensor] = {}
+
+    @classmethod
+    def build(cls, span: DecodeSpan, first_token: int, cache: RowKVCache) -> DecodeMetadata:
+        """Build the metadata of decoding sequences.
+
+        Args:
+            span: the sequences.
+            first_token: index in the step of the first sequence's first token.
+            cache: the KV cache.
+        """
+        rows, count, query_lens = span.rows, len(span.rows), span.query_lens
+        device, max_query_len = cache.device, max(query_lens)
+        cascade = count >= MIN_CASCADE_SEQS and span.common_prefix_len >= MIN_CASCADE_TOKENS
+        max_kv_len = max(start + n for start, n in zip(span.starts, query_lens, strict=True))
+        if device.type != "cpu":
+            max_kv_len = -(-max_kv_len // KV_LEN_MULTIPLE) * KV_LEN_MULTIPLE
+            max_kv_len = min(cache.max_model_len, max_kv_len)
+        # A view of the range of rows is free, but other rows in it cost their attention. Picked rows are
+        # copied.
+        low, high = min(rows), max(rows) + 1
+        is_picked = high - low > 2 * count
+        num_rows = count if is_picked else high - low
+        padded_rows = list(range(count)) if is_picked else [row - low for row in rows]
+        indices = [
+            row * max_query_len + i
+            for row, n in zip(padded_rows, query_lens, strict=True)
+            for i in range(n)
+        ]
+        # Rows of others attend to their first tokens: the result is dropped, but is finite. Padding
+        # queries are zeros.
+        starts = [0] * num_rows
+        for row, start in zip(padded_rows, span.starts, strict=True):
+            starts[row] = start
+        offsets = torch.arange(max_query_len, device=device)
+        is_padded = indices != list(range(num_rows * max_query_len))
+        return cls(
+            slice(first_token, first_token + sum(query_lens)),
+            torch.tensor(starts, device=device)[:, None] + offsets,
+            torch.tensor(rows, device=device) if is_picked else slice(low, high),
+            max_kv_len,
+            pad_indices=torch.tensor(indices, device=device) if is_padded else None,
+            common_prefix_len=span.common_prefix_len if cascade else 0,
+            prefix_row=rows[0],
+        )
+
+    def pad(self, queries: Tensor) -> Tensor:
+        """Pad the tokens' queries to rows.
+
+        Args:
+            queries: (tokens, key-value heads, queries of one, head size).
+
+        Returns:
+            (rows, key-value heads, max_query_len x queries of one, head size).
+        """
+        if self.pad_indices is not None:
+            padded = queries.new_zeros(self.num_rows * self.max_query_len, *queries.shape[1:])
+            queries = padded.index_copy_(0, self.pad_indices, queries)
+        if self.max_query_len == 1:
+            return queries
+        _, num_kv_heads, group_size, head_size = queries.shape
+        shape = self.num_rows, self.max_query_len, num_kv_heads, group_size, head_size
+        queries = queries.view(shape).transpose(1, 2)
+        return queries.reshape(
+            self.num_rows, num_kv_heads, self.max_query_len * group_size, head_size
+        )
+
+    def unpad(self, output: Tensor, group_size: int) -> Tensor:
+        """Undo `pad`.
+
+        Args:
+            output: shaped as the result of `pad`.
+            group_size: query heads of a key-value head.
+        """
+        if self.max_query_len > 1:
+            _, num_kv_heads, _, head_size = output.shape
+            shape = self.num_rows, num_kv_heads, self.max_query_len, group_size, head_size
+            output = output.view(shape).transpose(1, 2)
+            output = output.reshape(-1, num_kv_heads, group_size, head_size)
+        return output if self.pad_indices is None else output[self.pad_indices]
+
+    def kv_view(self, tensor: Tensor, start: int) -> Tensor:
+        """Return a layer's keys or values of the rows, from a position on.
+
+        Args:
+            tensor: (rows of the cache, key-value heads, ``max_model_len``, head size).
+            start: the position.
+
+        Returns:
+            (rows, key-value heads, max_kv_len - start, head size).
+        """
+        view: Tensor = tensor[self._rows, :, start : self.max_kv_len]
+        return view
+
+    def mask(self, sliding_window: int | None, dtype: torch.dtype, group_size: int) -> Tensor:
+        """Return the additive attention mask: 0 or minus infinity. All layers share it.
+
+        Args:
+            sliding_window: as `worker.engine.attention.interface.LayerAttention` has it.
+            dtype: of the scores.
+            group_size: query heads of a key-value head.
+
+        Returns:
+            (rows, 1, max_query_len x group_size, max_kv_len), or (rows, 1, 1, max_kv_len) for a
+            max_query_len of 1.
+        """
+        if sliding_window not in self._masks:
+            kv_positions = torch.arange(self.max_kv_len, device=self._positions.device)
+            visible = _visible(self._positions[..., None], kv_positions, sliding_window)
+            mask = _additive(visible, dtype)
+            if self.max_query_len > 1:
+                mask = mask.repeat_interleave(group_size, 1)
+            self._masks[sliding_window] = mask[:, None]
+        return self._masks[sliding_window]
+
+
+class PrefillMetadata:
+    """The tokens of a prefill chunk, and the keys that they attend to."""
+
+    def __init__(self, span: PrefillSpan, first_token: int, device: torch.device) -> None:
+        self.row = span.row
+        self.tokens = slice(first_token, first_token + span.query_len)
+        self.kv_len = span.start + span.query_len
+        self._positions = torch.arange(span.start, self.kv_len, device=device)
+        self._masks: dict[int | None, Tensor] = {}
+
+    def mask(self, sliding_window: int | None, dtype: torch.dtype, group_size: int) -> Tensor:
+        """Return the additive mask, (group_size x query length, kv_len). All layers share it."""
+        if sliding_window not in self._masks:
+            kv_positions = torch.arange(self.kv_len, device=self._positions.device)
+            visible = _visible(self._positions[:, None], kv_positions, sliding_window)
+            self._masks[sliding_window] = _additive(visible, dtype).repeat(group_size, 1)
+        return self._masks[sliding_window]
+
+
+def _visible(positions: Tensor, kv_positions: Tensor, sliding_window: int | None) -> Tensor:
+    causal = kv_positions <= positions
+    if sliding_window is None:
+        return causal
+    return causal & (kv_positions > positions - sliding_window)
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a boolean mask into one that is added to scores."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, -torch.inf)

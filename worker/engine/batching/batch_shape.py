@@ -1,0 +1,93 @@
+"""The shapes of paged batches, and which of them are captured as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+#: Numbers of sequences of captured decode steps; beyond these, multiples of the last distance.
+CAPTURE_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
+#: Numbers of decode tokens, and of all tokens, of captured steps that have prefills too.
+MIXED_DECODE_SIZES = (32, 64, 128, 256)
+MIXED_TOKEN_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024)
+#: Prefills that can be sampled in such a step, and tiles beyond those that its tokens fill.
+MIXED_EXTRA_SAMPLES, MIXED_EXTRA_TILES = 16, 16
+#: Steps of sequences up to this length are captured separately: their attention needs fewer programs.
+SHORT_KV_LEN = 1024
+
+#: Columns of a step's input. Of a token: id, adapter, row, position. Of a prefill tile: see
+#: `worker.engine.attention.paged_batch.PagedBatch`. Of a sample: index of the logits, row, noise seed, top-k,
+#: and temperature (the bits of a float64).
+TOKEN_COLUMNS, TILE_COLUMNS, SAMPLE_COLUMNS = 4, 4, 5
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Sizes of a step, padding included. A CUDA graph serves all steps of one shape."""
+
+    #: So many tokens at the beginning attend each for itself: those that decode, and if they are fewer,
+    #: some of a prefill.
+    num_decode_tokens: int
+    num_tokens: int
+    #: Prefill tiles.
+    num_tiles: int
+    #: Sampled tokens.
+    num_samples: int
+    #: No decoding token's position is this one or beyond.
+    max_kv_len: int
+
+    @property
+    def input_size(self) -> int:
+        """Elements of the step's input."""
+        return (
+            TOKEN_COLUMNS * self.num_tokens
+            + TILE_COLUMNS * self.num_tiles
+            + SAMPLE_COLUMNS * self.num_samples
+        )
+
+
+def shapes_to_capture(
+    *, num_rows: int, max_kv_len: int, tile_tokens: int, max_num_batched_tokens: int
+) -> list[BatchShape]:
+    """Return the shapes that are worth capturing, largest first.
+
+    Args:
+        num_rows: maximum number of sequences.
+        max_kv_len: maximum length of a sequence.
+        tile_tokens: tokens of a prefill tile.
+        max_num_batched_tokens: maximum number of tokens of a step with prefills.
+    """
+    sizes = [n for n in CAPTURE_SIZES if n < num_rows]
+    distance = CAPTURE_SIZES[-1] - CAPTURE_SIZES[-2]
+    sizes += range(CAPTURE_SIZES[-1] + distance, num_rows, distance)
+    sizes.append(num_rows)
+    kv_lens = sorted({min(SHORT_KV_LEN, max_kv_len), max_kv_len})
+    shapes = [BatchShape(n, n, 0, n, kv_len) for n in sizes for kv_len in kv_lens]
+    for n in sorted({min(n, num_rows) for n in MIXED_DECODE_SIZES}):
+        for num_tokens in MIXED_TOKEN_SIZES:
+            if n < num_tokens <= max_num_batched_tokens:
+                num_tiles = -(-(num_tokens - n) // tile_tokens) + MIXED_EXTRA_TILES
+                num_samples = n + MIXED_EXTRA_SAMPLES
+                shapes.append(BatchShape(n, num_tokens, num_tiles, num_samples, max_kv_len))
+    return sorted(shapes, key=lambda s: (s.num_tokens, s.input_size, s.max_kv_len), reverse=True)
+
+
+def smallest_fit(shapes: Iterable[BatchShape], step: BatchShape) -> BatchShape | None:
+    """Return the smallest of some shapes that a step fits into; None if there is none."""
+    best: BatchShape | None = None
+    num_prefill_samples = step.num_samples - step.num_decode_tokens
+    for shape in shapes:
+        if (
+            shape.num_decode_tokens >= step.num_decode_tokens
+            and shape.num_tokens >= step.num_tokens
+            and bool(shape.num_tiles) == bool(step.num_tiles)
+            and shape.num_tiles >= step.num_tiles
+            and shape.num_samples - shape.num_decode_tokens >= num_prefill_samples
+            and shape.max_kv_len >= step.max_kv_len
+            and (
+                best is None
+                or (shape.input_size, shape.max_kv_len) < (best.input_size, best.max_kv_len)
+            )
+        ):
+            best = shape
+    return best

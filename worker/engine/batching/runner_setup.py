@@ -1,0 +1,230 @@
+"""Builds the model runner that suits a model and its device: over rows, or over pages."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from worker.engine.batching.cuda_graphs import Capture
+from worker.engine.batching.model_runner import ModelRunner
+from worker.engine.batching.paged_model_runner import PagedModelRunner
+from worker.engine.batching.row_model_runner import RowModelRunner
+from worker.engine.cuda import requirements, torch_ops
+from worker.engine.cuda.projections import unsupported_reason
+from worker.engine.kv import gpu_memory
+from worker.engine.kv.block_manager import BlockManager
+from worker.engine.kv.paged_cache import BLOCK_SIZE, PagedKVCache
+from worker.engine.kv.row_cache import RowKVCache
+from worker.engine.kv.row_manager import RowManager
+from worker.engine.lora.factors import extract_factors
+from worker.engine.lora.linear import LoRALayers, LoRALinear, choose_lora_linear
+from worker.engine.lora.merged_linear import MergedLoRALinear
+from worker.engine.lora.stacked_linear import StackedLoRALinear
+from worker.engine.models.llama_common import is_llama, projections
+from worker.engine.models.model import build_row_model
+from worker.engine.models.paged_llama import PagedLlama
+from worker.engine.models.transformers import PagedTransformersModel
+from worker.engine.threads import IntraOpThreads
+
+log = logging.getLogger(__name__)
+
+#: Returns what captures CUDA graphs on a device; None if nothing does.
+CaptureFactory = Callable[[torch.device], Capture | None]
+
+#: Default of the maximum number of tokens of a step with prefills, by device type: enough to use the
+#: processor, few enough not to delay the decoding sequences for long.
+MAX_NUM_BATCHED_TOKENS = {"cpu": 512, "cuda": 1024}
+#: Default of the maximum number of sequences. On CUDA it is an upper bound, and each sequence gets at least
+#: so many tokens of the KV cache.
+MAX_NUM_SEQS = {"cpu": 16, "cuda": 256}
+KV_TOKENS_PER_SEQ = 1024
+
+
+@dataclass(frozen=True)
+class RunnerSetup:
+    """A model runner, and the numbers that suit it."""
+
+    runner: ModelRunner
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    threads: IntraOpThreads
+    device: torch.device
+
+
+def build_runner(
+    models: dict[str, PeftModel],
+    *,
+    max_model_len: int,
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
+    lora_linear: LoRALinear | None,
+    paged: bool | None,
+    num_blocks: int | None,
+    capture: CaptureFactory | None,
+    adapter_keys: Seq[Hashable],
+) -> RunnerSetup:
+    """Build a model runner of models, which cannot be used any more.
+
+    Arguments and errors are those of `worker.engine.batching.engine.BatchingEngine`.
+    """
+    device = next(iter(models.values())).device
+    if max_num_batched_tokens is None:
+        max_num_batched_tokens = MAX_NUM_BATCHED_TOKENS.get(
+            device.type, MAX_NUM_BATCHED_TOKENS["cuda"]
+        )
+    if paged is None:
+        paged = device.type != "cpu"
+    if paged:
+        return _build_paged(
+            models,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            num_blocks=num_blocks,
+            capture=capture,
+            adapter_keys=adapter_keys,
+        )
+    return _build_rows(
+        models,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs or MAX_NUM_SEQS["cpu"],
+        max_num_batched_tokens=max_num_batched_tokens,
+        lora_linear=lora_linear or choose_lora_linear(models),
+    )
+
+
+def _build_rows(
+    models: dict[str, PeftModel],
+    *,
+    max_model_len: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    lora_linear: LoRALinear,
+) -> RunnerSetup:
+    device, dtype, config = _properties(models)
+    num_adapters = len(models)
+    # At least one row for each adapter: its last prompt stays in the prefix cache.
+    num_rows = max(max_num_seqs, num_adapters)
+    model = build_row_model(models, lora_linear)
+    cache = RowKVCache(
+        config, num_rows=num_rows, max_model_len=max_model_len, dtype=dtype, device=device
+    )
+    threads = IntraOpThreads(small_model=lora_linear is MergedLoRALinear)
+    kv = RowManager(num_rows, max_model_len=max_model_len, num_adapters=num_adapters)
+    runner = RowModelRunner(model, cache, kv, threads, vocab_size=int(config.vocab_size))
+    return RunnerSetup(runner, max_num_seqs, max_num_batched_tokens, threads, device)
+
+
+def _build_paged(
+    models: dict[str, PeftModel],
+    *,
+    max_model_len: int,
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int,
+    num_blocks: int | None,
+    capture: CaptureFactory | None,
+    adapter_keys: Seq[Hashable],
+) -> RunnerSetup:
+    device, dtype, config = _properties(models)
+    ops = ops_for(device)
+    num_adapters = len(models)
+    base, factors = extract_factors(models)
+    use_kernels = is_llama(base, factors) and config.hidden_act == "silu" and _kernels_support(base)
+    model: Any
+    if use_kernels:
+        model = PagedLlama(base, factors, num_adapters, ops, max_model_len)
+    else:
+        layers = LoRALayers(base, factors, num_adapters, StackedLoRALinear)
+        model = PagedTransformersModel(base, layers, ops)
+        del layers
+    del base, factors
+    if num_blocks is None and device.type == "cuda":
+        activation_bytes = gpu_memory.profile_run(
+            model,
+            ops,
+            config,
+            dtype,
+            device,
+            max_num_batched_tokens,
+            max_num_seqs or MAX_NUM_SEQS["cuda"],
+        )
+        if isinstance(model, PagedLlama):  # CUDA graphs have memory of their own for it
+            activation_bytes += model.dequantized_bytes
+        num_blocks = gpu_memory.num_blocks_that_fit(
+            config,
+            dtype,
+            device,
+            block_size=BLOCK_SIZE,
+            max_model_len=max_model_len,
+            activation_bytes=activation_bytes,
+        )
+    elif num_blocks is None:
+        num_blocks = (max_num_seqs or MAX_NUM_SEQS["cpu"]) * -(-max_model_len // BLOCK_SIZE) + 1
+    if max_num_seqs is None:
+        fitting = (num_blocks - 1) * BLOCK_SIZE // KV_TOKENS_PER_SEQ
+        max_num_seqs = max(1, min(MAX_NUM_SEQS["cuda"], fitting))
+    cache = PagedKVCache(config, num_blocks=num_blocks, dtype=dtype, device=device)
+    kv = BlockManager(
+        num_blocks,
+        BLOCK_SIZE,
+        num_rows=max(max_num_seqs, num_adapters),
+        max_model_len=max_model_len,
+        adapter_keys=adapter_keys,
+    )
+    captures = capture(device) if capture and use_kernels else None
+    runner = PagedModelRunner(
+        model,
+        cache,
+        kv,
+        vocab_size=int(config.vocab_size),
+        ops=ops,
+        tile_tokens=ops.prefill_tile_tokens(int(config.num_attention_heads) // cache.num_kv_heads),
+        capture=captures,
+    )
+    if captures:
+        started = time.monotonic()
+        count = runner.capture_graphs(max_num_batched_tokens)
+        log.info("captured %d CUDA graphs in %.1f s", count, time.monotonic() - started)
+    threads = IntraOpThreads(small_model=False)
+    return RunnerSetup(runner, max_num_seqs, max_num_batched_tokens, threads, device)
+
+
+def _properties(models: dict[str, PeftModel]) -> tuple[torch.device, torch.dtype, Any]:
+    model = next(iter(models.values()))
+    return model.device, model.dtype, model.config
+
+
+def _kernels_support(base: Any) -> bool:
+    """Return whether the kernels take all projections of a base of Llama's architecture; log if not."""
+    for name, layer in projections(base).items():
+        if reason := unsupported_reason(layer):
+            log.warning(
+                "the base is computed by transformers' modules, which is slower: the engine's kernels "
+                "do not support %s: %s",
+                name,
+                reason,
+            )
+            return False
+    return True
+
+
+def ops_for(device: torch.device) -> ModuleType:
+    """Return the operations of a step on a device: Triton's kernels on CUDA, PyTorch's elsewhere.
+
+    Raises:
+        worker.engine.cuda.requirements.DeviceError: kernels cannot be compiled.
+    """
+    if device.type == "cuda":
+        requirements.check(device)
+        from worker.engine.cuda import kernels  # PyTorch for CPUs comes without Triton
+
+        return kernels
+    return torch_ops

@@ -1,0 +1,51 @@
+"""A linear layer that holds a merged weight for each adapter: for small models on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worker.engine.lora.factors import Projection
+from worker.engine.lora.fused import fuse_bases, fuse_factors
+from worker.engine.lora.mapping import LoRAMapping
+
+
+class MergedLoRALinear(nn.Module):
+    """Fused linear layers, held once for each adapter with its factors merged into the weight."""
+
+    def __init__(self, projections: Sequence[Projection], mapping: LoRAMapping) -> None:
+        """
+        Args:
+            projections: `nn.Linear` layers that read the same input; their outputs stand side by side.
+            mapping: shared by all layers of the model.
+        """
+        super().__init__()
+        self._mapping = mapping
+        fused: Any = fuse_bases(projections)
+        weight, self.bias = fused.weight.detach(), fused.bias
+        self._weights = []
+        for adapter_id in range(len(projections[0].factors)):
+            merged = weight
+            if factors := fuse_factors(projections, adapter_id):
+                a, parts = factors
+                merged = weight.clone()
+                for columns, ranks, b in parts:
+                    merged[columns] += (a[:, ranks] @ b).T
+            self._weights.append(merged)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, tokens, in) to (…, tokens, out); the tokens are those of the mapping."""
+        segments = self._mapping.segments
+        if len(segments) == 1:
+            return nn.functional.linear(x, self._weights[segments[0].adapter_id], self.bias)
+        rows = x.reshape(-1, x.shape[-1])
+        output = rows.new_empty(len(rows), len(self._weights[0]))
+        for segment in segments:
+            tokens = slice(segment.start, segment.end)
+            torch.mm(rows[tokens], self._weights[segment.adapter_id].T, out=output[tokens])
+        if self.bias is not None:
+            output += self.bias
+        return output.view(*x.shape[:-1], output.shape[-1])
