@@ -1,0 +1,124 @@
+"""Steps that run out of memory get smaller, and larger again when there is memory."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs.pipeline import Role, Sampling
+from tests.integration.batches import WORDS, make, request, same
+from tests.integration.faults import before_launch
+from worker.engine.batching import adaptive_limit
+from worker.engine.interface import (
+    EngineError,
+    Request,
+)
+from worker.engine.reference import ReferenceEngine
+
+
+def test_running_out_of_memory_shrinks_the_batch(
+    checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, paged: bool
+) -> None:
+    engine = make(checkpoint, tokenizer, paged=paged)
+    sizes = []
+
+    def fault(plan: Any) -> None:
+        sizes.append(
+            (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens)
+        )
+        if len(plan.decodes) > 3 or plan.num_prefill_tokens > 20:
+            raise torch.OutOfMemoryError("out of memory")
+
+    before_launch(engine, fault)
+    rng = random.Random(6)
+    # Short prompts, so that many decode together although few of their tokens are read in a step.
+    requests = [
+        Request(
+            rng.choice(list(Role)),
+            " ".join(rng.choices(WORDS, k=2)),
+            Sampling(temperature=(i % 2) * 0.75, max_output_tokens=60, seed=i),
+        )
+        for i in range(16)
+    ]
+    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    engine.close()
+    assert min(slots for slots, _ in sizes) <= 3
+    assert min(chunk for _, chunk in sizes) <= 20
+    greedy = [i for i in range(16) if not i % 2]
+    assert all(same(found[i], reference.submit(requests[i]).result()) for i in greedy)
+
+
+def test_a_batch_grows_again_when_there_is_memory(
+    checkpoint: Path,
+    tokenizer: Any,
+    reference: ReferenceEngine,
+    paged: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another program took the memory for a while, and the texts are the same."""
+    monkeypatch.setattr(adaptive_limit, "BASE_BACKOFF_STEPS", 3)
+    engine = make(checkpoint, tokenizer, paged=paged)
+    slots, chunk = (
+        engine._loop.scheduler.max_num_seqs,
+        engine._loop.scheduler.max_num_batched_tokens,
+    )
+    least = [slots, chunk]
+    scarce = True
+
+    def fault(plan: Any) -> None:
+        least[:] = map(
+            min,
+            least,
+            (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens),
+        )
+        if scarce and (len(plan.decodes) > 3 or plan.num_prefill_tokens > 20):
+            raise torch.OutOfMemoryError("out of memory")
+
+    before_launch(engine, fault)
+    rng = random.Random(6)
+    requests = [request(rng) for _ in range(16)]
+    requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=24)) for r in requests]
+    found = [g.result() for g in [engine.submit(r) for r in requests[:8]]]
+    assert least[0] <= 3
+    assert least[1] <= 20
+    scarce = False
+    found += [g.result() for g in [engine.submit(r) for r in requests[8:]]]
+    for _ in range(20):
+        if (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens) == (
+            slots,
+            chunk,
+        ):
+            break
+        # New prompts: of those that are known there is little to read in a step.
+        for generation in [engine.submit(request(rng)) for _ in requests]:
+            generation.result()
+    engine.close()
+    assert (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens) == (
+        slots,
+        chunk,
+    )
+    assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
+
+
+def test_memory_that_is_too_little_for_one_fails_that_one(
+    checkpoint: Path, tokenizer: Any, paged: bool
+) -> None:
+    engine = make(checkpoint, tokenizer, paged=paged)
+
+    def fault(plan: Any) -> None:
+        if any(len(s.output_token_ids) >= 2 for s in plan.decodes):
+            raise torch.OutOfMemoryError("out of memory")
+
+    before_launch(engine, fault)
+    long = Sampling(temperature=0, max_output_tokens=20)
+    generation = engine.submit(Request(Role.ACTOR, "gravity", long))
+    with pytest.raises(EngineError, match="OutOfMemoryError"):
+        generation.result()
+    short = Sampling(temperature=0, max_output_tokens=1)
+    assert engine.submit(Request(Role.ACTOR, "gravity", short)).result().output_tokens == 1
+    engine.close()
