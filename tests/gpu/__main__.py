@@ -1,4 +1,4 @@
-"""``python -m tests.gpu``: the texts that must not change, then the speeds, then the other dtypes."""
+"""``python -m tests.gpu``: checks texts in float32, then measures speeds, then checks other dtypes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.gpu.speed import Speed
 from tests.gpu.tables import tables
 from tests.gpu.texts import Checked
 
-#: Seconds after the budget at which whatever hangs is named, and ended.
+#: Seconds after the budget at which a process that hangs is ended, with a traceback.
 GRACE = 20
 
-#: Name, least seconds, and what is done.
+#: Name, minimum seconds, and function.
 Section = tuple[str, float, Callable[[Report], None]]
 
 
 def main() -> int:
-    """Run the sections that are asked for; return 1 if something does not hold, else 0."""
+    """Run the chosen sections; return 1 if a check fails, else 0."""
     options = _options()
     faulthandler.dump_traceback_later(options.budget + GRACE, exit=True)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _sections(report: Report, options: argparse.Namespace, device: torch.device) -> list[Section]:
-    """Return all sections in the order of their weight, but for those that share an engine."""
+    """Return all sections, the most important first, but for those that share an engine."""
     asked = texts.Amount(
         questions=options.questions, limit=128, reference=options.questions * 3 / 8
     )

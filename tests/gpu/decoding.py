@@ -1,4 +1,4 @@
-"""How fast sequences are decoded, apart from their prompts: between all first tokens and the first end."""
+"""Decode speed without prefills: from the last first token to the first end of a sequence."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from jobs.pipeline import Role, Sampling
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Generation, Request
 
-#: Seconds between two looks.
+#: Seconds between two polls.
 GLANCE = 0.0005
-#: The most seconds until every sequence has its first token, and until a step ends.
+#: Maximum seconds until every sequence has its first token, and until a step ends.
 PATIENCE, STEP = 60.0, 10.0
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Where an engine was when a step ended."""
+    """An engine's counters at the end of a step."""
 
     time: float
     steps: int
@@ -28,13 +28,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was seen of decoding."""
+    """A measurement of decoding."""
 
     sequences: int
     seconds: float
     steps: int
     tokens: int
-    #: Tokens of all sequences, prompts included, in the middle of it.
+    #: Tokens of all sequences, prompts included, halfway through the measurement.
     context: float
 
     @property
@@ -43,7 +43,7 @@ class Decoded:
 
 
 def asked(prompts: Sequence[str], limit: int) -> list[Request]:
-    """Make a request of each prompt, the roles in turn: drawn as the card does."""
+    """Return a request for each prompt, the roles in turn, sampled as in the card's program."""
     return [
         Request(role, prompt, Sampling(max_output_tokens=limit, seed=i))
         for i, (prompt, role) in enumerate(zip(prompts, cycle(Role), strict=False))
@@ -51,15 +51,15 @@ def asked(prompts: Sequence[str], limit: int) -> list[Request]:
 
 
 def measure(engine: BatchingEngine, prompts: Sequence[str], steps: int) -> Decoded:
-    """Decode all prompts together, and look at so many steps.
+    """Decode all prompts together, and measure so many steps.
 
-    The prompts are computed before, as requests of one token. What the engine remembers of them lets
-    all sequences begin together, and where it remembers nothing, texts are long enough.
+    The prompts are computed first, as requests of one token. Their cached prefixes let all sequences start
+    together; without them, texts are long enough.
 
     Args:
         engine: idle.
         prompts: all different.
-        steps: in which all sequences are to decode.
+        steps: number of steps in which all sequences decode.
     """
     complete(engine, asked(prompts, 1))
     generations = [engine.submit(request) for request in asked(prompts, 3 * steps)]
@@ -73,7 +73,7 @@ def measure(engine: BatchingEngine, prompts: Sequence[str], steps: int) -> Decod
     for generation in generations:
         generation.cancel()
     completions = [generation.result(PATIENCE) for generation in generations]
-    # Only texts were computed since: counted back from the end.
+    # Only output tokens were computed since: count back from the end.
     since = engine.num_computed_tokens - (first.computed + last.computed) / 2
     context = sum(c.prompt_tokens + c.output_tokens for c in completions) - since
     if last.steps == first.steps:
@@ -88,7 +88,7 @@ def measure(engine: BatchingEngine, prompts: Sequence[str], steps: int) -> Decod
 
 
 def complete(engine: BatchingEngine, requests: Sequence[Request]) -> tuple[int, int]:
-    """Wait for requests that are submitted together; return their prompts' tokens and new ones."""
+    """Run requests together; return the number of their prompt tokens and of their new tokens."""
     generations = [engine.submit(request) for request in requests]
     end = time.monotonic() + PATIENCE
     completions = [g.result(max(0, end - time.monotonic())) for g in generations]
@@ -105,7 +105,7 @@ def _until_all_began(generations: Sequence[Generation]) -> None:
 
 
 def _mark(engine: BatchingEngine, generations: Sequence[Generation]) -> Mark:
-    """Wait for the end of a step, or of a generation: after the last one there are no steps."""
+    """Wait for the end of a step, or of a generation: after the last one there are no more steps."""
     steps, end = engine.num_steps, time.monotonic() + STEP
     while engine.num_steps == steps and not any(g.finished for g in generations):
         if time.monotonic() > end:

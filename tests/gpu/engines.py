@@ -1,4 +1,4 @@
-"""The engine that is checked, made in one place."""
+"""Makes the engine that is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make(
     graphs: bool = True,
     tokens: int | None = None,
 ) -> BatchingEngine:
-    """Make a batching engine, which takes the models over; the caller closes it.
+    """Make a batching engine, which takes over the models. The caller closes it.
 
     Args:
         models: by role name; their bases share the tensors.

@@ -1,4 +1,4 @@
-"""A base of 4 bits without bitsandbytes: its format is spelled out."""
+"""A base of 4 bits in bitsandbytes' format, without bitsandbytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.engine.cuda.four_bit import QUANT_BLOCK
 
 
 class Quantized(nn.Module):
-    """A linear layer of 4 bits, with what an engine sees of bitsandbytes' `Linear4bit`."""
+    """A linear layer of 4 bits, with the attributes of bitsandbytes' `Linear4bit` that an engine reads."""
 
     def __init__(self, layer: Any, code: Sequence[float] = FP4) -> None:
         """
@@ -40,21 +40,21 @@ class Quantized(nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (…, in) to (…, out) as bitsandbytes does: with the weight written out."""
+        """Map (…, in) to (…, out) as bitsandbytes does: with the dequantised weight."""
         nibbles = torch.stack([self.weight >> 4, self.weight & 15], dim=-1)
         values = self._code[nibbles.view(-1, QUANT_BLOCK).int()] * self.absmax[:, None]
         return nn.functional.linear(x, values.view(self.out_features, -1).to(x.dtype), self.bias)
 
 
 def quantize_all(models: Iterable[PeftModel]) -> None:
-    """Quantise the layers that have adapters, in place; bases that share tensors share them again.
+    """Quantise the layers that have adapters, in place. Bases that share tensors still do.
 
     Args:
         models: around bases whose tensors are the same memory.
     """
     found: dict[int, tuple[Tensor, Quantized]] = {}
     layers: list[Any] = [m for model in models for m in model.modules() if isinstance(m, LoraLayer)]
-    # All that share a matrix in turn, so that it goes at once.
+    # Layers that share a matrix one after the other, so that it is freed at once.
     layers.sort(key=lambda layer: layer.get_base_layer().weight.data_ptr())
     for layer in layers:
         base: Any = layer.get_base_layer()

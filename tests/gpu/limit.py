@@ -1,4 +1,4 @@
-"""What the device can do at most: the limit that speeds are compared with, measured in the same run."""
+"""The device's peak, with which speeds are compared, measured in the same run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measure(dtype: torch.dtype, device: torch.device, *, size: int, read: int) -
         dtype: of the product.
         device: where.
         size: rows and columns of both matrices.
-        read: bytes that are read.
+        read: number of bytes that are read.
     """
     a = torch.ones(size, size, dtype=dtype, device=device)
     flops = 2 * size**3 / _best(lambda: a @ a, device)
@@ -33,7 +33,7 @@ def measure(dtype: torch.dtype, device: torch.device, *, size: int, read: int) -
 
 
 def _best(function: Callable[[], object], device: torch.device) -> float:
-    """Return the least seconds that a function takes on the device, without its launch."""
+    """Return the shortest time of a function on the device, in seconds, without its launch."""
     function()
     found: list[float] = []
     for _ in range(REPEATS):

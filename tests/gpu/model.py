@@ -1,4 +1,4 @@
-"""A Mistral-7B of random weights with three adapters, made on the device: nothing is read from a disk."""
+"""A Mistral-7B with random weights and three adapters, generated on the device."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenize
 from jobs.pipeline import Role
 
 TARGETS = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
-#: Tokens of the vocabulary that are no words.
+#: Tokens of the vocabulary that are not words.
 SPECIAL = ["<unk>", "<s>"]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; the rest is in Mistral-7B's proportions."""
+    """Sizes of a model. Other sizes have Mistral-7B's proportions."""
 
     vocabulary: int = 32_000
     hidden: int = 4096
@@ -48,19 +48,19 @@ class Shape:
             max_position_embeddings=self.positions,
             sliding_window=None,
             bos_token_id=SPECIAL.index("<s>"),
-            eos_token_id=None,  # a text ends at its limit alone
+            eos_token_id=None,  # a text ends at max_output_tokens only
         )
 
     def cache_bytes(self, dtype: torch.dtype) -> int:
-        """What the keys and values of one token take in all layers."""
+        """Return the bytes of one token's keys and values in all layers."""
         return 2 * self.layers * (self.hidden // 4) * dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes that a step reads at least, whatever it computes."""
+    """Bytes that every step reads."""
 
-    #: The layers' and the head's matrices; of the embedding, a step reads single rows.
+    #: The matrices of the layers and of the head. A step reads single rows of the embedding.
     base: int
     #: The factors of all adapters.
     adapters: int
@@ -80,13 +80,13 @@ class Weights:
 def build(
     shape: Shape, dtype: torch.dtype, device: torch.device, *, bare: bool = False
 ) -> dict[str, PeftModel]:
-    """Make a model for each role, by the roles' names, around bases that are the same memory.
+    """Make a PEFT model for each role, by role name, on bases that share their tensors.
 
     Args:
         shape: its sizes.
         dtype: of all weights.
-        device: where they are drawn.
-        bare: whether the adapters are taken off again.
+        device: where they are generated.
+        bare: whether the adapters are removed again.
     """
     torch.manual_seed(0)
     auto: Any = AutoModelForCausalLM
@@ -105,7 +105,7 @@ def build(
             )
         with torch.no_grad():
             for name, weight in model.named_parameters():
-                if "lora_B" in name:  # zero at birth: the roles would all say the same
+                if "lora_B" in name:  # initially zero: the roles would not differ
                     weight.normal_(std=0.005)
         found[role.value] = model.eval()
         if bare:
@@ -121,7 +121,7 @@ def _take_off(model: nn.Module) -> None:
 
 
 def tokenizer_for(shape: Shape) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with a word for every token, and none that ends a text."""
+    """Make a tokenizer with a word for every token, and no stop token."""
     vocabulary = {name: i for i, name in enumerate(SPECIAL)}
     vocabulary |= {f"w{i}": i for i in range(len(SPECIAL), shape.vocabulary)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -135,5 +135,5 @@ def tokenizer_for(shape: Shape) -> PreTrainedTokenizerFast:
 
 
 def words(rng: random.Random, count: int, shape: Shape) -> str:
-    """Draw a text of so many tokens."""
+    """Generate a text of so many tokens."""
     return " ".join(f"w{rng.randrange(len(SPECIAL), shape.vocabulary)}" for _ in range(count))

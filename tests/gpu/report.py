@@ -1,4 +1,4 @@
-"""JSON lines as they are found, within a budget of seconds; a section that fails leaves the rest alone."""
+"""Writes JSON lines within a budget of seconds. A section that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 
 import torch
 
-#: Characters of a traceback that are reported: its end says most.
-TOLD = 1500
+#: Characters of a traceback that are reported, from its end.
+TRACEBACK_CHARACTERS = 1500
 
 
 class Report:
-    """Writes what is found to stdout and to a file, and keeps it for the tables."""
+    """Writes results to stdout and to a file, and keeps them for the tables."""
 
     def __init__(self, budget: float, file: Path | None) -> None:
         """
         Args:
-            budget: seconds from now on in which sections may begin.
-            file: where the lines go besides; none if None.
+            budget: seconds from now in which sections may start.
+            file: gets the lines, too, if it is given.
         """
         self._start = time.monotonic()
         self._budget = budget
         self._file = file
         self.lines: list[dict[str, Any]] = []
-        #: Whether something that must hold did not, or could not be found out.
+        #: Whether a check failed, or could not be made.
         self.failed = False
         if file:
             file.write_text("", encoding="utf-8")
@@ -40,7 +40,7 @@ class Report:
         return self._budget - (time.monotonic() - self._start)
 
     def say(self, **fields: Any) -> None:
-        """Write a line; ``t`` is when, in seconds since the beginning."""
+        """Write a line; ``t`` is the time in seconds since the start."""
         fields["t"] = round(time.monotonic() - self._start, 1)
         self.lines.append(fields)
         line = json.dumps(fields)
@@ -54,8 +54,8 @@ class Report:
 
         Args:
             name: for its lines.
-            need: seconds that it takes at least.
-            run: finds things out, and says them.
+            need: minimum seconds that it takes.
+            run: measures or checks something, and reports it.
         """
         if self.left < need:
             self.say(section=name, skipped=f"{self.left:.0f} s left, it takes {need:.0f}")
@@ -65,13 +65,13 @@ class Report:
             run(self)
         except Exception:  # noqa: BLE001 (whatever it is, the other sections go on)
             self.failed = True
-            self.say(section=name, error=traceback.format_exc()[-TOLD:])
+            self.say(section=name, error=traceback.format_exc()[-TRACEBACK_CHARACTERS:])
         free()
         self.say(section=name, seconds=round(time.monotonic() - start, 1))
 
 
 def free() -> None:
-    """Give memory back that nothing uses any more: engines and their threads hold each other."""
+    """Free unused memory: engines and their threads refer to each other."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

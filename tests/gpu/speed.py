@@ -1,4 +1,4 @@
-"""Speeds and memory of the engine with a Mistral-7B and three adapters, all roles mixed."""
+"""Speed and memory of the engine with a Mistral-7B and three adapters, all roles mixed."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured."""
+    """Sizes of the measurements."""
 
     shape: Shape
-    #: Sequences that are decoded together; the last is the number of slots.
+    #: Numbers of sequences that are decoded together; the last is max_num_seqs.
     sequences: tuple[int, ...]
     #: With and without adapters.
     compared: int
-    #: Tokens of a prompt, and steps that are looked at.
+    #: Tokens of a prompt, and number of measured steps.
     prompt: int
     steps: int
-    #: Prompts and tokens of each.
+    #: Numbers of prompts, and tokens of each.
     prompts: tuple[tuple[int, int], ...]
-    #: Jobs at once; there are twice as many if there is time.
+    #: Jobs that run at the same time; there are twice as many jobs if there is time.
     jobs: tuple[int, ...]
     #: Tokens of a question, and new ones of a stage.
     question: int
     new: int
-    #: What a context takes where keys and values are not in blocks.
+    #: Tokens of the KV cache for each sequence, for 4 bits.
     row: int
     #: New tokens of the card's program.
     card: int
-    #: Of the long sequences that are counted, and the bytes of a smaller card's memory.
+    #: Tokens of a long sequence, and bytes of a smaller card's memory.
     long: int
     small_card: float
-    #: Of the matrices and of the memory that show the limits.
+    #: Rows of the matrices, and bytes, that measure the peak.
     size: int
     read: int
 
@@ -96,7 +96,7 @@ TINY = Amount(
 
 
 class Speed:
-    """Measurements that share a model and an engine; they come in the order of the methods."""
+    """Measurements that share a model and an engine, in the order of the methods."""
 
     def __init__(self, amount: Amount, dtype: torch.dtype, device: torch.device) -> None:
         self._amount = amount
@@ -110,7 +110,7 @@ class Speed:
         self._decoded: dict[int, float] = {}
 
     def limit(self, report: Report) -> None:
-        """What the device can do, and what a step has to read."""
+        """The device's peak, and the bytes that a step reads."""
         peak = self._peak
         start = time.monotonic()
         self._build()
@@ -146,7 +146,7 @@ class Speed:
         report.say(measure="card", tokens=tokens, seconds=seconds, tokens_a_second=tokens / seconds)
 
     def start(self, report: Report) -> None:
-        """Seconds until the engine takes requests, with all that it records."""
+        """Seconds until the engine takes requests, the capture of CUDA graphs included."""
         if self._engine:
             self._close()
         self._build()
@@ -157,7 +157,7 @@ class Speed:
         report.say(measure="start", seconds=seconds, **said, **self._memory(engine))
 
     def decode(self, report: Report) -> None:
-        """Tokens a second of decoding alone, and how near to the limit that is."""
+        """Tokens a second of decoding alone, and their share of the limit."""
         for count in self._amount.sequences:
             if report.left < 10 + count / 12:
                 report.say(measure="decode", sequences=count, skipped=f"{report.left:.0f} s left")
@@ -201,7 +201,7 @@ class Speed:
     def prompts(self, report: Report) -> None:
         """Tokens of prompts a second, with one new token each; the best of three.
 
-        The limit is that of the products with the weights; attention comes on top.
+        The limit is that of the products with the weights, without attention.
         """
         amount, engine = self._amount, self._ready()
         rng = random.Random(4)
@@ -223,7 +223,7 @@ class Speed:
             )
 
     def bare(self, report: Report) -> None:
-        """Decode without adapters, as many sequences as with them: what they cost."""
+        """Decode without adapters, as many sequences as with them."""
         self._close()
         count = self._amount.compared
         self._build(bare=True)
@@ -234,7 +234,7 @@ class Speed:
         report.say(measure="decode", adapters=0, ratio=ratio, **found)
 
     def four_bit(self, report: Report) -> None:
-        """Decode with a base of 4 bits, after its scores were held against PEFT's on the same base."""
+        """Decode with a base of 4 bits, after its logits are compared with PEFT's on the same base."""
         self._close()
         amount = self._amount
         self._build()
@@ -275,7 +275,7 @@ class Speed:
         self._close()
 
     def memory(self, report: Report) -> None:
-        """How many long sequences fit into a smaller card, and that they are served there."""
+        """How many long sequences fit a smaller card, and that they are served there."""
         self._close()
         amount, shape = self._amount, self._amount.shape
         cuda = self._device.type == "cuda"
@@ -287,7 +287,7 @@ class Speed:
             engine = self._ready(max_num_seqs=64)
             found = self._memory(engine)
             fit = min(64, found["long_sequences"] or 4)
-            # A few more than fit: some wait, or make room and are computed again.
+            # A few more than fit: some wait, or are preempted and recomputed.
             count, new = fit + 4, min(32, amount.new)
             rng = random.Random(5)
             texts = [words(rng, amount.long - new - 1, shape) for _ in range(count)]
@@ -301,7 +301,7 @@ class Speed:
                 **found,
                 served=len(texts),
                 seconds=time.monotonic() - start,
-                # Of a text's tokens the last is drawn, and not computed.
+                # A text's last token is sampled, and not computed.
                 computed_again=engine.num_computed_tokens
                 - computed
                 - tokens
@@ -327,7 +327,7 @@ class Speed:
         return self._amount.shape.positions
 
     def _build(self, *, bare: bool = False) -> None:
-        """Make the models, unless they are there, or an engine has them."""
+        """Make the models, unless they exist or an engine has them."""
         if self._models or self._engine:
             return
         free()
@@ -335,7 +335,7 @@ class Speed:
         self._weights = Weights.of(self._models)
 
     def _ready(self, max_num_seqs: int | None = None, tokens: int | None = None) -> BatchingEngine:
-        """Return the engine; make it if it is not there."""
+        """Return the engine; make it if there is none."""
         if not self._engine:
             self._build()
             models, self._models = self._models, None
@@ -372,7 +372,7 @@ class Speed:
         }
 
     def _memory(self, engine: BatchingEngine) -> dict[str, Any]:
-        """Say what fits into an engine's cache; None where it does not tell."""
+        """Return the capacity of an engine's KV cache; None if it is unknown."""
         tokens = getattr(engine, "kv_cache_tokens", None)
         cuda = self._device.type == "cuda"
         return {
@@ -389,7 +389,7 @@ def _name(device: torch.device) -> str:
 
 @contextmanager
 def _busy(device: torch.device) -> Iterator[list[float]]:
-    """Gather how busy a GPU is, as shares, four times a second; nothing where it does not tell."""
+    """Sample a GPU's utilisation, from 0 to 1, four times a second; nothing if it is unknown."""
     found: list[float] = []
     over = threading.Event()
 
@@ -397,7 +397,7 @@ def _busy(device: torch.device) -> Iterator[list[float]]:
         while not over.wait(0.25):
             try:
                 found.append(torch.cuda.utilization(device) / 100)
-            except Exception:  # noqa: BLE001 (there is no library that knows, or it knows nothing)
+            except Exception:  # noqa: BLE001 (the library is missing, or does not know)
                 return
 
     thread = threading.Thread(target=look, daemon=True)

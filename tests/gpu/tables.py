@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: A table's lines: their mark, their columns, and how each is written.
+#: Fields of a table's lines: the column's title, and its format.
 Columns = Mapping[str, tuple[str, str]]
 
 TEXTS: Columns = {
@@ -52,7 +52,7 @@ PROMPTS: Columns = {
 
 
 def tables(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Write what there is of texts, decoding, 4 bits, jobs and prompts as tables of Markdown."""
+    """Return the results of texts, decoding, 4 bits, jobs and prompts as tables of Markdown."""
     lines = [line for line in lines if "skipped" not in line]
     kinds = [
         ("check", "texts", TEXTS),

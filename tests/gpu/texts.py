@@ -1,4 +1,4 @@
-"""The demo's texts are the same however they are computed: alone, together, in chunks, evicted, as PEFT does."""
+"""The demo's texts do not depend on how they are computed: alone, batched, in chunks, preempted, by PEFT."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ from worker.engine.reference import ReferenceEngine
 
 CHECKPOINT = Path(__file__).parents[2] / "demo" / "checkpoint"
 CONTEXT = 512
-#: Tokens of which keys and values fit where sequences are evicted: of a few, not of 32.
+#: Capacity of the KV cache where sequences are preempted, in tokens: of a few sequences, not of 32.
 FEW = 2 * CONTEXT
 #: Small prompt chunks: every prompt takes several.
 CHUNK = 16
-#: The most seconds that a variant waits for all of its texts.
+#: Maximum seconds until a variant has all of its texts.
 PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is asked."""
+    """Sizes of the checks."""
 
     questions: int
-    #: New tokens of a stage at most.
+    #: Maximum number of new tokens of a stage.
     limit: int
-    #: Seconds for the texts of `generate`, which writes one at a time: as many as it gets done.
+    #: Seconds for the texts of `generate`: as many as it generates in them, one at a time.
     reference: float
     slots: int = 32
 
 
-#: What is looked at of a text.
+#: What is compared of a text.
 Outcome = tuple[str, int, FinishReason]
 
 
 class Checked:
-    """The texts of one dtype, each in every way."""
+    """Compares the texts of one dtype, computed in several ways."""
 
     def __init__(
         self, report: Report, amount: Amount, dtype: torch.dtype, device: torch.device
@@ -72,7 +72,7 @@ class Checked:
         self._name = str(dtype).removeprefix("torch.")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(CHECKPOINT / "base")
         self._loaded: dict[str, PeftModel] = {}
-        #: What was asked in the first run; the others are asked the same, whatever they answer.
+        #: The requests of the first run. The others get the same, whatever they answer.
         self._requests: list[Request] = []
         self._wanted: list[Outcome] = []
 
@@ -83,7 +83,7 @@ class Checked:
             order = list(range(len(self._requests)))
             random.Random(1).shuffle(order)
             self._compare("once more in another order", engine, order)
-        # One at a time is slow; where rounding tells anyway, a part of it says enough.
+        # One at a time is slow. Where rounding differs anyway, some texts are enough.
         exact = self._dtype is torch.float32
         some = range(0, len(self._requests), 1 if exact else 3)
         self._variant("alone", lambda: self._engine(max_num_seqs=1), some)
@@ -91,16 +91,16 @@ class Checked:
         self._variant("without graphs", lambda: self._engine(graphs=False))
         if self._device.type == "cuda":
             self._variant("with evictions", lambda: self._engine(tokens=FEW))
-        else:  # where there are drafts, keys and values are in rows
+        else:  # there are drafts only over rows
             self._variant("without drafts", lambda: self._engine(speculation=False))
         self._reference(self._amount.reference / (1 if exact else 3))
 
     def cancel(self) -> None:
-        """Cancel some sequences in the middle: they end within a step, and no other text changes."""
+        """Cancel some sequences halfway: they end within a step, and no other text changes."""
         with closing(self._engine()) as engine:
             if not self._requests:
                 self._ask(engine)
-            # Hot noise over the whole vocabulary hardly ever ends a text.
+            # At a high temperature over the whole vocabulary, a text hardly ever stops.
             endless = Sampling(temperature=5.0, top_k=0, max_output_tokens=CONTEXT)
             steps: list[int] = []
             cancelled: list[Generation] = []
@@ -127,7 +127,7 @@ class Checked:
         )
 
     def _models(self) -> dict[str, PeftModel]:
-        """Give the models to an engine, which takes them over: a copy of what is loaded once."""
+        """Return a copy of the models, which are loaded once, for an engine that takes it over."""
         free()
         if not self._loaded:
             self._loaded = Model.of(CHECKPOINT).load(self._dtype, self._device)
@@ -142,7 +142,7 @@ class Checked:
         return engines.make(self._models(), self._tokenizer, **options)
 
     def _ask(self, engine: Engine) -> None:
-        """Take all questions through the three stages, greedily and drawn."""
+        """Take all questions through the three stages, greedy and sampled."""
         rng = random.Random(0)
         jobs = []
         for number in range(self._amount.questions):
@@ -162,7 +162,7 @@ class Checked:
                 generations.append(engine.submit(self._requests[-1]))
             for generation, texts in zip(generations, outputs, strict=True):
                 completion = generation.result(PATIENCE)
-                self._wanted.append(_looked_at(completion))
+                self._wanted.append(_outcome_of(completion))
                 texts.append(completion.text)
 
     def _variant(
@@ -175,7 +175,7 @@ class Checked:
         computed, start = engine.num_computed_tokens, time.monotonic()
         generations = {i: engine.submit(self._requests[i]) for i in which}
         found = _outcomes(generations)
-        # Evicted sequences are computed again.
+        # Preempted sequences are recomputed.
         computed = engine.num_computed_tokens - computed
         self._tell(variant, found, computed=computed, seconds=round(time.monotonic() - start, 2))
 
@@ -193,7 +193,7 @@ class Checked:
         self._tell("PEFT's generate", found)
 
     def _tell(self, variant: str, found: dict[int, Outcome | str], **more: Any) -> None:
-        """Say how many texts are the same; in float32, all have to be."""
+        """Report how many texts are equal; in float32, all must be."""
         for drawn in ("greedy", "sampled"):
             greedy = drawn == "greedy"
             which = [i for i in found if (self._requests[i].sampling.temperature == 0) == greedy]
@@ -219,9 +219,9 @@ class Checked:
 
 
 def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int]) -> Generation:
-    """Submit what is cancelled with its first piece; note how many steps later the engine let it go.
+    """Submit a request that is cancelled at its first delta; note after how many steps the engine ends it.
 
-    The end is seen on the engine's thread, so that no step goes by unseen.
+    The end is observed on the engine's thread, so that no step is missed.
     """
     loop = engine._loop
     finish = loop._finish
@@ -233,29 +233,31 @@ def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int])
         emit(delta)
         if not at:
             generation.cancel()
-            at.append(engine.num_steps)  # later: a step that began before does not count
+            at.append(
+                engine.num_steps
+            )  # after the cancel: a step that started before does not count
 
     def finished(sequence: Sequence_, outcome: FinishReason | EngineError) -> None:
         if sequence.generation is generation and outcome is FinishReason.CANCELLED:
             steps.append(engine.num_steps - at[0] if at else 0)
         finish(sequence, outcome)
 
-    generation.emit = emitted  # type: ignore[method-assign]  # it looks over the engine's shoulder
+    generation.emit = emitted  # type: ignore[method-assign]  # observes the engine
     loop._finish = finished  # type: ignore[method-assign]
     return generation
 
 
 def _outcomes(generations: Mapping[int, Generation]) -> dict[int, Outcome | str]:
-    """Return what is looked at of texts, or what went wrong with them; wait for all together."""
+    """Wait for all texts; return what is compared of each, or its error."""
     end = time.monotonic() + PATIENCE
     found: dict[int, Outcome | str] = {}
     for i, generation in generations.items():
         try:
-            found[i] = _looked_at(generation.result(max(0, end - time.monotonic())))
+            found[i] = _outcome_of(generation.result(max(0, end - time.monotonic())))
         except (EngineError, TimeoutError) as error:
             found[i] = f"{type(error).__name__}: {error}"
     return found
 
 
-def _looked_at(completion: Completion) -> Outcome:
+def _outcome_of(completion: Completion) -> Outcome:
     return completion.text, completion.output_tokens, completion.finish_reason
