@@ -1,6 +1,6 @@
 """Checks at start-up that an engine computes each role's logits as PEFT does alone.
 
-There are kinds of adapters and models that nobody tried with an engine. So PEFT computes the logits of a few
+An engine may meet kinds of adapters and models that no test covers. So PEFT computes the logits of a few
 tokens, right after a role's adapter is loaded and before the next one is, and the engine computes them for
 all roles in one step, once everything is loaded.
 """

@@ -1,7 +1,7 @@
 """Turns sampled tokens into text and hands it to generations, on a thread of its own.
 
-The engine's thread only has to keep up with the device: while it detokenizes, nobody schedules the next
-step. vLLM does this in another process (its output processor).
+On the engine's thread, detokenizing would delay the next step, and the device would wait for it. vLLM has
+its output processor in another process.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class LoRABWeights:
     def __init__(self, projections: Sequence[Projection], dtype: torch.dtype) -> None:
         """
         Args:
-            projections: layers whose outputs stand side by side.
+            projections: layers whose outputs are concatenated.
             dtype: of the factors.
         """
         self.num_adapters = len(projections[0].factors)
@@ -92,7 +92,7 @@ class StackedProjections:
     def __init__(self, projections: Sequence[Projection]) -> None:
         """
         Args:
-            projections: layers whose outputs stand side by side, none quantised.
+            projections: layers whose outputs are concatenated, none quantised.
         """
         bases: list[Any] = [p.base for p in projections]
         self.lora_b = LoRABWeights(projections, bases[0].weight.dtype)

@@ -13,7 +13,7 @@ class BlockPool:
     """Allocates blocks, shares full ones, and keeps free ones reusable until they are needed.
 
     A full block of a prompt is cached under a hash of the adapter and all tokens up to its end. A prompt
-    that begins with the same tokens shares it; nobody writes to it any more. Blocks with a ref count of 0
+    that begins with the same tokens shares it; no sequence writes to it any more. Blocks with a ref count of 0
     keep their content until they are allocated again.
     """
 

@@ -19,7 +19,7 @@ class MergedLoRALinear(nn.Module):
     def __init__(self, projections: Sequence[Projection], mapping: LoRAMapping) -> None:
         """
         Args:
-            projections: `nn.Linear` layers that read the same input; their outputs stand side by side.
+            projections: `nn.Linear` layers that read the same input; their outputs are concatenated.
             mapping: shared by all layers of the model.
         """
         super().__init__()

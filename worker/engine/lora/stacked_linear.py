@@ -35,7 +35,7 @@ class StackedLoRALinear(nn.Module):
     def __init__(self, projections: Sequence[Projection], mapping: LoRAMapping) -> None:
         """
         Args:
-            projections: they read the same input, and their outputs stand side by side; several must be
+            projections: they read the same input, and their outputs are concatenated; several must be
                 `nn.Linear`.
             mapping: shared by all layers of the model.
         """
