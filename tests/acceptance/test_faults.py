@@ -207,7 +207,7 @@ def test_a_stage_that_ends_while_redis_is_away_blocks_nothing(service: Service) 
     service.wait_for_text(job_id)
     service.redis.process.kill()
     service.worker.wait_for(f"{job_id}: actor finished")
-    service.worker.wait_for("OperationalError: Error 111 connecting")
+    service.worker.wait_for(f"{job_id}: stage 1 is published later: Error 111 connecting")
     service.redis.start()
     assert service.wait(job_id)["status"] == "incomplete"
     assert attempts(service, job_id) == [(n, "finished") for n in range(3)]

@@ -109,7 +109,7 @@ def test_the_web_counts_tokens_as_the_worker_does(service: Service) -> None:
         assert caught.value.code == "context_length_exceeded"
         with pytest.raises(openai.BadRequestError) as caught:
             client.responses.create(model="helixnet", input="why", max_output_tokens=4000)
-    told = re.search(r"the question has (\d+) tokens", str(caught.value))
+    told = re.search(r"The prompt has (\d+) tokens", str(caught.value))
     assert told is not None
     job_id = service.submit("why", max_output_tokens=5)
     service.wait(job_id)
