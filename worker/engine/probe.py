@@ -19,7 +19,7 @@ NUM_TOKENS = 12
 #: Maximum relative difference of logits of the same program.
 REFERENCE_TOLERANCE = 1e-3
 #: Maximum relative difference of another engine's logits, whose sums are rounded in another order. What
-#: rounding causes was measured, and so was what faults cause (docs/architecture.md).
+#: rounding causes was measured, and so was what faults cause (docs/engine.md).
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
