@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+import tenacity
 
 from jobs import transient
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 def retry(
     call: Callable[[], T],
     *,
-    is_transient: Callable[[Exception], bool],
+    is_transient: Callable[[BaseException], bool],
     log: logging.Logger,
     message: str,
     min_delay: float,
@@ -32,21 +33,30 @@ def retry(
         is_transient: returns whether an error may pass. Any other is raised.
         log: gets a warning for a failed call.
         message: the warning; the error's reason is added to it.
-        min_delay: seconds before the second call. They double with each call, with jitter.
-        max_delay: the maximum of these seconds.
+        min_delay: the minimum number of seconds between two calls. The maximum is twice as many before the
+            second call and doubles with each call; the delay is random between the two.
+        max_delay: the maximum never exceeds this.
         log_interval: the minimum number of seconds between two warnings.
-        stopping: once this is set, every error is raised.
+        stopping: once this is set, a delay ends at once and every error is raised.
     """
     stopping = stopping or threading.Event()
-    delay, logged_at = min_delay, float("-inf")
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            if stopping.is_set() or not is_transient(error):
-                raise
-            if time.monotonic() - logged_at >= log_interval:
-                log.warning("%s: %s", message, transient.reason(error))
-                logged_at = time.monotonic()
-        stopping.wait(delay * random.uniform(0.5, 1.5))
-        delay = min(delay * 2, max_delay)
+    logged_at = float("-inf")
+
+    def warn(state: tenacity.RetryCallState) -> None:
+        nonlocal logged_at
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and time.monotonic() - logged_at >= log_interval:
+            log.warning("%s: %s", message, transient.reason(error))
+            logged_at = time.monotonic()
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        wait=tenacity.wait_random_exponential(
+            multiplier=2 * min_delay, min=min_delay, max=max_delay
+        ),
+        stop=tenacity.stop_when_event_set(stopping),
+        sleep=tenacity.sleep_using_event(stopping),
+        before_sleep=warn,
+        reraise=True,
+    )
+    return retrying(call)

@@ -126,7 +126,7 @@ def _say_stopped(database: Database, worker_id: str) -> None:
 
 
 def _wait_for(
-    server: str, call: Callable[[], None], is_transient: Callable[[Exception], bool]
+    server: str, call: Callable[[], None], is_transient: Callable[[BaseException], bool]
 ) -> None:
     """Call a server until it responds.
 
