@@ -32,18 +32,26 @@ class AddressError(UserError):
     """The web cannot listen on the address of the settings."""
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 class _Signals:
     """Counts the signals that ask the process to stop."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self.count = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
         self._server.pull_trigger()
+
+    def ignore(self) -> None:
+        """Ignore signals from now on: Python restores their default, death, while it shuts down."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def serve(settings: Settings) -> None:
@@ -69,6 +77,7 @@ def serve(settings: Settings) -> None:
     deadline = time.monotonic() + SHUTDOWN_TIMEOUT
     while server.busy and signals.count < 2 and time.monotonic() < deadline:
         server.run_once(MAX_TURN / 10)
+    signals.ignore()
 
 
 def check_address(settings: Settings) -> None:

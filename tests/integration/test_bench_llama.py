@@ -150,4 +150,4 @@ def test_a_server_that_cannot_be_started_is_named(tmp_path: Path) -> None:
 def test_the_server_is_not_measured_against_a_gpu(tmp_path: Path) -> None:
     done = bench(script(tmp_path / "llama-server", "#!/bin/sh\n"), "--device", "cuda")
     assert done.exit_code == 1
-    assert "--llama-server is measured on a CPU" in done.stderr
+    assert "--llama-server runs on a CPU only" in done.stderr
