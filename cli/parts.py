@@ -1,4 +1,4 @@
-"""The web, a worker, the migrations: each part alone."""
+"""Runs one part of HelixQ in this process: the web, a worker, the background duties, a migration."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def web(settings: Settings) -> None:
     database, progress = Database(settings.database), Progress(settings.redis)
     migrations.check(database.engine)
     progress.ping()
-    for sentence in [*advice.about_database(database, processes=1), *progress.advice()]:
-        log.warning("%s", sentence)
+    for warning in [*advice.about_database(database, processes=1), *progress.advice()]:
+        log.warning("%s", warning)
     progress.close()
     database.close()
     try:
@@ -64,14 +64,14 @@ def worker(settings: Settings) -> int:
     from worker.checkpoints import digests
     from worker.phases import phase
 
-    started = time.monotonic()
-    # Hashing warms the page cache for loading, and runs beside the imports.
+    start = time.monotonic()
+    # Hashing warms the page cache for loading, and runs in parallel with the imports.
     with digests.begin(settings) as hashing:
         with phase("importing PyTorch, transformers and PEFT"):
-            make, refused = _import_engine()
+            make_engine, error_class = _import_engine()
         try:
-            return main.run(settings, partial(make, settings, hashing), started)
-        except refused as error:
+            return main.run(settings, partial(make_engine, settings, hashing), start)
+        except error_class as error:
             raise ExpectedError(str(error)) from error
         finally:
             # Otherwise the objects outlive their libraries, and Triton reports leaks.
@@ -79,17 +79,17 @@ def worker(settings: Settings) -> int:
 
 
 def _import_engine() -> tuple[Callable[..., tuple[Engine, Runtime]], type[Exception]]:
-    """Import what makes an engine here, and the error with which it refuses a checkpoint."""
-    # Importing torch takes seconds, and longer with garbage collection on, since everything imported
-    # stays; other commands do not import it.
+    """Import and return the function that creates the engine, and the error that it raises."""
+    # Importing torch takes seconds, so other commands do not. Garbage collection would only slow it down:
+    # what is imported stays.
     gc.disable()
     from worker.checkpoints.errors import CheckpointError
-    from worker.local_engine import make
+    from worker.local_engine import make_engine
 
     # Exclude the imported objects from later collections, each of which would take half a second.
     gc.freeze()
     gc.enable()
-    return make, CheckpointError
+    return make_engine, CheckpointError
 
 
 def maintain(settings: Settings) -> None:
@@ -110,7 +110,7 @@ def maintain(settings: Settings) -> None:
             retention_days=settings.retention_days,
         )
         maintenance.start()
-        log.info("looking after the jobs")
+        log.info("running the background duties")
         stopped.wait()
         log.info("stopping")
         maintenance.stop()

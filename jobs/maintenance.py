@@ -1,6 +1,6 @@
-"""The background duties: take back lost stages, publish the outbox, delete what is old.
+"""The background duties: take back lost stages, publish the outbox, delete old jobs and workers.
 
-They run in every worker, and alone as `helixq maintain`. Several processes may run them at once.
+They run in every worker, and without one as `helixq maintain`. Several processes may run them at once.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 CLEANUP_INTERVAL = 3600.0
 #: The maximum number of seconds of one cleanup: sweeps run in between.
 CLEANUP_TIME = 1.0
-#: The share of its interval by which a sweep may come sooner, so that those of several processes spread.
+#: The share of its interval by which a sweep may come sooner, so that those of several processes spread out.
 JITTER = 0.2
-#: Seconds before a duty that failed is tried again.
+#: The maximum number of seconds before a duty that failed is called again.
 RETRY_INTERVAL = 1.0
-#: No worker's model: stands for publishing only jobs without a model.
+#: A model that no worker has: only jobs without a model are published for it.
 NO_MODEL = ""
 #: The maximum number of jobs that one sweep publishes: expired leases should not wait long for the next.
 MAX_PUBLISHED = 1000
@@ -48,7 +48,7 @@ class Duty:
 
 
 def repeat(duties: list[Duty], stopped: threading.Event, *, poll: float, jitter: float = 0) -> None:
-    """Call each duty at its interval until ``stopped`` is set. One that fails is called again soon.
+    """Call each duty at its interval until ``stopped`` is set. One that fails is called again within a second.
 
     Args:
         duties: to call, one after another.
@@ -66,10 +66,10 @@ def repeat(duties: list[Duty], stopped: threading.Event, *, poll: float, jitter:
                 if duty.run():
                     due[number] = 0.0
             except Exception as error:
-                # Whatever it is: the promises about jobs depend on these loops.
+                # Whatever it is, the loop must go on: leases and the outbox depend on it.
                 due[number] = time.monotonic() + min(duty.interval, RETRY_INTERVAL)
                 if transient.is_transient(error):
-                    log.warning("the database does not answer: %s", transient.reason(error))
+                    log.warning("the database does not respond: %s", transient.reason(error))
                 else:
                     log.exception("a background duty failed")
 
@@ -104,10 +104,11 @@ class Maintenance:
         self._model_timeout = model_timeout
         self._retention_days = retention_days
         self._stopped = threading.Event()
-        #: When the database responded last, since when it has without an outage, and whether there was one.
-        self._answered: float | None = None
-        self._answers_since = 0.0
-        self._outage = False
+        #: When the database last responded.
+        self._responded_at: float | None = None
+        #: Since when it has responded without an outage, and whether there ever was one.
+        self._responding_since = 0.0
+        self._had_outage = False
         #: Where `retention.delete_workers` continues.
         self._workers_until: dt.datetime | None = None
         duties = [Duty(SWEEP_INTERVAL, self.sweep), Duty(CLEANUP_INTERVAL, self.clean_up)]
@@ -135,48 +136,46 @@ class Maintenance:
             whether to call it again at once.
         """
         busy = sweeping.any_unfinished(self._database)
-        answers_for = self._note_answer()
-        if self._outage and answers_for < HEARTBEAT_INTERVAL:
+        responding_for = self._note_response()
+        if self._had_outage and responding_for < HEARTBEAT_INTERVAL:
             return True  # Leases have expired, and the workers have yet to extend them.
         if not busy:
             return False
         swept = sweeping.sweep(self._database)
         for job_id in swept.taken_back:
-            log.warning(
-                "%s: its worker stopped answering; the stage goes back to the queue", job_id
-            )
+            log.warning("%s: its worker stopped responding; the stage returns to the queue", job_id)
         for job_id in swept.failed:
             log.warning("%s: failed", job_id)
-        restarted = self._restart(answers_for)
+        restarted = self._restart(responding_for)
         for job_id in {*swept.taken_back, *swept.failed, *swept.attempts_ended, *restarted}:
             self._progress.publish_change(job_id)
         try:
             self._publish()
         except QueueUnavailableError as error:
-            log.warning("Redis does not answer; waiting jobs are published later: %s", error)
+            log.warning("Redis does not respond; unpublished jobs are published later: %s", error)
         return False
 
-    def _note_answer(self) -> float:
-        """Note that the database responds; return for how many seconds it has."""
+    def _note_response(self) -> float:
+        """Note that the database responds; return for how many seconds it has without an outage."""
         now = time.monotonic()
-        if self._answered is None:
-            self._answers_since = now
-        elif now - self._answered > LEASE:
-            self._answers_since, self._outage = now, True
-        self._answered = now
-        return now - self._answers_since
+        if self._responded_at is None:
+            self._responding_since = now
+        elif now - self._responded_at > LEASE:
+            self._responding_since, self._had_outage = now, True
+        self._responded_at = now
+        return now - self._responding_since
 
-    def _restart(self, answers_for: float) -> list[str]:
+    def _restart(self, responding_for: float) -> list[str]:
         """Restart the jobs whose model no worker has any more."""
-        if answers_for < ALIVE_FOR:
+        if responding_for < ALIVE_FOR:
             return []  # Workers may have been unable to send heartbeats.
         restarted = restarting.restart_jobs(self._database, self._model_timeout)
         for job_id in restarted:
-            log.warning("%s: no worker with its model came back; it starts again", job_id)
+            log.warning("%s: no worker with its model came back; it restarts", job_id)
         return restarted
 
     def _publish(self) -> None:
-        """Publish the outbox. What Redis does not take goes back."""
+        """Publish the outbox. Jobs that Redis refuses stay in it."""
         queue_empty = self._publisher.queue_length() == 0
         models = {self._model or NO_MODEL}
         if self._model is None:
@@ -204,22 +203,22 @@ class Maintenance:
                     if waiting:
                         outbox.put_back(self._database, waiting)
         if published:
-            log.info("published %d waiting jobs", published)
+            log.info("published %d jobs from the outbox", published)
 
     def clean_up(self) -> bool:
         """Delete old jobs and workers, a few at a time.
 
         Returns:
-            whether there is more to delete.
+            whether more is left to delete.
         """
-        give_up = time.monotonic() + CLEANUP_TIME
+        deadline = time.monotonic() + CLEANUP_TIME
         deleted, more = 0, bool(self._retention_days)
-        while more and time.monotonic() < give_up and not self._stopped.is_set():
-            began = time.monotonic()
+        while more and time.monotonic() < deadline and not self._stopped.is_set():
+            start = time.monotonic()
             count = retention.delete_jobs(self._database, self._retention_days)
             deleted += count
             if more := count > 0:
-                self._stopped.wait(time.monotonic() - began)  # Others can write meanwhile.
+                self._stopped.wait(time.monotonic() - start)  # Others can write meanwhile.
         if deleted:
             log.info("deleted %d jobs older than %d days", deleted, self._retention_days)
         if not more:

@@ -1,1 +1,1 @@
-"""The only room that knows a GPU: runs the stages of jobs on one base with three adapters."""
+"""The worker: runs the stages of jobs on one base model with three adapters. Only this package uses a GPU."""

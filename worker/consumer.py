@@ -1,4 +1,4 @@
-"""Takes messages from Redis with Celery, and stops on signals without losing a stage."""
+"""Consumes messages from Redis with Celery, and shuts down on signals without losing a stage."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from worker.tasks import StageRunner
 
 log = logging.getLogger(__name__)
 
-#: Seconds that stages in progress may take to finish after SIGTERM, before they go back.
-GRACE = 8.0
+#: Seconds that stages in progress have to finish after SIGTERM before they are released.
+GRACE_PERIOD = 8.0
 
 
 def consume(
@@ -28,24 +28,25 @@ def consume(
     *,
     worker_id: str,
     concurrency: int,
-    ready: Callable[[], None],
+    on_ready: Callable[[], None],
 ) -> int:
-    """Take messages until a signal says stop; return the exit status.
+    """Consume messages until a signal stops the worker; return the exit status.
 
     Args:
-        app: with its tasks.
-        runner: what the tasks call.
-        worker_id: the name that Celery shows.
-        concurrency: the most stages at a time.
-        ready: called once messages are taken.
+        app: the Celery app, with its tasks registered.
+        runner: runs the stages; it is stopped on a signal.
+        worker_id: the worker's hostname in Celery.
+        concurrency: the maximum number of stages that run at once.
+        on_ready: called once the worker consumes messages.
     """
-    # Containers run as root. Messages are JSON, so that none can bring code along.
+    # Celery warns against running as root, as containers do, since pickled messages can execute code. Ours
+    # are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
 
     @worker_ready.connect(weak=False)
     def _ready(**_: object) -> None:
         _handle_signals(runner)
-        ready()
+        on_ready()
 
     worker = app.Worker(
         pool="threads",
@@ -57,8 +58,8 @@ def consume(
         without_heartbeat=True,
         quiet=True,
     )
-    # Celery says at each lost connection that it may end what runs, one day. Here nothing is ended and
-    # nothing delivered again. (It lets all warnings through when it makes a worker, so this comes after.)
+    # At each lost connection, Celery warns that a later version may cancel running tasks. That setting is off
+    # here. Creating a worker resets the warning filters, so this one is added after it.
     warnings.filterwarnings(
         "ignore", message=r"\s*In Celery 5\.1", category=CPendingDeprecationWarning
     )
@@ -67,24 +68,23 @@ def consume(
 
 
 def _handle_signals(runner: StageRunner) -> None:
-    """Stop on SIGTERM and SIGINT with grace, and at once on the second one or SIGQUIT.
+    """Shut down gracefully on SIGTERM and SIGINT, and at once on a second signal or SIGQUIT.
 
-    Celery's own handlers know nothing of the engine, and acknowledge unfinished work on
-    SIGQUIT. However fast it goes, a stage is either recorded or given back.
+    They replace Celery's handlers, which do not cancel generations, and acknowledge unfinished tasks on
+    SIGQUIT. Either way, every stage is recorded or released.
     """
-
-    asked = threading.Event()
+    signalled = threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        if asked.is_set() or number == signal.SIGQUIT:
-            log.warning("stopping now; stages in progress go back to the queue")
+        if signalled.is_set() or number == signal.SIGQUIT:
+            log.warning("stopping now; stages in progress return to the queue")
             threading.Thread(target=runner.stop, daemon=True).start()
         else:
-            log.info("stopping; stages in progress have %g seconds to finish", GRACE)
-            timer = threading.Timer(GRACE, runner.stop)
+            log.info("stopping; stages in progress have %g seconds to finish", GRACE_PERIOD)
+            timer = threading.Timer(GRACE_PERIOD, runner.stop)
             timer.daemon = True
             timer.start()
-        asked.set()
+        signalled.set()
         state.should_stop = 0  # type: ignore[assignment]  # typed after its first value
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -1,4 +1,4 @@
-"""Says that a worker is alive, renews its leases, and stops what it should no longer run."""
+"""Records that a worker is alive, renews its leases, and cancels generations whose leases are lost."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from worker.tasks import StageRunner
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks for cancelled jobs: a cancel frees its slot within one second.
+#: Seconds between two checks for lost leases: a cancelled job stops generating within a second.
 CANCEL_INTERVAL = 0.4
 
 
 class Heartbeat:
-    """A thread of its own: nothing slow, such as a Redis that hangs, may make the worker look dead."""
+    """Two duties on their own thread, so that nothing slow, such as a Redis that hangs, delays them."""
 
     def __init__(self, database: Database, runner: StageRunner, worker_id: str) -> None:
         self._database = database
@@ -37,21 +37,24 @@ class Heartbeat:
         )
 
     def start(self) -> None:
-        """Say that the worker is alive, before its first sweep, and go on."""
+        """Start the thread. Its first heartbeat comes before the worker's first sweep."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Stop the thread, and wait for it."""
         self._stopped.set()
         self._thread.join()
 
     def beat(self) -> bool:
-        """Renew the leases of what the worker runs. A worker that was forgotten ends."""
+        """Record that the worker is alive, and renew its leases. It shuts down if its row was deleted."""
         if not workers.heartbeat(self._database, self._worker_id, self._runner.running):
-            log.critical("this worker was not seen for so long that it was forgotten; it stops")
+            log.critical(
+                "stopping: this worker's row was deleted, since it sent no heartbeat for too long"
+            )
             os.kill(os.getpid(), signal.SIGTERM)
         return False
 
     def cancel_lost(self) -> bool:
-        """Stop generations whose jobs were cancelled or taken away."""
+        """Cancel the generations whose leases are lost."""
         self._runner.cancel_lost()
         return False

@@ -1,4 +1,4 @@
-"""Makes the engine of this process: base and adapters from files, on this machine's device."""
+"""Creates an engine in this process: loads base and adapters from files onto this machine's device."""
 
 from __future__ import annotations
 
@@ -31,170 +31,186 @@ from worker.phases import phase
 
 log = logging.getLogger(__name__)
 
-#: What each role is asked before the worker takes jobs.
+#: The prompt that each role generates from before the worker is ready.
 WARM_UP_PROMPT = "Hello"
 
 
-def make(
+def make_engine(
     settings: Settings, digests: Digests, register: Callable[[Runtime], None]
 ) -> tuple[Engine, Runtime]:
-    """Load base and adapters into an engine that is warm and proved; the caller closes it.
+    """Create an engine, verified and warmed up. The caller closes it.
 
     Args:
-        settings: the worker's.
-        digests: what is being hashed already.
-        register: makes known what the worker will serve, as soon as that is known.
+        settings: of the worker.
+        digests: of the checkpoints' files, which are being computed.
+        register: registers the worker; called as soon as the engine's runtime is known.
 
     Raises:
         CheckpointError: the model or an adapter cannot be used.
     """
-    _quieten()
-    found = find_checkpoints(settings, digests)
-    reasons = loading.unbatchable(found)
+    _silence_libraries()
+    checkpoints = find_checkpoints(settings, digests)
+    reasons = loading.unbatchable(checkpoints)
     slots = None if settings.slots == "auto" else settings.slots
     with phase("hashing and loading"):
-        engine, runtime = load(found, digests, slots, reasons, register)
+        engine, runtime = load_and_register(checkpoints, digests, slots, reasons, register)
     with phase("warming up"):
         _warm_up(engine)
     return engine, runtime
 
 
-def load(
-    found: Checkpoints,
+def load_and_register(
+    checkpoints: Checkpoints,
     digests: Digests,
     slots: int | None,
     reasons: list[str],
     register: Callable[[Runtime], None],
 ) -> tuple[Engine, Runtime]:
-    """Load the model while it is still being hashed; register the worker as soon as that is done.
+    """Load the engine while the files are hashed; register the worker once they are.
 
-    What goes wrong in loading is said first, and at once.
+    An error of loading ends hashing, and is raised at once.
 
     Args:
-        found: the base and its adapters.
-        digests: what hashes them.
-        slots: requests to decode together; as many as suit the device if None.
-        reasons: why model and adapters cannot be batched.
-        register: makes known what the worker will serve.
+        checkpoints: the base and its adapters.
+        digests: of their files.
+        slots: the maximum number of sequences in a batch; None for as many as suit the device.
+        reasons: why the batching engine cannot serve them; empty if it can.
+        register: registers the worker.
 
     Raises:
-        CheckpointError: the model cannot be used, or changed meanwhile.
+        CheckpointError: the model cannot be used, or its files changed while they were loaded.
     """
 
-    def hurry(loading: Future[Engine]) -> None:
+    def stop_hashing_on_error(loading: Future[Engine]) -> None:
         if loading.exception() is not None:
             digests.stop()
 
-    with in_fresh_thread(partial(start_engine, found, slots, reasons)) as loading:
-        loading.add_done_callback(hurry)
+    with in_fresh_thread(partial(load_engine, checkpoints, slots, reasons)) as loading:
+        loading.add_done_callback(stop_hashing_on_error)
         try:
             runtime = Runtime(
-                description=found.describe(
+                description=checkpoints.describe(
                     ReferenceEngine.name if reasons else BatchingEngine.name
                 ),
-                context=found.context,
-                tokenizer=found.tokenizer.backend_tokenizer.to_str(),
+                context=checkpoints.context,
+                tokenizer=checkpoints.tokenizer.backend_tokenizer.to_str(),
             )
             register(runtime)
             loading.result()
-            found.check_unchanged()
+            checkpoints.check_unchanged()
         except Exception:
             loading.result().close()
             raise
         return loading.result(), runtime
 
 
-def start_engine(found: Checkpoints, slots: int | None, reasons: list[str]) -> Engine:
-    """Load the model into the engine that batches, or where that cannot be, into the reference.
+def load_engine(checkpoints: Checkpoints, slots: int | None, reasons: list[str]) -> Engine:
+    """Load the model into the batching engine, or into the reference engine if there are reasons to.
 
     Args:
-        found: the base and its adapters.
-        slots: requests to decode together; as many as suit the device if None.
-        reasons: why model and adapters cannot be batched.
+        checkpoints: the base and its adapters.
+        slots: the maximum number of sequences in a batch; None for as many as suit the device.
+        reasons: why the batching engine cannot serve them; empty if it can.
 
     Raises:
         CheckpointError: the weights cannot be used, or leave no memory for the context.
     """
-    loaded = loading.load(found)
+    loaded = loading.load(checkpoints)
     if reasons:
         log.warning(
-            "the reference engine serves one request at a time, because of %s", "; ".join(reasons)
+            "the reference engine runs one request at a time, because of %s", "; ".join(reasons)
         )
-        reference = ReferenceEngine(loaded.models, found.tokenizer, max_model_len=found.context)
-        return _proved(reference, found, loaded.scores, probe.REFERENCE_TOLERANCE)
+        reference = ReferenceEngine(
+            loaded.models, checkpoints.tokenizer, max_model_len=checkpoints.context
+        )
+        return _verified(reference, checkpoints, loaded.scores, probe.REFERENCE_TOLERANCE)
     for role, changed in loaded.changed.items():
         if changed:
             raise CheckpointError(
-                f"The {role} adapter {found.adapters[Role(role)].name} cannot be served: it changes "
-                f"{changed[0]} of the base as it loads, which nothing in its config tells; give "
-                "a plain LoRA in HELIXQ_ADAPTERS"
+                f"The {role} adapter {checkpoints.adapters[Role(role)].name} cannot be served: loading it "
+                f"changes {changed[0]} of the base, which its config does not mention; set "
+                "HELIXQ_ADAPTERS to a plain LoRA"
             )
     try:
         engine = BatchingEngine(
             loaded.models,
-            found.tokenizer,
-            max_model_len=found.context,
+            checkpoints.tokenizer,
+            max_model_len=checkpoints.context,
             max_num_seqs=slots,
-            # Not the digests: they may still be being made.
-            adapter_keys=[str(found.adapters[Role(name)].path.resolve()) for name in loaded.models],
-            on_device_lost=_die,
+            # Not the digests, which may not be computed yet.
+            adapter_keys=[
+                str(checkpoints.adapters[Role(name)].path.resolve()) for name in loaded.models
+            ],
+            on_device_lost=_exit,
         )
     except DeviceError as error:
-        raise CheckpointError(f"HELIXQ_DEVICE={found.device} cannot be used: {error}") from error
+        raise CheckpointError(
+            f"HELIXQ_DEVICE={checkpoints.device} cannot be used: {error}"
+        ) from error
     except EngineError as error:
         raise CheckpointError(
-            f"The adapters cannot be served by the batching engine: {error}, which nothing in its config "
-            "tells; give plain LoRAs in HELIXQ_ADAPTERS"
+            f"The adapters cannot be served by the batching engine: {error}, which its config "
+            "does not mention; set HELIXQ_ADAPTERS to plain LoRAs"
         ) from error
     log.info(
-        "up to %d stages at a time; keys and values have room for %d tokens, of %d at most each",
+        "up to %d sequences at once; the KV cache has room for %d tokens; a sequence has up to %d",
         engine.max_num_seqs,
         engine.kv_cache_tokens,
-        found.context,
+        checkpoints.context,
     )
-    return _proved(engine, found, loaded.scores, probe.TOLERANCE[found.dtype])
+    return _verified(engine, checkpoints, loaded.scores, probe.TOLERANCE[checkpoints.dtype])
 
 
-def _proved(
+def _verified(
     engine: BatchingEngine | ReferenceEngine,
-    found: Checkpoints,
+    checkpoints: Checkpoints,
     scores: dict[str, Tensor],
     tolerance: float,
 ) -> Engine:
-    """Make sure that an engine computes each role as PEFT did when its adapter alone was there."""
+    """Return the engine if its logits for each role are those of PEFT with that role's adapter alone.
+
+    Args:
+        engine: to verify. It is closed if it fails.
+        checkpoints: from which it was loaded.
+        scores: PEFT's logits for the probe, by role.
+        tolerance: the maximum relative difference.
+
+    Raises:
+        CheckpointError: the logits of a role differ.
+    """
     try:
-        mine = engine.compute_logits(probe.probe_token_ids(found.config))
-        probe.check(mine, scores, found.dtype, tolerance)
+        logits = engine.compute_logits(probe.probe_token_ids(checkpoints.config))
+        probe.check(logits, scores, checkpoints.dtype, tolerance)
     except probe.ProbeError as error:
         engine.close()
-        adapter = found.adapters[Role(error.adapter_name)].name
+        adapter = checkpoints.adapters[Role(error.adapter_name)].name
         raise CheckpointError(
             f"The {error.adapter_name} adapter {adapter} cannot be served by the {engine.name} engine: {error}"
         ) from error
     return engine
 
 
-def _die() -> NoReturn:
-    """End at once, as if killed: the leases run out, and another worker's sweep takes the stages.
+def _exit() -> NoReturn:
+    """Exit at once, as if killed: the leases expire, and another worker's sweep takes the stages back.
 
-    To give them back would not count them as attempts, and a stage whose fault it is would bring down
-    one worker after the other for ever.
+    Releasing them instead would not count as lost attempts, and a stage that breaks the device would end
+    one worker after another for ever.
     """
-    log.critical("the worker ends, since its device does; its stages will run again")
+    log.critical("exiting: the device cannot be used any more; the stages will run again")
     logging.shutdown()
     os._exit(os.EX_SOFTWARE)
 
 
 def _warm_up(engine: Engine) -> None:
-    """Generate with each role, prompt and decoding, so that the first question does not wait for it."""
+    """Generate with each role, so that the first job does not wait for one-time initialization."""
     for role in Role:
         request = Request(role, WARM_UP_PROMPT, Sampling(temperature=0, max_output_tokens=2))
         engine.submit(request).result()
 
 
-def _quieten() -> None:
-    """Leave out of the log what its reader can do nothing about."""
-    # transformers warns that peft uses a name it will drop.
+def _silence_libraries() -> None:
+    """Suppress the libraries' warnings and progress bars that do not help an operator."""
+    # transformers warns that PEFT uses a deprecated name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there

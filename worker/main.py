@@ -1,6 +1,6 @@
-"""One worker process: waits for its servers, makes the engine, takes stages from the queue.
+"""One worker process: waits for its servers, creates the engine, and consumes stages from the queue.
 
-Nothing here imports torch: an engine elsewhere needs none.
+Nothing here imports torch, so a worker whose engine runs elsewhere does not need it.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ from worker import tasks
 from worker.consumer import consume
 from worker.engine.interface import Engine
 from worker.heartbeat import Heartbeat
-from worker.reporter import Reporter
+from worker.progress_publisher import ProgressPublisher
 from worker.tasks import StageRunner
 
 log = logging.getLogger(__name__)
 
-#: Makes an engine. It calls its argument as soon as it knows what the engine will serve.
-Factory = Callable[[Callable[[Runtime], None]], tuple[Engine, Runtime]]
-#: Seconds between two tries to reach a server, and between two log lines about it.
+#: Creates an engine. It calls its argument as soon as the engine's runtime is known.
+EngineFactory = Callable[[Callable[[Runtime], None]], tuple[Engine, Runtime]]
+#: Seconds between two attempts to reach a server, and between two warnings about it.
 RETRY_DELAY, LOG_INTERVAL = 1.0, 10.0
 
 
-def run(settings: Settings, make_engine: Factory, started: float) -> int:
-    """Run a worker until it is told to stop; return the exit status.
+def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
+    """Run a worker until a signal stops it; return the exit status.
 
     Args:
-        settings: the worker's.
-        make_engine: makes what generates; what it raises ends the worker.
-        started: when the process did, on `time.monotonic`'s clock.
+        settings: of the worker.
+        make_engine: creates the engine; its errors are raised.
+        start: when the process started, on the clock of `time.monotonic`.
 
     Raises:
-        migrations.SchemaError: the database was not migrated.
+        migrations.SchemaError: the schema is not at the latest revision.
     """
     database = Database(settings.database)
     progress = Progress(settings.redis)
     _wait_for("the database", lambda: migrations.check(database.engine), transient.is_transient)
     _wait_for("the database", database.check_writable, transient.is_transient)
     _wait_for("Redis", progress.ping, lambda error: isinstance(error, redis.RedisError))
-    # This process, and a web.
-    for sentence in [*advice.about_database(database, processes=2), *progress.advice()]:
-        log.warning("%s", sentence)
+    # Two processes: a worker and a web.
+    for warning in [*advice.about_database(database, processes=2), *progress.advice()]:
+        log.warning("%s", warning)
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         engine, runtime = make_engine(partial(_register, database, worker_id))
-        gc.freeze()  # what is there by now stays: no collection needs to look at it again
-        reporter = Reporter(progress)
+        gc.freeze()  # All objects so far live on: later collections skip them.
+        publisher = ProgressPublisher(progress)
         runner = StageRunner(
-            database, engine, reporter, worker_id, job_timeout=settings.job_timeout
+            database, engine, publisher, worker_id, job_timeout=settings.job_timeout
         )
         app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)
@@ -82,47 +82,47 @@ def run(settings: Settings, make_engine: Factory, started: float) -> int:
             retention_days=settings.retention_days,
         )
 
-        def ready() -> None:
-            # Celery swallows what its signals' handlers raise.
+        def on_ready() -> None:
+            # Celery ignores errors of its signals' handlers, so transient ones must be retried here.
             runner.with_retries(lambda: workers.set_state(database, worker_id, WorkerState.READY))
             log.info(
-                "ready: %d at a time, %d tokens of context, %.1f s after the start",
+                "ready: up to %d sequences at once, context of %d tokens, started in %.1f s",
                 engine.max_num_seqs,
                 engine.max_model_len,
-                time.monotonic() - started,
+                time.monotonic() - start,
             )
 
         heartbeat.start()
         maintenance.start()
         try:
             return consume(
-                app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, ready=ready
+                app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, on_ready=on_ready
             )
         finally:
             maintenance.stop()
             heartbeat.stop()
             engine.close()
-            reporter.stop()
+            publisher.stop()
     finally:
-        _say_stopped(database, worker_id)
+        _set_stopped(database, worker_id)
         progress.close()
         database.close()
 
 
 def _register(database: Database, worker_id: str, runtime: Runtime) -> None:
     log.info("the model is %s", runtime.model)
-    registering = partial(
+    register = partial(
         workers.register, database, worker_id, socket.gethostname(), os.getpid(), runtime
     )
-    _wait_for("the database", registering, transient.is_transient)
+    _wait_for("the database", register, transient.is_transient)
 
 
-def _say_stopped(database: Database, worker_id: str) -> None:
+def _set_stopped(database: Database, worker_id: str) -> None:
     try:
         workers.set_state(database, worker_id, WorkerState.STOPPED)
     except SQLAlchemyError as error:
-        # It counts as gone when it has not been seen for a while.
-        log.warning("the database does not answer: %s", transient.reason(error))
+        # Without heartbeats, it counts as lost after a while.
+        log.warning("the database does not respond: %s", transient.reason(error))
 
 
 def _wait_for(

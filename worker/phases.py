@@ -1,4 +1,4 @@
-"""Says in the log what a start is doing, and how long that took."""
+"""Logs the phases of a worker's start, and how long they took."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
-#: Seconds from which on it is said how long a phase took.
-WORTH_SAYING = 1.0
+#: The duration of a phase is logged from this many seconds on.
+MIN_LOGGED_DURATION = 1.0
 
 
 @contextmanager
-def phase(what: str) -> Iterator[None]:
-    """Log the beginning of a part of a start, and the seconds that it took if they were many."""
-    log.info("%s", what)
-    began = time.monotonic()
+def phase(name: str) -> Iterator[None]:
+    """Log the beginning of a phase, and its duration if that was long."""
+    log.info("%s", name)
+    start = time.monotonic()
     yield
-    took = time.monotonic() - began
-    if took >= WORTH_SAYING:
-        log.info("%s took %.1f s", what, took)
+    duration = time.monotonic() - start
+    if duration >= MIN_LOGGED_DURATION:
+        log.info("%s took %.1f s", name, duration)

@@ -1,4 +1,4 @@
-"""actor, critic, regenerator: claim → generate → record."""
+"""The Celery tasks of actor, critic and regenerator: claim a stage, generate, record its text."""
 
 from __future__ import annotations
 
@@ -30,59 +30,62 @@ from worker.engine.interface import (
     Generation,
     Request,
 )
-from worker.reporter import Reporter
+from worker.progress_publisher import ProgressPublisher
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two tries while the database does not respond.
+#: Seconds between two attempts while the database does not respond.
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.1, 5.0
 
 T = TypeVar("T")
 
 
 class StageRunner:
-    """Runs stages for the tasks, and knows which are running."""
+    """Runs stages for the tasks, and keeps track of those that are running. Thread-safe."""
 
     def __init__(
         self,
         database: Database,
         engine: Engine,
-        reporter: Reporter,
+        publisher: ProgressPublisher,
         worker_id: str,
         *,
         job_timeout: float,
     ) -> None:
         self._database = database
         self._engine = engine
-        self._reporter = reporter
+        self._publisher = publisher
         self._worker_id = worker_id
         self._job_timeout = job_timeout
+        #: Generations by job id and lease token; None before the engine has the request.
         self._running: dict[tuple[str, int], Generation | None] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        #: Held to write by a stage that must run alone, and to read by all others.
-        self._alone = ReaderWriterLock()
+        #: A stage that must run exclusively holds it to write, all others to read.
+        self._exclusive = ReaderWriterLock()
 
     def run(self, job_id: str, stage_index: int) -> None:
-        """Run one stage, if it is there to be run; return when its output is kept.
+        """Claim and run one stage; return once its output is recorded.
 
         Raises:
-            Ignore: the chain ends here: there was nothing to claim, or the job ended.
+            Ignore: ends the chain: the stage cannot be claimed, or the next one must not follow.
         """
-        with self._alone.read_lock():
+        with self._exclusive.read_lock():
             if (claim := self._claim(job_id, stage_index)) is not None:
                 self._run_claimed(claim)
                 return
         if self.with_retries(
             lambda: stages.needs_exclusive_worker(self._database, job_id, stage_index)
         ):
-            with self._alone.write_lock():
+            with self._exclusive.write_lock():
                 if (claim := self._claim(job_id, stage_index, exclusive=True)) is not None:
-                    log.warning("%s: stage %d lost its workers; it runs alone", job_id, stage_index)
+                    log.warning(
+                        "%s: stage %d lost its workers; it runs exclusively", job_id, stage_index
+                    )
                     self._run_claimed(claim)
                     return
-        log.debug("%s: nothing to do for stage %d", job_id, stage_index)
-        raise Ignore("nothing to claim")
+        log.debug("%s: stage %d cannot be claimed", job_id, stage_index)
+        raise Ignore("the stage cannot be claimed")
 
     def _claim(self, job_id: str, stage_index: int, *, exclusive: bool = False) -> Claim | None:
         if self._stopping.is_set():
@@ -105,62 +108,61 @@ class StageRunner:
         with self._lock:
             self._running[key] = None
         try:
-            going_on = self._run(claim)
+            recorded = self._generate_and_record(claim)
         except Exception as error:
-            # Whatever it is, the stage must not stay in progress with nobody at it.
+            # Whatever it is, the stage must not stay in progress while nothing runs it.
             log.exception("%s: a stage failed", job_id)
-            going_on = self._failed(claim, "server_error", f"{type(error).__name__}: {error}")
+            recorded = self._fail(claim, "server_error", f"{type(error).__name__}: {error}")
         finally:
             with self._lock:
                 del self._running[key]
-            self._reporter.changed(job_id)
-        if not going_on:
+            self._publisher.publish_change(job_id)
+        if not recorded:
             raise Ignore("the chain ends here")
 
-    def _run(self, claim: Claim) -> bool:
-        """Generate and record; True if the next stage may follow."""
-        started = time.monotonic()
+    def _generate_and_record(self, claim: Claim) -> bool:
+        """Return whether the text was recorded, so that the next stage follows."""
+        start = time.monotonic()
         log.info("%s: %s starts", claim.job_id, claim.stage.role)
-        self._reporter.changed(claim.job_id)
+        self._publisher.publish_change(claim.job_id)
         try:
             generation = self._engine.submit(
                 Request(
                     role=claim.stage.role,
                     prompt=claim.prompt,
                     sampling=claim.sampling,
-                    deadline=started + claim.seconds_left,
+                    deadline=start + claim.seconds_left,
                     priority=claim.stage.index,
                 )
             )
         except ContextExceededError as error:
-            return self._failed(claim, "context_length_exceeded", str(error))
-        self._may_be_stopped(claim, generation)
-        self._reporter.follow(claim.job_id, claim.attempt_id, generation)
+            return self._fail(claim, "context_length_exceeded", str(error))
+        self._set_generation(claim, generation)
+        self._publisher.publish_text(claim.job_id, claim.attempt_id, generation)
         try:
             completion = generation.result()
         except EngineError as error:
-            message = f"the {claim.stage.role} could not be run: {error}"
-            return self._failed(claim, "server_error", message, _broken_off(claim, generation))
-        return self._keep(claim, completion, _output(completion, started))
+            message = f"the {claim.stage.role} failed: {error}"
+            return self._fail(claim, "server_error", message, _partial_output(claim, generation))
+        return self._record(claim, completion, _output(completion, start))
 
-    def _keep(self, claim: Claim, completion: Completion, output: Output) -> bool:
+    def _record(self, claim: Claim, completion: Completion, output: Output) -> bool:
+        """Store the output of a generation; return whether it is the stage's text."""
         if completion.finish_reason is FinishReason.CANCELLED:
             if self._stopping.is_set() and self.with_retries(
                 lambda: stages.release(self._database, claim, "the worker shut down")
             ):
-                log.info("%s: %s goes back to the queue", claim.job_id, claim.stage.role)
+                log.info("%s: %s returns to the queue", claim.job_id, claim.stage.role)
             else:
                 self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
             return False
         if completion.finish_reason is FinishReason.DEADLINE:
-            return self._failed(claim, "deadline_exceeded", DEADLINE_EXCEEDED, output)
+            return self._fail(claim, "deadline_exceeded", DEADLINE_EXCEEDED, output)
         if not self.with_retries(lambda: stages.record(self._database, claim, output)):
-            # Cancelled in the last moment, or this worker was taken for dead.
+            # The job was cancelled meanwhile, or this worker was considered lost.
             self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
-            log.info(
-                "%s: %s finished for nothing: its lease is gone", claim.job_id, claim.stage.role
-            )
+            log.info("%s: %s finished, but its lease was lost", claim.job_id, claim.stage.role)
             return False
         log.info(
             "%s: %s finished: %d tokens, %s",
@@ -171,15 +173,16 @@ class StageRunner:
         )
         return True
 
-    def _failed(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
+    def _fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
         if self.with_retries(lambda: stages.fail(self._database, claim, code, message, output)):
             log.warning("%s: failed: %s", claim.job_id, message)
         else:
             self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
-            log.info("%s: failed for nothing, its lease is gone: %s", claim.job_id, message)
+            log.info("%s: failed after its lease was lost: %s", claim.job_id, message)
         return False
 
-    def _may_be_stopped(self, claim: Claim, generation: Generation) -> None:
+    def _set_generation(self, claim: Claim, generation: Generation) -> None:
+        """Make a generation known to `cancel_lost` and `stop`."""
         with self._lock:
             self._running[claim.job_id, claim.lease_token] = generation
         if self._stopping.is_set():
@@ -187,18 +190,18 @@ class StageRunner:
 
     @property
     def running(self) -> list[tuple[str, int]]:
-        """The (job id, lease token) pairs of the stages that threads are busy with."""
+        """The (job id, lease token) pairs of the running stages."""
         with self._lock:
             return list(self._running)
 
     def publish_later(self, job_id: str, stage_index: int, error: Exception) -> None:
-        """Leave a stage, for which Redis took no message, to the next sweep."""
+        """Mark a stage whose message Redis refused as unpublished: the next sweep publishes it."""
         reason = transient.reason(error)
         log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
         self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
 
     def cancel_lost(self) -> None:
-        """Stop the generations whose jobs were cancelled or taken away."""
+        """Cancel the generations whose leases are lost: the job was cancelled or taken back by a sweep."""
         with self._lock:
             running = dict(self._running)
         if not running:
@@ -209,7 +212,7 @@ class StageRunner:
                 generation.cancel()
 
     def stop(self) -> None:
-        """Stop all generations and give their stages back; none starts any more."""
+        """Cancel all generations and release their stages. No other stage is claimed."""
         self._stopping.set()
         with self._lock:
             for generation in self._running.values():
@@ -217,20 +220,24 @@ class StageRunner:
                     generation.cancel()
 
     def with_retries(self, call: Callable[[], T]) -> T:
-        """Call the database until it responds: a finished text must not be lost."""
+        """Call the database until it responds, so that no finished text is lost; return the result.
+
+        Raises:
+            Exception: an error that is not transient, or any error once the runner is stopping.
+        """
         return retry(
             call,
             is_transient=transient.is_transient,
             log=log,
-            message="the database does not answer, trying again",
+            message="the database does not respond, trying again",
             min_delay=MIN_RETRY_DELAY,
             max_delay=MAX_RETRY_DELAY,
             stopping=self._stopping,
         )
 
 
-def _broken_off(claim: Claim, generation: Generation) -> Output:
-    """What is known of a generation that raised an error: the text handed on before."""
+def _partial_output(claim: Claim, generation: Generation) -> Output:
+    """Return the output of a generation that raised an error: the text before it."""
     deltas = generation.deltas_from(0)
     return Output(
         text="".join(deltas),
@@ -243,7 +250,7 @@ def _broken_off(claim: Claim, generation: Generation) -> Output:
     )
 
 
-def _output(completion: Completion, started: float) -> Output:
+def _output(completion: Completion, start: float) -> Output:
     first = completion.first_token_at
     return Output(
         text=completion.text,
@@ -252,26 +259,26 @@ def _output(completion: Completion, started: float) -> Output:
         output_tokens=completion.output_tokens,
         finish_reason=completion.finish_reason.value,
         max_output_tokens=completion.max_output_tokens,
-        first_token_after=None if first is None else first - started,
+        first_token_after=None if first is None else first - start,
     )
 
 
 def register(app: Celery, runner: StageRunner) -> None:
-    """Give the app its three tasks."""
+    """Register the tasks of the three roles with a Celery app."""
 
     def run(job_id: str, stage_index: int) -> None:
         runner.run(job_id, stage_index)
 
     class Stage(Task):  # type: ignore[type-arg]  # generic for type checkers alone
-        """A stage's task, which knows what to do with a next one that Redis refuses."""
+        """A stage's task. If Redis refuses the next stage's message, the sweep publishes it later."""
 
         def apply_async(self, *arguments: Any, **options: Any) -> Any:
             try:
-                # Celery would try three times, and then count this stage as failed.
+                # Celery would retry three times, and then fail this stage's task.
                 return super().apply_async(*arguments, **{**options, "retry": False})
             except (OperationalError, RedisError) as error:
                 if not options.get("retry", True):
-                    raise  # a sweep asks for it, which does the rest itself
+                    raise  # Called by a sweep, which handles the error itself.
                 job_id, stage_index = arguments[0]
                 runner.publish_later(job_id, stage_index, error)
 

@@ -87,9 +87,9 @@ def test_a_host_that_the_network_swallows_is_replaced(service: Service, both: li
         service.wait_for_text(job_id)
         alpha.unplug()
         workers.append(start(service, beta))
-        workers[1].wait_for(f"{job_id}: its worker stopped answering")
+        workers[1].wait_for(f"{job_id}: its worker stopped responding")
         workers[1].wait_for(f"{job_id}: actor starts")
-        workers[0].wait_for("the database does not answer")
+        workers[0].wait_for("the database does not respond")
         alpha.plug()
         workers[0].wait_for(f"{job_id}: actor stopped")
         with service.http() as http:

@@ -41,8 +41,8 @@ def test_duties_without_a_worker(database: Database, environ: dict[str, str]) ->
     claim(database, job)
     let_leases_run_out(database)
     maintain = helixq("maintain", environ=environ)
-    maintain.wait_for(f"{job.id}: its worker stopped answering")
-    maintain.wait_for("published 1 waiting jobs")
+    maintain.wait_for(f"{job.id}: its worker stopped responding")
+    maintain.wait_for("published 1 jobs from the outbox")
     stop(maintain)
     assert [
         attempt.status for attempt in queries.get_job(database, ANONYMOUS, job.id).attempts

@@ -109,7 +109,7 @@ def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> Non
         for pid, (_, most) in before.items():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
         refused(until(sqlite, 503))
-        sqlite.worker.wait_for("the database does not answer, trying again")
+        sqlite.worker.wait_for("the database does not respond, trying again")
         assert attempts(sqlite, job_id) == [(0, "running")], "what is stored can be read"
     finally:
         for pid, limit in before.items():
@@ -274,7 +274,7 @@ def test_a_read_only_database_takes_no_question_and_loses_no_text(
     sql(server, b"ALTER SYSTEM SET default_transaction_read_only = on", reload)
     try:
         refused(until(postgresql, 503))
-        postgresql.worker.wait_for("the database does not answer, trying again: cannot execute")
+        postgresql.worker.wait_for("the database does not respond, trying again: cannot execute")
     finally:
         writing = b"SET default_transaction_read_only = off"
         sql(server, writing, b"ALTER SYSTEM RESET default_transaction_read_only", reload)
@@ -319,7 +319,7 @@ def test_a_postgresql_that_is_killed_loses_no_job(
     os.kill(postmaster, signal.SIGKILL)
     try:
         refused(until(postgresql, 503))
-        postgresql.worker.wait_for(r"the database does not answer, trying again: (conn|term|serv)")
+        postgresql.worker.wait_for(r"the database does not respond, trying again: (conn|term|serv)")
     finally:
         _start(server, postmaster)
     accepted = until(postgresql, 202).json()["id"]
@@ -357,9 +357,9 @@ def test_a_worker_cut_off_is_replaced_and_can_record_nothing(postgresql: Service
         job_id = postgresql.submit("Go on", max_output_tokens=LONG)
         postgresql.wait_for_text(job_id)
         proxy.cut()
-        far.wait_for("the database does not answer")
+        far.wait_for("the database does not respond")
         postgresql.start_worker()
-        postgresql.worker.wait_for(f"{job_id}: its worker stopped answering")
+        postgresql.worker.wait_for(f"{job_id}: its worker stopped responding")
         postgresql.worker.wait_for(f"{job_id}: actor starts")
         proxy.mend()
         far.wait_for(f"{job_id}: actor stopped")

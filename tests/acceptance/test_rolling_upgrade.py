@@ -75,7 +75,7 @@ def test_each_job_is_of_one_model_and_starts_again_where_that_is_gone(service: S
         service.worker.wait_for("^dying$")
         before: Any = service.history(job_id)
         service.worker = servers.worker(upgraded)
-        service.worker.wait_for(f"{job_id}: its worker stopped answering")
+        service.worker.wait_for(f"{job_id}: its worker stopped responding")
         service.worker.wait_for(f"{job_id}: no worker with its model came back")
         assert service.wait(job_id)["status"] in ("completed", "incomplete")
         live = reader.result()

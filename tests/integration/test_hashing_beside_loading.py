@@ -45,7 +45,7 @@ def start(configured: Settings, hashing: Digests, registered: list[Runtime]) -> 
     """Start as a worker does."""
     found = find_checkpoints(configured, hashing)
     reasons = loading.unbatchable(found)
-    return local_engine.load(found, hashing, 2, reasons, registered.append)[0]
+    return local_engine.load_and_register(found, hashing, 2, reasons, registered.append)[0]
 
 
 def refusal(configured: Settings, hashing: Digests) -> str:
@@ -141,6 +141,6 @@ def test_a_worker_is_known_before_its_model_is_loaded(
 
     monkeypatch.setattr(loading, "load", once_known)
     found = find_checkpoints(configured, hashing)
-    engine, runtime = local_engine.load(found, hashing, 2, [], lambda _: known.set())
+    engine, runtime = local_engine.load_and_register(found, hashing, 2, [], lambda _: known.set())
     engine.close()
     assert set(runtime.description["adapters"]) == set(Role)

@@ -435,7 +435,7 @@ def test_a_kind_that_nobody_thought_of_is_refused(
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, KINDS[name], seed=7)
     with pytest.raises(CheckpointError, match=re.escape(says)):
-        local_engine.start_engine(find(folder), 2, [])
+        local_engine.load_engine(find(folder), 2, [])
 
 
 @pytest.mark.parametrize("form", [GroupedLoRALinear, MergedLoRALinear, StackedLoRALinear])
@@ -444,7 +444,7 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
 ) -> None:
     monkeypatch.setattr("worker.engine.batching.runner_setup.choose_lora_linear", lambda _: form)
     found = find(checkpoint)
-    local_engine.start_engine(found, 2, []).close()
+    local_engine.load_engine(found, 2, []).close()
     # A fake fault: in the layers, the regenerator's tokens count as the critic's.
     point = LoRAMapping.set
     monkeypatch.setattr(
@@ -453,7 +453,7 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
         lambda self, rows, device: point(self, [min(row, 1) for row in rows], device),
     )
     with pytest.raises(CheckpointError) as caught:
-        local_engine.start_engine(found, 2, [])
+        local_engine.load_engine(found, 2, [])
     sentence = str(caught.value)
     name = found.adapters[Role.REGENERATOR].name
     assert sentence.startswith(
@@ -467,7 +467,7 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
 ) -> None:
     monkeypatch.setattr(local_engine, "BatchingEngine", partial(BatchingEngine, paged=True))
     found = find(checkpoint)
-    local_engine.start_engine(found, 2, []).close()
+    local_engine.load_engine(found, 2, []).close()
 
     def mistaken(**fields: Any) -> PagedBatch:
         """A fake fault, as above."""
@@ -477,7 +477,7 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
     with pytest.raises(
         CheckpointError, match=r"^The regenerator adapter .*differ from those of PEFT"
     ):
-        local_engine.start_engine(found, 2, [])
+        local_engine.load_engine(found, 2, [])
 
 
 def test_a_device_without_room_for_a_context_is_said_at_the_start(
@@ -489,7 +489,7 @@ def test_a_device_without_room_for_a_context_is_said_at_the_start(
 
     monkeypatch.setattr(local_engine, "BatchingEngine", full)
     with pytest.raises(CheckpointError, match=r"^HELIXQ_DEVICE=cpu cannot be used: a context"):
-        local_engine.start_engine(find(checkpoint), 2, [])
+        local_engine.load_engine(find(checkpoint), 2, [])
 
 
 def test_an_adapter_that_changes_anothers_scores_is_noticed(
@@ -511,7 +511,7 @@ def test_an_adapter_that_changes_anothers_scores_is_noticed(
     with pytest.raises(
         CheckpointError, match=r"The actor adapter .* by the reference engine: its logits"
     ):
-        local_engine.start_engine(find(checkpoint), 1, ["a test"])
+        local_engine.load_engine(find(checkpoint), 1, ["a test"])
 
 
 def test_scores_that_are_no_numbers_are_said_at_the_start(checkpoint: Path, tmp_path: Path) -> None:
@@ -520,4 +520,4 @@ def test_scores_that_are_no_numbers_are_said_at_the_start(checkpoint: Path, tmp_
     file = folder / Role.CRITIC / "adapter_model.safetensors"
     save_file({k: w * 1e30 for k, w in load_file(file).items()}, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"The critic adapter .* its logits are not finite"):
-        local_engine.start_engine(find(folder), 2, [])
+        local_engine.load_engine(find(folder), 2, [])

@@ -22,7 +22,7 @@ from jobs.use_cases.stages import Claim, Output
 from jobs.use_cases.submission import NewJob
 from tests.conftest import WORKER, start_engine
 from worker.engine.reference import ReferenceEngine
-from worker.reporter import Reporter
+from worker.progress_publisher import ProgressPublisher
 from worker.tasks import StageRunner
 
 
@@ -46,15 +46,17 @@ def engine(endless: Path) -> Iterator[ReferenceEngine]:
 
 
 @pytest.fixture
-def reporter(progress: Progress) -> Iterator[Reporter]:
-    reporter = Reporter(progress)
-    yield reporter
-    reporter.stop()
+def publisher(progress: Progress) -> Iterator[ProgressPublisher]:
+    publisher = ProgressPublisher(progress)
+    yield publisher
+    publisher.stop()
 
 
 @pytest.fixture
-def runner(database: Database, engine: ReferenceEngine, reporter: Reporter) -> StageRunner:
-    return StageRunner(database, engine, reporter, WORKER, job_timeout=60)
+def runner(
+    database: Database, engine: ReferenceEngine, publisher: ProgressPublisher
+) -> StageRunner:
+    return StageRunner(database, engine, publisher, WORKER, job_timeout=60)
 
 
 def submit(database: Database, limit: int, **changes: float) -> Job:
@@ -85,15 +87,15 @@ def told(progress: Progress, job: Job) -> list[str]:
 
 
 def test_generated_nul_characters_are_kept(
-    database: Database, progress: Progress, reporter: Reporter, nul_checkpoint: Path
+    database: Database, progress: Progress, publisher: ProgressPublisher, nul_checkpoint: Path
 ) -> None:
     engine = start_engine(nul_checkpoint)
-    runner = StageRunner(database, engine, reporter, WORKER, job_timeout=60)
+    runner = StageRunner(database, engine, publisher, WORKER, job_timeout=60)
     job = submit(database, 3, temperature=0)
     for stage_index in range(3):
         runner.run(job.id, stage_index)
     engine.close()
-    reporter.stop()
+    publisher.stop()
     kept = queries.get_job(database, ANONYMOUS, job.id)
     assert [a.output for a in kept.attempts] == ["\0\0\0"] * 3
     assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in kept.attempts[2].prompt
@@ -101,11 +103,11 @@ def test_generated_nul_characters_are_kept(
 
 
 def test_live_text_is_the_recorded_text(
-    database: Database, runner: StageRunner, reporter: Reporter, progress: Progress
+    database: Database, runner: StageRunner, publisher: ProgressPublisher, progress: Progress
 ) -> None:
     job = submit(database, 40)
     runner.run(job.id, 0)
-    reporter.stop()
+    publisher.stop()
     [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
     live = told(progress, job)
     assert "".join(live) == attempt.output
@@ -154,9 +156,9 @@ def test_stopping_gives_stages_back(
 
 
 def test_a_job_past_its_deadline_fails_with_what_it_has(
-    database: Database, engine: ReferenceEngine, reporter: Reporter
+    database: Database, engine: ReferenceEngine, publisher: ProgressPublisher
 ) -> None:
-    runner = StageRunner(database, engine, reporter, WORKER, job_timeout=0.5)
+    runner = StageRunner(database, engine, publisher, WORKER, job_timeout=0.5)
     job = submit(database, 4000)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
@@ -191,7 +193,7 @@ def test_an_error_of_the_engine_fails_the_job_with_the_reason(
         runner.run(job.id, 0)
     kept = queries.get_job(database, ANONYMOUS, job.id)
     assert kept.status is Status.FAILED
-    assert kept.error_message == "the actor could not be run: RuntimeError: no memory left"
+    assert kept.error_message == "the actor failed: RuntimeError: no memory left"
 
 
 def test_a_stage_that_fails_after_a_cancel_ends_its_attempt(
