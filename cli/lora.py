@@ -16,7 +16,7 @@ from cli.errors import ExpectedError
 if TYPE_CHECKING:
     import torch
 
-    from worker.lora.extract import Report
+    from worker.lora.extract import ExtractionReport
     from worker.lora.inspect import Description
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -29,12 +29,12 @@ def lora() -> None:
 
 def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
     """Parse a comma-separated subset of embeddings, head and norms."""
-    found = [part.strip() for part in value.split(",") if part.strip()]
-    if odd := set(found) - {"embeddings", "head", "norms"}:
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if unknown := set(parts) - {"embeddings", "head", "norms"}:
         raise click.BadParameter(
-            f"{sorted(odd)[0]!r} is not one of embeddings, head and norms", param=option
+            f"{sorted(unknown)[0]!r} is not one of embeddings, head and norms", param=option
         )
-    return found
+    return parts
 
 
 @lora.command()
@@ -88,7 +88,7 @@ def extract(
     that is kept, the error, and a lower bound for the error of any adapter of this rank.
     """
     from worker.lora.extract import DEFAULT_RANK
-    from worker.lora.extract import extract as run
+    from worker.lora.extract import extract as extract_adapter
     from worker.lora.lowrank import Target
 
     if rank is None and energy is None:
@@ -99,7 +99,7 @@ def extract(
             "the difference"
         )
     with _progress("extracting") as progress:
-        report = run(
+        report = extract_adapter(
             _resolve(base, "--base"),
             _resolve(tuned, "--tuned"),
             out,
@@ -135,10 +135,10 @@ def merge(
     """Merge an adapter into its base, as a full model."""
     from dataclasses import asdict
 
-    from worker.lora.merge import merge as run
+    from worker.lora.merge import merge as merge_adapter
 
     with _progress("merging") as progress:
-        merged = run(
+        report = merge_adapter(
             _resolve(base, "--base"),
             _resolve(adapter, "--adapter"),
             out,
@@ -147,14 +147,14 @@ def merge(
             force=force,
             progress=progress,
         )
-    for warning in merged.warnings:
+    for warning in report.warnings:
         _warn(warning)
     if as_json:
-        click.echo(json.dumps({"out": str(out), **asdict(merged)}, indent=2))
+        click.echo(json.dumps({"out": str(out), **asdict(report)}, indent=2))
         return
     click.echo(
-        f"{out}: {merged.tensors} tensors, {merged.bytes / 1e6:.1f} MB; {merged.layers} layers "
-        f"merged, {merged.replaced} tensors replaced, {merged.seconds:.1f} s."
+        f"{out}: {report.tensors} tensors, {report.bytes / 1e6:.1f} MB; {report.layers} layers "
+        f"merged, {report.replaced} tensors replaced, {report.seconds:.1f} s."
     )
 
 
@@ -165,41 +165,43 @@ def merge(
 def inspect(adapter: str, convert: bool, as_json: bool) -> None:
     """Show an adapter's rank, targets and norms, and whether it can be batched."""
     from worker.checkpoints import digests
-    from worker.lora import inspect as module
+    from worker.lora import inspect as inspection
 
     folder = _resolve(adapter, "ADAPTER")
     if convert:
-        click.echo(f"wrote {module.convert(folder)}", err=True)
-    found = module.inspect(folder)
+        click.echo(f"wrote {inspection.convert(folder)}", err=True)
+    description = inspection.inspect(folder)
     digest = f"sha256:{digests.digest(folder)}"
     if as_json:
-        click.echo(json.dumps({**found.to_json(), "digest": digest}, indent=2))
+        click.echo(json.dumps({**description.to_json(), "digest": digest}, indent=2))
         return
-    for line in _described(found, digest):
+    for line in _lines(description, digest):
         click.echo(line)
 
 
-def _described(found: Description, digest: str) -> Iterator[str]:
-    """Describe an adapter, line by line."""
+def _lines(description: Description, digest: str) -> Iterator[str]:
+    """Yield the lines that describe an adapter."""
 
-    def several(values: list[Any]) -> str:
+    def comma_separated(values: list[Any]) -> str:
         return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
-    yield f"base        {found.base or 'not named'}"
-    yield f"rank        {several(found.ranks)}"
-    yield f"alpha       {several(found.alphas)}"
-    yield f"scaling     {several(found.scalings)}"
-    yield f"targets     {several(found.targets)}"
-    if found.replaced:
-        yield f"replaces    {several(found.replaced)}"
-    yield f"parameters  {found.parameters:,}"
-    yield f"file        {found.file}, {found.bytes / 1e6:.2f} MB, {several(found.dtypes)}"
+    reasons = description.unsupported_reasons
+
+    yield f"base        {description.base or 'not named'}"
+    yield f"rank        {comma_separated(description.ranks)}"
+    yield f"alpha       {comma_separated(description.alphas)}"
+    yield f"scaling     {comma_separated(description.scalings)}"
+    yield f"targets     {comma_separated(description.targets)}"
+    if description.replaced:
+        yield f"replaces    {comma_separated(description.replaced)}"
+    yield f"parameters  {description.parameters:,}"
+    yield f"file        {description.file}, {description.bytes / 1e6:.2f} MB, {comma_separated(description.dtypes)}"
     yield f"digest      {digest}"
-    yield f"batching    {'no: ' + '; '.join(found.refusals) if found.refusals else 'yes'}"
+    yield f"batching    {'no: ' + '; '.join(reasons) if reasons else 'yes'}"
     yield ""
-    width = max((len(layer.name) for layer in found.layers), default=5)
+    width = max((len(layer.name) for layer in description.layers), default=5)
     yield f"{'layer':<{width}}  {'shape':>13}  {'rank':>4}  {'scaling':>7}  {'norm':>9}"
-    for layer in found.layers:
+    for layer in description.layers:
         shape = f"{layer.shape[0]} x {layer.shape[1]}"
         yield (
             f"{layer.name:<{width}}  {shape:>13}  {layer.rank:>4}  {layer.scaling:>7.4g}  "
@@ -207,7 +209,7 @@ def _described(found: Description, digest: str) -> Iterator[str]:
         )
 
 
-def _print(report: Report, out: Path) -> None:
+def _print(report: ExtractionReport, out: Path) -> None:
     """Print the table of an extraction."""
     names = [layer.name.removesuffix(".weight") for layer in report.layers]
     width = max(map(len, names))
@@ -226,18 +228,18 @@ def _print(report: Report, out: Path) -> None:
         f"{report.error:>8.3%}  {'':>8}  {report.seconds:>7.2f}"
     )
     for rest in report.rest:
-        fate = "kept" if rest.kept else "dropped"
+        outcome = "kept" if rest.kept else "dropped"
         if not rest.kept:
-            fate += {"biases": ": LoRA cannot hold biases", "other": ""}.get(
+            outcome += {"biases": ": LoRA cannot store biases", "other": ""}.get(
                 rest.kind, f" (--keep {rest.kind} stores them)"
             )
-        click.echo(f"{rest.kind}: {rest.tensors} differ by a norm of {rest.norm:.4g}: {fate}.")
+        click.echo(f"{rest.kind}: {rest.tensors} differ by a norm of {rest.norm:.4g}: {outcome}.")
     click.echo(f"{out}: {report.parameters:,} parameters, {report.bytes / 1e6:.1f} MB.")
 
 
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on standard error if that is a terminal."""
+    """Show a progress bar on standard error, if that is a terminal."""
     with click.progressbar(
         length=1, label=label, file=sys.stderr, hidden=not sys.stderr.isatty(), show_pos=True
     ) as bar:

@@ -50,7 +50,7 @@ def make_engine(
     """
     _silence_libraries()
     checkpoints = find_checkpoints(settings, digests)
-    reasons = loading.unbatchable(checkpoints)
+    reasons = loading.batching_unsupported_reasons(checkpoints)
     slots = None if settings.slots == "auto" else settings.slots
     with phase("hashing and loading"):
         engine, runtime = load_and_register(checkpoints, digests, slots, reasons, register)
@@ -123,8 +123,8 @@ def load_engine(checkpoints: Checkpoints, slots: int | None, reasons: list[str])
         reference = ReferenceEngine(
             loaded.models, checkpoints.tokenizer, max_model_len=checkpoints.context
         )
-        return _verified(reference, checkpoints, loaded.scores, probe.REFERENCE_TOLERANCE)
-    for role, changed in loaded.changed.items():
+        return _verified(reference, checkpoints, loaded.probe_logits, probe.REFERENCE_TOLERANCE)
+    for role, changed in loaded.changed_tensors.items():
         if changed:
             raise CheckpointError(
                 f"The {role} adapter {checkpoints.adapters[Role(role)].name} cannot be served: loading it "
@@ -158,7 +158,7 @@ def load_engine(checkpoints: Checkpoints, slots: int | None, reasons: list[str])
         engine.kv_cache_tokens,
         checkpoints.context,
     )
-    return _verified(engine, checkpoints, loaded.scores, probe.TOLERANCE[checkpoints.dtype])
+    return _verified(engine, checkpoints, loaded.probe_logits, probe.TOLERANCE[checkpoints.dtype])
 
 
 def _verified(

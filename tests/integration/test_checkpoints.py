@@ -18,7 +18,7 @@ from tests.random_weights import build
 from worker.checkpoints import discovery, loading
 from worker.checkpoints.discovery import find_checkpoints
 from worker.checkpoints.errors import CheckpointError
-from worker.lora.adapter import other_base
+from worker.lora.adapter import mismatched_base
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_an_adapter_that_names_another_base_is_served_with_a_warning(
 def test_another_base_or_revision_is_told_from_the_same(
     tmp_path: Path, said: dict[str, str], given: str, other: str | None
 ) -> None:
-    assert other_base(said, given, tmp_path) == other
+    assert mismatched_base(said, given, tmp_path) == other
 
 
 def test_an_option_that_this_peft_does_not_know_is_named_in_a_warning(
@@ -306,7 +306,7 @@ def configure(file: str = "config.json", **changes: object) -> Callable[[Path], 
             "has an adapter_config.json, so it is an adapter or has one beside the model",
         ),
         (drop_vocabulary, "has no vocabulary; fetch its tokenizer.json"),
-        (configure(vocab_size=900), "and config.json asks for (900, 64)"),
+        (configure(vocab_size=900), "and config.json requires (900, 64)"),
         (configure(num_attention_heads=0), "The base model"),
         (configure(vocab_size="768"), "Field 'vocab_size' expected int, got str"),
         (configure(max_position_embeddings=8), "has no room for a question"),
@@ -331,6 +331,6 @@ def test_a_base_that_cannot_be_used_is_one_sentence(
 def test_a_window_of_one_token_is_left_to_transformers(copy: Path) -> None:
     """It attends to more while it decodes than while it reads."""
     configure(sliding_window=1)(copy / "base")
-    reasons = loading.unbatchable(find_checkpoints(settings_for(copy)))
+    reasons = loading.batching_unsupported_reasons(find_checkpoints(settings_for(copy)))
     assert len(reasons) == 1
     assert "window of 1 token" in reasons[0]

@@ -44,7 +44,7 @@ def hashing(configured: Settings) -> Iterator[Digests]:
 def start(configured: Settings, hashing: Digests, registered: list[Runtime]) -> Engine:
     """Start as a worker does."""
     found = find_checkpoints(configured, hashing)
-    reasons = loading.unbatchable(found)
+    reasons = loading.batching_unsupported_reasons(found)
     return local_engine.load_and_register(found, hashing, 2, reasons, registered.append)[0]
 
 
@@ -102,7 +102,7 @@ def test_a_base_that_changes_while_it_is_loaded_is_not_served(
 ) -> None:
     whole = loading.load
 
-    def meanwhile(found: Checkpoints) -> loading.Loaded:
+    def meanwhile(found: Checkpoints) -> loading.LoadedModels:
         loaded = whole(found)
         weights = load_file(copy / "base" / "model.safetensors")
         weights["model.norm.weight"][0] += 1
@@ -135,7 +135,7 @@ def test_a_worker_is_known_before_its_model_is_loaded(
     known = threading.Event()
     whole = loading.load
 
-    def once_known(found: Checkpoints) -> loading.Loaded:
+    def once_known(found: Checkpoints) -> loading.LoadedModels:
         assert known.wait(30)
         return whole(found)
 

@@ -40,7 +40,7 @@ from worker.engine.lora.mapping import LoRAMapping
 from worker.engine.lora.merged_linear import MergedLoRALinear
 from worker.engine.lora.stacked_linear import StackedLoRALinear
 from worker.engine.reference import ReferenceEngine
-from worker.lora.adapter import SERVED
+from worker.lora.adapter import SUPPORTED_METHODS
 from worker.lora.extract import extract
 from worker.lora.lowrank import Target
 
@@ -244,7 +244,7 @@ def beside(plain: Path, folder: Path) -> Path:
 def served(folder: Path, tokenizer: Any, *, batched: bool) -> dict[Role, str]:
     """Return each role's text, and that of the actor after the others'."""
     found = find(folder)
-    assert bool(loading.unbatchable(found)) is not batched
+    assert bool(loading.batching_unsupported_reasons(found)) is not batched
     models = loading.load(found).models
     engine: Engine
     if batched:
@@ -339,12 +339,12 @@ def test_a_file_that_peft_would_fill_up_is_refused(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"rank_pattern": {"(": 4}}, "has '(' in rank_pattern, which is no regular expression"),
-        ({"alpha_pattern": {"*q": 4}}, "has '*q' in alpha_pattern, which is no regular"),
-        ({"target_modules": "(q"}, "has '(q' in target_modules, which is no regular"),
-        ({"rank_pattern": [1]}, "has rank_pattern=[1], which is no object"),
-        ({"alpha_pattern": None}, "has alpha_pattern=None, which is no object"),
-        ({"peft_type": ["LORA"]}, "has peft_type=['LORA'], which is no name of a method"),
+        ({"rank_pattern": {"(": 4}}, "has '(' in rank_pattern, which is not a regular expression"),
+        ({"alpha_pattern": {"*q": 4}}, "has '*q' in alpha_pattern, which is not a regular"),
+        ({"target_modules": "(q"}, "has '(q' in target_modules, which is not a regular"),
+        ({"rank_pattern": [1]}, "has rank_pattern=[1], which is not an object"),
+        ({"alpha_pattern": None}, "has alpha_pattern=None, which is not an object"),
+        ({"peft_type": ["LORA"]}, "has peft_type=['LORA'], which is not the name of a method"),
         ({"lora_alpha": float("nan")}, "has the lora_alpha nan for"),
         ({"r": "4"}, "has rank 4, but adapter_config.json says '4'"),
         ({"layers_pattern": ["("], "layers_to_transform": [0, 1]}, "missing ), unterminated"),
@@ -365,7 +365,7 @@ def test_a_config_with_an_impossible_value_is_one_sentence(
 
 
 def test_every_method_that_is_served_is_tried() -> None:
-    assert SERVED - KINDS.keys() == {"LORA"}
+    assert SUPPORTED_METHODS - KINDS.keys() == {"LORA"}
 
 
 @pytest.mark.parametrize(
@@ -394,9 +394,9 @@ def test_what_extract_keeps_is_served(
         ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
         ({"init_lora_weights": "corda"}, "(corda) changes the base by data"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "it repeats layers of the base"),
-        ({"peft_type": "PROMPT_TUNING"}, "virtual tokens would take room in the context"),
-        ({"peft_type": "XLORA"}, "it is of the type XLORA, and served are ADALORA, BOFT,"),
-        ({"peft_type": "OF_TOMORROW"}, "it is of the type OF_TOMORROW, and served are"),
+        ({"peft_type": "PROMPT_TUNING"}, "virtual tokens would use context"),
+        ({"peft_type": "XLORA"}, "it is of the type XLORA, and HelixQ serves ADALORA, BOFT,"),
+        ({"peft_type": "OF_TOMORROW"}, "it is of the type OF_TOMORROW, and HelixQ serves"),
     ],
 )
 def test_what_no_engine_serves_is_refused(
@@ -406,7 +406,7 @@ def test_what_no_engine_serves_is_refused(
     shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
     file = folder / Role.CRITIC / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    for refused in (loading.unbatchable, loading.load):
+    for refused in (loading.batching_unsupported_reasons, loading.load):
         with pytest.raises(CheckpointError) as caught:
             refused(find(folder))
         assert str(caught.value).startswith(

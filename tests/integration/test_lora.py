@@ -258,13 +258,13 @@ def widen(folder: Path) -> None:
         (lambda f: edit(f / "model.safetensors", shrink), f"{DOWN} has the shape 63 x 128, but 64"),
         (
             lambda f: edit(f / "model.safetensors", lambda w: w.pop(DOWN)),
-            f"has no tensor {DOWN}, which its config.json asks for",
+            f"has no tensor {DOWN}, which its config.json requires",
         ),
         (truncate, "model.safetensors cannot be read"),
-        (swap_tokens, "has another vocabulary than"),
-        (widen, "is no fine-tune of .*: hidden_size is 96 and not 64"),
+        (swap_tokens, "have different"),
+        (widen, "is not a fine-tune of .*: hidden_size is 96 and not 64"),
         (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json is no JSON"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: (f / "model.safetensors").unlink(), "there is no .*model.safetensors"),
     ],
 )
@@ -284,8 +284,8 @@ def test_models_that_do_not_go_together_leave_nothing(
     [
         (Target(rank=33), None, "the rank 33 is too large for .*_proj.weight, which is 32 x 64"),
         (Target(rank=0), None, "the rank 0 is below 1"),
-        (Target(energy=1.5), None, "--energy 1.5 is no share"),
-        (Target(energy=0.5), 8.0, "--alpha goes with one rank"),
+        (Target(energy=1.5), None, "--energy 1.5 is not a share"),
+        (Target(energy=0.5), 8.0, "--alpha needs the same rank"),
     ],
 )
 def test_targets_that_cannot_be_reached(
@@ -300,7 +300,10 @@ def test_an_output_that_is_there_is_spared(base: Path, tuned: Path, tmp_path: Pa
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    for force, says in ((False, "is there and not empty"), (True, "so --force spares it")):
+    for force, says in (
+        (False, "exists and is not empty"),
+        (True, "so --force does not replace it"),
+    ):
         with pytest.raises(LoraError, match=says):
             extract(base, tuned, out, target=Target(rank=1), force=force)
     with pytest.raises(LoraError, match="is an input"):
@@ -387,8 +390,8 @@ def test_extraction_undoes_a_merge(checkpoint: Path, base: Path, tmp_path: Path)
     [
         ({"use_dora": True}, "is incomplete: it has no .*lora_magnitude_vector"),
         ({"alora_invocation_tokens": [1]}, "it is an aLoRA"),
-        ({"peft_type": "LOHA"}, "it is no LoRA but of the type LOHA"),
-        ({"init_lora_weights": "pissa"}, "its initialisation .pissa. changes the base's weights"),
+        ({"peft_type": "LOHA"}, "it is not a LoRA but of the type LOHA"),
+        ({"init_lora_weights": "pissa"}, "its initialization .pissa. changes the base's weights"),
         ({"r": 8}, "has rank 4, but adapter_config.json says 8"),
     ],
 )
@@ -422,7 +425,7 @@ def test_an_adapter_is_described(checkpoint: Path) -> None:
     found = inspect(checkpoint / "critic")
     assert (found.ranks, found.alphas, found.scalings) == ([4], [8], [2])
     assert found.targets == sorted(LINEAR)
-    assert (len(found.layers), found.refusals, found.dtypes) == (14, [], ["F32"])
+    assert (len(found.layers), found.unsupported_reasons, found.dtypes) == (14, [], ["F32"])
     adapter = open_adapter(checkpoint / "critic")
     for layer in found.layers:
         b, a = adapter.get(layer.name)
@@ -445,7 +448,7 @@ def test_what_the_engine_refuses_is_said(
     adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))
     config = adapter / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
-    [said] = inspect(adapter).refusals
+    [said] = inspect(adapter).unsupported_reasons
     assert said.startswith(reason)
 
 
@@ -468,7 +471,7 @@ def test_a_pickle_is_converted_once_bit_for_bit(pickled: Path) -> None:
     assert all(torch.equal(one[n], two[n]) and one[n].dtype == two[n].dtype for n in one)
     assert inspect(pickled).dtypes == ["BF16"]
     assert set(peft.load_peft_weights(str(pickled), device="cpu")) == set(one)
-    with pytest.raises(LoraError, match="is there already"):
+    with pytest.raises(LoraError, match="already exists"):
         convert(pickled)
 
 
@@ -479,7 +482,7 @@ def test_a_pickle_with_code_does_not_run(pickled: Path, tmp_path: Path) -> None:
 
     torch.save({"x": Trap()}, pickled / "adapter_model.bin")
     for read in (inspect, convert):
-        with pytest.raises(LoraError, match="it is damaged, or holds more than tensors"):
+        with pytest.raises(LoraError, match="it is damaged, or contains more than tensors"):
             read(pickled)
     assert not (tmp_path / "sprung").exists()
     assert not (pickled / "adapter_model.safetensors").exists()
@@ -512,7 +515,7 @@ def test_the_commands_print_tables_and_json(base: Path, tuned: Path, tmp_path: P
 
     described = json.loads(run("inspect", out, "--json").stdout)
     assert described["digest"] == f"sha256:{digests.digest(out)}"
-    assert (described["scalings"], described["refusals"]) == ([1.0], [])
+    assert (described["scalings"], described["unsupported_reasons"]) == ([1.0], [])
     lines = run("inspect", out).output
     assert "scaling     1\n" in lines
     assert "batching    yes\n" in lines

@@ -208,7 +208,7 @@ def test_a_model_saved_without_its_head_is_a_fine_tune(base: Path, tmp_path: Pat
     tuned.model.save_pretrained(tmp_path / "bare")
     report = extract(base, tmp_path / "bare", tmp_path / "out", target=Target(rank=2))
     assert report.warnings == [
-        f"{tmp_path / 'bare'} was saved without its head, which is taken as unchanged"
+        f"{tmp_path / 'bare'} was saved without its head, which is assumed to be unchanged"
     ]
     close(logits(base, tmp_path / "out"), logits(tmp_path / "whole"))
     with pytest.raises(LoraError, match=r"saved without its head: there is no lm_head.weight"):
@@ -277,7 +277,7 @@ def test_what_configs_differ_in_is_said(base: Path, tmp_path: Path) -> None:
     configure(tmp_path / "tuned", attention_multiplier=2.0, attention_dropout=0.5, eos_token_id=3)
     report = extract(base, tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))
     assert report.warnings == [
-        f"attention_multiplier is 2.0 in {tmp_path / 'tuned'} and None in {base}, which no adapter mends"
+        f"attention_multiplier is 2.0 in {tmp_path / 'tuned'} and None in {base}, which an adapter cannot change"
     ]
 
 
@@ -288,5 +288,5 @@ def test_an_impossible_config_is_one_sentence(
     shutil.copytree(base, tmp_path / "tuned")
     for folder in (base, tmp_path / "tuned"):
         configure(folder, **changes)
-    with pytest.raises(LoraError, match=r"config.json (describes no|is no config that)"):
+    with pytest.raises(LoraError, match=r"config.json (does not describe|is not a config that)"):
         extract(base, tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))

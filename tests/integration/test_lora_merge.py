@@ -156,20 +156,23 @@ def poison(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda f: edit(f, dict.clear), "has no tensors in its adapter"),
+        (lambda f: edit(f, dict.clear), "has an adapter without tensors"),
         (
             lose_a_layer,
             r"is incomplete: it has no \S+layers.1.self_attn.q_proj.lora_A.weight \(and 1 more\)",
         ),
         (
             lambda f: configure(f, target_modules=["q_proj"]),
-            r"has \S+v_proj.lora_A.weight, which its adapter_config.json does not ask for",
+            r"has \S+v_proj.lora_A.weight, which its adapter_config.json does not include",
         ),
-        (lambda f: configure(f, target_modules=["query"]), "is for another base: PEFT cannot put"),
-        (lambda f: configure(f, init_lora_weights="olora"), "its initialisation .olora. changes"),
+        (
+            lambda f: configure(f, target_modules=["query"]),
+            "is for another base: PEFT cannot apply",
+        ),
+        (lambda f: configure(f, init_lora_weights="olora"), "its initialization .olora. changes"),
         (
             lambda f: configure(f, target_parameters=["q_proj.weight"]),
-            "it adapts parameters that are no linear layers",
+            "it adapts parameters that are not linear layers",
         ),
         (
             lambda f: configure(f, use_something_new=True),
@@ -177,14 +180,20 @@ def poison(folder: Path) -> None:
         ),
         (
             lambda f: configure(f, task_type="NONE"),
-            "is no config that PEFT takes .Invalid task type",
+            "is not a config that PEFT accepts .Invalid task type",
         ),
         (
             lambda f: configure(f, target_modules="(q"),
-            "has '.q' in target_modules, which is no reg",
+            "has '.q' in target_modules, which is not a reg",
         ),
-        (lambda f: configure(f, rank_pattern=[2]), r"has rank_pattern=\[2\], which is no object"),
-        (lambda f: configure(f, peft_type="LOHA"), r"cannot be merged: it is no LoRA but .* LOHA$"),
+        (
+            lambda f: configure(f, rank_pattern=[2]),
+            r"has rank_pattern=\[2\], which is not an object",
+        ),
+        (
+            lambda f: configure(f, peft_type="LOHA"),
+            r"cannot be merged: it is not a LoRA but .* LOHA$",
+        ),
         (poison, r"adapter_model.safetensors: \S+lora_B.weight has NaN or infinite values"),
     ],
 )
@@ -202,7 +211,7 @@ def test_an_adapter_that_is_not_what_its_config_says_is_not_merged(
 def test_an_adapter_without_tensors_is_not_described(bases: Path, tmp_path: Path) -> None:
     adapter = adapt(bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION)
     edit(adapter, dict.clear)
-    with pytest.raises(LoraError, match="has no tensors"):
+    with pytest.raises(LoraError, match="without tensors"):
         inspect(adapter)
 
 
@@ -243,4 +252,7 @@ def test_an_adapter_that_names_another_base_is_warned_about(bases: Path, tmp_pat
     options = ("--base", bases / "mistral", "--adapter", adapter, "--out", tmp_path / "merged")
     found = CliRunner().invoke(main, ["lora", "merge", *map(str, options)])
     assert found.exit_code == 0, found.output
-    assert "Warning: the adapter's config names the base somebody/Zephyr-7B" in found.stderr
+    assert (
+        f"Warning: the adapter's config names the base somebody/Zephyr-7B, and it was merged into {bases / 'mistral'}"
+        in found.stderr
+    )

@@ -147,7 +147,7 @@ def test_joined_layers_change_no_text(
     )
     assert not [r for r in caplog.records if "transformers" in r.getMessage()]
     scores = engine.compute_logits(probe.probe_token_ids(find(wide).config))
-    probe.check(scores, loaded.scores, torch.float32, 1e-5)
+    probe.check(scores, loaded.probe_logits, torch.float32, 1e-5)
     found = answers(engine, requests)
     assert tracer is None or tracer.replayed > len(requests)
     assert found == answers(ReferenceEngine(load(wide), tokenizer, max_model_len=CONTEXT), requests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.lora.files import finite
+from worker.lora.files import is_finite
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn]
 
@@ -14,9 +14,9 @@ FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.flo
 @pytest.mark.parametrize("place", [0, 5_000, 9_999])
 def test_a_nan_anywhere_is_seen(dtype: torch.dtype, place: int) -> None:
     values = torch.linspace(-3, 3, 10_000)
-    assert finite(values.to(dtype).view(100, 100))
+    assert is_finite(values.to(dtype).view(100, 100))
     values[place] = float("nan")
-    assert not finite(values.to(dtype).view(100, 100))
+    assert not is_finite(values.to(dtype).view(100, 100))
 
 
 @pytest.mark.parametrize("dtype", FLOATS[:4])
@@ -26,11 +26,11 @@ def test_an_infinity_is_seen_and_the_largest_number_is_none(
 ) -> None:
     """A sum of such numbers would be infinite."""
     values = torch.full((10_000,), torch.finfo(dtype).max, dtype=dtype)
-    assert finite(values)
-    assert finite(-values)
+    assert is_finite(values)
+    assert is_finite(-values)
     values[77] = value
-    assert not finite(values)
+    assert not is_finite(values)
 
 
 def test_a_tensor_without_values_has_none_that_is_wrong() -> None:
-    assert finite(torch.empty(0, 4))
+    assert is_finite(torch.empty(0, 4))

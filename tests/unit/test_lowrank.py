@@ -54,20 +54,22 @@ def test_exact_is_the_optimum(d: Tensor, rank: int) -> None:
     assert (found.b.shape, found.a.shape) == ((d.shape[0], rank), (rank, d.shape[1]))
     error, best = lowrank.error(d, found.b, found.a), tail(d, rank)
     assert error == pytest.approx(best, abs=SLACK * norm)
-    assert found.best == pytest.approx(best, abs=SLACK * norm)
+    assert found.min_error == pytest.approx(best, abs=SLACK * norm)
 
 
 @few
 @given(matrices, st.integers(1, 20), st.integers(0, 3))
 def test_the_bound_of_a_sketch_bounds(d: Tensor, rank: int, seed: int) -> None:
-    found = lowrank.randomised(d, Target(rank=rank), seed=seed)
+    found = lowrank.randomized(d, Target(rank=rank), seed=seed)
     best, norm = tail(d, rank), float(d.norm())
     if found is None:
         return
     error = lowrank.error(d, found.b, found.a)
     # The bound is the root of a difference of squares, whose rounding is float32's.
     rounding = 1e-5 * norm**2
-    assert found.best**2 <= best**2 + rounding, "no approximation is better, so no bound is above"
+    assert found.min_error**2 <= best**2 + rounding, (
+        "no approximation is better, so no bound is above"
+    )
     assert error >= best - SLACK * norm
     assert error <= best * (1 + lowrank.TOLERANCE) + 3e-3 * norm
 
@@ -79,7 +81,7 @@ def test_bounds_hold_after_every_block_and_tighten() -> None:
     bounds = []
     for _ in range(5):
         sketch.expand()
-        missed = sketch.missed(lambda _: True)
+        missed = sketch.max_missed(lambda _: True)
         assert missed is not None
         q = sketch._q
         outside = d.double() - q @ (q.T @ d.double())
@@ -87,8 +89,8 @@ def test_bounds_hold_after_every_block_and_tighten() -> None:
         for rank in (1, 5, 10, 20):
             truth = float(squares[:rank].sum())
             assert float(sketch.values[:rank].sum()) <= truth * (1 + SLACK)
-            assert sketch.most(rank, missed, float(squares.sum())) >= truth * (1 - SLACK)
-        bounds.append(sketch.most(10, missed, float(squares.sum())))
+            assert sketch.max_energy(rank, missed, float(squares.sum())) >= truth * (1 - SLACK)
+        bounds.append(sketch.max_energy(10, missed, float(squares.sum())))
     assert bounds == sorted(bounds, reverse=True)
     assert bounds[-1] == pytest.approx(float(squares[:10].sum()), rel=1e-2)
 
@@ -100,13 +102,13 @@ def test_sketches_suffice_for_spectra_that_decay(decay: float) -> None:
     assert not found.exact
     best = tail(d, 8)
     assert lowrank.error(d, found.b, found.a) <= best * (1 + lowrank.TOLERANCE)
-    assert found.best == pytest.approx(best, rel=3 * lowrank.TOLERANCE)
+    assert found.min_error == pytest.approx(best, rel=3 * lowrank.TOLERANCE)
 
 
 def test_what_cannot_be_shown_is_computed_exactly() -> None:
     """All singular values are equal: no subspace is better than another, and none converges."""
     d = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(3))).Q
-    assert lowrank.randomised(d, Target(energy=0.5)) is None
+    assert lowrank.randomized(d, Target(energy=0.5)) is None
     found = lowrank.approximate(d, Target(energy=0.5))
     assert found.exact
     assert found.rank in (150, 151)
@@ -119,7 +121,7 @@ def test_the_rank_for_a_share_is_the_smallest(d: Tensor, share: float) -> None:
     kept = squares.cumsum(0) / squares.sum()
     for found in (
         lowrank.exact(d, Target(energy=share)),
-        lowrank.randomised(d, Target(energy=share)),
+        lowrank.randomized(d, Target(energy=share)),
     ):
         if found is not None:
             assert kept[found.rank - 1] >= share - SLACK
@@ -149,7 +151,7 @@ def test_the_same_seed_gives_the_same_factors(shape: tuple[int, int]) -> None:
 def test_no_difference_is_zero_factors(target: Target) -> None:
     found = lowrank.approximate(torch.zeros(300, 400), target)
     assert not found.b.any()
-    assert (found.norm, found.best) == (0, 0)
+    assert (found.norm, found.min_error) == (0, 0)
     assert found.rank == (5 if target.rank else 1)
 
 

@@ -23,7 +23,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from worker.lora import LoraError
 from worker.lora.adapter import open_adapter
 from worker.lora.files import open_checkpoint
-from worker.lora.layout import layout
+from worker.lora.layout import read_layout
 
 #: Weights of the differences' directions fall like i**-DECAY, and there are so many.
 DECAY = 0.7
@@ -147,7 +147,7 @@ def _models(folder: Path, sizes: Sizes, seed: int) -> tuple[Path, Path]:
     )
     model: Any = MistralForCausalLM(config)
     model.to(dtype=torch.bfloat16).save_pretrained(folder / "base")
-    for name in layout(folder / "base").linear:
+    for name in read_layout(folder / "base").linear:
         weight = model.get_parameter(name)
         difference = _difference(weight.shape[0], weight.shape[1])
         weight.data = (weight.data.float() + difference).bfloat16()
@@ -179,7 +179,7 @@ def _timed(extractor: Extractor, command: list[str | Path]) -> tuple[float, int]
 def _errors(base: Path, tuned: Path, out: Path) -> Iterator[tuple[str, tuple[float, float]]]:
     """Give each layer's |D - scaling · B A| and |D|."""
     ours, theirs, adapter = open_checkpoint(base), open_checkpoint(tuned), open_adapter(out)
-    for name in layout(base).linear:
+    for name in read_layout(base).linear:
         d = theirs.get_finite(name) - ours.get_finite(name)
         norm = float(d.double().norm())
         if (pair := adapter.factors.get(name.removesuffix(".weight"))) is not None:

@@ -1,1 +1,1 @@
-"""Base and adapters as folders or on the hub: found, hashed and loaded."""
+"""Base and adapters as folders or on the hub: find, hash and load them."""

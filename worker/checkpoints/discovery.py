@@ -1,4 +1,4 @@
-"""Finds the base and its adapters, from folders or the hub."""
+"""Find the base and its adapters, in folders or on the hub."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from transformers import (
 from jobs.pipeline import Role
 from jobs.settings import Settings
 from worker.checkpoints.digests import Digest, Digests
-from worker.checkpoints.errors import CheckpointError, explained
+from worker.checkpoints.errors import CheckpointError, explain_errors
 from worker.checkpoints.hub import resolve
 from worker.engine import probe
 
 log = logging.getLogger(__name__)
 
-#: Settings whose values name dtypes, as torch knows them.
+#: PyTorch dtypes by their names in the settings.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -35,20 +35,20 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Checkpoint:
     """A folder with a model or an adapter in Hugging Face's format."""
 
-    #: As the setting names it.
+    #: The folder or hub id in the setting.
     name: str
     path: Path
     hashing: Digest = field(repr=False)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names and contents of its files; waits for it if need be.
+        """SHA-256 of the names and contents of its files. Waits until it is computed.
 
         Raises:
             CheckpointError: a file cannot be read.
-            CancelledError: the hashing was given up.
+            CancelledError: hashing was cancelled.
         """
-        with explained(f"The checkpoint {self.name}", "check who may read its files"):
+        with explain_errors(f"The checkpoint {self.name}", "check who may read its files"):
             return self.hashing.result()
 
     def describe(self) -> dict[str, str]:
@@ -57,21 +57,21 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The base with its tokenizer, and an adapter for each role; no weights loaded yet."""
+    """The base with its tokenizer, and an adapter for each role. No weights are loaded."""
 
     base: Checkpoint
     adapters: dict[Role, Checkpoint]
-    #: The base's.
+    #: transformers' configuration of the base.
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     dtype: torch.dtype
     quantization: str
-    #: Tokens of prompt and output together.
+    #: Maximum number of tokens of prompt and output together.
     context: int
 
     def describe(self, engine: str) -> dict[str, Any]:
-        """Say what a worker runs, for the histories."""
+        """Return what a worker runs, for job histories."""
         name = platform.processor() or platform.machine()
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
@@ -93,28 +93,28 @@ class Checkpoints:
         }
 
     def check_unchanged(self) -> None:
-        """Make sure that what was loaded is what was hashed.
+        """Check that no files have changed since hashing started, so that what was hashed was loaded.
 
         Raises:
-            CheckpointError: files were written to since the hashing began.
+            CheckpointError: a file has changed.
         """
         for checkpoint in (self.base, *self.adapters.values()):
             if checkpoint.hashing.changed():
                 raise CheckpointError(
                     f"The files of {checkpoint.name} changed while they were loaded; "
-                    "start again once they are whole"
+                    "restart the worker once they are complete"
                 )
 
 
 def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Checkpoints:
-    """Find everything the settings name, and load what is light. The hashing goes on on threads.
+    """Find base and adapters, and load configs and tokenizer. Hashing continues on threads.
 
     Args:
-        settings: what to find.
-        digests: what is being hashed already; by default it begins here.
+        settings: the settings that name them.
+        digests: digests that are already being computed; by default they start here.
 
     Raises:
-        CheckpointError: something is missing, damaged or does not go together.
+        CheckpointError: a checkpoint is missing or damaged, or they are incompatible.
     """
     device = torch.device(settings.device if settings.device != "auto" else _best_device())
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -130,51 +130,51 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
     if settings.dtype != "auto":
         dtype = DTYPES[settings.dtype]
     digests = digests or Digests.of_settings(settings)
-    base = _checkpoint(settings.base_model, "HELIXQ_BASE_MODEL", "config.json", digests)
+    base = _find_checkpoint(settings.base_model, "HELIXQ_BASE_MODEL", "config.json", digests)
     if (base.path / "adapter_config.json").is_file():
-        # transformers would load the base that this file names, and put the adapter on it.
+        # transformers would load the base that this file names, and apply the adapter to it.
         raise CheckpointError(
             f"HELIXQ_BASE_MODEL: {base.path} has an adapter_config.json, so it is an adapter or has one "
             "beside the model; give a folder with a model alone"
         )
     adapters = {
-        role: _checkpoint(
+        role: _find_checkpoint(
             settings.adapters[role], f"HELIXQ_ADAPTERS ({role})", "adapter_config.json", digests
         )
         for role in Role
     }
-    with explained(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
+    with explain_errors(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
-    # transformers' own switch: it holds for whoever encodes with this tokenizer.
+    # transformers' option: it applies to every use of this tokenizer.
     tokenizer.split_special_tokens = settings.split_special_tokens
-    sizes = config.get_text_config()
+    text_config = config.get_text_config()
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise CheckpointError(
             f"The tokenizer of the base model {base.name} has no tokenizer.json or no EOS token; "
             "give a base with a fast tokenizer in HELIXQ_BASE_MODEL"
         )
-    if len(tokenizer) > sizes.vocab_size:
+    if len(tokenizer) > text_config.vocab_size:
         raise CheckpointError(
             f"The tokenizer of the base model {base.name} has {len(tokenizer)} tokens, but the "
-            f"model knows {sizes.vocab_size}; the folder mixes two models"
+            f"model has {text_config.vocab_size}; the folder mixes two models"
         )
     if not tokenizer.encode("question", add_special_tokens=False):
         raise CheckpointError(
             f"The tokenizer of the base model {base.name} has no vocabulary; fetch its tokenizer.json"
         )
-    longest = getattr(sizes, "max_position_embeddings", settings.max_context)
-    if longest is None:
+    max_position_embeddings = getattr(text_config, "max_position_embeddings", settings.max_context)
+    if max_position_embeddings is None:
         raise CheckpointError(
             f"The base model {base.name} does not say how many tokens it takes; "
             "say it in HELIXQ_MAX_CONTEXT"
         )
-    if settings.max_context is not None and settings.max_context > longest:
+    if settings.max_context is not None and settings.max_context > max_position_embeddings:
         raise CheckpointError(
             f"HELIXQ_MAX_CONTEXT={settings.max_context}, but the base model {base.name} takes "
-            f"{longest} tokens at most"
+            f"{max_position_embeddings} tokens at most"
         )
-    context = settings.max_context or int(longest)
+    context = settings.max_context or int(max_position_embeddings)
     if context < probe.NUM_TOKENS:
         raise CheckpointError(
             f"A context of {context} tokens has no room for a question; set HELIXQ_MAX_CONTEXT, or give "
@@ -196,13 +196,13 @@ def _best_device() -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def _checkpoint(reference: str, setting: str, config: str, digests: Digests) -> Checkpoint:
+def _find_checkpoint(reference: str, setting: str, config: str, digests: Digests) -> Checkpoint:
     path = resolve(reference, setting)
     if not (path / config).is_file():
         raise CheckpointError(
             f"{setting}: there is no {config} in {path}; "
             "give a folder in Hugging Face's format or a hub id"
         )
-    with explained(f"{setting}: {path}", "check its files, or fetch it again"):
+    with explain_errors(f"{setting}: {path}", "check its files, or fetch it again"):
         hashing = digests.begin(path)
     return Checkpoint(name=reference, path=path, hashing=hashing)

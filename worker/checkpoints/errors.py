@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be used."""
+"""Errors of checkpoints that cannot be used."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(UserError):
-    """A model or adapter cannot be used; the message is one sentence that says what to do."""
+    """A model or adapter cannot be used. The message is one sentence that says what to do."""
 
 
 @contextmanager
-def explained(what: str, remedy: str) -> Iterator[None]:
-    """Turn whatever the libraries raise on a bad checkpoint into one sentence."""
+def explain_errors(what: str, remedy: str) -> Iterator[None]:
+    """Raise any error of the libraries as a `CheckpointError` of one sentence.
+
+    Args:
+        what: the subject of the sentence.
+        remedy: what to do about it.
+    """
     try:
         yield
     except (CheckpointError, CancelledError):
         raise
     except pickle.UnpicklingError as error:
-        # torch's own words recommend to run what the file holds.
-        reason = "it is a damaged pickle, or one that holds more than tensors"
+        # PyTorch's message recommends running the code in the file.
+        reason = "it is a damaged pickle, or contains more than tensors"
         raise CheckpointError(f"{what} cannot be loaded ({reason}); {remedy}") from error
-    except Exception as error:  # no list would be whole: a bad value may make them raise anything
-        log.debug("the libraries say", exc_info=True)
+    except Exception as error:  # a bad value may make the libraries raise anything
+        log.debug("the error behind the message", exc_info=True)
         raise CheckpointError(f"{what} cannot be loaded ({first_line(error)}); {remedy}") from error
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that says something, without a full stop."""
+    """Return the first useful line of an error's message, without its final period."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
         lines = lines[1:]

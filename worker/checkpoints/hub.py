@@ -1,4 +1,4 @@
-"""Folders of models and adapters, fetched from the hub if need be."""
+"""Find the folders of models and adapters, and download them from the hub if needed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from worker.checkpoints.digests import FILES, PICKLES
+from worker.checkpoints.digests import ALLOW_PATTERNS, PICKLE_PATTERNS
 from worker.checkpoints.errors import CheckpointError, first_line
 
 log = logging.getLogger(__name__)
 
 
 def resolve(reference: str, setting: str) -> Path:
-    """Return the folder a reference means, fetching it from the hub if need be.
+    """Return the folder of a model or an adapter, downloaded from the hub if needed.
 
     Args:
-        reference: a folder, or a hub id, with ``@revision`` if not the newest.
-        setting: what names it, for the error.
+        reference: a folder, or a hub id with optional ``@revision``.
+        setting: the setting or option that has the reference, for errors.
 
     Raises:
-        CheckpointError: it is neither.
+        CheckpointError: the folder does not exist, and the hub id cannot be downloaded.
     """
     folder = Path(reference).expanduser()
     if folder.is_dir():
@@ -32,9 +32,11 @@ def resolve(reference: str, setting: str) -> Path:
     repo, _, revision = reference.partition("@")
     log.info("fetching %s from the hub (or its local cache)", reference)
     try:
-        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[*FILES]))
+        folder = Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=[*ALLOW_PATTERNS])
+        )
         if not any(folder.glob("*.safetensors")):
-            patterns = [*FILES, *PICKLES]
+            patterns = [*ALLOW_PATTERNS, *PICKLE_PATTERNS]
             folder = Path(
                 snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
             )

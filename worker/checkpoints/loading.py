@@ -1,4 +1,4 @@
-"""Loads the base, once, and each role's adapter; no code of a checkpoint runs."""
+"""Load the base once, and each role's adapter. Code in a checkpoint does not run."""
 
 from __future__ import annotations
 
@@ -16,102 +16,106 @@ from transformers import AutoModelForCausalLM
 
 from jobs.pipeline import Role
 from worker.checkpoints.discovery import Checkpoint, Checkpoints
-from worker.checkpoints.errors import CheckpointError, explained
+from worker.checkpoints.errors import CheckpointError, explain_errors
 from worker.engine import probe, role_models
 from worker.engine.models import registry
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 from worker.lora import LoraError
 from worker.lora.adapter import (
     Adapter,
+    mismatched_base,
     open_adapter,
-    other_base,
     read_pickle,
-    refusals,
-    unservable,
+    unsupported_reason,
 )
-from worker.lora.files import Held, Tensors, finite, not_finite
+from worker.lora.adapter import (
+    batching_unsupported_reasons as adapter_unsupported_reasons,
+)
+from worker.lora.files import InMemoryTensors, Tensors, find_non_finite, is_finite
 from worker.phases import phase
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModels:
     """The models of the three roles."""
 
-    #: By the roles' names. The base's tensors are in memory once.
+    #: By role name. The base's tensors are in memory once.
     models: dict[str, PeftModel]
-    #: By the roles' names: tensors of the base that the role has changed copies of.
-    changed: dict[str, list[str]]
-    #: By the roles' names: how it scored the probe's tokens before other adapters were there.
-    scores: dict[str, Tensor]
+    #: By role name: names of the base's tensors of which the role has a changed copy.
+    changed_tensors: dict[str, list[str]]
+    #: By role name: logits of the probe's tokens before the next adapters were loaded.
+    probe_logits: dict[str, Tensor]
 
 
-def unbatchable(checkpoints: Checkpoints) -> list[str]:
-    """Say why the engine that batches cannot serve a base with its adapters; empty if it can.
+def batching_unsupported_reasons(checkpoints: Checkpoints) -> list[str]:
+    """Return why the batching engine does not support a base with its adapters; empty if it does.
 
     Raises:
-        CheckpointError: an adapter is damaged, or of a kind that cannot be served at all.
+        CheckpointError: an adapter is damaged, or of a kind that no engine supports.
     """
     reasons = registry.unsupported_reasons(checkpoints.config, checkpoints.context)
     for role, adapter in checkpoints.adapters.items():
-        found = _open(role, adapter)
-        said = refusals(found.config, found.tensors.entries)
-        reasons += [f"the {role} adapter: {reason}" for reason in said]
+        opened = _open_supported(role, adapter)
+        adapter_reasons = adapter_unsupported_reasons(opened.config, opened.tensors.entries)
+        reasons += [f"the {role} adapter: {reason}" for reason in adapter_reasons]
     return reasons
 
 
-def load(checkpoints: Checkpoints) -> Loaded:
-    """Load the base, and each adapter as PEFT does on a base of its own.
+def load(checkpoints: Checkpoints) -> LoadedModels:
+    """Load the base, and each adapter as if PEFT had loaded it on its own base.
 
     Raises:
         CheckpointError: weights are missing or damaged, or an adapter is for another base or of a kind
-            that cannot be served.
+            that no engine supports.
     """
     for role, adapter in checkpoints.adapters.items():
-        found = _open(role, adapter)
+        opened = _open_supported(role, adapter)
         with (
-            phase(f"checking the numbers of the {role} adapter {adapter.name}"),
-            explained(f"The {role} adapter {adapter.name}", "fetch it again"),
+            phase(f"checking the values of the {role} adapter {adapter.name}"),
+            explain_errors(f"The {role} adapter {adapter.name}", "fetch it again"),
         ):
-            tensor = not_finite(found.tensors)
-        if tensor:
-            raise CheckpointError(f"The {role} adapter {adapter.name} cannot be served: {tensor}")
+            non_finite = find_non_finite(opened.tensors)
+        if non_finite:
+            raise CheckpointError(
+                f"The {role} adapter {adapter.name} cannot be served: {non_finite}"
+            )
         base = checkpoints.base
-        if said := other_base(found.config, base.name, base.path):
+        if named_base := mismatched_base(opened.config, base.name, base.path):
             log.warning(
                 "the config of the %s adapter %s names the base model %s, and it is served with %s",
                 role,
                 adapter.name,
-                said,
+                named_base,
                 base.name,
             )
-    return _load(checkpoints, _load_base(checkpoints))
+    return _load_adapters(checkpoints, _load_base(checkpoints))
 
 
-def _load(checkpoints: Checkpoints, base: Any) -> Loaded:
-    found = Loaded({}, {}, {})
+def _load_adapters(checkpoints: Checkpoints, base: Any) -> LoadedModels:
+    loaded = LoadedModels({}, {}, {})
     for role, adapter in checkpoints.adapters.items():
-        torch.manual_seed(0)  # should an adapter draw something as it loads
+        torch.manual_seed(0)  # some adapters draw random numbers as they load
         with (
             phase(f"loading the {role} adapter {adapter.name}"),
-            explained(
+            explain_errors(
                 f"The {role} adapter {adapter.name}",
                 f"give one that was made for the base model {checkpoints.base.name} in HELIXQ_ADAPTERS",
             ),
         ):
             model, changed = role_models.load_adapter(base, adapter.path, role.value)
-            scores = probe.peft_logits(model, role.value, probe.probe_token_ids(checkpoints.config))
-        found.models[role.value], found.changed[role.value] = model, changed
-        found.scores[role.value] = scores
+            logits = probe.peft_logits(model, role.value, probe.probe_token_ids(checkpoints.config))
+        loaded.models[role.value], loaded.changed_tensors[role.value] = model, changed
+        loaded.probe_logits[role.value] = logits
         if changed:
             log.info(
-                "the %s adapter changes %d tensors of the base (%s, …): the role has its own",
+                "the %s adapter changes %d tensors of the base (%s, …); the role has its own copies",
                 role,
                 len(changed),
                 changed[0],
             )
-    return found
+    return loaded
 
 
 def _load_base(checkpoints: Checkpoints) -> Any:
@@ -123,29 +127,31 @@ def _load_base(checkpoints: Checkpoints) -> Any:
         )
     if checkpoints.device.type == "cuda":
         options["device_map"] = {"": checkpoints.device}
-    with explained(f"The base model {base.name}", "check HELIXQ_BASE_MODEL, or fetch it again"):
+    with explain_errors(
+        f"The base model {base.name}", "check HELIXQ_BASE_MODEL, or fetch it again"
+    ):
         with phase(f"loading the base model {base.name}"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            result: Any = AutoModelForCausalLM.from_pretrained(
                 base.path,
                 dtype=checkpoints.dtype,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # to name them, below
+                ignore_mismatched_sizes=True,  # they are reported below
                 **options,
             )
-        model, report = loaded
-        # transformers would fill the gaps with random numbers and go on.
-        if lost := sorted(report["missing_keys"]):
-            raise ValueError(f"{lost[0]} is missing{_and_more(lost)}")
-        if misshapen := sorted(report["mismatched_keys"]):
-            name, stored, wanted = misshapen[0]
+        model, report = result
+        # transformers initializes missing tensors with random numbers.
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(f"{missing[0]} is missing{_and_more(missing)}")
+        if mismatched := sorted(report["mismatched_keys"]):
+            name, stored_shape, required_shape = mismatched[0]
             raise ValueError(
-                f"{name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"
-                f"{_and_more(misshapen)}"
+                f"{name} has the shape {tuple(stored_shape)}, and config.json requires "
+                f"{tuple(required_shape)}{_and_more(mismatched)}"
             )
-        with phase(f"checking the numbers of the base model {base.name}"):
+        with phase(f"checking the values of the base model {base.name}"):
             _check_finite(model, base.path)
-        # What is wrong with the base should not be said of the first adapter.
+        # Find faults of the base here, so that no adapter is blamed for them.
         resolve_stop_tokens(model, checkpoints.tokenizer)
         probe.dummy_run(model, probe.probe_token_ids(checkpoints.config))
     return model
@@ -156,38 +162,38 @@ def _and_more(names: Sequence[object]) -> str:
 
 
 def _check_finite(model: torch.nn.Module, folder: Path) -> None:
-    """Make sure that a base's weights are finite numbers.
+    """Check that a base's weights are finite.
 
-    Weights of 4 bits are not looked at; what they give is, by the probe.
+    4-bit weights are not checked; the probe checks their logits.
 
     Raises:
-        ValueError: one is not; it names file and tensor.
+        ValueError: a weight is not finite. The message names file and tensor.
     """
     floats = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     device = next(iter(floats.values())).device
-    # One wait for the device, not one for each tensor.
-    flags = torch.stack([finite(tensor).to(device) for tensor in floats.values()]).tolist()
-    for (name, tensor), good in zip(floats.items(), flags, strict=True):
-        if good:
+    # Synchronize with the device once, not for each tensor.
+    flags = torch.stack([is_finite(tensor).to(device) for tensor in floats.values()]).tolist()
+    for (name, tensor), is_good in zip(floats.items(), flags, strict=True):
+        if is_good:
             continue
         for file in sorted(folder.glob("*.safetensors")):
-            if found := not_finite(Tensors([file])):
-                raise ValueError(found)
+            if message := find_non_finite(Tensors([file])):
+                raise ValueError(message)
         for file in sorted(folder.glob("*.bin")):
-            if found := not_finite(Held(file, read_pickle(file))):
-                raise ValueError(found)
+            if message := find_non_finite(InMemoryTensors(file, read_pickle(file))):
+                raise ValueError(message)
         dtype = str(tensor.dtype).removeprefix("torch.")
         raise ValueError(f"{name} has values that are too large for {dtype}; set HELIXQ_DTYPE")
 
 
-def _open(role: Role, adapter: Checkpoint) -> Adapter:
-    """Open an adapter, if it is of a kind that an engine serves as PEFT alone would."""
+def _open_supported(role: Role, adapter: Checkpoint) -> Adapter:
+    """Open an adapter, and check that an engine supports it."""
     try:
-        found = open_adapter(adapter.path)
+        opened = open_adapter(adapter.path)
     except LoraError as error:
         raise CheckpointError(
             f"The {role} adapter {adapter.name} cannot be loaded: {error}"
         ) from error
-    if reason := unservable(found.config):
+    if reason := unsupported_reason(opened.config):
         raise CheckpointError(f"The {role} adapter {adapter.name} cannot be served: {reason}")
-    return found
+    return opened

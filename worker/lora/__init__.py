@@ -1,7 +1,7 @@
-"""Low-rank adapters as files: made from two checkpoints, merged into one, looked into."""
+"""LoRA adapters as files: extract, merge, inspect."""
 
 from jobs.errors import UserError
 
 
 class LoraError(UserError):
-    """An adapter cannot be made, merged or read; the message is one sentence."""
+    """An adapter cannot be extracted, merged or read. The message is one sentence."""

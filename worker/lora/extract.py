@@ -1,4 +1,4 @@
-"""Makes an adapter from a model and a fine-tune of it, layer by layer."""
+"""Extract an adapter from a base and a fine-tune of it, layer by layer."""
 
 from __future__ import annotations
 
@@ -15,70 +15,74 @@ from peft import LoraConfig
 from torch import Tensor
 
 from worker.lora import LoraError, lowrank
-from worker.lora.adapter import CONFIG, PREFIX, WEIGHTS
+from worker.lora.adapter import CONFIG_NAME, PREFIX, SAFETENSORS_WEIGHTS_NAME
 from worker.lora.files import (
-    FLOATS,
-    NAMES,
+    DTYPE_NAMES,
+    FLOAT_DTYPES,
+    SafetensorsWriter,
     Tensors,
-    Writer,
     new_folder,
     write_json,
 )
-from worker.lora.layout import Layout, Weights, compare, describe, open_model, skeleton
+from worker.lora.layout import Layout, Weights, classify_parameters, compare, meta_model, open_model
 from worker.lora.lowrank import Target
 
-#: What can be kept beside the linear layers.
-KEEP = ("embeddings", "head", "norms")
+#: Kinds of parameters that an adapter can store whole, beside the factors of linear layers.
+KEEPABLE = ("embeddings", "head", "norms")
 DEFAULT_RANK = 64
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What became of one linear layer's difference D. Errors are shares of |D|, squared in kept."""
+class LayerReport:
+    """How well B A approximates a linear layer's difference D. Errors are relative to |D|."""
 
     name: str
     #: (out, in)
     shape: tuple[int, int]
     rank: int
-    #: |D|, Frobenius.
+    #: |D|, the Frobenius norm.
     norm: float
     #: 1 - error².
     kept: float
-    #: |D - B A| / |D|, measured on the factors as they are saved.
+    #: |D - B A| / |D|, measured on the saved factors.
     error: float
-    #: No factors of this rank have a smaller error.
+    #: A lower bound of the error of any factors of this rank.
     best_error_at_least: float
-    #: Whether the factors come from a full decomposition and not from a sketch.
+    #: Whether the factors come from a full decomposition, not from a sketch.
     exact: bool
     seconds: float
 
     @property
     def excess(self) -> float | None:
-        """How much the error may be above the best, relatively; None where the best may be 0."""
+        """An upper bound of how far the error is above the best, as a share of the best.
+
+        None if the best may be 0.
+        """
         best = self.best_error_at_least
         return max(self.error / best - 1, 0.0) if best > 0 else None
 
 
 @dataclass(frozen=True)
-class Rest:
-    """What became of the differences in tensors that are no linear layers."""
+class GroupReport:
+    """The differences in parameters that are not linear layers, by kind."""
 
     #: embeddings, head, norms, biases or other.
     kind: str
-    #: How many tensors differ.
+    #: Number of tensors that differ.
     tensors: int
     #: Frobenius norm of their difference.
     norm: float
+    #: Whether the adapter stores the fine-tune's tensors.
     kept: bool
 
 
 @dataclass(frozen=True)
-class Report:
-    """An extraction, for people and programs."""
+class ExtractionReport:
+    """The result of an extraction, in numbers."""
 
-    layers: list[Layer]
-    rest: list[Rest]
-    #: Parameters and bytes of the adapter's tensors.
+    layers: list[LayerReport]
+    rest: list[GroupReport]
+    #: Number of parameters, and bytes, of the adapter's tensors.
     parameters: int
     bytes: int
     seconds: float
@@ -86,14 +90,14 @@ class Report:
 
     @property
     def norm(self) -> float:
-        """Norm of all layers' differences together."""
+        """Frobenius norm of all layers' differences."""
         return math.hypot(*(layer.norm for layer in self.layers))
 
     @property
     def error(self) -> float:
-        """What all layers lack together, as a share of `norm`."""
-        lost = math.hypot(*(layer.error * layer.norm for layer in self.layers))
-        return lost / self.norm if lost else 0.0
+        """Error of all layers, as a share of `norm`."""
+        error = math.hypot(*(layer.error * layer.norm for layer in self.layers))
+        return error / self.norm if error else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -127,76 +131,88 @@ def extract(
     force: bool = False,
     ignore_tokenizer: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Report:
-    """Write an adapter that, added to ``base``, comes as near to ``tuned`` as its rank allows.
+) -> ExtractionReport:
+    """Write an adapter that approximates ``tuned`` on ``base`` as well as its rank allows.
 
-    Memory: one layer at a time, and the adapter.
+    Memory holds one layer at a time, and the adapter.
 
     Args:
         base, tuned: folders with a model as safetensors files.
-        out: the adapter's folder; it appears when it is complete.
+        out: the adapter's folder. It appears when it is complete.
         target: the rank, or the share of each layer's squared difference to keep.
-        alpha: by default each layer's rank, so that the adapter applies the difference once.
-        base_name: what the adapter's config calls the base; ``base`` by default.
-        keep: which of `KEEP` to store whole if they differ.
-        dtype: of the adapter; by default that of ``tuned``.
-        device: where to compute; the CPU by default.
+        alpha: PEFT's ``lora_alpha``; by default each layer's rank, so that the adapter applies the
+            difference once.
+        base_name: the base's name in the adapter's config; ``base`` by default.
+        keep: which of `KEEPABLE` to store whole if they differ.
+        dtype: the adapter's dtype; by default that of ``tuned``.
+        device: the device to compute on; the CPU by default.
         exact: decompose every layer fully.
-        seed: of the sketches.
-        force: replace an adapter or model that is in ``out``.
+        seed: seed of the sketches.
+        force: replace an adapter or model in ``out``.
         ignore_tokenizer: do not compare vocabularies.
-        progress: told each layer's name when it begins, how many are done and how many there are.
+        progress: called before each layer with its name, the number of layers done, and the total.
 
     Raises:
-        LoraError: the models do not go together, a tensor is damaged, the rank is too large for
-            a layer, or the output cannot be written.
+        LoraError: the models are incompatible, a tensor is damaged, the rank is too large for a layer,
+            or the output cannot be written.
     """
     start = time.perf_counter()
-    _check_places(out, base, tuned)
+    _check_output(out, base, tuned)
     with new_folder(out, force=force) as folder:
-        model = skeleton(base)
-        plan = describe(model)
-        if not plan.linear:
+        model = meta_model(base)
+        layout = classify_parameters(model)
+        if not layout.linear:
             raise LoraError(f"{base / 'config.json'} describes a model without linear layers")
         warnings = compare(base, tuned, ignore_tokenizer=ignore_tokenizer)
-        opened = open_model(base, model), open_model(tuned, model)
-        warnings += _check_heads((base, tuned), opened, keep, plan)
-        ours, theirs = (weights.tensors for weights in opened)
-        _check_shapes(ours, theirs, plan)
-        _check_target(target, alpha, plan)
-        _check_experts(*opened, plan)
-        saved = dtype or FLOATS[theirs.entries[next(iter(plan.linear))].dtype]
-        if saved == torch.float64:
-            saved = torch.float32
-        layers: list[Layer] = []
+        weights = open_model(base, model), open_model(tuned, model)
+        warnings += _check_heads((base, tuned), weights, keep, layout)
+        base_tensors, tuned_tensors = (each.tensors for each in weights)
+        _check_shapes(base_tensors, tuned_tensors, layout)
+        _check_target(target, alpha, layout)
+        _check_experts(*weights, layout)
+        saved_dtype = dtype or FLOAT_DTYPES[tuned_tensors.entries[next(iter(layout.linear))].dtype]
+        if saved_dtype == torch.float64:
+            saved_dtype = torch.float32
+        layers: list[LayerReport] = []
         tensors: dict[str, Tensor] = {}
-        for name in plan.linear:
+        for name in layout.linear:
             if progress:
-                progress(name, len(layers), len(plan.linear))
+                progress(name, len(layers), len(layout.linear))
             module = PREFIX + name.removesuffix(".weight")
-            layer, b, a = _layer(
-                name, ours, theirs, target, saved, device or torch.device("cpu"), exact, seed
+            layer, b, a = _extract_layer(
+                name,
+                base_tensors,
+                tuned_tensors,
+                target,
+                saved_dtype,
+                device or torch.device("cpu"),
+                exact,
+                seed,
             )
             layers.append(layer)
             tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a, b
         rest = []
-        for kind, names in plan.groups.items():
-            found = _difference(kind, names, ours, theirs, keep=_is_kept(kind, keep, plan))
-            if found.tensors:
-                rest.append(found)
-            if found.kept:
-                tensors |= {PREFIX + name: _rounded(theirs, name, saved) for name in names}
-        if plan.tied and any(part.kind == "embeddings" and part.kept for part in rest):
-            # PEFT copies a module it replaces: the head would stay tied to the base's embeddings.
-            (embeddings,) = plan.groups["embeddings"]
+        for kind, names in layout.groups.items():
+            group = _compare_group(
+                kind, names, base_tensors, tuned_tensors, keep=_is_kept(kind, keep, layout)
+            )
+            if group.tensors:
+                rest.append(group)
+            if group.kept:
+                tensors |= {
+                    PREFIX + name: _cast(tuned_tensors, name, saved_dtype) for name in names
+                }
+        if layout.tied and any(group.kind == "embeddings" and group.kept for group in rest):
+            # PEFT copies a module that it replaces, so the head would stay tied to the base's embeddings.
+            (embeddings,) = layout.groups["embeddings"]
             tensors[f"{PREFIX}lm_head.weight"] = tensors[PREFIX + embeddings]
-        layouts = {name: (NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
-        with Writer(folder / WEIGHTS, layouts) as file:
+        header = {name: (DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
+        with SafetensorsWriter(folder / SAFETENSORS_WEIGHTS_NAME, header) as file:
             for name, tensor in tensors.items():
                 file.write(name, tensor)
-        config = _config(layers, alpha, base_name or str(base), sorted(tensors))
-        write_json(folder / CONFIG, config)
-    return Report(
+        config = _adapter_config(layers, alpha, base_name or str(base), sorted(tensors))
+        write_json(folder / CONFIG_NAME, config)
+    return ExtractionReport(
         layers=layers,
         rest=rest,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
@@ -206,172 +222,189 @@ def extract(
     )
 
 
-def _layer(
+def _extract_layer(
     name: str,
-    ours: Tensors,
-    theirs: Tensors,
+    base: Tensors,
+    tuned: Tensors,
     target: Target,
     dtype: torch.dtype,
     device: torch.device,
     exact: bool,
     seed: int,
-) -> tuple[Layer, Tensor, Tensor]:
-    """Approximate one layer's difference; return B and A as they are to be saved."""
+) -> tuple[LayerReport, Tensor, Tensor]:
+    """Approximate a layer's difference; return a report, B and A in the dtype to save."""
     start = time.perf_counter()
-    d = theirs.get_finite(name).to(device) - ours.get_finite(name).to(device)
+    d = tuned.get_finite(name).to(device) - base.get_finite(name).to(device)
     if min(d.shape) == 1 and target.rank is not None:
         target = replace(target, rank=1)
-    found = lowrank.approximate(d, target, seed=seed, exact_only=exact)
-    b, a = found.b.to(dtype).contiguous(), found.a.to(dtype).contiguous()
+    approximation = lowrank.approximate(d, target, seed=seed, exact_only=exact)
+    b = approximation.b.to(dtype).contiguous()
+    a = approximation.a.to(dtype).contiguous()
     if not (b.isfinite().all() and a.isfinite().all()):
         raise LoraError(
-            f"{theirs.entries[name].file}: the difference in {name} is too large for "
-            f"{NAMES[dtype]}; use another --dtype"
+            f"{tuned.entries[name].file}: the difference in {name} is too large for "
+            f"{DTYPE_NAMES[dtype]}; use another --dtype"
         )
-    scale = found.norm or 1.0
+    scale = approximation.norm or 1.0
     error = lowrank.error(d, b, a) / scale
-    layer = Layer(
+    layer = LayerReport(
         name=name,
         shape=(d.shape[0], d.shape[1]),
-        rank=found.rank,
-        norm=found.norm,
+        rank=approximation.rank,
+        norm=approximation.norm,
         kept=1 - error**2,
         error=error,
-        best_error_at_least=found.best / scale,
-        exact=found.exact,
+        best_error_at_least=approximation.min_error / scale,
+        exact=approximation.exact,
         seconds=time.perf_counter() - start,
     )
     return layer, b.cpu(), a.cpu()
 
 
-def _difference(kind: str, names: list[str], ours: Tensors, theirs: Tensors, *, keep: bool) -> Rest:
+def _compare_group(
+    kind: str, names: list[str], base: Tensors, tuned: Tensors, *, keep: bool
+) -> GroupReport:
     squares = []
     for name in names:
-        d = theirs.get_finite(name) - ours.get_finite(name)
+        d = tuned.get_finite(name) - base.get_finite(name)
         if d.any():
             squares.append(float(d.double().square().sum()))
-    return Rest(kind, len(squares), math.sqrt(sum(squares)), kept=keep and bool(squares))
+    return GroupReport(kind, len(squares), math.sqrt(sum(squares)), kept=keep and bool(squares))
 
 
-def _is_kept(kind: str, keep: Collection[str], plan: Layout) -> bool:
-    return kind in keep or (plan.tied and kind == "embeddings" and "head" in keep)
+def _is_kept(kind: str, keep: Collection[str], layout: Layout) -> bool:
+    return kind in keep or (layout.tied and kind == "embeddings" and "head" in keep)
 
 
-def _rounded(tensors: Tensors, name: str, dtype: torch.dtype) -> Tensor:
+def _cast(tensors: Tensors, name: str, dtype: torch.dtype) -> Tensor:
     tensor = tensors.get_finite(name).to(dtype)
     if not tensor.isfinite().all():
         raise LoraError(
-            f"{tensors.entries[name].file}: {name} is too large for {NAMES[dtype]}; use another "
+            f"{tensors.entries[name].file}: {name} is too large for {DTYPE_NAMES[dtype]}; use another "
             "--dtype"
         )
     return tensor
 
 
-def _config(
-    layers: list[Layer], alpha: float | None, base_name: str, names: list[str]
+def _adapter_config(
+    layers: list[LayerReport], alpha: float | None, base_name: str, names: list[str]
 ) -> dict[str, Any]:
-    """Make adapter_config.json; layers whose rank is not the most common one go into patterns."""
+    """Return the contents of adapter_config.json.
+
+    Layers whose rank is not the most common one are listed in ``rank_pattern`` and ``alpha_pattern``.
+    """
     rank = Counter(layer.rank for layer in layers).most_common(1)[0][0]
-    odd = {x.name.removesuffix(".weight"): x.rank for x in layers if x.rank != rank}
+    other_ranks = {x.name.removesuffix(".weight"): x.rank for x in layers if x.rank != rank}
     whole = {name.split(".")[-2] for name in names if "lora_" not in name}
     config = LoraConfig(
         r=rank,
-        # PEFT's type says int; its arithmetic takes either.
-        lora_alpha=alpha or rank,  # type: ignore[arg-type]  # (see above)
-        rank_pattern=odd,
-        # The scaling alpha / rank is then the same in these layers.
-        alpha_pattern={name: r * (alpha or rank) / rank for name, r in odd.items()},
+        lora_alpha=alpha or rank,  # type: ignore[arg-type]  # PEFT's type is int; any number works
+        rank_pattern=other_ranks,
+        # So these layers have the same scaling, alpha / rank.
+        alpha_pattern={name: r * (alpha or rank) / rank for name, r in other_ranks.items()},
         target_modules=[],
         modules_to_save=sorted(whole) or None,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
         inference_mode=True,
     )
-    # PEFT makes a set of it, whose order changes from run to run.
+    # PEFT makes a set of them, whose order differs between runs.
     targets = sorted({layer.name.split(".")[-2] for layer in layers})
     content: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]  # peft has no types there
     return {**content, "target_modules": targets}
 
 
-def _check_places(out: Path, *inputs: Path) -> None:
+def _check_output(out: Path, *inputs: Path) -> None:
     for folder in inputs:
         if out.resolve() == folder.resolve():
-            raise LoraError(f"{out} is an input; the output needs a folder of its own")
+            raise LoraError(f"{out} is an input; use another folder for the output")
 
 
-def _check_shapes(ours: Tensors, theirs: Tensors, plan: Layout) -> None:
-    for name in plan.names:
-        if name not in ours.entries or name not in theirs.entries:
+def _check_shapes(base: Tensors, tuned: Tensors, layout: Layout) -> None:
+    for name in layout.names:
+        if name not in base.entries or name not in tuned.entries:
             continue  # parts of experts, or the head of a model that was saved without it
-        mine, other = ours.entries[name], theirs.entries[name]
-        if mine.shape != other.shape:
+        base_entry, tuned_entry = base.entries[name], tuned.entries[name]
+        if base_entry.shape != tuned_entry.shape:
             raise LoraError(
-                f"{other.file}: {name} has the shape {_by(other.shape)}, but {_by(mine.shape)} in "
-                f"{mine.file}"
+                f"{tuned_entry.file}: {name} has the shape {_format_shape(tuned_entry.shape)}, but "
+                f"{_format_shape(base_entry.shape)} in {base_entry.file}"
             )
-    for name, shape in plan.linear.items():
-        if (entry := ours.entries[name]).shape != shape:
+    for name, shape in layout.linear.items():
+        if (entry := base.entries[name]).shape != shape:
             raise LoraError(
-                f"{entry.file}: {name} has the shape {_by(entry.shape)}, but config.json asks for "
-                f"{_by(shape)}"
+                f"{entry.file}: {name} has the shape {_format_shape(entry.shape)}, but config.json "
+                f"requires {_format_shape(shape)}"
             )
 
 
 def _check_heads(
-    folders: tuple[Path, Path], opened: tuple[Weights, Weights], keep: Collection[str], plan: Layout
+    folders: tuple[Path, Path],
+    models: tuple[Weights, Weights],
+    keep: Collection[str],
+    layout: Layout,
 ) -> list[str]:
-    """Leave the head out if a model was saved without it; return what is to be said of it."""
-    said = []
-    for folder, weights in zip(folders, opened, strict=True):
-        if weights.headless and "head" in keep:
+    """Leave the head out of ``layout`` if a model was saved without it, and return warnings."""
+    warnings = []
+    for folder, weights in zip(folders, models, strict=True):
+        if weights.missing_head and "head" in keep:
             raise LoraError(
-                f"{folder} was saved without its head: there is no {weights.headless[0]} to keep"
+                f"{folder} was saved without its head: there is no {weights.missing_head[0]} to keep"
             )
-        if weights.headless:
-            said.append(f"{folder} was saved without its head, which is taken as unchanged")
-            plan.groups["head"] = []
-    return said
+        if weights.missing_head:
+            warnings.append(
+                f"{folder} was saved without its head, which is assumed to be unchanged"
+            )
+            layout.groups["head"] = []
+    return warnings
 
 
-def _check_experts(base: Weights, tuned: Weights, plan: Layout) -> None:
-    """Make sure that a mixture's experts are the same: no pair of factors holds their difference."""
-    for name in plan.groups.pop("experts"):
-        ours, theirs = (sorted(weights.parts.get(name, [name])) for weights in (base, tuned))
-        for one, other in zip(ours, theirs, strict=False):
-            mine, entry = base.tensors.entries[one], tuned.tensors.entries[other]
-            if ours != theirs or mine.shape != entry.shape:
+def _check_experts(base: Weights, tuned: Weights, layout: Layout) -> None:
+    """Check that a mixture's experts are equal, since LoRA cannot represent their difference."""
+    for name in layout.groups.pop("experts"):
+        base_parts, tuned_parts = (
+            sorted(weights.parts.get(name, [name])) for weights in (base, tuned)
+        )
+        for base_part, tuned_part in zip(base_parts, tuned_parts, strict=False):
+            base_entry = base.tensors.entries[base_part]
+            tuned_entry = tuned.tensors.entries[tuned_part]
+            if base_parts != tuned_parts or base_entry.shape != tuned_entry.shape:
                 raise LoraError(
-                    f"{entry.file} stores the experts in another form than {mine.file}; save both "
-                    "models with the same transformers"
+                    f"{tuned_entry.file} stores the experts in another form than {base_entry.file}; "
+                    "save both models with the same version of transformers"
                 )
-            if not torch.equal(base.tensors.get_finite(one), tuned.tensors.get_finite(one)):
+            if not torch.equal(
+                base.tensors.get_finite(base_part), tuned.tensors.get_finite(base_part)
+            ):
                 raise LoraError(
-                    f"{entry.file}: {one} differs, but it belongs to an expert of a mixture "
-                    f"({name}), which is no linear layer of its own; an adapter of the linear "
-                    "layers would lack what was changed there"
+                    f"{tuned_entry.file}: {base_part} differs, but it belongs to an expert of a "
+                    f"mixture ({name}), which is not a linear layer; an adapter of linear layers "
+                    "cannot represent the change"
                 )
 
 
-def _check_target(target: Target, alpha: float | None, plan: Layout) -> None:
+def _check_target(target: Target, alpha: float | None, layout: Layout) -> None:
     if target.rank is not None and target.rank < 1:
         raise LoraError(f"the rank {target.rank} is below 1; use --rank 1 or more")
     if target.energy is not None:
         if not 0 < target.energy <= 1:
-            raise LoraError(f"--energy {target.energy:g} is no share: use one above 0, up to 1")
+            raise LoraError(
+                f"--energy {target.energy:g} is not a share; use a number above 0 and at most 1"
+            )
         if alpha is not None:
             raise LoraError(
-                "--alpha goes with one rank for all layers: use it with --rank, not with --energy"
+                "--alpha needs the same rank in all layers; use it with --rank, not with --energy"
             )
         return
-    # A gate of a single output gets all it can hold.
-    several = {name: shape for name, shape in plan.linear.items() if min(shape) > 1}
-    name, shape = min(several.items(), key=lambda item: min(item[1]))
+    # A gate with a single output gets rank 1, whatever the target.
+    matrices = {name: shape for name, shape in layout.linear.items() if min(shape) > 1}
+    name, shape = min(matrices.items(), key=lambda item: min(item[1]))
     if target.rank and target.rank > min(shape):
         raise LoraError(
-            f"the rank {target.rank} is too large for {name}, which is {_by(shape)}: use --rank "
-            f"{min(shape)} or less, or --energy"
+            f"the rank {target.rank} is too large for {name}, which is {_format_shape(shape)}; use "
+            f"--rank {min(shape)} or less, or --energy"
         )
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "of a single number"

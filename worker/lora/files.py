@@ -1,4 +1,4 @@
-"""Checkpoints on disk, one tensor at a time: safetensors read, written, and put in place whole."""
+"""Read and write checkpoints in the safetensors format, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -18,97 +18,104 @@ from torch import Tensor
 
 from worker.lora import LoraError
 
-#: Dtypes by the names that the safetensors format gives them.
-FLOATS = {
+#: PyTorch dtypes by their names in the safetensors format.
+FLOAT_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-NAMES = {dtype: name for name, dtype in FLOATS.items()}
-#: A model's weights in one file; and the list of its files where there are several.
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-#: Files that make a folder a checkpoint: only such a folder is ever replaced.
-CONFIGS = ("config.json", "adapter_config.json")
+DTYPE_NAMES = {dtype: name for name, dtype in FLOAT_DTYPES.items()}
+#: Files of a model's weights, with the names that transformers has for them.
+SAFE_WEIGHTS_NAME = "model.safetensors"
+SAFE_WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+#: A folder with one of these is a checkpoint. ``--force`` replaces no other folder.
+CONFIG_NAMES = ("config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What a file's header says about a tensor."""
+class TensorInfo:
+    """A tensor's description in the header of its file."""
 
     file: Path
-    #: As the safetensors format names it.
+    #: Name of the dtype in the safetensors format.
     dtype: str
     shape: tuple[int, ...]
-    #: What its file calls it.
-    stored: str
+    #: Name of the tensor in its file.
+    stored_name: str
 
 
 class Tensors:
-    """The tensors of some safetensors files, by name; none is held in memory."""
+    """The tensors of safetensors files, by name. They stay on the disk."""
 
     def __init__(self, files: list[Path]) -> None:
         """Read the headers.
 
         Args:
-            files: the files; of a name that several have, the last file's counts, as in transformers.
+            files: the files. The last file that has a name counts, as in transformers.
 
         Raises:
-            LoraError: a file is missing, truncated or no safetensors file.
+            LoraError: a file is missing or truncated, or is not a safetensors file.
         """
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TensorInfo] = {}
         for file in files:
-            with _opened(file) as tensors:
+            with _open_safetensors(file) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
                     view = tensors.get_slice(name)
                     shape = tuple(view.get_shape())
-                    self.entries[name] = Entry(file, view.get_dtype(), shape, name)
+                    self.entries[name] = TensorInfo(file, view.get_dtype(), shape, name)
 
     def get(self, name: str) -> Tensor:
-        """Read a tensor as it is stored.
+        """Read a tensor in its stored dtype.
 
         Raises:
-            LoraError: there is none of this name, or its file cannot be read.
+            KeyError: no tensor has this name.
+            LoraError: its file cannot be read.
         """
-        # Opened anew each time: pages of a mapped file count as this process's memory until
-        # the mapping is gone, and a model's worth of them would add up.
+        # Open the file for each tensor: pages of a mapped file count as this process's memory until
+        # it is unmapped, and would add up to the whole model.
         entry = self.entries[name]
-        with _opened(entry.file) as tensors:
-            found: Tensor = tensors.get_tensor(entry.stored)
-            return found
+        with _open_safetensors(entry.file) as tensors:
+            tensor: Tensor = tensors.get_tensor(entry.stored_name)
+            return tensor
 
     def get_finite(self, name: str) -> Tensor:
         """Read a tensor as float32.
 
         Raises:
-            LoraError: also if it has a NaN or an infinity, or is not of a float dtype.
+            LoraError: its file cannot be read, its dtype is not a float dtype, or it has a NaN or an infinity.
         """
         entry = self.entries[name]
-        if entry.dtype not in FLOATS:
+        if entry.dtype not in FLOAT_DTYPES:
             raise LoraError(
-                f"{entry.file}: {entry.stored} is of dtype {entry.dtype}, which is quantized or no float; "
+                f"{entry.file}: {entry.stored_name} has dtype {entry.dtype}, which is quantized or not a float; "
                 "give a checkpoint in float32, float16 or bfloat16"
             )
         tensor = self.get(name).float()
-        if not finite(tensor):
-            raise LoraError(f"{entry.file}: {entry.stored} has NaN or infinite values")
+        if not is_finite(tensor):
+            raise LoraError(f"{entry.file}: {entry.stored_name} has NaN or infinite values")
         return tensor
 
-    def under(self, names: Mapping[str, str]) -> Tensors:
-        """Return the same tensors by other names: the new name -> the present one."""
-        found = Tensors([])
-        found.entries = {new: self.entries[name] for new, name in names.items()}
-        return found
+    def renamed(self, names: Mapping[str, str]) -> Tensors:
+        """Return the same tensors under new names.
+
+        Args:
+            names: new name -> current name.
+        """
+        tensors = Tensors([])
+        tensors.entries = {new: self.entries[name] for new, name in names.items()}
+        return tensors
 
 
-class Held(Tensors):
-    """Tensors that are in memory already, of a file in another format."""
+class InMemoryTensors(Tensors):
+    """Tensors of a file in another format, which were loaded whole."""
 
     def __init__(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self.entries = {
-            name: Entry(file, NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), name)
+            name: TensorInfo(
+                file, DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), name
+            )
             for name, tensor in tensors.items()
         }
 
@@ -116,60 +123,60 @@ class Held(Tensors):
         return self._tensors[name]
 
 
-def finite(tensor: Tensor) -> Tensor:
-    """Whether all values of a tensor of floats are finite: a flag, where the tensor is.
+def is_finite(tensor: Tensor) -> Tensor:
+    """Return whether all values of a float tensor are finite, as a bool tensor on the same device.
 
-    The smallest and the largest value tell: either is NaN where any value is. One pass over the memory
-    and no copy. A sum in float64 makes a copy of twice to four times the size first, and on a CPU takes
-    25 times as long.
+    Checks the minimum and the maximum, which are NaN if any value is. This reads the memory once and
+    copies nothing. A sum in float64 would first make a copy of two to four times the size, and takes
+    25 times as long on a CPU.
     """
     if tensor.numel() == 0:
         return torch.ones((), dtype=torch.bool, device=tensor.device)
     if tensor.dtype.itemsize < 2:
-        tensor = tensor.float()  # of 8 bits, which PyTorch cannot compare
+        tensor = tensor.float()  # PyTorch cannot compare 8-bit floats
     return torch.stack(tensor.detach().aminmax()).isfinite().all()
 
 
-def not_finite(tensors: Tensors) -> str | None:
-    """Name the first tensor that has NaN or infinite values, and its file.
+def find_non_finite(tensors: Tensors) -> str | None:
+    """Return a message that names the first tensor with NaN or infinite values and its file, or None.
 
     Raises:
         LoraError: a tensor cannot be read.
     """
     for name, entry in tensors.entries.items():
         tensor = tensors.get(name)
-        if tensor.is_floating_point() and not finite(tensor):
-            return f"{entry.file}: {entry.stored} has NaN or infinite values"
+        if tensor.is_floating_point() and not is_finite(tensor):
+            return f"{entry.file}: {entry.stored_name} has NaN or infinite values"
     return None
 
 
 def open_checkpoint(folder: Path) -> Tensors:
-    """Open the tensors that transformers reads for a model, by the names that its files give them.
+    """Open the tensors that transformers reads for a model, by their names in the files.
 
     Raises:
-        LoraError: there are none, one is missing or damaged, or transformers reads something else
-            than safetensors.
+        LoraError: there are no weights, a file is missing or damaged, or transformers would not read
+            safetensors.
     """
-    files, named = weight_files(folder)
+    files, weight_map = weight_files(folder)
     tensors = Tensors(files)
-    if lost := sorted(named.keys() - tensors.entries.keys()):
+    if missing := sorted(weight_map.keys() - tensors.entries.keys()):
         raise LoraError(
-            f"{folder / named[lost[0]]} has no {lost[0]}, though {folder}'s index says so"
+            f"{folder / weight_map[missing[0]]} has no {missing[0]}, which the index in {folder} lists"
         )
     return tensors
 
 
 def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Find the files that transformers' ``from_pretrained`` reads, in its order.
+    """Find the files that transformers' ``from_pretrained`` reads.
 
-    That is the file that the config's ``transformers_weights`` names; else `SINGLE`, even if there is
-    an `INDEX` beside it; else every file that the index names, with all tensors that are in them.
+    In order of precedence: the file that the config's ``transformers_weights`` names; `SAFE_WEIGHTS_NAME`, even with a
+    `SAFE_WEIGHTS_INDEX_NAME` beside it; all files that the index names, with all tensors in them.
 
     Returns:
-        the files, and the index's ``weight_map``: empty where none is read.
+        the files, and the index's ``weight_map``, which is empty if no index is read.
 
     Raises:
-        LoraError: there are none, one is missing, or transformers would read something else.
+        LoraError: there are no weights, a file is missing, or transformers would not read safetensors.
     """
     if (folder / "adapter_config.json").is_file():
         raise LoraError(
@@ -183,7 +190,10 @@ def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
         )
     name = read_json(folder / "config.json").get("transformers_weights")
     if name is None:
-        name = next((n for n in (SINGLE, INDEX) if (folder / n).is_file()), None)
+        name = next(
+            (n for n in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME) if (folder / n).is_file()),
+            None,
+        )
     if name is None:
         if pickles := sorted(file.name for file in folder.glob("pytorch_model*.bin")):
             raise LoraError(
@@ -191,40 +201,42 @@ def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
                 "save it again, which writes safetensors"
             )
         raise LoraError(
-            f"there is no {folder / SINGLE}; give a folder with a model as safetensors files"
+            f"there is no {folder / SAFE_WEIGHTS_NAME}; give a folder with a model as safetensors files"
         )
     if not str(name).endswith(".index.json"):
-        return [_existing(folder / str(name), "config.json")], {}
+        return [_require_file(folder / str(name), "config.json")], {}
     shards = read_json(folder / str(name)).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise LoraError(f"{folder / str(name)} has no weight_map")
-    return [_existing(folder / shard, str(name)) for shard in sorted(set(shards.values()))], shards
+    return [
+        _require_file(folder / shard, str(name)) for shard in sorted(set(shards.values()))
+    ], shards
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        LoraError: it is not there, or is none.
+        LoraError: the file cannot be read, or is not a JSON object.
     """
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except OSError as error:
         raise LoraError(f"{file} cannot be read ({_reason(error)})") from error
     except (ValueError, RecursionError) as error:
-        raise LoraError(f"{file} is no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise LoraError(f"{file} holds no JSON object")
-    return found
+        raise LoraError(f"{file} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise LoraError(f"{file} is not a JSON object")
+    return content
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, keys in order.
+    """Write a JSON object with sorted keys.
 
     Raises:
-        LoraError: it cannot be written.
+        LoraError: the file cannot be written.
     """
-    with writing(file):
+    with explain_write_errors(file):
         file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -232,31 +244,30 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     """Make a folder that appears at ``path`` only when it is complete and on the disk.
 
-    What the body writes goes into a hidden folder beside ``path``, which takes its place by a
-    rename at the end; when the body fails, whatever the reason, it is removed.
+    The body writes into a hidden folder beside ``path``, which is renamed to ``path`` at the end. If
+    the body fails, the hidden folder is removed.
 
     Args:
-        path: the folder to make; its parents are made too.
-        force: replace a folder that is there, if it holds a model or an adapter.
+        path: the folder to make. Its parents are made too.
+        force: replace an existing folder, if it holds a model or an adapter.
 
     Raises:
-        LoraError: there is something at ``path`` that may not be replaced, or it cannot be
-            written.
+        LoraError: ``path`` exists and may not be replaced, or the folder cannot be written.
     """
     path = path.resolve()
-    occupied = _check_free(path, force=force)
+    exists = _check_replaceable(path, force=force)
     part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
-        with writing(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             part.mkdir()
         yield part
-        with writing(path):
+        with explain_write_errors(path):
             for file in part.iterdir():
-                sync(file)
-            sync(part)
-            if occupied:
-                # Two renames: there is no portable way to swap two folders in one.
+                fsync(file)
+            fsync(part)
+            if exists:
+                # Two renames, since there is no portable way to swap folders atomically.
                 old = part.with_suffix(".old")
                 path.rename(old)
                 try:
@@ -267,9 +278,9 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
                 shutil.rmtree(old)
             else:
                 part.rename(path)
-            sync(path.parent)
+            fsync(path.parent)
     except LoraError as error:
-        # It is about the folder that was to be; nobody knows the hidden one.
+        # Name the folder that the user asked for, not the hidden one.
         raise LoraError(str(error).replace(str(part), str(path))) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -281,17 +292,17 @@ def new_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
     try:
         yield part
-        with writing(path):
-            sync(part)
+        with explain_write_errors(path):
+            fsync(part)
             part.replace(path)
-            sync(path.parent)
+            fsync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing(what: object) -> Iterator[None]:
-    """Turn an `OSError` into the sentence that ``what`` cannot be written."""
+def explain_write_errors(what: object) -> Iterator[None]:
+    """Raise an `OSError` as a `LoraError` that says that ``what`` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -300,77 +311,78 @@ def writing(what: object) -> Iterator[None]:
         ) from error
 
 
-class Writer:
-    """Writes a safetensors file tensor by tensor, which the library itself cannot.
+class SafetensorsWriter:
+    """Writes a safetensors file tensor by tensor, which the safetensors library cannot do.
 
-    The format (https://huggingface.co/docs/safetensors): eight bytes, little endian, with the
-    header's length; the header, JSON padded with spaces; the tensors' bytes without gaps. Shapes and
-    dtypes are all the header needs, so it can be written first.
+    The format (https://huggingface.co/docs/safetensors): the header's length in eight bytes, little
+    endian; the header, which is JSON padded with spaces; the tensors' bytes without gaps. The header
+    has shapes and dtypes alone, so it can be written first.
     """
 
     def __init__(self, file: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Open the file and write its header.
 
         Args:
-            file: where to write.
-            layout: the dtype, as the format names it, and the shape of each tensor.
+            file: the file to write.
+            layout: for each tensor, the dtype's name in the safetensors format, and the shape.
         """
         self._file = file
-        # Wide dtypes first keeps every tensor aligned without gaps.
-        order = sorted(layout, key=lambda name: (-_bytes(layout[name][0]), name))
+        # With wide dtypes first, every tensor is aligned without gaps.
+        order = sorted(layout, key=lambda name: (-_itemsize(layout[name][0]), name))
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         self._offsets: dict[str, tuple[int, int]] = {}
         at = 0
         for name in order:
             dtype, shape = layout[name]
-            end = at + torch.Size(shape).numel() * _bytes(dtype)
+            end = at + torch.Size(shape).numel() * _itemsize(dtype)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
             self._offsets[name] = (at, end)
             at = end
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self._start = 8 + len(text)
-        with writing(file):
+        with explain_write_errors(file):
             self._stream: IO[bytes] = file.open("wb")
-        with writing(file):
+        with explain_write_errors(file):
             self._stream.write(len(text).to_bytes(8, "little") + text)
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor in its place; its dtype and shape are what the layout said."""
+        """Write a tensor, which must have the dtype and shape that the layout gives for it."""
         at, end = self._offsets.pop(name)
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        assert data.nbytes == end - at, name  # noqa: S101 (the header is written already)
-        with writing(f"{self._file}: {name}"):
+        assert data.nbytes == end - at, name  # noqa: S101 (the header is already written)
+        with explain_write_errors(f"{self._file}: {name}"):
             self._stream.seek(self._start + at)
             self._stream.write(data.data)
-            # Else a full disk would only show later, with another tensor's name.
+            # A full disk would otherwise be reported for a later tensor.
             self._stream.flush()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, error_type: object, *_: object) -> None:
         try:
-            with writing(self._file):
+            with explain_write_errors(self._file):
                 self._stream.close()
         except LoraError:
-            if not kind:
-                raise  # else it repeats what `write` said, without the tensor's name
-        assert kind or not self._offsets, self._offsets  # noqa: S101 (a hole would read as zeros)
+            if not error_type:
+                raise  # otherwise `write` has reported it, with the tensor's name
+        # A tensor that was not written would read as zeros.
+        assert error_type or not self._offsets, self._offsets  # noqa: S101 (a bug, not bad input)
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or a folder's listing is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """Open a safetensors file; the library gives its handle no type."""
+def _open_safetensors(file: Path) -> Iterator[Any]:
+    """Open a safetensors file. The library's handle has no type."""
     try:
         with safe_open(file, framework="pt") as tensors:
             yield tensors
@@ -378,14 +390,14 @@ def _opened(file: Path) -> Iterator[Any]:
         raise LoraError(f"{file} cannot be read ({_reason(error)}); fetch it again") from error
 
 
-def _existing(file: Path, index: str) -> Path:
+def _require_file(file: Path, index: str) -> Path:
     if not file.is_file():
         raise LoraError(f"there is no {file}, which {index} names; fetch it again")
     return file
 
 
-def _check_free(path: Path, *, force: bool) -> bool:
-    """Return whether there is a folder to replace."""
+def _check_replaceable(path: Path, *, force: bool) -> bool:
+    """Return whether there is a folder to replace; raise `LoraError` if it may not be replaced."""
     if not path.exists():
         return False
     try:
@@ -394,14 +406,16 @@ def _check_free(path: Path, *, force: bool) -> bool:
     except OSError as error:
         raise LoraError(f"{path} cannot be the output folder ({_reason(error)})") from error
     if not force:
-        raise LoraError(f"{path} is there and not empty; name another folder, or use --force")
-    if not any((path / name).is_file() for name in CONFIGS):
-        raise LoraError(f"{path} holds neither a model nor an adapter, so --force spares it")
+        raise LoraError(f"{path} exists and is not empty; name another folder, or use --force")
+    if not any((path / name).is_file() for name in CONFIG_NAMES):
+        raise LoraError(
+            f"{path} holds neither a model nor an adapter, so --force does not replace it"
+        )
     return True
 
 
-def _bytes(dtype: str) -> int:
-    """Return the bytes that one value takes."""
+def _itemsize(dtype: str) -> int:
+    """Return the bytes of one value."""
     bits = "".join(c for c in dtype.partition("_")[0] if c.isdigit())
     return 1 if dtype == "BOOL" else int(bits) // 8
 

@@ -1,4 +1,4 @@
-"""Says what an adapter is, how large its effect on each layer, and who can use it."""
+"""Describe an adapter: ranks, targets, norms, and whether the batching engine supports it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from worker.lora import LoraError, lowrank
-from worker.lora.adapter import PICKLE, WEIGHTS, open_adapter, read_pickle, refusals
-from worker.lora.files import NAMES, Writer, new_file
+from worker.lora.adapter import (
+    PICKLE_WEIGHTS_NAME,
+    SAFETENSORS_WEIGHTS_NAME,
+    batching_unsupported_reasons,
+    open_adapter,
+    read_pickle,
+)
+from worker.lora.files import DTYPE_NAMES, SafetensorsWriter, new_file
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Layer:
     rank: int
     alpha: float
     scaling: float
-    #: Frobenius norm of scaling · B A, which the adapter adds to the layer's weights.
+    #: Frobenius norm of scaling · B A, which is added to the layer's weights.
     norm: float
 
 
@@ -32,34 +38,40 @@ class Description:
     scalings: list[float]
     targets: list[str]
     layers: list[Layer]
-    #: Tensors of the base that are replaced.
+    #: Names of the base's tensors that the adapter replaces.
     replaced: list[str]
     parameters: int
-    #: Of the file with the tensors.
+    #: Size of the file with the tensors.
     bytes: int
     dtypes: list[str]
     file: str
-    #: Why the engine that stacks adapters cannot take it; empty if it can.
-    refusals: list[str]
+    #: Why the batching engine does not support the adapter; empty if it does.
+    unsupported_reasons: list[str]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def inspect(folder: Path) -> Description:
-    """Describe an adapter; every pair of factors is read once, none is multiplied out.
+    """Describe an adapter. All factors are read once; B A is not computed.
 
     Raises:
-        LoraError: it is missing, damaged or contradicts itself.
+        LoraError: it is missing or damaged, or config and tensors contradict each other.
     """
     adapter = open_adapter(folder)
     layers = []
-    for module, pair in adapter.factors.items():
+    for module, factors in adapter.factors.items():
         b, a = adapter.get(module)
-        norm = abs(pair.scaling) * lowrank.norm_of_product(b, a)
-        layers.append(Layer(module, pair.shape, pair.rank, pair.alpha, pair.scaling, norm))
+        norm = abs(factors.scaling) * lowrank.norm_of_product(b, a)
+        layers.append(
+            Layer(module, factors.shape, factors.rank, factors.alpha, factors.scaling, norm)
+        )
     entries = adapter.tensors.entries
-    file = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else PICKLE)
+    file = folder / (
+        SAFETENSORS_WEIGHTS_NAME
+        if (folder / SAFETENSORS_WEIGHTS_NAME).is_file()
+        else PICKLE_WEIGHTS_NAME
+    )
     return Description(
         base=str(adapter.config.get("base_model_name_or_path") or ""),
         ranks=sorted({layer.rank for layer in layers}),
@@ -72,7 +84,7 @@ def inspect(folder: Path) -> Description:
         bytes=file.stat().st_size,
         dtypes=sorted({entry.dtype for entry in entries.values()}),
         file=file.name,
-        refusals=refusals(adapter.config, entries),
+        unsupported_reasons=batching_unsupported_reasons(adapter.config, entries),
     )
 
 
@@ -80,23 +92,25 @@ def convert(folder: Path) -> Path:
     """Write a pickled adapter's tensors, bit for bit, as a safetensors file beside the pickle.
 
     Returns:
-        the new file, which every loader prefers; the pickle stays.
+        the new file, which PEFT prefers to the pickle.
 
     Raises:
-        LoraError: there is no pickle or it is damaged, there are safetensors already, or the
-            file cannot be written.
+        LoraError: the pickle is missing or damaged, a safetensors file exists, or it cannot be
+            written.
     """
-    file = folder / WEIGHTS
+    file = folder / SAFETENSORS_WEIGHTS_NAME
     if file.exists():
-        raise LoraError(f"{file} is there already")
-    if not (folder / PICKLE).is_file():
-        raise LoraError(f"there is no {PICKLE} in {folder}")
-    tensors = read_pickle(folder / PICKLE)
+        raise LoraError(f"{file} already exists")
+    if not (folder / PICKLE_WEIGHTS_NAME).is_file():
+        raise LoraError(f"there is no {PICKLE_WEIGHTS_NAME} in {folder}")
+    tensors = read_pickle(folder / PICKLE_WEIGHTS_NAME)
     for name, tensor in tensors.items():
-        if tensor.dtype not in NAMES:
-            raise LoraError(f"{folder / PICKLE}: {name} is of dtype {tensor.dtype}, no float")
-    layout = {name: (NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
-    with new_file(file) as part, Writer(part, layout) as writer:
+        if tensor.dtype not in DTYPE_NAMES:
+            raise LoraError(
+                f"{folder / PICKLE_WEIGHTS_NAME}: {name} has dtype {tensor.dtype}, which is not a float"
+            )
+    layout = {name: (DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
+    with new_file(file) as part, SafetensorsWriter(part, layout) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor)
     return file

@@ -1,4 +1,4 @@
-"""What a model is made of, by its config alone, and which tensor of a checkpoint is which part."""
+"""Classify a model's parameters by its config, and find them in a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from worker.lora import LoraError
 from worker.lora.files import Tensors, open_checkpoint, read_json
 
-#: Parts of the config that an adapter cannot carry: it would be added to another function.
+#: Config values that base and fine-tune must share: otherwise they compute different functions, and no
+#: adapter can make up for it.
 _MUST_AGREE = (
     "model_type",
     "hidden_size",
@@ -40,8 +41,7 @@ _MUST_AGREE = (
     "shared_expert_intermediate_size",
 )
 
-
-#: Other parts say nothing about what a model computes of a text.
+#: Config values that do not change what a model computes. Any other difference causes a warning.
 _MAY_DIFFER = re.compile(
     r"^_|_token_id$|drop(out)?$|_pdrop$|dtype$|^output_|^(id2label|label2id|problem_type|architectures|auto_map"
     r"|initializer_range|max_position_embeddings|pretraining_tp|return_dict|router_aux_loss_coef"
@@ -51,18 +51,18 @@ _MAY_DIFFER = re.compile(
 
 @dataclass
 class Layout:
-    """The names of a model's tensors, by what they are."""
+    """The names of a model's parameters, by kind."""
 
-    #: Weights of the linear layers within the decoder, in order, and their shapes (out, in).
+    #: Weights of the decoder's linear layers, in order, and their shapes (out, in).
     linear: dict[str, tuple[int, int]] = field(default_factory=dict)
-    #: Everything else: embeddings, head, norms, biases, other; experts are parameters that hold a
+    #: All other parameters: embeddings, head, norms, biases, experts, other. A parameter in experts has a
     #: matrix for each expert of a mixture.
     groups: dict[str, list[str]] = field(
         default_factory=lambda: {
             kind: [] for kind in ("embeddings", "head", "norms", "biases", "experts", "other")
         }
     )
-    #: Whether the head has no tensor of its own but uses the embeddings'.
+    #: Whether the head shares the embeddings' tensor.
     tied: bool = False
 
     @property
@@ -72,21 +72,21 @@ class Layout:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's tensors on the disk, by the names that the model has for them."""
+    """A model's tensors on the disk, by the names of its parameters."""
 
-    #: Those without a place in the model, and the parts of `parts`, have their stored names.
+    #: Tensors that are not parameters, and the tensors of `parts`, have their stored names.
     tensors: Tensors
-    #: Parameters that transformers puts together from several tensors -> the names of these.
+    #: Parameters that transformers computes from several tensors -> the names of those tensors.
     parts: dict[str, list[str]]
-    #: Parameters of the head that are not stored, since the model was saved without its head.
-    headless: list[str]
+    #: Parameters of the head, if the model was saved without it.
+    missing_head: list[str]
 
 
-def skeleton(folder: Path) -> Any:
-    """Build a model from its config, without memory or values: on the meta device.
+def meta_model(folder: Path) -> Any:
+    """Build a model from its config on PyTorch's meta device, without memory or values.
 
     Raises:
-        LoraError: transformers knows no such causal language model.
+        LoraError: transformers does not support such a causal language model.
     """
     try:
         with torch.device("meta"):
@@ -97,25 +97,25 @@ def skeleton(folder: Path) -> Any:
         raise
     except Exception as error:  # a bad value may make transformers raise anything
         raise LoraError(
-            f"{folder / 'config.json'} describes no causal language model that transformers knows"
+            f"{folder / 'config.json'} does not describe a causal language model that transformers supports"
         ) from error
 
 
-def layout(folder: Path) -> Layout:
-    """Read a model's config and find out what its tensors are. No weights are read.
+def read_layout(folder: Path) -> Layout:
+    """Classify a model's parameters by its config. No weights are read.
 
     Raises:
-        LoraError: transformers knows no such causal language model.
+        LoraError: transformers does not support such a causal language model.
     """
-    return describe(skeleton(folder))
+    return classify_parameters(meta_model(folder))
 
 
-def describe(model: Any) -> Layout:
-    """Find out what the tensors of a `skeleton` are."""
-    found = Layout()
+def classify_parameters(model: Any) -> Layout:
+    """Classify the parameters of a `meta_model`."""
+    layout = Layout()
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    found.tied = head.weight is embeddings.weight
-    # A tied parameter is named once, by its first place.
+    layout.tied = head.weight is embeddings.weight
+    # A tied parameter is listed once, under its first name.
     for name, parameter in model.named_parameters():
         module = model.get_submodule(name.rpartition(".")[0])
         linear = isinstance(module, nn.Linear)
@@ -124,7 +124,7 @@ def describe(model: Any) -> Layout:
         elif module is head:
             kind = "head"
         elif linear and parameter.ndim == 2:
-            found.linear[name] = (parameter.shape[0], parameter.shape[1])
+            layout.linear[name] = (parameter.shape[0], parameter.shape[1])
             continue
         elif linear:
             kind = "biases"
@@ -132,27 +132,27 @@ def describe(model: Any) -> Layout:
             kind = "experts"
         else:
             kind = "norms" if type(module).__name__.endswith("Norm") else "other"
-        found.groups[kind].append(name)
-    return found
+        layout.groups[kind].append(name)
+    return layout
 
 
 def open_model(folder: Path, model: Any) -> Weights:
-    """Open a model's tensors by the names that transformers gives them when it loads them.
+    """Open a model's tensors under the names that transformers gives them when it loads the model.
 
-    transformers renames some, adds or removes the prefix of the model without its head, and stacks
-    the experts of a mixture.
+    transformers renames some, adds or removes the base model's prefix, and stacks the experts of a
+    mixture.
 
     Args:
-        folder: the model's.
-        model: its `skeleton`.
+        folder: the model's folder.
+        model: its `meta_model`.
 
     Raises:
         LoraError: a tensor is missing or stored twice, tied ones differ, or the model is quantized.
     """
     if read_json(folder / "config.json").get("quantization_config"):
-        raise LoraError(f"{folder} is a quantized model; give the one that it was made from")
+        raise LoraError(f"{folder} is a quantized model; give the model that was quantized")
     tensors = open_checkpoint(folder)
-    wanted = model.state_dict()
+    state = model.state_dict()
     prefix = model.base_model_prefix
     transforms = get_model_conversion_mapping(model)
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
@@ -160,15 +160,15 @@ def open_model(folder: Path, model: Any) -> Weights:
     names: dict[str, str] = {}
     parts: dict[str, list[str]] = {}
     for stored in tensors.entries:
-        name, pattern = rename_source_key(stored, renamings, converters, prefix, wanted)
-        if name not in wanted and stored in wanted:
+        name, pattern = rename_source_key(stored, renamings, converters, prefix, state)
+        if name not in state and stored in state:
             name, pattern = stored, None
         if pattern is not None:
             targets = next(c for c in converters if pattern in c.source_patterns).target_patterns
             for target in targets:
                 parts.setdefault(name.replace(targets[0], target), []).append(stored)
             name = stored
-        elif name not in wanted:
+        elif name not in state:
             name = stored
         if name in names:
             raise LoraError(f"{folder} has {name} twice, as {names[name]} and as {stored}")
@@ -184,73 +184,76 @@ def open_model(folder: Path, model: Any) -> Weights:
             names[tied] = names[name]
         elif tied in names:
             names[name] = names[tied]
-    plan = describe(model)
-    bare = not any(stored.startswith(f"{prefix}.") for stored in tensors.entries)
-    headless = [name for name in plan.groups["head"] if name not in names] if bare else []
-    for name in plan.names:
-        if name not in names and name not in parts and name not in headless:
-            raise LoraError(f"{folder} has no tensor {name}, which its config.json asks for")
-        if name in parts and name in plan.linear:
+    layout = classify_parameters(model)
+    has_no_prefix = not any(stored.startswith(f"{prefix}.") for stored in tensors.entries)
+    missing_head = (
+        [name for name in layout.groups["head"] if name not in names] if has_no_prefix else []
+    )
+    for name in layout.names:
+        if name not in names and name not in parts and name not in missing_head:
+            raise LoraError(f"{folder} has no tensor {name}, which its config.json requires")
+        if name in parts and name in layout.linear:
             raise LoraError(
-                f"{folder} stores {name} as {parts[name][0]}, in a form that transformers computes it "
-                "from; these commands take layers only as they are"
+                f"{folder} stores {name} as {parts[name][0]}, from which transformers computes it; "
+                "these commands support only layers that are stored as they are"
             )
-    return Weights(tensors.under(names), parts, headless)
+    return Weights(tensors.renamed(names), parts, missing_head)
 
 
 def compare(base: Path, tuned: Path, *, ignore_tokenizer: bool = False) -> list[str]:
-    """Make sure that one model can be a fine-tune of the other.
+    """Check that ``tuned`` can be a fine-tune of ``base``.
 
     Returns:
-        warnings: differences that may matter.
+        warnings of other differences that may change what the model computes.
 
     Raises:
-        LoraError: configs or vocabularies differ.
+        LoraError: their configs or vocabularies are incompatible.
     """
-    ours, theirs = _config(base).to_dict(), _config(tuned).to_dict()
+    base_config, tuned_config = _config(base).to_dict(), _config(tuned).to_dict()
     for key in _MUST_AGREE:
-        if ours.get(key) != theirs.get(key):
+        if base_config.get(key) != tuned_config.get(key):
             raise LoraError(
-                f"{tuned / 'config.json'} is no fine-tune of {base / 'config.json'}: {key} is "
-                f"{theirs.get(key)} and not {ours.get(key)}"
+                f"{tuned / 'config.json'} is not a fine-tune of {base / 'config.json'}: {key} is "
+                f"{tuned_config.get(key)} and not {base_config.get(key)}"
             )
     if not ignore_tokenizer:
-        mine, other = _vocabulary(base), _vocabulary(tuned)
-        if mine and other and mine != other:
-            odd = sorted(set(mine.items()) ^ set(other.items()))[0][0]
+        base_vocabulary, tuned_vocabulary = _vocabulary(base), _vocabulary(tuned)
+        if base_vocabulary and tuned_vocabulary and base_vocabulary != tuned_vocabulary:
+            token = sorted(set(base_vocabulary.items()) ^ set(tuned_vocabulary.items()))[0][0]
             raise LoraError(
-                f"{tuned / 'tokenizer.json'} has another vocabulary than "
-                f"{base / 'tokenizer.json'} (for example {odd!r}), so an adapter would see other "
-                "tokens; --ignore-tokenizer if that is meant"
+                f"{tuned / 'tokenizer.json'} and {base / 'tokenizer.json'} have different "
+                f"vocabularies (for example {token!r}), so an adapter would get other tokens; use "
+                "--ignore-tokenizer if this is intended"
             )
     return [
-        f"{key} is {theirs.get(key)} in {tuned} and {ours.get(key)} in {base}, which no adapter mends"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and not _MAY_DIFFER.search(key)
+        f"{key} is {tuned_config.get(key)} in {tuned} and {base_config.get(key)} in {base}, which an "
+        "adapter cannot change"
+        for key in sorted(base_config.keys() | tuned_config.keys())
+        if base_config.get(key) != tuned_config.get(key) and not _MAY_DIFFER.search(key)
     ]
 
 
 def _config(folder: Path) -> Any:
-    """Read a config; transformers gives each model's its own type."""
+    """Read a config. Each model type has its own class in transformers."""
     file = folder / "config.json"
     read_json(file)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a bad value may make transformers raise anything
-        raise LoraError(f"{file} is no config that transformers knows") from error
+        raise LoraError(f"{file} is not a config that transformers supports") from error
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
-    """Return the ids of a tokenizer's tokens; nothing if the folder has no tokenizer."""
+    """Return a tokenizer's tokens and their ids; empty if the folder has no tokenizer."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         return {}
     content = read_json(file)
     try:
         vocabulary = content["model"]["vocab"]
-        if isinstance(vocabulary, list):  # Unigram: [token, score] in order of the ids
-            vocabulary = {token: at for at, (token, _) in enumerate(vocabulary)}
+        if isinstance(vocabulary, list):  # Unigram: [token, score], in order of ids
+            vocabulary = {token: token_id for token_id, (token, _) in enumerate(vocabulary)}
         added = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
         return {**vocabulary, **added}
     except (KeyError, TypeError, ValueError) as error:
-        raise LoraError(f"{file} is no tokenizer ({json.dumps(str(error))})") from error
+        raise LoraError(f"{file} is not a tokenizer ({json.dumps(str(error))})") from error

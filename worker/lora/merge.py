@@ -1,4 +1,4 @@
-"""Adds an adapter to its base: a full checkpoint in the base's own sharding."""
+"""Merge an adapter into its base: a full checkpoint with the base's shards."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import torch
 from torch import Tensor
 
 from worker.lora import LoraError
-from worker.lora.adapter import open_adapter, other_base
-from worker.lora.applied import Applied
+from worker.lora.adapter import mismatched_base, open_adapter
 from worker.lora.files import (
-    CONFIGS,
-    FLOATS,
-    INDEX,
-    NAMES,
-    SINGLE,
-    Entry,
-    Writer,
+    CONFIG_NAMES,
+    DTYPE_NAMES,
+    FLOAT_DTYPES,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    SafetensorsWriter,
+    TensorInfo,
+    explain_write_errors,
     new_folder,
     read_json,
     weight_files,
     write_json,
-    writing,
 )
-from worker.lora.layout import Weights, describe, open_model, skeleton
+from worker.lora.layout import Weights, classify_parameters, meta_model, open_model
+from worker.lora.peft_merge import PeftMerger
 
-#: What a merged checkpoint takes over from the base's folder beside the weights.
-_COPIED = ("*.json", "*.model", "*.txt", "*.jinja")
+#: Files that are copied from the base's folder, beside the weights.
+_COPIED_PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What was merged."""
+class MergeReport:
+    """The result of a merge, in numbers."""
 
-    #: Modules that the adapter changed: linear layers that got their B A, and embeddings.
+    #: Modules that the adapter changed: linear layers and embeddings.
     layers: int
-    #: Tensors that the adapter holds whole.
+    #: Tensors that the adapter replaced.
     replaced: int
     tensors: int
     bytes: int
@@ -57,19 +57,19 @@ def merge(
     dtype: torch.dtype | None = None,
     force: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Merged:
+) -> MergeReport:
     """Write the base's tensors as they are after PEFT's ``merge_and_unload``.
 
-    Layers are merged in float32 and rounded once; other tensors are written bit for bit. Memory: one
-    layer at a time.
+    Layers are merged in float32 and rounded once. Other tensors are written bit for bit. Memory holds
+    one layer at a time.
 
     Args:
         base, adapter: folders.
-        out: the merged model's folder; it appears when it is complete.
-        base_name: what the base is called; ``base`` by default.
-        dtype: of all float tensors; by default each keeps the base's.
-        force: replace an adapter or model that is in ``out``.
-        progress: told each tensor's name when it begins, how many are done and how many there are.
+        out: the merged model's folder. It appears when it is complete.
+        base_name: the base's name, to compare with the adapter's config; ``base`` by default.
+        dtype: dtype of all float tensors; by default each keeps the base's.
+        force: replace an adapter or model in ``out``.
+        progress: called before each tensor with its name, the number of tensors done, and the total.
 
     Raises:
         LoraError: the adapter cannot be merged exactly or is for another base, a tensor is
@@ -78,15 +78,14 @@ def merge(
     start = time.perf_counter()
     for folder in (base, adapter):
         if out.resolve() == folder.resolve():
-            raise LoraError(f"{out} is an input; the output needs a folder of its own")
+            raise LoraError(f"{out} is an input; use another folder for the output")
     with new_folder(out, force=force) as folder:
-        model = skeleton(base)
-        weights, theirs = open_model(base, model), open_adapter(adapter)
-        # PEFT takes the model's layers apart.
-        plan = describe(model)
-        applied = Applied(base, model, weights, theirs)
-        if plan.tied:
-            _check_tied(base, adapter, applied, (plan.groups["embeddings"][0], "lm_head.weight"))
+        model = meta_model(base)
+        weights, opened_adapter = open_model(base, model), open_adapter(adapter)
+        layout = classify_parameters(model)  # before PEFT changes the model's layers
+        merger = PeftMerger(base, model, weights, opened_adapter)
+        if layout.tied:
+            _check_tied(base, adapter, merger, (layout.groups["embeddings"][0], "lm_head.weight"))
         _copy(base, folder)
         config = read_json(base / "config.json")
         config.pop("transformers_weights", None)
@@ -95,33 +94,38 @@ def merge(
                 if key in config:
                     config[key] = str(dtype).removeprefix("torch.")
         write_json(folder / "config.json", config)
-        # Tied tensors are one tensor on the disk, under one of their names.
-        stored = {entry.stored: (name, entry) for name, entry in weights.tensors.entries.items()}
+        # Tied parameters are stored once, under one of their names.
+        stored = {
+            entry.stored_name: (name, entry) for name, entry in weights.tensors.entries.items()
+        }
         files = _file_names(base)
         size = done = 0
         for source, target in files.items():
-            found = {s: (name, e) for s, (name, e) in stored.items() if e.file == source}
-            layouts = {s: (_saved_as(e, dtype), e.shape) for s, (_, e) in found.items()}
-            with Writer(folder / target, layouts) as file:
-                for s, (name, _) in found.items():
+            shard = {s: (name, e) for s, (name, e) in stored.items() if e.file == source}
+            header = {s: (_stored_dtype(e, dtype), e.shape) for s, (_, e) in shard.items()}
+            with SafetensorsWriter(folder / target, header) as file:
+                for s, (name, _) in shard.items():
                     if progress:
                         progress(name, done, len(stored))
-                    tensor = _merged(name, weights, applied, layouts[s][0])
+                    tensor = _merged_tensor(name, weights, merger, header[s][0])
                     file.write(s, tensor)
                     size += tensor.nbytes
                     done += 1
-        if list(files.values()) != [SINGLE]:
+        if list(files.values()) != [SAFE_WEIGHTS_NAME]:
             shards = {s: files[entry.file] for s, (_, entry) in stored.items()}
-            write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": shards})
-    chosen = base_name or str(base)
+            write_json(
+                folder / SAFE_WEIGHTS_INDEX_NAME,
+                {"metadata": {"total_size": size}, "weight_map": shards},
+            )
+    given_base = base_name or str(base)
     warnings = []
-    if said := other_base(theirs.config, chosen, base):
+    if named_base := mismatched_base(opened_adapter.config, given_base, base):
         warnings.append(
-            f"the adapter's config names the base {said}, and it was merged into {name}"
+            f"the adapter's config names the base {named_base}, and it was merged into {given_base}"
         )
-    return Merged(
-        layers=len(applied.modules),
-        replaced=len(applied.replaced),
+    return MergeReport(
+        layers=len(merger.modules),
+        replaced=len(merger.replaced),
         tensors=done,
         bytes=size,
         seconds=time.perf_counter() - start,
@@ -129,29 +133,29 @@ def merge(
     )
 
 
-def _merged(name: str, weights: Weights, applied: Applied, dtype: str) -> Tensor:
+def _merged_tensor(name: str, weights: Weights, merger: PeftMerger, dtype: str) -> Tensor:
     """Return a tensor as the merged checkpoint stores it."""
     entry = weights.tensors.entries[name]
-    if applied.changes(name):
-        found = applied.get(name)
+    if merger.changes(name):
+        tensor = merger.get(name)
     else:
-        found = weights.tensors.get(name)
-        if entry.dtype in FLOATS and not found.isfinite().all():
-            raise LoraError(f"{entry.file}: {entry.stored} has NaN or infinite values")
+        tensor = weights.tensors.get(name)
+        if entry.dtype in FLOAT_DTYPES and not tensor.isfinite().all():
+            raise LoraError(f"{entry.file}: {entry.stored_name} has NaN or infinite values")
         if dtype == entry.dtype:
-            return found  # bit for bit, whatever it is
-    rounded = found.to(FLOATS[dtype])
+            return tensor  # bit for bit
+    rounded = tensor.to(FLOAT_DTYPES[dtype])
     if not rounded.isfinite().all():
         raise LoraError(
-            f"{entry.file}: {entry.stored} is too large for {dtype}; use another --dtype"
+            f"{entry.file}: {entry.stored_name} is too large for {dtype}; use another --dtype"
         )
     return rounded
 
 
-def _check_tied(base: Path, adapter: Path, applied: Applied, names: tuple[str, str]) -> None:
-    """Make sure that head and embeddings, one tensor on the disk, stay one when merged."""
-    changed = [name for name in names if applied.changes(name)]
-    if not changed or (len(changed) == 2 and torch.equal(*map(applied.get, names))):
+def _check_tied(base: Path, adapter: Path, merger: PeftMerger, names: tuple[str, str]) -> None:
+    """Check that tied head and embeddings are equal after the merge."""
+    changed = [name for name in names if merger.changes(name)]
+    if not changed or (len(changed) == 2 and torch.equal(*map(merger.get, names))):
         return
     raise LoraError(
         f"{adapter} cannot be merged: {base} ties its head to its embeddings, and the adapter makes "
@@ -160,26 +164,26 @@ def _check_tied(base: Path, adapter: Path, applied: Applied, names: tuple[str, s
 
 
 def _file_names(base: Path) -> dict[Path, str]:
-    """Name the merged model's file for each of the base's."""
-    files, named = weight_files(base)
-    if not named:
-        return {files[0]: SINGLE}
-    # A shard may lie in a folder of its own.
+    """Return the base's weight files, and the name of the merged model's file for each."""
+    files, weight_map = weight_files(base)
+    if not weight_map:
+        return {files[0]: SAFE_WEIGHTS_NAME}
+    # A shard may be in a subfolder.
     return {file: "-".join(file.relative_to(base).parts) for file in files}
 
 
-def _saved_as(entry: Entry, dtype: torch.dtype | None) -> str:
-    return NAMES[dtype] if dtype is not None and entry.dtype in FLOATS else entry.dtype
+def _stored_dtype(entry: TensorInfo, dtype: torch.dtype | None) -> str:
+    return DTYPE_NAMES[dtype] if dtype is not None and entry.dtype in FLOAT_DTYPES else entry.dtype
 
 
 def _copy(base: Path, folder: Path) -> None:
-    """Copy tokenizer, generation settings and the like."""
-    for pattern in _COPIED:
+    """Copy the tokenizer, the generation config and similar files."""
+    for pattern in _COPIED_PATTERNS:
         for file in base.glob(pattern):
             if (
                 file.is_file()
                 and not file.name.endswith(".index.json")
-                and file.name not in CONFIGS
+                and file.name not in CONFIG_NAMES
             ):
-                with writing(folder / file.name):
+                with explain_write_errors(folder / file.name):
                     shutil.copyfile(file, folder / file.name)

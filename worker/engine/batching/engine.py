@@ -49,7 +49,7 @@ class BatchingEngine:
 
         Args:
             models: by role name; their bases share the tensors, and no adapter has
-                `worker.lora.adapter.refusals`. The dict is emptied, and the models cannot be used for
+                `worker.lora.adapter.batching_unsupported_reasons`. The dict is emptied, and the models cannot be used for
                 anything else any more.
             tokenizer: the base's.
             max_model_len: maximum number of tokens of prompt and output, at most the model's own limit.

@@ -1,7 +1,7 @@
-"""An adapter put on its base by PEFT itself, one module at a time.
+"""Merge an adapter with PEFT's own layers, one module at a time.
 
-PEFT builds its layers on the meta device, from the adapter's config: that tells which tensors the
-adapter must have. A module's tensors are read only when its merged weights are asked for.
+PEFT builds its layers on the meta device from the adapter's config, which defines the tensors that the
+adapter must have. A module's tensors are read only when its merged weights are needed.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from worker.lora import LoraError
-from worker.lora.adapter import CONFIG, PREFIX, Adapter, unmergeable
+from worker.lora.adapter import CONFIG_NAME, PREFIX, Adapter, merging_unsupported_reasons
 from worker.lora.layout import Weights
 
-#: What PEFT puts between a module's name and the names of the base's own tensors.
+#: Names of submodules that PEFT inserts around the base's tensors.
 _INFIX = re.compile(r"\b(base_layer|original_module|token_adapter)\.")
-#: Options that change what the adapter is, and that PEFT's merge applies exactly.
-_MERGES = ("use_dora", "lora_bias", "fan_in_fan_out", "trainable_token_indices", "bias")
-#: Only a trained token's way back, which no merge takes.
+#: Options that the batching engine does not support, but PEFT's merge does.
+_MERGEABLE_OPTIONS = ("use_dora", "lora_bias", "fan_in_fan_out", "trainable_token_indices", "bias")
+#: PEFT restores trained tokens from these when it unmerges, which is not needed here.
 _ORIGINALS = "trainable_tokens_original"
-#: Where PEFT keeps what takes a module's place.
-_SAVED = "modules_to_save.default"
+#: The submodule in which PEFT keeps a replaced module.
+_REPLACEMENT = "modules_to_save.default"
 
 
-class Applied:
-    """The base's modules as they are with the adapter merged in."""
+class PeftMerger:
+    """Merges an adapter's modules into those of the base, with PEFT."""
 
     def __init__(self, base: Path, model: Any, weights: Weights, adapter: Adapter) -> None:
-        """Put the adapter's layers on the model, without values, and check that they fit.
+        """Inject the adapter's layers into the model, without values, and check that they fit.
 
         Args:
             base: the base's folder.
-            model: the base's `skeleton`; it is changed.
+            model: the base's `meta_model`, which is modified.
             weights: the base's tensors.
             adapter: the adapter.
 
         Raises:
             LoraError: PEFT's merge would not be exact, or the adapter lacks a tensor that its config
-                asks for, has one that has no place, or is for another base.
+                requires, has an unexpected one, or is for another base.
         """
         self._weights = weights
         self._adapter = adapter
@@ -56,7 +56,7 @@ class Applied:
         injected = _inject(base, model, adapter)
         self._model: nn.Module = injected.base_model.model
         #: Full names of parameters of the injected model -> names of the adapter's tensors.
-        self._sources = _sources(base, injected, adapter)
+        self._sources = _map_tensors(base, injected, adapter)
         #: Names of modules that PEFT has wrapped.
         self.modules = {
             name.removeprefix(PREFIX)
@@ -66,41 +66,45 @@ class Applied:
         }
         for name in parameters:
             self._check_shape(base, name, tuple(parameters[name].shape))
-            if len(within := self._wrapped(name)) > 1:
+            if len(wrapped := self._wrapped_modules(name)) > 1:
                 raise LoraError(
-                    f"{adapter.folder} cannot be merged: it replaces {within[0]} and adds to {within[1]} in it"
+                    f"{adapter.folder} cannot be merged: it replaces {wrapped[0]} and also changes {wrapped[1]} in it"
                 )
         self._last: tuple[str, dict[str, Tensor]] = ("", {})
-        #: Names of the base's tensors that the adapter holds whole.
+        #: Names of the base's tensors that the adapter replaces.
         self.replaced = {
-            name for name in parameters if self._whole(name) in adapter.tensors.entries
+            name for name in parameters if self._replacement(name) in adapter.tensors.entries
         }
 
     def changes(self, name: str) -> bool:
-        """Return whether a tensor of the base, by the model's name, is another with the adapter."""
-        return name in self.replaced or bool(self._wrapped(name))
+        """Return whether the adapter changes a tensor of the base.
+
+        Args:
+            name: the parameter's name in the model.
+        """
+        return name in self.replaced or bool(self._wrapped_modules(name))
 
     def get(self, name: str) -> Tensor:
-        """Return a tensor that `changes`, merged: float32.
+        """Return a merged tensor, float32. `changes` must be true for it.
 
         Raises:
             LoraError: a tensor cannot be read, or has NaN or infinite values.
         """
-        if not (within := self._wrapped(name)):
+        if not (wrapped := self._wrapped_modules(name)):
             return self._adapter.tensors.get_finite(self._sources[PREFIX + name])
-        module = within[0]
+        module = wrapped[0]
         if self._last[0] != module:
             self._last = (module, self._merge(module))
         return self._last[1][name.removeprefix(f"{module}.")]
 
-    def _wrapped(self, name: str) -> list[str]:
-        """Return the modules around a tensor that PEFT has wrapped, the outermost first."""
+    def _wrapped_modules(self, name: str) -> list[str]:
+        """Return the modules that contain a tensor and that PEFT has wrapped, outermost first."""
         parts = name.split(".")
-        outer = (".".join(parts[:i]) for i in range(1, len(parts)))
-        return [module for module in outer if module in self.modules]
+        parents = (".".join(parts[:i]) for i in range(1, len(parts)))
+        return [module for module in parents if module in self.modules]
 
     def _merge(self, name: str) -> dict[str, Tensor]:
-        """Read a wrapped module's tensors and let PEFT merge it."""
+        """Read a wrapped module's tensors, and merge it with PEFT."""
         module: Any = copy.deepcopy(self._model.get_submodule(name)).to_empty(device="cpu").float()
         state = module.state_dict()
         for path, empty in state.items():
@@ -122,44 +126,44 @@ class Applied:
                 else:
                     module.merge()
                     merged = module.get_base_layer()
-        except Exception as error:  # whatever PEFT has against it
+        except Exception as error:  # PEFT may raise anything
             raise LoraError(
-                f"{self._adapter.folder} cannot be merged: PEFT cannot merge it in {name} ({_first(error)})"
+                f"{self._adapter.folder} cannot be merged: PEFT cannot merge it in {name} ({_first_line(error)})"
             ) from error
         return {key: value.detach() for key, value in merged.state_dict().items()}
 
-    def _whole(self, name: str) -> str | None:
-        """Return the adapter's tensor that takes a tensor's place before anything is added."""
+    def _replacement(self, name: str) -> str | None:
+        """Return the adapter's tensor that replaces a tensor before factors are added, if any."""
         parts = name.split(".")
         paths = [name]
         for i in range(1, len(parts)):
             module, attribute = ".".join(parts[:i]), ".".join(parts[i:])
-            paths += (f"{module}.{part}.{attribute}" for part in ("base_layer", _SAVED))
-        found = (self._sources.get(PREFIX + path) for path in paths)
-        return next((key for key in found if key is not None), None)
+            paths += (f"{module}.{part}.{attribute}" for part in ("base_layer", _REPLACEMENT))
+        keys = (self._sources.get(PREFIX + path) for path in paths)
+        return next((key for key in keys if key is not None), None)
 
     def _check_shape(self, base: Path, name: str, shape: tuple[int, ...]) -> None:
-        """Make sure that a tensor that an adapter changes has the shape that the config says."""
+        """Check that a tensor that the adapter changes has the shape that the config requires."""
         entry = self._weights.tensors.entries.get(name)
-        if not self._wrapped(name):
+        if not self._wrapped_modules(name):
             return
         if entry is None:
             raise LoraError(f"{base} has no {name}, which {self._adapter.folder} changes")
         if entry.shape != shape:
             raise LoraError(
-                f"{entry.file}: {entry.stored} has the shape {entry.shape}, but config.json asks "
-                f"for {shape}"
+                f"{entry.file}: {entry.stored_name} has the shape {entry.shape}, but config.json "
+                f"requires {shape}"
             )
 
 
 def _inject(base: Path, model: Any, adapter: Adapter) -> Any:
-    """Let PEFT wrap the modules that the adapter's config names; no weights are made."""
+    """Let PEFT wrap the modules that the adapter's config names, without weights."""
     unknown = adapter.config.keys() - LoraConfig.__dataclass_fields__.keys() - {"runtime_config"}
-    reasons = unmergeable(
-        {key: value for key, value in adapter.config.items() if key not in _MERGES}, []
+    reasons = merging_unsupported_reasons(
+        {key: value for key, value in adapter.config.items() if key not in _MERGEABLE_OPTIONS}, []
     )
     if adapter.config.get("peft_type") != "LORA":
-        unknown = set()  # another method's options are no news
+        unknown = set()  # other methods have other options, and are rejected anyway
     reasons += [
         f"PEFT {peft.__version__} does not know its option {option}={adapter.config[option]!r}"
         for option in sorted(unknown)
@@ -168,65 +172,69 @@ def _inject(base: Path, model: Any, adapter: Adapter) -> Any:
     if reasons:
         raise LoraError(f"{adapter.folder} cannot be merged: {'; '.join(reasons)}")
     known: dict[str, Any] = {k: v for k, v in adapter.config.items() if k not in unknown}
-    # What its factors begin with is not asked: they are read.
+    # The factors are read from the file, so they need no initialization.
     try:
         config = LoraConfig(**{**known, "init_lora_weights": False, "inference_mode": True})
-    except Exception as error:  # whatever PEFT has against it
+    except Exception as error:  # PEFT may raise anything
         raise LoraError(
-            f"{adapter.folder / CONFIG} is no config that PEFT takes ({_first(error)})"
+            f"{adapter.folder / CONFIG_NAME} is not a config that PEFT accepts ({_first_line(error)})"
         ) from error
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            # About ties and transposed layers: both are looked at here.
+            # PEFT warns of tied and transposed layers, which are checked here.
             warnings.simplefilter("ignore")
             return PeftModel(model, config, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
-    except Exception as error:  # whatever PEFT has against it
+    except Exception as error:  # PEFT may raise anything
         raise LoraError(
-            f"{adapter.folder} is for another base: PEFT cannot put it on {base} ({_first(error)})"
+            f"{adapter.folder} is for another base: PEFT cannot apply it to {base} ({_first_line(error)})"
         ) from error
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
 
 
-def _sources(base: Path, injected: Any, adapter: Adapter) -> dict[str, str]:
-    """Find the place of every tensor of the adapter, and a tensor for every place."""
+def _map_tensors(base: Path, injected: Any, adapter: Adapter) -> dict[str, str]:
+    """Map the injected model's parameters to the adapter's tensors.
+
+    Raises:
+        LoraError: the adapter has an unexpected tensor, lacks one, or has one of the wrong shape.
+    """
     state: dict[str, Tensor] = injected.state_dict(keep_vars=True)
-    wanted = get_peft_model_state_dict(injected, state_dict=state, save_embedding_layers=False)
-    # What is tied has several names.
-    places: dict[int, list[str]] = {}
+    required = get_peft_model_state_dict(injected, state_dict=state, save_embedding_layers=False)
+    # A tied parameter has several names.
+    names_by_id: dict[int, list[str]] = {}
     for name, parameter in state.items():
-        places.setdefault(id(parameter), []).append(name)
-    found = {}
+        names_by_id.setdefault(id(parameter), []).append(name)
+    sources = {}
     entries = adapter.tensors.entries
     for key, entry in entries.items():
-        if key not in wanted and key not in state:
-            raise LoraError(_misplaced(base, injected, adapter, key))
-        place = wanted[key] if key in wanted else state[key]
-        if entry.shape != (shape := tuple(place.shape)):
+        if key not in required and key not in state:
+            raise LoraError(_explain_unexpected(base, injected, adapter, key))
+        parameter = required[key] if key in required else state[key]
+        if entry.shape != (shape := tuple(parameter.shape)):
             raise LoraError(
                 f"{adapter.folder} is for another base: {key} has the shape {entry.shape}, and "
-                f"{base} asks for {shape}"
+                f"{base} requires {shape}"
             )
-        found.update(dict.fromkeys(places[id(place)], key))
-    if lost := sorted(wanted.keys() - entries.keys()):
-        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        sources.update(dict.fromkeys(names_by_id[id(parameter)], key))
+    if missing := sorted(required.keys() - entries.keys()):
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise LoraError(
-            f"{adapter.folder} is incomplete: it has no {lost[0]}{more}, which its {CONFIG} asks "
-            f"for on {base}"
+            f"{adapter.folder} is incomplete: it has no {missing[0]}{more}, which its {CONFIG_NAME} "
+            f"requires for {base}"
         )
-    return found
+    return sources
 
 
-def _misplaced(base: Path, injected: Any, adapter: Adapter, key: str) -> str:
-    """Say why a tensor of the adapter has no place."""
+def _explain_unexpected(base: Path, injected: Any, adapter: Adapter, key: str) -> str:
+    """Return why the base has no parameter for a tensor of the adapter."""
     module = re.split(r"\.lora_|\.base_layer\.|\.weight$|\.bias$", key)[0]
     names: Mapping[str, Any] = dict(injected.named_modules())
     if module not in names:
         return (
-            f"{adapter.folder} is for another base: {base} has no {module.removeprefix(PREFIX)} to "
-            f"add {key} to"
+            f"{adapter.folder} is for another base: {base} has no {module.removeprefix(PREFIX)} for "
+            f"{key}"
         )
-    return f"{adapter.folder} has {key}, which its {CONFIG} does not ask for on {base}"
+    return f"{adapter.folder} has {key}, which its {CONFIG_NAME} does not include for {base}"
