@@ -17,7 +17,7 @@ from demo import held_out
 from jobs.pipeline import Role
 from jobs.settings import DEMO_CHECKPOINT
 from tests.acceptance.conftest import Service, running
-from tests.unit.test_world import value
+from tests.unit.demo.test_world import value
 
 #: Held-out questions of each length, or kind that is refused, evenly from the whole file.
 EACH = 6
