@@ -1,0 +1,98 @@
+"""The loop of background duties goes on when one fails, and ends when it is stopped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from jobs import maintenance
+from jobs.maintenance import Duty, repeat
+
+#: Seconds; no duty of these tests waits for its interval.
+LONG = 3600.0
+
+
+def run_until_stopped(*duties: Callable[[threading.Event], bool]) -> None:
+    """Repeat duties until one of them sets the event that is passed to it."""
+    stopped = threading.Event()
+    repeat(
+        [Duty(LONG, lambda duty=duty: duty(stopped)) for duty in duties],  # type: ignore[misc]  # a default
+        stopped,
+        poll=0.001,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OperationalError("SELECT 1", {}, Exception("server closed the connection")),
+            "the database does not respond: server closed the connection",
+        ),
+        (ValueError("wrong"), "a background duty failed"),
+    ],
+)
+def test_a_duty_that_fails_is_called_again_soon(
+    error: Exception,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(maintenance, "RETRY_INTERVAL", 0.01)
+    calls = 0
+
+    def fail_once(stopped: threading.Event) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise error
+        stopped.set()
+        return False
+
+    run_until_stopped(fail_once)
+    assert calls == 2
+    assert [record.getMessage() for record in caplog.records] == [message]
+
+
+def test_a_duty_that_fails_does_not_keep_others_from_running(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: threading.Event) -> bool:
+        raise ValueError("wrong")
+
+    def succeed(stopped: threading.Event) -> bool:
+        stopped.set()
+        return False
+
+    run_until_stopped(fail, succeed)
+    assert len(caplog.records) == 1
+
+
+def test_a_duty_that_asks_for_it_is_called_again_at_once() -> None:
+    calls = 0
+
+    def busy(stopped: threading.Event) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            stopped.set()
+        return True
+
+    run_until_stopped(busy)
+    assert calls == 3
+
+
+def test_a_loop_that_is_stopped_before_it_starts_calls_nothing() -> None:
+    stopped = threading.Event()
+    stopped.set()
+    calls: list[str] = []
+
+    def duty() -> bool:
+        calls.append("called")
+        return False
+
+    repeat([Duty(LONG, duty)], stopped, poll=LONG)
+    assert calls == []
