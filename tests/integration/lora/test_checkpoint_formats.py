@@ -23,6 +23,7 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
+from tests.integration.lora.fine_tunes import SIZES
 from worker.lora import LoraError
 from worker.lora.extract import extract
 from worker.lora.files import open_checkpoint
@@ -31,14 +32,6 @@ from worker.lora.merge import merge
 
 IDS = torch.tensor([[1, 20, 30, 40, 50, 60]])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SIZES: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 
 
 def build(kind: str) -> Any:

@@ -24,18 +24,11 @@ from transformers import (
 )
 
 from cli.main import main
+from tests.integration.lora.fine_tunes import SIZES
 from worker.lora import LoraError
 from worker.lora.inspect import inspect
 from worker.lora.merge import merge
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 WEIGHTS = "adapter_model.safetensors"
 ATTENTION = ["q_proj", "v_proj"]
 

@@ -1,0 +1,76 @@
+"""`inspect`: an adapter's description, and pickled adapters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration.lora.fine_tunes import (
+    LINEAR,
+)
+from worker.lora import LoraError
+from worker.lora.adapter import open_adapter
+from worker.lora.inspect import convert, inspect
+
+
+def test_an_adapter_is_described(checkpoint: Path) -> None:
+    found = inspect(checkpoint / "critic")
+    assert (found.ranks, found.alphas, found.scalings) == ([4], [8], [2])
+    assert found.targets == sorted(LINEAR)
+    assert (len(found.layers), found.unsupported_reasons, found.dtypes) == (14, [], ["F32"])
+    adapter = open_adapter(checkpoint / "critic")
+    for layer in found.layers:
+        b, a = adapter.get(layer.name)
+        assert layer.norm == pytest.approx(float((2 * b @ a).norm()), rel=1e-4)
+    tensors = load_file(checkpoint / "critic" / "adapter_model.safetensors")
+    assert found.parameters == sum(t.numel() for t in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"use_dora": True}, "it is a DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "it replaces whole modules (lm_head)"),
+        ({"bias": "lora_only"}, "it has trained biases"),
+    ],
+)
+def test_what_the_engine_refuses_is_said(
+    checkpoint: Path, tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    [said] = inspect(adapter).unsupported_reasons
+    assert said.startswith(reason)
+
+
+def test_a_pickle_is_converted_once_bit_for_bit(pickled: Path) -> None:
+    assert inspect(pickled).file == "adapter_model.bin"
+    convert(pickled)
+    one = torch.load(pickled / "adapter_model.bin", weights_only=True)
+    two = load_file(pickled / "adapter_model.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[n], two[n]) and one[n].dtype == two[n].dtype for n in one)
+    assert inspect(pickled).dtypes == ["BF16"]
+    assert set(peft.load_peft_weights(str(pickled), device="cpu")) == set(one)
+    with pytest.raises(LoraError, match="already exists"):
+        convert(pickled)
+
+
+def test_a_pickle_with_code_does_not_run(pickled: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"x": Trap()}, pickled / "adapter_model.bin")
+    for read in (inspect, convert):
+        with pytest.raises(LoraError, match="it is damaged, or contains more than tensors"):
+            read(pickled)
+    assert not (tmp_path / "sprung").exists()
+    assert not (pickled / "adapter_model.safetensors").exists()
