@@ -1,1 +1,1 @@
-"""Measures what critic and regenerator bring, and what the LoRA form loses."""
+"""Measure what critic and regenerator add, and what adapters lose against full models."""

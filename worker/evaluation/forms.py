@@ -16,14 +16,14 @@ from worker.checkpoints.discovery import Checkpoints
 from worker.checkpoints.errors import CheckpointError
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 
-#: Called with the number of texts that are there since the last call.
+#: Called with the number of texts generated since the last call.
 Tick = Callable[[int], object]
 
 
 class Form(Protocol):
-    """Something that can write each role's texts."""
+    """Generates each role's texts."""
 
-    #: As tables name it.
+    #: Name in tables.
     name: str
 
     def weight_bytes(self) -> int:
@@ -44,10 +44,10 @@ class Form(Protocol):
 class Adapters:
     """One base and three adapters, as the service runs them."""
 
-    def __init__(self, found: Checkpoints, name: str = "base + 3 adapters") -> None:
+    def __init__(self, checkpoints: Checkpoints, name: str = "base + 3 adapters") -> None:
         self.name = name
-        self._found = found
-        self._models = loading.load(found).models
+        self._checkpoints = checkpoints
+        self._models = loading.load(checkpoints).models
 
     def weight_bytes(self) -> int:
         return _bytes(*self._models.values())
@@ -55,25 +55,25 @@ class Adapters:
     def write(
         self, role: Role, prompts: list[str], sampling: Sampling, batch: int, tick: Tick
     ) -> list[str]:
-        return _write(self._models[role.value], self._found, prompts, sampling, batch, tick)
+        return _write(self._models[role.value], self._checkpoints, prompts, sampling, batch, tick)
 
 
 class FullModels:
-    """Three full models, loaded one at a time: only their texts are wanted at once."""
+    """Three full models, loaded one at a time to save memory."""
 
     name = "3 full models"
 
-    def __init__(self, found: Checkpoints, folders: dict[Role, Path]) -> None:
+    def __init__(self, checkpoints: Checkpoints, folders: dict[Role, Path]) -> None:
         """Args:
-        found: the base that the models were made from: its tokenizer and context.
+        checkpoints: the base that the models were made from: its tokenizer and context.
         folders: the three checkpoints.
         """
-        self._found = found
+        self._checkpoints = checkpoints
         self._folders = folders
         self._bytes: dict[Role, int] = {}
 
     def weight_bytes(self) -> int:
-        """Bytes of the models; each must have written something before."""
+        """Bytes of the models. `write` must have been called for each role."""
         return sum(self._bytes[role] for role in Role)
 
     def write(
@@ -81,9 +81,9 @@ class FullModels:
     ) -> list[str]:
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                self._folders[role], dtype=self._found.dtype, trust_remote_code=False
+                self._folders[role], dtype=self._checkpoints.dtype, trust_remote_code=False
             )
-            model.to(self._found.device)
+            model.to(self._checkpoints.device)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
@@ -91,14 +91,14 @@ class FullModels:
             ) from error
         self._bytes[role] = _bytes(model)
         try:
-            return _write(model.eval(), self._found, prompts, sampling, batch, tick)
+            return _write(model.eval(), self._checkpoints, prompts, sampling, batch, tick)
         finally:
             del model
             gc.collect()
 
 
 def _bytes(*models: torch.nn.Module) -> int:
-    """Count what the weights take; what models share counts once."""
+    """Return the bytes of the weights. Shared tensors count once."""
     storages = (p.untyped_storage() for model in models for p in model.parameters())
     return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
 
@@ -106,22 +106,22 @@ def _bytes(*models: torch.nn.Module) -> int:
 @torch.inference_mode()
 def _write(
     model: Any,
-    found: Checkpoints,
+    checkpoints: Checkpoints,
     prompts: list[str],
     sampling: Sampling,
     batch: int,
     tick: Tick,
 ) -> list[str]:
-    """Generate in batches of prompts of about one length, padded on the left."""
-    tokenizer: PreTrainedTokenizerBase = found.tokenizer
+    """Generate in batches of prompts of similar length, padded on the left."""
+    tokenizer: PreTrainedTokenizerBase = checkpoints.tokenizer
     resolve_stop_tokens(model, tokenizer)  # as an engine does
     ids: list[list[int]] = [tokenizer.encode(prompt) for prompt in prompts]
     texts = [""] * len(prompts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    drawing: dict[str, Any] = {"do_sample": False, "temperature": None}
-    drawing |= {"top_k": None, "top_p": None}
+    sampling_options: dict[str, Any] = {"do_sample": False, "temperature": None}
+    sampling_options |= {"top_k": None, "top_p": None}
     if sampling.temperature > 0:
-        drawing = {
+        sampling_options = {
             "do_sample": True,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
@@ -130,14 +130,14 @@ def _write(
     torch.manual_seed(sampling.seed)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        longest = max(len(ids[i]) for i in chosen)
-        room = min(sampling.max_output_tokens, found.context - longest)
-        if room < 1:
+        max_length = max(len(ids[i]) for i in chosen)
+        max_new_tokens = min(sampling.max_output_tokens, checkpoints.context - max_length)
+        if max_new_tokens < 1:
             raise CheckpointError(
-                f"a prompt has {longest} tokens, which leaves no room in the model's context of "
-                f"{found.context}"
+                f"a prompt has {max_length} tokens, which leaves no room in the model's context of "
+                f"{checkpoints.context}"
             )
-        padding = [longest - len(ids[i]) for i in chosen]
+        padding = [max_length - len(ids[i]) for i in chosen]
         end = tokenizer.eos_token_id
         written = model.generate(
             input_ids=torch.tensor(
@@ -145,13 +145,13 @@ def _write(
                 device=model.device,
             ),
             attention_mask=torch.tensor(
-                [[0] * n + [1] * (longest - n) for n in padding], device=model.device
+                [[0] * n + [1] * (max_length - n) for n in padding], device=model.device
             ),
-            max_new_tokens=room,
+            max_new_tokens=max_new_tokens,
             pad_token_id=end,
-            **drawing,
+            **sampling_options,
         )
-        for i, row in zip(chosen, written[:, longest:].tolist(), strict=True):
+        for i, row in zip(chosen, written[:, max_length:].tolist(), strict=True):
             texts[i] = str(tokenizer.decode(row, skip_special_tokens=True))
         tick(len(chosen))
     return texts

@@ -1,4 +1,4 @@
-"""Lets a form answer a task's questions, and counts."""
+"""Answer a task's questions with a form, and count right answers."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Counts:
-    """What some transcripts amount to."""
+    """Counts of right answers and verdicts over transcripts."""
 
     actor: Share
     regenerator: Share
     #: From actor to regenerator.
     change: Paired
-    #: How often the verdict is true; None where verdicts are not read.
+    #: How often the critic's verdict is right; None if verdicts are not read.
     verdict: Share | None
 
     def describe(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one form did with a task."""
+    """The texts and counts of one form on a task."""
 
     name: str
     transcripts: tuple[Transcript, ...]
@@ -95,15 +95,15 @@ def measure(
     batch: int,
     tick: Callable[[Role], Tick],
 ) -> Measurement:
-    """Let a form answer all questions of a task as the service would, and judge its texts.
+    """Answer all questions of a task with a form as the service would, and grade its texts.
 
     Args:
-        form: what writes.
+        form: the form that generates.
         task: the questions.
         system: the system prompt.
         sampling: how tokens are drawn; each stage's seed is derived from its seed.
-        batch: prompts generated together.
-        tick: for each role, gives what is called as its texts are written.
+        batch: number of prompts generated together.
+        tick: for each role, returns the callback for its generated texts.
     """
     texts: list[list[str]] = [[] for _ in task.questions]
     for stage in pipeline.stages():
@@ -136,7 +136,7 @@ def measure(
 
 
 def difference(one: Measurement, other: Measurement) -> Paired:
-    """Compare two forms' regenerators on the questions that both answered."""
+    """Compare two forms' regenerators on the same questions."""
     return compare([t.after for t in one.transcripts], [t.after for t in other.transcripts])
 
 

@@ -1,4 +1,4 @@
-"""The measurement for people: a table in Markdown, and a picture."""
+"""Render measurements as Markdown tables and as a plot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.evaluation.statistics import Paired, Share
 
 BEGIN = "<!-- begin: helixq eval -->"
 END = "<!-- end: helixq eval -->"
-#: Whose answers are right or wrong, and their colours.
+#: Stages whose answers are graded, and their colours in plots.
 STAGES = {"actor": "#c2571a", "regenerator": "#1a6fc2"}
 
 
@@ -22,7 +22,7 @@ class Report:
 
     adapters: Measurement
     full: Measurement | None
-    #: By the rank that adapters were extracted at, rising.
+    #: By the rank of extracted adapters, ascending.
     ranks: dict[int, Measurement]
 
     @property
@@ -103,7 +103,7 @@ class Report:
             )
 
     def write_into(self, file: Path) -> None:
-        """Put the tables between the two marks in a Markdown file, or at the end of it."""
+        """Write the tables between the two marks of a Markdown file, or append them."""
         block = f"{BEGIN}\n{self.markdown()}\n{END}"
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         before, begin, rest = text.partition(BEGIN)
@@ -113,7 +113,7 @@ class Report:
         file.write_text(new, encoding="utf-8")
 
     def plot(self, file: Path) -> None:
-        """Draw accuracies with their intervals; the suffix says the format."""
+        """Plot accuracies with their intervals. The file's suffix gives the format."""
         import matplotlib as mpl
         from matplotlib.figure import Figure
 
@@ -213,7 +213,7 @@ def _share(share: Share | None) -> str:
 
 
 def _counted(share: Share) -> str:
-    """So many of so many, and where the interval begins and ends."""
+    """Format hits, total and interval."""
     low, high = share.interval
     return f"{share.hits} of {share.total} ({low * 100:.0f}–{high * 100:.0f}%)"
 

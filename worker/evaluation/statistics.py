@@ -13,22 +13,22 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Share:
-    """So many of so many, with Wilson's 95% interval (E. B. Wilson, JASA 22, 1927)."""
+    """A number of hits among a total, with Wilson's 95% interval (E. B. Wilson, JASA 22, 1927)."""
 
     hits: int
     total: int
 
     @property
     def value(self) -> float:
-        """Between 0 and 1; not a number if there is nothing to count."""
+        """Between 0 and 1; NaN if the total is 0."""
         return self.hits / self.total if self.total else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
         if not self.total:
             return math.nan, math.nan
-        found = binomtest(self.hits, self.total).proportion_ci(CONFIDENCE, method="wilson")
-        return float(found.low), float(found.high)
+        interval = binomtest(self.hits, self.total).proportion_ci(CONFIDENCE, method="wilson")
+        return float(interval.low), float(interval.high)
 
     def describe(self) -> dict[str, float | int]:
         low, high = self.interval
@@ -61,8 +61,8 @@ class Paired:
         """The 95% interval of D. G. Bonett and R. M. Price, J. Educ. Behav. Stat. 37 (2012)."""
         up, down = ((count + 1) / (self.total + 2) for count in (self.mended, self.spoilt))
         error = math.sqrt((up + down - (up - down) ** 2) / (self.total + 2))
-        reach = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
-        return max(-1.0, up - down - reach), min(1.0, up - down + reach)
+        margin = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+        return max(-1.0, up - down - margin), min(1.0, up - down + margin)
 
     @property
     def p_value(self) -> float:
@@ -84,12 +84,12 @@ class Paired:
 
 
 def share(flags: Sequence[bool]) -> Share:
-    """Count the true ones."""
+    """Count the flags that are true."""
     return Share(sum(flags), len(flags))
 
 
 def compare(before: Sequence[bool], after: Sequence[bool]) -> Paired:
-    """Compare two lists of rights and wrongs about the same questions, in the same order."""
+    """Compare two lists of graded answers to the same questions, in the same order."""
     pairs = list(zip(before, after, strict=True))
     return Paired(
         mended=sum(b < a for b, a in pairs), spoilt=sum(b > a for b, a in pairs), total=len(pairs)

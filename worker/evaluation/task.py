@@ -1,4 +1,4 @@
-"""A task: questions with known answers, and how to read a text's answer and a verdict."""
+"""Tasks: questions with known answers, and patterns that parse answers and verdicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.errors import UserError
 
 
 class TaskError(UserError):
-    """The questions or patterns cannot be used; the message is one sentence."""
+    """The questions or patterns cannot be used. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Task:
-    """Questions, and how texts about them are read."""
+    """Questions, and the patterns that parse texts about them."""
 
     questions: tuple[Question, ...]
     #: Finds the answer in a text: the last match, or its first group. None takes the whole text.
@@ -49,10 +49,10 @@ class Task:
         """Return the answer that a text gives, or None where it gives none."""
         if self.answer is None:
             return text.strip()
-        found = list(self.answer.finditer(text))
-        if not found:
+        matches = list(self.answer.finditer(text))
+        if not matches:
             return None
-        return str(found[-1][1 if self.answer.groups else 0]).strip()
+        return str(matches[-1][1 if self.answer.groups else 0]).strip()
 
 
 def load(path: Path, *, answer: str | None = None, approval: str | None = None) -> Task:
@@ -90,8 +90,8 @@ def _question(line: str, where: str) -> Question:
         raise TaskError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise TaskError(f'{where} is not an object such as {{"question": "…", "answer": "…"}}')
-    if odd := sorted(set(row) - {"question", "answer", "kind"}):
-        raise TaskError(f"{where} has a field {odd[0]!r}; question, answer and kind are known")
+    if unknown := sorted(set(row) - {"question", "answer", "kind"}):
+        raise TaskError(f"{where} has a field {unknown[0]!r}; question, answer and kind are known")
     for field in ("question", "answer"):
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise TaskError(f"{where} needs a text in {field!r}")
