@@ -1,4 +1,4 @@
-"""`helixq ask` and `helixq chat`: questions from a terminal."""
+"""`helixq ask` and `helixq chat`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs.pipeline import LABELS, Role
 def follow(client: Client, job_id: str, *, as_json: bool) -> int:
     """Stream a job's texts, or print its response at the end; return the exit status.
 
-    Interrupting leaves the job running: it is kept, and its page shows it.
+    An interrupt does not cancel the job.
     """
     click.echo(f"job {job_id}", err=True)
     try:
@@ -71,7 +71,8 @@ def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
         elif kind == "response.in_progress" and event["response"]["run"] > 1:
             _write("\n" * bool(begun))
             click.echo(
-                "The job's model is gone; the job starts again with another model.", err=True
+                "No worker has the job's model any more; the job restarts with another model.",
+                err=True,
             )
         elif kind == "response.output_item.added":
             # The card prints two empty lines between the texts, and none after the last.

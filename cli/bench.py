@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: About 100 M parameters, with adapters of 2.5% each.
 _SMALL = {"hidden": 768, "layers": 12, "rank": 16}
-#: Tokens of prompt and output together.
+#: The maximum number of tokens of prompt and output together.
 CONTEXT = 1024
 #: Prompt lengths in tokens, for the speed by text length.
 LENGTHS = (64, 256, 512, 1024, 2048)
@@ -59,7 +59,7 @@ def bench() -> None:
 def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     """Extract adapters from layers of Mistral-7B's sizes: HelixQ, with --exact, and mergekit.
 
-    Install mergekit in an environment of its own:
+    Install mergekit in a separate environment:
     python3 -m venv mk && mk/bin/pip install mergekit
     """
     from worker.bench import lora as module
@@ -67,8 +67,8 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     program = mergekit or shutil.which("mergekit-extract-lora")
     if program is None:
         raise ExpectedError(
-            "the baseline mergekit-extract-lora is not on the PATH: install mergekit in an "
-            "environment of its own, and give the program with --mergekit"
+            "the baseline mergekit-extract-lora is not on the PATH: install mergekit in a "
+            "separate environment, and pass the program with --mergekit"
         )
     extractors = [module.ours(), module.ours("--exact"), module.mergekit(Path(program))]
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
@@ -77,11 +77,11 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
             extractors,
             rank=rank,
             seed=seed,
-            told=lambda text: click.echo(f"{text} …", err=True),
+            on_progress=lambda text: click.echo(f"{text} …", err=True),
         )
     if as_json:
-        found = {"machine": machine(), "rank": rank, "results": [r.to_json() for r in results]}
-        click.echo(json.dumps(found, indent=2))
+        output = {"machine": machine(), "rank": rank, "results": [r.to_json() for r in results]}
+        click.echo(json.dumps(output, indent=2))
         return
     baseline = results[-1]
     click.echo(f"Rank {rank}, one decoder layer of Mistral-7B's sizes; {machine()}.\n")
@@ -110,7 +110,7 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     type=click.IntRange(min=1),
     default=8,
     show_default=True,
-    help="How many of them run on the reference engine.",
+    help="The number of these jobs that run on the reference engine, too.",
 )
 @click.option("--slots", default="1,64", show_default=True, callback=_numbers, metavar="N,N,…")
 @click.option(
@@ -157,7 +157,7 @@ def engine(
     from worker.engine.interface import EngineError
     from worker.engine.threads import run_in_fresh_thread
 
-    def told(text: str) -> None:
+    def on_progress(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
     if plot:
@@ -174,7 +174,7 @@ def engine(
         else:
             big = which == "synthetic-7b"
             sizes = {"hidden": 4096, "layers": 32, "rank": 64} if big else _SMALL
-            make = partial(
+            create = partial(
                 module.synthetic,
                 Path(folder),
                 demo.base,
@@ -183,7 +183,7 @@ def engine(
                 device=torch.device(device),
                 seed=seed,
             )
-            model = run_in_fresh_thread(make)
+            model = run_in_fresh_thread(create)
             asked = module.questions(tokenizer, jobs, 64, seed)
             limit = max_output_tokens or 64
         try:
@@ -197,8 +197,8 @@ def engine(
                 dtype=dtype,
                 device=torch.device(device),
                 bare=which != "demo",
-                beside=_llama(llama_server, model, tokenizer) if llama_server else None,
-                told=told,
+                make_other=_llama(llama_server, model, tokenizer) if llama_server else None,
+                on_progress=on_progress,
             )
         except EngineError as error:
             raise ExpectedError(str(error)) from error
@@ -210,12 +210,12 @@ def engine(
                 dtype=dtype,
                 device=torch.device(device),
                 seed=seed,
-                told=told,
+                on_progress=on_progress,
             )
             curves.draw(plot, results, points)
     if as_json:
-        found = {"machine": machine(), "model": which, "results": [r.to_json() for r in results]}
-        click.echo(json.dumps(found, indent=2))
+        output = {"machine": machine(), "model": which, "results": [r.to_json() for r in results]}
+        click.echo(json.dumps(output, indent=2))
         return
     baseline = results[0]
     click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {machine()}.\n")
@@ -269,10 +269,10 @@ def service(
 
     asked = _demo_questions(jobs)
 
-    def told(text: str) -> None:
+    def on_progress(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
-    told(f"the reference engine answers {reference_jobs} questions")
+    on_progress(f"answering {reference_jobs} questions by the reference engine")
     sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed)
     baseline = module.run_reference(
         module.Model.of(DEMO_CHECKPOINT),
@@ -288,7 +288,7 @@ def service(
             at_once=at_once,
             max_output_tokens=max_output_tokens,
             seed=seed,
-            told=told,
+            on_progress=on_progress,
         )
     rows = [
         ("reference engine alone", 1, baseline.jobs_an_hour, baseline.tokens_a_second),
@@ -296,8 +296,8 @@ def service(
     ]
     if as_json:
         keys = ("program", "at_once", "jobs_an_hour", "tokens_a_second")
-        found = [dict(zip(keys, row, strict=True)) for row in rows]
-        click.echo(json.dumps({"machine": machine(), "results": found}, indent=2))
+        results = [dict(zip(keys, row, strict=True)) for row in rows]
+        click.echo(json.dumps({"machine": machine(), "results": results}, indent=2))
         return
     click.echo(f"demo, {jobs} jobs, up to {max_output_tokens} new tokens a stage; {machine()}.\n")
     click.echo("| program | at once | jobs an hour | times the reference | new tokens a second |")
@@ -323,7 +323,7 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
 
     from cli import idle_bench
 
-    def told(text: str) -> None:
+    def on_progress(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
     asked = _demo_questions(jobs + 1)
@@ -332,11 +332,15 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
         for folder in folders:
             folder.mkdir()
         times = idle_bench.jobs(
-            folders[0], asked, max_output_tokens=max_output_tokens, seed=seed, told=told
+            folders[0],
+            asked,
+            max_output_tokens=max_output_tokens,
+            seed=seed,
+            on_progress=on_progress,
         )
-        told(f"sweeps of {old} jobs that ended")
+        on_progress(f"sweeping {old} ended jobs")
         sweeps = [idle_bench.sweep(folders[1], 0), idle_bench.sweep(folders[2], old)]
-    found = {
+    seconds = {
         "engine_alone": statistics.median(alone for alone, _ in times),
         "service": statistics.median(served for _, served in times),
         "machinery": statistics.median(served - alone for alone, served in times),
@@ -344,9 +348,9 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
         "sweep": sweeps[1],
     }
     if as_json:
-        click.echo(json.dumps({"machine": machine(), "jobs": jobs, "seconds": found}, indent=2))
+        click.echo(json.dumps({"machine": machine(), "jobs": jobs, "seconds": seconds}, indent=2))
         return
-    click.echo(f"demo, {jobs} jobs one after the other; {machine()}.\n")
+    click.echo(f"demo, {jobs} jobs one at a time; {machine()}.\n")
     click.echo("| median | ms |")
     click.echo("|---|---|")
     for text, key in (
@@ -354,9 +358,9 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
         ("a job from stored to answered, the service", "service"),
         ("difference: what the service adds", "machinery"),
         ("an idle sweep, no history", "sweep_without_history"),
-        (f"an idle sweep, {old:,} jobs that ended", "sweep"),
+        (f"an idle sweep, {old:,} ended jobs", "sweep"),
     ):
-        click.echo(f"| {text} | {found[key] * 1000:.2f} |")
+        click.echo(f"| {text} | {seconds[key] * 1000:.2f} |")
 
 
 @bench.command()
@@ -369,7 +373,7 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
 def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
     """Measure what live readers of event streams cost the web: --readers, against one.
 
-    Every job gets ten messages a second. In the last case, --pieces messages came before.
+    Every job gets ten messages a second. In the last case, each text already has --pieces deltas.
     """
     from cli import readers_bench
 
@@ -379,15 +383,15 @@ def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
             Path(folder),
             cases,
             seconds=seconds,
-            told=lambda text: click.echo(f"{text} …", err=True),
+            on_progress=lambda text: click.echo(f"{text} …", err=True),
         )
     if as_json:
-        found = {"machine": machine(), "results": [asdict(result) for result in results]}
-        click.echo(json.dumps(found, indent=2))
+        output = {"machine": machine(), "results": [asdict(result) for result in results]}
+        click.echo(json.dumps(output, indent=2))
         return
     click.echo(f"{seconds:g} seconds each, ten messages a second of each job; {machine()}.\n")
     click.echo(
-        "| readers | jobs | pieces before | messages | processor ms a message | times one reader "
+        "| readers | jobs | deltas before | messages | processor ms a message | times one reader "
         "| delay, median | 99 of 100 |"
     )
     click.echo("|---|---|---|---|---|---|---|---|")
@@ -408,12 +412,12 @@ def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("docs/benchmarks.json"),
     show_default=True,
-    help="Where figures are recorded.",
+    help="The file of the recorded figures.",
 )
 @click.option("--record", is_flag=True, help="Record the figures of this run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_json: bool) -> None:
-    """Measure an idle job and many at once, beside the figures recorded last."""
+    """Measure an idle job and many jobs at once, and compare with the recorded figures."""
     from cli import track_bench
 
     if idle_jobs >= jobs:
@@ -426,7 +430,7 @@ def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_
             idle_jobs=idle_jobs,
             at_once=at_once,
             machine=machine(),
-            told=lambda text: click.echo(f"{text} …", err=True),
+            on_progress=lambda text: click.echo(f"{text} …", err=True),
         )
     if as_json:
         both = {"now": asdict(now), "recorded": asdict(recorded) if recorded else None}
@@ -438,7 +442,7 @@ def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_
 
 
 def _demo_questions(count: int) -> list[str]:
-    """Choose held-out questions with the longest numbers, half sums and half products."""
+    """Return held-out questions with the longest numbers, half sums and half products."""
     from jobs.settings import DEMO_CHECKPOINT
 
     lines = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
@@ -448,12 +452,12 @@ def _demo_questions(count: int) -> list[str]:
 
 
 def machine() -> str:
-    """Describe the machine that the figures were measured on."""
+    """Return the description of this machine: cores and processor."""
     names: dict[str, Any] = {}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = dict(line.split(":", 1) for line in lines if ":" in line)
-    except OSError:  # not Linux
+    except OSError:  # Not Linux.
         pass
     name = next((v.strip() for k, v in names.items() if k.startswith("model name")), "")
     return f"{os.cpu_count()} cores, {name or platform.processor() or platform.machine()}"

@@ -1,4 +1,4 @@
-"""A client of a running server, for the commands that ask."""
+"""A client of a running server, for `helixq ask` and `helixq chat`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cli.errors import ExpectedError
 #: Seconds between attempts to reconnect.
 RECONNECT_DELAY = 1.0
 #: Seconds that a server may be unreachable before the client gives up.
-PATIENCE = 30.0
+RECONNECT_TIMEOUT = 30.0
 
 
 class UnavailableError(ExpectedError):
-    """The server answered with a 5xx status; a retry may help."""
+    """The server responded with a 5xx status; a retry may help."""
 
 
 class Client:
-    """Speaks to one server's ``/v1``."""
+    """Calls one server's ``/v1``."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
@@ -56,27 +56,27 @@ class Client:
         """Follow a job's events to the end, reconnecting when needed.
 
         Raises:
-            ExpectedError: the server is away for longer than `PATIENCE` seconds.
+            ExpectedError: the server is unreachable for longer than `RECONNECT_TIMEOUT` seconds.
         """
         last = -1
-        give_up = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + RECONNECT_TIMEOUT
         while True:
             try:
                 for event in self._events(job_id, last):
                     last = event["sequence_number"]
-                    give_up = time.monotonic() + PATIENCE
+                    deadline = time.monotonic() + RECONNECT_TIMEOUT
                     yield event
                     if event["type"] in FINAL:
                         return
-                # The server ended the stream: it shuts down, or there are no more events.
+                # The server closed the stream: it is shutting down, or there are no more events.
                 response = self._call("GET", f"/responses/{job_id}")
                 if response["status"] not in ("queued", "in_progress"):
                     yield {"type": FINAL[0], "response": response}
                     return
             except (httpx2.TransportError, UnavailableError) as error:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise self._unreachable(error) from error
-            time.sleep(RECONNECT_DELAY)  # the server may be starting again
+            time.sleep(RECONNECT_DELAY)  # The server may be restarting.
 
     def _events(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
         params = {"stream": "true", "starting_after": str(after)}
@@ -109,5 +109,5 @@ def _error(reply: httpx2.Response) -> ExpectedError:
     try:
         message = str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        message = f"the server answered {reply.status_code}, and not as HelixQ does: check its URL"
+        message = f"the server responded with status {reply.status_code}, and not as HelixQ does: check the URL"
     return UnavailableError(message) if reply.status_code >= 500 else ExpectedError(message)

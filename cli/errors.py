@@ -1,4 +1,4 @@
-"""Errors that a person can mend: said in one sentence that says what to do."""
+"""Errors that a user can fix, as one sentence that says how."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ExpectedError(UserError):
 
 
 def explain(error: Exception) -> str | None:
-    """Say an error in a sentence, or return None where it is no error that a person can mend."""
-    # Imported here because it takes a while, and most commands end without an error.
+    """Return an error as one sentence; None if a user cannot fix it."""
+    # Imported here since it is slow, and most commands end without an error.
     import sqlalchemy as sa
     from redis import RedisError
 
@@ -32,14 +32,14 @@ def explain(error: Exception) -> str | None:
 
 
 def _advice(error: Exception) -> str:
-    """Say what may be done about a database that cannot be used."""
+    """Return how to fix a database that cannot be used."""
     original = getattr(error, "orig", None)
     if isinstance(original, sqlite3.Error):
         code = getattr(original, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_READONLY:
             return "the file and its folder must be writable"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return "another program holds it: wait until it is done, or end it"
+            return "another program has locked it: wait until it ends, or stop it"
         return "check HELIXQ_DATA_DIR and HELIXQ_DATABASE_URL"
     return {
         "25006": "name the primary in HELIXQ_DATABASE_URL, or make the database writable",
@@ -49,6 +49,6 @@ def _advice(error: Exception) -> str:
 
 
 def fail(message: str) -> click.ClickException:
-    """Make the error that ends a command: one sentence, exit status 1."""
+    """Return the exception that ends a command: it prints one sentence, with exit status 1."""
     text = message.strip()
     return click.ClickException(text if text.endswith((".", "?", "`")) else f"{text}.")

@@ -1,4 +1,4 @@
-"""What the service costs when there is nothing else to do: a job alone, and a sweep of nothing."""
+"""Measures an idle service: the overhead of a single job, and a sweep that has nothing to do."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ from worker.engine.threads import run_in_fresh_thread
 
 CONTEXT = 4096
 SLOTS = 16
-#: Seconds before a job is first polled, as its reply's ``Retry-After`` says: polling would slow the job
-#: down.
-FIRST_LOOK = 1.0
+#: Seconds before a job is first polled, as in the reply's ``Retry-After``: polling slows the job down.
+FIRST_POLL = 1.0
 
 
 def jobs(
@@ -39,22 +38,22 @@ def jobs(
     *,
     max_output_tokens: int,
     seed: int,
-    told: Callable[[str], object] = lambda _: None,
+    on_progress: Callable[[str], object] = lambda _: None,
 ) -> list[tuple[float, float]]:
-    """Answer questions one at a time, each by the engine alone and by the service in turn.
+    """Answer questions one at a time, each by the engine alone and then by the service.
 
     Args:
-        folder: an empty one, for the service's data.
+        folder: an empty folder, for the service's data.
         asked: the questions.
         max_output_tokens: of every stage.
-        seed: of the first job; each has the next one.
-        told: called with what happens next.
+        seed: of the first job; each following job's is larger by one.
+        on_progress: called with a description of the next step.
 
     Returns:
-        seconds of each question's three stages: on the engine alone; and in the service, from the
-        moment the job is stored until its last output is, by the database's clock.
+        for each question, the seconds of its three stages on the engine alone, and the seconds in the
+        service from storing the job to storing its last output, by the database's clock.
     """
-    told("the engine is loaded")
+    on_progress("loading the engine")
     model = Model.of(DEMO_CHECKPOINT)
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
 
@@ -63,11 +62,13 @@ def jobs(
         return BatchingEngine(loaded, tokenizer, max_model_len=CONTEXT, max_num_seqs=SLOTS)
 
     engine = run_in_fresh_thread(load)
-    found: list[tuple[float, float]] = []
-    told("the service starts")
+    times: list[tuple[float, float]] = []
+    on_progress("starting the service")
     try:
         with service_bench.service(folder, SLOTS) as client:
-            told(f"{len(asked)} questions, one after the other, by the engine and by the service")
+            on_progress(
+                f"answering {len(asked)} questions, one at a time, by the engine and by the service"
+            )
             for number, question in enumerate(asked):
                 sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed + number)
                 alone = run_jobs(engine, [question], at_once=1, sampling=sampling).seconds
@@ -77,25 +78,25 @@ def jobs(
                     "seed": seed + number,
                 }
                 job_id = service_bench.submit(client, body)
-                time.sleep(max(FIRST_LOOK, alone))  # as a client that polls: it asks nothing before
+                time.sleep(max(FIRST_POLL, alone))  # As a polling client does.
                 service_bench.wait(client, job_id)
                 job = client.get(f"/api/jobs/{job_id}").json()
                 created, finished = (
                     dt.datetime.fromisoformat(job[name]) for name in ("created_at", "finished_at")
                 )
-                found.append((alone, (finished - created).total_seconds()))
+                times.append((alone, (finished - created).total_seconds()))
     finally:
         engine.close()
-    return found[1:]  # the first one warmed both up
+    return times[1:]  # The first question warmed both up.
 
 
 def sweep(folder: Path, old: int, rounds: int = 200) -> float:
     """Measure a sweep on SQLite that finds nothing to do.
 
     Args:
-        folder: an empty one, for the database.
-        old: jobs in the history, all of them ended.
-        rounds: how many sweeps.
+        folder: an empty folder, for the database.
+        old: the number of ended jobs in the history.
+        rounds: the number of sweeps.
 
     Returns:
         median seconds.

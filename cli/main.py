@@ -1,4 +1,4 @@
-"""The commands and their options; what they do is in the modules beside this one."""
+"""The commands and their options. Other modules of this package implement them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
-    """Loads the settings before any command, and turns errors into one sentence."""
+    """Loads the settings before any command, and prints expected errors as one sentence."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -79,9 +79,9 @@ def worker(settings: Settings) -> None:
 @main.command()
 @click.pass_obj
 def maintain(settings: Settings) -> None:
-    """Run the background duties alone: lost stages, unpublished jobs, retention.
+    """Run the background duties without a worker: lost stages, unpublished jobs, retention.
 
-    Every worker runs them too; this is for when no worker is there.
+    Every worker runs them too; use this where no worker may be running.
     """
     from cli import parts
 

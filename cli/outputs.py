@@ -1,4 +1,4 @@
-"""Checks of files and packages at the start of a long measurement, which needs them at its end."""
+"""Checks at the start of a long measurement for the files and packages that it needs at its end."""
 
 from __future__ import annotations
 

@@ -32,24 +32,24 @@ from jobs.use_cases.workers import Runtime
 #: Seconds between two messages with new text: the worker's.
 INTERVAL = 0.1
 #: Maximum seconds for the web to start, and for a message to arrive.
-PATIENCE = 60.0
+TIMEOUT = 60.0
 WORKER = "bench"
-#: A piece says when it was told, by this machine's monotonic clock.
-_PIECE = re.compile(rb'"delta":"@(\d+\.\d+) "')
+#: A delta contains the time of its publication, by the monotonic clock.
+_DELTA = re.compile(rb'"delta":"@(\d+\.\d+) "')
 
 
 @dataclass(frozen=True)
 class Result:
-    """One number of readers."""
+    """The measurement of a number of readers."""
 
     readers: int
     jobs: int
-    #: Pieces that each text had before.
+    #: The number of deltas of each text before the measurement.
     before: int
     messages: int
     #: Seconds of the web's processor time for each message to each reader.
     cost: float
-    #: Seconds from telling to reading.
+    #: Seconds from publishing to reading: median and 99th percentile.
     median_delay: float
     late_delay: float
 
@@ -59,18 +59,18 @@ def run(
     cases: list[tuple[int, int, int]],
     *,
     seconds: float,
-    told: Callable[[str], object] = lambda _: None,
+    on_progress: Callable[[str], object] = lambda _: None,
 ) -> list[Result]:
-    """Start Redis and a web, and read jobs' texts while they are told as a worker tells them.
+    """Start Redis and a web, and read jobs' event streams while text is published as a worker does.
 
     Args:
-        folder: an empty one, for the data.
-        cases: numbers of readers, of jobs that they share evenly, and of pieces told before.
+        folder: an empty folder, for the data.
+        cases: numbers of readers, of jobs that they share evenly, and of deltas published before.
         seconds: how long to measure each.
-        told: called with what happens next.
+        on_progress: called with a description of the next step.
 
     Raises:
-        ExpectedError: the web does not start, or a message does not come.
+        ExpectedError: the web does not start, or a message does not arrive.
     """
     if sys.platform != "linux":
         raise ExpectedError("the processor time of another process is read from Linux's /proc")
@@ -85,37 +85,37 @@ def run(
         stack.callback(database.close)
         stack.callback(progress.close)
         while not up.answers(progress):
-            time.sleep(INTERVAL)  # a server that starts tells nobody
+            time.sleep(INTERVAL)
         workers.register(
             database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}")
         )
         web = stack.enter_context(_web(settings))
-        found = []
+        results = []
         for readers, jobs, before in cases:
-            told(f"{readers} readers of {jobs} jobs")
+            on_progress(f"{readers} readers of {jobs} jobs")
             with _Readers(settings, database, progress, web, readers, jobs) as case:
-                found.append(case.measure(before, seconds))
-        return found
+                results.append(case.measure(before, seconds))
+        return results
 
 
 @contextmanager
 def _web(settings: Settings) -> Iterator[int]:
-    """Run `helixq web`; give its process id."""
+    """Run `helixq web`; yield its process id."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
     environ |= {"HELIXQ_DATA_DIR": str(settings.data_dir), "HELIXQ_PORT": str(settings.port)}
     environ |= {"HELIXQ_DATABASE_URL": settings.database, "HELIXQ_REDIS_URL": settings.redis}
     process = subprocess.Popen([sys.executable, "-m", "cli", "web"], env=environ)
     try:
-        give_up = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         with httpx2.Client(base_url=settings.url, trust_env=False) as client:
             while True:
                 try:
                     client.get("/healthz").raise_for_status()
                     break
                 except httpx2.TransportError as error:
-                    if process.poll() is not None or time.monotonic() > give_up:
+                    if process.poll() is not None or time.monotonic() > deadline:
                         raise ExpectedError(f"the web does not start: {error}") from error
-                time.sleep(INTERVAL)  # a server that starts tells nobody
+                time.sleep(INTERVAL)
         yield process.pid
     finally:
         process.terminate()
@@ -123,7 +123,7 @@ def _web(settings: Settings) -> Iterator[int]:
 
 
 class _Readers:
-    """Open streams of jobs whose actors write."""
+    """Open event streams of jobs whose first stage is running."""
 
     def __init__(
         self,
@@ -138,10 +138,10 @@ class _Readers:
         self._database = database
         self._web = web
         self._claims = [self._claim(number) for number in range(jobs)]
-        self._told = 0
+        self._published = 0
         self._selector = selectors.DefaultSelector()
         self._delays: list[float] = []
-        self._came = 0
+        self._received = 0
         for number in range(readers):
             job_id = self._claims[number % jobs].job_id
             connection = socket.create_connection(("127.0.0.1", settings.port))
@@ -155,12 +155,12 @@ class _Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End all jobs, and read the streams to their end: the next readers need their places."""
+        """End all jobs, and read the streams to their end, so that the next readers can connect."""
         for claim in self._claims:
             stages.fail(self._database, claim, "server_error", "measured")
             self._progress.publish_change(claim.job_id)
         while self._selector.get_map():
-            for key, _mask in self._selector.select(PATIENCE):
+            for key, _mask in self._selector.select(TIMEOUT):
                 if not key.fileobj.recv(1 << 18):  # type: ignore[union-attr]  # a socket
                     self._selector.unregister(key.fileobj)
                     key.fileobj.close()  # type: ignore[union-attr]  # a socket
@@ -168,23 +168,23 @@ class _Readers:
 
     def measure(self, before: int, seconds: float) -> Result:
         for _ in range(before):
-            self._tell()
-        self._tell()
-        self._read(until=self._told * self.readers)
+            self._publish()
+        self._publish()
+        self._read(until=self._published * self.readers)
         self._delays.clear()
-        came, start, used = self._came, time.monotonic(), _processor(self._web)
+        received, start, used = self._received, time.monotonic(), _processor(self._web)
         for turn in range(round(seconds / INTERVAL)):
             self._read(seconds=max(0.0, start + turn * INTERVAL - time.monotonic()))
-            self._tell()
-        self._read(until=self._told * self.readers)
+            self._publish()
+        self._read(until=self._published * self.readers)
         used = _processor(self._web) - used
         delays = sorted(self._delays)
         return Result(
             readers=self.readers,
             jobs=len(self._claims),
             before=before,
-            messages=self._came - came,
-            cost=used / (self._came - came),
+            messages=self._received - received,
+            cost=used / (self._received - received),
             median_delay=delays[len(delays) // 2],
             late_delay=delays[len(delays) * 99 // 100],
         )
@@ -196,33 +196,33 @@ class _Readers:
         assert claim is not None  # noqa: S101 (nobody else is there)
         return claim
 
-    def _tell(self) -> None:
-        """Tell the next piece of every job, all in one message as a worker does."""
-        piece = [f"@{time.monotonic():.6f} "]
+    def _publish(self) -> None:
+        """Publish the next delta of every job, all in one request as a worker does."""
+        deltas = [f"@{time.monotonic():.6f} "]
         self._progress.publish(
-            [(c.job_id, TextDeltas(c.attempt_id, self._told, piece)) for c in self._claims]
+            [(c.job_id, TextDeltas(c.attempt_id, self._published, deltas)) for c in self._claims]
         )
-        self._told += 1
+        self._published += 1
 
-    def _read(self, *, until: int | None = None, seconds: float = PATIENCE) -> None:
-        """Read what comes, until so many pieces have come in all or the time is over."""
+    def _read(self, *, until: int | None = None, seconds: float = TIMEOUT) -> None:
+        """Read until ``until`` deltas have arrived in all, or the time is over."""
         end = time.monotonic() + seconds
-        while (until is None or self._came < until) and (left := end - time.monotonic()) > 0:
+        while (until is None or self._received < until) and (left := end - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 data: bytes = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]  # a socket
                 if not data:
                     raise ExpectedError("the web ended a stream")
                 now = time.monotonic()
-                # A piece may come in two parts.
+                # A delta may arrive in two parts.
                 both = key.data[0] + data
                 rest = 0
-                for match in _PIECE.finditer(both):
+                for match in _DELTA.finditer(both):
                     self._delays.append(now - float(match[1]))
-                    self._came += 1
+                    self._received += 1
                     rest = match.end()
                 key.data[0] = both[max(rest, len(both) - 64) :]
-        if until is not None and self._came < until:
-            raise ExpectedError(f"{until - self._came} messages did not come")
+        if until is not None and self._received < until:
+            raise ExpectedError(f"{until - self._received} messages did not arrive")
 
 
 def _processor(pid: int) -> float:

@@ -24,9 +24,9 @@ WARM_UP = "Is everything warm?"
 #: Clients that submit at the same time.
 CLIENTS = 8
 #: Seconds between polls of a job, or of a starting service.
-LOOK_INTERVAL = 0.05
+POLL_INTERVAL = 0.05
 #: Maximum seconds for the service to become ready, and for a job to end.
-PATIENCE = 600.0
+TIMEOUT = 600.0
 
 
 def run(
@@ -36,26 +36,25 @@ def run(
     at_once: int,
     max_output_tokens: int,
     seed: int,
-    told: Callable[[str], object] = lambda _: None,
+    on_progress: Callable[[str], object] = lambda _: None,
 ) -> tuple[float, int]:
     """Start `helixq up` on the demo's model, submit all questions, and wait for the last job.
 
     Args:
-        folder: an empty one, for the service's data.
+        folder: an empty folder, for the service's data.
         asked: the questions, one job each.
         at_once: slots of the engine.
         max_output_tokens: of every stage.
-        seed: of the first job; each has the next one.
-        told: called with what happens next.
+        seed: of the first job; each following job's is larger by one.
+        on_progress: called with a description of the next step.
 
     Returns:
-        seconds from the first request until the last job is stored as completed, and new tokens
-        of all stages.
+        seconds from the first request until the last job has ended, and new tokens of all stages.
 
     Raises:
         ExpectedError: the service does not start, or a job does not complete.
     """
-    told("the service starts")
+    on_progress("starting the service")
     with service(folder, at_once) as client:
         bodies = [
             {"input": text, "max_output_tokens": max_output_tokens, "seed": seed + i}
@@ -63,18 +62,18 @@ def run(
         ]
         # A different question, since the engine may cache prompts and guess repeated text.
         wait(client, submit(client, {**bodies[0], "input": WARM_UP}))
-        told(f"the service answers {len(asked)} questions, {at_once} at once")
+        on_progress(f"answering {len(asked)} questions, {at_once} at once")
         start = time.monotonic()
         with ThreadPoolExecutor(CLIENTS) as pool:
             ids = list(pool.map(lambda body: submit(client, body), bodies))
-        done = [wait(client, job_id) for job_id in ids]
+        responses = [wait(client, job_id) for job_id in ids]
         seconds = time.monotonic() - start
-        return seconds, sum(int(response["usage"]["output_tokens"]) for response in done)
+        return seconds, sum(int(response["usage"]["output_tokens"]) for response in responses)
 
 
 @contextmanager
 def service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
-    """Run `helixq up` on the demo's model, its data in an empty folder; give a client for it."""
+    """Run `helixq up` on the demo's model with its data in an empty folder; yield a client."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     settings = Settings(data_dir=folder / "data", port=port)
@@ -91,7 +90,7 @@ def service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
             [sys.executable, "-m", "cli", "up"], env=environ, stdout=stream, stderr=stream
         )
     try:
-        with httpx2.Client(base_url=settings.url, timeout=PATIENCE, trust_env=False) as client:
+        with httpx2.Client(base_url=settings.url, timeout=TIMEOUT, trust_env=False) as client:
             _until_ready(process, client, log)
             yield client
     finally:
@@ -100,8 +99,8 @@ def service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
 
 
 def _until_ready(process: subprocess.Popen[bytes], client: httpx2.Client, log: Path) -> None:
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
         if process.poll() is not None:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise ExpectedError(f"the service does not start: {' '.join(last)}")
@@ -109,9 +108,9 @@ def _until_ready(process: subprocess.Popen[bytes], client: httpx2.Client, log: P
             if client.get("/readyz").status_code == 200:
                 return
         except httpx2.TransportError:
-            pass  # it does not listen yet
-        time.sleep(LOOK_INTERVAL)  # a server that starts tells nobody
-    raise ExpectedError(f"the service was not ready within {PATIENCE:g} seconds")
+            pass  # It does not listen yet.
+        time.sleep(POLL_INTERVAL)
+    raise ExpectedError(f"the service was not ready within {TIMEOUT:g} seconds")
 
 
 def submit(client: httpx2.Client, body: dict[str, Any]) -> str:
@@ -123,13 +122,13 @@ def submit(client: httpx2.Client, body: dict[str, Any]) -> str:
 
 
 def wait(client: httpx2.Client, job_id: str) -> dict[str, Any]:
-    """Poll until a job is done; return its response."""
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
+    """Poll until a job has ended; return its response."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
         response: dict[str, Any] = client.get(f"/v1/responses/{job_id}").json()
         if response["status"] in ("completed", "incomplete"):
             return response
         if response["status"] not in ("queued", "in_progress"):
             raise ExpectedError(f"the job {job_id} ended {response['status']}")
-        time.sleep(LOOK_INTERVAL)  # as a client polls: open requests would hold the web's threads
-    raise ExpectedError(f"the job {job_id} was not done within {PATIENCE:g} seconds")
+        time.sleep(POLL_INTERVAL)  # Long polling would occupy the web's threads.
+    raise ExpectedError(f"the job {job_id} did not end within {TIMEOUT:g} seconds")

@@ -1,4 +1,4 @@
-"""Measures an idle job and many at once, beside the figures that were recorded last."""
+"""Measures an idle job and many jobs at once, and compares them with the recorded figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cli import idle_bench, service_bench
 from cli.errors import ExpectedError
 
 MAX_OUTPUT_TOKENS = 256
-#: Of the table: a name, its unit, the field, and what the field is multiplied by.
+#: Rows of the table: name, unit, field, and the factor from the field to the unit.
 ROWS = (
     ("idle job, the engine alone", "ms", "idle_engine", 1000),
     ("idle job, the service", "ms", "idle_service", 1000),
@@ -24,7 +24,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run measured on the demo's model."""
+    """The measurements of one run on the demo's model."""
 
     date: str
     machine: str
@@ -36,10 +36,10 @@ class Figures:
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Read what `write` wrote; None if there is nothing.
+        """Read figures from a file; None if there is no file.
 
         Raises:
-            ExpectedError: the file holds something else.
+            ExpectedError: the file has another content.
         """
         if not file.exists():
             return None
@@ -47,9 +47,7 @@ class Figures:
             fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             return cls(**fields)
         except (ValueError, TypeError) as error:
-            raise ExpectedError(
-                f"{file} holds no figures that `--record` wrote: {error}"
-            ) from error
+            raise ExpectedError(f"{file} was not written by `--record`: {error}") from error
 
     def write(self, file: Path) -> None:
         file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -62,17 +60,17 @@ def measure(
     idle_jobs: int,
     at_once: int,
     machine: str,
-    told: Callable[[str], object] = lambda _: None,
+    on_progress: Callable[[str], object] = lambda _: None,
 ) -> Figures:
-    """Answer some questions one after the other, and all of them at once.
+    """Answer some questions one at a time, and all of them at once.
 
     Args:
-        folder: an empty one, for the services' data.
+        folder: an empty folder, for the services' data.
         questions: for the jobs at once; the first of them are the idle jobs.
-        idle_jobs: how many jobs to run one after the other.
+        idle_jobs: the number of jobs to run one at a time.
         at_once: slots of the engine.
-        machine: what the figures are measured on.
-        told: called with what happens next.
+        machine: the description of the machine.
+        on_progress: called with a description of the next step.
     """
     folders = [folder / name for name in ("idle", "busy")]
     for each in folders:
@@ -82,7 +80,7 @@ def measure(
         questions[: idle_jobs + 1],
         max_output_tokens=MAX_OUTPUT_TOKENS,
         seed=0,
-        told=told,
+        on_progress=on_progress,
     )
     seconds, _ = service_bench.run(
         folders[1],
@@ -90,7 +88,7 @@ def measure(
         at_once=at_once,
         max_output_tokens=MAX_OUTPUT_TOKENS,
         seed=0,
-        told=told,
+        on_progress=on_progress,
     )
     return Figures(
         date=dt.datetime.now(dt.UTC).date().isoformat(),
@@ -102,7 +100,7 @@ def measure(
 
 
 def table(now: Figures, recorded: Figures | None) -> str:
-    """Lay the figures out as a Markdown table."""
+    """Return the figures as a Markdown table."""
     lines = ["| | now | recorded | now / recorded |", "|---|---|---|---|"]
     for name, unit, field, scale in ROWS:
         value = getattr(now, field) * scale

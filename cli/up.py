@@ -27,8 +27,8 @@ from jobs.use_cases import workers
 
 log = logging.getLogger(__name__)
 
-#: Seconds a part may take to stop before it is killed.
-PATIENCE = 15.0
+#: Seconds that a part may take to stop before it is killed.
+STOP_TIMEOUT = 15.0
 #: Seconds between checks of the parts.
 WATCH_INTERVAL = 0.2
 #: Seconds before a part that exited is restarted.
@@ -45,36 +45,40 @@ DEMO_GREETING = (
 
 
 class _StopError(Exception):
-    """A signal asked to stop."""
+    """A signal requested to stop."""
 
 
 class Stop:
-    """Counts the signals that ask to stop; `pause` checks for them."""
+    """Counts the signals that request to stop; `pause` checks for them."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.signals = 0
 
     def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
-            signal.signal(number, self._ask)
+            signal.signal(number, self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked += 1
+    def _count(self, _number: int, _frame: FrameType | None) -> None:
+        self.signals += 1
 
     def pause(self, seconds: float) -> None:
-        """Wait; raises `_StopError` if a signal came."""
-        time.sleep(seconds)  # what we wait for has no event: other processes' ends, rows, ports
-        if self.asked:
+        """Wait.
+
+        Raises:
+            _StopError: a signal was received.
+        """
+        time.sleep(seconds)  # What callers wait for (processes, rows, ports) has no event.
+        if self.signals:
             raise _StopError
 
 
 class Part:
-    """A child process in a process group of its own, so that Ctrl-C reaches only us."""
+    """A child process in its own session, so that Ctrl-C signals only the parent."""
 
     def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
@@ -91,13 +95,13 @@ class Part:
 
     @property
     def pid(self) -> int:
-        assert self._process is not None  # noqa: S101 (who asks has started it)
+        assert self._process is not None  # noqa: S101 (the caller has started it)
         return self._process.pid
 
     @property
     def status(self) -> int | None:
         """The exit status; None while it runs."""
-        assert self._process is not None  # noqa: S101 (who asks has started it)
+        assert self._process is not None  # noqa: S101 (the caller has started it)
         return self._process.poll()
 
     def signal(self, number: int) -> None:
@@ -105,14 +109,14 @@ class Part:
             self._process.send_signal(number)
 
     def stop(self, stop: Stop) -> None:
-        """Ask it to stop, and wait; a second Ctrl-C asks it to hurry."""
+        """Send SIGTERM, and wait for the end. A second Ctrl-C sends SIGTERM again, which stops a worker at once."""
         if self._process is None or self.status is not None:
             return
-        told, give_up = 0, time.monotonic() + PATIENCE
-        while self.status is None and time.monotonic() < give_up:
+        sent, deadline = 0, time.monotonic() + STOP_TIMEOUT
+        while self.status is None and time.monotonic() < deadline:
             # The second signal may have come while another part was stopping.
-            if told < max(1, min(stop.asked, 2)):
-                told += 1
+            if sent < max(1, min(stop.signals, 2)):
+                sent += 1
                 self.signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(WATCH_INTERVAL)

@@ -90,7 +90,7 @@ def test_a_database_that_another_program_holds_is_told(
     [line] = process.output.strip().splitlines()
     assert line == (
         "Error: the database cannot be used (database is locked): "
-        "another program holds it: wait until it is done, or end it."
+        "another program has locked it: wait until it ends, or stop it."
     )
 
 

@@ -146,6 +146,6 @@ def test_a_second_signal_hurries_every_part_whenever_it_came(tmp_path: Path) -> 
     part.start()
     assert ready.read_text() == "ready"
     stop = Stop()
-    stop.asked = 2
+    stop.signals = 2
     part.stop(stop)
     assert part.status == 7

@@ -117,7 +117,7 @@ def test_the_machinery_is_measured_beside_the_engine_alone() -> None:
     assert seconds["machinery"] == pytest.approx(added)
 
 
-def test_readers_are_measured_while_texts_are_told() -> None:
+def test_readers_are_measured_while_text_is_published() -> None:
     found = bench("readers", "--readers", "3", "--pieces", "20", "--seconds", "0.3")["results"]
     assert [(r["readers"], r["jobs"], r["before"]) for r in found] == [
         (1, 1, 0),

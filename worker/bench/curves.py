@@ -40,7 +40,7 @@ def by_length(
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
-    told: Callable[[str], object] = lambda _: None,
+    on_progress: Callable[[str], object] = lambda _: None,
 ) -> list[Point]:
     """Measure prompts of several lengths with `NEW` tokens after each; roles are mixed.
 
@@ -51,7 +51,7 @@ def by_length(
         dtype: of the weights.
         device: where to compute.
         seed: of the prompts' words.
-        told: called with a description of the next measurement.
+        on_progress: called with a description of the next step.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
 
@@ -64,15 +64,15 @@ def by_length(
         )
 
     engine = run_in_fresh_thread(load)
-    found = []
+    points = []
     for length in lengths:
-        told(f"{SLOTS} sequences of {length} tokens each")
+        on_progress(f"{SLOTS} sequences of {length} tokens each")
         prompts = questions(tokenizer, SLOTS, length, seed)
         start = time.monotonic()
         tokens = _ask(engine, prompts, NEW)
-        found.append(Point(length, tokens / (time.monotonic() - start)))
+        points.append(Point(length, tokens / (time.monotonic() - start)))
     engine.close()
-    return found
+    return points
 
 
 def _ask(engine: BatchingEngine, prompts: Sequence[str], limit: int) -> int:
@@ -91,8 +91,8 @@ def draw(file: Path, results: Sequence[Result], points: Sequence[Point]) -> None
     mpl.rcParams["svg.hashsalt"] = "helixq"  # the same picture has the same bytes
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    baseline, *mine = results
-    whole = [r for r in mine if r.engine == BatchingEngine.name]
+    baseline, *batching = results
+    whole = [r for r in batching if r.engine == BatchingEngine.name]
     at = [r.at_once for r in whole]
     left.plot(at, [r.tokens_a_second for r in whole], "o-", color="#1a6fc2", label="batching")
     left.axhline(

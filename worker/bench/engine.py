@@ -112,16 +112,16 @@ def synthetic(
     device: torch.device = CPU,
     seed: int = 0,
 ) -> Model:
-    """Make a Mistral with random weights and three random adapters. Its texts never stop by themselves.
+    """Create a Mistral with random weights and three random adapters. Its texts end at the token limit.
 
     Args:
         folder: an empty one.
-        tokenizer: a folder with one; its token ids are the first of 32,000.
+        tokenizer: a folder with a tokenizer of at most 32,000 tokens.
         hidden: hidden size; other sizes have Mistral-7B's proportions (heads of 64).
         layers: number of layers.
         rank: of the adapters.
         dtype: of all weights.
-        device: where they are generated.
+        device: where the weights are generated.
         seed: of all weights.
     """
     torch.manual_seed(seed)
@@ -156,17 +156,17 @@ def synthetic(
 
 
 def questions(tokenizer: PreTrainedTokenizerBase, count: int, tokens: int, seed: int) -> list[str]:
-    """Generate questions of about so many tokens each."""
+    """Generate random questions of at least this many tokens each."""
     rng = random.Random(seed)
-    texts = [str(tokenizer.decode([i])).strip() for i in range(len(tokenizer))]
-    words = [text for text in texts if text.isalpha()]
-    found = []
+    decoded = [str(tokenizer.decode([i])).strip() for i in range(len(tokenizer))]
+    words = [text for text in decoded if text.isalpha()]
+    texts = []
     for _ in range(count):
         question = rng.choice(words)
         while len(tokenizer.encode(question)) < tokens:
             question += f" {rng.choice(words)}"
-        found.append(question)
-    return found
+        texts.append(question)
+    return texts
 
 
 def run_jobs(
@@ -175,7 +175,7 @@ def run_jobs(
     *,
     at_once: int,
     sampling: Sampling,
-    told: Callable[[], object] = lambda: None,
+    on_job_end: Callable[[], object] = lambda: None,
 ) -> Result:
     """Run whole jobs, each on a thread that waits for its stages, as in a worker.
 
@@ -184,7 +184,7 @@ def run_jobs(
         asked: the questions, one job each.
         at_once: number of jobs that run at the same time.
         sampling: of every stage; its seed is the first job's.
-        told: called after every job.
+        on_job_end: called after every job.
 
     Raises:
         EngineError: a request failed.
@@ -217,7 +217,7 @@ def run_jobs(
                     tokens += completion.output_tokens
                     prompts += completion.prompt_tokens
                     firsts.append((completion.first_token_at or start) - start)
-            told()
+            on_job_end()
 
     start = time.monotonic()
     with ThreadPoolExecutor(at_once) as pool:
@@ -245,8 +245,8 @@ def run(
     dtype: torch.dtype,
     device: torch.device,
     bare: bool = False,
-    beside: Callable[[int], Engine] | None = None,
-    told: Callable[[str], object] = lambda _: None,
+    make_other: Callable[[int], Engine] | None = None,
+    on_progress: Callable[[str], object] = lambda _: None,
 ) -> list[Result]:
     """Measure the reference engine, then the batching engine at several numbers of slots.
 
@@ -255,8 +255,8 @@ def run(
     smallest number of slots. A machine's speed changes within minutes, so both sides of a comparison are
     measured twice, in the order with, without, without, with.
 
-    Another engine may be measured at each number of slots, right after this one. Of its requests only the
-    texts are known: neither the times of first tokens nor steps.
+    Another engine may be measured at each number of slots, right after the batching engine. It reports
+    neither the times of first tokens nor steps.
 
     Args:
         model: the checkpoints; each engine loads them from the disk.
@@ -264,28 +264,28 @@ def run(
         reference_jobs: how many of them the reference engine answers, since it is slow.
         slots: numbers of slots; as many jobs run at the same time.
         sampling: of every stage.
-        context: tokens of prompt and output together.
+        context: the maximum number of tokens of prompt and output together.
         dtype: of the weights.
         device: where to compute.
-        bare: whether to measure the base without adapters; its texts should be as long.
-        beside: starts the other engine with so many slots.
-        told: called with a description of the next measurement.
+        bare: whether to measure the base without adapters; its texts should be as long as those with.
+        make_other: creates the other engine with a number of slots.
+        on_progress: called with a description of the next step.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
-    told("the peak of the hardware")
+    on_progress("the peak of the hardware")
     peak = run_in_fresh_thread(partial(Peak.measure, dtype, device))
 
     def measure(engine: Engine, questions: Sequence[str], at_once: int, name: str) -> Result:
-        told(f"{name} answers {len(questions)} questions, {at_once} at once")
+        on_progress(f"{name} answers {len(questions)} questions, {at_once} at once")
         return replace(_run_warm(engine, questions, at_once, sampling), engine=name)
 
     def batching(count: int, without: str) -> Result:
         def load() -> BatchingEngine:
-            found = model.load(dtype, device)
+            models = model.load(dtype, device)
             if without == ADAPTERS:
-                _take_adapters_off(found)
+                _remove_adapters(models)
             return BatchingEngine(
-                found,
+                models,
                 tokenizer,
                 max_model_len=context,
                 max_num_seqs=count,
@@ -293,7 +293,7 @@ def run(
                 capture=None if without == GRAPHS else cuda_graph_capture,
             )
 
-        gc.collect()  # an engine and its thread refer to each other, and two models may not fit
+        gc.collect()  # An engine and its thread are a reference cycle, and two models may not fit in memory.
         name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
         questions = asked if count > 1 else asked[:reference_jobs]
         return measure(run_in_fresh_thread(load), questions, count, name)
@@ -309,26 +309,26 @@ def run(
     runs = [(count, "") for count in slots if count != compared[0][0]]
     for count, without in compared:
         runs += [(count, ""), (count, without), (count, without), (count, "")]
-    found: dict[tuple[int, str], list[Result]] = {}
+    repeats: dict[tuple[int, str], list[Result]] = {}
     others: dict[int, Result] = {}
     for count, without in runs:
-        found.setdefault((count, without), []).append(batching(count, without))
-        if beside and count not in others:
-            other = beside(count)
+        repeats.setdefault((count, without), []).append(batching(count, without))
+        if make_other and count not in others:
+            other = make_other(count)
             questions = asked if count > 1 else asked[:reference_jobs]
             others[count] = measure(other, questions, count, other.name)
-    results += [_together(found[key]) for key in (*((count, "") for count in slots), *compared)]
+    results += [_sum(repeats[key]) for key in (*((count, "") for count in slots), *compared)]
 
     def limited(result: Result) -> Result:
         operations = 2 * weights * result.computed
         shortest = peak.seconds(operations, weights * dtype.itemsize * result.steps)
         return replace(result, share_of_limit=shortest / result.seconds)
 
-    return [*map(limited, results), *(others[count] for count in slots if beside)]
+    return [*map(limited, results), *(others[count] for count in slots if make_other)]
 
 
-def _together(results: Sequence[Result]) -> Result:
-    """Add up several measurements of one engine."""
+def _sum(results: Sequence[Result]) -> Result:
+    """Return the sum of several measurements of one engine, with the median time to the first token."""
     added = ("jobs", "seconds", "tokens", "prompt_tokens", "steps", "computed")
     sums: dict[str, Any] = {name: sum(getattr(r, name) for r in results) for name in added}
     return replace(results[0], first_token=median(r.first_token for r in results), **sums)
@@ -341,7 +341,7 @@ def run_reference(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Result:
-    """Measure the reference engine alone, one job at a time; arguments as for `run`."""
+    """Measure the reference engine, one job at a time; the arguments are those of `run`."""
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
     loaded = run_in_fresh_thread(partial(model.load, dtype, device))
     context = int(next(iter(loaded.values())).config.max_position_embeddings)
@@ -364,7 +364,7 @@ def _multiplied(models: dict[str, PeftModel]) -> int:
     return sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
 
 
-def _take_adapters_off(models: dict[str, PeftModel]) -> None:
+def _remove_adapters(models: dict[str, PeftModel]) -> None:
     for model in models.values():
         for layer in model.modules():
             if isinstance(layer, LoraLayer):

@@ -76,7 +76,7 @@ def _microseconds(functions: Sequence[Callable[[], object]]) -> float:
     with torch.cuda.graph(graph):
         for function in functions:
             function()
-    found: list[float] = []
+    times: list[float] = []
     for _ in range(REPEATS):
         start: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -84,16 +84,16 @@ def _microseconds(functions: Sequence[Callable[[], object]]) -> float:
         graph.replay()
         end.record()
         end.synchronize()
-        found.append(start.elapsed_time(end) * 1000 / len(functions))
-    return min(found)
+        times.append(start.elapsed_time(end) * 1000 / len(functions))
+    return min(times)
 
 
 def _copies(size: int) -> int:
     return max(2, -(-READ // size))
 
 
-def _say(**found: object) -> None:
-    print(json.dumps(found), flush=True)
+def _print(**fields: object) -> None:
+    print(json.dumps(fields), flush=True)
 
 
 def _check(dtype: torch.dtype) -> None:
@@ -111,19 +111,19 @@ def _check(dtype: torch.dtype) -> None:
         twin = (weight.code[codes.int()] * weight.scales.T[..., None]).flatten(1)
         same = torch.equal(twin.to(dtype), weight.dequantize(dtype))
         for tiles in kernels.TILE_CONFIGS:
-            found = kernels.multiply(x, weight, config=tiles)
-            error = (found - wanted).norm() / wanted.norm()
-            alone = [
-                torch.equal(kernels.multiply(x[:rows], weight, config=tiles), found[:rows])
+            output = kernels.multiply(x, weight, config=tiles)
+            error = (output - wanted).norm() / wanted.norm()
+            independent = [
+                torch.equal(kernels.multiply(x[:rows], weight, config=tiles), output[:rows])
                 for rows in (1, 2, 7, 16, 17, 33)
             ]
-            _say(
+            _print(
                 check=name,
                 dtype=str(dtype),
                 config=asdict(tiles),
                 relative_error=float(error),
                 of_16_bit=float((x @ exact.T.to(dtype) - wanted).norm() / wanted.norm()),
-                rows_independent=all(alone),
+                rows_independent=all(independent),
                 dequantized_exactly=same,
             )
 
@@ -146,18 +146,18 @@ def _measure(
         x = torch.randn(count, inputs, device="cuda", dtype=dtype)
         said = {"in": inputs, "out": outputs, "rows": count}
         base = _microseconds([partial(nn.functional.linear, x, each) for each in plains])
-        _say(**said, way="cublas", us=base, gb_s=plain.nbytes / base / 1e3)
+        _print(**said, way="cublas", us=base, gb_s=plain.nbytes / base / 1e3)
         for number in chosen:
             tiles = kernels.TILE_CONFIGS[number]
             us = _microseconds(
                 [partial(kernels.multiply, x, each, config=tiles) for each in weights]
             )
-            _say(**said, way=f"tiles {number}", us=us, gb_s=size / us / 1e3, times=base / us)
+            _print(**said, way=f"tiles {number}", us=us, gb_s=size / us / 1e3, times=base / us)
         us = _microseconds([partial(_dequantized, x, each) for each in weights])
-        _say(**said, way="dequantize", us=us, times=base / us)
+        _print(**said, way="dequantize", us=us, times=base / us)
         if importlib.util.find_spec("bitsandbytes"):
             us = _microseconds(_bitsandbytes(x, plains))
-            _say(**said, way="bitsandbytes", us=us, times=base / us)
+            _print(**said, way="bitsandbytes", us=us, times=base / us)
 
 
 def _dequantized(x: Tensor, weight: FourBitWeight) -> Tensor:
@@ -167,11 +167,11 @@ def _dequantized(x: Tensor, weight: FourBitWeight) -> Tensor:
 def _bitsandbytes(x: Tensor, plains: Sequence[Tensor]) -> list[Callable[[], object]]:
     bitsandbytes = importlib.import_module("bitsandbytes")
 
-    found: list[Callable[[], object]] = []
+    functions: list[Callable[[], object]] = []
     for plain in plains:
         packed, state = bitsandbytes.functional.quantize_4bit(plain, quant_type="fp4")
-        found.append(partial(bitsandbytes.matmul_4bit, x, packed, quant_state=state))
-    return found
+        functions.append(partial(bitsandbytes.matmul_4bit, x, packed, quant_state=state))
+    return functions
 
 
 def main() -> None:
@@ -184,7 +184,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     dtype: torch.dtype = getattr(torch, options.dtype)
-    _say(device=torch.cuda.get_device_name(), torch=torch.__version__, dtype=options.dtype)
+    _print(device=torch.cuda.get_device_name(), torch=torch.__version__, dtype=options.dtype)
     with torch.inference_mode():
         _check(dtype)
         for inputs, outputs in () if options.check else SHAPES:

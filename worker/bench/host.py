@@ -1,4 +1,4 @@
-"""How long a GPU waits for the host: ``python -m worker.bench.host``.
+"""Measures how long a GPU waits for the host: ``python -m worker.bench.host``.
 
 It runs whole jobs on an engine with a simulated device (`worker.bench.simulated`), and prints a line of JSON
 for each measurement.
@@ -29,7 +29,7 @@ CONTEXT = 4096
 WARM_UP = 4
 
 
-def make(
+def make_engine(
     tokenizer: PreTrainedTokenizerBase,
     max_num_seqs: int,
     speed: Speed,
@@ -77,13 +77,13 @@ def measure(
     """
     asked = questions(tokenizer, at_once * rounds, question, seed=0)
     sampling = Sampling(max_output_tokens=new)
-    engine, runner = make(tokenizer, at_once, speed)
+    engine, runner = make_engine(tokenizer, at_once, speed)
     with closing(engine):
         warm = Sampling(max_output_tokens=8)
         run_jobs(engine, asked[:WARM_UP], at_once=min(WARM_UP, at_once), sampling=warm)
         runner.restart()
         cpu = time.process_time()
-        found = run_jobs(engine, asked, at_once=at_once, sampling=sampling)
+        result = run_jobs(engine, asked, at_once=at_once, sampling=sampling)
         cpu = time.process_time() - cpu
     timeline = runner.restart()
     return {
@@ -92,16 +92,16 @@ def measure(
         "at_once": at_once,
         "jobs": len(asked),
         "new": new,
-        "seconds": round(found.seconds, 3),
+        "seconds": round(result.seconds, 3),
         "device_seconds": round(timeline.busy, 3),
-        "busy": round(timeline.busy / found.seconds, 4),
+        "busy": round(timeline.busy / result.seconds, 4),
         "steps": timeline.steps,
         "without_graph": timeline.without_graph,
         "waits": len(timeline.waits),
         "waited": round(sum(timeline.waits), 3),
         "longest_waits": [round(w, 4) for w in sorted(timeline.waits, reverse=True)[:6]],
-        "prompt_tokens": found.prompt_tokens,
-        "first_token": round(found.first_token, 3),
+        "prompt_tokens": result.prompt_tokens,
+        "first_token": round(result.first_token, 3),
         "cpu_seconds": round(cpu, 3),
     }
 

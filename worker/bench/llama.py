@@ -1,4 +1,4 @@
-"""llama.cpp's server as an engine, to be measured beside ours: same weights, prompts and sampling.
+"""llama.cpp's server as an engine, to compare ours with: same weights, prompts and sampling.
 
 It picks an adapter for each request, and decodes together what has the same one.
 """
@@ -20,9 +20,9 @@ from worker.engine.interface import Completion, EngineError, FinishReason, Gener
 from worker.engine.tokenization.encoder import Encoder
 
 #: Seconds that the server may take to start, and a request to be answered.
-PATIENCE = 600.0
+TIMEOUT = 600.0
 #: Seconds between two looks at a server that starts.
-LOOK_INTERVAL = 0.1
+POLL_INTERVAL = 0.1
 
 
 class LlamaServer:
@@ -73,7 +73,7 @@ class LlamaServer:
                 raise EngineError(f"{program} cannot be started: {error.strerror}") from error
         # A proxy of the one who measures is not for this machine itself.
         url = f"http://127.0.0.1:{port}"
-        self._client = httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False)
+        self._client = httpx2.Client(base_url=url, timeout=TIMEOUT, trust_env=False)
         try:
             self._until_ready(program)
         except BaseException:
@@ -84,7 +84,7 @@ class LlamaServer:
         """Answer a request; the generation that is returned has ended.
 
         Raises:
-            EngineError: the server does not answer it.
+            EngineError: the server does not respond.
         """
         prompt_token_ids, max_output_tokens = self._encode(request)
         sampling = request.sampling
@@ -102,7 +102,7 @@ class LlamaServer:
         try:
             reply = self._client.post("/completion", json=body)
         except httpx2.TransportError as error:
-            raise EngineError(f"llama.cpp's server does not answer: {error}") from error
+            raise EngineError(f"llama.cpp's server does not respond: {error}") from error
         if reply.status_code != 200:
             raise EngineError(f"llama.cpp's server: {reply.status_code}: {reply.text}")
         tokens: list[int] = reply.json()["tokens"]
@@ -128,8 +128,8 @@ class LlamaServer:
         self._folder.cleanup()
 
     def _until_ready(self, program: Path) -> None:
-        give_up = time.monotonic() + PATIENCE
-        while time.monotonic() < give_up:
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
             try:
@@ -137,7 +137,7 @@ class LlamaServer:
                     return
             except httpx2.TransportError:
                 pass  # it does not listen yet
-            time.sleep(LOOK_INTERVAL)  # a server that starts tells nobody
+            time.sleep(POLL_INTERVAL)
         last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
         raise EngineError(f"{program} does not start: {' '.join(last)}")
 

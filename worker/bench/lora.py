@@ -57,7 +57,7 @@ class Result:
 
     name: str
     seconds: float
-    #: The most memory that was resident at once, mapped files included.
+    #: Maximum resident set size in bytes, mapped files included.
     peak_bytes: int
     #: |D - scaling · B A| / |D| over all layers together, read from the saved adapter.
     error: float
@@ -103,7 +103,7 @@ def run(
     rank: int = 64,
     sizes: Sizes | None = None,
     seed: int = 0,
-    told: Callable[[str], object] = lambda _: None,
+    on_progress: Callable[[str], object] = lambda _: None,
 ) -> list[Result]:
     """Let each program extract the same adapter, one after the other.
 
@@ -113,19 +113,19 @@ def run(
         rank: of the adapters.
         sizes: of the model.
         seed: of all random numbers.
-        told: called with what happens next.
+        on_progress: called with a description of the next step.
 
     Raises:
         LoraError: a program failed.
     """
-    told("making the models")
+    on_progress("making the models")
     base, tuned = _models(folder, sizes or Sizes(), seed)
     results = []
     for i, extractor in enumerate(extractors):
-        told(f"running {extractor.name}")
+        on_progress(f"running {extractor.name}")
         out = folder / f"adapter-{i}"
         seconds, peak = _timed(extractor, extractor.command(base, tuned, out, rank))
-        told(f"measuring what {extractor.name} made")
+        on_progress(f"measuring what {extractor.name} made")
         norms = dict(_errors(base, tuned, out))
         total = sum(norm**2 for _, norm in norms.values())
         lost = sum(error**2 for error, _ in norms.values())

@@ -1,4 +1,4 @@
-"""What a processor can do at most, measured: the limit that speeds are compared with."""
+"""Measures the peak throughput of a processor, the roofline that speeds are compared with."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import torch
 
-#: Each measurement is repeated, and the best counts.
+#: The number of repetitions of each measurement; the fastest counts.
 REPEATS = 5
-#: Rows, columns and inner size of the product, and elements of the vector that is read.
+#: Rows of the product, its columns and inner size, and elements of the vector that is read.
 ROWS, SIZE, READ = 512, 4096, 2**27
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that was reached."""
+    """Peak throughput."""
 
     #: Floating point operations a second, in a large product.
     flops: float
-    #: Bytes a second, read from memory one after another.
+    #: Bytes a second, read sequentially from memory.
     bandwidth: float
 
     @classmethod
@@ -33,16 +33,16 @@ class Peak:
         return cls(2 * ROWS * SIZE**2 / seconds, long.nbytes / read)
 
     def seconds(self, operations: float, bytes_: float) -> float:
-        """The least seconds for so many operations on so many bytes: the roofline's."""
+        """Return the minimum seconds for a number of operations on a number of bytes (roofline model)."""
         return max(operations / self.flops, bytes_ / self.bandwidth)
 
 
 def _best(function: Callable[[], object], device: torch.device) -> float:
-    found = []
+    times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         function()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -24,7 +24,7 @@ def test_figures_are_read_as_they_were_recorded(tmp_path: Path) -> None:
 def test_another_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "figures.json"
     file.write_text(text)
-    with pytest.raises(ExpectedError, match=r"figures\.json holds no figures"):
+    with pytest.raises(ExpectedError, match=r"figures\.json was not written by"):
         Figures.read(file)
 
 
