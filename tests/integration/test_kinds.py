@@ -421,7 +421,7 @@ def test_what_no_engine_serves_is_refused(
         (
             False,
             "pissa",
-            "it changes model.layers.0.self_attn.q_proj.weight of the base as it loads",
+            "loading it changes model.layers.0.self_attn.q_proj.weight of the base",
         ),
         (False, "dora", "the critic adapter is not plain LoRA in model.layers.0.self_attn.q_proj"),
         (False, "head", "the critic adapter replaces lm_head"),
