@@ -85,7 +85,7 @@ def run(
         stack.callback(database.close)
         stack.callback(progress.close)
         while not up.answers(progress):
-            time.sleep(INTERVAL)
+            time.sleep(INTERVAL)  # A server that starts notifies nobody.
         workers.register(
             database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}")
         )
@@ -115,7 +115,7 @@ def _web(settings: Settings) -> Iterator[int]:
                 except httpx2.TransportError as error:
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise ExpectedError(f"the web does not start: {error}") from error
-                time.sleep(INTERVAL)
+                time.sleep(INTERVAL)  # A server that starts notifies nobody.
         yield process.pid
     finally:
         process.terminate()

@@ -109,7 +109,7 @@ def _until_ready(process: subprocess.Popen[bytes], client: httpx2.Client, log: P
                 return
         except httpx2.TransportError:
             pass  # It does not listen yet.
-        time.sleep(POLL_INTERVAL)
+        time.sleep(POLL_INTERVAL)  # A server that starts notifies nobody.
     raise ExpectedError(f"the service was not ready within {TIMEOUT:g} seconds")
 
 
