@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -14,6 +16,7 @@ import migrations
 from jobs import settings
 from jobs.transient import is_transient
 from tests.conftest import create_database
+from tests.proxy import Proxy
 from tests.servers import RedisServer
 from web import create_app
 from web.services import Services
@@ -21,6 +24,14 @@ from web.services import Services
 #: Another role than the tests', which as a superuser is let in always.
 ROLE = "helixq_app"
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'helixq_app'"
+
+
+class SlowProxy(Proxy):
+    """A network on which requests take 5 ms: more than the timeouts of 1 ms that PostgreSQL gets here."""
+
+    def _passed_on(self, data: bytes, client: Any) -> bool:
+        time.sleep(0.005)
+        return super()._passed_on(data, client)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +47,9 @@ def web(
 ) -> Iterator[Any]:
     url = sa.make_url(create_database(postgres))
     admin.execute(f"ALTER DATABASE {url.database} OWNER TO {ROLE}")
-    mine = url.set(username=ROLE).render_as_string(hide_password=False)
+    proxy = SlowProxy(Path(str(url.query["host"])) / ".s.PGSQL.5432")
+    near = url.set(username=ROLE, host="127.0.0.1", port=proxy.port, query={})
+    mine = near.render_as_string(hide_password=False)
     app = create_app(
         settings.load({"HELIXQ_DATABASE_URL": mine, "HELIXQ_REDIS_URL": redis_server.url})
     )
@@ -46,6 +59,7 @@ def web(
         yield client
     services.database.close()
     services.progress.close()
+    proxy.close()
 
 
 @pytest.mark.parametrize(
