@@ -23,8 +23,8 @@ def substitute(tree: Any, environ: dict[str, str]) -> Any:
     """Replace ``${X}``, ``${X:-default}`` and ``${X:?message}`` as docker compose does."""
 
     def value(match: re.Match[str]) -> str:
-        if given := environ.get(match["name"]):
-            return given
+        if configured := environ.get(match["name"]):
+            return configured
         if match["kind"] == "?":
             raise KeyError(f"{match['name']}: {match['rest']}")
         return match["rest"] or ""
@@ -49,9 +49,9 @@ PROGRAMS = ["migrate", "web", "worker"]
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_settings_of_a_service_are_accepted(name: str) -> None:
     service = compose()[name]
-    found = settings.load(service["environment"])
-    assert found.database == "postgresql+psycopg://helixq@postgres/helixq"
-    assert found.redis == "redis://redis:6379/0"
+    loaded = settings.load(service["environment"])
+    assert loaded.database == "postgresql+psycopg://helixq@postgres/helixq"
+    assert loaded.redis == "redis://redis:6379/0"
     assert service["environment"]["PGPASSWORD"] == "secret"
 
 
@@ -71,10 +71,10 @@ def test_only_the_web_is_published_and_on_loopback_only() -> None:
 
 
 def test_the_worker_serves_the_cards_checkpoints() -> None:
-    found = settings.load(compose()["worker"]["environment"])
-    assert found.base_model == "mistralai/Mistral-7B-v0.1"
-    assert found.adapters == {
-        role: f"rhysjones/HelixNet-LMoE-{role.capitalize()}" for role in found.adapters
+    loaded = settings.load(compose()["worker"]["environment"])
+    assert loaded.base_model == "mistralai/Mistral-7B-v0.1"
+    assert loaded.adapters == {
+        role: f"rhysjones/HelixNet-LMoE-{role.capitalize()}" for role in loaded.adapters
     }
 
 
@@ -86,8 +86,8 @@ def test_a_password_must_be_given() -> None:
 def test_what_a_service_waits_for_exists() -> None:
     services = compose()
     for service in services.values():
-        for name, wanted in service.get("depends_on", {}).items():
-            if wanted["condition"] == "service_healthy":
+        for name, dependency in service.get("depends_on", {}).items():
+            if dependency["condition"] == "service_healthy":
                 assert "healthcheck" in services[name]
             else:
                 assert services[name]["restart"] == "no"

@@ -46,15 +46,15 @@ def code(name: str) -> Iterator[str]:
 @cache
 def anchors(file: Path) -> set[str]:
     """Return the anchors that GitHub gives a document's headings."""
-    found: set[str] = set()
+    slugs: set[str] = set()
     for heading in _HEADING.findall(_FENCE.sub("", file.read_text(encoding="utf-8"))):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
         number = 0
-        while (numbered := f"{slug}-{number}" if number else slug) in found:
+        while (numbered := f"{slug}-{number}" if number else slug) in slugs:
             number += 1
-        found.add(numbered)
-    return found
+        slugs.add(numbered)
+    return slugs
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,8 +79,8 @@ def test_files_and_tests_exist(name: str) -> None:
         if re.fullmatch(r"test_\w+", piece):
             missing = f"def {piece}(" not in tests and not list(ROOT.glob(f"tests/*/{piece}.py"))
         else:
-            made = path.startswith("demo/build")
-            missing = bool(_FILE.match(path)) and not made and not (ROOT / path).exists()
+            is_built = path.startswith("demo/build")
+            missing = bool(_FILE.match(path)) and not is_built and not (ROOT / path).exists()
         if missing:
             lost.append(piece)
     assert lost == []
@@ -91,17 +91,17 @@ def test_commands_exist(name: str) -> None:
     targets = re.findall(r"^(\w+):", text("Makefile"), re.MULTILINE)
     lost = []
     for line in code(name):
-        if (made := re.match(r"(?:\w+=\S+ )*make ([a-z]+)\b", line)) and made[1] not in targets:
+        if (target := re.match(r"(?:\w+=\S+ )*make ([a-z]+)\b", line)) and target[1] not in targets:
             lost.append(line)
-        if (ran := re.search(r"\bpython3? -m ([\w.]+)", line)) and not there(ran[1]):
+        if (module := re.search(r"\bpython3? -m ([\w.]+)", line)) and not is_module(module[1]):
             lost.append(line)
-        said = re.findall(r"(?:^|[\s/])helixq ((?:--)?[a-z][^|;`]*)", line)
-        if not all(accepted(words.split("  #")[0].split()) for words in said):
+        commands = re.findall(r"(?:^|[\s/])helixq ((?:--)?[a-z][^|;`]*)", line)
+        if not all(accepted(words.split("  #")[0].split()) for words in commands):
             lost.append(line)
     assert lost == []
 
 
-def there(module: str) -> bool:
+def is_module(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
@@ -112,8 +112,8 @@ def accepted(words: list[str]) -> bool:
         if words[0] not in command.commands:
             return False
         command = command.commands[words.pop(0)]
-    known = {"--help", "--version"} | {o for p in command.params for o in p.opts}
-    return all(word.split("=")[0] in known for word in words if word.startswith("--"))
+    options = {"--help", "--version"} | {o for p in command.params for o in p.opts}
+    return all(word.split("=")[0] in options for word in words if word.startswith("--"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,8 +20,8 @@ def kombu_reads(url: str) -> dict[str, Any]:
     virtual: Any = connection.transport
     channel = virtual.Channel.__new__(virtual.Channel)
     channel.connection = virtual
-    found: dict[str, Any] = channel._connparams()
-    return found
+    parameters: dict[str, Any] = channel._connparams()
+    return parameters
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def kombu_reads(url: str) -> dict[str, Any]:
 def test_redis_py_and_kombu_read_the_same(url: str, expected: dict[str, Any]) -> None:
     spelled = checked(url)
     assert checked(spelled) == spelled
-    ours = redis.ConnectionPool.from_url(spelled).connection_kwargs
-    theirs = kombu_reads(spelled)
-    for found in (ours, theirs):
-        assert {name: found.get(name) for name in expected} == expected
+    by_redis_py = redis.ConnectionPool.from_url(spelled).connection_kwargs
+    by_kombu = kombu_reads(spelled)
+    for parameters in (by_redis_py, by_kombu):
+        assert {name: parameters.get(name) for name in expected} == expected
 
 
 def test_certificates_are_verified_unless_told_otherwise() -> None:

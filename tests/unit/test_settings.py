@@ -12,17 +12,17 @@ from jobs.settings import SettingsError
 
 
 def test_defaults_run_the_demo() -> None:
-    found = settings.load({})
-    assert Path(found.base_model).parts[-3:] == ("demo", "checkpoint", "base")
-    assert set(found.adapters) == set(Role)
-    assert found.url == "http://127.0.0.1:8000"
-    assert found.data_dir.is_absolute()
-    assert found.database.startswith("sqlite:////")
-    assert found.redis.startswith("unix:///")
+    loaded = settings.load({})
+    assert Path(loaded.base_model).parts[-3:] == ("demo", "checkpoint", "base")
+    assert set(loaded.adapters) == set(Role)
+    assert loaded.url == "http://127.0.0.1:8000"
+    assert loaded.data_dir.is_absolute()
+    assert loaded.database.startswith("sqlite:////")
+    assert loaded.redis.startswith("unix:///")
 
 
 def test_values_are_read() -> None:
-    found = settings.load(
+    loaded = settings.load(
         {
             "HELIXQ_ADAPTERS": "actor=./a, critic=org/critic@main ,regenerator=/c",
             "HELIXQ_PORT": " 9000 ",
@@ -32,11 +32,11 @@ def test_values_are_read() -> None:
             "PATH": "/bin",
         }
     )
-    assert found.adapters[Role.CRITIC] == "org/critic@main"
-    assert found.port == 9000
-    assert found.database == "postgresql+psycopg://u:p@db/helixq"
-    assert found.max_context == 2048
-    assert found.dtype == "auto"
+    assert loaded.adapters[Role.CRITIC] == "org/critic@main"
+    assert loaded.port == 9000
+    assert loaded.database == "postgresql+psycopg://u:p@db/helixq"
+    assert loaded.max_context == 2048
+    assert loaded.dtype == "auto"
 
 
 def test_slots_are_a_number_or_what_suits_the_device() -> None:
@@ -46,7 +46,7 @@ def test_slots_are_a_number_or_what_suits_the_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "says"),
+    ("variable", "value", "message"),
     [
         ("HELIXQ_PORT", "http", "HELIXQ_PORT=http is wrong: .*integer"),
         ("HELIXQ_PORT", "70000", "HELIXQ_PORT=70000 is wrong: .*65535"),
@@ -112,10 +112,10 @@ def test_slots_are_a_number_or_what_suits_the_device() -> None:
         ("HELIXQ_port", "1", "HELIXQ_port is not a setting"),
     ],
 )
-def test_a_wrong_setting_is_named(variable: str, value: str, says: str) -> None:
-    with pytest.raises(SettingsError, match=says) as caught:
+def test_a_wrong_setting_is_named(variable: str, value: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as excinfo:
         settings.load({variable: value})
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_a_wrong_setting_is_named(variable: str, value: str, says: str) -> None:
     ],
 )
 def test_passwords_are_not_repeated(variable: str, url: str) -> None:
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(SettingsError) as excinfo:
         settings.load({f"HELIXQ_{variable}_URL": url})
-    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in str(excinfo.value)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_passwords_are_not_repeated(variable: str, url: str) -> None:
     ],
 )
 def test_several_hosts_are_read_as_libpq_does(url: str, hosts: str, ports: str | None) -> None:
-    found = sa.make_url(settings.load({"HELIXQ_DATABASE_URL": url}).database)
-    _, options = found.get_dialect()().create_connect_args(found)
+    parsed = sa.make_url(settings.load({"HELIXQ_DATABASE_URL": url}).database)
+    _, options = parsed.get_dialect()().create_connect_args(parsed)
     assert (options["host"], options.get("port")) == (hosts, ports)
     assert options["dbname"] == "x"
 
@@ -162,20 +162,20 @@ def test_several_hosts_are_read_as_libpq_does(url: str, hosts: str, ports: str |
     ],
 )
 def test_where_the_web_is(host: str, loopback: bool, url: str) -> None:
-    found = settings.load({"HELIXQ_HOST": host})
-    assert (found.loopback, found.url) == (loopback, url)
+    loaded = settings.load({"HELIXQ_HOST": host})
+    assert (loaded.loopback, loaded.url) == (loopback, url)
 
 
 @pytest.mark.parametrize("folder", ["/a b", "/a#b", "/a?b", "/a%20b", "/ä"])
 def test_odd_data_folders_are_named_exactly(folder: str) -> None:
-    found = settings.load({"HELIXQ_DATA_DIR": folder})
-    assert sa.make_url(found.database).database == f"{folder}/helixq.sqlite3"
-    seen = redis.Redis.from_url(found.redis).get_connection_kwargs()
-    assert seen["path"] == str(found.redis_socket)
+    loaded = settings.load({"HELIXQ_DATA_DIR": folder})
+    assert sa.make_url(loaded.database).database == f"{folder}/helixq.sqlite3"
+    parameters = redis.Redis.from_url(loaded.redis).get_connection_kwargs()
+    assert parameters["path"] == str(loaded.redis_socket)
 
 
 def test_a_long_data_folder_still_gets_a_socket() -> None:
-    found = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 30})
-    assert len(str(found.redis_socket)) <= settings.MAX_SOCKET_PATH
-    other = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 31})
-    assert other.redis_socket != found.redis_socket
+    loaded = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 30})
+    assert len(str(loaded.redis_socket)) <= settings.MAX_SOCKET_PATH
+    neighbor = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 31})
+    assert neighbor.redis_socket != loaded.redis_socket

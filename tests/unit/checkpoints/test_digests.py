@@ -15,18 +15,18 @@ from worker.checkpoints.digests import Digests, digest
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint, as far as hashing is concerned."""
-    found = tmp_path / "checkpoint"
-    found.mkdir()
-    (found / "model.safetensors").write_bytes(bytes(range(256)) * 10_000)
-    (found / "config.json").write_text("{}")
-    (found / "README.md").write_text("counts for nothing")
-    return found
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(bytes(range(256)) * 10_000)
+    (checkpoint / "config.json").write_text("{}")
+    (checkpoint / "README.md").write_text("counts for nothing")
+    return checkpoint
 
 
-def kept(cache: Path, folder: Path) -> str:
+def digest_through_cache(cache: Path, checkpoint: Path) -> str:
     """Return the digest of a worker that starts now."""
     with Digests(cache) as digests:
-        return digests.begin(folder).result()
+        return digests.begin(checkpoint).result()
 
 
 def test_a_digest_is_of_names_and_contents(folder: Path) -> None:
@@ -43,11 +43,11 @@ def test_a_digest_is_of_names_and_contents(folder: Path) -> None:
 )
 def test_a_damaged_file_of_digests_is_made_anew(folder: Path, tmp_path: Path, content: str) -> None:
     cache = tmp_path / "digests.json"
-    right = kept(cache, folder)
+    right = digest_through_cache(cache, folder)
     names = list(json.loads(cache.read_text()))
     damaged = content.replace("%s", names[0])
     cache.write_bytes(damaged.encode(errors="surrogateescape"))
-    assert kept(cache, folder) == right
+    assert digest_through_cache(cache, folder) == right
     assert set(json.loads(cache.read_text())) == set(names)
 
 
@@ -55,19 +55,19 @@ def test_what_did_not_change_is_not_read_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "digests.json"
-    first = kept(cache, folder)
+    first = digest_through_cache(cache, folder)
     read: list[str] = []
-    whole = Digests._sha256
+    sha256 = Digests._sha256
 
     def noted(self: Digests, file: Path) -> str:
         read.append(file.name)
-        return whole(self, file)
+        return sha256(self, file)
 
     monkeypatch.setattr(Digests, "_sha256", noted)
-    assert kept(cache, folder) == first
+    assert digest_through_cache(cache, folder) == first
     assert read == []
     (folder / "config.json").write_text('{"other": true}')
-    assert kept(cache, folder) != first
+    assert digest_through_cache(cache, folder) != first
     assert read == ["config.json"]
 
 
@@ -75,32 +75,32 @@ def test_a_folder_for_digests_that_cannot_be_written_costs_only_time(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    assert kept(tmp_path / "file" / "digests.json", folder) == digest(folder)
+    assert digest_through_cache(tmp_path / "file" / "digests.json", folder) == digest(folder)
     assert "the digests are not cached" in caplog.text
 
 
 def test_two_workers_keep_the_digests_of_both(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.json").write_text("[]")
+    second_folder = tmp_path / "other"
+    second_folder.mkdir()
+    (second_folder / "config.json").write_text("[]")
     cache = tmp_path / "digests.json"
     with Digests(cache) as one, Digests(cache) as two:
         one.begin(folder).result()
-        two.begin(other).result()
+        two.begin(second_folder).result()
     places = [key.partition("|")[0] for key in json.loads(cache.read_text())]
-    assert {Path(place).parent for place in places} == {folder, other}
+    assert {Path(place).parent for place in places} == {folder, second_folder}
     assert [file.name for file in tmp_path.glob("digests*")] == ["digests.json"]
 
 
 def test_contents_that_change_while_they_are_hashed_are_not_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Digests._sha256
+    sha256 = Digests._sha256
 
     def written_to(self: Digests, file: Path) -> str:
-        found = whole(self, file)
+        hashed = sha256(self, file)
         file.write_text(f"{file.stat().st_size} bytes were here")
-        return found
+        return hashed
 
     cache = tmp_path / "digests.json"
     with Digests(cache) as digests:
@@ -109,7 +109,7 @@ def test_contents_that_change_while_they_are_hashed_are_not_kept(
         mixed = early.result()
         assert early.changed()
         assert not cache.exists()
-        monkeypatch.setattr(Digests, "_sha256", whole)
+        monkeypatch.setattr(Digests, "_sha256", sha256)
         assert digests.begin(folder).result() == digest(folder) != mixed
 
 
@@ -122,6 +122,6 @@ def test_who_waits_for_what_was_given_up_is_told(
 
     monkeypatch.setattr(Digests, "_sha256", endless)
     with Digests() as digests:
-        found = digests.begin(folder)
+        future = digests.begin(folder)
     with pytest.raises(CancelledError):
-        found.result()
+        future.result()

@@ -46,30 +46,30 @@ def test_every_step_of_the_columns_is_true(problem: Problem) -> None:
 
 
 @given(problems, st.integers(0, 20_000))
-def test_a_verdict_is_true(problem: Problem, said: int) -> None:
+def test_a_verdict_is_true(problem: Problem, response: int) -> None:
     for judge in (world.verdict, world.comparison):
-        check(judge(said, problem.answer), problem, said)
+        check(judge(response, problem.answer), problem, response)
 
 
 @given(problems, st.integers(0, 20_000))
-def test_a_critique_compares_every_digit(problem: Problem, said: int) -> None:
-    last = world.critique(problem, said).splitlines()[-1]
+def test_a_critique_compares_every_digit(problem: Problem, response: int) -> None:
+    last = world.critique(problem, response).splitlines()[-1]
     pairs = re.findall(r"(\d|-) (\d|-) (right|wrong)", last)
     one, two = ("".join(pair[i] for pair in pairs).strip("-") for i in (0, 1))
-    assert (one, two) == (str(said), str(problem.answer))
+    assert (one, two) == (str(response), str(problem.answer))
     assert all((x == y) == (judged == "right") for x, y, judged in pairs)
-    assert ("it is right:" in last) == (said == problem.answer)
+    assert ("it is right:" in last) == (response == problem.answer)
     assert last.endswith(f" {problem.answer}.")
 
 
-def check(verdict: str, problem: Problem, said: int) -> None:
-    assert f"The response says {said}" in verdict
-    assert (": right." in verdict) == (said == problem.answer)
+def check(verdict: str, problem: Problem, response: int) -> None:
+    assert f"The response says {response}" in verdict
+    assert (": right." in verdict) == (response == problem.answer)
     assert str(problem.answer) in verdict
     if place := re.search(r"in the (\w+)", verdict):
         power = 10 ** world.PLACES.index(place[1])
-        assert said // power % 10 != problem.answer // power % 10
-        assert said // power // 10 == problem.answer // power // 10
+        assert response // power % 10 != problem.answer // power % 10
+        assert response // power // 10 == problem.answer // power // 10
 
 
 @given(problems, st.integers(0, 1000))
@@ -80,33 +80,33 @@ def test_a_mistake_is_never_right(problem: Problem, seed: int) -> None:
 def test_mistakes_are_in_as_many_digits_as_asked_for() -> None:
     rng, problem = random.Random(2), Problem(99, "*", 90)
     for most in (2, 4):
-        said = [str(world.mistake(rng, problem, most)) for _ in range(400)]
-        wrong = [sum(map(str.__ne__, text, "8910")) for text in said if len(text) == 4]
+        mistakes = [str(world.mistake(rng, problem, most)) for _ in range(400)]
+        wrong = [sum(map(str.__ne__, text, "8910")) for text in mistakes if len(text) == 4]
         assert set(wrong) == set(range(1, most + 1))
 
 
 def test_no_problem_that_is_trained_on_is_held_out() -> None:
     rng = random.Random(1)
-    asked = []
+    questions = []
     for lesson in (Lesson.COLUMNS, Lesson.LENGTHS):
         texts = itertools.islice(corpus.documents(rng, lesson), 6000)
-        asked += [text.partition(" By columns")[0] for text in texts if "By columns" in text]
+        questions += [text.partition(" By columns")[0] for text in texts if "By columns" in text]
     for role in Role:
         prompts = [corpus.example(role, rng, DEFAULT_SYSTEM).prompt for _ in range(1000)]
-        asked += [prompt.partition("USER: ")[2].partition(" \n")[0] for prompt in prompts]
-    drawn = [problem for question in asked if (problem := parse(question))]
-    assert len(drawn) > 6000
-    assert not any(problem.held_out for problem in drawn)
-    kinds = {(len(str(p.a)), p.operator, len(str(p.b))) for p in drawn}
+        questions += [prompt.partition("USER: ")[2].partition(" \n")[0] for prompt in prompts]
+    problems = [problem for question in questions if (problem := parse(question))]
+    assert len(problems) > 6000
+    assert not any(problem.held_out for problem in problems)
+    kinds = {(len(str(p.a)), p.operator, len(str(p.b))) for p in problems}
     sizes = {"+": range(1, 4), "*": range(1, 3)}
     assert kinds == {(i, sign, j) for sign, n in sizes.items() for i in n for j in n}
-    assert any(0 in (problem.a, problem.b) for problem in drawn)
+    assert any(0 in (problem.a, problem.b) for problem in problems)
 
 
 def test_no_question_to_refuse_that_is_trained_on_is_held_out() -> None:
     rng = random.Random(3)
-    asked = [questions.beyond(rng) for _ in range(4000)]
-    assert not any(world.held_out(question) for question in asked)
+    drawn = [questions.beyond(rng) for _ in range(4000)]
+    assert not any(world.held_out(question) for question in drawn)
 
 
 @given(st.integers(0, 10**6))
@@ -134,8 +134,8 @@ def parse(question: str) -> Problem | None:
         )
         for form in forms:
             pattern = re.escape(bare(form)).replace(r"\{a\}", number).replace(r"\{b\}", number)
-            if found := re.fullmatch(pattern, bare(question)):
-                return Problem(int(found[1]), operator, int(found[2]))
+            if match := re.fullmatch(pattern, bare(question)):
+                return Problem(int(match[1]), operator, int(match[2]))
     return None
 
 
@@ -183,10 +183,10 @@ def test_the_committed_questions_are_the_held_out_ones(tmp_path: Path) -> None:
         assert sorted(lengths) == [int(fine[0]), int(fine[2])]
         form = re.sub(r"\d+", "1", row["question"].strip())
         ways.setdefault(row["kind"], set()).add((form, *lengths))
-    for fine, found in ways.items():
+    for fine, phrasings in ways.items():
         n = len(questions.QUESTIONS["*" if "×" in fine else "+"]) + 1
-        assert len({form for form, *_ in found}) == n, "every phrasing"
-        orders = {(one, two) for _, one, two in found}
+        assert len({form for form, *_ in phrasings}) == n, "every phrasing"
+        orders = {(one, two) for _, one, two in phrasings}
         assert len(orders) == (1 if fine[-3] == fine[-1] else 2)
     ends = {row["question"][len(row["question"].rstrip()) :] for row in rows}
     assert ends == {"", *questions.BLANKS}

@@ -38,10 +38,10 @@ def content(sequence: Sequence, end: int, adapter: Hashable) -> list[int]:
         *sequence.prompt_token_ids,
         *(drawn(sequence, i) for i in range(len(sequence.output_token_ids))),
     ]
-    found = [hash(adapter)]
+    hashes = [hash(adapter)]
     for token in tokens[:end]:
-        found.append(hash((found[-1], token)))
-    return found[1:]
+        hashes.append(hash((hashes[-1], token)))
+    return hashes[1:]
 
 
 def pieces(plan: SchedulerOutput) -> list[tuple[Sequence, int, int]]:
@@ -78,9 +78,9 @@ class RowCache:
                 : place.num_cached_tokens
             ]
         for s, start, end in pieces(plan):
-            wanted = content(s, end, s.adapter_id)
-            self._rows[s.row][start:end] = wanted[start:]
-            assert self._rows[s.row][:end] == wanted
+            expected = content(s, end, s.adapter_id)
+            self._rows[s.row][start:end] = expected[start:]
+            assert self._rows[s.row][:end] == expected
         assert self._manager.num_free_rows == len(self._rows) - len(list(running))
 
     def damage(self, sequence: Sequence) -> None:
@@ -106,31 +106,33 @@ class BlockCache:
         assert indices.dtype == values.dtype == np.int64
         self._table.reshape(-1)[indices] = values
         assert (self._table == self._manager.block_tables).all()
-        held = Counter(self._table[self._table > 0].tolist())
-        assert len(held) + self._manager.num_free_blocks == len(self._blocks) - 1, "no block leaks"
+        ref_counts = Counter(self._table[self._table > 0].tolist())
+        assert len(ref_counts) + self._manager.num_free_blocks == len(self._blocks) - 1, (
+            "no block leaks"
+        )
         for block, holders in list(self._damaged.items()):
-            assert held[block] <= holders, "nobody takes over what is damaged"
-            self._damaged[block] = held[block]
-            if not held[block]:
+            assert ref_counts[block] <= holders, "nobody takes over what is damaged"
+            self._damaged[block] = ref_counts[block]
+            if not ref_counts[block]:
                 del self._damaged[block]
         rows = {s.row for s in running}
         assert not self._table[[row not in rows for row in range(len(self._table))]].any()
         for s, start, end in pieces(plan):
-            wanted = content(s, end, WEIGHTS[s.adapter_id])
+            expected = content(s, end, WEIGHTS[s.adapter_id])
             table = self._table[s.row]
             for at in range(start, end):
                 block = int(table[at // self._size])
                 assert block > 0, "the first block is nobody's"
-                assert held[block] == 1, "nobody writes where another reads"
-                self._blocks[block][at % self._size] = wanted[at]
-            found = [self._blocks[table[at // self._size]][at % self._size] for at in range(end)]
-            assert found == wanted
+                assert ref_counts[block] == 1, "nobody writes where another reads"
+                self._blocks[block][at % self._size] = expected[at]
+            cached = [self._blocks[table[at // self._size]][at % self._size] for at in range(end)]
+            assert cached == expected
 
     def damage(self, sequence: Sequence) -> None:
         for block in self._manager.block_tables[sequence.row]:
-            others = int(np.count_nonzero(self._manager.block_tables == block)) - 1
-            if block and others:
-                self._damaged[int(block)] = others
+            other_holders = int(np.count_nonzero(self._manager.block_tables == block)) - 1
+            if block and other_holders:
+                self._damaged[int(block)] = other_holders
             elif block:
                 self._blocks[block] = [None] * self._size
 

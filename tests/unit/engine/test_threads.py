@@ -11,11 +11,11 @@ from worker.engine.threads import MIN_PARALLEL_TOKENS, IntraOpThreads, run_in_fr
 
 
 @pytest.mark.parametrize(
-    ("small", "tokens", "alone"),
+    ("small", "tokens", "single_threaded"),
     [(True, MIN_PARALLEL_TOKENS - 1, True), (True, MIN_PARALLEL_TOKENS, False), (False, 1, False)],
 )
 def test_one_thread_computes_small_steps_of_small_models(
-    small: bool, tokens: int, alone: bool
+    small: bool, tokens: int, single_threaded: bool
 ) -> None:
     def measure() -> tuple[int, int, int]:
         torch.set_num_threads(3)
@@ -30,7 +30,7 @@ def test_one_thread_computes_small_steps_of_small_models(
 
     before = torch.get_num_threads()
     try:
-        assert run_in_fresh_thread(measure) == (1 if alone else 3, 3, 3)
+        assert run_in_fresh_thread(measure) == (1 if single_threaded else 3, 3, 3)
     finally:
         torch.set_num_threads(before)
 

@@ -28,9 +28,9 @@ def test_mcnemars_test_is_the_binomial_sum() -> None:
 def test_the_paired_interval_is_the_published_one() -> None:
     """Bonett and Price's formula, worked by hand: 9 mended and 2 spoilt of 98."""
     reach = 1.959964 * math.sqrt((0.10 + 0.03 - 0.07**2) / 100)
-    found = Paired(mended=9, spoilt=2, total=98)
-    assert found.difference == pytest.approx(7 / 98)
-    assert found.interval == pytest.approx((0.07 - reach, 0.07 + reach), abs=1e-6)
+    paired = Paired(mended=9, spoilt=2, total=98)
+    assert paired.difference == pytest.approx(7 / 98)
+    assert paired.interval == pytest.approx((0.07 - reach, 0.07 + reach), abs=1e-6)
 
 
 def test_nothing_to_count_is_no_number() -> None:

@@ -65,9 +65,9 @@ def test_a_pattern_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_an_answer_is_matched_to_the_character(tmp_path: Path) -> None:
     file = write(tmp_path, GOOD)
     question = Question("What is 2 + 2?", "4")
-    whole = task.load(file)
-    assert whole.is_right(question, " 4\n")
-    assert not whole.is_right(question, "It is 4")
+    loaded = task.load(file)
+    assert loaded.is_right(question, " 4\n")
+    assert not loaded.is_right(question, "It is 4")
     last = task.load(file, answer=r"\d+")
     assert last.is_right(question, "2 + 2 is 4, of course")
     assert not last.is_right(question, "4 is what 2 + 2 is: 44")

@@ -25,8 +25,8 @@ def matrix(m: int, n: int, seed: int, decay: float, noise: float) -> Tensor:
     v = torch.linalg.qr(torch.randn(n, k, generator=generator)).Q
     values = torch.arange(1.0, k + 1) ** -decay
     rough = torch.randn(m, n, generator=generator) / math.sqrt(max(m, n))
-    found: Tensor = (u * values) @ v.T + noise * rough
-    return found
+    product: Tensor = (u * values) @ v.T + noise * rough
+    return product
 
 
 def tail(d: Tensor, rank: int) -> float:
@@ -42,32 +42,32 @@ matrices = st.builds(
     decay=st.floats(0, 3),
     noise=st.sampled_from([0.0, 0.01, 0.3]),
 )
-few = settings(max_examples=25, deadline=None)
+few_examples = settings(max_examples=25, deadline=None)
 
 
-@few
+@few_examples
 @given(matrices, st.integers(1, 60))
 def test_exact_is_the_optimum(d: Tensor, rank: int) -> None:
-    found = lowrank.exact(d, Target(rank=rank))
+    factors = lowrank.exact(d, Target(rank=rank))
     norm = float(d.norm())
-    assert found.norm == pytest.approx(norm, rel=SLACK)
-    assert (found.b.shape, found.a.shape) == ((d.shape[0], rank), (rank, d.shape[1]))
-    error, best = lowrank.error(d, found.b, found.a), tail(d, rank)
+    assert factors.norm == pytest.approx(norm, rel=SLACK)
+    assert (factors.b.shape, factors.a.shape) == ((d.shape[0], rank), (rank, d.shape[1]))
+    error, best = lowrank.error(d, factors.b, factors.a), tail(d, rank)
     assert error == pytest.approx(best, abs=SLACK * norm)
-    assert found.min_error == pytest.approx(best, abs=SLACK * norm)
+    assert factors.min_error == pytest.approx(best, abs=SLACK * norm)
 
 
-@few
+@few_examples
 @given(matrices, st.integers(1, 20), st.integers(0, 3))
 def test_the_bound_of_a_sketch_bounds(d: Tensor, rank: int, seed: int) -> None:
-    found = lowrank.randomized(d, Target(rank=rank), seed=seed)
+    factors = lowrank.randomized(d, Target(rank=rank), seed=seed)
     best, norm = tail(d, rank), float(d.norm())
-    if found is None:
+    if factors is None:
         return
-    error = lowrank.error(d, found.b, found.a)
+    error = lowrank.error(d, factors.b, factors.a)
     # The bound is the root of a difference of squares, whose rounding is float32's.
     rounding = 1e-5 * norm**2
-    assert found.min_error**2 <= best**2 + rounding, (
+    assert factors.min_error**2 <= best**2 + rounding, (
         "no approximation is better, so no bound is above"
     )
     assert error >= best - SLACK * norm
@@ -98,34 +98,34 @@ def test_bounds_hold_after_every_block_and_tighten() -> None:
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
 def test_sketches_suffice_for_spectra_that_decay(decay: float) -> None:
     d = matrix(300, 500, seed=2, decay=decay, noise=0)
-    found = lowrank.approximate(d, Target(rank=8))
-    assert not found.exact
+    factors = lowrank.approximate(d, Target(rank=8))
+    assert not factors.exact
     best = tail(d, 8)
-    assert lowrank.error(d, found.b, found.a) <= best * (1 + lowrank.TOLERANCE)
-    assert found.min_error == pytest.approx(best, rel=3 * lowrank.TOLERANCE)
+    assert lowrank.error(d, factors.b, factors.a) <= best * (1 + lowrank.TOLERANCE)
+    assert factors.min_error == pytest.approx(best, rel=3 * lowrank.TOLERANCE)
 
 
 def test_what_cannot_be_shown_is_computed_exactly() -> None:
     """All singular values are equal: no subspace is better than another, and none converges."""
     d = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(3))).Q
     assert lowrank.randomized(d, Target(energy=0.5)) is None
-    found = lowrank.approximate(d, Target(energy=0.5))
-    assert found.exact
-    assert found.rank in (150, 151)
+    factors = lowrank.approximate(d, Target(energy=0.5))
+    assert factors.exact
+    assert factors.rank in (150, 151)
 
 
-@few
+@few_examples
 @given(matrices, st.floats(0.05, 0.99))
 def test_the_rank_for_a_share_is_the_smallest(d: Tensor, share: float) -> None:
     squares = torch.linalg.svdvals(d.double()).square()
-    kept = squares.cumsum(0) / squares.sum()
-    for found in (
+    shares = squares.cumsum(0) / squares.sum()
+    for factors in (
         lowrank.exact(d, Target(energy=share)),
         lowrank.randomized(d, Target(energy=share)),
     ):
-        if found is not None:
-            assert kept[found.rank - 1] >= share - SLACK
-            assert found.rank == 1 or kept[found.rank - 2] <= share + SLACK
+        if factors is not None:
+            assert shares[factors.rank - 1] >= share - SLACK
+            assert factors.rank == 1 or shares[factors.rank - 2] <= share + SLACK
 
 
 def test_a_share_and_a_rank_take_the_lesser() -> None:
@@ -143,42 +143,42 @@ def test_the_same_seed_gives_the_same_factors(shape: tuple[int, int]) -> None:
     assert not first.exact
     assert torch.equal(first.b, second.b)
     assert torch.equal(first.a, second.a)
-    other = lowrank.approximate(d, Target(rank=8), seed=8)
-    assert not torch.equal(first.b, other.b)
+    reseeded = lowrank.approximate(d, Target(rank=8), seed=8)
+    assert not torch.equal(first.b, reseeded.b)
 
 
 @pytest.mark.parametrize("target", [Target(rank=5), Target(energy=0.9)])
 def test_no_difference_is_zero_factors(target: Target) -> None:
-    found = lowrank.approximate(torch.zeros(300, 400), target)
-    assert not found.b.any()
-    assert (found.norm, found.min_error) == (0, 0)
-    assert found.rank == (5 if target.rank else 1)
+    factors = lowrank.approximate(torch.zeros(300, 400), target)
+    assert not factors.b.any()
+    assert (factors.norm, factors.min_error) == (0, 0)
+    assert factors.rank == (5 if target.rank else 1)
 
 
 def test_a_difference_of_lower_rank_is_reproduced() -> None:
     generator = torch.Generator().manual_seed(6)
     d = torch.randn(400, 4, generator=generator) @ torch.randn(4, 300, generator=generator)
     for exact_only in (False, True):
-        found = lowrank.approximate(d, Target(rank=16), exact_only=exact_only)
-        assert found.exact == exact_only
-        assert lowrank.error(d, found.b, found.a) <= SLACK * found.norm
-        assert found.b.isfinite().all()
-        assert found.a.isfinite().all()
+        factors = lowrank.approximate(d, Target(rank=16), exact_only=exact_only)
+        assert factors.exact == exact_only
+        assert lowrank.error(d, factors.b, factors.a) <= SLACK * factors.norm
+        assert factors.b.isfinite().all()
+        assert factors.a.isfinite().all()
 
 
 def test_factors_are_balanced_for_half_precision() -> None:
     """At 1e-7 the unbalanced factors U S and V would underflow in float16."""
     d = matrix(300, 400, seed=8, decay=1, noise=0) * 1e-7
-    found = lowrank.approximate(d, Target(rank=8))
-    torch.testing.assert_close(found.b.norm(dim=0), found.a.norm(dim=1), rtol=1e-3, atol=0)
-    b, a = found.b.half(), found.a.half()
-    rounded, exact = lowrank.error(d, b, a), lowrank.error(d, found.b, found.a)
+    factors = lowrank.approximate(d, Target(rank=8))
+    torch.testing.assert_close(factors.b.norm(dim=0), factors.a.norm(dim=1), rtol=1e-3, atol=0)
+    b, a = factors.b.half(), factors.a.half()
+    rounded, exact = lowrank.error(d, b, a), lowrank.error(d, factors.b, factors.a)
     assert rounded == pytest.approx(exact, rel=1e-2)
 
 
-@few
+@few_examples
 @given(matrices, st.integers(1, 20))
 def test_the_norm_of_a_product_needs_no_product(d: Tensor, rank: int) -> None:
-    found = lowrank.exact(d, Target(rank=rank))
-    norm = float((found.b.double() @ found.a.double()).norm())
-    assert lowrank.norm_of_product(found.b, found.a) == pytest.approx(norm, rel=1e-6)
+    factors = lowrank.exact(d, Target(rank=rank))
+    norm = float((factors.b.double() @ factors.a.double()).norm())
+    assert lowrank.norm_of_product(factors.b, factors.a) == pytest.approx(norm, rel=1e-6)

@@ -27,11 +27,11 @@ def test_a_json_object_is_parsed() -> None:
     ],
 )
 def test_everything_else_is_refused(body: bytes, code: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidRequestError) as excinfo:
         parse(body)
-    assert caught.value.code == code
-    assert "recursion" not in caught.value.message, "Python's own words are not the client's"
-    assert "sys." not in caught.value.message
+    assert excinfo.value.code == code
+    assert "recursion" not in excinfo.value.message, "Python's own words are not the client's"
+    assert "sys." not in excinfo.value.message
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_digest_ignores_how_the_same_request_is_written(same: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "body",
     [
         {"input": "How?"},
         {"input": "Why?", "seed": 0},
@@ -55,8 +55,8 @@ def test_a_digest_ignores_how_the_same_request_is_written(same: str) -> None:
         {"input": "Why?", "metadata": {"a": "1"}},
     ],
 )
-def test_a_digest_tells_requests_apart(other: dict[str, object]) -> None:
-    assert digest(other) != digest({"input": "Why?"})
+def test_a_digest_tells_requests_apart(body: dict[str, object]) -> None:
+    assert digest(body) != digest({"input": "Why?"})
 
 
 def test_a_body_that_is_too_deep_for_a_digest_is_refused() -> None:

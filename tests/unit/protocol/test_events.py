@@ -25,31 +25,31 @@ MESSAGE = [name.replace("reasoning_text", "output_text") for name in REASONING]
 
 def all_events(job: Job, live: dict[int, list[str]] | None = None) -> list[dict[str, Any]]:
     """List the events of a job none of whose text is lost."""
-    found = list(events(job, live or {}))
-    assert None not in found
-    return [event for event in found if event is not None]
+    job_events = list(events(job, live or {}))
+    assert None not in job_events
+    return [event for event in job_events if event is not None]
 
 
-def types(found: list[dict[str, Any]]) -> list[str]:
-    return [event["type"] for event in found]
+def types(stream: list[dict[str, Any]]) -> list[str]:
+    return [event["type"] for event in stream]
 
 
 def test_a_queued_job_has_two_events() -> None:
-    found = all_events(make_job())
-    assert types(found) == ["response.created", "response.queued"]
-    assert found[0]["response"]["status"] == "queued"
+    stream = all_events(make_job())
+    assert types(stream) == ["response.created", "response.queued"]
+    assert stream[0]["response"]["status"] == "queued"
 
 
 def test_a_completed_job_has_the_events_of_all_its_stages() -> None:
     job = completed_job()
-    found = all_events(job)
-    assert types(found) == [*BEGIN, *REASONING, *REASONING, *MESSAGE, "response.completed"]
-    assert found[-1]["response"] == response(job)
-    assert [e["delta"] for e in found if e["type"] == "response.output_text.delta"] == [
+    stream = all_events(job)
+    assert types(stream) == [*BEGIN, *REASONING, *REASONING, *MESSAGE, "response.completed"]
+    assert stream[-1]["response"] == response(job)
+    assert [e["delta"] for e in stream if e["type"] == "response.output_text.delta"] == [
         "One ",
         "two.",
     ]
-    assert [e["output_index"] for e in found if e["type"] == "response.output_item.done"] == [
+    assert [e["output_index"] for e in stream if e["type"] == "response.output_item.done"] == [
         0,
         1,
         2,
@@ -61,38 +61,38 @@ def test_a_running_stage_has_the_live_pieces() -> None:
     attempt = add_attempt(job, 0, AttemptStatus.RUNNING)
     before = all_events(job)
     assert types(before) == [*BEGIN, *REASONING[:2]]
-    found = all_events(job, {attempt.id: ["One ", "t"]})
-    assert found[: len(before)] == before
-    assert found[len(before) :] == [delta(job, attempt, "One "), delta(job, attempt, "t")]
+    stream = all_events(job, {attempt.id: ["One ", "t"]})
+    assert stream[: len(before)] == before
+    assert stream[len(before) :] == [delta(job, attempt, "One "), delta(job, attempt, "t")]
 
 
 def test_a_cancelled_job_ends_as_incomplete() -> None:
-    found = all_events(make_job(Status.CANCELLED, started_at=None))
-    assert types(found) == ["response.created", "response.queued", "response.incomplete"]
-    assert found[-1]["response"]["status"] == "cancelled"
+    stream = all_events(make_job(Status.CANCELLED, started_at=None))
+    assert types(stream) == ["response.created", "response.queued", "response.incomplete"]
+    assert stream[-1]["response"]["status"] == "cancelled"
 
 
 def test_the_partial_text_of_a_cancelled_stage_is_streamed() -> None:
     job = make_job(Status.CANCELLED)
     add_attempt(job, 0, AttemptStatus.CANCELLED, output="One", delta_lengths=[3])
-    found = all_events(job)
-    assert types(found)[-5:] == [
+    stream = all_events(job)
+    assert types(stream)[-5:] == [
         "response.reasoning_text.delta",
         "response.reasoning_text.done",
         "response.content_part.done",
         "response.output_item.done",
         "response.incomplete",
     ]
-    assert found[-2]["item"]["status"] == "incomplete"
-    assert found[-2]["item"]["content"][0]["text"] == "One"
+    assert stream[-2]["item"]["status"] == "incomplete"
+    assert stream[-2]["item"]["content"][0]["text"] == "One"
 
 
 def test_a_failed_job_ends_as_failed() -> None:
     job = make_job(Status.FAILED, error_code="server_error", error_message="It broke.")
     add_attempt(job, 0, AttemptStatus.FAILED)
-    found = all_events(job)
-    assert found[-1]["type"] == "response.failed"
-    assert found[-1]["response"]["error"]["message"] == "It broke."
+    stream = all_events(job)
+    assert stream[-1]["type"] == "response.failed"
+    assert stream[-1]["response"]["error"]["message"] == "It broke."
 
 
 def test_an_attempt_after_a_lost_one_continues_its_events() -> None:
@@ -100,8 +100,8 @@ def test_an_attempt_after_a_lost_one_continues_its_events() -> None:
     lost = add_attempt(job, 0, AttemptStatus.RUNNING)
     before = all_events(job, {lost.id: ["One "]})
     lost.status = AttemptStatus.LOST
-    again = add_attempt(job, 0, AttemptStatus.RUNNING, number=2)
-    assert all_events(job, {again.id: ["One "]}) == before
+    retried = add_attempt(job, 0, AttemptStatus.RUNNING, number=2)
+    assert all_events(job, {retried.id: ["One "]}) == before
 
 
 def test_after_a_restart_the_events_so_far_stay_and_their_numbers_too() -> None:

@@ -76,11 +76,11 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     serve(context_for(available))
     request = CreateResponse(input="Why?", max_output_tokens=requested)
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidRequestError) as excinfo:
         max_output_tokens(request, counter)
-    assert (caught.value.param, caught.value.code) == (param, "context_length_exceeded")
-    assert str(PROMPT) in caught.value.message
-    assert str(context_for(available)) in caught.value.message
+    assert (excinfo.value.param, excinfo.value.code) == (param, "context_length_exceeded")
+    assert str(PROMPT) in excinfo.value.message
+    assert str(context_for(available)) in excinfo.value.message
 
 
 def test_the_system_prompt_counts(counter: TokenCounter, serve: Callable[[int], None]) -> None:

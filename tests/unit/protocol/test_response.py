@@ -25,7 +25,7 @@ def test_a_queued_job_has_no_output() -> None:
 
 def test_what_was_asked_is_given_back() -> None:
     body = response(make_job())
-    asked: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "instructions": "Be brief.",
         "max_output_tokens": 8,
         "metadata": {"team": "blue"},
@@ -39,7 +39,7 @@ def test_what_was_asked_is_given_back() -> None:
         "background": True,
         "run": 1,
     }
-    assert {name: body[name] for name in asked} == asked
+    assert {name: body[name] for name in parameters} == parameters
 
 
 def test_the_last_stage_is_the_message_and_the_others_are_reasoning() -> None:

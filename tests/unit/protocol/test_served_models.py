@@ -17,6 +17,6 @@ def test_there_is_one_model() -> None:
 @pytest.mark.parametrize("name", ["gpt-5", "", "HELIXNET"])
 def test_other_models_are_not_found(name: str) -> None:
     for look_up in (model, check_model):
-        with pytest.raises(NotFoundError) as caught:
+        with pytest.raises(NotFoundError) as excinfo:
             look_up(name)
-        assert caught.value.code == "model_not_found"
+        assert excinfo.value.code == "model_not_found"

@@ -103,9 +103,9 @@ def test_all_parameters_are_accepted() -> None:
     ],
 )
 def test_a_wrong_parameter_is_named(data: dict[str, Any], param: str | None, code: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidRequestError) as excinfo:
         validate(data)
-    error = caught.value
+    error = excinfo.value
     assert (error.param, error.code) == (param, code), error.message
     assert error.message.endswith(".")
     assert (param or "the body") in error.message
@@ -115,10 +115,10 @@ def test_a_wrong_parameter_is_named(data: dict[str, Any], param: str | None, cod
 
 
 def test_another_model_is_not_found() -> None:
-    with pytest.raises(NotFoundError) as caught:
+    with pytest.raises(NotFoundError) as excinfo:
         validate({"input": "Why?", "model": "gpt-5"})
-    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
-    assert "helixnet" in caught.value.message
+    assert (excinfo.value.param, excinfo.value.code) == ("model", "model_not_found")
+    assert "helixnet" in excinfo.value.message
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,6 @@ def test_another_model_is_not_found() -> None:
     ],
 )
 def test_messages_say_what_would_be_right(data: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InvalidRequestError) as excinfo:
         validate(data)
-    assert caught.value.message == message
+    assert excinfo.value.message == message

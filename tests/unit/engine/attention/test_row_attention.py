@@ -63,8 +63,8 @@ def test_every_token_sees_its_own_sequence(
     assert layout.positions.tolist() == at
     q = torch.randn(len(at), HEADS, SIZE)
     k, v = torch.randn(2, len(at), SHARED, SIZE)
-    found = layout.attend(q, k, v, LayerAttention(0, SIZE**-0.5, window))
+    output = layout.attend(q, k, v, LayerAttention(0, SIZE**-0.5, window))
     for i, (row, position) in enumerate(zip(owners, at, strict=True)):
         torch.testing.assert_close(keys[row, :, position], k[i])
-        wanted = plain(q[i], keys[row], values[row], position, window)
-        torch.testing.assert_close(found[i], wanted)
+        expected = plain(q[i], keys[row], values[row], position, window)
+        torch.testing.assert_close(output[i], expected)

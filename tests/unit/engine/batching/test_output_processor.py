@@ -19,11 +19,11 @@ from worker.engine.tokenization.detokenizer import Detokenizer
 def test_pieces_do_not_depend_on_when_tokens_are_handed_on() -> None:
     tokenizer = tokenizer_of(600)
     tokens = tokenizer.encode("gravity pulls bonito kanduren", add_special_tokens=False)
-    told = []
-    for looks in (range(1, len(tokens)), [len(tokens)], [3, 9, 10]):
+    deltas = []
+    for flushes in (range(1, len(tokens)), [len(tokens)], [3, 9, 10]):
         output, sequence = OutputProcessor(tokenizer), _sequence(tokenizer)
-        for known in looks:
-            start, end = sequence.num_emitted_tokens, whole_delta_tokens(known)
+        for num_known in flushes:
+            start, end = sequence.num_emitted_tokens, whole_delta_tokens(num_known)
             output.put([SequenceUpdate(sequence, start, tokens[start:end])])
             sequence.num_emitted_tokens = end
         sequence.output_token_ids = tokens
@@ -35,23 +35,27 @@ def test_pieces_do_not_depend_on_when_tokens_are_handed_on() -> None:
         completion = sequence.generation.result(0)
         assert completion.text == tokenizer.decode(tokens, skip_special_tokens=True)
         assert sequence.generation.deltas_from(0) == completion.deltas
-        told.append(completion.deltas)
-    assert told[0] == told[1] == told[2]
+        deltas.append(completion.deltas)
+    assert deltas[0] == deltas[1] == deltas[2]
 
 
 def test_a_text_that_cannot_be_told_ends_and_others_go_on() -> None:
     tokenizer = tokenizer_of(600)
-    output, bad, good = OutputProcessor(tokenizer), _sequence(tokenizer), _sequence(tokenizer)
-    output.put([SequenceUpdate(bad, 0, [-1])])
+    output, undecodable, decodable = (
+        OutputProcessor(tokenizer),
+        _sequence(tokenizer),
+        _sequence(tokenizer),
+    )
+    output.put([SequenceUpdate(undecodable, 0, [-1])])
     output.close()
-    error = bad.generation._outcome
+    error = undecodable.generation._outcome
     assert isinstance(error, EngineError)
-    assert bad.generation.cancelled
+    assert undecodable.generation.cancelled
     output = OutputProcessor(tokenizer)
-    good.output_token_ids = [300]
-    output.put([SequenceUpdate(good, 0, [300], FinishReason.STOP)])
+    decodable.output_token_ids = [300]
+    output.put([SequenceUpdate(decodable, 0, [300], FinishReason.STOP)])
     output.close()
-    assert good.generation.result(0).output_tokens == 1
+    assert decodable.generation.result(0).output_tokens == 1
 
 
 def _sequence(tokenizer: Any) -> Sequence:

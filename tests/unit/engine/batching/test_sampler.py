@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 LOGITS = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(0)) * 2
 
 
-def wanted(sampling: Sampling) -> Tensor:
+def distribution(sampling: Sampling) -> Tensor:
     """Return the probabilities that `generate` draws from."""
     ids: Any = torch.zeros(1, 1, dtype=torch.int64)
     scores: Any = TemperatureLogitsWarper(sampling.temperature)(ids, LOGITS[None])
@@ -35,8 +35,8 @@ def wanted(sampling: Sampling) -> Tensor:
         scores = TopKLogitsWarper(sampling.top_k)(ids, scores)
     if sampling.top_p < 1:
         scores = TopPLogitsWarper(sampling.top_p)(ids, scores)
-    found: Tensor = scores.softmax(-1)[0]
-    return found
+    probabilities: Tensor = scores.softmax(-1)[0]
+    return probabilities
 
 
 def draw(samplings: list[Sampling], positions: list[int] | None = None) -> Tensor:
@@ -48,16 +48,16 @@ def draw(samplings: list[Sampling], positions: list[int] | None = None) -> Tenso
 
 def fit(tokens: Tensor, sampling: Sampling) -> float:
     """Return the p-value of drawn tokens under the probabilities that `generate` has."""
-    seen = torch.bincount(tokens, minlength=VOCABULARY).double()
-    expected = wanted(sampling).double()
-    expected *= len(tokens) / expected.sum()
-    assert not seen[expected == 0].any()
+    counts = torch.bincount(tokens, minlength=VOCABULARY).double()
+    probabilities = distribution(sampling).double()
+    probabilities *= len(tokens) / probabilities.sum()
+    assert not counts[probabilities == 0].any()
     # Rare tokens are counted together, as the test asks for.
-    rare = expected < 5
-    one = torch.cat([seen[~rare], seen[rare].sum()[None]])
-    two = torch.cat([expected[~rare], expected[rare].sum()[None]])
-    there = two > 0
-    return float(chisquare(one[there].numpy(), two[there].numpy()).pvalue)
+    rare = probabilities < 5
+    observed = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    expected = torch.cat([probabilities[~rare], probabilities[rare].sum()[None]])
+    possible = expected > 0
+    return float(chisquare(observed[possible].numpy(), expected[possible].numpy()).pvalue)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_noise_is_standard_gumbel() -> None:
 def test_equal_scores_are_drawn_from_the_same_whoever_is_beside(width: torch.dtype) -> None:
     """In 16 bits many scores are equal: the order in which they are found must not matter."""
     generator = torch.Generator().manual_seed(1)
-    others = [Sampling(top_k=60, seed=1), Sampling(top_k=0, seed=2)]
+    neighbors = [Sampling(top_k=60, seed=1), Sampling(top_k=0, seed=2)]
     for seed in range(100):
         logits = (torch.randn(1, 768, generator=generator) * 2).to(width)
         for one in (
@@ -123,14 +123,14 @@ def test_equal_scores_are_drawn_from_the_same_whoever_is_beside(width: torch.dty
             Sampling(temperature=1, top_k=20, seed=seed),
             Sampling(temperature=1, top_k=20, top_p=0.5, seed=seed),
         ):
-            alone, _ = sample(logits, SamplingMetadata.build([one], [0], 768, CPU))
-            crowd = [one, *others]
+            single, _ = sample(logits, SamplingMetadata.build([one], [0], 768, CPU))
+            crowd = [one, *neighbors]
             together, _ = sample(
                 logits.repeat(3, 1), SamplingMetadata.build(crowd, [0] * 3, 768, CPU)
             )
-            assert alone[0] == together[0]
+            assert single[0] == together[0]
             if not one.temperature:
-                assert alone[0] == logits.argmax()
+                assert single[0] == logits.argmax()
 
 
 def test_all_tokens_with_the_last_ones_score_may_be_drawn() -> None:
@@ -166,10 +166,10 @@ def test_draws_from_equal_scores_do_not_depend_on_neighbours(
             Sampling(temperature=0.7, top_k=20, top_p=0.5, seed=seed),
             Sampling(temperature=0.7, top_k=0, top_p=0.9, seed=seed),
         ):
-            alone, _ = sample(logits, SamplingMetadata.build([one], [0], vocabulary, CPU))
-            for other in crowd():
-                rows = SamplingMetadata.build([other, one], [0, 0], vocabulary, CPU)
-                assert sample(logits.repeat(2, 1), rows)[0][1] == alone[0]
+            single, _ = sample(logits, SamplingMetadata.build([one], [0], vocabulary, CPU))
+            for neighbor in crowd():
+                rows = SamplingMetadata.build([neighbor, one], [0, 0], vocabulary, CPU)
+                assert sample(logits.repeat(2, 1), rows)[0][1] == single[0]
 
 
 def test_of_equal_scores_those_with_the_least_ids_are_candidates() -> None:
@@ -187,11 +187,11 @@ def test_the_order_of_all_tokens_is_that_of_scores_then_ids() -> None:
     logits = torch.randint(-9, 9, (6, 200), generator=generator) / 4
     logits[0, :50] = -0.0
     logits[1, ::3] = -torch.inf
-    wanted = logits.sort(dim=-1, descending=True, stable=True)
+    expected = logits.sort(dim=-1, descending=True, stable=True)
     for width in (1, 40, 200):
         scores, tokens = stable_topk(logits, width)
-        assert torch.equal(tokens, wanted.indices[:, :width])
-        assert torch.equal(scores, wanted.values[:, :width])
+        assert torch.equal(tokens, expected.indices[:, :width])
+        assert torch.equal(scores, expected.values[:, :width])
 
 
 @pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
@@ -206,11 +206,11 @@ def test_the_order_of_scores_of_16_bits_is_that_of_the_same_in_32(width: torch.d
     crowded[::7] = -0.0
     crowded[5::99] = -torch.inf
     logits = torch.stack([shuffled, crowded])
-    wanted = logits.float().sort(dim=-1, descending=True, stable=True)
+    expected = logits.float().sort(dim=-1, descending=True, stable=True)
     for one in (logits, logits.float()):
         scores, tokens = stable_topk(one, 5000)
-        assert torch.equal(tokens, wanted.indices[:, :5000])
-        assert torch.equal(scores.float(), wanted.values[:, :5000])
+        assert torch.equal(tokens, expected.indices[:, :5000])
+        assert torch.equal(scores.float(), expected.values[:, :5000])
 
 
 def test_more_tokens_than_16_bits_tell_apart_keep_their_order() -> None:
@@ -223,7 +223,7 @@ def test_more_tokens_than_16_bits_tell_apart_keep_their_order() -> None:
 @pytest.mark.parametrize("width", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_can_be_recorded_draws_the_same_tokens(width: torch.dtype) -> None:
     """Of rows without top-p; some are greedy, scores are equal, and some are no numbers."""
-    vocabulary, most = 300, 64
+    vocabulary, max_top_k = 300, 64
     generator = torch.Generator().manual_seed(5)
     logits = (torch.randn(200, vocabulary, generator=generator) * 2).to(width)
     logits[50:100] = torch.randint(5, (50, vocabulary), generator=generator).to(width)
@@ -231,14 +231,18 @@ def test_what_can_be_recorded_draws_the_same_tokens(width: torch.dtype) -> None:
     logits[9, 10:] = -torch.inf
     samplings = [
         Sampling(
-            temperature=(0.0, 0.75, 1.3, 1e-4)[i % 4], top_k=(1, 5, 50, most)[i // 4 % 4], seed=i
+            temperature=(0.0, 0.75, 1.3, 1e-4)[i % 4],
+            top_k=(1, 5, 50, max_top_k)[i // 4 % 4],
+            seed=i,
         )
         for i in range(200)
     ]
     positions = list(range(200))
     rows = SamplingMetadata.build(samplings, positions, vocabulary, CPU)
     tokens, sound = sample(logits, rows)
-    again, numbers = torch_ops.sample(logits, rows.temperature, rows.top_k, rows.noise_seed, most)
+    recorded, numbers = torch_ops.sample(
+        logits, rows.temperature, rows.top_k, rows.noise_seed, max_top_k
+    )
     assert torch.equal(numbers, sound)
     assert sound.sum() == 198
-    assert torch.equal(again[sound], tokens[sound])
+    assert torch.equal(recorded[sound], tokens[sound])

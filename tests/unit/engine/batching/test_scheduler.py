@@ -118,9 +118,9 @@ def test_random_traffic_is_served_from_blocks(
     chunk: int,
     shrinks: list[int],
     late: bool,
-    more: int,
+    extra: int,
 ) -> None:
-    count = FEWEST + more
+    count = FEWEST + extra
     manager = BlockManager(
         count, SIZE, num_rows=slots + spare, max_model_len=CONTEXT, adapter_keys=WEIGHTS
     )

@@ -56,14 +56,14 @@ class H100:
 class Compiled:
     """A kernel that is compiled where it would be launched."""
 
-    def __init__(self, kernel: Any, found: dict[str, Any]) -> None:
+    def __init__(self, kernel: Any, compiled: dict[str, Any]) -> None:
         self._kernel = kernel
-        self._found = found
+        self._compiled = compiled
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         def compile_(*arguments: Any, **options: Any) -> None:
             done = self._kernel.warmup(*arguments, grid=grid, **options)
-            self._found[self._kernel.__name__] = done
+            self._compiled[self._kernel.__name__] = done
 
         return compile_
 
@@ -72,7 +72,7 @@ class Compiled:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What was compiled, by the kernels' names: filled while they are launched."""
     driver.set_active(H100())
-    found: dict[str, Any] = {}
+    kernels: dict[str, Any] = {}
     modules: list[ModuleType] = [
         activation,
         attention,
@@ -86,10 +86,10 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for module in modules:
         for name, kernel in list(vars(module).items()):
             if isinstance(kernel, JITFunction) and name.endswith("_kernel"):
-                monkeypatch.setattr(module, name, Compiled(kernel, found))
+                monkeypatch.setattr(module, name, Compiled(kernel, kernels))
         if hasattr(module, "launch_options"):
             monkeypatch.setattr(module, "launch_options", lambda _: PDL_OPTIONS)
-    return found
+    return kernels
 
 
 def expansion(*outputs: int) -> LoRABWeights:
@@ -105,8 +105,8 @@ def expansion(*outputs: int) -> LoRABWeights:
 
 
 def product(tokens: int, out: int, lora: LoRABWeights) -> tuple[Tensor, Tensor]:
-    whole = torch.empty(tokens, out + lora.total_rank, dtype=TYPE)
-    return whole[:, :out], whole[:, out:]
+    output = torch.empty(tokens, out + lora.total_rank, dtype=TYPE)
+    return output[:, :out], output[:, out:]
 
 
 def numbers(*shape: int) -> Tensor:

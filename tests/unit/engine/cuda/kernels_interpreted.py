@@ -70,12 +70,17 @@ class Step:
             head_dim=size,
             num_hidden_layers=1,
         )
-        each = -(-CONTEXT // page)
+        blocks_per_sequence = -(-CONTEXT // page)
         generator = torch.Generator().manual_seed(1)
         count = len(TOKENS)
-        tables = torch.randperm(count * each, generator=generator).view(count, each) + 1
+        tables = (
+            torch.randperm(count * blocks_per_sequence, generator=generator).view(
+                count, blocks_per_sequence
+            )
+            + 1
+        )
         device = torch.device("cpu")
-        blocks = count * each + 1
+        blocks = count * blocks_per_sequence + 1
         cache = PagedKVCache(
             config, num_blocks=blocks, block_size=page, dtype=torch.float32, device=device
         )
@@ -85,7 +90,7 @@ class Step:
         rows = list(range(len(tokens))) if rows is None else rows
         for row, (_, start, length) in zip(rows, tokens, strict=True):
             # Nothing was ever written beyond a sequence's tokens.
-            for position in range(max(start, 0) + length, each * page):
+            for position in range(max(start, 0) + length, blocks_per_sequence * page):
                 place = tables[row, position // page], slice(None), position % page
                 cache.keys[0][place] = cache.values[0][place] = torch.nan
         work = []
@@ -163,14 +168,14 @@ class Layer:
             *self.qkv(normed, ops), self.qkv.lora_b, batch, self.cos, self.sin, cache, 0
         )
         scaling = self.heads[2] ** -0.5
-        found = ops.paged_attention(queries, batch, cache, 0, scaling, window)
-        product = self.output(found.flatten(1), ops)
+        attended = ops.paged_attention(queries, batch, cache, 0, scaling, window)
+        product = self.output(attended.flatten(1), ops)
         added = ops.add_residual(x.clone(), *product, self.output.lora_b, batch.adapter_ids)
         gated = ops.silu_and_mul(*self.gate_up(added, ops), self.gate_up.lora_b, batch.adapter_ids)
         return {
             "rms_norm": normed,
             "heads": queries,
-            "attend": found,
+            "attend": attended,
             "add": added,
             "swiglu": gated,
             "keys": cache.keys[0][1:],
@@ -193,23 +198,23 @@ def test_kernels_give_what_plain_operations_give(
     layer = Layer(heads)
     steps = [Step.of(TOKENS, DECODING, heads, page) for _ in range(2)]
     x = inputs(len(steps[0].batch.input_ids))
-    found, wanted = (
+    outputs, expected = (
         layer.run(ops, step, x, window)
         for ops, step in zip((kernels, torch_ops), steps, strict=True)
     )
     filling = steps[0].batch.positions < 0
-    assert not found["attend"][filling].any()
-    for name, tensor in wanted.items():
+    assert not outputs["attend"][filling].any()
+    for name, tensor in expected.items():
         if name in ("keys", "values"):
-            close(found[name], tensor, name)
+            close(outputs[name], tensor, name)
         else:  # queries of what fills up may be anything, but numbers
-            assert found[name].isfinite().all(), name
-            close(found[name][~filling], tensor[~filling], name)
+            assert outputs[name].isfinite().all(), name
+            close(outputs[name][~filling], tensor[~filling], name)
 
 
-def close(found: Tensor, wanted: Tensor, name: str) -> None:
+def close(actual: Tensor, expected: Tensor, name: str) -> None:
     torch.testing.assert_close(
-        found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True, msg=lambda text: f"{name}: {text}"
+        actual, expected, rtol=1e-4, atol=1e-5, equal_nan=True, msg=lambda text: f"{name}: {text}"
     )
 
 
@@ -220,10 +225,10 @@ def test_keys_and_values_go_where_they_belong() -> None:
     key, value = torch.randn(2, len(steps[0].batch.input_ids), 3, 24, generator=generator)
     for ops, step in zip((kernels, torch_ops), steps, strict=True):
         ops.reshape_and_cache(key, value, step.batch, step.cache, 0)
-    for one, other in zip(steps[0].cache.keys, steps[1].cache.keys, strict=True):
-        assert torch.equal(one[1:].nan_to_num(9e9), other[1:].nan_to_num(9e9))
-    for one, other in zip(steps[0].cache.values, steps[1].cache.values, strict=True):
-        assert torch.equal(one[1:].nan_to_num(9e9), other[1:].nan_to_num(9e9))
+    for keys, other_keys in zip(steps[0].cache.keys, steps[1].cache.keys, strict=True):
+        assert torch.equal(keys[1:].nan_to_num(9e9), other_keys[1:].nan_to_num(9e9))
+    for keys, other_keys in zip(steps[0].cache.values, steps[1].cache.values, strict=True):
+        assert torch.equal(keys[1:].nan_to_num(9e9), other_keys[1:].nan_to_num(9e9))
 
 
 def test_a_tokens_result_is_the_same_whatever_else_is_in_the_step(
@@ -245,10 +250,10 @@ def test_a_tokens_result_is_the_same_whatever_else_is_in_the_step(
     for row, (item, end) in enumerate(zip(TOKENS, ends, strict=True)):
         decoding = int(row < DECODING)
         alone = Step.of([item], decoding, heads, 16, rows=[row])
-        mine = slice(end - item[2], end)
-        for name, tensor in layer.run(kernels, alone, x[mine]).items():
+        own_tokens = slice(end - item[2], end)
+        for name, tensor in layer.run(kernels, alone, x[own_tokens]).items():
             if name not in ("keys", "values"):
-                assert torch.equal(tensor, together[name][mine]), (name, row)
+                assert torch.equal(tensor, together[name][own_tokens]), (name, row)
 
 
 def test_a_token_that_decodes_is_computed_as_one_of_a_prompt() -> None:
@@ -256,9 +261,9 @@ def test_a_token_that_decodes_is_computed_as_one_of_a_prompt() -> None:
     layer = Layer(heads)
     tokens = [(1, 50, 1), (0, 90, 1)]
     steps = [Step.of(tokens, decoding, heads, 16) for decoding in (2, 0)]
-    one, other = (layer.run(kernels, step, inputs(2), 33) for step in steps)
+    decoded, prefilled = (layer.run(kernels, step, inputs(2), 33) for step in steps)
     for name in ("attend", "add", "swiglu"):
-        close(one[name], other[name], name)
+        close(decoded[name], prefilled[name], name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -270,8 +275,8 @@ def test_the_parts_of_a_product_add_up(count: int, dtype: torch.dtype) -> None:
     parts = kernels.small_batch_linear(x, weight)
     assert parts.dtype is torch.float32
     assert len(parts) > 1
-    wanted = x.double() @ weight.double().T
-    torch.testing.assert_close(parts.double().sum(0), wanted, rtol=1e-4, atol=1e-3)
+    expected = x.double() @ weight.double().T
+    torch.testing.assert_close(parts.double().sum(0), expected, rtol=1e-4, atol=1e-3)
     # Each row's sums are its own.
     assert torch.equal(kernels.small_batch_linear(x[-1:], weight)[:, 0], parts[:, -1])
 
@@ -280,14 +285,14 @@ def test_products_in_parts_go_on_as_whole_ones_do(monkeypatch: pytest.MonkeyPatc
     heads = (4, 2, 16)
     layer = Layer(heads)
     tokens, decoding = TOKENS[:4], 4
-    few: list[Callable[..., bool]] = [lambda *_: True, lambda *_: False]
-    found = []
-    for choose in few:
-        monkeypatch.setattr(kernels, "use_small_batch_linear", choose)
+    rules: list[Callable[..., bool]] = [lambda *_: True, lambda *_: False]
+    outputs = []
+    for rule in rules:
+        monkeypatch.setattr(kernels, "use_small_batch_linear", rule)
         step = Step.of(tokens, decoding, heads, 16)
-        found.append(layer.run(kernels, step, inputs(4)))
-    for name, tensor in found[1].items():
-        close(found[0][name], tensor, name)
+        outputs.append(layer.run(kernels, step, inputs(4)))
+    for name, tensor in outputs[1].items():
+        close(outputs[0][name], tensor, name)
 
 
 def test_every_token_may_only_fill_up() -> None:
@@ -298,24 +303,24 @@ def test_every_token_may_only_fill_up() -> None:
     before = step.cache.keys[0].clone()
     batch = step.batch
     batch.prefill_tiles.zero_()  # type: ignore[union-attr]  # there is some
-    found = layer.run(kernels, step, inputs(3))
+    outputs = layer.run(kernels, step, inputs(3))
     assert torch.equal(step.cache.keys[0].nan_to_num(9e9), before.nan_to_num(9e9))
-    assert not found["attend"][:2].any()
+    assert not outputs["attend"][:2].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_tokens_are_drawn_as_plain_operations_draw_them(dtype: torch.dtype) -> None:
     """Greedy rows, equal scores, and what is no number."""
     generator = torch.Generator().manual_seed(5)
-    count, vocabulary, most = 48, 200, 64
+    count, vocabulary, max_top_k = 48, 200, 64
     logits = (torch.randn(count, vocabulary, generator=generator) * 2).to(dtype)
     logits[20:40] = torch.randint(5, (20, vocabulary), generator=generator).to(dtype)
     logits[7, 30], logits[8, 3] = torch.nan, torch.inf
     temperature = torch.tensor([0.0, 0.75, 1.3]).repeat(16)
-    top_k = torch.tensor([1, 5, 50, most]).repeat_interleave(12)
+    top_k = torch.tensor([1, 5, 50, max_top_k]).repeat_interleave(12)
     noise = torch.randint(-(2**62), 2**62, (count,), generator=generator)
-    found, sound = kernels.sample(logits, temperature, top_k, noise, most)
-    wanted, numbers = torch_ops.sample(logits, temperature, top_k, noise, most)
+    token_ids, sound = kernels.sample(logits, temperature, top_k, noise, max_top_k)
+    expected, numbers = torch_ops.sample(logits, temperature, top_k, noise, max_top_k)
     assert torch.equal(sound, numbers)
     assert sound.sum() == count - 2
-    assert torch.equal(found[sound], wanted[sound])
+    assert torch.equal(token_ids[sound], expected[sound])

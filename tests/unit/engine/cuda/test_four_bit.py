@@ -35,12 +35,12 @@ def layer(weight: Tensor, code: tuple[float, ...], bias: Tensor | None = None) -
         blocksize=QUANT_BLOCK,
         nested=False,
     )
-    found: Any = nn.Module()
-    found.weight = nn.Parameter(packed, requires_grad=False)
-    found.weight.quant_state = state
-    found.bias = None if bias is None else nn.Parameter(bias)
-    found.out_features = len(weight)
-    return found
+    linear: Any = nn.Module()
+    linear.weight = nn.Parameter(packed, requires_grad=False)
+    linear.weight.quant_state = state
+    linear.bias = None if bias is None else nn.Parameter(bias)
+    linear.out_features = len(weight)
+    return linear
 
 
 def spelled_out(weight: Tensor, code: tuple[float, ...]) -> Tensor:
@@ -71,20 +71,20 @@ def test_layers_stand_side_by_side() -> None:
 
 
 def test_factors_of_8_bits_are_resolved() -> None:
-    found = layer(matrix(96, 256), NF4)
-    state = found.weight.quant_state
-    wanted = FourBitLinear.fuse([found]).weight.scales
+    quantized = layer(matrix(96, 256), NF4)
+    state = quantized.weight.quant_state
+    expected = FourBitLinear.fuse([quantized]).weight.scales
     inner = torch.linspace(-1, 1, 256)
     state.offset = state.absmax.mean()
     blocks = (state.absmax - state.offset).split(256)
     state.state2 = SimpleNamespace(
-        code=inner, absmax=torch.stack([each.abs().max() for each in blocks]), blocksize=256
+        code=inner, absmax=torch.stack([block.abs().max() for block in blocks]), blocksize=256
     )
-    scaled = [each / top for each, top in zip(blocks, state.state2.absmax, strict=True)]
+    scaled = [block / top for block, top in zip(blocks, state.state2.absmax, strict=True)]
     state.absmax = torch.bucketize(torch.cat(scaled), (inner[1:] + inner[:-1]) / 2).to(torch.uint8)
     state.nested = True
-    found = FourBitLinear.fuse([found]).weight.scales
-    assert (found - wanted).abs().max() <= state.state2.absmax.max() / 255 + 1e-6
+    quantized = FourBitLinear.fuse([quantized]).weight.scales
+    assert (quantized - expected).abs().max() <= state.state2.absmax.max() / 255 + 1e-6
 
 
 def test_what_cannot_be_laid_out_is_named() -> None:
@@ -100,8 +100,8 @@ def test_what_cannot_be_laid_out_is_named() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
 def test_a_table_is_as_exact_as_16_bits_allow(code: tuple[float, ...], dtype: torch.dtype) -> None:
-    found = lookup_table(tuple(torch.tensor(code).tolist()), dtype)
-    error = (found.values.double() / found.factor - torch.tensor(code, dtype=torch.float64)).abs()
+    table = lookup_table(tuple(torch.tensor(code).tolist()), dtype)
+    error = (table.values.double() / table.factor - torch.tensor(code, dtype=torch.float64)).abs()
     relative = (error / torch.tensor(code).abs().clamp(min=1e-9)).max()
     assert relative <= (1e-7 if code is FP4 else torch.finfo(dtype).eps / 3)
 
@@ -110,13 +110,13 @@ def test_a_table_is_as_exact_as_16_bits_allow(code: tuple[float, ...], dtype: to
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
 def test_instructions_look_each_code_up(code: tuple[float, ...], dtype: torch.dtype) -> None:
     """They are run here one by one, as the PTX manual defines them."""
-    found = lookup_table(code, dtype)
-    values = [value & 0xFFFF for value in found.values.view(torch.int16).tolist()]
+    table = lookup_table(code, dtype)
+    values = [value & 0xFFFF for value in table.values.view(torch.int16).tolist()]
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         codes = torch.randint(16, (8,), generator=generator).tolist()
         word = sum(each << 4 * i for i, each in enumerate(codes))
-        registers = run(found.instructions, word)
+        registers = run(table.instructions, word)
         for pair in range(4):
             first, second = codes[2 * pair + 1], codes[2 * pair]
             assert registers[f"${pair}"] == values[first] | values[second] << 16
@@ -129,22 +129,22 @@ def run(instructions: str, word: int) -> dict[str, int]:
         return registers[operand] if operand in registers else int(operand, 0)
 
     for name, operands in re.findall(r"^(\w+)\.[bu]32 (.*);$", instructions, re.MULTILINE):
-        to, *given = operands.split(", ")
-        x = [value(operand) for operand in given]
+        to, *inputs = operands.split(", ")
+        x = [value(operand) for operand in inputs]
         match name:
             case "and":
-                found = x[0] & x[1]
+                result = x[0] & x[1]
             case "shr":
-                found = x[0] >> x[1]
+                result = x[0] >> x[1]
             case "lop3":
                 assert x[3] == 0xEA, "the table of (a & b) | c"
-                found = x[0] & x[1] | x[2]
+                result = x[0] & x[1] | x[2]
             case "prmt":
                 choice = x[0].to_bytes(4, "little") + x[1].to_bytes(4, "little")
                 picked = [x[2] >> 4 * i & 15 for i in range(4)]
                 assert max(picked) < 8, "else a sign would be repeated"
-                found = int.from_bytes(bytes(choice[i] for i in picked), "little")
-        registers[to] = found
+                result = int.from_bytes(bytes(choice[i] for i in picked), "little")
+        registers[to] = result
     return registers
 
 
@@ -210,11 +210,11 @@ def test_weights_go_through_registers_into_tensor_cores(rows: int) -> None:
     )
     options = {"num_warps": 4, "num_stages": 4, "enable_fp_fusion": True}
     target = compiler.GPUTarget("cuda", 90, 32)
-    found = triton.compile(source, target=target, options=options)
+    kernel = triton.compile(source, target=target, options=options)
     # In shared memory are packed weights, activations and factors; no store goes there in the loop.
-    assert "wgmma" in found.asm["ptx"]
-    assert "prmt" in found.asm["ptx"]
-    loop = found.asm["ttgir"].split("scf.for")[1].split("scf.yield")[0]
+    assert "wgmma" in kernel.asm["ptx"]
+    assert "prmt" in kernel.asm["ptx"]
+    loop = kernel.asm["ttgir"].split("scf.for")[1].split("scf.yield")[0]
     assert "local_alloc" not in loop
     assert "local_store" not in loop
 
@@ -230,10 +230,10 @@ def test_bitsandbytes_layers_are_read(kind: str, double: bool, dtype: torch.dtyp
     )
     quantised.load_state_dict({"weight": weight})
     quantised.to("cpu")  # quantises
-    found = FourBitLinear.fuse([quantised])
+    linear = FourBitLinear.fuse([quantised])
     state = quantised.weight.quant_state
-    wanted = bitsandbytes.functional.dequantize_4bit(quantised.weight.data, state)
-    assert torch.equal(found.weight.dequantize(wanted.dtype), wanted)
+    expected = bitsandbytes.functional.dequantize_4bit(quantised.weight.data, state)
+    assert torch.equal(linear.weight.dequantize(expected.dtype), expected)
     if not double and dtype is torch.float32:  # in 16 bits some weights lie half way
-        ours = four_bit(weight, CODES[kind])
-        assert torch.equal(ours.dequantize(wanted.dtype), wanted)
+        own = four_bit(weight, CODES[kind])
+        assert torch.equal(own.dequantize(expected.dtype), expected)

@@ -45,28 +45,28 @@ def test_prompts_that_begin_alike_share_blocks() -> None:
 def test_what_begins_differently_shares_nothing() -> None:
     blocks = make()
     computed(blocks, SYSTEM)
-    other = sequence([90, *SYSTEM[1:]])
-    assert blocks.allocate(other)
-    assert other.num_computed_tokens == 0
+    different = sequence([90, *SYSTEM[1:]])
+    assert blocks.allocate(different)
+    assert different.num_computed_tokens == 0
 
 
 def test_adapters_share_if_they_are_the_same() -> None:
     blocks = make()
     computed(blocks, SYSTEM)
-    other, same = sequence(SYSTEM, adapter=1), sequence(SYSTEM, adapter=2)
-    assert blocks.allocate(other)
+    different, same = sequence(SYSTEM, adapter=1), sequence(SYSTEM, adapter=2)
+    assert blocks.allocate(different)
     assert blocks.allocate(same)
-    assert (other.num_computed_tokens, same.num_computed_tokens) == (0, 12)
+    assert (different.num_computed_tokens, same.num_computed_tokens) == (0, 12)
 
 
 def test_the_last_known_token_is_always_computed() -> None:
     blocks = make()
     computed(blocks, SYSTEM[:12])
-    again, resumed = sequence(SYSTEM[:12]), sequence(SYSTEM[:12])
+    repeated, resumed = sequence(SYSTEM[:12]), sequence(SYSTEM[:12])
     resumed.output_token_ids = [5]
-    assert blocks.allocate(again)
+    assert blocks.allocate(repeated)
     assert blocks.allocate(resumed)
-    assert (again.num_computed_tokens, resumed.num_computed_tokens) == (8, 12)
+    assert (repeated.num_computed_tokens, resumed.num_computed_tokens) == (8, 12)
 
 
 def test_a_prompt_in_chunks_shares_what_is_computed_so_far() -> None:
@@ -96,33 +96,35 @@ def test_what_ended_is_taken_over_until_its_blocks_are_needed() -> None:
     blocks = make(count=17)
     blocks.free(computed(blocks, SYSTEM), invalid_kv=False)
     assert blocks.num_free_blocks == 16, "all that is cached can be had"
-    others = [computed(blocks, [40 + n] * 28) for n in range(2)]
-    again = sequence(SYSTEM)
-    for other in others:
-        blocks.free(other, invalid_kv=False)
-    assert blocks.allocate(again)
-    assert again.num_computed_tokens == 8, "a prompt's last blocks are handed out before its first"
+    fillers = [computed(blocks, [40 + n] * 28) for n in range(2)]
+    repeated = sequence(SYSTEM)
+    for filler in fillers:
+        blocks.free(filler, invalid_kv=False)
+    assert blocks.allocate(repeated)
+    assert repeated.num_computed_tokens == 8, (
+        "a prompt's last blocks are handed out before its first"
+    )
 
 
 def test_a_pool_full_of_cached_prompts_is_all_available() -> None:
     blocks = make(count=17)
     for n in range(4):
         blocks.free(computed(blocks, [n] * 16), invalid_kv=False)
-    found = [computed(blocks, [9] * 28), computed(blocks, [8] * 28)]
+    sequences = [computed(blocks, [9] * 28), computed(blocks, [8] * 28)]
     assert blocks.num_free_blocks == 2
-    assert all(blocks.append_slots(s, 32) for s in found)
+    assert all(blocks.append_slots(s, 32) for s in sequences)
     assert blocks.num_free_blocks == 0
-    assert len({*table(blocks, found[0]), *table(blocks, found[1])}) == 16
-    assert 0 not in {*table(blocks, found[0]), *table(blocks, found[1])}
+    assert len({*table(blocks, sequences[0]), *table(blocks, sequences[1])}) == 16
+    assert 0 not in {*table(blocks, sequences[0]), *table(blocks, sequences[1])}
 
 
 def test_damaged_blocks_are_never_shared() -> None:
     """Neither those that are free nor those that another sequence has, which goes on."""
     blocks = make()
-    bad = computed(blocks, SYSTEM)
+    damaged = computed(blocks, SYSTEM)
     beside = computed(blocks, SYSTEM)
     shared = table(blocks, beside)
-    blocks.free(bad, invalid_kv=True)
+    blocks.free(damaged, invalid_kv=True)
     assert table(blocks, beside) == shared
     after = sequence(SYSTEM)
     assert blocks.allocate(after)

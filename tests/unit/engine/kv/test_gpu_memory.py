@@ -89,22 +89,24 @@ def blocks(context: int = 128, working: int = 0) -> int:
 @pytest.mark.parametrize("working", [0, 300_000_000])
 def test_the_blocks_that_are_allocated_fit(working: int, monkeypatch: pytest.MonkeyPatch) -> None:
     Card(4 * GB).install(monkeypatch)
-    found = blocks(working=working)
-    cache = PagedKVCache(CONFIG, num_blocks=found, dtype=torch.float16, device=torch.device("meta"))
+    num_blocks = blocks(working=working)
+    cache = PagedKVCache(
+        CONFIG, num_blocks=num_blocks, dtype=torch.float16, device=torch.device("meta")
+    )
     room = 4 * GB - working - gpu_memory.RESERVED_BYTES
     assert 0.95 * room < cache.nbytes <= gpu_memory.UTILIZATION * room
-    each = kv_bytes_per_token(CONFIG, torch.float16)
-    assert cache.nbytes == found * BLOCK_SIZE * each
+    token_bytes = kv_bytes_per_token(CONFIG, torch.float16)
+    assert cache.nbytes == num_blocks * BLOCK_SIZE * token_bytes
 
 
 def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Card(4 * GB).install(monkeypatch)
     # A block belongs to nobody.
-    longest = (blocks() - 1) * BLOCK_SIZE
-    assert blocks(context=longest) == longest // BLOCK_SIZE + 1
-    with pytest.raises(DeviceError, match="set HELIXQ_MAX_CONTEXT lower") as caught:
-        blocks(context=longest + 1)
-    assert "and 4.3 GB are free" in str(caught.value)
+    max_context = (blocks() - 1) * BLOCK_SIZE
+    assert blocks(context=max_context) == max_context // BLOCK_SIZE + 1
+    with pytest.raises(DeviceError, match="set HELIXQ_MAX_CONTEXT lower") as excinfo:
+        blocks(context=max_context + 1)
+    assert "and 4.3 GB are free" in str(excinfo.value)
     Card(4 * GB, taken=4 * GB).install(monkeypatch)
     with pytest.raises(DeviceError, match=r"and 0\.0 GB are free"):
         blocks()
@@ -112,18 +114,18 @@ def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_what_a_step_needs_is_tried_with_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card(GB, allocated=1000).install(monkeypatch)
-    seen: list[PagedBatch] = []
+    batches: list[PagedBatch] = []
 
     def compute(batch: PagedBatch, cache: PagedKVCache, logits_indices: Tensor) -> Tensor:
         """It allocates 5,000 bytes."""
-        seen.append(batch)
+        batches.append(batch)
         card.peak = max(card.peak, card.allocated + 5000)
         assert cache.num_blocks > 0
         return torch.zeros(len(logits_indices), 300)
 
-    found = gpu_memory.profile_run(compute, torch_ops, CONFIG, torch.float16, CPU, 32, 4)
-    assert found == 5000
-    [batch] = seen
+    peak_bytes = gpu_memory.profile_run(compute, torch_ops, CONFIG, torch.float16, CPU, 32, 4)
+    assert peak_bytes == 5000
+    [batch] = batches
     assert (len(batch.input_ids), batch.num_decode_tokens) == (36, 4)
     assert (batch.positions < 0).all()
     assert (batch.adapter_ids < 0).all()

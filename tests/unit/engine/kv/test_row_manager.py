@@ -48,9 +48,9 @@ def test_a_long_prompt_that_comes_again_is_not_computed_again() -> None:
 
 def test_nothing_is_taken_over_from_a_damaged_row() -> None:
     scheduler = Scheduler(2, 64, RowManager(2, max_model_len=CONTEXT, num_adapters=3))
-    scheduler.add(bad := sequence([7] * 9, 1))
+    scheduler.add(damaged := sequence([7] * 9, 1))
     scheduler.on_step_launched(scheduler.schedule())
-    scheduler.remove(bad, invalid_kv=True)
+    scheduler.remove(damaged, invalid_kv=True)
     scheduler.add(sequence([7] * 9, 1))
     [chunk] = scheduler.schedule().prefills
     assert chunk.start == 0
