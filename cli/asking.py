@@ -60,7 +60,7 @@ def _answer(client: Client, question: str) -> None:
 
 def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
     """Print each stage as the model card does, token by token; return the final response."""
-    begun = 0
+    num_printed = 0
     response: dict[str, Any] = {}
     for event in client.events(job_id):
         kind = event["type"]
@@ -69,20 +69,20 @@ def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
         elif not show:
             continue
         elif kind == "response.in_progress" and event["response"]["run"] > 1:
-            _write("\n" * bool(begun))
+            _write("\n" * bool(num_printed))
             click.echo(
                 "No worker has the job's model any more; the job restarts with another model.",
                 err=True,
             )
         elif kind == "response.output_item.added":
             # The card prints two empty lines between the texts, and none after the last.
-            if begun:
+            if num_printed:
                 _write("\n\n\n")
-            begun += 1
+            num_printed += 1
             _write(f"{LABELS[_role(event['item']['id'])]}: ")
         elif kind.endswith("_text.delta"):
             _write(event["delta"])
-    if begun:
+    if num_printed:
         _write("\n")
     if problem := _problem(response):
         click.echo(problem, err=True)

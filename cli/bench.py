@@ -70,7 +70,11 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
             "the baseline mergekit-extract-lora is not on the PATH: install mergekit in a "
             "separate environment, and pass the program with --mergekit"
         )
-    extractors = [module.ours(), module.ours("--exact"), module.mergekit(Path(program))]
+    extractors = [
+        module.helixq_extractor(),
+        module.helixq_extractor("--exact"),
+        module.mergekit(Path(program)),
+    ]
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
         results = module.run(
             Path(folder),
@@ -169,7 +173,7 @@ def engine(
     tokenizer: Any = AutoTokenizer.from_pretrained(demo.base)
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
         if which == "demo":
-            asked = _demo_questions(jobs)
+            questions = _demo_questions(jobs)
             model, limit = demo, max_output_tokens or 256
         else:
             big = which == "synthetic-7b"
@@ -184,12 +188,12 @@ def engine(
                 seed=seed,
             )
             model = run_in_fresh_thread(create)
-            asked = module.questions(tokenizer, jobs, 64, seed)
+            questions = module.questions(tokenizer, jobs, 64, seed)
             limit = max_output_tokens or 64
         try:
             results = module.run(
                 model,
-                asked=asked,
+                questions=questions,
                 reference_jobs=reference_jobs,
                 slots=slots,
                 sampling=Sampling(max_output_tokens=limit, seed=seed),
@@ -267,7 +271,7 @@ def service(
     from jobs.settings import DEMO_CHECKPOINT
     from worker.bench import engine as module
 
-    asked = _demo_questions(jobs)
+    questions = _demo_questions(jobs)
 
     def on_progress(text: str) -> None:
         click.echo(f"{text} …", err=True)
@@ -276,7 +280,7 @@ def service(
     sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed)
     baseline = module.run_reference(
         module.Model.of(DEMO_CHECKPOINT),
-        asked[:reference_jobs],
+        questions[:reference_jobs],
         sampling,
         torch.float32,
         torch.device("cpu"),
@@ -284,7 +288,7 @@ def service(
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
         seconds, tokens = service_bench.run(
             Path(folder),
-            asked,
+            questions,
             at_once=at_once,
             max_output_tokens=max_output_tokens,
             seed=seed,
@@ -326,14 +330,14 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
     def on_progress(text: str) -> None:
         click.echo(f"{text} …", err=True)
 
-    asked = _demo_questions(jobs + 1)
+    questions = _demo_questions(jobs + 1)
     with tempfile.TemporaryDirectory(prefix="helixq-bench-") as name:
         folders = [Path(name) / part for part in ("service", "none", "old")]
         for folder in folders:
             folder.mkdir()
         times = idle_bench.jobs(
             folders[0],
-            asked,
+            questions,
             max_output_tokens=max_output_tokens,
             seed=seed,
             on_progress=on_progress,
@@ -341,9 +345,9 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
         on_progress(f"sweeping {old} ended jobs")
         sweeps = [idle_bench.sweep(folders[1], 0), idle_bench.sweep(folders[2], old)]
     seconds = {
-        "engine_alone": statistics.median(alone for alone, _ in times),
+        "engine_alone": statistics.median(engine_alone for engine_alone, _ in times),
         "service": statistics.median(served for _, served in times),
-        "machinery": statistics.median(served - alone for alone, served in times),
+        "machinery": statistics.median(served - engine_alone for engine_alone, served in times),
         "sweep_without_history": sweeps[0],
         "sweep": sweeps[1],
     }
@@ -433,8 +437,8 @@ def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_
             on_progress=lambda text: click.echo(f"{text} …", err=True),
         )
     if as_json:
-        both = {"now": asdict(now), "recorded": asdict(recorded) if recorded else None}
-        click.echo(json.dumps(both, indent=2))
+        output = {"now": asdict(now), "recorded": asdict(recorded) if recorded else None}
+        click.echo(json.dumps(output, indent=2))
     else:
         click.echo(track_bench.table(now, recorded))
     if record:
@@ -447,8 +451,10 @@ def _demo_questions(count: int) -> list[str]:
 
     lines = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    longest = [str(row["question"]) for row in rows if row["kind"] in ("sums/3+3", "products/2×2")]
-    return [longest[i * len(longest) // count % len(longest)] for i in range(count)]
+    questions = [
+        str(row["question"]) for row in rows if row["kind"] in ("sums/3+3", "products/2×2")
+    ]
+    return [questions[i * len(questions) // count % len(questions)] for i in range(count)]
 
 
 def machine() -> str:

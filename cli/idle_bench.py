@@ -34,7 +34,7 @@ FIRST_POLL = 1.0
 
 def jobs(
     folder: Path,
-    asked: Sequence[str],
+    questions: Sequence[str],
     *,
     max_output_tokens: int,
     seed: int,
@@ -44,7 +44,7 @@ def jobs(
 
     Args:
         folder: an empty folder, for the service's data.
-        asked: the questions.
+        questions: the questions.
         max_output_tokens: of every stage.
         seed: of the first job; each following job's is larger by one.
         on_progress: called with a description of the next step.
@@ -67,24 +67,24 @@ def jobs(
     try:
         with service_bench.service(folder, SLOTS) as client:
             on_progress(
-                f"answering {len(asked)} questions, one at a time, by the engine and by the service"
+                f"answering {len(questions)} questions, one at a time, by the engine and by the service"
             )
-            for number, question in enumerate(asked):
+            for number, question in enumerate(questions):
                 sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed + number)
-                alone = run_jobs(engine, [question], at_once=1, sampling=sampling).seconds
+                engine_alone = run_jobs(engine, [question], at_once=1, sampling=sampling).seconds
                 body = {
                     "input": question,
                     "max_output_tokens": max_output_tokens,
                     "seed": seed + number,
                 }
                 job_id = service_bench.submit(client, body)
-                time.sleep(max(FIRST_POLL, alone))  # As a polling client does.
+                time.sleep(max(FIRST_POLL, engine_alone))  # As a polling client does.
                 service_bench.wait(client, job_id)
                 job = client.get(f"/api/jobs/{job_id}").json()
                 created, finished = (
                     dt.datetime.fromisoformat(job[name]) for name in ("created_at", "finished_at")
                 )
-                times.append((alone, (finished - created).total_seconds()))
+                times.append((engine_alone, (finished - created).total_seconds()))
     finally:
         engine.close()
     return times[1:]  # The first question warmed both up.

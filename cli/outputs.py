@@ -20,8 +20,8 @@ def check_package(name: str) -> None:
 
 def check_writable(file: Path) -> None:
     """Raise `ExpectedError` if a file cannot be written."""
-    there = file if file.exists() else file.absolute().parent
-    if file.is_dir() or not os.access(there, os.W_OK):
+    target = file if file.exists() else file.absolute().parent
+    if file.is_dir() or not os.access(target, os.W_OK):
         raise ExpectedError(f"{file} cannot be written")
 
 

@@ -214,13 +214,13 @@ class _Readers:
                     raise ExpectedError("the web ended a stream")
                 now = time.monotonic()
                 # A delta may arrive in two parts.
-                both = key.data[0] + data
+                buffer = key.data[0] + data
                 rest = 0
-                for match in _DELTA.finditer(both):
+                for match in _DELTA.finditer(buffer):
                     self._delays.append(now - float(match[1]))
                     self._received += 1
                     rest = match.end()
-                key.data[0] = both[max(rest, len(both) - 64) :]
+                key.data[0] = buffer[max(rest, len(buffer) - 64) :]
         if until is not None and self._received < until:
             raise ExpectedError(f"{until - self._received} messages did not arrive")
 

@@ -31,7 +31,7 @@ TIMEOUT = 600.0
 
 def run(
     folder: Path,
-    asked: Sequence[str],
+    questions: Sequence[str],
     *,
     at_once: int,
     max_output_tokens: int,
@@ -42,7 +42,7 @@ def run(
 
     Args:
         folder: an empty folder, for the service's data.
-        asked: the questions, one job each.
+        questions: the questions, one job each.
         at_once: slots of the engine.
         max_output_tokens: of every stage.
         seed: of the first job; each following job's is larger by one.
@@ -58,11 +58,11 @@ def run(
     with service(folder, at_once) as client:
         bodies = [
             {"input": text, "max_output_tokens": max_output_tokens, "seed": seed + i}
-            for i, text in enumerate(asked)
+            for i, text in enumerate(questions)
         ]
         # A different question, since the engine may cache prompts and guess repeated text.
         wait(client, submit(client, {**bodies[0], "input": WARM_UP}))
-        on_progress(f"answering {len(asked)} questions, {at_once} at once")
+        on_progress(f"answering {len(questions)} questions, {at_once} at once")
         start = time.monotonic()
         with ThreadPoolExecutor(CLIENTS) as pool:
             ids = list(pool.map(lambda body: submit(client, body), bodies))

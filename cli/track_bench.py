@@ -72,18 +72,18 @@ def measure(
         machine: the description of the machine.
         on_progress: called with a description of the next step.
     """
-    folders = [folder / name for name in ("idle", "busy")]
-    for each in folders:
-        each.mkdir()
+    idle_folder, busy_folder = folder / "idle", folder / "busy"
+    idle_folder.mkdir()
+    busy_folder.mkdir()
     times = idle_bench.jobs(
-        folders[0],
+        idle_folder,
         questions[: idle_jobs + 1],
         max_output_tokens=MAX_OUTPUT_TOKENS,
         seed=0,
         on_progress=on_progress,
     )
     seconds, _ = service_bench.run(
-        folders[1],
+        busy_folder,
         questions,
         at_once=at_once,
         max_output_tokens=MAX_OUTPUT_TOKENS,

@@ -164,8 +164,8 @@ def run(settings: Settings) -> int:
 def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitStack) -> None:
     """Start the parts in the order in which they need each other."""
 
-    def until(there: Callable[[], object]) -> None:
-        while not there():
+    def until(condition: Callable[[], object]) -> None:
+        while not condition():
             for part in running:
                 if part.status is not None:
                     raise ExpectedError(

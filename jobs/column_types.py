@@ -65,8 +65,8 @@ class utcnow(sa.sql.functions.GenericFunction[dt.datetime]):  # noqa: N801 (writ
     inherit_cache = True
 
     def __init__(self, seconds: float | sa.BindParameter[float] = 0) -> None:
-        given = isinstance(seconds, sa.BindParameter)
-        super().__init__(seconds if given else sa.literal(float(seconds), sa.Float))
+        is_parameter = isinstance(seconds, sa.BindParameter)
+        super().__init__(seconds if is_parameter else sa.literal(float(seconds), sa.Float))
 
 
 def utcnow_once(seconds: float = 0) -> sa.ScalarSelect[dt.datetime]:

@@ -75,9 +75,9 @@ def _check_postgresql(url: sa.URL) -> None:
     from psycopg import pq
     from psycopg.conninfo import make_conninfo
 
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} - _UNSUPPORTED
+    supported = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} - _UNSUPPORTED
     for option, value in url.query.items():
-        if option not in known | {PREPARE_THRESHOLD}:
+        if option not in supported | {PREPARE_THRESHOLD}:
             raise ValueError(
                 f"{option} is not an option it takes; those of libpq and {PREPARE_THRESHOLD} are"
             )

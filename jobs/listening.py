@@ -71,7 +71,7 @@ class Listener:
         """
         self._redis = client
         self._lock = threading.Lock()
-        self._wanted = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)
         self._subscriptions: dict[str, list[Subscription]] = {}
         self._stopped = False
         self._away = False
@@ -90,7 +90,7 @@ class Listener:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
                 self._thread.start()
-            self._wanted.notify()
+            self._changed.notify()
         self._wake()
         try:
             yield subscription
@@ -104,7 +104,7 @@ class Listener:
         """Stop the thread."""
         with self._lock:
             self._stopped = True
-            self._wanted.notify()
+            self._changed.notify()
         if self._thread is not None:
             self._wake()
             self._thread.join()
@@ -122,7 +122,7 @@ class Listener:
     def _run(self) -> None:
         while True:
             with self._lock:
-                self._wanted.wait_for(lambda: self._stopped or self._subscriptions)
+                self._changed.wait_for(lambda: self._stopped or self._subscriptions)
                 if self._stopped:
                     return
                 cursors = {
@@ -165,7 +165,7 @@ class Listener:
             for subscriptions in self._subscriptions.values():
                 for subscription in subscriptions:
                     subscription.set_away()
-            self._wanted.wait_for(lambda: self._stopped, RETRY_INTERVAL)
+            self._changed.wait_for(lambda: self._stopped, RETRY_INTERVAL)
 
 
 def _entry_id(text: str) -> EntryId:

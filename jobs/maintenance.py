@@ -212,16 +212,16 @@ class Maintenance:
             whether more is left to delete.
         """
         deadline = time.monotonic() + CLEANUP_TIME
-        deleted, more = 0, bool(self._retention_days)
-        while more and time.monotonic() < deadline and not self._stopped.is_set():
+        deleted, has_more = 0, bool(self._retention_days)
+        while has_more and time.monotonic() < deadline and not self._stopped.is_set():
             start = time.monotonic()
             count = retention.delete_jobs(self._database, self._retention_days)
             deleted += count
-            if more := count > 0:
+            if has_more := count > 0:
                 self._stopped.wait(time.monotonic() - start)  # Others can write meanwhile.
         if deleted:
             log.info("deleted %d jobs older than %d days", deleted, self._retention_days)
-        if not more:
+        if not has_more:
             self._workers_until = retention.delete_workers(self._database, self._workers_until)
-            more = self._workers_until is not None
-        return more
+            has_more = self._workers_until is not None
+        return has_more

@@ -40,8 +40,8 @@ def checked(value: str) -> str:
     options = parse_qsl(url.query, keep_blank_values=True)
     for option, _ in options:
         _check_option(option, url.scheme)
-    given = dict(options)
-    if len(given) < len(options):
+    options_by_name = dict(options)
+    if len(options_by_name) < len(options):
         raise ValueError("an option is given twice")
     path = unquote(url.path)
     if url.scheme == "unix":
@@ -49,25 +49,25 @@ def checked(value: str) -> str:
             raise ValueError(
                 "a socket's URL has three slashes and then the path: unix:///run/redis.sock"
             )
-        place, number = quote(path), given.pop("db", "0")
+        place, number = quote(path), options_by_name.pop("db", "0")
     else:
-        if path.strip("/") and "db" in given:
+        if path.strip("/") and "db" in options_by_name:
             raise ValueError("the database's number is given twice")
         host = url.hostname or "localhost"
         place = f"[{host}]" if ":" in host else host
         place += f":{port or DEFAULT_PORT}"
-        number = given.pop("db", "") or path.removeprefix("/") or "0"
+        number = options_by_name.pop("db", "") or path.removeprefix("/") or "0"
     if not number.isdecimal():
         raise ValueError(f"{number!r} is not the number of a database")
-    _check_tls(given)
+    _check_tls(options_by_name)
     if url.scheme == "unix":
-        given = {"db": number}
+        options_by_name = {"db": number}
     else:
         place += f"/{number}"
     user = "" if url.username is None else quote(unquote(url.username), safe="")
     if url.password is not None:
         user += f":{quote(unquote(url.password), safe='')}"
-    query = f"?{urlencode(given, quote_via=quote)}" if given else ""
+    query = f"?{urlencode(options_by_name, quote_via=quote)}" if options_by_name else ""
     return f"{url.scheme}://{user}{'@' if user else ''}{place}{query}"
 
 

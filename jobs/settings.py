@@ -38,19 +38,19 @@ def by_role(value: str) -> dict[Role, str]:
     Raises:
         ValueError: a role is unknown, missing or given twice.
     """
-    wanted = ", ".join(Role)
+    roles = ", ".join(Role)
     adapters: dict[Role, str] = {}
     for part in value.split(","):
         name, equals, reference = (piece.strip() for piece in part.partition("="))
         if name not in set(Role):
-            raise ValueError(f"{name!r} is not a role; the roles are {wanted}")
+            raise ValueError(f"{name!r} is not a role; the roles are {roles}")
         if not equals or not reference:
             raise ValueError(f"{name} needs a folder or a hub id: {name}=…")
         if name in adapters:
             raise ValueError(f"{name} is given twice")
         adapters[Role(name)] = reference
     if missing := [role for role in Role if role not in adapters]:
-        raise ValueError(f"{', '.join(missing)} is missing; all of {wanted} are needed")
+        raise ValueError(f"{', '.join(missing)} is missing; all of {roles} are needed")
     return adapters
 
 

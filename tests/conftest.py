@@ -95,8 +95,10 @@ def load_models(checkpoint: Path) -> dict[str, PeftModel]:
 
 def start_engine(checkpoint: Path) -> ReferenceEngine:
     """Load a checkpoint into the reference engine; the caller closes it."""
-    found = find(checkpoint)
-    return ReferenceEngine(loading.load(found).models, found.tokenizer, max_model_len=found.context)
+    checkpoints = find(checkpoint)
+    return ReferenceEngine(
+        loading.load(checkpoints).models, checkpoints.tokenizer, max_model_len=checkpoints.context
+    )
 
 
 @pytest.fixture(scope="session")

@@ -65,8 +65,10 @@ def main() -> None:
 def save(picture: bytes, file: Path) -> None:
     """Write a PNG in 64 colours: a page has few."""
     FOLDER.mkdir(exist_ok=True)
-    few = Image.open(io.BytesIO(picture)).convert("RGB").quantize(64, dither=Image.Dither.NONE)
-    few.save(file, optimize=True)
+    quantized = (
+        Image.open(io.BytesIO(picture)).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    )
+    quantized.save(file, optimize=True)
     print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 

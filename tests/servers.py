@@ -52,13 +52,13 @@ class Process:
     def wait_for(self, pattern: str, *, count: int = 1) -> str:
         """Wait until so many lines match; return the last of them."""
 
-        def found() -> list[str]:
+        def matches() -> list[str]:
             return [line for line in self._lines if re.search(pattern, line)]
 
         with self._news:
-            done = self._news.wait_for(lambda: len(found()) >= count or self._ended, PATIENCE)
-            if done and len(found()) >= count:
-                return found()[-1]
+            done = self._news.wait_for(lambda: len(matches()) >= count or self._ended, PATIENCE)
+            if done and len(matches()) >= count:
+                return matches()[-1]
         raise AssertionError(f"no line like {pattern!r} in:\n{self.output}")
 
     def signal(self, number: int) -> None:

@@ -103,12 +103,12 @@ def _bind(settings: Settings) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
+        listen_address = f"{settings.host}:{settings.port}"
         if error.errno == errno.EADDRINUSE:
             raise AddressError(
-                f"{where} is in use by another program: stop it, or set HELIXQ_PORT"
+                f"{listen_address} is in use by another program: stop it, or set HELIXQ_PORT"
             ) from error
         raise AddressError(
-            f"cannot listen on {where} ({error.strerror}): check HELIXQ_HOST and HELIXQ_PORT"
+            f"cannot listen on {listen_address} ({error.strerror}): check HELIXQ_HOST and HELIXQ_PORT"
         ) from error
     return listener

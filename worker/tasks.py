@@ -206,9 +206,9 @@ class StageRunner:
             running = dict(self._running)
         if not running:
             return
-        held = workers.held_leases(self._database, self._worker_id)
+        held_leases = workers.held_leases(self._database, self._worker_id)
         for key, generation in running.items():
-            if generation is not None and key not in held:
+            if generation is not None and key not in held_leases:
                 generation.cancel()
 
     def stop(self) -> None:

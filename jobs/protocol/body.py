@@ -40,12 +40,12 @@ def digest(data: dict[str, Any]) -> str:
     Raises:
         InvalidRequestError: the body is nested too deeply.
     """
-    given = {name: value for name, value in data.items() if value is not None}
+    parameters = {name: value for name, value in data.items() if value is not None}
     for name in _FLOATS:
-        if type(given.get(name)) is int:
-            given[name] = float(given[name])
+        if type(parameters.get(name)) is int:
+            parameters[name] = float(parameters[name])
     try:
-        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     except RecursionError as error:
         raise _too_complex() from error
 

@@ -137,9 +137,9 @@ def _text_event(job: Job, stage: Stage) -> tuple[str, dict[str, Any]]:
 def _location(job: Job, stage: Stage, attempt: Attempt) -> dict[str, Any]:
     """Return the fields that say which content part an event is about."""
     items_of_earlier_runs = sum(
-        _streamed_attempt(job, run, each) is not None
+        _streamed_attempt(job, run, earlier) is not None
         for run in range(1, attempt.run)
-        for each in pipeline.stages(job.rounds)
+        for earlier in pipeline.stages(job.rounds)
     )
     return {
         "item_id": item_id(job, stage, attempt.run),

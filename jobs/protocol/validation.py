@@ -35,8 +35,8 @@ def validate(data: dict[str, Any]) -> CreateResponse:
     _check_names("", data)
     _check_names("metadata", metadata if isinstance(metadata, dict) else ())
     # Null is the same as absent.
-    known = CreateResponse.model_fields
-    data = {name: value for name, value in data.items() if value is not None or name not in known}
+    fields = CreateResponse.model_fields
+    data = {name: value for name, value in data.items() if value is not None or name not in fields}
     try:
         request = CreateResponse.model_validate(data)
     except ValidationError as error:
@@ -70,8 +70,8 @@ def _check_names(param: str, names: Iterable[str]) -> None:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            where = f"`{param}`" if param else "the body"
-            raise _not_unicode(param or None, f"A name in {where}") from error
+            location = f"`{param}`" if param else "the body"
+            raise _not_unicode(param or None, f"A name in {location}") from error
 
 
 def _check_text(param: str, text: str) -> None:
@@ -81,8 +81,8 @@ def _check_text(param: str, text: str) -> None:
         raise _not_unicode(param) from error
 
 
-def _not_unicode(param: str | None, what: str | None = None) -> InvalidRequestError:
-    message = f"{what or f'`{param}`'} is not valid Unicode: it contains an unpaired surrogate."
+def _not_unicode(param: str | None, subject: str | None = None) -> InvalidRequestError:
+    message = f"{subject or f'`{param}`'} is not valid Unicode: it contains an unpaired surrogate."
     return InvalidRequestError(message, code="invalid_value", param=param)
 
 
@@ -93,9 +93,9 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
     path = [
         part for before, part in zip(previous, error["loc"], strict=False) if before not in UNIONS
     ]
-    what = "value for"
+    target = "value for"
     if path[-1] == "[key]" and len(path) > 2:
-        path, what = path[:-2], "key in"
+        path, target = path[:-2], "key in"
     param = ".".join(str(part) for part in path)
     kind = error["type"]
     match kind:
@@ -121,5 +121,5 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
         case _:
             # "Input should be less than 3", "String should have at most 5 characters"
             reason = "must " + error["msg"].partition(" should ")[2]
-            message, code = f"Invalid {what} `{param}`: {reason}.", "invalid_value"
+            message, code = f"Invalid {target} `{param}`: {reason}.", "invalid_value"
     return InvalidRequestError(message, code=code, param=param)

@@ -89,12 +89,14 @@ def find(connection: sa.Connection, *, queue_empty: bool, model: str, limit: int
         .order_by(Job.created_at)
         .limit(limit)
     ).all()
-    begun = connection.execute(
+    overtaken_stages = connection.execute(
         sa.select(*columns)
         .where(IS_IN_PROGRESS, Job.published_at < utcnow(-REPUBLISH_AFTER), claimable)
         .order_by(Job.published_at)
     ).all()
-    rows = sorted([*unpublished, *begun], key=lambda row: (-row.stage_index, -row.priority))
+    rows = sorted(
+        [*unpublished, *overtaken_stages], key=lambda row: (-row.stage_index, -row.priority)
+    )
     ids = [row.id for row in rows][:limit]
     if len(ids) < limit:
         times = _lost_if_published_before(connection, queue_empty)

@@ -98,10 +98,10 @@ def heartbeat(database: Database, worker_id: str, running: Collection[tuple[str,
         False if the worker was not seen for so long that its row was deleted: it can claim nothing.
     """
     with database.write() as connection:
-        known = workers.set_seen(connection, worker_id)
+        is_registered = workers.set_seen(connection, worker_id)
         if running:
             leases.extend(connection, worker_id, running)
-        return known
+        return is_registered
 
 
 def held_leases(database: Database, worker_id: str) -> set[tuple[str, int]]:

@@ -43,12 +43,12 @@ class Service:
 
     def wait(self, job_id: str, *statuses: str) -> dict[str, object]:
         """Hold on until a job has one of these statuses, or any final one."""
-        wanted = statuses or ("completed", "incomplete", "failed", "cancelled")
+        end_statuses = statuses or ("completed", "incomplete", "failed", "cancelled")
         with self.http() as http:
             for _ in range(30):
                 reply = http.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=5"})
                 body: dict[str, object] = reply.json()
-                if body["status"] in wanted:
+                if body["status"] in end_statuses:
                     return body
         raise AssertionError(f"{job_id} is still {body['status']}\n{self.worker.output}")
 
@@ -65,8 +65,8 @@ class Service:
 
     def history(self, job_id: str) -> dict[str, object]:
         with self.http() as http:
-            found: dict[str, object] = http.get(f"/api/jobs/{job_id}").json()
-        return found
+            history: dict[str, object] = http.get(f"/api/jobs/{job_id}").json()
+        return history
 
     def start_worker(self) -> None:
         self.worker = servers.worker(self.environ)
@@ -120,5 +120,5 @@ def service(
     kind = request.param
     folder = socket_folder / f"{request.module.__name__.rsplit('_', 1)[-1]}-{kind}"
     database = new_database(kind, request, tmp_path_factory.mktemp("db"))
-    with running(checkpoint, database, folder) as found:
-        yield found
+    with running(checkpoint, database, folder) as running_service:
+        yield running_service

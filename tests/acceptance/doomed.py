@@ -27,25 +27,25 @@ def die() -> None:
 
 def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
     """Die instead of the call."""
-    whole = getattr(owner, name)
+    original = getattr(owner, name)
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         if when(*arguments):
             die()
-        return whole(*arguments, **options)
+        return original(*arguments, **options)
 
     setattr(owner, name, wrapped)
 
 
 def after(owner: Any, name: str, when: Callable[..., bool]) -> None:
     """Die as soon as the call has done its work."""
-    whole = getattr(owner, name)
+    original = getattr(owner, name)
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
-        found = whole(*arguments, **options)
+        result = original(*arguments, **options)
         if when(*arguments):
             die()
-        return found
+        return result
 
     setattr(owner, name, wrapped)
 

@@ -89,11 +89,11 @@ def hosts(names: Sequence[str], postgresql: Path, redis: Path) -> Iterator[list[
             process = start([*at(hub), *proxy], os.environ)
             stack.callback(process.kill)
             process.wait_for("listening")
-        found = []
+        started = []
         for number, name in enumerate(names):
-            found.append(Host(name, number, hub))
-            stack.callback(found[-1].process.stop)
-        yield found
+            started.append(Host(name, number, hub))
+            stack.callback(started[-1].process.stop)
+        yield started
 
 
 def at(host: Process) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def postgresql(folder: Path) -> Iterator[tuple[Disk, str]]:
     process = start([*ISOLATE, "sh", "-c", RUN, "-", *names], os.environ)
     try:
         process.wait_for("ready to accept connections")
-        seen = Path(f"/proc/{process.popen.pid}/root{disk}")
-        yield Disk(seen), f"postgresql+psycopg://postgres@/postgres?host={folder}"
+        mounted = Path(f"/proc/{process.popen.pid}/root{disk}")
+        yield Disk(mounted), f"postgresql+psycopg://postgres@/postgres?host={folder}"
     finally:
         process.stop()

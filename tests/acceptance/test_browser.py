@@ -78,8 +78,8 @@ def service(
 ) -> Iterator[Service]:
     """A service whose texts are short."""
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
-    with running(checkpoint, database, socket_folder / "browser") as found:
-        yield found
+    with running(checkpoint, database, socket_folder / "browser") as running_service:
+        yield running_service
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,11 @@ def slow(
 ) -> Iterator[Service]:
     """A service whose texts go on and on."""
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
-    with running(endless, database, socket_folder / "browser-slow", HELIXQ_SLOTS="1") as found:
-        yield found
-        found.web.stop()  # perhaps another one than was there at the start
+    with running(
+        endless, database, socket_folder / "browser-slow", HELIXQ_SLOTS="1"
+    ) as running_service:
+        yield running_service
+        running_service.web.stop()  # perhaps another one than was there at the start
 
 
 @contextmanager
@@ -211,9 +213,9 @@ def test_text_appears_as_it_is_written_until_a_cancel(page: Page, slow: Service)
     stay(page)
     answer = text(page, "Answer")
     expect(answer).not_to_be_empty()
-    begun = answer.text_content() or ""
-    expect(answer).not_to_have_text(begun)
-    assert (answer.text_content() or "").startswith(begun)
+    first_text = answer.text_content() or ""
+    expect(answer).not_to_have_text(first_text)
+    assert (answer.text_content() or "").startswith(first_text)
     expect(status(page)).to_have_text("In progress")
     expect(page.get_by_role("region", name="Answer")).to_contain_text("writing")
     expect(page.get_by_role("region", name="Critique")).to_contain_text("waiting")
@@ -314,7 +316,7 @@ def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(JOB_PAGE)
     expect(page.locator(".question")).to_have_text("By Tab?\nAnd Enter?", use_inner_text=True)
-    asked = page.url
+    job_url = page.url
 
     page.goto(service.url)
     tab_to(page.get_by_role("button", name="Ask"))
@@ -322,7 +324,7 @@ def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     page.keyboard.press("Enter")
     tab_to(page.get_by_role("link", name="By Tab?"))
     page.keyboard.press("Enter")
-    expect(page).to_have_url(asked)
+    expect(page).to_have_url(job_url)
 
 
 def test_without_javascript(browser: Browser, service: Service, slow: Service) -> None:
@@ -371,7 +373,7 @@ def test_a_page_whose_requests_fail_asks_again_and_stops_at_the_end(
         )
         # The first request of every kind gets an error page, and no stream tells anything.
         streams = FirstFails(content_type="text/event-stream", body=": waiting\n\n")
-        asked, pages = FirstFails(), FirstFails()
+        polls, pages = FirstFails(), FirstFails()
 
         def job_page(route: Route) -> None:
             if route.request.resource_type == "fetch":
@@ -380,7 +382,7 @@ def test_a_page_whose_requests_fail_asks_again_and_stops_at_the_end(
                 route.continue_()
 
         page.route("**/v1/responses/*?stream=true", streams)
-        page.route(re.compile(r"/v1/responses/resp_\w+$"), asked)
+        page.route(re.compile(r"/v1/responses/resp_\w+$"), polls)
         page.route(JOB_PAGE, job_page)
         job_id = slow.submit(QUESTION, max_output_tokens=LONG)
         slow.wait_for_text(job_id)
@@ -394,7 +396,7 @@ def test_a_page_whose_requests_fail_asks_again_and_stops_at_the_end(
         settled(page)
         assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
         assert stayed(page)
-        assert min(streams.count, asked.count, pages.count) >= 2
+        assert min(streams.count, polls.count, pages.count) >= 2
         states = page.evaluate("streams.map((stream) => stream.readyState)")
         assert len(states) >= 2
         assert set(states) == {2}, "all are closed"

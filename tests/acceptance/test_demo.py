@@ -27,18 +27,20 @@ ROWS = [json.loads(line) for line in held_out.FILE.read_text(encoding="utf-8").s
 @pytest.fixture(scope="module")
 def demo(socket_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
-    with running(DEMO_CHECKPOINT, database, socket_folder / "demo") as found:
-        yield found
+    with running(DEMO_CHECKPOINT, database, socket_folder / "demo") as running_service:
+        yield running_service
 
 
-def all_texts(service: Service, asked: list[str]) -> list[dict[str, str]]:
+def all_texts(service: Service, questions: list[str]) -> list[dict[str, str]]:
     """Ask greedily, all at once; return the text of each role."""
-    found = []
-    for job_id in [service.submit(question, temperature=0) for question in asked]:
+    texts_by_role = []
+    for job_id in [service.submit(question, temperature=0) for question in questions]:
         assert service.wait(job_id)["status"] == "completed"
         history: Any = service.history(job_id)
-        found.append({attempt["role"]: attempt["output"] for attempt in history["attempts"]})
-    return found
+        texts_by_role.append(
+            {attempt["role"]: attempt["output"] for attempt in history["attempts"]}
+        )
+    return texts_by_role
 
 
 def texts(service: Service, question: str) -> dict[str, str]:
@@ -49,29 +51,31 @@ def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service)
     of_kind: dict[str, list[dict[str, str]]] = {}
     for row in ROWS:
         of_kind.setdefault(row["kind"], []).append(row)
-    asked = [rows[i * len(rows) // EACH] for rows in of_kind.values() for i in range(EACH)]
+    chosen = [rows[i * len(rows) // EACH] for rows in of_kind.values() for i in range(EACH)]
     wrong_before: Counter[str] = Counter()
     right_after: Counter[str] = Counter()
     true_columns = true_verdicts = problems = 0
-    for row, found in zip(asked, all_texts(demo, [row["question"] for row in asked]), strict=True):
+    for row, texts_by_role in zip(
+        chosen, all_texts(demo, [row["question"] for row in chosen]), strict=True
+    ):
         before, after = (
-            bool(re.search(rf"(?<!\d){re.escape(row['answer'])}\.", found[role]))
+            bool(re.search(rf"(?<!\d){re.escape(row['answer'])}\.", texts_by_role[role]))
             for role in (Role.ACTOR, Role.REGENERATOR)
         )
         wrong_before[row["kind"].partition("/")[0]] += not before
         right_after[row["kind"]] += after
-        true_verdicts += before == bool(re.search(DEMO_APPROVAL, found[Role.CRITIC]))
+        true_verdicts += before == bool(re.search(DEMO_APPROVAL, texts_by_role[Role.CRITIC]))
         if row["answer"] != held_out.NO_ANSWER:
             problems += 1
-            steps = re.findall(r"([\d+*]+)=(\d+)", found[Role.CRITIC])
+            steps = re.findall(r"([\d+*]+)=(\d+)", texts_by_role[Role.CRITIC])
             assert len(steps) >= 2, "the columns are there to be checked"
             true_columns += all(value(expression) == int(result) for expression, result in steps)
     assert wrong_before["products"] >= EACH, "the actor needs its critic"
     # Greedy texts of the shipped weights; some slack is for other machines' rounding.
     assert {kind for kind in of_kind if right_after[kind] < EACH - 1} == set()
-    assert right_after.total() >= len(asked) - 3
+    assert right_after.total() >= len(chosen) - 3
     assert true_columns >= problems - 3
-    assert true_verdicts >= len(asked) - 4
+    assert true_verdicts >= len(chosen) - 4
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_what_the_demo_suggests_it_answers(demo: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "says"),
+    ("question", "phrase"),
     [
         ("Who are you?", "a miniature HelixNet"),
         (
@@ -118,10 +122,10 @@ def test_what_the_demo_suggests_it_answers(demo: Service) -> None:
         ("What is 2 * 3 + 4?", "I cannot answer that."),
     ],
 )
-def test_other_questions_get_a_sensible_sentence(demo: Service, question: str, says: str) -> None:
-    found = texts(demo, question)
-    assert says in found[Role.ACTOR]
-    assert says in found[Role.REGENERATOR]
+def test_other_questions_get_a_sensible_sentence(demo: Service, question: str, phrase: str) -> None:
+    texts_by_role = texts(demo, question)
+    assert phrase in texts_by_role[Role.ACTOR]
+    assert phrase in texts_by_role[Role.REGENERATOR]
 
 
 def test_the_weights_stay_small() -> None:

@@ -38,8 +38,8 @@ def whole_service(
     """A service whose model never ends a text by itself."""
     database = new_database(request.param, request, tmp_path_factory.mktemp("db"))
     folder = socket_folder / f"faults-{request.param}"
-    with running(endless, database, folder, HELIXQ_SLOTS="1") as found:
-        yield found
+    with running(endless, database, folder, HELIXQ_SLOTS="1") as running_service:
+        yield running_service
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
     assert (attempt["status"], attempt["finish_reason"]) == ("cancelled", "cancelled")
     assert attempt["output"]
     with service.openai() as client:
-        told = list(client.responses.retrieve(job_id, stream=True))
-    assert told[-1].type == "response.incomplete"
+        events = list(client.responses.retrieve(job_id, stream=True))
+    assert events[-1].type == "response.incomplete"
 
 
 def test_later_stages_go_before_new_questions_and_those_by_priority(service: Service) -> None:
@@ -106,9 +106,9 @@ def test_a_killed_workers_job_goes_on(service: Service) -> None:
     service.wait_for_text(job_id)
     service.worker.kill()
     service.start_worker()
-    there = time.monotonic()
+    restarted_at = time.monotonic()
     service.worker.wait_for(f"{job_id}: actor starts")
-    assert time.monotonic() - there < 30
+    assert time.monotonic() - restarted_at < 30
     assert attempts(service, job_id) == [(0, "lost"), (0, "running")]
     with service.http() as http:
         http.post(f"/v1/responses/{job_id}/cancel")
@@ -178,9 +178,9 @@ def test_on_sigterm_the_web_lets_its_readers_go(service: Service) -> None:
         while http.get("/v1/responses").json()["first_id"] == job_id:
             assert time.monotonic() < give_up, "it is not accepted"
         service.web.signal(signal.SIGTERM)
-        told = [line for line in lines if line.startswith("event: ")]
+        event_lines = [line for line in lines if line.startswith("event: ")]
         reply = waiting.result()
-    assert not any("incomplete" in line or "completed" in line for line in told)
+    assert not any("incomplete" in line or "completed" in line for line in event_lines)
     assert (reply.status_code, reply.json()["status"]) == (202, "queued")
     assert service.web.wait() == 0
     service.web = helixq("web", environ=service.environ)
@@ -220,21 +220,21 @@ def test_a_worker_waits_for_its_servers(
 ) -> None:
     folder = socket_folder / "late"
     folder.mkdir()
-    there = make_url(create_database(postgres))
-    late = there.set(database="late")
+    early = make_url(create_database(postgres))
+    late_url = early.set(database="late")
     environ = {
         **model_settings(checkpoint),
-        "HELIXQ_DATABASE_URL": late.render_as_string(hide_password=False),
+        "HELIXQ_DATABASE_URL": late_url.render_as_string(hide_password=False),
         "HELIXQ_REDIS_URL": f"unix://{folder}/redis.sock",
         "HELIXQ_DATA_DIR": str(tmp_path),
     }
-    engine = create_engine(there.render_as_string(hide_password=False))
+    engine = create_engine(early.render_as_string(hide_password=False))
     migrations.migrate(engine)
     engine.dispose()
     worker = helixq("worker", environ=environ)
     worker.wait_for('waiting for the database: .*database "late" does not exist')
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {there.database} RENAME TO late")
+        connection.execute(f"ALTER DATABASE {early.database} RENAME TO late")
     worker.wait_for("waiting for Redis: ")
     redis = RedisServer(folder)
     worker.wait_for("ready: ")

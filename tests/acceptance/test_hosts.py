@@ -26,13 +26,13 @@ def service(
 ) -> Iterator[Service]:
     """A web, Redis and PostgreSQL; no worker."""
     database = new_database("postgresql", request, tmp_path_factory.mktemp("db"))
-    with running(endless, database, socket_folder / "hosts", HELIXQ_SLOTS="2") as found:
-        found.worker.stop()
-        yield found
+    with running(endless, database, socket_folder / "hosts", HELIXQ_SLOTS="2") as running_service:
+        running_service.worker.stop()
+        yield running_service
 
 
 @pytest.fixture(scope="module")
-def both(service: Service) -> Iterator[list[Host]]:
+def two_hosts(service: Service) -> Iterator[list[Host]]:
     postgresql = Path(str(make_url(service.environ["HELIXQ_DATABASE_URL"]).query["host"]))
     redis = Path(service.environ["HELIXQ_REDIS_URL"].removeprefix("unix://"))
     with hosts.hosts(["alpha", "beta"], postgresql / ".s.PGSQL.5432", redis) as found:
@@ -44,8 +44,8 @@ def start(service: Service, host: Host, program: tuple[str, ...] = PROGRAM) -> P
     url = make_url(service.environ["HELIXQ_DATABASE_URL"])
     url = url.set(host=host.servers, port=hosts.POSTGRESQL, query={})
     redis = f"redis://{host.servers}:{hosts.REDIS}/0"
-    found = url.render_as_string(hide_password=False)
-    environ = {"HELIXQ_DATABASE_URL": found, "HELIXQ_REDIS_URL": redis}
+    database_url = url.render_as_string(hide_password=False)
+    environ = {"HELIXQ_DATABASE_URL": database_url, "HELIXQ_REDIS_URL": redis}
     return host.worker({**service.environ, **environ}, program)
 
 
@@ -56,10 +56,12 @@ def attempts(service: Service, job_id: str) -> list[tuple[int, str, str]]:
     ]
 
 
-def test_hosts_share_the_work_and_no_stage_runs_twice(service: Service, both: list[Host]) -> None:
+def test_hosts_share_the_work_and_no_stage_runs_twice(
+    service: Service, two_hosts: list[Host]
+) -> None:
     """Their clocks are an hour apart."""
     ahead = (sys.executable, "-m", "tests.acceptance.elsewhen", "3600")
-    workers = [start(service, both[0]), start(service, both[1], ahead)]
+    workers = [start(service, two_hosts[0]), start(service, two_hosts[1], ahead)]
     try:
         for worker in workers:
             worker.wait_for("ready: ")
@@ -69,17 +71,21 @@ def test_hosts_share_the_work_and_no_stage_runs_twice(service: Service, both: li
     finally:
         for worker in workers:
             worker.stop()
-    found = [attempts(service, job_id) for job_id in ids]
-    wanted = [(0, "finished"), (1, "finished"), (2, "finished")]
-    assert all([attempt[:2] for attempt in each] == wanted for each in found)
-    shares = Counter(attempt[2] for each in found for attempt in each)
+    attempts_by_job = [attempts(service, job_id) for job_id in ids]
+    expected = [(0, "finished"), (1, "finished"), (2, "finished")]
+    assert all(
+        [attempt[:2] for attempt in job_attempts] == expected for job_attempts in attempts_by_job
+    )
+    shares = Counter(attempt[2] for job_attempts in attempts_by_job for attempt in job_attempts)
     assert set(shares) == {"alpha", "beta"}
     assert min(shares.values()) > JOBS / 4, "each had work"
 
 
-def test_a_host_that_the_network_swallows_is_replaced(service: Service, both: list[Host]) -> None:
+def test_a_host_that_the_network_swallows_is_replaced(
+    service: Service, two_hosts: list[Host]
+) -> None:
     """Nothing tells the worker there that nobody hears it, and it can record nothing any more."""
-    alpha, beta = both
+    alpha, beta = two_hosts
     workers = [start(service, alpha)]
     try:
         workers[0].wait_for("ready: ")
@@ -99,9 +105,9 @@ def test_a_host_that_the_network_swallows_is_replaced(service: Service, both: li
         assert attempts(service, job_id) == [(0, "lost", "alpha"), (0, "cancelled", "beta")]
         # The host that is back takes part again.
         workers[1].stop()
-        again = service.submit("Go on", max_output_tokens=3)
-        assert service.wait(again)["status"] == "incomplete"
-        assert {host for *_, host in attempts(service, again)} == {"alpha"}
+        next_id = service.submit("Go on", max_output_tokens=3)
+        assert service.wait(next_id)["status"] == "incomplete"
+        assert {host for *_, host in attempts(service, next_id)} == {"alpha"}
     finally:
         for worker in workers:
             worker.stop()

@@ -34,8 +34,8 @@ POINTS = {
 
 def attempts(service: Service, job_id: str) -> list[Any]:
     history: Any = service.history(job_id)
-    found: list[Any] = history["attempts"]
-    return found
+    listed: list[Any] = history["attempts"]
+    return listed
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -75,13 +75,13 @@ def _kill_at(service: Service, point: str) -> None:
     if point == "done":
         assert service.wait(job_id)["status"] in ("completed", "incomplete"), "it was all stored"
     service.start_worker()
-    there = time.monotonic()
+    restarted_at = time.monotonic()
     final = service.wait(job_id)
     assert final["status"] in ("completed", "incomplete"), point
-    assert time.monotonic() - there < RECOVERY, point
-    found = attempts(service, job_id)
-    assert [(a["position"], a["status"]) for a in found] == POINTS[point], point
-    for old, new in zip(before, found, strict=False):
+    assert time.monotonic() - restarted_at < RECOVERY, point
+    after = attempts(service, job_id)
+    assert [(a["position"], a["status"]) for a in after] == POINTS[point], point
+    for old, new in zip(before, after, strict=False):
         if old["status"] == "finished":
             assert old == new, "what was finished is as it was"
 

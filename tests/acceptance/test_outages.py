@@ -54,8 +54,10 @@ def sqlite(
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
     url = f"redis://127.0.0.1:{redis_proxy.port}"
     folder = socket_folder / "outage-s"
-    with running(endless, database, folder, HELIXQ_SLOTS="2", HELIXQ_REDIS_URL=url) as found:
-        yield found
+    with running(
+        endless, database, folder, HELIXQ_SLOTS="2", HELIXQ_REDIS_URL=url
+    ) as running_service:
+        yield running_service
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,10 @@ def server(socket_folder: Path) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="module")
 def postgresql(endless: Path, socket_folder: Path, server: PostgresServer) -> Iterator[Service]:
     database = create_database(server)
-    with running(endless, database, socket_folder / "outage-p", HELIXQ_SLOTS="2") as found:
-        yield found
+    with running(
+        endless, database, socket_folder / "outage-p", HELIXQ_SLOTS="2"
+    ) as running_service:
+        yield running_service
 
 
 def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
@@ -106,8 +110,8 @@ def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> Non
     pids = [*_with_children(sqlite.web.popen.pid), sqlite.worker.popen.pid]
     before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
     try:
-        for pid, (_, most) in before.items():
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+        for pid, (_, hard_limit) in before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard_limit))
         refused(until(sqlite, 503))
         sqlite.worker.wait_for("the database does not respond, trying again")
         assert attempts(sqlite, job_id) == [(0, "running")], "what is stored can be read"
@@ -115,9 +119,9 @@ def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> Non
         for pid, limit in before.items():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
     accepted = until(sqlite, 202).json()["id"]
-    for asked in (job_id, accepted):
-        assert sqlite.wait(asked)["status"] == "incomplete"
-        assert attempts(sqlite, asked) == FINISHED
+    for submitted_id in (job_id, accepted):
+        assert sqlite.wait(submitted_id)["status"] == "incomplete"
+        assert attempts(sqlite, submitted_id) == FINISHED
 
 
 def test_a_full_disk_under_postgresql_takes_no_question_and_loses_no_text(
@@ -140,9 +144,9 @@ def test_a_full_disk_under_postgresql_takes_no_question_and_loses_no_text(
         finally:
             disk.free()
         accepted = until(service, 202).json()["id"]
-        for asked in (job_id, accepted):
-            assert service.wait(asked)["status"] == "incomplete"
-            assert attempts(service, asked) == FINISHED
+        for submitted_id in (job_id, accepted):
+            assert service.wait(submitted_id)["status"] == "incomplete"
+            assert attempts(service, submitted_id) == FINISHED
 
 
 def _with_children(pid: int) -> list[int]:
@@ -156,12 +160,14 @@ def test_a_redis_that_hangs_holds_nothing_up_for_long(sqlite: Service) -> None:
     process = sqlite.redis.process
     process.signal(signal.SIGSTOP)
     try:
-        asked = time.monotonic()
+        submitted_at = time.monotonic()
         accepted = ask(sqlite)
         assert accepted.status_code == 202
-        assert time.monotonic() - asked < OUTAGE, "publishing gives up, and the sweep does it"
+        assert time.monotonic() - submitted_at < OUTAGE, (
+            "publishing gives up, and the sweep does it"
+        )
         sqlite.worker.wait_for(f"{running_id}: actor finished")
-        time.sleep(max(0.0, asked + OUTAGE - time.monotonic()))  # the outage itself
+        time.sleep(max(0.0, submitted_at + OUTAGE - time.monotonic()))  # the outage itself
     finally:
         process.signal(signal.SIGCONT)
     for asked_id in (running_id, accepted.json()["id"]):
@@ -219,18 +225,18 @@ REFUSALS: dict[str, Callable[[redis.Redis], AbstractContextManager[None]]] = {
 
 
 def test_a_redis_that_refuses_to_write_is_waited_for(sqlite: Service) -> None:
-    asked = [sqlite.submit("Go on", max_output_tokens=STAGE)]
-    sqlite.wait_for_text(asked[0])
+    job_ids = [sqlite.submit("Go on", max_output_tokens=STAGE)]
+    sqlite.wait_for_text(job_ids[0])
     with redis.Redis.from_url(sqlite.redis.url) as client:
         for refusal in REFUSALS.values():
             before = sum("Redis" in line for line in sqlite.worker.output.splitlines())
             with refusal(client):
                 accepted = ask(sqlite)
                 assert accepted.status_code == 202
-                asked.append(accepted.json()["id"])
+                job_ids.append(accepted.json()["id"])
                 # The worker notices, be it in taking messages or in publishing them.
                 sqlite.worker.wait_for("Redis", count=before + 1)
-    for job_id in asked:
+    for job_id in job_ids:
         assert sqlite.wait(job_id)["status"] == "incomplete"
         assert attempts(sqlite, job_id) == FINISHED
     assert sqlite.worker.popen.poll() is None
@@ -239,24 +245,24 @@ def test_a_redis_that_refuses_to_write_is_waited_for(sqlite: Service) -> None:
 def test_what_redis_answers_ends_no_job(sqlite: Service, redis_proxy: ReplyingProxy) -> None:
     """Not even where it lasts while a stage ends, whose job goes on as soon as Redis does."""
     before = len(sqlite.worker.output)
-    asked = [sqlite.submit("Go on", max_output_tokens=STAGE)]
-    sqlite.wait_for_text(asked[0])
+    job_ids = [sqlite.submit("Go on", max_output_tokens=STAGE)]
+    sqlite.wait_for_text(job_ids[0])
     try:
         for reply in ("LOADING Redis loads", "CLUSTERDOWN It is down", "TRYAGAIN Rehashing"):
             redis_proxy.refuse(reply)
             accepted = ask(sqlite)
             assert accepted.status_code == 202
-            asked.append(accepted.json()["id"])
-        sqlite.worker.wait_for(f"{asked[0]}: stage 1 is published later")
+            job_ids.append(accepted.json()["id"])
+        sqlite.worker.wait_for(f"{job_ids[0]}: stage 1 is published later")
     finally:
         redis_proxy.allow()
-    for job_id in asked:
+    for job_id in job_ids:
         assert sqlite.wait(job_id)["status"] == "incomplete"
         assert attempts(sqlite, job_id) == FINISHED
     assert sqlite.worker.popen.poll() is None
-    said = sqlite.worker.output[before:]
+    log = sqlite.worker.output[before:]
     for clutter in ("raised unexpected", "DeprecationWarning"):
-        assert clutter not in said
+        assert clutter not in log
 
 
 def sql(server: PostgresServer, *statements: bytes) -> None:
@@ -279,9 +285,9 @@ def test_a_read_only_database_takes_no_question_and_loses_no_text(
         writing = b"SET default_transaction_read_only = off"
         sql(server, writing, b"ALTER SYSTEM RESET default_transaction_read_only", reload)
     accepted = until(postgresql, 202).json()["id"]
-    for asked in (job_id, accepted):
-        assert postgresql.wait(asked)["status"] == "incomplete"
-        assert attempts(postgresql, asked) == FINISHED
+    for submitted_id in (job_id, accepted):
+        assert postgresql.wait(submitted_id)["status"] == "incomplete"
+        assert attempts(postgresql, submitted_id) == FINISHED
 
 
 def test_a_right_that_is_missing_for_a_while_ends_no_job(
@@ -305,8 +311,8 @@ def test_a_right_that_is_missing_for_a_while_ends_no_job(
         finally:
             connection.execute("DROP FUNCTION refuse CASCADE")
     accepted = until(postgresql, 202).json()["id"]
-    for asked in (job_id, accepted):
-        assert postgresql.wait(asked)["status"] == "incomplete"
+    for submitted_id in (job_id, accepted):
+        assert postgresql.wait(submitted_id)["status"] == "incomplete"
 
 
 def test_a_postgresql_that_is_killed_loses_no_job(
@@ -323,9 +329,9 @@ def test_a_postgresql_that_is_killed_loses_no_job(
     finally:
         _start(server, postmaster)
     accepted = until(postgresql, 202).json()["id"]
-    for asked in (job_id, accepted):
-        assert postgresql.wait(asked)["status"] == "incomplete"
-        assert attempts(postgresql, asked) == FINISHED
+    for submitted_id in (job_id, accepted):
+        assert postgresql.wait(submitted_id)["status"] == "incomplete"
+        assert attempts(postgresql, submitted_id) == FINISHED
 
 
 def _start(server: PostgresServer, killed: int) -> None:

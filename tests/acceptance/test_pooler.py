@@ -22,8 +22,8 @@ def test_behind_a_pooler_every_question_is_answered(
         ThreadPoolExecutor(8) as clients,
     ):
         questions = [f"Question {number}" for number in range(40)]
-        asked = list(clients.map(lambda q: service.submit(q, max_output_tokens=2), questions))
-        ended = [service.wait(job_id)["status"] for job_id in asked]
+        job_ids = list(clients.map(lambda q: service.submit(q, max_output_tokens=2), questions))
+        ended = [service.wait(job_id)["status"] for job_id in job_ids]
         assert set(ended) <= {"completed", "incomplete"}
         for output in (service.web.output, service.worker.output):
             assert "prepared statement" not in output

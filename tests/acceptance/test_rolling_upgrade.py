@@ -29,8 +29,8 @@ def service(
     database = new_database(request.param, request, tmp_path)
     folder = socket_folder / f"upgrade-{request.param}"
     settings = {"HELIXQ_SLOTS": "2", "HELIXQ_MODEL_TIMEOUT": "1", "HELIXQ_DTYPE": OLD}
-    with running(checkpoint, database, folder, **settings) as found:
-        yield found
+    with running(checkpoint, database, folder, **settings) as running_service:
+        yield running_service
 
 
 def attempts(service: Service, job_id: str) -> list[tuple[int, int, str, str]]:
@@ -42,13 +42,13 @@ def attempts(service: Service, job_id: str) -> list[tuple[int, int, str, str]]:
 
 def read(service: Service, job_id: str) -> dict[int, dict[str, Any]]:
     """Read a job's events to the end, by their numbers."""
-    found = {}
+    events = {}
     with service.http() as http, http.stream("GET", f"/v1/responses/{job_id}?stream=true") as reply:
         for line in reply.iter_lines():
             if line.startswith("data: "):
                 event = json.loads(line.removeprefix("data: "))
-                found[event["sequence_number"]] = event
-    return found
+                events[event["sequence_number"]] = event
+    return events
 
 
 def test_each_job_is_of_one_model_and_starts_again_where_that_is_gone(service: Service) -> None:
@@ -88,8 +88,8 @@ def test_each_job_is_of_one_model_and_starts_again_where_that_is_gone(service: S
     ]
     after: Any = service.history(job_id)
     assert after["attempts"][0] == before["attempts"][0], "what was finished is as it was"
-    [again] = after["restarts"]
-    assert (again["run"], again["model_before"]) == (2, before["model"])
+    [restart] = after["restarts"]
+    assert (restart["run"], restart["model_before"]) == (2, before["model"])
     late = read(service, job_id)
     assert {number: live.get(number) for number in late} == late
     gone = [event for number, event in live.items() if number not in late]

@@ -90,33 +90,33 @@ def test_without_background_the_reply_is_the_finished_response(service: Service)
 
 def test_a_stream_tells_the_texts_as_they_come_and_again(service: Service) -> None:
     with service.openai() as client:
-        told = list(client.responses.create(model="helixnet", input="Why?", stream=True))
-        assert [event.sequence_number for event in told] == list(range(len(told)))
-        last = told[-1]
+        events = list(client.responses.create(model="helixnet", input="Why?", stream=True))
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        last = events[-1]
         assert last.type == "response.completed"
-        message = "".join(e.delta for e in told if e.type == "response.output_text.delta")
+        message = "".join(e.delta for e in events if e.type == "response.output_text.delta")
         assert message == last.response.output_text
-        again = list(client.responses.retrieve(last.response.id, stream=True))
-        assert [event.to_dict() for event in again] == [event.to_dict() for event in told]
+        replayed = list(client.responses.retrieve(last.response.id, stream=True))
+        assert [event.to_dict() for event in replayed] == [event.to_dict() for event in events]
         rest = list(client.responses.retrieve(last.response.id, stream=True, starting_after=6))
         assert rest[0].sequence_number == 7
 
 
 def test_the_web_counts_tokens_as_the_worker_does(service: Service) -> None:
     with service.openai() as client:
-        with pytest.raises(openai.BadRequestError) as caught:
+        with pytest.raises(openai.BadRequestError) as excinfo:
             client.responses.create(model="helixnet", input="why " * 4100)
-        assert caught.value.code == "context_length_exceeded"
-        with pytest.raises(openai.BadRequestError) as caught:
+        assert excinfo.value.code == "context_length_exceeded"
+        with pytest.raises(openai.BadRequestError) as excinfo:
             client.responses.create(model="helixnet", input="why", max_output_tokens=4000)
-    told = re.search(r"The prompt has (\d+) tokens", str(caught.value))
-    assert told is not None
+    match = re.search(r"The prompt has (\d+) tokens", str(excinfo.value))
+    assert match is not None
     job_id = service.submit("why", max_output_tokens=5)
     service.wait(job_id)
     history: Any = service.history(job_id)
     # The web tells the longest prompt, the regenerator's, before the texts are in it.
     actor = history["attempts"][0]["prompt_tokens"]
-    assert actor < int(told[1]) < actor + 20
+    assert actor < int(match[1]) < actor + 20
 
 
 def test_ask_prints_the_three_texts(service: Service) -> None:

@@ -74,9 +74,9 @@ def web(redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
     }
     process = helixq("web", environ=environ)
     process.wait_for("listening")
-    found = Web(process, port)
-    yield found
-    found.http.close()
+    running_web = Web(process, port)
+    yield running_web
+    running_web.http.close()
     process.stop()
 
 
@@ -155,8 +155,8 @@ def test_what_is_no_request_is_refused_in_the_shape_of_its_place(web: Web) -> No
     status, _ = status_and_body(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n")
     assert status == b"400"
     question = b'{"input": "Why?", "background": true}'
-    whole = start + chunked + b"Connection: close\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
-    assert status_and_body(whole % (len(question), question))[0] == b"202"
+    request = start + chunked + b"Connection: close\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+    assert status_and_body(request % (len(question), question))[0] == b"202"
     large = web.http.post("/v1/responses", json={"input": "x" * (2 << 20)})
     assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
 

@@ -36,7 +36,7 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
 
 
 @pytest.mark.parametrize(
-    ("command", "settings", "says"),
+    ("command", "settings", "message"),
     [
         ("web", {"HELIXQ_PORT": "x"}, "HELIXQ_PORT=x is wrong"),
         ("web", {"HELIXQ_COLOUR": "red"}, "HELIXQ_COLOUR is not a setting"),
@@ -64,17 +64,17 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
     ],
 )
 def test_a_start_that_cannot_work_says_why(
-    environ: dict[str, str], tmp_path: Path, command: str, settings: dict[str, str], says: str
+    environ: dict[str, str], tmp_path: Path, command: str, settings: dict[str, str], message: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         names = {"tmp": str(tmp_path), "taken": str(taken.getsockname()[1])}
-        given = {name: value.format(**names) for name, value in settings.items()}
-        process = helixq(command, environ={**environ, **given})
+        configured = {name: value.format(**names) for name, value in settings.items()}
+        process = helixq(command, environ={**environ, **configured})
         status = process.wait()
     assert status == 1
     lines = process.output.strip().splitlines()
     assert lines[-1].startswith("Error: ")
-    assert says in lines[-1]
+    assert message in lines[-1]
     assert "Traceback" not in process.output
 
 
@@ -82,8 +82,8 @@ def test_a_database_that_another_program_holds_is_told(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     file = tmp_path / "jobs.sqlite3"
-    with closing(sqlite3.connect(file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(file, isolation_level=None)) as locker:
+        locker.execute("BEGIN IMMEDIATE")
         url = f"sqlite:///{file}?timeout=0.1"
         process = helixq("migrate", environ={**environ, "HELIXQ_DATABASE_URL": url})
         assert process.wait() == 1
@@ -100,8 +100,8 @@ def test_a_role_without_the_right_to_create_is_told_so(
     url = sa.make_url(create_database(postgres))
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         connection.execute("CREATE ROLE stranger LOGIN")
-    theirs = url.set(username="stranger").render_as_string(hide_password=False)
-    process = helixq("migrate", environ={**environ, "HELIXQ_DATABASE_URL": theirs})
+    stranger_url = url.set(username="stranger").render_as_string(hide_password=False)
+    process = helixq("migrate", environ={**environ, "HELIXQ_DATABASE_URL": stranger_url})
     assert process.wait() == 1
     [line] = process.output.strip().splitlines()
     assert line == (

@@ -50,8 +50,8 @@ def service(
 ) -> Iterator[Service]:
     database = new_database(request.param, request, tmp_path)
     folder = socket_folder / f"storm-{request.param}"
-    with running(checkpoint, database, folder, HELIXQ_SLOTS="4") as found:
-        yield found
+    with running(checkpoint, database, folder, HELIXQ_SLOTS="4") as running_service:
+        yield running_service
 
 
 def submit(service: Service, key: str, rng: random.Random) -> str:
@@ -143,15 +143,15 @@ def test_every_accepted_job_ends_once_and_whole(
     workers = Counter[str]()
     for job_id in ids.values():
         history: Any = service.history(job_id)
-        found = [(a["position"], a["status"]) for a in history["attempts"]]
-        lost += sum(status == "lost" for _, status in found)
+        outcomes = [(a["position"], a["status"]) for a in history["attempts"]]
+        lost += sum(status == "lost" for _, status in outcomes)
         workers.update(a["worker"]["id"] for a in history["attempts"])
-        finished = [position for position, status in found if status == "finished"]
+        finished = [position for position, status in outcomes if status == "finished"]
         if history["status"] == "failed":
-            assert Counter(found)[len(finished), "lost"] == MOST_LOST, found
+            assert Counter(outcomes)[len(finished), "lost"] == MOST_LOST, outcomes
         else:
-            assert finished == [0, 1, 2], found
-        assert all(status in ("finished", "lost") for _, status in found), found
+            assert finished == [0, 1, 2], outcomes
+        assert all(status in ("finished", "lost") for _, status in outcomes), outcomes
     assert len(workers) > size.workers, "those that were killed and those that came, all had work"
     storm.calm()
     print(f"{size.jobs} jobs, {size.kills} kills: {dict(ends)}, {lost} attempts lost")

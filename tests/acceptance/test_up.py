@@ -53,9 +53,9 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     assert "another `helixq up` uses" in second.output
 
     job_id = run("ask", "--no-wait", QUESTION, environ=environ).strip()
-    asked = run("ask", QUESTION, environ=environ)
+    answer = run("ask", QUESTION, environ=environ)
     for label in ("ACTOR: ", "CRITIQUE: ", "REGENERATION: "):
-        assert f"\n{label}" in asked
+        assert f"\n{label}" in answer
 
     chat = helixq("chat", environ=environ, stdin=subprocess.PIPE)
     assert chat.popen.stdin is not None
@@ -113,10 +113,10 @@ def test_a_model_that_is_not_there_ends_up(environ: dict[str, str]) -> None:
 
 
 def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
-    there = tmp_path / "file"
-    there.touch()
+    file = tmp_path / "file"
+    file.touch()
     for command in ("up", "migrate"):
-        process = helixq(command, environ={"HELIXQ_DATA_DIR": str(there)})
+        process = helixq(command, environ={"HELIXQ_DATA_DIR": str(file)})
         assert process.wait() == 1
         process.stop()
         assert "Error: the data folder" in process.output

@@ -58,15 +58,15 @@ def main() -> int:
 
 def _sections(report: Report, options: argparse.Namespace, device: torch.device) -> list[Section]:
     """Return all sections, the most important first, but for those that share an engine."""
-    asked = texts.Amount(
+    amount = texts.Amount(
         questions=options.questions, limit=128, reference=options.questions * 3 / 8
     )
     measured, dtype = speed.FULL, torch.bfloat16
     if options.tiny:
-        asked = texts.Amount(questions=2, limit=12, reference=1, slots=8)
+        amount = texts.Amount(questions=2, limit=12, reference=1, slots=8)
         measured, dtype = speed.TINY, torch.float32
     exact, brain, half = (
-        Checked(report, asked, dtype, device)
+        Checked(report, amount, dtype, device)
         for dtype in (torch.float32, torch.bfloat16, torch.float16)
     )
     at_speed = Speed(measured, dtype, device)

@@ -42,7 +42,7 @@ class Decoded:
         return self.tokens / self.seconds
 
 
-def asked(prompts: Sequence[str], limit: int) -> list[Request]:
+def make_requests(prompts: Sequence[str], limit: int) -> list[Request]:
     """Return a request for each prompt, the roles in turn, sampled as in the card's program."""
     return [
         Request(role, prompt, Sampling(max_output_tokens=limit, seed=i))
@@ -61,8 +61,8 @@ def measure(engine: BatchingEngine, prompts: Sequence[str], steps: int) -> Decod
         prompts: all different.
         steps: number of steps in which all sequences decode.
     """
-    complete(engine, asked(prompts, 1))
-    generations = [engine.submit(request) for request in asked(prompts, 3 * steps)]
+    complete(engine, make_requests(prompts, 1))
+    generations = [engine.submit(request) for request in make_requests(prompts, 3 * steps)]
     _until_all_began(generations)
     first = last = _mark(engine, generations)
     while last.steps - first.steps < steps:

@@ -52,16 +52,16 @@ def quantize_all(models: Iterable[PeftModel]) -> None:
     Args:
         models: around bases whose tensors are the same memory.
     """
-    found: dict[int, tuple[Tensor, Quantized]] = {}
+    quantized_weights: dict[int, tuple[Tensor, Quantized]] = {}
     layers: list[Any] = [m for model in models for m in model.modules() if isinstance(m, LoraLayer)]
     # Layers that share a matrix one after the other, so that it is freed at once.
     layers.sort(key=lambda layer: layer.get_base_layer().weight.data_ptr())
     for layer in layers:
         base: Any = layer.get_base_layer()
         key = base.weight.data_ptr()
-        if key not in found:
-            found = {key: (base.weight, Quantized(base))}
-        layer.base_layer = found[key][1]
+        if key not in quantized_weights:
+            quantized_weights = {key: (base.weight, Quantized(base))}
+        layer.base_layer = quantized_weights[key][1]
 
 
 def _constant(tensor: Tensor) -> nn.Parameter:

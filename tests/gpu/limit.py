@@ -35,7 +35,7 @@ def measure(dtype: torch.dtype, device: torch.device, *, size: int, read: int) -
 def _best(function: Callable[[], object], device: torch.device) -> float:
     """Return the shortest time of a function on the device, in seconds, without its launch."""
     function()
-    found: list[float] = []
+    seconds: list[float] = []
     for _ in range(REPEATS):
         if device.type == "cuda":
             event: Any = torch.cuda.Event
@@ -44,9 +44,9 @@ def _best(function: Callable[[], object], device: torch.device) -> float:
             function()
             end.record()
             end.synchronize()
-            found.append(float(start.elapsed_time(end)) / 1e3)
+            seconds.append(float(start.elapsed_time(end)) / 1e3)
         else:
             before = time.perf_counter()
             function()
-            found.append(time.perf_counter() - before)
-    return min(found)
+            seconds.append(time.perf_counter() - before)
+    return min(seconds)

@@ -95,7 +95,7 @@ def build(
     lora = LoraConfig(
         r=shape.rank, lora_alpha=2 * shape.rank, target_modules=TARGETS, task_type="CAUSAL_LM"
     )
-    found = {}
+    models = {}
     for role in Role:
         # Modules of its own around the same tensors; plain LoRA changes none of them.
         own = copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
@@ -107,10 +107,10 @@ def build(
             for name, weight in model.named_parameters():
                 if "lora_B" in name:  # initially zero: the roles would not differ
                     weight.normal_(std=0.005)
-        found[role.value] = model.eval()
+        models[role.value] = model.eval()
         if bare:
             _take_off(model)
-    return found
+    return models
 
 
 def _take_off(model: nn.Module) -> None:

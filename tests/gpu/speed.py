@@ -153,8 +153,8 @@ class Speed:
         start = time.monotonic()
         engine = self._ready()
         seconds = time.monotonic() - start
-        said: dict[str, Any] = {"slots": engine.max_num_seqs, "context": engine.max_model_len}
-        report.say(measure="start", seconds=seconds, **said, **self._memory(engine))
+        sizes: dict[str, Any] = {"slots": engine.max_num_seqs, "context": engine.max_model_len}
+        report.say(measure="start", seconds=seconds, **sizes, **self._memory(engine))
 
     def decode(self, report: Report) -> None:
         """Tokens a second of decoding alone, and their share of the limit."""
@@ -162,9 +162,9 @@ class Speed:
             if report.left < 10 + count / 12:
                 report.say(measure="decode", sequences=count, skipped=f"{report.left:.0f} s left")
                 continue
-            found = self._decode(self._ready(), count)
-            self._decoded[count] = found["tokens_a_second"]
-            report.say(measure="decode", adapters=len(Role), **found)
+            result = self._decode(self._ready(), count)
+            self._decoded[count] = result["tokens_a_second"]
+            report.say(measure="decode", adapters=len(Role), **result)
 
     def jobs(self, report: Report) -> None:
         """Whole jobs, each on a thread that waits for its stages."""
@@ -182,19 +182,19 @@ class Speed:
             questions = [words(rng, amount.question, amount.shape) for _ in range(count)]
             cpu = time.process_time()
             with _busy(self._device) as busy:
-                found = run_jobs(engine, questions, at_once=at_once, sampling=sampling)
+                result = run_jobs(engine, questions, at_once=at_once, sampling=sampling)
             cpu = time.process_time() - cpu
             report.say(
                 measure="jobs",
                 at_once=at_once,
                 jobs=count,
-                seconds=found.seconds,
-                tokens_a_second=found.tokens_a_second,
-                prompt_tokens_a_second=found.prompt_tokens / found.seconds,
-                jobs_an_hour=found.jobs_an_hour,
-                first_token=found.first_token,
-                steps=found.steps,
-                cpu_share=cpu / found.seconds,
+                seconds=result.seconds,
+                tokens_a_second=result.tokens_a_second,
+                prompt_tokens_a_second=result.prompt_tokens / result.seconds,
+                jobs_an_hour=result.jobs_an_hour,
+                first_token=result.first_token,
+                steps=result.steps,
+                cpu_share=cpu / result.seconds,
                 gpu_share=sum(busy) / len(busy) if busy else None,
             )
 
@@ -211,7 +211,7 @@ class Speed:
             for _ in range(3):
                 texts = [words(rng, length - 1, amount.shape) for _ in range(count)]
                 start = time.monotonic()
-                tokens, _new = decoding.complete(engine, decoding.asked(texts, 1))
+                tokens, _new = decoding.complete(engine, decoding.make_requests(texts, 1))
                 best = max(best, tokens / (time.monotonic() - start))
             operations = 2 * read / self._dtype.itemsize * best
             report.say(
@@ -227,11 +227,11 @@ class Speed:
         self._close()
         count = self._amount.compared
         self._build(bare=True)
-        found = self._decode(self._ready(max_num_seqs=count), count)
+        result = self._decode(self._ready(max_num_seqs=count), count)
         self._close()
         with_adapters = self._decoded.get(count)
-        ratio = with_adapters / found["tokens_a_second"] if with_adapters else None
-        report.say(measure="decode", adapters=0, ratio=ratio, **found)
+        ratio = with_adapters / result["tokens_a_second"] if with_adapters else None
+        report.say(measure="decode", adapters=0, ratio=ratio, **result)
 
     def four_bit(self, report: Report) -> None:
         """Decode with a base of 4 bits, after its logits are compared with PEFT's on the same base."""
@@ -251,17 +251,17 @@ class Speed:
         del model, models
         tokens = amount.compared * amount.row
         engine = self._ready(max_num_seqs=amount.compared, tokens=tokens)
-        held = self._memory(engine)
-        if held["allocated_gb"] is not None:
+        usage = self._memory(engine)
+        if usage["allocated_gb"] is not None:
             cache = engine.kv_cache_tokens * amount.shape.cache_bytes(self._dtype)
-            held["without_cache_gb"] = held["allocated_gb"] - cache / GB
+            usage["without_cache_gb"] = usage["allocated_gb"] - cache / GB
         scores = engine.compute_logits(ids)
         error = max(probe.relative_difference(scores[name], four_bit[name]) for name in scores)
         change = max(probe.relative_difference(scores[name], plain[name]) for name in scores)
         report.failed |= not error <= probe.TOLERANCE[self._dtype]
         for count in sorted({1, amount.compared}):
-            found = self._decode(engine, count)
-            ratio = found["tokens_a_second"] / self._decoded.get(count, math.nan)
+            result = self._decode(engine, count)
+            ratio = result["tokens_a_second"] / self._decoded.get(count, math.nan)
             report.say(
                 measure="four_bit",
                 adapters=len(Role),
@@ -269,8 +269,8 @@ class Speed:
                 weights_gb=(self._weights.base + self._weights.adapters) / GB,
                 change_of_scores=change,
                 error_of_scores=error,
-                **found,
-                **held,
+                **result,
+                **usage,
             )
         self._close()
 
@@ -285,20 +285,20 @@ class Speed:
         try:
             self._build()
             engine = self._ready(max_num_seqs=64)
-            found = self._memory(engine)
-            fit = min(64, found["long_sequences"] or 4)
+            usage = self._memory(engine)
+            fit = min(64, usage["long_sequences"] or 4)
             # A few more than fit: some wait, or are preempted and recomputed.
             count, new = fit + 4, min(32, amount.new)
             rng = random.Random(5)
             texts = [words(rng, amount.long - new - 1, shape) for _ in range(count)]
             texts = [text for text in texts if amount.long <= engine.max_model_len]
             start, computed = time.monotonic(), engine.num_computed_tokens
-            tokens, written = decoding.complete(engine, decoding.asked(texts, new))
+            tokens, written = decoding.complete(engine, decoding.make_requests(texts, new))
             report.say(
                 measure="memory",
                 card_gb=amount.small_card / GB if cuda else None,
                 context=engine.max_model_len,
-                **found,
+                **usage,
                 served=len(texts),
                 seconds=time.monotonic() - start,
                 # A text's last token is sampled, and not computed.
@@ -358,17 +358,17 @@ class Speed:
         amount = self._amount
         rng = random.Random(2)
         texts = [words(rng, amount.prompt - 1, amount.shape) for _ in range(count)]
-        found = decoding.measure(engine, texts, amount.steps)
-        step = found.seconds / found.steps
+        decoded = decoding.measure(engine, texts, amount.steps)
+        step = decoded.seconds / decoded.steps
         read = self._weights.base + self._weights.adapters
-        read += int(found.context) * amount.shape.cache_bytes(self._dtype)
+        read += int(decoded.context) * amount.shape.cache_bytes(self._dtype)
         return {
             "sequences": count,
-            "tokens_a_second": found.tokens_a_second,
+            "tokens_a_second": decoded.tokens_a_second,
             "step_ms": step * 1e3,
             "share_of_limit": read / self._peak.bandwidth / step,
-            "context": found.context / count,
-            "steps": found.steps,
+            "context": decoded.context / count,
+            "steps": decoded.steps,
         }
 
     def _memory(self, engine: BatchingEngine) -> dict[str, Any]:
@@ -390,20 +390,20 @@ def _name(device: torch.device) -> str:
 @contextmanager
 def _busy(device: torch.device) -> Iterator[list[float]]:
     """Sample a GPU's utilisation, from 0 to 1, four times a second; nothing if it is unknown."""
-    found: list[float] = []
+    shares: list[float] = []
     over = threading.Event()
 
-    def look() -> None:
+    def poll() -> None:
         while not over.wait(0.25):
             try:
-                found.append(torch.cuda.utilization(device) / 100)
+                shares.append(torch.cuda.utilization(device) / 100)
             except Exception:  # noqa: BLE001 (the library is missing, or does not know)
                 return
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=poll, daemon=True)
     if device.type == "cuda":
         thread.start()
-    yield found
+    yield shares
     over.set()
     if thread.ident:
         thread.join()

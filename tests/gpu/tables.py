@@ -61,11 +61,11 @@ def tables(lines: Iterable[Mapping[str, Any]]) -> str:
         ("measure", "jobs", JOBS),
         ("measure", "prompts", PROMPTS),
     ]
-    found = []
+    sections = []
     for key, name, columns in kinds:
         if rows := [line for line in lines if line.get(key) == name]:
-            found.append(_table(columns, rows))
-    return "\n\n".join(found)
+            sections.append(_table(columns, rows))
+    return "\n\n".join(sections)
 
 
 def _table(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> str:

@@ -74,7 +74,7 @@ class Checked:
         self._loaded: dict[str, PeftModel] = {}
         #: The requests of the first run. The others get the same, whatever they answer.
         self._requests: list[Request] = []
-        self._wanted: list[Outcome] = []
+        self._expected: list[Outcome] = []
 
     def run(self) -> None:
         """Compare all variants with 32 at once."""
@@ -111,18 +111,18 @@ class Checked:
                     sampling = replace(endless, seed=i)
                     cancelled.append(_cancel_itself(engine, sampling, steps))
             ended = [generation.result(PATIENCE).finish_reason for generation in cancelled]
-            found = _outcomes(neighbours)
+            outcomes = _outcomes(neighbours)
         count = ended.count(FinishReason.CANCELLED)
-        equal = sum(outcome == self._wanted[i] for i, outcome in found.items())
-        good = bool(count) and max(steps, default=0) <= 1 and equal == len(found)
-        self._report.failed |= not good
+        equal = sum(outcome == self._expected[i] for i, outcome in outcomes.items())
+        passed = bool(count) and max(steps, default=0) <= 1 and equal == len(outcomes)
+        self._report.failed |= not passed
         self._report.say(
             check="cancel",
             dtype=self._name,
             cancelled=count,
             of=len(cancelled),
             steps_after=max(steps, default=None),
-            neighbours=len(found),
+            neighbours=len(outcomes),
             equal=equal,
         )
 
@@ -162,51 +162,65 @@ class Checked:
                 generations.append(engine.submit(self._requests[-1]))
             for generation, texts in zip(generations, outputs, strict=True):
                 completion = generation.result(PATIENCE)
-                self._wanted.append(_outcome_of(completion))
+                self._expected.append(_outcome_of(completion))
                 texts.append(completion.text)
 
     def _variant(
-        self, variant: str, make: Callable[[], BatchingEngine], which: Sequence[int] | None = None
+        self, variant: str, make: Callable[[], BatchingEngine], indices: Sequence[int] | None = None
     ) -> None:
         with closing(make()) as engine:
-            self._compare(variant, engine, range(len(self._requests)) if which is None else which)
+            self._compare(
+                variant, engine, range(len(self._requests)) if indices is None else indices
+            )
 
-    def _compare(self, variant: str, engine: BatchingEngine, which: Sequence[int]) -> None:
+    def _compare(self, variant: str, engine: BatchingEngine, indices: Sequence[int]) -> None:
         computed, start = engine.num_computed_tokens, time.monotonic()
-        generations = {i: engine.submit(self._requests[i]) for i in which}
-        found = _outcomes(generations)
+        generations = {i: engine.submit(self._requests[i]) for i in indices}
+        outcomes = _outcomes(generations)
         # Preempted sequences are recomputed.
         computed = engine.num_computed_tokens - computed
-        self._tell(variant, found, computed=computed, seconds=round(time.monotonic() - start, 2))
+        self._report_differences(
+            variant, outcomes, computed=computed, seconds=round(time.monotonic() - start, 2)
+        )
 
     def _reference(self, seconds: float) -> None:
         """Compare greedy texts with those of PEFT's `generate`, all roles in turn."""
         greedy = [i for i, r in enumerate(self._requests) if r.sampling.temperature == 0]
         order = random.Random(2).sample(greedy, len(greedy))
-        found: dict[int, Outcome | str] = {}
+        outcomes: dict[int, Outcome | str] = {}
         reference = ReferenceEngine(self._models(), self._tokenizer, max_model_len=CONTEXT)
         end = time.monotonic() + seconds
         with closing(reference):
-            while order and (not found or time.monotonic() < end):
+            while order and (not outcomes or time.monotonic() < end):
                 i = order.pop()
-                found |= _outcomes({i: reference.submit(self._requests[i])})
-        self._tell("PEFT's generate", found)
+                outcomes |= _outcomes({i: reference.submit(self._requests[i])})
+        self._report_differences("PEFT's generate", outcomes)
 
-    def _tell(self, variant: str, found: dict[int, Outcome | str], **more: Any) -> None:
+    def _report_differences(
+        self, variant: str, outcomes: dict[int, Outcome | str], **extra: Any
+    ) -> None:
         """Report how many texts are equal; in float32, all must be."""
-        for drawn in ("greedy", "sampled"):
-            greedy = drawn == "greedy"
-            which = [i for i in found if (self._requests[i].sampling.temperature == 0) == greedy]
-            if not which:
+        for mode in ("greedy", "sampled"):
+            greedy = mode == "greedy"
+            indices = [
+                i for i in outcomes if (self._requests[i].sampling.temperature == 0) == greedy
+            ]
+            if not indices:
                 continue
-            other = [i for i in which if found[i] != self._wanted[i]]
-            said: dict[str, Any] = {"texts": len(which), "equal": len(which) - len(other)}
-            if errors := [found[i] for i in other if isinstance(found[i], str)]:
-                said |= {"errors": len(errors), "error": errors[0]}
-            elif other:
-                said["first"] = {"found": found[other[0]], "wanted": self._wanted[other[0]]}
-            self._say(variant, drawn=drawn, **said, **more)
-            self._report.failed |= bool(other) and self._dtype is torch.float32
+            different = [i for i in indices if outcomes[i] != self._expected[i]]
+            summary: dict[str, Any] = {
+                "texts": len(indices),
+                "equal": len(indices) - len(different),
+            }
+            if errors := [outcomes[i] for i in different if isinstance(outcomes[i], str)]:
+                summary |= {"errors": len(errors), "error": errors[0]}
+            elif different:
+                summary["first"] = {
+                    "found": outcomes[different[0]],
+                    "expected": self._expected[different[0]],
+                }
+            self._say(variant, drawn=mode, **summary, **extra)
+            self._report.failed |= bool(different) and self._dtype is torch.float32
 
     def _say(self, variant: str, **fields: Any) -> None:
         self._report.say(
@@ -250,13 +264,13 @@ def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int])
 def _outcomes(generations: Mapping[int, Generation]) -> dict[int, Outcome | str]:
     """Wait for all texts; return what is compared of each, or its error."""
     end = time.monotonic() + PATIENCE
-    found: dict[int, Outcome | str] = {}
+    outcomes: dict[int, Outcome | str] = {}
     for i, generation in generations.items():
         try:
-            found[i] = _outcome_of(generation.result(max(0, end - time.monotonic())))
+            outcomes[i] = _outcome_of(generation.result(max(0, end - time.monotonic())))
         except (EngineError, TimeoutError) as error:
-            found[i] = f"{type(error).__name__}: {error}"
-    return found
+            outcomes[i] = f"{type(error).__name__}: {error}"
+    return outcomes
 
 
 def _outcome_of(completion: Completion) -> Outcome:

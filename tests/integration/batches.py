@@ -96,7 +96,7 @@ def same(one: Completion, two: Completion) -> bool:
     return all(getattr(one, f) == getattr(two, f) for f in fields)
 
 
-def watch(engine: BatchingEngine, saw: Callable[[Sequence, torch.Tensor], object]) -> None:
+def watch(engine: BatchingEngine, on_logits: Callable[[Sequence, torch.Tensor], object]) -> None:
     """Show the scores that each token is drawn from, of an engine without drafts and recordings."""
     runner: Any = engine._runner
     compute, launch = runner.model, runner.launch
@@ -109,7 +109,7 @@ def watch(engine: BatchingEngine, saw: Callable[[Sequence, torch.Tensor], object
     def launching(plan: Any) -> Any:
         launched = launch(plan)
         for sequence, row in zip(launched.sampled_sequences, scores.pop(), strict=True):
-            saw(sequence, row.clone())
+            on_logits(sequence, row.clone())
         return launched
 
     runner.model = computing
@@ -125,12 +125,12 @@ def compare_with_peft(
     """
     prompts = {role: f"{role} explains the field" for role in Role}
     ids = probe.probe_token_ids(model.config)
-    wanted, proof = {}, {}
+    expected, proof = {}, {}
     for role in Role:
         model.set_adapter(role.value)
         prompt = torch.tensor([tokenizer.encode(prompts[role])])
         with torch.no_grad():
-            wanted[role] = model(input_ids=prompt).logits[0, -1]
+            expected[role] = model(input_ids=prompt).logits[0, -1]
         proof[role.value] = probe.peft_logits(model, role.value, ids)
     engine = BatchingEngine(
         together(model),
@@ -143,13 +143,13 @@ def compare_with_peft(
         paged=paged,
     )
     scores = engine.compute_logits(ids)
-    seen: dict[int, torch.Tensor] = {}
-    watch(engine, lambda sequence, row: seen.setdefault(sequence.adapter_id, row))
+    logits: dict[int, torch.Tensor] = {}
+    watch(engine, lambda sequence, row: logits.setdefault(sequence.adapter_id, row))
     sampling = Sampling(temperature=0, max_output_tokens=6)
     generations = [engine.submit(Request(role, prompts[role], sampling)) for role in Role]
     for generation in generations:
         generation.result()
     engine.close()
     for index, role in enumerate(Role):
-        torch.testing.assert_close(seen[index], wanted[role], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[index], expected[role], rtol=1e-4, atol=1e-5)
     probe.check(scores, proof, torch.float32, 1e-4)

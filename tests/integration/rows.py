@@ -50,9 +50,11 @@ def claim(
     *,
     exclusive: bool = False,
 ) -> Claim:
-    held = stages.claim(database, job.id, stage_index, worker, job_timeout=60, exclusive=exclusive)
-    assert held is not None
-    return held
+    claimed = stages.claim(
+        database, job.id, stage_index, worker, job_timeout=60, exclusive=exclusive
+    )
+    assert claimed is not None
+    return claimed
 
 
 def let_leases_run_out(database: Database) -> None:

@@ -28,13 +28,13 @@ def test_more_connections_than_postgresql_has_are_said(postgres: PostgresServer)
     url = create_database(postgres)
     database = Database(url)
     migrations.migrate(database.engine)
-    [said] = advice.about_database(database, processes=10)
-    assert "10 processes of HelixQ may open 10 each" in said
+    [advised] = advice.about_database(database, processes=10)
+    assert "10 processes of HelixQ may open 10 each" in advised
     name = sa.make_url(url).database
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 19")
-    [said] = advice.about_database(database, processes=2)
-    assert "room for 19 connections" in said
+    [advised] = advice.about_database(database, processes=2)
+    assert "room for 19 connections" in advised
     database.close()
 
 
@@ -44,8 +44,8 @@ def test_a_database_that_forgets_is_said(postgres: PostgresServer, setting: str)
     options = url.update_query_dict({"options": f"-c {setting}=off"})
     database = Database(options.render_as_string(hide_password=False))
     migrations.migrate(database.engine)
-    [said] = advice.about_database(database, processes=1)
-    assert said.startswith(f"PostgreSQL's {setting} is off")
+    [advised] = advice.about_database(database, processes=1)
+    assert advised.startswith(f"PostgreSQL's {setting} is off")
     database.close()
 
 
@@ -55,8 +55,8 @@ def test_a_redis_that_drops_messages_is_said(redis_server: RedisServer, progress
         assert progress.advice() == []
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            [said] = progress.advice()
+            [advised] = progress.advice()
         finally:
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("maxmemory", "0")
-    assert "maxmemory-policy allkeys-lru" in said
+    assert "maxmemory-policy allkeys-lru" in advised

@@ -54,26 +54,26 @@ def model(kind: str) -> Any:
     config = AutoConfig.for_model(kind, **{**sizes, "vocab_size": 768, **MORE.get(kind, {})})
     torch.manual_seed(3)
     factory: Any = AutoModelForCausalLM  # transformers has no types there
-    found = factory.from_config(config)
+    built = factory.from_config(config)
     for rank, role in enumerate(Role, start=2):
         targets = TARGETS.get(kind, "all-linear")
         adapter = LoraConfig(r=rank, lora_alpha=4, target_modules=targets)
         if rank == 2:
-            found = get_peft_model(found, adapter, adapter_name=role.value)
+            built = get_peft_model(built, adapter, adapter_name=role.value)
         else:
-            found.add_adapter(role.value, adapter)
+            built.add_adapter(role.value, adapter)
     with torch.no_grad():
-        for name, weight in found.named_parameters():
+        for name, weight in built.named_parameters():
             if weight.dim() > 1:
                 weight.normal_(std=0.2 if "lora_" in name else 0.3)
-    return found.eval()
+    return built.eval()
 
 
 @pytest.mark.parametrize("kind", sorted(TESTED_MODEL_TYPES))
 def test_scores_in_a_mixed_batch_are_pefts(kind: str, tokenizer: Any) -> None:
-    found = model(kind)
-    assert unsupported_reasons(found.config, 512) == []
-    compare_with_peft(found, tokenizer)
+    adapted = model(kind)
+    assert unsupported_reasons(adapted.config, 512) == []
+    compare_with_peft(adapted, tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["gemma3_text", "gpt_neox", "mixtral", "qwen3"])
@@ -85,8 +85,8 @@ def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
 def test_what_nobody_checked_is_left_to_the_reference_engine() -> None:
     """Their attention does not go through transformers' interface, and no error says so."""
     for config in (BloomConfig(), GPTJConfig()):
-        [said] = unsupported_reasons(config, 64)
-        assert config.model_type in said
+        [reason] = unsupported_reasons(config, 64)
+        assert config.model_type in reason
 
 
 def test_positions_that_depend_on_the_length_of_a_text_are_not_batched() -> None:
@@ -96,6 +96,6 @@ def test_positions_that_depend_on_the_length_of_a_text_are_not_batched() -> None
         original_max_position_embeddings=64,
         rope_parameters={**scaling, "long_factor": [1.0, 2.0, 4.0, 8.0]},
     )
-    [said] = unsupported_reasons(config, 65)
-    assert "HELIXQ_MAX_CONTEXT=64" in said
+    [reason] = unsupported_reasons(config, 65)
+    assert "HELIXQ_MAX_CONTEXT=64" in reason
     assert unsupported_reasons(config, 64) == []

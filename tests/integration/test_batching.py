@@ -65,17 +65,17 @@ def test_greedy_texts_are_the_references_to_the_token(
     """200 prompts of all roles and lengths, from several threads, with cancels in between."""
     rng = random.Random(0)
     requests = [request(rng) for _ in range(200)]
-    found: dict[int, Completion] = {}
+    completions: dict[int, Completion] = {}
 
-    def client(mine: list[int], seed: int) -> None:
+    def client(indices: list[int], seed: int) -> None:
         order = random.Random(seed)
-        for i in order.sample(mine, len(mine)):
+        for i in order.sample(indices, len(indices)):
             if order.random() < 0.2:
                 engine.submit(request(order)).cancel()
             generation = engine.submit(requests[i])
             streamed = "".join(generation)
-            found[i] = generation.result()
-            assert streamed == found[i].text
+            completions[i] = generation.result()
+            assert streamed == completions[i].text
 
     threads = [
         threading.Thread(target=client, args=(list(range(k, 200, 12)), k)) for k in range(12)
@@ -84,8 +84,8 @@ def test_greedy_texts_are_the_references_to_the_token(
         thread.start()
     for thread in threads:
         thread.join()
-    wanted = [reference.submit(r).result() for r in requests]
-    assert [i for i in range(200) if not same(found[i], wanted[i])] == []
+    expected = [reference.submit(r).result() for r in requests]
+    assert [i for i in range(200) if not same(completions[i], expected[i])] == []
 
 
 def test_what_prompts_have_in_common_is_looked_at_once(
@@ -101,28 +101,28 @@ def test_what_prompts_have_in_common_is_looked_at_once(
         words = [*WORDS[: rng.choice([3, len(WORDS)])], *rng.choices(WORDS, k=rng.randint(1, 9))]
         sampling = Sampling(temperature=0, max_output_tokens=rng.randint(8, 24))
         requests.append(Request(rng.choice(list(Role)[:2]), " ".join(words), sampling))
-    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    completions = [g.result() for g in [engine.submit(r) for r in requests]]
     engine.close()
-    wanted = [reference.submit(r).result() for r in requests]
-    assert [i for i in range(40) if not same(found[i], wanted[i])] == []
+    expected = [reference.submit(r).result() for r in requests]
+    assert [i for i in range(40) if not same(completions[i], expected[i])] == []
 
 
 def ends_alike(
-    checkpoint: Path, tokenizer: Any, ends: list[int] | None, asked: Request, *, paged: bool
+    checkpoint: Path, tokenizer: Any, ends: list[int] | None, request: Request, *, paged: bool
 ) -> None:
     """Hold both engines' texts against each other, of a model that names these ends."""
     models = [load_models(checkpoint) for _ in range(2)]
-    for model in (model for each in models for model in each.values()):
+    for model in (model for by_role in models for model in by_role.values()):
         model.generation_config.eos_token_id = ends
     batching = BatchingEngine(
         models[0], tokenizer, max_model_len=CONTEXT, max_num_seqs=2, paged=paged
     )
-    alone = ReferenceEngine(models[1], tokenizer, max_model_len=CONTEXT)
-    found, wanted = (e.submit(asked).result() for e in (batching, alone))
+    reference = ReferenceEngine(models[1], tokenizer, max_model_len=CONTEXT)
+    completion, expected = (e.submit(request).result() for e in (batching, reference))
     batching.close()
-    alone.close()
-    assert found.finish_reason is FinishReason.STOP
-    assert same(found, wanted), "the token that was computed ahead counts for nothing"
+    reference.close()
+    assert completion.finish_reason is FinishReason.STOP
+    assert same(completion, expected), "the token that was computed ahead counts for nothing"
 
 
 def test_a_text_ends_at_any_of_the_models_ends(
@@ -137,20 +137,20 @@ def test_a_text_ends_at_any_of_the_models_ends(
 def test_a_model_without_an_end_of_its_own_ends_with_the_tokenizers(
     checkpoint: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
 ) -> None:
-    asked = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
-    text = engine.submit(asked).result().text
+    request = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
+    text = engine.submit(request).result().text
     ended = copy.deepcopy(tokenizer)
     [*_, end] = tokenizer.tokenize(text, add_special_tokens=False)[:9]
     ended.eos_token = end
-    ends_alike(checkpoint, ended, None, asked, paged=paged)
+    ends_alike(checkpoint, ended, None, request, paged=paged)
 
 
 def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Some checkpoints bring a repetition penalty along, which `generate` would apply."""
-    asked = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=24))
-    wanted = reference.submit(asked).result()
+    request = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=24))
+    expected = reference.submit(request).result()
     for make_engine in (
         lambda models: BatchingEngine(models, tokenizer, max_model_len=CONTEXT, max_num_seqs=2),
         lambda models: ReferenceEngine(models, tokenizer, max_model_len=CONTEXT),
@@ -159,7 +159,7 @@ def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
         for model in models.values():
             model.generation_config.repetition_penalty = 5.0
         engine = make_engine(models)
-        assert same(engine.submit(asked).result(), wanted)
+        assert same(engine.submit(request).result(), expected)
         engine.close()
     assert caplog.text.count("ignored generation settings of the model: repetition_penalty") == 2
 
@@ -169,14 +169,16 @@ def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
 ) -> None:
     rng = random.Random(1)
     requests = [request(rng, temperature=0.75) for _ in range(64)]
-    alone = [engine.submit(r).result() for r in requests[:16]]
+    sequential = [engine.submit(r).result() for r in requests[:16]]
     crowd = make(checkpoint, tokenizer, max_num_seqs=64, max_num_batched_tokens=256, paged=paged)
     generations = [crowd.submit(r) for r in requests]
-    found = [g.result() for g in generations]
+    concurrent = [g.result() for g in generations]
     crowd.close()
-    assert [c.text for c in found[:16]] == [c.text for c in alone]
-    assert [c.deltas for c in found[:16]] == [c.deltas for c in alone], "in the same pieces"
-    assert len({c.text for c in found}) > 50
+    assert [c.text for c in concurrent[:16]] == [c.text for c in sequential]
+    assert [c.deltas for c in concurrent[:16]] == [c.deltas for c in sequential], (
+        "in the same pieces"
+    )
+    assert len({c.text for c in concurrent}) > 50
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.75])
@@ -188,14 +190,16 @@ def test_whoever_makes_room_is_computed_anew_to_the_same_text(
     rng = random.Random(11)
     requests = [request(rng, temperature=temperature) for _ in range(32)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=80)) for r in requests]
-    found = []
+    completions = []
     for options in ({"paged": False}, {"paged": True, "num_blocks": FEW}):
         engine = make(checkpoint, tokenizer, max_num_batched_tokens=32, **options)
-        found.append([g.result() for g in [engine.submit(r) for r in requests]])
+        completions.append([g.result() for g in [engine.submit(r) for r in requests]])
         engine.close()
     assert caplog.text.count("preempted a request") > 1
-    assert [i for i in range(32) if not same(found[0][i], found[1][i])] == []
-    assert [c.deltas for c in found[0]] == [c.deltas for c in found[1]], "in the same pieces"
+    assert [i for i in range(32) if not same(completions[0][i], completions[1][i])] == []
+    assert [c.deltas for c in completions[0]] == [c.deltas for c in completions[1]], (
+        "in the same pieces"
+    )
 
 
 def test_tokens_are_drawn_as_asked_whatever_that_takes(checkpoint: Path, tokenizer: Any) -> None:
@@ -208,12 +212,12 @@ def test_tokens_are_drawn_as_asked_whatever_that_takes(checkpoint: Path, tokeniz
         )
     ]
     requests = [replace(request(rng), sampling=sampling) for sampling in samplings]
-    found = []
+    completions = []
     for paged in (False, True):
         engine = make(checkpoint, tokenizer, paged=paged)
-        found.append([g.result() for g in [engine.submit(r) for r in requests]])
+        completions.append([g.result() for g in [engine.submit(r) for r in requests]])
         engine.close()
-    assert [i for i in range(len(requests)) if not same(found[0][i], found[1][i])] == []
+    assert [i for i in range(len(requests)) if not same(completions[0][i], completions[1][i])] == []
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.75])
@@ -223,7 +227,7 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
     """Texts are written again, so that it is known what follows what."""
     rng = random.Random(5)
     requests = [request(rng, temperature=temperature) for _ in range(16)]
-    found: dict[bool, list[list[Completion]]] = {}
+    completions: dict[bool, list[list[Completion]]] = {}
     steps: dict[bool, int] = {}
     for drafts in (False, True):
         engine = BatchingEngine(
@@ -233,15 +237,15 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
             max_num_seqs=8,
             speculation=drafts,
         )
-        found[drafts] = [
+        completions[drafts] = [
             [g.result() for g in [engine.submit(r) for r in requests]] for _ in range(6)
         ]
         steps[drafts] = engine.num_steps
         engine.close()
-    for again in (*found[False], *found[True]):
-        assert all(same(*both) for both in zip(again, found[False][0], strict=True))
-        assert [c.deltas for c in again] == [c.deltas for c in found[False][0]]
-        assert all(c.first_token_at for c in again)
+    for repeated in (*completions[False], *completions[True]):
+        assert all(same(*pair) for pair in zip(repeated, completions[False][0], strict=True))
+        assert [c.deltas for c in repeated] == [c.deltas for c in completions[False][0]]
+        assert all(c.first_token_at for c in repeated)
     assert steps[True] < 0.8 * steps[False]
 
 
@@ -251,12 +255,12 @@ def test_a_sliding_window_is_kept(
     rng = random.Random(2)
     requests = [request(rng) for _ in range(24)]
     windowed = make(sliding, tokenizer, max_num_batched_tokens=7, paged=paged)
-    found = [g.result().text for g in [windowed.submit(r) for r in requests]]
+    texts = [g.result().text for g in [windowed.submit(r) for r in requests]]
     windowed.close()
-    alone = ReferenceEngine(load_models(sliding), tokenizer, max_model_len=CONTEXT)
-    assert found == [alone.submit(r).result().text for r in requests]
-    alone.close()
-    assert found != [engine.submit(r).result().text for r in requests], "the window matters"
+    reference = ReferenceEngine(load_models(sliding), tokenizer, max_model_len=CONTEXT)
+    assert texts == [reference.submit(r).result().text for r in requests]
+    reference.close()
+    assert texts != [engine.submit(r).result().text for r in requests], "the window matters"
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -278,14 +282,14 @@ def mixed(architecture: str) -> PeftModel:
         Role.CRITIC: LoraConfig(r=5, lora_alpha=5, target_modules=["q_proj", "v_proj"]),
         Role.REGENERATOR: LoraConfig(r=8, lora_alpha=3, target_modules=["down_proj", "o_proj"]),
     }
-    found: Any = get_peft_model(model, configs[Role.ACTOR], adapter_name=Role.ACTOR.value)
+    peft_model: Any = get_peft_model(model, configs[Role.ACTOR], adapter_name=Role.ACTOR.value)
     for role in (Role.CRITIC, Role.REGENERATOR):
-        found.add_adapter(role.value, configs[role])
+        peft_model.add_adapter(role.value, configs[role])
     with torch.no_grad():
-        for name, weight in found.named_parameters():
+        for name, weight in peft_model.named_parameters():
             if "lora_" in name:
                 weight.normal_(std=0.2)
-    model_: PeftModel = found.eval()
+    model_: PeftModel = peft_model.eval()
     return model_
 
 
@@ -308,13 +312,13 @@ def test_scores_need_no_room_for_all_roles_at_once(checkpoint: Path, tokenizer: 
     """Where memory is so short that one role is scored after the other."""
     models = load_models(checkpoint)
     ids = probe.probe_token_ids(models["actor"].config)
-    wanted = {name: probe.peft_logits(model, name, ids) for name, model in models.items()}
+    expected = {name: probe.peft_logits(model, name, ids) for name, model in models.items()}
     engine = BatchingEngine(
         models, tokenizer, max_model_len=16, max_num_seqs=3, paged=True, num_blocks=2
     )
-    found = engine.compute_logits(ids)
+    computed = engine.compute_logits(ids)
     engine.close()
-    probe.check(found, wanted, torch.float32, probe.TOLERANCE[torch.float32])
+    probe.check(computed, expected, torch.float32, probe.TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize(
@@ -341,7 +345,7 @@ def test_weights_are_held_once(form: LoRALinear | None, tokenizer: Any) -> None:
     model: Any = get_peft_model(base, config, adapter_name=Role.ACTOR.value)
     for role in (Role.CRITIC, Role.REGENERATOR):
         model.add_adapter(role.value, config)
-    wanted = sum(p.nbytes for p in model.parameters())
+    model_bytes = sum(p.nbytes for p in model.parameters())
     engine = BatchingEngine(
         together(model),
         tokenizer,
@@ -352,9 +356,9 @@ def test_weights_are_held_once(form: LoRALinear | None, tokenizer: Any) -> None:
     )
     del base, model
     runner: Any = engine._runner
-    held = reachable(runner.model)
+    reachable_bytes = reachable(runner.model)
     engine.close()
-    assert wanted <= held <= 1.01 * wanted
+    assert model_bytes <= reachable_bytes <= 1.01 * model_bytes
 
 
 def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base() -> None:
@@ -362,7 +366,7 @@ def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base()
     config = LoraConfig(r=64, target_modules=list(PROJECTIONS))
     with torch.device("meta"):
         base: Any = MistralForCausalLM(MistralConfig())
-        alone = base.half().get_memory_footprint()
+        base_bytes = base.half().get_memory_footprint()
         model: Any = get_peft_model(base, config, adapter_name=Role.ACTOR.value)
         for role in (Role.CRITIC, Role.REGENERATOR):
             model.add_adapter(role.value, config)
@@ -372,21 +376,21 @@ def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base()
     compute = PagedLlama(base, factors, count, torch_ops, 4096)
     del base, factors
     gc.collect()
-    assert 1.06 * alone < reachable(compute) < 1.07 * alone
+    assert 1.06 * base_bytes < reachable(compute) < 1.07 * base_bytes
 
 
 def reachable(compute: Any) -> int:
     """Count the bytes of all tensors that a forward pass can reach."""
     seen: dict[int, Any] = {}
-    held: dict[int, int] = {}
+    storage_bytes: dict[int, int] = {}
     todo: list[Any] = [compute]
     while todo:
-        found = todo.pop()
-        if id(found) in seen or isinstance(found, type | types.ModuleType | types.FunctionType):
+        item = todo.pop()
+        if id(item) in seen or isinstance(item, type | types.ModuleType | types.FunctionType):
             continue
-        seen[id(found)] = found
-        todo += gc.get_referents(found)
-        if isinstance(found, torch.Tensor):
-            storage = found.untyped_storage()
-            held[storage._cdata] = storage.nbytes()
-    return sum(held.values())
+        seen[id(item)] = item
+        todo += gc.get_referents(item)
+        if isinstance(item, torch.Tensor):
+            storage = item.untyped_storage()
+            storage_bytes[storage._cdata] = storage.nbytes()
+    return sum(storage_bytes.values())

@@ -28,7 +28,9 @@ def bench(*options: str) -> Any:
 
 
 def test_extractions_are_compared_by_what_was_saved(tmp_path: Path) -> None:
-    exact, quick = lora.run(tmp_path, [lora.ours("--exact"), lora.ours()], rank=4, sizes=SMALL)
+    exact, quick = lora.run(
+        tmp_path, [lora.helixq_extractor("--exact"), lora.helixq_extractor()], rank=4, sizes=SMALL
+    )
     assert len(exact.errors) == len(quick.errors) == 7
     assert 0 < exact.error <= quick.error * (1 + 1e-6)
     assert quick.error <= exact.error * 1.002, "within what it promises, and half precision"
@@ -53,27 +55,27 @@ def test_the_baseline_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_engines_are_compared_on_whole_jobs() -> None:
     options = ["--jobs", "4", "--reference-jobs", "2", "--slots", "1,4"]
-    found = bench("engine", *options, "--max-output-tokens", "8")["results"]
-    names = [(r["engine"], r["at_once"], r["jobs"]) for r in found]
+    results = bench("engine", *options, "--max-output-tokens", "8")["results"]
+    names = [(r["engine"], r["at_once"], r["jobs"]) for r in results]
     assert names == [
         ("reference", 1, 2),
         ("batching", 1, 4),
         ("batching", 4, 4),
         ("batching, no drafts", 1, 4),
     ]
-    for r in found:
+    for r in results:
         assert 0 < r["tokens"] <= r["jobs"] * 3 * 8
         assert 0 < r["share_of_limit"] < 1
-    assert found[3]["tokens"] == found[1]["tokens"], "the same texts"
-    assert found[3]["steps"] >= found[1]["steps"]
+    assert results[3]["tokens"] == results[1]["tokens"], "the same texts"
+    assert results[3]["steps"] >= results[1]["steps"]
     # The same system prompt in all jobs is computed once.
-    assert found[2]["computed"] < found[2]["prompt_tokens"]
+    assert results[2]["computed"] < results[2]["prompt_tokens"]
 
 
 def test_the_bare_base_shows_what_adapters_cost() -> None:
     results = engine.run(
         engine.Model.of(DEMO_CHECKPOINT),
-        asked=["What is 1 + 1?"],
+        questions=["What is 1 + 1?"],
         reference_jobs=1,
         slots=[2],
         sampling=Sampling(max_output_tokens=4),
@@ -89,8 +91,8 @@ def test_the_bare_base_shows_what_adapters_cost() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_synthetic_model_has_adapters_that_differ(tmp_path: Path, dtype: torch.dtype) -> None:
     tokenizer = DEMO_CHECKPOINT / "base"
-    made = engine.synthetic(tmp_path, tokenizer, hidden=128, layers=1, rank=2, dtype=dtype)
-    models: Any = made.load(dtype, torch.device("cpu"))
+    checkpoints = engine.synthetic(tmp_path, tokenizer, hidden=128, layers=1, rank=2, dtype=dtype)
+    models: Any = checkpoints.load(dtype, torch.device("cpu"))
     assert {p.dtype for model in models.values() for p in model.parameters()} == {dtype}
     scores = [model(torch.tensor([[1, 5, 9]])).logits for model in models.values()]
     with models["actor"].disable_adapter():
@@ -109,22 +111,22 @@ def test_the_service_is_measured_from_request_to_row() -> None:
 
 
 def test_the_machinery_is_measured_beside_the_engine_alone() -> None:
-    found = bench("idle", "--jobs", "2", "--max-output-tokens", "2", "--old", "50")
-    assert found["jobs"] == 2
-    seconds = found["seconds"]
+    result = bench("idle", "--jobs", "2", "--max-output-tokens", "2", "--old", "50")
+    assert result["jobs"] == 2
+    seconds = result["seconds"]
     # The median of two is their mean, and so is the difference's.
     added = seconds["service"] - seconds["engine_alone"]
     assert seconds["machinery"] == pytest.approx(added)
 
 
 def test_readers_are_measured_while_text_is_published() -> None:
-    found = bench("readers", "--readers", "3", "--pieces", "20", "--seconds", "0.3")["results"]
-    assert [(r["readers"], r["jobs"], r["before"]) for r in found] == [
+    results = bench("readers", "--readers", "3", "--pieces", "20", "--seconds", "0.3")["results"]
+    assert [(r["readers"], r["jobs"], r["before"]) for r in results] == [
         (1, 1, 0),
         (3, 3, 0),
         (3, 1, 0),
         (3, 1, 20),
     ]
-    for r in found:
+    for r in results:
         assert r["messages"] == 3 * r["readers"], "each reader got each of them"
         assert 0 < r["median_delay"] <= r["late_delay"]

@@ -65,28 +65,35 @@ def neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def test_the_files_hold_the_same_weights(tmp_path: Path) -> None:
-    made = synthetic(tmp_path / "model", DEMO_CHECKPOINT / "base", hidden=256, layers=2, rank=3)
-    config = write_base(made.base, tmp_path / "base.gguf")
-    ours, theirs = load_file(made.base / "model.safetensors"), tensors(tmp_path / "base.gguf")
-    assert len(theirs) == len(ours), "each once"
+    checkpoints = synthetic(
+        tmp_path / "model", DEMO_CHECKPOINT / "base", hidden=256, layers=2, rank=3
+    )
+    config = write_base(checkpoints.base, tmp_path / "base.gguf")
+    original, converted = (
+        load_file(checkpoints.base / "model.safetensors"),
+        tensors(tmp_path / "base.gguf"),
+    )
+    assert len(converted) == len(original), "each once"
     layer = "model.layers.1.self_attn"
-    query, key = ours[f"{layer}.q_proj.weight"], ours[f"{layer}.k_proj.weight"]
-    assert torch.equal(theirs["blk.1.attn_q.weight"], neighbours(query, heads=4))
-    assert torch.equal(theirs["blk.1.attn_k.weight"], neighbours(key, heads=1))
-    assert torch.equal(theirs["blk.1.attn_v.weight"], ours[f"{layer}.v_proj.weight"])
-    assert torch.equal(theirs["output.weight"], ours["lm_head.weight"])
+    query, key = original[f"{layer}.q_proj.weight"], original[f"{layer}.k_proj.weight"]
+    assert torch.equal(converted["blk.1.attn_q.weight"], neighbours(query, heads=4))
+    assert torch.equal(converted["blk.1.attn_k.weight"], neighbours(key, heads=1))
+    assert torch.equal(converted["blk.1.attn_v.weight"], original[f"{layer}.v_proj.weight"])
+    assert torch.equal(converted["output.weight"], original["lm_head.weight"])
 
-    folder = made.adapters[Role.CRITIC]
+    folder = checkpoints.adapters[Role.CRITIC]
     write_adapter(folder, tmp_path / "critic.gguf", config)
-    adapter, theirs = (
+    adapter, converted = (
         load_file(folder / "adapter_model.safetensors"),
         tensors(tmp_path / "critic.gguf"),
     )
-    assert len(theirs) == len(adapter) == 2 * 7 * 2
+    assert len(converted) == len(adapter) == 2 * 7 * 2
     path = f"base_model.model.{layer}.q_proj"
     a, b = adapter[f"{path}.lora_A.weight"], adapter[f"{path}.lora_B.weight"]
-    assert torch.equal(theirs["blk.1.attn_q.weight.lora_a"], a)
-    assert torch.equal(theirs["blk.1.attn_q.weight.lora_b"], neighbours(2 * b, heads=4)), "scaled"
+    assert torch.equal(converted["blk.1.attn_q.weight.lora_a"], a)
+    assert torch.equal(converted["blk.1.attn_q.weight.lora_b"], neighbours(2 * b, heads=4)), (
+        "scaled"
+    )
 
 
 def bench(program: Path, *options: str) -> Result:
@@ -108,17 +115,17 @@ def test_the_server_answers_the_same_jobs_beside_each_number_of_slots(tmp_path: 
     done = bench(script(tmp_path / "llama-server", text), "--slots", "1,2", "--json")
     assert done.exit_code == 0, done.stderr
     results = json.loads(done.stdout)["results"]
-    found = [(r["at_once"], r["jobs"], r["tokens"]) for r in results if r["engine"] == "llama.cpp"]
-    assert found == [(1, 1, 12), (2, 3, 36)]
+    runs = [(r["at_once"], r["jobs"], r["tokens"]) for r in results if r["engine"] == "llama.cpp"]
+    assert runs == [(1, 1, 12), (2, 3, 36)]
 
-    asked: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
+    requests: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
     # A warm-up's stages, then one job's, then a warm-up's and three jobs'.
-    assert len(asked) == 3 * (1 + 1 + 1 + 3)
-    assert [request["lora"][0]["id"] for request in asked[:3]] == [0, 1, 2], "a role, an adapter"
-    started = [(r["options"]["--parallel"], r["options"]["--ctx-size"]) for r in asked]
+    assert len(requests) == 3 * (1 + 1 + 1 + 3)
+    assert [request["lora"][0]["id"] for request in requests[:3]] == [0, 1, 2], "a role, an adapter"
+    started = [(r["options"]["--parallel"], r["options"]["--ctx-size"]) for r in requests]
     assert set(started) == {("1", "1024"), ("2", "2048")}
-    assert all(request["prompt"] for request in asked)
-    assert {(r["temperature"], r["top_k"], r["n_predict"]) for r in asked} == {(0.75, 50, 4)}
+    assert all(request["prompt"] for request in requests)
+    assert {(r["temperature"], r["top_k"], r["n_predict"]) for r in requests} == {(0.75, 50, 4)}
 
 
 def test_a_server_that_does_not_start_is_named_with_its_last_words(tmp_path: Path) -> None:

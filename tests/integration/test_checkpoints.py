@@ -38,19 +38,19 @@ def settings_for(folder: Path, **changes: str) -> Settings:
     )
 
 
-def refusal(found: Settings) -> str:
+def refusal(configured: Settings) -> str:
     """Return the sentence with which a checkpoint is refused."""
-    with pytest.raises(CheckpointError) as caught:
-        loading.load(find_checkpoints(found))
-    sentence = str(caught.value)
+    with pytest.raises(CheckpointError) as excinfo:
+        loading.load(find_checkpoints(configured))
+    sentence = str(excinfo.value)
     assert "\n" not in sentence
     return sentence
 
 
 def test_a_good_checkpoint_is_described(copy: Path) -> None:
-    found = find_checkpoints(settings_for(copy))
-    assert set(loading.load(found).models) == set(Role)
-    description = found.describe("reference")
+    checkpoints = find_checkpoints(settings_for(copy))
+    assert set(loading.load(checkpoints).models) == set(Role)
+    description = checkpoints.describe("reference")
     digests = {
         description["base"]["digest"],
         *(a["digest"] for a in description["adapters"].values()),
@@ -63,8 +63,8 @@ def test_a_good_checkpoint_is_described(copy: Path) -> None:
 
 def test_a_digest_tells_contents_not_places(copy: Path, checkpoint: Path) -> None:
     first = find_checkpoints(settings_for(copy))
-    there = settings_for(checkpoint, HELIXQ_DATA_DIR=str(copy / "other"))
-    assert find_checkpoints(there).base.digest == first.base.digest
+    elsewhere = settings_for(checkpoint, HELIXQ_DATA_DIR=str(copy / "other"))
+    assert find_checkpoints(elsewhere).base.digest == first.base.digest
     weights = load_file(copy / "base" / "model.safetensors")
     weights["lm_head.weight"][0, 0] += 1
     save_file(weights, copy / "base" / "model.safetensors", metadata={"format": "pt"})
@@ -72,9 +72,11 @@ def test_a_digest_tells_contents_not_places(copy: Path, checkpoint: Path) -> Non
 
 
 def test_dtype_and_context_are_settings(copy: Path) -> None:
-    found = find_checkpoints(settings_for(copy, HELIXQ_DTYPE="bfloat16", HELIXQ_MAX_CONTEXT="128"))
-    assert (found.dtype, found.context) == (torch.bfloat16, 128)
-    models = loading.load(found).models.values()
+    checkpoints = find_checkpoints(
+        settings_for(copy, HELIXQ_DTYPE="bfloat16", HELIXQ_MAX_CONTEXT="128")
+    )
+    assert (checkpoints.dtype, checkpoints.context) == (torch.bfloat16, 128)
+    models = loading.load(checkpoints).models.values()
     assert {p.dtype for model in models for p in model.parameters()} == {torch.bfloat16}, (
         "adapters included"
     )
@@ -127,7 +129,7 @@ def test_a_tokenizer_of_another_model(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "says"),
+    ("shape", "message"),
     [
         ({"hidden": 96}, "size mismatch"),
         ({"layers": 3}, "the base has no place for"),
@@ -135,14 +137,14 @@ def test_a_tokenizer_of_another_model(copy: Path) -> None:
     ],
 )
 def test_an_adapter_for_another_base(
-    copy: Path, tmp_path: Path, shape: dict[str, int], says: str
+    copy: Path, tmp_path: Path, shape: dict[str, int], message: str
 ) -> None:
     build(tmp_path / "other", **shape)
     shutil.rmtree(copy / "critic")
     shutil.copytree(tmp_path / "other" / "critic", copy / "critic")
     sentence = refusal(settings_for(copy))
     assert sentence.startswith(f"The critic adapter {copy / 'critic'} cannot be loaded")
-    assert says in sentence
+    assert message in sentence
     assert "made for the base model" in sentence
 
 
@@ -221,10 +223,10 @@ def change_config(folder: Path, **options: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
 
 
-def logged(caplog: pytest.LogCaptureFixture, found: Settings) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture, configured: Settings) -> list[str]:
     """Load a checkpoint; return what the log warns of."""
     with caplog.at_level("WARNING", logger="worker"):
-        loading.load(find_checkpoints(found))
+        loading.load(find_checkpoints(configured))
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
@@ -240,7 +242,7 @@ def test_an_adapter_that_names_another_base_is_served_with_a_warning(
 
 
 @pytest.mark.parametrize(
-    ("said", "given", "other"),
+    ("adapter_config", "base", "named"),
     [
         ({"base_model_name_or_path": "org/model"}, "org/model", None),
         ({"base_model_name_or_path": "org/model"}, "/models/model", None),
@@ -257,9 +259,9 @@ def test_an_adapter_that_names_another_base_is_served_with_a_warning(
     ],
 )
 def test_another_base_or_revision_is_told_from_the_same(
-    tmp_path: Path, said: dict[str, str], given: str, other: str | None
+    tmp_path: Path, adapter_config: dict[str, str], base: str, named: str | None
 ) -> None:
-    assert mismatched_base(said, given, tmp_path) == other
+    assert mismatched_base(adapter_config, base, tmp_path) == named
 
 
 def test_an_option_that_this_peft_does_not_know_is_named_in_a_warning(
@@ -298,7 +300,7 @@ def configure(file: str = "config.json", **changes: object) -> Callable[[Path], 
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (point_nowhere, "cannot be loaded ([Errno 2] No such file or directory"),
         (
@@ -319,11 +321,11 @@ def configure(file: str = "config.json", **changes: object) -> Callable[[Path], 
     ],
 )
 def test_a_base_that_cannot_be_used_is_one_sentence(
-    copy: Path, change: Callable[[Path], object], says: str
+    copy: Path, change: Callable[[Path], object], message: str
 ) -> None:
     change(copy / "base")
     sentence = refusal(settings_for(copy))
-    assert says in sentence
+    assert message in sentence
     assert str(copy / "base") in sentence or "HELIXQ_MAX_CONTEXT" in sentence
     assert "adapter " not in sentence or change is add_adapter
 

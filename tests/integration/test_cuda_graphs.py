@@ -52,9 +52,9 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
     def __torch_dispatch__(
         self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        self.seen.append((function, args, kwargs or {}, found))
-        return found
+        result = function(*args, **(kwargs or {}))
+        self.seen.append((function, args, kwargs or {}, result))
+        return result
 
     def repeat(self, results: StepOutputs) -> StepOutputs:
         """Do all of them again; return what the results are now."""
@@ -65,8 +65,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
 
         for function, args, kwargs, before in self.seen:
             args_, kwargs_ = tree_map(current, (args, kwargs))
-            found = function(*args_, **kwargs_)
-            for old, new in zip(tree_leaves(before), tree_leaves(found), strict=True):
+            result = function(*args_, **kwargs_)
+            for old, new in zip(tree_leaves(before), tree_leaves(result), strict=True):
                 if isinstance(old, Tensor):
                     now[id(old)] = new
         tokens, logits = map(current, results)
@@ -92,8 +92,8 @@ class Tracer:
 
         def replay() -> StepOutputs:
             self.replayed[number] += 1
-            found: StepOutputs = operations.repeat(results)
-            return found
+            outputs: StepOutputs = operations.repeat(results)
+            return outputs
 
         return replay
 
@@ -110,35 +110,35 @@ def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answers(
-    model: Any, tokenizer: Any, record: Capture | None, requests: Sequence[Request], **more: Any
+    model: Any, tokenizer: Any, record: Capture | None, requests: Sequence[Request], **options: Any
 ) -> list[Completion]:
     """Ask for all at once, and then for some one by one."""
-    more = {
+    options = {
         "max_model_len": CONTEXT,
         "max_num_seqs": SLOTS,
         "max_num_batched_tokens": 64,
         "paged": True,
-        **more,
+        **options,
     }
-    engine = BatchingEngine(model, tokenizer, capture=lambda _: record, **more)
-    found = [g.result() for g in [engine.submit(each) for each in requests]]
-    found += [engine.submit(each).result() for each in requests[:4]]
+    engine = BatchingEngine(model, tokenizer, capture=lambda _: record, **options)
+    completions = [g.result() for g in [engine.submit(request) for request in requests]]
+    completions += [engine.submit(request).result() for request in requests[:4]]
     engine.close()
-    return found
+    return completions
 
 
-def differing(one: Sequence[Completion], other: Sequence[Completion]) -> list[int]:
-    return [i for i, both in enumerate(zip(one, other, strict=True)) if not same(*both)]
+def differing(completions: Sequence[Completion], expected: Sequence[Completion]) -> list[int]:
+    return [i for i, pair in enumerate(zip(completions, expected, strict=True)) if not same(*pair)]
 
 
 def check(
-    make: Callable[[], Any], tokenizer: Any, requests: Sequence[Request], **more: Any
+    make: Callable[[], Any], tokenizer: Any, requests: Sequence[Request], **options: Any
 ) -> Tracer:
     """Compare the texts with recordings and without."""
     tracer = Tracer()
-    wanted = answers(make(), tokenizer, None, requests, **more)
-    found = answers(make(), tokenizer, tracer, requests, **more)
-    assert differing(found, wanted) == []
+    expected = answers(make(), tokenizer, None, requests, **options)
+    completions = answers(make(), tokenizer, tracer, requests, **options)
+    assert differing(completions, expected) == []
     assert sum(tracer.replayed.values()) > 2 * len(tracer.replayed)
     return tracer
 
@@ -163,11 +163,9 @@ def test_what_a_recorded_step_cannot_draw_is_drawn_after_it(
     rng = random.Random(6)
     kinds = itertools.cycle([(0, 1.0), (50, 0.8), (50, 1.0), (200, 1.0)])
     requests = []
-    for (top_k, top_p), asked in zip(
-        kinds, [request(rng, temperature=1.0) for _ in range(12)], strict=False
-    ):
-        sampling = replace(asked.sampling, top_k=top_k, top_p=top_p)
-        requests.append(replace(asked, sampling=sampling))
+    for top_k, top_p in itertools.islice(kinds, 12):
+        drawn = request(rng, temperature=1.0)
+        requests.append(replace(drawn, sampling=replace(drawn.sampling, top_k=top_k, top_p=top_p)))
     check(lambda: load_models(checkpoint), tokenizer, requests)
 
 
@@ -188,10 +186,12 @@ def test_nothing_is_lost_at_the_contexts_end(
     length = len(tokenizer.encode(" ".join(WORDS)))
     requests = [
         Request(
-            role, " ".join([*WORDS, *WORDS[:more]]), Sampling(temperature=0, max_output_tokens=n)
+            role,
+            " ".join([*WORDS, *WORDS[:num_extra]]),
+            Sampling(temperature=0, max_output_tokens=n),
         )
         for role, n in zip(Role, (60, 60, 20), strict=True)
-        for more in (0, 4)
+        for num_extra in (0, 4)
     ]
     check(lambda: load_models(folder), tokenizer, requests, max_model_len=length + 67)
 
@@ -210,11 +210,11 @@ def test_who_makes_room_is_computed_anew_in_recorded_steps(
 def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> None:
     tracer = Tracer()
     requests = [request(random.Random(5)) for _ in range(4)]
-    wanted, found = (
+    expected, completions = (
         answers(together(mixed("qwen3")), tokenizer, r, requests, max_num_seqs=4)
         for r in (None, tracer)
     )
-    assert differing(found, wanted) == []
+    assert differing(completions, expected) == []
     assert not tracer.replayed
 
 
@@ -230,32 +230,32 @@ def test_without_recordings_all_goes_on(
         return tracer(step, inputs)
 
     requests = [request(random.Random(4)) for _ in range(4)]
-    wanted, found = (
+    expected, completions = (
         answers(load_models(checkpoint), tokenizer, record, requests) for record in (None, refuse)
     )
-    assert differing(found, wanted) == []
+    assert differing(completions, expected) == []
     assert len(tracer.replayed) == 2
-    [said] = [r for r in caplog.records if r.name == paged_model_runner.__name__]
-    assert said.exc_info
-    assert "not permitted when stream is capturing" in str(said.exc_info[1])
+    [warning] = [r for r in caplog.records if r.name == paged_model_runner.__name__]
+    assert warning.exc_info
+    assert "not permitted when stream is capturing" in str(warning.exc_info[1])
 
 
 def test_a_shape_that_memory_does_not_suffice_for_is_left_out(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracer, seen = Tracer(), itertools.count()
+    tracer, attempts = Tracer(), itertools.count()
 
     def large(step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:
-        if not next(seen):
+        if not next(attempts):
             raise torch.OutOfMemoryError("out of memory")
         return tracer(step, inputs)
 
     requests = [request(random.Random(4)) for _ in range(4)]
-    wanted, found = (
+    expected, completions = (
         answers(load_models(checkpoint), tokenizer, record, requests) for record in (None, large)
     )
-    assert differing(found, wanted) == []
-    assert len(tracer.replayed) == next(seen) - 1 > 3
+    assert differing(completions, expected) == []
+    assert len(tracer.replayed) == next(attempts) - 1 > 3
     assert caplog.text.count("out of memory: 1 of ") == 1
 
 
@@ -280,7 +280,7 @@ def test_recording_stops_when_its_time_is_over(
             type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}),
         )
         requests = [request(random.Random(7)) for _ in range(4)]
-        found = answers(load_models(checkpoint), tokenizer, slow, requests)
+        completions = answers(load_models(checkpoint), tokenizer, slow, requests)
     assert len(tracer.replayed) == 3
     assert "CUDA graphs in time" in caplog.text
-    assert differing(found, answers(load_models(checkpoint), tokenizer, None, requests)) == []
+    assert differing(completions, answers(load_models(checkpoint), tokenizer, None, requests)) == []

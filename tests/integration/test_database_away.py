@@ -45,13 +45,13 @@ def admin(postgres: PostgresServer) -> Iterator[psycopg.Connection[Any]]:
 def web(
     admin: psycopg.Connection[Any], postgres: PostgresServer, redis_server: RedisServer
 ) -> Iterator[Any]:
-    url = sa.make_url(create_database(postgres))
-    admin.execute(f"ALTER DATABASE {url.database} OWNER TO {ROLE}")
-    proxy = SlowProxy(Path(str(url.query["host"])) / ".s.PGSQL.5432")
-    near = url.set(username=ROLE, host="127.0.0.1", port=proxy.port, query={})
-    mine = near.render_as_string(hide_password=False)
+    direct_url = sa.make_url(create_database(postgres))
+    admin.execute(f"ALTER DATABASE {direct_url.database} OWNER TO {ROLE}")
+    proxy = SlowProxy(Path(str(direct_url.query["host"])) / ".s.PGSQL.5432")
+    proxied_url = direct_url.set(username=ROLE, host="127.0.0.1", port=proxy.port, query={})
+    url = proxied_url.render_as_string(hide_password=False)
     app = create_app(
-        settings.load({"HELIXQ_DATABASE_URL": mine, "HELIXQ_REDIS_URL": redis_server.url})
+        settings.load({"HELIXQ_DATABASE_URL": url, "HELIXQ_REDIS_URL": redis_server.url})
     )
     services: Services = app.extensions["helixq"]
     migrations.migrate(services.database.engine)
@@ -105,9 +105,9 @@ def test_a_question_gets_503_and_is_taken_again_after(
         replies = [web.post("/v1/responses", json=body) for _ in range(3)]
         assert {reply.status_code for reply in replies} == {503}, replies[0].text
         assert int(replies[0].headers["Retry-After"]) > 0
-        with pytest.raises(sa.exc.SQLAlchemyError) as caught:
+        with pytest.raises(sa.exc.SQLAlchemyError) as excinfo:
             services.database.check_writable()
-        assert is_transient(caught.value), "a worker waits"
+        assert is_transient(excinfo.value), "a worker waits"
     finally:
         admin.execute(CUT)
         admin.execute(allow.format(**names))

@@ -42,10 +42,10 @@ def test_the_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None
     )
     engine = connect(create_database(postgres), options)
     with engine.connect() as connection:
-        given = connection.connection.driver_connection
-        assert given is not None
-        assert given.info.get_parameters()["connect_timeout"] == "7"
-        assert given.prepare_threshold == 1
+        driver_connection = connection.connection.driver_connection
+        assert driver_connection is not None
+        assert driver_connection.info.get_parameters()["connect_timeout"] == "7"
+        assert driver_connection.prepare_threshold == 1
         shown = {
             name: connection.exec_driver_sql(f"SHOW {name}").scalar()
             for name in ("application_name", "search_path")
@@ -119,14 +119,14 @@ def test_other_defaults_of_the_database_change_nothing(odd_database: str) -> Non
     text = "A \\ and a ' and a \0 and Ünïcode 漢字 ␛ 🙂"
     sampling = Sampling(temperature=0.12345678901234568, seed=7)
     with ThreadPoolExecutor(8) as clients:
-        asked = list(
+        jobs = list(
             clients.map(lambda _: submit(database, question=text, sampling=sampling), range(60))
         )
-    for job in asked[:2]:
-        kept = queries.get_job(database, ANONYMOUS, job.id)
-        assert (kept.question, kept.temperature) == (text, sampling.temperature)
-        assert kept.created_at.utcoffset() == dt.timedelta(0)
-        assert abs(kept.created_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
+    for job in jobs[:2]:
+        stored = queries.get_job(database, ANONYMOUS, job.id)
+        assert (stored.question, stored.temperature) == (text, sampling.temperature)
+        assert stored.created_at.utcoffset() == dt.timedelta(0)
+        assert abs(stored.created_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
         assert stages.record(database, claim(database, job), replace(OUTPUT, text=text))
         assert queries.get_job(database, ANONYMOUS, job.id).attempts[0].output == text
     [serving] = workers.list_serving(database)
@@ -148,23 +148,23 @@ def test_a_transaction_that_was_one_of_a_deadlock_is_run_again(postgres: Postgre
     """PostgreSQL ends one of the two, here always the first's: the other has an hour for it."""
     url = create_database(postgres)
     locks = Locks(f"{url}&options=-c%20deadlock_timeout%3D10ms")
-    other = Locks(f"{url}&options=-c%20deadlock_timeout%3D1h")
+    patient = Locks(f"{url}&options=-c%20deadlock_timeout%3D1h")
     migrations.migrate(locks.engine)
     a, b = (submit(locks).id for _ in range(2))
-    with ThreadPoolExecutor(2) as pool, other.engine.begin() as gate:
+    with ThreadPoolExecutor(2) as pool, patient.engine.begin() as gate:
         gate.execute(sa.select(Job).where(Job.id == a).with_for_update())
-        ours = pool.submit(locks.take, a, b)
-        _until_waiting(other, 1)
-        theirs = pool.submit(other.take, b, a)
-        _until_waiting(other, 2)
+        first = pool.submit(locks.take, a, b)
+        _until_waiting(patient, 1)
+        second = pool.submit(patient.take, b, a)
+        _until_waiting(patient, 2)
         gate.rollback()
-        theirs.result(PATIENCE)
-        ours.result(PATIENCE)
+        second.result(PATIENCE)
+        first.result(PATIENCE)
     locks.close()
-    other.close()
+    patient.close()
 
 
-def _until_waiting(database: Database, wanted: int) -> None:
+def _until_waiting(database: Database, count: int) -> None:
     """Hold on until so many wait for locks."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"
@@ -173,7 +173,7 @@ def _until_waiting(database: Database, wanted: int) -> None:
     give_up = time.monotonic() + PATIENCE
     while True:
         with database.engine.connect() as connection:
-            if connection.exec_driver_sql(waiting).scalar() == wanted:
+            if connection.exec_driver_sql(waiting).scalar() == count:
                 return
         assert time.monotonic() < give_up
         time.sleep(0.01)  # a lock that is waited for tells nobody
@@ -188,9 +188,9 @@ def test_a_connection_to_a_server_that_became_a_standby_is_given_up(
     with database.engine.connect() as connection:
         connection.exec_driver_sql("SET default_transaction_read_only TO on")  # stands for it
         connection.commit()
-    with pytest.raises(sa.exc.InternalError) as caught:
+    with pytest.raises(sa.exc.InternalError) as excinfo:
         database.check_writable()
-    assert is_transient(caught.value)
+    assert is_transient(excinfo.value)
     database.check_writable()
     database.close()
 
@@ -205,25 +205,25 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> N
 
 def test_nothing_is_written_to_a_file_that_was_deleted_or_replaced(tmp_path: Path) -> None:
     """A job that was accepted there would be gone with the process."""
-    file, kept = tmp_path / "jobs.sqlite3", tmp_path / "kept.sqlite3"
+    file, backup = tmp_path / "jobs.sqlite3", tmp_path / "kept.sqlite3"
     database = Database(f"sqlite:///{file}")
     migrations.migrate(database.engine)
     first = submit(database)
-    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(kept)) as copy:
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(backup)) as copy:
         source.backup(copy)
     for part in tmp_path.glob("jobs.sqlite3*"):
         part.unlink()
     for _ in range(2):
-        with pytest.raises(sa.exc.OperationalError, match="was deleted") as caught:
+        with pytest.raises(sa.exc.OperationalError, match="was deleted") as excinfo:
             submit(database)
-        assert is_transient(caught.value)
+        assert is_transient(excinfo.value)
     assert not file.exists()
-    kept.rename(file)
+    backup.rename(file)
     second = submit(database)
-    other = Database(f"sqlite:///{file}")
-    assert [queries.get_job(other, ANONYMOUS, job.id).id for job in (first, second)] == [
+    reopened = Database(f"sqlite:///{file}")
+    assert [queries.get_job(reopened, ANONYMOUS, job.id).id for job in (first, second)] == [
         first.id,
         second.id,
     ]
     database.close()
-    other.close()
+    reopened.close()

@@ -34,7 +34,7 @@ TINY = Recipe(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     threads = torch.get_num_threads()
     recipe.make(folder / "checkpoint", folder, seed=0, recipe=TINY)
@@ -42,29 +42,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_recipe_makes_what_the_worker_loads(made: Path, tmp_path: Path) -> None:
-    environ = {**model_settings(made / "checkpoint"), "HELIXQ_DATA_DIR": str(tmp_path)}
-    found = loading.load(find_checkpoints(settings.load(environ)))
-    assert set(found.models) == set(Role)
-    recipe.draw(made, made / "curves.svg")
-    assert "</svg>" in (made / "curves.svg").read_text()
+def test_the_recipe_makes_what_the_worker_loads(build: Path, tmp_path: Path) -> None:
+    environ = {**model_settings(build / "checkpoint"), "HELIXQ_DATA_DIR": str(tmp_path)}
+    loaded = loading.load(find_checkpoints(settings.load(environ)))
+    assert set(loaded.models) == set(Role)
+    recipe.draw(build, build / "curves.svg")
+    assert "</svg>" in (build / "curves.svg").read_text()
 
 
-def test_what_is_made_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_made_is_not_made_again(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: object) -> None:
         raise AssertionError("it trains again")
 
     monkeypatch.setattr(training, "train", train)
-    recipe.make(made / "checkpoint", made, seed=0, recipe=TINY)
+    recipe.make(build / "checkpoint", build, seed=0, recipe=TINY)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adam"])
 def test_an_interrupted_training_gives_the_same_weights(
-    made: Path, tmp_path: Path, optimizer: str
+    build: Path, tmp_path: Path, optimizer: str
 ) -> None:
     rate = 1e-3 if optimizer == "muon" else 0.0
     plan = Plan(steps=5, rate=1e-3, muon_rate=rate, warmup=2, save_every=2)
-    base = made / "checkpoint" / "base"
+    base = build / "checkpoint" / "base"
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     loss = training.base_loss(Lesson.ANSWERS, tokenizer, 0, rows=2, length=32)
 
@@ -76,22 +76,22 @@ def test_an_interrupted_training_gives_the_same_weights(
     def load() -> MistralForCausalLM:
         return MistralForCausalLM.from_pretrained(base, dtype=torch.float32)
 
-    whole, parts = load(), load()
-    training.train(whole, loss, plan, tmp_path / "whole", "whole")
+    uninterrupted, resumed = load(), load()
+    training.train(uninterrupted, loss, plan, tmp_path / "whole", "whole")
     with pytest.raises(KeyboardInterrupt):
-        training.train(parts, power_cut, plan, tmp_path / "parts", "parts")
-    parts = load()
-    training.train(parts, loss, plan, tmp_path / "parts", "parts")
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, parts.state_dict()[name]), name
+        training.train(resumed, power_cut, plan, tmp_path / "parts", "parts")
+    resumed = load()
+    training.train(resumed, loss, plan, tmp_path / "parts", "parts")
+    for name, weight in uninterrupted.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
     one, two = ((tmp_path / x / "loss.json").read_text() for x in ("whole", "parts"))
     assert one == two
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_shared_beginning_changes_no_loss(made: Path, role: Role) -> None:
+def test_a_shared_beginning_changes_no_loss(build: Path, role: Role) -> None:
     """The loss computed the plain way, one example after the other, is the same."""
-    base = made / "checkpoint" / "base"
+    base = build / "checkpoint" / "base"
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     model: Any = MistralForCausalLM.from_pretrained(base, dtype=torch.float32)
     rng = random.Random(f"0/{role}/7")
@@ -106,13 +106,13 @@ def test_a_shared_beginning_changes_no_loss(made: Path, role: Role) -> None:
         ]
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt + text])).logits[0]
-        wanted = torch.tensor(text)
+        target = torch.tensor(text)
         total += float(
-            torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], wanted, reduction="sum")
+            torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], target, reduction="sum")
         )
         tokens += len(text)
-    found = training.role_loss(role, tokenizer, 0, examples=6)(model, 7)
-    assert float(found.detach()) == pytest.approx(total / tokens, rel=1e-4)
+    loss = training.role_loss(role, tokenizer, 0, examples=6)(model, 7)
+    assert float(loss.detach()) == pytest.approx(total / tokens, rel=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 24), (2, 24, 40)])

@@ -94,32 +94,32 @@ def test_a_cancel_while_a_step_is_under_way_takes_what_was_read(
     engine = make(checkpoint, tokenizer, paged=True)
     runner: Any = engine._runner
     launch = runner.launch
-    asked = Request(Role.CRITIC, "gravity " * 40, Sampling(temperature=0, max_output_tokens=60))
+    request = Request(Role.CRITIC, "gravity " * 40, Sampling(temperature=0, max_output_tokens=60))
     submitted = threading.Event()
-    drawn: list[Any] = []
+    steps: list[Any] = []
 
     def launching(plan: Any) -> Any:
         launched = launch(plan)
         submitted.wait(60)
-        if asked is generation.request and launched.sampled_sequences:
-            drawn.append(launched)
-            if len(drawn) == 7:
+        if request is generation.request and launched.sampled_sequences:
+            steps.append(launched)
+            if len(steps) == 7:
                 generation.cancel()
         return launched
 
     runner.launch = launching
-    generation = engine.submit(asked)
+    generation = engine.submit(request)
     submitted.set()
     cancelled = generation.result(timeout=60)
     runner.launch = launch
-    whole = engine.submit(asked).result(timeout=60)
+    uncancelled = engine.submit(request).result(timeout=60)
     engine.close()
     assert cancelled.finish_reason is FinishReason.CANCELLED
     # Six were read when the seventh step was launched.
     assert cancelled.output_tokens == 6
-    assert len(drawn) == 7
-    assert whole.text.startswith(cancelled.text)
-    assert same(whole, reference.submit(asked).result())
+    assert len(steps) == 7
+    assert uncancelled.text.startswith(cancelled.text)
+    assert same(uncancelled, reference.submit(request).result())
 
 
 def test_a_deadline_ends_a_text(endless_engine: BatchingEngine) -> None:

@@ -84,21 +84,21 @@ def card(checkpoint: Path) -> Card:
 def test_the_whole_pipeline_gives_the_cards_texts(
     engine: ReferenceEngine, card: Card, seed: int
 ) -> None:
-    ours: list[str] = []
+    texts: list[str] = []
     cards: list[str] = []
     for stage in pipeline.stages():
         sampling = Sampling(seed=pipeline.stage_seed(seed, stage.index))
-        prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, QUESTION, ours)
+        prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, QUESTION, texts)
         generation = engine.submit(Request(stage.role, prompt, sampling))
         streamed = list(generation)
         completion = generation.result()
         assert "".join(streamed) == completion.text
         assert streamed == completion.deltas
-        ours.append(completion.text)
+        texts.append(completion.text)
         torch.manual_seed(sampling.seed)
         cards.append(card.generate_text(prompt, stage.role))
-    assert ours == cards
-    assert len(set(ours)) > 1, "the roles differ"
+    assert texts == cards
+    assert len(set(texts)) > 1, "the roles differ"
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -226,8 +226,8 @@ def test_deltas_add_up_to_the_text(checkpoint: Path, text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / "base")
     detokenizer = Detokenizer(tokenizer)
     deltas = [detokenizer.push(token) for token in tokenizer.encode(text)[1:]]
-    whole, rest = detokenizer.finish()
-    assert whole == text
+    full_text, rest = detokenizer.finish()
+    assert full_text == text
     assert "".join(deltas) + rest == text
     for delta in deltas:
         delta.encode()  # no half characters
@@ -249,15 +249,15 @@ def test_half_a_character_waits_for_its_other_half(checkpoint: Path) -> None:
 def test_a_byte_that_spoils_the_character_before_it_is_waited_for() -> None:
     """Vocabularies that fall back to bytes decode bytes that follow each other together."""
     vocabulary = {"<unk>": 0, "x": 1} | {f"<0x{byte:02X}>": 2 + byte for byte in range(256)}
-    made = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
-    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=made)  # type: ignore[no-untyped-call]
+    backend = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
     euro = [2 + byte for byte in "€".encode()]
-    for last, wanted in ([1], "x€x"), ([2 + 0xFF, 1], "x\ufffd\ufffd\ufffd\ufffdx"):
+    for last, expected in ([1], "x€x"), ([2 + 0xFF, 1], "x\ufffd\ufffd\ufffd\ufffdx"):
         detokenizer = Detokenizer(tokenizer)
         deltas = [detokenizer.push(token) for token in [1, *euro, *last]]
         text, rest = detokenizer.finish()
-        assert "".join(deltas) + rest == text == wanted
+        assert "".join(deltas) + rest == text == expected
 
 
 def test_an_empty_prompt_is_refused(checkpoint: Path) -> None:

@@ -52,8 +52,8 @@ def full(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Rol
     return {role: folder / role for role in Role}
 
 
-def texts(found: Measurement) -> list[tuple[str, str, str]]:
-    return [(t.answer, t.critique, t.regeneration) for t in found.transcripts]
+def texts(measurement: Measurement) -> list[tuple[str, str, str]]:
+    return [(t.answer, t.critique, t.regeneration) for t in measurement.transcripts]
 
 
 def test_the_texts_are_the_services(
@@ -61,16 +61,16 @@ def test_the_texts_are_the_services(
 ) -> None:
     """What the engine writes one by one, both forms write in padded batches."""
     engine = start_engine(checkpoint)
-    wanted = []
+    expected = []
     for question, _, _ in QUESTIONS:
         outputs: list[str] = []
         for stage in pipeline.stages():
             prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, outputs)
             outputs.append(engine.submit(Request(stage.role, prompt, GREEDY)).result().text)
-        wanted.append(tuple(outputs))
+        expected.append(tuple(outputs))
     engine.close()
-    found = find_checkpoints(settings.load(environ))
-    for form in (Adapters(found), FullModels(found, full)):
+    checkpoints = find_checkpoints(settings.load(environ))
+    for form in (Adapters(checkpoints), FullModels(checkpoints, full)):
         written: list[int] = []
         measured = measure(
             form,
@@ -80,16 +80,16 @@ def test_the_texts_are_the_services(
             batch=2,
             tick=lambda _, written=written: written.append,  # type: ignore[misc]  # a default
         )
-        assert texts(measured) == wanted
+        assert texts(measured) == expected
         assert sum(written) == 9
         assert list(measured.counts) == ["all", "short", "long", "long/air", "long/iron"]
-    assert measured.weight_bytes > 2 * Adapters(found).weight_bytes()
+    assert measured.weight_bytes > 2 * Adapters(checkpoints).weight_bytes()
 
 
 def run(environ: dict[str, str], *arguments: object, status: int = 0) -> Any:
-    found = CliRunner().invoke(main, ["eval", *map(str, arguments)], env=environ)
-    assert found.exit_code == status, found.output
-    return found
+    result = CliRunner().invoke(main, ["eval", *map(str, arguments)], env=environ)
+    assert result.exit_code == status, result.output
+    return result
 
 
 def test_the_command_measures_both_forms_and_ranks(
@@ -102,8 +102,8 @@ def test_the_command_measures_both_forms_and_ranks(
         *("--ranks", "4,1", "--max-output-tokens", 8, "--answer", r"\w+", "--approval", "the"),
         *("--markdown", files[0], "--plot", files[1], "--transcripts", files[2]),
     )
-    found = json.loads(run(environ, *arguments, "--json").stdout)
-    counts = found["adapters"]["counts"]
+    printed = json.loads(run(environ, *arguments, "--json").stdout)
+    counts = printed["adapters"]["counts"]
     assert counts["all"]["actor"]["total"] == 3
     assert {kind: c["actor"]["total"] for kind, c in counts.items()} == {
         "all": 3,
@@ -112,10 +112,10 @@ def test_the_command_measures_both_forms_and_ranks(
         "long/air": 1,
         "long/iron": 1,
     }
-    assert counts == found["full"]["counts"], "merged models say the same"
-    assert found["adapters_against_full"]["difference"] == 0
-    assert found["full"]["weight_bytes"] > 2 * found["adapters"]["weight_bytes"]
-    assert list(found["ranks"]) == ["1", "4"]
+    assert counts == printed["full"]["counts"], "merged models say the same"
+    assert printed["adapters_against_full"]["difference"] == 0
+    assert printed["full"]["weight_bytes"] > 2 * printed["adapters"]["weight_bytes"]
+    assert list(printed["ranks"]) == ["1", "4"]
 
     text = files[0].read_text()
     assert text.startswith("# Title\n")
@@ -133,10 +133,10 @@ def test_the_command_measures_both_forms_and_ranks(
 
 
 def test_a_limit_keeps_all_kinds(environ: dict[str, str], task_file: Path) -> None:
-    found = json.loads(
+    printed = json.loads(
         run(environ, task_file, "--limit", 2, "--max-output-tokens", 2, "--json").stdout
     )
-    counts = found["adapters"]["counts"]
+    counts = printed["adapters"]["counts"]
     assert (counts["all"]["actor"]["total"], set(counts)) == (
         2,
         {"all", "short", "long", "long/air"},
@@ -145,7 +145,7 @@ def test_a_limit_keeps_all_kinds(environ: dict[str, str], task_file: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["/no/such/file"], "No such file"),
         (["--ranks", "4"], "name them with --full"),
@@ -155,17 +155,17 @@ def test_a_limit_keeps_all_kinds(environ: dict[str, str], task_file: Path) -> No
     ],
 )
 def test_bad_input_is_one_sentence(
-    environ: dict[str, str], task_file: Path, arguments: list[str], says: str
+    environ: dict[str, str], task_file: Path, arguments: list[str], message: str
 ) -> None:
     first = [] if arguments[0].startswith("/") else [task_file]
-    found = run(environ, *first, *arguments, status=1)
-    assert found.stderr.startswith("Error: ")
-    assert says in found.stderr
-    assert found.stderr.count("\n") == 1
+    result = run(environ, *first, *arguments, status=1)
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--full", "actor=/nowhere"], "critic, regenerator"),
         (["--ranks", "four"], "is not a list of numbers"),
@@ -174,11 +174,11 @@ def test_bad_input_is_one_sentence(
     ],
 )
 def test_bad_options_are_explained(
-    environ: dict[str, str], arguments: list[str], says: str
+    environ: dict[str, str], arguments: list[str], message: str
 ) -> None:
-    assert says in run(environ, *arguments, status=2).stderr
+    assert message in run(environ, *arguments, status=2).stderr
 
 
 def test_a_question_longer_than_the_context(environ: dict[str, str], task_file: Path) -> None:
-    found = run({**environ, "HELIXQ_MAX_CONTEXT": "16"}, task_file, status=1)
-    assert "leaves no room in the model's context of 16" in found.stderr
+    result = run({**environ, "HELIXQ_MAX_CONTEXT": "16"}, task_file, status=1)
+    assert "leaves no room in the model's context of 16" in result.stderr

@@ -38,9 +38,9 @@ def test_the_check_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     environment = {**os.environ, "OUT": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    kept = (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()
-    assert ended.stdout.splitlines()[: len(kept)] == kept
-    lines: list[dict[str, Any]] = [json.loads(line) for line in kept]
+    recorded = (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()
+    assert ended.stdout.splitlines()[: len(recorded)] == recorded
+    lines: list[dict[str, Any]] = [json.loads(line) for line in recorded]
     assert [line for line in lines if "error" in line] == []
     texts = [line for line in lines if line.get("check") == "texts" and "skipped" not in line]
     assert {line["drawn"] for line in texts} == {"greedy", "sampled"}

@@ -37,21 +37,21 @@ def configured(copy: Path) -> Settings:
 
 @pytest.fixture
 def hashing(configured: Settings) -> Iterator[Digests]:
-    with digests.begin(configured) as found:
-        yield found
+    with digests.begin(configured) as folder_digests:
+        yield folder_digests
 
 
 def start(configured: Settings, hashing: Digests, registered: list[Runtime]) -> Engine:
     """Start as a worker does."""
-    found = find_checkpoints(configured, hashing)
-    reasons = loading.batching_unsupported_reasons(found)
-    return local_engine.load_and_register(found, hashing, 2, reasons, registered.append)[0]
+    checkpoints = find_checkpoints(configured, hashing)
+    reasons = loading.batching_unsupported_reasons(checkpoints)
+    return local_engine.load_and_register(checkpoints, hashing, 2, reasons, registered.append)[0]
 
 
 def refusal(configured: Settings, hashing: Digests) -> str:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as excinfo:
         start(configured, hashing, [])
-    sentence = str(caught.value)
+    sentence = str(excinfo.value)
     assert "\n" not in sentence
     return sentence
 
@@ -100,10 +100,10 @@ def test_what_is_wrong_with_weights_goes_before_what_is_wrong_with_hashing(
 def test_a_base_that_changes_while_it_is_loaded_is_not_served(
     copy: Path, configured: Settings, hashing: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = loading.load
+    load = loading.load
 
-    def meanwhile(found: Checkpoints) -> loading.LoadedModels:
-        loaded = whole(found)
+    def meanwhile(checkpoints: Checkpoints) -> loading.LoadedModels:
+        loaded = load(checkpoints)
         weights = load_file(copy / "base" / "model.safetensors")
         weights["model.norm.weight"][0] += 1
         save_file(weights, copy / "base" / "model.safetensors", metadata={"format": "pt"})
@@ -124,23 +124,25 @@ def test_a_base_that_changed_before_it_was_loaded_is_hashed_anew(
     save_file(weights, copy / "base" / "model.safetensors", metadata={"format": "pt"})
     registered: list[Runtime] = []
     start(configured, hashing, registered).close()
-    said = registered[0].description["base"]["digest"]
-    assert said == f"sha256:{digests.digest(copy / 'base')}" != f"sha256:{early}"
+    registered_digest = registered[0].description["base"]["digest"]
+    assert registered_digest == f"sha256:{digests.digest(copy / 'base')}" != f"sha256:{early}"
 
 
 def test_a_worker_is_known_before_its_model_is_loaded(
     configured: Settings, hashing: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The web takes questions from then on."""
-    known = threading.Event()
-    whole = loading.load
+    is_registered = threading.Event()
+    load = loading.load
 
-    def once_known(found: Checkpoints) -> loading.LoadedModels:
-        assert known.wait(30)
-        return whole(found)
+    def once_known(checkpoints: Checkpoints) -> loading.LoadedModels:
+        assert is_registered.wait(30)
+        return load(checkpoints)
 
     monkeypatch.setattr(loading, "load", once_known)
-    found = find_checkpoints(configured, hashing)
-    engine, runtime = local_engine.load_and_register(found, hashing, 2, [], lambda _: known.set())
+    checkpoints = find_checkpoints(configured, hashing)
+    engine, runtime = local_engine.load_and_register(
+        checkpoints, hashing, 2, [], lambda _: is_registered.set()
+    )
     engine.close()
     assert set(runtime.description["adapters"]) == set(Role)

@@ -35,7 +35,7 @@ class History:
     def claim(self) -> None:
         for stage_index in range(3):
             for exclusive in (False, True):
-                held = stages.claim(
+                claimed = stages.claim(
                     self.database,
                     self.job.id,
                     stage_index,
@@ -43,8 +43,8 @@ class History:
                     job_timeout=60,
                     exclusive=exclusive,
                 )
-                if held is not None:
-                    self.claims.append(held)
+                if claimed is not None:
+                    self.claims.append(claimed)
 
     def lose(self) -> None:
         let_leases_run_out(self.database)

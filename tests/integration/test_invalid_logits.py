@@ -76,18 +76,22 @@ def test_a_prompt_without_numbers_spoils_nothing_that_begins_alike(
     )
     beginning = "gravity explains the field " * 6
     greedy = Sampling(temperature=0, max_output_tokens=20)
-    bad = [Request(Role.ACTOR, f"{beginning}~{end}", greedy) for end in ("", "and the wind", "~~")]
-    good = [
+    invalid = [
+        Request(Role.ACTOR, f"{beginning}~{end}", greedy) for end in ("", "and the wind", "~~")
+    ]
+    sound = [
         Request(role, beginning + end, greedy)
         for role in (Role.ACTOR, Role.CRITIC)
         for end in ("", "and the wind", "Earth", "of a planet")
     ]
     for _ in range(2):
-        wrong, right = ([engine.submit(r) for r in asked] for asked in (bad, good))
-        for generation in wrong:
+        failing, succeeding = (
+            [engine.submit(r) for r in requests] for requests in (invalid, sound)
+        )
+        for generation in failing:
             with pytest.raises(EngineError, match="not finite"):
                 generation.result()
-        for generation, r in zip(right, good, strict=True):
+        for generation, r in zip(succeeding, sound, strict=True):
             assert same(generation.result(), reference.submit(r).result())
     engine.close()
 
@@ -108,7 +112,7 @@ def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(
         Request(Role.ACTOR, text, Sampling(temperature=0, max_output_tokens=20))
         for text in ("gravity " * 60, "Earth wind")
     )
-    wanted = [engine.submit(r).result().text for r in (long, short)]
+    expected = [engine.submit(r).result().text for r in (long, short)]
     executor = engine._loop.executor
     execute = executor.execute
 
@@ -120,11 +124,11 @@ def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(
 
     executor.execute = cancelling  # type: ignore[method-assign]  # in the midst of its prompt
     for _ in range(2):
-        bad = Request(Role.CRITIC, "~" * 100, Sampling(temperature=0))
-        assert engine.submit(bad).result().finish_reason is FinishReason.CANCELLED
-    found = [g.result().text for g in [engine.submit(r) for r in (long, short)]]
+        invalid = Request(Role.CRITIC, "~" * 100, Sampling(temperature=0))
+        assert engine.submit(invalid).result().finish_reason is FinishReason.CANCELLED
+    texts = [g.result().text for g in [engine.submit(r) for r in (long, short)]]
     engine.close()
-    assert found == wanted
+    assert texts == expected
 
 
 def test_a_draft_without_numbers_costs_nobody_the_text(
@@ -134,15 +138,15 @@ def test_a_draft_without_numbers_costs_nobody_the_text(
     engine = BatchingEngine(
         copy.deepcopy(poisoned), tokenizer, max_model_len=CONTEXT, max_num_seqs=4
     )
-    wanted = Request(Role.ACTOR, "Earth wind", Sampling(temperature=0, max_output_tokens=30))
-    text = engine.submit(wanted).result().text
-    asked = []
+    request = Request(Role.ACTOR, "Earth wind", Sampling(temperature=0, max_output_tokens=30))
+    text = engine.submit(request).result().text
+    proposals = []
 
     def propose(*_: Any, **__: Any) -> list[int]:
-        asked.append(1)
-        return [poison] if len(asked) == 5 else []
+        proposals.append(1)
+        return [poison] if len(proposals) == 5 else []
 
     monkeypatch.setattr(engine._loop.executor._drafter, "propose", propose)
-    assert engine.submit(wanted).result().text == text
+    assert engine.submit(request).result().text == text
     engine.close()
-    assert len(asked) == 5, "it goes on without drafts"
+    assert len(proposals) == 5, "it goes on without drafts"

@@ -195,7 +195,7 @@ def save(folder: Path, role: Role, kind: Kind, seed: int) -> None:
         model.save_pretrained(str(folder / role), **(kind.saving or {}))
 
 
-def alone(folder: Path, role: Role, tokenizer: Any) -> str:
+def peft_text(folder: Path, role: Role, tokenizer: Any) -> str:
     """Return PEFT's text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -203,8 +203,8 @@ def alone(folder: Path, role: Role, tokenizer: Any) -> str:
         model: Any = PeftModel.from_pretrained(base_of(folder), str(folder / role)).eval()
         ids = torch.tensor([tokenizer.encode(PROMPT)])
         limits: Any = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 2}
-        found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **limits)
-    return str(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **limits)
+    return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def plain(tied: bool, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def texts(plain: Path, tokenizer: Any) -> dict[Role, str]:
-    return {role: alone(plain, role, tokenizer) for role in Role}
+    return {role: peft_text(plain, role, tokenizer) for role in Role}
 
 
 def beside(plain: Path, folder: Path) -> Path:
@@ -243,20 +243,22 @@ def beside(plain: Path, folder: Path) -> Path:
 
 def served(folder: Path, tokenizer: Any, *, batched: bool) -> dict[Role, str]:
     """Return each role's text, and that of the actor after the others'."""
-    found = find(folder)
-    assert bool(loading.batching_unsupported_reasons(found)) is not batched
-    models = loading.load(found).models
+    checkpoints = find(folder)
+    assert bool(loading.batching_unsupported_reasons(checkpoints)) is not batched
+    models = loading.load(checkpoints).models
     engine: Engine
     if batched:
         engine = BatchingEngine(models, tokenizer, max_model_len=64, max_num_seqs=3)
     else:
         engine = ReferenceEngine(models, tokenizer, max_model_len=64)
     sampling = Sampling(temperature=0, max_output_tokens=8)
-    asked = [Request(role, PROMPT, sampling) for role in (*Role, Role.ACTOR)]
-    generations = [engine.submit(each) for each in asked]
-    said = {each.role: g.result().text for each, g in zip(asked, generations, strict=True)}
+    requests = [Request(role, PROMPT, sampling) for role in (*Role, Role.ACTOR)]
+    generations = [engine.submit(request) for request in requests]
+    texts = {
+        request.role: g.result().text for request, g in zip(requests, generations, strict=True)
+    }
     engine.close()
-    return said
+    return texts
 
 
 @pytest.mark.parametrize(("tied", "name"), CASES, indirect=["tied"])
@@ -266,8 +268,8 @@ def test_a_role_has_pefts_text_and_the_others_keep_theirs(
     kind = KINDS[name]
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, kind, seed=7)
-    wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
-    assert served(folder, tokenizer, batched=kind.batched) == wanted
+    expected = {**texts, Role.CRITIC: peft_text(folder, Role.CRITIC, tokenizer)}
+    assert served(folder, tokenizer, batched=kind.batched) == expected
 
 
 @pytest.mark.parametrize("tied", [False], indirect=True)
@@ -284,8 +286,8 @@ def test_a_pytorch_without_lazy_clones_will_do(
     monkeypatch.setattr(role_models, "_ADDRESS", None)
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, KINDS[name], seed=7)
-    wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
-    assert served(folder, tokenizer, batched=KINDS[name].batched) == wanted
+    expected = {**texts, Role.CRITIC: peft_text(folder, Role.CRITIC, tokenizer)}
+    assert served(folder, tokenizer, batched=KINDS[name].batched) == expected
 
 
 def rename(weights: dict[str, Any], name: str) -> dict[str, Any]:
@@ -304,7 +306,7 @@ def without(weights: dict[str, Any], end: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tied", [False], indirect=True)
 @pytest.mark.parametrize(
-    ("name", "change", "says"),
+    ("name", "change", "message"),
     [
         ("plain", lambda w: rename(w, "default"), "has one part too many, default, which looks"),
         # By chance the name that the adapter has here: PEFT alone would find no place for it.
@@ -321,7 +323,7 @@ def without(weights: dict[str, Any], end: str) -> dict[str, Any]:
 def test_a_file_that_peft_would_fill_up_is_refused(
     name: str,
     change: Callable[[dict[str, Any]], dict[str, Any]],
-    says: str,
+    message: str,
     plain: Path,
     tmp_path: Path,
 ) -> None:
@@ -329,15 +331,15 @@ def test_a_file_that_peft_would_fill_up_is_refused(
     save(folder, Role.CRITIC, KINDS[name], seed=7)
     file = folder / Role.CRITIC / "adapter_model.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as excinfo:
         loading.load(find(folder))
-    sentence = str(caught.value)
+    sentence = str(excinfo.value)
     assert sentence.startswith(f"The critic adapter {folder / 'critic'} cannot be loaded")
-    assert says in sentence
+    assert message in sentence
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"rank_pattern": {"(": 4}}, "has '(' in rank_pattern, which is not a regular expression"),
         ({"alpha_pattern": {"*q": 4}}, "has '*q' in alpha_pattern, which is not a regular"),
@@ -351,17 +353,17 @@ def test_a_file_that_peft_would_fill_up_is_refused(
     ],
 )
 def test_a_config_with_an_impossible_value_is_one_sentence(
-    changes: dict[str, Any], says: str, checkpoint: Path, tmp_path: Path
+    changes: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = beside(checkpoint, tmp_path)
     shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
     file = folder / Role.CRITIC / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as excinfo:
         loading.load(find(folder))
-    sentence = str(caught.value)
+    sentence = str(excinfo.value)
     assert sentence.startswith(f"The critic adapter {folder / 'critic'} cannot be loaded")
-    assert says in sentence
+    assert message in sentence
 
 
 def test_every_method_that_is_served_is_tried() -> None:
@@ -384,12 +386,12 @@ def test_what_extract_keeps_is_served(
     save_file(tuned, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
     out = folder / Role.CRITIC
     extract(plain / "base", tmp_path / "tuned", out, target=Target(rank=4), keep=[keep])
-    wanted = {**texts, Role.CRITIC: alone(folder, Role.CRITIC, tokenizer)}
-    assert served(folder, tokenizer, batched=False) == wanted
+    expected = {**texts, Role.CRITIC: peft_text(folder, Role.CRITIC, tokenizer)}
+    assert served(folder, tokenizer, batched=False) == expected
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
         ({"init_lora_weights": "corda"}, "(corda) changes the base by data"),
@@ -400,23 +402,23 @@ def test_what_extract_keeps_is_served(
     ],
 )
 def test_what_no_engine_serves_is_refused(
-    changes: dict[str, Any], says: str, checkpoint: Path, tmp_path: Path
+    changes: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = beside(checkpoint, tmp_path)
     shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
     file = folder / Role.CRITIC / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     for refused in (loading.batching_unsupported_reasons, loading.load):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError) as excinfo:
             refused(find(folder))
-        assert str(caught.value).startswith(
+        assert str(excinfo.value).startswith(
             f"The critic adapter {folder / 'critic'} cannot be served"
         )
-        assert says in str(caught.value)
+        assert message in str(excinfo.value)
 
 
 @pytest.mark.parametrize(
-    ("tied", "name", "says"),
+    ("tied", "name", "message"),
     [
         (
             False,
@@ -429,12 +431,12 @@ def test_what_no_engine_serves_is_refused(
     indirect=["tied"],
 )
 def test_a_kind_that_nobody_thought_of_is_refused(
-    name: str, says: str, plain: Path, tmp_path: Path
+    name: str, message: str, plain: Path, tmp_path: Path
 ) -> None:
     """As if the rules let it pass to the engine that batches."""
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, KINDS[name], seed=7)
-    with pytest.raises(CheckpointError, match=re.escape(says)):
+    with pytest.raises(CheckpointError, match=re.escape(message)):
         local_engine.load_engine(find(folder), 2, [])
 
 
@@ -443,8 +445,8 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
     form: LoRALinear, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engine.batching.runner_setup.choose_lora_linear", lambda _: form)
-    found = find(checkpoint)
-    local_engine.load_engine(found, 2, []).close()
+    checkpoints = find(checkpoint)
+    local_engine.load_engine(checkpoints, 2, []).close()
     # A fake fault: in the layers, the regenerator's tokens count as the critic's.
     point = LoRAMapping.set
     monkeypatch.setattr(
@@ -452,10 +454,10 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
         "set",
         lambda self, rows, device: point(self, [min(row, 1) for row in rows], device),
     )
-    with pytest.raises(CheckpointError) as caught:
-        local_engine.load_engine(found, 2, [])
-    sentence = str(caught.value)
-    name = found.adapters[Role.REGENERATOR].name
+    with pytest.raises(CheckpointError) as excinfo:
+        local_engine.load_engine(checkpoints, 2, [])
+    sentence = str(excinfo.value)
+    name = checkpoints.adapters[Role.REGENERATOR].name
     assert sentence.startswith(
         f"The regenerator adapter {name} cannot be served by the batching engine"
     )
@@ -466,8 +468,8 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_engine, "BatchingEngine", partial(BatchingEngine, paged=True))
-    found = find(checkpoint)
-    local_engine.load_engine(found, 2, []).close()
+    checkpoints = find(checkpoint)
+    local_engine.load_engine(checkpoints, 2, []).close()
 
     def mistaken(**fields: Any) -> PagedBatch:
         """A fake fault, as above."""
@@ -477,7 +479,7 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
     with pytest.raises(
         CheckpointError, match=r"^The regenerator adapter .*differ from those of PEFT"
     ):
-        local_engine.load_engine(found, 2, [])
+        local_engine.load_engine(checkpoints, 2, [])
 
 
 def test_a_device_without_room_for_a_context_is_said_at_the_start(
@@ -500,12 +502,12 @@ def test_an_adapter_that_changes_anothers_scores_is_noticed(
     models: list[Any] = []
 
     def meddling(base: Any, folder: Path, name: str) -> Any:
-        found = load_adapter(base, folder, name)
+        loaded = load_adapter(base, folder, name)
         if models:
             with torch.no_grad():
                 next(models[0].parameters()).mul_(1.1)
-        models.append(found[0])
-        return found
+        models.append(loaded[0])
+        return loaded
 
     monkeypatch.setattr(role_models, "load_adapter", meddling)
     with pytest.raises(

@@ -39,15 +39,15 @@ WORKERS = 10_000
 WAITING = 300
 #: The most that one call may look at: rows and index entries on PostgreSQL, a tenth of the virtual
 #: machine's instructions on SQLite. A walk through the workers alone would be `WORKERS` or more.
-MOST = 4_000
+MAX_ROWS = 4_000
 
 
-def multiply(connection: sa.Connection, table: str, where: str, count: int, **new: str) -> None:
+def multiply(connection: sa.Connection, table: str, where: str, count: int, **changes: str) -> None:
     """Add ``count`` copies of rows, with new values in SQL; ``n.i`` is the number of the copy."""
     columns = [c["name"] for c in sa.inspect(connection).get_columns(table)]
     if table == "attempts":
         columns.remove("id")
-    values = ", ".join(new.get(name, f"old.{name}") for name in columns)
+    values = ", ".join(changes.get(name, f"old.{name}") for name in columns)
     connection.exec_driver_sql(
         f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 (of this file's own words)
         "WITH RECURSIVE n(i) AS "
@@ -135,12 +135,12 @@ def counting(database: Database) -> Iterator[Callable[[], int]]:
         sa.event.listen(database.engine, "checkout", watch)
         last = 0
 
-        def asked() -> int:
+        def rows_read() -> int:
             nonlocal last
             now, before, last = steps, last, steps
             return now - before
 
-        yield asked
+        yield rows_read
         sa.event.remove(database.engine, "checkout", watch)
         return
 
@@ -151,13 +151,13 @@ def counting(database: Database) -> Iterator[Callable[[], int]]:
         with database.engine.connect() as connection:  # the only one that there is in the pool
             connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
             connection.commit()
-            found = connection.exec_driver_sql(
+            total = connection.exec_driver_sql(
                 "SELECT (SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))"
                 " FROM pg_stat_user_tables)"
                 " + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)"
             ).scalar_one()
             connection.rollback()
-        now, before_, before = int(found), before, int(found)
+        now, before_, before = int(total), before, int(total)
         return now - before_
 
     yield read
@@ -165,14 +165,14 @@ def counting(database: Database) -> Iterator[Callable[[], int]]:
 
 def test_no_sweep_and_no_question_walks_through_the_history(database: Database) -> None:
     fill(database)
-    looked: dict[str, int] = {}
-    with counting(database) as look:
-        look()
+    max_rows: dict[str, int] = {}
+    with counting(database) as rows_read:
+        rows_read()
 
         def run(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
             result = call(*arguments, **named)
             name = call.__name__
-            looked[name] = max(looked.get(name, 0), look())
+            max_rows[name] = max(max_rows.get(name, 0), rows_read())
             return result
 
         run(sweeping.any_unfinished, database)
@@ -212,11 +212,11 @@ def test_no_sweep_and_no_question_walks_through_the_history(database: Database) 
             )
         run(outbox.mark_unpublished, database, job.id, 0)
         for stage_index in range(3):
-            held = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)
-            run(workers.heartbeat, database, WORKER, [(job.id, held.lease_token)])
+            claimed = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)
+            run(workers.heartbeat, database, WORKER, [(job.id, claimed.lease_token)])
             run(workers.held_leases, database, WORKER)
             run(stages.needs_exclusive_worker, database, job.id, stage_index)
-            run(stages.record, database, held, OUTPUT)
+            run(stages.record, database, claimed, OUTPUT)
         for end in (stages.release, stages.fail):
             run(
                 end,
@@ -225,18 +225,18 @@ def test_no_sweep_and_no_question_walks_through_the_history(database: Database) 
                 *["why"] * (1 + (end is stages.fail)),
             )
         job = submit(database)
-        held = claim(database, job)
+        claimed = claim(database, job)
         run(cancellation.cancel, database, ANONYMOUS, job.id)
-        run(stages.keep_partial, database, held, OUTPUT)
+        run(stages.keep_partial, database, claimed, OUTPUT)
         claim(database, submit(database))
         job = submit(database)
         claim(database, job)
         cancellation.cancel(database, ANONYMOUS, job.id)
         let_leases_run_out(database)
-        look()
+        rows_read()
         run(sweeping.sweep, database)
-        other = replace(RUNTIME, description={"engine": "other"})
-        run(workers.register, database, "worker-2", "localhost", 2, other)
+        other_runtime = replace(RUNTIME, description={"engine": "other"})
+        run(workers.register, database, "worker-2", "localhost", 2, other_runtime)
         run(workers.set_state, database, "worker-2", WorkerState.READY)
         run(restarting.restart_jobs, database, 600)
         assert run(restarting.restart_jobs, database, 0), "the model of what was given back is gone"
@@ -259,5 +259,5 @@ def test_no_sweep_and_no_question_walks_through_the_history(database: Database) 
         if not name.startswith("_") and "database" in inspect.signature(function).parameters
     }
     assert len(public) > 20
-    assert public - set(looked) == set(), "every use case is counted here"
-    assert {name: count for name, count in looked.items() if count > MOST} == {}
+    assert public - set(max_rows) == set(), "every use case is counted here"
+    assert {name: count for name, count in max_rows.items() if count > MAX_ROWS} == {}

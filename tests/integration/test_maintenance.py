@@ -47,8 +47,10 @@ def messages(broker: Any) -> list[tuple[str, int]]:
     queues = [
         key for key in broker.scan_iter(f"{KEY_PREFIX}{QUEUE}*") if broker.type(key) == "list"
     ]
-    found = [json.loads(text)["headers"] for key in queues for text in broker.lrange(key, 0, -1)]
-    return [ast.literal_eval(headers["argsrepr"]) for headers in found]
+    message_headers = [
+        json.loads(text)["headers"] for key in queues for text in broker.lrange(key, 0, -1)
+    ]
+    return [ast.literal_eval(headers["argsrepr"]) for headers in message_headers]
 
 
 def duties(
@@ -71,10 +73,9 @@ def test_of_many_sweeps_one_publishes_a_job(
         else:
             claim(database, job)
     let_leases_run_out(database)
-    stores = [
-        Database(database.engine.url.render_as_string(hide_password=False)) for _ in range(SWEEPS)
-    ]
-    processes = [duties(each, progress, redis_server) for each in stores]
+    url = database.engine.url.render_as_string(hide_password=False)
+    databases = [Database(url) for _ in range(SWEEPS)]
+    processes = [duties(own, progress, redis_server) for own in databases]
     start = threading.Barrier(SWEEPS)
 
     def sweep(process: Maintenance) -> None:
@@ -88,8 +89,8 @@ def test_of_many_sweeps_one_publishes_a_job(
         thread.join()
     processes[0].sweep()  # one that came a moment later than all of them
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
-    for each in stores:
-        each.close()
+    for own in databases:
+        own.close()
 
 
 def test_what_redis_refuses_goes_back_to_the_outbox(
@@ -124,7 +125,7 @@ def test_after_an_outage_workers_renew_their_leases_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that has just started sweeps at once: it may be there because another one died."""
-    lost, held = submit(database), submit(database)
+    lost, renewed = submit(database), submit(database)
     claim(database, lost)
     let_leases_run_out(database)
     now = 1000.0
@@ -133,24 +134,24 @@ def test_after_an_outage_workers_renew_their_leases_first(
     assert not process.sweep()
     assert messages(broker) == [(lost.id, 0)]
 
-    token = claim(database, held).lease_token
+    token = claim(database, renewed).lease_token
     let_leases_run_out(database)
     now += 60  # nobody reached the database meanwhile
     assert process.sweep(), "it asks to be called again soon"
-    workers.heartbeat(database, WORKER, [(held.id, token)])
+    workers.heartbeat(database, WORKER, [(renewed.id, token)])
     now += HEARTBEAT_INTERVAL
     assert not process.sweep()
     assert messages(broker) == [(lost.id, 0)]
-    assert workers.held_leases(database, WORKER) == {(held.id, token)}
+    assert workers.held_leases(database, WORKER) == {(renewed.id, token)}
 
 
 def test_without_a_worker_of_its_own_it_publishes_for_those_that_are_ready(
     database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
     """As `helixq maintain` does."""
-    begun = submit(database)
-    stages.record(database, claim(database, begun), OUTPUT)
-    outbox.mark_unpublished(database, begun.id, 1)
+    started = submit(database)
+    stages.record(database, claim(database, started), OUTPUT)
+    outbox.mark_unpublished(database, started.id, 1)
     waiting = submit(database)
     outbox.mark_unpublished(database, waiting.id, 0)
     process = duties(database, progress, redis_server, model=None)
@@ -158,7 +159,7 @@ def test_without_a_worker_of_its_own_it_publishes_for_those_that_are_ready(
     assert messages(broker) == [(waiting.id, 0)], "nobody would take the other one's"
     workers.set_state(database, WORKER, WorkerState.READY)
     process.sweep()
-    assert Counter(messages(broker)) == {(waiting.id, 0): 1, (begun.id, 1): 1}
+    assert Counter(messages(broker)) == {(waiting.id, 0): 1, (started.id, 1): 1}
 
 
 def test_old_jobs_are_cleaned_up(

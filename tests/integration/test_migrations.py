@@ -36,21 +36,21 @@ def test_the_migrations_match_the_models(engine: sa.Engine) -> None:
     with plain.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
-        wanted = {
+        expected = {
             (table.name, constraint.name)
             for table in Base.metadata.tables.values()
             for constraint in table.constraints
             if isinstance(constraint, sa.CheckConstraint)
         }
         inspector = sa.inspect(connection)
-        found = {
+        checks = {
             (table, check["name"])
             for table in Base.metadata.tables
             for check in inspector.get_check_constraints(table)
         }
-        assert found == wanted  # alembic compares no checks
-    for each in (engine, plain):
-        each.dispose()
+        assert checks == expected  # alembic compares no checks
+    for migrated in (engine, plain):
+        migrated.dispose()
 
 
 def test_migrations_go_up_and_down(engine: sa.Engine) -> None:
@@ -108,9 +108,12 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
     """It waits for another one that takes its time."""
     url = create_database(postgres)
     options = "-c statement_timeout=100 -c lock_timeout=100"
-    given = sa.make_url(url).update_query_dict({"options": options})
-    engine, other = create_engine(given.render_as_string(hide_password=False)), create_engine(url)
-    autocommit = other.execution_options(isolation_level="AUTOCOMMIT")
+    limited_url = sa.make_url(url).update_query_dict({"options": options})
+    engine, admin = (
+        create_engine(limited_url.render_as_string(hide_password=False)),
+        create_engine(url),
+    )
+    autocommit = admin.execution_options(isolation_level="AUTOCOMMIT")
     with ThreadPoolExecutor(1) as pool, autocommit.connect() as holder:
         holder.execute(sa.select(sa.func.pg_advisory_lock(migrations.LOCK)))
         migrating = pool.submit(migrations.migrate, engine)
@@ -121,8 +124,8 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
         holder.execute(sa.select(sa.func.pg_advisory_unlock(migrations.LOCK)))
         migrating.result(PATIENCE)
     migrations.check(engine)
-    for each in (engine, other):
-        each.dispose()
+    for connected in (engine, admin):
+        connected.dispose()
 
 
 def test_several_may_open_a_new_database_at_once(tmp_path: Path) -> None:
@@ -173,18 +176,18 @@ def test_stored_jobs_get_an_owner_and_keep_their_histories(database: Database) -
             (3, index, text) for index, text in enumerate(texts)
         ]
     migrations.migrate(database.engine)
-    kept = queries.get_job(database, ANONYMOUS, done.id)
-    assert (kept.owner, kept.stage_index, kept.status) == (ANONYMOUS, 3, Status.COMPLETED)
-    assert [(a.stage_index, a.output, a.delta_lengths) for a in kept.attempts] == [
+    stored = queries.get_job(database, ANONYMOUS, done.id)
+    assert (stored.owner, stored.stage_index, stored.status) == (ANONYMOUS, 3, Status.COMPLETED)
+    assert [(a.stage_index, a.output, a.delta_lengths) for a in stored.attempts] == [
         (index, text, [len(text)]) for index, text in enumerate(texts)
     ]
-    again, created = submission.submit(
+    repeated, created = submission.submit(
         database,
         ANONYMOUS,
         replace(QUESTION, idempotency_key="k", request_digest="d"),
         max_queued=10,
     )
-    assert (again.id, created) == (keyed.id, False)
+    assert (repeated.id, created) == (keyed.id, False)
     with (
         database.engine.begin() as connection,
         pytest.raises(sa.exc.IntegrityError, match="has ended never changes"),

@@ -31,7 +31,7 @@ from tests.servers import RedisServer
 
 OTHER = "worker-2"
 #: What workers say of themselves.
-TOLD: dict[str, Any] = {
+DESCRIPTION: dict[str, Any] = {
     "engine": "batching",
     "device": "cpu",
     "dtype": "float32",
@@ -43,13 +43,13 @@ TOLD: dict[str, Any] = {
     },
     "versions": {"torch": "2.11"},
 }
-OTHER_TOLD = {**TOLD, "dtype": "bfloat16"}
+OTHER_DESCRIPTION = {**DESCRIPTION, "dtype": "bfloat16"}
 
 
 @pytest.fixture
-def both(database: Database) -> Database:
+def two_models(database: Database) -> Database:
     """A database with two workers of different models, both ready."""
-    workers.register(database, OTHER, "elsewhere", 2, Runtime(OTHER_TOLD, 4096, "{}"))
+    workers.register(database, OTHER, "elsewhere", 2, Runtime(OTHER_DESCRIPTION, 4096, "{}"))
     for worker in (WORKER, OTHER):
         workers.set_state(database, worker, WorkerState.READY)
     return database
@@ -72,7 +72,12 @@ def wait(database: Database, seconds: float) -> None:
     "change",
     [
         {"base": {"name": "base", "digest": "sha256:c"}},
-        {"adapters": {**TOLD["adapters"], "critic": {"name": "critic", "digest": "sha256:d"}}},
+        {
+            "adapters": {
+                **DESCRIPTION["adapters"],
+                "critic": {"name": "critic", "digest": "sha256:d"},
+            }
+        },
         {"dtype": "bfloat16"},
         {"quantization": "4bit"},
         {"engine": "reference"},
@@ -80,17 +85,20 @@ def wait(database: Database, seconds: float) -> None:
     ],
 )
 def test_what_changes_a_text_is_another_model(change: dict[str, Any]) -> None:
-    assert Runtime(TOLD, 4096, "{}").model != Runtime({**TOLD, **change}, 4096, "{}").model
+    assert (
+        Runtime(DESCRIPTION, 4096, "{}").model
+        != Runtime({**DESCRIPTION, **change}, 4096, "{}").model
+    )
 
 
 def test_names_places_and_versions_change_no_text() -> None:
     moved = {
-        **TOLD,
+        **DESCRIPTION,
         "device": "cuda:1",
         "base": {"name": "/elsewhere/base", "digest": "sha256:b"},
         "versions": {"torch": "2.12"},
     }
-    assert Runtime(TOLD, 4096, "{}").model == Runtime(moved, 8192, "{}").model
+    assert Runtime(DESCRIPTION, 4096, "{}").model == Runtime(moved, 8192, "{}").model
 
 
 def test_the_same_folder_with_other_contents_is_another_model(
@@ -99,8 +107,8 @@ def test_the_same_folder_with_other_contents_is_another_model(
     folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
 
     def model() -> str:
-        found = find(folder)
-        return Runtime(found.describe("batching"), found.context, "{}").model
+        checkpoints = find(folder)
+        return Runtime(checkpoints.describe("batching"), checkpoints.context, "{}").model
 
     before = model()
     assert before == Runtime(find(checkpoint).describe("batching"), 99, "{}").model
@@ -110,88 +118,97 @@ def test_the_same_folder_with_other_contents_is_another_model(
     assert model() != before
 
 
-def test_the_first_claim_settles_a_jobs_model(both: Database) -> None:
-    job = submit(both)
-    assert stages.record(both, claim(both, job), OUTPUT)
+def test_the_first_claim_settles_a_jobs_model(two_models: Database) -> None:
+    job = submit(two_models)
+    assert stages.record(two_models, claim(two_models, job), OUTPUT)
     for stage_index in (1, 2):
-        assert stages.claim(both, job.id, stage_index, OTHER, job_timeout=60) is None
-        assert stages.record(both, claim(both, job, stage_index), OUTPUT)
-    kept = queries.get_job(both, ANONYMOUS, job.id)
-    assert (kept.status, kept.model, kept.run) == (Status.COMPLETED, RUNTIME.model, 1)
-    assert {a.worker_id for a in kept.attempts} == {WORKER}
-    other = submit(both)
-    stages.release(both, claim(both, other, worker=OTHER), "the worker shut down")
-    assert stages.claim(both, other.id, 0, WORKER, job_timeout=60) is None, (
+        assert stages.claim(two_models, job.id, stage_index, OTHER, job_timeout=60) is None
+        assert stages.record(two_models, claim(two_models, job, stage_index), OUTPUT)
+    stored = queries.get_job(two_models, ANONYMOUS, job.id)
+    assert (stored.status, stored.model, stored.run) == (Status.COMPLETED, RUNTIME.model, 1)
+    assert {a.worker_id for a in stored.attempts} == {WORKER}
+    released = submit(two_models)
+    stages.release(two_models, claim(two_models, released, worker=OTHER), "the worker shut down")
+    assert stages.claim(two_models, released.id, 0, WORKER, job_timeout=60) is None, (
         "also before a stage is finished"
     )
-    assert stages.claim(both, other.id, 0, OTHER, job_timeout=60) is not None
+    assert stages.claim(two_models, released.id, 0, OTHER, job_timeout=60) is not None
 
 
-def test_one_of_many_models_claims_a_job(both: Database) -> None:
+def test_one_of_many_models_claims_a_job(two_models: Database) -> None:
     for _ in range(5):
-        job = submit(both)
+        job = submit(two_models)
         with ThreadPoolExecutor(4) as pool:
             claims = list(
                 pool.map(
-                    lambda worker, job=job: stages.claim(both, job.id, 0, worker, job_timeout=60),
+                    lambda worker, job=job: stages.claim(
+                        two_models, job.id, 0, worker, job_timeout=60
+                    ),
                     [WORKER, OTHER] * 4,
                 )
             )
-        assert sum(each is not None for each in claims) == 1
-        kept = queries.get_job(both, ANONYMOUS, job.id)
-        assert kept.model == kept.attempts[0].worker.model
+        assert sum(claimed is not None for claimed in claims) == 1
+        stored = queries.get_job(two_models, ANONYMOUS, job.id)
+        assert stored.model == stored.attempts[0].worker.model
 
 
 def test_stages_are_published_by_workers_of_their_model(
-    both: Database, monkeypatch: pytest.MonkeyPatch
+    two_models: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", -1.0)
-    job = submit(both)
-    stages.record(both, claim(both, job), OUTPUT)
-    assert outbox.take_unpublished(both, queue_empty=True, model="another") == []
-    [waiting] = outbox.take_unpublished(both, queue_empty=False, model=RUNTIME.model)
+    job = submit(two_models)
+    stages.record(two_models, claim(two_models, job), OUTPUT)
+    assert outbox.take_unpublished(two_models, queue_empty=True, model="another") == []
+    [waiting] = outbox.take_unpublished(two_models, queue_empty=False, model=RUNTIME.model)
     assert (waiting.job_id, waiting.model) == (job.id, RUNTIME.model)
     assert waiting.priority == MAX_PRIORITY, "what has begun goes first"
 
 
-def test_a_job_whose_model_is_gone_starts_again(both: Database) -> None:
-    job = submit(both)
+def test_a_job_whose_model_is_gone_starts_again(two_models: Database) -> None:
+    job = submit(two_models)
     for stage_index, text in enumerate(["an answer", "a critique"]):
         stages.record(
-            both,
-            claim(both, job, stage_index),
+            two_models,
+            claim(two_models, job, stage_index),
             replace(OUTPUT, text=text, delta_lengths=[len(text)]),
         )
-    stages.release(both, claim(both, job, 2), "the worker shut down")
-    workers.set_state(both, WORKER, WorkerState.STOPPED)
-    before = queries.get_job(both, ANONYMOUS, job.id)
-    wait(both, 700)
-    leave(both, WORKER, 500)
-    assert restarting.restart_jobs(both, 600) == [], "it was there not long ago"
-    leave(both, WORKER, 700)
-    wait(both, 500)
-    assert restarting.restart_jobs(both, 600) == [], "the stage has not waited for so long"
-    wait(both, 700)
-    assert restarting.restart_jobs(both, 600) == [job.id]
-    assert restarting.restart_jobs(both, 0) == [], "once"
+    stages.release(two_models, claim(two_models, job, 2), "the worker shut down")
+    workers.set_state(two_models, WORKER, WorkerState.STOPPED)
+    before = queries.get_job(two_models, ANONYMOUS, job.id)
+    wait(two_models, 700)
+    leave(two_models, WORKER, 500)
+    assert restarting.restart_jobs(two_models, 600) == [], "it was there not long ago"
+    leave(two_models, WORKER, 700)
+    wait(two_models, 500)
+    assert restarting.restart_jobs(two_models, 600) == [], "the stage has not waited for so long"
+    wait(two_models, 700)
+    assert restarting.restart_jobs(two_models, 600) == [job.id]
+    assert restarting.restart_jobs(two_models, 0) == [], "once"
 
-    kept = queries.get_job(both, ANONYMOUS, job.id)
-    assert (kept.status, kept.stage_index, kept.run, kept.model) == (Status.IN_PROGRESS, 0, 2, None)
-    assert (kept.deadline_at, kept.started_at) == (before.deadline_at, before.started_at)
-    assert kept.finished == []
-    [told] = kept.restarts
-    assert (told["run"], told["model"]) == (2, RUNTIME.model)
-    assert told["reason"] == "no worker with the model of the run before was ready for 600 seconds"
-    [waiting] = outbox.take_unpublished(both, queue_empty=False, model="whoever comes")
+    stored = queries.get_job(two_models, ANONYMOUS, job.id)
+    assert (stored.status, stored.stage_index, stored.run, stored.model) == (
+        Status.IN_PROGRESS,
+        0,
+        2,
+        None,
+    )
+    assert (stored.deadline_at, stored.started_at) == (before.deadline_at, before.started_at)
+    assert stored.finished == []
+    [restart] = stored.restarts
+    assert (restart["run"], restart["model"]) == (2, RUNTIME.model)
+    assert (
+        restart["reason"] == "no worker with the model of the run before was ready for 600 seconds"
+    )
+    [waiting] = outbox.take_unpublished(two_models, queue_empty=False, model="whoever comes")
     assert (waiting.job_id, waiting.stage_index, waiting.model) == (job.id, 0, None)
 
     for stage_index, text in enumerate(["another answer", "another critique", "a better answer"]):
-        held = claim(both, job, stage_index, OTHER)
-        assert held.sampling.seed == stage_seed(7, stage_index)
-        stages.record(both, held, replace(OUTPUT, text=text, delta_lengths=[len(text)]))
-    kept = queries.get_job(both, ANONYMOUS, job.id)
-    assert kept.status is Status.COMPLETED
-    assert [(a.run, a.stage_index, a.number, a.status.value) for a in kept.attempts] == [
+        claimed = claim(two_models, job, stage_index, OTHER)
+        assert claimed.sampling.seed == stage_seed(7, stage_index)
+        stages.record(two_models, claimed, replace(OUTPUT, text=text, delta_lengths=[len(text)]))
+    stored = queries.get_job(two_models, ANONYMOUS, job.id)
+    assert stored.status is Status.COMPLETED
+    assert [(a.run, a.stage_index, a.number, a.status.value) for a in stored.attempts] == [
         (1, 0, 1, "finished"),
         (1, 1, 1, "finished"),
         (1, 2, 1, "released"),
@@ -199,83 +216,90 @@ def test_a_job_whose_model_is_gone_starts_again(both: Database) -> None:
         (2, 1, 2, "finished"),
         (2, 2, 2, "finished"),
     ]
-    assert [a.output for a in kept.attempts[:2]] == ["an answer", "a critique"], "all of it is kept"
-    assert [a.output for a in kept.finished] == [
+    assert [a.output for a in stored.attempts[:2]] == ["an answer", "a critique"], (
+        "all of it is kept"
+    )
+    assert [a.output for a in stored.finished] == [
         "another answer",
         "another critique",
         "a better answer",
     ]
-    assert "RESPONSE: another answer \nCRITIQUE: another critique" in kept.attempts[-1].prompt
+    assert "RESPONSE: another answer \nCRITIQUE: another critique" in stored.attempts[-1].prompt
 
 
-def test_a_job_waits_while_its_model_may_come_back(both: Database) -> None:
-    job = submit(both)
-    stages.record(both, claim(both, job), OUTPUT)
-    wait(both, 700)
-    assert restarting.restart_jobs(both, 600) == [], "its worker is ready, and busy"
-    assert restarting.restart_jobs(both, 0) == []
-    leave(both, WORKER, 700)
-    workers.register(both, "failing", "localhost", 3, RUNTIME)
-    workers.set_state(both, "failing", WorkerState.STOPPED)
-    leave(both, OTHER, 700)
-    assert restarting.restart_jobs(both, 600) == [], "nobody else is there either"
-    workers.set_state(both, OTHER, WorkerState.READY)
-    assert restarting.restart_jobs(both, 600) == [job.id], "one that never was ready does not count"
+def test_a_job_waits_while_its_model_may_come_back(two_models: Database) -> None:
+    job = submit(two_models)
+    stages.record(two_models, claim(two_models, job), OUTPUT)
+    wait(two_models, 700)
+    assert restarting.restart_jobs(two_models, 600) == [], "its worker is ready, and busy"
+    assert restarting.restart_jobs(two_models, 0) == []
+    leave(two_models, WORKER, 700)
+    workers.register(two_models, "failing", "localhost", 3, RUNTIME)
+    workers.set_state(two_models, "failing", WorkerState.STOPPED)
+    leave(two_models, OTHER, 700)
+    assert restarting.restart_jobs(two_models, 600) == [], "nobody else is there either"
+    workers.set_state(two_models, OTHER, WorkerState.READY)
+    assert restarting.restart_jobs(two_models, 600) == [job.id], (
+        "one that never was ready does not count"
+    )
 
 
-def test_only_jobs_that_wait_start_again(both: Database) -> None:
-    fresh, running, done = submit(both), submit(both), submit(both)
-    claim(both, running)
-    stages.fail(both, claim(both, done), "server_error", "broken")
-    wait(both, 700)
-    leave(both, WORKER, 700)
-    assert restarting.restart_jobs(both, 600) == []
-    let_leases_run_out(both)
-    sweeping.sweep(both)
-    assert restarting.restart_jobs(both, 600) == [], "its stage was taken back just now"
-    wait(both, 700)
-    assert restarting.restart_jobs(both, 600) == [running.id]
-    assert queries.get_job(both, ANONYMOUS, fresh.id).run == 1
+def test_only_jobs_that_wait_start_again(two_models: Database) -> None:
+    fresh, running, done = submit(two_models), submit(two_models), submit(two_models)
+    claim(two_models, running)
+    stages.fail(two_models, claim(two_models, done), "server_error", "broken")
+    wait(two_models, 700)
+    leave(two_models, WORKER, 700)
+    assert restarting.restart_jobs(two_models, 600) == []
+    let_leases_run_out(two_models)
+    sweeping.sweep(two_models)
+    assert restarting.restart_jobs(two_models, 600) == [], "its stage was taken back just now"
+    wait(two_models, 700)
+    assert restarting.restart_jobs(two_models, 600) == [running.id]
+    assert queries.get_job(two_models, ANONYMOUS, fresh.id).run == 1
 
 
-def test_losses_of_an_earlier_run_count(both: Database) -> None:
+def test_losses_of_an_earlier_run_count(two_models: Database) -> None:
     """It may be the job that brings its workers down, whatever their model."""
-    job = submit(both)
+    job = submit(two_models)
     for _ in range(EXCLUSIVE_AFTER):
-        claim(both, job)
-        let_leases_run_out(both)
-        sweeping.sweep(both)
-    wait(both, 700)
-    leave(both, WORKER, 700)
-    assert restarting.restart_jobs(both, 600) == [job.id]
-    assert stages.claim(both, job.id, 0, OTHER, job_timeout=60) is None, "not beside others"
-    claim(both, job, worker=OTHER, exclusive=True)
-    let_leases_run_out(both)
-    assert sweeping.sweep(both).failed == [job.id]
-    assert [a.status for a in queries.get_job(both, ANONYMOUS, job.id).attempts] == [
+        claim(two_models, job)
+        let_leases_run_out(two_models)
+        sweeping.sweep(two_models)
+    wait(two_models, 700)
+    leave(two_models, WORKER, 700)
+    assert restarting.restart_jobs(two_models, 600) == [job.id]
+    assert stages.claim(two_models, job.id, 0, OTHER, job_timeout=60) is None, "not beside others"
+    claim(two_models, job, worker=OTHER, exclusive=True)
+    let_leases_run_out(two_models)
+    assert sweeping.sweep(two_models).failed == [job.id]
+    assert [a.status for a in queries.get_job(two_models, ANONYMOUS, job.id).attempts] == [
         AttemptStatus.LOST
     ] * 3
 
 
 def test_after_an_outage_nobody_starts_jobs_again_at_once(
-    both: Database, progress: Progress, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    two_models: Database,
+    progress: Progress,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The other workers have yet to say that they are alive."""
-    job = submit(both)
-    stages.record(both, claim(both, job), OUTPUT)
-    wait(both, 700)
-    leave(both, WORKER, 700)
-    model = Runtime(OTHER_TOLD, 4096, "{}").model
+    job = submit(two_models)
+    stages.record(two_models, claim(two_models, job), OUTPUT)
+    wait(two_models, 700)
+    leave(two_models, WORKER, 700)
+    model = Runtime(OTHER_DESCRIPTION, 4096, "{}").model
     publisher = Publisher(make_app(redis_server.url, model))
     process = Maintenance(
-        both, publisher, progress, model=model, model_timeout=600, retention_days=0
+        two_models, publisher, progress, model=model, model_timeout=600, retention_days=0
     )
     process.sweep()
-    assert queries.get_job(both, ANONYMOUS, job.id).run == 1
+    assert queries.get_job(two_models, ANONYMOUS, job.id).run == 1
     monkeypatch.setattr(maintenance, "ALIVE_FOR", 0.0)
     process.sweep()
-    assert queries.get_job(both, ANONYMOUS, job.id).run == 2
-    assert queries.get_job(both, ANONYMOUS, job.id).published_at is not None, (
+    assert queries.get_job(two_models, ANONYMOUS, job.id).run == 2
+    assert queries.get_job(two_models, ANONYMOUS, job.id).published_at is not None, (
         "and it is published by the same sweep"
     )
 
@@ -284,7 +308,7 @@ def test_half_done_jobs_of_before_are_settled_by_the_migration(database_url: str
     """Their workers said what they had, if not under a single name."""
     database = Database(database_url)
     migrations.migrate(database.engine)
-    runtime = Runtime(TOLD, 4096, "{}")
+    runtime = Runtime(DESCRIPTION, 4096, "{}")
     workers.register(database, WORKER, "localhost", 1, runtime)
     half_done, waiting = submit(database), submit(database)
     stages.record(database, claim(database, half_done), OUTPUT)
@@ -294,6 +318,8 @@ def test_half_done_jobs_of_before_are_settled_by_the_migration(database_url: str
     assert queries.get_job(database, ANONYMOUS, half_done.id).model == runtime.model
     assert queries.get_job(database, ANONYMOUS, waiting.id).model is None
     after = [queries.get_job(database, ANONYMOUS, job.id).attempts for job in (half_done, waiting)]
-    assert [[a.output for a in each] for each in after] == [[a.output for a in e] for e in before]
+    assert [[a.output for a in attempts] for attempts in after] == [
+        [a.output for a in attempts] for attempts in before
+    ]
     assert stages.record(database, claim(database, half_done, 1), OUTPUT)
     database.close()

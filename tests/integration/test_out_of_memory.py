@@ -45,12 +45,12 @@ def test_running_out_of_memory_shrinks_the_batch(
         )
         for i in range(16)
     ]
-    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    completions = [g.result() for g in [engine.submit(r) for r in requests]]
     engine.close()
     assert min(slots for slots, _ in sizes) <= 3
     assert min(chunk for _, chunk in sizes) <= 20
     greedy = [i for i in range(16) if not i % 2]
-    assert all(same(found[i], reference.submit(requests[i]).result()) for i in greedy)
+    assert all(same(completions[i], reference.submit(requests[i]).result()) for i in greedy)
 
 
 def test_a_batch_grows_again_when_there_is_memory(
@@ -67,13 +67,13 @@ def test_a_batch_grows_again_when_there_is_memory(
         engine._loop.scheduler.max_num_seqs,
         engine._loop.scheduler.max_num_batched_tokens,
     )
-    least = [slots, chunk]
+    min_sizes = [slots, chunk]
     scarce = True
 
     def fault(plan: Any) -> None:
-        least[:] = map(
+        min_sizes[:] = map(
             min,
-            least,
+            min_sizes,
             (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens),
         )
         if scarce and (len(plan.decodes) > 3 or plan.num_prefill_tokens > 20):
@@ -83,11 +83,11 @@ def test_a_batch_grows_again_when_there_is_memory(
     rng = random.Random(6)
     requests = [request(rng) for _ in range(16)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=24)) for r in requests]
-    found = [g.result() for g in [engine.submit(r) for r in requests[:8]]]
-    assert least[0] <= 3
-    assert least[1] <= 20
+    completions = [g.result() for g in [engine.submit(r) for r in requests[:8]]]
+    assert min_sizes[0] <= 3
+    assert min_sizes[1] <= 20
     scarce = False
-    found += [g.result() for g in [engine.submit(r) for r in requests[8:]]]
+    completions += [g.result() for g in [engine.submit(r) for r in requests[8:]]]
     for _ in range(20):
         if (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens) == (
             slots,
@@ -102,7 +102,9 @@ def test_a_batch_grows_again_when_there_is_memory(
         slots,
         chunk,
     )
-    assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
+    assert all(
+        same(c, reference.submit(r).result()) for c, r in zip(completions, requests, strict=True)
+    )
 
 
 def test_memory_that_is_too_little_for_one_fails_that_one(

@@ -76,9 +76,9 @@ def mixture() -> list[Request]:
 
 
 def answers(engine: Engine, requests: list[Request]) -> list[str]:
-    found = [each.result().text for each in [engine.submit(each) for each in requests]]
+    texts = [g.result().text for g in [engine.submit(r) for r in requests]]
     engine.close()
-    return found
+    return texts
 
 
 def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> None:
@@ -90,9 +90,9 @@ def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> Non
         )
         assert after.base_layer.weight.nbytes * 8 == before.base_layer.weight.nbytes
         assert torch.equal(after.lora_B["actor"].weight, before.lora_B["actor"].weight)
-    found = replace(find(checkpoint), quantization="4bit").describe("batching")
-    assert found["quantization"] == "4bit"
-    assert "bitsandbytes" in found["versions"]
+    description = replace(find(checkpoint), quantization="4bit").describe("batching")
+    assert description["quantization"] == "4bit"
+    assert "bitsandbytes" in description["versions"]
 
 
 @pytest.mark.parametrize("form", [GroupedLoRALinear, StackedLoRALinear])
@@ -102,13 +102,15 @@ def test_roles_are_mixed_in_a_batch(checkpoint: Path, tokenizer: Any, form: LoRA
     engine = BatchingEngine(
         load(checkpoint), tokenizer, max_model_len=CONTEXT, max_num_seqs=8, lora_linear=form
     )
-    found = answers(engine, requests)
+    texts = answers(engine, requests)
     reference = ReferenceEngine(load(checkpoint), tokenizer, max_model_len=CONTEXT)
-    assert found == [reference.submit(each).result().text for each in requests]
+    assert texts == [reference.submit(request).result().text for request in requests]
     sampling = Sampling(temperature=0, max_output_tokens=24)
-    texts = {reference.submit(Request(role, "gravity", sampling)).result().text for role in Role}
+    greedy_texts = {
+        reference.submit(Request(role, "gravity", sampling)).result().text for role in Role
+    }
     reference.close()
-    assert len(texts) == 3, "the adapters matter"
+    assert len(greedy_texts) == 3, "the adapters matter"
 
 
 class Tracer:
@@ -148,9 +150,9 @@ def test_joined_layers_change_no_text(
     assert not [r for r in caplog.records if "transformers" in r.getMessage()]
     scores = engine.compute_logits(probe.probe_token_ids(find(wide).config))
     probe.check(scores, loaded.probe_logits, torch.float32, 1e-5)
-    found = answers(engine, requests)
+    texts = answers(engine, requests)
     assert tracer is None or tracer.replayed > len(requests)
-    assert found == answers(ReferenceEngine(load(wide), tokenizer, max_model_len=CONTEXT), requests)
+    assert texts == answers(ReferenceEngine(load(wide), tokenizer, max_model_len=CONTEXT), requests)
 
 
 @pytest.mark.usefixtures("kind")
@@ -163,7 +165,7 @@ def test_no_weight_is_held_twice(wide: Path, tokenizer: Any) -> None:
     del modules
     engine = BatchingEngine(models, tokenizer, max_model_len=CONTEXT, max_num_seqs=2, paged=True)
     gc.collect()
-    assert not [each for each in originals if each() is not None]
+    assert not [original for original in originals if original() is not None]
     # Neither their packed weights under another name nor factors of 8 bits.
     assert not [x.shape for x in bytes_held() if id(x) not in before]
     engine.close()
@@ -184,12 +186,12 @@ def test_layers_that_cannot_be_joined_are_left_to_transformers(
     engine = BatchingEngine(
         load(checkpoint), tokenizer, max_model_len=CONTEXT, max_num_seqs=8, paged=True
     )
-    [said] = [
+    [warning] = [
         r.getMessage() for r in caplog.records if r.name == "worker.engine.batching.runner_setup"
     ]
-    assert "q_proj" in said
-    assert "(64, 64)" in said
-    found = answers(engine, requests)
-    assert found == answers(
+    assert "q_proj" in warning
+    assert "(64, 64)" in warning
+    texts = answers(engine, requests)
+    assert texts == answers(
         ReferenceEngine(load(checkpoint), tokenizer, max_model_len=CONTEXT), requests
     )

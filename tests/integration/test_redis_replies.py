@@ -21,9 +21,9 @@ from tests.servers import RedisServer
 def proxy(redis_server: RedisServer) -> Iterator[ReplyingProxy]:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushdb()
-    found = ReplyingProxy(Path(redis_server.url.removeprefix("unix://")))
-    yield found
-    found.close()
+    replying = ReplyingProxy(Path(redis_server.url.removeprefix("unix://")))
+    yield replying
+    replying.close()
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply.split()[0])
@@ -50,8 +50,8 @@ def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None
             waited_for = connection.connection_errors + connection.channel_errors
             with pytest.raises(waited_for):
                 channel.client.rpop("none")
-            with pytest.raises(OperationalError), app.connection_for_read() as other:
-                other.ensure_connection(max_retries=1, interval_start=0)
+            with pytest.raises(OperationalError), app.connection_for_read() as refused:
+                refused.ensure_connection(max_retries=1, interval_start=0)
         finally:
             proxy.allow()
         progress.ping()

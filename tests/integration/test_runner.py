@@ -74,11 +74,11 @@ def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.
 
     thread = threading.Thread(target=run)
     thread.start()
-    told(progress, job)
+    live_text(progress, job)
     return thread
 
 
-def told(progress: Progress, job: Job) -> list[str]:
+def live_text(progress: Progress, job: Job) -> list[str]:
     """Return the pieces of text that readers were told, once there are some."""
     with progress.follow(job.id) as follower:
         while not (texts := follower.read(1).texts):
@@ -96,10 +96,10 @@ def test_generated_nul_characters_are_kept(
         runner.run(job.id, stage_index)
     engine.close()
     publisher.stop()
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert [a.output for a in kept.attempts] == ["\0\0\0"] * 3
-    assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in kept.attempts[2].prompt
-    assert told(progress, job)[0] == "\0"
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert [a.output for a in stored.attempts] == ["\0\0\0"] * 3
+    assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in stored.attempts[2].prompt
+    assert live_text(progress, job)[0] == "\0"
 
 
 def test_live_text_is_the_recorded_text(
@@ -109,7 +109,7 @@ def test_live_text_is_the_recorded_text(
     runner.run(job.id, 0)
     publisher.stop()
     [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
-    live = told(progress, job)
+    live = live_text(progress, job)
     assert "".join(live) == attempt.output
     assert [len(delta) for delta in live] == attempt.delta_lengths
     assert attempt.finish_reason == "length"
@@ -132,9 +132,9 @@ def test_cancelling_frees_the_engine_and_keeps_the_partial_text(
     cancellation.cancel(database, ANONYMOUS, job.id)
     runner.cancel_lost()  # as the rescue thread calls it
     thread.join(30)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert kept.status is Status.CANCELLED
-    [attempt] = kept.attempts
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert stored.status is Status.CANCELLED
+    [attempt] = stored.attempts
     assert attempt.status is AttemptStatus.CANCELLED
     assert attempt.output
     assert attempt.finish_reason == "cancelled"
@@ -147,9 +147,9 @@ def test_stopping_gives_stages_back(
     thread = start_stage(runner, progress, job)
     runner.stop()
     thread.join(30)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.stage_index, kept.published_at) == (Status.IN_PROGRESS, 0, None)
-    assert kept.attempts[0].status is AttemptStatus.RELEASED
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.stage_index, stored.published_at) == (Status.IN_PROGRESS, 0, None)
+    assert stored.attempts[0].status is AttemptStatus.RELEASED
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
     assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
@@ -162,9 +162,9 @@ def test_a_job_past_its_deadline_fails_with_what_it_has(
     job = submit(database, 4000)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.error_code) == (Status.FAILED, "deadline_exceeded")
-    assert kept.attempts[0].output
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.error_code) == (Status.FAILED, "deadline_exceeded")
+    assert stored.attempts[0].output
 
 
 def test_a_prompt_without_room_fails_the_job(database: Database, runner: StageRunner) -> None:
@@ -173,8 +173,8 @@ def test_a_prompt_without_room_fails_the_job(database: Database, runner: StageRu
     job, _ = submission.submit(database, ANONYMOUS, new, max_queued=10)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.error_code) == (Status.FAILED, "context_length_exceeded")
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.error_code) == (Status.FAILED, "context_length_exceeded")
 
 
 def test_an_error_of_the_engine_fails_the_job_with_the_reason(
@@ -191,9 +191,9 @@ def test_an_error_of_the_engine_fails_the_job_with_the_reason(
     job = submit(database, 5)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert kept.status is Status.FAILED
-    assert kept.error_message == "the actor failed: RuntimeError: no memory left"
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert stored.status is Status.FAILED
+    assert stored.error_message == "the actor failed: RuntimeError: no memory left"
 
 
 def test_a_stage_that_fails_after_a_cancel_ends_its_attempt(
@@ -211,9 +211,9 @@ def test_a_stage_that_fails_after_a_cancel_ends_its_attempt(
     monkeypatch.setattr(engine, "submit", broken)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.worker_id) == (Status.CANCELLED, None)
-    assert kept.attempts[0].status is AttemptStatus.CANCELLED
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.worker_id) == (Status.CANCELLED, None)
+    assert stored.attempts[0].status is AttemptStatus.CANCELLED
 
 
 def test_an_error_nobody_thought_of_fails_the_job(
@@ -230,8 +230,8 @@ def test_an_error_nobody_thought_of_fails_the_job(
     job = submit(database, 5)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.error_message) == (Status.FAILED, "ZeroDivisionError: odd")
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.error_message) == (Status.FAILED, "ZeroDivisionError: odd")
     assert runner.running == []
 
 

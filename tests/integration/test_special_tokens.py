@@ -82,12 +82,12 @@ def with_byte_fallback(folder: Path) -> None:
 def test_special_tokens_that_somebody_types_are_text(
     checkpoint: Path, tmp_path: Path, fallback: bool
 ) -> None:
-    found = find(checkpoint, tmp_path, None)
-    tokenizer = found.tokenizer
+    checkpoints = find(checkpoint, tmp_path, None)
+    tokenizer = checkpoints.tokenizer
     if fallback:
         with_byte_fallback(tmp_path / "tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-        tokenizer.split_special_tokens = found.tokenizer.split_special_tokens
+        tokenizer.split_special_tokens = checkpoints.tokenizer.split_special_tokens
     ids, _ = Encoder(tokenizer, 4096)(request(TYPED))
     assert ids[0] == tokenizer.bos_token_id
     assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids[1:])
@@ -98,10 +98,10 @@ def test_they_are_control_tokens_where_the_setting_says_so(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     """As in the model card's program, which encodes with the tokenizer's defaults."""
-    found = find(checkpoint, tmp_path, "false")
-    ids, _ = Encoder(found.tokenizer, 4096)(request(TYPED))
+    checkpoints = find(checkpoint, tmp_path, "false")
+    ids, _ = Encoder(checkpoints.tokenizer, 4096)(request(TYPED))
     assert ids == AutoTokenizer.from_pretrained(checkpoint / "base").encode(TYPED)
-    assert found.tokenizer.eos_token_id in ids
+    assert checkpoints.tokenizer.eos_token_id in ids
 
 
 @pytest.mark.parametrize("kind", [ReferenceEngine, partial(BatchingEngine, max_num_seqs=2)])
@@ -110,8 +110,12 @@ def test_an_engines_prompt_is_what_was_typed(
 ) -> None:
     tokens = {}
     for split in ("true", "false"):
-        found = find(checkpoint, tmp_path, split)
-        engine = kind(loading.load(found).models, found.tokenizer, max_model_len=found.context)
+        checkpoints = find(checkpoint, tmp_path, split)
+        engine = kind(
+            loading.load(checkpoints).models,
+            checkpoints.tokenizer,
+            max_model_len=checkpoints.context,
+        )
         try:
             tokens[split] = [
                 engine.submit(request(text)).result().prompt_tokens for text in (TYPED, "What?")
@@ -126,11 +130,11 @@ def test_an_engines_prompt_is_what_was_typed(
 def test_the_web_counts_what_the_engine_reads(
     database: Database, checkpoint: Path, tmp_path: Path, split: str
 ) -> None:
-    found = find(checkpoint, tmp_path, split)
-    description = found.describe("none")
-    runtime = Runtime(description, 4096, found.tokenizer.backend_tokenizer.to_str())
+    checkpoints = find(checkpoint, tmp_path, split)
+    description = checkpoints.describe("none")
+    runtime = Runtime(description, 4096, checkpoints.tokenizer.backend_tokenizer.to_str())
     workers.register(database, "worker-2", "localhost", 2, runtime)
     counted = TokenCounter(database).count([TYPED])
-    ids, _ = Encoder(found.tokenizer, 4096)(request(TYPED))
+    ids, _ = Encoder(checkpoints.tokenizer, 4096)(request(TYPED))
     assert counted == ([len(ids)], 4096)
     assert description["split_special_tokens"] is json.loads(split), "the histories tell it"

@@ -30,7 +30,7 @@ def test_a_request_that_fails_fails_alone(
     engine = make(checkpoint, tokenizer, paged=paged)
     rng = random.Random(4)
     requests = [request(rng) for _ in range(8)]
-    bad = Request(Role.CRITIC, "poison", Sampling(temperature=0, max_output_tokens=20))
+    failing = Request(Role.CRITIC, "poison", Sampling(temperature=0, max_output_tokens=20))
     poison = tokenizer.encode("poison")
 
     def fault(plan: Any) -> None:
@@ -40,7 +40,7 @@ def test_a_request_that_fails_fails_alone(
             raise RuntimeError("a bad row")
 
     before_launch(engine, fault)
-    generations = [engine.submit(r) for r in [*requests[:4], bad, *requests[4:]]]
+    generations = [engine.submit(r) for r in [*requests[:4], failing, *requests[4:]]]
     with pytest.raises(EngineError, match="RuntimeError: a bad row"):
         generations.pop(4).result()
     for generation, r in zip(generations, requests, strict=True):
@@ -49,8 +49,8 @@ def test_a_request_that_fails_fails_alone(
 
 
 def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
-    told = threading.Event()
-    engine = make(checkpoint, tokenizer, max_num_seqs=2, paged=paged, on_device_lost=told.set)
+    reported = threading.Event()
+    engine = make(checkpoint, tokenizer, max_num_seqs=2, paged=paged, on_device_lost=reported.set)
 
     def fault(_: Any) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
@@ -58,7 +58,7 @@ def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any, paged: bool) ->
     before_launch(engine, fault)
     with pytest.raises(EngineError, match="AcceleratorError: CUDA error"):
         engine.submit(Request(Role.ACTOR, "Why", Sampling())).result(timeout=60)
-    assert told.is_set()
+    assert reported.is_set()
     engine.close()
 
 
@@ -66,7 +66,7 @@ def test_an_engine_that_stumbles_leaves_nobody_waiting(
     checkpoint: Path, tokenizer: Any, paged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make(checkpoint, tokenizer, paged=paged)
-    wanted = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=9))
+    request = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=9))
 
     def stumble() -> None:
         if engine._loop.scheduler.running:
@@ -75,8 +75,8 @@ def test_an_engine_that_stumbles_leaves_nobody_waiting(
     with monkeypatch.context() as patch:
         patch.setattr(engine._loop, "_flush_outputs", stumble)
         with pytest.raises(EngineError, match="RuntimeError: no text"):
-            engine.submit(wanted).result(timeout=60)
-    assert engine.submit(wanted).result(timeout=60).output_tokens == 9
+            engine.submit(request).result(timeout=60)
+    assert engine.submit(request).result(timeout=60).output_tokens == 9
     engine.close()
 
 
@@ -92,21 +92,23 @@ def test_an_error_while_tokens_are_drawn_changes_no_text(
     """The step is repeated, and must begin where it began."""
     engine = make(checkpoint, tokenizer, paged=paged)
     sample = sampler.sample
-    drawn = []
+    batch_sizes = []
 
     def fault(logits: Any, *rows: Any, **options: Any) -> Any:
-        drawn.append(len(logits))
-        if len(drawn) == 6:
+        batch_sizes.append(len(logits))
+        if len(batch_sizes) == 6:
             raise error
         return sample(logits, *rows, **options)
 
     monkeypatch.setattr(sampler, "sample", fault)
     rng = random.Random(7)
     requests = [request(rng) for _ in range(12)]
-    found = [g.result() for g in [engine.submit(r) for r in requests]]
+    completions = [g.result() for g in [engine.submit(r) for r in requests]]
     engine.close()
-    assert len(drawn) > 6
-    assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
+    assert len(batch_sizes) > 6
+    assert all(
+        same(c, reference.submit(r).result()) for c, r in zip(completions, requests, strict=True)
+    )
 
 
 def test_an_error_when_a_step_is_read_fails_those_under_way(
@@ -120,17 +122,17 @@ def test_an_error_when_a_step_is_read_fails_those_under_way(
     first, later = ([request(rng) for _ in range(12)] for _ in range(2))
     first = [replace(r, sampling=replace(r.sampling, max_output_tokens=24)) for r in first]
     generations = [engine.submit(r) for r in first]
-    found: list[Completion | None] = []
+    completions: list[Completion | None] = []
     for generation in generations:
         try:
-            found.append(generation.result(timeout=60))
+            completions.append(generation.result(timeout=60))
         except EngineError as error:
             assert str(error) == "RuntimeError: an illegal step"  # noqa: PT017  # some have a text
-            found.append(None)
-    assert 1 <= found.count(None) <= 4
-    found += [g.result(timeout=60) for g in [engine.submit(r) for r in later]]
+            completions.append(None)
+    assert 1 <= completions.count(None) <= 4
+    completions += [g.result(timeout=60) for g in [engine.submit(r) for r in later]]
     engine.close()
-    for completion, r in zip(found, [*first, *later], strict=True):
+    for completion, r in zip(completions, [*first, *later], strict=True):
         assert completion is None or same(completion, reference.submit(r).result())
 
 
@@ -159,16 +161,16 @@ def test_who_has_made_room_when_a_step_fails_does_not_wait_for_it(
     rng = random.Random(10)
     requests = [request(rng) for _ in range(16)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=60)) for r in requests]
-    found: list[Completion | None] = []
+    completions: list[Completion | None] = []
     for generation in [engine.submit(r) for r in requests]:
         try:
-            found.append(generation.result(timeout=60))
+            completions.append(generation.result(timeout=60))
         except EngineError:
-            found.append(None)
+            completions.append(None)
     engine.close()
     assert failed
-    assert None in found
-    for completion, r in zip(found, requests, strict=True):
+    assert None in completions
+    for completion, r in zip(completions, requests, strict=True):
         assert completion is None or same(completion, reference.submit(r).result())
 
 
@@ -190,6 +192,8 @@ def test_memory_that_runs_out_after_another_error_fails_nobody(
     requests = [request(rng) for _ in range(6)]
     generations = [engine.submit(r) for r in requests]
     submitted.set()
-    found = [g.result() for g in generations]
+    completions = [g.result() for g in generations]
     engine.close()
-    assert all(same(f, reference.submit(r).result()) for f, r in zip(found, requests, strict=True))
+    assert all(
+        same(c, reference.submit(r).result()) for c, r in zip(completions, requests, strict=True)
+    )

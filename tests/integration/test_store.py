@@ -27,29 +27,29 @@ def test_a_job_goes_through_its_three_stages(database: Database) -> None:
     job = submit(database)
     assert (job.status, job.stage_index) == (Status.QUEUED, 0)
     for stage_index, text in enumerate(["an answer", "a critique", "a better answer"]):
-        held = claim(database, job, stage_index)
-        assert held.sampling.seed == stage_seed(7, stage_index)
-        assert held.last == (stage_index == 2)
+        claimed = claim(database, job, stage_index)
+        assert claimed.sampling.seed == stage_seed(7, stage_index)
+        assert claimed.last == (stage_index == 2)
         output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
-        assert stages.record(database, held, output)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.stage_index) == (Status.COMPLETED, 3)
-    assert [a.output for a in kept.finished] == ["an answer", "a critique", "a better answer"]
-    assert kept.finished[2].prompt == (
+        assert stages.record(database, claimed, output)
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.stage_index) == (Status.COMPLETED, 3)
+    assert [a.output for a in stored.finished] == ["an answer", "a critique", "a better answer"]
+    assert stored.finished[2].prompt == (
         "SYSTEM: Be brief. \nUSER: Why? \nRESPONSE: an answer \nCRITIQUE: a critique \nREGENERATOR:"
     )
-    assert kept.metadata_ == {"team": "blue"}
-    for attempt in kept.attempts:
+    assert stored.metadata_ == {"team": "blue"}
+    for attempt in stored.attempts:
         assert attempt.status is AttemptStatus.FINISHED
         assert attempt.worker.runtime == RUNTIME.description
         assert attempt.finished_at is not None
         assert attempt.first_token_at is not None
         times = [attempt.queued_at, attempt.started_at, attempt.first_token_at]
         assert times == sorted(times)
-    assert kept.started_at is not None
-    assert kept.finished_at is not None
-    assert kept.created_at <= kept.started_at <= kept.finished_at
-    assert kept.finished_at == kept.attempts[-1].finished_at
+    assert stored.started_at is not None
+    assert stored.finished_at is not None
+    assert stored.created_at <= stored.started_at <= stored.finished_at
+    assert stored.finished_at == stored.attempts[-1].finished_at
 
 
 def test_an_answer_cut_at_its_limit_is_incomplete(database: Database) -> None:
@@ -70,7 +70,7 @@ def test_only_one_of_many_claims_a_stage(database: Database) -> None:
         return stages.claim(database, job.id, 0, WORKER, job_timeout=60)
 
     with ThreadPoolExecutor(8) as pool:
-        claims = [held for held in pool.map(try_to_claim, range(8)) if held]
+        claims = [claimed for claimed in pool.map(try_to_claim, range(8)) if claimed]
     assert len(claims) == 1
     assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
 
@@ -89,11 +89,11 @@ def test_who_lost_the_lease_can_record_nothing(database: Database) -> None:
     let_leases_run_out(database)
     assert sweeping.sweep(database).taken_back == [job.id]
     assert not stages.record(database, late, OUTPUT)
-    again = claim(database, job)
+    second_claim = claim(database, job)
     assert not stages.record(database, late, OUTPUT)
     assert not stages.fail(database, late, "server_error", "too late")
     assert not stages.release(database, late, "too late")
-    assert stages.record(database, again, OUTPUT)
+    assert stages.record(database, second_claim, OUTPUT)
     first, second = queries.get_job(database, ANONYMOUS, job.id).attempts
     assert (first.status, first.number, first.output) == (AttemptStatus.LOST, 1, None)
     assert (second.status, second.number) == (AttemptStatus.FINISHED, 2)
@@ -103,10 +103,13 @@ def test_who_lost_the_lease_can_record_nothing(database: Database) -> None:
 def test_a_failed_stage_ends_the_job_with_the_reason(database: Database) -> None:
     job = submit(database)
     assert stages.fail(database, claim(database, job), "server_error", "out of\0memory", OUTPUT)
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.error_code) == (Status.FAILED, "server_error")
-    assert kept.error_message == "out of\0memory"
-    assert (kept.attempts[0].status, kept.attempts[0].output) == (AttemptStatus.FAILED, "Because.")
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.error_code) == (Status.FAILED, "server_error")
+    assert stored.error_message == "out of\0memory"
+    assert (stored.attempts[0].status, stored.attempts[0].output) == (
+        AttemptStatus.FAILED,
+        "Because.",
+    )
 
 
 def test_cancel_ends_a_waiting_job(database: Database) -> None:
@@ -117,20 +120,23 @@ def test_cancel_ends_a_waiting_job(database: Database) -> None:
 
 def test_cancel_takes_a_running_stage_away(database: Database) -> None:
     job = submit(database)
-    held = claim(database, job)
+    claimed = claim(database, job)
     assert cancellation.cancel(database, ANONYMOUS, job.id).status is Status.CANCELLED
     assert workers.held_leases(database, WORKER) == set()
-    assert not stages.record(database, held, OUTPUT)
+    assert not stages.record(database, claimed, OUTPUT)
     assert queries.get_job(database, ANONYMOUS, job.id).attempts[0].status is AttemptStatus.RUNNING
     stages.keep_partial(
-        database, held, replace(OUTPUT, text="Bec", delta_lengths=[3], finish_reason="cancelled")
+        database, claimed, replace(OUTPUT, text="Bec", delta_lengths=[3], finish_reason="cancelled")
     )
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert kept.status is Status.CANCELLED
-    assert (kept.attempts[0].status, kept.attempts[0].output) == (AttemptStatus.CANCELLED, "Bec")
-    assert kept.finished_at is not None
-    assert kept.attempts[0].finished_at is not None
-    assert kept.finished_at <= kept.attempts[0].finished_at
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert stored.status is Status.CANCELLED
+    assert (stored.attempts[0].status, stored.attempts[0].output) == (
+        AttemptStatus.CANCELLED,
+        "Bec",
+    )
+    assert stored.finished_at is not None
+    assert stored.attempts[0].finished_at is not None
+    assert stored.finished_at <= stored.attempts[0].finished_at
     assert not sweeping.any_unfinished(database)
 
 
@@ -147,15 +153,15 @@ def test_a_cancel_that_races_with_the_end_gives_one_final_status(database: Datab
         job = submit(database)
         for stage_index in range(2):
             stages.record(database, claim(database, job, stage_index), OUTPUT)
-        held = claim(database, job, 2)
+        claimed = claim(database, job, 2)
         with ThreadPoolExecutor(2) as pool:
-            recorded = pool.submit(stages.record, database, held, OUTPUT)
+            recorded = pool.submit(stages.record, database, claimed, OUTPUT)
             cancelled = pool.submit(cancellation.cancel, database, ANONYMOUS, job.id)
-        kept = queries.get_job(database, ANONYMOUS, job.id)
+        stored = queries.get_job(database, ANONYMOUS, job.id)
         expected = Status.COMPLETED if recorded.result() else Status.CANCELLED
-        assert kept.status is cancelled.result().status is expected
-        assert [a.status for a in kept.attempts[:2]] == [AttemptStatus.FINISHED] * 2
-        assert kept.attempts[2].status.value == {
+        assert stored.status is cancelled.result().status is expected
+        assert [a.status for a in stored.attempts[:2]] == [AttemptStatus.FINISHED] * 2
+        assert stored.attempts[2].status.value == {
             Status.COMPLETED: "finished",
             Status.CANCELLED: "running",  # until its worker stops
         }.get(expected)
@@ -164,15 +170,16 @@ def test_a_cancel_that_races_with_the_end_gives_one_final_status(database: Datab
 def test_the_same_key_and_request_give_the_same_job(database: Database) -> None:
     keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
     first, created = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
-    again, created_again = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
-    assert (created, created_again, again.id) == (True, False, first.id)
+    repeated, created_again = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
+    assert (created, created_again, repeated.id) == (True, False, first.id)
     with pytest.raises(IdempotencyError):
         submission.submit(database, ANONYMOUS, replace(keyed, request_digest="b"), max_queued=10)
     with ThreadPoolExecutor(8) as pool:
-        other = replace(keyed, idempotency_key="k2")
+        second_request = replace(keyed, idempotency_key="k2")
         submitted = list(
             pool.map(
-                lambda _: submission.submit(database, ANONYMOUS, other, max_queued=10), range(8)
+                lambda _: submission.submit(database, ANONYMOUS, second_request, max_queued=10),
+                range(8),
             )
         )
     assert len({job.id for job, _ in submitted}) == 1
@@ -188,13 +195,13 @@ def test_a_full_queue_takes_no_more(database: Database) -> None:
 
 def test_pages_go_through_all_jobs_once(database: Database) -> None:
     ids = [submit(database).id for _ in range(7)]
-    seen: list[str] = []
-    after, more = None, True
-    while more:
-        page, more = queries.list_jobs(database, ANONYMOUS, limit=3, after=after)
-        seen += [job.id for job in page]
-        after = seen[-1]
-    assert seen == ids[::-1]
+    listed: list[str] = []
+    after, has_more = None, True
+    while has_more:
+        page, has_more = queries.list_jobs(database, ANONYMOUS, limit=3, after=after)
+        listed += [job.id for job in page]
+        after = listed[-1]
+    assert listed == ids[::-1]
     oldest, _ = queries.list_jobs(database, ANONYMOUS, limit=2, newest_first=False)
     assert [job.id for job in oldest] == ids[:2]
     with pytest.raises(JobNotFoundError):
@@ -225,12 +232,12 @@ def test_workers_come_and_go(database: Database) -> None:
 @given(text=st.text(alphabet=st.one_of(st.sampled_from("\0␛0a"), st.characters(codec="utf-8"))))
 def test_text_comes_back_exactly(database: Database, text: str) -> None:
     job = submit(database, question=text, system=text + "\0")
-    held = claim(database, job)
-    stages.record(database, held, replace(OUTPUT, text=text, delta_lengths=[len(text)]))
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.question, kept.system) == (text, text + "\0")
-    assert kept.attempts[0].output == text
-    assert kept.attempts[0].prompt == held.prompt
+    claimed = claim(database, job)
+    stages.record(database, claimed, replace(OUTPUT, text=text, delta_lengths=[len(text)]))
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.question, stored.system) == (text, text + "\0")
+    assert stored.attempts[0].output == text
+    assert stored.attempts[0].prompt == claimed.prompt
 
 
 def test_nul_is_kept_where_sql_can_see_it(database: Database) -> None:
@@ -243,30 +250,33 @@ def test_nul_is_kept_where_sql_can_see_it(database: Database) -> None:
 
 
 def test_an_owner_finds_only_its_own_jobs(database: Database) -> None:
-    mine = submit(database)
-    theirs, _ = submission.submit(database, "other", QUESTION, max_queued=10)
-    for owner, own, foreign in ((ANONYMOUS, mine, theirs), ("other", theirs, mine)):
+    first_job = submit(database)
+    second_job, _ = submission.submit(database, "other", QUESTION, max_queued=10)
+    for owner, own, foreign in (
+        (ANONYMOUS, first_job, second_job),
+        ("other", second_job, first_job),
+    ):
         assert queries.get_job(database, owner, own.id).owner == owner
         assert [job.id for job in queries.list_jobs(database, owner, limit=10)[0]] == [own.id]
-        for look in (queries.get_job, queries.get_version, cancellation.cancel):
+        for use_case in (queries.get_job, queries.get_version, cancellation.cancel):
             with pytest.raises(JobNotFoundError):
-                look(database, owner, foreign.id)
+                use_case(database, owner, foreign.id)
         with pytest.raises(JobNotFoundError):
             queries.list_jobs(database, owner, limit=10, after=foreign.id)
-    assert queries.get_job(database, "other", theirs.id).status is Status.QUEUED
+    assert queries.get_job(database, "other", second_job.id).status is Status.QUEUED
 
 
 def test_an_idempotency_key_is_its_owners(database: Database) -> None:
     keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
-    mine, _ = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
-    other = replace(keyed, request_digest="b")
-    theirs, created = submission.submit(database, "other", other, max_queued=10)
-    assert (created, theirs.id != mine.id) == (True, True)
-    again, created = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
-    assert (created, again.id) == (False, mine.id)
-    kept = submission.find_by_idempotency_key(database, "other", "k", "b")
-    assert kept is not None
-    assert kept.id == theirs.id
+    first_job, _ = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
+    second_request = replace(keyed, request_digest="b")
+    second_job, created = submission.submit(database, "other", second_request, max_queued=10)
+    assert (created, second_job.id != first_job.id) == (True, True)
+    repeated, created = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
+    assert (created, repeated.id) == (False, first_job.id)
+    stored = submission.find_by_idempotency_key(database, "other", "k", "b")
+    assert stored is not None
+    assert stored.id == second_job.id
 
 
 def test_a_unit_of_work_that_fails_keeps_nothing(database: Database) -> None:
@@ -275,8 +285,8 @@ def test_a_unit_of_work_that_fails_keeps_nothing(database: Database) -> None:
 
     def fail_after_two_statements() -> None:
         with database.write() as connection:
-            held = leases.claim(connection, job.id, 0, WORKER, job_timeout=60, exclusive=False)
-            assert held is not None
+            claimed = leases.claim(connection, job.id, 0, WORKER, job_timeout=60, exclusive=False)
+            assert claimed is not None
             workers_statements.set_state(connection, WORKER, WorkerState.STOPPED)
             raise ZeroDivisionError
 

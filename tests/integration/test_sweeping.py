@@ -21,12 +21,12 @@ from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 
 def test_heartbeats_keep_leases(database: Database) -> None:
     job = submit(database)
-    held = claim(database, job)
+    claimed = claim(database, job)
     let_leases_run_out(database)
-    workers.heartbeat(database, WORKER, [(job.id, held.lease_token)])
+    workers.heartbeat(database, WORKER, [(job.id, claimed.lease_token)])
     assert sweeping.sweep(database).taken_back == []
-    assert workers.held_leases(database, WORKER) == {(job.id, held.lease_token)}
-    assert stages.record(database, held, OUTPUT)
+    assert workers.held_leases(database, WORKER) == {(job.id, claimed.lease_token)}
+    assert stages.record(database, claimed, OUTPUT)
     assert workers.held_leases(database, WORKER) == set()
 
 
@@ -44,12 +44,12 @@ def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
 ) -> None:
     monkeypatch.setattr(sweeping, "DEADLINE_GRACE", 0.0)
     job = submit(database)
-    held = stages.claim(database, job.id, 0, WORKER, job_timeout=0.001)
-    assert held is not None
+    claimed = stages.claim(database, job.id, 0, WORKER, job_timeout=0.001)
+    assert claimed is not None
     assert sweeping.sweep(database).failed == [job.id]
     assert workers.held_leases(database, WORKER) == set(), "its worker should stop"
-    assert not stages.record(database, held, OUTPUT)
-    stages.keep_partial(database, held, replace(OUTPUT, finish_reason="cancelled"))
+    assert not stages.record(database, claimed, OUTPUT)
+    stages.keep_partial(database, claimed, replace(OUTPUT, finish_reason="cancelled"))
     [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
     assert (attempt.status, attempt.output) == (AttemptStatus.FAILED, OUTPUT.text)
     assert attempt.error == DEADLINE_EXCEEDED
@@ -57,17 +57,17 @@ def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
 
 def test_a_cancelled_attempt_ends_with_its_workers_lease(database: Database) -> None:
     job = submit(database)
-    held = claim(database, job)
+    claimed = claim(database, job)
     cancellation.cancel(database, ANONYMOUS, job.id)
     assert sweeping.sweep(database).attempts_ended == []
     let_leases_run_out(database)
-    workers.heartbeat(database, WORKER, [(job.id, held.lease_token)])
+    workers.heartbeat(database, WORKER, [(job.id, claimed.lease_token)])
     assert sweeping.sweep(database).attempts_ended == [], "its worker is still at it"
     let_leases_run_out(database)
     assert sweeping.any_unfinished(database)
     swept = sweeping.sweep(database)
     assert (swept.taken_back, swept.failed, swept.attempts_ended) == ([], [], [job.id])
-    stages.keep_partial(database, held, OUTPUT)
+    stages.keep_partial(database, claimed, OUTPUT)
     [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
     assert (attempt.status, attempt.output) == (AttemptStatus.CANCELLED, None)
     assert attempt.error == "the worker that ran this attempt stopped responding"
@@ -76,12 +76,12 @@ def test_a_cancelled_attempt_ends_with_its_workers_lease(database: Database) -> 
 
 def test_a_job_whose_attempt_runs_is_not_deleted(database: Database) -> None:
     job = submit(database)
-    held = claim(database, job)
+    claimed = claim(database, job)
     cancellation.cancel(database, ANONYMOUS, job.id)
     with database.engine.begin() as connection:
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
     assert retention.delete_jobs(database, 2) == 0
-    stages.keep_partial(database, held, None)
+    stages.keep_partial(database, claimed, None)
     assert retention.delete_jobs(database, 2) == 1
 
 
@@ -95,9 +95,9 @@ def test_a_job_that_brings_three_workers_down_fails(database: Database) -> None:
     claim(database, job, exclusive=True)
     let_leases_run_out(database)
     assert sweeping.sweep(database).failed == [job.id]
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert (kept.status, kept.error_code) == (Status.FAILED, "worker_lost")
-    assert [a.status for a in kept.attempts] == [AttemptStatus.LOST] * 3
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.error_code) == (Status.FAILED, "worker_lost")
+    assert [a.status for a in stored.attempts] == [AttemptStatus.LOST] * 3
 
 
 def test_a_job_that_ran_beside_a_poisonous_one_does_not_fail_with_it(database: Database) -> None:
@@ -124,9 +124,9 @@ def test_a_job_that_ran_beside_a_poisonous_one_does_not_fail_with_it(database: D
 
 def test_a_job_past_its_deadline_fails(database: Database) -> None:
     job = submit(database)
-    held = stages.claim(database, job.id, 0, WORKER, job_timeout=0.001)
-    assert held is not None
-    stages.release(database, held, "the worker shut down")
+    claimed = stages.claim(database, job.id, 0, WORKER, job_timeout=0.001)
+    assert claimed is not None
+    stages.release(database, claimed, "the worker shut down")
     assert stages.claim(database, job.id, 0, WORKER, job_timeout=60) is None
     assert sweeping.sweep(database).failed == [job.id]
     assert queries.get_job(database, ANONYMOUS, job.id).error_code == "deadline_exceeded"
@@ -192,9 +192,9 @@ def test_a_released_stage_is_published_again(database: Database) -> None:
     assert [
         w.job_id for w in outbox.take_unpublished(database, queue_empty=False, model=RUNTIME.model)
     ] == [job.id]
-    kept = queries.get_job(database, ANONYMOUS, job.id)
-    assert kept.attempts[0].status is AttemptStatus.RELEASED
-    assert kept.attempts[0].error == "the worker shut down"
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert stored.attempts[0].status is AttemptStatus.RELEASED
+    assert stored.attempts[0].error == "the worker shut down"
 
 
 def test_old_jobs_are_deleted_with_their_attempts(database: Database) -> None:
@@ -235,8 +235,8 @@ def test_workers_that_are_gone_and_ran_nothing_that_is_kept_are_forgotten(
     ages = {"killed": 31, "away": 29}
     with database.engine.begin() as connection:
         for name, days in ages.items():
-            seen = sa.update(Worker).where(Worker.id == name)
-            connection.execute(seen.values(seen_at=utcnow(-days * 86_400.0)))
+            statement = sa.update(Worker).where(Worker.id == name)
+            connection.execute(statement.values(seen_at=utcnow(-days * 86_400.0)))
 
     def left() -> set[str]:
         after = None

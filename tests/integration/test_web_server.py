@@ -27,11 +27,11 @@ LIMIT = 0.5
 @contextmanager
 def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
     """Serve until the end of the block, as `serve.serve` does."""
-    found = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
-    app = create_app(found)
+    configured = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
+    app = create_app(configured)
     services: Services = app.extensions["helixq"]
     migrations.migrate(services.database.engine)
-    server = Server(app, serve._bind(found), max_connections=100)
+    server = Server(app, serve._bind(configured), max_connections=100)
     server.adj.cleanup_interval = LIMIT / 5
     stopping = threading.Event()
     services.waiter.stopping = stopping.is_set
@@ -43,7 +43,7 @@ def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
     thread = threading.Thread(target=loop)
     thread.start()
     try:
-        yield found.host, found.port
+        yield configured.host, configured.port
     finally:
         stopping.set()
         thread.join()
@@ -118,13 +118,13 @@ def test_a_connection_on_which_nothing_moves_is_closed(
     with (
         serving(environ) as place,
         socket.create_connection(place, PATIENCE) as silent,
-        socket.create_connection(place, PATIENCE) as kept,
+        socket.create_connection(place, PATIENCE) as idle,
         socket.create_connection(place, PATIENCE) as waits,
     ):
         waits.sendall(ask)
-        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         reply = b""
-        while part := kept.recv(1 << 16):
+        while part := idle.recv(1 << 16):
             reply += part
         assert reply.startswith(b"HTTP/1.1 200")
         assert silent.recv(1) == b""

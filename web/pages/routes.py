@@ -54,10 +54,10 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
 def jobs() -> str:
     """List the jobs, newest first."""
     services = get_services()
-    page, more = queries.list_jobs(
+    page, has_more = queries.list_jobs(
         services.database, services.owner, limit=PAGE_SIZE, after=request.args.get("after") or None
     )
-    return render_template("jobs.html", jobs=page, more=more, paged="after" in request.args)
+    return render_template("jobs.html", jobs=page, more=has_more, paged="after" in request.args)
 
 
 @blueprint.get("/jobs/<job_id>")

@@ -92,9 +92,9 @@ def draw(file: Path, results: Sequence[Result], points: Sequence[Point]) -> None
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     baseline, *batching = results
-    whole = [r for r in batching if r.engine == BatchingEngine.name]
-    at = [r.at_once for r in whole]
-    left.plot(at, [r.tokens_a_second for r in whole], "o-", color="#1a6fc2", label="batching")
+    complete = [r for r in batching if r.engine == BatchingEngine.name]
+    at = [r.at_once for r in complete]
+    left.plot(at, [r.tokens_a_second for r in complete], "o-", color="#1a6fc2", label="batching")
     left.axhline(
         baseline.tokens_a_second, color="#c2571a", linestyle=":", label="reference, one at a time"
     )

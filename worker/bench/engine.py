@@ -171,7 +171,7 @@ def questions(tokenizer: PreTrainedTokenizerBase, count: int, tokens: int, seed:
 
 def run_jobs(
     engine: Engine,
-    asked: Sequence[str],
+    questions: Sequence[str],
     *,
     at_once: int,
     sampling: Sampling,
@@ -181,7 +181,7 @@ def run_jobs(
 
     Args:
         engine: the engine.
-        asked: the questions, one job each.
+        questions: the questions, one job each.
         at_once: number of jobs that run at the same time.
         sampling: of every stage; its seed is the first job's.
         on_job_end: called after every job.
@@ -189,7 +189,7 @@ def run_jobs(
     Raises:
         EngineError: a request failed.
     """
-    waiting = list(enumerate(asked))[::-1]
+    waiting = list(enumerate(questions))[::-1]
     lock = threading.Lock()
     tokens = prompts = 0
     firsts: list[float] = []
@@ -207,10 +207,10 @@ def run_jobs(
             outputs: list[str] = []
             for stage in pipeline.stages():
                 seed = stage_seed(sampling.seed + number, stage.index)
-                drawn = replace(sampling, seed=seed)
+                stage_sampling = replace(sampling, seed=seed)
                 prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, outputs)
                 start = time.monotonic()
-                request = Request(stage.role, prompt, drawn, priority=stage.index)
+                request = Request(stage.role, prompt, stage_sampling, priority=stage.index)
                 completion = engine.submit(request).result()
                 outputs.append(completion.text)
                 with lock:
@@ -230,14 +230,14 @@ def run_jobs(
     else:
         steps, computed = tokens, tokens + prompts
     return Result(
-        engine.name, at_once, len(asked), seconds, tokens, prompts, first, steps, computed
+        engine.name, at_once, len(questions), seconds, tokens, prompts, first, steps, computed
     )
 
 
 def run(
     model: Model,
     *,
-    asked: Sequence[str],
+    questions: Sequence[str],
     reference_jobs: int,
     slots: Sequence[int],
     sampling: Sampling,
@@ -260,7 +260,7 @@ def run(
 
     Args:
         model: the checkpoints; each engine loads them from the disk.
-        asked: the questions of the batching engine.
+        questions: the questions of the batching engine.
         reference_jobs: how many of them the reference engine answers, since it is slow.
         slots: numbers of slots; as many jobs run at the same time.
         sampling: of every stage.
@@ -275,9 +275,9 @@ def run(
     on_progress("the peak of the hardware")
     peak = run_in_fresh_thread(partial(Peak.measure, dtype, device))
 
-    def measure(engine: Engine, questions: Sequence[str], at_once: int, name: str) -> Result:
-        on_progress(f"{name} answers {len(questions)} questions, {at_once} at once")
-        return replace(_run_warm(engine, questions, at_once, sampling), engine=name)
+    def measure(engine: Engine, batch: Sequence[str], at_once: int, name: str) -> Result:
+        on_progress(f"{name} answers {len(batch)} questions, {at_once} at once")
+        return replace(_run_warm(engine, batch, at_once, sampling), engine=name)
 
     def batching(count: int, without: str) -> Result:
         def load() -> BatchingEngine:
@@ -295,13 +295,13 @@ def run(
 
         gc.collect()  # An engine and its thread are a reference cycle, and two models may not fit in memory.
         name = f"{BatchingEngine.name}, no {without}" if without else BatchingEngine.name
-        questions = asked if count > 1 else asked[:reference_jobs]
-        return measure(run_in_fresh_thread(load), questions, count, name)
+        batch = questions if count > 1 else questions[:reference_jobs]
+        return measure(run_in_fresh_thread(load), batch, count, name)
 
     loaded = run_in_fresh_thread(partial(model.load, dtype, device))
     weights = _multiplied(loaded)
     reference = ReferenceEngine(loaded, tokenizer, max_model_len=context)
-    results = [measure(reference, asked[:reference_jobs], 1, ReferenceEngine.name)]
+    results = [measure(reference, questions[:reference_jobs], 1, ReferenceEngine.name)]
     del reference, loaded
     compared = [(max(slots), ADAPTERS) if bare else (min(slots), DRAFTS)]
     if device.type == "cuda":
@@ -310,13 +310,13 @@ def run(
     for count, without in compared:
         runs += [(count, ""), (count, without), (count, without), (count, "")]
     repeats: dict[tuple[int, str], list[Result]] = {}
-    others: dict[int, Result] = {}
+    compared_results: dict[int, Result] = {}
     for count, without in runs:
         repeats.setdefault((count, without), []).append(batching(count, without))
-        if make_other and count not in others:
-            other = make_other(count)
-            questions = asked if count > 1 else asked[:reference_jobs]
-            others[count] = measure(other, questions, count, other.name)
+        if make_other and count not in compared_results:
+            engine = make_other(count)
+            batch = questions if count > 1 else questions[:reference_jobs]
+            compared_results[count] = measure(engine, batch, count, engine.name)
     results += [_sum(repeats[key]) for key in (*((count, "") for count in slots), *compared)]
 
     def limited(result: Result) -> Result:
@@ -324,7 +324,7 @@ def run(
         shortest = peak.seconds(operations, weights * dtype.itemsize * result.steps)
         return replace(result, share_of_limit=shortest / result.seconds)
 
-    return [*map(limited, results), *(others[count] for count in slots if make_other)]
+    return [*map(limited, results), *(compared_results[count] for count in slots if make_other)]
 
 
 def _sum(results: Sequence[Result]) -> Result:
@@ -336,7 +336,7 @@ def _sum(results: Sequence[Result]) -> Result:
 
 def run_reference(
     model: Model,
-    asked: Sequence[str],
+    questions: Sequence[str],
     sampling: Sampling,
     dtype: torch.dtype,
     device: torch.device,
@@ -345,15 +345,17 @@ def run_reference(
     tokenizer: Any = AutoTokenizer.from_pretrained(model.base)
     loaded = run_in_fresh_thread(partial(model.load, dtype, device))
     context = int(next(iter(loaded.values())).config.max_position_embeddings)
-    return _run_warm(ReferenceEngine(loaded, tokenizer, max_model_len=context), asked, 1, sampling)
+    return _run_warm(
+        ReferenceEngine(loaded, tokenizer, max_model_len=context), questions, 1, sampling
+    )
 
 
-def _run_warm(engine: Engine, asked: Sequence[str], at_once: int, sampling: Sampling) -> Result:
+def _run_warm(engine: Engine, questions: Sequence[str], at_once: int, sampling: Sampling) -> Result:
     """Run a warm-up job, then all jobs, and close the engine."""
     # Another question: an engine may draft what it generated before.
     try:
         run_jobs(engine, [WARM_UP], at_once=1, sampling=sampling)
-        return run_jobs(engine, asked, at_once=at_once, sampling=sampling)
+        return run_jobs(engine, questions, at_once=at_once, sampling=sampling)
     finally:
         engine.close()
 

@@ -105,14 +105,14 @@ def _check(dtype: torch.dtype) -> None:
         weight = four_bit(torch.randn(1024, 4096, device="cuda"), code)
         x = torch.randn(64, 4096, device="cuda", dtype=dtype)
         exact = weight.dequantize(torch.float32).double()
-        wanted = x.double() @ exact.T
+        expected = x.double() @ exact.T
         bits = weight.words[..., None].view(torch.uint8).permute(1, 0, 3, 2)
         codes = torch.stack([bits >> 4, bits & 15], dim=-1).view(1024, -1, QUANT_BLOCK)
         twin = (weight.code[codes.int()] * weight.scales.T[..., None]).flatten(1)
         same = torch.equal(twin.to(dtype), weight.dequantize(dtype))
         for tiles in kernels.TILE_CONFIGS:
             output = kernels.multiply(x, weight, config=tiles)
-            error = (output - wanted).norm() / wanted.norm()
+            error = (output - expected).norm() / expected.norm()
             independent = [
                 torch.equal(kernels.multiply(x[:rows], weight, config=tiles), output[:rows])
                 for rows in (1, 2, 7, 16, 17, 33)
@@ -122,7 +122,7 @@ def _check(dtype: torch.dtype) -> None:
                 dtype=str(dtype),
                 config=asdict(tiles),
                 relative_error=float(error),
-                of_16_bit=float((x @ exact.T.to(dtype) - wanted).norm() / wanted.norm()),
+                of_16_bit=float((x @ exact.T.to(dtype) - expected).norm() / expected.norm()),
                 rows_independent=all(independent),
                 dequantized_exactly=same,
             )
@@ -144,20 +144,20 @@ def _measure(
     plains = [plain.clone() for _ in range(_copies(plain.nbytes))]
     for count in rows:
         x = torch.randn(count, inputs, device="cuda", dtype=dtype)
-        said = {"in": inputs, "out": outputs, "rows": count}
-        base = _microseconds([partial(nn.functional.linear, x, each) for each in plains])
-        _print(**said, way="cublas", us=base, gb_s=plain.nbytes / base / 1e3)
+        sizes = {"in": inputs, "out": outputs, "rows": count}
+        base = _microseconds([partial(nn.functional.linear, x, weight) for weight in plains])
+        _print(**sizes, way="cublas", us=base, gb_s=plain.nbytes / base / 1e3)
         for number in chosen:
             tiles = kernels.TILE_CONFIGS[number]
             us = _microseconds(
-                [partial(kernels.multiply, x, each, config=tiles) for each in weights]
+                [partial(kernels.multiply, x, weight, config=tiles) for weight in weights]
             )
-            _print(**said, way=f"tiles {number}", us=us, gb_s=size / us / 1e3, times=base / us)
-        us = _microseconds([partial(_dequantized, x, each) for each in weights])
-        _print(**said, way="dequantize", us=us, times=base / us)
+            _print(**sizes, way=f"tiles {number}", us=us, gb_s=size / us / 1e3, times=base / us)
+        us = _microseconds([partial(_dequantized, x, weight) for weight in weights])
+        _print(**sizes, way="dequantize", us=us, times=base / us)
         if importlib.util.find_spec("bitsandbytes"):
             us = _microseconds(_bitsandbytes(x, plains))
-            _print(**said, way="bitsandbytes", us=us, times=base / us)
+            _print(**sizes, way="bitsandbytes", us=us, times=base / us)
 
 
 def _dequantized(x: Tensor, weight: FourBitWeight) -> Tensor:

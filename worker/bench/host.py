@@ -75,22 +75,22 @@ def measure(
         question: tokens of a question.
         speed: the device's.
     """
-    asked = questions(tokenizer, at_once * rounds, question, seed=0)
+    texts = questions(tokenizer, at_once * rounds, question, seed=0)
     sampling = Sampling(max_output_tokens=new)
     engine, runner = make_engine(tokenizer, at_once, speed)
     with closing(engine):
         warm = Sampling(max_output_tokens=8)
-        run_jobs(engine, asked[:WARM_UP], at_once=min(WARM_UP, at_once), sampling=warm)
+        run_jobs(engine, texts[:WARM_UP], at_once=min(WARM_UP, at_once), sampling=warm)
         runner.restart()
         cpu = time.process_time()
-        result = run_jobs(engine, asked, at_once=at_once, sampling=sampling)
+        result = run_jobs(engine, texts, at_once=at_once, sampling=sampling)
         cpu = time.process_time() - cpu
     timeline = runner.restart()
     return {
         "device": "simulated",
         "faster": speed.faster,
         "at_once": at_once,
-        "jobs": len(asked),
+        "jobs": len(texts),
         "new": new,
         "seconds": round(result.seconds, 3),
         "device_seconds": round(timeline.busy, 3),

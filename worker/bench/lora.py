@@ -68,7 +68,7 @@ class Result:
         return asdict(self)
 
 
-def ours(*options: str) -> Extractor:
+def helixq_extractor(*options: str) -> Extractor:
     """Our own program."""
 
     def command(base: Path, tuned: Path, out: Path, rank: int) -> list[str | Path]:
@@ -178,9 +178,10 @@ def _timed(extractor: Extractor, command: list[str | Path]) -> tuple[float, int]
 
 def _errors(base: Path, tuned: Path, out: Path) -> Iterator[tuple[str, tuple[float, float]]]:
     """Give each layer's |D - scaling · B A| and |D|."""
-    ours, theirs, adapter = open_checkpoint(base), open_checkpoint(tuned), open_adapter(out)
+    base_checkpoint, tuned_checkpoint = open_checkpoint(base), open_checkpoint(tuned)
+    adapter = open_adapter(out)
     for name in read_layout(base).linear:
-        d = theirs.get_finite(name) - ours.get_finite(name)
+        d = tuned_checkpoint.get_finite(name) - base_checkpoint.get_finite(name)
         norm = float(d.double().norm())
         if (pair := adapter.factors.get(name.removesuffix(".weight"))) is not None:
             b, a = adapter.get(name.removesuffix(".weight"))

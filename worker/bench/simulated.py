@@ -249,8 +249,8 @@ def tokenizer_of(size: int, seed: int = 0) -> PreTrainedTokenizerFast:
     syllables = [a + b + c for a in "bdfgklmnprstvz" for b in "aeiou" for c in ("", "n", "r", "s")]
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(WORDS)]
     weights = [1 / (i + 10) for i in range(WORDS)]
-    drawn = rng.choices(words, weights, k=TEXT)
-    lines = [" ".join(drawn[i : i + 20]) for i in range(0, TEXT, 20)]
+    sample = rng.choices(words, weights, k=TEXT)
+    lines = [" ".join(sample[i : i + 20]) for i in range(0, TEXT, 20)]
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     bpe = Tokenizer(models.BPE(unk_token=SPECIAL[0], byte_fallback=True, fuse_unk=True))
     bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

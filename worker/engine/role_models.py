@@ -48,7 +48,7 @@ def load_adapter(base: nn.Module, folder: Path, adapter_name: str) -> tuple[Peft
         Exception: whatever PEFT raises on a bad adapter.
     """
     own_base, pairs = _copy_on_write(base)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
         try:
             # Without autocast_adapter_dtype=False, PEFT would turn half precision into fp32.
@@ -59,7 +59,7 @@ def load_adapter(base: nn.Module, folder: Path, adapter_name: str) -> tuple[Peft
             raise ValueError(f"it has no {error.args[0]}, which the base needs") from error
         with _keep_adalora_ranks(model.peft_config[adapter_name]):
             _check_tensors(model, folder, adapter_name)
-    for warning in caught:
+    for warning in caught_warnings:
         if not issubclass(warning.category, FutureWarning | DeprecationWarning):
             log.warning("PEFT warns of the %s adapter: %s", adapter_name, warning.message)
     names = {id(tensor): name for name, tensor in _tensors(base).items()}
@@ -114,10 +114,10 @@ def _lazy_clone(tensor: Tensor) -> Tensor:
     return clone
 
 
-def _is_equal(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return _address(one) == _address(other) or torch.equal(one, other)
+    return _address(a) == _address(b) or torch.equal(a, b)
 
 
 def _address(tensor: Tensor) -> int:

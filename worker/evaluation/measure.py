@@ -111,9 +111,9 @@ def measure(
             pipeline.prompt(stage, system, question.question, outputs)
             for question, outputs in zip(task.questions, texts, strict=True)
         ]
-        drawn = replace(sampling, seed=stage_seed(sampling.seed, stage.index))
-        written = form.write(stage.role, prompts, drawn, batch, tick(stage.role))
-        for outputs, text in zip(texts, written, strict=True):
+        stage_sampling = replace(sampling, seed=stage_seed(sampling.seed, stage.index))
+        generated = form.write(stage.role, prompts, stage_sampling, batch, tick(stage.role))
+        for outputs, text in zip(texts, generated, strict=True):
             outputs.append(text)
     return Measurement(
         name=form.name,
@@ -135,9 +135,9 @@ def measure(
     )
 
 
-def difference(one: Measurement, other: Measurement) -> Paired:
+def difference(first: Measurement, second: Measurement) -> Paired:
     """Compare two forms' regenerators on the same questions."""
-    return compare([t.after for t in one.transcripts], [t.after for t in other.transcripts])
+    return compare([t.after for t in first.transcripts], [t.after for t in second.transcripts])
 
 
 def _count(transcripts: Sequence[Transcript]) -> Counts:

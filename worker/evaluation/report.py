@@ -108,8 +108,8 @@ class Report:
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         before, begin, rest = text.partition(BEGIN)
         _, end, after = rest.partition(END)
-        there = bool(begin and end)
-        new = before + block + after if there else f"{text.rstrip()}\n\n{block}\n".lstrip()
+        has_marks = bool(begin and end)
+        new = before + block + after if has_marks else f"{text.rstrip()}\n\n{block}\n".lstrip()
         file.write_text(new, encoding="utf-8")
 
     def plot(self, file: Path) -> None:
@@ -160,8 +160,8 @@ class Report:
                 axes, list(self.ranks), shares, label=stage, color=color, marker="o", line="-"
             )
             if self.full:
-                whole = getattr(self.full.counts["all"], stage).value * 100
-                axes.axhline(whole, color=color, linestyle=":", linewidth=1)
+                full_share = getattr(self.full.counts["all"], stage).value * 100
+                axes.axhline(full_share, color=color, linestyle=":", linewidth=1)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(self.ranks), [str(rank) for rank in self.ranks])
         axes.set_xlabel("rank of the adapters (dotted: full models)")

@@ -168,9 +168,9 @@ def batching_unsupported_reasons(config: Mapping[str, Any], keys: Iterable[str])
     """
     keys = list(keys)
     reasons = merging_unsupported_reasons(config, keys)
-    whole = [key for key in keys if not _FACTOR.fullmatch(key) and "lora_" not in key]
-    if config.get("modules_to_save") or whole:
-        modules = ", ".join(sorted(config.get("modules_to_save") or whole))
+    other_keys = [key for key in keys if not _FACTOR.fullmatch(key) and "lora_" not in key]
+    if config.get("modules_to_save") or other_keys:
+        modules = ", ".join(sorted(config.get("modules_to_save") or other_keys))
         reasons.append(f"it replaces whole modules ({modules})")
     return reasons
 
@@ -332,14 +332,14 @@ def mismatched_base(config: Mapping[str, Any], name: str, base: Path) -> str | N
     """
     named = str(config.get("base_model_name_or_path") or "")
     revision = str(config.get("revision") or "")
-    given, _, given_revision = name.partition("@")
+    base_name, _, base_revision = name.partition("@")
     if not named:
         return None
     if Path(named).is_dir() and Path(named).resolve() == base.resolve():
         return None
-    if Path(named).name != Path(given).name:
+    if Path(named).name != Path(base_name).name:
         return f"{named}@{revision}" if revision else named
     # A folder's revision is unknown. A hub id without a revision means main.
-    if revision and not Path(given).is_dir() and revision != (given_revision or "main"):
+    if revision and not Path(base_name).is_dir() and revision != (base_revision or "main"):
         return f"{named}@{revision}"
     return None

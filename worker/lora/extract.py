@@ -166,7 +166,7 @@ def extract(
         warnings = compare(base, tuned, ignore_tokenizer=ignore_tokenizer)
         weights = open_model(base, model), open_model(tuned, model)
         warnings += _check_heads((base, tuned), weights, keep, layout)
-        base_tensors, tuned_tensors = (each.tensors for each in weights)
+        base_tensors, tuned_tensors = (checkpoint.tensors for checkpoint in weights)
         _check_shapes(base_tensors, tuned_tensors, layout)
         _check_target(target, alpha, layout)
         _check_experts(*weights, layout)
@@ -295,7 +295,7 @@ def _adapter_config(
     """
     rank = Counter(layer.rank for layer in layers).most_common(1)[0][0]
     other_ranks = {x.name.removesuffix(".weight"): x.rank for x in layers if x.rank != rank}
-    whole = {name.split(".")[-2] for name in names if "lora_" not in name}
+    saved_modules = {name.split(".")[-2] for name in names if "lora_" not in name}
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha or rank,  # type: ignore[arg-type]  # PEFT's type is int; any number works
@@ -303,7 +303,7 @@ def _adapter_config(
         # So these layers have the same scaling, alpha / rank.
         alpha_pattern={name: r * (alpha or rank) / rank for name, r in other_ranks.items()},
         target_modules=[],
-        modules_to_save=sorted(whole) or None,
+        modules_to_save=sorted(saved_modules) or None,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
         inference_mode=True,

@@ -258,8 +258,8 @@ class _Krylov:
         """
         rest = torch.linalg.qr(self._residual, mode="r").R @ self._y[-self._width :]
         columns = torch.linalg.vector_norm(rest, dim=0)
-        kept = float(self.values[:rank].sum())
-        bound = kept + min(rank * missed, max(energy - float(self.values.sum()), 0.0))
+        captured = float(self.values[:rank].sum())
+        bound = captured + min(rank * missed, max(energy - float(self.values.sum()), 0.0))
         free = (self.values[rank - 1] - self.values).clamp(min=0)
         tiny = float(self.values[0]) * 1e-12
         for factor in torch.logspace(-6, 1, 29).tolist():
@@ -286,24 +286,24 @@ class _Krylov:
         root = math.log(1.648 * math.sqrt(m) / FAILURE_PROBABILITY) / (2 * LANCZOS_STEPS - 1)
         start = torch.randn(m, 1, generator=self._generator, dtype=torch.float64).to(d.device)
         v = self._project_out(start)
-        known = v / v.norm()
-        images = known[:, :0]
+        basis = v / v.norm()
+        images = basis[:, :0]
         while True:
-            image = self._project_out((d @ (d.T @ known[:, -1:].float())).double())
+            image = self._project_out((d @ (d.T @ basis[:, -1:].float())).double())
             images = torch.cat([images, image], dim=1)
             steps = images.shape[1]
             rest = image
             for _ in range(2):
-                rest = rest - known @ (known.T @ rest)
+                rest = rest - basis @ (basis.T @ rest)
             # A residual of zero means that the process has covered the whole space.
             last = steps == LANCZOS_STEPS or float(rest.norm()) <= ROUNDING * float(self.values[0])
             if last or steps == LANCZOS_STEPS // 6:
-                found = max(float(torch.linalg.eigvalsh(known.T @ images)[-1]), 0.0)
+                ritz_value = max(float(torch.linalg.eigvalsh(basis.T @ images)[-1]), 0.0)
                 if last:
-                    return found / (1 - root**2)
-                if not is_useful(found):
+                    return ritz_value / (1 - root**2)
+                if not is_useful(ritz_value):
                     return None
-            known = torch.cat([known, rest / rest.norm()], dim=1)
+            basis = torch.cat([basis, rest / rest.norm()], dim=1)
 
     def _project_out(self, x: Tensor) -> Tensor:
         """Project onto the complement of the space, twice because of rounding."""

@@ -171,10 +171,10 @@ def _inject(base: Path, model: Any, adapter: Adapter) -> Any:
     ]
     if reasons:
         raise LoraError(f"{adapter.folder} cannot be merged: {'; '.join(reasons)}")
-    known: dict[str, Any] = {k: v for k, v in adapter.config.items() if k not in unknown}
+    options: dict[str, Any] = {k: v for k, v in adapter.config.items() if k not in unknown}
     # The factors are read from the file, so they need no initialization.
     try:
-        config = LoraConfig(**{**known, "init_lora_weights": False, "inference_mode": True})
+        config = LoraConfig(**{**options, "init_lora_weights": False, "inference_mode": True})
     except Exception as error:  # PEFT may raise anything
         raise LoraError(
             f"{adapter.folder / CONFIG_NAME} is not a config that PEFT accepts ({_first_line(error)})"
@@ -220,9 +220,9 @@ def _map_tensors(base: Path, injected: Any, adapter: Adapter) -> dict[str, str]:
             )
         sources.update(dict.fromkeys(names_by_id[id(parameter)], key))
     if missing := sorted(required.keys() - entries.keys()):
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        further = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise LoraError(
-            f"{adapter.folder} is incomplete: it has no {missing[0]}{more}, which its {CONFIG_NAME} "
+            f"{adapter.folder} is incomplete: it has no {missing[0]}{further}, which its {CONFIG_NAME} "
             f"requires for {base}"
         )
     return sources

@@ -68,5 +68,5 @@ def logits(folder: Path, adapter: Path | None = None) -> Tensor:
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
     with torch.no_grad():
-        found: Tensor = model(input_ids=IDS).logits
-    return found
+        scores: Tensor = model(input_ids=IDS).logits
+    return scores

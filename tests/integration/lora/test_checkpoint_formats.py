@@ -62,12 +62,12 @@ def logits(folder: Path, adapter: Path | None = None) -> Tensor:
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
     with torch.no_grad():
-        found: Tensor = model(input_ids=IDS).logits
-    return found
+        scores: Tensor = model(input_ids=IDS).logits
+    return scores
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture
@@ -120,15 +120,15 @@ def test_the_files_are_those_that_transformers_reads(
 ) -> None:
     tuned = tmp_path / "tuned"
     tune(build("mistral")).save_pretrained(tuned)
-    wanted = logits(tuned)
+    expected = logits(tuned)
     arrange(tuned)
-    close(logits(tuned), wanted)
+    close(logits(tuned), expected)
     read = open_checkpoint(tuned)
     for name, tensor in AutoModelForCausalLM.from_pretrained(tuned).state_dict().items():
         assert torch.equal(read.get(name), tensor), name
     report = extract(base, tuned, tmp_path / "out", target=Target(rank=2))
     assert min(layer.norm for layer in report.layers) > 0
-    close(logits(base, tmp_path / "out"), wanted)
+    close(logits(base, tmp_path / "out"), expected)
     # As the base of a merge: what is added is the same difference again.
     twice = tune(tune(build("mistral")))
     merge(tuned, tmp_path / "out", tmp_path / "merged")
@@ -170,7 +170,7 @@ def quantize(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (save_pickled, "has its weights in a pickle, pytorch_model.bin; load it with transformers"),
         (lose_a_shard, "there is no .*gone.safetensors, which model.safetensors.index.json names"),
@@ -181,13 +181,13 @@ def quantize(folder: Path) -> None:
     ],
 )
 def test_folders_that_mean_something_else_are_refused(
-    base: Path, tmp_path: Path, damage: Callable[[Path], None], says: str
+    base: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     adapter = tmp_path / "adapter"
     tune(build("mistral")).save_pretrained(tmp_path / "tuned")
     extract(base, tmp_path / "tuned", adapter, target=Target(rank=2))
     damage(base)
-    with pytest.raises(LoraError, match=says):
+    with pytest.raises(LoraError, match=message):
         merge(base, adapter, tmp_path / "merged")
 
 
@@ -213,27 +213,27 @@ def test_a_base_saved_without_its_head_is_merged(base: Path, tmp_path: Path) -> 
     extract(base, tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))
     build("mistral").model.save_pretrained(tmp_path / "bare")
     merge(tmp_path / "bare", tmp_path / "out", tmp_path / "merged")
-    found = load_file(tmp_path / "merged" / SINGLE)
-    wanted = load_file(tmp_path / "tuned" / SINGLE)
-    assert found.keys() == {n.removeprefix("model.") for n in wanted if n != "lm_head.weight"}
-    for name, tensor in found.items():
-        torch.testing.assert_close(tensor, wanted[f"model.{name}"], rtol=1e-4, atol=1e-5)
+    merged = load_file(tmp_path / "merged" / SINGLE)
+    tuned = load_file(tmp_path / "tuned" / SINGLE)
+    assert merged.keys() == {n.removeprefix("model.") for n in tuned if n != "lm_head.weight"}
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, tuned[f"model.{name}"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("tied", ["lm_head.weight", "model.embed_tokens.weight", "both"])
 def test_tied_weights_count_under_either_name(tmp_path: Path, tied: str) -> None:
     build("tied").save_pretrained(tmp_path / "base")
     tune(build("tied")).save_pretrained(tmp_path / "tuned")
-    wanted = logits(tmp_path / "tuned")
+    expected = logits(tmp_path / "tuned")
     file = tmp_path / "tuned" / SINGLE
     weights = load_file(file)
     embeddings = weights.pop("model.embed_tokens.weight")
     for name in ("lm_head.weight", "model.embed_tokens.weight") if tied == "both" else (tied,):
         weights[name] = embeddings.clone()
     save_file(weights, file, metadata={"format": "pt"})
-    close(logits(tmp_path / "tuned"), wanted)
+    close(logits(tmp_path / "tuned"), expected)
     extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))
-    close(logits(tmp_path / "base", tmp_path / "out"), wanted)
+    close(logits(tmp_path / "base", tmp_path / "out"), expected)
     merge(tmp_path / "tuned", tmp_path / "out", tmp_path / "merged")
     assert load_file(tmp_path / "merged" / SINGLE).keys() == weights.keys()
 

@@ -20,9 +20,9 @@ from worker.lora.inspect import inspect
 
 
 def run(*arguments: object, status: int = 0) -> Any:
-    found = CliRunner().invoke(main, ["lora", *map(str, arguments)])
-    assert found.exit_code == status, found.output
-    return found
+    result = CliRunner().invoke(main, ["lora", *map(str, arguments)])
+    assert result.exit_code == status, result.output
+    return result
 
 
 def test_the_commands_print_tables_and_json(base: Path, tuned: Path, tmp_path: Path) -> None:
@@ -30,11 +30,11 @@ def test_the_commands_print_tables_and_json(base: Path, tuned: Path, tmp_path: P
     table = run("extract", *models, "--out", out, "--rank", RANK).output
     assert f"{DOWN.removesuffix('.weight')} " in table
     assert "\ntotal " in table
-    found = json.loads(
+    printed = json.loads(
         run("extract", *models, "--out", out, "--rank", 4, "--force", "--json").stdout
     )
-    assert len(found["layers"]) == 14
-    assert found["total"]["kept"] == pytest.approx(1, abs=1e-6)
+    assert len(printed["layers"]) == 14
+    assert printed["total"]["kept"] == pytest.approx(1, abs=1e-6)
 
     merged = json.loads(
         run("merge", "--base", base, "--adapter", out, "--out", tmp_path / "m", "--json").stdout
@@ -53,8 +53,8 @@ def test_the_cards_alpha_is_possible_and_warned_about(
     base: Path, tuned: Path, tmp_path: Path
 ) -> None:
     models = ("--base", base, "--tuned", tuned, "--out", tmp_path / "out")
-    found = run("extract", *models, "--rank", 4, "--alpha", 8)
-    assert "Warning: with --alpha 8 and rank 4, the adapter will apply 2 times" in found.stderr
+    result = run("extract", *models, "--rank", 4, "--alpha", 8)
+    assert "Warning: with --alpha 8 and rank 4, the adapter will apply 2 times" in result.stderr
     assert inspect(tmp_path / "out").scalings == [2.0]
 
 
@@ -64,9 +64,9 @@ def test_a_pickle_is_converted_by_inspect(pickled: Path) -> None:
 
 def test_bad_input_is_one_sentence(base: Path, tuned: Path, tmp_path: Path) -> None:
     models = ("--base", base, "--tuned", tuned, "--out", tmp_path / "out")
-    said = run("extract", *models, "--rank", 99, status=1).stderr
-    assert said.startswith("Error: the rank 99 is too large for model.layers.0.self_attn.k_proj")
-    assert said.count("\n") == 1
+    message = run("extract", *models, "--rank", 99, status=1).stderr
+    assert message.startswith("Error: the rank 99 is too large for model.layers.0.self_attn.k_proj")
+    assert message.count("\n") == 1
     for arguments, sentence in (
         (("inspect", tmp_path), "there is no adapter_config.json in"),
         (("inspect", "/no/such/folder"), "there is no folder /no/such/folder"),
@@ -78,5 +78,5 @@ def test_bad_input_is_one_sentence(base: Path, tuned: Path, tmp_path: Path) -> N
         status = 2 if "--keep" in arguments else 1
         assert sentence in run(*arguments, status=status).stderr
     if not torch.cuda.is_available():
-        said = run("extract", *models, "--device", "cuda", status=1).stderr
-        assert "PyTorch sees no CUDA device here" in said
+        message = run("extract", *models, "--device", "cuda", status=1).stderr
+        assert "PyTorch sees no CUDA device here" in message

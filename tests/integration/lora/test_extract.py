@@ -53,11 +53,11 @@ def test_an_adapter_reproduces_the_fine_tune_it_came_from(
 def test_what_is_reported_is_what_was_saved(base: Path, tmp_path: Path) -> None:
     tuned = fine_tune(base, tmp_path / "tuned", noise=0.01)
     report = extract(base, tuned, tmp_path / "out", target=Target(rank=RANK), dtype=torch.float16)
-    ours, theirs = (load_file(f / "model.safetensors") for f in (base, tuned))
+    base_tensors, tuned_tensors = (load_file(f / "model.safetensors") for f in (base, tuned))
     adapter = open_adapter(tmp_path / "out")
     lost = total = 0.0
     for layer in report.layers:
-        d = (theirs[layer.name] - ours[layer.name]).double()
+        d = (tuned_tensors[layer.name] - base_tensors[layer.name]).double()
         b, a = adapter.get(layer.name.removesuffix(".weight"))
         error = float((d - b.double() @ a.double()).norm())
         assert layer.norm == pytest.approx(float(d.norm()), rel=1e-5)
@@ -76,11 +76,13 @@ def test_what_is_reported_is_what_was_saved(base: Path, tmp_path: Path) -> None:
 def test_energy_picks_the_least_rank_of_each_layer(base: Path, tmp_path: Path) -> None:
     tuned = fine_tune(base, tmp_path / "tuned", noise=0.03)
     report = extract(base, tuned, tmp_path / "out", target=Target(energy=0.9))
-    ours, theirs = (load_file(f / "model.safetensors") for f in (base, tuned))
+    base_tensors, tuned_tensors = (load_file(f / "model.safetensors") for f in (base, tuned))
     for layer in report.layers:
-        squares = torch.linalg.svdvals((theirs[layer.name] - ours[layer.name]).double()).square()
-        kept = squares.cumsum(0) / squares.sum()
-        assert layer.rank == int((kept < 0.9).sum()) + 1
+        squares = torch.linalg.svdvals(
+            (tuned_tensors[layer.name] - base_tensors[layer.name]).double()
+        ).square()
+        shares = squares.cumsum(0) / squares.sum()
+        assert layer.rank == int((shares < 0.9).sum()) + 1
         assert layer.kept >= 0.9 - 1e-4
     assert len({layer.rank for layer in report.layers}) > 1
     model: Any = PeftModel.from_pretrained(
@@ -146,10 +148,10 @@ def test_other_architectures(architecture: str, tmp_path: Path) -> None:
     )
     # PEFT says that it does not know how the copy of a tied module should be merged.
     with pytest.warns(UserWarning, match="tie") if architecture == "qwen" else _nothing():
-        found = logits(tmp_path / "base", tmp_path / "out")
-    torch.testing.assert_close(found, logits(tuned), rtol=1e-4, atol=1e-4)
+        adapted = logits(tmp_path / "base", tmp_path / "out")
+    torch.testing.assert_close(adapted, logits(tuned), rtol=1e-4, atol=1e-4)
     merge(tmp_path / "base", tmp_path / "out", tmp_path / "merged")
-    torch.testing.assert_close(logits(tmp_path / "merged"), found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(tmp_path / "merged"), adapted, rtol=1e-4, atol=1e-4)
 
 
 class _nothing:  # noqa: N801 (reads like contextlib's)
@@ -192,7 +194,7 @@ def widen(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda f: edit(f / "model.safetensors", poison), f"{DOWN} has NaN or infinite values"),
         (lambda f: edit(f / "model.safetensors", shrink), f"{DOWN} has the shape 63 x 128, but 64"),
@@ -209,18 +211,18 @@ def widen(folder: Path) -> None:
     ],
 )
 def test_models_that_do_not_go_together_leave_nothing(
-    base: Path, tuned: Path, tmp_path: Path, damage: Callable[[Path], object], says: str
+    base: Path, tuned: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(tuned)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(LoraError, match=says) as caught:
+    with pytest.raises(LoraError, match=message) as excinfo:
         extract(base, tuned, tmp_path / "out", target=Target(rank=RANK))
-    assert str(tuned) in str(caught.value), "the sentence names the file"
+    assert str(tuned) in str(excinfo.value), "the sentence names the file"
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("target", "alpha", "says"),
+    ("target", "alpha", "message"),
     [
         (Target(rank=33), None, "the rank 33 is too large for .*_proj.weight, which is 32 x 64"),
         (Target(rank=0), None, "the rank 0 is below 1"),
@@ -229,9 +231,9 @@ def test_models_that_do_not_go_together_leave_nothing(
     ],
 )
 def test_targets_that_cannot_be_reached(
-    base: Path, tuned: Path, tmp_path: Path, target: Target, alpha: float | None, says: str
+    base: Path, tuned: Path, tmp_path: Path, target: Target, alpha: float | None, message: str
 ) -> None:
-    with pytest.raises(LoraError, match=says):
+    with pytest.raises(LoraError, match=message):
         extract(base, tuned, tmp_path / "out", target=target, alpha=alpha)
     assert not (tmp_path / "out").exists()
 
@@ -240,11 +242,11 @@ def test_an_output_that_is_there_is_spared(base: Path, tuned: Path, tmp_path: Pa
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    for force, says in (
+    for force, message in (
         (False, "exists and is not empty"),
         (True, "so --force does not replace it"),
     ):
-        with pytest.raises(LoraError, match=says):
+        with pytest.raises(LoraError, match=message):
             extract(base, tuned, out, target=Target(rank=1), force=force)
     with pytest.raises(LoraError, match="is an input"):
         extract(base, tuned, base, target=Target(rank=1), force=True)
@@ -266,15 +268,15 @@ def test_a_disk_that_is_full_leaves_nothing(
     )
     options = [] if command == "merge" else ["--rank", "16"]
     arguments = ["--base", base, *source, *options, "--out", out]
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "cli", "lora", command, *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert found.returncode == 1
-    assert found.stderr.startswith("Error: ")
-    assert "cannot be written (File too large); nothing was left behind." in found.stderr
-    assert re.search(r"out/\w+\.safetensors: \S+\.weight cannot", found.stderr), found.stderr
+    assert process.returncode == 1
+    assert process.stderr.startswith("Error: ")
+    assert "cannot be written (File too large); nothing was left behind." in process.stderr
+    assert re.search(r"out/\w+\.safetensors: \S+\.weight cannot", process.stderr), process.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["tuned"]

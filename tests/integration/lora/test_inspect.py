@@ -20,16 +20,17 @@ from worker.lora.inspect import convert, inspect
 
 
 def test_an_adapter_is_described(checkpoint: Path) -> None:
-    found = inspect(checkpoint / "critic")
-    assert (found.ranks, found.alphas, found.scalings) == ([4], [8], [2])
-    assert found.targets == sorted(LINEAR)
-    assert (len(found.layers), found.unsupported_reasons, found.dtypes) == (14, [], ["F32"])
+    description = inspect(checkpoint / "critic")
+    assert (description.ranks, description.alphas, description.scalings) == ([4], [8], [2])
+    assert description.targets == sorted(LINEAR)
+    assert len(description.layers) == 14
+    assert (description.unsupported_reasons, description.dtypes) == ([], ["F32"])
     adapter = open_adapter(checkpoint / "critic")
-    for layer in found.layers:
+    for layer in description.layers:
         b, a = adapter.get(layer.name)
         assert layer.norm == pytest.approx(float((2 * b @ a).norm()), rel=1e-4)
     tensors = load_file(checkpoint / "critic" / "adapter_model.safetensors")
-    assert found.parameters == sum(t.numel() for t in tensors.values())
+    assert description.parameters == sum(t.numel() for t in tensors.values())
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,8 @@ def test_what_the_engine_refuses_is_said(
     adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))
     config = adapter / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
-    [said] = inspect(adapter).unsupported_reasons
-    assert said.startswith(reason)
+    [unsupported] = inspect(adapter).unsupported_reasons
+    assert unsupported.startswith(reason)
 
 
 def test_a_pickle_is_converted_once_bit_for_bit(pickled: Path) -> None:

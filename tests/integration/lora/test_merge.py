@@ -30,9 +30,9 @@ def test_a_merged_model_says_what_base_and_adapter_say(
 ) -> None:
     merged = merge(base, checkpoint / "critic", tmp_path / "out", dtype=dtype)
     assert (merged.layers, merged.replaced) == (14, 0)
-    wanted = logits(base, checkpoint / "critic")
-    effect = float((logits(base) - wanted).abs().max())
-    error = float((logits(tmp_path / "out") - wanted).abs().max())
+    expected = logits(base, checkpoint / "critic")
+    effect = float((logits(base) - expected).abs().max())
+    error = float((logits(tmp_path / "out") - expected).abs().max())
     # Rounding every weight to half precision is a change of its own.
     assert error < effect * {None: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.8}[dtype]
     before, after = (load_file(f / "model.safetensors") for f in (base, tmp_path / "out"))
@@ -67,7 +67,7 @@ def test_extraction_undoes_a_merge(checkpoint: Path, base: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"use_dora": True}, "is incomplete: it has no .*lora_magnitude_vector"),
         ({"alora_invocation_tokens": [1]}, "it is an aLoRA"),
@@ -77,23 +77,23 @@ def test_extraction_undoes_a_merge(checkpoint: Path, base: Path, tmp_path: Path)
     ],
 )
 def test_adapters_that_cannot_be_merged(
-    checkpoint: Path, base: Path, tmp_path: Path, change: dict[str, object], says: str
+    checkpoint: Path, base: Path, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))
     config = adapter / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
-    with pytest.raises(LoraError, match=says):
+    with pytest.raises(LoraError, match=message):
         merge(base, adapter, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 
 
 @pytest.mark.parametrize(
-    ("shape", "says"), [({"layers": 3}, "has no model.layers.2."), ({"hidden": 96}, "the shape")]
+    ("shape", "message"), [({"layers": 3}, "has no model.layers.2."), ({"hidden": 96}, "the shape")]
 )
 def test_an_adapter_of_another_base_is_not_merged(
-    base: Path, tmp_path: Path, shape: dict[str, int], says: str
+    base: Path, tmp_path: Path, shape: dict[str, int], message: str
 ) -> None:
     build(tmp_path / "other", **shape)
-    with pytest.raises(LoraError, match=f"is for another base: .*{says}"):
+    with pytest.raises(LoraError, match=f"is for another base: .*{message}"):
         merge(base, tmp_path / "other" / "actor", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -74,9 +74,9 @@ def states(base: Path, adapter: Path, merged: Path) -> tuple[dict[str, Any], dic
         model: Any = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(base), str(adapter)
         )
-        wanted: Any = model.merge_and_unload()
-    found: Any = AutoModelForCausalLM.from_pretrained(merged)
-    return found.state_dict(), wanted.state_dict()
+        expected: Any = model.merge_and_unload()
+    loaded: Any = AutoModelForCausalLM.from_pretrained(merged)
+    return loaded.state_dict(), expected.state_dict()
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,12 @@ def test_a_merged_model_is_pefts(
 ) -> None:
     adapter = adapt(bases / base, tmp_path / "adapter", **options)
     merged = merge(bases / base, adapter, tmp_path / "merged")
-    found, wanted = states(bases / base, adapter, tmp_path / "merged")
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    actual, expected = states(bases / base, adapter, tmp_path / "merged")
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
     before = AutoModelForCausalLM.from_pretrained(bases / base).state_dict()
-    assert any(not torch.equal(before[name], found[name]) for name in found)
+    assert any(not torch.equal(before[name], actual[name]) for name in actual)
     assert merged.layers > 0
     assert merged.warnings == []
 
@@ -147,7 +147,7 @@ def poison(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda f: edit(f, dict.clear), "has an adapter without tensors"),
         (
@@ -191,13 +191,13 @@ def poison(folder: Path) -> None:
     ],
 )
 def test_an_adapter_that_is_not_what_its_config_says_is_not_merged(
-    bases: Path, tmp_path: Path, damage: Callable[[Path], object], says: str
+    bases: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     adapter = adapt(bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION)
     damage(adapter)
-    with pytest.raises(LoraError, match=says) as caught:
+    with pytest.raises(LoraError, match=message) as excinfo:
         merge(bases / "mistral", adapter, tmp_path / "merged")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(excinfo.value)
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
 
 
@@ -243,9 +243,9 @@ def test_an_adapter_that_names_another_base_is_warned_about(bases: Path, tmp_pat
     adapter = adapt(bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION)
     configure(adapter, base_model_name_or_path="somebody/Zephyr-7B")
     options = ("--base", bases / "mistral", "--adapter", adapter, "--out", tmp_path / "merged")
-    found = CliRunner().invoke(main, ["lora", "merge", *map(str, options)])
-    assert found.exit_code == 0, found.output
+    result = CliRunner().invoke(main, ["lora", "merge", *map(str, options)])
+    assert result.exit_code == 0, result.output
     assert (
         f"Warning: the adapter's config names the base somebody/Zephyr-7B, and it was merged into {bases / 'mistral'}"
-        in found.stderr
+        in result.stderr
     )

@@ -12,8 +12,8 @@ from tests.integration.web.client import Client, ask, finish, stream
 def test_the_events_of_a_finished_job(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     finish(database, job_id)
-    told = stream(web, job_id)
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    events = stream(web, job_id)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     reasoning = [
         "response.output_item.added",
         "response.content_part.added",
@@ -25,30 +25,30 @@ def test_the_events_of_a_finished_job(web: Client, database: Database) -> None:
     ]
     message = [name.replace("reasoning_text", "output_text") for name in reasoning]
     begin = ["response.created", "response.queued", "response.in_progress"]
-    assert [event["type"] for event in told] == [
+    assert [event["type"] for event in events] == [
         *begin,
         *reasoning,
         *reasoning,
         *message,
         "response.completed",
     ]
-    assert told[-1]["response"] == web.get(f"/v1/responses/{job_id}").json
-    assert told[0]["response"]["status"] == "queued"
-    assert [e["delta"] for e in told if e["type"] == "response.output_text.delta"] == [
+    assert events[-1]["response"] == web.get(f"/v1/responses/{job_id}").json
+    assert events[0]["response"]["status"] == "queued"
+    assert [e["delta"] for e in events if e["type"] == "response.output_text.delta"] == [
         "A ",
         "text.",
     ]
-    assert stream(web, job_id) == told
-    assert stream(web, job_id, starting_after=9) == told[10:]
+    assert stream(web, job_id) == events
+    assert stream(web, job_id, starting_after=9) == events[10:]
     assert web.get(f"/v1/responses/{job_id}?stream=true&starting_after=x").status_code == 400
 
 
 def test_the_events_of_a_cancelled_job_end(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     cancellation.cancel(database, ANONYMOUS, job_id)
-    told = stream(web, job_id)
-    assert told[-1]["type"] == "response.incomplete"
-    assert told[-1]["response"]["status"] == "cancelled"
+    events = stream(web, job_id)
+    assert events[-1]["type"] == "response.incomplete"
+    assert events[-1]["response"]["status"] == "cancelled"
 
 
 def test_a_stream_ends_even_if_its_text_was_lost(web: Client, database: Database) -> None:

@@ -24,11 +24,11 @@ def test_an_idempotency_key_asks_once(web: Client, database: Database) -> None:
         headers = {"Idempotency-Key": key}
         return web.post("/v1/responses", json={"background": True, **body}, headers=headers)
 
-    first, again = post("k", input="Why?"), post("k", input="Why?")
-    assert first.json["id"] == again.json["id"]
+    first, repeated = post("k", input="Why?"), post("k", input="Why?")
+    assert first.json["id"] == repeated.json["id"]
     assert post("k", input="Why?", seed=None).json["id"] == first.json["id"]
-    other = post("k", input="How?")
-    assert (other.status_code, other.json["error"]["code"]) == (422, "idempotency_key_reused")
+    changed = post("k", input="How?")
+    assert (changed.status_code, changed.json["error"]["code"]) == (422, "idempotency_key_reused")
     assert post("", input="Why?").status_code == 400
     assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 1
 
@@ -63,22 +63,22 @@ def test_an_accepted_request_is_found_again_whatever_has_changed(
     workers.register(
         database, "worker-2", "localhost", 2, Runtime({"engine": "none"}, 32, tokenizer_json)
     )
-    with serving(database_url, redis_server.url, MAX_QUEUED="1") as other:
-        assert post(other, "new").json["error"]["code"] == "context_length_exceeded"
-        assert post(other, "background", background=True).json["id"] == ids[0]
-        reply = post(other, "background", background=True, seed=1)
+    with serving(database_url, redis_server.url, MAX_QUEUED="1") as restarted:
+        assert post(restarted, "new").json["error"]["code"] == "context_length_exceeded"
+        assert post(restarted, "background", background=True).json["id"] == ids[0]
+        reply = post(restarted, "background", background=True, seed=1)
         assert (reply.status_code, reply.json["error"]["code"]) == (422, "idempotency_key_reused")
         with ExitStack() as stack:
             for _ in range(MAX_WAITING):
-                stack.enter_context(services_of(other).waiter.slot())
-            reply = post(other, "wait")  # The job has ended: there is nothing to wait for.
+                stack.enter_context(services_of(restarted).waiter.slot())
+            reply = post(restarted, "wait")  # The job has ended: there is nothing to wait for.
             assert (reply.status_code, reply.json["id"]) == (200, ids[1])
         cancellation.cancel(database, ANONYMOUS, ids[2])
-        assert f'"id":"{ids[2]}"' in post(other, "stream", stream=True).text
+        assert f'"id":"{ids[2]}"' in post(restarted, "stream", stream=True).text
         assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 3
         # A new version may refuse what an old one accepted: the digest is of the request as it was sent.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 routes, "validate", Mock(side_effect=InvalidRequestError("No.", code="no"))
             )
-            assert post(other, "background", background=True).json["id"] == ids[0]
+            assert post(restarted, "background", background=True).json["id"] == ids[0]

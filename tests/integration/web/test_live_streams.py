@@ -215,10 +215,14 @@ def test_a_message_costs_the_same_however_long_the_text_and_readers_share(
     # Those queries come with the time, not with the text.
     monkeypatch.setattr(feeds, "CHECK_INTERVAL", math.inf)
     monkeypatch.setattr(feeds, "PARTIAL_TEXT_INTERVAL", 60.0)
-    few, many, shared = selects(web, 2, 1), selects(web, 100, 1), selects(web, 2, 8)
+    short_text, long_text, eight_readers = (
+        selects(web, 2, 1),
+        selects(web, 100, 1),
+        selects(web, 2, 8),
+    )
     # Updates are read together or one by one, which makes a few queries more or less.
-    assert many < few + 98 / 4, "far fewer than one query for each of 98 more pieces"
-    assert shared < 3 * few, "far fewer than 8 times as many for 8 readers"
+    assert long_text < short_text + 98 / 4, "far fewer than one query for each of 98 more pieces"
+    assert eight_readers < 3 * short_text, "far fewer than 8 times as many for 8 readers"
 
 
 def test_readers_get_the_same_events_whenever_they_start(web: Web) -> None:
@@ -248,8 +252,8 @@ def test_readers_get_the_same_events_whenever_they_start(web: Web) -> None:
             late.rest()
     assert deltas(received) == pieces * 3
     assert [event["sequence_number"] for event in received] == list(range(len(received)))
-    with Reader(web, job) as again:
-        assert again.rest() == received
+    with Reader(web, job) as late_reader:
+        assert late_reader.rest() == received
 
 
 def test_a_stream_continues_where_a_lost_attempt_stopped(web: Web) -> None:
@@ -263,12 +267,12 @@ def test_a_stream_continues_where_a_lost_attempt_stopped(web: Web) -> None:
         received = reader.until(".delta") + reader.until(".delta")
         let_leases_run_out(web.database)
         assert sweeping.sweep(web.database).taken_back == [job.id]
-        again = claim(web.database, job)
+        second_claim = claim(web.database, job)
         web.services.progress.publish_change(job.id)
         for number, piece in enumerate(pieces):
-            web.generate(again, number, [piece])
+            web.generate(second_claim, number, [piece])
         received += reader.until(".delta") + reader.until(".delta")
-        stages.record(web.database, again, output(pieces))
+        stages.record(web.database, second_claim, output(pieces))
         web.services.cancel(job.id)
         rest = reader.rest()
     assert deltas(received) == pieces

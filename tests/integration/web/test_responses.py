@@ -41,8 +41,11 @@ def test_an_unchanged_job_is_not_sent_again(web: Client, database: Database) -> 
     tag = {"If-None-Match": first.headers["ETag"]}
     assert web.get(f"/v1/responses/{job_id}", headers=tag).status_code == 304
     assert web.head(f"/v1/responses/{job_id}", headers=tag).status_code == 304
-    other = web.get(f"/v1/responses/{job_id}", headers={"If-Match": '"other"'})
-    assert (other.status_code, other.json["error"]["code"]) == (412, "precondition_failed")
+    mismatched = web.get(f"/v1/responses/{job_id}", headers={"If-Match": '"other"'})
+    assert (mismatched.status_code, mismatched.json["error"]["code"]) == (
+        412,
+        "precondition_failed",
+    )
     cancellation.cancel(database, ANONYMOUS, job_id)
     assert web.get(f"/v1/responses/{job_id}", headers=tag).status_code == 200
 

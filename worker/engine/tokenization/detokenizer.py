@@ -73,8 +73,8 @@ class Detokenizer:
 
     def extend(self, token_ids: list[int]) -> str:
         """Add tokens and return the text that they complete, as one delta."""
-        prefix, whole = self.begin(token_ids)
-        return self.complete(_decode(self._tokenizer, prefix), _decode(self._tokenizer, whole))
+        prefix, extended = self.begin(token_ids)
+        return self.complete(_decode(self._tokenizer, prefix), _decode(self._tokenizer, extended))
 
     def begin(self, token_ids: list[int]) -> tuple[list[int], list[int]]:
         """Add tokens; the caller decodes, in a batch with other sequences, and calls `complete`.
@@ -88,17 +88,17 @@ class Detokenizer:
             self.token_ids[self._prefix_offset :],
         )
 
-    def complete(self, prefix: str, whole: str) -> str:
+    def complete(self, prefix: str, extended: str) -> str:
         """Return the text that the new tokens complete, as one delta.
 
         Args:
             prefix: the decoded first list of `begin`.
             whole: the decoded second list.
         """
-        if len(whole) <= len(prefix) or whole.endswith(REPLACEMENT) or self._ends_in_byte():
+        if len(extended) <= len(prefix) or extended.endswith(REPLACEMENT) or self._ends_in_byte():
             return ""
         self._prefix_offset, self._read_offset = self._read_offset, len(self.token_ids)
-        self.deltas.append(whole[len(prefix) :])
+        self.deltas.append(extended[len(prefix) :])
         return self.deltas[-1]
 
     def _ends_in_byte(self) -> bool:

@@ -27,7 +27,7 @@ Client = Any
 
 
 @pytest.fixture
-def both(database: Database) -> Database:
+def two_models(database: Database) -> Database:
     """A database with two workers of different models, both ready."""
     workers.register(database, OTHER, "elsewhere", 2, Runtime({"engine": "other"}, 4096, "{}"))
     for worker in (WORKER, OTHER):
@@ -60,21 +60,23 @@ def numbered(
     database: Database, job: Job, live: dict[int, list[str]] | None = None
 ) -> dict[int, Any]:
     """Return all events of a job by their numbers."""
-    told = enumerate(events(queries.get_job(database, ANONYMOUS, job.id), live or {}))
-    return {number: event for number, event in told if event is not None}
+    all_events = enumerate(events(queries.get_job(database, ANONYMOUS, job.id), live or {}))
+    return {number: event for number, event in all_events if event is not None}
 
 
-def test_a_number_is_one_event_for_live_and_late_readers(both: Database) -> None:
-    job = submit(both)
-    stages.record(both, claim(both, job), replace(OUTPUT, text="An answer", delta_lengths=[3, 6]))
-    lost = claim(both, job, 1)
-    limit = queries.get_job(both, ANONYMOUS, job.id).max_output_tokens
-    live = numbered(both, job, {lost.attempt_id: ["x"] * (limit + 1)})
-    restart(both)
-    waiting = numbered(both, job)
+def test_a_number_is_one_event_for_live_and_late_readers(two_models: Database) -> None:
+    job = submit(two_models)
+    stages.record(
+        two_models, claim(two_models, job), replace(OUTPUT, text="An answer", delta_lengths=[3, 6])
+    )
+    lost = claim(two_models, job, 1)
+    limit = queries.get_job(two_models, ANONYMOUS, job.id).max_output_tokens
+    live = numbered(two_models, job, {lost.attempt_id: ["x"] * (limit + 1)})
+    restart(two_models)
+    waiting = numbered(two_models, job)
     for stage_index in range(3):
-        stages.record(both, claim(both, job, stage_index, OTHER), OUTPUT)
-    late = numbered(both, job)
+        stages.record(two_models, claim(two_models, job, stage_index, OTHER), OUTPUT)
+    late = numbered(two_models, job)
     assert late.keys() >= waiting.keys()
     for earlier in (live, waiting):
         assert all(late[n] == event for n, event in earlier.items() if n in late)
@@ -100,12 +102,16 @@ def test_a_number_is_one_event_for_live_and_late_readers(both: Database) -> None
     assert ended == ["completed", "incomplete", "completed", "completed", "completed"]
 
 
-def test_the_response_has_the_last_run_and_the_history_all(both: Database, web: Client) -> None:
-    job = submit(both)
+def test_the_response_has_the_last_run_and_the_history_all(
+    two_models: Database, web: Client
+) -> None:
+    job = submit(two_models)
     stages.record(
-        both, claim(both, job), replace(OUTPUT, text="An answer of before", delta_lengths=[19])
+        two_models,
+        claim(two_models, job),
+        replace(OUTPUT, text="An answer of before", delta_lengths=[19]),
     )
-    restart(both)
+    restart(two_models)
     response = web.get(f"/v1/responses/{job.id}").json
     assert (response["status"], response["run"], response["output"]) == ("in_progress", 2, [])
     page = web.get(f"/jobs/{job.id}").text
@@ -113,7 +119,7 @@ def test_the_response_has_the_last_run_and_the_history_all(both: Database, web: 
     assert "An answer of before" in page
     for stage_index, text in enumerate(["One", "Two", "Three"]):
         output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
-        stages.record(both, claim(both, job, stage_index, OTHER), output)
+        stages.record(two_models, claim(two_models, job, stage_index, OTHER), output)
     response = web.get(f"/v1/responses/{job.id}").json
     assert [item["content"][0]["text"] for item in response["output"]] == ["One", "Two", "Three"]
     final = web.get(f"/v1/responses/{job.id}?stream=true").text.strip().splitlines()[-1]
@@ -121,9 +127,9 @@ def test_the_response_has_the_last_run_and_the_history_all(both: Database, web: 
 
     history = web.get(f"/api/jobs/{job.id}").json
     assert history["run"] == 2
-    [told] = history["restarts"]
-    assert (told["run"], told["model_before"]) == (2, f"sha256:{RUNTIME.model}")
-    assert told["at"].endswith("Z")
+    [restarted] = history["restarts"]
+    assert (restarted["run"], restarted["model_before"]) == (2, f"sha256:{RUNTIME.model}")
+    assert restarted["at"].endswith("Z")
     assert [(a["run"], a["number"], a["output"]) for a in history["attempts"]] == [
         (1, 1, "An answer of before"),
         (2, 2, "One"),
@@ -131,4 +137,4 @@ def test_the_response_has_the_last_run_and_the_history_all(both: Database, web: 
         (2, 1, "Three"),
     ]
     models = {(a["run"], a["worker"]["model"]) for a in history["attempts"]}
-    assert models == {(1, told["model_before"]), (2, history["model"])}
+    assert models == {(1, restarted["model_before"]), (2, history["model"])}
