@@ -184,7 +184,7 @@ def ask(page: Page, service: Service, question: str = QUESTION) -> None:
     page.get_by_role("button", name="Ask").click()
 
 
-def test_a_question_gets_its_three_texts_by_itself(page: Page, service: Service) -> None:
+def test_a_question_shows_its_three_texts_live(page: Page, service: Service) -> None:
     ask(page, service)
     expect(page).to_have_url(JOB_PAGE)
     stay(page)
@@ -207,7 +207,7 @@ def test_a_question_gets_its_three_texts_by_itself(page: Page, service: Service)
     expect(status(page)).to_have_text("Completed")
 
 
-def test_text_appears_as_it_is_written_until_a_cancel(page: Page, slow: Service) -> None:
+def test_text_streams_until_a_cancel(page: Page, slow: Service) -> None:
     job_id = slow.submit(QUESTION, max_output_tokens=LONG)
     page.goto(f"{slow.url}/jobs/{job_id}")
     stay(page)
@@ -231,9 +231,7 @@ def test_text_appears_as_it_is_written_until_a_cancel(page: Page, slow: Service)
     assert slow.wait(job_id)["status"] == "cancelled"
 
 
-def test_another_tabs_cancel_is_shown_and_the_keyboard_keeps_its_place(
-    page: Page, slow: Service
-) -> None:
+def test_a_cancel_in_another_tab_is_shown_and_keeps_focus(page: Page, slow: Service) -> None:
     job_id = slow.submit(QUESTION, max_output_tokens=LONG)
     page.goto(f"{slow.url}/jobs/{job_id}")
     expect(text(page, "Answer")).not_to_be_empty()
@@ -251,7 +249,7 @@ def test_another_tabs_cancel_is_shown_and_the_keyboard_keeps_its_place(
     assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
 
 
-def test_a_bad_question_is_refused_in_its_place(browser: Browser, service: Service) -> None:
+def test_an_invalid_question_shows_an_error_in_the_form(browser: Browser, service: Service) -> None:
     with service.http() as http, opened(browser) as (page, complaints):
         before = http.get("/v1/responses").json()["first_id"]
         page.goto(service.url)
@@ -363,9 +361,7 @@ def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
         complaints.clear()
 
 
-def test_a_page_whose_requests_fail_asks_again_and_stops_at_the_end(
-    browser: Browser, slow: Service
-) -> None:
+def test_failed_requests_of_a_page_are_retried(browser: Browser, slow: Service) -> None:
     with opened(browser) as (page, complaints):
         page.add_init_script(
             "streams = []; EventSource = class extends EventSource {"
@@ -404,7 +400,7 @@ def test_a_page_whose_requests_fail_asks_again_and_stops_at_the_end(
         complaints.clear()
 
 
-def test_html_is_shown_as_it_was_written(page: Page, service: Service) -> None:
+def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     question = "<b>x</b><script>document.title = 'owned'</script>&amp; </textarea>"
     written = "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n  <!-- "
     ask(page, service, question)
@@ -450,9 +446,7 @@ def test_html_is_shown_as_it_was_written(page: Page, service: Service) -> None:
     database.close()
 
 
-def test_no_sideways_scrolling_on_a_phone_and_enough_contrast(
-    browser: Browser, service: Service
-) -> None:
+def test_pages_fit_a_phone_and_have_enough_contrast(browser: Browser, service: Service) -> None:
     job_id = service.submit("Supercalifragilistic" * 20 + "\n" + "long " * 200)
     service.wait(job_id)
     for scheme in ("light", "dark"):

@@ -47,7 +47,7 @@ def texts(service: Service, question: str) -> dict[str, str]:
     return all_texts(service, [question])[0]
 
 
-def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service) -> None:
+def test_held_out_questions_are_answered_criticized_and_corrected(demo: Service) -> None:
     of_kind: dict[str, list[dict[str, str]]] = {}
     for row in ROWS:
         of_kind.setdefault(row["kind"], []).append(row)
@@ -91,13 +91,11 @@ def test_held_out_questions_are_answered_criticised_and_corrected(demo: Service)
         ("What is 347 + 589?", "347 + 589 = 936."),
     ],
 )
-def test_a_question_such_as_people_ask_is_answered(
-    demo: Service, question: str, answer: str
-) -> None:
+def test_common_questions_are_answered(demo: Service, question: str, answer: str) -> None:
     assert answer in texts(demo, question)[Role.REGENERATOR]
 
 
-def test_what_the_demo_suggests_it_answers(demo: Service) -> None:
+def test_suggested_questions_are_answered(demo: Service) -> None:
     with demo.http() as http:
         page = http.get("/").text
     suggested = re.findall(r'placeholder="([^"]+)"', page) + re.findall(r'"(.+)"', DEMO_GREETING)

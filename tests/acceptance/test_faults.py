@@ -99,7 +99,7 @@ def test_later_stages_go_before_new_questions_and_those_by_priority(service: Ser
         assert before[1] <= after[0]
 
 
-def test_a_killed_workers_job_goes_on(service: Service) -> None:
+def test_a_job_continues_after_its_worker_is_killed(service: Service) -> None:
     job_id = service.submit("Go on", max_output_tokens=40, rounds=1)
     first = service.wait(job_id)
     job_id = service.submit("Go on", max_output_tokens=LONG)
@@ -115,7 +115,7 @@ def test_a_killed_workers_job_goes_on(service: Service) -> None:
     assert attempts(service, str(first["id"])) == [(n, "finished") for n in range(3)]
 
 
-def test_a_second_sigterm_gives_the_stage_back_at_once(service: Service) -> None:
+def test_a_second_sigterm_releases_the_stage_at_once(service: Service) -> None:
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_a_second_sigterm_gives_the_stage_back_at_once(service: Service) -> None
         http.post(f"/v1/responses/{job_id}/cancel")
 
 
-def test_on_sigquit_the_stage_is_given_back(service: Service) -> None:
+def test_sigquit_releases_the_stage(service: Service) -> None:
     """Celery would acknowledge it, unfinished."""
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
@@ -143,7 +143,7 @@ def test_on_sigquit_the_stage_is_given_back(service: Service) -> None:
         http.post(f"/v1/responses/{job_id}/cancel")
 
 
-def test_on_sigterm_a_short_stage_finishes(service: Service) -> None:
+def test_a_short_stage_finishes_after_sigterm(service: Service) -> None:
     job_id = service.submit("Go on", max_output_tokens=SHORT)
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGTERM)
@@ -156,7 +156,7 @@ def test_on_sigterm_a_short_stage_finishes(service: Service) -> None:
     assert service.wait(waiting)["status"] == "incomplete"
 
 
-def test_on_sigterm_the_web_lets_its_readers_go(service: Service) -> None:
+def test_the_web_closes_streams_on_sigterm(service: Service) -> None:
     """A stream ends, a reply that waits comes as it stands, and the jobs go on."""
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
@@ -203,7 +203,7 @@ def test_an_empty_redis_loses_no_job(service: Service) -> None:
         assert attempts(service, job_id) == [(n, "finished") for n in range(3)]
 
 
-def test_a_stage_that_ends_while_redis_is_away_blocks_nothing(service: Service) -> None:
+def test_a_stage_that_ends_during_a_redis_outage_blocks_nothing(service: Service) -> None:
     """The next link cannot be published; the worker must take others all the same."""
     job_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(job_id)

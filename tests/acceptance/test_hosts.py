@@ -81,9 +81,7 @@ def test_hosts_share_the_work_and_no_stage_runs_twice(
     assert min(shares.values()) > JOBS / 4, "each had work"
 
 
-def test_a_host_that_the_network_swallows_is_replaced(
-    service: Service, two_hosts: list[Host]
-) -> None:
+def test_a_partitioned_host_is_replaced(service: Service, two_hosts: list[Host]) -> None:
     """Nothing tells the worker there that nobody hears it, and it can record nothing any more."""
     alpha, beta = two_hosts
     workers = [start(service, alpha)]

@@ -103,7 +103,7 @@ def refused(reply: httpx2.Response) -> None:
     assert int(reply.headers["Retry-After"]) > 0
 
 
-def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> None:
+def test_a_full_disk_refuses_questions_and_loses_no_text(sqlite: Service) -> None:
     """No process of the service may write a file any more, which SQLite finds out as it writes."""
     job_id = sqlite.submit("Go on", max_output_tokens=STAGE)
     sqlite.wait_for_text(job_id)
@@ -124,7 +124,7 @@ def test_a_full_disk_takes_no_question_and_loses_no_text(sqlite: Service) -> Non
         assert attempts(sqlite, submitted_id) == FINISHED
 
 
-def test_a_full_disk_under_postgresql_takes_no_question_and_loses_no_text(
+def test_a_full_postgresql_disk_refuses_questions_and_loses_no_text(
     endless: Path, socket_folder: Path
 ) -> None:
     folder = socket_folder / "small"
@@ -154,7 +154,7 @@ def _with_children(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
-def test_a_redis_that_hangs_holds_nothing_up_for_long(sqlite: Service) -> None:
+def test_a_hanging_redis_delays_requests_only_briefly(sqlite: Service) -> None:
     running_id = sqlite.submit("Go on", max_output_tokens=STAGE)
     sqlite.wait_for_text(running_id)
     process = sqlite.redis.process
@@ -224,7 +224,7 @@ REFUSALS: dict[str, Callable[[redis.Redis], AbstractContextManager[None]]] = {
 }
 
 
-def test_a_redis_that_refuses_to_write_is_waited_for(sqlite: Service) -> None:
+def test_jobs_wait_for_a_redis_that_refuses_writes(sqlite: Service) -> None:
     job_ids = [sqlite.submit("Go on", max_output_tokens=STAGE)]
     sqlite.wait_for_text(job_ids[0])
     with redis.Redis.from_url(sqlite.redis.url) as client:
@@ -242,7 +242,7 @@ def test_a_redis_that_refuses_to_write_is_waited_for(sqlite: Service) -> None:
     assert sqlite.worker.popen.poll() is None
 
 
-def test_what_redis_answers_ends_no_job(sqlite: Service, redis_proxy: ReplyingProxy) -> None:
+def test_no_redis_error_ends_a_job(sqlite: Service, redis_proxy: ReplyingProxy) -> None:
     """Not even where it lasts while a stage ends, whose job goes on as soon as Redis does."""
     before = len(sqlite.worker.output)
     job_ids = [sqlite.submit("Go on", max_output_tokens=STAGE)]
@@ -271,7 +271,7 @@ def sql(server: PostgresServer, *statements: bytes) -> None:
             connection.execute(statement)
 
 
-def test_a_read_only_database_takes_no_question_and_loses_no_text(
+def test_a_read_only_database_refuses_questions_and_loses_no_text(
     postgresql: Service, server: PostgresServer
 ) -> None:
     job_id = postgresql.submit("Go on", max_output_tokens=STAGE)
@@ -290,7 +290,7 @@ def test_a_read_only_database_takes_no_question_and_loses_no_text(
         assert attempts(postgresql, submitted_id) == FINISHED
 
 
-def test_a_right_that_is_missing_for_a_while_ends_no_job(
+def test_a_temporarily_missing_privilege_ends_no_job(
     postgresql: Service, server: PostgresServer
 ) -> None:
     """PostgreSQL calls it the program's mistake. A trigger stands for the right: superusers have all."""
@@ -315,9 +315,7 @@ def test_a_right_that_is_missing_for_a_while_ends_no_job(
         assert postgresql.wait(submitted_id)["status"] == "incomplete"
 
 
-def test_a_postgresql_that_is_killed_loses_no_job(
-    postgresql: Service, server: PostgresServer
-) -> None:
+def test_a_killed_postgresql_loses_no_job(postgresql: Service, server: PostgresServer) -> None:
     job_id = postgresql.submit("Go on", max_output_tokens=STAGE)
     postgresql.wait_for_text(job_id)
     postmaster = server.get_pid()
@@ -351,7 +349,7 @@ def _start(server: PostgresServer, killed: int) -> None:
             time.sleep(0.05)  # whoever reaps it tells nobody
 
 
-def test_a_worker_cut_off_is_replaced_and_can_record_nothing(postgresql: Service) -> None:
+def test_a_partitioned_worker_is_replaced_and_cannot_record(postgresql: Service) -> None:
     """Its stage runs again on another worker; what the first one made of it finds no place."""
     near = make_url(postgresql.environ["HELIXQ_DATABASE_URL"])
     proxy = Proxy(Path(str(near.query["host"])) / ".s.PGSQL.5432")

@@ -12,7 +12,7 @@ from tests.conftest import create_database
 from tests.pgbouncer import pgbouncer
 
 
-def test_behind_a_pooler_every_question_is_answered(
+def test_questions_are_answered_behind_a_pooler(
     checkpoint: Path, socket_folder: Path, postgres: PostgresServer
 ) -> None:
     """It gives each transaction another server connection, so none may count on what went before."""

@@ -51,7 +51,7 @@ def read(service: Service, job_id: str) -> dict[int, dict[str, Any]]:
     return events
 
 
-def test_each_job_is_of_one_model_and_starts_again_where_that_is_gone(service: Service) -> None:
+def test_a_job_has_one_model_and_restarts_when_it_is_gone(service: Service) -> None:
     upgraded = {**service.environ, "HELIXQ_DTYPE": NEW}
     new = servers.worker(upgraded)
     new.wait_for("ready: ")

@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_texts(service: Service) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_more_rounds_and_odd_text(service: Service) -> None:
+def test_more_rounds_and_special_characters(service: Service) -> None:
     question = "NUL \0, 漢字, 🧬 and {braces}\n"
     job_id = service.submit(question, rounds=2, instructions="\0", seed=3)
     body: Any = service.wait(job_id)
@@ -88,7 +88,7 @@ def test_without_background_the_reply_is_the_finished_response(service: Service)
         assert response.status == "completed"
 
 
-def test_a_stream_tells_the_texts_as_they_come_and_again(service: Service) -> None:
+def test_a_stream_can_be_replayed(service: Service) -> None:
     with service.openai() as client:
         events = list(client.responses.create(model="helixnet", input="Why?", stream=True))
         assert [event.sequence_number for event in events] == list(range(len(events)))

@@ -80,7 +80,7 @@ def web(redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
     process.stop()
 
 
-def test_a_thousand_requests_that_stop_half_way_hold_nothing_up(web: Web) -> None:
+def test_a_thousand_stalled_requests_block_nothing(web: Web) -> None:
     with ExitStack() as stack:
         for number in range(CLIENTS):
             stack.enter_context(web.send((HEAD, BODY)[number % 2]))
@@ -92,7 +92,7 @@ def test_a_thousand_requests_that_stop_half_way_hold_nothing_up(web: Web) -> Non
         assert late.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_readers_that_stop_half_way_hold_nothing_up(web: Web) -> None:
+def test_stalled_readers_block_nothing(web: Web) -> None:
     for _ in range(4):
         body = {"input": "Why?", "background": True, "instructions": "long " * 50_000}
         assert web.http.post("/v1/responses", json=body).status_code == 202
@@ -109,7 +109,7 @@ def test_readers_that_stop_half_way_hold_nothing_up(web: Web) -> None:
         assert len(rest) > 1_000_000
 
 
-def test_readers_that_have_gone_give_their_places_back(web: Web) -> None:
+def test_disconnected_readers_free_their_slots(web: Web) -> None:
     job = web.http.post("/v1/responses", json={"input": "Why?", "background": True}).json()
     path = f"/v1/responses/{job['id']}?stream=true"
     wait = (
@@ -133,7 +133,7 @@ def _status(web: Web, path: str) -> int:
         return reply.status_code
 
 
-def test_what_is_no_request_is_refused_in_the_shape_of_its_place(web: Web) -> None:
+def test_malformed_requests_get_the_errors_of_their_endpoint(web: Web) -> None:
     def status_and_body(data: bytes) -> tuple[bytes, bytes]:
         with web.send(data) as connection:
             reply = b""

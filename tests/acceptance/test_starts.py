@@ -78,9 +78,7 @@ def test_a_start_that_cannot_work_says_why(
     assert "Traceback" not in process.output
 
 
-def test_a_database_that_another_program_holds_is_told(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_locked_database_is_reported(environ: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite3"
     with closing(sqlite3.connect(file, isolation_level=None)) as locker:
         locker.execute("BEGIN IMMEDIATE")
@@ -94,7 +92,7 @@ def test_a_database_that_another_program_holds_is_told(
     )
 
 
-def test_a_role_without_the_right_to_create_is_told_so(
+def test_a_role_without_create_privilege_is_reported(
     environ: dict[str, str], postgres: PostgresServer
 ) -> None:
     url = sa.make_url(create_database(postgres))
@@ -110,7 +108,7 @@ def test_a_role_without_the_right_to_create_is_told_so(
     )
 
 
-def test_a_worker_waits_for_a_database_that_may_only_be_read(
+def test_a_worker_waits_for_a_read_only_database(
     environ: dict[str, str], postgres: PostgresServer
 ) -> None:
     """As one does that started on the standby, or before a failover was over."""

@@ -114,7 +114,7 @@ class Storm:
             worker.stop()
 
 
-def test_every_accepted_job_ends_once_and_whole(
+def test_every_accepted_job_ends_once_with_all_stages(
     service: Service, request: pytest.FixtureRequest
 ) -> None:
     size = SIZES[request.config.getoption("--storm")]

@@ -92,7 +92,7 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     up.stop()
 
 
-def test_a_killed_up_takes_its_parts_along(environ: dict[str, str]) -> None:
+def test_killing_up_ends_its_processes(environ: dict[str, str]) -> None:
     up = helixq("up", environ=environ)
     up.wait_for("HelixQ is ready")
     children = family(up)
@@ -101,7 +101,7 @@ def test_a_killed_up_takes_its_parts_along(environ: dict[str, str]) -> None:
     up.stop()
 
 
-def test_a_model_that_is_not_there_ends_up(environ: dict[str, str]) -> None:
+def test_a_missing_model_stops_up(environ: dict[str, str]) -> None:
     up = helixq("up", environ={**environ, "HELIXQ_BASE_MODEL": "/no/such/model"})
     assert up.wait() == 1
     up.stop()
@@ -112,7 +112,7 @@ def test_a_model_that_is_not_there_ends_up(environ: dict[str, str]) -> None:
     assert "Traceback" not in up.output
 
 
-def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_an_unusable_data_folder_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for command in ("up", "migrate"):
@@ -138,7 +138,7 @@ while True:
 """
 
 
-def test_a_second_signal_hurries_every_part_whenever_it_came(tmp_path: Path) -> None:
+def test_a_second_signal_reaches_every_process(tmp_path: Path) -> None:
     """Also those that are asked to stop only after it, since they stop one after the other."""
     ready = tmp_path / "ready"
     os.mkfifo(ready)

@@ -24,7 +24,7 @@ def test_good_settings_need_no_advice(database: Database, progress: Progress) ->
     assert progress.advice() == []
 
 
-def test_more_connections_than_postgresql_has_are_said(postgres: PostgresServer) -> None:
+def test_too_many_connections_give_advice(postgres: PostgresServer) -> None:
     url = create_database(postgres)
     database = Database(url)
     migrations.migrate(database.engine)
@@ -39,7 +39,7 @@ def test_more_connections_than_postgresql_has_are_said(postgres: PostgresServer)
 
 
 @pytest.mark.parametrize("setting", ["synchronous_commit"])
-def test_a_database_that_forgets_is_said(postgres: PostgresServer, setting: str) -> None:
+def test_a_database_without_durability_gives_advice(postgres: PostgresServer, setting: str) -> None:
     url = sa.make_url(create_database(postgres))
     options = url.update_query_dict({"options": f"-c {setting}=off"})
     database = Database(options.render_as_string(hide_password=False))
@@ -49,7 +49,7 @@ def test_a_database_that_forgets_is_said(postgres: PostgresServer, setting: str)
     database.close()
 
 
-def test_a_redis_that_drops_messages_is_said(redis_server: RedisServer, progress: Progress) -> None:
+def test_a_redis_that_evicts_gives_advice(redis_server: RedisServer, progress: Progress) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
         client.config_set("maxmemory", "1gb")
         assert progress.advice() == []

@@ -82,14 +82,14 @@ def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
     compare_with_peft(model(kind), tokenizer, paged=True)
 
 
-def test_what_nobody_checked_is_left_to_the_reference_engine() -> None:
+def test_untested_models_are_left_to_the_reference_engine() -> None:
     """Their attention does not go through transformers' interface, and no error says so."""
     for config in (BloomConfig(), GPTJConfig()):
         [reason] = unsupported_reasons(config, 64)
         assert config.model_type in reason
 
 
-def test_positions_that_depend_on_the_length_of_a_text_are_not_batched() -> None:
+def test_length_dependent_positions_are_not_batched() -> None:
     scaling = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4}
     config = Phi3Config(
         **ALL_SIZES,

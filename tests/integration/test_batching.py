@@ -59,7 +59,7 @@ from worker.engine.models.paged_llama import PagedLlama
 from worker.engine.reference import ReferenceEngine
 
 
-def test_greedy_texts_are_the_references_to_the_token(
+def test_greedy_texts_match_the_reference_engine(
     engine: BatchingEngine, reference: ReferenceEngine
 ) -> None:
     """200 prompts of all roles and lengths, from several threads, with cancels in between."""
@@ -88,7 +88,7 @@ def test_greedy_texts_are_the_references_to_the_token(
     assert [i for i in range(200) if not same(completions[i], expected[i])] == []
 
 
-def test_what_prompts_have_in_common_is_looked_at_once(
+def test_cascade_attention_changes_no_text(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of the rows have more in common than others, and some come late."""
@@ -125,7 +125,7 @@ def ends_alike(
     assert same(completion, expected), "the token that was computed ahead counts for nothing"
 
 
-def test_a_text_ends_at_any_of_the_models_ends(
+def test_a_text_ends_at_any_eos_token(
     checkpoint: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
 ) -> None:
     request = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
@@ -134,7 +134,7 @@ def test_a_text_ends_at_any_of_the_models_ends(
     ends_alike(checkpoint, tokenizer, [tokenizer.eos_token_id, end], request, paged=paged)
 
 
-def test_a_model_without_an_end_of_its_own_ends_with_the_tokenizers(
+def test_the_tokenizers_eos_token_is_the_fallback(
     checkpoint: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
 ) -> None:
     request = Request(Role.CRITIC, "gravity", Sampling(temperature=0, max_output_tokens=24))
@@ -145,7 +145,7 @@ def test_a_model_without_an_end_of_its_own_ends_with_the_tokenizers(
     ends_alike(checkpoint, ended, None, request, paged=paged)
 
 
-def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
+def test_generation_settings_of_a_checkpoint_are_ignored(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Some checkpoints bring a repetition penalty along, which `generate` would apply."""
@@ -164,7 +164,7 @@ def test_a_text_depends_on_no_setting_that_its_record_does_not_tell(
     assert caplog.text.count("ignored generation settings of the model: repetition_penalty") == 2
 
 
-def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
+def test_a_seed_gives_the_same_text_in_any_batch_and_after_a_restart(
     checkpoint: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
 ) -> None:
     rng = random.Random(1)
@@ -182,7 +182,7 @@ def test_a_seed_gives_the_same_text_alone_in_a_crowd_and_after_a_restart(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.75])
-def test_whoever_makes_room_is_computed_anew_to_the_same_text(
+def test_preempted_sequences_are_recomputed_to_the_same_text(
     checkpoint: Path, tokenizer: Any, temperature: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Memory for some of the eight that run, whose texts grow; in rows, all have room."""
@@ -202,7 +202,7 @@ def test_whoever_makes_room_is_computed_anew_to_the_same_text(
     )
 
 
-def test_tokens_are_drawn_as_asked_whatever_that_takes(checkpoint: Path, tokenizer: Any) -> None:
+def test_any_sampling_works_in_a_mixed_batch(checkpoint: Path, tokenizer: Any) -> None:
     """More candidates than a step draws from by itself, and nuclei, beside others."""
     rng = random.Random(12)
     samplings = [
@@ -308,7 +308,9 @@ def test_logits_over_blocks_are_pefts(architecture: str, tokenizer: Any) -> None
     compare_with_peft(mixed(architecture), tokenizer, paged=True)
 
 
-def test_scores_need_no_room_for_all_roles_at_once(checkpoint: Path, tokenizer: Any) -> None:
+def test_scores_are_computed_one_role_at_a_time_if_memory_is_short(
+    checkpoint: Path, tokenizer: Any
+) -> None:
     """Where memory is so short that one role is scored after the other."""
     models = load_models(checkpoint)
     ids = probe.probe_token_ids(models["actor"].config)
@@ -325,7 +327,7 @@ def test_scores_need_no_room_for_all_roles_at_once(checkpoint: Path, tokenizer: 
     ("blocks", "slots"),
     [(FEW, 1), (3 * 1024 // BLOCK_SIZE + 1, 3), (300 * 1024 // BLOCK_SIZE, 256)],
 )
-def test_slots_are_what_the_memory_carries(
+def test_the_default_number_of_slots_fits_the_memory(
     checkpoint: Path, tokenizer: Any, blocks: int, slots: int
 ) -> None:
     """If nobody says how many; one may be as long as the context, however small the memory is."""
@@ -337,7 +339,7 @@ def test_slots_are_what_the_memory_carries(
 
 
 @pytest.mark.parametrize("form", [GroupedLoRALinear, StackedLoRALinear, None])
-def test_weights_are_held_once(form: LoRALinear | None, tokenizer: Any) -> None:
+def test_weights_are_in_memory_once(form: LoRALinear | None, tokenizer: Any) -> None:
     """Base and adapters, and nothing else of their size: on a GPU they must fit."""
     torch.manual_seed(0)
     config = LoraConfig(r=16, target_modules="all-linear")

@@ -27,7 +27,7 @@ def bench(*options: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_extractions_are_compared_by_what_was_saved(tmp_path: Path) -> None:
+def test_extractors_are_compared_by_their_saved_adapters(tmp_path: Path) -> None:
     exact, quick = lora.run(
         tmp_path, [lora.helixq_extractor("--exact"), lora.helixq_extractor()], rank=4, sizes=SMALL
     )
@@ -46,7 +46,7 @@ def test_a_program_that_fails_is_named(tmp_path: Path) -> None:
         lora.run(tmp_path / "b", [missing], rank=4, sizes=SMALL)
 
 
-def test_the_baseline_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_baseline_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/does/not/exist")
     result = CliRunner().invoke(main, ["bench", "lora"])
     assert result.exit_code == 1
@@ -72,7 +72,7 @@ def test_engines_are_compared_on_whole_jobs() -> None:
     assert results[2]["computed"] < results[2]["prompt_tokens"]
 
 
-def test_the_bare_base_shows_what_adapters_cost() -> None:
+def test_the_base_without_adapters_is_measured() -> None:
     results = engine.run(
         engine.Model.of(DEMO_CHECKPOINT),
         questions=["What is 1 + 1?"],
@@ -110,7 +110,7 @@ def test_the_service_is_measured_from_request_to_row() -> None:
         assert 3 <= round(tokens_a_job, 6) <= 3 * 8, "of all three stages"
 
 
-def test_the_machinery_is_measured_beside_the_engine_alone() -> None:
+def test_the_services_overhead_is_measured() -> None:
     result = bench("idle", "--jobs", "2", "--max-output-tokens", "2", "--old", "50")
     assert result["jobs"] == 2
     seconds = result["seconds"]

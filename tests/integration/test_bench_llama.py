@@ -109,7 +109,7 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_server_answers_the_same_jobs_beside_each_number_of_slots(tmp_path: Path) -> None:
+def test_the_server_answers_the_same_jobs_at_each_number_of_slots(tmp_path: Path) -> None:
     log = tmp_path / "asked.jsonl"
     text = STAND_IN.format(python=sys.executable, asked=str(log), fails=False)
     done = bench(script(tmp_path / "llama-server", text), "--slots", "1,2", "--json")
@@ -128,14 +128,14 @@ def test_the_server_answers_the_same_jobs_beside_each_number_of_slots(tmp_path: 
     assert {(r["temperature"], r["top_k"], r["n_predict"]) for r in requests} == {(0.75, 50, 4)}
 
 
-def test_a_server_that_does_not_start_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_reported_with_its_output(tmp_path: Path) -> None:
     program = script(tmp_path / "llama-server", "#!/bin/sh\necho unknown option >&2; exit 1\n")
     done = bench(program, "--slots", "1")
     assert done.exit_code == 1
     assert f"{program} does not start: unknown option" in done.stderr
 
 
-def test_a_server_that_fails_is_no_fast_one(tmp_path: Path) -> None:
+def test_a_failing_server_is_not_measured(tmp_path: Path) -> None:
     text = STAND_IN.format(python=sys.executable, asked=str(tmp_path / "asked"), fails=True)
     program = script(tmp_path / "llama-server", text)
     done = bench(program, "--slots", "1")

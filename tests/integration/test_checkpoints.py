@@ -61,7 +61,7 @@ def test_a_good_checkpoint_is_described(copy: Path) -> None:
     assert {"helixq", "torch", "transformers", "peft"} <= set(description["versions"])
 
 
-def test_a_digest_tells_contents_not_places(copy: Path, checkpoint: Path) -> None:
+def test_a_digest_depends_on_contents_not_paths(copy: Path, checkpoint: Path) -> None:
     first = find_checkpoints(settings_for(copy))
     elsewhere = settings_for(checkpoint, HELIXQ_DATA_DIR=str(copy / "other"))
     assert find_checkpoints(elsewhere).base.digest == first.base.digest
@@ -173,7 +173,7 @@ def test_code_in_a_checkpoint_does_not_run(copy: Path) -> None:
     assert not (copy / "sprung").exists()
 
 
-def test_devices_that_are_not_there(copy: Path) -> None:
+def test_missing_devices_are_refused(copy: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     assert "sees no CUDA device" in refusal(settings_for(copy, HELIXQ_DEVICE="cuda"))
@@ -186,9 +186,7 @@ def test_without_bitsandbytes_there_is_no_4bit(copy: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("part", ["base", "critic"])
-def test_a_value_that_is_no_number_is_named_with_its_file(
-    copy: Path, part: str, value: float
-) -> None:
+def test_a_nan_is_reported_with_its_file(copy: Path, part: str, value: float) -> None:
     file = copy / part / ("model.safetensors" if part == "base" else "adapter_model.safetensors")
     weights = load_file(file)
     name = sorted(weights)[-1]
@@ -199,7 +197,7 @@ def test_a_value_that_is_no_number_is_named_with_its_file(
     assert str(copy / part) in sentence
 
 
-def test_a_pickle_with_such_a_value_is_named_too(copy: Path) -> None:
+def test_a_nan_in_a_pickle_is_reported_with_its_file(copy: Path) -> None:
     weights = load_file(copy / "base" / "model.safetensors")
     weights["model.norm.weight"][0] = float("nan")
     torch.save(weights, copy / "base" / "pytorch_model.bin")
@@ -208,7 +206,7 @@ def test_a_pickle_with_such_a_value_is_named_too(copy: Path) -> None:
     assert "pytorch_model.bin: model.norm.weight has NaN or infinite values" in sentence
 
 
-def test_a_value_that_the_dtype_does_not_hold_is_said(copy: Path) -> None:
+def test_a_value_that_overflows_the_dtype_is_reported(copy: Path) -> None:
     file = copy / "base" / "model.safetensors"
     weights = load_file(file)
     weights["model.norm.weight"][0] = 1e9
@@ -258,7 +256,7 @@ def test_an_adapter_that_names_another_base_is_served_with_a_warning(
         ({"base_model_name_or_path": None}, "org/model", None),
     ],
 )
-def test_another_base_or_revision_is_told_from_the_same(
+def test_another_base_or_revision_is_detected(
     tmp_path: Path, adapter_config: dict[str, str], base: str, named: str | None
 ) -> None:
     assert mismatched_base(adapter_config, base, tmp_path) == named
@@ -320,7 +318,7 @@ def configure(file: str = "config.json", **changes: object) -> Callable[[Path], 
         ),
     ],
 )
-def test_a_base_that_cannot_be_used_is_one_sentence(
+def test_an_unusable_base_is_one_sentence(
     copy: Path, change: Callable[[Path], object], message: str
 ) -> None:
     change(copy / "base")

@@ -156,9 +156,7 @@ def test_texts_are_the_same(checkpoint: Path, tokenizer: Any, temperature: float
     assert not tracer.names & HOST
 
 
-def test_what_a_recorded_step_cannot_draw_is_drawn_after_it(
-    checkpoint: Path, tokenizer: Any
-) -> None:
+def test_unsupported_sampling_runs_after_the_graph(checkpoint: Path, tokenizer: Any) -> None:
     """Nuclei and more candidates; the next step reads the token where that has put it."""
     rng = random.Random(6)
     kinds = itertools.cycle([(0, 1.0), (50, 0.8), (50, 1.0), (200, 1.0)])
@@ -170,7 +168,7 @@ def test_what_a_recorded_step_cannot_draw_is_drawn_after_it(
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen"])
-def test_adapters_of_different_ranks_and_targets_are_recorded(
+def test_adapters_of_different_ranks_and_targets_are_captured(
     architecture: str, tokenizer: Any
 ) -> None:
     rng = random.Random(3)
@@ -178,7 +176,7 @@ def test_adapters_of_different_ranks_and_targets_are_recorded(
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "sliding"])
-def test_nothing_is_lost_at_the_contexts_end(
+def test_texts_may_fill_the_context(
     kind: str, request: pytest.FixtureRequest, tokenizer: Any
 ) -> None:
     """Texts that fill the context, which is no multiple of a block, beside short ones."""
@@ -196,7 +194,7 @@ def test_nothing_is_lost_at_the_contexts_end(
     check(lambda: load_models(folder), tokenizer, requests, max_model_len=length + 67)
 
 
-def test_who_makes_room_is_computed_anew_in_recorded_steps(
+def test_preempted_sequences_are_recomputed_with_graphs(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -207,7 +205,7 @@ def test_who_makes_room_is_computed_anew_in_recorded_steps(
     assert "preempted a request" in caplog.text
 
 
-def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> None:
+def test_models_run_by_transformers_are_not_captured(tokenizer: Any) -> None:
     tracer = Tracer()
     requests = [request(random.Random(5)) for _ in range(4)]
     expected, completions = (
@@ -218,7 +216,7 @@ def test_models_that_transformers_computes_are_not_recorded(tokenizer: Any) -> N
     assert not tracer.replayed
 
 
-def test_without_recordings_all_goes_on(
+def test_the_engine_works_without_graphs(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As many as there were remain of use, and the log says why there are no more."""
@@ -240,7 +238,7 @@ def test_without_recordings_all_goes_on(
     assert "not permitted when stream is capturing" in str(warning.exc_info[1])
 
 
-def test_a_shape_that_memory_does_not_suffice_for_is_left_out(
+def test_a_shape_that_does_not_fit_in_memory_is_skipped(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracer, attempts = Tracer(), itertools.count()
@@ -259,7 +257,7 @@ def test_a_shape_that_memory_does_not_suffice_for_is_left_out(
     assert caplog.text.count("out of memory: 1 of ") == 1
 
 
-def test_recording_stops_when_its_time_is_over(
+def test_capturing_stops_at_its_time_limit(
     checkpoint: Path,
     tokenizer: Any,
     caplog: pytest.LogCaptureFixture,

@@ -92,7 +92,7 @@ def web(
         ),
     ],
 )
-def test_a_question_gets_503_and_is_taken_again_after(
+def test_questions_get_503_until_the_database_is_back(
     web: Any, admin: psycopg.Connection[Any], refuse: str, allow: str
 ) -> None:
     services: Services = web.application.extensions["helixq"]

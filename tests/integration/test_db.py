@@ -34,7 +34,7 @@ def connect(url: str, options: str) -> sa.Engine:
     return create_engine(settings.load({"HELIXQ_DATABASE_URL": joined}).database)
 
 
-def test_the_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None:
+def test_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None:
     """And go before what HelixQ would choose itself."""
     options = (
         "application_name=mine&connect_timeout=7&prepare_threshold=1&keepalives=0"
@@ -54,7 +54,7 @@ def test_the_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None
     engine.dispose()
 
 
-def test_nothing_is_kept_in_the_server_unless_asked_for(postgres: PostgresServer) -> None:
+def test_no_prepared_statements_by_default(postgres: PostgresServer) -> None:
     engine = create_engine(create_database(postgres))
     with engine.connect() as connection:
         for number in range(10):
@@ -111,7 +111,7 @@ def odd_database(postgres: PostgresServer) -> str:
     return url
 
 
-def test_other_defaults_of_the_database_change_nothing(odd_database: str) -> None:
+def test_defaults_of_the_database_do_not_matter(odd_database: str) -> None:
     """Questions that come together are all taken, and what is read is what was written."""
     database = Database(odd_database)
     migrations.migrate(database.engine)
@@ -144,7 +144,7 @@ class Locks(Database):
                 connection.execute(sa.update(Job).where(Job.id == job_id).values(priority=1))
 
 
-def test_a_transaction_that_was_one_of_a_deadlock_is_run_again(postgres: PostgresServer) -> None:
+def test_a_deadlocked_transaction_is_retried(postgres: PostgresServer) -> None:
     """PostgreSQL ends one of the two, here always the first's: the other has an hour for it."""
     url = create_database(postgres)
     locks = Locks(f"{url}&options=-c%20deadlock_timeout%3D10ms")
@@ -179,7 +179,7 @@ def _until_waiting(database: Database, count: int) -> None:
         time.sleep(0.01)  # a lock that is waited for tells nobody
 
 
-def test_a_connection_to_a_server_that_became_a_standby_is_given_up(
+def test_a_connection_to_a_standby_is_dropped(
     postgres: PostgresServer,
 ) -> None:
     """Behind one name there is another server after a failover; only new connections reach it."""
@@ -203,7 +203,7 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> N
     engine.dispose()
 
 
-def test_nothing_is_written_to_a_file_that_was_deleted_or_replaced(tmp_path: Path) -> None:
+def test_a_deleted_or_replaced_database_file_is_not_written(tmp_path: Path) -> None:
     """A job that was accepted there would be gone with the process."""
     file, backup = tmp_path / "jobs.sqlite3", tmp_path / "kept.sqlite3"
     database = Database(f"sqlite:///{file}")

@@ -50,7 +50,9 @@ def test_the_recipe_makes_what_the_worker_loads(build: Path, tmp_path: Path) -> 
     assert "</svg>" in (build / "curves.svg").read_text()
 
 
-def test_what_is_made_is_not_made_again(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_checkpoints_are_not_trained_again(
+    build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def train(*_: object) -> None:
         raise AssertionError("it trains again")
 
@@ -89,7 +91,7 @@ def test_an_interrupted_training_gives_the_same_weights(
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_a_shared_beginning_changes_no_loss(build: Path, role: Role) -> None:
+def test_a_shared_prefix_changes_no_loss(build: Path, role: Role) -> None:
     """The loss computed the plain way, one example after the other, is the same."""
     base = build / "checkpoint" / "base"
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
@@ -116,7 +118,7 @@ def test_a_shared_beginning_changes_no_loss(build: Path, role: Role) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 24), (2, 24, 40)])
-def test_muons_steps_are_nearly_orthogonal(shape: tuple[int, int, int]) -> None:
+def test_muon_updates_are_nearly_orthogonal(shape: tuple[int, int, int]) -> None:
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonal(x))
     assert values.shape == (shape[0], 24)

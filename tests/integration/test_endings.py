@@ -48,7 +48,7 @@ def test_a_cancel_ends_a_text_within_a_step(endless_engine: BatchingEngine) -> N
     assert 0 < completion.output_tokens < 4000
 
 
-def test_a_cancel_while_waiting_costs_nothing(endless_engine: BatchingEngine) -> None:
+def test_a_cancel_while_waiting_runs_no_step(endless_engine: BatchingEngine) -> None:
     long = Sampling(max_output_tokens=4000)
     running = [endless_engine.submit(Request(Role.CRITIC, "Why", long)) for _ in range(2)]
     for generation in running:
@@ -61,7 +61,7 @@ def test_a_cancel_while_waiting_costs_nothing(endless_engine: BatchingEngine) ->
         assert generation.result(timeout=60).finish_reason == FinishReason.CANCELLED
 
 
-def test_a_cancel_while_its_prompt_is_read_ends_it(
+def test_a_cancel_during_prefill_ends_the_request(
     checkpoint: Path, tokenizer: Any, paged: bool
 ) -> None:
     engine = make(checkpoint, tokenizer, max_num_batched_tokens=16, paged=paged)
@@ -87,7 +87,7 @@ def test_a_cancel_while_its_prompt_is_read_ends_it(
     assert len(plans) == 2
 
 
-def test_a_cancel_while_a_step_is_under_way_takes_what_was_read(
+def test_a_cancel_keeps_the_tokens_read_before_it(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
     """The token of that step counts for nothing, and who begins alike afterwards has the right text."""
@@ -153,7 +153,7 @@ def test_later_stages_get_slots_first(checkpoint: Path, tokenizer: Any, paged: b
     assert order.index(2) < order.index(3) < order.index(1)
 
 
-def test_what_does_not_fit_is_refused(engine: BatchingEngine) -> None:
+def test_requests_that_do_not_fit_the_context_are_refused(engine: BatchingEngine) -> None:
     with pytest.raises(ContextExceededError, match=f"context of {CONTEXT}"):
         engine.submit(Request(Role.ACTOR, "gravity " * 400, Sampling()))
     long = engine.submit(Request(Role.ACTOR, "gravity " * 100, Sampling(temperature=0)))

@@ -133,7 +133,7 @@ def test_a_limit_cuts_the_text(engine: ReferenceEngine) -> None:
     assert completion.output_tokens == completion.max_output_tokens == 2
 
 
-def test_the_end_of_the_text_is_a_token_but_no_text(engine: ReferenceEngine) -> None:
+def test_the_eos_token_is_counted_but_not_in_the_text(engine: ReferenceEngine) -> None:
     completion = engine.submit(Request(Role.ACTOR, QUESTION, Sampling(seed=1))).result()
     assert completion.finish_reason is FinishReason.STOP
     assert "</s>" not in completion.text
@@ -233,7 +233,7 @@ def test_deltas_add_up_to_the_text(checkpoint: Path, text: str) -> None:
         delta.encode()  # no half characters
 
 
-def test_half_a_character_waits_for_its_other_half(checkpoint: Path) -> None:
+def test_incomplete_characters_are_held_back(checkpoint: Path) -> None:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(checkpoint / "base")
     ids = tokenizer.encode("🧬")[1:]
     assert len(ids) == 4
@@ -246,7 +246,7 @@ def test_half_a_character_waits_for_its_other_half(checkpoint: Path) -> None:
     assert text == rest == tokenizer.decode(ids[:2])
 
 
-def test_a_byte_that_spoils_the_character_before_it_is_waited_for() -> None:
+def test_byte_tokens_are_held_back_until_they_decode() -> None:
     """Vocabularies that fall back to bytes decode bytes that follow each other together."""
     vocabulary = {"<unk>": 0, "x": 1} | {f"<0x{byte:02X}>": 2 + byte for byte in range(256)}
     backend = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))

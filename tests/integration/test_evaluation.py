@@ -56,7 +56,7 @@ def texts(measurement: Measurement) -> list[tuple[str, str, str]]:
     return [(t.answer, t.critique, t.regeneration) for t in measurement.transcripts]
 
 
-def test_the_texts_are_the_services(
+def test_evaluated_texts_are_the_services(
     checkpoint: Path, environ: dict[str, str], task_file: Path, full: dict[Role, Path]
 ) -> None:
     """What the engine writes one by one, both forms write in padded batches."""

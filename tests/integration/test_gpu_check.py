@@ -21,7 +21,7 @@ runpy.run_module("tests.gpu", run_name="__main__", alter_sys=True)
 """
 
 
-def test_the_check_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
+def test_the_gpu_check_runs_on_a_cpu(tmp_path: Path) -> None:
     only = ["float32", "cancel", "limit", "card", "start", "decode", "jobs", "prompts", "bare"]
     command = [
         sys.executable,
@@ -57,7 +57,7 @@ def test_the_check_of_a_gpu_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
     assert "| sequences at once |" in ended.stdout
 
 
-def test_a_section_fails_alone_and_is_skipped_where_time_is_short(tmp_path: Path) -> None:
+def test_a_section_fails_alone_or_is_skipped_when_time_is_short(tmp_path: Path) -> None:
     report = Report(60, tmp_path / "lines")
 
     def fails(_: Report) -> None:

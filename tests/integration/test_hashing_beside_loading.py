@@ -66,7 +66,7 @@ def spoil(file: Path) -> str:
 
 
 @pytest.mark.parametrize(("part", "file"), [("base", "model"), ("critic", "adapter_model")])
-def test_what_is_wrong_with_weights_is_said_without_waiting_for_the_hashing(
+def test_invalid_weights_are_reported_before_hashing_ends(
     copy: Path, configured: Settings, part: str, file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def endless(self: Digests, _: Path) -> str:
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_weights_is_said_without_waiting_for_the_hashing(
         assert f"{weights}: {name} has NaN or infinite values" in refusal(configured, hashing)
 
 
-def test_what_is_wrong_with_weights_goes_before_what_is_wrong_with_hashing(
+def test_invalid_weights_are_reported_before_hashing_errors(
     copy: Path, configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable(_: Digests, file: Path) -> str:
@@ -128,7 +128,7 @@ def test_a_base_that_changed_before_it_was_loaded_is_hashed_anew(
     assert registered_digest == f"sha256:{digests.digest(copy / 'base')}" != f"sha256:{early}"
 
 
-def test_a_worker_is_known_before_its_model_is_loaded(
+def test_a_worker_registers_before_its_model_is_loaded(
     configured: Settings, hashing: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The web takes questions from then on."""

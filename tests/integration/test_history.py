@@ -110,7 +110,7 @@ happenings = st.lists(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(happened=happenings)
-def test_what_has_ended_never_changes(database: Database, happened: list[Any]) -> None:
+def test_an_ended_attempt_never_changes(database: Database, happened: list[Any]) -> None:
     history = History(database, submit(database))
     history.claim()
     for event in happened:
@@ -126,7 +126,7 @@ def test_what_has_ended_never_changes(database: Database, happened: list[Any]) -
 
 
 @pytest.mark.parametrize("first", sorted(ENDS))
-def test_every_pair_of_ends_gives_one(database: Database, first: str) -> None:
+def test_of_two_ends_one_wins(database: Database, first: str) -> None:
     """Whoever comes second finds the attempt ended: another end, a cancel, a lost lease."""
     for second in ENDS:
         for event in EVENTS:
@@ -143,7 +143,7 @@ def test_every_pair_of_ends_gives_one(database: Database, first: str) -> None:
                 history.lose()
 
 
-def test_the_database_itself_keeps_what_has_ended(database: Database) -> None:
+def test_triggers_protect_ended_attempts(database: Database) -> None:
     job = submit(database)
     stages.record(database, claim(database, job), OUTPUT)
     changed = sa.update(Attempt).values(output="something else")

@@ -23,7 +23,7 @@ from worker.engine.interface import (
 from worker.engine.reference import ReferenceEngine
 
 
-def test_scores_that_are_no_numbers_end_one_request(
+def test_logits_that_are_not_finite_end_one_request(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
     """In the midst of its text, and whatever comes to be where it was has the right text."""
@@ -62,7 +62,7 @@ def poisoned(checkpoint: Path, tokenizer: Any) -> Any:
     return models
 
 
-def test_a_prompt_without_numbers_spoils_nothing_that_begins_alike(
+def test_a_prompt_with_nan_does_not_affect_its_shared_prefix(
     poisoned: Any, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
     """Nor what comes to be where it was; those that fail with it begin alike as well."""
@@ -96,7 +96,7 @@ def test_a_prompt_without_numbers_spoils_nothing_that_begins_alike(
     engine.close()
 
 
-def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(
+def test_a_cancelled_prompt_with_nan_affects_no_other_text(
     poisoned: Any, tokenizer: Any, paged: bool
 ) -> None:
     engine = BatchingEngine(
@@ -131,7 +131,7 @@ def test_a_prompt_without_numbers_that_is_cancelled_spoils_nobodys_text(
     assert texts == expected
 
 
-def test_a_draft_without_numbers_costs_nobody_the_text(
+def test_a_draft_with_nan_does_not_end_the_request(
     poisoned: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [poison] = tokenizer.encode("~", add_special_tokens=False)

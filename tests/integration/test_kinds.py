@@ -262,7 +262,7 @@ def served(folder: Path, tokenizer: Any, *, batched: bool) -> dict[Role, str]:
 
 
 @pytest.mark.parametrize(("tied", "name"), CASES, indirect=["tied"])
-def test_a_role_has_pefts_text_and_the_others_keep_theirs(
+def test_each_role_has_pefts_text(
     name: str, plain: Path, texts: dict[Role, str], tokenizer: Any, tmp_path: Path
 ) -> None:
     kind = KINDS[name]
@@ -274,7 +274,7 @@ def test_a_role_has_pefts_text_and_the_others_keep_theirs(
 
 @pytest.mark.parametrize("tied", [False], indirect=True)
 @pytest.mark.parametrize("name", ["plain", "pissa", "bias all", "embeddings"])
-def test_a_pytorch_without_lazy_clones_will_do(
+def test_a_pytorch_without_lazy_clones_works(
     name: str,
     plain: Path,
     texts: dict[Role, str],
@@ -320,7 +320,7 @@ def without(weights: dict[str, Any], end: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_file_that_peft_would_fill_up_is_refused(
+def test_an_incomplete_adapter_is_refused(
     name: str,
     change: Callable[[dict[str, Any]], dict[str, Any]],
     message: str,
@@ -352,7 +352,7 @@ def test_a_file_that_peft_would_fill_up_is_refused(
         ({"layers_pattern": ["("], "layers_to_transform": [0, 1]}, "missing ), unterminated"),
     ],
 )
-def test_a_config_with_an_impossible_value_is_one_sentence(
+def test_a_config_with_an_invalid_value_is_one_sentence(
     changes: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = beside(checkpoint, tmp_path)
@@ -366,7 +366,7 @@ def test_a_config_with_an_impossible_value_is_one_sentence(
     assert message in sentence
 
 
-def test_every_method_that_is_served_is_tried() -> None:
+def test_every_supported_method_is_tested() -> None:
     assert SUPPORTED_METHODS - KINDS.keys() == {"LORA"}
 
 
@@ -375,7 +375,7 @@ def test_every_method_that_is_served_is_tried() -> None:
     [(False, "embeddings"), (False, "head"), (True, "embeddings")],
     indirect=["tied"],
 )
-def test_what_extract_keeps_is_served(
+def test_kept_modules_are_served(
     keep: str, plain: Path, texts: dict[Role, str], tokenizer: Any, tmp_path: Path
 ) -> None:
     folder = beside(plain, tmp_path)
@@ -401,7 +401,7 @@ def test_what_extract_keeps_is_served(
         ({"peft_type": "OF_TOMORROW"}, "it is of the type OF_TOMORROW, and HelixQ serves"),
     ],
 )
-def test_what_no_engine_serves_is_refused(
+def test_unsupported_adapters_are_refused(
     changes: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = beside(checkpoint, tmp_path)
@@ -430,9 +430,7 @@ def test_what_no_engine_serves_is_refused(
     ],
     indirect=["tied"],
 )
-def test_a_kind_that_nobody_thought_of_is_refused(
-    name: str, message: str, plain: Path, tmp_path: Path
-) -> None:
+def test_an_unknown_kind_is_refused(name: str, message: str, plain: Path, tmp_path: Path) -> None:
     """As if the rules let it pass to the engine that batches."""
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, KINDS[name], seed=7)
@@ -464,7 +462,7 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
     assert "its logits differ from those of PEFT alone" in sentence
 
 
-def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start(
+def test_a_paged_engine_that_mixes_adapters_up_does_not_start(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_engine, "BatchingEngine", partial(BatchingEngine, paged=True))
@@ -482,7 +480,7 @@ def test_an_engine_that_takes_one_adapter_for_another_over_blocks_does_not_start
         local_engine.load_engine(checkpoints, 2, [])
 
 
-def test_a_device_without_room_for_a_context_is_said_at_the_start(
+def test_a_device_too_small_for_a_context_is_reported_at_start(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> BatchingEngine:
@@ -494,7 +492,7 @@ def test_a_device_without_room_for_a_context_is_said_at_the_start(
         local_engine.load_engine(find(checkpoint), 2, [])
 
 
-def test_an_adapter_that_changes_anothers_scores_is_noticed(
+def test_an_adapter_that_changes_another_is_detected(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fake: PEFT's models share nothing that it could change."""
@@ -516,7 +514,7 @@ def test_an_adapter_that_changes_anothers_scores_is_noticed(
         local_engine.load_engine(find(checkpoint), 1, ["a test"])
 
 
-def test_scores_that_are_no_numbers_are_said_at_the_start(checkpoint: Path, tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_are_reported_at_start(checkpoint: Path, tmp_path: Path) -> None:
     folder = beside(checkpoint, tmp_path)
     shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
     file = folder / Role.CRITIC / "adapter_model.safetensors"

@@ -163,7 +163,7 @@ def counting(database: Database) -> Iterator[Callable[[], int]]:
     yield read
 
 
-def test_no_sweep_and_no_question_walks_through_the_history(database: Database) -> None:
+def test_no_use_case_scans_the_history(database: Database) -> None:
     fill(database)
     max_rows: dict[str, int] = {}
     with counting(database) as rows_read:

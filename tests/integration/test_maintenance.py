@@ -60,7 +60,7 @@ def duties(
     return Maintenance(database, publisher, progress, **{**SETTINGS, **settings})
 
 
-def test_of_many_sweeps_one_publishes_a_job(
+def test_concurrent_sweeps_publish_a_job_once(
     database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
     """Questions that Redis did not take, stages given back, and stages of a worker that died."""
@@ -93,7 +93,7 @@ def test_of_many_sweeps_one_publishes_a_job(
         own.close()
 
 
-def test_what_redis_refuses_goes_back_to_the_outbox(
+def test_messages_that_redis_refuses_return_to_the_outbox(
     database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
     jobs = [submit(database) for _ in range(3)]
@@ -145,7 +145,7 @@ def test_after_an_outage_workers_renew_their_leases_first(
     assert workers.held_leases(database, WORKER) == {(renewed.id, token)}
 
 
-def test_without_a_worker_of_its_own_it_publishes_for_those_that_are_ready(
+def test_maintenance_without_a_worker_publishes_for_ready_workers(
     database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
     """As `helixq maintain` does."""

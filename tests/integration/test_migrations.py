@@ -97,7 +97,7 @@ def test_a_schema_of_a_newer_program_is_refused(engine: sa.Engine) -> None:
     engine.dispose()
 
 
-def test_to_look_for_a_sqlite_database_makes_none(tmp_path: Path) -> None:
+def test_checking_for_a_sqlite_database_creates_none(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
     with pytest.raises(migrations.SchemaError, match=r"no database .*helixq migrate"):
         migrations.check(engine)
@@ -128,7 +128,7 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
         connected.dispose()
 
 
-def test_several_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+def test_a_new_database_may_be_opened_concurrently(tmp_path: Path) -> None:
     """SQLite does not wait by itself there: one of 80 failed."""
     with ThreadPoolExecutor(4) as pool:
         for number in range(50):
@@ -139,7 +139,7 @@ def test_several_may_open_a_new_database_at_once(tmp_path: Path) -> None:
                 engine.dispose()
 
 
-def test_two_may_migrate_at_once(database_url: str) -> None:
+def test_concurrent_migrations_are_serialized(database_url: str) -> None:
     engines = [create_engine(database_url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrations.migrate, engines))

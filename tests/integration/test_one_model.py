@@ -84,14 +84,14 @@ def wait(database: Database, seconds: float) -> None:
         {"split_special_tokens": True},
     ],
 )
-def test_what_changes_a_text_is_another_model(change: dict[str, Any]) -> None:
+def test_everything_that_changes_a_text_changes_the_model(change: dict[str, Any]) -> None:
     assert (
         Runtime(DESCRIPTION, 4096, "{}").model
         != Runtime({**DESCRIPTION, **change}, 4096, "{}").model
     )
 
 
-def test_names_places_and_versions_change_no_text() -> None:
+def test_names_hosts_and_versions_do_not_change_the_model() -> None:
     moved = {
         **DESCRIPTION,
         "device": "cuda:1",
@@ -118,7 +118,7 @@ def test_the_same_folder_with_other_contents_is_another_model(
     assert model() != before
 
 
-def test_the_first_claim_settles_a_jobs_model(two_models: Database) -> None:
+def test_the_first_claim_sets_the_jobs_model(two_models: Database) -> None:
     job = submit(two_models)
     assert stages.record(two_models, claim(two_models, job), OUTPUT)
     for stage_index in (1, 2):
@@ -164,7 +164,7 @@ def test_stages_are_published_by_workers_of_their_model(
     assert waiting.priority == MAX_PRIORITY, "what has begun goes first"
 
 
-def test_a_job_whose_model_is_gone_starts_again(two_models: Database) -> None:
+def test_a_job_restarts_when_its_model_is_gone(two_models: Database) -> None:
     job = submit(two_models)
     for stage_index, text in enumerate(["an answer", "a critique"]):
         stages.record(
@@ -227,7 +227,7 @@ def test_a_job_whose_model_is_gone_starts_again(two_models: Database) -> None:
     assert "RESPONSE: another answer \nCRITIQUE: another critique" in stored.attempts[-1].prompt
 
 
-def test_a_job_waits_while_its_model_may_come_back(two_models: Database) -> None:
+def test_a_job_waits_until_its_model_timed_out(two_models: Database) -> None:
     job = submit(two_models)
     stages.record(two_models, claim(two_models, job), OUTPUT)
     wait(two_models, 700)
@@ -244,7 +244,7 @@ def test_a_job_waits_while_its_model_may_come_back(two_models: Database) -> None
     )
 
 
-def test_only_jobs_that_wait_start_again(two_models: Database) -> None:
+def test_only_waiting_jobs_restart(two_models: Database) -> None:
     fresh, running, done = submit(two_models), submit(two_models), submit(two_models)
     claim(two_models, running)
     stages.fail(two_models, claim(two_models, done), "server_error", "broken")
@@ -259,7 +259,7 @@ def test_only_jobs_that_wait_start_again(two_models: Database) -> None:
     assert queries.get_job(two_models, ANONYMOUS, fresh.id).run == 1
 
 
-def test_losses_of_an_earlier_run_count(two_models: Database) -> None:
+def test_lost_workers_of_earlier_runs_count(two_models: Database) -> None:
     """It may be the job that brings its workers down, whatever their model."""
     job = submit(two_models)
     for _ in range(EXCLUSIVE_AFTER):
@@ -278,7 +278,7 @@ def test_losses_of_an_earlier_run_count(two_models: Database) -> None:
     ] * 3
 
 
-def test_after_an_outage_nobody_starts_jobs_again_at_once(
+def test_no_job_restarts_right_after_an_outage(
     two_models: Database,
     progress: Progress,
     redis_server: RedisServer,
@@ -304,7 +304,7 @@ def test_after_an_outage_nobody_starts_jobs_again_at_once(
     )
 
 
-def test_half_done_jobs_of_before_are_settled_by_the_migration(database_url: str) -> None:
+def test_the_migration_sets_the_models_of_started_jobs(database_url: str) -> None:
     """Their workers said what they had, if not under a single name."""
     database = Database(database_url)
     migrations.migrate(database.engine)

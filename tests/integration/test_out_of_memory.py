@@ -107,7 +107,7 @@ def test_a_batch_grows_again_when_there_is_memory(
     )
 
 
-def test_memory_that_is_too_little_for_one_fails_that_one(
+def test_a_request_too_large_for_memory_fails_alone(
     checkpoint: Path, tokenizer: Any, paged: bool
 ) -> None:
     engine = make(checkpoint, tokenizer, paged=paged)

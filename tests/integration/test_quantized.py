@@ -129,7 +129,7 @@ class Tracer:
         return replay
 
 
-def test_joined_layers_change_no_text(
+def test_fused_layers_change_no_text(
     wide: Path, tokenizer: Any, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a GPU computes it, but for the kernels: over blocks, and once with recorded steps."""
@@ -156,7 +156,7 @@ def test_joined_layers_change_no_text(
 
 
 @pytest.mark.usefixtures("kind")
-def test_no_weight_is_held_twice(wide: Path, tokenizer: Any) -> None:
+def test_no_weight_is_in_memory_twice(wide: Path, tokenizer: Any) -> None:
     before = {id(x) for x in bytes_held()}
     models = load(wide)
     modules = models["actor"].modules()
@@ -179,7 +179,7 @@ def bytes_held() -> list[Tensor]:
     return [x for x in tensors if x.dtype is torch.uint8 and x.numel() > 64]
 
 
-def test_layers_that_cannot_be_joined_are_left_to_transformers(
+def test_layers_that_cannot_be_fused_are_left_to_transformers(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = mixture()

@@ -9,7 +9,7 @@ from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Publisher, make_app, task
 from tests.servers import RedisServer
 
 
-def test_a_message_that_was_taken_is_not_put_back(redis_server: RedisServer) -> None:
+def test_a_received_message_is_not_requeued(redis_server: RedisServer) -> None:
     """Kombu would, or into a file where Redis is away; the sweep publishes what is lost."""
     app = make_app(redis_server.url)
     key = f"{KEY_PREFIX}taken"
@@ -22,7 +22,7 @@ def test_a_message_that_was_taken_is_not_put_back(redis_server: RedisServer) -> 
         assert client.llen(key) == 0
 
 
-def test_what_a_worker_began_goes_to_workers_with_its_model(redis_server: RedisServer) -> None:
+def test_later_stages_go_to_the_models_queue(redis_server: RedisServer) -> None:
     own, questions = f"{KEY_PREFIX}helixq.digest", f"{KEY_PREFIX}helixq"
     app = make_app(redis_server.url, "digest")
     with redis.Redis.from_url(redis_server.url) as client:

@@ -27,7 +27,7 @@ def proxy(redis_server: RedisServer) -> Iterator[ReplyingProxy]:
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply.split()[0])
-def test_an_error_counts_as_being_away(proxy: ReplyingProxy, reply: str) -> None:
+def test_redis_errors_count_as_unavailable(proxy: ReplyingProxy, reply: str) -> None:
     url = f"redis://127.0.0.1:{proxy.port}/0"
     app, progress = make_app(url), Progress(url)
     publisher = Publisher(app)

@@ -64,7 +64,7 @@ def numbered(
     return {number: event for number, event in all_events if event is not None}
 
 
-def test_a_number_is_one_event_for_live_and_late_readers(two_models: Database) -> None:
+def test_sequence_numbers_are_the_same_for_live_and_late_readers(two_models: Database) -> None:
     job = submit(two_models)
     stages.record(
         two_models, claim(two_models, job), replace(OUTPUT, text="An answer", delta_lengths=[3, 6])
@@ -102,7 +102,7 @@ def test_a_number_is_one_event_for_live_and_late_readers(two_models: Database) -
     assert ended == ["completed", "incomplete", "completed", "completed", "completed"]
 
 
-def test_the_response_has_the_last_run_and_the_history_all(
+def test_the_response_has_the_last_run_and_the_history_has_all(
     two_models: Database, web: Client
 ) -> None:
     job = submit(two_models)

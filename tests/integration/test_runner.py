@@ -116,7 +116,7 @@ def test_live_text_is_the_recorded_text(
     assert attempt.output_tokens == 40
 
 
-def test_a_duplicate_message_ends_without_a_trace(database: Database, runner: StageRunner) -> None:
+def test_a_duplicate_message_is_ignored(database: Database, runner: StageRunner) -> None:
     job = submit(database, 2)
     runner.run(job.id, 0)
     with pytest.raises(Ignore):
@@ -155,7 +155,7 @@ def test_stopping_gives_stages_back(
     assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
 
 
-def test_a_job_past_its_deadline_fails_with_what_it_has(
+def test_a_job_past_its_deadline_fails_with_its_partial_text(
     database: Database, engine: ReferenceEngine, publisher: ProgressPublisher
 ) -> None:
     runner = StageRunner(database, engine, publisher, WORKER, job_timeout=0.5)
@@ -216,7 +216,7 @@ def test_a_stage_that_fails_after_a_cancel_ends_its_attempt(
     assert stored.attempts[0].status is AttemptStatus.CANCELLED
 
 
-def test_an_error_nobody_thought_of_fails_the_job(
+def test_an_unexpected_error_fails_the_job(
     database: Database,
     runner: StageRunner,
     engine: ReferenceEngine,

@@ -79,7 +79,7 @@ def with_byte_fallback(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fallback", [False, True], ids=["byte-level", "byte fallback"])
-def test_special_tokens_that_somebody_types_are_text(
+def test_special_tokens_in_a_question_are_text(
     checkpoint: Path, tmp_path: Path, fallback: bool
 ) -> None:
     checkpoints = find(checkpoint, tmp_path, None)
@@ -94,9 +94,7 @@ def test_special_tokens_that_somebody_types_are_text(
     assert tokenizer.decode(ids, skip_special_tokens=True) == TYPED
 
 
-def test_they_are_control_tokens_where_the_setting_says_so(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_special_tokens_are_control_tokens_if_configured(checkpoint: Path, tmp_path: Path) -> None:
     """As in the model card's program, which encodes with the tokenizer's defaults."""
     checkpoints = find(checkpoint, tmp_path, "false")
     ids, _ = Encoder(checkpoints.tokenizer, 4096)(request(TYPED))
@@ -105,7 +103,7 @@ def test_they_are_control_tokens_where_the_setting_says_so(
 
 
 @pytest.mark.parametrize("kind", [ReferenceEngine, partial(BatchingEngine, max_num_seqs=2)])
-def test_an_engines_prompt_is_what_was_typed(
+def test_engines_encode_the_question_as_typed(
     checkpoint: Path, tmp_path: Path, kind: Callable[..., Engine]
 ) -> None:
     tokens = {}
@@ -127,7 +125,7 @@ def test_an_engines_prompt_is_what_was_typed(
 
 
 @pytest.mark.parametrize("split", ["true", "false"])
-def test_the_web_counts_what_the_engine_reads(
+def test_the_web_counts_tokens_as_the_engine_does(
     database: Database, checkpoint: Path, tmp_path: Path, split: str
 ) -> None:
     checkpoints = find(checkpoint, tmp_path, split)

@@ -48,7 +48,7 @@ def test_a_request_that_fails_fails_alone(
     engine.close()
 
 
-def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
+def test_a_lost_device_is_reported(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
     reported = threading.Event()
     engine = make(checkpoint, tokenizer, max_num_seqs=2, paged=paged, on_device_lost=reported.set)
 
@@ -62,7 +62,7 @@ def test_a_lost_device_is_told(checkpoint: Path, tokenizer: Any, paged: bool) ->
     engine.close()
 
 
-def test_an_engine_that_stumbles_leaves_nobody_waiting(
+def test_an_error_in_the_scheduler_fails_all_requests(
     checkpoint: Path, tokenizer: Any, paged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make(checkpoint, tokenizer, paged=paged)
@@ -81,7 +81,7 @@ def test_an_engine_that_stumbles_leaves_nobody_waiting(
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("once")])
-def test_an_error_while_tokens_are_drawn_changes_no_text(
+def test_an_error_during_sampling_changes_no_text(
     error: Exception,
     checkpoint: Path,
     tokenizer: Any,
@@ -111,7 +111,7 @@ def test_an_error_while_tokens_are_drawn_changes_no_text(
     )
 
 
-def test_an_error_when_a_step_is_read_fails_those_under_way(
+def test_an_error_at_synchronization_fails_the_requests_in_flight(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
     """Nobody can tell whose fault it is; who waits for a slot is not hit, nor who comes later."""
@@ -136,7 +136,7 @@ def test_an_error_when_a_step_is_read_fails_those_under_way(
         assert completion is None or same(completion, reference.submit(r).result())
 
 
-def test_who_has_made_room_when_a_step_fails_does_not_wait_for_it(
+def test_a_preempted_request_does_not_wait_for_a_failed_step(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
     """It waits for the token that will never be read."""
@@ -174,7 +174,7 @@ def test_who_has_made_room_when_a_step_fails_does_not_wait_for_it(
         assert completion is None or same(completion, reference.submit(r).result())
 
 
-def test_memory_that_runs_out_after_another_error_fails_nobody(
+def test_out_of_memory_after_an_error_fails_no_request(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
     """Who makes room waits, and is not computed with the others that the first error hit."""

@@ -61,7 +61,7 @@ def test_an_answer_cut_at_its_limit_is_incomplete(database: Database) -> None:
     assert queries.get_job(database, ANONYMOUS, job.id).status is Status.INCOMPLETE
 
 
-def test_only_one_of_many_claims_a_stage(database: Database) -> None:
+def test_concurrent_claims_give_one_lease(database: Database) -> None:
     job = submit(database)
     start = threading.Barrier(8)
 
@@ -75,7 +75,7 @@ def test_only_one_of_many_claims_a_stage(database: Database) -> None:
     assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
 
 
-def test_a_message_that_comes_twice_or_too_early_finds_nothing(database: Database) -> None:
+def test_duplicate_and_early_messages_claim_nothing(database: Database) -> None:
     job = submit(database)
     assert stages.claim(database, job.id, 1, WORKER, job_timeout=60) is None
     assert stages.record(database, claim(database, job), OUTPUT)
@@ -83,7 +83,7 @@ def test_a_message_that_comes_twice_or_too_early_finds_nothing(database: Databas
     assert stages.claim(database, "resp_unknown", 0, WORKER, job_timeout=60) is None
 
 
-def test_who_lost_the_lease_can_record_nothing(database: Database) -> None:
+def test_a_lost_lease_cannot_record(database: Database) -> None:
     job = submit(database)
     late = claim(database, job)
     let_leases_run_out(database)
@@ -118,7 +118,7 @@ def test_cancel_ends_a_waiting_job(database: Database) -> None:
     assert stages.claim(database, job.id, 0, WORKER, job_timeout=60) is None
 
 
-def test_cancel_takes_a_running_stage_away(database: Database) -> None:
+def test_cancel_revokes_the_lease_of_a_running_stage(database: Database) -> None:
     job = submit(database)
     claimed = claim(database, job)
     assert cancellation.cancel(database, ANONYMOUS, job.id).status is Status.CANCELLED
@@ -167,7 +167,7 @@ def test_a_cancel_that_races_with_the_end_gives_one_final_status(database: Datab
         }.get(expected)
 
 
-def test_the_same_key_and_request_give_the_same_job(database: Database) -> None:
+def test_an_idempotency_key_gives_the_same_job(database: Database) -> None:
     keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
     first, created = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
     repeated, created_again = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
@@ -186,14 +186,14 @@ def test_the_same_key_and_request_give_the_same_job(database: Database) -> None:
     assert sum(created for _, created in submitted) == 1
 
 
-def test_a_full_queue_takes_no_more(database: Database) -> None:
+def test_a_full_queue_refuses_jobs(database: Database) -> None:
     submission.submit(database, ANONYMOUS, QUESTION, max_queued=1)
     with pytest.raises(QueueFullError):
         submission.submit(database, ANONYMOUS, QUESTION, max_queued=1)
     assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 1
 
 
-def test_pages_go_through_all_jobs_once(database: Database) -> None:
+def test_pages_list_every_job_once(database: Database) -> None:
     ids = [submit(database).id for _ in range(7)]
     listed: list[str] = []
     after, has_more = None, True
@@ -240,7 +240,7 @@ def test_text_comes_back_exactly(database: Database, text: str) -> None:
     assert stored.attempts[0].prompt == claimed.prompt
 
 
-def test_nul_is_kept_where_sql_can_see_it(database: Database) -> None:
+def test_nul_is_stored_as_an_escape(database: Database) -> None:
     job = submit(database, question="a\0b ␛")
     with database.engine.connect() as connection:
         stored = connection.scalar(
@@ -266,7 +266,7 @@ def test_an_owner_finds_only_its_own_jobs(database: Database) -> None:
     assert queries.get_job(database, "other", second_job.id).status is Status.QUEUED
 
 
-def test_an_idempotency_key_is_its_owners(database: Database) -> None:
+def test_idempotency_keys_are_per_owner(database: Database) -> None:
     keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
     first_job, _ = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
     second_request = replace(keyed, request_digest="b")
@@ -279,7 +279,7 @@ def test_an_idempotency_key_is_its_owners(database: Database) -> None:
     assert stored.id == second_job.id
 
 
-def test_a_unit_of_work_that_fails_keeps_nothing(database: Database) -> None:
+def test_a_failed_unit_of_work_rolls_back(database: Database) -> None:
     """Whatever was done in it, by whichever statements."""
     job = submit(database)
 

@@ -30,7 +30,7 @@ def test_heartbeats_keep_leases(database: Database) -> None:
     assert workers.held_leases(database, WORKER) == set()
 
 
-def test_a_lease_that_nobody_knows_of_runs_out(database: Database) -> None:
+def test_a_lease_without_a_worker_expires(database: Database) -> None:
     """A claim was committed, but its answer never came: no thread works on it."""
     job = submit(database)
     claim(database, job)
@@ -39,7 +39,7 @@ def test_a_lease_that_nobody_knows_of_runs_out(database: Database) -> None:
     assert sweeping.sweep(database).taken_back == [job.id]
 
 
-def test_a_job_long_past_its_deadline_ends_whoever_holds_it(
+def test_a_job_long_past_its_deadline_ends_despite_its_lease(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeping, "DEADLINE_GRACE", 0.0)
@@ -74,7 +74,7 @@ def test_a_cancelled_attempt_ends_with_its_workers_lease(database: Database) -> 
     assert not sweeping.any_unfinished(database)
 
 
-def test_a_job_whose_attempt_runs_is_not_deleted(database: Database) -> None:
+def test_a_job_with_a_running_attempt_is_not_deleted(database: Database) -> None:
     job = submit(database)
     claimed = claim(database, job)
     cancellation.cancel(database, ANONYMOUS, job.id)
@@ -85,7 +85,7 @@ def test_a_job_whose_attempt_runs_is_not_deleted(database: Database) -> None:
     assert retention.delete_jobs(database, 2) == 1
 
 
-def test_a_job_that_brings_three_workers_down_fails(database: Database) -> None:
+def test_a_job_that_crashes_three_workers_fails(database: Database) -> None:
     job = submit(database)
     for _ in range(EXCLUSIVE_AFTER):
         assert not stages.needs_exclusive_worker(database, job.id, 0)
@@ -100,7 +100,7 @@ def test_a_job_that_brings_three_workers_down_fails(database: Database) -> None:
     assert [a.status for a in stored.attempts] == [AttemptStatus.LOST] * 3
 
 
-def test_a_job_that_ran_beside_a_poisonous_one_does_not_fail_with_it(database: Database) -> None:
+def test_jobs_that_ran_beside_a_crashing_job_do_not_fail(database: Database) -> None:
     poison, innocent = submit(database), submit(database)
     for _ in range(EXCLUSIVE_AFTER):
         claim(database, poison)
@@ -132,7 +132,7 @@ def test_a_job_past_its_deadline_fails(database: Database) -> None:
     assert queries.get_job(database, ANONYMOUS, job.id).error_code == "deadline_exceeded"
 
 
-def test_the_outbox_holds_what_was_not_published(
+def test_the_outbox_holds_unpublished_stages(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", 3600.0)
@@ -161,7 +161,7 @@ def test_the_outbox_holds_what_was_not_published(
     ] == [half_done.id]
 
 
-def test_a_question_that_a_later_one_overtook_has_lost_its_message(
+def test_an_overtaken_question_is_published_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost, urgent = submit(database), submit(database, priority=9)
@@ -222,7 +222,7 @@ def test_old_jobs_are_deleted_a_few_at_a_time(database: Database) -> None:
     assert [retention.delete_jobs(database, 2, limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_workers_that_are_gone_and_ran_nothing_that_is_kept_are_forgotten(
+def test_stopped_workers_without_stored_attempts_are_deleted(
     database: Database,
 ) -> None:
     """A history tells who ran it for as long as it is kept; one that may come back stays."""

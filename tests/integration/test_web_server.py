@@ -82,7 +82,7 @@ def test_ipv6(environ: dict[str, str]) -> None:
     ],
     ids=["head", "body", "chunks"],
 )
-def test_a_request_that_comes_drop_by_drop_has_a_time_limit(
+def test_slow_requests_time_out(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
     monkeypatch.setattr(web_server, "REQUEST_TIMEOUT", LIMIT)
@@ -106,7 +106,7 @@ def closed_after_a_drop(connection: socket.socket) -> bool:
         return True
 
 
-def test_a_connection_on_which_nothing_moves_is_closed(
+def test_idle_connections_are_closed(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Be it before the first request, or after one; one that waits for its reply is not still."""

@@ -6,7 +6,7 @@ from kombu.exceptions import OperationalError
 from jobs.queue import make_app
 
 
-def test_a_redis_that_is_away_is_tried_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connecting_to_redis_is_retried_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
     pauses: list[float] = []
     connection = make_app("unix:///nowhere/redis.sock").connection_for_read()

@@ -83,7 +83,7 @@ def test_a_password_must_be_given() -> None:
         compose(POSTGRES_PASSWORD="")
 
 
-def test_what_a_service_waits_for_exists() -> None:
+def test_dependencies_of_services_exist() -> None:
     services = compose()
     for service in services.values():
         for name, dependency in service.get("depends_on", {}).items():

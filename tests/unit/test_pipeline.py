@@ -33,7 +33,7 @@ def test_the_default_sampling_is_the_cards() -> None:
     assert card.max_output_tokens == 1024
 
 
-def test_braces_in_a_text_are_no_placeholders() -> None:
+def test_braces_in_texts_are_not_placeholders() -> None:
     actor = pipeline.stages()[0]
     assert pipeline.prompt(actor, "{question}", "{system} {", []) == (
         "SYSTEM: {question} \nUSER: {system} { \nASSISTANT: "

@@ -57,7 +57,7 @@ def test_redis_py_and_kombu_read_the_same(url: str, expected: dict[str, Any]) ->
         assert {name: parameters.get(name) for name in expected} == expected
 
 
-def test_certificates_are_verified_unless_told_otherwise() -> None:
+def test_certificates_are_verified_by_default() -> None:
     assert broker_options(checked("rediss://h/0"))["broker_use_ssl"] == {
         "ssl_cert_reqs": "required"
     }

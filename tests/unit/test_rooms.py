@@ -9,7 +9,7 @@ import pytest
 from jobs import protocol
 
 
-def test_the_arrows_point_one_way() -> None:
+def test_dependencies_point_one_way() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports"],
         capture_output=True,
@@ -38,7 +38,7 @@ def test_importing_the_light_rooms_loads_no_model_library(room: str) -> None:
     assert loaded(room, {"torch", "transformers", "peft"}) == ""
 
 
-def test_the_apis_shapes_need_no_http() -> None:
+def test_the_protocol_needs_no_http() -> None:
     modules = ", ".join(
         f"jobs.protocol.{file.stem}" for file in Path(protocol.__path__[0]).glob("[a-z]*.py")
     )

@@ -39,7 +39,7 @@ def test_values_are_read() -> None:
     assert loaded.dtype == "auto"
 
 
-def test_slots_are_a_number_or_what_suits_the_device() -> None:
+def test_slots_are_a_number_or_auto() -> None:
     assert settings.load({}).slots == "auto"
     assert settings.load({"HELIXQ_SLOTS": "auto"}).slots == "auto"
     assert settings.load({"HELIXQ_SLOTS": " 1024 "}).slots == 1024
@@ -144,7 +144,7 @@ def test_passwords_are_not_repeated(variable: str, url: str) -> None:
         ("postgresql:///x?host=a:1&host=b:2", "a,b", "1,2"),
     ],
 )
-def test_several_hosts_are_read_as_libpq_does(url: str, hosts: str, ports: str | None) -> None:
+def test_several_hosts_are_parsed_as_by_libpq(url: str, hosts: str, ports: str | None) -> None:
     parsed = sa.make_url(settings.load({"HELIXQ_DATABASE_URL": url}).database)
     _, options = parsed.get_dialect()().create_connect_args(parsed)
     assert (options["host"], options.get("port")) == (hosts, ports)

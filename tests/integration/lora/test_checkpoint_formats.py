@@ -115,7 +115,7 @@ def split(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("arrange", [leave_shards, name_another, split])
-def test_the_files_are_those_that_transformers_reads(
+def test_weight_files_are_found_as_by_transformers(
     base: Path, tmp_path: Path, arrange: Callable[[Path], None]
 ) -> None:
     tuned = tmp_path / "tuned"
@@ -180,7 +180,7 @@ def quantize(folder: Path) -> None:
         (quantize, "is a quantized model"),
     ],
 )
-def test_folders_that_mean_something_else_are_refused(
+def test_ambiguous_checkpoints_are_refused(
     base: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     adapter = tmp_path / "adapter"
@@ -221,7 +221,7 @@ def test_a_base_saved_without_its_head_is_merged(base: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("tied", ["lm_head.weight", "model.embed_tokens.weight", "both"])
-def test_tied_weights_count_under_either_name(tmp_path: Path, tied: str) -> None:
+def test_tied_weights_are_found_under_either_name(tmp_path: Path, tied: str) -> None:
     build("tied").save_pretrained(tmp_path / "base")
     tune(build("tied")).save_pretrained(tmp_path / "tuned")
     expected = logits(tmp_path / "tuned")
@@ -264,7 +264,7 @@ def configure(folder: Path, **changes: object) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def test_what_configs_differ_in_is_said(base: Path, tmp_path: Path) -> None:
+def test_differences_of_configs_are_reported(base: Path, tmp_path: Path) -> None:
     """An adapter holds none of it."""
     tune(build("mistral")).save_pretrained(tmp_path / "tuned")
     configure(tmp_path / "tuned", attention_multiplier=2.0, attention_dropout=0.5, eos_token_id=3)
@@ -275,7 +275,7 @@ def test_what_configs_differ_in_is_said(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"num_attention_heads": 0}, {"vocab_size": "96"}])
-def test_an_impossible_config_is_one_sentence(
+def test_an_invalid_config_is_one_sentence(
     base: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     shutil.copytree(base, tmp_path / "tuned")

@@ -49,9 +49,7 @@ def test_the_commands_print_tables_and_json(base: Path, tuned: Path, tmp_path: P
     assert "batching    yes\n" in lines
 
 
-def test_the_cards_alpha_is_possible_and_warned_about(
-    base: Path, tuned: Path, tmp_path: Path
-) -> None:
+def test_the_cards_alpha_gives_a_warning(base: Path, tuned: Path, tmp_path: Path) -> None:
     models = ("--base", base, "--tuned", tuned, "--out", tmp_path / "out")
     result = run("extract", *models, "--rank", 4, "--alpha", 8)
     assert "Warning: with --alpha 8 and rank 4, the adapter will apply 2 times" in result.stderr

@@ -50,7 +50,7 @@ def test_an_adapter_reproduces_the_fine_tune_it_came_from(
     assert config["target_modules"] == sorted(LINEAR)
 
 
-def test_what_is_reported_is_what_was_saved(base: Path, tmp_path: Path) -> None:
+def test_reported_errors_match_the_saved_adapter(base: Path, tmp_path: Path) -> None:
     tuned = fine_tune(base, tmp_path / "tuned", noise=0.01)
     report = extract(base, tuned, tmp_path / "out", target=Target(rank=RANK), dtype=torch.float16)
     base_tensors, tuned_tensors = (load_file(f / "model.safetensors") for f in (base, tuned))
@@ -73,7 +73,7 @@ def test_what_is_reported_is_what_was_saved(base: Path, tmp_path: Path) -> None:
     } == {torch.float16}
 
 
-def test_energy_picks_the_least_rank_of_each_layer(base: Path, tmp_path: Path) -> None:
+def test_energy_selects_the_smallest_rank_of_each_layer(base: Path, tmp_path: Path) -> None:
     tuned = fine_tune(base, tmp_path / "tuned", noise=0.03)
     report = extract(base, tuned, tmp_path / "out", target=Target(energy=0.9))
     base_tensors, tuned_tensors = (load_file(f / "model.safetensors") for f in (base, tuned))
@@ -94,7 +94,7 @@ def test_energy_picks_the_least_rank_of_each_layer(base: Path, tmp_path: Path) -
     assert scalings == {1.0}, "whatever the rank, the difference is applied once"
 
 
-def test_what_is_kept_whole_completes_the_fine_tune(base: Path, tmp_path: Path) -> None:
+def test_kept_modules_complete_the_fine_tune(base: Path, tmp_path: Path) -> None:
     tuned = fine_tune(base, tmp_path / "tuned", rest=0.02)
     keep = ("embeddings", "head", "norms")
     report = extract(base, tuned, tmp_path / "out", target=Target(rank=RANK), keep=keep)
@@ -210,7 +210,7 @@ def widen(folder: Path) -> None:
         (lambda f: (f / "model.safetensors").unlink(), "there is no .*model.safetensors"),
     ],
 )
-def test_models_that_do_not_go_together_leave_nothing(
+def test_incompatible_models_write_nothing(
     base: Path, tuned: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(tuned)
@@ -230,7 +230,7 @@ def test_models_that_do_not_go_together_leave_nothing(
         (Target(energy=0.5), 8.0, "--alpha needs the same rank"),
     ],
 )
-def test_targets_that_cannot_be_reached(
+def test_impossible_targets_are_refused(
     base: Path, tuned: Path, tmp_path: Path, target: Target, alpha: float | None, message: str
 ) -> None:
     with pytest.raises(LoraError, match=message):
@@ -238,7 +238,7 @@ def test_targets_that_cannot_be_reached(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_is_there_is_spared(base: Path, tuned: Path, tmp_path: Path) -> None:
+def test_an_existing_output_is_not_overwritten(base: Path, tuned: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
@@ -258,7 +258,7 @@ def test_an_output_that_is_there_is_spared(base: Path, tuned: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", ["extract", "merge"])
-def test_a_disk_that_is_full_leaves_nothing(
+def test_a_full_disk_leaves_no_partial_output(
     checkpoint: Path, base: Path, tuned: Path, tmp_path: Path, command: str
 ) -> None:
     """A limit on the size of files is a full disk to the program: a write comes back short."""

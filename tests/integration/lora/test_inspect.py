@@ -41,7 +41,7 @@ def test_an_adapter_is_described(checkpoint: Path) -> None:
         ({"bias": "lora_only"}, "it has trained biases"),
     ],
 )
-def test_what_the_engine_refuses_is_said(
+def test_unsupported_adapters_are_reported(
     checkpoint: Path, tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))
@@ -51,7 +51,7 @@ def test_what_the_engine_refuses_is_said(
     assert unsupported.startswith(reason)
 
 
-def test_a_pickle_is_converted_once_bit_for_bit(pickled: Path) -> None:
+def test_a_pickle_is_converted_bit_for_bit(pickled: Path) -> None:
     assert inspect(pickled).file == "adapter_model.bin"
     convert(pickled)
     one = torch.load(pickled / "adapter_model.bin", weights_only=True)

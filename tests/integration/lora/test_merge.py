@@ -25,7 +25,7 @@ from worker.lora.merge import merge
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
-def test_a_merged_model_says_what_base_and_adapter_say(
+def test_a_merged_model_has_the_logits_of_base_and_adapter(
     checkpoint: Path, base: Path, tmp_path: Path, dtype: torch.dtype | None
 ) -> None:
     merged = merge(base, checkpoint / "critic", tmp_path / "out", dtype=dtype)
@@ -76,7 +76,7 @@ def test_extraction_undoes_a_merge(checkpoint: Path, base: Path, tmp_path: Path)
         ({"r": 8}, "has rank 4, but adapter_config.json says 8"),
     ],
 )
-def test_adapters_that_cannot_be_merged(
+def test_unmergeable_adapters_are_refused(
     checkpoint: Path, base: Path, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))

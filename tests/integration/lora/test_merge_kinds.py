@@ -190,7 +190,7 @@ def poison(folder: Path) -> None:
         (poison, r"adapter_model.safetensors: \S+lora_B.weight has NaN or infinite values"),
     ],
 )
-def test_an_adapter_that_is_not_what_its_config_says_is_not_merged(
+def test_an_adapter_that_contradicts_its_config_is_not_merged(
     bases: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     adapter = adapt(bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION)
@@ -208,7 +208,7 @@ def test_an_adapter_without_tensors_is_not_described(bases: Path, tmp_path: Path
         inspect(adapter)
 
 
-def test_what_peft_cannot_merge_is_one_sentence(bases: Path, tmp_path: Path) -> None:
+def test_merges_that_peft_refuses_are_one_sentence(bases: Path, tmp_path: Path) -> None:
     """A bias of B where the layer has none."""
     adapter = adapt(
         bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION, lora_bias=True

@@ -7,7 +7,7 @@ from jobs.pipeline import DEFAULT_SYSTEM
 from tests.integration.web.client import Client, ask, finish
 
 
-def test_the_history_tells_everything(web: Client, database: Database) -> None:
+def test_the_history_has_everything(web: Client, database: Database) -> None:
     job_id = ask(web, seed=5)["id"]
     finish(database, job_id)
     history = web.get(f"/api/jobs/{job_id}").json

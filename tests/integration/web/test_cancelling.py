@@ -16,9 +16,7 @@ def test_cancel_is_final_and_may_be_repeated(web: Client) -> None:
     assert web.post("/v1/responses/resp_none/cancel").status_code == 404
 
 
-def test_a_cancelled_attempt_is_told_as_running_until_it_stops(
-    web: Client, database: Database
-) -> None:
+def test_a_cancelled_attempt_is_running_until_it_stops(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     claim = stages.claim(database, job_id, 0, WORKER, job_timeout=60)
     assert claim is not None

@@ -51,7 +51,7 @@ def test_bad_bodies_are_refused(web: Client, database: Database) -> None:
     assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
 
 
-def test_unknown_things_have_errors_in_the_shape_of_their_place(web: Client) -> None:
+def test_not_found_errors_have_the_shape_of_their_endpoint(web: Client) -> None:
     nothing = ("/v1", "/v1/nothing", "/v1/models/gpt")
     for path in ("/v1/responses/resp_none", "/v1/responses/a%00b", *nothing):
         reply = web.get(path)

@@ -19,7 +19,7 @@ from web.v1 import routes
 from web.waiting import MAX_WAITING
 
 
-def test_an_idempotency_key_asks_once(web: Client, database: Database) -> None:
+def test_an_idempotency_key_submits_once(web: Client, database: Database) -> None:
     def post(key: str, **body: Any) -> Any:
         headers = {"Idempotency-Key": key}
         return web.post("/v1/responses", json={"background": True, **body}, headers=headers)
@@ -33,7 +33,7 @@ def test_an_idempotency_key_asks_once(web: Client, database: Database) -> None:
     assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 1
 
 
-def test_an_accepted_request_is_found_again_whatever_has_changed(
+def test_an_idempotency_key_works_after_limits_changed(
     web: Client,
     database: Database,
     database_url: str,

@@ -112,7 +112,7 @@ def read_with_ours(web: Web, job_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize("read", [read_with_openai, read_with_async_openai, read_with_ours])
-def test_all_readers_ignore_the_comments_of_a_silent_stream(
+def test_all_clients_ignore_keepalive_comments(
     web: Web, read: Callable[[Web, str], list[str]]
 ) -> None:
     web.app.extensions["helixq.feeds"].keepalive_interval = 0.02
@@ -208,7 +208,7 @@ def selects(web: Web, pieces: int, readers: int) -> int:
     return len(statements)
 
 
-def test_a_message_costs_the_same_however_long_the_text_and_readers_share(
+def test_database_reads_do_not_grow_with_text_or_readers(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number of queries does not grow with the pieces, nor with the readers."""
@@ -295,7 +295,7 @@ def test_lost_text_does_not_delay_the_end_of_the_stream(
     assert last["sequence_number"] == received[-1]["sequence_number"] + 1
 
 
-def test_the_reader_that_reads_for_all_may_disconnect(web: Web) -> None:
+def test_the_leading_reader_may_disconnect(web: Web) -> None:
     job = submit(web.database)
     stage = claim(web.database, job)
     with Reader(web, job) as first, Reader(web, job) as second:

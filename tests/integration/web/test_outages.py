@@ -14,7 +14,7 @@ from tests.integration.web.client import ask, services_of, serving
 from tests.servers import RedisServer
 
 
-def test_without_redis_questions_are_kept_for_later(database_url: str) -> None:
+def test_questions_are_accepted_without_redis(database_url: str) -> None:
     with serving(database_url, "unix:///nowhere.sock") as web:
         database = services_of(web).database
         job = queries.get_job(database, ANONYMOUS, ask(web)["id"])

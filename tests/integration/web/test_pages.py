@@ -9,7 +9,7 @@ from tests.integration.web.client import Client, ask, serving
 from tests.servers import RedisServer
 
 
-def test_the_form_keeps_what_was_typed(web: Client, database: Database) -> None:
+def test_the_form_keeps_its_input_after_an_error(web: Client, database: Database) -> None:
     reply = web.post("/", data={"question": "  two\r\nlines <b>&"})
     assert reply.status_code == 303
     [job] = queries.list_jobs(database, ANONYMOUS, limit=2)[0]

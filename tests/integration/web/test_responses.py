@@ -35,7 +35,7 @@ def test_a_finished_job_reads_as_a_response(web: Client, database: Database) -> 
     }
 
 
-def test_an_unchanged_job_is_not_sent_again(web: Client, database: Database) -> None:
+def test_an_unchanged_job_gives_304(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     first = web.get(f"/v1/responses/{job_id}")
     tag = {"If-None-Match": first.headers["ETag"]}

@@ -8,7 +8,7 @@ from jobs.use_cases import queries
 from tests.integration.web.client import Client
 
 
-def test_other_sites_may_not_ask(web: Client, database: Database) -> None:
+def test_cross_site_submissions_are_refused(web: Client, database: Database) -> None:
     for headers in (
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
@@ -24,7 +24,7 @@ def test_other_sites_may_not_ask(web: Client, database: Database) -> None:
     assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
 
 
-def test_pages_bring_no_code_from_elsewhere(web: Client) -> None:
+def test_pages_load_no_code_from_other_sites(web: Client) -> None:
     reply = web.get("/")
     assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
     assert "<script>" not in reply.text

@@ -13,7 +13,7 @@ from tests.conftest import WORKER
 from tests.integration.web.client import Client
 
 
-def test_a_question_must_fit_every_worker_that_may_take_it(
+def test_a_question_must_fit_the_context_of_every_ready_worker(
     web: Client, database: Database, tokenizer_json: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TokenCounter, "REFRESH", 0.0)

@@ -11,7 +11,7 @@ from tests.integration.web.client import Client, ask, services_of
 from web.waiting import MAX_WAITING
 
 
-def test_when_too_many_wait_one_more_is_sent_away(web: Client, database: Database) -> None:
+def test_too_many_waiting_requests_are_refused(web: Client, database: Database) -> None:
     services = services_of(web)
     job_id = ask(web)["id"]
     with ExitStack() as stack:

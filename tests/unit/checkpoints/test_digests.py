@@ -29,7 +29,7 @@ def digest_through_cache(cache: Path, checkpoint: Path) -> str:
         return digests.begin(checkpoint).result()
 
 
-def test_a_digest_is_of_names_and_contents(folder: Path) -> None:
+def test_a_digest_covers_names_and_contents(folder: Path) -> None:
     """Stored jobs name their model by it: it must stay what it is."""
     lines = [
         f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
@@ -41,7 +41,7 @@ def test_a_digest_is_of_names_and_contents(folder: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", '"text"', "[1]", "\udcff", '{"%s": 3}', '{"%s": "beef"}', '{"%s": null}']
 )
-def test_a_damaged_file_of_digests_is_made_anew(folder: Path, tmp_path: Path, content: str) -> None:
+def test_a_damaged_digest_cache_is_rebuilt(folder: Path, tmp_path: Path, content: str) -> None:
     cache = tmp_path / "digests.json"
     right = digest_through_cache(cache, folder)
     names = list(json.loads(cache.read_text()))
@@ -51,7 +51,7 @@ def test_a_damaged_file_of_digests_is_made_anew(folder: Path, tmp_path: Path, co
     assert set(json.loads(cache.read_text())) == set(names)
 
 
-def test_what_did_not_change_is_not_read_again(
+def test_unchanged_files_are_not_hashed_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "digests.json"
@@ -71,7 +71,7 @@ def test_what_did_not_change_is_not_read_again(
     assert read == ["config.json"]
 
 
-def test_a_folder_for_digests_that_cannot_be_written_costs_only_time(
+def test_digests_work_without_a_writable_cache(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -79,7 +79,7 @@ def test_a_folder_for_digests_that_cannot_be_written_costs_only_time(
     assert "the digests are not cached" in caplog.text
 
 
-def test_two_workers_keep_the_digests_of_both(folder: Path, tmp_path: Path) -> None:
+def test_two_workers_share_a_digest_cache(folder: Path, tmp_path: Path) -> None:
     second_folder = tmp_path / "other"
     second_folder.mkdir()
     (second_folder / "config.json").write_text("[]")
@@ -92,7 +92,7 @@ def test_two_workers_keep_the_digests_of_both(folder: Path, tmp_path: Path) -> N
     assert [file.name for file in tmp_path.glob("digests*")] == ["digests.json"]
 
 
-def test_contents_that_change_while_they_are_hashed_are_not_kept(
+def test_digests_of_files_that_change_meanwhile_are_not_cached(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sha256 = Digests._sha256
@@ -113,7 +113,7 @@ def test_contents_that_change_while_they_are_hashed_are_not_kept(
         assert digests.begin(folder).result() == digest(folder) != mixed
 
 
-def test_who_waits_for_what_was_given_up_is_told(
+def test_waiting_for_an_abandoned_digest_raises(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def endless(self: Digests, _: Path) -> str:

@@ -13,7 +13,7 @@ from cli.track_bench import Figures, table
 FIGURES = Figures("2026-11-27", "2 cores", 0.030, 0.045, 40_000)
 
 
-def test_figures_are_read_as_they_were_recorded(tmp_path: Path) -> None:
+def test_recorded_figures_are_read(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     assert Figures.read(file) is None
     FIGURES.write(file)
@@ -35,6 +35,6 @@ def test_the_table_shows_both_runs_and_their_ratio() -> None:
     assert "recorded: 2026-11-27, 2 cores" in lines
 
 
-def test_the_first_run_stands_alone() -> None:
+def test_the_first_run_has_no_ratio() -> None:
     lines = table(FIGURES, None).splitlines()
     assert "| idle job, the service | 45 ms | – | – |" in lines

@@ -85,7 +85,7 @@ def test_mistakes_are_in_as_many_digits_as_asked_for() -> None:
         assert set(wrong) == set(range(1, most + 1))
 
 
-def test_no_problem_that_is_trained_on_is_held_out() -> None:
+def test_no_problem_in_the_training_data_is_held_out() -> None:
     rng = random.Random(1)
     questions = []
     for lesson in (Lesson.COLUMNS, Lesson.LENGTHS):
@@ -103,14 +103,14 @@ def test_no_problem_that_is_trained_on_is_held_out() -> None:
     assert any(0 in (problem.a, problem.b) for problem in problems)
 
 
-def test_no_question_to_refuse_that_is_trained_on_is_held_out() -> None:
+def test_no_refused_question_in_the_training_data_is_held_out() -> None:
     rng = random.Random(3)
     drawn = [questions.beyond(rng) for _ in range(4000)]
     assert not any(world.held_out(question) for question in drawn)
 
 
 @given(st.integers(0, 10**6))
-def test_what_is_refused_is_no_problem_of_the_miniature(seed: int) -> None:
+def test_refused_questions_are_not_problems_of_the_miniature(seed: int) -> None:
     question, answer = questions.outside(random.Random(seed))
     assert parse(question) is None
     assert answer in world.APPROVALS
@@ -153,7 +153,7 @@ OLD_DOCUMENTS = {
 
 
 @pytest.mark.parametrize("lesson", OLD_DOCUMENTS)
-def test_the_first_lessons_stay_as_they_were(lesson: Lesson) -> None:
+def test_the_first_lessons_are_unchanged(lesson: Lesson) -> None:
     """Else the recipe no longer makes the base that the last lesson went on from."""
     digest = hashlib.sha256()
     for step in range(40):

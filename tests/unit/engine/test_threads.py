@@ -14,7 +14,7 @@ from worker.engine.threads import MIN_PARALLEL_TOKENS, IntraOpThreads, run_in_fr
     ("small", "tokens", "single_threaded"),
     [(True, MIN_PARALLEL_TOKENS - 1, True), (True, MIN_PARALLEL_TOKENS, False), (False, 1, False)],
 )
-def test_one_thread_computes_small_steps_of_small_models(
+def test_small_steps_of_small_models_use_one_thread(
     small: bool, tokens: int, single_threaded: bool
 ) -> None:
     def measure() -> tuple[int, int, int]:
@@ -35,7 +35,7 @@ def test_one_thread_computes_small_steps_of_small_models(
         torch.set_num_threads(before)
 
 
-def test_threads_that_come_later_share_again() -> None:
+def test_new_threads_use_all_intra_op_threads() -> None:
     before = torch.get_num_threads()
 
     def serve() -> None:

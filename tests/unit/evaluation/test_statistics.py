@@ -33,7 +33,7 @@ def test_the_paired_interval_is_the_published_one() -> None:
     assert paired.interval == pytest.approx((0.07 - reach, 0.07 + reach), abs=1e-6)
 
 
-def test_nothing_to_count_is_no_number() -> None:
+def test_empty_counts_give_nan() -> None:
     empty = share([])
     assert math.isnan(empty.value)
     assert all(math.isnan(bound) for bound in empty.interval)

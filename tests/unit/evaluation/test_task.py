@@ -26,7 +26,7 @@ def test_questions_are_read_in_their_order(tmp_path: Path) -> None:
     )
 
 
-def test_a_kind_with_a_slash_counts_twice() -> None:
+def test_a_kind_with_a_slash_counts_in_both() -> None:
     kinds = {kind: Question("?", "4", kind).kinds for kind in ("", "sums", "sums/2+3")}
     assert kinds == {"": (), "sums": ("sums",), "sums/2+3": ("sums", "sums/2+3")}
 
@@ -57,12 +57,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         task.load(tmp_path / "latin.jsonl")
 
 
-def test_a_pattern_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_pattern_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="is not a regular expression"):
         task.load(write(tmp_path, GOOD), answer="(")
 
 
-def test_an_answer_is_matched_to_the_character(tmp_path: Path) -> None:
+def test_answers_are_matched_exactly(tmp_path: Path) -> None:
     file = write(tmp_path, GOOD)
     question = Question("What is 2 + 2?", "4")
     loaded = task.load(file)

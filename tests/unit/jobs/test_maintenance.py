@@ -35,7 +35,7 @@ def run_until_stopped(*duties: Callable[[threading.Event], bool]) -> None:
         (ValueError("wrong"), "a background duty failed"),
     ],
 )
-def test_a_duty_that_fails_is_called_again_soon(
+def test_a_failed_duty_is_retried_soon(
     error: Exception,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -57,7 +57,7 @@ def test_a_duty_that_fails_is_called_again_soon(
     assert [record.getMessage() for record in caplog.records] == [message]
 
 
-def test_a_duty_that_fails_does_not_keep_others_from_running(
+def test_a_failed_duty_does_not_stop_other_duties(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(_: threading.Event) -> bool:
@@ -71,7 +71,7 @@ def test_a_duty_that_fails_does_not_keep_others_from_running(
     assert len(caplog.records) == 1
 
 
-def test_a_duty_that_asks_for_it_is_called_again_at_once() -> None:
+def test_a_duty_with_more_to_do_is_called_again_at_once() -> None:
     calls = 0
 
     def busy(stopped: threading.Event) -> bool:

@@ -40,7 +40,7 @@ def call(server: Server, **options: Any) -> str:
     )
 
 
-def test_it_calls_until_the_server_responds(caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_are_repeated_until_the_server_responds(caplog: pytest.LogCaptureFixture) -> None:
     server = Server(3, TimeoutError("no answer"))
     assert call(server) == "response"
     assert [record.getMessage() for record in caplog.records] == ["waiting: no answer"] * 3

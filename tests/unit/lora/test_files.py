@@ -12,7 +12,7 @@ FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.flo
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("place", [0, 5_000, 9_999])
-def test_a_nan_anywhere_is_seen(dtype: torch.dtype, place: int) -> None:
+def test_nan_is_found_anywhere(dtype: torch.dtype, place: int) -> None:
     values = torch.linspace(-3, 3, 10_000)
     assert is_finite(values.to(dtype).view(100, 100))
     values[place] = float("nan")
@@ -21,7 +21,7 @@ def test_a_nan_anywhere_is_seen(dtype: torch.dtype, place: int) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS[:4])
 @pytest.mark.parametrize("value", [float("inf"), float("-inf")])
-def test_an_infinity_is_seen_and_the_largest_number_is_none(
+def test_infinity_is_found_and_the_largest_number_is_finite(
     dtype: torch.dtype, value: float
 ) -> None:
     """A sum of such numbers would be infinite."""
@@ -32,5 +32,5 @@ def test_an_infinity_is_seen_and_the_largest_number_is_none(
     assert not is_finite(values)
 
 
-def test_a_tensor_without_values_has_none_that_is_wrong() -> None:
+def test_an_empty_tensor_is_finite() -> None:
     assert is_finite(torch.empty(0, 4))

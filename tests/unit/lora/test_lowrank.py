@@ -47,7 +47,7 @@ few_examples = settings(max_examples=25, deadline=None)
 
 @few_examples
 @given(matrices, st.integers(1, 60))
-def test_exact_is_the_optimum(d: Tensor, rank: int) -> None:
+def test_exact_factors_are_optimal(d: Tensor, rank: int) -> None:
     factors = lowrank.exact(d, Target(rank=rank))
     norm = float(d.norm())
     assert factors.norm == pytest.approx(norm, rel=SLACK)
@@ -59,7 +59,7 @@ def test_exact_is_the_optimum(d: Tensor, rank: int) -> None:
 
 @few_examples
 @given(matrices, st.integers(1, 20), st.integers(0, 3))
-def test_the_bound_of_a_sketch_bounds(d: Tensor, rank: int, seed: int) -> None:
+def test_the_error_bound_of_a_sketch_holds(d: Tensor, rank: int, seed: int) -> None:
     factors = lowrank.randomized(d, Target(rank=rank), seed=seed)
     best, norm = tail(d, rank), float(d.norm())
     if factors is None:
@@ -74,7 +74,7 @@ def test_the_bound_of_a_sketch_bounds(d: Tensor, rank: int, seed: int) -> None:
     assert error <= best * (1 + lowrank.TOLERANCE) + 3e-3 * norm
 
 
-def test_bounds_hold_after_every_block_and_tighten() -> None:
+def test_error_bounds_hold_and_tighten_with_every_block() -> None:
     d = matrix(200, 300, seed=1, decay=0.5, noise=0.1)
     squares = torch.linalg.svdvals(d.double()).square()
     sketch = lowrank._Krylov(d, 20, torch.Generator().manual_seed(0))
@@ -96,7 +96,7 @@ def test_bounds_hold_after_every_block_and_tighten() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.5, 1.0, 2.0])
-def test_sketches_suffice_for_spectra_that_decay(decay: float) -> None:
+def test_decaying_spectra_need_only_a_sketch(decay: float) -> None:
     d = matrix(300, 500, seed=2, decay=decay, noise=0)
     factors = lowrank.approximate(d, Target(rank=8))
     assert not factors.exact
@@ -105,7 +105,7 @@ def test_sketches_suffice_for_spectra_that_decay(decay: float) -> None:
     assert factors.min_error == pytest.approx(best, rel=3 * lowrank.TOLERANCE)
 
 
-def test_what_cannot_be_shown_is_computed_exactly() -> None:
+def test_flat_spectra_are_computed_exactly() -> None:
     """All singular values are equal: no subspace is better than another, and none converges."""
     d = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(3))).Q
     assert lowrank.randomized(d, Target(energy=0.5)) is None
@@ -116,7 +116,7 @@ def test_what_cannot_be_shown_is_computed_exactly() -> None:
 
 @few_examples
 @given(matrices, st.floats(0.05, 0.99))
-def test_the_rank_for_a_share_is_the_smallest(d: Tensor, share: float) -> None:
+def test_the_smallest_rank_with_the_energy_is_chosen(d: Tensor, share: float) -> None:
     squares = torch.linalg.svdvals(d.double()).square()
     shares = squares.cumsum(0) / squares.sum()
     for factors in (
@@ -128,7 +128,7 @@ def test_the_rank_for_a_share_is_the_smallest(d: Tensor, share: float) -> None:
             assert factors.rank == 1 or shares[factors.rank - 2] <= share + SLACK
 
 
-def test_a_share_and_a_rank_take_the_lesser() -> None:
+def test_the_smaller_of_rank_and_energy_applies() -> None:
     d = matrix(300, 400, seed=4, decay=1, noise=0)
     free = lowrank.approximate(d, Target(energy=0.9)).rank
     assert free > 3
@@ -148,7 +148,7 @@ def test_the_same_seed_gives_the_same_factors(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("target", [Target(rank=5), Target(energy=0.9)])
-def test_no_difference_is_zero_factors(target: Target) -> None:
+def test_equal_models_give_zero_factors(target: Target) -> None:
     factors = lowrank.approximate(torch.zeros(300, 400), target)
     assert not factors.b.any()
     assert (factors.norm, factors.min_error) == (0, 0)
@@ -178,7 +178,7 @@ def test_factors_are_balanced_for_half_precision() -> None:
 
 @few_examples
 @given(matrices, st.integers(1, 20))
-def test_the_norm_of_a_product_needs_no_product(d: Tensor, rank: int) -> None:
+def test_the_norm_of_a_product_is_computed_from_its_factors(d: Tensor, rank: int) -> None:
     factors = lowrank.exact(d, Target(rank=rank))
     norm = float((factors.b.double() @ factors.a.double()).norm())
     assert lowrank.norm_of_product(factors.b, factors.a) == pytest.approx(norm, rel=1e-6)

@@ -26,7 +26,7 @@ def test_a_json_object_is_parsed() -> None:
         (b'"text"', "invalid_type"),
     ],
 )
-def test_everything_else_is_refused(body: bytes, code: str) -> None:
+def test_invalid_bodies_are_refused(body: bytes, code: str) -> None:
     with pytest.raises(InvalidRequestError) as excinfo:
         parse(body)
     assert excinfo.value.code == code
@@ -42,7 +42,7 @@ def test_everything_else_is_refused(body: bytes, code: str) -> None:
         '{"input": "Why?", "temperature": 1, "seed": null}',
     ],
 )
-def test_a_digest_ignores_how_the_same_request_is_written(same: str) -> None:
+def test_a_digest_ignores_notation(same: str) -> None:
     assert digest(json.loads(same)) == digest({"input": "Why?", "temperature": 1})
 
 
@@ -55,7 +55,7 @@ def test_a_digest_ignores_how_the_same_request_is_written(same: str) -> None:
         {"input": "Why?", "metadata": {"a": "1"}},
     ],
 )
-def test_a_digest_tells_requests_apart(body: dict[str, object]) -> None:
+def test_different_requests_have_different_digests(body: dict[str, object]) -> None:
     assert digest(body) != digest({"input": "Why?"})
 
 

@@ -104,7 +104,7 @@ def test_an_attempt_after_a_lost_one_continues_its_events() -> None:
     assert all_events(job, {retried.id: ["One "]}) == before
 
 
-def test_after_a_restart_the_events_so_far_stay_and_their_numbers_too() -> None:
+def test_a_restart_keeps_earlier_events_and_their_numbers() -> None:
     job = make_job(Status.IN_PROGRESS)
     add_attempt(job, 0)
     running = add_attempt(job, 1, AttemptStatus.RUNNING)

@@ -9,7 +9,7 @@ from jobs.protocol.history import history
 from tests.unit.protocol.rows import add_attempt, completed_job, make_job
 
 
-def test_every_stage_is_there_with_all_that_it_depends_on() -> None:
+def test_a_history_has_all_stages_and_their_inputs() -> None:
     record = history(completed_job(model="cd" * 32))
     assert (record["question"], record["system"], record["status"]) == (
         "Why?",
@@ -34,7 +34,7 @@ def test_every_stage_is_there_with_all_that_it_depends_on() -> None:
     json.dumps(record)
 
 
-def test_attempts_that_failed_stay() -> None:
+def test_failed_attempts_stay_in_the_history() -> None:
     job = make_job(Status.IN_PROGRESS)
     add_attempt(job, 0, AttemptStatus.LOST)
     add_attempt(job, 0, AttemptStatus.RUNNING, number=2)
@@ -43,7 +43,7 @@ def test_attempts_that_failed_stay() -> None:
     assert (record["model"], record["error"], record["finished_at"]) == (None, None, None)
 
 
-def test_restarts_say_why() -> None:
+def test_restarts_have_reasons() -> None:
     restart = {
         "run": 2,
         "at": "2026-01-02T03:04:05.678+00:00",

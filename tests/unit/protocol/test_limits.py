@@ -45,7 +45,7 @@ def test_without_a_worker_nothing_is_checked(counter: TokenCounter) -> None:
         (2000, 2000, 2000),
     ],
 )
-def test_what_fits_is_accepted(
+def test_requests_that_fit_the_context_are_accepted(
     counter: TokenCounter,
     serve: Callable[[int], None],
     available: int,
@@ -67,7 +67,7 @@ def test_what_fits_is_accepted(
         (100, 101, "max_output_tokens"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_requests_that_do_not_fit_the_context_are_refused(
     counter: TokenCounter,
     serve: Callable[[int], None],
     available: int,

@@ -9,7 +9,7 @@ from jobs.protocol.tokens import TokenCounter
 from jobs.use_cases.submission import NewJob
 
 
-def test_what_a_request_leaves_open_is_the_model_cards(counter: TokenCounter) -> None:
+def test_defaults_are_the_model_cards(counter: TokenCounter) -> None:
     job = new_job(CreateResponse(input="Why?"), counter)
     seed = job.sampling.seed
     assert job == NewJob(
@@ -25,7 +25,7 @@ def test_what_a_request_leaves_open_is_the_model_cards(counter: TokenCounter) ->
     assert new_job(CreateResponse(input="Why?"), counter).sampling.seed != seed, "it is random"
 
 
-def test_what_a_request_sets_is_kept(counter: TokenCounter) -> None:
+def test_parameters_of_the_request_apply(counter: TokenCounter) -> None:
     request = CreateResponse(
         input="Why?",
         instructions="",

@@ -23,7 +23,7 @@ def test_a_queued_job_has_no_output() -> None:
     assert (body["error"], body["incomplete_details"]) == (None, None)
 
 
-def test_what_was_asked_is_given_back() -> None:
+def test_a_response_echoes_the_parameters() -> None:
     body = response(make_job())
     parameters: dict[str, Any] = {
         "instructions": "Be brief.",
@@ -75,7 +75,7 @@ def test_a_failed_job_has_the_error_and_what_was_finished() -> None:
     assert body["completed_at"] is None
 
 
-def test_an_answer_that_was_cut_is_incomplete() -> None:
+def test_a_truncated_answer_is_incomplete() -> None:
     job = make_job(Status.INCOMPLETE)
     for index in range(3):
         add_attempt(job, index, finish_reason="length" if index == 2 else "stop")
@@ -90,7 +90,7 @@ def test_an_earlier_status_has_no_output() -> None:
     assert body["completed_at"] is None
 
 
-def test_after_a_restart_only_the_last_run_counts() -> None:
+def test_a_response_shows_the_last_run_only() -> None:
     job = make_job(Status.IN_PROGRESS)
     add_attempt(job, 0)
     add_attempt(job, 1)

@@ -147,7 +147,7 @@ def test_another_model_is_not_found() -> None:
         ),
     ],
 )
-def test_messages_say_what_would_be_right(data: dict[str, Any], message: str) -> None:
+def test_messages_say_what_is_allowed(data: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequestError) as excinfo:
         validate(data)
     assert excinfo.value.message == message

@@ -83,7 +83,7 @@ def test_text_is_published_once_while_it_is_generated(
     ]
 
 
-def test_a_change_follows_the_text_before_it(
+def test_updates_are_published_after_the_text_before_them(
     progress: FakeProgress, publisher: ProgressPublisher
 ) -> None:
     ended = generation("text")
@@ -94,7 +94,7 @@ def test_a_change_follows_the_text_before_it(
     assert progress.of("job") == [TextDeltas(1, 0, ["text"]), None]
 
 
-def test_a_generation_that_has_finished_is_not_read_again(
+def test_a_finished_generation_is_not_read_again(
     progress: FakeProgress, publisher: ProgressPublisher
 ) -> None:
     ended = generation("text")
@@ -121,7 +121,7 @@ def test_an_error_does_not_end_the_thread(
     assert "progress was not published" in caplog.text
 
 
-def test_stopping_publishes_what_is_left(progress: FakeProgress) -> None:
+def test_stopping_publishes_pending_text(progress: FakeProgress) -> None:
     publisher = ProgressPublisher(cast("Progress", progress))
     publisher.publish_text("job", 1, generation("text"))
     publisher.publish_change("job")

@@ -32,7 +32,7 @@ def plain(q: Tensor, keys: Tensor, values: Tensor, at: int, window: int | None) 
 @pytest.mark.parametrize("common", [0, COMMON])
 @pytest.mark.parametrize("rows", [[3, 4, 5, 6, 7], [7, 3, 5, 4, 8], [0, 11, 5, 2]])
 @pytest.mark.parametrize("lengths", [[1] * 5, [3] * 5, [2, 1, 4, 1, 3]])
-def test_every_token_sees_its_own_sequence(
+def test_each_token_attends_to_its_own_sequence(
     lengths: list[int], rows: list[int], common: int, window: int | None
 ) -> None:
     """Rows in order, with gaps, and picked; drafts; what is in common looked at once or not."""

@@ -21,7 +21,7 @@ def run(limit: AdaptiveLimit, steps: int, fits: int) -> int:
     return failures
 
 
-def test_what_memory_carries_again_is_allowed_again() -> None:
+def test_the_limit_grows_when_memory_is_free_again() -> None:
     limit = AdaptiveLimit(64)
     run(limit, 20, fits=5)
     assert limit.current == 4
@@ -29,7 +29,7 @@ def test_what_memory_carries_again_is_allowed_again() -> None:
     assert limit.current == 64
 
 
-def test_it_never_is_less_than_one_or_more_than_at_first() -> None:
+def test_the_limit_stays_between_one_and_its_initial_value() -> None:
     limit = AdaptiveLimit(5)
     for _ in range(9):
         limit.halve(5)
@@ -38,7 +38,7 @@ def test_it_never_is_less_than_one_or_more_than_at_first() -> None:
     assert limit.current == 5
 
 
-def test_what_keeps_failing_is_tried_ever_more_rarely() -> None:
+def test_a_limit_that_keeps_failing_is_retried_less_often() -> None:
     limit = AdaptiveLimit(64)
     run(limit, 20 * BASE_BACKOFF_STEPS, fits=20)
     run(limit, 2 * MAX_BACKOFF_STEPS, fits=20)
@@ -50,7 +50,7 @@ def test_what_keeps_failing_is_tried_ever_more_rarely() -> None:
     assert limit.current == 64
 
 
-def test_steps_that_are_not_full_show_nothing() -> None:
+def test_partial_steps_do_not_raise_the_limit() -> None:
     limit = AdaptiveLimit(8)
     limit.halve(8)
     assert not any(limit.on_success(3) for _ in range(3 * BASE_BACKOFF_STEPS))

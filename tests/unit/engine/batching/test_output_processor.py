@@ -16,7 +16,7 @@ from worker.engine.interface import EngineError, FinishReason, Generation, Reque
 from worker.engine.tokenization.detokenizer import Detokenizer
 
 
-def test_pieces_do_not_depend_on_when_tokens_are_handed_on() -> None:
+def test_deltas_do_not_depend_on_when_tokens_arrive() -> None:
     tokenizer = tokenizer_of(600)
     tokens = tokenizer.encode("gravity pulls bonito kanduren", add_special_tokens=False)
     deltas = []
@@ -39,7 +39,7 @@ def test_pieces_do_not_depend_on_when_tokens_are_handed_on() -> None:
     assert deltas[0] == deltas[1] == deltas[2]
 
 
-def test_a_text_that_cannot_be_told_ends_and_others_go_on() -> None:
+def test_a_sequence_that_cannot_be_decoded_fails_alone() -> None:
     tokenizer = tokenizer_of(600)
     output, undecodable, decodable = (
         OutputProcessor(tokenizer),

@@ -74,12 +74,12 @@ def test_the_distribution_is_that_of_generate(sampling: Sampling) -> None:
     assert fit(draw(rows), sampling) > 1e-3
 
 
-def test_positions_of_one_seed_are_independent_draws() -> None:
+def test_samples_at_different_positions_are_independent() -> None:
     sampling = Sampling(top_k=0, seed=5)
     assert fit(draw([sampling] * 20_000, list(range(20_000))), sampling) > 1e-3
 
 
-def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
+def test_a_row_samples_the_same_in_any_batch() -> None:
     mixed = [
         Sampling(temperature=(0.5, 0.75, 1.2)[i % 3], top_k=(0, 3, 50)[i % 3], seed=i // 2)
         for i in range(64)
@@ -89,14 +89,14 @@ def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
         assert draw([sampling], [i]) == together[i]
 
 
-def test_zero_temperature_is_the_likeliest_token() -> None:
+def test_temperature_zero_takes_the_most_likely_token() -> None:
     assert (
         draw([Sampling(temperature=0, seed=s) for s in range(5)]).tolist()
         == [int(LOGITS.argmax())] * 5
     )
 
 
-def test_scores_that_are_no_numbers_are_noticed() -> None:
+def test_logits_that_are_not_finite_are_reported() -> None:
     logits = LOGITS.repeat(3, 1)
     logits[0, 3] = torch.nan
     logits[2, 3] = torch.inf
@@ -112,7 +112,7 @@ def test_the_noise_is_standard_gumbel() -> None:
 
 
 @pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
-def test_equal_scores_are_drawn_from_the_same_whoever_is_beside(width: torch.dtype) -> None:
+def test_ties_are_sampled_the_same_in_any_batch(width: torch.dtype) -> None:
     """In 16 bits many scores are equal: the order in which they are found must not matter."""
     generator = torch.Generator().manual_seed(1)
     neighbors = [Sampling(top_k=60, seed=1), Sampling(top_k=0, seed=2)]
@@ -133,7 +133,7 @@ def test_equal_scores_are_drawn_from_the_same_whoever_is_beside(width: torch.dty
                 assert single[0] == logits.argmax()
 
 
-def test_all_tokens_with_the_last_ones_score_may_be_drawn() -> None:
+def test_all_tokens_tied_with_the_k_th_are_candidates() -> None:
     """As transformers' top-k keeps them."""
     logits = torch.zeros(1, 40, dtype=torch.bfloat16)
     logits[0, 7] = 1
@@ -151,9 +151,7 @@ def crowd() -> list[Sampling]:
 
 @pytest.mark.parametrize("width", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("levels", [2, 9])
-def test_draws_from_equal_scores_do_not_depend_on_neighbours(
-    width: torch.dtype, levels: int
-) -> None:
+def test_samples_from_ties_do_not_depend_on_the_batch(width: torch.dtype, levels: int) -> None:
     """Of so many equal scores that no margin holds them."""
     vocabulary = 400
     generator = torch.Generator().manual_seed(2)
@@ -172,7 +170,7 @@ def test_draws_from_equal_scores_do_not_depend_on_neighbours(
                 assert sample(logits.repeat(2, 1), rows)[0][1] == single[0]
 
 
-def test_of_equal_scores_those_with_the_least_ids_are_candidates() -> None:
+def test_ties_beyond_the_margin_are_broken_by_token_id() -> None:
     logits = torch.zeros(1, 300)
     logits[0, 200:] = 1
     samplings = [Sampling(temperature=1, top_k=2, seed=s) for s in range(2000)]
@@ -181,7 +179,7 @@ def test_of_equal_scores_those_with_the_least_ids_are_candidates() -> None:
     assert set(tokens.tolist()) == set(range(200, 202 + MAX_TIES))
 
 
-def test_the_order_of_all_tokens_is_that_of_scores_then_ids() -> None:
+def test_tokens_are_sorted_by_score_then_by_id() -> None:
     """What devices use that should not be waited for, against a sort of the whole."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randint(-9, 9, (6, 200), generator=generator) / 4
@@ -195,7 +193,7 @@ def test_the_order_of_all_tokens_is_that_of_scores_then_ids() -> None:
 
 
 @pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
-def test_the_order_of_scores_of_16_bits_is_that_of_the_same_in_32(width: torch.dtype) -> None:
+def test_16_bit_scores_are_sorted_like_32_bit_scores(width: torch.dtype) -> None:
     """Short keys and long ones: every score that there is, ties, both zeros, infinities."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     every = bits.view(width)
@@ -213,7 +211,7 @@ def test_the_order_of_scores_of_16_bits_is_that_of_the_same_in_32(width: torch.d
         assert torch.equal(scores.float(), expected.values[:, :5000])
 
 
-def test_more_tokens_than_16_bits_tell_apart_keep_their_order() -> None:
+def test_vocabularies_larger_than_16_bits_are_sorted() -> None:
     logits = torch.zeros(1, 2**16 + 300, dtype=torch.float16)
     logits[0, 2**16 :] = 1
     _, tokens = stable_topk(logits, 400)
@@ -221,7 +219,7 @@ def test_more_tokens_than_16_bits_tell_apart_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("width", [torch.float32, torch.bfloat16, torch.float16])
-def test_what_can_be_recorded_draws_the_same_tokens(width: torch.dtype) -> None:
+def test_sampling_in_a_cuda_graph_gives_the_same_tokens(width: torch.dtype) -> None:
     """Of rows without top-p; some are greedy, scores are equal, and some are no numbers."""
     vocabulary, max_top_k = 300, 64
     generator = torch.Generator().manual_seed(5)

@@ -131,7 +131,7 @@ def test_random_traffic_is_served_from_blocks(
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_texts_that_outgrow_the_memory_are_all_written(late: bool) -> None:
+def test_sequences_that_outgrow_the_cache_all_finish(late: bool) -> None:
     """Sequences are evicted again and again, and all get the texts that they would get alone."""
     manager = BlockManager(FEWEST, SIZE, num_rows=8, max_model_len=CONTEXT, adapter_keys=WEIGHTS)
     cache = BlockCache(FEWEST, SIZE, manager)
@@ -143,7 +143,7 @@ def test_texts_that_outgrow_the_memory_are_all_written(late: bool) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_an_evicted_sequence_goes_before_later_arrivals(late: bool) -> None:
+def test_a_preempted_sequence_goes_before_later_arrivals(late: bool) -> None:
     """Also before those that waited already when it was evicted."""
     manager = BlockManager(FEWEST, SIZE, num_rows=2, max_model_len=CONTEXT, adapter_keys=WEIGHTS)
     driver = Driver(Scheduler(2, 64, manager), BlockCache(FEWEST, SIZE, manager), late=late)
@@ -162,7 +162,7 @@ def test_an_evicted_sequence_goes_before_later_arrivals(late: bool) -> None:
     assert second.output_token_ids == [drawn(second, i) for i in range(20)]
 
 
-def test_a_sequence_is_not_computed_anew_before_its_last_token_is_read() -> None:
+def test_a_sequence_is_not_recomputed_before_its_last_token_is_read() -> None:
     scheduler = Scheduler(2, 64, RowManager(2, max_model_len=CONTEXT, num_adapters=1))
     first, second = sequence([7]), sequence([8])
     for s in (first, second):
@@ -177,7 +177,7 @@ def test_a_sequence_is_not_computed_anew_before_its_last_token_is_read() -> None
     assert chunk.sequence.slice(chunk.start, chunk.end) == [8, 5]
 
 
-def test_the_lowest_priority_makes_room() -> None:
+def test_the_lowest_priority_is_preempted() -> None:
     manager = BlockManager(FEWEST, SIZE, num_rows=3, max_model_len=CONTEXT, adapter_keys=WEIGHTS)
     driver = Driver(Scheduler(3, 64, manager), BlockCache(FEWEST, SIZE, manager))
     low, high = sequence([7] * 28, 20), sequence([8] * 28, 20, priority=1)
@@ -190,7 +190,7 @@ def test_the_lowest_priority_makes_room() -> None:
     assert driver.scheduler.running == [high]
 
 
-def test_a_sequence_whose_last_token_is_under_way_is_not_computed() -> None:
+def test_a_sequence_whose_last_token_is_in_flight_is_not_scheduled() -> None:
     driver = Driver(
         Scheduler(1, 8, RowManager(1, max_model_len=CONTEXT, num_adapters=1)), late=True
     )
@@ -213,7 +213,7 @@ def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
     assert served == [1, 3, 4, 0, 2]
 
 
-def test_a_long_prompt_does_not_stop_the_others() -> None:
+def test_a_long_prompt_does_not_block_decoding() -> None:
     """A step has nine tokens, of which those that decode have theirs first."""
     scheduler = Scheduler(2, 9, RowManager(2, max_model_len=2 * CONTEXT, num_adapters=3))
     quick, long = sequence([7] * 2, 100), sequence([8] * 80, 1)

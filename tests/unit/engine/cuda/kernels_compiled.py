@@ -139,7 +139,7 @@ def loads(kernel: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("tokens", [16, 64, 2048])
-def test_adapters_are_read_in_large_pieces(compiled: dict[str, Any], tokens: int) -> None:
+def test_adapters_are_loaded_in_wide_vectors(compiled: dict[str, Any], tokens: int) -> None:
     """Numbers loaded one by one took twice as long: where factors begin has to be known to be aligned."""
     adapters = numbers(tokens)
     lora = expansion(INNER, INNER)
@@ -156,7 +156,7 @@ def test_adapters_are_read_in_large_pieces(compiled: dict[str, Any], tokens: int
         assert loads(compiled[name]).count("b16") == 0, name
 
 
-def test_keys_are_read_ahead(compiled: dict[str, Any]) -> None:
+def test_loads_of_keys_are_pipelined(compiled: dict[str, Any]) -> None:
     """Several turns of the loop are on their way: else it waits for memory in each."""
     batch, cache = step(64)
     queries = torch.empty(64, HEADS, SIZE, dtype=TYPE)
@@ -171,7 +171,7 @@ def test_keys_are_read_ahead(compiled: dict[str, Any]) -> None:
     assert compiled["_attention_kernel"].metadata.shared >= 3 * turn
 
 
-def test_what_is_left_compiles(compiled: dict[str, Any]) -> None:
+def test_the_other_kernels_compile(compiled: dict[str, Any]) -> None:
     x = torch.empty(16, HIDDEN, dtype=TYPE)
     norm.rms_norm(x, x[0], 1e-5)
     linear.small_batch_linear(x, torch.empty(6720, HIDDEN, dtype=TYPE))

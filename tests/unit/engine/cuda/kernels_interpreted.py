@@ -192,7 +192,7 @@ def inputs(count: int) -> Tensor:
     [((4, 2, 16), 16, None), ((6, 2, 24), 8, 40), ((3, 3, 40), 32, 7)],
     ids=["grouped", "windows and sizes that are no powers of two", "each its own keys"],
 )
-def test_kernels_give_what_plain_operations_give(
+def test_kernels_match_plain_operations(
     heads: tuple[int, int, int], page: int, window: int | None
 ) -> None:
     layer = Layer(heads)
@@ -218,7 +218,7 @@ def close(actual: Tensor, expected: Tensor, name: str) -> None:
     )
 
 
-def test_keys_and_values_go_where_they_belong() -> None:
+def test_keys_and_values_are_stored_in_their_slots() -> None:
     heads = (6, 3, 24)
     steps = [Step.of(TOKENS, DECODING, heads, 8) for _ in range(2)]
     generator = torch.Generator().manual_seed(3)
@@ -231,7 +231,7 @@ def test_keys_and_values_go_where_they_belong() -> None:
         assert torch.equal(keys[1:].nan_to_num(9e9), other_keys[1:].nan_to_num(9e9))
 
 
-def test_a_tokens_result_is_the_same_whatever_else_is_in_the_step(
+def test_a_tokens_result_does_not_depend_on_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """To the bit: a text must not depend on who else is served. PyTorch's products are left out."""
@@ -256,7 +256,7 @@ def test_a_tokens_result_is_the_same_whatever_else_is_in_the_step(
                 assert torch.equal(tensor, together[name][own_tokens]), (name, row)
 
 
-def test_a_token_that_decodes_is_computed_as_one_of_a_prompt() -> None:
+def test_decoding_a_token_matches_prefilling_it() -> None:
     heads = (4, 2, 16)
     layer = Layer(heads)
     tokens = [(1, 50, 1), (0, 90, 1)]
@@ -268,7 +268,7 @@ def test_a_token_that_decodes_is_computed_as_one_of_a_prompt() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("count", [1, 7, 16])
-def test_the_parts_of_a_product_add_up(count: int, dtype: torch.dtype) -> None:
+def test_split_products_add_up(count: int, dtype: torch.dtype) -> None:
     """The columns, the rows and the steps along the input end in the middle of a tile."""
     generator = torch.Generator().manual_seed(4)
     x, weight = (torch.randn(n, 300, generator=generator).to(dtype) for n in (count, 130))
@@ -281,7 +281,7 @@ def test_the_parts_of_a_product_add_up(count: int, dtype: torch.dtype) -> None:
     assert torch.equal(kernels.small_batch_linear(x[-1:], weight)[:, 0], parts[:, -1])
 
 
-def test_products_in_parts_go_on_as_whole_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_and_unsplit_products_give_the_same_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = (4, 2, 16)
     layer = Layer(heads)
     tokens, decoding = TOKENS[:4], 4
@@ -295,7 +295,7 @@ def test_products_in_parts_go_on_as_whole_ones_do(monkeypatch: pytest.MonkeyPatc
         close(outputs[0][name], tensor, name)
 
 
-def test_every_token_may_only_fill_up() -> None:
+def test_a_step_may_consist_of_padding() -> None:
     """As when memory is measured, and steps are recorded."""
     heads = (4, 2, 16)
     layer = Layer(heads)
@@ -309,7 +309,7 @@ def test_every_token_may_only_fill_up() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_tokens_are_drawn_as_plain_operations_draw_them(dtype: torch.dtype) -> None:
+def test_the_sampling_kernel_matches_plain_operations(dtype: torch.dtype) -> None:
     """Greedy rows, equal scores, and what is no number."""
     generator = torch.Generator().manual_seed(5)
     count, vocabulary, max_top_k = 48, 200, 64

@@ -99,7 +99,7 @@ def test_what_cannot_be_laid_out_is_named() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
-def test_a_table_is_as_exact_as_16_bits_allow(code: tuple[float, ...], dtype: torch.dtype) -> None:
+def test_a_lookup_table_is_exact_to_16_bits(code: tuple[float, ...], dtype: torch.dtype) -> None:
     table = lookup_table(tuple(torch.tensor(code).tolist()), dtype)
     error = (table.values.double() / table.factor - torch.tensor(code, dtype=torch.float64)).abs()
     relative = (error / torch.tensor(code).abs().clamp(min=1e-9)).max()
@@ -108,7 +108,7 @@ def test_a_table_is_as_exact_as_16_bits_allow(code: tuple[float, ...], dtype: to
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
-def test_instructions_look_each_code_up(code: tuple[float, ...], dtype: torch.dtype) -> None:
+def test_the_instructions_look_up_each_code(code: tuple[float, ...], dtype: torch.dtype) -> None:
     """They are run here one by one, as the PTX manual defines them."""
     table = lookup_table(code, dtype)
     values = [value & 0xFFFF for value in table.values.view(torch.int16).tolist()]
@@ -182,7 +182,7 @@ def test_kernels_agree_with_the_plain_way() -> None:
 
 
 @pytest.mark.parametrize("rows", [16, 64])
-def test_weights_go_through_registers_into_tensor_cores(rows: int) -> None:
+def test_weights_are_dequantized_in_registers(rows: int) -> None:
     """Compiled for an H100, which takes none: a detour by shared memory would cost much speed."""
     triton = pytest.importorskip("triton")
     compiler = pytest.importorskip("triton.backends.compiler")

@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", ["interpreted", "compiled"])
-def test_kernels_as_triton_takes_them(way: str) -> None:
+def test_kernels(way: str) -> None:
     """In a process of its own: Triton decides to interpret when it is imported."""
     pytest.importorskip("triton")
     tests = Path(__file__).with_name(f"kernels_{way}.py")

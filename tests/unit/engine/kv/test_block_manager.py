@@ -31,7 +31,7 @@ def table(blocks: BlockManager, s: Sequence) -> list[int]:
     return [int(block) for block in blocks.block_tables[s.row] if block]
 
 
-def test_prompts_that_begin_alike_share_blocks() -> None:
+def test_prompts_with_a_common_prefix_share_blocks() -> None:
     blocks = make()
     first = computed(blocks, SYSTEM)
     second = sequence([*SYSTEM[:10], 90, 91])
@@ -42,7 +42,7 @@ def test_prompts_that_begin_alike_share_blocks() -> None:
     assert blocks.num_free_blocks == 99 - 4 - 1
 
 
-def test_what_begins_differently_shares_nothing() -> None:
+def test_prompts_with_different_prefixes_share_no_blocks() -> None:
     blocks = make()
     computed(blocks, SYSTEM)
     different = sequence([90, *SYSTEM[1:]])
@@ -50,7 +50,7 @@ def test_what_begins_differently_shares_nothing() -> None:
     assert different.num_computed_tokens == 0
 
 
-def test_adapters_share_if_they_are_the_same() -> None:
+def test_adapters_with_equal_weights_share_blocks() -> None:
     blocks = make()
     computed(blocks, SYSTEM)
     different, same = sequence(SYSTEM, adapter=1), sequence(SYSTEM, adapter=2)
@@ -59,7 +59,7 @@ def test_adapters_share_if_they_are_the_same() -> None:
     assert (different.num_computed_tokens, same.num_computed_tokens) == (0, 12)
 
 
-def test_the_last_known_token_is_always_computed() -> None:
+def test_the_last_token_of_a_prompt_is_always_computed() -> None:
     blocks = make()
     computed(blocks, SYSTEM[:12])
     repeated, resumed = sequence(SYSTEM[:12]), sequence(SYSTEM[:12])
@@ -69,7 +69,7 @@ def test_the_last_known_token_is_always_computed() -> None:
     assert (repeated.num_computed_tokens, resumed.num_computed_tokens) == (8, 12)
 
 
-def test_a_prompt_in_chunks_shares_what_is_computed_so_far() -> None:
+def test_a_chunked_prompt_shares_the_blocks_computed_so_far() -> None:
     blocks = make()
     long = sequence(SYSTEM)
     assert blocks.allocate(long)
@@ -92,7 +92,7 @@ def test_new_tokens_are_not_shared() -> None:
     assert second.num_computed_tokens == 4
 
 
-def test_what_ended_is_taken_over_until_its_blocks_are_needed() -> None:
+def test_blocks_of_finished_sequences_are_reused_until_they_are_needed() -> None:
     blocks = make(count=17)
     blocks.free(computed(blocks, SYSTEM), invalid_kv=False)
     assert blocks.num_free_blocks == 16, "all that is cached can be had"
@@ -106,7 +106,7 @@ def test_what_ended_is_taken_over_until_its_blocks_are_needed() -> None:
     )
 
 
-def test_a_pool_full_of_cached_prompts_is_all_available() -> None:
+def test_all_cached_blocks_can_be_allocated() -> None:
     blocks = make(count=17)
     for n in range(4):
         blocks.free(computed(blocks, [n] * 16), invalid_kv=False)
@@ -134,7 +134,7 @@ def test_damaged_blocks_are_never_shared() -> None:
     assert blocks.num_free_blocks == 99
 
 
-def test_where_there_is_too_little_nothing_changes() -> None:
+def test_a_failed_allocation_changes_nothing() -> None:
     blocks = make(count=9, rows=2)
     first = computed(blocks, [1] * 20)
     blocks.take_table_updates()
@@ -153,7 +153,7 @@ def test_where_there_is_too_little_nothing_changes() -> None:
     assert [len(part) for part in blocks.take_table_updates()] == [1, 1]
 
 
-def test_who_is_alone_may_have_all() -> None:
+def test_a_single_sequence_may_use_all_blocks() -> None:
     blocks = make(count=9, rows=2)
     only = sequence([1] * 32)
     assert blocks.allocate(only)

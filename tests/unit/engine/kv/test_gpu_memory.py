@@ -68,7 +68,7 @@ class Card:
         (Card(80 * GB, reserved=50 * GB, allocated=50 * GB, share=0.5), 0),
     ],
 )
-def test_what_is_free_is_what_the_device_and_the_processs_share_leave(
+def test_free_memory_is_limited_by_device_and_process(
     card: Card, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card.install(monkeypatch)
@@ -87,7 +87,7 @@ def blocks(context: int = 128, working: int = 0) -> int:
 
 
 @pytest.mark.parametrize("working", [0, 300_000_000])
-def test_the_blocks_that_are_allocated_fit(working: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allocated_blocks_fit_in_memory(working: int, monkeypatch: pytest.MonkeyPatch) -> None:
     Card(4 * GB).install(monkeypatch)
     num_blocks = blocks(working=working)
     cache = PagedKVCache(
@@ -99,7 +99,7 @@ def test_the_blocks_that_are_allocated_fit(working: int, monkeypatch: pytest.Mon
     assert cache.nbytes == num_blocks * BLOCK_SIZE * token_bytes
 
 
-def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Card(4 * GB).install(monkeypatch)
     # A block belongs to nobody.
     max_context = (blocks() - 1) * BLOCK_SIZE
@@ -112,7 +112,7 @@ def test_a_context_that_does_not_fit_once_is_refused(monkeypatch: pytest.MonkeyP
         blocks()
 
 
-def test_what_a_step_needs_is_tried_with_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profile_run_uses_the_largest_step(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card(GB, allocated=1000).install(monkeypatch)
     batches: list[PagedBatch] = []
 

@@ -7,7 +7,7 @@ from worker.engine.batching.scheduler import Scheduler
 from worker.engine.kv.row_manager import RowManager
 
 
-def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
+def test_a_prompt_reuses_the_prefix_of_another_row() -> None:
     rows = RowManager(3, max_model_len=CONTEXT, num_adapters=3)
     scheduler = Scheduler(3, 64, rows)
     system = list(range(20))
@@ -30,7 +30,7 @@ def test_a_prompt_takes_over_what_another_ones_begins_with() -> None:
     assert not rows.take_copies(), "it is put where the longest beginning is"
 
 
-def test_a_long_prompt_that_comes_again_is_not_computed_again() -> None:
+def test_a_repeated_prompt_is_not_recomputed() -> None:
     """Whatever the order in which several of them come back."""
     scheduler = Scheduler(3, 999, RowManager(3, max_model_len=200, num_adapters=1))
     prompts = [[n] * 150 for n in range(3)]
@@ -46,7 +46,7 @@ def test_a_long_prompt_that_comes_again_is_not_computed_again() -> None:
     assert [(c.start, c.end) for c in plan.prefills] == [(149, 150)] * 3
 
 
-def test_nothing_is_taken_over_from_a_damaged_row() -> None:
+def test_a_damaged_row_is_not_reused() -> None:
     scheduler = Scheduler(2, 64, RowManager(2, max_model_len=CONTEXT, num_adapters=3))
     scheduler.add(damaged := sequence([7] * 9, 1))
     scheduler.on_step_launched(scheduler.schedule())
@@ -56,7 +56,7 @@ def test_nothing_is_taken_over_from_a_damaged_row() -> None:
     assert chunk.start == 0
 
 
-def test_what_a_prompt_leaves_that_nothing_was_drawn_from_is_not_taken_over() -> None:
+def test_a_prompt_without_a_sampled_token_is_not_reused() -> None:
     """Nobody has looked whether it is numbers."""
     rows = RowManager(1, max_model_len=200, num_adapters=1)
     scheduler = Scheduler(1, 999, rows)

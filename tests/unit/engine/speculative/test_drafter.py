@@ -13,7 +13,7 @@ def write(drafter: Drafter, tokens: list[int], *, adapter: int = 0) -> None:
     drafter.observe(adapter, tokens, len(tokens), generated=True)
 
 
-def test_a_phrase_that_came_before_is_guessed() -> None:
+def test_a_repeated_phrase_is_drafted() -> None:
     drafter = Drafter(num_adapters=1)
     for _ in range(3):
         write(drafter, PHRASE)
@@ -22,20 +22,20 @@ def test_a_phrase_that_came_before_is_guessed() -> None:
     assert drafter.propose(0, [2, 5, 1], max_tokens=4, threshold=0.01) == []
 
 
-def test_a_phrase_of_the_prompt_is_guessed() -> None:
+def test_a_phrase_of_the_prompt_is_drafted() -> None:
     drafter = Drafter(num_adapters=1)
     drafter.observe(0, PHRASE, len(PHRASE), generated=False)
     assert drafter.propose(0, PHRASE[:3], max_tokens=MAX_DRAFT_TOKENS, threshold=0.01) == PHRASE[3:]
 
 
-def test_an_adapters_texts_say_nothing_of_anothers() -> None:
+def test_adapters_have_separate_tables() -> None:
     drafter = Drafter(num_adapters=2)
     for _ in range(3):
         write(drafter, PHRASE, adapter=1)
     assert drafter.propose(0, PHRASE[:3], max_tokens=4, threshold=0.01) == []
 
 
-def test_nothing_is_guessed_of_texts_without_a_rule() -> None:
+def test_random_texts_are_not_drafted() -> None:
     drafter = Drafter(num_adapters=1)
     rng = random.Random(0)
     noise = rng.choices(range(20), k=20_000)
@@ -48,7 +48,7 @@ def test_nothing_is_guessed_of_texts_without_a_rule() -> None:
     assert not any(proposed)
 
 
-def test_what_is_likely_enough_is_guessed_and_no_more() -> None:
+def test_only_likely_tokens_are_drafted() -> None:
     """A pair of tokens is followed by a third that is always the same, then by a coin's toss."""
     drafter = Drafter(num_adapters=1)
     rng = random.Random(0)
