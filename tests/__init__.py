@@ -2,5 +2,5 @@
 
 import os
 
-# Many processes share few processors here, and threads of one would wait for those of others.
+# Tests run in many processes on few processors. More threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,7 +6,7 @@ import shutil
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
-    "--no-sandbox",  # containers rarely let it make one; it visits our own pages only
+    "--no-sandbox",  # containers rarely allow a sandbox, and it visits our own pages only
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",

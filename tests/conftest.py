@@ -29,16 +29,16 @@ from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints, find_checkpoints
 from worker.engine.reference import ReferenceEngine
 
-# Property tests draw the same examples in every run: a failure is the change's, not the day's.
+# Property tests use the same examples in every run, so that failures are reproducible.
 hypothesis.settings.register_profile("seeded", derandomize=True)
 hypothesis.settings.load_profile("seeded")
 
-#: Tokens that `endless` writes for longer than any test looks on, at a thousand a second.
+#: Tokens that take `endless` longer than any test, at a thousand a second.
 LONG = 10_000
 
 _names = (f"helixq_{number}" for number in itertools.count())
 
-#: A runtime for stores without a real worker.
+#: A runtime for databases without a real worker.
 RUNTIME = Runtime(description={"engine": "none"}, context=4096, tokenizer="{}")
 WORKER = "worker-1"
 

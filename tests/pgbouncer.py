@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tests.servers import PATIENCE, start
 
 PORT = 6432
-#: Connections to PostgreSQL for all clients: fewer than these have, so that they change all the time.
+#: Server connections for all clients: fewer than clients, so that they are reassigned constantly.
 POOL = 3
 CONFIGURATION = """
 [databases]
@@ -80,4 +80,4 @@ def _until_it_answers(url: sa.URL) -> None:
         except psycopg.OperationalError:
             if time.monotonic() > give_up:
                 raise
-            time.sleep(0.05)  # it says that it is up before it listens
+            time.sleep(0.05)  # it reports that it is up before it listens

@@ -93,10 +93,10 @@ def _copy(
 
 
 def _break(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is gone already
+    with contextlib.suppress(OSError):  # it is closed already
         end.shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":
-    Proxy(Path(sys.argv[3]), sys.argv[1], int(sys.argv[2]))  # its thread keeps the process
+    Proxy(Path(sys.argv[3]), sys.argv[1], int(sys.argv[2]))  # its thread keeps the process alive
     print("listening", flush=True)

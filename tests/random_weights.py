@@ -16,7 +16,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 
 from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES, Role
 
-#: Text the tokenizer learns its words from.
+#: Training text of the tokenizer.
 CORPUS = [
     *(template.replace("{system}", DEFAULT_SYSTEM) for template in TEMPLATES.values()),
     "What is the relationship between Earth's atmosphere, magnetic field and gravity?",
@@ -60,7 +60,9 @@ def build(
         assert isinstance(adapter, PeftModel)
         with torch.no_grad():
             for name, weight in adapter.named_parameters():
-                if "lora_B" in name:  # zero at birth: the roles would all say the same
+                if (
+                    "lora_B" in name
+                ):  # initialized to zero, which would give all roles the same text
                     weight.normal_(std=0.1)
         adapter.peft_config["default"].base_model_name_or_path = "base"
         adapter.save_pretrained(str(folder / role), save_embedding_layers=False)

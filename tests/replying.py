@@ -46,7 +46,7 @@ def commands(data: bytes) -> int:
     return count
 
 
-#: What Redis may answer for a while, to any command.
+#: Error replies that Redis may give to any command.
 REPLIES = (
     "ASK 3999 127.0.0.1:6381",
     "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",

@@ -19,12 +19,12 @@ from tests import chromium
 from tests.servers import free_port, helixq
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
-#: One that the actor gets wrong, and the regenerator right.
+#: A question that the actor gets wrong and the regenerator right.
 QUESTION = "What is 47 * 36?"
 SEED = 3
-#: Pixels: wide enough for the three texts side by side.
+#: Size in pixels: wide enough for three texts side by side.
 WIDTH, MARGIN = 1300, 24
-#: Milliseconds until the demo has answered, on a busy machine.
+#: Timeout of an answer in milliseconds, on a busy machine.
 PATIENCE = 60_000
 
 

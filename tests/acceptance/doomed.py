@@ -15,7 +15,7 @@ from typing import Any
 from cli.main import main
 from jobs.pipeline import Role
 
-#: The stage that the process dies in, where a stage can be told.
+#: The index of the stage in which the process dies, at the points that have one.
 POSITION = 1
 ROLE = Role.CRITIC
 
@@ -26,7 +26,7 @@ def die() -> None:
 
 
 def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Die instead of the call."""
+    """Kill the process instead of the call."""
     original = getattr(owner, name)
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
@@ -38,7 +38,7 @@ def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -
 
 
 def after(owner: Any, name: str, when: Callable[..., bool]) -> None:
-    """Die as soon as the call has done its work."""
+    """Kill the process right after the call."""
     original = getattr(owner, name)
 
     def wrapped(*arguments: Any, **options: Any) -> Any:

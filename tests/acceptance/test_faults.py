@@ -1,4 +1,4 @@
-"""Processes stop, die and come back; jobs go on."""
+"""Processes are stopped, killed and restarted; jobs continue."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.acceptance.conftest import Service, running
 from tests.conftest import LONG, create_database, model_settings, new_database
 from tests.servers import PATIENCE, RedisServer, helixq
 
-#: Tokens of a stage that is still being written when the next thing happens, and ends soon after.
+#: Tokens of a stage that is still running at the test's next step, and ends soon after.
 SOON = 400
-#: Tokens that take a second, and far less than the grace period also on a busy machine.
+#: Tokens that take about a second, and far less than the grace period on a busy machine.
 SHORT = 120
 
 
@@ -44,7 +44,7 @@ def whole_service(
 
 @pytest.fixture
 def service(whole_service: Service) -> Iterator[Service]:
-    """The service; what a test that failed left dead is started again for the next one."""
+    """The service; processes that a failed test left dead are started again."""
     yield whole_service
     if whole_service.redis.process.popen.poll() is not None:
         whole_service.redis.start()
@@ -70,7 +70,7 @@ def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
     # The slot is free when the worker takes the next question.
     next_id = service.submit("Next", max_output_tokens=3)
     service.wait(next_id, "in_progress", "incomplete")
-    assert time.monotonic() - cancelled < 2, "a second, and another for this busy machine"
+    assert time.monotonic() - cancelled < 2, "one second, and another for a busy machine"
     assert service.wait(next_id)["status"] == "incomplete"
     history: Any = service.history(job_id)
     [attempt] = history["attempts"]
@@ -82,7 +82,7 @@ def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
 
 
 def test_later_stages_go_before_new_questions_and_those_by_priority(service: Service) -> None:
-    """With one slot taken, what waits is taken in this order."""
+    """While the only slot is taken, stages wait in this order."""
     running_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(running_id)
     low, high = (
@@ -131,7 +131,7 @@ def test_a_second_sigterm_releases_the_stage_at_once(service: Service) -> None:
 
 
 def test_sigquit_releases_the_stage(service: Service) -> None:
-    """Celery would acknowledge it, unfinished."""
+    """Celery would acknowledge the unfinished task."""
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGQUIT)
@@ -157,7 +157,7 @@ def test_a_short_stage_finishes_after_sigterm(service: Service) -> None:
 
 
 def test_the_web_closes_streams_on_sigterm(service: Service) -> None:
-    """A stream ends, a reply that waits comes as it stands, and the jobs go on."""
+    """Streams end, waiting replies return the current state, and jobs continue."""
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
 
@@ -176,7 +176,7 @@ def test_the_web_closes_streams_on_sigterm(service: Service) -> None:
         waiting = pool.submit(ask)
         give_up = time.monotonic() + PATIENCE
         while http.get("/v1/responses").json()["first_id"] == job_id:
-            assert time.monotonic() < give_up, "it is not accepted"
+            assert time.monotonic() < give_up, "the connection is refused"
         service.web.signal(signal.SIGTERM)
         event_lines = [line for line in lines if line.startswith("event: ")]
         reply = waiting.result()
@@ -204,7 +204,7 @@ def test_an_empty_redis_loses_no_job(service: Service) -> None:
 
 
 def test_a_stage_that_ends_during_a_redis_outage_blocks_nothing(service: Service) -> None:
-    """The next link cannot be published; the worker must take others all the same."""
+    """The next stage cannot be published. The worker must go on with other jobs."""
     job_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(job_id)
     service.redis.process.kill()

@@ -1,4 +1,4 @@
-"""Workers on hosts of their own share the work, and a network that swallows one of them loses none."""
+"""Workers on separate hosts share the work, and a network partition loses no job."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def two_hosts(service: Service) -> Iterator[list[Host]]:
 
 
 def start(service: Service, host: Host, program: tuple[str, ...] = PROGRAM) -> Process:
-    """Start a worker that reaches database and Redis over the network alone."""
+    """Start a worker that reaches database and Redis only over the network."""
     url = make_url(service.environ["HELIXQ_DATABASE_URL"])
     url = url.set(host=host.servers, port=hosts.POSTGRESQL, query={})
     redis = f"redis://{host.servers}:{hosts.REDIS}/0"
@@ -78,11 +78,11 @@ def test_hosts_share_the_work_and_no_stage_runs_twice(
     )
     shares = Counter(attempt[2] for job_attempts in attempts_by_job for attempt in job_attempts)
     assert set(shares) == {"alpha", "beta"}
-    assert min(shares.values()) > JOBS / 4, "each had work"
+    assert min(shares.values()) > JOBS / 4, "both workers had stages"
 
 
 def test_a_partitioned_host_is_replaced(service: Service, two_hosts: list[Host]) -> None:
-    """Nothing tells the worker there that nobody hears it, and it can record nothing any more."""
+    """The worker there gets no error, and can no longer record anything."""
     alpha, beta = two_hosts
     workers = [start(service, alpha)]
     try:
@@ -101,7 +101,7 @@ def test_a_partitioned_host_is_replaced(service: Service, two_hosts: list[Host])
         assert service.wait(job_id)["status"] == "cancelled"
         workers[1].wait_for(f"{job_id}: actor stopped")
         assert attempts(service, job_id) == [(0, "lost", "alpha"), (0, "cancelled", "beta")]
-        # The host that is back takes part again.
+        # After the partition, the host takes stages again.
         workers[1].stop()
         next_id = service.submit("Go on", max_output_tokens=3)
         assert service.wait(next_id)["status"] == "incomplete"

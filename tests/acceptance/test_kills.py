@@ -1,4 +1,4 @@
-"""kill -9 at every point of a job's life: one final status, no finished stage twice, all in the history."""
+"""kill -9 at every point of a job: one final status, no finished stage runs again, and the history has all attempts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.acceptance.conftest import Service, running
 from tests.conftest import new_database
 from tests.servers import PROGRAM, helixq
 
-#: Seconds that a job may take from when a worker is there.
+#: Seconds until a job has ended after a worker is ready.
 RECOVERY = 30.0
-#: A program that dies at the point that it is given.
+#: A program that kills itself at a given point.
 DOOMED = (sys.executable, "-m", "tests.acceptance.doomed")
 FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
-#: Where the process dies, and the attempts that the history must show.
+#: The point where the process dies, and the attempts that the history must have.
 POINTS = {
     "queued": FINISHED,
     "popped": FINISHED,
@@ -50,7 +50,7 @@ def databases(
 def test_a_worker_killed_anywhere_loses_no_job(
     databases: dict[str, str], checkpoint: Path, socket_folder: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Every point has a service of its own; they die and recover at the same time."""
+    """Each point has a service of its own. All are killed and recover at the same time."""
     kind = request.node.callspec.params["databases"]
 
     def live(point: str) -> None:
@@ -73,7 +73,9 @@ def _kill_at(service: Service, point: str) -> None:
         service.worker.wait()
     before = attempts(service, job_id)
     if point == "done":
-        assert service.wait(job_id)["status"] in ("completed", "incomplete"), "it was all stored"
+        assert service.wait(job_id)["status"] in ("completed", "incomplete"), (
+            "everything was stored"
+        )
     service.start_worker()
     restarted_at = time.monotonic()
     final = service.wait(job_id)
@@ -83,11 +85,11 @@ def _kill_at(service: Service, point: str) -> None:
     assert [(a["position"], a["status"]) for a in after] == POINTS[point], point
     for old, new in zip(before, after, strict=False):
         if old["status"] == "finished":
-            assert old == new, "what was finished is as it was"
+            assert old == new, "finished stages are unchanged"
 
 
 def test_a_web_killed_before_it_published_loses_no_job(service: Service) -> None:
-    """The client got no answer; it asks again with its key, and gets the one job that there is."""
+    """The client got no reply. It retries with its idempotency key, and gets the same job."""
     service.web.stop()
     doomed = helixq("web", environ=service.environ, program=(*DOOMED, "committed"))
     doomed.wait_for("listening")
@@ -95,7 +97,7 @@ def test_a_web_killed_before_it_published_loses_no_job(service: Service) -> None
     headers = {"Idempotency-Key": "kill-before-publish"}
     with service.http() as http, pytest.raises(httpx2.TransportError):
         http.post("/v1/responses", json=body, headers=headers)
-    doomed.wait_for("^dying$")  # the one that answers; its parent starts another, as doomed
+    doomed.wait_for("^dying$")  # the process that serves; its parent would start another doomed one
     doomed.stop()
     service.web = helixq("web", environ=service.environ)
     service.web.wait_for("listening")

@@ -1,4 +1,4 @@
-"""Servers that are away, full, read-only or unreachable for a while: nothing is lost, all recovers."""
+"""Servers that are down, full, read-only or unreachable for a while: no job is lost."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from tests.proxy import Proxy
 from tests.replying import ReplyingProxy
 from tests.servers import PATIENCE
 
-#: Tokens of a stage that an outage falls into; it ends while the outage lasts.
+#: Tokens of a stage that ends during an outage.
 STAGE = 500
-#: Seconds without a server: longer than any single try may take.
+#: Seconds without a server: longer than any single attempt.
 OUTAGE = 8.0
 FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
 
 
 @pytest.fixture(scope="module")
 def redis_proxy(socket_folder: Path) -> Iterator[ReplyingProxy]:
-    """What stands between Redis and the service on SQLite."""
+    """A proxy between Redis and the service on SQLite."""
     proxy = ReplyingProxy(socket_folder / "outage-s" / "redis.sock")
     yield proxy
     proxy.close()
@@ -62,7 +62,7 @@ def sqlite(
 
 @pytest.fixture(scope="module")
 def server(socket_folder: Path) -> Iterator[PostgresServer]:
-    """A PostgreSQL of these tests' own."""
+    """A PostgreSQL for these tests alone."""
     server = get_server(socket_folder / "outages")
     yield server
     server.cleanup()
@@ -89,11 +89,11 @@ def ask(service: Service) -> httpx2.Response:
 
 
 def until(service: Service, status: int) -> httpx2.Response:
-    """Ask as a client does that was told to try again."""
+    """Submit like a client that retries."""
     give_up = time.monotonic() + PATIENCE
     while (reply := ask(service)).status_code != status:
         assert time.monotonic() < give_up, reply.text
-        time.sleep(0.2)  # no server tells a client that it could answer now
+        time.sleep(0.2)  # there is no event for a server's recovery
     return reply
 
 
@@ -104,7 +104,7 @@ def refused(reply: httpx2.Response) -> None:
 
 
 def test_a_full_disk_refuses_questions_and_loses_no_text(sqlite: Service) -> None:
-    """No process of the service may write a file any more, which SQLite finds out as it writes."""
+    """A file size limit of 0 for every process of the service, so that SQLite's writes fail."""
     job_id = sqlite.submit("Go on", max_output_tokens=STAGE)
     sqlite.wait_for_text(job_id)
     pids = [*_with_children(sqlite.web.popen.pid), sqlite.worker.popen.pid]
@@ -114,7 +114,7 @@ def test_a_full_disk_refuses_questions_and_loses_no_text(sqlite: Service) -> Non
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard_limit))
         refused(until(sqlite, 503))
         sqlite.worker.wait_for("the database does not respond, trying again")
-        assert attempts(sqlite, job_id) == [(0, "running")], "what is stored can be read"
+        assert attempts(sqlite, job_id) == [(0, "running")], "stored jobs can be read"
     finally:
         for pid, limit in before.items():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
@@ -164,7 +164,7 @@ def test_a_hanging_redis_delays_requests_only_briefly(sqlite: Service) -> None:
         accepted = ask(sqlite)
         assert accepted.status_code == 202
         assert time.monotonic() - submitted_at < OUTAGE, (
-            "publishing gives up, and the sweep does it"
+            "publishing times out, and the sweep publishes"
         )
         sqlite.worker.wait_for(f"{running_id}: actor finished")
         time.sleep(max(0.0, submitted_at + OUTAGE - time.monotonic()))  # the outage itself
@@ -177,13 +177,13 @@ def test_a_hanging_redis_delays_requests_only_briefly(sqlite: Service) -> None:
 
 @contextmanager
 def not_saving(client: redis.Redis) -> Iterator[None]:
-    """MISCONF: Redis cannot write its file, for which it finds a folder."""
+    """MISCONF: Redis cannot write its dump, since a folder has its name."""
     dump = Path(str(client.config_get("dir")["dir"])) / "dump.rdb"
     dump.mkdir()
     client.config_set("save", "3600 1")
     client.bgsave()
     while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
-        time.sleep(0.01)  # it tells nobody
+        time.sleep(0.01)  # there is no event for it
     yield
     client.config_set("save", "")
     dump.rmdir()
@@ -191,7 +191,7 @@ def not_saving(client: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def busy(client: redis.Redis) -> Iterator[None]:
-    """BUSY: a script does not end."""
+    """BUSY: a script that does not end."""
     client.config_set("lua-time-limit", 10)
     with ThreadPoolExecutor(1) as pool:
         script = pool.submit(client.eval, "while true do end", 0)
@@ -234,7 +234,7 @@ def test_jobs_wait_for_a_redis_that_refuses_writes(sqlite: Service) -> None:
                 accepted = ask(sqlite)
                 assert accepted.status_code == 202
                 job_ids.append(accepted.json()["id"])
-                # The worker notices, be it in taking messages or in publishing them.
+                # The worker notices, while it consumes or publishes messages.
                 sqlite.worker.wait_for("Redis", count=before + 1)
     for job_id in job_ids:
         assert sqlite.wait(job_id)["status"] == "incomplete"
@@ -243,7 +243,7 @@ def test_jobs_wait_for_a_redis_that_refuses_writes(sqlite: Service) -> None:
 
 
 def test_no_redis_error_ends_a_job(sqlite: Service, redis_proxy: ReplyingProxy) -> None:
-    """Not even where it lasts while a stage ends, whose job goes on as soon as Redis does."""
+    """Not even if it lasts while a stage ends. The job continues when Redis recovers."""
     before = len(sqlite.worker.output)
     job_ids = [sqlite.submit("Go on", max_output_tokens=STAGE)]
     sqlite.wait_for_text(job_ids[0])
@@ -293,7 +293,7 @@ def test_a_read_only_database_refuses_questions_and_loses_no_text(
 def test_a_temporarily_missing_privilege_ends_no_job(
     postgresql: Service, server: PostgresServer
 ) -> None:
-    """PostgreSQL calls it the program's mistake. A trigger stands for the right: superusers have all."""
+    """PostgreSQL reports it as a programming error. A trigger raises it, since superusers have all privileges."""
     name = str(make_url(postgresql.environ["HELIXQ_DATABASE_URL"]).database)
     job_id = postgresql.submit("Go on", max_output_tokens=STAGE)
     postgresql.wait_for_text(job_id)
@@ -333,7 +333,7 @@ def test_a_killed_postgresql_loses_no_job(postgresql: Service, server: PostgresS
 
 
 def _start(server: PostgresServer, killed: int) -> None:
-    """Start it again, once the processes of the killed one are gone."""
+    """Start it again after the killed one's processes have ended."""
     give_up = time.monotonic() + PATIENCE
     while True:
         try:
@@ -342,15 +342,15 @@ def _start(server: PostgresServer, killed: int) -> None:
             if time.monotonic() > give_up:
                 raise
         else:
-            # Until somebody has reaped the killed one, it counts as running.
+            # A killed process counts as running until it is reaped.
             if server.get_pid() != killed:
                 return
             assert time.monotonic() < give_up, "the killed server is still there"
-            time.sleep(0.05)  # whoever reaps it tells nobody
+            time.sleep(0.05)  # there is no event for reaping
 
 
 def test_a_partitioned_worker_is_replaced_and_cannot_record(postgresql: Service) -> None:
-    """Its stage runs again on another worker; what the first one made of it finds no place."""
+    """Its stage runs again on another worker, and its own result is refused."""
     near = make_url(postgresql.environ["HELIXQ_DATABASE_URL"])
     proxy = Proxy(Path(str(near.query["host"])) / ".s.PGSQL.5432")
     url = near.set(host="127.0.0.1", port=proxy.port, query={}).render_as_string(False)

@@ -1,4 +1,4 @@
-"""PostgreSQL behind PgBouncer in transaction mode: the service neither sees nor minds it."""
+"""PostgreSQL behind PgBouncer in transaction mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.pgbouncer import pgbouncer
 def test_questions_are_answered_behind_a_pooler(
     checkpoint: Path, socket_folder: Path, postgres: PostgresServer
 ) -> None:
-    """It gives each transaction another server connection, so none may count on what went before."""
+    """Each transaction may get another server connection, so no session state may be needed."""
     with (
         pgbouncer(socket_folder / "pooler", create_database(postgres)) as database,
         running(checkpoint, database, socket_folder / "pooled", HELIXQ_SLOTS="4") as service,

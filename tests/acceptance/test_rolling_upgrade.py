@@ -1,4 +1,4 @@
-"""Workers with another model come while those of before still work: each job is of one model."""
+"""A rolling upgrade to another model: each job has one model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import new_database
 
 JOBS = 12
 TOKENS = 8
-#: What the workers of before load the weights as, and those that come.
+#: The dtypes of the old workers and of the new ones.
 OLD, NEW = "float32", "bfloat16"
 
 
@@ -41,7 +41,7 @@ def attempts(service: Service, job_id: str) -> list[tuple[int, int, str, str]]:
 
 
 def read(service: Service, job_id: str) -> dict[int, dict[str, Any]]:
-    """Read a job's events to the end, by their numbers."""
+    """Read a job's events to the end; return them by sequence number."""
     events = {}
     with service.http() as http, http.stream("GET", f"/v1/responses/{job_id}?stream=true") as reply:
         for line in reply.iter_lines():
@@ -62,9 +62,9 @@ def test_a_job_has_one_model_and_restarts_when_it_is_gone(service: Service) -> N
         [dtype] = {dtype for *_, dtype in attempts(service, job_id)}
         assert attempts(service, job_id) == [(1, p, "finished", dtype) for p in range(3)]
         shares[dtype] += 1
-    assert set(shares) == {OLD, NEW}, "both had work"
+    assert set(shares) == {OLD, NEW}, "both models had jobs"
 
-    # The last one of before dies with a critique.
+    # The last old worker dies during a critique.
     for worker in (new, service.worker):
         worker.stop()
     service.worker = servers.worker(service.environ, (*DOOMED, "generated"))
@@ -87,7 +87,7 @@ def test_a_job_has_one_model_and_restarts_when_it_is_gone(service: Service) -> N
         (2, 2, "finished", NEW),
     ]
     after: Any = service.history(job_id)
-    assert after["attempts"][0] == before["attempts"][0], "what was finished is as it was"
+    assert after["attempts"][0] == before["attempts"][0], "finished stages are unchanged"
     [restart] = after["restarts"]
     assert (restart["run"], restart["model_before"]) == (2, before["model"])
     late = read(service, job_id)

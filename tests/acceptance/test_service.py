@@ -1,4 +1,4 @@
-"""A question goes in, three stages come out, everything is kept: on both databases."""
+"""From a question to the stored stages, on both databases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_openai_client_submits_polls_and_reads(service: Service) -> None:
             model="helixnet",
             input=QUESTION,
             background=True,
-            extra_body={"seed": 11},  # random weights end some texts at once
+            extra_body={"seed": 11},  # with random weights, some texts are empty
         )
         assert response.status in ("queued", "in_progress")
         while response.status in ("queued", "in_progress"):
@@ -114,7 +114,7 @@ def test_the_web_counts_tokens_as_the_worker_does(service: Service) -> None:
     job_id = service.submit("why", max_output_tokens=5)
     service.wait(job_id)
     history: Any = service.history(job_id)
-    # The web tells the longest prompt, the regenerator's, before the texts are in it.
+    # The web reports the longest prompt, the regenerator's, without the texts.
     actor = history["attempts"][0]["prompt_tokens"]
     assert actor < int(match[1]) < actor + 20
 

@@ -1,4 +1,4 @@
-"""Clients that stop half way do not keep the web from the others."""
+"""Stalled clients do not block the web."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers import PATIENCE, Process, RedisServer, free_port, helixq
 from web.open_files import raise_limit
 from web.waiting import MAX_WAITING
 
-#: More than the web has threads, and than a process may have files by default.
+#: More than the web's threads, and more than the default limit of open files.
 CLIENTS = 1000
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half: "
 BODY = (
@@ -28,7 +28,7 @@ BODY = (
 
 
 class Web:
-    """A web of its own, without a worker."""
+    """A web process without a worker."""
 
     def __init__(self, process: Process, port: int) -> None:
         self.process = process
@@ -38,7 +38,7 @@ class Web:
         )
 
     def send(self, data: bytes, receive: int | None = None) -> socket.socket:
-        """Open a connection and send this much.
+        """Open a connection and send this data.
 
         Args:
             data: what to send.
@@ -53,7 +53,7 @@ class Web:
         return connection
 
     def serves(self) -> None:
-        """Make sure that others are answered as if nothing was."""
+        """Check that other requests are answered promptly."""
         assert self.http.get("/healthz").status_code == 200
         reply = self.http.post("/v1/responses", json={"input": "Why?", "background": True})
         assert reply.status_code == 202
@@ -85,7 +85,7 @@ def test_a_thousand_stalled_requests_block_nothing(web: Web) -> None:
         for number in range(CLIENTS):
             stack.enter_context(web.send((HEAD, BODY)[number % 2]))
         web.serves()
-        # They are not forgotten either: whoever goes on is answered.
+        # Stalled requests that continue are answered.
         late = stack.enter_context(web.send(HEAD))
         web.serves()
         late.sendall(b"over\r\n\r\n")
@@ -99,7 +99,7 @@ def test_stalled_readers_block_nothing(web: Web) -> None:
     with ExitStack() as stack:
         ask = b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         readers = [stack.enter_context(web.send(ask, receive=4096)) for _ in range(300)]
-        for reader in readers:  # each reply has begun
+        for reader in readers:  # each reply has started
             assert reader.recv(8) == b"HTTP/1.1"
         web.serves()
         rest = b""
@@ -163,14 +163,14 @@ def test_malformed_requests_get_the_errors_of_their_endpoint(web: Web) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_web_at_once(web: Web, number: int) -> None:
-    """The first waits for replies that are being sent, also to a reader who does not read."""
+    """The first signal waits for replies that are being sent, also to a client that does not read."""
     job = web.http.post("/v1/responses", json={"input": "Why?", "background": True}).json()
     stream = f"GET /v1/responses/{job['id']}?stream=true HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with web.send(stream.encode()) as reader:
         assert reader.recv(8) == b"HTTP/1.1"
         web.process.signal(number)
         while reader.recv(1 << 16):
-            pass  # the stream ends by itself
+            pass  # the stream ends
     web.process.signal(number)
     assert web.process.wait() == 0
     assert "Traceback" not in web.process.output

@@ -1,4 +1,4 @@
-"""A start that cannot work ends with one sentence that says what to do."""
+"""A failed start prints one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_role_without_create_privilege_is_reported(
 def test_a_worker_waits_for_a_read_only_database(
     environ: dict[str, str], postgres: PostgresServer
 ) -> None:
-    """As one does that started on the standby, or before a failover was over."""
+    """As after a start on a standby, or during a failover."""
     url = create_database(postgres)
     database = Database(url)
     migrations.migrate(database.engine)

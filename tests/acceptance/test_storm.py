@@ -1,4 +1,4 @@
-"""Everything is killed in turn while clients submit: every accepted job ends once, and whole.
+"""Processes are killed in turn while clients submit: every accepted job ends once, with all stages.
 
 The short form runs with every test; ``pytest --storm=long`` runs 500 jobs on four workers.
 """
@@ -24,11 +24,11 @@ from tests.conftest import new_database
 from tests.servers import PATIENCE, Process, helixq
 
 CLIENTS = 4
-#: Seconds that the workers' clocks are off.
+#: Offsets of the workers' clocks in seconds.
 CLOCKS = (0, 3600, -3600)
 ELSEWHEN = (sys.executable, "-m", "tests.acceptance.elsewhen")
 FINAL = ("completed", "incomplete", "failed", "cancelled")
-#: Attempts after which a job is taken for the culprit.
+#: Lost attempts after which a job counts as the cause.
 MOST_LOST = 3
 
 
@@ -55,7 +55,7 @@ def service(
 
 
 def submit(service: Service, key: str, rng: random.Random) -> str:
-    """Ask until there is an answer, as a client does who must not ask twice."""
+    """Submit with an idempotency key until there is a reply."""
     body = {
         "input": f"What is {key}?",
         "background": True,
@@ -68,7 +68,7 @@ def submit(service: Service, key: str, rng: random.Random) -> str:
                 headers = {"Idempotency-Key": key}
                 reply = http.post("/v1/responses", json=body, headers=headers)
         except httpx2.TransportError:
-            time.sleep(rng.uniform(0.05, 0.2))  # nobody tells a client when a server is back
+            time.sleep(rng.uniform(0.05, 0.2))  # there is no event for a server's recovery
             continue
         if reply.status_code < 300:
             return str(reply.json()["id"])
@@ -78,7 +78,7 @@ def submit(service: Service, key: str, rng: random.Random) -> str:
 
 
 class Storm:
-    """Kills one process in turn, and starts it again."""
+    """Kills one process after the other, and starts it again."""
 
     def __init__(self, service: Service, workers: int) -> None:
         self._service = service
@@ -88,7 +88,7 @@ class Storm:
             worker.wait_for("ready: ")
 
     def _worker(self, number: int) -> Process:
-        """Start a worker: each lives by a clock of its own, as on another host."""
+        """Start a worker with a different clock, as on another host."""
         program = (*ELSEWHEN, str(CLOCKS[number % len(CLOCKS)]))
         return helixq("worker", environ=self._service.environ, program=program)
 
@@ -96,7 +96,7 @@ class Storm:
         victims = itertools.cycle(["worker", "web", "worker", "redis"])
         numbers = itertools.cycle(range(len(self._workers)))
         for victim in itertools.islice(victims, kills):
-            time.sleep(pause)  # the storm's own rhythm
+            time.sleep(pause)  # the interval between kills
             if victim == "web":
                 self._service.web.kill()
                 self._service.web = helixq("web", environ=self._service.environ)
@@ -136,7 +136,7 @@ def test_every_accepted_job_ends_once_with_all_stages(
         thread.join()
     service.web.wait_for("listening")
     ends = Counter(str(service.wait(ids[key])["status"]) for key in keys)
-    assert len(set(ids.values())) == size.jobs, "each key is one job"
+    assert len(set(ids.values())) == size.jobs, "one job for each key"
     assert sum(ends.values()) == size.jobs
     assert set(ends) <= set(FINAL)
     lost = 0
@@ -152,6 +152,6 @@ def test_every_accepted_job_ends_once_with_all_stages(
         else:
             assert finished == [0, 1, 2], outcomes
         assert all(status in ("finished", "lost") for _, status in outcomes), outcomes
-    assert len(workers) > size.workers, "those that were killed and those that came, all had work"
+    assert len(workers) > size.workers, "killed workers and their successors all had stages"
     storm.calm()
     print(f"{size.jobs} jobs, {size.kills} kills: {dict(ends)}, {lost} attempts lost")

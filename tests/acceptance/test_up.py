@@ -1,4 +1,4 @@
-"""`helixq up`: one command runs everything, and Ctrl-C ends everything."""
+"""`helixq up`: one command starts everything, and Ctrl-C stops it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     chat.popen.stdin.close()
     assert chat.wait() == 0
     chat.stop()
-    # As the card prints it: the prompt, three labelled texts, then the next prompt.
+    # As the card's program prints it: the prompt, three labelled texts, the next prompt.
     assert chat.output.startswith("You: ACTOR: ")
     assert "\n\n\nCRITIQUE: " in chat.output
     assert "\n\n\nREGENERATION: " in chat.output
@@ -139,7 +139,7 @@ while True:
 
 
 def test_a_second_signal_reaches_every_process(tmp_path: Path) -> None:
-    """Also those that are asked to stop only after it, since they stop one after the other."""
+    """Including processes that are told to stop only after the signal, since they stop in turn."""
     ready = tmp_path / "ready"
     os.mkfifo(ready)
     part = Part("a part", [sys.executable, "-c", SLOW, str(ready)])

@@ -1,4 +1,4 @@
-"""Engines and requests that the tests of the batching engine share."""
+"""Engines and requests for tests of the batching engine."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from worker.engine.kv.paged_cache import BLOCK_SIZE
 from worker.engine.lora.linear import LoRALinear
 
 CONTEXT = 256
-#: As few blocks as there may be: they hold one context, or the beginnings of some.
+#: The minimum number of blocks: they hold one context.
 FEW = CONTEXT // BLOCK_SIZE + 1
-#: Of small random models.
+#: Sizes of small random models.
 SIZES: dict[str, Any] = {
     "vocab_size": 768,
     "hidden_size": 32,
@@ -72,13 +72,13 @@ def make(
 
 
 def together(model: PeftModel) -> dict[str, PeftModel]:
-    """Give a model that has the adapters of all roles as engines want it."""
+    """Return a PEFT model with the adapters of all roles in the form that engines take."""
     return dict.fromkeys(model.peft_config, model)
 
 
 def request(rng: random.Random, *, temperature: float = 0.0, limit: int = 24) -> Request:
     words = rng.choices(WORDS, k=rng.randint(0, 60))
-    if rng.random() < 0.5:  # as a system prompt does, many begin alike
+    if rng.random() < 0.5:  # a common prefix, like a system prompt's
         words = [*WORDS, *words]
     return Request(
         rng.choice(list(Role)),
@@ -97,7 +97,7 @@ def same(one: Completion, two: Completion) -> bool:
 
 
 def watch(engine: BatchingEngine, on_logits: Callable[[Sequence, torch.Tensor], object]) -> None:
-    """Show the scores that each token is drawn from, of an engine without drafts and recordings."""
+    """Call a function with the logits of each sampled token. The engine must have no drafts and no CUDA graphs."""
     runner: Any = engine._runner
     compute, launch = runner.model, runner.launch
     scores: list[torch.Tensor] = []
@@ -119,7 +119,7 @@ def watch(engine: BatchingEngine, on_logits: Callable[[Sequence, torch.Tensor], 
 def compare_with_peft(
     model: PeftModel, tokenizer: Any, form: LoRALinear | None = None, *, paged: bool = False
 ) -> None:
-    """Hold the scores of a batch of all roles, its prompts in chunks, against PEFT's of each alone.
+    """Compare the logits of a batch of all roles, with chunked prompts, with PEFT's of each role alone.
 
     So are those of a prompt and of the token after it, all roles in the same steps.
     """

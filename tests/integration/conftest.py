@@ -1,4 +1,4 @@
-"""Engines on the random checkpoint."""
+"""Engines with the random checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
 
 @pytest.fixture(scope="session", params=[False, True], ids=["rows", "paged"])
 def paged(request: pytest.FixtureRequest) -> bool:
-    """Whether keys and values are in blocks, and steps a step ahead: as on CUDA."""
+    """Whether the KV cache is paged and scheduling is async, as on CUDA."""
     return bool(request.param)
 
 
@@ -46,7 +46,7 @@ def engine(checkpoint: Path, tokenizer: Any, paged: bool) -> Iterator[BatchingEn
 
 @pytest.fixture(scope="session")
 def sliding(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint with a sliding window shorter than its texts."""
+    """The checkpoint with a sliding window that is shorter than its texts."""
     folder = tmp_path_factory.mktemp("sliding")
     shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
     file = folder / "base" / "config.json"

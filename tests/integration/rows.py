@@ -58,7 +58,7 @@ def claim(
 
 
 def let_leases_run_out(database: Database) -> None:
-    """Turn the clock back in the rows, since a lease cannot be waited for in a test."""
+    """Move the leases' times back, so that they expire now."""
     with database.engine.begin() as connection:
         leased = sa.update(Job).where(Job.worker_id.is_not(None))
         connection.execute(leased.values(lease_expires_at=utcnow(-1)))

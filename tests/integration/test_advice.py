@@ -1,4 +1,4 @@
-"""What of the servers' settings is said at start."""
+"""Advice about the servers' settings at start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that the batching engine serves, and that the others are left to the reference engine."""
+"""Model types: which the batching engine serves, and which the reference engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.batches import SIZES, compare_with_peft
 from worker.engine.models.registry import TESTED_MODEL_TYPES, unsupported_reasons
 
 ALL_SIZES = {**SIZES, "bos_token_id": 1, "pad_token_id": 0}
-#: Where the sizes alone do not tell all that there is: windows shorter than a prompt, experts, heads of
+#: Options beyond the sizes: windows shorter than a prompt, experts, heads of
 #: another size.
 KINDS = ["sliding_attention", "full_attention"]
 MORE: dict[str, dict[str, Any]] = {
@@ -42,9 +42,9 @@ MORE: dict[str, dict[str, Any]] = {
     },
     "starcoder2": {"sliding_window": 4},
 }
-#: Where PEFT would also adapt experts, which are no linear layers.
+#: Target modules where PEFT would also adapt experts, which are no linear layers.
 TARGETS = {"mixtral": ["q_proj", "v_proj", "o_proj"]}
-#: Those that do not know all sizes by these names.
+#: Model types with other names for the sizes.
 OWN_SIZES = {"gpt_bigcode"}
 
 
@@ -78,12 +78,12 @@ def test_scores_in_a_mixed_batch_are_pefts(kind: str, tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["gemma3_text", "gpt_neox", "mixtral", "qwen3"])
 def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
-    """Of windows, experts, and adapters on the head; all others differ in what blocks know nothing of."""
+    """For windows, experts and adapters on the head. Paging does not affect the other differences."""
     compare_with_peft(model(kind), tokenizer, paged=True)
 
 
 def test_untested_models_are_left_to_the_reference_engine() -> None:
-    """Their attention does not go through transformers' interface, and no error says so."""
+    """Their attention bypasses transformers' interface without an error."""
     for config in (BloomConfig(), GPTJConfig()):
         [reason] = unsupported_reasons(config, 64)
         assert config.model_type in reason

@@ -1,4 +1,4 @@
-"""The batching engine says what the reference engine says, whoever else is being served."""
+"""The batching engine gives the reference engine's texts in any batch."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_greedy_texts_match_the_reference_engine(
 def test_cascade_attention_changes_no_text(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some of the rows have more in common than others, and some come late."""
+    """Common prefixes of different lengths, and requests that arrive later."""
     monkeypatch.setattr(row_metadata, "MIN_CASCADE_SEQS", 2)
     monkeypatch.setattr(row_metadata, "MIN_CASCADE_TOKENS", 2)
     engine = make(checkpoint, tokenizer)
@@ -110,7 +110,7 @@ def test_cascade_attention_changes_no_text(
 def ends_alike(
     checkpoint: Path, tokenizer: Any, ends: list[int] | None, request: Request, *, paged: bool
 ) -> None:
-    """Hold both engines' texts against each other, of a model that names these ends."""
+    """Compare both engines' texts for a model with these EOS tokens."""
     models = [load_models(checkpoint) for _ in range(2)]
     for model in (model for by_role in models for model in by_role.values()):
         model.generation_config.eos_token_id = ends
@@ -122,7 +122,7 @@ def ends_alike(
     batching.close()
     reference.close()
     assert completion.finish_reason is FinishReason.STOP
-    assert same(completion, expected), "the token that was computed ahead counts for nothing"
+    assert same(completion, expected), "the token that was computed ahead is dropped"
 
 
 def test_a_text_ends_at_any_eos_token(
@@ -148,7 +148,7 @@ def test_the_tokenizers_eos_token_is_the_fallback(
 def test_generation_settings_of_a_checkpoint_are_ignored(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Some checkpoints bring a repetition penalty along, which `generate` would apply."""
+    """Some checkpoints have a repetition penalty, which `generate` would apply."""
     request = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=24))
     expected = reference.submit(request).result()
     for make_engine in (
@@ -176,7 +176,7 @@ def test_a_seed_gives_the_same_text_in_any_batch_and_after_a_restart(
     crowd.close()
     assert [c.text for c in concurrent[:16]] == [c.text for c in sequential]
     assert [c.deltas for c in concurrent[:16]] == [c.deltas for c in sequential], (
-        "in the same pieces"
+        "with the same deltas"
     )
     assert len({c.text for c in concurrent}) > 50
 
@@ -185,7 +185,7 @@ def test_a_seed_gives_the_same_text_in_any_batch_and_after_a_restart(
 def test_preempted_sequences_are_recomputed_to_the_same_text(
     checkpoint: Path, tokenizer: Any, temperature: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Memory for some of the eight that run, whose texts grow; in rows, all have room."""
+    """Memory for some of the eight growing sequences. With rows, all have room."""
     caplog.set_level("INFO")
     rng = random.Random(11)
     requests = [request(rng, temperature=temperature) for _ in range(32)]
@@ -198,12 +198,12 @@ def test_preempted_sequences_are_recomputed_to_the_same_text(
     assert caplog.text.count("preempted a request") > 1
     assert [i for i in range(32) if not same(completions[0][i], completions[1][i])] == []
     assert [c.deltas for c in completions[0]] == [c.deltas for c in completions[1]], (
-        "in the same pieces"
+        "with the same deltas"
     )
 
 
 def test_any_sampling_works_in_a_mixed_batch(checkpoint: Path, tokenizer: Any) -> None:
-    """More candidates than a step draws from by itself, and nuclei, beside others."""
+    """Large top-k and top-p beside other requests."""
     rng = random.Random(12)
     samplings = [
         Sampling(temperature, max_output_tokens=20, top_k=top_k, top_p=top_p, seed=seed)
@@ -224,7 +224,7 @@ def test_any_sampling_works_in_a_mixed_batch(checkpoint: Path, tokenizer: Any) -
 def test_drafts_take_fewer_steps_to_the_same_texts(
     checkpoint: Path, tokenizer: Any, temperature: float
 ) -> None:
-    """Texts are written again, so that it is known what follows what."""
+    """Texts are generated twice, so that the drafter has learned them."""
     rng = random.Random(5)
     requests = [request(rng, temperature=temperature) for _ in range(16)]
     completions: dict[bool, list[list[Completion]]] = {}
@@ -268,7 +268,7 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, head_dim=16)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True)),
     "qwen": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
-    # Its heads are normalised, so it is computed by transformers.
+    # It normalizes its heads, so transformers computes it.
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
 }
 
@@ -298,7 +298,7 @@ def mixed(architecture: str) -> PeftModel:
 def test_logits_in_a_mixed_batch_are_pefts(
     architecture: str, form: LoRALinear, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every role at once, ranks and targets that differ, prompts in chunks, packed weights."""
+    """All roles in a batch, different ranks and targets, chunked prompts, packed weights."""
     monkeypatch.setattr(packed_linear, "MIN_ELEMENTS", 1)
     compare_with_peft(mixed(architecture), tokenizer, form)
 
@@ -311,7 +311,7 @@ def test_logits_over_blocks_are_pefts(architecture: str, tokenizer: Any) -> None
 def test_scores_are_computed_one_role_at_a_time_if_memory_is_short(
     checkpoint: Path, tokenizer: Any
 ) -> None:
-    """Where memory is so short that one role is scored after the other."""
+    """Roles are scored one after the other where memory is short."""
     models = load_models(checkpoint)
     ids = probe.probe_token_ids(models["actor"].config)
     expected = {name: probe.peft_logits(model, name, ids) for name, model in models.items()}
@@ -330,7 +330,7 @@ def test_scores_are_computed_one_role_at_a_time_if_memory_is_short(
 def test_the_default_number_of_slots_fits_the_memory(
     checkpoint: Path, tokenizer: Any, blocks: int, slots: int
 ) -> None:
-    """If nobody says how many; one may be as long as the context, however small the memory is."""
+    """At least one sequence may have the full context, however small the memory is."""
     models = load_models(checkpoint)
     engine = BatchingEngine(models, tokenizer, max_model_len=CONTEXT, paged=True, num_blocks=blocks)
     engine.close()
@@ -340,7 +340,7 @@ def test_the_default_number_of_slots_fits_the_memory(
 
 @pytest.mark.parametrize("form", [GroupedLoRALinear, StackedLoRALinear, None])
 def test_weights_are_in_memory_once(form: LoRALinear | None, tokenizer: Any) -> None:
-    """Base and adapters, and nothing else of their size: on a GPU they must fit."""
+    """Base and adapters, and nothing else of their size, since a GPU has no room for it."""
     torch.manual_seed(0)
     config = LoraConfig(r=16, target_modules="all-linear")
     base: Any = MistralForCausalLM(MistralConfig(**{**SIZES, "hidden_size": 256}))

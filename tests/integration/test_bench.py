@@ -1,4 +1,4 @@
-"""The benchmarks run to their end and count what they say they count; how fast, no test asks."""
+"""The benchmarks run and count correctly. Their speed is not tested."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_extractors_are_compared_by_their_saved_adapters(tmp_path: Path) -> None
     )
     assert len(exact.errors) == len(quick.errors) == 7
     assert 0 < exact.error <= quick.error * (1 + 1e-6)
-    assert quick.error <= exact.error * 1.002, "within what it promises, and half precision"
+    assert quick.error <= exact.error * 1.002, "within its tolerance, and half precision"
     assert min(exact.peak_bytes, quick.peak_bytes) > 1e6
 
 
@@ -68,7 +68,7 @@ def test_engines_are_compared_on_whole_jobs() -> None:
         assert 0 < r["share_of_limit"] < 1
     assert results[3]["tokens"] == results[1]["tokens"], "the same texts"
     assert results[3]["steps"] >= results[1]["steps"]
-    # The same system prompt in all jobs is computed once.
+    # The system prompt of all jobs is computed once.
     assert results[2]["computed"] < results[2]["prompt_tokens"]
 
 
@@ -128,5 +128,5 @@ def test_readers_are_measured_while_text_is_published() -> None:
         (3, 1, 20),
     ]
     for r in results:
-        assert r["messages"] == 3 * r["readers"], "each reader got each of them"
+        assert r["messages"] == 3 * r["readers"], "each reader received each delta"
         assert 0 < r["median_delay"] <= r["late_delay"]

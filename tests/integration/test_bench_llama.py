@@ -1,4 +1,4 @@
-"""llama.cpp's files hold what ours hold, and its server is asked for the same jobs.
+"""GGUF files have the same weights as ours, and llama.cpp's server gets the same jobs.
 
 Its server is no package: what stands in for it here is a program that takes the same requests and
 always writes the same token. Against the real one, `helixq bench engine --llama-server` runs.
@@ -53,7 +53,7 @@ def tensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def neighbours(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Bring what rotates together, an element and the one half a head on, next to each other."""
+    """Reorder rows so that elements that rotate together are adjacent."""
     size = weight.shape[0] // heads
     rows = [
         head * size + side * size // 2 + i
@@ -73,7 +73,7 @@ def test_the_files_hold_the_same_weights(tmp_path: Path) -> None:
         load_file(checkpoints.base / "model.safetensors"),
         tensors(tmp_path / "base.gguf"),
     )
-    assert len(converted) == len(original), "each once"
+    assert len(converted) == len(original), "each tensor once"
     layer = "model.layers.1.self_attn"
     query, key = original[f"{layer}.q_proj.weight"], original[f"{layer}.k_proj.weight"]
     assert torch.equal(converted["blk.1.attn_q.weight"], neighbours(query, heads=4))
@@ -119,9 +119,11 @@ def test_the_server_answers_the_same_jobs_at_each_number_of_slots(tmp_path: Path
     assert runs == [(1, 1, 12), (2, 3, 36)]
 
     requests: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
-    # A warm-up's stages, then one job's, then a warm-up's and three jobs'.
+    # The stages of a warm-up and one job, then of a warm-up and three jobs.
     assert len(requests) == 3 * (1 + 1 + 1 + 3)
-    assert [request["lora"][0]["id"] for request in requests[:3]] == [0, 1, 2], "a role, an adapter"
+    assert [request["lora"][0]["id"] for request in requests[:3]] == [0, 1, 2], (
+        "one adapter for each role"
+    )
     started = [(r["options"]["--parallel"], r["options"]["--ctx-size"]) for r in requests]
     assert set(started) == {("1", "1024"), ("2", "2048")}
     assert all(request["prompt"] for request in requests)
@@ -143,7 +145,7 @@ def test_a_failing_server_is_not_measured(tmp_path: Path) -> None:
     assert "llama.cpp's server: 500" in done.stderr
     assert "out of memory" in done.stderr
     commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    assert not any(str(program) in command for command in commands), "it was ended, too"
+    assert not any(str(program) in command for command in commands), "the server was stopped"
 
 
 def test_a_server_that_cannot_be_started_is_named(tmp_path: Path) -> None:

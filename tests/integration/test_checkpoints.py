@@ -1,4 +1,4 @@
-"""Loading: what is wrong with a checkpoint is said in one sentence."""
+"""Loading: an invalid checkpoint gives an error of one sentence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def settings_for(folder: Path, **changes: str) -> Settings:
 
 
 def refusal(configured: Settings) -> str:
-    """Return the sentence with which a checkpoint is refused."""
+    """Return the error with which a checkpoint is refused."""
     with pytest.raises(CheckpointError) as excinfo:
         loading.load(find_checkpoints(configured))
     sentence = str(excinfo.value)
@@ -222,7 +222,7 @@ def change_config(folder: Path, **options: object) -> None:
 
 
 def logged(caplog: pytest.LogCaptureFixture, configured: Settings) -> list[str]:
-    """Load a checkpoint; return what the log warns of."""
+    """Load a checkpoint; return the warnings in the log."""
     with caplog.at_level("WARNING", logger="worker"):
         loading.load(find_checkpoints(configured))
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -277,12 +277,12 @@ def point_nowhere(folder: Path) -> None:
 
 
 def add_adapter(folder: Path) -> None:
-    """As if somebody had saved an adapter into its base's folder."""
+    """As if an adapter had been saved into its base's folder."""
     shutil.copy(folder.parent / "critic" / "adapter_config.json", folder)
 
 
 def drop_vocabulary(folder: Path) -> None:
-    """As transformers makes some tokenizers where the file is missing."""
+    """As transformers creates for some models where the tokenizer's file is missing."""
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text())
     content["model"] |= {"vocab": {}, "merges": [], "unk_token": None}
@@ -310,7 +310,7 @@ def configure(file: str = "config.json", **changes: object) -> Callable[[Path], 
         (configure(num_attention_heads=0), "The base model"),
         (configure(vocab_size="768"), "Field 'vocab_size' expected int, got str"),
         (configure(max_position_embeddings=8), "has no room for a question"),
-        # What is wrong with the base is not said of an adapter.
+        # Errors of the base are not reported as errors of an adapter.
         (configure(return_dict=False), "The base model"),
         (
             configure("generation_config.json", eos_token_id="2"),
@@ -329,7 +329,7 @@ def test_an_unusable_base_is_one_sentence(
 
 
 def test_a_window_of_one_token_is_left_to_transformers(copy: Path) -> None:
-    """It attends to more while it decodes than while it reads."""
+    """In transformers, it attends to more tokens while decoding than while prefilling."""
     configure(sliding_window=1)(copy / "base")
     reasons = loading.batching_unsupported_reasons(find_checkpoints(settings_for(copy)))
     assert len(reasons) == 1

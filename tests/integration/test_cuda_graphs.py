@@ -1,4 +1,4 @@
-"""Steps that were recorded once and are replayed say what steps that are laid out anew say.
+"""Steps replayed as CUDA graphs give the same texts as steps without graphs.
 
 There is no CUDA graph on a CPU. What stands for one here repeats the operations that PyTorch saw, with the
 tensors that it saw, as a graph does, and knows nothing of the code around them.
@@ -28,7 +28,7 @@ from worker.engine.batching.cuda_graphs import Capture, StepFunction, StepOutput
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Completion, Request
 
-#: Operations that wait for the device, or bring something from the host: a graph can hold neither.
+#: Operations that synchronize or copy from the host, which a graph cannot contain.
 HOST = {
     "_local_scalar_dense",
     "equal",
@@ -43,7 +43,7 @@ SLOTS = 5
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
-    """Notes all operations, with their arguments and results."""
+    """Records all operations, with their arguments and results."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
@@ -57,7 +57,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
         return result
 
     def repeat(self, results: StepOutputs) -> StepOutputs:
-        """Do all of them again; return what the results are now."""
+        """Repeat all operations; return the new results."""
         now: dict[int, Any] = {}
 
         def current(x: Any) -> Any:
@@ -74,10 +74,10 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch h
 
 
 class Tracer:
-    """Records as a CUDA graph does, and counts."""
+    """A fake CUDA graph capture that counts its replays."""
 
     def __init__(self) -> None:
-        #: The sizes of the recordings' inputs, and how often each was replayed.
+        #: The sizes of the captures' inputs, and the number of replays of each.
         self.sizes: list[int] = []
         self.replayed: dict[int, int] = {}
         self.names: set[str] = set()
@@ -100,7 +100,7 @@ class Tracer:
 
 @pytest.fixture(autouse=True)
 def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of steps as small as the tests' are; a text grows out of the shorter ones."""
+    """Shapes for small steps. Texts outgrow the shapes for short sequences."""
     monkeypatch.setattr(batch_shape, "CAPTURE_SIZES", (1, 3))
     monkeypatch.setattr(batch_shape, "MIXED_DECODE_SIZES", (8,))
     monkeypatch.setattr(batch_shape, "MIXED_TOKEN_SIZES", (16, 48))
@@ -112,7 +112,7 @@ def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 def answers(
     model: Any, tokenizer: Any, record: Capture | None, requests: Sequence[Request], **options: Any
 ) -> list[Completion]:
-    """Ask for all at once, and then for some one by one."""
+    """Submit all requests together, then some one by one."""
     options = {
         "max_model_len": CONTEXT,
         "max_num_seqs": SLOTS,
@@ -134,7 +134,7 @@ def differing(completions: Sequence[Completion], expected: Sequence[Completion])
 def check(
     make: Callable[[], Any], tokenizer: Any, requests: Sequence[Request], **options: Any
 ) -> Tracer:
-    """Compare the texts with recordings and without."""
+    """Compare the texts with and without CUDA graphs."""
     tracer = Tracer()
     expected = answers(make(), tokenizer, None, requests, **options)
     completions = answers(make(), tokenizer, tracer, requests, **options)
@@ -145,11 +145,11 @@ def check(
 
 @pytest.mark.parametrize("temperature", [0.0, 0.75])
 def test_texts_are_the_same(checkpoint: Path, tokenizer: Any, temperature: float) -> None:
-    """Prompts and texts of all lengths, in steps of both and of texts alone; too large ones are laid out."""
+    """Mixed steps and decode steps of many sizes; steps larger than any shape run without a graph."""
     rng = random.Random(5)
     requests = [request(rng, temperature=temperature) for _ in range(16)]
     tracer = check(lambda: load_models(checkpoint), tokenizer, requests)
-    assert sum(map(bool, tracer.replayed.values())) > 4, "most shapes are of use"
+    assert sum(map(bool, tracer.replayed.values())) > 4, "most shapes are used"
     mixed = [number for number, size in enumerate(tracer.sizes) if size > 9 * SLOTS]
     assert sum(tracer.replayed[number] for number in mixed) > 3
     assert "index_copy_" in tracer.names
@@ -157,7 +157,7 @@ def test_texts_are_the_same(checkpoint: Path, tokenizer: Any, temperature: float
 
 
 def test_unsupported_sampling_runs_after_the_graph(checkpoint: Path, tokenizer: Any) -> None:
-    """Nuclei and more candidates; the next step reads the token where that has put it."""
+    """Top-p and large top-k. The next step must read the token that was sampled afterwards."""
     rng = random.Random(6)
     kinds = itertools.cycle([(0, 1.0), (50, 0.8), (50, 1.0), (200, 1.0)])
     requests = []
@@ -179,7 +179,7 @@ def test_adapters_of_different_ranks_and_targets_are_captured(
 def test_texts_may_fill_the_context(
     kind: str, request: pytest.FixtureRequest, tokenizer: Any
 ) -> None:
-    """Texts that fill the context, which is no multiple of a block, beside short ones."""
+    """Texts that fill a context that is no multiple of a block, beside short ones."""
     folder: Path = request.getfixturevalue(kind)
     length = len(tokenizer.encode(" ".join(WORDS)))
     requests = [
@@ -219,7 +219,7 @@ def test_models_run_by_transformers_are_not_captured(tokenizer: Any) -> None:
 def test_the_engine_works_without_graphs(
     checkpoint: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As many as there were remain of use, and the log says why there are no more."""
+    """Graphs captured before the error are used, and the log has the error."""
     tracer, left = Tracer(), iter(range(2))
 
     def refuse(step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:
@@ -263,7 +263,7 @@ def test_capturing_stops_at_its_time_limit(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A fake clock: a recording takes 25 seconds of the 60 that there are."""
+    """With a fake clock, a capture takes 25 seconds of the limit of 60."""
     tracer = Tracer()
 
     def slow(step: StepFunction, inputs: Tensor) -> Callable[[], StepOutputs]:

@@ -1,4 +1,4 @@
-"""A PostgreSQL that lets nobody in, for whatever reason: questions get 503, and are taken again after."""
+"""A PostgreSQL that refuses connections: questions get 503 until it accepts them again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.servers import RedisServer
 from web import create_app
 from web.services import Services
 
-#: Another role than the tests', which as a superuser is let in always.
+#: A role other than the tests', which is a superuser and never refused.
 ROLE = "helixq_app"
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'helixq_app'"
 
@@ -107,7 +107,7 @@ def test_questions_get_503_until_the_database_is_back(
         assert int(replies[0].headers["Retry-After"]) > 0
         with pytest.raises(sa.exc.SQLAlchemyError) as excinfo:
             services.database.check_writable()
-        assert is_transient(excinfo.value), "a worker waits"
+        assert is_transient(excinfo.value), "workers retry"
     finally:
         admin.execute(CUT)
         admin.execute(allow.format(**names))

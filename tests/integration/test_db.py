@@ -1,4 +1,4 @@
-"""Connections to real databases, whatever their URLs and servers say."""
+"""Connections to real databases with various URLs and server settings."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.servers import PATIENCE
 
 
 def connect(url: str, options: str) -> sa.Engine:
-    """Connect as the program does that has this URL."""
+    """Connect as the program does with this URL."""
     joined = f"{url}{'&' if '?' in url else '?'}{options}"
     return create_engine(settings.load({"HELIXQ_DATABASE_URL": joined}).database)
 
 
 def test_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None:
-    """And go before what HelixQ would choose itself."""
+    """They override HelixQ's own."""
     options = (
         "application_name=mine&connect_timeout=7&prepare_threshold=1&keepalives=0"
         "&options=-c%20search_path%3Dpg_temp&sslmode=disable&target_session_attrs=read-write"
@@ -54,7 +54,7 @@ def test_options_of_a_postgresql_url_apply(postgres: PostgresServer) -> None:
     engine.dispose()
 
 
-def test_no_prepared_statements_by_default(postgres: PostgresServer) -> None:
+def test_no_statement_is_prepared_in_the_server_by_default(postgres: PostgresServer) -> None:
     engine = create_engine(create_database(postgres))
     with engine.connect() as connection:
         for number in range(10):
@@ -72,7 +72,7 @@ def test_the_timeout_of_a_sqlite_url_applies(tmp_path: Path) -> None:
     engine.dispose()
 
 
-#: What a server, a database or a role may have for a default.
+#: Defaults that a server, a database or a role may have.
 DEFAULTS = {
     "default_transaction_isolation": "serializable",
     "client_encoding": "LATIN1",
@@ -112,7 +112,7 @@ def odd_database(postgres: PostgresServer) -> str:
 
 
 def test_defaults_of_the_database_do_not_matter(odd_database: str) -> None:
-    """Questions that come together are all taken, and what is read is what was written."""
+    """Concurrent questions are all accepted, and values are read as they were written."""
     database = Database(odd_database)
     migrations.migrate(database.engine)
     workers.register(database, WORKER, "localhost", 1, RUNTIME)
@@ -145,7 +145,7 @@ class Locks(Database):
 
 
 def test_a_deadlocked_transaction_is_retried(postgres: PostgresServer) -> None:
-    """PostgreSQL ends one of the two, here always the first's: the other has an hour for it."""
+    """PostgreSQL aborts one of the two: always the first, since the second's deadlock timeout is an hour."""
     url = create_database(postgres)
     locks = Locks(f"{url}&options=-c%20deadlock_timeout%3D10ms")
     patient = Locks(f"{url}&options=-c%20deadlock_timeout%3D1h")
@@ -165,7 +165,7 @@ def test_a_deadlocked_transaction_is_retried(postgres: PostgresServer) -> None:
 
 
 def _until_waiting(database: Database, count: int) -> None:
-    """Hold on until so many wait for locks."""
+    """Wait until this many transactions wait for locks."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -176,17 +176,17 @@ def _until_waiting(database: Database, count: int) -> None:
             if connection.exec_driver_sql(waiting).scalar() == count:
                 return
         assert time.monotonic() < give_up
-        time.sleep(0.01)  # a lock that is waited for tells nobody
+        time.sleep(0.01)  # there is no event for a lock that is waited for
 
 
 def test_a_connection_to_a_standby_is_dropped(
     postgres: PostgresServer,
 ) -> None:
-    """Behind one name there is another server after a failover; only new connections reach it."""
+    """After a failover, only new connections reach the new primary."""
     database = Database(create_database(postgres))
     migrations.migrate(database.engine)
     with database.engine.connect() as connection:
-        connection.exec_driver_sql("SET default_transaction_read_only TO on")  # stands for it
+        connection.exec_driver_sql("SET default_transaction_read_only TO on")  # simulates a standby
         connection.commit()
     with pytest.raises(sa.exc.InternalError) as excinfo:
         database.check_writable()
@@ -196,7 +196,7 @@ def test_a_connection_to_a_standby_is_dropped(
 
 
 def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> None:
-    """SQLite's own "unix-dotfile" stands for a network's: it has no shared memory either."""
+    """SQLite's "unix-dotfile" has no shared memory, like a network file system."""
     engine = create_engine(f"sqlite:///file:{tmp_path}/x.sqlite3?vfs=unix-dotfile&uri=true")
     with pytest.raises(sa.exc.OperationalError, match="does not support a write-ahead log"):
         engine.connect()
@@ -204,7 +204,7 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> N
 
 
 def test_a_deleted_or_replaced_database_file_is_not_written(tmp_path: Path) -> None:
-    """A job that was accepted there would be gone with the process."""
+    """A job accepted there would be lost with the process."""
     file, backup = tmp_path / "jobs.sqlite3", tmp_path / "kept.sqlite3"
     database = Database(f"sqlite:///{file}")
     migrations.migrate(database.engine)

@@ -92,7 +92,7 @@ def test_an_interrupted_training_gives_the_same_weights(
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_shared_prefix_changes_no_loss(build: Path, role: Role) -> None:
-    """The loss computed the plain way, one example after the other, is the same."""
+    """The loss equals the sum over examples computed one by one."""
     base = build / "checkpoint" / "base"
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     model: Any = MistralForCausalLM.from_pretrained(base, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""How generations end: by cancels and deadlines, for want of room, with their engine."""
+"""How generations end: cancels, deadlines, a full context, and closing the engine."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_cancel_during_prefill_ends_the_request(
 def test_a_cancel_keeps_the_tokens_read_before_it(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
-    """The token of that step counts for nothing, and who begins alike afterwards has the right text."""
+    """The token of the step in flight is dropped, and a later request with the same prompt gets the right text."""
     engine = make(checkpoint, tokenizer, paged=True)
     runner: Any = engine._runner
     launch = runner.launch

@@ -1,4 +1,4 @@
-"""The reference engine says what the model card's program says."""
+"""The reference engine gives the texts of the model card's program."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_the_context_shortens_the_limit(engine: ReferenceEngine) -> None:
 def test_a_request_that_raises_fails_alone(
     engine: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A fake fault: real ones (a driver's, memory's) cannot be had on purpose.
+    # A fake fault: real ones, of a driver or of memory, cannot be caused.
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
@@ -247,7 +247,7 @@ def test_incomplete_characters_are_held_back(checkpoint: Path) -> None:
 
 
 def test_byte_tokens_are_held_back_until_they_decode() -> None:
-    """Vocabularies that fall back to bytes decode bytes that follow each other together."""
+    """Byte-fallback vocabularies decode consecutive bytes together."""
     vocabulary = {"<unk>": 0, "x": 1} | {f"<0x{byte:02X}>": 2 + byte for byte in range(256)}
     backend = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])

@@ -1,4 +1,4 @@
-"""The measurement: its texts are the service's, its tables true, its errors sentences."""
+"""The evaluation: texts, tables and errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def task_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def full(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
-    """Three full models that say what base and adapters say."""
+    """Three full models with the same texts as base and adapters."""
     folder = tmp_path_factory.mktemp("full")
     for role in Role:
         merge(checkpoint / "base", checkpoint / role, folder / role)
@@ -59,7 +59,7 @@ def texts(measurement: Measurement) -> list[tuple[str, str, str]]:
 def test_evaluated_texts_are_the_services(
     checkpoint: Path, environ: dict[str, str], task_file: Path, full: dict[Role, Path]
 ) -> None:
-    """What the engine writes one by one, both forms write in padded batches."""
+    """Both forms give, in padded batches, the texts that the engine gives one by one."""
     engine = start_engine(checkpoint)
     expected = []
     for question, _, _ in QUESTIONS:
@@ -112,7 +112,7 @@ def test_the_command_measures_both_forms_and_ranks(
         "long/air": 1,
         "long/iron": 1,
     }
-    assert counts == printed["full"]["counts"], "merged models say the same"
+    assert counts == printed["full"]["counts"], "merged models give the same texts"
     assert printed["adapters_against_full"]["difference"] == 0
     assert printed["full"]["weight_bytes"] > 2 * printed["adapters"]["weight_bytes"]
     assert list(printed["ranks"]) == ["1", "4"]
@@ -123,7 +123,7 @@ def test_the_command_measures_both_forms_and_ranks(
     assert "old" not in text
     assert "| all (3) | base + 3 adapters |" in text
     assert "| long (2) | base + 3 adapters |" in text
-    assert "| long, iron | 0 of 1 (" in text, "fine kinds have a table of their own"
+    assert "| long, iron | 0 of 1 (" in text, "detailed kinds have a separate table"
     assert "| rank | MB of weights |" in text
     assert "</svg>" in files[1].read_text()
     lines = [json.loads(line) for line in files[2].read_text().splitlines()]
@@ -141,7 +141,7 @@ def test_a_limit_keeps_all_kinds(environ: dict[str, str], task_file: Path) -> No
         2,
         {"all", "short", "long", "long/air"},
     )
-    assert counts["all"]["critic"] is None, "no pattern says how verdicts are read"
+    assert counts["all"]["critic"] is None, "there is no pattern for verdicts"
 
 
 @pytest.mark.parametrize(

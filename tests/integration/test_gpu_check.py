@@ -1,4 +1,4 @@
-"""What a GPU machine runs, in small: it needs torch, transformers and peft alone, and says what it found."""
+"""The check for a GPU machine on a CPU, in small: it needs torch, transformers and peft only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tests.gpu.report import Report
 
 ROOT = Path(__file__).parents[2]
-#: What is not there on a machine that only checks: an import of it fails.
+#: Packages that are missing on a GPU machine: their import fails.
 MISSING = ["celery", "redis", "sqlalchemy", "flask", "pydantic", "pytest", "hypothesis", "click"]
 RUN = f"""
 import runpy, sys

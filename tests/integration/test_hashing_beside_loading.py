@@ -1,4 +1,4 @@
-"""A worker hashes its checkpoints while it loads them: who is told what, and when."""
+"""A worker hashes its checkpoints while it loads them: the order of registration and errors."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_base_that_changes_while_it_is_loaded_is_not_served(
 def test_a_base_that_changed_before_it_was_loaded_is_hashed_anew(
     copy: Path, configured: Settings, hashing: Digests
 ) -> None:
-    """As where the worker waited for its database meanwhile."""
+    """As if the worker had waited for its database meanwhile."""
     early = hashing.begin(copy / "base").result()
     weights = load_file(copy / "base" / "model.safetensors")
     weights["model.norm.weight"][0] += 1
@@ -131,7 +131,7 @@ def test_a_base_that_changed_before_it_was_loaded_is_hashed_anew(
 def test_a_worker_registers_before_its_model_is_loaded(
     configured: Settings, hashing: Digests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The web takes questions from then on."""
+    """The web accepts questions from then on."""
     is_registered = threading.Event()
     load = loading.load
 

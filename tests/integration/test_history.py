@@ -1,4 +1,4 @@
-"""An attempt that has ended never changes, whatever happens after it, on SQLite and on PostgreSQL."""
+"""An ended attempt never changes, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTIAL = replace(OUTPUT, text="Bec", delta_lengths=[3], finish_reason="cancelle
 
 @dataclass
 class History:
-    """A job, all claims that were ever made on it, and its rows as they were last seen."""
+    """A job, all claims on it so far, and its rows at the last check."""
 
     database: Database
     job: Job
@@ -78,7 +78,7 @@ class History:
             self.ended = ended
 
 
-#: What may happen to a job.
+#: Events in the life of a job.
 EVENTS: dict[str, Callable[[History], object]] = {
     "claim": History.claim,
     "cancel": lambda history: cancellation.cancel(history.database, ANONYMOUS, history.job.id),
@@ -88,7 +88,7 @@ EVENTS: dict[str, Callable[[History], object]] = {
         history.database, WORKER, [(claim.job_id, claim.lease_token) for claim in history.claims]
     ),
 }
-#: What the holder of a claim may do, be it the newest or one that was lost long ago.
+#: What the holder of a claim may do, whether it still has the lease or lost it.
 ENDS: dict[str, Callable[[Database, Claim], object]] = {
     "record": lambda database, claim: stages.record(database, claim, OUTPUT),
     "fail": lambda database, claim: stages.fail(database, claim, "server_error", "broken", PARTIAL),
@@ -127,7 +127,7 @@ def test_an_ended_attempt_never_changes(database: Database, happened: list[Any])
 
 @pytest.mark.parametrize("first", sorted(ENDS))
 def test_of_two_ends_one_wins(database: Database, first: str) -> None:
-    """Whoever comes second finds the attempt ended: another end, a cancel, a lost lease."""
+    """The second one finds the attempt ended: by another end, a cancel or a lost lease."""
     for second in ENDS:
         for event in EVENTS:
             for order in ((first, second, event), (event, first, second)):

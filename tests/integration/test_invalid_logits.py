@@ -26,13 +26,13 @@ from worker.engine.reference import ReferenceEngine
 def test_logits_that_are_not_finite_end_one_request(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
-    """In the midst of its text, and whatever comes to be where it was has the right text."""
+    """In the middle of its text. The sequence that reuses its memory gets the right text."""
     engine = make(checkpoint, tokenizer, max_num_seqs=4, paged=paged)
     runner: Any = engine._runner
     compute = runner.model
 
     def fault(*batch: Any) -> Any:
-        """No other sequence gets as far."""
+        """No other sequence reaches this length."""
         logits = compute(*batch)
         (at, keep) = (batch[0].positions, batch[2]) if paged else (batch[2].positions, batch[3])
         at = at if keep is None else at[keep]
@@ -54,18 +54,18 @@ def test_logits_that_are_not_finite_end_one_request(
 
 @pytest.fixture(scope="module")
 def poisoned(checkpoint: Path, tokenizer: Any) -> Any:
-    """A model that knows no numbers for one token, as where 16 bits overflow."""
+    """A model with NaN for one token, as after an overflow in 16 bits."""
     models = load_models(checkpoint)
     [poison] = tokenizer.encode("~", add_special_tokens=False)
     with torch.no_grad():
-        models["actor"].get_input_embeddings().weight[poison] = torch.nan  # it is everybody's
+        models["actor"].get_input_embeddings().weight[poison] = torch.nan  # it is shared
     return models
 
 
 def test_a_prompt_with_nan_does_not_affect_its_shared_prefix(
     poisoned: Any, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
-    """Nor what comes to be where it was; those that fail with it begin alike as well."""
+    """Nor sequences that reuse its memory. Several requests with the same prefix fail."""
     engine = BatchingEngine(
         copy.deepcopy(poisoned),
         tokenizer,
@@ -122,7 +122,7 @@ def test_a_cancelled_prompt_with_nan_affects_no_other_text(
             if "~" in chunk.sequence.generation.request.prompt and chunk.end >= 40:
                 chunk.sequence.generation.cancel()
 
-    executor.execute = cancelling  # type: ignore[method-assign]  # in the midst of its prompt
+    executor.execute = cancelling  # type: ignore[method-assign]  # in the middle of its prompt
     for _ in range(2):
         invalid = Request(Role.CRITIC, "~" * 100, Sampling(temperature=0))
         assert engine.submit(invalid).result().finish_reason is FinishReason.CANCELLED

@@ -1,4 +1,4 @@
-"""Whatever kind an adapter is of: its role has PEFT's text, the others keep theirs, or it is refused.
+"""Every kind of adapter: its role has PEFT's text and the others keep theirs, or it is refused.
 
 The right text is always PEFT's: one adapter alone, on a base that was loaded for it, greedy.
 """
@@ -55,7 +55,7 @@ def lora(**options: Any) -> Any:
 
 
 def cut_ranks(config: Any) -> None:
-    """Let an AdaLoRA of rank 6 keep four directions, as its training does."""
+    """Let an AdaLoRA of rank 6 keep four directions, as training does."""
     config.rank_pattern = {
         f"model.layers.{layer}.self_attn.{name}.lora_E": [i % 3 > 0 for i in range(6)]
         for layer in range(2)
@@ -66,11 +66,11 @@ def cut_ranks(config: Any) -> None:
 @dataclass(frozen=True)
 class Kind:
     config: Callable[[], Any]
-    #: Whether the engine that batches takes it.
+    #: Whether the batching engine serves it.
     batched: bool = False
     #: How it is saved.
     saving: Any = None
-    #: What its training does to its config.
+    #: Changes that training makes to its config.
     training: Callable[[Any], object] = lambda _: None
 
 
@@ -167,7 +167,7 @@ KINDS = {
     "VERA": Kind(lambda: peft.VeraConfig(r=8, target_modules=["q_proj"], **TASK)),
     "WAVEFT": Kind(lambda: peft.WaveFTConfig(n_frequency=20, **ATTENTION)),
 }
-#: Bases that tie the head to the embeddings, and kinds; where nothing of a kind is tied, one base will do.
+#: Whether the base ties the head to the embeddings, and kinds. Kinds without tied modules need one base.
 CASES = [(False, name) for name in KINDS] + [
     (True, name) for name in KINDS if "head" in name or "embeddings" in name or name == "tokens"
 ]
@@ -178,10 +178,10 @@ def base_of(folder: Path) -> Any:
 
 
 def save(folder: Path, role: Role, kind: Kind, seed: int) -> None:
-    """Write an adapter of a kind, trained as if by chance."""
+    """Write an adapter of a kind with random weights."""
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT has advice about some
+        warnings.simplefilter("ignore")  # PEFT warns about some
         model: Any = get_peft_model(base_of(folder), kind.config())
         with torch.no_grad():
             for weight in model.parameters():
@@ -235,14 +235,14 @@ def texts(plain: Path, tokenizer: Any) -> dict[Role, str]:
 
 
 def beside(plain: Path, folder: Path) -> Path:
-    """Return a folder with the same base and adapters, of which the critic's is still to be made."""
+    """Return a folder with the same base and adapters, except for the critic's."""
     for name in ("base", Role.ACTOR, Role.REGENERATOR):
         (folder / name).symlink_to(plain / name)
     return folder
 
 
 def served(folder: Path, tokenizer: Any, *, batched: bool) -> dict[Role, str]:
-    """Return each role's text, and that of the actor after the others'."""
+    """Return each role's text. The actor's is that of a second request, after the others'."""
     checkpoints = find(folder)
     assert bool(loading.batching_unsupported_reasons(checkpoints)) is not batched
     models = loading.load(checkpoints).models
@@ -291,7 +291,7 @@ def test_a_pytorch_without_lazy_clones_works(
 
 
 def rename(weights: dict[str, Any], name: str) -> dict[str, Any]:
-    """Name tensors as a whole model's state has them, with the adapter's name."""
+    """Rename tensors as in a full model's state, with the adapter's name."""
     return {
         re.sub(r"(lora_[AB])\.weight", rf"\1.{name}.weight", key): weight
         for key, weight in weights.items()
@@ -309,7 +309,7 @@ def without(weights: dict[str, Any], end: str) -> dict[str, Any]:
     ("name", "change", "message"),
     [
         ("plain", lambda w: rename(w, "default"), "has one part too many, default, which looks"),
-        # By chance the name that the adapter has here: PEFT alone would find no place for it.
+        # The name that the adapter has here: PEFT alone would ignore it.
         ("plain", lambda w: rename(w, "critic"), "has one part too many, critic, which looks"),
         ("bias all", lambda w: without(w, "k_proj.bias"), "it has no base_model.model.model."),
         ("SHIRA", lambda w: without(w, "shira_indices"), "shira_indices, which the base needs"),
@@ -431,7 +431,7 @@ def test_unsupported_adapters_are_refused(
     indirect=["tied"],
 )
 def test_an_unknown_kind_is_refused(name: str, message: str, plain: Path, tmp_path: Path) -> None:
-    """As if the rules let it pass to the engine that batches."""
+    """As if the batching engine accepted it."""
     folder = beside(plain, tmp_path)
     save(folder, Role.CRITIC, KINDS[name], seed=7)
     with pytest.raises(CheckpointError, match=re.escape(message)):
@@ -445,7 +445,7 @@ def test_an_engine_that_computes_an_adapter_wrongly_does_not_start(
     monkeypatch.setattr("worker.engine.batching.runner_setup.choose_lora_linear", lambda _: form)
     checkpoints = find(checkpoint)
     local_engine.load_engine(checkpoints, 2, []).close()
-    # A fake fault: in the layers, the regenerator's tokens count as the critic's.
+    # A fake fault: in the layers, the regenerator's tokens get the critic's adapter.
     point = LoRAMapping.set
     monkeypatch.setattr(
         LoRAMapping,
@@ -470,7 +470,7 @@ def test_a_paged_engine_that_mixes_adapters_up_does_not_start(
     local_engine.load_engine(checkpoints, 2, []).close()
 
     def mistaken(**fields: Any) -> PagedBatch:
-        """A fake fault, as above."""
+        """A fake fault, as in the test above."""
         return PagedBatch(**{**fields, "adapter_ids": fields["adapter_ids"].clamp(max=1)})
 
     monkeypatch.setattr("worker.engine.batching.paged_model_runner.PagedBatch", mistaken)
@@ -484,7 +484,7 @@ def test_a_device_too_small_for_a_context_is_reported_at_start(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> BatchingEngine:
-        """Stands in for an engine on a small GPU."""
+        """A fake engine on a small GPU."""
         raise DeviceError("a context of 4096 tokens needs 9.0 GB")
 
     monkeypatch.setattr(local_engine, "BatchingEngine", full)
@@ -495,7 +495,7 @@ def test_a_device_too_small_for_a_context_is_reported_at_start(
 def test_an_adapter_that_changes_another_is_detected(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fake: PEFT's models share nothing that it could change."""
+    """A fake fault: PEFT's models share nothing that an adapter could change."""
     load_adapter = role_models.load_adapter
     models: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""With a long history everything costs what it costs with a short one, on SQLite and on PostgreSQL.
+"""Costs do not grow with the history, on SQLite and on PostgreSQL.
 
 What a database looks at is counted, whatever makes it look: a statement, a foreign key, a trigger.
 """
@@ -35,10 +35,10 @@ from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, 
 
 JOBS = 20_000
 WORKERS = 10_000
-#: Questions that wait, with messages in Redis.
+#: Queued questions with messages in Redis.
 WAITING = 300
-#: The most that one call may look at: rows and index entries on PostgreSQL, a tenth of the virtual
-#: machine's instructions on SQLite. A walk through the workers alone would be `WORKERS` or more.
+#: The maximum that one call may read: rows and index entries on PostgreSQL, a tenth of the virtual
+#: machine's instructions on SQLite. A scan of the workers alone would be `WORKERS` or more.
 MAX_ROWS = 4_000
 
 
@@ -120,7 +120,7 @@ def fill(database: Database) -> None:
 
 @contextmanager
 def counting(database: Database) -> Iterator[Callable[[], int]]:
-    """Count what the database looks at: the yielded function tells how much since it was last asked."""
+    """Count the rows that the database reads: the yielded function returns the number since its last call."""
     if database.engine.dialect.name == "sqlite":
         steps = 0
 
@@ -239,7 +239,7 @@ def test_no_use_case_scans_the_history(database: Database) -> None:
         run(workers.register, database, "worker-2", "localhost", 2, other_runtime)
         run(workers.set_state, database, "worker-2", WorkerState.READY)
         run(restarting.restart_jobs, database, 600)
-        assert run(restarting.restart_jobs, database, 0), "the model of what was given back is gone"
+        assert run(restarting.restart_jobs, database, 0), "the model of the released stages is gone"
         run(workers.list_ready, database)
         run(workers.any_loading, database)
         run(workers.find_by_process, database, "localhost", 1)

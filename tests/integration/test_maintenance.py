@@ -1,4 +1,4 @@
-"""What background duties do, also beside each other: real stores and a real Redis, both databases."""
+"""Background duties, alone and concurrent, with a real Redis and both databases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import RedisServer
 
-#: More than a sweep takes at a time.
+#: More than a sweep takes in one transaction.
 JOBS = 120
 SWEEPS = 3
 SETTINGS: dict[str, Any] = {"model": RUNTIME.model, "model_timeout": 600, "retention_days": 0}
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {"model": RUNTIME.model, "model_timeout": 600, "reten
 
 @pytest.fixture
 def broker(redis_server: RedisServer) -> Iterator[Any]:
-    """Redis without messages, before and after."""
+    """A Redis without messages before and after."""
     client = redis.Redis.from_url(redis_server.url, decode_responses=True)
     client.flushdb()
     yield client
@@ -43,7 +43,7 @@ def broker(redis_server: RedisServer) -> Iterator[Any]:
 
 
 def messages(broker: Any) -> list[tuple[str, int]]:
-    """Return the (job id, position) of all messages that wait."""
+    """Return (job id, stage index) of all waiting messages."""
     queues = [
         key for key in broker.scan_iter(f"{KEY_PREFIX}{QUEUE}*") if broker.type(key) == "list"
     ]
@@ -63,7 +63,7 @@ def duties(
 def test_concurrent_sweeps_publish_a_job_once(
     database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
-    """Questions that Redis did not take, stages given back, and stages of a worker that died."""
+    """Unpublished questions, released stages, and stages of a dead worker."""
     jobs = [submit(database) for _ in range(JOBS)]
     for number, job in enumerate(jobs):
         if number % 3 == 0:
@@ -87,7 +87,7 @@ def test_concurrent_sweeps_publish_a_job_once(
         thread.start()
     for thread in threads:
         thread.join()
-    processes[0].sweep()  # one that came a moment later than all of them
+    processes[0].sweep()  # one more sweep after all of them
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
     for own in databases:
         own.close()
@@ -107,12 +107,12 @@ def test_messages_that_redis_refuses_return_to_the_outbox(
             raise QueueUnavailableError("away")
         publish(job_id, **named)
 
-    process._publisher.publish = flaky  # type: ignore[method-assign]  # the fake
+    process._publisher.publish = flaky  # type: ignore[method-assign]  # a fake
     process.sweep()
     with database.engine.connect() as connection:
         unpublished = set(connection.scalars(sa.select(Job.id).where(Job.published_at.is_(None))))
     assert unpublished == {jobs[1].id, jobs[2].id}
-    process._publisher.publish = publish  # type: ignore[method-assign]  # the real one
+    process._publisher.publish = publish  # type: ignore[method-assign]  # the original
     process.sweep()
     assert Counter(messages(broker)) == {(job.id, 0): 1 for job in jobs}
 
@@ -124,7 +124,7 @@ def test_after_an_outage_workers_renew_their_leases_first(
     broker: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that has just started sweeps at once: it may be there because another one died."""
+    """A process sweeps as soon as it starts, since it may replace one that died."""
     lost, renewed = submit(database), submit(database)
     claim(database, lost)
     let_leases_run_out(database)
@@ -136,7 +136,7 @@ def test_after_an_outage_workers_renew_their_leases_first(
 
     token = claim(database, renewed).lease_token
     let_leases_run_out(database)
-    now += 60  # nobody reached the database meanwhile
+    now += 60  # no worker reached the database meanwhile
     assert process.sweep(), "it asks to be called again soon"
     workers.heartbeat(database, WORKER, [(renewed.id, token)])
     now += HEARTBEAT_INTERVAL
@@ -148,7 +148,7 @@ def test_after_an_outage_workers_renew_their_leases_first(
 def test_maintenance_without_a_worker_publishes_for_ready_workers(
     database: Database, progress: Progress, redis_server: RedisServer, broker: Any
 ) -> None:
-    """As `helixq maintain` does."""
+    """As in `helixq maintain`."""
     started = submit(database)
     stages.record(database, claim(database, started), OUTPUT)
     outbox.mark_unpublished(database, started.id, 1)
@@ -156,7 +156,7 @@ def test_maintenance_without_a_worker_publishes_for_ready_workers(
     outbox.mark_unpublished(database, waiting.id, 0)
     process = duties(database, progress, redis_server, model=None)
     process.sweep()
-    assert messages(broker) == [(waiting.id, 0)], "nobody would take the other one's"
+    assert messages(broker) == [(waiting.id, 0)], "no worker has the other one's model"
     workers.set_state(database, WORKER, WorkerState.READY)
     process.sweep()
     assert Counter(messages(broker)) == {(waiting.id, 0): 1, (started.id, 1): 1}

@@ -19,7 +19,7 @@ from tests.conftest import create_database
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 from tests.servers import PATIENCE
 
-#: Whether somebody has waited for a lock longer than the timeouts of the role.
+#: Whether a session has waited for a lock longer than the timeouts of the role.
 LONG_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '200 ms'"""
 
@@ -31,7 +31,7 @@ def engine(database_url: str) -> sa.Engine:
 
 def test_the_migrations_match_the_models(engine: sa.Engine) -> None:
     migrations.migrate(engine)
-    # SQLAlchemy cannot read what it asks PostgreSQL's catalogue where the answer is binary.
+    # SQLAlchemy cannot reflect PostgreSQL's catalog over binary results.
     plain = sa.create_engine(engine.url)
     with plain.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -105,7 +105,7 @@ def test_checking_for_a_sqlite_database_creates_none(tmp_path: Path) -> None:
 
 
 def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresServer) -> None:
-    """It waits for another one that takes its time."""
+    """It waits for a slow transaction."""
     url = create_database(postgres)
     options = "-c statement_timeout=100 -c lock_timeout=100"
     limited_url = sa.make_url(url).update_query_dict({"options": options})
@@ -120,7 +120,7 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
         give_up = time.monotonic() + PATIENCE
         while not holder.exec_driver_sql(LONG_WAITING).scalar() and not migrating.done():
             assert time.monotonic() < give_up
-            time.sleep(0.01)  # a lock that is waited for tells nobody
+            time.sleep(0.01)  # there is no event for a lock that is waited for
         holder.execute(sa.select(sa.func.pg_advisory_unlock(migrations.LOCK)))
         migrating.result(PATIENCE)
     migrations.check(engine)
@@ -129,7 +129,7 @@ def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresSe
 
 
 def test_a_new_database_may_be_opened_concurrently(tmp_path: Path) -> None:
-    """SQLite does not wait by itself there: one of 80 failed."""
+    """SQLite itself does not wait there: one of 80 failed."""
     with ThreadPoolExecutor(4) as pool:
         for number in range(50):
             url = f"sqlite:///{tmp_path / str(number)}"
@@ -149,7 +149,7 @@ def test_concurrent_migrations_are_serialized(database_url: str) -> None:
 
 
 def test_stored_jobs_get_an_owner_and_keep_their_histories(database: Database) -> None:
-    """Down to the revision before owners and up again, nothing is lost but other owners' keys."""
+    """A downgrade and upgrade across the owners' revision loses only other owners' keys."""
     done, keyed = submit(database), submit(database, idempotency_key="k", request_digest="d")
     texts = ["an answer", "a critique", "a better answer"]
     for stage_index, text in enumerate(texts):
@@ -196,5 +196,5 @@ def test_stored_jobs_get_an_owner_and_keep_their_histories(database: Database) -
     with database.engine.begin() as connection:
         connection.execute(sa.delete(Job).where(Job.id == done.id))
         assert connection.scalar(sa.select(sa.func.count(Attempt.id))) == 0, (
-            "they go with their job"
+            "they are deleted with their job"
         )

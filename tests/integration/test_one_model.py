@@ -1,4 +1,4 @@
-"""One job, one model: who may claim, and what is done when nobody may; on SQLite and on PostgreSQL."""
+"""One job, one model: who may claim a job, and when it restarts, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import RedisServer
 
 OTHER = "worker-2"
-#: What workers say of themselves.
+#: A worker's description of itself.
 DESCRIPTION: dict[str, Any] = {
     "engine": "batching",
     "device": "cpu",
@@ -56,14 +56,14 @@ def two_models(database: Database) -> Database:
 
 
 def leave(database: Database, worker: str, seconds: float) -> None:
-    """Turn the clock back: a worker was last seen so long ago."""
+    """Make a worker's last heartbeat this many seconds old."""
     with database.engine.begin() as connection:
         changed = sa.update(Worker).where(Worker.id == worker)
         connection.execute(changed.values(seen_at=utcnow(-seconds)))
 
 
 def wait(database: Database, seconds: float) -> None:
-    """Turn the clock back: the jobs' stages are ready since so long ago."""
+    """Make all jobs' stages ready since this many seconds ago."""
     with database.engine.begin() as connection:
         connection.execute(sa.update(Job).values(ready_at=utcnow(-seconds)))
 
@@ -161,7 +161,7 @@ def test_stages_are_published_by_workers_of_their_model(
     assert outbox.take_unpublished(two_models, queue_empty=True, model="another") == []
     [waiting] = outbox.take_unpublished(two_models, queue_empty=False, model=RUNTIME.model)
     assert (waiting.job_id, waiting.model) == (job.id, RUNTIME.model)
-    assert waiting.priority == MAX_PRIORITY, "what has begun goes first"
+    assert waiting.priority == MAX_PRIORITY, "started jobs go first"
 
 
 def test_a_job_restarts_when_its_model_is_gone(two_models: Database) -> None:
@@ -177,7 +177,7 @@ def test_a_job_restarts_when_its_model_is_gone(two_models: Database) -> None:
     before = queries.get_job(two_models, ANONYMOUS, job.id)
     wait(two_models, 700)
     leave(two_models, WORKER, 500)
-    assert restarting.restart_jobs(two_models, 600) == [], "it was there not long ago"
+    assert restarting.restart_jobs(two_models, 600) == [], "its worker was ready recently"
     leave(two_models, WORKER, 700)
     wait(two_models, 500)
     assert restarting.restart_jobs(two_models, 600) == [], "the stage has not waited for so long"
@@ -217,7 +217,7 @@ def test_a_job_restarts_when_its_model_is_gone(two_models: Database) -> None:
         (2, 2, 2, "finished"),
     ]
     assert [a.output for a in stored.attempts[:2]] == ["an answer", "a critique"], (
-        "all of it is kept"
+        "all attempts are kept"
     )
     assert [a.output for a in stored.finished] == [
         "another answer",
@@ -237,10 +237,10 @@ def test_a_job_waits_until_its_model_timed_out(two_models: Database) -> None:
     workers.register(two_models, "failing", "localhost", 3, RUNTIME)
     workers.set_state(two_models, "failing", WorkerState.STOPPED)
     leave(two_models, OTHER, 700)
-    assert restarting.restart_jobs(two_models, 600) == [], "nobody else is there either"
+    assert restarting.restart_jobs(two_models, 600) == [], "no other worker is ready either"
     workers.set_state(two_models, OTHER, WorkerState.READY)
     assert restarting.restart_jobs(two_models, 600) == [job.id], (
-        "one that never was ready does not count"
+        "a worker that was never ready does not count"
     )
 
 
@@ -253,14 +253,14 @@ def test_only_waiting_jobs_restart(two_models: Database) -> None:
     assert restarting.restart_jobs(two_models, 600) == []
     let_leases_run_out(two_models)
     sweeping.sweep(two_models)
-    assert restarting.restart_jobs(two_models, 600) == [], "its stage was taken back just now"
+    assert restarting.restart_jobs(two_models, 600) == [], "its lease was just taken back"
     wait(two_models, 700)
     assert restarting.restart_jobs(two_models, 600) == [running.id]
     assert queries.get_job(two_models, ANONYMOUS, fresh.id).run == 1
 
 
 def test_lost_workers_of_earlier_runs_count(two_models: Database) -> None:
-    """It may be the job that brings its workers down, whatever their model."""
+    """The job may be what crashes workers, whatever their model."""
     job = submit(two_models)
     for _ in range(EXCLUSIVE_AFTER):
         claim(two_models, job)
@@ -284,7 +284,7 @@ def test_no_job_restarts_right_after_an_outage(
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The other workers have yet to say that they are alive."""
+    """The other workers' heartbeats have yet to arrive."""
     job = submit(two_models)
     stages.record(two_models, claim(two_models, job), OUTPUT)
     wait(two_models, 700)
@@ -300,12 +300,12 @@ def test_no_job_restarts_right_after_an_outage(
     process.sweep()
     assert queries.get_job(two_models, ANONYMOUS, job.id).run == 2
     assert queries.get_job(two_models, ANONYMOUS, job.id).published_at is not None, (
-        "and it is published by the same sweep"
+        "the same sweep publishes it"
     )
 
 
 def test_the_migration_sets_the_models_of_started_jobs(database_url: str) -> None:
-    """Their workers said what they had, if not under a single name."""
+    """Workers described their models before there was a single digest."""
     database = Database(database_url)
     migrations.migrate(database.engine)
     runtime = Runtime(DESCRIPTION, 4096, "{}")

@@ -1,4 +1,4 @@
-"""Steps that run out of memory get smaller, and larger again when there is memory."""
+"""Steps shrink when memory runs out, and grow when there is memory again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_running_out_of_memory_shrinks_the_batch(
 
     before_launch(engine, fault)
     rng = random.Random(6)
-    # Short prompts, so that many decode together although few of their tokens are read in a step.
+    # Short prompts, so that many sequences decode together despite small prefill chunks.
     requests = [
         Request(
             rng.choice(list(Role)),
@@ -60,7 +60,7 @@ def test_a_batch_grows_again_when_there_is_memory(
     paged: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Another program took the memory for a while, and the texts are the same."""
+    """Another program uses the memory for a while; the texts are the same."""
     monkeypatch.setattr(adaptive_limit, "BASE_BACKOFF_STEPS", 3)
     engine = make(checkpoint, tokenizer, paged=paged)
     slots, chunk = (
@@ -94,7 +94,7 @@ def test_a_batch_grows_again_when_there_is_memory(
             chunk,
         ):
             break
-        # New prompts: of those that are known there is little to read in a step.
+        # New prompts, since cached ones have little to prefill.
         for generation in [engine.submit(request(rng)) for _ in requests]:
             generation.result()
     engine.close()

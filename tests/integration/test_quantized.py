@@ -1,4 +1,4 @@
-"""A base of 4 bits, with the adapters on top of it: really quantised, by bitsandbytes on the CPU.
+"""A 4-bit base with adapters, quantized by bitsandbytes on the CPU.
 
 Where the package's extra `quantization` is not installed there is nothing to test.
 """
@@ -35,18 +35,18 @@ from worker.engine.reference import ReferenceEngine
 
 pytest.importorskip("bitsandbytes")
 
-#: Further settings of bitsandbytes: what it does by itself, and others that a base may come with.
+#: Settings of bitsandbytes: its defaults, and others that a base may have.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp4": {},
     "nf4": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-    # One of three, one of two, and one alone stay as they are.
+    # One of three, one of two and a single projection stay unquantized.
     "mixed": {"llm_int8_skip_modules": ["lm_head", "k_proj", "up_proj", "o_proj"]},
 }
 
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a CPU multiplies bfloat16, bitsandbytes rounds to it, and texts part."""
+    """On CPUs with bfloat16 instructions, bitsandbytes rounds to it, and texts differ."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
 
 
@@ -60,7 +60,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=SETTINGS)
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What bitsandbytes makes of a base."""
+    """The kind of 4-bit quantization."""
     config = partial(transformers.BitsAndBytesConfig, **SETTINGS[request.param])
     monkeypatch.setattr(transformers, "BitsAndBytesConfig", config)
     return str(request.param)
@@ -97,7 +97,7 @@ def test_the_base_is_quantised_and_the_adapters_are_not(checkpoint: Path) -> Non
 
 @pytest.mark.parametrize("form", [GroupedLoRALinear, StackedLoRALinear])
 def test_roles_are_mixed_in_a_batch(checkpoint: Path, tokenizer: Any, form: LoRALinear) -> None:
-    """The first form is the CPU's, the second one the GPU's."""
+    """The first implementation is the CPU's, the second the GPU's."""
     requests = mixture()
     engine = BatchingEngine(
         load(checkpoint), tokenizer, max_model_len=CONTEXT, max_num_seqs=8, lora_linear=form
@@ -114,7 +114,7 @@ def test_roles_are_mixed_in_a_batch(checkpoint: Path, tokenizer: Any, form: LoRA
 
 
 class Tracer:
-    """Records as a CUDA graph does: it repeats operations, and knows nothing of the code around them."""
+    """A fake CUDA graph: it repeats the recorded operations, and nothing else."""
 
     def __init__(self) -> None:
         self.replayed = 0
@@ -132,12 +132,12 @@ class Tracer:
 def test_fused_layers_change_no_text(
     wide: Path, tokenizer: Any, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a GPU computes it, but for the kernels: over blocks, and once with recorded steps."""
+    """As on a GPU, except for the kernels: paged, and once with CUDA graphs."""
     tracer = Tracer() if kind == "nf4" else None
     requests = mixture()
     loaded = loading.load(replace(find(wide), quantization="4bit"))
     base = loaded.models["actor"].get_base_model()
-    assert type(base.lm_head) is torch.nn.Linear, "bitsandbytes leaves the head alone"
+    assert type(base.lm_head) is torch.nn.Linear, "bitsandbytes does not quantize the head"
     engine = BatchingEngine(
         loaded.models,
         tokenizer,
@@ -166,15 +166,15 @@ def test_no_weight_is_in_memory_twice(wide: Path, tokenizer: Any) -> None:
     engine = BatchingEngine(models, tokenizer, max_model_len=CONTEXT, max_num_seqs=2, paged=True)
     gc.collect()
     assert not [original for original in originals if original() is not None]
-    # Neither their packed weights under another name nor factors of 8 bits.
+    # Neither packed weights in another tensor nor 8-bit factors.
     assert not [x.shape for x in bytes_held() if id(x) not in before]
     engine.close()
 
 
 def bytes_held() -> list[Tensor]:
-    """Return all tensors of bytes that are worth counting."""
+    """Return all uint8 tensors of more than 64 bytes."""
     gc.collect()
-    # By its type: some objects warn when they are asked for their class.
+    # By type: some objects warn when `__class__` is read.
     tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]
     return [x for x in tensors if x.dtype is torch.uint8 and x.numel() > 64]
 

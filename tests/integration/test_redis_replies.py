@@ -1,4 +1,4 @@
-"""Whatever error Redis answers with, whoever asks counts it as being away."""
+"""Every error reply of Redis counts as an outage."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_redis_errors_count_as_unavailable(proxy: ReplyingProxy, reply: str) -> 
             progress.publish_change("job")  # warns
             with pytest.raises(redis.RedisError):
                 progress.ping()
-            # A worker's consumer goes on after these alone.
+            # A worker's consumer recovers from these errors only.
             waited_for = connection.connection_errors + connection.channel_errors
             with pytest.raises(waited_for):
                 channel.client.rpop("none")

@@ -1,4 +1,4 @@
-"""What readers are told of a job that started again with another model."""
+"""The events of a job that restarted with another model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def web(database_url: str, redis_server: RedisServer) -> Iterator[Client]:
 
 
 def restart(database: Database) -> None:
-    """Let the leases run out, and nobody with their model come back."""
+    """Let the leases expire, with no worker of their model left."""
     let_leases_run_out(database)
     sweeping.sweep(database)
     with database.engine.begin() as connection:
@@ -80,7 +80,7 @@ def test_sequence_numbers_are_the_same_for_live_and_late_readers(two_models: Dat
     assert late.keys() >= waiting.keys()
     for earlier in (live, waiting):
         assert all(late[n] == event for n, event in earlier.items() if n in late)
-    # Whoever saw all of the text that is gone goes on with what came after it.
+    # A reader that saw all of the lost text continues with what follows it.
     after = [event for number, event in late.items() if number > max(live)]
     assert [e["type"] for e in after if not e["type"].startswith("response.reasoning_text")][
         :5
@@ -97,7 +97,7 @@ def test_sequence_numbers_are_the_same_for_live_and_late_readers(two_models: Dat
     ]
     added = [e for e in late.values() if e["type"] == "response.output_item.added"]
     assert [e["output_index"] for e in added] == [0, 1, 2, 3, 4]
-    assert len({e["item"]["id"] for e in added}) == 5, "each has a name of its own"
+    assert len({e["item"]["id"] for e in added}) == 5, "each item has an id of its own"
     ended = [e["item"]["status"] for e in late.values() if e["type"] == "response.output_item.done"]
     assert ended == ["completed", "incomplete", "completed", "completed", "completed"]
 

@@ -1,4 +1,4 @@
-"""Stages as the tasks run them: a real engine, a real Redis, both databases."""
+"""The stage runner with a real engine, a real Redis and both databases."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from worker.tasks import StageRunner
 
 @pytest.fixture(scope="module")
 def nul_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose likeliest token is NUL, always."""
+    """A checkpoint whose most likely token is always NUL."""
     folder = Path(shutil.copytree(checkpoint, tmp_path_factory.mktemp("nul") / "copy"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     [nul] = tokenizer.encode("\0", add_special_tokens=False)
@@ -79,7 +79,7 @@ def start_stage(runner: StageRunner, progress: Progress, job: Job) -> threading.
 
 
 def live_text(progress: Progress, job: Job) -> list[str]:
-    """Return the pieces of text that readers were told, once there are some."""
+    """Wait for live text; return its pieces."""
     with progress.follow(job.id) as follower:
         while not (texts := follower.read(1).texts):
             pass
@@ -130,7 +130,7 @@ def test_cancelling_frees_the_engine_and_keeps_the_partial_text(
     job = submit(database, 4000)
     thread = start_stage(runner, progress, job)
     cancellation.cancel(database, ANONYMOUS, job.id)
-    runner.cancel_lost()  # as the rescue thread calls it
+    runner.cancel_lost()  # as the heartbeat thread calls it
     thread.join(30)
     stored = queries.get_job(database, ANONYMOUS, job.id)
     assert stored.status is Status.CANCELLED
@@ -183,7 +183,7 @@ def test_an_error_of_the_engine_fails_the_job_with_the_reason(
     engine: ReferenceEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A fake fault: the real one would be a broken driver or full memory.
+    # A fake fault for a broken driver or full memory.
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no memory left")
 
@@ -204,7 +204,7 @@ def test_a_stage_that_fails_after_a_cancel_ends_its_attempt(
 ) -> None:
     job = submit(database, 5)
 
-    def broken(*_: object) -> None:  # a fake fault, at the worst moment
+    def broken(*_: object) -> None:  # a fake fault right after the cancel
         cancellation.cancel(database, ANONYMOUS, job.id)
         raise ZeroDivisionError("odd")
 
@@ -222,7 +222,7 @@ def test_an_unexpected_error_fails_the_job(
     engine: ReferenceEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A fake fault, in a place where none is expected.
+    # A fake fault outside the engine.
     def broken(*_: object) -> None:
         raise ZeroDivisionError("odd")
 
@@ -238,7 +238,7 @@ def test_an_unexpected_error_fails_the_job(
 def test_a_finished_text_waits_for_the_database(
     database: Database, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A fake fault: the database fails three times, and is there again.
+    # A fake fault: the database fails three times, then works again.
     faults = iter(range(3))
     record = stages.record
 

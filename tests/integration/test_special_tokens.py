@@ -1,4 +1,4 @@
-"""Special tokens in a question: plain text, or control tokens if the setting says so."""
+"""Special tokens in a question: plain text, or control tokens if configured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def request(text: str) -> Request:
 
 
 def with_byte_fallback(folder: Path) -> None:
-    """Save a tokenizer of the kind that Mistral's is: pieces with ``▁``, and bytes for the rest."""
+    """Save a tokenizer like Mistral's: pieces with ``▁``, and byte fallback."""
     pieces = [
         "<unk>",
         "<s>",
@@ -95,7 +95,7 @@ def test_special_tokens_in_a_question_are_text(
 
 
 def test_special_tokens_are_control_tokens_if_configured(checkpoint: Path, tmp_path: Path) -> None:
-    """As in the model card's program, which encodes with the tokenizer's defaults."""
+    """As in the model card's program, which uses the tokenizer's defaults."""
     checkpoints = find(checkpoint, tmp_path, "false")
     ids, _ = Encoder(checkpoints.tokenizer, 4096)(request(TYPED))
     assert ids == AutoTokenizer.from_pretrained(checkpoint / "base").encode(TYPED)
@@ -135,4 +135,6 @@ def test_the_web_counts_tokens_as_the_engine_does(
     counted = TokenCounter(database).count([TYPED])
     ids, _ = Encoder(checkpoints.tokenizer, 4096)(request(TYPED))
     assert counted == ([len(ids)], 4096)
-    assert description["split_special_tokens"] is json.loads(split), "the histories tell it"
+    assert description["split_special_tokens"] is json.loads(split), (
+        "the histories have the setting"
+    )

@@ -1,4 +1,4 @@
-"""Steps that fail: one request pays for its fault, and the others go on."""
+"""Failed steps: the request at fault fails, and the others continue."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def test_a_lost_device_is_reported(checkpoint: Path, tokenizer: Any, paged: bool
     engine.close()
 
 
-def test_an_error_in_the_scheduler_fails_all_requests(
+def test_an_error_in_the_engines_loop_fails_the_running_requests(
     checkpoint: Path, tokenizer: Any, paged: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make(checkpoint, tokenizer, paged=paged)
     request = Request(Role.ACTOR, "gravity", Sampling(temperature=0, max_output_tokens=9))
 
-    def stumble() -> None:
+    def fail() -> None:
         if engine._loop.scheduler.running:
             raise RuntimeError("no text")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._loop, "_flush_outputs", stumble)
+        patch.setattr(engine._loop, "_flush_outputs", fail)
         with pytest.raises(EngineError, match="RuntimeError: no text"):
             engine.submit(request).result(timeout=60)
     assert engine.submit(request).result(timeout=60).output_tokens == 9
@@ -89,7 +89,7 @@ def test_an_error_during_sampling_changes_no_text(
     paged: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The step is repeated, and must begin where it began."""
+    """The step is repeated from the same state."""
     engine = make(checkpoint, tokenizer, paged=paged)
     sample = sampler.sample
     batch_sizes = []
@@ -114,7 +114,7 @@ def test_an_error_during_sampling_changes_no_text(
 def test_an_error_at_synchronization_fails_the_requests_in_flight(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
-    """Nobody can tell whose fault it is; who waits for a slot is not hit, nor who comes later."""
+    """The request at fault is unknown. Waiting and later requests are not affected."""
     engine = make(checkpoint, tokenizer, max_num_seqs=4, paged=True)
     steps = iter(range(6))
     fail_reads(engine, lambda _: next(steps, None) == 5)
@@ -139,12 +139,12 @@ def test_an_error_at_synchronization_fails_the_requests_in_flight(
 def test_a_preempted_request_does_not_wait_for_a_failed_step(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
-    """It waits for the token that will never be read."""
+    """Its last token will never be read."""
     engine = make(checkpoint, tokenizer, max_num_seqs=4, paged=True, num_blocks=FEW)
     failed: list[Any] = []
 
     def fails(plan: Any) -> bool:
-        """If the next plan makes room: the token of who does is in this one."""
+        """The step before a preemption, which has the last token of the preempted sequence."""
         scheduler = engine._loop.scheduler
         free = engine._runner.kv.num_free_blocks  # type: ignore[attr-defined]  # of blocks
         due = sum(
@@ -177,7 +177,7 @@ def test_a_preempted_request_does_not_wait_for_a_failed_step(
 def test_out_of_memory_after_an_error_fails_no_request(
     checkpoint: Path, tokenizer: Any, reference: ReferenceEngine, paged: bool
 ) -> None:
-    """Who makes room waits, and is not computed with the others that the first error hit."""
+    """A preempted sequence waits, and is not repeated with the sequences of the failed step."""
     engine = make(checkpoint, tokenizer, paged=paged)
     errors = iter([None, None, RuntimeError("once"), torch.OutOfMemoryError("out of memory")])
     submitted = threading.Event()

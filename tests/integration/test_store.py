@@ -1,4 +1,4 @@
-"""The database's promises, on SQLite and on PostgreSQL: a job's way, and what is kept of it."""
+"""Jobs and attempts in the database, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_idempotency_keys_are_per_owner(database: Database) -> None:
 
 
 def test_a_failed_unit_of_work_rolls_back(database: Database) -> None:
-    """Whatever was done in it, by whichever statements."""
+    """All of its statements."""
     job = submit(database)
 
     def fail_after_two_statements() -> None:

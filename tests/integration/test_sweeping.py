@@ -1,4 +1,4 @@
-"""What a sweep brings back, ends or publishes, on SQLite and on PostgreSQL."""
+"""What a sweep releases, ends or publishes, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_heartbeats_keep_leases(database: Database) -> None:
 
 
 def test_a_lease_without_a_worker_expires(database: Database) -> None:
-    """A claim was committed, but its answer never came: no thread works on it."""
+    """A claim was committed, but its reply was lost, so that no thread works on it."""
     job = submit(database)
     claim(database, job)
     let_leases_run_out(database)
@@ -47,7 +47,9 @@ def test_a_job_long_past_its_deadline_ends_despite_its_lease(
     claimed = stages.claim(database, job.id, 0, WORKER, job_timeout=0.001)
     assert claimed is not None
     assert sweeping.sweep(database).failed == [job.id]
-    assert workers.held_leases(database, WORKER) == set(), "its worker should stop"
+    assert workers.held_leases(database, WORKER) == set(), (
+        "the lease is lost, so that its worker stops"
+    )
     assert not stages.record(database, claimed, OUTPUT)
     stages.keep_partial(database, claimed, replace(OUTPUT, finish_reason="cancelled"))
     [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
@@ -62,7 +64,7 @@ def test_a_cancelled_attempt_ends_with_its_workers_lease(database: Database) -> 
     assert sweeping.sweep(database).attempts_ended == []
     let_leases_run_out(database)
     workers.heartbeat(database, WORKER, [(job.id, claimed.lease_token)])
-    assert sweeping.sweep(database).attempts_ended == [], "its worker is still at it"
+    assert sweeping.sweep(database).attempts_ended == [], "its attempt is still running"
     let_leases_run_out(database)
     assert sweeping.any_unfinished(database)
     swept = sweeping.sweep(database)
@@ -117,7 +119,7 @@ def test_jobs_that_ran_beside_a_crashing_job_do_not_fail(database: Database) -> 
     let_leases_run_out(database)
     assert sweeping.sweep(database).failed == [poison.id]
     assert not stages.needs_exclusive_worker(database, innocent.id, 1), (
-        "its next stage has a clean record"
+        "lost workers count for each stage"
     )
     assert stages.record(database, claim(database, innocent, 1), OUTPUT)
 
@@ -142,12 +144,12 @@ def test_the_outbox_holds_unpublished_stages(
     taken = outbox.take_unpublished(database, queue_empty=True, model=RUNTIME.model)
     assert [w.job_id for w in taken] == [new.id]
     assert outbox.take_unpublished(database, queue_empty=True, model=RUNTIME.model) == [], (
-        "who took it publishes it"
+        "the process that took it publishes it"
     )
     outbox.put_back(database, taken)
 
     monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", -1.0)
-    # Messages that should have been taken by now: the chain's next one for sure, the
+    # Messages that should have been consumed by now: the chain's next one always, the
     # question's only if Redis has no messages left.
     waiting = outbox.take_unpublished(database, queue_empty=False, model=RUNTIME.model)
     assert [(w.job_id, w.stage_index) for w in waiting] == [(half_done.id, 1), (new.id, 0)]
@@ -170,15 +172,13 @@ def test_an_overtaken_question_is_published_again(
     later, waiting = submit(database, priority=5), submit(database)
     claim(database, later)
     assert outbox.take_unpublished(database, queue_empty=False, model=RUNTIME.model) == [], (
-        "it may have been taken just now"
+        "its message may have been consumed just now"
     )
     monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", -1.0)
     published = [
         w.job_id for w in outbox.take_unpublished(database, queue_empty=False, model=RUNTIME.model)
     ]
-    assert published == [urgent.id, lost.id], (
-        "and the one that came later may still be in the queue"
-    )
+    assert published == [urgent.id, lost.id], "and the later one may still be in the queue"
     urgent_later = submit(database, priority=9)
     claim(database, urgent_later)
     assert waiting.id not in [
@@ -222,10 +222,10 @@ def test_old_jobs_are_deleted_a_few_at_a_time(database: Database) -> None:
     assert [retention.delete_jobs(database, 2, limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
-def test_stopped_workers_without_stored_attempts_are_deleted(
+def test_workers_that_are_gone_and_have_no_stored_attempts_are_deleted(
     database: Database,
 ) -> None:
-    """A history tells who ran it for as long as it is kept; one that may come back stays."""
+    """Stored histories refer to their workers, and workers that may return are kept."""
     for name in ("stopped", "killed", "away", "newest"):
         workers.register(database, name, "localhost", 1, RUNTIME)
     for name in (WORKER, "stopped", "newest"):
@@ -247,7 +247,9 @@ def test_stopped_workers_without_stored_attempts_are_deleted(
 
     assert left() == {WORKER, "away", "newest"}
     assert workers.heartbeat(database, "away", [])
-    assert not workers.heartbeat(database, "killed", []), "it is told, and stops"
+    assert not workers.heartbeat(database, "killed", []), (
+        "the heartbeat reports it, and the worker stops"
+    )
     cancellation.cancel(database, ANONYMOUS, job.id)
     with database.engine.begin() as connection:
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))

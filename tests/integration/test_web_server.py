@@ -20,13 +20,13 @@ from web import server as web_server
 from web.server import Server
 from web.services import Services
 
-#: Seconds that stand for a minute.
+#: The time limits of these tests in seconds, instead of a minute.
 LIMIT = 0.5
 
 
 @contextmanager
 def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
-    """Serve until the end of the block, as `serve.serve` does."""
+    """Run the server for the duration of the block, as `serve.serve` does."""
     configured = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
     app = create_app(configured)
     services: Services = app.extensions["helixq"]
@@ -96,7 +96,7 @@ def test_slow_requests_time_out(
 
 
 def closed_after_a_drop(connection: socket.socket) -> bool:
-    """Send a byte, and see whether the server has closed the connection."""
+    """Send a byte; return whether the server has closed the connection."""
     try:
         connection.sendall(b"x")
         return connection.recv(1) == b""
@@ -109,7 +109,7 @@ def closed_after_a_drop(connection: socket.socket) -> bool:
 def test_idle_connections_are_closed(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Be it before the first request, or after one; one that waits for its reply is not still."""
+    """Before the first request or after one. A connection that waits for its reply is not idle."""
     monkeypatch.setattr(web_server, "IDLE_TIMEOUT", LIMIT)
     ask = (
         b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""How Celery connects to Redis."""
+"""Celery's connection to Redis."""
 
 import pytest
 from kombu.exceptions import OperationalError

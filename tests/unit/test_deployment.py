@@ -1,4 +1,4 @@
-"""What deploys the program and what describes its settings agree with the program."""
+"""The compose file, the image and the documented settings match the program."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_only_the_web_is_published_and_on_loopback_only() -> None:
     services = compose(HELIXQ_PORT="9000")
     assert [name for name, service in services.items() if "ports" in service] == ["web"]
     assert services["web"]["ports"] == ["127.0.0.1:9000:8000"]
-    # The port inside, which the web listens on and the healthcheck asks.
+    # The port in the container, which the web listens on and the healthcheck uses.
     assert settings.load(services["web"]["environment"]).port == 8000
     assert "127.0.0.1:8000/healthz" in services["web"]["healthcheck"]["test"][-1]
 

@@ -1,4 +1,4 @@
-"""What the documents name exists: links, anchors, files, tests, commands, options and settings."""
+"""Everything that the documents refer to exists: links, anchors, files, tests, commands, options and settings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_links_lead_somewhere(name: str) -> None:
     lost = []
     for link in ("".join(pair) for pair in _LINK.findall(prose(name))):
         if re.match(r"\w+:", link):
-            continue  # of another site
+            continue  # an external link
         path, _, anchor = unquote(link).partition("#")
         file = (ROOT / name).parent / path if path else ROOT / name
         if not file.exists() or (anchor and anchor not in anchors(file)):
@@ -106,7 +106,7 @@ def is_module(module: str) -> bool:
 
 
 def accepted(words: list[str]) -> bool:
-    """Whether the program has the command that a line begins with, and its options."""
+    """Whether the program has the command of a line, and its options."""
     command: click.Command = main
     while words and isinstance(command, click.Group) and not words[0].startswith("-"):
         if words[0] not in command.commands:

@@ -1,4 +1,4 @@
-"""What a job's page shows of its stages."""
+"""A job's page: its stages, titles and times."""
 
 from __future__ import annotations
 

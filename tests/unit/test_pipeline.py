@@ -1,4 +1,4 @@
-"""The method's facts, written out in full."""
+"""The prompts, the sampling defaults and the seeds of the method, written out in full."""
 
 from jobs import pipeline
 from jobs.pipeline import Role, Sampling
@@ -59,7 +59,7 @@ def test_further_rounds_criticise_the_last_answer() -> None:
 
 
 def test_stage_seeds_are_fixed_and_differ() -> None:
-    # Written out: histories are replayed from their seeds years later.
+    # Fixed values: histories may be replayed from their seeds years later.
     seeds = [pipeline.stage_seed(7, position) for position in range(3)]
     assert seeds == [1287519007450339, 2522708448849438, 3874425673750184]
     assert pipeline.stage_seed(8, 0) not in seeds

@@ -1,4 +1,4 @@
-"""A Redis's URL means the same to redis-py, which tells live readers, and to Kombu, which carries messages."""
+"""redis-py and Kombu read a Redis URL in the same way."""
 
 from __future__ import annotations
 

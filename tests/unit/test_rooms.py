@@ -1,4 +1,4 @@
-"""The arrows between the rooms: web → jobs ← worker."""
+"""The dependencies between packages: web → jobs ← worker."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Settings are typed and checked; a wrong one is named in one sentence."""
+"""Settings are typed and validated, and an error names the setting in one sentence."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fixtures of the adapter tools' tests: a base, a fine-tune of it, a pickled adapter."""
+"""Fixtures for tests of the adapter tools: a base, a fine-tune, a pickled adapter."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def fine_tune(base: Path, folder: Path, *, noise: float = 0.0, rest: float = 0.0
 
 
 def logits(folder: Path, adapter: Path | None = None) -> Tensor:
-    """Return what a model says to some tokens, (1, tokens, vocabulary), float32."""
+    """Return a model's logits for some tokens, (1, tokens, vocabulary), float32."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))

@@ -1,4 +1,4 @@
-"""The adapter tools read what transformers reads: which files, under which names."""
+"""The adapter tools read the same files and tensor names as transformers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def leave_shards(folder: Path) -> None:
-    """Leave an older, sharded save of the base beside a newer single file."""
+    """Save the base as shards, and later as a single file beside them."""
     build("mistral").save_pretrained(folder / "old", max_shard_size="20KB")
     for file in (folder / "old").glob("model*"):
         shutil.move(file, folder / file.name)
@@ -129,7 +129,7 @@ def test_weight_files_are_found_as_by_transformers(
     report = extract(base, tuned, tmp_path / "out", target=Target(rank=2))
     assert min(layer.norm for layer in report.layers) > 0
     close(logits(base, tmp_path / "out"), expected)
-    # As the base of a merge: what is added is the same difference again.
+    # As the base of a merge, which adds the same difference again.
     twice = tune(tune(build("mistral")))
     merge(tuned, tmp_path / "out", tmp_path / "merged")
     twice.save_pretrained(tmp_path / "twice")
@@ -243,7 +243,7 @@ def test_a_mixture_whose_experts_did_not_change_is_extracted(kind: str, tmp_path
     build(kind).save_pretrained(tmp_path / "base")
     tune(build(kind)).save_pretrained(tmp_path / "tuned")
     report = extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))
-    # Qwen has gates of a single output, which hold no rank of 2.
+    # Qwen has gates with a single output, which have no rank 2.
     assert {layer.rank for layer in report.layers} == ({2} if kind == "mixtral" else {1, 2})
     close(logits(tmp_path / "base", tmp_path / "out"), logits(tmp_path / "tuned"))
     merge(tmp_path / "base", tmp_path / "out", tmp_path / "merged")
@@ -265,7 +265,7 @@ def configure(folder: Path, **changes: object) -> None:
 
 
 def test_differences_of_configs_are_reported(base: Path, tmp_path: Path) -> None:
-    """An adapter holds none of it."""
+    """An adapter cannot represent them."""
     tune(build("mistral")).save_pretrained(tmp_path / "tuned")
     configure(tmp_path / "tuned", attention_multiplier=2.0, attention_dropout=0.5, eos_token_id=3)
     report = extract(base, tmp_path / "tuned", tmp_path / "out", target=Target(rank=2))

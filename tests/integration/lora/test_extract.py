@@ -1,4 +1,4 @@
-"""`extract`: what PEFT loads is the fine-tune, and wrong input leaves nothing behind."""
+"""`extract`: PEFT loads the fine-tune from it, and invalid input writes nothing."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_energy_selects_the_smallest_rank_of_each_layer(base: Path, tmp_path: Pa
     scalings = {
         module.scaling["default"] for module in model.modules() if hasattr(module, "lora_A")
     }
-    assert scalings == {1.0}, "whatever the rank, the difference is applied once"
+    assert scalings == {1.0}, "the scaling is 1 at any rank"
 
 
 def test_kept_modules_complete_the_fine_tune(base: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_other_architectures(architecture: str, tmp_path: Path) -> None:
         target=Target(rank=RANK),
         keep=("embeddings", "head", "norms"),
     )
-    # PEFT says that it does not know how the copy of a tied module should be merged.
+    # PEFT warns that it cannot merge the copy of a tied module.
     with pytest.warns(UserWarning, match="tie") if architecture == "qwen" else _nothing():
         adapted = logits(tmp_path / "base", tmp_path / "out")
     torch.testing.assert_close(adapted, logits(tuned), rtol=1e-4, atol=1e-4)
@@ -261,7 +261,7 @@ def test_an_existing_output_is_not_overwritten(base: Path, tuned: Path, tmp_path
 def test_a_full_disk_leaves_no_partial_output(
     checkpoint: Path, base: Path, tuned: Path, tmp_path: Path, command: str
 ) -> None:
-    """A limit on the size of files is a full disk to the program: a write comes back short."""
+    """A limit on the size of files acts like a full disk: a write is cut short."""
     out = tmp_path / "out"
     source = (
         ["--tuned", str(tuned)] if command == "extract" else ["--adapter", checkpoint / "actor"]

@@ -33,7 +33,7 @@ def test_a_merged_model_has_the_logits_of_base_and_adapter(
     expected = logits(base, checkpoint / "critic")
     effect = float((logits(base) - expected).abs().max())
     error = float((logits(tmp_path / "out") - expected).abs().max())
-    # Rounding every weight to half precision is a change of its own.
+    # Rounding the weights to half precision adds an error.
     assert error < effect * {None: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.8}[dtype]
     before, after = (load_file(f / "model.safetensors") for f in (base, tmp_path / "out"))
     assert before.keys() == after.keys()

@@ -56,7 +56,7 @@ def adapt(base: Path, folder: Path, **options: Any) -> Path:
     torch.manual_seed(4)
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     with warnings.catch_warnings():
-        # PEFT says what it does with embeddings and ties; here that is meant.
+        # PEFT warns about embeddings and tied weights, which is intended here.
         warnings.simplefilter("ignore")
         config = LoraConfig(r=3, lora_alpha=5, task_type="CAUSAL_LM", **options)
         wrapped: Any = get_peft_model(model, config)
@@ -68,7 +68,7 @@ def adapt(base: Path, folder: Path, **options: Any) -> Path:
 
 
 def states(base: Path, adapter: Path, merged: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the weights that we merged and those that PEFT merges on the fresh base."""
+    """Return the weights of our merge, and of PEFT's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: Any = PeftModel.from_pretrained(
@@ -230,7 +230,7 @@ def test_tied_weights_that_would_differ_are_not_merged(
 
 
 def test_a_base_with_nan_is_not_merged(bases: Path, tmp_path: Path) -> None:
-    """Be it in a tensor that the adapter leaves alone."""
+    """Also in a tensor that the adapter does not change."""
     adapter = adapt(bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION)
     model: Any = AutoModelForCausalLM.from_pretrained(bases / "mistral")
     model.model.norm.weight.data[3] = torch.nan

@@ -1,4 +1,4 @@
-"""A client of the application, and what its tests do with one."""
+"""A client of the application, and helpers of its tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUTPUT = Output("A text.", [2, 5], 20, 3, "stop", 1024, 0.0)
 def serving(
     database_url: str, redis_url: str, *, migrate: bool = True, **changes: str
 ) -> Iterator[Client]:
-    """Make the application; give a client of it.
+    """Create the application; yield a client of it.
 
     Args:
         database_url, redis_url: of its servers.

@@ -23,7 +23,7 @@ def tokenizer_json(checkpoint: Path) -> str:
 
 @pytest.fixture
 def web(database_url: str, redis_server: RedisServer, tokenizer_json: str) -> Iterator[Client]:
-    """A client. The worker's model is known, but no worker runs."""
+    """A client. A worker is registered, but none runs."""
     with serving(database_url, redis_server.url) as client:
         runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
         workers.register(services_of(client).database, WORKER, "localhost", 1, runtime)

@@ -1,4 +1,4 @@
-"""Asking: what is accepted, and what becomes of it."""
+"""Submitting questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refused requests: the status, the code, and the shape of the part of the site."""
+"""Refused requests: status, code, and the shape of the error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.use_cases import queries
 from tests.integration.web.client import Client, ask, serving
 from tests.servers import RedisServer
 
-#: One of each kind; the unit tests of ``jobs.protocol`` have them all.
+#: One example of each kind. The unit tests of ``jobs.protocol`` have all.
 BAD_QUESTIONS = [
     ({}, "input", "missing_required_parameter"),
     ({"input": " \n\t"}, "input", "empty_input"),

@@ -52,7 +52,7 @@ def test_the_events_of_a_cancelled_job_end(web: Client, database: Database) -> N
 
 
 def test_a_stream_ends_even_if_its_text_was_lost(web: Client, database: Database) -> None:
-    """Text that was told live went down with its worker: fewer events are left than were sent."""
+    """Text that was streamed live was lost with its worker: fewer events are left than were sent."""
     job_id = ask(web)["id"]
     assert stages.claim(database, job_id, 0, WORKER, job_timeout=60) is not None
     cancellation.cancel(database, ANONYMOUS, job_id)

@@ -40,7 +40,7 @@ def test_an_idempotency_key_works_after_limits_changed(
     redis_server: RedisServer,
     tokenizer_json: str,
 ) -> None:
-    """The same key gives the same job, although a new request would be refused by now."""
+    """The same key gives the same job, although a new request would now be refused."""
 
     def post(web: Client, key: str, **body: Any) -> Any:
         headers = {"Idempotency-Key": key}
@@ -59,7 +59,7 @@ def test_an_idempotency_key_works_after_limits_changed(
     ]
     cancellation.cancel(database, ANONYMOUS, ids[1])
 
-    # A worker with a model whose context holds no question, and a web whose queue is full.
+    # A worker whose context is too small for any question, and a web with a full queue.
     workers.register(
         database, "worker-2", "localhost", 2, Runtime({"engine": "none"}, 32, tokenizer_json)
     )

@@ -190,7 +190,7 @@ def counting(web: Web) -> Iterator[list[str]]:
 
 
 def selects(web: Web, pieces: int, readers: int) -> int:
-    """Stream a stage of so many pieces to so many readers; return how many queries it took."""
+    """Stream a stage with this many deltas to this many readers; return the number of queries."""
     job = submit(web.database)
     stage = claim(web.database, job)
     with counting(web) as statements, ExitStack() as stack:
@@ -211,8 +211,8 @@ def selects(web: Web, pieces: int, readers: int) -> int:
 def test_database_reads_do_not_grow_with_text_or_readers(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The number of queries does not grow with the pieces, nor with the readers."""
-    # Those queries come with the time, not with the text.
+    """The number of queries grows neither with the deltas nor with the readers."""
+    # Those queries depend on time, not on the text.
     monkeypatch.setattr(feeds, "CHECK_INTERVAL", math.inf)
     monkeypatch.setattr(feeds, "PARTIAL_TEXT_INTERVAL", 60.0)
     short_text, long_text, eight_readers = (
@@ -220,7 +220,7 @@ def test_database_reads_do_not_grow_with_text_or_readers(
         selects(web, 100, 1),
         selects(web, 2, 8),
     )
-    # Updates are read together or one by one, which makes a few queries more or less.
+    # Updates may be read together or one by one, so the number of queries varies a little.
     assert long_text < short_text + 98 / 4, "far fewer than one query for each of 98 more pieces"
     assert eight_readers < 3 * short_text, "far fewer than 8 times as many for 8 readers"
 
@@ -289,7 +289,7 @@ def test_lost_text_does_not_delay_the_end_of_the_stream(
     with Reader(web, job) as reader:
         web.generate(stage, 0, ["a ", "b ", "c ", "d ", "e "])
         received = [event for _ in range(5) for event in reader.until(".delta")]
-        web.services.cancel(job.id)  # The worker does not hand in the partial text.
+        web.services.cancel(job.id)  # The worker does not record the partial text.
         [last] = reader.rest()
     assert last["type"] == "response.incomplete"
     assert last["sequence_number"] == received[-1]["sequence_number"] + 1

@@ -19,7 +19,7 @@ def test_questions_are_accepted_without_redis(database_url: str) -> None:
         database = services_of(web).database
         job = queries.get_job(database, ANONYMOUS, ask(web)["id"])
         assert (job.status, job.published_at) == (Status.QUEUED, None), "a sweep will publish it"
-        # The database goes away right after the commit.
+        # The database fails right after the commit.
         with pytest.MonkeyPatch.context() as patch:
             away = OperationalError("", {}, Exception("away"))
             patch.setattr(outbox, "mark_unpublished", Mock(side_effect=away))

@@ -1,4 +1,4 @@
-"""An owner's jobs are not there for others."""
+"""Jobs of other owners are not found."""
 
 from __future__ import annotations
 

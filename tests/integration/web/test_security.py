@@ -1,4 +1,4 @@
-"""What a browser may not do on behalf of another site."""
+"""Protection against other sites."""
 
 from __future__ import annotations
 

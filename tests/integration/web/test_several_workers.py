@@ -1,4 +1,4 @@
-"""Workers that differ, as while some with another context come and others go."""
+"""Workers with different contexts, as during an upgrade."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_too_many_waiting_requests_are_refused(web: Client, database: Database) 
         ask(web)
     assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 2
     cancellation.cancel(database, ANONYMOUS, job_id)
-    for _ in range(3):  # streams give their place back
+    for _ in range(3):  # streams free their slot
         assert web.get(f"/v1/responses/{job_id}?stream=true").text
     with ExitStack() as stack:
         for _ in range(MAX_WAITING):

@@ -1,4 +1,4 @@
-"""Digests: they tell contents, are kept from one run to the next, and survive what may be in the way."""
+"""Digests identify contents, are cached between runs, and do not depend on the cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.checkpoints.digests import Digests, digest
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint, as far as hashing is concerned."""
+    """A folder with a checkpoint's files."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "model.safetensors").write_bytes(bytes(range(256)) * 10_000)
@@ -24,13 +24,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def digest_through_cache(cache: Path, checkpoint: Path) -> str:
-    """Return the digest of a worker that starts now."""
+    """Return the digest that a worker computes when it starts."""
     with Digests(cache) as digests:
         return digests.begin(checkpoint).result()
 
 
 def test_a_digest_covers_names_and_contents(folder: Path) -> None:
-    """Stored jobs name their model by it: it must stay what it is."""
+    """Stored jobs refer to their model by its digest, so it must not change."""
     lines = [
         f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
         for name in ("config.json", "model.safetensors")

@@ -1,4 +1,4 @@
-"""Figures of a benchmark beside those that were recorded last."""
+"""A benchmark's figures compared with the last recorded ones."""
 
 from __future__ import annotations
 

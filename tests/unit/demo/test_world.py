@@ -1,4 +1,4 @@
-"""The miniature's world: its texts are true, and the held-out questions stay out of it."""
+"""The miniature's world: its texts are true, and no held-out question is in the training data."""
 
 from __future__ import annotations
 
@@ -140,11 +140,11 @@ def parse(question: str) -> Problem | None:
 
 
 def bare(question: str) -> str:
-    """Leave out what changes nothing: blanks around, the mark at the end, capitals."""
+    """Remove what does not change the problem: outer blanks, the mark at the end, capitals."""
     return question.strip().rstrip("?.").strip().lower()
 
 
-#: Of the first documents of the lessons before the last: demo/checkpoint's base was made from them.
+#: Digests of the first documents of the earlier lessons, from which demo/checkpoint's base was trained.
 OLD_DOCUMENTS = {
     Lesson.COLUMNS: "dfafb3a14ce02915ff5b778c00b2b03e66242bec3ae525125ec179a03c35341b",
     Lesson.ANSWERS: "3709728e07809fe5af8fa1371a460d20c9c4dc84f1543c1ede8983fa63ef178c",
@@ -154,7 +154,7 @@ OLD_DOCUMENTS = {
 
 @pytest.mark.parametrize("lesson", OLD_DOCUMENTS)
 def test_the_first_lessons_are_unchanged(lesson: Lesson) -> None:
-    """Else the recipe no longer makes the base that the last lesson went on from."""
+    """Otherwise the recipe no longer makes the base that the last lesson starts from."""
     digest = hashlib.sha256()
     for step in range(40):
         rng = random.Random(f"0/{training.KEYS[lesson]}/{step}")
@@ -185,7 +185,7 @@ def test_the_committed_questions_are_the_held_out_ones(tmp_path: Path) -> None:
         ways.setdefault(row["kind"], set()).add((form, *lengths))
     for fine, phrasings in ways.items():
         n = len(questions.QUESTIONS["*" if "×" in fine else "+"]) + 1
-        assert len({form for form, *_ in phrasings}) == n, "every phrasing"
+        assert len({form for form, *_ in phrasings}) == n, "all phrasings occur"
         orders = {(one, two) for _, one, two in phrasings}
         assert len(orders) == (1 if fine[-3] == fine[-1] else 2)
     ends = {row["question"][len(row["question"].rstrip()) :] for row in rows}

@@ -1,4 +1,4 @@
-"""Sequences, the texts that they would get, and stand-ins for a cache, for tests of who holds what."""
+"""Sequences, their expected texts, and fake caches that check who holds what."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.engine.kv.row_manager import RowManager
 from worker.engine.tokenization.detokenizer import Detokenizer
 
 CONTEXT = 64
-#: Two of the adapters have the same weights.
+#: The weights of each adapter; two are equal.
 WEIGHTS = ["red", "blue", "red"]
 
 
@@ -28,12 +28,12 @@ def sequence(prompt: list[int], limit: int = 9, priority: int = 0, adapter: int 
 
 
 def drawn(sequence: Sequence, index: int) -> int:
-    """Return which new token a sequence gets at an index, however often it is computed."""
+    """Return the token that a sequence samples at an index, whenever it is computed."""
     return (index * index + len(sequence.prompt_token_ids)) % 2
 
 
 def content(sequence: Sequence, end: int, adapter: Hashable) -> list[int]:
-    """Return what stands for keys and values of the first tokens: each depends on all before it."""
+    """Return fake keys and values of the first tokens. Each depends on all tokens before it."""
     tokens = [
         *sequence.prompt_token_ids,
         *(drawn(sequence, i) for i in range(len(sequence.output_token_ids))),
@@ -45,26 +45,26 @@ def content(sequence: Sequence, end: int, adapter: Hashable) -> list[int]:
 
 
 def pieces(plan: SchedulerOutput) -> list[tuple[Sequence, int, int]]:
-    """Return what a plan computes: of which sequence, from where and to where."""
+    """Return what a step computes: sequence, start and end."""
     decoding = [(s, s.num_computed_tokens, s.num_computed_tokens + 1) for s in plan.decodes]
     return decoding + [(c.sequence, c.start, c.end) for c in plan.prefills]
 
 
 class Cache(Protocol):
-    """Stands in for keys and values."""
+    """A fake KV cache."""
 
     def compute(self, plan: SchedulerOutput, running: Iterable[Sequence]) -> None:
-        """Compute a plan as a device would; every sequence must find its own keys and values."""
+        """Compute a step as a device would. Every sequence must find its own keys and values."""
 
     def damage(self, sequence: Sequence) -> None:
-        """Spoil what a sequence holds, which is about to be removed as damaged."""
+        """Damage the memory of a sequence that is about to be removed."""
 
     def check_all_free(self) -> None:
-        """Check that nobody holds anything."""
+        """Check that all memory is free."""
 
 
 class RowCache:
-    """A cache of rows."""
+    """A fake cache of rows."""
 
     def __init__(self, rows: int, manager: RowManager) -> None:
         self._rows: list[list[int | None]] = [[None] * CONTEXT for _ in range(rows)]
@@ -91,14 +91,14 @@ class RowCache:
 
 
 class BlockCache:
-    """A paged cache, with a table of its own that is kept up by the changes alone."""
+    """A fake paged cache, whose copy of the block tables is updated from their changes."""
 
     def __init__(self, count: int, size: int, manager: BlockManager) -> None:
         self._blocks: list[list[int | None]] = [[None] * size for _ in range(count)]
         self._size = size
         self._manager = manager
         self._table = np.zeros_like(manager.block_tables)
-        #: Blocks that were damaged while others had them, and how many these were.
+        #: Blocks that were damaged while others shared them, and the number of these holders.
         self._damaged: dict[int, int] = {}
 
     def compute(self, plan: SchedulerOutput, running: Iterable[Sequence]) -> None:
@@ -111,7 +111,7 @@ class BlockCache:
             "no block leaks"
         )
         for block, holders in list(self._damaged.items()):
-            assert ref_counts[block] <= holders, "nobody takes over what is damaged"
+            assert ref_counts[block] <= holders, "damaged blocks get no new holders"
             self._damaged[block] = ref_counts[block]
             if not ref_counts[block]:
                 del self._damaged[block]
@@ -122,8 +122,8 @@ class BlockCache:
             table = self._table[s.row]
             for at in range(start, end):
                 block = int(table[at // self._size])
-                assert block > 0, "the first block is nobody's"
-                assert ref_counts[block] == 1, "nobody writes where another reads"
+                assert block > 0, "block 0 is never allocated"
+                assert ref_counts[block] == 1, "shared blocks are not written"
                 self._blocks[block][at % self._size] = expected[at]
             cached = [self._blocks[table[at // self._size]][at % self._size] for at in range(end)]
             assert cached == expected
@@ -142,7 +142,7 @@ class BlockCache:
 
 
 class Driver:
-    """Serves sequences as an engine does; tokens are read at once, or after the next step's launch."""
+    """Runs sequences as an engine does. Tokens are read at once, or after the next step is launched."""
 
     def __init__(
         self, scheduler: Scheduler, cache: Cache | None = None, *, late: bool = False
@@ -150,14 +150,14 @@ class Driver:
         self.scheduler = scheduler
         self._cache = cache
         self._late = late
-        #: Whose token of which index is drawn but not read.
-        self._under_way: list[tuple[Sequence, int]] = []
-        #: After how many tokens those sequences end that end before their limit.
+        #: Sequence and index of the tokens that are sampled but not read.
+        self._in_flight: list[tuple[Sequence, int]] = []
+        #: The number of tokens after which a sequence stops before its limit.
         self.ends: dict[Sequence, int] = {}
         self.done: list[Sequence] = []
 
     def step(self) -> SchedulerOutput:
-        """Plan and compute a step, and end sequences that have all their tokens."""
+        """Schedule and compute a step, and end sequences that have all their tokens."""
         before = [s for s in self.scheduler.running if not s.at_max_output_tokens]
         plan = self.scheduler.schedule()
         self._check(plan, before)
@@ -169,13 +169,13 @@ class Driver:
         for s in drawing:
             s.output_token_ids.append(PENDING_TOKEN)
         if self._late:
-            launched, self._under_way = self._under_way, launched
+            launched, self._in_flight = self._in_flight, launched
         for s, index in launched:
             self._read(s, index)
         return plan
 
     def remove(self, sequence: Sequence, *, invalid_kv: bool = False) -> None:
-        """End a sequence, wherever it is."""
+        """End a sequence in any state."""
         if sequence in self.done:
             return
         if (
@@ -193,7 +193,7 @@ class Driver:
         assert s.output_token_ids[index] == PENDING_TOKEN
         s.output_token_ids[index] = drawn(s, index)
         if index + 1 == min(s.max_output_tokens, self.ends.get(s, s.max_output_tokens)):
-            del s.output_token_ids[index + 1 :]  # what was computed beyond the end
+            del s.output_token_ids[index + 1 :]  # tokens computed beyond the end
             self.remove(s)
 
     def _check(self, plan: SchedulerOutput, before: list[Sequence]) -> None:
@@ -207,17 +207,19 @@ class Driver:
         chunked = [c.sequence for c in plan.prefills]
         assert len({*plan.decodes, *chunked}) == len(plan.decodes) + len(chunked)
         assert {s for s in before if s.is_decoding} - set(plan.preempted) == set(plan.decodes)
-        assert plan or not scheduler.running or self._under_way
+        assert plan or not scheduler.running or self._in_flight
         for c in plan.prefills:
             assert c.start == c.sequence.num_computed_tokens < c.end <= len(c.sequence)
             assert PENDING_TOKEN not in c.sequence.slice(c.start, c.end)
         for s in plan.preempted:
             assert s in scheduler.waiting
         new = [s for s in chunked if s not in before]
-        assert not (new and plan.preempted), "nobody comes in where others had to go"
+        assert not (new and plan.preempted), "no sequence is admitted in a step that preempts"
         ranks = [
             (-s.generation.request.priority, s.arrival_index or 0)
             for s in (*new, *scheduler.waiting)
         ]
         first, others = ranks[: len(new)], ranks[len(new) :]
-        assert not (first and others) or max(first) < min(others), "nobody overtakes"
+        assert not (first and others) or max(first) < min(others), (
+            "priorities and arrival order are kept"
+        )

@@ -1,4 +1,4 @@
-"""Threads that share a step's computing."""
+"""The number of intra-op threads."""
 
 from __future__ import annotations
 

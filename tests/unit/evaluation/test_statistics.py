@@ -1,4 +1,4 @@
-"""Intervals and tests against published numbers and exact sums."""
+"""Confidence intervals and tests, compared with published numbers and exact sums."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_mcnemars_test_is_the_binomial_sum() -> None:
 
 
 def test_the_paired_interval_is_the_published_one() -> None:
-    """Bonett and Price's formula, worked by hand: 9 mended and 2 spoilt of 98."""
+    """Bonett and Price's formula, computed by hand: 9 corrected and 2 worsened of 98."""
     reach = 1.959964 * math.sqrt((0.10 + 0.03 - 0.07**2) / 100)
     paired = Paired(mended=9, spoilt=2, total=98)
     assert paired.difference == pytest.approx(7 / 98)

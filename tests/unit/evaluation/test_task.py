@@ -1,4 +1,4 @@
-"""Tasks: what is wrong with a file of questions is said with its line."""
+"""Tasks: errors in a file of questions name the line."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from jobs import maintenance
 from jobs.maintenance import Duty, repeat
 
-#: Seconds; no duty of these tests waits for its interval.
+#: An interval in seconds that no test waits for.
 LONG = 3600.0
 
 

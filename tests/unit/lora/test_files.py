@@ -1,4 +1,4 @@
-"""Whether weights are numbers is seen in every dtype, and large ones are numbers."""
+"""Weights are checked for NaN and infinity in every dtype."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_nan_is_found_anywhere(dtype: torch.dtype, place: int) -> None:
 def test_infinity_is_found_and_the_largest_number_is_finite(
     dtype: torch.dtype, value: float
 ) -> None:
-    """A sum of such numbers would be infinite."""
+    """A sum of such numbers would overflow."""
     values = torch.full((10_000,), torch.finfo(dtype).max, dtype=dtype)
     assert is_finite(values)
     assert is_finite(-values)

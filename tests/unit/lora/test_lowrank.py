@@ -1,4 +1,4 @@
-"""The maths of extraction: as good as a singular value decomposition, and provably so."""
+"""Low-rank factors: as good as a singular value decomposition, with a proven bound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from worker.lora import lowrank
 from worker.lora.lowrank import Target
 
-#: Float32's share in a relative error of products and sums of a few hundred terms.
+#: The relative rounding error of float32 sums of a few hundred terms.
 SLACK = 1e-5
 
 
@@ -65,11 +65,9 @@ def test_the_error_bound_of_a_sketch_holds(d: Tensor, rank: int, seed: int) -> N
     if factors is None:
         return
     error = lowrank.error(d, factors.b, factors.a)
-    # The bound is the root of a difference of squares, whose rounding is float32's.
+    # The bound is the root of a difference of squares, which has float32's rounding error.
     rounding = 1e-5 * norm**2
-    assert factors.min_error**2 <= best**2 + rounding, (
-        "no approximation is better, so no bound is above"
-    )
+    assert factors.min_error**2 <= best**2 + rounding, "the bound may not exceed the optimal error"
     assert error >= best - SLACK * norm
     assert error <= best * (1 + lowrank.TOLERANCE) + 3e-3 * norm
 
@@ -106,7 +104,7 @@ def test_decaying_spectra_need_only_a_sketch(decay: float) -> None:
 
 
 def test_flat_spectra_are_computed_exactly() -> None:
-    """All singular values are equal: no subspace is better than another, and none converges."""
+    """All singular values are equal, so no sketch converges."""
     d = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(3))).Q
     assert lowrank.randomized(d, Target(energy=0.5)) is None
     factors = lowrank.approximate(d, Target(energy=0.5))
@@ -167,7 +165,7 @@ def test_a_difference_of_lower_rank_is_reproduced() -> None:
 
 
 def test_factors_are_balanced_for_half_precision() -> None:
-    """At 1e-7 the unbalanced factors U S and V would underflow in float16."""
+    """At 1e-7, the unbalanced factors U S and V would underflow in float16."""
     d = matrix(300, 400, seed=8, decay=1, noise=0) * 1e-7
     factors = lowrank.approximate(d, Target(rank=8))
     torch.testing.assert_close(factors.b.norm(dim=0), factors.a.norm(dim=1), rtol=1e-3, atol=0)

@@ -1,4 +1,4 @@
-"""Parsing bodies and their digests."""
+"""Parsing of bodies, and their digests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_invalid_bodies_are_refused(body: bytes, code: str) -> None:
     with pytest.raises(InvalidRequestError) as excinfo:
         parse(body)
     assert excinfo.value.code == code
-    assert "recursion" not in excinfo.value.message, "Python's own words are not the client's"
+    assert "recursion" not in excinfo.value.message, "Python's own messages are not passed on"
     assert "sys." not in excinfo.value.message
 
 

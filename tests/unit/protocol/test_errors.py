@@ -1,4 +1,4 @@
-"""The API's errors, and which one an exception becomes."""
+"""The API's errors, and the error for each exception."""
 
 from __future__ import annotations
 

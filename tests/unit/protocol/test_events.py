@@ -24,7 +24,7 @@ MESSAGE = [name.replace("reasoning_text", "output_text") for name in REASONING]
 
 
 def all_events(job: Job, live: dict[int, list[str]] | None = None) -> list[dict[str, Any]]:
-    """List the events of a job none of whose text is lost."""
+    """List the events of a job, none of which is missing."""
     job_events = list(events(job, live or {}))
     assert None not in job_events
     return [event for event in job_events if event is not None]
@@ -113,10 +113,10 @@ def test_a_restart_keeps_earlier_events_and_their_numbers() -> None:
     job.run = 2
     add_attempt(job, 0)
     after = list(events(job, {}))
-    # The piece that was streamed live is not stored; nothing else has its number.
+    # The delta that was streamed live is not stored; no other event has its number.
     assert after[: len(before) - 1] == before[:-1]
     gap = after.count(None)
-    assert gap == running.max_output_tokens + 1, "as many as the stage may have streamed"
+    assert gap == running.max_output_tokens + 1, "as many as the stage may stream"
     assert after[len(before) - 1 :][:gap] == [None] * gap
     rest = [event for event in after[len(before) - 1 + gap :] if event is not None]
     assert types(rest) == [*REASONING[-3:], "response.in_progress", *REASONING]

@@ -1,4 +1,4 @@
-"""The limit of each stage, by the room in the context. Each word of these tests is a token."""
+"""The limit of each stage depends on the room in the context. In these tests, each word is a token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.protocol.limits import MIN_OUTPUT_TOKENS, RESERVED_TOKENS, max_output_
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
 
-#: Tokens of the longest prompt of a question of one word, without the texts of the stages.
+#: Tokens of the longest prompt for a question of one word, without the stages' texts.
 PROMPT = len(
     pipeline.prompt(
         Stage(2, Role.REGENERATOR, 1), pipeline.DEFAULT_SYSTEM, "Why?", ["", ""]
@@ -22,7 +22,7 @@ PROMPT = len(
 
 
 def context_for(tokens: int) -> int:
-    """The context in which each stage has room for so many tokens."""
+    """Return the context in which each stage has room for this many tokens."""
     return PROMPT + RESERVED_TOKENS + 3 * tokens
 
 

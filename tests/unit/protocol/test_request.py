@@ -1,4 +1,4 @@
-"""What of a request is the question, and what the system prompt."""
+"""The question and the system prompt of a request."""
 
 from __future__ import annotations
 

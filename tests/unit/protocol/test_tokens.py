@@ -25,6 +25,6 @@ def test_the_newest_worker_counts(
     serve(100)
     assert counter.count(["one"]) == ([1], 100)
     serve(200)
-    assert counter.count(["one"]) == ([1], 100), "it is not looked up for each request"
+    assert counter.count(["one"]) == ([1], 100), "it is not read for each request"
     monkeypatch.setattr(TokenCounter, "REFRESH", 0.0)
     assert counter.count(["one"]) == ([1], 200)

@@ -109,8 +109,8 @@ def test_a_wrong_parameter_is_named(data: dict[str, Any], param: str | None, cod
     assert (error.param, error.code) == (param, code), error.message
     assert error.message.endswith(".")
     assert (param or "the body") in error.message
-    assert "Message" not in error.message, "our classes are not the client's"
-    assert "Input" not in error.message, "nor are pydantic's words"
+    assert "Message" not in error.message, "names of our classes are not passed on"
+    assert "Input" not in error.message, "nor are pydantic's"
     assert "must ." not in error.message
 
 

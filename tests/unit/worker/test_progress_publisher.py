@@ -16,7 +16,7 @@ Updates = Sequence[tuple[str, TextDeltas | None]]
 
 
 class FakeProgress:
-    """Stands for Redis: collects what is published."""
+    """A fake Redis that collects what is published."""
 
     def __init__(self) -> None:
         self.updates: list[tuple[str, TextDeltas | None]] = []
@@ -43,7 +43,7 @@ class FakeProgress:
 
 
 class FakeGeneration:
-    """Stands for a generation of the engine."""
+    """A fake generation."""
 
     def __init__(self, *deltas: str) -> None:
         self.deltas = list(deltas)

@@ -35,7 +35,7 @@ def plain(q: Tensor, keys: Tensor, values: Tensor, at: int, window: int | None) 
 def test_each_token_attends_to_its_own_sequence(
     lengths: list[int], rows: list[int], common: int, window: int | None
 ) -> None:
-    """Rows in order, with gaps, and picked; drafts; what is in common looked at once or not."""
+    """Rows in order, with gaps, and picked; with drafts; with and without cascade attention."""
     torch.manual_seed(0)
     config = MistralConfig(
         num_hidden_layers=1,

@@ -1,4 +1,4 @@
-"""What a step may hold grows again after memory ran out, and does not keep failing."""
+"""The size of steps shrinks when memory runs out, and grows again later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.engine.batching.adaptive_limit import (
 
 
 def run(limit: AdaptiveLimit, steps: int, fits: int) -> int:
-    """Take steps that use all that is allowed; return how many ran out of memory."""
+    """Take steps of the full size; return how many ran out of memory."""
     failures = 0
     for _ in range(steps):
         if limit.current > fits:
@@ -43,7 +43,7 @@ def test_a_limit_that_keeps_failing_is_retried_less_often() -> None:
     run(limit, 20 * BASE_BACKOFF_STEPS, fits=20)
     run(limit, 2 * MAX_BACKOFF_STEPS, fits=20)
     assert run(limit, 20 * MAX_BACKOFF_STEPS, fits=20) <= 20
-    # After a time without any trouble it is as at the beginning.
+    # After enough successful steps the backoff is reset.
     run(limit, 10 * MAX_BACKOFF_STEPS, fits=64)
     limit.halve(64)
     run(limit, BASE_BACKOFF_STEPS, fits=64)

@@ -1,4 +1,4 @@
-"""Texts are told in pieces that depend on the number of tokens alone."""
+"""Deltas depend only on the number of tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing tokens: the distribution is transformers', the noise is the row's own."""
+"""Sampling: the distribution is transformers', and the noise of a row depends on nothing else."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def draw(samplings: list[Sampling], positions: list[int] | None = None) -> Tenso
 
 
 def fit(tokens: Tensor, sampling: Sampling) -> float:
-    """Return the p-value of drawn tokens under the probabilities that `generate` has."""
+    """Return the p-value of sampled tokens under the probabilities of `generate`."""
     counts = torch.bincount(tokens, minlength=VOCABULARY).double()
     probabilities = distribution(sampling).double()
     probabilities *= len(tokens) / probabilities.sum()
     assert not counts[probabilities == 0].any()
-    # Rare tokens are counted together, as the test asks for.
+    # The chi-square test needs rare tokens to be counted together.
     rare = probabilities < 5
     observed = torch.cat([counts[~rare], counts[rare].sum()[None]])
     expected = torch.cat([probabilities[~rare], probabilities[rare].sum()[None]])
@@ -113,7 +113,7 @@ def test_the_noise_is_standard_gumbel() -> None:
 
 @pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
 def test_ties_are_sampled_the_same_in_any_batch(width: torch.dtype) -> None:
-    """In 16 bits many scores are equal: the order in which they are found must not matter."""
+    """In 16 bits, many scores are equal. Their order must not matter."""
     generator = torch.Generator().manual_seed(1)
     neighbors = [Sampling(top_k=60, seed=1), Sampling(top_k=0, seed=2)]
     for seed in range(100):
@@ -145,14 +145,14 @@ def test_all_tokens_tied_with_the_k_th_are_candidates() -> None:
 
 
 def crowd() -> list[Sampling]:
-    """Neighbours that make the engine look at more candidates, up to all tokens."""
+    """Rows in the same batch that need more candidates, up to all tokens."""
     return [Sampling(top_k=k, top_p=p, seed=k) for k in (1, 90, 0) for p in (1.0, 0.6)]
 
 
 @pytest.mark.parametrize("width", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("levels", [2, 9])
 def test_samples_from_ties_do_not_depend_on_the_batch(width: torch.dtype, levels: int) -> None:
-    """Of so many equal scores that no margin holds them."""
+    """With more ties than the margin holds."""
     vocabulary = 400
     generator = torch.Generator().manual_seed(2)
     for seed in range(8):
@@ -180,7 +180,7 @@ def test_ties_beyond_the_margin_are_broken_by_token_id() -> None:
 
 
 def test_tokens_are_sorted_by_score_then_by_id() -> None:
-    """What devices use that should not be waited for, against a sort of the whole."""
+    """The sort that avoids synchronizing with the device, against a full sort."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randint(-9, 9, (6, 200), generator=generator) / 4
     logits[0, :50] = -0.0
@@ -194,7 +194,7 @@ def test_tokens_are_sorted_by_score_then_by_id() -> None:
 
 @pytest.mark.parametrize("width", [torch.bfloat16, torch.float16])
 def test_16_bit_scores_are_sorted_like_32_bit_scores(width: torch.dtype) -> None:
-    """Short keys and long ones: every score that there is, ties, both zeros, infinities."""
+    """All 16-bit scores, with ties, both zeros and infinities, with 16-bit and 32-bit keys."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     every = bits.view(width)
     every = every[~every.isnan()]
@@ -220,7 +220,7 @@ def test_vocabularies_larger_than_16_bits_are_sorted() -> None:
 
 @pytest.mark.parametrize("width", [torch.float32, torch.bfloat16, torch.float16])
 def test_sampling_in_a_cuda_graph_gives_the_same_tokens(width: torch.dtype) -> None:
-    """Of rows without top-p; some are greedy, scores are equal, and some are no numbers."""
+    """Rows without top-p. Some are greedy, some have ties, and some are not finite."""
     vocabulary, max_top_k = 300, 64
     generator = torch.Generator().manual_seed(5)
     logits = (torch.randn(200, vocabulary, generator=generator) * 2).to(width)

@@ -1,4 +1,4 @@
-"""The scheduler under random traffic: no memory leaks, nobody starves, nobody reads another's text."""
+"""The scheduler under random traffic: no leaks, no starvation, and no sequence reads another's cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.engine.batching.sequence import PENDING_TOKEN
 from worker.engine.kv.block_manager import BlockManager
 from worker.engine.kv.row_manager import RowManager
 
-#: Tokens of a block, and the fewest blocks that a context fits into.
+#: Tokens of a block, and the minimum number of blocks for a context.
 SIZE = 4
 FEWEST = CONTEXT // SIZE + 1
 
@@ -48,7 +48,7 @@ traffic = st.lists(
 
 
 def serve(arrivals: list[Any], driver: Driver, shrinks: list[int]) -> int:
-    """Serve all; return how often a sequence was evicted."""
+    """Serve all sequences; return the number of preemptions."""
     coming = []
     at = 0
     for gap, prompt, adapter, limit, end, priority, cancel, damaged in arrivals:
@@ -56,7 +56,7 @@ def serve(arrivals: list[Any], driver: Driver, shrinks: list[int]) -> int:
         s = sequence(prompt, limit, priority, adapter)
         driver.ends[s] = end
         coming.append((at, cancel, damaged, s))
-    # A generous bound: one after the other, and again for each that comes or goes meanwhile.
+    # A generous bound: sequences run one by one, and restart at each arrival or end.
     work = sum(len(s.prompt_token_ids) + 2 * s.max_output_tokens for *_, s in coming)
     evicted = 0
     for step in range(at + 32 + (len(shrinks) + len(coming)) * work):
@@ -71,7 +71,7 @@ def serve(arrivals: list[Any], driver: Driver, shrinks: list[int]) -> int:
         evicted += len(driver.step().preempted)
         if step > at + 32 and len(driver.done) == len(coming):
             break
-    assert len(driver.done) == len(coming), "nobody starves"
+    assert len(driver.done) == len(coming), "no sequence starves"
     assert not driver.scheduler.running
     assert not driver.scheduler.waiting
     for *_, s in coming:
@@ -132,7 +132,7 @@ def test_random_traffic_is_served_from_blocks(
 
 @pytest.mark.parametrize("late", [False, True])
 def test_sequences_that_outgrow_the_cache_all_finish(late: bool) -> None:
-    """Sequences are evicted again and again, and all get the texts that they would get alone."""
+    """Sequences are preempted many times, and all get the same texts as alone."""
     manager = BlockManager(FEWEST, SIZE, num_rows=8, max_model_len=CONTEXT, adapter_keys=WEIGHTS)
     cache = BlockCache(FEWEST, SIZE, manager)
     driver = Driver(Scheduler(8, 16, manager), cache, late=late)
@@ -144,7 +144,7 @@ def test_sequences_that_outgrow_the_cache_all_finish(late: bool) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_preempted_sequence_goes_before_later_arrivals(late: bool) -> None:
-    """Also before those that waited already when it was evicted."""
+    """Also before sequences that were waiting when it was preempted."""
     manager = BlockManager(FEWEST, SIZE, num_rows=2, max_model_len=CONTEXT, adapter_keys=WEIGHTS)
     driver = Driver(Scheduler(2, 64, manager), BlockCache(FEWEST, SIZE, manager), late=late)
     driver.scheduler.add(sequence([7] * 28, 20))
@@ -214,7 +214,7 @@ def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:
 
 
 def test_a_long_prompt_does_not_block_decoding() -> None:
-    """A step has nine tokens, of which those that decode have theirs first."""
+    """A step has nine tokens. Decoding sequences get theirs first."""
     scheduler = Scheduler(2, 9, RowManager(2, max_model_len=2 * CONTEXT, num_adapters=3))
     quick, long = sequence([7] * 2, 100), sequence([8] * 80, 1)
     scheduler.add(quick)

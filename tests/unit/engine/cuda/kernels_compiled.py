@@ -1,4 +1,4 @@
-"""What `test_kernels` runs in a process of its own, where Triton compiles its kernels for an H100 and runs none.
+"""`test_kernels` runs this in a process of its own, where Triton compiles kernels for an H100 without running them.
 
 No device is needed for that: what is launched elsewhere is only compiled here.
 """
@@ -33,15 +33,15 @@ from worker.engine.cuda.lora_weights import LoRABWeights
 from worker.engine.kv.paged_cache import BLOCK_SIZE, PagedKVCache
 from worker.engine.lora.factors import Projection
 
-#: Of Mistral-7B, with adapters of rank 64.
+#: Mistral-7B's sizes, with adapters of rank 64.
 HIDDEN, INNER, HEADS, SHARED, SIZE, RANK = 4096, 14336, 32, 8, 128, 64
 TYPE = torch.bfloat16
-#: How kernels are launched there.
+#: The launch options on an H100.
 PDL_OPTIONS = FUSED_MULTIPLY_ADD | {"PDL": True, "launch_pdl": True}
 
 
 class H100:
-    """Stands in for Triton's driver: there is a device to compile for, and none to run on."""
+    """A fake driver for Triton: a device to compile for, and none to run on."""
 
     def get_current_device(self) -> int:
         return 0
@@ -54,7 +54,7 @@ class H100:
 
 
 class Compiled:
-    """A kernel that is compiled where it would be launched."""
+    """A kernel that is compiled instead of launched."""
 
     def __init__(self, kernel: Any, compiled: dict[str, Any]) -> None:
         self._kernel = kernel
@@ -70,7 +70,7 @@ class Compiled:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What was compiled, by the kernels' names: filled while they are launched."""
+    """The compiled kernels by name, filled as they are launched."""
     driver.set_active(H100())
     kernels: dict[str, Any] = {}
     modules: list[ModuleType] = [
@@ -93,7 +93,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def expansion(*outputs: int) -> LoRABWeights:
-    """Three adapters in layers of so many outputs."""
+    """Three adapters in layers with the given numbers of outputs."""
     pair = torch.empty(RANK, 16, dtype=TYPE)
     return LoRABWeights(
         [
@@ -114,7 +114,7 @@ def numbers(*shape: int) -> Tensor:
 
 
 def step(tokens: int) -> tuple[PagedBatch, PagedKVCache]:
-    """Tokens that decode, and one piece of a prompt."""
+    """Decoding tokens, and one prefill chunk."""
     config: Any = SimpleNamespace(
         num_key_value_heads=SHARED, num_attention_heads=HEADS, head_dim=SIZE, num_hidden_layers=1
     )
@@ -134,13 +134,13 @@ def step(tokens: int) -> tuple[PagedBatch, PagedKVCache]:
 
 
 def loads(kernel: Any) -> list[str]:
-    """Return the widths of a kernel's loads from memory into registers, in bits of a thread."""
+    """Return the widths of a kernel's loads from global memory, in bits per thread."""
     return re.findall(r"ld\.global\S*?\.((?:v\d\.)?b\d+)", kernel.asm["ptx"])
 
 
 @pytest.mark.parametrize("tokens", [16, 64, 2048])
 def test_adapters_are_loaded_in_wide_vectors(compiled: dict[str, Any], tokens: int) -> None:
-    """Numbers loaded one by one took twice as long: where factors begin has to be known to be aligned."""
+    """Scalar loads took twice as long. The compiler must know that the factors' addresses are aligned."""
     adapters = numbers(tokens)
     lora = expansion(INNER, INNER)
     activation.silu_and_mul(*product(tokens, 2 * INNER, lora), lora, adapters)
@@ -157,11 +157,11 @@ def test_adapters_are_loaded_in_wide_vectors(compiled: dict[str, Any], tokens: i
 
 
 def test_loads_of_keys_are_pipelined(compiled: dict[str, Any]) -> None:
-    """Several turns of the loop are on their way: else it waits for memory in each."""
+    """Loads run several iterations ahead; otherwise each iteration waits for memory."""
     batch, cache = step(64)
     queries = torch.empty(64, HEADS, SIZE, dtype=TYPE)
     attention.paged_attention(queries, batch, cache, 0, 1.0, 4096)
-    # The last one that was compiled is the prompts'; it needs two turns, of keys and of values.
+    # The last kernel compiled is the one for prefill; it needs two iterations of keys and of values.
     turn = attention.PREFILL_CONFIG[0] * SIZE * TYPE.itemsize * 2
     assert compiled["_attention_kernel"].metadata.shared >= 2 * turn
     compiled.clear()

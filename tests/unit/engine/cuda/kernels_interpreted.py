@@ -1,4 +1,4 @@
-"""What `test_kernels` runs in a process of its own, where Triton interprets its kernels."""
+"""`test_kernels` runs this in a process of its own, where Triton interprets its kernels."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from worker.engine.cuda.lora_weights import StackedProjections
 from worker.engine.kv.paged_cache import PagedKVCache
 from worker.engine.lora.factors import LoRAFactors, Projection
 
-# NumPy warns of what a GPU computes silently: 0 / 0 in the lines of a tile beyond its tokens, which are
-# not stored, and whatever the memory of a token that only fills up came to hold.
+# NumPy warns of what a GPU computes silently: 0 / 0 in the rows of a tile beyond its tokens, which are
+# not stored, and uninitialized memory of padding tokens.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 CONTEXT = 120
 HIDDEN = 40
-#: Each sequence's adapter, its first token of the step, and how many it has there. Those with one decode,
-#: in front; a position of -1 only fills up.
+#: Each sequence's adapter, its first position in the step, and its number of tokens. Decoding sequences
+#: come first; a position of -1 is padding.
 TOKENS = [(0, 110, 1), (1, 3, 1), (2, 70, 1), (-1, -1, 1), (1, 20, 37), (2, 0, 5), (0, 63, 2)]
 DECODING = 4
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let contexts as short as these be split, one of them into splits of two turns each."""
+    """Split even short contexts, one of them into splits of two iterations each."""
     monkeypatch.setattr(attention, "SPLIT_KEYS", 16)
     monkeypatch.setattr(attention, "MAX_SPLITS", 4)
     monkeypatch.setattr(attention, "DECODE_CONFIG", (16, 4, 2))
@@ -40,7 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Step:
-    """A step, and the cache that it is computed over."""
+    """A step and its KV cache."""
 
     batch: PagedBatch
     cache: PagedKVCache
@@ -89,7 +89,7 @@ class Step:
             tensor[0] = torch.nan
         rows = list(range(len(tokens))) if rows is None else rows
         for row, (_, start, length) in zip(rows, tokens, strict=True):
-            # Nothing was ever written beyond a sequence's tokens.
+            # Memory beyond a sequence's tokens is uninitialized.
             for position in range(max(start, 0) + length, blocks_per_sequence * page):
                 place = tables[row, position // page], slice(None), position % page
                 cache.keys[0][place] = cache.values[0][place] = torch.nan
@@ -119,7 +119,7 @@ class Step:
 
 
 def projection(columns: int, into: int, ranks: tuple[int, ...], generator: Any) -> Projection:
-    """A layer with an adapter of each rank; of none where it is 0."""
+    """A layer with an adapter of each rank, or none where the rank is 0."""
     base = nn.Linear(columns, into, bias=False)
     base.weight.data.normal_(std=0.2, generator=generator)
     factors: list[LoRAFactors | None] = [
@@ -136,7 +136,7 @@ def projection(columns: int, into: int, ranks: tuple[int, ...], generator: Any) 
 
 @dataclass
 class Layer:
-    """The weights of a layer, with three adapters of all sorts of ranks."""
+    """The weights of a layer, with three adapters of different ranks."""
 
     heads: tuple[int, int, int]
 
@@ -161,7 +161,7 @@ class Layer:
         self.gate_up = StackedProjections([of(112, (3, 0, 5)), of(112, (30, 7, 5))])
 
     def run(self, ops: Any, step: Step, x: Tensor, window: int | None = None) -> dict[str, Tensor]:
-        """Return what each operation gives, one after the other."""
+        """Return the result of each operation, in order."""
         batch, cache = step.batch, step.cache
         normed = ops.rms_norm(x, self.norm, 1e-5)
         queries = ops.rope_and_cache(
@@ -207,7 +207,7 @@ def test_kernels_match_plain_operations(
     for name, tensor in expected.items():
         if name in ("keys", "values"):
             close(outputs[name], tensor, name)
-        else:  # queries of what fills up may be anything, but numbers
+        else:  # queries of padding may have any value that is finite
             assert outputs[name].isfinite().all(), name
             close(outputs[name][~filling], tensor[~filling], name)
 
@@ -234,7 +234,7 @@ def test_keys_and_values_are_stored_in_their_slots() -> None:
 def test_a_tokens_result_does_not_depend_on_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """To the bit: a text must not depend on who else is served. PyTorch's products are left out."""
+    """Bit for bit: a text must not depend on the batch. PyTorch's products are excluded."""
     monkeypatch.setattr(kernels, "use_small_batch_linear", lambda *_: False)
     monkeypatch.setattr(
         lora_weights,
@@ -269,7 +269,7 @@ def test_decoding_a_token_matches_prefilling_it() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("count", [1, 7, 16])
 def test_split_products_add_up(count: int, dtype: torch.dtype) -> None:
-    """The columns, the rows and the steps along the input end in the middle of a tile."""
+    """Columns, rows and the inner dimension all end in the middle of a tile."""
     generator = torch.Generator().manual_seed(4)
     x, weight = (torch.randn(n, 300, generator=generator).to(dtype) for n in (count, 130))
     parts = kernels.small_batch_linear(x, weight)
@@ -277,7 +277,7 @@ def test_split_products_add_up(count: int, dtype: torch.dtype) -> None:
     assert len(parts) > 1
     expected = x.double() @ weight.double().T
     torch.testing.assert_close(parts.double().sum(0), expected, rtol=1e-4, atol=1e-3)
-    # Each row's sums are its own.
+    # Each row's sums do not depend on the other rows.
     assert torch.equal(kernels.small_batch_linear(x[-1:], weight)[:, 0], parts[:, -1])
 
 
@@ -296,7 +296,7 @@ def test_split_and_unsplit_products_give_the_same_layer(monkeypatch: pytest.Monk
 
 
 def test_a_step_may_consist_of_padding() -> None:
-    """As when memory is measured, and steps are recorded."""
+    """As in the profile run and in captures."""
     heads = (4, 2, 16)
     layer = Layer(heads)
     step = Step.of([(-1, -1, 1)] * 3, 2, heads, 16, rows=[0, 0, 0])
@@ -310,7 +310,7 @@ def test_a_step_may_consist_of_padding() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_sampling_kernel_matches_plain_operations(dtype: torch.dtype) -> None:
-    """Greedy rows, equal scores, and what is no number."""
+    """Greedy rows, ties, and scores that are not finite."""
     generator = torch.Generator().manual_seed(5)
     count, vocabulary, max_top_k = 48, 200, 64
     logits = (torch.randn(count, vocabulary, generator=generator) * 2).to(dtype)

@@ -1,4 +1,4 @@
-"""Layers of 4 bits: the format, the plain way on a CPU, and the kernels as Triton interprets them."""
+"""4-bit layers: the format, the plain computation on a CPU, and the kernels in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -142,13 +142,13 @@ def run(instructions: str, word: int) -> dict[str, int]:
             case "prmt":
                 choice = x[0].to_bytes(4, "little") + x[1].to_bytes(4, "little")
                 picked = [x[2] >> 4 * i & 15 for i in range(4)]
-                assert max(picked) < 8, "else a sign would be repeated"
+                assert max(picked) < 8, "otherwise a sign would be repeated"
                 result = int.from_bytes(bytes(choice[i] for i in picked), "little")
         registers[to] = result
     return registers
 
 
-#: Runs in a process of its own: Triton decides to interpret when it is imported.
+#: Runs in a process of its own, since Triton decides at import whether it interprets.
 INTERPRETED = """
 import torch
 from tests.unit.engine.cuda.test_four_bit import CODES, matrix
@@ -211,7 +211,7 @@ def test_weights_are_dequantized_in_registers(rows: int) -> None:
     options = {"num_warps": 4, "num_stages": 4, "enable_fp_fusion": True}
     target = compiler.GPUTarget("cuda", 90, 32)
     kernel = triton.compile(source, target=target, options=options)
-    # In shared memory are packed weights, activations and factors; no store goes there in the loop.
+    # Shared memory has packed weights, activations and scales; the loop stores nothing there.
     assert "wgmma" in kernel.asm["ptx"]
     assert "prmt" in kernel.asm["ptx"]
     loop = kernel.asm["ttgir"].split("scf.for")[1].split("scf.yield")[0]
@@ -234,6 +234,6 @@ def test_bitsandbytes_layers_are_read(kind: str, double: bool, dtype: torch.dtyp
     state = quantised.weight.quant_state
     expected = bitsandbytes.functional.dequantize_4bit(quantised.weight.data, state)
     assert torch.equal(linear.weight.dequantize(expected.dtype), expected)
-    if not double and dtype is torch.float32:  # in 16 bits some weights lie half way
+    if not double and dtype is torch.float32:  # in 16 bits, some weights are exactly halfway
         own = four_bit(weight, CODES[kind])
         assert torch.equal(own.dequantize(expected.dtype), expected)

@@ -1,4 +1,4 @@
-"""The kernels of a step give what the same in plain PyTorch gives, and compile for a GPU as they should."""
+"""The kernels match the same operations in PyTorch, and compile as intended for a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", ["interpreted", "compiled"])
 def test_kernels(way: str) -> None:
-    """In a process of its own: Triton decides to interpret when it is imported."""
+    """In a process of its own, since Triton decides at import whether it interprets."""
     pytest.importorskip("triton")
     tests = Path(__file__).with_name(f"kernels_{way}.py")
     command = [sys.executable, "-m", "pytest", "--noconftest", "-qq", "-p", "no:cacheprovider"]

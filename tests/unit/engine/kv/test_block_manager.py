@@ -1,4 +1,4 @@
-"""Blocks of the cache: which prompts share them, how many there are, and who gets them next."""
+"""Blocks of the KV cache: sharing, reference counts, reuse and allocation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make(count: int = 100, rows: int = 8) -> BlockManager:
 
 
 def computed(blocks: BlockManager, prompt: list[int], adapter: int = 0) -> Sequence:
-    """Let a prompt in and compute it."""
+    """Allocate a prompt and mark it as computed."""
     s = sequence(prompt, adapter=adapter)
     assert blocks.allocate(s)
     blocks.cache_prompt(s, s.num_computed_tokens, prompt[s.num_computed_tokens :])
@@ -95,15 +95,13 @@ def test_new_tokens_are_not_shared() -> None:
 def test_blocks_of_finished_sequences_are_reused_until_they_are_needed() -> None:
     blocks = make(count=17)
     blocks.free(computed(blocks, SYSTEM), invalid_kv=False)
-    assert blocks.num_free_blocks == 16, "all that is cached can be had"
+    assert blocks.num_free_blocks == 16, "all cached blocks are available"
     fillers = [computed(blocks, [40 + n] * 28) for n in range(2)]
     repeated = sequence(SYSTEM)
     for filler in fillers:
         blocks.free(filler, invalid_kv=False)
     assert blocks.allocate(repeated)
-    assert repeated.num_computed_tokens == 8, (
-        "a prompt's last blocks are handed out before its first"
-    )
+    assert repeated.num_computed_tokens == 8, "a prompt's last blocks are evicted before its first"
 
 
 def test_all_cached_blocks_can_be_allocated() -> None:
@@ -119,7 +117,7 @@ def test_all_cached_blocks_can_be_allocated() -> None:
 
 
 def test_damaged_blocks_are_never_shared() -> None:
-    """Neither those that are free nor those that another sequence has, which goes on."""
+    """Neither free ones nor those of a sequence that continues."""
     blocks = make()
     damaged = computed(blocks, SYSTEM)
     beside = computed(blocks, SYSTEM)
@@ -139,7 +137,7 @@ def test_a_failed_allocation_changes_nothing() -> None:
     first = computed(blocks, [1] * 20)
     blocks.take_table_updates()
     waiting = sequence([2] * 12)
-    assert not blocks.allocate(waiting), "one block stays free for the first to grow into"
+    assert not blocks.allocate(waiting), "one block stays free for the running sequence"
     assert (waiting.row, waiting.num_computed_tokens, blocks.num_free_blocks) == (UNALLOCATED, 0, 3)
     second = computed(blocks, [2] * 8)
     before = blocks.block_tables.copy()

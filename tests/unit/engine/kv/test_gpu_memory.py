@@ -1,4 +1,4 @@
-"""What is allocated fits the memory that was counted; the device is a fake, as CI has none."""
+"""The allocated blocks fit the measured memory. The device is a fake, since CI has no GPU."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ CONFIG = MistralConfig(
 
 @dataclass
 class Card:
-    """Stands in for a CUDA device: what `torch.cuda` says of one's memory."""
+    """A fake CUDA device: the memory figures of `torch.cuda`."""
 
     total: int
-    #: Of others.
+    #: Bytes used by other processes.
     taken: int = 0
-    #: What PyTorch has of it, and what of that tensors have.
+    #: Bytes that PyTorch has reserved, and bytes of tensors.
     reserved: int = 0
     allocated: int = 0
-    #: The most of it that PyTorch may have.
+    #: The limit of PyTorch's memory.
     share: float = 1.0
-    #: The most that tensors have had since it was last reset.
+    #: The peak of tensors' bytes since the last reset.
     peak: int = 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Card:
@@ -101,7 +101,7 @@ def test_allocated_blocks_fit_in_memory(working: int, monkeypatch: pytest.Monkey
 
 def test_a_context_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Card(4 * GB).install(monkeypatch)
-    # A block belongs to nobody.
+    # Block 0 is for padding.
     max_context = (blocks() - 1) * BLOCK_SIZE
     assert blocks(context=max_context) == max_context // BLOCK_SIZE + 1
     with pytest.raises(DeviceError, match="set HELIXQ_MAX_CONTEXT lower") as excinfo:
@@ -117,7 +117,7 @@ def test_the_profile_run_uses_the_largest_step(monkeypatch: pytest.MonkeyPatch) 
     batches: list[PagedBatch] = []
 
     def compute(batch: PagedBatch, cache: PagedKVCache, logits_indices: Tensor) -> Tensor:
-        """It allocates 5,000 bytes."""
+        """Allocate 5,000 bytes."""
         batches.append(batch)
         card.peak = max(card.peak, card.allocated + 5000)
         assert cache.num_blocks > 0

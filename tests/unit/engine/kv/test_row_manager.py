@@ -1,4 +1,4 @@
-"""Rows of the cache: what a prompt takes over from another one's row, and when it does not."""
+"""Rows of the KV cache: which prefix a prompt reuses, and when it does not."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_a_prompt_reuses_the_prefix_of_another_row() -> None:
     scheduler.add(sequence([*system, 60, 62]))
     plan = scheduler.schedule()
     assert [(c.start, c.end) for c in plan.prefills] == [(21, 22)]
-    assert not rows.take_copies(), "it is put where the longest beginning is"
+    assert not rows.take_copies(), "it is allocated to the row with the longest common prefix"
 
 
 def test_a_repeated_prompt_is_not_recomputed() -> None:
-    """Whatever the order in which several of them come back."""
+    """In whatever order several of them are repeated."""
     scheduler = Scheduler(3, 999, RowManager(3, max_model_len=200, num_adapters=1))
     prompts = [[n] * 150 for n in range(3)]
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_a_damaged_row_is_not_reused() -> None:
 
 
 def test_a_prompt_without_a_sampled_token_is_not_reused() -> None:
-    """Nobody has looked whether it is numbers."""
+    """Its logits were never checked for NaN."""
     rows = RowManager(1, max_model_len=200, num_adapters=1)
     scheduler = Scheduler(1, 999, rows)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What was written before is guessed, and guesses are made where they are right."""
+"""Repeated texts are drafted, and only where drafts are likely to be accepted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_random_texts_are_not_drafted() -> None:
 
 
 def test_only_likely_tokens_are_drafted() -> None:
-    """A pair of tokens is followed by a third that is always the same, then by a coin's toss."""
+    """The token after a pair is always the same, and the one after that is random."""
     drafter = Drafter(num_adapters=1)
     rng = random.Random(0)
     text = [token for _ in range(2000) for token in (1, 2, 3, rng.choice((4, 5)))]
