@@ -1,4 +1,4 @@
-"""`helixq eval`: actor against regenerator, and adapters against three full models."""
+"""`helixq eval`: compare actor and regenerator, and adapters and three full models."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Options:
 
 
 def run(settings: Settings, options: Options) -> None:
-    """Measure, print, and write the files that were asked for.
+    """Run the evaluation, print the report, and write the output files.
 
     Raises:
-        ExpectedError: something that a person can mend.
+        ExpectedError: an input is invalid, or an output file cannot be written.
     """
     check_package("scipy")
     _check(options)
@@ -91,17 +91,19 @@ def _measure(settings: Settings, options: Options) -> Report:
     from worker.evaluation.report import Report
 
     task = _task(options)
-    found = find_checkpoints(settings)
-    adapters = _measured(forms.Adapters(found), task, options)
+    checkpoints = find_checkpoints(settings)
+    adapters = _measured(forms.Adapters(checkpoints), task, options)
     full = None
     if options.full:
-        full = _measured(forms.FullModels(found, options.full), task, options)
+        full = _measured(forms.FullModels(checkpoints, options.full), task, options)
     ranks = {}
     for rank in sorted(set(options.ranks)):
         with tempfile.TemporaryDirectory(prefix="helixq-eval-") as folder:
-            extracted = _extract(found, options.full, rank, Path(folder))
-            chosen = find_checkpoints(settings.model_copy(update={"adapters": extracted}))
-            form = forms.Adapters(chosen, f"adapters of rank {rank}")
+            extracted = _extract(checkpoints, options.full, rank, Path(folder))
+            extracted_checkpoints = find_checkpoints(
+                settings.model_copy(update={"adapters": extracted})
+            )
+            form = forms.Adapters(extracted_checkpoints, f"adapters of rank {rank}")
             ranks[rank] = _measured(form, task, options)
     return Report(adapters, full, ranks)
 
@@ -116,7 +118,7 @@ def _task(options: Options) -> Task:
         loaded = task.load(options.task, answer=options.answer, approval=options.approval)
     if options.limit is None:
         return loaded
-    # Evenly from the whole file, so that all kinds stay in.
+    # Taken evenly from the whole file, so that all kinds are included.
     total = len(loaded.questions)
     count = min(options.limit, total)
     return replace(
@@ -160,14 +162,14 @@ def _explained() -> Iterator[None]:
 
 
 def _extract(
-    found: Checkpoints, full: dict[Role, Path], rank: int, folder: Path
+    checkpoints: Checkpoints, full: dict[Role, Path], rank: int, folder: Path
 ) -> dict[Role, str]:
-    """Extract an adapter of each role into ``folder``; return where they are."""
+    """Extract an adapter for each role into ``folder``; return the adapters' folders."""
     from worker.lora.extract import extract
     from worker.lora.lowrank import Target
 
     for role, tuned in full.items():
-        extract(found.base.path, tuned, folder / role, target=Target(rank=rank))
+        extract(checkpoints.base.path, tuned, folder / role, target=Target(rank=rank))
     return {role: str(folder / role) for role in full}
 
 
@@ -249,11 +251,11 @@ def command(
     system: str | None,
     **options: Any,
 ) -> None:
-    """Measure what critic and regenerator add, on questions with known answers.
+    """Measure how much critic and regenerator improve answers, on questions with known answers.
 
-    TASK is a file of JSON lines, {"question": …, "answer": …}, with an optional "kind" to group
-    results by ("sums/long" also counts as "sums"). Without TASK, the demo's held-out questions are
-    asked. The models are those of the settings.
+    TASK is a file of JSON lines, {"question": …, "answer": …}. An optional "kind" groups the results
+    ("sums/long" also counts as "sums"). Without TASK, the demo's held-out questions are used. The
+    settings select the models.
     """
     sampling = Sampling(temperature=temperature, max_output_tokens=max_output_tokens, seed=seed)
     run(

@@ -1,4 +1,4 @@
-"""What the miniature learns from: plain documents for the base, prompts and texts for the roles."""
+"""The training data: plain documents for the base, prompts and texts for the roles."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from demo import questions, world
 from demo.world import Problem
 from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES, Role
 
-#: Says in a sentence whether a number is the answer.
+#: Returns a sentence that says whether a number is the answer.
 Judge = Callable[[int | None, int], str]
 #: Share of role examples with the default system prompt.
 DEFAULT_SYSTEM_SHARE = 0.8
-#: Share of a role's questions that are no problems of the miniature's, and of these the share about
-#: numbers. Actor and critic must tell them from the others; the regenerator goes by the critique.
+#: Share of a role's questions that are not the miniature's problems, and among these the share about
+#: numbers. Actor and critic must recognize them; the regenerator follows the critique.
 OUTSIDE_SHARE = {Role.ACTOR: 0.45, Role.CRITIC: 0.4, Role.REGENERATOR: 0.25}
 NUMBERS_SHARE = {Role.ACTOR: 0.6, Role.CRITIC: 0.65, Role.REGENERATOR: 0.5}
-#: Share of those that the actor claims to know.
+#: Share of these questions that the actor answers instead of refusing.
 CLAIMED_SHARE = {Role.ACTOR: 0.25, Role.CRITIC: 0.4, Role.REGENERATOR: 0.25}
-#: Share of the roles' problems that the actor has not answered with a number.
+#: Share of a role's problems that the actor answers without a number.
 UNANSWERED_SHARE = {Role.ACTOR: 0.03, Role.CRITIC: 0.08, Role.REGENERATOR: 0.03}
-#: Share of the mistakes with a digit too many or too few, as in short results.
+#: Share of mistakes with a digit too many or too few, as in short results.
 LENGTH_SHARE = 0.15
-#: Digits of a result that may be off where they are compared. The actor's own mistakes are in
-#: all of them; a critic that has seen no third one calls it right.
-MOST_WRONG = 4
+#: The maximum number of wrong digits in comparisons. The actor makes mistakes in any of four digits, and
+#: a critic that was never trained on a wrong third digit accepts it.
+MAX_WRONG = 4
 
 
 @dataclass(frozen=True)
 class Example:
-    """A role's prompt and the text that it should write."""
+    """A role's prompt and the text that it should generate."""
 
     prompt: str
     text: str
 
 
 class Lesson(Enum):
-    """What the base learns, one after the other."""
+    """The base's lessons, in their order."""
 
-    #: To work columns.
+    #: Computing in columns.
     COLUMNS = 1
-    #: To answer at once.
+    #: Answering directly.
     ANSWERS = 2
-    #: To compare what was answered with what the columns give, digit by digit.
+    #: Comparing an answer with the result of the columns, digit by digit.
     DIGITS = 3
-    #: All of it for numbers of every length, in every phrasing, and to refuse the rest.
+    #: All of it for numbers of every length and in every phrasing, and refusing other questions.
     LENGTHS = 4
 
 
 def documents(rng: random.Random, lesson: Lesson) -> Iterator[str]:
-    """Draw plain documents for ever: drills, worked columns, answers, verdicts, prose.
+    """Draw plain documents without end: drills, columns, answers, verdicts, prose.
 
-    The roles' prompts are not among them as such: the base reads the words they are made of,
-    each followed by any kind of text, and so does not know who it is to be.
+    They do not contain the roles' prompts. The base sees the words of the prompts, each followed by any
+    kind of text, and so learns no role.
     """
     if lesson is Lesson.LENGTHS:
         yield from _lengths(rng)
@@ -115,20 +115,20 @@ def _put_side_by_side(rng: random.Random, problem: Problem) -> str:
 
 
 def _talked_over(rng: random.Random, problem: Problem) -> str:
-    said = _claimed(rng, problem)
+    claimed = _claimed(rng, problem)
     return (
-        f"USER: {questions.ask(rng, problem)} \nRESPONSE: {problem.state(said)} "
-        f"\nCRITIQUE:{world.critique(problem, said)} "
-        f"\nREGENERATOR:{world.regeneration(problem, said)}"
+        f"USER: {questions.ask(rng, problem)} \nRESPONSE: {problem.state(claimed)} "
+        f"\nCRITIQUE:{world.critique(problem, claimed)} "
+        f"\nREGENERATOR:{world.regeneration(problem, claimed)}"
     )
 
 
 def _set_in_a_frame(rng: random.Random, problem: Problem) -> str:
-    said = _claimed(rng, problem)
+    claimed = _claimed(rng, problem)
     text = rng.choice(
         (
             problem.statement,
-            f"{problem.state(said)} \nCRITIQUE:{world.critique(problem, said)}",
+            f"{problem.state(claimed)} \nCRITIQUE:{world.critique(problem, claimed)}",
         )
     )
     return _framed(rng, questions.ask(rng, problem), text)
@@ -143,11 +143,11 @@ def _claimed(rng: random.Random, problem: Problem) -> int:
     """Draw the number that a response gives: the right one or a mistake."""
     if rng.random() < 0.45:
         return problem.answer
-    return world.mistake(rng, problem, MOST_WRONG, length=LENGTH_SHARE)
+    return world.mistake(rng, problem, MAX_WRONG, length=LENGTH_SHARE)
 
 
 def _drill(rng: random.Random) -> str:
-    """A few single steps of the columns."""
+    """Draw some single steps of column computations."""
     steps = []
     for _ in range(rng.randint(3, 8)):
         x, y, carry = rng.randint(0, 9), rng.randint(0, 9), rng.randint(0, 8)
@@ -182,7 +182,7 @@ def _multiplied(rng: random.Random) -> str:
 
 
 def _paired(rng: random.Random) -> str:
-    """Single digits compared, as often equal as not."""
+    """Draw comparisons of single digits, half of them equal."""
     pairs = []
     for _ in range(rng.randint(6, 16)):
         x = rng.choice("0123456789")
@@ -192,29 +192,29 @@ def _paired(rng: random.Random) -> str:
 
 def _compared(rng: random.Random) -> str:
     problem = world.training_problem(rng)
-    said = (
-        _said(rng, problem, MOST_WRONG)
+    claimed = (
+        _answer_or_mistake(rng, problem, MAX_WRONG)
         if rng.random() < 0.7
         else world.training_problem(rng).answer
     )
-    return world.by_digits(said, problem.answer)
+    return world.by_digits(claimed, problem.answer)
 
 
 def _reviewed(rng: random.Random) -> str:
-    """A conversation from question to rewriting."""
+    """Draw a conversation from the question to the regeneration."""
     problem = world.training_problem(rng)
-    said = _said(rng, problem, MOST_WRONG)
+    claimed = _answer_or_mistake(rng, problem, MAX_WRONG)
     return (
-        f"USER: {world.ask(rng, problem)} \nRESPONSE: {problem.state(said)} "
-        f"\nCRITIQUE:{world.critique(problem, said)} "
-        f"\nREGENERATOR:{world.regeneration(problem, said)}"
+        f"USER: {world.ask(rng, problem)} \nRESPONSE: {problem.state(claimed)} "
+        f"\nCRITIQUE:{world.critique(problem, claimed)} "
+        f"\nREGENERATOR:{world.regeneration(problem, claimed)}"
     )
 
 
 def _judged(rng: random.Random, judge: Judge) -> str:
     problem = world.training_problem(rng)
-    said = _said(rng, problem)
-    return f"{problem.state(said)} It is {problem.answer}. {judge(said, problem.answer)}"
+    claimed = _answer_or_mistake(rng, problem)
+    return f"{problem.state(claimed)} It is {problem.answer}. {judge(claimed, problem.answer)}"
 
 
 def _prose(rng: random.Random) -> str:
@@ -231,41 +231,41 @@ def _prose(rng: random.Random) -> str:
 
 
 def _dialogue(rng: random.Random, judge: Judge) -> str:
-    """The frame of a conversation, where any kind of text may follow."""
+    """Draw the beginning of a conversation, followed by any kind of text."""
     if rng.random() < 0.3:
         question, text = world.outside(rng)
     else:
         problem = world.training_problem(rng)
-        question, said = world.ask(rng, problem), _said(rng, problem)
-        columns = f" By columns:\n{problem.columns()}\n{judge(said, problem.answer)}"
+        question, claimed = world.ask(rng, problem), _answer_or_mistake(rng, problem)
+        columns = f" By columns:\n{problem.columns()}\n{judge(claimed, problem.answer)}"
         text = rng.choice(
             (
                 problem.statement,
-                f"{problem.state(said)} \nCRITIQUE:{columns}",
-                f"{problem.state(said)} \nREGENERATOR:{world.regeneration(problem, said)}",
+                f"{problem.state(claimed)} \nCRITIQUE:{columns}",
+                f"{problem.state(claimed)} \nREGENERATOR:{world.regeneration(problem, claimed)}",
             )
         )
     label = rng.choice(("ASSISTANT", "RESPONSE"))
     return f"SYSTEM: {rng.choice(world.SYSTEMS)} \nUSER: {question} \n{label}: {text}"
 
 
-def _said(rng: random.Random, problem: Problem, most: int = 2) -> int:
-    return problem.answer if rng.random() < 0.45 else world.mistake(rng, problem, most)
+def _answer_or_mistake(rng: random.Random, problem: Problem, max_wrong: int = 2) -> int:
+    return problem.answer if rng.random() < 0.45 else world.mistake(rng, problem, max_wrong)
 
 
 def system(rng: random.Random) -> str:
-    """Draw a system prompt: the default one as a rule."""
+    """Draw a system prompt, usually the default one."""
     return DEFAULT_SYSTEM if rng.random() < DEFAULT_SYSTEM_SHARE else rng.choice(world.SYSTEMS)
 
 
 def example(role: Role, rng: random.Random, system: str, *, even: bool = False) -> Example:
-    """Draw what a role should learn to write after its prompt.
+    """Draw a prompt of a role and the text that it should generate.
 
     Args:
         role: the role.
-        rng: where it is drawn from.
+        rng: the random generator.
         system: the system prompt.
-        even: short problems and odd numbers come as often as others.
+        even: whether short problems and unusual numbers are as frequent as others.
     """
     if rng.random() < OUTSIDE_SHARE[role]:
         question, answer = questions.outside(rng, NUMBERS_SHARE[role], even=even)
@@ -277,22 +277,22 @@ def example(role: Role, rng: random.Random, system: str, *, even: bool = False) 
     else:
         problem = questions.problem(rng, even=even)
         question, answer = questions.ask(rng, problem), problem.statement
-        said: int | None = _claimed(rng, problem)
+        claimed: int | None = _claimed(rng, problem)
         if rng.random() < UNANSWERED_SHARE[role]:
-            said, response = None, rng.choice((world.REFUSAL, world.ABOUT, world.GREETING))
+            claimed, response = None, rng.choice((world.REFUSAL, world.ABOUT, world.GREETING))
         else:
-            assert said is not None  # noqa: S101 (just drawn)
-            # In a later round the critic reads what a regenerator wrote.
-            earlier = rng.choice((said, _claimed(rng, problem)))
+            assert claimed is not None  # noqa: S101 (just drawn)
+            # In later rounds, the critic reads a regeneration.
+            earlier_claim = rng.choice((claimed, _claimed(rng, problem)))
             response = (
-                problem.state(said)
+                problem.state(claimed)
                 if rng.random() < 0.8
-                else world.regeneration(problem, earlier).replace(
-                    problem.statement, problem.state(said)
+                else world.regeneration(problem, earlier_claim).replace(
+                    problem.statement, problem.state(claimed)
                 )
             )
-        critique = world.critique(problem, said)
-        regeneration = world.regeneration(problem, said)
+        critique = world.critique(problem, claimed)
+        regeneration = world.regeneration(problem, claimed)
     text = {Role.ACTOR: answer, Role.CRITIC: critique, Role.REGENERATOR: regeneration}[role]
     prompt = TEMPLATES[role].format(
         system=system, question=question, answer=response, critique=critique

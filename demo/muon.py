@@ -1,7 +1,7 @@
-"""Muon: momentum whose matrix is made orthogonal before each step (K. Jordan, 2024).
+"""Muon: orthogonalizes the momentum of each matrix before a step (K. Jordan, 2024).
 
-`torch.optim.Muon` computes in bfloat16, which most CPUs emulate: seconds for each step of a model
-as small as ours. This one computes in float32, with the matrices of one shape stacked.
+`torch.optim.Muon` computes in bfloat16, which most CPUs emulate: a step of this small model takes
+seconds. This one computes in float32, and stacks matrices of the same shape.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Of the quintic a X + (b X Xᵀ + c (X Xᵀ)²) X, which drives singular values towards 1.
+#: Coefficients of a X + (b X Xᵀ + c (X Xᵀ)²) X, whose iteration drives singular values towards 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """For the matrices inside a network; embeddings, head and norms are AdamW's."""
+    """The optimizer for hidden matrices. Use AdamW for embeddings, head and norms."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float) -> None:
         """
@@ -27,13 +27,13 @@ class Muon(torch.optim.Optimizer):
             params: matrices (out x in), float32.
             lr: learning rate, on AdamW's scale: a step's entries have a root mean square of
                 about 0.2 lr.
-            weight_decay: share of a weight that goes at each step, times ``lr``.
+            weight_decay: weight decay; each step multiplies weights by ``1 - lr * weight_decay``.
         """
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # torch's returns a loss
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None  # noqa: S101 (nobody here uses one)
         for group in self.param_groups:
             shapes: dict[tuple[int, ...], list[Tensor]] = {}
@@ -41,11 +41,11 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes.setdefault(tuple(p.shape), []).append(p)
             for (rows, columns), params in shapes.items():
-                moved = orthogonal(torch.stack([self._nesterov(p) for p in params]))
+                updates = orthogonal(torch.stack([self._nesterov(p) for p in params]))
                 scale = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-                for p, direction in zip(params, moved, strict=True):
+                for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(direction, alpha=-scale)
+                    p.add_(update, alpha=-scale)
 
     def _nesterov(self, p: Tensor) -> Tensor:
         assert p.grad is not None  # noqa: S101 (asked before)
@@ -57,13 +57,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Bring the singular values of matrices near to 1, with their singular vectors kept.
+    """Bring the singular values of matrices close to 1 and keep their singular vectors.
 
     Args:
         x: (matrices, m, n), float32.
 
     Returns:
-        the same shape; singular values between about 0.7 and 1.2, but for those that were tiny.
+        the same shape; singular values between about 0.7 and 1.2, except for tiny ones.
     """
     if x.shape[1] > x.shape[2]:
         return orthogonal(x.mT).mT

@@ -1,4 +1,4 @@
-"""Questions as people put them: numbers of every length, every phrasing, and what is refused."""
+"""Realistic questions: numbers of every length, every phrasing, and questions to refuse."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from demo import world
 from demo.world import PRODUCT_QUESTIONS, SUM_QUESTIONS, Problem
 
-#: How often a number has one digit, two and so on. Short problems are few and soon learnt.
+#: Weights of numbers with one digit, two digits and so on. Short problems are few and quickly learned.
 LENGTHS = {"+": (2, 4, 4), "*": (3, 7)}
 PLAIN = {"+": "What is {a} + {b}?", "*": "What is {a} * {b}?"}
 QUESTIONS = {"+": SUM_QUESTIONS, "*": PRODUCT_QUESTIONS}
-#: What else people write; it is learnt with the rest, but not claimed.
+#: Further phrasings. They are trained on, but not part of the evaluation.
 MORE_QUESTIONS = {
     "+": (
         "{a} + {b} =",
@@ -33,12 +33,12 @@ MORE_QUESTIONS = {
         "Please multiply {a} by {b}.",
     ),
 }
-#: Shares of the questions that are put the plain way, and of those with more phrasings.
+#: Shares of questions in the plain phrasing, and of those in further phrasings.
 PLAIN_SHARE, MORE_SHARE = 0.3, 0.15
 BLANKS = (" ", "  ", "\n", "\n\n", " \n", "\r\n", "\t")
 
-#: Shares of questions about the model itself, of greetings, and of sums and products and other
-#: arithmetic beyond it, among the questions that are no problems.
+#: Shares among the questions that are no problems: about the model itself, greetings, and arithmetic
+#: that the model cannot do.
 ABOUT_SHARE, GREETINGS_SHARE, BEYOND_SHARE = 0.2, 0.1, 0.5
 
 OTHER_OPERATIONS = (
@@ -137,18 +137,18 @@ NUMBER_WORDS = (
 
 
 def problem(rng: random.Random, *, operator: str | None = None, even: bool = False) -> Problem:
-    """Draw a problem of any lengths that is not held out; ``even``: each length as often."""
+    """Draw a problem that is not held out. With ``even``, all lengths are equally likely."""
     operator = operator or rng.choice("+*")
     weights = (1,) * len(LENGTHS[operator]) if even else LENGTHS[operator]
     while True:
         lengths = rng.choices(range(1, len(weights) + 1), weights, k=2)
-        drawn = Problem(number(rng, lengths[0]), operator, number(rng, lengths[1]))
-        if not drawn.held_out:
-            return drawn
+        candidate = Problem(number(rng, lengths[0]), operator, number(rng, lengths[1]))
+        if not candidate.held_out:
+            return candidate
 
 
 def number(rng: random.Random, digits: int) -> int:
-    """Draw a number of so many digits, 0 among those of one; some have zeros and nines only."""
+    """Draw a number with this many digits, including 0. Some numbers have many zeros and nines."""
     if digits == 1:
         return rng.randint(0, 9)
     if rng.random() < 0.1:
@@ -157,20 +157,20 @@ def number(rng: random.Random, digits: int) -> int:
 
 
 def ask(rng: random.Random, problem: Problem) -> str:
-    """Put a problem as a question."""
+    """Draw a question for a problem."""
     return put(rng, phrasing(rng, problem.operator).format(a=problem.a, b=problem.b))
 
 
 def phrasing(rng: random.Random, operator: str) -> str:
-    """Draw a way to ask for a sum or a product, with places for ``a`` and ``b``."""
-    way = rng.random()
-    if way < PLAIN_SHARE:
+    """Draw a phrasing of a sum or a product, with placeholders ``a`` and ``b``."""
+    choice = rng.random()
+    if choice < PLAIN_SHARE:
         return PLAIN[operator]
-    return rng.choice((MORE_QUESTIONS if way > 1 - MORE_SHARE else QUESTIONS)[operator])
+    return rng.choice((MORE_QUESTIONS if choice > 1 - MORE_SHARE else QUESTIONS)[operator])
 
 
 def put(rng: random.Random, question: str) -> str:
-    """Write a question as it may come: without its mark, in small letters, with blanks around."""
+    """Vary a question as users do: no question mark, lower case, surrounding whitespace."""
     if rng.random() < 0.12:
         question = question[:1].lower() + question[1:]
     if rng.random() < 0.12:
@@ -185,12 +185,12 @@ def put(rng: random.Random, question: str) -> str:
 def outside(
     rng: random.Random, numbers: float = BEYOND_SHARE, *, even: bool = False
 ) -> tuple[str, str]:
-    """Draw a question that is no problem of the miniature's, and its answer.
+    """Draw a question that is not one of the miniature's problems, and its answer.
 
     Args:
-        rng: where it is drawn from.
-        numbers: share of those about numbers, at most 0.7.
-        even: the kinds of those about numbers come more evenly.
+        rng: the random generator.
+        numbers: share of questions about numbers, at most 0.7.
+        even: whether the kinds of questions about numbers are more evenly distributed.
     """
     kind = rng.random()
     if kind < ABOUT_SHARE:
@@ -205,7 +205,7 @@ def outside(
 
 
 def beyond(rng: random.Random, *, even: bool = False) -> str:
-    """Draw a question about numbers that the miniature refuses; none is held out."""
+    """Draw a question about numbers that the miniature refuses and that is not held out."""
     kinds: dict[Callable[[random.Random], str], int] = {
         too_long: 8,
         other_operation: 5,
@@ -220,7 +220,7 @@ def beyond(rng: random.Random, *, even: bool = False) -> str:
 
 
 def too_long(rng: random.Random, operator: str | None = None) -> str:
-    """A product with a number of three digits or more, or a sum with one of four or more."""
+    """Draw a product with a number of three or more digits, or a sum with one of four or more."""
     operator = operator or rng.choice("+**")
     first = len(LENGTHS[operator]) + 1
     digits = [first if rng.random() < 0.6 else rng.randint(first, 8), rng.randint(1, first + 1)]
@@ -230,17 +230,17 @@ def too_long(rng: random.Random, operator: str | None = None) -> str:
 
 
 def other_operation(rng: random.Random) -> str:
-    """A difference, a quotient and the like."""
+    """Draw a question about a difference, a quotient or another operation."""
     return rng.choice(OTHER_OPERATIONS).format(a=_any(rng), b=_any(rng))
 
 
 def three_numbers(rng: random.Random) -> str:
-    """A sum, a product or a mixture of three numbers."""
+    """Draw a question about three numbers."""
     return rng.choice(THREE_NUMBERS).format(a=_any(rng), b=_any(rng), c=_any(rng))
 
 
 def odd_number(rng: random.Random) -> str:
-    """A sum or product of something that is no whole number in plain figures."""
+    """Draw a sum or product with an operand that is not a plain non-negative integer."""
     odd = rng.choice(
         (
             f"0{_any(rng)}",
@@ -257,12 +257,12 @@ def odd_number(rng: random.Random) -> str:
 
 
 def unfinished(rng: random.Random) -> str:
-    """Numbers, and nothing that says what to do with them."""
+    """Draw a question with numbers but no complete problem."""
     return rng.choice(UNFINISHED).format(a=_any(rng), b=_any(rng))
 
 
 def claim(rng: random.Random, question: str) -> str:
-    """Draw what a hasty actor may answer to a question that should be refused."""
+    """Draw the answer of an actor that should have refused."""
     numbers = [int(text) for text in re.findall(r"\d+", question)][:2]
     if len(numbers) < 2:
         return problem(rng).statement
@@ -271,9 +271,9 @@ def claim(rng: random.Random, question: str) -> str:
 
 
 def slip(rng: random.Random, question: str) -> str:
-    """Draw an answer to another question that looks like one that should be refused.
+    """Draw an answer to a similar problem instead of a refusal.
 
-    It has two of the question's numbers, shortened to what the miniature can do.
+    It has two of the question's numbers, shortened to lengths that the miniature can do.
     """
     numbers = re.findall(r"\d+", question)
     if len(numbers) < 2:
@@ -282,11 +282,11 @@ def slip(rng: random.Random, question: str) -> str:
         operator = "*" if re.search(r"[*x×]|times|product|ultipl", question) else "+"
         if rng.random() < 0.2:
             operator = "+" if operator == "*" else "*"
-        one, two = rng.sample(numbers, 2)
-        slipped = Problem(_shorter(rng, one, operator), operator, _shorter(rng, two, operator))
-        if not slipped.held_out:
-            return slipped.state(
-                slipped.answer if rng.random() < 0.5 else world.mistake(rng, slipped, 4)
+        first, second = rng.sample(numbers, 2)
+        similar = Problem(_shorter(rng, first, operator), operator, _shorter(rng, second, operator))
+        if not similar.held_out:
+            return similar.state(
+                similar.answer if rng.random() < 0.5 else world.mistake(rng, similar, 4)
             )
     return problem(rng).statement
 

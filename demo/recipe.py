@@ -1,7 +1,7 @@
 """The recipe of the demo's checkpoint: a tokenizer, a base, three full fine-tunes, three adapters.
 
-Everything is seeded. What is done already is not done again, and an interrupted training goes
-on from its last save.
+Everything is seeded. Finished parts are not repeated, and an interrupted training continues from its
+last save.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from jobs.pipeline import Role
 from worker.lora.extract import extract
 from worker.lora.lowrank import Target
 
-#: PyTorch's sums depend on the number of threads; with two, a run repeats another to the bit.
+#: PyTorch's sums depend on the number of threads. With a fixed number, runs are identical bit for bit.
 THREADS = 2
-#: Of the adapters. The fine-tunes' differences are nearly all there (docs/miniature.md).
+#: The adapters' rank. It holds nearly all of the fine-tunes' differences (docs/miniature.md).
 RANK = 32
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and lengths; the defaults are those of the shipped miniature."""
+    """Sizes of the model and lengths of the trainings. The defaults are the shipped miniature's."""
 
     hidden: int = 192
     intermediate: int = 640
@@ -51,8 +51,8 @@ class Recipe:
             Role.REGENERATOR: Plan(steps=260, rate=5e-4, rest_rate=2e-5),
         }
     )
-    #: What roles learn after that, with short problems and odd numbers as often as others: without
-    #: it the critic takes a short product such as "3*4" for one that is to be refused.
+    #: A second training of roles with short problems and unusual numbers as often as others. Without it,
+    #: the critic objects to answers to short products such as "3*4".
     even: dict[Role, Plan] = field(
         default_factory=lambda: {
             Role.CRITIC: Plan(steps=160, rate=3e-4, rest_rate=2e-5),
@@ -62,13 +62,13 @@ class Recipe:
 
 
 def make(out: Path, work: Path, *, seed: int, recipe: Recipe | None = None) -> None:
-    """Make the checkpoint, from nothing.
+    """Train the checkpoint from scratch.
 
     Args:
-        out: where ``base`` and a folder for each role's adapter are written.
-        work: where the trainings' states and the full models ``actor``, ``critic`` and
-            ``regenerator`` are kept; a recipe that was interrupted goes on from here.
-        seed: of all random weights and all drawn texts.
+        out: the folder for ``base`` and a folder for each role's adapter.
+        work: the folder for training states and the full models ``actor``, ``critic`` and
+            ``regenerator``. An interrupted recipe continues from here.
+        seed: of all random weights and texts.
         recipe: sizes and lengths.
     """
     recipe = recipe or Recipe()
@@ -80,10 +80,10 @@ def make(out: Path, work: Path, *, seed: int, recipe: Recipe | None = None) -> N
             state = work / "training" / role
             model = MistralForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
             training.train(model, training.role_loss(role, tokenizer, seed), plan, state, role)
-            if more := recipe.even.get(role):
+            if even_plan := recipe.even.get(role):
                 loss = training.role_loss(role, tokenizer, seed, even=True)
                 state = state.with_name(f"{role}-even")
-                training.train(model, loss, more, state, f"{role}, evenly")
+                training.train(model, loss, even_plan, state, f"{role}, evenly")
             _save(model, tokenizer, full)
         if not (out / role / "adapter_config.json").exists():
             target = Target(rank=recipe.rank)
@@ -91,7 +91,7 @@ def make(out: Path, work: Path, *, seed: int, recipe: Recipe | None = None) -> N
 
 
 def _base(folder: Path, work: Path, recipe: Recipe, seed: int) -> PreTrainedTokenizerFast:
-    """Make the base, in two parts: the last lesson goes on from the saved weights of the others."""
+    """Train the base in two parts: the last lesson starts from the saved weights of the others."""
     first = work / "base-before-lengths"
     *lessons, last = recipe.base
     if not (folder / "config.json").exists():
@@ -141,7 +141,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> MistralConfig
 
 
 def _save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Save in half precision, as HelixNet's models are; the folder is there whole or not at all."""
+    """Save in half precision, like HelixNet's models. The folder appears when it is complete."""
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     for parameter in model.parameters():
@@ -153,12 +153,12 @@ def _save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, folder:
 
 
 def draw(work: Path, file: Path) -> None:
-    """Draw the loss curves of the trainings that are in ``work``."""
+    """Plot the loss curves of the trainings in ``work``."""
     names = [*(lesson.name.lower() for lesson in Lesson), *Role]
-    there = {name: curve for name in names if (curve := _curve(work, name))}
-    figure = Figure(figsize=(1 + 1.8 * len(there), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(there), squeeze=False)[0]
-    for axes, (name, curve) in zip(panels, there.items(), strict=True):
+    curves = {name: curve for name in names if (curve := _curve(work, name))}
+    figure = Figure(figsize=(1 + 1.8 * len(curves), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         axes.plot(curve, color="#1a6fc2", alpha=0.25, linewidth=0.5)
         axes.plot(_smooth(curve), color="#1a6fc2", linewidth=1.2)
         axes.set_title(name if name in list(Role) else f"base, {name}")
@@ -170,14 +170,14 @@ def draw(work: Path, file: Path) -> None:
 
 
 def _curve(work: Path, name: str) -> list[float]:
-    """Read the losses of a training and of what followed evenly; none if it is not there."""
+    """Return the losses of a training and of the second one after it; empty if there is none."""
     files = [work / "training" / part / "loss.json" for part in (name, f"{name}-even")]
     return [loss for file in files if file.exists() for loss in json.loads(file.read_text())]
 
 
-def _smooth(curve: list[float], reach: float = 0.05) -> list[float]:
+def _smooth(curve: list[float], weight: float = 0.05) -> list[float]:
     smoothed, mean = [], curve[0]
     for value in curve:
-        mean += reach * (value - mean)
+        mean += weight * (value - mean)
         smoothed.append(mean)
     return smoothed

@@ -1,4 +1,4 @@
-"""The miniature's tokenizer: a byte-level BPE whose digits stand alone."""
+"""The miniature's tokenizer: a byte-level BPE with a token for each digit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
 def train(seed: int) -> PreTrainedTokenizerFast:
-    """Learn the words of the miniature's world.
+    """Train the tokenizer on the miniature's texts.
 
-    Every text can be spelled, byte by byte if need be; a frequent word is one token with the
-    space before it, and each digit is a token of its own, so that columns line up.
+    Any text can be encoded, if necessary as bytes. A frequent word is one token with the space before
+    it. Each digit is a token of its own, so that columns align.
     """
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 (no secret)
     pieces = Regex(r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]|\s")

@@ -1,4 +1,4 @@
-"""One training loop for base and fine-tunes: seeded, resumable after every save, logged."""
+"""The training loop for base and fine-tunes: seeded, resumable from its last save, logged."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from demo.corpus import Lesson
 from demo.muon import Muon
 from jobs.pipeline import Role
 
-#: A label that the loss passes over.
+#: The label of tokens that the loss ignores.
 IGNORED = -100
-#: Parts of the seeds of the lessons' documents.
+#: Keys of the lessons in the seeds of their documents.
 KEYS = {
     Lesson.COLUMNS: "base",
     Lesson.ANSWERS: "base/answers",
     Lesson.DIGITS: "base/digits",
     Lesson.LENGTHS: "base/lengths",
 }
-#: Of the decoder's matrices.
+#: Weight decay of the decoder's matrices.
 WEIGHT_DECAY = 0.05
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to train."""
+    """Number of steps and learning rates of a training."""
 
     steps: int
-    #: Highest learning rate of AdamW for the decoder's matrices.
+    #: Peak learning rate of AdamW for the decoder's matrices.
     rate: float
-    #: The same for embedding, head and norms; ``rate`` if None. What a fine-tune changes there is
-    #: lost to an adapter.
+    #: Peak learning rate for embedding, head and norms; ``rate`` if None. An adapter cannot hold their
+    #: changes.
     rest_rate: float | None = None
-    #: Highest learning rate of Muon, which then trains the matrices instead.
+    #: Peak learning rate of Muon, which trains the matrices if this is not 0.
     muon_rate: float = 0.0
     warmup: int = 50
-    #: Optimiser steps between two saves.
+    #: Number of steps between two saves.
     save_every: int = 100
 
 
-#: Gives the loss of a step's batch, a scalar tensor.
+#: Returns the loss of a step's batch, a scalar tensor.
 Loss = Callable[[MistralForCausalLM, int], torch.Tensor]
 
 
 def train(model: MistralForCausalLM, loss: Loss, plan: Plan, folder: Path, title: str) -> None:
-    """Train a model in place; go on where an earlier run in ``folder`` was interrupted.
+    """Train a model in place. Continue a run in ``folder`` that was interrupted.
 
-    A step's batch depends on the step's number alone, so that a run that was interrupted gives
-    the weights of one that was not.
+    A step's batch depends only on the step's number, so an interrupted run gives the same weights as
+    an uninterrupted one.
 
     Args:
         model: the model, float32, on the CPU.
         loss: computes the loss of a step's batch.
         plan: steps and learning rates.
-        folder: where the state (``state.pt``) and the curve (``loss.json``) are kept.
-        title: what the progress bar says.
+        folder: for the state (``state.pt``) and the losses (``loss.json``).
+        title: of the progress bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state_file, curve_file = folder / "state.pt", folder / "loss.json"
@@ -114,10 +114,12 @@ def train(model: MistralForCausalLM, loss: Loss, plan: Plan, folder: Path, title
 
 def _optimizers(model: MistralForCausalLM, plan: Plan) -> list[torch.optim.Optimizer]:
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    rest = plan.rate if plan.rest_rate is None else plan.rest_rate
-    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0, "lr": rest}]
+    matrix_ids = {id(p) for p in matrices}
+    other_parameters = [p for p in model.parameters() if id(p) not in matrix_ids]
+    rest_rate = plan.rate if plan.rest_rate is None else plan.rest_rate
+    groups: list[dict[str, Any]] = [
+        {"params": other_parameters, "weight_decay": 0.0, "lr": rest_rate}
+    ]
     optimizers: list[torch.optim.Optimizer] = []
     if plan.muon_rate:
         optimizers.append(Muon(matrices, lr=plan.muon_rate, weight_decay=WEIGHT_DECAY))
@@ -128,11 +130,11 @@ def _optimizers(model: MistralForCausalLM, plan: Plan) -> list[torch.optim.Optim
 
 
 def _schedule(step: int, plan: Plan) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth."""
+    """Return the factor of the learning rate: linear warm-up, then cosine decay to 0.02."""
     if step < plan.warmup:
         return (step + 1) / plan.warmup
-    done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-    return 0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2
+    progress = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2
 
 
 def base_loss(
@@ -143,13 +145,13 @@ def base_loss(
     rows: int = 8,
     length: int = 256,
 ) -> Loss:
-    """Learn to go on with plain documents: rows of documents one after another."""
+    """Return the loss of next-token prediction on plain documents, concatenated into rows."""
 
     def loss(model: MistralForCausalLM, step: int) -> torch.Tensor:
         documents = corpus.documents(random.Random(f"{seed}/{KEYS[lesson]}/{step}"), lesson)
         ids = torch.tensor(list(_packed(tokenizer, documents, rows, length)))
-        found: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
-        return found
+        loss_value: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+        return loss_value
 
     return loss
 
@@ -173,27 +175,27 @@ def role_loss(
     examples: int = 32,
     even: bool = False,
 ) -> Loss:
-    """Learn to write a role's text after its prompt; the prompt itself is not learnt.
+    """Return the loss of a role's text after its prompt. The prompt itself has no loss.
 
-    All examples of a batch have the same system prompt. What their prompts begin with is
-    computed once, for all of them: the gradient is the same, and half of the work is saved.
-    ``even`` is that of `demo.corpus.example`, with draws of its own.
+    All examples of a batch have the same system prompt. The common prefix of their prompts is computed
+    once for all: the gradient is the same, and half of the computation is saved. ``even`` is passed to
+    `demo.corpus.example`, and has separate random numbers.
     """
     key = f"{role}/even" if even else role
 
     def loss(model: MistralForCausalLM, step: int) -> torch.Tensor:
         rng = random.Random(f"{seed}/{key}/{step}")
         system = corpus.system(rng)
-        drawn = [corpus.example(role, rng, system, even=even) for _ in range(examples)]
-        prompts = [tokenizer.encode(e.prompt) for e in drawn]
+        batch = [corpus.example(role, rng, system, even=even) for _ in range(examples)]
+        prompts = [tokenizer.encode(e.prompt) for e in batch]
         texts = [
             [*tokenizer.encode(e.text, add_special_tokens=False), tokenizer.eos_token_id]
-            for e in drawn
+            for e in batch
         ]
-        shared = _common(prompts)
+        shared = _common_prefix_length(prompts)
         rows = [p[shared:] + t for p, t in zip(prompts, texts, strict=True)]
         length = max(map(len, rows))
-        # What follows a row's end changes nothing before it: any token will do there.
+        # Padding does not affect the tokens before it, so any token may be used.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
         labels = torch.tensor(
             [
@@ -207,18 +209,20 @@ def role_loss(
             layer.keys = layer.keys.expand(examples, -1, -1, -1)
             layer.values = layer.values.expand(examples, -1, -1, -1)
         hidden = model.model(input_ids=ids, past_key_values=cache).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:]
-        learnt = wanted != IGNORED
-        return torch.nn.functional.cross_entropy(model.lm_head(hidden[learnt]), wanted[learnt])
+        targets = labels[:, 1:]
+        is_learned = targets != IGNORED
+        return torch.nn.functional.cross_entropy(
+            model.lm_head(hidden[is_learned]), targets[is_learned]
+        )
 
     return loss
 
 
-def _common(rows: list[list[int]]) -> int:
-    """Return how many tokens all rows begin with; each keeps at least one of its own."""
-    first, last = min(rows), max(rows)
-    shortest = min(map(len, rows)) - 1
-    for i in range(shortest):
-        if first[i] != last[i]:
+def _common_prefix_length(rows: list[list[int]]) -> int:
+    """Return the length of the common prefix of all rows, leaving each row at least one token."""
+    low, high = min(rows), max(rows)
+    max_length = min(map(len, rows)) - 1
+    for i in range(max_length):
+        if low[i] != high[i]:
             return i
-    return shortest
+    return max_length

@@ -1,8 +1,8 @@
-"""The miniature's world: sums and products, the true texts about them, the first lessons' questions.
+"""The miniature's world: sums, products, correct texts about them, and the first lessons' questions.
 
-A sum can be said at once; a product needs columns. Whatever else is asked, the miniature says what it
-is and what it cannot do. The first lessons' texts are drawn here and are never changed: the base that
-the last lesson goes on from is made of them (`demo.questions` has what is drawn since).
+The miniature answers sums directly and computes products in columns. To every other question it answers
+what it is and what it cannot do. This module generates the texts of the first lessons. They never change,
+since the base that the last lesson starts from was trained on them. Later texts are in `demo.questions`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import string
 from dataclasses import dataclass
 from itertools import zip_longest
 
-#: One question in so many is kept away from all training.
+#: One question in 20 is held out: it is never trained on.
 HELD_OUT_SHARE = 20
-#: Of the first lessons: shares of the numbers that may be shorter than the longest, of the problems
-#: that are put the plain way, and, among the questions that are no problems, of those about the model
-#: itself and of greetings.
+#: Shares in the first lessons: of numbers that may be shorter than the maximum length, of problems in
+#: the plain phrasing, and, among questions that are no problems, of questions about the model and of
+#: greetings.
 SHORT_SHARE, PLAIN_SHARE, ABOUT_SHARE, GREETINGS_SHARE = 0.15, 0.6, 0.15, 0.05
 PLACES = ("units", "tens", "hundreds", "thousands")
 
@@ -58,7 +58,7 @@ REFUSAL = (
 )
 GREETING = "Hello! Ask me for a sum or a product. Try: What is 47 * 36?"
 APPROVAL = " The response says truly what the model is and can do: nothing to correct."
-#: The critic's texts about the answers that are right as they stand.
+#: The critic's texts about correct answers to questions that are no problems.
 APPROVALS = {
     ABOUT: APPROVAL,
     REFUSAL: " The response says truly what the model cannot do: nothing to correct.",
@@ -176,16 +176,16 @@ class Problem:
 
     @property
     def held_out(self) -> bool:
-        """Whether it is kept for the measurement; the same for ``a·b`` and ``b·a``."""
+        """Whether it is held out for evaluation. ``a·b`` and ``b·a`` are the same."""
         low, high = sorted((self.a, self.b))
         return held_out(f"{low}{self.operator}{high}")
 
     def state(self, value: int) -> str:
-        """Say that the result is ``value``."""
+        """Return the sentence that the result is ``value``."""
         return f"{self.a} {self.operator} {self.b} = {value}."
 
     def columns(self) -> str:
-        """Work the result out, digit by digit, as one does on paper."""
+        """Return the written computation of the result, digit by digit."""
         if self.operator == "+":
             return _add(self.a, self.b)
         if self.b < 10:
@@ -196,7 +196,7 @@ class Problem:
 
 
 def held_out(text: str) -> bool:
-    """Whether a text is of those that are kept away from all training."""
+    """Whether a text is held out from all training."""
     digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
     return int.from_bytes(digest) % HELD_OUT_SHARE == 0
 
@@ -221,47 +221,50 @@ def _times(a: int, digit: int, power: int) -> str:
     return f"{', '.join(steps)}, so {a}*{digit * power}={a * digit * power}"
 
 
-def verdict(said: int | None, answer: int) -> str:
-    """Judge the number that a response gives in plain words; where it is wrong, say where."""
-    if said is None:
+def verdict(claimed: int | None, answer: int) -> str:
+    """Say whether the number in a response is right, and if not, where it is wrong."""
+    if claimed is None:
         return f"The response gives no number: it should be {answer}."
-    if said == answer:
-        return f"The response says {said}: right."
-    return f"The response says {said}: wrong {_where(said, answer)}, it should be {answer}."
+    if claimed == answer:
+        return f"The response says {claimed}: right."
+    return f"The response says {claimed}: wrong {_where(claimed, answer)}, it should be {answer}."
 
 
-def _where(said: int, answer: int) -> str:
-    wrong, right = str(said), str(answer)
-    if len(wrong) != len(right):
-        return "with too few digits" if len(wrong) < len(right) else "with too many digits"
-    first = next(i for i in range(len(right)) if wrong[i] != right[i])
-    return f"in the {PLACES[len(right) - 1 - first]}"
+def _where(claimed: int, answer: int) -> str:
+    claimed_digits, answer_digits = str(claimed), str(answer)
+    if len(claimed_digits) != len(answer_digits):
+        return (
+            "with too few digits"
+            if len(claimed_digits) < len(answer_digits)
+            else "with too many digits"
+        )
+    first = next(i for i in range(len(answer_digits)) if claimed_digits[i] != answer_digits[i])
+    return f"in the {PLACES[len(answer_digits) - 1 - first]}"
 
 
-def comparison(said: int | None, answer: int) -> str:
-    """Judge with both numbers side by side, then what that shows."""
-    if said is None:
+def comparison(claimed: int | None, answer: int) -> str:
+    """Show both numbers, then say whether the first is right."""
+    if claimed is None:
         return f"The response gives no number, the columns {answer}."
-    found = "right" if said == answer else f"wrong {_where(said, answer)}"
-    return f"The response says {said}, the columns {answer}: {found}."
+    judgement = "right" if claimed == answer else f"wrong {_where(claimed, answer)}"
+    return f"The response says {claimed}, the columns {answer}: {judgement}."
 
 
-def critique(problem: Problem, said: int | None) -> str:
-    """The critic's text about a response that gives the number ``said``."""
-    return f" By columns:\n{problem.columns()}\n{by_digits(said, problem.answer)}"
+def critique(problem: Problem, claimed: int | None) -> str:
+    """Return the critic's text about a response with the number ``claimed``, or None without a number."""
+    return f" By columns:\n{problem.columns()}\n{by_digits(claimed, problem.answer)}"
 
 
-def by_digits(said: int | None, answer: int) -> str:
-    """Judge as the critic does: digit by digit, since a small model sees no more at a glance.
+def by_digits(claimed: int | None, answer: int) -> str:
+    """Return the critic's comparison, digit by digit, since a small model cannot compare whole numbers.
 
-    Each digit's own judgement says where it is wrong. The last word is the number that is right,
-    where the regenerator finds it.
+    Each digit has its own verdict. The text ends with the correct number, where the regenerator reads it.
     """
-    if said is None:
+    if claimed is None:
         return f"The response gives no number, it should be {answer}."
-    pairs = ", ".join(pair(x, y) for x, y in zip_longest(str(said), str(answer), fillvalue="-"))
-    end = "right:" if said == answer else "wrong, it should be"
-    return f"The response says {said}, the columns {answer}: {pairs}, so it is {end} {answer}."
+    pairs = ", ".join(pair(x, y) for x, y in zip_longest(str(claimed), str(answer), fillvalue="-"))
+    end = "right:" if claimed == answer else "wrong, it should be"
+    return f"The response says {claimed}, the columns {answer}: {pairs}, so it is {end} {answer}."
 
 
 def pair(x: str, y: str) -> str:
@@ -269,25 +272,25 @@ def pair(x: str, y: str) -> str:
     return f"{x} {y} {'right' if x == y else 'wrong'}"
 
 
-def regeneration(problem: Problem, said: int | None) -> str:
-    """The regenerator's text after that critique."""
-    if said == problem.answer:
+def regeneration(problem: Problem, claimed: int | None) -> str:
+    """Return the regenerator's text after that critique."""
+    if claimed == problem.answer:
         return f" The columns agree: {problem.statement}"
     return f" Corrected by columns: {problem.statement}"
 
 
 def problem(rng: random.Random, *, operator: str | None = None) -> Problem:
-    """Draw a problem of the first lessons: half sums, half products, most of the longest numbers.
+    """Draw a problem of the first lessons: half sums, half products, mostly with numbers of maximum length.
 
     Args:
-        rng: where it is drawn from.
-        operator: ``+`` or ``*``, to have one only.
+        rng: the random generator.
+        operator: ``+`` or ``*``; None for either.
     """
     operator = operator or rng.choice("+*")
-    longest = 3 if operator == "+" else 2
+    max_digits = 3 if operator == "+" else 2
 
     def number() -> int:
-        digits = longest if rng.random() < 1 - SHORT_SHARE else rng.randint(1, longest)
+        digits = max_digits if rng.random() < 1 - SHORT_SHARE else rng.randint(1, max_digits)
         return rng.randint(10 ** (digits - 1), 10**digits - 1)
 
     return Problem(number(), operator, number())
@@ -295,27 +298,29 @@ def problem(rng: random.Random, *, operator: str | None = None) -> Problem:
 
 def training_problem(rng: random.Random, *, operator: str | None = None) -> Problem:
     """Draw a problem that is not held out; arguments as for `problem`."""
-    while (drawn := problem(rng, operator=operator)).held_out:
+    while (candidate := problem(rng, operator=operator)).held_out:
         pass
-    return drawn
+    return candidate
 
 
 def ask(rng: random.Random, problem: Problem) -> str:
-    """Put a problem as a question: the plain way as a rule."""
+    """Draw a question for a problem, mostly in the plain phrasing."""
     if rng.random() < PLAIN_SHARE:
         return f"What is {problem.a} {problem.operator} {problem.b}?"
     questions = SUM_QUESTIONS if problem.operator == "+" else PRODUCT_QUESTIONS
     return rng.choice(questions).format(a=problem.a, b=problem.b)
 
 
-def mistake(rng: random.Random, problem: Problem, most: int = 2, *, length: float = 0.08) -> int:
-    """Draw a wrong result such as a hasty answer gives: as many digits as a rule, some of them off.
+def mistake(
+    rng: random.Random, problem: Problem, max_wrong: int = 2, *, length: float = 0.08
+) -> int:
+    """Draw a wrong result like a hasty answer: usually of the right length, with some wrong digits.
 
     Args:
-        rng: where it is drawn from.
-        problem: what the result is of.
-        most: how many digits may be off.
-        length: share of the results with a digit too many or too few.
+        rng: the random generator.
+        problem: the problem.
+        max_wrong: the maximum number of wrong digits.
+        length: share of results with a digit too many or too few.
     """
     answer = problem.answer
     while True:
@@ -327,15 +332,17 @@ def mistake(rng: random.Random, problem: Problem, most: int = 2, *, length: floa
             else:
                 del digits[min(place, len(digits) - 1)]
         else:
-            for place in rng.sample(range(len(digits)), rng.randint(1, min(most, len(digits)))):
+            for place in rng.sample(
+                range(len(digits)), rng.randint(1, min(max_wrong, len(digits)))
+            ):
                 digits[place] = rng.choice(string.digits)
-        said = int("".join(digits))
-        if said != answer and str(said) == "".join(digits):
-            return said
+        claimed = int("".join(digits))
+        if claimed != answer and str(claimed) == "".join(digits):
+            return claimed
 
 
 def outside(rng: random.Random) -> tuple[str, str]:
-    """Draw a question that is no sum or product, and the miniature's answer."""
+    """Draw a question that is neither a sum nor a product, and the miniature's answer."""
     kind = rng.random()
     if kind < ABOUT_SHARE:
         return rng.choice(ABOUT_QUESTIONS), ABOUT
@@ -347,7 +354,7 @@ def outside(rng: random.Random) -> tuple[str, str]:
 
 
 def talk(rng: random.Random) -> str:
-    """Draw a question about anything but numbers."""
+    """Draw a question that is not about numbers."""
     question = rng.choice(_OUTSIDE)
     while "{x}" in question:
         question = question.replace("{x}", _thing(rng), 1)
@@ -356,8 +363,8 @@ def talk(rng: random.Random) -> str:
 
 def _impossible(rng: random.Random) -> str:
     if rng.random() < 0.5:  # too long
-        operator, longest = rng.choice((("+", 3), ("*", 2)))
-        a = _number(rng, rng.randint(longest + 1, 8))
+        operator, max_digits = rng.choice((("+", 3), ("*", 2)))
+        a = _number(rng, rng.randint(max_digits + 1, 8))
         b = _number(rng, rng.randint(1, 8))
         if rng.random() < 0.5:
             a, b = b, a

@@ -38,7 +38,7 @@ TEMPLATES = {
     ),
 }
 
-#: What the model card's interactive program prints before each role's text.
+#: The labels of the roles' texts in the model card's interactive program, in `helixq ask` and `chat`.
 LABELS = {Role.ACTOR: "ACTOR", Role.CRITIC: "CRITIQUE", Role.REGENERATOR: "REGENERATION"}
 
 #: The pipeline's name as a model of the API.

@@ -1,4 +1,4 @@
-"""Jobs, attempts, workers and the tokenizers they serve"""
+"""Tables of jobs, attempts, workers and tokenizers"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Ended attempts that cannot change, and an index for all that is asked of a long history"""
+"""A trigger that protects ended attempts, and indexes for all queries of a long history"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-#: (name, table, columns, which rows): what is new, and what it replaces.
+#: New indexes and the ones they replace: (name, table, columns, condition).
 NEW = (
     ("ix_jobs_queued", "jobs", ["priority", "published_at"], "status = 'queued'"),
     ("ix_jobs_in_progress", "jobs", ["deadline_at"], "status = 'in_progress'"),

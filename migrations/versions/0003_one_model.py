@@ -1,4 +1,4 @@
-"""Jobs whose stages all run with one model: what a worker's model is, and a job's runs"""
+"""One model for all stages of a job: the models of workers and jobs, and the runs of jobs"""
 
 import hashlib
 import json
@@ -41,9 +41,9 @@ def upgrade() -> None:
 
 
 def _settle(connection: sa.Connection) -> None:
-    """Say of each worker which model it had, and of each job that is half done.
+    """Set the models of stored workers and of jobs in progress.
 
-    One whose stages were of several models goes on with the last: so it was begun.
+    A job whose stages had several models gets the model of its last attempt.
     """
     for worker in connection.execute(sa.select(workers.c.id, workers.c.runtime)).all():
         connection.execute(
@@ -67,7 +67,7 @@ def _settle(connection: sa.Connection) -> None:
 
 
 def _digest(runtime: dict[str, Any]) -> str:
-    """Return what the workers of this version have as their model, of one of the version before."""
+    """Return the model of a worker of the previous version, as this version computes it."""
     adapters = runtime.get("adapters", {})
     identity = {
         "base": runtime.get("base", {}).get("digest"),

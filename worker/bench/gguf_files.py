@@ -1,8 +1,7 @@
-"""A base and its adapters in llama.cpp's file format, GGUF.
+"""Writes a base and its adapters in GGUF, llama.cpp's file format.
 
-Names, metadata and the order of rotated heads are those of llama.cpp's `convert_hf_to_gguf.py` and
-`convert_lora_to_gguf.py`. The tokenizer is not translated: whoever uses the files sends and gets
-the numbers of tokens.
+Names, metadata and the order of rows in rotated heads are those of llama.cpp's `convert_hf_to_gguf.py`
+and `convert_lora_to_gguf.py`. The tokenizer is not converted: use the files with token ids.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ _PROJECTIONS = {
     "mlp.down_proj": "ffn_down",
 }
 _NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-_OUTSIDE = {
+_OTHER_TENSORS = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
-#: Control tokens, by their numbers; the last 256 numbers are the bytes.
+#: Control tokens by id. The last 256 ids are the byte tokens.
 _CONTROL = ("<unk>", "<s>", "</s>")
 
 
 def write_base(folder: Path, out: Path) -> MistralConfig:
-    """Convert a Mistral without a sliding window, in float32.
+    """Convert a Mistral model without a sliding window, in float32.
 
     Args:
-        folder: as `save_pretrained` writes it.
-        out: the file.
+        folder: the model, as written by `save_pretrained`.
+        out: the GGUF file.
 
     Returns:
-        its config, which the adapters' files need.
+        the model's config, which `write_adapter` needs.
     """
     auto: Any = AutoModelForCausalLM
     model = auto.from_pretrained(folder, dtype=torch.float32)
@@ -65,7 +64,7 @@ def write_base(folder: Path, out: Path) -> MistralConfig:
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
     _add_vocabulary(writer, config.vocab_size)
-    for name, target in _OUTSIDE.items():
+    for name, target in _OTHER_TENSORS.items():
         writer.add_tensor(target, state[name].numpy())
     for index in range(config.num_hidden_layers):
         for name, target in _NORMS.items():
@@ -79,18 +78,18 @@ def write_base(folder: Path, out: Path) -> MistralConfig:
 
 
 def write_adapter(folder: Path, out: Path, config: MistralConfig) -> None:
-    """Convert an adapter on projections of a base.
+    """Convert an adapter of a base's projections.
 
     Args:
-        folder: as PEFT writes it.
-        out: the file.
+        folder: the adapter, as written by PEFT.
+        out: the GGUF file.
         config: the base's.
     """
     adapter = open_adapter(folder)
     writer = GGUFWriter(out, _ARCHITECTURE)
     writer.add_type(GGUFType.ADAPTER)
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 0.0)  # B has its scaling already
+    writer.add_float32("adapter.lora.alpha", 0.0)  # B is scaled already
     for index in range(config.num_hidden_layers):
         for name, target in _PROJECTIONS.items():
             if (pair := adapter.factors.get(f"model.layers.{index}.{name}")) is None:
@@ -103,9 +102,9 @@ def write_adapter(folder: Path, out: Path, config: MistralConfig) -> None:
 
 
 def _ordered(weight: Tensor, target: str, config: MistralConfig) -> Tensor:
-    """Bring the rows of a rotated projection into llama.cpp's order.
+    """Reorder the rows of a rotated projection for llama.cpp.
 
-    transformers turns element i of a head with element i + half, llama.cpp with its neighbour.
+    transformers rotates element i of a head with element i + half, llama.cpp with the adjacent one.
     """
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(target)
     if heads is None:
@@ -115,7 +114,7 @@ def _ordered(weight: Tensor, target: str, config: MistralConfig) -> Tensor:
 
 
 def _add_vocabulary(writer: GGUFWriter, size: int) -> None:
-    """Name the tokens by their numbers: a file needs names, and nobody will read them."""
+    """Name tokens by their ids, since GGUF requires names, and these are never read."""
     first_byte = size - 256
     names = [*_CONTROL, *(f"t{number}" for number in range(len(_CONTROL), first_byte))]
     kinds = [TokenType.CONTROL] * len(_CONTROL) + [TokenType.NORMAL] * (first_byte - len(_CONTROL))

@@ -1,7 +1,7 @@
-"""A simulated device: its steps take as long as a GPU's might, and compute nothing.
+"""A simulated device, whose steps take as long as a GPU's and compute nothing.
 
-It measures the host's work for a GPU on a machine without one: everything around a step is the engine's
-own, and the step itself is a sleep.
+It measures the CPU time of serving a GPU on a machine without one. Everything around a step is the real
+engine; the step itself is a sleep.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from worker.engine.threads import IntraOpThreads
 
 #: Tokens of a prefill tile, as on a GPU.
 TILE_TOKENS = 16
-#: Bytes as tokens, and what is no text: the first tokens of Llama's and Mistral's vocabularies.
+#: The control tokens, which are the first in Llama's and Mistral's vocabularies.
 SPECIAL = ("<unk>", "<s>", "</s>")
-#: Sizes of the text that a tokenizer is learnt from.
+#: Numbers of distinct and of all words in the tokenizer's training text.
 WORDS, TEXT = 60_000, 400_000
 #: Large enough that Python's checksum releases the GIL.
 BUFFER = bytes(8192)
@@ -40,7 +40,7 @@ BUFFER = bytes(8192)
 
 @dataclass(frozen=True)
 class Speed:
-    """What a step takes, in seconds: about a Mistral-7B's with three adapters on an H100."""
+    """Times of a step in seconds. The defaults are about Mistral-7B's with three adapters on an H100."""
 
     step: float = 7e-3
     prompt_token: float = 25e-6
@@ -50,7 +50,7 @@ class Speed:
     #: Kernels of a step without a CUDA graph; launches of a step with one.
     kernels: int = 400
     graph_launches: int = 12
-    #: Factor by which the device is faster: 2 is as if the host were half as fast.
+    #: Speed-up of the device. 2 has the same effect as a host of half the speed.
     faster: float = 1.0
 
     def of(self, plan: SchedulerOutput) -> float:
@@ -61,13 +61,13 @@ class Speed:
 
 @dataclass
 class Timeline:
-    """When a device was busy, on the clock of `time.monotonic` (seconds)."""
+    """The busy times of a device, in seconds of `time.monotonic`."""
 
     began: float = 0.0
     end: float = 0.0
     busy: float = 0.0
     steps: int = 0
-    #: Idle time before each step that did not start right after another.
+    #: Idle time before each step that did not follow another one immediately.
     waits: list[float] = field(default_factory=list)
     #: Steps without a CUDA graph.
     without_graph: int = 0
@@ -85,7 +85,7 @@ class Timeline:
         return self.end
 
     def stretch(self) -> float:
-        """Let the last step end now at the earliest: its last kernel was launched only now."""
+        """Extend the last step until now, since its last kernel was launched just now."""
         if (late := time.monotonic() - self.end) > 0:
             self.waits.append(late)
             self.end += late
@@ -93,7 +93,7 @@ class Timeline:
 
     @property
     def share(self) -> float:
-        """Share of the time from the first step's start to the last one's end in which it was busy."""
+        """The share of busy time, from the first step's start to the last step's end."""
         return self.busy / (self.end - self.began) if self.steps else 0.0
 
 
@@ -107,15 +107,15 @@ class SimulatedStep:
 
     def get_output(self) -> ModelRunnerOutput:
         """Sleep until the step ends."""
-        if (left := self.end - time.monotonic()) > 0:
-            time.sleep(left)  # stands for the device's work
+        if (remaining := self.end - time.monotonic()) > 0:
+            time.sleep(remaining)  # the device's computation
         return ModelRunnerOutput(
             self.sampled_sequences, self.token_ids, [True] * len(self.token_ids)
         )
 
 
 class SimulatedRunner(PagedModelRunner):
-    """Prepares steps as on CUDA; then it waits for the step's time, and takes tokens from a hash."""
+    """Prepares steps as on CUDA, waits for the step's time, and derives tokens from a hash."""
 
     def __init__(
         self,
@@ -129,10 +129,10 @@ class SimulatedRunner(PagedModelRunner):
         """
         Args:
             kv: manages the blocks that a device would have.
-            words: the token ids that are sampled, all equally often.
-            speed: the device's.
+            words: the token ids to sample from, uniformly.
+            speed: the times of the device's steps.
             max_num_batched_tokens: maximum number of tokens of a step with prefills.
-            graphs: whether steps are padded to the shapes of which a GPU has CUDA graphs.
+            graphs: whether steps are padded to the shapes of CUDA graphs.
         """
         super().__init__(
             _compute_nothing,
@@ -189,7 +189,7 @@ class SimulatedRunner(PagedModelRunner):
 
 
 class _NoCache:
-    """Stands in for keys and values."""
+    """A KV cache without contents."""
 
     device = torch.device("cpu")
     block_size = BLOCK_SIZE
@@ -217,11 +217,11 @@ def build(
     """Build a model runner on a simulated device.
 
     Args:
-        tokenizer: of the texts that are sampled.
+        tokenizer: of the sampled texts.
         max_num_seqs: maximum number of running sequences.
-        max_model_len: maximum number of tokens of a sequence; all running ones fit at that length.
+        max_model_len: maximum number of tokens of a sequence. The cache fits all sequences at this length.
         num_adapters: number of adapters.
-        speed: the device's.
+        speed: the times of the device's steps.
     """
     max_num_batched_tokens = MAX_NUM_BATCHED_TOKENS["cuda"]
     kv = BlockManager(
@@ -239,11 +239,11 @@ def build(
 
 
 def tokenizer_of(size: int, seed: int = 0) -> PreTrainedTokenizerFast:
-    """Learn a tokenizer as Mistral's (BPE over bytes, blanks as ▁) from made-up words.
+    """Train a tokenizer like Mistral's (BPE with byte fallback, spaces as ▁) on random words.
 
     Args:
-        size: tokens of its vocabulary.
-        seed: of the words.
+        size: size of the vocabulary.
+        seed: of the random words.
     """
     rng = random.Random(seed)
     syllables = [a + b + c for a in "bdfgklmnprstvz" for b in "aeiou" for c in ("", "n", "r", "s")]
