@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import selectors
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import httpx2
-
 from cli import parts, up
+from cli.bench import processes
 from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.models import ANONYMOUS
@@ -75,9 +72,7 @@ def run(
     if sys.platform != "linux":
         raise ExpectedError("the processor time of another process is read from Linux's /proc")
     with ExitStack() as stack:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = int(probe.getsockname()[1])
-        settings = Settings(data_dir=folder / "data", port=port, max_queued=10_000)
+        settings = Settings(data_dir=folder / "data", port=processes.free_port(), max_queued=10_000)
         parts.migrate(settings, "head")
         redis = up.start_redis(settings, stack)
         stack.callback(redis.stop, up.Stop())
@@ -89,37 +84,16 @@ def run(
         workers.register(
             database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}")
         )
-        web = stack.enter_context(_web(settings))
+        urls = {"HELIXQ_DATABASE_URL": settings.database, "HELIXQ_REDIS_URL": settings.redis}
+        web = stack.enter_context(
+            processes.run("web", settings, urls, path="/healthz", timeout=TIMEOUT)
+        )
         results = []
         for readers, jobs, before in cases:
             on_progress(f"{readers} readers of {jobs} jobs")
             with _Readers(settings, database, progress, web, readers, jobs) as case:
                 results.append(case.measure(before, seconds))
         return results
-
-
-@contextmanager
-def _web(settings: Settings) -> Iterator[int]:
-    """Run `helixq web`; yield its process id."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
-    environ |= {"HELIXQ_DATA_DIR": str(settings.data_dir), "HELIXQ_PORT": str(settings.port)}
-    environ |= {"HELIXQ_DATABASE_URL": settings.database, "HELIXQ_REDIS_URL": settings.redis}
-    process = subprocess.Popen([sys.executable, "-m", "cli", "web"], env=environ)
-    try:
-        deadline = time.monotonic() + TIMEOUT
-        with httpx2.Client(base_url=settings.url, trust_env=False) as client:
-            while True:
-                try:
-                    client.get("/healthz").raise_for_status()
-                    break
-                except httpx2.TransportError as error:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise ExpectedError(f"the web does not start: {error}") from error
-                time.sleep(INTERVAL)  # A server that starts notifies nobody.
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
 
 
 class _Readers:

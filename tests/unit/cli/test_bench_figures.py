@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.bench.figures import Figures, table
 from cli.errors import ExpectedError
-from cli.track_bench import Figures, table
 
 FIGURES = Figures("2026-11-27", "2 cores", 0.030, 0.045, 40_000)
 

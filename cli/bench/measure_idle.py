@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 import migrations
-from cli import service_bench
+from cli.bench import measure_service
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
 from jobs.models import ANONYMOUS, Job, Status
@@ -65,7 +65,7 @@ def jobs(
     times: list[tuple[float, float]] = []
     on_progress("starting the service")
     try:
-        with service_bench.service(folder, SLOTS) as client:
+        with measure_service.service(folder, SLOTS) as client:
             on_progress(
                 f"answering {len(questions)} questions, one at a time, by the engine and by the service"
             )
@@ -77,9 +77,9 @@ def jobs(
                     "max_output_tokens": max_output_tokens,
                     "seed": seed + number,
                 }
-                job_id = service_bench.submit(client, body)
+                job_id = measure_service.submit(client, body)
                 time.sleep(max(FIRST_POLL, engine_alone))  # As a polling client does.
-                service_bench.wait(client, job_id)
+                measure_service.wait(client, job_id)
                 job = client.get(f"/api/jobs/{job_id}").json()
                 created, finished = (
                     dt.datetime.fromisoformat(job[name]) for name in ("created_at", "finished_at")

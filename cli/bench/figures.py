@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cli import idle_bench, service_bench
+from cli.bench import measure_idle, measure_service
 from cli.errors import ExpectedError
 
 MAX_OUTPUT_TOKENS = 256
@@ -75,14 +75,14 @@ def measure(
     idle_folder, busy_folder = folder / "idle", folder / "busy"
     idle_folder.mkdir()
     busy_folder.mkdir()
-    times = idle_bench.jobs(
+    times = measure_idle.jobs(
         idle_folder,
         questions[: idle_jobs + 1],
         max_output_tokens=MAX_OUTPUT_TOKENS,
         seed=0,
         on_progress=on_progress,
     )
-    seconds, _ = service_bench.run(
+    seconds, _ = measure_service.run(
         busy_folder,
         questions,
         at_once=at_once,

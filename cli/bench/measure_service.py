@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from cli.bench import processes
 from cli.errors import ExpectedError
 from jobs.settings import Settings
 
@@ -23,7 +19,7 @@ from jobs.settings import Settings
 WARM_UP = "Is everything warm?"
 #: Clients that submit at the same time.
 CLIENTS = 8
-#: Seconds between polls of a job, or of a starting service.
+#: Seconds between polls of a job.
 POLL_INTERVAL = 0.05
 #: Maximum seconds for the service to become ready, and for a job to end.
 TIMEOUT = 600.0
@@ -74,43 +70,13 @@ def run(
 @contextmanager
 def service(folder: Path, slots: int) -> Iterator[httpx2.Client]:
     """Run `helixq up` on the demo's model with its data in an empty folder; yield a client."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-    settings = Settings(data_dir=folder / "data", port=port)
-    # The caller's settings must not reach the service.
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
-    environ |= {
-        "HELIXQ_DATA_DIR": str(settings.data_dir),
-        "HELIXQ_PORT": str(port),
-        "HELIXQ_SLOTS": str(slots),
-    }
-    log = folder / "up.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "up"], env=environ, stdout=stream, stderr=stream
-        )
-    try:
-        with httpx2.Client(base_url=settings.url, timeout=TIMEOUT, trust_env=False) as client:
-            _until_ready(process, client, log)
-            yield client
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-
-
-def _until_ready(process: subprocess.Popen[bytes], client: httpx2.Client, log: Path) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise ExpectedError(f"the service does not start: {' '.join(last)}")
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx2.TransportError:
-            pass  # It does not listen yet.
-        time.sleep(POLL_INTERVAL)  # A server that starts notifies nobody.
-    raise ExpectedError(f"the service was not ready within {TIMEOUT:g} seconds")
+    settings = Settings(data_dir=folder / "data", port=processes.free_port())
+    environ = {"HELIXQ_SLOTS": str(slots)}
+    with (
+        processes.run("up", settings, environ, path="/readyz", timeout=TIMEOUT),
+        httpx2.Client(base_url=settings.url, timeout=TIMEOUT, trust_env=False) as client,
+    ):
+        yield client
 
 
 def submit(client: httpx2.Client, body: dict[str, Any]) -> str:

@@ -1,0 +1,21 @@
+"""`helixq bench`: measurements against a baseline in the same run. Each command has a module."""
+
+from __future__ import annotations
+
+import click
+
+from cli.bench.engine import engine
+from cli.bench.idle import idle
+from cli.bench.lora import lora
+from cli.bench.readers import readers
+from cli.bench.service import service
+from cli.bench.track import track
+
+
+@click.group()
+def bench() -> None:
+    """Run benchmarks, each against a baseline."""
+
+
+for command in (engine, idle, lora, readers, service, track):
+    bench.add_command(command)

@@ -1,0 +1,53 @@
+"""What the benchmarks' commands share: questions, the machine's description, progress, a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+#: The option that prints JSON instead of a table.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+
+
+def demo_questions(count: int) -> list[str]:
+    """Return held-out questions with the longest numbers, half sums and half products."""
+    from jobs.settings import DEMO_CHECKPOINT
+
+    lines = (DEMO_CHECKPOINT.parent / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    questions = [
+        str(row["question"]) for row in rows if row["kind"] in ("sums/3+3", "products/2×2")
+    ]
+    return [questions[i * len(questions) // count % len(questions)] for i in range(count)]
+
+
+def machine() -> str:
+    """Return the description of this machine: cores and processor."""
+    names: dict[str, Any] = {}
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = dict(line.split(":", 1) for line in lines if ":" in line)
+    except OSError:  # Not Linux.
+        pass
+    name = next((v.strip() for k, v in names.items() if k.startswith("model name")), "")
+    return f"{os.cpu_count()} cores, {name or platform.processor() or platform.machine()}"
+
+
+def show_progress(text: str) -> None:
+    """Print the description of the next step to stderr."""
+    click.echo(f"{text} …", err=True)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty folder, and delete it at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
+        yield Path(folder)

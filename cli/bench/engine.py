@@ -1,0 +1,195 @@
+"""`helixq bench engine`: jobs an hour of the batching engine, against the reference engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.bench.common import (
+    demo_questions,
+    json_option,
+    machine,
+    show_progress,
+    temporary_folder,
+)
+from cli.errors import ExpectedError
+from cli.outputs import check_picture
+
+if TYPE_CHECKING:
+    from worker.bench.engine import Model
+    from worker.engine.interface import Engine
+
+#: About 100 M parameters, with adapters of 2.5% each.
+_SMALL = {"hidden": 768, "layers": 12, "rank": 16}
+#: The maximum number of tokens of prompt and output together.
+CONTEXT = 1024
+#: Prompt lengths in tokens, for the speed by text length.
+LENGTHS = (64, 256, 512, 1024, 2048)
+
+
+def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is not a list of numbers such as 1,64", param=option
+        ) from error
+    if min(numbers) < 1:
+        raise click.BadParameter("each number must be at least 1", param=option)
+    return numbers
+
+
+@click.command()
+@click.option(
+    "--model",
+    "which",
+    type=click.Choice(["demo", "synthetic-100m", "synthetic-7b"]),
+    default="demo",
+    show_default=True,
+    help="The demo model, or random weights.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--reference-jobs",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="The number of these jobs that run on the reference engine, too.",
+)
+@click.option("--slots", default="1,64", show_default=True, callback=_numbers, metavar="N,N,…")
+@click.option(
+    "--max-output-tokens",
+    type=click.IntRange(min=1),
+    help="Per stage (default: 64; 256 for the demo).",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also measure speed by text length, and plot both (.svg, .png, .pdf).",
+)
+@click.option(
+    "--llama-server",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Also measure this llama-server of llama.cpp (on a CPU, for each number of slots).",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def engine(
+    which: str,
+    jobs: int,
+    reference_jobs: int,
+    slots: list[int],
+    max_output_tokens: int | None,
+    device: str,
+    plot: Path | None,
+    llama_server: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run whole jobs on the batching engine and on the reference engine.
+
+    --llama-server needs the package gguf: pip install gguf
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    from jobs.pipeline import Sampling
+    from jobs.settings import DEMO_CHECKPOINT
+    from worker.bench import curves
+    from worker.bench import engine as module
+    from worker.engine.interface import EngineError
+    from worker.engine.threads import run_in_fresh_thread
+
+    if plot:
+        check_picture(plot)
+    if llama_server and device != "cpu":
+        raise ExpectedError("--llama-server runs on a CPU only: leave --device out")
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    demo = module.Model.of(DEMO_CHECKPOINT)
+    tokenizer: Any = AutoTokenizer.from_pretrained(demo.base)
+    with temporary_folder() as folder:
+        if which == "demo":
+            questions = demo_questions(jobs)
+            model, limit = demo, max_output_tokens or 256
+        else:
+            big = which == "synthetic-7b"
+            sizes = {"hidden": 4096, "layers": 32, "rank": 64} if big else _SMALL
+            create = partial(
+                module.synthetic,
+                folder,
+                demo.base,
+                **sizes,
+                dtype=dtype,
+                device=torch.device(device),
+                seed=seed,
+            )
+            model = run_in_fresh_thread(create)
+            questions = module.questions(tokenizer, jobs, 64, seed)
+            limit = max_output_tokens or 64
+        try:
+            results = module.run(
+                model,
+                questions=questions,
+                reference_jobs=reference_jobs,
+                slots=slots,
+                sampling=Sampling(max_output_tokens=limit, seed=seed),
+                context=CONTEXT,
+                dtype=dtype,
+                device=torch.device(device),
+                bare=which != "demo",
+                make_other=_llama(llama_server, model, tokenizer) if llama_server else None,
+                on_progress=show_progress,
+            )
+        except EngineError as error:
+            raise ExpectedError(str(error)) from error
+        if plot:
+            points = curves.by_length(
+                model,
+                LENGTHS,
+                context=LENGTHS[-1] + curves.NEW + 1,
+                dtype=dtype,
+                device=torch.device(device),
+                seed=seed,
+                on_progress=show_progress,
+            )
+            curves.draw(plot, results, points)
+    if as_json:
+        output = {"machine": machine(), "model": which, "results": [r.to_json() for r in results]}
+        click.echo(json.dumps(output, indent=2))
+        return
+    baseline = results[0]
+    click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {machine()}.\n")
+    click.echo(
+        "| engine | at once | jobs an hour | times the reference | new tokens a second | times "
+        "| first token | of the limit |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|")
+    for r in results:
+        click.echo(
+            f"| {r.engine} | {r.at_once} | {r.jobs_an_hour:,.0f} "
+            f"| {r.jobs_an_hour / baseline.jobs_an_hour:.1f} | {r.tokens_a_second:,.0f} "
+            f"| {r.tokens_a_second / baseline.tokens_a_second:.1f} "
+            f"| {f'{r.first_token * 1000:.0f} ms' if r.first_token else '–'} "
+            f"| {f'{r.share_of_limit:.0%}' if r.share_of_limit else '–'} |"
+        )
+
+
+def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engine]:
+    """Return a function that starts llama.cpp's server with a number of slots."""
+    try:
+        from worker.bench.llama import LlamaServer
+    except ModuleNotFoundError as error:
+        raise ExpectedError(
+            f"--llama-server needs the package {error.name}: pip install gguf"
+        ) from error
+
+    def start(slots: int) -> Engine:
+        return LlamaServer(program, model, tokenizer, max_model_len=CONTEXT, max_num_seqs=slots)
+
+    return start

@@ -1,0 +1,70 @@
+"""`helixq bench idle`: the latency of an idle service, against the engine alone."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from cli.bench.common import (
+    demo_questions,
+    json_option,
+    machine,
+    show_progress,
+    temporary_folder,
+)
+
+
+@click.command()
+@click.option("--jobs", type=click.IntRange(min=1), default=30, show_default=True)
+@click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--old", type=click.IntRange(min=1), default=100_000, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) -> None:
+    """Measure the latency that an idle service adds to a job, and a sweep, on SQLite.
+
+    The engine alone and the service answer each question in turn. The sweep runs over --old
+    ended jobs, and over none.
+    """
+    import statistics
+
+    from cli.bench import measure_idle
+
+    questions = demo_questions(jobs + 1)
+    with temporary_folder() as folder:
+        service_folder, empty_folder, old_folder = (
+            folder / name for name in ("service", "none", "old")
+        )
+        for path in (service_folder, empty_folder, old_folder):
+            path.mkdir()
+        times = measure_idle.jobs(
+            service_folder,
+            questions,
+            max_output_tokens=max_output_tokens,
+            seed=seed,
+            on_progress=show_progress,
+        )
+        show_progress(f"sweeping {old} ended jobs")
+        sweeps = [measure_idle.sweep(empty_folder, 0), measure_idle.sweep(old_folder, old)]
+    seconds = {
+        "engine_alone": statistics.median(engine_alone for engine_alone, _ in times),
+        "service": statistics.median(served for _, served in times),
+        "machinery": statistics.median(served - engine_alone for engine_alone, served in times),
+        "sweep_without_history": sweeps[0],
+        "sweep": sweeps[1],
+    }
+    if as_json:
+        click.echo(json.dumps({"machine": machine(), "jobs": jobs, "seconds": seconds}, indent=2))
+        return
+    click.echo(f"demo, {jobs} jobs one at a time; {machine()}.\n")
+    click.echo("| median | ms |")
+    click.echo("|---|---|")
+    for text, key in (
+        ("a job's three stages, the engine alone", "engine_alone"),
+        ("a job from stored to answered, the service", "service"),
+        ("difference: what the service adds", "machinery"),
+        ("an idle sweep, no history", "sweep_without_history"),
+        (f"an idle sweep, {old:,} ended jobs", "sweep"),
+    ):
+        click.echo(f"| {text} | {seconds[key] * 1000:.2f} |")

@@ -1,0 +1,64 @@
+"""`helixq bench lora`: extraction of adapters, against mergekit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import click
+
+from cli.bench.common import json_option, machine, show_progress, temporary_folder
+from cli.errors import ExpectedError
+
+
+@click.command()
+@click.option(
+    "--mergekit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The program mergekit-extract-lora (default: from the PATH).",
+)
+@click.option("--rank", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
+    """Extract adapters from layers of Mistral-7B's sizes: HelixQ, with --exact, and mergekit.
+
+    Install mergekit in a separate environment:
+    python3 -m venv mk && mk/bin/pip install mergekit
+    """
+    from worker.bench import lora as module
+
+    program = mergekit or shutil.which("mergekit-extract-lora")
+    if program is None:
+        raise ExpectedError(
+            "the baseline mergekit-extract-lora is not on the PATH: install mergekit in a "
+            "separate environment, and pass the program with --mergekit"
+        )
+    extractors = [
+        module.helixq_extractor(),
+        module.helixq_extractor("--exact"),
+        module.mergekit(Path(program)),
+    ]
+    with temporary_folder() as folder:
+        results = module.run(
+            folder,
+            extractors,
+            rank=rank,
+            seed=seed,
+            on_progress=show_progress,
+        )
+    if as_json:
+        output = {"machine": machine(), "rank": rank, "results": [r.to_json() for r in results]}
+        click.echo(json.dumps(output, indent=2))
+        return
+    baseline = results[-1]
+    click.echo(f"Rank {rank}, one decoder layer of Mistral-7B's sizes; {machine()}.\n")
+    click.echo("| program | seconds | times as fast | peak memory | error, all layers | by layer |")
+    click.echo("|---|---|---|---|---|---|")
+    for result in results:
+        low, high = min(result.errors.values()), max(result.errors.values())
+        click.echo(
+            f"| `{result.name}` | {result.seconds:.1f} | {baseline.seconds / result.seconds:.1f} "
+            f"| {result.peak_bytes / 1e9:.2f} GB | {result.error:.4%} | {low:.4%}–{high:.4%} |"
+        )

@@ -1,0 +1,50 @@
+"""`helixq bench readers`: the cost of live readers, against one reader."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from cli.bench.common import json_option, machine, show_progress, temporary_folder
+
+
+@click.command()
+@click.option(
+    "--readers", "count", type=click.IntRange(min=1, max=200), default=200, show_default=True
+)
+@click.option("--pieces", type=click.IntRange(min=0), default=1000, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
+@json_option
+def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
+    """Measure what live readers of event streams cost the web: --readers, against one.
+
+    Every job gets ten messages a second. In the last case, each text already has --pieces deltas.
+    """
+    from cli.bench import measure_readers
+
+    cases = [(1, 1, 0), (count, count, 0), (count, 1, 0), (count, 1, pieces)]
+    with temporary_folder() as folder:
+        results = measure_readers.run(
+            folder,
+            cases,
+            seconds=seconds,
+            on_progress=show_progress,
+        )
+    if as_json:
+        output = {"machine": machine(), "results": [asdict(result) for result in results]}
+        click.echo(json.dumps(output, indent=2))
+        return
+    click.echo(f"{seconds:g} seconds each, ten messages a second of each job; {machine()}.\n")
+    click.echo(
+        "| readers | jobs | deltas before | messages | processor ms a message | times one reader "
+        "| delay, median | 99 of 100 |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|")
+    for r in results:
+        click.echo(
+            f"| {r.readers} | {r.jobs} | {r.before:,} | {r.messages:,} | {r.cost * 1000:.3f} "
+            f"| {r.cost / results[0].cost:.2f} | {r.median_delay * 1000:.1f} ms "
+            f"| {r.late_delay * 1000:.1f} ms |"
+        )

@@ -1,0 +1,70 @@
+"""`helixq bench service`: jobs an hour of the whole service, against the reference engine."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from cli.bench.common import (
+    demo_questions,
+    json_option,
+    machine,
+    show_progress,
+    temporary_folder,
+)
+
+
+@click.command()
+@click.option("--jobs", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--reference-jobs", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--at-once", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def service(
+    jobs: int, reference_jobs: int, at_once: int, max_output_tokens: int, seed: int, as_json: bool
+) -> None:
+    """Run whole jobs through `helixq up`, over HTTP, and on the reference engine alone."""
+    import torch
+
+    from cli.bench import measure_service
+    from jobs.pipeline import Sampling
+    from jobs.settings import DEMO_CHECKPOINT
+    from worker.bench import engine as module
+
+    questions = demo_questions(jobs)
+
+    show_progress(f"answering {reference_jobs} questions by the reference engine")
+    sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed)
+    baseline = module.run_reference(
+        module.Model.of(DEMO_CHECKPOINT),
+        questions[:reference_jobs],
+        sampling,
+        torch.float32,
+        torch.device("cpu"),
+    )
+    with temporary_folder() as folder:
+        seconds, tokens = measure_service.run(
+            folder,
+            questions,
+            at_once=at_once,
+            max_output_tokens=max_output_tokens,
+            seed=seed,
+            on_progress=show_progress,
+        )
+    rows = [
+        ("reference engine alone", 1, baseline.jobs_an_hour, baseline.tokens_a_second),
+        ("service", at_once, jobs / seconds * 3600, tokens / seconds),
+    ]
+    if as_json:
+        keys = ("program", "at_once", "jobs_an_hour", "tokens_a_second")
+        results = [dict(zip(keys, row, strict=True)) for row in rows]
+        click.echo(json.dumps({"machine": machine(), "results": results}, indent=2))
+        return
+    click.echo(f"demo, {jobs} jobs, up to {max_output_tokens} new tokens a stage; {machine()}.\n")
+    click.echo("| program | at once | jobs an hour | times the reference | new tokens a second |")
+    click.echo("|---|---|---|---|---|")
+    for name, count, rate, speed in rows:
+        times = rate / baseline.jobs_an_hour
+        click.echo(f"| {name} | {count} | {rate:,.0f} | {times:.1f} | {speed:,.0f} |")

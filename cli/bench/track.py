@@ -1,0 +1,55 @@
+"""`helixq bench track`: an idle job and many at once, against the recorded figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from cli.bench.common import (
+    demo_questions,
+    json_option,
+    machine,
+    show_progress,
+    temporary_folder,
+)
+
+
+@click.command()
+@click.option("--jobs", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--idle-jobs", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--at-once", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("docs/benchmarks.json"),
+    show_default=True,
+    help="The file of the recorded figures.",
+)
+@click.option("--record", is_flag=True, help="Record the figures of this run.")
+@json_option
+def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_json: bool) -> None:
+    """Measure an idle job and many jobs at once, and compare with the recorded figures."""
+    from cli.bench import figures
+
+    if idle_jobs >= jobs:
+        raise click.UsageError("--idle-jobs should be less than --jobs")
+    recorded = figures.Figures.read(file)
+    with temporary_folder() as folder:
+        now = figures.measure(
+            folder,
+            demo_questions(jobs),
+            idle_jobs=idle_jobs,
+            at_once=at_once,
+            machine=machine(),
+            on_progress=show_progress,
+        )
+    if as_json:
+        output = {"now": asdict(now), "recorded": asdict(recorded) if recorded else None}
+        click.echo(json.dumps(output, indent=2))
+    else:
+        click.echo(figures.table(now, recorded))
+    if record:
+        now.write(file)
