@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import random
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from jobs import transient
 from jobs.database import Database
+from jobs.duties import Duty, DutyThread
 from jobs.errors import QueueUnavailableError
 from jobs.progress import Progress
 from jobs.queue import Publisher
@@ -29,52 +25,15 @@ CLEANUP_INTERVAL = 3600.0
 CLEANUP_TIME = 1.0
 #: The share of its interval by which a sweep may come sooner, so that those of several processes spread out.
 JITTER = 0.2
-#: The maximum number of seconds before a duty that failed is called again.
-RETRY_INTERVAL = 1.0
+#: Seconds between two checks of what is due.
+POLL_INTERVAL = 0.2
 #: A model that no worker has: only jobs without a model are published for it.
 NO_MODEL = ""
 #: The maximum number of jobs that one sweep publishes: expired leases should not wait long for the next.
 MAX_PUBLISHED = 1000
 
 
-@dataclass(frozen=True)
-class Duty:
-    """A function to call at an interval."""
-
-    #: Seconds between two calls.
-    interval: float
-    #: Returns whether to call it again at once.
-    run: Callable[[], bool]
-
-
-def repeat(duties: list[Duty], stopped: threading.Event, *, poll: float, jitter: float = 0) -> None:
-    """Call each duty at its interval until ``stopped`` is set. One that fails is called again within a second.
-
-    Args:
-        duties: to call, one after another.
-        stopped: ends the loop.
-        poll: seconds between two checks of what is due.
-        jitter: the share of its interval by which a call may come sooner.
-    """
-    due = [0.0] * len(duties)
-    while not stopped.wait(poll):
-        for number, duty in enumerate(duties):
-            if time.monotonic() < due[number]:
-                continue
-            due[number] = time.monotonic() + duty.interval * random.uniform(1 - jitter, 1)
-            try:
-                if duty.run():
-                    due[number] = 0.0
-            except Exception as error:
-                # Whatever it is, the loop must go on: leases and the outbox depend on it.
-                due[number] = time.monotonic() + min(duty.interval, RETRY_INTERVAL)
-                if transient.is_transient(error):
-                    log.warning("the database does not respond: %s", transient.reason(error))
-                else:
-                    log.exception("a background duty failed")
-
-
-class Maintenance:
+class Maintenance(DutyThread):
     """The duties of one process, on their own thread."""
 
     def __init__(
@@ -103,7 +62,6 @@ class Maintenance:
         self._model = model
         self._model_timeout = model_timeout
         self._retention_days = retention_days
-        self._stopped = threading.Event()
         #: When the database last responded.
         self._responded_at: float | None = None
         #: Since when it has responded without an outage, and whether there ever was one.
@@ -112,22 +70,7 @@ class Maintenance:
         #: Where `retention.delete_workers` continues.
         self._workers_until: dt.datetime | None = None
         duties = [Duty(SWEEP_INTERVAL, self.sweep), Duty(CLEANUP_INTERVAL, self.clean_up)]
-        self._thread = threading.Thread(
-            target=repeat,
-            args=(duties, self._stopped),
-            kwargs={"poll": RETRY_INTERVAL / 5, "jitter": JITTER},
-            name="maintenance",
-            daemon=True,
-        )
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread, and wait for it."""
-        self._stopped.set()
-        self._thread.join()
+        super().__init__("maintenance", duties, poll=POLL_INTERVAL, jitter=JITTER)
 
     def sweep(self) -> bool:
         """Take back lost stages, end overdue jobs, and publish the outbox.
@@ -213,12 +156,12 @@ class Maintenance:
         """
         deadline = time.monotonic() + CLEANUP_TIME
         deleted, has_more = 0, bool(self._retention_days)
-        while has_more and time.monotonic() < deadline and not self._stopped.is_set():
+        while has_more and time.monotonic() < deadline and not self.stopped.is_set():
             start = time.monotonic()
             count = retention.delete_jobs(self._database, self._retention_days)
             deleted += count
             if has_more := count > 0:
-                self._stopped.wait(time.monotonic() - start)  # Others can write meanwhile.
+                self.stopped.wait(time.monotonic() - start)  # Others can write meanwhile.
         if deleted:
             log.info("deleted %d jobs older than %d days", deleted, self._retention_days)
         if not has_more:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 
 from jobs.database import Database
-from jobs.maintenance import Duty, repeat
+from jobs.duties import Duty, DutyThread
 from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.use_cases import workers
 from worker.tasks import StageRunner
@@ -19,31 +18,18 @@ log = logging.getLogger(__name__)
 CANCEL_INTERVAL = 0.4
 
 
-class Heartbeat:
-    """Two duties on their own thread, so that nothing slow, such as a Redis that hangs, delays them."""
+class Heartbeat(DutyThread):
+    """Two duties on their own thread, so that nothing slow, such as a Redis that hangs, delays them.
+
+    Start it before the maintenance: the first heartbeat must come before the first sweep.
+    """
 
     def __init__(self, database: Database, runner: StageRunner, worker_id: str) -> None:
         self._database = database
         self._runner = runner
         self._worker_id = worker_id
-        self._stopped = threading.Event()
         duties = [Duty(HEARTBEAT_INTERVAL, self.beat), Duty(CANCEL_INTERVAL, self.cancel_lost)]
-        self._thread = threading.Thread(
-            target=repeat,
-            args=(duties, self._stopped),
-            kwargs={"poll": CANCEL_INTERVAL / 2},
-            name="heartbeat",
-            daemon=True,
-        )
-
-    def start(self) -> None:
-        """Start the thread. Its first heartbeat comes before the worker's first sweep."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread, and wait for it."""
-        self._stopped.set()
-        self._thread.join()
+        super().__init__("heartbeat", duties, poll=CANCEL_INTERVAL / 2)
 
     def beat(self) -> bool:
         """Record that the worker is alive, and renew its leases. It shuts down if its row was deleted."""

@@ -93,7 +93,7 @@ class Detokenizer:
 
         Args:
             prefix: the decoded first list of `begin`.
-            whole: the decoded second list.
+            extended: the decoded second list.
         """
         if len(extended) <= len(prefix) or extended.endswith(REPLACEMENT) or self._ends_in_byte():
             return ""

@@ -8,18 +8,18 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from jobs import maintenance
-from jobs.maintenance import Duty, repeat
+from jobs import duties
+from jobs.duties import Duty, DutyThread, repeat
 
 #: An interval in seconds that no test waits for.
 LONG = 3600.0
 
 
-def run_until_stopped(*duties: Callable[[threading.Event], bool]) -> None:
+def run_until_stopped(*functions: Callable[[threading.Event], bool]) -> None:
     """Repeat duties until one of them sets the event that is passed to it."""
     stopped = threading.Event()
     repeat(
-        [Duty(LONG, lambda duty=duty: duty(stopped)) for duty in duties],  # type: ignore[misc]  # a default
+        [Duty(LONG, lambda duty=duty: duty(stopped)) for duty in functions],  # type: ignore[misc]  # a default
         stopped,
         poll=0.001,
     )
@@ -41,7 +41,7 @@ def test_a_failed_duty_is_retried_soon(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(maintenance, "RETRY_INTERVAL", 0.01)
+    monkeypatch.setattr(duties, "RETRY_INTERVAL", 0.01)
     calls = 0
 
     def fail_once(stopped: threading.Event) -> bool:
@@ -96,3 +96,19 @@ def test_a_loop_that_is_stopped_before_it_starts_calls_nothing() -> None:
 
     repeat([Duty(LONG, duty)], stopped, poll=LONG)
     assert calls == []
+
+
+def test_stopping_the_thread_waits_for_the_running_duty() -> None:
+    started, finished = threading.Event(), threading.Event()
+
+    def slow() -> bool:
+        started.set()
+        thread.stopped.wait()
+        finished.set()
+        return False
+
+    thread = DutyThread("slow", [Duty(LONG, slow)], poll=0.001)
+    thread.start()
+    assert started.wait(10)
+    thread.stop()
+    assert finished.is_set()

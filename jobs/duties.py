@@ -1,0 +1,89 @@
+"""Background duties: functions that a thread calls at intervals, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jobs import transient
+
+log = logging.getLogger(__name__)
+
+#: The maximum number of seconds before a duty that failed is called again.
+RETRY_INTERVAL = 1.0
+
+
+@dataclass(frozen=True)
+class Duty:
+    """A function to call at an interval."""
+
+    #: Seconds between two calls.
+    interval: float
+    #: Returns whether to call it again at once.
+    run: Callable[[], bool]
+
+
+class DutyThread:
+    """A thread that calls duties, one after another, until it is stopped."""
+
+    def __init__(
+        self, name: str, duties: Sequence[Duty], *, poll: float, jitter: float = 0
+    ) -> None:
+        """
+        Args:
+            name: of the thread.
+            duties: the duties.
+            poll: seconds between two checks of what is due.
+            jitter: the share of its interval by which a call may come sooner.
+        """
+        #: Set when the thread is to stop. Duties that take long check it.
+        self.stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=repeat,
+            args=(duties, self.stopped),
+            kwargs={"poll": poll, "jitter": jitter},
+            name=name,
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        """Start the thread, which calls all duties at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread, and wait until the duty that is running has returned."""
+        self.stopped.set()
+        self._thread.join()
+
+
+def repeat(
+    duties: Sequence[Duty], stopped: threading.Event, *, poll: float, jitter: float = 0
+) -> None:
+    """Call each duty at its interval until ``stopped`` is set. One that fails is called again within a second.
+
+    Args:
+        duties: to call, one after another.
+        stopped: ends the loop.
+        poll: seconds between two checks of what is due.
+        jitter: the share of its interval by which a call may come sooner.
+    """
+    due = [0.0] * len(duties)
+    while not stopped.wait(poll):
+        for number, duty in enumerate(duties):
+            if time.monotonic() < due[number]:
+                continue
+            due[number] = time.monotonic() + duty.interval * random.uniform(1 - jitter, 1)
+            try:
+                if duty.run():
+                    due[number] = 0.0
+            except Exception as error:
+                # Whatever it is, the loop must go on: leases and the outbox depend on it.
+                due[number] = time.monotonic() + min(duty.interval, RETRY_INTERVAL)
+                if transient.is_transient(error):
+                    log.warning("the database does not respond: %s", transient.reason(error))
+                else:
+                    log.exception("a background duty failed")
