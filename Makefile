@@ -7,9 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests of a module share their servers: a module stays in one process. The processes fill the
-# processors; threads of PyTorch would only take them from each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
+# conftest.py says how the tests are spread over processes. These fill the processors: threads of
+# PyTorch would only take them from each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
 
 .PHONY: run test check lint format clean
 
@@ -17,10 +17,10 @@ run: $(VENV)/.installed
 	$(BIN)/helixq up
 
 test: lint
-	$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term)
+	$(PYTEST) -n auto $(if $(COVERAGE),--cov --cov-report=term)
 
 check: lint
-	$(PYTEST) -m "not slow" tests/unit
+	$(PYTEST) -n logical -m "not slow" tests/unit
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

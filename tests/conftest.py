@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,11 +40,6 @@ _names = (f"helixq_{number}" for number in itertools.count())
 #: A runtime for databases without a real worker.
 RUNTIME = Runtime(description={"engine": "none"}, context=4096, tokenizer="{}")
 WORKER = "worker-1"
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than processors: some tests wait for others' work, or for time to pass."""
-    return 1 + len(os.sched_getaffinity(0))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

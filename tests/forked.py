@@ -1,4 +1,4 @@
-"""Starts workers as forks of a process that has imported already what they need.
+"""Starts programs as forks of a process that has imported already what they need.
 
 Importing torch, transformers and peft takes longer than most tests, and dozens of tests start a
 worker. What is forked is a process like any other: it has its own session, settings and output, and
@@ -7,6 +7,7 @@ runs the same module from its first line on. The process that forks is multiproc
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import runpy
@@ -16,24 +17,29 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["cli.main", "worker.main"])
+CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 class Forked:
     """A started process, with as much of `subprocess.Popen` as the tests need."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], namespaces: int | None = None
+    ) -> None:
         """
         Args:
             command: of the form ``python -m module argument…``.
             environ: all environment variables.
+            namespaces: a process whose network and hostname it gets; its parent's if None.
         """
         _, flag, module, *arguments = command
         assert flag == "-m"
         reader, writer = CONTEXT.Pipe(duplex=False)
         with reader, writer:
             self._process = CONTEXT.Process(
-                target=become, args=(module, arguments, dict(environ), writer), daemon=True
+                target=become,
+                args=(module, arguments, dict(environ), writer, namespaces),
+                daemon=True,
             )
             self._process.start()
             self.stdout = os.fdopen(os.dup(reader.fileno()))
@@ -57,10 +63,16 @@ class Forked:
 
 
 def become(
-    module: str, arguments: Sequence[str], environ: Mapping[str, str], output: Connection
+    module: str,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    output: Connection,
+    namespaces: int | None,
 ) -> None:
     """Run a module as if this process had been started for it."""
     os.setsid()
+    if namespaces is not None:
+        enter(namespaces)
     with output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -69,3 +81,15 @@ def become(
     os.environ.update(environ)
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def enter(process: int) -> None:
+    """Go over to the network and the hostname of a process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    kinds = ["net", "uts"] if os.geteuid() == 0 else ["user", "net", "uts"]
+    # All are opened first: in the user namespace, the others would be another's.
+    files = [os.open(f"/proc/{process}/ns/{kind}", os.O_RDONLY) for kind in kinds]
+    for file in files:
+        if libc.setns(file, 0) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(file)

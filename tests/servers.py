@@ -145,9 +145,31 @@ def helixq(
     return start([*program, *arguments], _only(environ), **options)
 
 
+def forked(
+    *arguments: str,
+    environ: Mapping[str, str],
+    program: Sequence[str] = PROGRAM,
+    namespaces: int | None = None,
+) -> Process:
+    """Start the program as `helixq` does, but as a fork of a process that has imported what it needs.
+
+    Args:
+        arguments: of the program.
+        environ: the settings.
+        program: how it is started, of the form ``python -m module argument…``.
+        namespaces: a process whose network and hostname the program gets.
+    """
+    return Process(Forked([*program, *arguments], _only(environ), namespaces))
+
+
 def worker(environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
-    """Start a worker as `helixq` would, as a fork of a process that has imported what it needs."""
-    return Process(Forked([*program, "worker"], _only(environ)))
+    """Start a worker, forked."""
+    return forked("worker", environ=environ, program=program)
+
+
+def web(environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
+    """Start a web, forked."""
+    return forked("web", environ=environ, program=program)
 
 
 def _only(environ: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from openai import OpenAI
 
 from tests import servers
 from tests.conftest import model_settings, new_database
-from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port, helixq
+from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port
 
 
 @dataclass
@@ -93,11 +93,11 @@ def running(
         "HELIXQ_PORT": str(free_port()),
         **settings,
     }
-    migrate = helixq("migrate", environ=environ)
+    migrate = servers.forked("migrate", environ=environ)
     assert migrate.wait() == 0, migrate.output
     migrate.stop()
     worker = servers.worker(environ, program)
-    web = helixq("web", environ=environ)
+    web = servers.web(environ)
     service = Service(environ, redis, web, worker)
     try:
         worker.wait_for("ready: ")

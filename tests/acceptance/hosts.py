@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import PROGRAM, Process, helixq, start, works
+from tests.servers import PROGRAM, Process, forked, start, works
 
 POSTGRESQL, REDIS = 5432, 6379
 #: Maximum lifetime of a host, in seconds, in case the tests are killed.
@@ -58,7 +58,7 @@ class Host:
         run(self._hub, f"ip link set {self._cable} down")
 
     def worker(self, environ: Mapping[str, str], program: Sequence[str] = PROGRAM) -> Process:
-        return helixq("worker", environ=environ, program=(*at(self.process), *program))
+        return forked("worker", environ=environ, program=program, namespaces=self.process.popen.pid)
 
 
 @contextmanager

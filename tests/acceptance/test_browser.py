@@ -19,10 +19,9 @@ from jobs.pipeline import Sampling
 from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.stages import Claim, Output
 from jobs.use_cases.submission import NewJob
-from tests import chromium
+from tests import chromium, servers
 from tests.acceptance.conftest import Service, running
 from tests.conftest import LONG
-from tests.servers import helixq
 
 pytestmark = pytest.mark.browser
 
@@ -351,7 +350,7 @@ def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
         slow.web.wait()
         slow.web.stop()
         expect(status(page)).to_contain_text("Connection lost. Reconnecting…")
-        slow.web = helixq("web", environ=slow.environ)
+        slow.web = servers.web(slow.environ)
         slow.web.wait_for("listening")
         expect(status(page)).to_have_text("Incomplete")
         assert texts(page) == outputs(slow, job_id)

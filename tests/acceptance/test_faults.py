@@ -18,9 +18,10 @@ from sqlalchemy import make_url
 
 import migrations
 from jobs.database import create_engine
+from tests import servers
 from tests.acceptance.conftest import Service, running
 from tests.conftest import LONG, create_database, model_settings, new_database
-from tests.servers import PATIENCE, RedisServer, helixq
+from tests.servers import PATIENCE, RedisServer
 
 #: Tokens of a stage that is still running at the test's next step, and ends soon after.
 SOON = 400
@@ -51,7 +52,7 @@ def service(whole_service: Service) -> Iterator[Service]:
     if whole_service.worker.popen.poll() is not None:
         whole_service.start_worker()
     if whole_service.web.popen.poll() is not None:
-        whole_service.web = helixq("web", environ=whole_service.environ)
+        whole_service.web = servers.web(whole_service.environ)
         whole_service.web.wait_for("listening")
 
 
@@ -183,7 +184,7 @@ def test_the_web_closes_streams_on_sigterm(service: Service) -> None:
     assert not any("incomplete" in line or "completed" in line for line in event_lines)
     assert (reply.status_code, reply.json()["status"]) == (202, "queued")
     assert service.web.wait() == 0
-    service.web = helixq("web", environ=service.environ)
+    service.web = servers.web(service.environ)
     service.web.wait_for("listening")
     assert attempts(service, job_id) == [(0, "running")]
     with service.http() as http:
@@ -231,7 +232,7 @@ def test_a_worker_waits_for_its_servers(
     engine = create_engine(early.render_as_string(hide_password=False))
     migrations.migrate(engine)
     engine.dispose()
-    worker = helixq("worker", environ=environ)
+    worker = servers.worker(environ)
     worker.wait_for('waiting for the database: .*database "late" does not exist')
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {early.database} RENAME TO late")

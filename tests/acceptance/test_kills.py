@@ -11,9 +11,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests import servers
 from tests.acceptance.conftest import Service, running
 from tests.conftest import new_database
-from tests.servers import PROGRAM, helixq
+from tests.servers import PROGRAM
 
 #: Seconds until a job has ended after a worker is ready.
 RECOVERY = 30.0
@@ -91,7 +92,7 @@ def _kill_at(service: Service, point: str) -> None:
 def test_a_web_killed_before_it_published_loses_no_job(service: Service) -> None:
     """The client got no reply. It retries with its idempotency key, and gets the same job."""
     service.web.stop()
-    doomed = helixq("web", environ=service.environ, program=(*DOOMED, "committed"))
+    doomed = servers.web(service.environ, (*DOOMED, "committed"))
     doomed.wait_for("listening")
     body = {"input": "What is 1 + 1?", "max_output_tokens": 8, "background": True}
     headers = {"Idempotency-Key": "kill-before-publish"}
@@ -99,7 +100,7 @@ def test_a_web_killed_before_it_published_loses_no_job(service: Service) -> None
         http.post("/v1/responses", json=body, headers=headers)
     doomed.wait_for("^dying$")  # the process that serves; its parent would start another doomed one
     doomed.stop()
-    service.web = helixq("web", environ=service.environ)
+    service.web = servers.web(service.environ)
     service.web.wait_for("listening")
     with service.http() as http:
         reply = http.post("/v1/responses", json=body, headers=headers)

@@ -19,9 +19,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests import servers
 from tests.acceptance.conftest import Service, running
 from tests.conftest import new_database
-from tests.servers import PATIENCE, Process, helixq
+from tests.servers import PATIENCE, Process
 
 CLIENTS = 4
 #: Offsets of the workers' clocks in seconds.
@@ -90,7 +91,7 @@ class Storm:
     def _worker(self, number: int) -> Process:
         """Start a worker with a different clock, as on another host."""
         program = (*ELSEWHEN, str(CLOCKS[number % len(CLOCKS)]))
-        return helixq("worker", environ=self._service.environ, program=program)
+        return servers.worker(self._service.environ, program)
 
     def rage(self, kills: int, pause: float) -> None:
         victims = itertools.cycle(["worker", "web", "worker", "redis"])
@@ -99,7 +100,7 @@ class Storm:
             time.sleep(pause)  # the interval between kills
             if victim == "web":
                 self._service.web.kill()
-                self._service.web = helixq("web", environ=self._service.environ)
+                self._service.web = servers.web(self._service.environ)
             elif victim == "redis":
                 self._service.redis.process.kill()
                 self._service.redis.start()

@@ -11,7 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -208,30 +208,46 @@ def peft_text(folder: Path, role: Role, tokenizer: Any) -> str:
 
 
 @pytest.fixture(scope="module")
+def make_plain(
+    tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[bool], tuple[Path, dict[Role, str]]]:
+    """What makes a base, tied or not, with a plain adapter for each role, and PEFT's texts; once."""
+
+    @cache
+    def make(tied: bool) -> tuple[Path, dict[Role, str]]:
+        folder = tmp_path_factory.mktemp("kinds")
+        torch.manual_seed(0)
+        model: Any = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=tied))
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "norm" not in name:
+                    weight.normal_(std=0.3)
+        model.save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+        for seed, role in enumerate(Role):
+            save(folder, role, KINDS["plain"], seed)
+        return folder, {role: peft_text(folder, role, tokenizer) for role in Role}
+
+    return make
+
+
+@pytest.fixture
 def tied(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-@pytest.fixture(scope="module")
-def plain(tied: bool, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def plain(tied: bool, make_plain: Callable[[bool], tuple[Path, dict[Role, str]]]) -> Path:
     """A base that has biases, and a plain adapter for each role."""
-    folder = tmp_path_factory.mktemp("kinds")
-    torch.manual_seed(0)
-    model: Any = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=tied))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" not in name:
-                weight.normal_(std=0.3)
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    for seed, role in enumerate(Role):
-        save(folder, role, KINDS["plain"], seed)
-    return folder
+    return make_plain(tied)[0]
 
 
-@pytest.fixture(scope="module")
-def texts(plain: Path, tokenizer: Any) -> dict[Role, str]:
-    return {role: peft_text(plain, role, tokenizer) for role in Role}
+@pytest.fixture
+def texts(
+    tied: bool, make_plain: Callable[[bool], tuple[Path, dict[Role, str]]]
+) -> dict[Role, str]:
+    """PEFT's texts of the plain adapters."""
+    return make_plain(tied)[1]
 
 
 def beside(plain: Path, folder: Path) -> Path:

@@ -1,0 +1,92 @@
+"""How pytest runs the tests: what is imported, on how many processes, and in which order."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+    from xdist.workermanage import WorkerController
+
+# Collecting garbage while the tests and the model libraries are imported takes a third of the time.
+gc.disable()
+
+#: Modules that take longest, by what they do most: wait for time to pass, or compute. They begin
+#: first, one of each in turn, so that the processors are busy and no long one is left for the end.
+#: One that is missing here costs nothing but time.
+WAITING = [
+    "acceptance/test_faults",
+    "acceptance/test_outages",
+    "acceptance/test_hosts",
+    "acceptance/test_rolling_upgrade",
+    "acceptance/test_kills",
+    "acceptance/test_browser",
+    "acceptance/test_storm",
+]
+COMPUTING = [
+    "integration/test_kinds",
+    "acceptance/test_up",
+    "unit/engine/cuda/test_kernels",
+    "integration/test_gpu_check",
+    "integration/test_bench",
+    "integration/test_cuda_graphs",
+    "integration/test_batching",
+    "integration/test_evaluation",
+    "integration/test_demo",
+    "integration/test_history",
+    "acceptance/test_demo",
+    "acceptance/test_starts",
+]
+
+
+def pytest_collection_finish() -> None:
+    """Have later collections of garbage skip what was imported: it stays."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter take everything down: otherwise Triton reports leaks."""
+    gc.unfreeze()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """``-n logical``: one for each processor. ``-n auto``: more, since many tests wait."""
+    processors = len(os.sched_getaffinity(0))
+    return processors if config.option.numprocesses == "logical" else 1 + 2 * processors
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what a test shares a process with: the tests of its module on the same database."""
+    module = nodeid.split("::")[0].removeprefix("tests/").removesuffix(".py")
+    database = re.search(r"[\[-](sqlite|postgresql)[\]-]", nodeid)
+    return f"{module} {database[1]}" if database else module
+
+
+def rank_of(unit: str) -> tuple[int, int]:
+    """Return a unit's place in the order: the waiting ones and the computing ones take turns."""
+    module = unit.split()[0]
+    for turn, modules in enumerate((WAITING, COMPUTING)):
+        if module in modules:
+            return modules.index(module), turn
+    return max(len(WAITING), len(COMPUTING)), 0
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Return a scheduler that gives each process one such unit after the other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+        def _assign_work_unit(self, node: WorkerController) -> None:
+            self.workqueue.move_to_end(min(self.workqueue, key=rank_of), last=False)
+            super()._assign_work_unit(node)
+
+    return Scheduler(config, log)
