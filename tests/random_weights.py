@@ -42,7 +42,7 @@ def build(
         context: tokens that the model takes.
     """
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(context)
+    tokenizer = train_tokenizer(context)
     model = _model(tokenizer, hidden, layers, context)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder / "base")
@@ -68,7 +68,7 @@ def build(
         adapter.save_pretrained(str(folder / role), save_embedding_layers=False)
 
 
-def _tokenizer(context: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(context: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE: it can spell every text, and frequent words are one token."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

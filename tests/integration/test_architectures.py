@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, GPTJConfig, Phi3Config
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from jobs.pipeline import Role
 from tests.integration.batches import SIZES, compare_with_peft
@@ -80,22 +80,3 @@ def test_scores_in_a_mixed_batch_are_pefts(kind: str, tokenizer: Any) -> None:
 def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
     """For windows, experts and adapters on the head. Paging does not affect the other differences."""
     compare_with_peft(model(kind), tokenizer, paged=True)
-
-
-def test_untested_models_are_left_to_the_reference_engine() -> None:
-    """Their attention bypasses transformers' interface without an error."""
-    for config in (BloomConfig(), GPTJConfig()):
-        [reason] = unsupported_reasons(config, 64)
-        assert config.model_type in reason
-
-
-def test_length_dependent_positions_are_not_batched() -> None:
-    scaling = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4}
-    config = Phi3Config(
-        **ALL_SIZES,
-        original_max_position_embeddings=64,
-        rope_parameters={**scaling, "long_factor": [1.0, 2.0, 4.0, 8.0]},
-    )
-    [reason] = unsupported_reasons(config, 65)
-    assert "HELIXQ_MAX_CONTEXT=64" in reason
-    assert unsupported_reasons(config, 64) == []

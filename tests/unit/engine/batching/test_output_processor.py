@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.pipeline import Role, Sampling
-from worker.bench.simulated import tokenizer_of
 from worker.engine.batching.output_processor import (
     OutputProcessor,
     SequenceUpdate,
@@ -16,8 +15,8 @@ from worker.engine.interface import EngineError, FinishReason, Generation, Reque
 from worker.engine.tokenization.detokenizer import Detokenizer
 
 
-def test_deltas_do_not_depend_on_when_tokens_arrive() -> None:
-    tokenizer = tokenizer_of(600)
+def test_deltas_do_not_depend_on_when_tokens_arrive(byte_fallback: Any) -> None:
+    tokenizer = byte_fallback
     tokens = tokenizer.encode("gravity pulls bonito kanduren", add_special_tokens=False)
     deltas = []
     for flushes in (range(1, len(tokens)), [len(tokens)], [3, 9, 10]):
@@ -39,8 +38,8 @@ def test_deltas_do_not_depend_on_when_tokens_arrive() -> None:
     assert deltas[0] == deltas[1] == deltas[2]
 
 
-def test_a_sequence_that_cannot_be_decoded_fails_alone() -> None:
-    tokenizer = tokenizer_of(600)
+def test_a_sequence_that_cannot_be_decoded_fails_alone(byte_fallback: Any) -> None:
+    tokenizer = byte_fallback
     output, undecodable, decodable = (
         OutputProcessor(tokenizer),
         _sequence(tokenizer),

@@ -1,0 +1,32 @@
+"""Linear layers in oneDNN's layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from worker.engine.models.packed_linear import PackedLinear, pack_linear
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 512), (70, 512), (1, 3, 512)])
+@torch.inference_mode()
+def test_a_packed_layer_computes_the_same(bias: bool, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(512, 520, bias=bias)
+    packed = pack_linear(linear)
+    assert isinstance(packed, PackedLinear)
+    x = torch.randn(shape)
+    torch.testing.assert_close(packed(x), linear(x), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_gain_nothing_stay_as_they_are() -> None:
+    """Small ones, other dtypes, and layers of another kind, such as quantized ones."""
+    kept: list[nn.Module] = [
+        nn.Linear(8, 8),
+        nn.Linear(512, 520, dtype=torch.bfloat16),
+        nn.Identity(),
+    ]
+    for layer in kept:
+        assert pack_linear(layer) is layer
