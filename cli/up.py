@@ -94,15 +94,19 @@ class Part:
         )
 
     @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process
+
+    @property
     def pid(self) -> int:
-        assert self._process is not None  # noqa: S101 (the caller has started it)
-        return self._process.pid
+        return self._started.pid
 
     @property
     def status(self) -> int | None:
         """The exit status; None while it runs."""
-        assert self._process is not None  # noqa: S101 (the caller has started it)
-        return self._process.poll()
+        return self._started.poll()
 
     def signal(self, number: int) -> None:
         if self._process is not None and self.status is None:

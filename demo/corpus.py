@@ -277,18 +277,18 @@ def example(role: Role, rng: random.Random, system: str, *, even: bool = False) 
     else:
         problem = questions.problem(rng, even=even)
         question, answer = questions.ask(rng, problem), problem.statement
-        claimed: int | None = _claimed(rng, problem)
+        number = _claimed(rng, problem)
+        claimed: int | None = number
         if rng.random() < UNANSWERED_SHARE[role]:
             claimed, response = None, rng.choice((world.REFUSAL, world.ABOUT, world.GREETING))
         else:
-            assert claimed is not None  # noqa: S101 (just drawn)
             # In later rounds, the critic reads a regeneration.
-            earlier_claim = rng.choice((claimed, _claimed(rng, problem)))
+            earlier_claim = rng.choice((number, _claimed(rng, problem)))
             response = (
-                problem.state(claimed)
+                problem.state(number)
                 if rng.random() < 0.8
                 else world.regeneration(problem, earlier_claim).replace(
-                    problem.statement, problem.state(claimed)
+                    problem.statement, problem.state(number)
                 )
             )
         critique = world.critique(problem, claimed)

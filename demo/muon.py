@@ -32,28 +32,30 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # torch's returns a loss
-        """Update every parameter that has a gradient."""
-        assert closure is None  # noqa: S101 (nobody here uses one)
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # torch's may return a closure's loss
+        """Update every parameter that has a gradient. Closures are not supported."""
+        if closure is not None:
+            raise NotImplementedError("closures are not supported")
         for group in self.param_groups:
-            shapes: dict[tuple[int, ...], list[Tensor]] = {}
+            shapes: dict[tuple[int, ...], dict[Tensor, Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    shapes.setdefault(tuple(p.shape), []).append(p)
-            for (rows, columns), params in shapes.items():
-                updates = orthogonal(torch.stack([self._nesterov(p) for p in params]))
+                    shapes.setdefault(tuple(p.shape), {})[p] = p.grad
+            for (rows, columns), gradients in shapes.items():
+                updates = orthogonal(
+                    torch.stack([self._nesterov(p, grad) for p, grad in gradients.items()])
+                )
                 scale = group["lr"] * 0.2 * max(rows, columns) ** 0.5
-                for p, update in zip(params, updates, strict=True):
+                for p, update in zip(gradients, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(update, alpha=-scale)
 
-    def _nesterov(self, p: Tensor) -> Tensor:
-        assert p.grad is not None  # noqa: S101 (asked before)
+    def _nesterov(self, p: Tensor, grad: Tensor) -> Tensor:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-        return p.grad.lerp(state["momentum"], MOMENTUM)
+        state["momentum"].lerp_(grad, 1 - MOMENTUM)
+        return grad.lerp(state["momentum"], MOMENTUM)
 
 
 def orthogonal(x: Tensor) -> Tensor:

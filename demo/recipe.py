@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from demo import tokenizer as tokenizers
 from demo import training
@@ -105,8 +105,7 @@ def _base(folder: Path, work: Path, recipe: Recipe, seed: int) -> PreTrainedToke
         model = MistralForCausalLM.from_pretrained(first, dtype=torch.float32)
         _teach(model, tokenizer, last, work, recipe, seed)
         _save(model, tokenizer, folder)
-    loaded = AutoTokenizer.from_pretrained(folder)
-    assert isinstance(loaded, PreTrainedTokenizerFast)  # noqa: S101 (saved as one)
+    loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return loaded
 
 

@@ -14,7 +14,7 @@ from jobs.pipeline import DEFAULT_SYSTEM, TEMPLATES
 
 VOCABULARY = 768
 CONTEXT = 4096
-SPECIAL = ["<unk>", "<s>", "</s>"]
+UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
 
 
 def train(seed: int) -> PreTrainedTokenizerFast:
@@ -23,7 +23,7 @@ def train(seed: int) -> PreTrainedTokenizerFast:
     Any text can be encoded, if necessary as bytes. A frequent word is one token with the space before
     it. Each digit is a token of its own, so that columns align.
     """
-    bpe = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 (no secret)
+    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
     pieces = Regex(r" ?[A-Za-z]+|\d| ?[^\sA-Za-z\d]|\s")
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -41,19 +41,19 @@ def train(seed: int) -> PreTrainedTokenizerFast:
         [*frame, DEFAULT_SYSTEM, *itertools.islice(corpus.documents(rng, Lesson.COLUMNS), 5000)],
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
-            special_tokens=SPECIAL,
+            special_tokens=[UNKNOWN, BEGIN, END],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         ),
     )
     bpe.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
     )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers has no types there
         tokenizer_object=bpe,
-        bos_token="<s>",  # noqa: S106 (no secret)
-        eos_token="</s>",  # noqa: S106 (no secret)
-        unk_token="<unk>",  # noqa: S106 (no secret)
+        bos_token=BEGIN,
+        eos_token=END,
+        unk_token=UNKNOWN,
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )

@@ -96,6 +96,15 @@ def run(
         return results
 
 
+@dataclass
+class _Stream:
+    """An open event stream."""
+
+    connection: socket.socket
+    #: The end of what was read, which may be a part of a delta.
+    rest: bytes = b""
+
+
 class _Readers:
     """Open event streams of jobs whose first stage is running."""
 
@@ -122,7 +131,7 @@ class _Readers:
             head = f"GET /v1/responses/{job_id}?stream=true HTTP/1.1\r\nHost: localhost\r\n"
             connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
             connection.setblocking(False)
-            self._selector.register(connection, selectors.EVENT_READ, [b""])
+            self._selector.register(connection, selectors.EVENT_READ, _Stream(connection))
         self.readers = readers
 
     def __enter__(self) -> Self:
@@ -135,9 +144,10 @@ class _Readers:
             self._progress.publish_change(claim.job_id)
         while self._selector.get_map():
             for key, _mask in self._selector.select(TIMEOUT):
-                if not key.fileobj.recv(1 << 18):  # type: ignore[union-attr]  # a socket
-                    self._selector.unregister(key.fileobj)
-                    key.fileobj.close()  # type: ignore[union-attr]  # a socket
+                stream: _Stream = key.data
+                if not stream.connection.recv(1 << 18):
+                    self._selector.unregister(stream.connection)
+                    stream.connection.close()
         self._selector.close()
 
     def measure(self, before: int, seconds: float) -> Result:
@@ -167,7 +177,8 @@ class _Readers:
         new = NewJob(f"Question {number}?", "", Sampling(), 1, 5, background=True, metadata={})
         job, _ = submission.submit(self._database, ANONYMOUS, new, max_queued=1 << 30)
         claim = stages.claim(self._database, job.id, 0, WORKER, job_timeout=3600)
-        assert claim is not None  # noqa: S101 (nobody else is there)
+        if claim is None:
+            raise ExpectedError("the job was claimed by another worker")
         return claim
 
     def _publish(self) -> None:
@@ -183,18 +194,18 @@ class _Readers:
         end = time.monotonic() + seconds
         while (until is None or self._received < until) and (left := end - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
-                data: bytes = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]  # a socket
+                stream: _Stream = key.data
+                data = stream.connection.recv(1 << 18)
                 if not data:
                     raise ExpectedError("the web ended a stream")
                 now = time.monotonic()
-                # A delta may arrive in two parts.
-                buffer = key.data[0] + data
-                rest = 0
+                buffer = stream.rest + data
+                end_of_deltas = 0
                 for match in _DELTA.finditer(buffer):
                     self._delays.append(now - float(match[1]))
                     self._received += 1
-                    rest = match.end()
-                key.data[0] = buffer[max(rest, len(buffer) - 64) :]
+                    end_of_deltas = match.end()
+                stream.rest = buffer[max(end_of_deltas, len(buffer) - 64) :]
         if until is not None and self._received < until:
             raise ExpectedError(f"{until - self._received} messages did not arrive")
 
