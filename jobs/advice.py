@@ -33,7 +33,7 @@ def about_database(database: Database, processes: int) -> list[str]:
     try:
         processes += len(workers.list_ready(database))
         with database.engine.connect() as connection:
-            room, others = connection.execute(_CONNECTIONS).one()
+            room, used = connection.execute(_CONNECTIONS).one()
             lasting = {
                 name: connection.exec_driver_sql(f"SHOW {name}").scalar()
                 for name in ("fsync", "synchronous_commit")
@@ -41,9 +41,9 @@ def about_database(database: Database, processes: int) -> list[str]:
     except sa.exc.SQLAlchemyError:
         return []  # The next caller gets the error.
     warnings = []
-    if room - others < processes * POOL_SIZE:
+    if room - used < processes * POOL_SIZE:
         warnings.append(
-            f"PostgreSQL has room for {room} connections, of which others use {others}, and {processes} "
+            f"PostgreSQL has room for {room} connections, of which others use {used}, and {processes} "
             f"processes of HelixQ may open {POOL_SIZE} each: raise its max_connections, or the limit of the "
             "role or database, unless a pooler stands in between"
         )

@@ -95,8 +95,8 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         if now is not None and not _known(now):
             raise SchemaError(_newer(now))
         ahead = [revision.revision for revision in script.iterate_revisions("head", now or "base")]
-        wanted = head() if target == "head" else target
-        up = wanted != "base" and (wanted == now or wanted in ahead)
+        target_revision = head() if target == "head" else target
+        up = target_revision != "base" and (target_revision == now or target_revision in ahead)
         (command.upgrade if up else command.downgrade)(_config(connection), target)
 
 

@@ -47,7 +47,9 @@ class TokenCounter:
                 self._refresh()
             tokenizers = self._tokenizers
         counts = [
-            TokenCount([len(one.ids) for one in tokenizer.encode_batch(texts)], serving.context)
+            TokenCount(
+                [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)], serving.context
+            )
             for serving, tokenizer in tokenizers.items()
         ]
         return min(counts, key=lambda c: c.context - max(c.tokens, default=0), default=None)

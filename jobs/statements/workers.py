@@ -59,8 +59,8 @@ def set_state(connection: sa.Connection, worker_id: str, state: WorkerState) -> 
 
 def set_seen(connection: sa.Connection, worker_id: str) -> bool:
     """Note that a worker is alive; return False if its row was deleted."""
-    seen = sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
-    return bool(connection.execute(seen).rowcount)
+    statement = sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
+    return bool(connection.execute(statement).rowcount)
 
 
 def list_ready(session: Session) -> list[Worker]:

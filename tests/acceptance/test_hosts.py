@@ -35,8 +35,8 @@ def service(
 def two_hosts(service: Service) -> Iterator[list[Host]]:
     postgresql = Path(str(make_url(service.environ["HELIXQ_DATABASE_URL"]).query["host"]))
     redis = Path(service.environ["HELIXQ_REDIS_URL"].removeprefix("unix://"))
-    with hosts.hosts(["alpha", "beta"], postgresql / ".s.PGSQL.5432", redis) as found:
-        yield found
+    with hosts.hosts(["alpha", "beta"], postgresql / ".s.PGSQL.5432", redis) as started:
+        yield started
 
 
 def start(service: Service, host: Host, program: tuple[str, ...] = PROGRAM) -> Process:

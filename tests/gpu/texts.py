@@ -149,8 +149,8 @@ class Checked:
             question = questions.ask(rng, questions.problem(rng))
             if number % 8 == 7:
                 question, _ = questions.outside(rng)
-            drawn = Sampling(top_p=0.9 if number % 2 else 1.0, seed=number)
-            jobs += [(question, Sampling(temperature=0)), (question, drawn)]
+            sampled = Sampling(top_p=0.9 if number % 2 else 1.0, seed=number)
+            jobs += [(question, Sampling(temperature=0)), (question, sampled)]
         outputs: list[list[str]] = [[] for _ in jobs]
         for stage in pipeline.stages():
             generations = []

@@ -91,9 +91,9 @@ def request(rng: random.Random, *, temperature: float = 0.0, limit: int = 24) ->
     )
 
 
-def same(one: Completion, two: Completion) -> bool:
+def same(first: Completion, second: Completion) -> bool:
     fields = ("text", "prompt_tokens", "output_tokens", "finish_reason", "max_output_tokens")
-    return all(getattr(one, f) == getattr(two, f) for f in fields)
+    return all(getattr(first, f) == getattr(second, f) for f in fields)
 
 
 def watch(engine: BatchingEngine, on_logits: Callable[[Sequence, torch.Tensor], object]) -> None:

@@ -383,14 +383,14 @@ def test_mistral_7b_with_three_adapters_takes_seven_percent_more_than_its_base()
 
 def reachable(compute: Any) -> int:
     """Count the bytes of all tensors that a forward pass can reach."""
-    seen: dict[int, Any] = {}
+    visited: dict[int, Any] = {}
     storage_bytes: dict[int, int] = {}
     todo: list[Any] = [compute]
     while todo:
         item = todo.pop()
-        if id(item) in seen or isinstance(item, type | types.ModuleType | types.FunctionType):
+        if id(item) in visited or isinstance(item, type | types.ModuleType | types.FunctionType):
             continue
-        seen[id(item)] = item
+        visited[id(item)] = item
         todo += gc.get_referents(item)
         if isinstance(item, torch.Tensor):
             storage = item.untyped_storage()

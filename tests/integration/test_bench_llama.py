@@ -27,8 +27,8 @@ STAND_IN = """#!{python}
 import http.server, json, sys
 options = dict(zip(sys.argv[1:], sys.argv[2:]))
 class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, found):
-        body = json.dumps(found).encode()
+    def answer(self, reply):
+        body = json.dumps(reply).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -36,13 +36,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer({{"status": "ok"}})
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with open({asked!r}, "a") as out:
-            out.write(json.dumps({{**asked, "options": options}}) + "\\n")
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with open({log!r}, "a") as out:
+            out.write(json.dumps({{**request, "options": options}}) + "\\n")
         if {fails}:
             self.send_error(500, "out of memory")
         else:
-            self.answer({{"tokens": [300] * asked["n_predict"]}})
+            self.answer({{"tokens": [300] * request["n_predict"]}})
 address = options["--host"], int(options["--port"])
 http.server.ThreadingHTTPServer(address, Handler).serve_forever()
 """
@@ -110,8 +110,8 @@ def script(path: Path, text: str) -> Path:
 
 
 def test_the_server_answers_the_same_jobs_at_each_number_of_slots(tmp_path: Path) -> None:
-    log = tmp_path / "asked.jsonl"
-    text = STAND_IN.format(python=sys.executable, asked=str(log), fails=False)
+    log = tmp_path / "requests.jsonl"
+    text = STAND_IN.format(python=sys.executable, log=str(log), fails=False)
     done = bench(script(tmp_path / "llama-server", text), "--slots", "1,2", "--json")
     assert done.exit_code == 0, done.stderr
     results = json.loads(done.stdout)["results"]
@@ -138,7 +138,7 @@ def test_a_server_that_does_not_start_is_reported_with_its_output(tmp_path: Path
 
 
 def test_a_failing_server_is_not_measured(tmp_path: Path) -> None:
-    text = STAND_IN.format(python=sys.executable, asked=str(tmp_path / "asked"), fails=True)
+    text = STAND_IN.format(python=sys.executable, log=str(tmp_path / "requests"), fails=True)
     program = script(tmp_path / "llama-server", text)
     done = bench(program, "--slots", "1")
     assert done.exit_code == 1

@@ -162,8 +162,10 @@ def test_unsupported_sampling_runs_after_the_graph(checkpoint: Path, tokenizer: 
     kinds = itertools.cycle([(0, 1.0), (50, 0.8), (50, 1.0), (200, 1.0)])
     requests = []
     for top_k, top_p in itertools.islice(kinds, 12):
-        drawn = request(rng, temperature=1.0)
-        requests.append(replace(drawn, sampling=replace(drawn.sampling, top_k=top_k, top_p=top_p)))
+        original = request(rng, temperature=1.0)
+        requests.append(
+            replace(original, sampling=replace(original.sampling, top_k=top_k, top_p=top_p))
+        )
     check(lambda: load_models(checkpoint), tokenizer, requests)
 
 

@@ -86,8 +86,10 @@ def test_an_interrupted_training_gives_the_same_weights(
     training.train(resumed, loss, plan, tmp_path / "parts", "parts")
     for name, weight in uninterrupted.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
-    one, two = ((tmp_path / x / "loss.json").read_text() for x in ("whole", "parts"))
-    assert one == two
+    full_curve, resumed_curve = (
+        (tmp_path / x / "loss.json").read_text() for x in ("whole", "parts")
+    )
+    assert full_curve == resumed_curve
 
 
 @pytest.mark.parametrize("role", list(Role))

@@ -217,7 +217,9 @@ def test_workers_come_and_go(database: Database) -> None:
     )
     assert [serving.context for serving in workers.list_serving(database)] == [RUNTIME.context]
     workers.set_state(database, "worker-2", WorkerState.READY)
-    old, new = sorted(workers.list_serving(database), key=lambda one: one.context, reverse=True)
+    old, new = sorted(
+        workers.list_serving(database), key=lambda worker: worker.context, reverse=True
+    )
     assert (old.context, new.context) == (RUNTIME.context, 99)
     assert workers.get_tokenizer(database, new.tokenizer_digest) == '{"v": 2}'
     for worker_id in (WORKER, "worker-2"):

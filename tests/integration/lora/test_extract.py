@@ -115,9 +115,9 @@ def test_the_same_models_in_shards_give_the_same_adapter(
     assert len(list((shards / "base").glob("*.safetensors"))) > 2
     extract(base, tuned, tmp_path / "one", target=Target(rank=RANK))
     extract(shards / "base", shards / "tuned", tmp_path / "two", target=Target(rank=RANK))
-    one, two = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("one", "two"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    first, second = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("one", "two"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen"])

@@ -54,12 +54,15 @@ def test_unsupported_adapters_are_reported(
 def test_a_pickle_is_converted_bit_for_bit(pickled: Path) -> None:
     assert inspect(pickled).file == "adapter_model.bin"
     convert(pickled)
-    one = torch.load(pickled / "adapter_model.bin", weights_only=True)
-    two = load_file(pickled / "adapter_model.safetensors")
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[n], two[n]) and one[n].dtype == two[n].dtype for n in one)
+    original = torch.load(pickled / "adapter_model.bin", weights_only=True)
+    converted = load_file(pickled / "adapter_model.safetensors")
+    assert original.keys() == converted.keys()
+    assert all(
+        torch.equal(original[n], converted[n]) and original[n].dtype == converted[n].dtype
+        for n in original
+    )
     assert inspect(pickled).dtypes == ["BF16"]
-    assert set(peft.load_peft_weights(str(pickled), device="cpu")) == set(one)
+    assert set(peft.load_peft_weights(str(pickled), device="cpu")) == set(original)
     with pytest.raises(LoraError, match="already exists"):
         convert(pickled)
 

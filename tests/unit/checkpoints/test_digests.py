@@ -84,9 +84,9 @@ def test_two_workers_share_a_digest_cache(folder: Path, tmp_path: Path) -> None:
     second_folder.mkdir()
     (second_folder / "config.json").write_text("[]")
     cache = tmp_path / "digests.json"
-    with Digests(cache) as one, Digests(cache) as two:
-        one.begin(folder).result()
-        two.begin(second_folder).result()
+    with Digests(cache) as first, Digests(cache) as second:
+        first.begin(folder).result()
+        second.begin(second_folder).result()
     places = [key.partition("|")[0] for key in json.loads(cache.read_text())]
     assert {Path(place).parent for place in places} == {folder, second_folder}
     assert [file.name for file in tmp_path.glob("digests*")] == ["digests.json"]

@@ -55,8 +55,8 @@ def test_a_verdict_is_true(problem: Problem, response: int) -> None:
 def test_a_critique_compares_every_digit(problem: Problem, response: int) -> None:
     last = world.critique(problem, response).splitlines()[-1]
     pairs = re.findall(r"(\d|-) (\d|-) (right|wrong)", last)
-    one, two = ("".join(pair[i] for pair in pairs).strip("-") for i in (0, 1))
-    assert (one, two) == (str(response), str(problem.answer))
+    claimed, correct = ("".join(pair[i] for pair in pairs).strip("-") for i in (0, 1))
+    assert (claimed, correct) == (str(response), str(problem.answer))
     assert all((x == y) == (judged == "right") for x, y, judged in pairs)
     assert ("it is right:" in last) == (response == problem.answer)
     assert last.endswith(f" {problem.answer}.")
@@ -186,7 +186,7 @@ def test_the_committed_questions_are_the_held_out_ones(tmp_path: Path) -> None:
     for fine, phrasings in ways.items():
         n = len(questions.QUESTIONS["*" if "×" in fine else "+"]) + 1
         assert len({form for form, *_ in phrasings}) == n, "all phrasings occur"
-        orders = {(one, two) for _, one, two in phrasings}
+        orders = {(first, second) for _, first, second in phrasings}
         assert len(orders) == (1 if fine[-3] == fine[-1] else 2)
     ends = {row["question"][len(row["question"].rstrip()) :] for row in rows}
     assert ends == {"", *questions.BLANKS}

@@ -27,7 +27,7 @@ def sequence(prompt: list[int], limit: int = 9, priority: int = 0, adapter: int 
     return Sequence(generation, prompt, limit, adapter, cast("Detokenizer", None))
 
 
-def drawn(sequence: Sequence, index: int) -> int:
+def token_at(sequence: Sequence, index: int) -> int:
     """Return the token that a sequence samples at an index, whenever it is computed."""
     return (index * index + len(sequence.prompt_token_ids)) % 2
 
@@ -36,7 +36,7 @@ def content(sequence: Sequence, end: int, adapter: Hashable) -> list[int]:
     """Return fake keys and values of the first tokens. Each depends on all tokens before it."""
     tokens = [
         *sequence.prompt_token_ids,
-        *(drawn(sequence, i) for i in range(len(sequence.output_token_ids))),
+        *(token_at(sequence, i) for i in range(len(sequence.output_token_ids))),
     ]
     hashes = [hash(adapter)]
     for token in tokens[:end]:
@@ -191,7 +191,7 @@ class Driver:
         if s in self.done:
             return
         assert s.output_token_ids[index] == PENDING_TOKEN
-        s.output_token_ids[index] = drawn(s, index)
+        s.output_token_ids[index] = token_at(s, index)
         if index + 1 == min(s.max_output_tokens, self.ends.get(s, s.max_output_tokens)):
             del s.output_token_ids[index + 1 :]  # tokens computed beyond the end
             self.remove(s)
@@ -219,7 +219,7 @@ class Driver:
             (-s.generation.request.priority, s.arrival_index or 0)
             for s in (*new, *scheduler.waiting)
         ]
-        first, others = ranks[: len(new)], ranks[len(new) :]
-        assert not (first and others) or max(first) < min(others), (
+        admitted, not_admitted = ranks[: len(new)], ranks[len(new) :]
+        assert not (admitted and not_admitted) or max(admitted) < min(not_admitted), (
             "priorities and arrival order are kept"
         )

@@ -47,6 +47,6 @@ def test_the_change_is_the_difference_of_the_shares(pairs: list[tuple[bool, bool
     low, high = change.interval
     assert -1 <= low <= high <= 1
     assert compare(after, before).p_value == pytest.approx(change.p_value)
-    one = share(after)
-    assert 0 <= one.interval[0] <= one.value + 1e-12
-    assert one.value - 1e-12 <= one.interval[1] <= 1
+    share_after = share(after)
+    assert 0 <= share_after.interval[0] <= share_after.value + 1e-12
+    assert share_after.value - 1e-12 <= share_after.interval[1] <= 1

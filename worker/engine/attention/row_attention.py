@@ -64,8 +64,8 @@ class RowAttention:
                 prefills.append(PrefillMetadata(span, len(rows), cache.device))
                 rows += [span.row] * span.query_len
                 positions += range(span.start, span.start + span.query_len)
-        both = torch.tensor([rows, positions], device=cache.device)  # one copy to the device
-        return cls(cache, both[0], both[1], decodes, prefills)
+        indices = torch.tensor([rows, positions], device=cache.device)  # one copy to the device
+        return cls(cache, indices[0], indices[1], decodes, prefills)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, params: LayerAttention) -> Tensor:
         layer, scaling, sliding_window = params

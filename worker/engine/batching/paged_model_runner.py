@@ -214,9 +214,9 @@ class PagedModelRunner:
     def _update_block_tables(self) -> None:
         indices, blocks = self.kv.take_table_updates()
         if len(indices):
-            both = self._to_device(np.concatenate([indices, blocks]))
+            updates = self._to_device(np.concatenate([indices, blocks]))
             flat_tables = self._block_tables.view(-1)
-            flat_tables.index_copy_(0, both[: len(indices)], both[len(indices) :].int())
+            flat_tables.index_copy_(0, updates[: len(indices)], updates[len(indices) :].int())
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return self._pinned(array).to(self._device, non_blocking=True)
@@ -277,7 +277,7 @@ class PagedModelRunner:
         positions = [len(s.output_token_ids) for s, _ in to_sample]
         metadata = SamplingMetadata.build(samplings, positions, self._vocab_size, self._device)
         indices, rows = [index for _, index in to_sample], [s.row for s, _ in to_sample]
-        both = self._to_device(np.array([indices, rows]))
-        sampled, is_finite = sampler.sample(logits[both[0]], metadata)
-        self._last_token_ids.index_copy_(0, both[1], sampled)
-        return token_ids.index_copy(0, both[0], torch.where(is_finite, sampled, -1))
+        sampled_rows = self._to_device(np.array([indices, rows]))
+        sampled, is_finite = sampler.sample(logits[sampled_rows[0]], metadata)
+        self._last_token_ids.index_copy_(0, sampled_rows[1], sampled)
+        return token_ids.index_copy(0, sampled_rows[0], torch.where(is_finite, sampled, -1))

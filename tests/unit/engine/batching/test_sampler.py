@@ -118,18 +118,18 @@ def test_ties_are_sampled_the_same_in_any_batch(width: torch.dtype) -> None:
     neighbors = [Sampling(top_k=60, seed=1), Sampling(top_k=0, seed=2)]
     for seed in range(100):
         logits = (torch.randn(1, 768, generator=generator) * 2).to(width)
-        for one in (
+        for sampling in (
             Sampling(temperature=0),
             Sampling(temperature=1, top_k=20, seed=seed),
             Sampling(temperature=1, top_k=20, top_p=0.5, seed=seed),
         ):
-            single, _ = sample(logits, SamplingMetadata.build([one], [0], 768, CPU))
-            crowd = [one, *neighbors]
+            single, _ = sample(logits, SamplingMetadata.build([sampling], [0], 768, CPU))
+            crowd = [sampling, *neighbors]
             together, _ = sample(
                 logits.repeat(3, 1), SamplingMetadata.build(crowd, [0] * 3, 768, CPU)
             )
             assert single[0] == together[0]
-            if not one.temperature:
+            if not sampling.temperature:
                 assert single[0] == logits.argmax()
 
 
@@ -157,16 +157,16 @@ def test_samples_from_ties_do_not_depend_on_the_batch(width: torch.dtype, levels
     generator = torch.Generator().manual_seed(2)
     for seed in range(8):
         logits = torch.randint(levels, (1, vocabulary), generator=generator).to(width) / 4
-        for one in (
+        for sampling in (
             Sampling(temperature=0, seed=seed),
             Sampling(temperature=1, top_k=1, seed=seed),
             Sampling(temperature=1, top_k=20, seed=seed),
             Sampling(temperature=0.7, top_k=20, top_p=0.5, seed=seed),
             Sampling(temperature=0.7, top_k=0, top_p=0.9, seed=seed),
         ):
-            single, _ = sample(logits, SamplingMetadata.build([one], [0], vocabulary, CPU))
+            single, _ = sample(logits, SamplingMetadata.build([sampling], [0], vocabulary, CPU))
             for neighbor in crowd():
-                rows = SamplingMetadata.build([neighbor, one], [0, 0], vocabulary, CPU)
+                rows = SamplingMetadata.build([neighbor, sampling], [0, 0], vocabulary, CPU)
                 assert sample(logits.repeat(2, 1), rows)[0][1] == single[0]
 
 
@@ -205,8 +205,8 @@ def test_16_bit_scores_are_sorted_like_32_bit_scores(width: torch.dtype) -> None
     crowded[5::99] = -torch.inf
     logits = torch.stack([shuffled, crowded])
     expected = logits.float().sort(dim=-1, descending=True, stable=True)
-    for one in (logits, logits.float()):
-        scores, tokens = stable_topk(one, 5000)
+    for rows in (logits, logits.float()):
+        scores, tokens = stable_topk(rows, 5000)
         assert torch.equal(tokens, expected.indices[:, :5000])
         assert torch.equal(scores.float(), expected.values[:, :5000])
 

@@ -14,8 +14,8 @@ from tests.unit.engine.sequences import (
     BlockCache,
     Driver,
     RowCache,
-    drawn,
     sequence,
+    token_at,
 )
 from worker.engine.batching.scheduler import Scheduler
 from worker.engine.batching.sequence import PENDING_TOKEN
@@ -76,7 +76,7 @@ def serve(arrivals: list[Any], driver: Driver, shrinks: list[int]) -> int:
     assert not driver.scheduler.waiting
     for *_, s in coming:
         assert (
-            s.output_token_ids == [drawn(s, i) for i in range(len(s.output_token_ids))]
+            s.output_token_ids == [token_at(s, i) for i in range(len(s.output_token_ids))]
             or s.output_token_ids[-1] == PENDING_TOKEN
         )
     return evicted
@@ -159,7 +159,7 @@ def test_a_preempted_sequence_goes_before_later_arrivals(late: bool) -> None:
     while len(driver.done) < 4:
         let_in += [c.sequence for c in driver.step().prefills]
     assert let_in == [urgent, second, later]
-    assert second.output_token_ids == [drawn(second, i) for i in range(20)]
+    assert second.output_token_ids == [token_at(second, i) for i in range(20)]
 
 
 def test_a_sequence_is_not_recomputed_before_its_last_token_is_read() -> None:
@@ -197,7 +197,7 @@ def test_a_sequence_whose_last_token_is_in_flight_is_not_scheduled() -> None:
     driver.scheduler.add(s := sequence([7], 2))
     assert [bool(driver.step()) for _ in range(3)] == [True, True, False]
     assert driver.done == [s]
-    assert s.output_token_ids == [drawn(s, 0), drawn(s, 1)]
+    assert s.output_token_ids == [token_at(s, 0), token_at(s, 1)]
 
 
 def test_higher_priority_goes_first_then_the_order_of_arrival() -> None:

@@ -42,8 +42,8 @@ class Steps:
 
     def run(self, *sequences: Sequence) -> None:
         """Add sequences, and execute steps until all have ended."""
-        for each in sequences:
-            self.scheduler.add(each)
+        for added in sequences:
+            self.scheduler.add(added)
         while len(self.outcomes) < len(sequences):
             self.executor.execute(self.scheduler.schedule())
 

@@ -115,7 +115,7 @@ def test_the_instructions_look_up_each_code(code: tuple[float, ...], dtype: torc
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         codes = torch.randint(16, (8,), generator=generator).tolist()
-        word = sum(each << 4 * i for i, each in enumerate(codes))
+        word = sum(four_bits << 4 * i for i, four_bits in enumerate(codes))
         registers = run(table.instructions, word)
         for pair in range(4):
             first, second = codes[2 * pair + 1], codes[2 * pair]

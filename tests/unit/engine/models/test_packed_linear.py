@@ -23,10 +23,10 @@ def test_a_packed_layer_computes_the_same(bias: bool, shape: tuple[int, ...]) ->
 
 def test_layers_that_gain_nothing_stay_as_they_are() -> None:
     """Small ones, other dtypes, and layers of another kind, such as quantized ones."""
-    kept: list[nn.Module] = [
+    layers: list[nn.Module] = [
         nn.Linear(8, 8),
         nn.Linear(512, 520, dtype=torch.bfloat16),
         nn.Identity(),
     ]
-    for layer in kept:
+    for layer in layers:
         assert pack_linear(layer) is layer

@@ -54,10 +54,10 @@ class Rows:
         )
 
     def compute(
-        self, spans: list[DecodeSpan | PrefillSpan], tokens: list[int], wanted: list[int]
+        self, spans: list[DecodeSpan | PrefillSpan], tokens: list[int], logits_indices: list[int]
     ) -> Tensor:
         attention = RowAttention.build(self._cache, spans)
-        return self._model(torch.tensor(tokens), [0] * len(tokens), attention, wanted)
+        return self._model(torch.tensor(tokens), [0] * len(tokens), attention, logits_indices)
 
 
 @pytest.fixture(params=CONFIGS)

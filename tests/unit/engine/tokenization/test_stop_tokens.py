@@ -41,5 +41,9 @@ def test_other_generation_settings_are_dropped_with_a_warning(
     checkpoint: Any = model(eos_token_id=7, repetition_penalty=1.3, min_new_tokens=5)
     resolve_stop_tokens(checkpoint, byte_level)
     assert "min_new_tokens, repetition_penalty" in caplog.text
-    kept = checkpoint.generation_config
-    assert (kept.eos_token_id, kept.repetition_penalty, kept.min_new_tokens) == ([7], None, None)
+    resolved = checkpoint.generation_config
+    assert (resolved.eos_token_id, resolved.repetition_penalty, resolved.min_new_tokens) == (
+        [7],
+        None,
+        None,
+    )
