@@ -29,7 +29,7 @@ WAITING = [
     "acceptance/test_storm",
 ]
 COMPUTING = [
-    "integration/test_kinds",
+    "integration/test_adapter_kinds",
     "acceptance/test_up",
     "unit/engine/cuda/test_kernels",
     "integration/test_gpu_check",

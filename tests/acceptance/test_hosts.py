@@ -60,7 +60,7 @@ def test_hosts_share_the_work_and_no_stage_runs_twice(
     service: Service, two_hosts: list[Host]
 ) -> None:
     """Their clocks are an hour apart."""
-    ahead = (sys.executable, "-m", "tests.acceptance.elsewhen", "3600")
+    ahead = (sys.executable, "-m", "tests.acceptance.shifted_clock", "3600")
     workers = [start(service, two_hosts[0]), start(service, two_hosts[1], ahead)]
     try:
         for worker in workers:

@@ -27,7 +27,7 @@ from tests.servers import PATIENCE, Process
 CLIENTS = 4
 #: Offsets of the workers' clocks in seconds.
 CLOCKS = (0, 3600, -3600)
-ELSEWHEN = (sys.executable, "-m", "tests.acceptance.elsewhen")
+SHIFTED_CLOCK = (sys.executable, "-m", "tests.acceptance.shifted_clock")
 FINAL = ("completed", "incomplete", "failed", "cancelled")
 #: Lost attempts after which a job counts as the cause.
 MOST_LOST = 3
@@ -90,7 +90,7 @@ class Storm:
 
     def _worker(self, number: int) -> Process:
         """Start a worker with a different clock, as on another host."""
-        program = (*ELSEWHEN, str(CLOCKS[number % len(CLOCKS)]))
+        program = (*SHIFTED_CLOCK, str(CLOCKS[number % len(CLOCKS)]))
         return servers.worker(self._service.environ, program)
 
     def rage(self, kills: int, pause: float) -> None:

@@ -38,7 +38,7 @@ _NON_LINEAR_OPTIONS = {
     "monteclora_config": "it is a MonteCLoRA, which draws its factors at random",
 }
 #: PEFT methods that an engine serves with the same text as PEFT, which depends on base and adapter alone
-#: (`tests/integration/test_kinds.py`).
+#: (`tests/integration/test_adapter_kinds.py`).
 SUPPORTED_METHODS = frozenset(
     {
         "ADALORA",

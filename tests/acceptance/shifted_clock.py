@@ -1,4 +1,4 @@
-"""``python -m tests.acceptance.elsewhen SECONDS worker``: a process whose clock is wrong.
+"""``python -m tests.acceptance.shifted_clock SECONDS worker``: a process whose clock is wrong.
 
 Stands in for another host: what Python asks for the time is off by so many seconds. (The system's
 clock cannot be set for one process.)
