@@ -35,7 +35,7 @@ class Quantized(nn.Module):
             blocksize=QUANT_BLOCK,
             nested=False,
         )
-        self.weight.quant_state = state  # type: ignore[attr-defined]
+        self.weight.quant_state = state  # type: ignore[attr-defined]  # bitsandbytes adds it to its parameters
         self.bias = layer.bias
         self.in_features, self.out_features = layer.in_features, layer.out_features
 

@@ -257,7 +257,7 @@ def _cancel_itself(engine: BatchingEngine, sampling: Sampling, steps: list[int])
         finish(sequence, outcome)
 
     generation.emit = emitted  # type: ignore[method-assign]  # observes the engine
-    loop._finish = finished  # type: ignore[method-assign]
+    loop._finish = finished  # type: ignore[method-assign]  # (the same)
     return generation
 
 

@@ -251,7 +251,7 @@ def test_byte_tokens_are_held_back_until_they_decode() -> None:
     vocabulary = {"<unk>": 0, "x": 1} | {f"<0x{byte:02X}>": 2 + byte for byte in range(256)}
     backend = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]  # transformers has no types there
     euro = [2 + byte for byte in "€".encode()]
     for last, expected in ([1], "x€x"), ([2 + 0xFF, 1], "x\ufffd\ufffd\ufffd\ufffdx"):
         detokenizer = Detokenizer(tokenizer)

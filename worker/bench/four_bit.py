@@ -1,4 +1,4 @@
-"""Products with weights of 4 bits on a GPU, compared with 16 bits and with bitsandbytes.
+"""Products with 4-bit weights on a GPU, compared with 16-bit weights and with bitsandbytes.
 
 ``python -m worker.bench.four_bit`` prints a line of JSON for each measurement. It needs PyTorch and Triton
 alone; bitsandbytes is measured if it is installed. The sizes are those of Mistral-7B's layers. Each time is
@@ -25,7 +25,7 @@ from worker.engine.cuda.four_bit import QUANT_BLOCK, FourBitWeight
 #: (in, out) of q, k and v, of the attention's output, of gate and up, and of down.
 SHAPES = ((4096, 6144), (4096, 4096), (4096, 28672), (14336, 4096))
 ROWS = (1, 4, 16, 32, 64, 128, 256)
-#: Bytes of weights that a graph reads: more than a cache holds.
+#: Bytes of weights that a graph reads: more than the cache's size.
 READ = 2**28
 REPEATS = 10
 #: bitsandbytes' codes: a sign, an exponent of two bits and a mantissa of one; quantiles of the normal
@@ -41,7 +41,7 @@ NF4 = (
 
 
 def quantize(weight: Tensor, code: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Quantise a matrix as bitsandbytes does: each weight to the nearest value of a code.
+    """Quantize a matrix as bitsandbytes does: each weight to the nearest value of a code.
 
     Args:
         weight: (out, in); in a multiple of 64.
@@ -59,15 +59,15 @@ def quantize(weight: Tensor, code: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 
 def four_bit(weight: Tensor, code: Sequence[float] = FP4) -> FourBitWeight:
-    """Quantise a matrix, in the layout of the kernels."""
+    """Quantize a matrix, in the layout of the kernels."""
     packed, absmax = quantize(weight, code)
     shape = (weight.shape[0], weight.shape[1])
     return FourBitWeight.pack(packed, absmax, torch.tensor(code), shape, QUANT_BLOCK)
 
 
 def _microseconds(functions: Sequence[Callable[[], object]]) -> float:
-    """Return the microseconds of each function in a CUDA graph of all of them; the best of some runs."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    """Return the microseconds of each function in a CUDA graph of all; the minimum of several runs."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types there
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # compiles, which cannot be captured
         functions[0]()
@@ -78,8 +78,8 @@ def _microseconds(functions: Sequence[Callable[[], object]]) -> float:
             function()
     times: list[float] = []
     for _ in range(REPEATS):
-        start: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no types there
+        end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no types there
         start.record()
         graph.replay()
         end.record()

@@ -23,9 +23,9 @@ from worker.bench.engine import questions, run_jobs
 from worker.bench.simulated import SimulatedRunner, Speed
 from worker.engine.batching.engine import BatchingEngine
 
-#: Tokens of a context, as an engine on a large card is started with.
+#: Tokens of the context, as on a large GPU.
 CONTEXT = 4096
-#: Jobs before those that count.
+#: Warm-up jobs, which are not counted.
 WARM_UP = 4
 
 
@@ -73,7 +73,7 @@ def measure(
         rounds: total number of jobs, as a multiple of ``at_once``.
         new: new tokens of every stage.
         question: tokens of a question.
-        speed: the device's.
+        speed: the times of the device's steps.
     """
     texts = questions(tokenizer, at_once * rounds, question, seed=0)
     sampling = Sampling(max_output_tokens=new)

@@ -1,6 +1,6 @@
-"""llama.cpp's server as an engine, to compare ours with: same weights, prompts and sampling.
+"""llama.cpp's server as an engine, for comparison: the same weights, prompts and sampling.
 
-It picks an adapter for each request, and decodes together what has the same one.
+The server applies one adapter to each request, and batches requests with the same adapter.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from worker.bench.gguf_files import write_adapter, write_base
 from worker.engine.interface import Completion, EngineError, FinishReason, Generation, Request
 from worker.engine.tokenization.encoder import Encoder
 
-#: Seconds that the server may take to start, and a request to be answered.
+#: Maximum seconds for the server to start, and for a request.
 TIMEOUT = 600.0
-#: Seconds between two looks at a server that starts.
+#: Seconds between two polls of a starting server.
 POLL_INTERVAL = 0.1
 
 
 class LlamaServer:
-    """A server of our own, for as long as it is not closed."""
+    """A server process, which runs until `close`."""
 
     name = "llama.cpp"
 
@@ -39,7 +39,7 @@ class LlamaServer:
         max_model_len: int,
         max_num_seqs: int,
     ) -> None:
-        """Convert the model and start the server; return when it answers.
+        """Convert the model and start the server; return when it responds.
 
         Args:
             program: llama-server.
@@ -71,7 +71,7 @@ class LlamaServer:
             except OSError as error:
                 self._folder.cleanup()
                 raise EngineError(f"{program} cannot be started: {error.strerror}") from error
-        # A proxy of the one who measures is not for this machine itself.
+        # Proxies of the environment do not apply to loopback.
         url = f"http://127.0.0.1:{port}"
         self._client = httpx2.Client(base_url=url, timeout=TIMEOUT, trust_env=False)
         try:
@@ -81,7 +81,7 @@ class LlamaServer:
             raise
 
     def submit(self, request: Request) -> Generation:
-        """Answer a request; the generation that is returned has ended.
+        """Run a request to its end; return its finished generation.
 
         Raises:
             EngineError: the server does not respond.
@@ -143,7 +143,7 @@ class LlamaServer:
 
 
 def _converted(model: Model, folder: Path) -> list[str]:
-    """Write the model's files; return the options that name them."""
+    """Write the GGUF files; return the server's options that name them."""
     config = write_base(model.base, folder / "base.gguf")
     files = [folder / f"{role}.gguf" for role in model.adapters]
     for adapter, file in zip(model.adapters.values(), files, strict=True):

@@ -1,8 +1,8 @@
-"""Our extraction of adapters against mergekit's, on the linear layers of one decoder layer.
+"""Extraction of adapters by HelixQ and by mergekit, on the linear layers of one decoder layer.
 
-The layers have Mistral-7B's sizes. The fine-tune is made up: its differences are sums of random
-rank-one matrices whose weights fall by a power law, over a floor of noise, in bfloat16. Real
-fine-tunes look like that: a few strong directions, and a tail that no low rank holds.
+The layers have Mistral-7B's sizes. The fine-tune is synthetic: its differences are sums of random
+rank-one matrices whose weights decay by a power law, plus noise, in bfloat16. Real fine-tunes are
+similar: a few strong directions, and a tail that no low rank represents.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from worker.lora.adapter import open_adapter
 from worker.lora.files import open_checkpoint
 from worker.lora.layout import read_layout
 
-#: Weights of the differences' directions fall like i**-DECAY, and there are so many.
+#: The weight of direction i is i**-DECAY, and the number of directions.
 DECAY = 0.7
 DIRECTIONS = 1024
-#: Of the differences' entries: the directions' root mean square, and the floor's share of it.
+#: Root mean square of the entries of the directions' sum, and of the noise as a share of it.
 SIZE = 2e-4
 FLOOR = 0.3
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the model; the defaults are Mistral-7B's."""
+    """Sizes of the model. The defaults are Mistral-7B's."""
 
     hidden: int = 4096
     intermediate: int = 14336
@@ -45,7 +45,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Extractor:
-    """A program that makes an adapter: its name, and its command for base, tuned, out and rank."""
+    """A program that extracts an adapter: its name, and its command for base, tuned, out and rank."""
 
     name: str
     command: Callable[[Path, Path, Path, int], list[str | Path]]
@@ -53,7 +53,7 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Result:
-    """What one program made of the same two models."""
+    """The measurement of one program."""
 
     name: str
     seconds: float
@@ -69,7 +69,7 @@ class Result:
 
 
 def helixq_extractor(*options: str) -> Extractor:
-    """Our own program."""
+    """Return HelixQ's program with options."""
 
     def command(base: Path, tuned: Path, out: Path, rank: int) -> list[str | Path]:
         models: list[str | Path] = ["--base", base, "--tuned", tuned, "--out", out]
@@ -80,7 +80,7 @@ def helixq_extractor(*options: str) -> Extractor:
 
 
 def mergekit(program: Path) -> Extractor:
-    """mergekit's program, with what makes it comparable: the same layers, the same rank."""
+    """Return mergekit's program, with the same layers and the same rank."""
 
     def command(base: Path, tuned: Path, out: Path, rank: int) -> list[str | Path]:
         models: list[str | Path] = ["--base-model", base, "--model", tuned, "--out-path", out]
@@ -105,7 +105,7 @@ def run(
     seed: int = 0,
     on_progress: Callable[[str], object] = lambda _: None,
 ) -> list[Result]:
-    """Let each program extract the same adapter, one after the other.
+    """Run each program on the same two models, one after the other.
 
     Args:
         folder: an empty one; gets the models (two of 0.5 GB at the default sizes) and adapters.
@@ -177,7 +177,7 @@ def _timed(extractor: Extractor, command: list[str | Path]) -> tuple[float, int]
 
 
 def _errors(base: Path, tuned: Path, out: Path) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Give each layer's |D - scaling · B A| and |D|."""
+    """Yield each layer's |D - scaling · B A| and |D|."""
     base_checkpoint, tuned_checkpoint = open_checkpoint(base), open_checkpoint(tuned)
     adapter = open_adapter(out)
     for name in read_layout(base).linear:

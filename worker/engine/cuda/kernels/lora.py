@@ -80,7 +80,7 @@ def load_b(b, offset, stride, rank, first_rank, columns, column_mask, BLOCK_R: t
 
 def tile_size(sizes: TileSizes, num_tokens: int) -> tuple[int, int, int]:
     """Return tokens, columns and warps of a program."""
-    return next(tile for max_tokens, *tile in sizes if num_tokens <= max_tokens)  # type: ignore[return-value]
+    return next(tile for max_tokens, *tile in sizes if num_tokens <= max_tokens)  # type: ignore[return-value]  # three sizes follow the maximum
 
 
 def parts_of(product: Tensor) -> tuple[int, int]:
