@@ -13,11 +13,17 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.preloaded"])
+#: Held while an exit status is read. The fork server sends it once, and each start polls all other
+#: processes: of two threads that read a status at the same time, one would get 255.
+LOCK = threading.Lock()
 
 
 class Forked:
@@ -41,25 +47,28 @@ class Forked:
                 args=(module, arguments, dict(environ), writer, namespaces),
                 daemon=True,
             )
-            self._process.start()
+            with LOCK:
+                self._process.start()
             self.stdout = os.fdopen(os.dup(reader.fileno()))
         assert self._process.pid is not None
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it runs."""
-        return self._process.exitcode
+        with LOCK:
+            return self._process.exitcode
 
     def wait(self, timeout: float) -> int:
         """Wait for the end; return the exit status."""
-        self._process.join(timeout)
+        connection.wait([self._process.sentinel], timeout)
         if (status := self.poll()) is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout)
         return status
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # It has just ended.
+                os.kill(self.pid, number)
 
 
 def become(
