@@ -24,10 +24,18 @@ class UnavailableError(ExpectedError):
 class Client:
     """Calls one server's ``/v1``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        """
+        Args:
+            url: of the server.
+            api_key: to send with each request.
+        """
         self._url = url.rstrip("/")
         self._http = httpx2.Client(
-            base_url=f"{self._url}/v1", timeout=httpx2.Timeout(30, read=60), trust_env=False
+            base_url=f"{self._url}/v1",
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            timeout=httpx2.Timeout(30, read=60),
+            trust_env=False,
         )
 
     def __enter__(self) -> Self:
@@ -110,4 +118,7 @@ def _error(reply: httpx2.Response) -> ExpectedError:
         message = str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = f"the server responded with status {reply.status_code}, and not as HelixQ does: check the URL"
+    else:
+        if reply.status_code == 401:
+            message += " Set HELIXQ_API_KEY."
     return UnavailableError(message) if reply.status_code >= 500 else ExpectedError(message)

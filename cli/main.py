@@ -12,6 +12,7 @@ import click
 from cli import evaluating
 from cli.bench import bench
 from cli.errors import explain, fail
+from cli.keys import keys
 from cli.lora import lora
 from jobs import logs, settings
 from jobs.settings import Settings
@@ -147,7 +148,7 @@ def ask(
         question = sys.stdin.read()
     body = {k: v for k, v in {**options, "instructions": system}.items() if v is not None}
 
-    with Client(url or settings.url) as client:
+    with Client(url or settings.url, settings.api_key) as client:
         job_id = client.submit({"input": question, **body})
         if no_wait:
             click.echo(json.dumps({"id": job_id}) if as_json else job_id)
@@ -164,10 +165,11 @@ def chat(settings: Settings, /, url: str | None) -> None:
     from cli import asking
     from cli.client import Client
 
-    with Client(url or settings.url) as client:
+    with Client(url or settings.url, settings.api_key) as client:
         asking.chat(client)
 
 
 main.add_command(bench)
 main.add_command(evaluating.command)
+main.add_command(keys)
 main.add_command(lora)

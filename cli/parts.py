@@ -22,6 +22,7 @@ from jobs.maintenance import Maintenance
 from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
+from jobs.use_cases import keys
 from jobs.use_cases.workers import Runtime
 
 if TYPE_CHECKING:
@@ -34,28 +35,19 @@ def web(settings: Settings) -> None:
     """Serve the web until a signal stops it."""
     from web.serve import AddressError, serve
 
-    check_auth(settings)
     database, progress = Database(settings.database), Progress(settings.redis)
     migrations.check(database.engine)
     progress.ping()
     for warning in [*advice.about_database(database, processes=1), *progress.advice()]:
         log.warning("%s", warning)
+    if settings.auth_required and not keys.any_valid(database):
+        log.warning("API keys are required, and there is none: make one with `helixq keys create`")
     progress.close()
     database.close()
     try:
         serve(settings)
     except AddressError as error:
         raise ExpectedError(str(error)) from error
-
-
-def check_auth(settings: Settings) -> None:
-    """Refuse to serve without API keys where the settings require them."""
-    if settings.auth == "required" or (settings.auth == "auto" and not settings.loopback):
-        raise ExpectedError(
-            f"API keys are not implemented yet, so HELIXQ_AUTH={settings.auth} is impossible with "
-            f"HELIXQ_HOST={settings.host}: listen on 127.0.0.1, or set HELIXQ_AUTH=off behind a "
-            "proxy that authenticates users"
-        )
 
 
 def worker(settings: Settings) -> int:

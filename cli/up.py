@@ -140,7 +140,6 @@ def run(settings: Settings) -> int:
     """Run all parts until Ctrl-C or SIGTERM; return the exit status."""
     from web.serve import AddressError, check_address
 
-    parts.check_auth(settings)
     try:
         check_address(settings)
     except AddressError as error:

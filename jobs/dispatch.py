@@ -6,7 +6,7 @@ import logging
 
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
-from jobs.models import Job
+from jobs.models import ApiKey, Job
 from jobs.progress import Progress
 from jobs.queue import Publisher
 from jobs.use_cases import cancellation, outbox, submission
@@ -16,7 +16,13 @@ log = logging.getLogger(__name__)
 
 
 def submit(
-    database: Database, publisher: Publisher, owner: str, new: NewJob, *, max_queued: int
+    database: Database,
+    publisher: Publisher,
+    owner: str,
+    new: NewJob,
+    *,
+    max_queued: int,
+    key: ApiKey | None = None,
 ) -> Job:
     """Accept a job and publish it to the workers; see `submission.submit`.
 
@@ -28,21 +34,23 @@ def submit(
         owner: of the job.
         new: the job.
         max_queued: the maximum number of queued jobs of all owners.
+        key: the API key that the job is submitted with, if any.
 
     Returns:
         The job, or the one that an earlier request with its idempotency key created.
 
     Raises:
         QueueFullError: there are ``max_queued`` queued jobs.
+        QuotaExceededError: there are as many queued jobs of the key as it allows.
         IdempotencyError: the key was used for a different request.
     """
-    job, created = submission.submit(database, owner, new, max_queued=max_queued)
+    job, created = submission.submit(database, owner, new, max_queued=max_queued, key=key)
     if created:
         _publish(database, publisher, job)
     return job
 
 
-def cancel(database: Database, progress: Progress, owner: str, job_id: str) -> Job:
+def cancel(database: Database, progress: Progress, owner: str | None, job_id: str) -> Job:
     """Cancel a job, unless it has ended, and notify its readers; see `cancellation.cancel`.
 
     Raises:

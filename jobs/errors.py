@@ -21,6 +21,16 @@ class QueueFullError(UserError):
         super().__init__("The queue is full. Retry later.")
 
 
+class QuotaExceededError(UserError):
+    """As many jobs of an API key are queued as it allows."""
+
+    def __init__(self, max_queued: int) -> None:
+        jobs = "job" if max_queued == 1 else "jobs"
+        super().__init__(
+            f"{max_queued} {jobs} of this API key may be queued, and as many are. Retry when one has started."
+        )
+
+
 class IdempotencyError(UserError):
     """The idempotency key was used before, with a different request."""
 

@@ -64,6 +64,17 @@ class WorkerState(StrEnum):
     STOPPED = "stopped"
 
 
+class Scope(StrEnum):
+    """What an API key allows."""
+
+    #: Submit questions; read and cancel the owner's jobs.
+    ASK = "ask"
+    #: Read the histories of all owners.
+    AUDIT = "audit"
+    #: Everything, with the jobs of all owners.
+    ADMIN = "admin"
+
+
 class Base(DeclarativeBase):
     metadata = sa.MetaData(
         naming_convention={
@@ -78,6 +89,7 @@ class Base(DeclarativeBase):
         dt.datetime: UTCDateTime,
         dict[str, Any]: sa.JSON().with_variant(JSONB, "postgresql"),
         dict[str, str]: sa.JSON().with_variant(JSONB, "postgresql"),
+        list[str]: sa.JSON().with_variant(JSONB, "postgresql"),
         list[int]: sa.JSON().with_variant(JSONB, "postgresql"),
         list[dict[str, Any]]: sa.JSON().with_variant(JSONB, "postgresql"),
     }
@@ -144,14 +156,55 @@ class Worker(Base):
     )
 
 
+class ApiKey(Base):
+    """An API key. Its row stays when it is revoked: the histories of jobs name it."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    #: SHA-256 of the secret (`jobs.use_cases.keys`).
+    digest: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    #: The first characters of the secret, by which people recognise it.
+    hint: Mapped[str] = mapped_column(sa.String(16))
+    name: Mapped[str] = mapped_column(sa.Text)
+    #: Owns the jobs that are submitted with it (`Job.owner`).
+    owner: Mapped[str] = mapped_column(sa.String(40))
+    #: The values of `Scope`.
+    scopes: Mapped[list[str]]
+    #: The maximum number of queued jobs that were submitted with it; null for no maximum.
+    max_queued: Mapped[int | None]
+    #: The maximum number of requests with it; null for no maximum.
+    requests_per_minute: Mapped[int | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    #: Written at most once a minute.
+    last_used_at: Mapped[dt.datetime | None]
+    expires_at: Mapped[dt.datetime | None]
+    revoked_at: Mapped[dt.datetime | None]
+
+
+class LoginSession(Base):
+    """A browser in which somebody has logged in with an API key."""
+
+    __tablename__ = "login_sessions"
+
+    #: SHA-256 of the secret in the browser's cookie.
+    digest: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(sa.ForeignKey("api_keys.id"))
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    expires_at: Mapped[dt.datetime] = mapped_column(index=True)
+
+
 class Job(Base):
     """A question, and its way through the pipeline."""
 
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
-    #: Who may read and cancel the job: `ANONYMOUS` until there are API keys.
+    #: Who may read and cancel the job: the owner of an API key, or `ANONYMOUS`.
     owner: Mapped[str] = mapped_column(sa.String(40))
+    #: The API key that the job was submitted with, if any. It is no foreign key: keys are never deleted,
+    #: and PostgreSQL would lock the key's row for each job.
+    key_id: Mapped[str | None] = mapped_column(sa.String(40))
     status: Mapped[Status] = mapped_column(_enum(Status, "status"), default=Status.QUEUED)
 
     question: Mapped[str] = mapped_column(ExactText)
@@ -206,12 +259,17 @@ class Job(Base):
     )
 
     __table_args__ = (
-        # An owner's list, newest first.
+        # The lists of an owner and of all owners, newest first.
         sa.Index(None, "owner", "created_at", "id"),
+        sa.Index("ix_jobs_created_at_id", "created_at", "id"),
         # Each owner chooses its own keys.
         sa.UniqueConstraint("owner", "idempotency_key"),
         # Queued jobs: to count them, and to find those whose messages were lost.
         _partial("ix_jobs_queued", "priority", "published_at", where="status = 'queued'"),
+        # Those of an API key, to count them.
+        _partial(
+            "ix_jobs_queued_by_key", "key_id", where="status = 'queued' AND key_id IS NOT NULL"
+        ),
         _partial("ix_jobs_in_progress", "deadline_at", where="status = 'in_progress'"),
         _partial(
             "ix_jobs_outbox",

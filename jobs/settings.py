@@ -101,6 +101,8 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=1, le=65535)
     #: Whether API keys are required; ``auto`` requires them unless the web listens on loopback only.
     auth: Literal["auto", "required", "off"] = "auto"
+    #: The API key that ``ask`` and ``chat`` send.
+    api_key: str | None = None
     #: The maximum number of queued jobs. More are refused with 429.
     max_queued: int = Field(default=10_000, ge=1)
     #: The maximum number of seconds of a job, from the start of its first stage.
@@ -118,6 +120,13 @@ class Settings(BaseModel):
             return value.expanduser().absolute()
         except RuntimeError as error:
             raise ValueError("there is no such home directory") from error
+
+    @field_validator("api_key")
+    @classmethod
+    def _api_key(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[!-~]+", value):
+            raise ValueError("it should be one word of ASCII characters")
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -164,6 +173,11 @@ class Settings(BaseModel):
             return False
 
     @cached_property
+    def auth_required(self) -> bool:
+        """Whether the web requires API keys."""
+        return self.auth == "required" or (self.auth == "auto" and not self.loopback)
+
+    @cached_property
     def url(self) -> str:
         """The web's URL for clients on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (does not bind)
@@ -196,6 +210,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        shown = "" if field.endswith("_url") else f"={values[field]}"  # URLs may contain passwords.
+        secret = field == "api_key" or field.endswith("_url")  # URLs may contain passwords.
+        shown = "" if secret else f"={values[field]}"
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error

@@ -11,7 +11,13 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
-from jobs.errors import IdempotencyError, JobNotFoundError, QueueFullError, UserError
+from jobs.errors import (
+    IdempotencyError,
+    JobNotFoundError,
+    QueueFullError,
+    QuotaExceededError,
+    UserError,
+)
 
 
 class ErrorKind(StrEnum):
@@ -112,6 +118,8 @@ def translate(error: Exception) -> ProtocolError:
             return NotFoundError(str(error), code="not_found")
         case QueueFullError():
             return RateLimitedError(str(error), code="queue_full")
+        case QuotaExceededError():
+            return RateLimitedError(str(error), code="quota_exceeded")
         case IdempotencyError():
             return ConflictError(str(error), code="idempotency_key_reused")
         case SQLAlchemyError() if transient.is_transient(error):

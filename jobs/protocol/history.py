@@ -17,6 +17,8 @@ def history(job: Job) -> dict[str, Any]:
     error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
     return {
         "id": job.id,
+        "owner": job.owner,
+        "key": job.key_id,
         "status": job.status.value,
         "question": job.question,
         "system": job.system,

@@ -1,4 +1,7 @@
-"""Statements on jobs: as their owners see them, and the conditions that others share."""
+"""Statements on jobs: as their owners see them, and the conditions that others share.
+
+The owner None stands for all owners.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,12 @@ class JobVersion(NamedTuple):
     lease_token: int
 
 
-#: Parameters: ``job``, ``owner``.
-_VERSION = sa.select(Job.status, Job.run, Job.stage_index, Job.lease_token).where(
-    Job.id == sa.bindparam("job"), Job.owner == sa.bindparam("owner")
+#: Parameter: ``job``.
+_VERSION_OF_ANY = sa.select(Job.status, Job.run, Job.stage_index, Job.lease_token).where(
+    Job.id == sa.bindparam("job")
 )
+#: Parameters: ``job``, ``owner``.
+_VERSION = _VERSION_OF_ANY.where(Job.owner == sa.bindparam("owner"))
 
 
 def check_id(job_id: str) -> None:
@@ -48,7 +53,7 @@ def check_id(job_id: str) -> None:
         raise JobNotFoundError(job_id)
 
 
-def get(session: Session, owner: str, job_id: str) -> Job:
+def get(session: Session, owner: str | None, job_id: str) -> Job:
     """Return an owner's job, with its attempts and the workers that ran them.
 
     Raises:
@@ -58,19 +63,22 @@ def get(session: Session, owner: str, job_id: str) -> Job:
     job = session.get(
         Job, job_id, options=[selectinload(Job.attempts).selectinload(Attempt.worker)]
     )
-    if job is None or job.owner != owner:
+    if job is None or owner not in (None, job.owner):
         raise JobNotFoundError(job_id)
     return job
 
 
-def get_version(connection: sa.Connection, owner: str, job_id: str) -> JobVersion:
+def get_version(connection: sa.Connection, owner: str | None, job_id: str) -> JobVersion:
     """Return the version of an owner's job: one look at its row.
 
     Raises:
         JobNotFoundError: the owner has no such job.
     """
     check_id(job_id)
-    row = connection.execute(_VERSION, {"job": job_id, "owner": owner}).one_or_none()
+    if owner is None:
+        row = connection.execute(_VERSION_OF_ANY, {"job": job_id}).one_or_none()
+    else:
+        row = connection.execute(_VERSION, {"job": job_id, "owner": owner}).one_or_none()
     if row is None:
         raise JobNotFoundError(job_id)
     return JobVersion(*row)
@@ -87,7 +95,7 @@ def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | Non
 
 def list_page(
     session: Session,
-    owner: str,
+    owner: str | None,
     *,
     limit: int,
     after: str | None,
@@ -100,13 +108,15 @@ def list_page(
         JobNotFoundError: the owner has no job with the id ``after``.
     """
     order = ((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id))
-    query = sa.select(Job).where(Job.owner == owner).order_by(*order).limit(limit)
+    query = sa.select(Job).order_by(*order).limit(limit)
+    if owner is not None:
+        query = query.where(Job.owner == owner)
     if with_attempts:
         query = query.options(selectinload(Job.attempts))
     if after is not None:
         check_id(after)
         last = session.get(Job, after)
-        if last is None or last.owner != owner:
+        if last is None or owner not in (None, last.owner):
             raise JobNotFoundError(after)
         key = sa.tuple_(Job.created_at, Job.id)
         cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
@@ -119,13 +129,18 @@ def count_queued(connection: sa.Connection) -> int:
     return connection.scalar(sa.select(sa.func.count()).where(IS_QUEUED)) or 0
 
 
-def cancel(connection: sa.Connection, owner: str, job_id: str) -> None:
+def count_queued_by_key(connection: sa.Connection, key_id: str) -> int:
+    """Count the jobs of an API key that wait for their first stage."""
+    query = sa.select(sa.func.count()).where(IS_QUEUED, Job.key_id == key_id)
+    return connection.scalar(query) or 0
+
+
+def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:
     """End an owner's job as cancelled, unless it has ended."""
-    connection.execute(
-        sa.update(Job)
-        .where(Job.id == job_id, Job.owner == owner, Job.status.in_(OPEN))
-        .values(status=Status.CANCELLED, finished_at=utcnow())
-    )
+    statement = sa.update(Job).where(Job.id == job_id, Job.status.in_(OPEN))
+    if owner is not None:
+        statement = statement.where(Job.owner == owner)
+    connection.execute(statement.values(status=Status.CANCELLED, finished_at=utcnow()))
 
 
 def any_match(*conditions: sa.ColumnElement[bool]) -> sa.Select[bool]:

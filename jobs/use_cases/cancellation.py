@@ -10,8 +10,8 @@ from jobs.use_cases.queries import get_job
 
 
 @retry_on_conflict
-def cancel(database: Database, owner: str, job_id: str) -> Job:
-    """Cancel a job, unless it has ended; return it.
+def cancel(database: Database, owner: str | None, job_id: str) -> Job:
+    """Cancel a job of an owner (None: of any owner), unless it has ended; return it.
 
     The job has ended at once. The worker that runs its stage stops within a second; its attempt is running
     until the worker hands in the partial text or its lease expires.

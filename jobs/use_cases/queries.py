@@ -1,4 +1,4 @@
-"""Reading an owner's jobs. The jobs of other owners are not found."""
+"""Reading an owner's jobs. The jobs of other owners are not found; the owner None stands for all owners."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.statements.jobs import JobVersion
 __all__ = ["JobVersion", "get_job", "get_version", "list_jobs"]
 
 
-def get_job(database: Database, owner: str, job_id: str) -> Job:
+def get_job(database: Database, owner: str | None, job_id: str) -> Job:
     """Return a job with all its attempts and the workers that ran them.
 
     Raises:
@@ -20,7 +20,7 @@ def get_job(database: Database, owner: str, job_id: str) -> Job:
         return jobs.get(session, owner, job_id)
 
 
-def get_version(database: Database, owner: str, job_id: str) -> JobVersion:
+def get_version(database: Database, owner: str | None, job_id: str) -> JobVersion:
     """Return a job's version: as long as it is the same, so are the job's stages and status.
 
     Raises:
@@ -32,7 +32,7 @@ def get_version(database: Database, owner: str, job_id: str) -> JobVersion:
 
 def list_jobs(
     database: Database,
-    owner: str,
+    owner: str | None,
     *,
     limit: int,
     after: str | None = None,
@@ -43,7 +43,7 @@ def list_jobs(
 
     Args:
         database: of the jobs.
-        owner: of the jobs.
+        owner: of the jobs; None for all.
         limit: the maximum number of jobs.
         after: the id of the last job of the page before.
         newest_first: the order.

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.database import Database
-from jobs.errors import IdempotencyError, QueueFullError
-from jobs.models import Job
+from jobs.errors import IdempotencyError, QueueFullError, QuotaExceededError
+from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling
 from jobs.statements import jobs
 from jobs.transient import retry_on_conflict
@@ -39,16 +39,19 @@ def new_id() -> str:
 
 
 @retry_on_conflict
-def submit(database: Database, owner: str, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
+def submit(
+    database: Database, owner: str, new: NewJob, *, max_queued: int, key: ApiKey | None = None
+) -> tuple[Job, bool]:
     """Accept a job. Once this returns, the job is durable and counts as published.
 
-    The look for the idempotency key, the limit of the queue and the new row are one unit of work.
+    The look for the idempotency key, the limits of the queue and the new row are one unit of work.
 
     Args:
         database: of the jobs.
         owner: of the job.
         new: the job.
         max_queued: the maximum number of queued jobs of all owners.
+        key: the API key that the job is submitted with, if any. It may have a maximum of its own.
 
     Returns:
         the job, and whether it is new. It is not if its idempotency key was used for the same request
@@ -56,6 +59,7 @@ def submit(database: Database, owner: str, new: NewJob, *, max_queued: int) -> t
 
     Raises:
         QueueFullError: there are ``max_queued`` queued jobs.
+        QuotaExceededError: there are as many queued jobs of the key as it allows.
         IdempotencyError: the key was used for a different request.
     """
     try:
@@ -64,7 +68,9 @@ def submit(database: Database, owner: str, new: NewJob, *, max_queued: int) -> t
                 return existing, False
             if jobs.count_queued(session.connection()) >= max_queued:
                 raise QueueFullError
-            job = _job(owner, new)
+            if key is not None:
+                _check_quota(session.connection(), key)
+            job = _job(owner, new, key)
             session.add(job)
         return job, True
     except sa.exc.IntegrityError:
@@ -101,10 +107,19 @@ def _find_existing(
     return job
 
 
-def _job(owner: str, new: NewJob) -> Job:
+def _check_quota(connection: sa.Connection, key: ApiKey) -> None:
+    if (
+        key.max_queued is not None
+        and jobs.count_queued_by_key(connection, key.id) >= key.max_queued
+    ):
+        raise QuotaExceededError(key.max_queued)
+
+
+def _job(owner: str, new: NewJob, key: ApiKey | None) -> Job:
     return Job(
         id=new_id(),
         owner=owner,
+        key_id=None if key is None else key.id,
         question=new.question,
         system=new.system,
         temperature=new.sampling.temperature,

@@ -18,9 +18,10 @@ import sqlalchemy as sa
 from jobs import use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
-from jobs.models import ANONYMOUS, Job, Worker, WorkerState
+from jobs.models import ANONYMOUS, Job, Scope, Worker, WorkerState
 from jobs.use_cases import (
     cancellation,
+    keys,
     outbox,
     queries,
     restarting,
@@ -201,6 +202,17 @@ def test_no_use_case_scans_the_history(database: Database) -> None:
                 newest_first=newest_first,
                 with_attempts=True,
             )
+        run(queries.list_jobs, database, None, limit=20, after=after)
+        key, secret = run(keys.create, database, "k", [Scope.ASK], max_queued=10)
+        run(submission.submit, database, "k", QUESTION, max_queued=10_000, key=key)
+        session = run(keys.log_in, database, key)
+        assert run(keys.find, database, secret).id == key.id
+        assert run(keys.find_by_session, database, session).id == key.id
+        run(keys.mark_used, database, [key.id])
+        run(keys.log_out, database, session)
+        run(keys.any_valid, database)
+        run(keys.list_keys, database)
+        run(keys.revoke, database, key.id)
         run(sweeping.sweep, database)
         for queue_empty in (False, True):
             run(

@@ -268,6 +268,17 @@ def test_an_owner_finds_only_its_own_jobs(database: Database) -> None:
     assert queries.get_job(database, "other", second_job.id).status is Status.QUEUED
 
 
+def test_the_owner_none_stands_for_all_owners(database: Database) -> None:
+    first_job = submit(database)
+    second_job, _ = submission.submit(database, "other", QUESTION, max_queued=10)
+    jobs, _ = queries.list_jobs(database, None, limit=10)
+    assert [job.id for job in jobs] == [second_job.id, first_job.id]
+    jobs, _ = queries.list_jobs(database, None, limit=10, after=second_job.id)
+    assert [job.id for job in jobs] == [first_job.id]
+    assert cancellation.cancel(database, None, second_job.id).status is Status.CANCELLED
+    assert queries.get_version(database, None, second_job.id).status is Status.CANCELLED
+
+
 def test_idempotency_keys_are_per_owner(database: Database) -> None:
     keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
     first_job, _ = submission.submit(database, ANONYMOUS, keyed, max_queued=10)

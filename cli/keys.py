@@ -1,0 +1,170 @@
+"""`helixq keys`: make, list and revoke API keys."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+import migrations
+from jobs.database import Database
+from jobs.models import ApiKey, Scope
+from jobs.settings import Settings
+from jobs.use_cases import keys as use_cases
+from jobs.use_cases.keys import KeyState
+
+SECONDS_PER_DAY = 86_400.0
+MAX_DAYS = 36_500
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice([scope.value for scope in Scope]),
+    multiple=True,
+    help="What the key allows; may be repeated. ask (the default): submit questions, read and cancel "
+    "the owner's jobs. audit: read the histories of all owners. admin: everything.",
+)
+@click.option("--owner", help="Owns the jobs; several keys can share one (default: NAME).")
+@click.option(
+    "--days", type=click.IntRange(1, MAX_DAYS), help="Days until the key expires (default: never)."
+)
+@click.option(
+    "--max-queued", type=click.IntRange(min=1), help="Maximum number of queued jobs of the key."
+)
+@click.option(
+    "--requests-per-minute", type=click.IntRange(min=1), help="Maximum number of requests a minute."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the key as JSON.")
+@click.pass_obj
+def create(
+    settings: Settings,
+    /,
+    name: str,
+    scopes: tuple[str, ...],
+    owner: str | None,
+    days: int | None,
+    max_queued: int | None,
+    requests_per_minute: int | None,
+    as_json: bool,
+) -> None:
+    """Make a key and print it. It is shown this once: only its hash is stored.
+
+    NAME says what the key is for.
+    """
+    with _database(settings) as database:
+        key, secret = use_cases.create(
+            database,
+            name,
+            [Scope(scope) for scope in scopes] or [Scope.ASK],
+            owner=owner,
+            expires_in=None if days is None else days * SECONDS_PER_DAY,
+            max_queued=max_queued,
+            requests_per_minute=requests_per_minute,
+        )
+    if as_json:
+        click.echo(json.dumps({"key": secret, **_to_dict(key, KeyState.ACTIVE)}, indent=2))
+        return
+    click.echo(
+        f"{key.id}: owner {key.owner}, {', '.join(key.scopes)}, {_expiry(key)}. "
+        "Keep the key now, it is not shown again:",
+        err=True,
+    )
+    click.echo(secret)
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the keys as JSON.")
+@click.pass_obj
+def list_(settings: Settings, /, as_json: bool) -> None:
+    """List all keys, revoked and expired ones included."""
+    with _database(settings) as database:
+        found = use_cases.list_keys(database)
+    if as_json:
+        click.echo(json.dumps([_to_dict(key, state) for key, state in found], indent=2))
+        return
+    rows = [("id", "key", "name", "owner", "scopes", "state", "created", "last used", "expires")]
+    rows += [
+        (
+            key.id,
+            f"{key.hint}…",
+            key.name,
+            key.owner,
+            ",".join(key.scopes),
+            state.value,
+            _minute(key.created_at),
+            _minute(key.last_used_at),
+            _minute(key.expires_at),
+        )
+        for key, state in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the key as JSON.")
+@click.pass_obj
+def revoke(settings: Settings, /, key_id: str, as_json: bool) -> None:
+    """Revoke a key for good. A web that runs notices within seconds; the key's jobs continue."""
+    with _database(settings) as database:
+        key = use_cases.revoke(database, key_id)
+    if as_json:
+        click.echo(json.dumps(_to_dict(key, KeyState.REVOKED), indent=2))
+    else:
+        click.echo(f"{key.id} ({key.name}) is revoked.")
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Database]:
+    database = Database(settings.database)
+    try:
+        migrations.check(database.engine)
+        yield database
+    finally:
+        database.close()
+
+
+def _to_dict(key: ApiKey, state: KeyState) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "hint": key.hint,
+        "name": key.name,
+        "owner": key.owner,
+        "scopes": key.scopes,
+        "state": state.value,
+        "max_queued": key.max_queued,
+        "requests_per_minute": key.requests_per_minute,
+        "created_at": _time(key.created_at),
+        "last_used_at": _time(key.last_used_at),
+        "expires_at": _time(key.expires_at),
+        "revoked_at": _time(key.revoked_at),
+    }
+
+
+def _time(time: dt.datetime | None) -> str | None:
+    """Return a time as RFC 3339 in UTC."""
+    return None if time is None else time.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _minute(time: dt.datetime | None) -> str:
+    """Return a time for the table, in UTC."""
+    return "-" if time is None else f"{time:%Y-%m-%d %H:%M}Z"
+
+
+def _expiry(key: ApiKey) -> str:
+    return f"expires {_minute(key.expires_at)}" if key.expires_at else "does not expire"
