@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobs.settings import Settings
-from web import api, errors, health, pages, security, v1
+from web import access, api, errors, health, pages, security, v1
 from web.services import Services
 from web.v1.feeds import Feeds
 
@@ -23,9 +23,11 @@ def create_app(settings: Settings) -> Flask:
     services.init_app(app)
     Feeds(services.database, services.progress).init_app(app)
     security.init_app(app, settings)
+    access.init_app(app, settings)
     errors.init_app(app)
     app.register_blueprint(v1.blueprint, url_prefix="/v1")
     app.register_blueprint(api.blueprint, url_prefix="/api")
     app.register_blueprint(pages.blueprint)
+    app.register_blueprint(pages.login_blueprint)
     app.register_blueprint(health.blueprint)
     return app

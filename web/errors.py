@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 from flask import Flask, Response, jsonify, make_response, render_template, request
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,10 +35,20 @@ _STATUSES = {
 class HTTPError(ProtocolError):
     """An error of HTTP itself, such as a method that a path does not have."""
 
-    def __init__(self, status: int, message: str, *, code: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(message, code=code)
         self.status = status
+        self.headers = headers
         self.kind = ErrorKind.INTERNAL if status >= 500 else ErrorKind.INVALID_REQUEST
+        if status == 429:
+            self.kind = ErrorKind.RATE_LIMITED
 
 
 def status_of(error: ProtocolError) -> int:
@@ -46,7 +58,8 @@ def status_of(error: ProtocolError) -> int:
 
 def headers_of(error: ProtocolError) -> dict[str, str]:
     """Return the headers that belong to an error, whatever the shape of the response."""
-    return {"Retry-After": str(RETRY_AFTER)} if status_of(error) in (429, 503) else {}
+    headers = {"Retry-After": str(RETRY_AFTER)} if status_of(error) in (429, 503) else {}
+    return {**headers, **error.headers} if isinstance(error, HTTPError) else headers
 
 
 def init_app(app: Flask) -> None:

@@ -1,4 +1,4 @@
-"""What requests use: the database, the queue, live progress, the token counter and the waiter."""
+"""What requests use: the database, the queue, live progress, the key cache, the token counter, the waiter."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from flask import Flask, current_app
 
 from jobs import dispatch
 from jobs.database import Database
-from jobs.models import ANONYMOUS, Job
+from jobs.models import Job
 from jobs.progress import Progress
 from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.use_cases.submission import NewJob
+from web.caller import get_caller
+from web.key_cache import KeyCache
 from web.waiting import Waiter
 
 
@@ -23,13 +25,19 @@ class Services:
         self.database = Database(settings.database)
         self.progress = Progress(settings.redis)
         self.publisher = Publisher(make_app(settings.redis))
+        self.keys = KeyCache(self.database)
         self.tokens = TokenCounter(self.database)
         self.waiter = Waiter(self.database, self.progress)
 
     @property
     def owner(self) -> str:
-        """The owner of the jobs of the current request. It is the same for all until there are API keys."""
-        return ANONYMOUS
+        """The owner of the jobs that the current request submits."""
+        return get_caller().owner
+
+    @property
+    def readable_owner(self) -> str | None:
+        """The owner whose jobs the current request may read; None for all."""
+        return get_caller().readable_owner
 
     def init_app(self, app: Flask) -> None:
         """Make them the services of an application."""
@@ -37,13 +45,20 @@ class Services:
 
     def submit(self, new: NewJob) -> Job:
         """Accept a job of the current request's owner; see `dispatch.submit`."""
+        caller = get_caller()
         return dispatch.submit(
-            self.database, self.publisher, self.owner, new, max_queued=self.settings.max_queued
+            self.database,
+            self.publisher,
+            caller.owner,
+            new,
+            max_queued=self.settings.max_queued,
+            key=caller.key,
         )
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job of the current request's owner; see `dispatch.cancel`."""
-        return dispatch.cancel(self.database, self.progress, self.owner, job_id)
+        """Cancel a job that the current request may change; see `dispatch.cancel`."""
+        owner = get_caller().changeable_owner
+        return dispatch.cancel(self.database, self.progress, owner, job_id)
 
 
 def get_services() -> Services:

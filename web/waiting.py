@@ -50,7 +50,7 @@ class Waiter:
 
     def wait(
         self,
-        owner: str,
+        owner: str | None,
         job_id: str,
         until: Callable[[Job], bool],
         timeout: float,
@@ -61,7 +61,7 @@ class Waiter:
         It also returns when the time is up, the server is shutting down or the client has gone.
 
         Args:
-            owner: of the job.
+            owner: of the job; None for any.
             job_id: of an existing job.
             until: the condition. It is checked whenever the job changes.
             timeout: in seconds.

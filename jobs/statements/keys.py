@@ -85,7 +85,7 @@ def revoke(connection: sa.Connection, key_id: str) -> None:
 
 
 def mark_used(connection: sa.Connection, key_ids: Collection[str], interval: float) -> None:
-    """Note that keys are in use, unless that was noted less than ``interval`` seconds ago."""
+    """Record that keys are in use, unless that was recorded less than ``interval`` seconds ago."""
     stale = sa.or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < utcnow_once(-interval))
     connection.execute(
         sa.update(ApiKey).where(ApiKey.id.in_(sorted(key_ids)), stale).values(last_used_at=utcnow())

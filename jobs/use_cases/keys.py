@@ -158,7 +158,7 @@ def find(database: Database, secret: str) -> ApiKey | None:
 
 @retry_on_conflict
 def mark_used(database: Database, key_ids: Collection[str]) -> None:
-    """Note that keys are in use. A key's row changes at most once in `USE_INTERVAL` seconds."""
+    """Record that keys are in use. A key's row changes at most once in `USE_INTERVAL` seconds."""
     with database.write() as connection:
         keys.mark_used(connection, key_ids, USE_INTERVAL)
 

@@ -40,7 +40,6 @@ def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict
     [
         ("web", {"HELIXQ_PORT": "x"}, "HELIXQ_PORT=x is wrong"),
         ("web", {"HELIXQ_COLOUR": "red"}, "HELIXQ_COLOUR is not a setting"),
-        ("web", {"HELIXQ_HOST": "0.0.0.0"}, "API keys are not implemented yet"),  # noqa: S104 (refused)
         ("web", {"HELIXQ_REDIS_URL": "redis://127.0.0.1:1"}, "Redis cannot be reached"),
         (
             "web",

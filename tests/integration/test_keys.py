@@ -61,7 +61,7 @@ def test_a_key_is_found_by_its_secret_until_it_is_revoked_or_expires(database: D
     assert not keys.any_valid(database)
 
 
-def test_jobs_are_shared_on_purpose_only(database: Database) -> None:
+def test_sharing_jobs_requires_an_explicit_owner(database: Database) -> None:
     keys.create(database, "alice", [Scope.ASK])
     for taken in ("alice", ANONYMOUS):
         with pytest.raises(NewKeyError, match=f"--owner {taken}"):
@@ -73,22 +73,22 @@ def test_jobs_are_shared_on_purpose_only(database: Database) -> None:
             keys.create(database, name, [Scope.ASK], owner=owner)
 
 
-def test_a_use_is_noted_once_a_minute(database: Database) -> None:
+def test_last_use_is_recorded_once_a_minute(database: Database) -> None:
     used, _ = keys.create(database, "used", [Scope.ASK])
     keys.create(database, "unused", [Scope.ASK])
 
-    def noted() -> list[Any]:
+    def last_uses() -> list[Any]:
         keys.mark_used(database, [used.id])
         return [key.last_used_at for key, _ in keys.list_keys(database)]
 
-    first, never = noted()
+    first, never = last_uses()
     assert (first is not None, never) == (True, None)
-    assert noted() == [first, None]
+    assert last_uses() == [first, None]
     turn_back(database, ApiKey.last_used_at)
-    assert noted()[0] >= first
+    assert last_uses()[0] >= first
 
 
-def test_a_login_ends_with_a_logout_its_time_or_its_key(database: Database) -> None:
+def test_a_login_ends_by_logout_expiry_or_revocation(database: Database) -> None:
     key, _ = keys.create(database, "browser", [Scope.ASK])
     tokens = [keys.log_in(database, key) for _ in range(3)]
     assert all(keys.find_by_session(database, token) for token in tokens)
@@ -142,7 +142,7 @@ def helixq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_the_commands(helixq: Any) -> None:
+def test_the_keys_commands(helixq: Any) -> None:
     made = helixq("keys", "create", "laptop")
     assert re.fullmatch(r"hq_\w{43}\n", made.stdout), "for KEY=$(helixq keys create …)"
     assert "owner laptop, ask, does not expire" in made.stderr

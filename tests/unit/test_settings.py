@@ -56,6 +56,8 @@ def test_slots_are_a_number_or_auto() -> None:
         ("HELIXQ_SLOTS", "1025", "HELIXQ_SLOTS=1025 is wrong: .*from 1 to 1024, or auto$"),
         ("HELIXQ_SLOTS", "many", "HELIXQ_SLOTS=many is wrong: .*from 1 to 1024, or auto$"),
         ("HELIXQ_SLOTS", "1.5", "HELIXQ_SLOTS=1.5 is wrong: .*from 1 to 1024, or auto$"),
+        ("HELIXQ_AUTH", "on", "HELIXQ_AUTH=on is wrong: .*'required'"),
+        ("HELIXQ_API_KEY", "hq_ü", "HELIXQ_API_KEY is wrong: .*ASCII"),
         ("HELIXQ_JOB_TIMEOUT", "inf", "HELIXQ_JOB_TIMEOUT=inf is wrong"),
         ("HELIXQ_ADAPTERS", "actor=a,critic=b", "regenerator is missing"),
         ("HELIXQ_ADAPTERS", "actor=a,critic=b,judge=c", "'judge' is not a role"),
@@ -164,6 +166,22 @@ def test_several_hosts_are_parsed_as_by_libpq(url: str, hosts: str, ports: str |
 def test_where_the_web_is(host: str, loopback: bool, url: str) -> None:
     loaded = settings.load({"HELIXQ_HOST": host})
     assert (loaded.loopback, loaded.url) == (loopback, url)
+
+
+@pytest.mark.parametrize(
+    ("auth", "host", "required"),
+    [
+        ("auto", "localhost", False),
+        ("auto", "127.0.0.2", False),
+        ("auto", "0.0.0.0", True),  # noqa: S104 (nothing is bound)
+        ("auto", "helix.example", True),
+        ("required", "127.0.0.1", True),
+        ("off", "0.0.0.0", False),  # noqa: S104 (nothing is bound)
+    ],
+)
+def test_keys_are_required_beyond_this_machine(auth: str, host: str, required: bool) -> None:
+    found = settings.load({"HELIXQ_AUTH": auth, "HELIXQ_HOST": host})
+    assert found.auth_required is required
 
 
 @pytest.mark.parametrize("folder", ["/a b", "/a#b", "/a?b", "/a%20b", "/ä"])

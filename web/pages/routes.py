@@ -5,11 +5,13 @@ from __future__ import annotations
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from jobs.errors import QueueFullError
+from jobs.errors import QueueFullError, QuotaExceededError
+from jobs.models import Scope
 from jobs.protocol.errors import ProtocolError, translate
 from jobs.protocol.new_job import new_job
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries
+from web.caller import get_caller
 from web.errors import headers_of, status_of
 from web.pages import filters, view
 from web.services import get_services
@@ -28,8 +30,10 @@ PAGE_SIZE = 25
 
 
 @blueprint.get("/")
-def ask() -> str:
+def ask() -> Response | str:
     """Show the form."""
+    if not get_caller().may(Scope.ASK):
+        return redirect(url_for("pages.jobs"), code=303)
     return _form(question="")
 
 
@@ -42,7 +46,7 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
     try:
         body = validate({"input": question, "background": True})
         job = services.submit(new_job(body, services.tokens))
-    except (ProtocolError, QueueFullError) as caught:
+    except (ProtocolError, QueueFullError, QuotaExceededError) as caught:
         error = translate(caught)
         # The API's message for this error is about parameters that the form does not have.
         message = "Enter a question." if error.code == "empty_input" else error.message
@@ -55,7 +59,10 @@ def jobs() -> str:
     """List the jobs, newest first."""
     services = get_services()
     page, has_more = queries.list_jobs(
-        services.database, services.owner, limit=PAGE_SIZE, after=request.args.get("after") or None
+        services.database,
+        services.readable_owner,
+        limit=PAGE_SIZE,
+        after=request.args.get("after") or None,
     )
     return render_template("jobs.html", jobs=page, more=has_more, paged="after" in request.args)
 
@@ -64,10 +71,12 @@ def jobs() -> str:
 def job(job_id: str) -> str:
     """Show a job: its texts side by side, as far as they are stored."""
     services = get_services()
-    job = queries.get_job(services.database, services.owner, job_id)
+    job = queries.get_job(services.database, services.readable_owner, job_id)
+    caller = get_caller()
     return render_template(
         "job.html",
         job=job,
+        may_cancel=caller.may(Scope.ASK) and caller.changeable_owner in (None, job.owner),
         live=view.is_live(job),
         stages=view.stages(job),
         earlier_runs=view.earlier_runs(job),

@@ -40,12 +40,17 @@ class Feed:
     """The messages of one job so far. Threads share it."""
 
     def __init__(
-        self, database: Database, owner: str, job_id: str, follower: Follower, resources: ExitStack
+        self,
+        database: Database,
+        owner: str | None,
+        job_id: str,
+        follower: Follower,
+        resources: ExitStack,
     ) -> None:
         """
         Args:
             database: has the job.
-            owner: of the job.
+            owner: of the job; None for any.
             job_id: of an existing job.
             follower: gets the job's news.
             resources: to close when the feed has no readers any more.
@@ -212,7 +217,7 @@ class Feeds:
         self._database = database
         self._progress = progress
         self._lock = threading.Lock()
-        self._feeds: dict[tuple[str, str], Feed] = {}
+        self._feeds: dict[tuple[str | None, str], Feed] = {}
         self.keepalive_interval = KEEPALIVE_INTERVAL
 
     def init_app(self, app: Flask) -> None:
@@ -220,7 +225,7 @@ class Feeds:
         app.extensions["helixq.feeds"] = self
 
     @contextmanager
-    def follow(self, owner: str, job_id: str) -> Iterator[Feed]:
+    def follow(self, owner: str | None, job_id: str) -> Iterator[Feed]:
         """Read a job's feed, together with its other readers."""
         with self._lock:
             feed = self._feeds.get((owner, job_id))
@@ -242,12 +247,12 @@ class Feeds:
                         del self._feeds[owner, job_id]
 
     def stream(
-        self, owner: str, job_id: str, after: int, stop: Callable[[], bool]
+        self, owner: str | None, job_id: str, after: int, stop: Callable[[], bool]
     ) -> Iterator[bytes]:
         """Yield a job's messages until the job has ended.
 
         Args:
-            owner: of the job.
+            owner: of the job; None for any.
             job_id: of an existing job.
             after: the last sequence number that the client has; -1 for all events.
             stop: returns whether the stream should end before the job does.

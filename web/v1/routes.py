@@ -19,6 +19,7 @@ from jobs.protocol.new_job import new_job
 from jobs.protocol.response import response, response_list
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
+from web.caller import get_caller
 from web.errors import HTTPError
 from web.services import get_services
 from web.v1.feeds import get_feeds
@@ -105,7 +106,7 @@ def retrieve(job_id: str) -> Response:
     services = get_services()
     if _choice("stream", "false", ("true", "false")) == "true":
         queries.get_version(
-            services.database, services.owner, job_id
+            services.database, services.readable_owner, job_id
         )  # Raises if there is no such job.
         last_event_id = request.headers.get("Last-Event-ID", "")
         after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
@@ -113,14 +114,14 @@ def retrieve(job_id: str) -> Response:
         with ExitStack() as stack:
             stack.enter_context(services.waiter.slot())
             return _event_stream(job_id, after, slot=stack.pop_all())
-    job = queries.get_job(services.database, services.owner, job_id)
+    job = queries.get_job(services.database, services.readable_owner, job_id)
     wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
     if wait and not job.status.final:
         before = job.status
         timeout = min(float(wait[1]), MAX_WAIT)
         with services.waiter.slot():
             job = services.waiter.wait(
-                services.owner,
+                services.readable_owner,
                 job_id,
                 lambda j: j.status is not before,
                 timeout,
@@ -171,13 +172,13 @@ def _idempotency_key() -> str | None:
 
 def _event_stream(job_id: str, after: int, slot: ExitStack) -> Response:
     """Reply with a job's events, and release the slot at the end."""
-    services, disconnected = get_services(), _client_disconnected()
+    services, disconnected, caller = get_services(), _client_disconnected(), get_caller()
     reply = Response(
         get_feeds().stream(
-            services.owner,
+            caller.readable_owner,
             job_id,
             after,
-            stop=lambda: services.waiter.stopping() or disconnected(),
+            stop=lambda: services.waiter.stopping() or disconnected() or not caller.is_valid(),
         ),
         mimetype="text/event-stream",
         # Proxies that buffer would delay the events.

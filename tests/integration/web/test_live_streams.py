@@ -22,9 +22,9 @@ from werkzeug.serving import make_server
 
 import migrations
 from cli.client import Client
-from jobs import settings
+from jobs import dispatch, settings
 from jobs.database import Database
-from jobs.models import Job
+from jobs.models import ANONYMOUS, Job
 from jobs.progress import TextDeltas
 from jobs.use_cases import stages, sweeping, workers
 from jobs.use_cases.stages import Claim, Output
@@ -60,6 +60,10 @@ class Web:
                     self.comments.release()
         finally:
             chunks.close()
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a job, and notify its readers."""
+        dispatch.cancel(self.database, self.services.progress, ANONYMOUS, job.id)
 
     def generate(self, stage: Claim, start: int, pieces: list[str]) -> None:
         """Publish pieces of a stage's text, as a worker does."""
@@ -124,7 +128,7 @@ def test_all_clients_ignore_keepalive_comments(
         stage = claim(web.database, job)
         assert web.comments.acquire(timeout=PATIENCE)  # within a stage
         stages.record(web.database, stage, OUTPUT)
-        web.services.cancel(job.id)
+        web.cancel(job)
         types = reading.result(PATIENCE)
     assert types[:2] == ["response.created", "response.queued"]
     assert types[-1] == "response.incomplete"
@@ -201,7 +205,7 @@ def selects(web: Web, pieces: int, readers: int) -> int:
             web.generate(stage, number, ["piece "])
             for reader in all_readers:
                 assert deltas(reader.until(".delta")) == ["piece "]
-        web.services.cancel(job.id)
+        web.cancel(job)
         stages.keep_partial(web.database, stage, output(["piece "] * pieces))
         for reader in all_readers:
             assert reader.rest()[-1]["type"] == "response.incomplete"
@@ -273,7 +277,7 @@ def test_a_stream_continues_where_a_lost_attempt_stopped(web: Web) -> None:
             web.generate(second_claim, number, [piece])
         received += reader.until(".delta") + reader.until(".delta")
         stages.record(web.database, second_claim, output(pieces))
-        web.services.cancel(job.id)
+        web.cancel(job)
         rest = reader.rest()
     assert deltas(received) == pieces
     assert deltas(rest) == []
@@ -289,7 +293,7 @@ def test_lost_text_does_not_delay_the_end_of_the_stream(
     with Reader(web, job) as reader:
         web.generate(stage, 0, ["a ", "b ", "c ", "d ", "e "])
         received = [event for _ in range(5) for event in reader.until(".delta")]
-        web.services.cancel(job.id)  # The worker does not record the partial text.
+        web.cancel(job)  # The worker does not record the partial text.
         [last] = reader.rest()
     assert last["type"] == "response.incomplete"
     assert last["sequence_number"] == received[-1]["sequence_number"] + 1
@@ -305,7 +309,7 @@ def test_the_leading_reader_may_disconnect(web: Web) -> None:
         for number in range(5):
             web.generate(stage, number, ["x"])
             assert deltas(second.until(".delta")) == ["x"]
-        web.services.cancel(job.id)
+        web.cancel(job)
         stages.keep_partial(web.database, stage, output(["x"] * 5))
         assert second.rest()[-1]["type"] == "response.incomplete"
 

@@ -104,7 +104,8 @@ function follow(address) {
   async function check() {
     try {
       const reply = await fetch(address, { cache: "no-store" });
-      if (reply.status === 404) return end();
+      // The job was deleted, or the login has ended.
+      if ([401, 404].includes(reply.status)) return end();
       if (reply.ok && !["queued", "in_progress"].includes((await reply.json()).status)) end();
     } catch { /* the server is away */ }
   }

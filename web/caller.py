@@ -1,0 +1,66 @@
+"""Who makes a request: an owner, and what the owner's API key allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import g
+
+from jobs.models import ANONYMOUS, ApiKey, Scope
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request."""
+
+    #: Owns the jobs that the request submits.
+    owner: str
+    scopes: frozenset[Scope]
+    #: None where no keys are required.
+    key: ApiKey | None = None
+    #: The owner whose jobs may be read; None for all.
+    readable_owner: str | None = ANONYMOUS
+    #: The owner whose jobs may be cancelled; None for all.
+    changeable_owner: str | None = ANONYMOUS
+    #: Returns whether the key is still valid, for requests that take long.
+    is_valid: Callable[[], bool] = lambda: True
+
+    def may(self, *scopes: Scope) -> bool:
+        """Return whether the caller has at least one of some scopes. `Scope.ADMIN` stands for all."""
+        return not self.scopes.isdisjoint({*scopes, Scope.ADMIN})
+
+
+#: Everybody, where no keys are required: with the rights of a key of the owner `ANONYMOUS`.
+EVERYBODY = Caller(ANONYMOUS, frozenset({Scope.ASK}))
+
+
+def of_key(key: ApiKey, *, audits: bool, is_valid: Callable[[], bool]) -> Caller:
+    """Return the caller with an API key.
+
+    Args:
+        key: the key.
+        audits: whether `Scope.AUDIT` counts for the request.
+        is_valid: returns whether the key is still valid.
+    """
+    scopes = frozenset(map(Scope, key.scopes))
+    all_owners = {Scope.ADMIN, Scope.AUDIT} if audits else {Scope.ADMIN}
+    return Caller(
+        key.owner,
+        scopes,
+        key,
+        readable_owner=key.owner if scopes.isdisjoint(all_owners) else None,
+        changeable_owner=None if Scope.ADMIN in scopes else key.owner,
+        is_valid=is_valid,
+    )
+
+
+def get_caller() -> Caller:
+    """Return who makes the current request. Endpoints that are open to everybody have no caller."""
+    caller: Caller = g.caller
+    return caller
+
+
+def set_caller(caller: Caller) -> None:
+    """Set who makes the current request."""
+    g.caller = caller
