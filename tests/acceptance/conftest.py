@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from tests import servers
 from tests.conftest import model_settings, new_database
 from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port
 
+#: Starts workers for the checkpoint `endless`: its texts are waited for, or never end.
+PACED = (sys.executable, "-m", "tests.acceptance.paced")
+
 
 @dataclass
 class Service:
@@ -24,6 +28,8 @@ class Service:
     redis: RedisServer
     web: Process
     worker: Process
+    #: How its next workers are started.
+    program: Sequence[str] = PROGRAM
 
     @property
     def url(self) -> str:
@@ -69,7 +75,7 @@ class Service:
         return history
 
     def start_worker(self) -> None:
-        self.worker = servers.worker(self.environ)
+        self.worker = servers.worker(self.environ, self.program)
         self.worker.wait_for("ready: ")
 
 
@@ -80,6 +86,7 @@ def running(
     folder: Path,
     *,
     program: Sequence[str] = PROGRAM,
+    first_program: Sequence[str] | None = None,
     **settings: str,
 ) -> Iterator[Service]:
     """Start the service, optionally with another program as its first worker; stop it at the end."""
@@ -96,9 +103,9 @@ def running(
     migrate = servers.forked("migrate", environ=environ)
     assert migrate.wait() == 0, migrate.output
     migrate.stop()
-    worker = servers.worker(environ, program)
+    worker = servers.worker(environ, first_program or program)
     web = servers.web(environ)
-    service = Service(environ, redis, web, worker)
+    service = Service(environ, redis, web, worker, program)
     try:
         worker.wait_for("ready: ")
         web.wait_for("listening")

@@ -19,12 +19,12 @@ from sqlalchemy import make_url
 import migrations
 from jobs.database import create_engine
 from tests import servers
-from tests.acceptance.conftest import Service, running
+from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import LONG, create_database, model_settings, new_database
 from tests.servers import PATIENCE, RedisServer
 
 #: Tokens of a stage that is still running at the test's next step, and ends soon after.
-SOON = 400
+SOON = 200
 #: Tokens that take about a second, and far less than the grace period on a busy machine.
 SHORT = 120
 
@@ -39,7 +39,7 @@ def whole_service(
     """A service whose model never ends a text by itself."""
     database = new_database(request.param, request, tmp_path_factory.mktemp("db"))
     folder = socket_folder / f"faults-{request.param}"
-    with running(endless, database, folder, HELIXQ_SLOTS="1") as running_service:
+    with running(endless, database, folder, program=PACED, HELIXQ_SLOTS="1") as running_service:
         yield running_service
 
 

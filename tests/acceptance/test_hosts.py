@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.acceptance import hosts
-from tests.acceptance.conftest import Service, running
+from tests.acceptance.conftest import PACED, Service, running
 from tests.acceptance.hosts import Host
 from tests.conftest import LONG, new_database
-from tests.servers import PROGRAM, Process
+from tests.servers import Process
 
 JOBS = 24
 
@@ -39,7 +39,7 @@ def two_hosts(service: Service) -> Iterator[list[Host]]:
         yield started
 
 
-def start(service: Service, host: Host, program: tuple[str, ...] = PROGRAM) -> Process:
+def start(service: Service, host: Host, program: tuple[str, ...] = PACED) -> Process:
     """Start a worker that reaches database and Redis only over the network."""
     url = make_url(service.environ["HELIXQ_DATABASE_URL"])
     url = url.set(host=host.servers, port=hosts.POSTGRESQL, query={})

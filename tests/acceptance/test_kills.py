@@ -57,7 +57,7 @@ def test_a_worker_killed_anywhere_loses_no_job(
     def live(point: str) -> None:
         folder = socket_folder / f"kill-{kind}-{point}"
         program = PROGRAM if point == "queued" else (*DOOMED, point)
-        with running(checkpoint, databases[point], folder, program=program) as service:
+        with running(checkpoint, databases[point], folder, first_program=program) as service:
             _kill_at(service, point)
 
     with ThreadPoolExecutor(len(POINTS)) as pool:

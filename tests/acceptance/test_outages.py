@@ -23,14 +23,14 @@ from sqlalchemy import make_url
 
 from tests import servers
 from tests.acceptance import small_disk
-from tests.acceptance.conftest import Service, running
+from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import LONG, create_database
 from tests.proxy import Proxy
 from tests.replying import ReplyingProxy
 from tests.servers import PATIENCE
 
 #: Tokens of a stage that ends during an outage.
-STAGE = 500
+STAGE = 250
 #: Seconds without a server: longer than any single attempt.
 OUTAGE = 8.0
 FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
@@ -55,7 +55,7 @@ def sqlite(
     url = f"redis://127.0.0.1:{redis_proxy.port}"
     folder = socket_folder / "outage-s"
     with running(
-        endless, database, folder, HELIXQ_SLOTS="2", HELIXQ_REDIS_URL=url
+        endless, database, folder, program=PACED, HELIXQ_SLOTS="2", HELIXQ_REDIS_URL=url
     ) as running_service:
         yield running_service
 
@@ -72,7 +72,7 @@ def server(socket_folder: Path) -> Iterator[PostgresServer]:
 def postgresql(endless: Path, socket_folder: Path, server: PostgresServer) -> Iterator[Service]:
     database = create_database(server)
     with running(
-        endless, database, socket_folder / "outage-p", HELIXQ_SLOTS="2"
+        endless, database, socket_folder / "outage-p", program=PACED, HELIXQ_SLOTS="2"
     ) as running_service:
         yield running_service
 
@@ -131,7 +131,7 @@ def test_a_full_postgresql_disk_refuses_questions_and_loses_no_text(
     folder.mkdir()
     with (
         small_disk.postgresql(folder) as (disk, database),
-        running(endless, database, folder / "service", HELIXQ_SLOTS="2") as service,
+        running(endless, database, folder / "service", program=PACED, HELIXQ_SLOTS="2") as service,
     ):
         job_id = service.submit("Go on", max_output_tokens=STAGE)
         service.wait_for_text(job_id)
@@ -355,7 +355,7 @@ def test_a_partitioned_worker_is_replaced_and_cannot_record(postgresql: Service)
     proxy = Proxy(Path(str(near.query["host"])) / ".s.PGSQL.5432")
     url = near.set(host="127.0.0.1", port=proxy.port, query={}).render_as_string(False)
     postgresql.worker.stop()
-    far = servers.worker({**postgresql.environ, "HELIXQ_DATABASE_URL": url})
+    far = servers.worker({**postgresql.environ, "HELIXQ_DATABASE_URL": url}, PACED)
     try:
         far.wait_for("ready: ")
         job_id = postgresql.submit("Go on", max_output_tokens=LONG)

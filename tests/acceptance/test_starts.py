@@ -68,7 +68,9 @@ def test_a_start_that_cannot_work_says_why(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         names = {"tmp": str(tmp_path), "taken": str(taken.getsockname()[1])}
         configured = {name: value.format(**names) for name, value in settings.items()}
-        process = helixq(command, environ={**environ, **configured})
+        # Workers are forked here: each would import PyTorch before it fails.
+        run = servers.forked if command == "worker" else helixq
+        process = run(command, environ={**environ, **configured})
         status = process.wait()
     assert status == 1
     lines = process.output.strip().splitlines()

@@ -21,12 +21,12 @@ from tests.conftest import model_settings
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import find_checkpoints
 
-SHORT = Plan(steps=3, rate=1e-3, warmup=1, save_every=2)
+SHORT = Plan(steps=2, rate=1e-3, warmup=1, save_every=2)
 TINY = Recipe(
     hidden=64,
     intermediate=96,
     layers=1,
-    base=dict.fromkeys(Lesson, Plan(steps=4, rate=1e-3, muon_rate=1e-3, warmup=2, save_every=2)),
+    base=dict.fromkeys(Lesson, Plan(steps=2, rate=1e-3, muon_rate=1e-3, warmup=1, save_every=1)),
     roles=dict.fromkeys(Role, SHORT),
     even={Role.CRITIC: SHORT},
     rank=8,
