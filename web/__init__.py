@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobs.settings import Settings
-from web import access, api, errors, health, pages, security, v1
+from web import access, api, errors, health, pages, rate_limits, security, v1
 from web.services import Services
 from web.v1.feeds import Feeds
 
@@ -24,6 +24,7 @@ def create_app(settings: Settings) -> Flask:
     Feeds(services.database, services.progress).init_app(app)
     security.init_app(app, settings)
     access.init_app(app, settings)
+    rate_limits.init_app(app, settings)
     errors.init_app(app)
     app.register_blueprint(v1.blueprint, url_prefix="/v1")
     app.register_blueprint(api.blueprint, url_prefix="/api")
