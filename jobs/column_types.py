@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +29,20 @@ class ExactText(sa.types.TypeDecorator[str]):
         if value is None or "␛" not in value:
             return value
         return "␛".join(part.replace("␛0", "\0") for part in value.split("␛␛"))
+
+
+class ExactJSON(sa.types.TypeDecorator[Any]):
+    """A JSON value as text, the way it came: PostgreSQL's ``jsonb`` takes no NUL and keeps no order."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        # In ASCII, a NUL is an escape sequence.
+        return None if value is None else json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002 (SQLAlchemy's signature)
+        return None if value is None else json.loads(value)
 
 
 class UTCDateTime(sa.types.TypeDecorator[dt.datetime]):

@@ -1,4 +1,4 @@
-"""Accepting and cancelling jobs, with the messages that follow: to the workers, and to live readers."""
+"""Accepting, cancelling and deleting jobs, with the messages that follow: to the workers, and to live readers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobs.errors import QueueUnavailableError
 from jobs.models import ApiKey, Job
 from jobs.progress import Progress
 from jobs.queue import Publisher
-from jobs.use_cases import cancellation, outbox, submission
+from jobs.use_cases import cancellation, deletion, outbox, submission
 from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,16 @@ def cancel(database: Database, progress: Progress, owner: str | None, job_id: st
     job = cancellation.cancel(database, owner, job_id)
     progress.publish_change(job_id)
     return job
+
+
+def delete(database: Database, progress: Progress, owner: str | None, job_id: str) -> None:
+    """Delete a job with its history, and notify its readers; see `deletion.delete`.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+    """
+    deletion.delete(database, owner, job_id)
+    progress.publish_change(job_id)
 
 
 def _publish(database: Database, publisher: Publisher, job: Job) -> None:

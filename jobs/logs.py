@@ -6,6 +6,24 @@ import datetime as dt
 import json
 import logging
 import sys
+from contextvars import ContextVar
+
+#: The id of the request that this thread serves; None outside of requests.
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+class TextFormatter(logging.Formatter):
+    """Formats each record as a line of text, and its traceback if it has one."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(
+            f"%(asctime)s {program:<6} %(levelname)-7s %(message)s%(request)s", datefmt="%H:%M:%S"
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        current = request_id.get()
+        record.request = "" if current is None else f" [{current}]"
+        return super().format(record)
 
 
 class JSONFormatter(logging.Formatter):
@@ -19,6 +37,8 @@ class JSONFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        if (current := request_id.get()) is not None:
+            line["request_id"] = current
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
@@ -32,11 +52,7 @@ def configure(log_format: str, program: str) -> None:
         program: a name that each line of text shows.
     """
     handler = logging.StreamHandler(sys.stderr)
-    if log_format == "json":
-        handler.setFormatter(JSONFormatter())
-    else:
-        line = f"%(asctime)s {program:<6} %(levelname)-7s %(message)s"
-        handler.setFormatter(logging.Formatter(line, datefmt="%H:%M:%S"))
+    handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter(program))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for room in ("cli", "jobs", "web", "worker"):
         logging.getLogger(room).setLevel(logging.INFO)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from jobs.column_types import ExactText, UTCDateTime, utcnow
+from jobs.column_types import ExactJSON, ExactText, UTCDateTime, utcnow
 from jobs.pipeline import Role
 
 
@@ -209,6 +209,15 @@ class Job(Base):
 
     question: Mapped[str] = mapped_column(ExactText)
     system: Mapped[str] = mapped_column(ExactText)
+    #: The messages of the request as they came; null if its input was a text.
+    input_items: Mapped[list[dict[str, Any]] | None] = mapped_column(ExactJSON)
+    #: The turns before the question that are in the prompts: ``{"role", "text"}`` each. Null if the
+    #: context is the question alone.
+    turns: Mapped[list[dict[str, str]] | None] = mapped_column(ExactJSON)
+    #: The response that the conversation continues.
+    previous_response_id: Mapped[str | None] = mapped_column(sa.String(40))
+    #: Parameters that change nothing here, and that responses repeat (`jobs.protocol.options`).
+    options: Mapped[dict[str, Any] | None] = mapped_column(ExactJSON)
     temperature: Mapped[float]
     top_k: Mapped[int]
     top_p: Mapped[float]
@@ -262,6 +271,8 @@ class Job(Base):
         # The lists of an owner and of all owners, newest first.
         sa.Index(None, "owner", "created_at", "id"),
         sa.Index("ix_jobs_created_at_id", "created_at", "id"),
+        # An owner's jobs of one status.
+        sa.Index(None, "owner", "status", "created_at", "id"),
         # Each owner chooses its own keys.
         sa.UniqueConstraint("owner", "idempotency_key"),
         # Queued jobs: to count them, and to find those whose messages were lost.
@@ -281,6 +292,11 @@ class Job(Base):
         # Ended jobs: those that ended last, and those that are old enough to delete.
         _partial("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
     )
+
+    @property
+    def context(self) -> str:
+        """What the prompts have of the conversation: ``question`` or ``turns``."""
+        return "question" if self.turns is None else "turns"
 
     @property
     def awaits_partial_text(self) -> bool:

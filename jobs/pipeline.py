@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class Role(StrEnum):
@@ -37,6 +38,10 @@ TEMPLATES = {
         "CRITIQUE: {critique} \nREGENERATOR:"
     ),
 }
+
+#: How earlier turns of a conversation are written, each in the words of the actor's prompt. The model
+#: card has none: they come between the system prompt and the question of all three prompts.
+TURN_TEMPLATES = {"user": "USER: {text} \n", "assistant": "ASSISTANT: {text} \n"}
 
 #: The labels of the roles' texts in the model card's interactive program, in `helixq ask` and `chat`.
 LABELS = {Role.ACTOR: "ACTOR", Role.CRITIC: "CRITIQUE", Role.REGENERATOR: "REGENERATION"}
@@ -66,6 +71,14 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One message of the conversation before the question."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a job."""
 
@@ -89,7 +102,13 @@ def stages(rounds: int = 1) -> tuple[Stage, ...]:
     )
 
 
-def prompt(stage: Stage, system: str, question: str, outputs: Sequence[str]) -> str:
+def prompt(
+    stage: Stage,
+    system: str,
+    question: str,
+    outputs: Sequence[str],
+    turns: Sequence[Turn] = (),
+) -> str:
     """Return a stage's prompt, which contains the outputs of earlier stages unchanged.
 
     A critic reads the last answer; a regenerator reads that answer and its critique.
@@ -99,14 +118,19 @@ def prompt(stage: Stage, system: str, question: str, outputs: Sequence[str]) -> 
         system: the system prompt.
         question: the user's question.
         outputs: the outputs of the stages ``0 … stage.index - 1``.
+        turns: the turns before the question. Without any, the prompt is the model card's.
     """
     answer = critique = ""
     if stage.role is Role.CRITIC:
         answer = outputs[stage.index - 1]
     elif stage.role is Role.REGENERATOR:
         answer, critique = outputs[stage.index - 2], outputs[stage.index - 1]
-    return TEMPLATES[stage.role].format(
-        system=system, question=question, answer=answer, critique=critique
+    before, user, after = TEMPLATES[stage.role].partition("USER: ")
+    earlier = "".join(TURN_TEMPLATES[turn.role].format(text=turn.text) for turn in turns)
+    return (
+        before.format(system=system)
+        + earlier
+        + (user + after).format(question=question, answer=answer, critique=critique)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobs.settings import Settings
-from web import access, api, errors, health, pages, rate_limits, security, v1
+from web import access, api, errors, health, pages, rate_limits, request_id, security, v1
 from web.services import Services
 from web.v1.feeds import Feeds
 
@@ -19,9 +19,11 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
+    app.url_map.strict_slashes = False
     services = Services(settings)
     services.init_app(app)
     Feeds(services.database, services.progress).init_app(app)
+    request_id.init_app(app)
     security.init_app(app, settings)
     access.init_app(app, settings)
     rate_limits.init_app(app, settings)

@@ -32,6 +32,10 @@ _STATUSES = {
 }
 
 
+#: Endpoints of ``/v1``, as clients request them whose base URL lacks it.
+_ENDPOINTS = ("/responses/", "/chat/completions/", "/models/", "/files/", "/batches/")
+
+
 class HTTPError(ProtocolError):
     """An error of HTTP itself, such as a method that a path does not have."""
 
@@ -74,7 +78,7 @@ def error_response(error: ProtocolError) -> Response:
     title = HTTPStatus(status).phrase
     # With the slash, a path is below its prefix also if it is the prefix.
     path = f"{request.path}/"
-    if path.startswith("/v1/"):
+    if path.startswith(("/v1/", *_ENDPOINTS)):
         response = jsonify(error=error.to_dict())
     elif path.startswith("/api/"):
         response = jsonify(title=title, status=status, detail=error.message, code=error.code)
@@ -95,12 +99,22 @@ def _handle(error: Exception) -> Response:
     return error_response(translated)
 
 
+def _hint(path: str) -> str:
+    """Return what is probably wrong with a client's base URL, if it is."""
+    base = f"{request.host_url}v1"
+    if path.startswith("/v1/v1/"):
+        return f" The client adds `/v1` by itself: its base URL should be {request.host_url}."
+    if f"{path}/".startswith(_ENDPOINTS):
+        return f" The base URL of clients is {base}."
+    return ""
+
+
 def _handle_http(error: HTTPException) -> Response:
     status = error.code or 500
     if status < 400 or error.response is not None:
         return make_response(error)
     code, message = {
-        404: ("not_found", f"Nothing is served at {request.path}."),
+        404: ("not_found", f"Nothing is served at {request.path}.{_hint(request.path)}"),
         405: ("method_not_allowed", f"{request.path} does not support {request.method}."),
         413: ("request_too_large", "The request body is larger than 1 MiB."),
     }.get(status, ("bad_request", error.description or HTTPStatus(status).description))

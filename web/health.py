@@ -13,6 +13,7 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
+@blueprint.get("/livez")
 def healthz() -> Response:
     """Reply: the process responds."""
     return jsonify(status="ok")

@@ -60,6 +60,11 @@ class Services:
         owner = get_caller().changeable_owner
         return dispatch.cancel(self.database, self.progress, owner, job_id)
 
+    def delete(self, job_id: str) -> None:
+        """Delete a job that the current request may change; see `dispatch.delete`."""
+        owner = get_caller().changeable_owner
+        dispatch.delete(self.database, self.progress, owner, job_id)
+
 
 def get_services() -> Services:
     """Return the services of the current application."""

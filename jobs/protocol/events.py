@@ -19,7 +19,14 @@ from typing import Any
 from jobs import pipeline
 from jobs.models import Attempt, AttemptStatus, Job, Status
 from jobs.pipeline import Stage
-from jobs.protocol.response import content_part, is_message, item_id, output_item, response
+from jobs.protocol.response import (
+    content_part,
+    is_message,
+    item_id,
+    output_item,
+    response,
+    summary_part,
+)
 
 #: An event without its sequence number.
 Event = dict[str, Any]
@@ -56,9 +63,14 @@ def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event | None]:
         yield {"type": f"response.{name}", "response": response(job)}
 
 
-def delta(job: Job, attempt: Attempt, text: str) -> Event:
-    """Return the event of one piece of an attempt's text."""
-    return _delta(job, pipeline.stages(job.rounds)[attempt.stage_index], attempt, text)
+def deltas(job: Job, attempt: Attempt, text: str) -> list[Event]:
+    """Return the events of one piece of an attempt's text: `events_per_piece` of them."""
+    return list(_deltas(job, pipeline.stages(job.rounds)[attempt.stage_index], attempt, text))
+
+
+def events_per_piece(job: Job, attempt: Attempt) -> int:
+    """Return how many events a piece of an attempt's text has."""
+    return 1 if is_message(job, pipeline.stages(job.rounds)[attempt.stage_index]) else 2
 
 
 def to_json(event: Event, sequence_number: int) -> str:
@@ -86,12 +98,19 @@ def _stage_events(
     job: Job, stage: Stage, attempt: Attempt, live: dict[int, list[str]]
 ) -> Iterator[Event | None]:
     location = _location(job, stage, attempt)
+    summary = _summary_location(location)
     name, extra = _text_event(job, stage)
     yield {
         "type": "response.output_item.added",
         "output_index": location["output_index"],
         "item": output_item(job, stage, None, "in_progress", attempt.run),
     }
+    if not is_message(job, stage):
+        yield {
+            "type": "response.reasoning_summary_part.added",
+            **summary,
+            "part": summary_part(""),
+        }
     yield {
         "type": "response.content_part.added",
         **location,
@@ -99,16 +118,24 @@ def _stage_events(
     }
     if attempt.status is AttemptStatus.RUNNING:
         for piece in live.get(attempt.id, []):
-            yield _delta(job, stage, attempt, piece)
+            yield from _deltas(job, stage, attempt, piece)
         return
     text = attempt.output or ""
     for piece in _pieces(text, attempt.delta_lengths or []):
-        yield _delta(job, stage, attempt, piece)
+        yield from _deltas(job, stage, attempt, piece)
     if attempt.status in _TEXT_LOST:
-        # The maximum number of events: one for each token, and one for the end.
-        yield from itertools.repeat(None, attempt.max_output_tokens + 1)
+        # The maximum number of pieces: one for each token, and one for the end.
+        pieces = attempt.max_output_tokens + 1
+        yield from itertools.repeat(None, pieces * events_per_piece(job, attempt))
     complete = attempt.status is AttemptStatus.FINISHED and attempt.finish_reason == "stop"
     status = "completed" if complete else "incomplete"
+    if not is_message(job, stage):
+        yield {"type": "response.reasoning_summary_text.done", **summary, "text": text}
+        yield {
+            "type": "response.reasoning_summary_part.done",
+            **summary,
+            "part": summary_part(text),
+        }
     yield {"type": f"{name}.done", **location, "text": text, **extra}
     yield {
         "type": "response.content_part.done",
@@ -122,9 +149,30 @@ def _stage_events(
     }
 
 
-def _delta(job: Job, stage: Stage, attempt: Attempt, text: str) -> Event:
+def _deltas(job: Job, stage: Stage, attempt: Attempt, text: str) -> Iterator[Event]:
+    """Yield the events of one piece of an attempt's text.
+
+    A piece of a draft or a critique is one of the item's content and one of its summary: some clients
+    show the one, some the other.
+    """
+    location = _location(job, stage, attempt)
     name, extra = _text_event(job, stage)
-    return {"type": f"{name}.delta", **_location(job, stage, attempt), "delta": text, **extra}
+    if not is_message(job, stage):
+        yield {
+            "type": "response.reasoning_summary_text.delta",
+            **_summary_location(location),
+            "delta": text,
+        }
+    yield {"type": f"{name}.delta", **location, "delta": text, **extra}
+
+
+def _summary_location(location: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that say which summary an event is about. Each item has one."""
+    return {
+        "item_id": location["item_id"],
+        "output_index": location["output_index"],
+        "summary_index": 0,
+    }
 
 
 def _text_event(job: Job, stage: Stage) -> tuple[str, dict[str, Any]]:

@@ -6,8 +6,8 @@ import secrets
 from typing import TypeVar
 
 from jobs import pipeline
-from jobs.pipeline import Sampling
-from jobs.protocol.limits import max_output_tokens
+from jobs.pipeline import Sampling, Turn
+from jobs.protocol.limits import fit
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
 from jobs.use_cases.submission import NewJob
@@ -18,6 +18,7 @@ T = TypeVar("T")
 def new_job(
     request: CreateResponse,
     counter: TokenCounter,
+    turns: list[Turn] | None = None,
     idempotency_key: str | None = None,
     request_digest: str | None = None,
 ) -> NewJob:
@@ -26,6 +27,7 @@ def new_job(
     Args:
         request: a valid one.
         counter: counts the tokens of the prompts.
+        turns: the turns before the question; None if the context is the question alone.
         idempotency_key: the client's.
         request_digest: of the request that came with the key (`jobs.protocol.body.digest`).
 
@@ -33,6 +35,7 @@ def new_job(
         InvalidRequestError: the request does not fit the model's context.
     """
     defaults = Sampling()
+    fitting = fit(request, turns or [], counter)
     return NewJob(
         question=request.question,
         system=request.system_prompt,
@@ -40,13 +43,17 @@ def new_job(
             temperature=_or(request.temperature, defaults.temperature),
             top_k=_or(request.top_k, defaults.top_k),
             top_p=_or(request.top_p, defaults.top_p),
-            max_output_tokens=max_output_tokens(request, counter),
+            max_output_tokens=fitting.max_output_tokens,
             seed=_or(request.seed, secrets.randbits(32)),
         ),
         rounds=_or(request.rounds, 1),
         priority=_or(request.priority, pipeline.DEFAULT_PRIORITY),
         background=bool(request.background),
         metadata=request.metadata or {},
+        input_items=request.input_items,
+        turns=None if turns is None else fitting.turns,
+        previous_response_id=request.previous_response_id,
+        options=request.repeated(),
         idempotency_key=idempotency_key,
         request_digest=request_digest,
     )

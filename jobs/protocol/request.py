@@ -4,94 +4,76 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Field
 
 from jobs import pipeline
+from jobs.protocol.items import Input, Message
+from jobs.protocol.options import ResponseOptions
 
-#: Parameters that are a string or an array.
-UNIONS = ("input", "content")
-
-
-def _tag(value: Any) -> str:
-    return "text" if isinstance(value, str) else "list"
-
-
-class Part(BaseModel):
-    """One part of a message's content."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    type: Literal["input_text", "output_text"]
-    text: str
-    # Parts of an earlier response have these. They are accepted and ignored.
-    annotations: list[Any] = []
-    logprobs: list[Any] = []
+#: What comes before the question in the prompts: nothing, or the turns before it.
+Context = Literal["question", "turns"]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
 
 
-class Message(BaseModel):
-    """One message of ``input``."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    type: Literal["message"] = "message"
-    # Messages of an earlier response have these. They are accepted and ignored.
-    id: str | None = None
-    status: str | None = None
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[list[Part], Tag("list")], Discriminator(_tag)
-    ]
-
-    @property
-    def text(self) -> str:
-        """The content: its parts, joined."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
-class CreateResponse(BaseModel):
+class CreateResponse(ResponseOptions):
     """The parameters of ``POST /v1/responses``."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    input: Annotated[
-        Annotated[str, Tag("text")] | Annotated[list[Message], Tag("list")], Discriminator(_tag)
-    ]
+    input: Input
     model: str | None = None
     instructions: str | None = None
+    previous_response_id: str | None = None
     background: bool | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     max_output_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     # HelixQ's own.
+    context: Context | None = None
     top_k: int | None = Field(default=None, ge=0, le=1 << 20)
     seed: int | None = Field(default=None, ge=0, le=pipeline.MAX_SEED)
     rounds: int | None = Field(default=None, ge=1, le=pipeline.MAX_ROUNDS)
     priority: int | None = Field(default=None, ge=0, le=pipeline.MAX_PRIORITY)
 
     @property
+    def messages(self) -> list[Message]:
+        """The messages of the input; none if it is a text."""
+        if isinstance(self.input, str):
+            return []
+        return [item for item in self.input if isinstance(item, Message)]
+
+    @property
+    def input_items(self) -> list[dict[str, Any]] | None:
+        """The items of the input as they were sent, without members that are null; None for a text."""
+        if isinstance(self.input, str):
+            return None
+        return [
+            item if isinstance(item, dict) else item.model_dump(exclude_unset=True)
+            for item in self.input
+        ]
+
+    @property
     def question(self) -> str:
         """The input text, or the text of the last user message; empty if there is none."""
         if isinstance(self.input, str):
             return self.input
-        return next((m.text for m in reversed(self.input) if m.role == "user"), "")
+        return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
 
     @property
     def system_prompt(self) -> str:
         """``instructions``, or the last system or developer message, or the model card's prompt."""
         if self.instructions is not None:
             return self.instructions
-        messages = [] if isinstance(self.input, str) else reversed(self.input)
         return next(
-            (m.text for m in messages if m.role in ("system", "developer")),
+            (m.text for m in reversed(self.messages) if m.role in ("system", "developer")),
             pipeline.DEFAULT_SYSTEM,
         )
+
+
+#: The parameters that change something, in the order in which errors list them.
+SUPPORTED = tuple(
+    name for name in CreateResponse.model_fields if name not in ResponseOptions.model_fields
+)

@@ -9,6 +9,7 @@ from typing import Any
 from jobs import pipeline
 from jobs.models import Attempt, Job, Status
 from jobs.pipeline import Stage
+from jobs.protocol.options import DEFAULTS
 
 
 def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -> dict[str, Any]:
@@ -47,13 +48,14 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
             )
             for attempt in finished
         ],
-        "parallel_tool_calls": False,
-        "previous_response_id": None,
+        "previous_response_id": job.previous_response_id,
+        "store": True,
         "temperature": job.temperature,
-        "tool_choice": "none",
-        "tools": [],
         "top_p": job.top_p,
+        **DEFAULTS,
+        **(job.options or {}),
         "usage": _usage(job, finished) if finished else None,
+        "context": job.context,
         "top_k": job.top_k,
         "seed": job.seed,
         "rounds": job.rounds,
@@ -118,7 +120,7 @@ def output_item(
     return {
         "type": "reasoning",
         "id": item_id(job, stage, run),
-        "summary": [],
+        "summary": [] if text is None else [summary_part(text)],
         "content": content,
         "status": status,
     }
@@ -129,6 +131,11 @@ def content_part(job: Job, stage: Stage, text: str) -> dict[str, Any]:
     if is_message(job, stage):
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "reasoning_text", "text": text}
+
+
+def summary_part(text: str) -> dict[str, Any]:
+    """Return the summary of a draft or a critique: its text. Some clients show summaries alone."""
+    return {"type": "summary_text", "text": text}
 
 
 def is_message(job: Job, stage: Stage) -> bool:
@@ -148,7 +155,7 @@ def _usage(job: Job, finished: list[Attempt]) -> dict[str, Any]:
     reasoning_tokens = sum(a.output_tokens or 0 for a in finished if a.stage_index != last)
     return {
         "input_tokens": prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": output_tokens,
         "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": prompt_tokens + output_tokens,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from jobs.protocol import options
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.request import UNIONS, CreateResponse
+from jobs.protocol.items import TAGS, UNIONS, without_nulls
+from jobs.protocol.request import SUPPORTED, CreateResponse
 from jobs.protocol.served_models import check_model
 
 #: What a parameter should be, for each of pydantic's errors about types.
@@ -28,15 +30,17 @@ def validate(data: dict[str, Any]) -> CreateResponse:
     """Check the parameters of a request.
 
     Raises:
-        InvalidRequestError: a parameter is wrong.
+        InvalidRequestError: a parameter is wrong, or asks for what is not offered.
         NotFoundError: there is no such model.
     """
-    metadata = data.get("metadata")
-    _check_names("", data)
-    _check_names("metadata", metadata if isinstance(metadata, dict) else ())
-    # Null is the same as absent.
+    _check_unicode(data)
     fields = CreateResponse.model_fields
-    data = {name: value for name, value in data.items() if value is not None or name not in fields}
+    # Null is the same as absent, but a name that nobody knows is wrong whatever its value.
+    data = {
+        name: value if name == "metadata" else without_nulls(value)
+        for name, value in data.items()
+        if value is not None or name not in fields
+    }
     try:
         request = CreateResponse.model_validate(data)
     except ValidationError as error:
@@ -50,35 +54,60 @@ def validate(data: dict[str, Any]) -> CreateResponse:
             code="empty_input",
             param="input",
         )
-    _check_text("input", request.question)
-    _check_text("instructions", request.system_prompt)
     for pair in (request.metadata or {}).items():
-        for text in pair:
-            _check_text("metadata", text)
-            if "\0" in text:
-                raise InvalidRequestError(
-                    "`metadata` must not contain NUL characters.",
-                    code="invalid_value",
-                    param="metadata",
-                )
+        if any("\0" in text for text in pair):
+            raise InvalidRequestError(
+                "`metadata` must not contain NUL characters.",
+                code="invalid_value",
+                param="metadata",
+            )
+    _check_context(request)
     return request
 
 
-def _check_names(param: str, names: Iterable[str]) -> None:
-    """Check that names of parameters are Unicode: errors quote them."""
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            location = f"`{param}`" if param else "the body"
-            raise _not_unicode(param or None, f"A name in {location}") from error
+def _check_context(request: CreateResponse) -> None:
+    if request.context == "turns":
+        last = next(
+            (m for m in reversed(request.messages) if m.role in ("user", "assistant")), None
+        )
+        if last is not None and last.role != "user":
+            raise InvalidRequestError(
+                "With `context: turns`, the last message must have the role `user`.",
+                code="invalid_value",
+                param="input",
+            )
+    elif request.previous_response_id is not None:
+        raise InvalidRequestError(
+            "`previous_response_id` is not supported with `context: question`, which asks the last "
+            "question alone. Set `context` to `turns`.",
+            code="unsupported_parameter",
+            param="previous_response_id",
+        )
 
 
-def _check_text(param: str, text: str) -> None:
+def _check_unicode(data: dict[str, Any]) -> None:
+    """Check that all texts are Unicode: they are stored, and errors quote names."""
+    for name, value in data.items():
+        if not _is_unicode(name):
+            raise _not_unicode(None, "A name in the body")
+        if _is_unicode(value):
+            continue
+        if name == "metadata" and isinstance(value, dict):
+            for key, text in value.items():
+                if not _is_unicode(key):
+                    raise _not_unicode("metadata", "A name in `metadata`")
+                if not _is_unicode(text):
+                    raise _not_unicode(f"metadata.{key}")
+        raise _not_unicode(name)
+
+
+def _is_unicode(value: Any) -> bool:
+    """Return whether no text in a JSON value has an unpaired surrogate, which JSON can spell."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _not_unicode(param) from error
+        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _not_unicode(param: str | None, subject: str | None = None) -> InvalidRequestError:
@@ -88,11 +117,7 @@ def _not_unicode(param: str | None, subject: str | None = None) -> InvalidReques
 
 def _translate(error: ErrorDetails) -> InvalidRequestError:
     """Turn an error of pydantic into one in the API's terms."""
-    # In a location, "input" and "content" are followed by the kind of value, which is no parameter.
-    previous = (None, *error["loc"])
-    path = [
-        part for before, part in zip(previous, error["loc"], strict=False) if before not in UNIONS
-    ]
+    path = _path(error["loc"])
     target = "value for"
     if path[-1] == "[key]" and len(path) > 2:
         path, target = path[:-2], "key in"
@@ -104,8 +129,11 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
         case "extra_forbidden":
             message, code = f"Unknown parameter: `{param}`.", "unknown_parameter"
             if len(path) == 1:
-                names = ", ".join(f"`{name}`" for name in CreateResponse.model_fields)
+                names = ", ".join(f"`{name}`" for name in SUPPORTED)
                 message += f" The supported parameters are {names}."
+        case options.UNSUPPORTED:
+            message = f"This value of `{param}` is not supported. {error['ctx']['reason']}"
+            code = "unsupported_parameter"
         case "list_type" if path[-1] in UNIONS:
             items = "messages" if path[-1] == "input" else "parts"
             message = f"Invalid type for `{param}`: expected a string or an array of {items}."
@@ -114,8 +142,6 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
             maximum = error["ctx"]["max_length"]
             message = f"Invalid value for `{param}`: it has more than {maximum} entries."
             code = "invalid_value"
-        case "string_unicode":
-            return _not_unicode(param)
         case _ if kind in _TYPES:
             message, code = f"Invalid type for `{param}`: expected {_TYPES[kind]}.", "invalid_type"
         case _:
@@ -123,3 +149,15 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
             reason = "must " + error["msg"].partition(" should ")[2]
             message, code = f"Invalid {target} `{param}`: {reason}.", "invalid_value"
     return InvalidRequestError(message, code=code, param=param)
+
+
+def _path(location: tuple[int | str, ...]) -> list[int | str]:
+    """Return where a value is in the body, without the names that unions have in pydantic's locations."""
+    path: list[int | str] = []
+    previous: int | str | None = None
+    for part in location:
+        union = previous in UNIONS or isinstance(previous, int)
+        if not (union and part in TAGS):
+            path.append(part)
+        previous = part
+    return path

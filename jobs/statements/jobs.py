@@ -5,6 +5,7 @@ The owner None stands for all owners.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import NamedTuple
 
@@ -100,9 +101,14 @@ def list_page(
     limit: int,
     after: str | None,
     newest_first: bool,
+    status: Status | None,
+    since: dt.datetime | None,
+    until: dt.datetime | None,
     with_attempts: bool,
 ) -> list[Job]:
     """Return up to ``limit`` jobs of an owner, by age.
+
+    Only those with the status, and created from ``since`` on and before ``until``.
 
     Raises:
         JobNotFoundError: the owner has no job with the id ``after``.
@@ -111,6 +117,12 @@ def list_page(
     query = sa.select(Job).order_by(*order).limit(limit)
     if owner is not None:
         query = query.where(Job.owner == owner)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if since is not None:
+        query = query.where(Job.created_at >= since)
+    if until is not None:
+        query = query.where(Job.created_at < until)
     if with_attempts:
         query = query.options(selectinload(Job.attempts))
     if after is not None:
@@ -141,6 +153,14 @@ def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:
     if owner is not None:
         statement = statement.where(Job.owner == owner)
     connection.execute(statement.values(status=Status.CANCELLED, finished_at=utcnow()))
+
+
+def delete(connection: sa.Connection, owner: str | None, job_id: str) -> bool:
+    """Delete an owner's job with its attempts; return whether there was one."""
+    statement = sa.delete(Job).where(Job.id == job_id)
+    if owner is not None:
+        statement = statement.where(Job.owner == owner)
+    return bool(connection.execute(statement).rowcount)
 
 
 def any_match(*conditions: sa.ColumnElement[bool]) -> sa.Select[bool]:

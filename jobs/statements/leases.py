@@ -62,6 +62,7 @@ _CLAIM = (
         Job.rounds,
         Job.system,
         Job.question,
+        Job.turns,
         Job.temperature,
         Job.top_k,
         Job.top_p,

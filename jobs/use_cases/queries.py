@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from jobs.database import Database
-from jobs.models import Job
+from jobs.models import Job, Status
 from jobs.statements import jobs
 from jobs.statements.jobs import JobVersion
 
@@ -37,6 +39,9 @@ def list_jobs(
     limit: int,
     after: str | None = None,
     newest_first: bool = True,
+    status: Status | None = None,
+    since: dt.datetime | None = None,
+    until: dt.datetime | None = None,
     with_attempts: bool = False,
 ) -> tuple[list[Job], bool]:
     """Return a page of jobs by age, and whether more follow.
@@ -47,6 +52,8 @@ def list_jobs(
         limit: the maximum number of jobs.
         after: the id of the last job of the page before.
         newest_first: the order.
+        status: of the jobs; None for all.
+        since, until: the jobs were created from ``since`` on, and before ``until``.
         with_attempts: whether to load the attempts.
 
     Raises:
@@ -59,6 +66,9 @@ def list_jobs(
             limit=limit + 1,
             after=after,
             newest_first=newest_first,
+            status=status,
+            since=since,
+            until=until,
             with_attempts=with_attempts,
         )
     return page[:limit], len(page) > limit

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from jobs import pipeline
 from jobs.database import Database
 from jobs.models import AttemptStatus, Status
-from jobs.pipeline import Sampling, Stage
+from jobs.pipeline import Sampling, Stage, Turn
 from jobs.statements import attempts, leases
 
 #: The reason of a job that failed because it took too long.
@@ -103,7 +103,8 @@ def claim(
             max_output_tokens=job.max_output_tokens,
             seed=pipeline.stage_seed(job.seed, stage_index),
         )
-        prompt = pipeline.prompt(stage, job.system, job.question, outputs)
+        turns = [Turn(**turn) for turn in job.turns or ()]
+        prompt = pipeline.prompt(stage, job.system, job.question, outputs, turns)
         attempt_id = attempts.add(
             connection,
             job_id=job_id,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -12,7 +14,7 @@ from sqlalchemy.orm import Session
 from jobs.database import Database
 from jobs.errors import IdempotencyError, QueueFullError, QuotaExceededError
 from jobs.models import ApiKey, Job
-from jobs.pipeline import Sampling
+from jobs.pipeline import Sampling, Turn
 from jobs.statements import jobs
 from jobs.transient import retry_on_conflict
 
@@ -28,6 +30,11 @@ class NewJob:
     priority: int
     background: bool
     metadata: dict[str, str]
+    input_items: list[dict[str, Any]] | None = None
+    #: None for the question alone.
+    turns: Sequence[Turn] | None = None
+    previous_response_id: str | None = None
+    options: dict[str, Any] | None = None
     #: The client's, and the SHA-256 of the request that came with it.
     idempotency_key: str | None = None
     request_digest: str | None = None
@@ -122,6 +129,10 @@ def _job(owner: str, new: NewJob, key: ApiKey | None) -> Job:
         key_id=None if key is None else key.id,
         question=new.question,
         system=new.system,
+        input_items=new.input_items,
+        turns=None if new.turns is None else [asdict(turn) for turn in new.turns],
+        previous_response_id=new.previous_response_id,
+        options=new.options or None,
         temperature=new.sampling.temperature,
         top_k=new.sampling.top_k,
         top_p=new.sampling.top_p,

@@ -1,7 +1,7 @@
 """The prompts, the sampling defaults and the seeds of the method, written out in full."""
 
 from jobs import pipeline
-from jobs.pipeline import Role, Sampling
+from jobs.pipeline import Role, Sampling, Turn
 
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
 SYSTEM = "You are HelixNet. Elaborate on the topic using a Tree of Thoughts and backtrack when necessary to construct a clear, cohesive Chain of Thought reasoning. Always answer without hesitation."
@@ -38,6 +38,17 @@ def test_braces_in_texts_are_not_placeholders() -> None:
     assert pipeline.prompt(actor, "{question}", "{system} {", []) == (
         "SYSTEM: {question} \nUSER: {system} { \nASSISTANT: "
     )
+
+
+def test_earlier_turns_come_between_the_system_prompt_and_the_question() -> None:
+    turns = [Turn("assistant", "Hello!"), Turn("user", "Why {x}?"), Turn("assistant", "So.\n")]
+    earlier = "SYSTEM: s \nASSISTANT: Hello! \nUSER: Why {x}? \nASSISTANT: So.\n \nUSER: q \n"
+    for stage, end in zip(
+        pipeline.stages(),
+        ["ASSISTANT: ", "RESPONSE: a \nCRITIQUE:", "RESPONSE: a \nCRITIQUE: c \nREGENERATOR:"],
+        strict=True,
+    ):
+        assert pipeline.prompt(stage, "s", "q", ["a", "c"], turns) == earlier + end
 
 
 def test_further_rounds_criticise_the_last_answer() -> None:

@@ -19,7 +19,7 @@ from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import Attempt, AttemptStatus, Job
 from jobs.progress import Follower, Progress
-from jobs.protocol.events import Event, delta, events
+from jobs.protocol.events import Event, deltas, events, events_per_piece
 from jobs.use_cases import queries
 from jobs.use_cases.queries import JobVersion
 from web.v1 import sse
@@ -178,7 +178,8 @@ class Feed:
             return
         if running:
             attempt = running[-1]
-            first_piece = len(current) - len(self._live.get(attempt.id, []))
+            pieces = len(self._live.get(attempt.id, []))
+            first_piece = len(current) - pieces * events_per_piece(job, attempt)
             self._running = job, attempt, first_piece
         self._append(current[len(self._messages) :])
 
@@ -191,8 +192,9 @@ class Feed:
             return
         job, attempt, first_piece = self._running
         pieces = self._live.get(attempt.id, [])
-        new = pieces[max(0, len(self._messages) - first_piece) :]
-        self._append([delta(job, attempt, piece) for piece in new])
+        # Messages are appended a piece at a time.
+        sent = max(0, len(self._messages) - first_piece) // events_per_piece(job, attempt)
+        self._append([event for piece in pieces[sent:] for event in deltas(job, attempt, piece)])
 
     def _append(self, new: Sequence[Event | None]) -> None:
         start = len(self._messages)  # Only this thread appends to it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import math
@@ -12,15 +13,18 @@ from typing import Any
 
 from flask import Blueprint, Response, request, url_for
 
-from jobs.models import Job
+from jobs.models import Job, Status
 from jobs.protocol import body, served_models
+from jobs.protocol.conversation import earlier_turns
 from jobs.protocol.errors import InvalidRequestError, ProtocolError
+from jobs.protocol.input_items import input_item_list
 from jobs.protocol.new_job import new_job
 from jobs.protocol.response import response, response_list
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
 from web.caller import get_caller
 from web.errors import HTTPError
+from web.request_body import read_json
 from web.services import get_services
 from web.v1.feeds import get_feeds
 
@@ -37,7 +41,7 @@ MAX_KEY_LENGTH = 255
 def create() -> Response:
     """Accept a question: reply with ``202`` at once, the finished response, or the event stream."""
     services = get_services()
-    data = _parse_body()
+    data = read_json()
     key = _idempotency_key()
     digest = None if key is None else body.digest(data)
     streams = data.get("stream") is True
@@ -71,7 +75,9 @@ def create() -> Response:
 def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
     services = get_services()
     try:
-        new = new_job(validate(data), services.tokens, key, digest)
+        valid = validate(data)
+        turns = earlier_turns(valid, services.database, services.owner)
+        new = new_job(valid, services.tokens, turns, key, digest)
     except ProtocolError:
         # The same request may have been accepted at the same time, just before the limits changed.
         if (
@@ -87,14 +93,18 @@ def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
 @blueprint.get("/responses")
 def index() -> Response:
     """List jobs, newest first."""
-    order = _choice("order", "desc", ("asc", "desc"))
     services = get_services()
+    limit, order, after = _page()
+    status = _choice("status", "", ("", *Status))
     jobs, has_more = queries.list_jobs(
         services.database,
         services.owner,
-        limit=_integer("limit", DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE),
-        after=request.args.get("after"),
+        limit=limit,
+        after=after,
         newest_first=order == "desc",
+        status=Status(status) if status else None,
+        since=_time("since"),
+        until=_time("until"),
         with_attempts=True,
     )
     return _json(response_list(jobs, has_more=has_more))
@@ -136,6 +146,22 @@ def cancel(job_id: str) -> Response:
     return _reply(get_services().cancel(job_id))
 
 
+@blueprint.delete("/responses/<job_id>")
+def delete(job_id: str) -> Response:
+    """Delete a job with its history, and stop it if it has not ended."""
+    get_services().delete(job_id)
+    return _json({"id": job_id, "object": "response", "deleted": True})
+
+
+@blueprint.get("/responses/<job_id>/input_items")
+def input_items(job_id: str) -> Response:
+    """List what was asked: the items of the request's input."""
+    services = get_services()
+    limit, order, after = _page()
+    job = queries.get_job(services.database, services.readable_owner, job_id)
+    return _json(input_item_list(job, limit=limit, after=after, newest_first=order == "desc"))
+
+
 @blueprint.get("/models")
 def models() -> Response:
     """List the models."""
@@ -146,18 +172,6 @@ def models() -> Response:
 def model(name: str) -> Response:
     """Describe a model."""
     return _json(served_models.model(name))
-
-
-def _parse_body() -> dict[str, Any]:
-    data = request.get_data()
-    # This also protects against forms of other sites: they cannot send JSON.
-    if request.mimetype != "application/json":
-        raise HTTPError(
-            415,
-            "The body must be JSON, with the header `Content-Type: application/json`.",
-            code="unsupported_type",
-        )
-    return body.parse(data)
 
 
 def _idempotency_key() -> str | None:
@@ -216,6 +230,30 @@ def _json(data: Any, status: int = 200) -> Response:
     return Response(text, status, mimetype="application/json")
 
 
+def _page() -> tuple[int, str, str | None]:
+    """Return which page of a list is requested: its size, its order, and the id that it comes after."""
+    limit = _integer("limit", DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE)
+    return limit, _choice("order", "desc", ("asc", "desc")), request.args.get("after")
+
+
+def _time(name: str) -> dt.datetime | None:
+    """Return a query parameter that is a time: Unix seconds, or RFC 3339."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        if re.fullmatch(r"\d{1,11}", text):
+            return dt.datetime.fromtimestamp(int(text), dt.UTC)
+        time = dt.datetime.fromisoformat(text)
+        return time.astimezone(dt.UTC) if time.tzinfo else time.replace(tzinfo=dt.UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequestError(
+            f"`{name}` must be a time: Unix seconds, or RFC 3339 such as 2026-01-31T12:00:00Z.",
+            code="invalid_value",
+            param=name,
+        ) from None
+
+
 def _integer(name: str, default: int, minimum: int, maximum: int) -> int:
     """Return a query parameter that is an integer."""
     text = request.args.get(name)
@@ -235,6 +273,8 @@ def _choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     value = request.args.get(name, default)
     if value not in choices:
         raise InvalidRequestError(
-            f"`{name}` must be one of: {', '.join(choices)}.", code="invalid_value", param=name
+            f"`{name}` must be one of: {', '.join(filter(None, choices))}.",
+            code="invalid_value",
+            param=name,
         )
     return value

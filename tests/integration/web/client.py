@@ -57,9 +57,12 @@ def services_of(web: Client) -> Services:
     return services
 
 
-def ask(web: Client, **body: Any) -> dict[str, Any]:
+def ask(web: Client, *, idempotency_key: str | None = None, **body: Any) -> dict[str, Any]:
     """Submit a question in the background; return the response."""
-    reply = web.post("/v1/responses", json={"input": "Why?", "background": True, **body})
+    headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+    reply = web.post(
+        "/v1/responses", json={"input": "Why?", "background": True, **body}, headers=headers
+    )
     assert reply.status_code == 202, reply.text
     response: dict[str, Any] = reply.json
     return response

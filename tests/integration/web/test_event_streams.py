@@ -16,14 +16,21 @@ def test_the_events_of_a_finished_job(web: Client, database: Database) -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     reasoning = [
         "response.output_item.added",
+        "response.reasoning_summary_part.added",
         "response.content_part.added",
+        "response.reasoning_summary_text.delta",
         "response.reasoning_text.delta",
+        "response.reasoning_summary_text.delta",
         "response.reasoning_text.delta",
+        "response.reasoning_summary_text.done",
+        "response.reasoning_summary_part.done",
         "response.reasoning_text.done",
         "response.content_part.done",
         "response.output_item.done",
     ]
-    message = [name.replace("reasoning_text", "output_text") for name in reasoning]
+    message = [
+        name.replace("reasoning_text", "output_text") for name in reasoning if "summary" not in name
+    ]
     begin = ["response.created", "response.queued", "response.in_progress"]
     assert [event["type"] for event in events] == [
         *begin,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.integration.web.client import Client, ask
+import datetime as dt
+
+from jobs.database import Database
+from tests.integration.web.client import Client, ask, finish
 
 
 def test_the_list_pages_newest_first(web: Client) -> None:
@@ -16,3 +19,25 @@ def test_the_list_pages_newest_first(web: Client) -> None:
     for query in ("limit=0", "limit=x", "limit=101", "order=up"):
         assert web.get(f"/v1/responses?{query}").status_code == 400
     assert web.get("/v1/responses?after=resp_none").status_code == 404
+
+
+def test_the_list_can_be_filtered_by_status_and_time(web: Client, database: Database) -> None:
+    done, open_job = ask(web), ask(web)
+    finish(database, done["id"])
+
+    def ids(query: str) -> list[str]:
+        return [job["id"] for job in web.get(f"/v1/responses?{query}").json["data"]]
+
+    assert ids("status=completed") == [done["id"]]
+    assert ids("status=queued") == [open_job["id"]]
+    assert ids("status=failed") == []
+    created = done["created_at"]
+    both = [open_job["id"], done["id"]]
+    assert ids(f"since={created}") == both
+    assert ids(f"until={created}") == []
+    assert ids(f"since={created + 60}") == []
+    later = dt.datetime.fromtimestamp(created + 60, dt.UTC).isoformat().replace("+", "%2B")
+    assert ids(f"until={later}&status=completed") == [done["id"]]
+    for query in ("status=odd", "since=yesterday", "until=99999999999999", "since=-1"):
+        error = web.get(f"/v1/responses?{query}").json["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", query.partition("=")[0])

@@ -28,7 +28,7 @@ def test_a_finished_job_reads_as_a_response(web: Client, database: Database) -> 
     assert body["output"][4]["content"][0]["text"] == "A text."
     assert body["usage"] == {
         "input_tokens": 100,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 15,
         "output_tokens_details": {"reasoning_tokens": 12},
         "total_tokens": 115,

@@ -6,21 +6,29 @@ import json
 from typing import Any
 
 from jobs.models import AttemptStatus, Job, Status
-from jobs.protocol.events import delta, events, to_json
+from jobs.protocol.events import deltas, events, to_json
 from jobs.protocol.response import response
 from tests.unit.protocol.rows import add_attempt, completed_job, make_job
 
 BEGIN = ["response.created", "response.queued", "response.in_progress"]
+#: A draft or a critique: its text, and the same as its summary.
 REASONING = [
     "response.output_item.added",
+    "response.reasoning_summary_part.added",
     "response.content_part.added",
+    "response.reasoning_summary_text.delta",
     "response.reasoning_text.delta",
+    "response.reasoning_summary_text.delta",
     "response.reasoning_text.delta",
+    "response.reasoning_summary_text.done",
+    "response.reasoning_summary_part.done",
     "response.reasoning_text.done",
     "response.content_part.done",
     "response.output_item.done",
 ]
-MESSAGE = [name.replace("reasoning_text", "output_text") for name in REASONING]
+MESSAGE = [
+    name.replace("reasoning_text", "output_text") for name in REASONING if "summary" not in name
+]
 
 
 def all_events(job: Job, live: dict[int, list[str]] | None = None) -> list[dict[str, Any]]:
@@ -60,10 +68,10 @@ def test_a_running_stage_has_the_live_pieces() -> None:
     job = make_job(Status.IN_PROGRESS)
     attempt = add_attempt(job, 0, AttemptStatus.RUNNING)
     before = all_events(job)
-    assert types(before) == [*BEGIN, *REASONING[:2]]
+    assert types(before) == [*BEGIN, *REASONING[:3]]
     stream = all_events(job, {attempt.id: ["One ", "t"]})
     assert stream[: len(before)] == before
-    assert stream[len(before) :] == [delta(job, attempt, "One "), delta(job, attempt, "t")]
+    assert stream[len(before) :] == [*deltas(job, attempt, "One "), *deltas(job, attempt, "t")]
 
 
 def test_a_cancelled_job_ends_as_incomplete() -> None:
@@ -76,8 +84,10 @@ def test_the_partial_text_of_a_cancelled_stage_is_streamed() -> None:
     job = make_job(Status.CANCELLED)
     add_attempt(job, 0, AttemptStatus.CANCELLED, output="One", delta_lengths=[3])
     stream = all_events(job)
-    assert types(stream)[-5:] == [
+    assert types(stream)[-7:] == [
         "response.reasoning_text.delta",
+        "response.reasoning_summary_text.done",
+        "response.reasoning_summary_part.done",
         "response.reasoning_text.done",
         "response.content_part.done",
         "response.output_item.done",
@@ -93,6 +103,15 @@ def test_a_failed_job_ends_as_failed() -> None:
     stream = all_events(job)
     assert stream[-1]["type"] == "response.failed"
     assert stream[-1]["response"]["error"]["message"] == "It broke."
+
+
+def test_a_summary_is_the_text() -> None:
+    stream = all_events(completed_job())
+    pieces = [e["delta"] for e in stream if e["type"] == "response.reasoning_summary_text.delta"]
+    assert pieces == ["One ", "two."] * 2
+    done = [e for e in stream if e["type"] == "response.reasoning_summary_part.done"]
+    assert [e["part"] for e in done] == [{"type": "summary_text", "text": "One two."}] * 2
+    assert [(e["output_index"], e["summary_index"]) for e in done] == [(0, 0), (1, 0)]
 
 
 def test_an_attempt_after_a_lost_one_continues_its_events() -> None:
@@ -113,22 +132,22 @@ def test_a_restart_keeps_earlier_events_and_their_numbers() -> None:
     job.run = 2
     add_attempt(job, 0)
     after = list(events(job, {}))
-    # The delta that was streamed live is not stored; no other event has its number.
-    assert after[: len(before) - 1] == before[:-1]
+    # The piece that was streamed live is not stored; nothing else has its number.
+    assert after[: len(before) - 2] == before[:-2]
     gap = after.count(None)
-    assert gap == running.max_output_tokens + 1, "as many as the stage may stream"
-    assert after[len(before) - 1 :][:gap] == [None] * gap
-    rest = [event for event in after[len(before) - 1 + gap :] if event is not None]
-    assert types(rest) == [*REASONING[-3:], "response.in_progress", *REASONING]
+    assert gap == 2 * (running.max_output_tokens + 1), "as many as the stage may have streamed"
+    assert after[len(before) - 2 :][:gap] == [None] * gap
+    rest = [event for event in after[len(before) - 2 + gap :] if event is not None]
+    assert types(rest) == [*REASONING[-5:], "response.in_progress", *REASONING]
     assert rest[0]["text"] == ""
-    assert (rest[3]["response"]["run"], rest[-1]["output_index"]) == (2, 2)
+    assert (rest[5]["response"]["run"], rest[-1]["output_index"]) == (2, 2)
 
 
 def test_json_is_ascii() -> None:
     job = make_job(Status.IN_PROGRESS)
     attempt = add_attempt(job, 0, AttemptStatus.RUNNING)
     text = "ä\u2028\n\0☃"
-    body = to_json(delta(job, attempt, text), 3)
+    body = to_json(deltas(job, attempt, text)[-1], 3)
     assert body.isascii()
     assert "\n" not in body
     assert (json.loads(body)["delta"], json.loads(body)["sequence_number"]) == (text, 3)

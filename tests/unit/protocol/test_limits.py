@@ -7,13 +7,21 @@ from collections.abc import Callable
 import pytest
 
 from jobs import pipeline
-from jobs.pipeline import Role, Stage
+from jobs.pipeline import Role, Stage, Turn
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.limits import MIN_OUTPUT_TOKENS, RESERVED_TOKENS, max_output_tokens
+from jobs.protocol.limits import MIN_OUTPUT_TOKENS, RESERVED_TOKENS, fit
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
 
-#: Tokens of the longest prompt for a question of one word, without the stages' texts.
+
+def max_output_tokens(request: CreateResponse, counter: TokenCounter) -> int:
+    """The limit of a request without earlier turns."""
+    limit, turns = fit(request, [], counter)
+    assert turns == []
+    return limit
+
+
+#: Tokens of the longest prompt of a question of one word, without the texts of the stages.
 PROMPT = len(
     pipeline.prompt(
         Stage(2, Role.REGENERATOR, 1), pipeline.DEFAULT_SYSTEM, "Why?", ["", ""]
@@ -88,3 +96,37 @@ def test_the_system_prompt_counts(counter: TokenCounter, serve: Callable[[int], 
     request = CreateResponse(input="Why?", instructions="word " * PROMPT * 2)
     with pytest.raises(InvalidRequestError):
         max_output_tokens(request, counter)
+
+
+#: Ten turns of ten tokens each, with their ``USER:`` and ``ASSISTANT:``.
+TURNS = [Turn("user" if n % 2 == 0 else "assistant", "word " * 9) for n in range(10)]
+
+
+@pytest.mark.parametrize(("room", "kept"), [(100, 10), (99, 9), (90, 9), (45, 4), (9, 0), (0, 0)])
+def test_truncation_leaves_out_the_oldest_turns(
+    counter: TokenCounter, serve: Callable[[int], None], room: int, kept: int
+) -> None:
+    serve(context_for(MIN_OUTPUT_TOKENS) + room)
+    request = CreateResponse(input="Why?", context="turns", truncation="auto")
+    limit, turns = fit(request, TURNS, counter)
+    assert turns == TURNS[10 - kept :]
+    assert limit == MIN_OUTPUT_TOKENS + (room - 10 * kept) // 3
+
+
+def test_without_truncation_too_many_turns_are_refused(
+    counter: TokenCounter, serve: Callable[[int], None]
+) -> None:
+    serve(context_for(MIN_OUTPUT_TOKENS) + 99)
+    request = CreateResponse(input="Why?", context="turns")
+    with pytest.raises(InvalidRequestError, match=r"turns before it.*`truncation`") as caught:
+        fit(request, TURNS, counter)
+    assert (caught.value.param, caught.value.code) == ("input", "context_length_exceeded")
+
+
+def test_a_question_that_is_too_long_is_refused_whatever_its_turns(
+    counter: TokenCounter, serve: Callable[[int], None]
+) -> None:
+    serve(context_for(MIN_OUTPUT_TOKENS) - 1)
+    request = CreateResponse(input="Why?", context="turns", truncation="auto")
+    with pytest.raises(InvalidRequestError, match="question is too long"):
+        fit(request, TURNS, counter)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jobs.pipeline import DEFAULT_SYSTEM, MAX_SEED, Sampling
 from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
+from jobs.protocol.validation import validate
 from jobs.use_cases.submission import NewJob
 
 
@@ -20,6 +23,7 @@ def test_defaults_are_the_model_cards(counter: TokenCounter) -> None:
         priority=5,
         background=False,
         metadata={},
+        options={},
     )
     assert 0 <= seed <= MAX_SEED
     assert new_job(CreateResponse(input="Why?"), counter).sampling.seed != seed, "it is random"
@@ -39,7 +43,7 @@ def test_parameters_of_the_request_apply(counter: TokenCounter) -> None:
         priority=0,
         metadata={"team": "blau"},
     )
-    assert new_job(request, counter, "key", "digest") == NewJob(
+    assert new_job(request, counter, None, "key", "digest") == NewJob(
         question="Why?",
         system="",
         sampling=Sampling(temperature=0, top_k=0, top_p=0.5, max_output_tokens=33, seed=0),
@@ -47,6 +51,34 @@ def test_parameters_of_the_request_apply(counter: TokenCounter) -> None:
         priority=0,
         background=True,
         metadata={"team": "blau"},
+        options={},
         idempotency_key="key",
         request_digest="digest",
     )
+
+
+def test_messages_are_kept_as_they_were_sent(counter: TokenCounter) -> None:
+    items: list[dict[str, Any]] = [
+        {"role": "user", "content": "Why?"},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "item_reference", "id": "msg_1"},
+        {"role": "user", "content": [{"type": "input_text", "text": "How?"}], "phase": None},
+    ]
+    job = new_job(validate({"input": items}), counter)
+    assert (job.question, job.turns) == ("How?", None)
+    assert job.input_items == [*items[:3], {key: items[3][key] for key in ("role", "content")}]
+
+
+def test_parameters_that_change_nothing_are_kept_where_they_differ(counter: TokenCounter) -> None:
+    data: dict[str, Any] = {
+        "input": "Why?",
+        "tool_choice": "auto",
+        "truncation": "disabled",
+        "user": "u1",
+    }
+    data |= {"reasoning": {"effort": "low"}, "tools": [], "include": ["x"], "store": False}
+    assert new_job(validate(data), counter).options == {
+        "tool_choice": "auto",
+        "user": "u1",
+        "reasoning": {"effort": "low", "summary": None},
+    }

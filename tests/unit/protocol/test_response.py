@@ -42,6 +42,19 @@ def test_a_response_echoes_the_parameters() -> None:
     assert {name: body[name] for name in parameters} == parameters
 
 
+def test_parameters_that_change_nothing_are_repeated() -> None:
+    body = response(make_job())
+    assert (body["tool_choice"], body["tools"], body["truncation"]) == ("none", [], "disabled")
+    assert (body["store"], body["user"], body["text"]) == (True, None, {"format": {"type": "text"}})
+    body = response(make_job(options={"tool_choice": "auto", "user": "u1"}))
+    assert (body["tool_choice"], body["user"]) == ("auto", "u1")
+
+
+def test_the_context_says_what_of_a_conversation_was_asked() -> None:
+    assert response(make_job())["context"] == "question"
+    assert response(make_job(turns=[]))["context"] == "turns"
+
+
 def test_the_last_stage_is_the_message_and_the_others_are_reasoning() -> None:
     body = response(completed_job(rounds=2))
     assert [(item["type"], item["id"]) for item in body["output"]] == [
@@ -52,6 +65,7 @@ def test_the_last_stage_is_the_message_and_the_others_are_reasoning() -> None:
         ("message", "msg_regenerator_2_0123"),
     ]
     assert body["output"][0]["content"] == [{"type": "reasoning_text", "text": "One two."}]
+    assert body["output"][0]["summary"] == [{"type": "summary_text", "text": "One two."}]
     assert body["output"][-1]["content"] == [
         {"type": "output_text", "text": "One two.", "annotations": [], "logprobs": []}
     ]
@@ -61,7 +75,7 @@ def test_the_last_stage_is_the_message_and_the_others_are_reasoning() -> None:
 def test_usage_is_the_sum_over_the_stages() -> None:
     assert response(completed_job())["usage"] == {
         "input_tokens": 30,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 9,
         "output_tokens_details": {"reasoning_tokens": 6},
         "total_tokens": 39,

@@ -53,8 +53,18 @@ def test_all_parameters_are_accepted() -> None:
         ({"input": [{"role": "user", "content": 1}]}, "input.0.content", "invalid_type"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "text": "x"}]}]},
+            "input.0.content.0",
+            "unsupported_parameter",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "poem", "text": "x"}]}]},
             "input.0.content.0.type",
             "invalid_value",
+        ),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}]},
+            "input.0",
+            "unsupported_parameter",
         ),
         (
             {"input": [{"role": "user", "content": "x", "odd": 1}]},
@@ -112,6 +122,104 @@ def test_a_wrong_parameter_is_named(data: dict[str, Any], param: str | None, cod
     assert "Message" not in error.message, "names of our classes are not passed on"
     assert "Input" not in error.message, "nor are pydantic's"
     assert "must ." not in error.message
+
+
+#: What clients send by themselves, or send back of an earlier response.
+NEUTRAL: list[dict[str, Any]] = [
+    {"include": [], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+    {"include": ["reasoning.encrypted_content"], "store": False, "text": {}},
+    {"text": {"format": {"type": "text"}, "verbosity": "medium"}, "truncation": "auto"},
+    {"reasoning": {"effort": "high", "summary": "auto"}, "service_tier": "auto", "user": "u"},
+    {"safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h"},
+    {"stream_options": {"include_obfuscation": False}, "top_logprobs": 0, "max_tool_calls": 3},
+    {"presence_penalty": 0, "frequency_penalty": 0.0, "context_management": [], "prompt": None},
+    {"tool_choice": "none", "service_tier": "default", "text": {"format": None}, "tools": None},
+    {"reasoning": {"effort": None}, "previous_response_id": None, "conversation": None},
+    {"prompt_cache_options": {"mode": "implicit"}, "moderation": None, "image": None},
+]
+
+
+@pytest.mark.parametrize("options", NEUTRAL)
+def test_parameters_that_ask_for_nothing_are_accepted(options: dict[str, Any]) -> None:
+    assert validate({"input": "Why?", **options}).question == "Why?"
+
+
+def test_items_of_earlier_responses_are_accepted() -> None:
+    items = [
+        {"role": "user", "content": "Why?", "phase": None},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "x"}]},
+        {"type": "reasoning", "id": "rs_1", "content": [{"type": "reasoning_text", "text": "x"}],
+         "summary": [], "encrypted_content": None, "status": "completed"},
+        {"type": "item_reference", "id": "msg_1"},
+        {"id": "msg_1"},
+        {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
+         "phase": "final_answer", "content": [
+             {"type": "output_text", "text": "So.", "annotations": [], "logprobs": None},
+             {"type": "refusal", "refusal": "No."}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "How?"}]},
+    ]  # fmt: skip
+    request = validate({"input": items})
+    assert request.question == "How?"
+    assert [message.text for message in request.messages] == ["Why?", "So.No.", "How?"]
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"moderation": {"model": "m"}}, "moderation"),
+        ({"image": {"size": "1"}}, "image"),
+    ],
+)
+def test_what_is_not_offered_is_refused_by_name(options: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError, match="not supported") as caught:
+        validate({"input": "Why?", **options})
+    assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
+    assert f"`{param}`" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "code"),
+    [
+        ({"tools": "web_search"}, "tools", "invalid_type"),
+        ({"truncation": "some"}, "truncation", "invalid_value"),
+        ({"text": "text"}, "text", "invalid_type"),
+        ({"text": {"odd": 1}}, "text.odd", "unknown_parameter"),
+        ({"reasoning": {"effort": 3}}, "reasoning.effort", "invalid_type"),
+        ({"stream_options": {"include_usage": True}}, "stream_options.include_usage", "unknown_parameter"),
+        ({"include": "x"}, "include", "invalid_type"),
+        ({"include": [1]}, "include.0", "invalid_type"),
+        ({"user": "u" * 513}, "user", "invalid_value"),
+        ({"user": "half \ud800"}, "user", "invalid_value"),
+        ({"odd": None}, "odd", "unknown_parameter"),
+        ({"context": "all"}, "context", "invalid_value"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_named(options: dict[str, Any], param: str, code: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        validate({"input": "Why?", **options})
+    assert (caught.value.param, caught.value.code) == (param, code), caught.value.message
+
+
+def test_with_turns_the_question_comes_last() -> None:
+    items = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    assert validate({"input": items}).question == "Why?"
+    with pytest.raises(InvalidRequestError, match="last message") as caught:
+        validate({"input": items, "context": "turns"})
+    assert caught.value.param == "input"
+    items.append({"role": "developer", "content": "Rhyme."})
+    validate({"input": [*items[:1], items[2]], "context": "turns"})
 
 
 def test_another_model_is_not_found() -> None:

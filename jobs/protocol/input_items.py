@@ -1,0 +1,66 @@
+"""The items of a job's input in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.models import Job
+from jobs.protocol.errors import InvalidRequestError
+
+
+def input_item_list(
+    job: Job, *, limit: int, after: str | None, newest_first: bool
+) -> dict[str, Any]:
+    """Return one page of the items that were asked.
+
+    Args:
+        job: whose input it is.
+        limit: the maximum number of items.
+        after: the id of the last item of the page before.
+        newest_first: the order.
+
+    Raises:
+        InvalidRequestError: the input has no item with the id ``after``.
+    """
+    sent = job.input_items or [{"role": "user", "content": job.question}]
+    items = [_item(job, number, item) for number, item in enumerate(sent)]
+    if newest_first:
+        items.reverse()
+    if after is not None:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise InvalidRequestError(
+                f"The input has no item with the id {after!r}.", code="invalid_value", param="after"
+            )
+        items = items[ids.index(after) + 1 :]
+    page = items[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(items) > limit,
+    }
+
+
+def _item(job: Job, number: int, sent: dict[str, Any]) -> dict[str, Any]:
+    """Return an item with what a client may leave out."""
+    # An id that was sent may occur twice.
+    item_id = f"msg_input_{number}_{job.id.removeprefix('resp_')}"
+    if "role" not in sent:
+        return {"type": "item_reference", "id": item_id, **sent}
+    kind = "output_text" if sent["role"] == "assistant" else "input_text"
+    content = sent["content"]
+    if isinstance(content, str):
+        content = [{"type": kind, "text": content}]
+    extra: dict[str, Any] = {"annotations": []} if kind == "output_text" else {}
+    return {
+        "type": "message",
+        "id": item_id,
+        "status": "completed",
+        "role": sent["role"],
+        "content": [
+            part if part["type"] == "refusal" else {**extra, **part, "type": kind}
+            for part in content
+        ],
+    }

@@ -1,0 +1,151 @@
+"""The items of a request's input: messages, and what clients send back of earlier responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag
+
+from jobs.protocol.options import unsupported
+
+#: Parameters that are a string or an array.
+UNIONS = ("input", "content")
+#: The names of the alternatives of such parameters, and of their entries, in pydantic's locations.
+TAGS = ("text", "list", "message", "item_reference", "reasoning", "refusal", "unsupported")
+#: Parts of OpenAI's API that are known and not offered.
+_UNSUPPORTED_PARTS = ("input_image", "input_file", "input_audio", "input_video", "image_url")
+
+
+def _kind(value: Any) -> str:
+    return "text" if isinstance(value, str) else "list"
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a JSON value whose objects lack the members that are null: they are the same as absent."""
+    if isinstance(value, dict):
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    return value
+
+
+class _Item(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class TextPart(_Item):
+    """Text in a message's content."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+    # Parts of an earlier response have these. They are accepted and ignored.
+    annotations: list[Any] = []
+    logprobs: list[Any] = []
+    prompt_cache_breakpoint: Any = None
+
+
+class RefusalPart(_Item):
+    """What another model said instead of an answer, in a message's content."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+def _refuse_part(value: Any) -> Any:
+    raise unsupported(f"A message's content must be text, not `{value['type']}`.")
+
+
+def _part_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind in _UNSUPPORTED_PARTS:
+        return "unsupported"
+    return "refusal" if kind == "refusal" else "text"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text")]
+    | Annotated[RefusalPart, Tag("refusal")]
+    | Annotated[Any, AfterValidator(_refuse_part), Tag("unsupported")],
+    Discriminator(_part_tag),
+]
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("list")], Discriminator(_kind)
+]
+
+
+def text_of(content: str | list[Any]) -> str:
+    """Return a content's text: its parts, joined."""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+class Message(_Item):
+    """A message."""
+
+    type: Literal["message"] = "message"
+    # Messages of an earlier response have these. They are accepted and ignored.
+    id: str | None = None
+    status: str | None = None
+    phase: str | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content
+
+    @property
+    def text(self) -> str:
+        return text_of(self.content)
+
+
+class ItemReference(_Item):
+    """The id of an item of an earlier response, in place of the item."""
+
+    type: Literal["item_reference"] = "item_reference"
+    id: str
+
+
+class ReasoningItem(_Item):
+    """A draft or a critique of an earlier response. It is accepted and ignored."""
+
+    type: Literal["reasoning"]
+    id: str | None = None
+    status: str | None = None
+    summary: list[Any] = []
+    content: list[Any] = []
+    encrypted_content: str | None = None
+
+
+def _refuse_item(value: Any) -> Any:
+    raise unsupported(f"Items of the type `{value['type']}` are not offered: send messages.")
+
+
+#: OpenAI's other types of items end in these.
+_UNSUPPORTED_ITEMS = ("_call", "_output", "_tools", "_request", "_response", "_trigger", "_update")
+_UNSUPPORTED_ITEM_NAMES = ("compaction", "program")
+
+
+def _item_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind is None and isinstance(value, dict) and set(value) == {"id"}:
+        return "item_reference"
+    if kind in ("item_reference", "reasoning"):
+        return str(kind)
+    if isinstance(kind, str) and (
+        kind in _UNSUPPORTED_ITEM_NAMES or kind.endswith(_UNSUPPORTED_ITEMS)
+    ):
+        return "unsupported"
+    return "message"
+
+
+Item = Annotated[
+    Annotated[Message, Tag("message")]
+    | Annotated[ItemReference, Tag("item_reference")]
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[Any, AfterValidator(_refuse_item), Tag("unsupported")],
+    Discriminator(_item_tag),
+]
+Input = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Item], Tag("list")],
+    Discriminator(_kind),
+]

@@ -1,0 +1,92 @@
+"""Requests as clients and proxies send them: ids, compressed bodies, slashes, base URLs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import zlib
+
+import pytest
+
+from jobs import logs
+from tests.integration.web.client import Client
+
+QUESTION = json.dumps({"input": "Why?", "background": True}).encode()
+JSON = {"Content-Type": "application/json"}
+
+
+def test_every_reply_has_a_request_id(web: Client) -> None:
+    replies = [
+        web.get("/healthz"),
+        web.get("/v1/responses"),
+        web.get("/v1/nothing"),
+        web.post("/v1/responses", data=b"{", headers=JSON),
+        web.get("/static/style.css"),
+    ]
+    ids = [reply.headers["x-request-id"] for reply in replies]
+    assert len(set(ids)) == len(ids)
+    assert all(request_id.startswith("req_") for request_id in ids)
+
+
+def test_a_proxys_request_id_is_kept_if_it_is_harmless(web: Client) -> None:
+    def request_id(given: str) -> str:
+        return str(web.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"])
+
+    assert request_id("abc-1.2:3") == "abc-1.2:3"
+    for given in ("", "a b", "\xe9", "x" * 129):
+        assert request_id(given).startswith("req_")
+
+
+def test_the_log_has_the_request_id(web: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = logging.getLogger().handlers[:]
+    logs.configure("json", "web")
+    try:
+        web.application.view_functions["health.healthz"] = lambda: 1 / 0
+        web.application.config["PROPAGATE_EXCEPTIONS"] = False
+        assert web.get("/healthz", headers={"X-Request-ID": "abc"}).status_code == 500
+    finally:
+        logging.getLogger().handlers[:] = handlers
+    [line] = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (line["request_id"], line["message"]) == ("abc", "request failed")
+
+
+def test_a_body_may_be_gzipped(web: Client) -> None:
+    def post(body: bytes, encoding: str) -> tuple[int, str | None]:
+        headers = {**JSON, "Content-Encoding": encoding}
+        reply = web.post("/v1/responses", data=body, headers=headers)
+        return reply.status_code, (reply.json["error"] or {}).get("code")
+
+    assert post(gzip.compress(QUESTION), "gzip") == (202, None)
+    assert post(QUESTION, "identity") == (202, None)
+    assert post(zlib.compress(QUESTION), "deflate") == (415, "unsupported_encoding")
+    assert post(b"", "br") == (415, "unsupported_encoding")
+    for body in (QUESTION, b"", gzip.compress(QUESTION)[:-1], gzip.compress(QUESTION) + b"x"):
+        assert post(body, "gzip") == (400, "invalid_encoding")
+    # What unpacks to more than the limit is refused like what is sent larger.
+    assert post(gzip.compress(b" " * (1 << 30), 9), "gzip") == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/", "/v1/models/", "/v1/models/helixnet/"])
+def test_a_trailing_slash_makes_no_difference(web: Client, path: str) -> None:
+    assert web.get(path).json == web.get(path.rstrip("/")).json
+
+
+def test_livez_is_healthz(web: Client) -> None:
+    assert web.get("/livez").json == web.get("/healthz").json == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "base"),
+    [
+        ("POST", "/responses", "http://localhost/v1"),
+        ("POST", "/chat/completions", "http://localhost/v1"),
+        ("GET", "/models", "http://localhost/v1"),
+        ("GET", "/responses/resp_1", "http://localhost/v1"),
+        ("POST", "/v1/v1/responses", "http://localhost/"),
+    ],
+)
+def test_a_wrong_base_url_gets_a_hint(web: Client, method: str, path: str, base: str) -> None:
+    reply = web.open(path, method=method)
+    assert (reply.status_code, reply.mimetype) == (404, "application/json")
+    assert reply.json["error"]["message"].endswith(f" {base}.")
