@@ -147,6 +147,7 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
         for path in (
             f"/v1/responses/{job_id}",
             f"/v1/responses/{job_id}?stream=true",
+            f"/v1/responses/{job_id}/input_items",
             f"/v1/responses?after={job_id}",
             f"/api/jobs/{job_id}",
             f"/jobs/{job_id}",
@@ -155,6 +156,10 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
             assert web.get(path).status_code == 404, path
         for path in (f"/v1/responses/{job_id}/cancel", f"/jobs/{job_id}/cancel"):
             assert web.post(path).status_code == 404, path
+        assert web.delete(f"/v1/responses/{job_id}").status_code == 404
+        continued = {"input": "How?", "context": "turns", "previous_response_id": job_id}
+        reply = web.post("/v1/responses", json={**continued, "background": True})
+        assert code(reply) == (400, "previous_response_not_found")
         assert [job["id"] for job in web.get("/v1/responses").json["data"]] == [other_id]
         assert job_id not in web.get("/jobs").text
     assert [job["id"] for job in again.get("/v1/responses").json["data"]] == [job_id]
