@@ -80,7 +80,7 @@ def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
                 _write("\n\n\n")
             num_printed += 1
             _write(f"{LABELS[_role(event['item']['id'])]}: ")
-        elif kind.endswith("_text.delta"):
+        elif kind in ("response.reasoning_text.delta", "response.output_text.delta"):
             _write(event["delta"])
     if num_printed:
         _write("\n")

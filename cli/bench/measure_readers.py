@@ -32,7 +32,7 @@ INTERVAL = 0.1
 TIMEOUT = 60.0
 WORKER = "bench"
 #: A delta contains the time of its publication, by the monotonic clock.
-_DELTA = re.compile(rb'"delta":"@(\d+\.\d+) "')
+_DELTA = re.compile(rb'"content_index":0,"delta":"@(\d+\.\d+) "')
 
 
 @dataclass(frozen=True)

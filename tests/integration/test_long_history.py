@@ -5,6 +5,7 @@ What a database looks at is counted, whatever makes it look: a statement, a fore
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import pkgutil
 import sys
@@ -18,9 +19,10 @@ import sqlalchemy as sa
 from jobs import use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
-from jobs.models import ANONYMOUS, Job, Scope, Worker, WorkerState
+from jobs.models import ANONYMOUS, Job, Scope, Status, Worker, WorkerState
 from jobs.use_cases import (
     cancellation,
+    deletion,
     keys,
     outbox,
     queries,
@@ -203,6 +205,12 @@ def test_no_use_case_scans_the_history(database: Database) -> None:
                 with_attempts=True,
             )
         run(queries.list_jobs, database, None, limit=20, after=after)
+        now = dt.datetime.now(dt.UTC)
+        for status in (Status.FAILED, Status.COMPLETED):
+            run(queries.list_jobs, database, ANONYMOUS, limit=20, status=status)
+            run(queries.list_jobs, database, ANONYMOUS, limit=20, status=status, until=now)
+        run(queries.list_jobs, database, ANONYMOUS, limit=20, since=now)
+        run(deletion.delete, database, ANONYMOUS, submit(database).id)
         key, secret = run(keys.create, database, "k", [Scope.ASK], max_queued=10)
         run(submission.submit, database, "k", QUESTION, max_queued=10_000, key=key)
         session = run(keys.log_in, database, key)
