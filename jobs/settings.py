@@ -86,6 +86,8 @@ class Settings(BaseModel):
     #: Whether special tokens in a prompt, such as ``</s>``, are tokenized as text. If not, they are control
     #: tokens, as in the model card's program.
     split_special_tokens: bool = True
+    #: What of a chat's messages is asked where a chat completion does not say so: ``question`` or ``turns``.
+    chat_context: Literal["question", "turns"] = "question"
     #: The maximum number of sequences in a batch; ``auto`` is 16 on a CPU, and as many as fit in memory on CUDA.
     slots: Annotated[int | Literal["auto"], BeforeValidator(number_of_slots)] = "auto"
     #: The maximum number of tokens of prompt and output together; the model's own limit if not given.

@@ -26,6 +26,7 @@ _STATUSES = {
     ErrorKind.INVALID_REQUEST: 400,
     ErrorKind.NOT_FOUND: 404,
     ErrorKind.CONFLICT: 422,
+    ErrorKind.CANCELLED: 409,
     ErrorKind.RATE_LIMITED: 429,
     ErrorKind.INTERNAL: 500,
     ErrorKind.UNAVAILABLE: 503,

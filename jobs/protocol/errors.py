@@ -29,6 +29,8 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"
     #: Use another idempotency key.
     CONFLICT = "conflict"
+    #: Ask again, if the answer is still wanted.
+    CANCELLED = "cancelled"
     #: Retry later: the client, or all clients together, asked for too much.
     RATE_LIMITED = "rate_limited"
     #: Retry later: a part of the service does not respond, or is busy.
@@ -86,6 +88,12 @@ class ConflictError(ProtocolError):
     """The request contradicts an earlier one."""
 
     kind = ErrorKind.CONFLICT
+
+
+class CancelledError(ProtocolError):
+    """The job was cancelled before it had an answer."""
+
+    kind = ErrorKind.CANCELLED
 
 
 class RateLimitedError(ProtocolError):

@@ -10,14 +10,19 @@ from jobs.protocol.options import unsupported
 
 #: Parameters that are a string or an array.
 UNIONS = ("input", "content")
-#: The names of the alternatives of such parameters, and of their entries, in pydantic's locations.
-TAGS = ("text", "list", "message", "item_reference", "reasoning", "refusal", "unsupported")
 #: Parts of OpenAI's API that are known and not offered.
-_UNSUPPORTED_PARTS = ("input_image", "input_file", "input_audio", "input_video", "image_url")
+_UNSUPPORTED_PARTS = (
+    "input_image",
+    "input_file",
+    "input_audio",
+    "input_video",
+    "image_url",
+    "file",
+)
 
 
 def _kind(value: Any) -> str:
-    return "text" if isinstance(value, str) else "list"
+    return "<text>" if isinstance(value, str) else "<list>"
 
 
 def without_nulls(value: Any) -> Any:
@@ -62,18 +67,18 @@ def _refuse_part(value: Any) -> Any:
 def _part_tag(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     if kind in _UNSUPPORTED_PARTS:
-        return "unsupported"
-    return "refusal" if kind == "refusal" else "text"
+        return "<unsupported>"
+    return "<refusal>" if kind == "refusal" else "<text>"
 
 
 Part = Annotated[
-    Annotated[TextPart, Tag("text")]
-    | Annotated[RefusalPart, Tag("refusal")]
-    | Annotated[Any, AfterValidator(_refuse_part), Tag("unsupported")],
+    Annotated[TextPart, Tag("<text>")]
+    | Annotated[RefusalPart, Tag("<refusal>")]
+    | Annotated[Any, AfterValidator(_refuse_part), Tag("<unsupported>")],
     Discriminator(_part_tag),
 ]
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Part], Tag("list")], Discriminator(_kind)
+    Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")], Discriminator(_kind)
 ]
 
 
@@ -128,24 +133,24 @@ _UNSUPPORTED_ITEM_NAMES = ("compaction", "program")
 def _item_tag(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     if kind is None and isinstance(value, dict) and set(value) == {"id"}:
-        return "item_reference"
+        return "<item_reference>"
     if kind in ("item_reference", "reasoning"):
-        return str(kind)
+        return f"<{kind}>"
     if isinstance(kind, str) and (
         kind in _UNSUPPORTED_ITEM_NAMES or kind.endswith(_UNSUPPORTED_ITEMS)
     ):
-        return "unsupported"
-    return "message"
+        return "<unsupported>"
+    return "<message>"
 
 
 Item = Annotated[
-    Annotated[Message, Tag("message")]
-    | Annotated[ItemReference, Tag("item_reference")]
-    | Annotated[ReasoningItem, Tag("reasoning")]
-    | Annotated[Any, AfterValidator(_refuse_item), Tag("unsupported")],
+    Annotated[Message, Tag("<message>")]
+    | Annotated[ItemReference, Tag("<item_reference>")]
+    | Annotated[ReasoningItem, Tag("<reasoning>")]
+    | Annotated[Any, AfterValidator(_refuse_item), Tag("<unsupported>")],
     Discriminator(_item_tag),
 ]
 Input = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Item], Tag("list")],
+    Annotated[str, Tag("<text>")] | Annotated[list[Item], Tag("<list>")],
     Discriminator(_kind),
 ]

@@ -37,32 +37,34 @@ def neutral(accepts: Callable[[Any], bool], reason: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _is_empty(value: Any) -> bool:
+def is_empty(value: Any) -> bool:
+    """Return whether a value is null, false, 0 or has nothing in it."""
     return not value
 
 
-def _is_text_format(value: Any) -> bool:
+def is_text_format(value: Any) -> bool:
+    """Return whether a format of answers is plain text."""
     return isinstance(value, dict) and value.get("type", "text") == "text"
 
 
 _NO_TOOLS = "The model calls no tools. Leave the parameter out."
-_TEXT_ONLY = "Answers are plain text."
+TEXT_ONLY = "Answers are plain text."
 
-Tools = Annotated[list[Any], neutral(_is_empty, "The model calls no tools. Send an empty array.")]
+Tools = Annotated[list[Any], neutral(is_empty, "The model calls no tools. Send an empty array.")]
 ToolChoice = Annotated[Any, neutral(lambda value: value in ("auto", "none"), _NO_TOOLS)]
 ServiceTier = Annotated[
     str, neutral(lambda value: value in ("auto", "default"), "Use `auto` or `default`.")
 ]
 TopLogprobs = Annotated[
-    int, neutral(_is_empty, "Answers come without probabilities of tokens. Use 0.")
+    int, neutral(is_empty, "Answers come without probabilities of tokens. Use 0.")
 ]
 Verbosity = Annotated[
     str, neutral(lambda value: value == "medium", "State the length in the question.")
 ]
-Moderation = Annotated[Any, neutral(_is_empty, "Texts are not moderated. Leave it out.")]
+Moderation = Annotated[Any, neutral(is_empty, "Texts are not moderated. Leave it out.")]
 
 
-Penalty = Annotated[float, neutral(_is_empty, "Tokens are not penalized. Use 0.")]
+Penalty = Annotated[float, neutral(is_empty, "Tokens are not penalized. Use 0.")]
 #: A client's name for a user or a cache.
 Label = Annotated[str, Field(max_length=512)]
 
@@ -94,7 +96,7 @@ class TextOptions(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    format: Annotated[dict[str, Any], neutral(_is_text_format, _TEXT_ONLY)] | None = None
+    format: Annotated[dict[str, Any], neutral(is_text_format, TEXT_ONLY)] | None = None
     verbosity: Verbosity | None = None
 
 
@@ -130,14 +132,14 @@ class ResponseOptions(CommonOptions):
     reasoning: ReasoningOptions | None = None
     stream_options: StreamOptions | None = None
     max_tool_calls: int | None = None
-    conversation: Annotated[Any, neutral(_is_empty, _NOT_STORED_HERE)] = None
-    prompt: Annotated[Any, neutral(_is_empty, _NOT_STORED_HERE)] = None
-    context_management: Annotated[list[Any], neutral(_is_empty, "Send an empty array.")] | None = (
+    conversation: Annotated[Any, neutral(is_empty, _NOT_STORED_HERE)] = None
+    prompt: Annotated[Any, neutral(is_empty, _NOT_STORED_HERE)] = None
+    context_management: Annotated[list[Any], neutral(is_empty, "Send an empty array.")] | None = (
         None
     )
-    image: Annotated[Any, neutral(_is_empty, _TEXT_ONLY)] = None
-    access_programs: Annotated[Any, neutral(_is_empty, "Leave it out.")] = None
-    background_options: Annotated[Any, neutral(_is_empty, "Leave it out.")] = None
+    image: Annotated[Any, neutral(is_empty, TEXT_ONLY)] = None
+    access_programs: Annotated[Any, neutral(is_empty, "Leave it out.")] = None
+    background_options: Annotated[Any, neutral(is_empty, "Leave it out.")] = None
 
     def repeated(self) -> dict[str, Any]:
         """Return what the request sets of the parameters that its response repeats."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from jobs.protocol import options
+from jobs.protocol.chat_request import CHAT_SUPPORTED, CreateChatCompletion
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.items import TAGS, UNIONS, without_nulls
+from jobs.protocol.items import UNIONS, without_nulls
 from jobs.protocol.request import SUPPORTED, CreateResponse
 from jobs.protocol.served_models import check_model
 
@@ -25,6 +26,11 @@ _TYPES = {
     "string_type": "a string",
 }
 
+#: What the parameters with the question must be.
+_FORMS = {"input": "a string, or an array of messages", "messages": "an array of messages"}
+
+Parameters = TypeVar("Parameters", bound=BaseModel)
+
 
 def validate(data: dict[str, Any]) -> CreateResponse:
     """Check the parameters of a request.
@@ -33,26 +39,37 @@ def validate(data: dict[str, Any]) -> CreateResponse:
         InvalidRequestError: a parameter is wrong, or asks for what is not offered.
         NotFoundError: there is no such model.
     """
-    _check_unicode(data)
-    fields = CreateResponse.model_fields
-    # Null is the same as absent, but a name that nobody knows is wrong whatever its value.
-    data = {
-        name: value if name == "metadata" else without_nulls(value)
-        for name, value in data.items()
-        if value is not None or name not in fields
-    }
-    try:
-        request = CreateResponse.model_validate(data)
-    except ValidationError as error:
-        raise _translate(error.errors()[0]) from error
+    return validate_response(_parse(CreateResponse, data, SUPPORTED), param="input")
+
+
+def validate_chat(data: dict[str, Any]) -> CreateChatCompletion:
+    """Check the parameters of a chat completion by themselves; `validate_response` checks the rest.
+
+    Raises:
+        InvalidRequestError: a parameter is wrong, or asks for what is not offered.
+    """
+    return _parse(CreateChatCompletion, data, CHAT_SUPPORTED)
+
+
+def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
+    """Check what the types of a request's parameters do not say.
+
+    Args:
+        request: a parsed one.
+        param: the parameter that has the question: ``input`` or ``messages``.
+
+    Raises:
+        InvalidRequestError: a parameter is wrong.
+        NotFoundError: there is no such model.
+    """
     if request.model is not None:
         check_model(request.model)
     if not request.question.strip():
         raise InvalidRequestError(
-            "The question is empty. `input` must be a string, or an array of messages of which the "
-            "last one with the role `user` has text.",
+            f"The question is empty. `{param}` must be {_FORMS[param]} of which the last one with the "
+            "role `user` has text.",
             code="empty_input",
-            param="input",
+            param=param,
         )
     for pair in (request.metadata or {}).items():
         if any("\0" in text for text in pair):
@@ -61,11 +78,25 @@ def validate(data: dict[str, Any]) -> CreateResponse:
                 code="invalid_value",
                 param="metadata",
             )
-    _check_context(request)
+    _check_context(request, param)
     return request
 
 
-def _check_context(request: CreateResponse) -> None:
+def _parse(model: type[Parameters], data: dict[str, Any], supported: tuple[str, ...]) -> Parameters:
+    _check_unicode(data)
+    # Null is the same as absent, but a name that nobody knows is wrong whatever its value.
+    data = {
+        name: value if name == "metadata" else without_nulls(value)
+        for name, value in data.items()
+        if value is not None or name not in model.model_fields
+    }
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _translate(error.errors()[0], supported) from error
+
+
+def _check_context(request: CreateResponse, param: str) -> None:
     if request.context == "turns":
         last = next(
             (m for m in reversed(request.messages) if m.role in ("user", "assistant")), None
@@ -74,7 +105,7 @@ def _check_context(request: CreateResponse) -> None:
             raise InvalidRequestError(
                 "With `context: turns`, the last message must have the role `user`.",
                 code="invalid_value",
-                param="input",
+                param=param,
             )
     elif request.previous_response_id is not None:
         raise InvalidRequestError(
@@ -115,7 +146,7 @@ def _not_unicode(param: str | None, subject: str | None = None) -> InvalidReques
     return InvalidRequestError(message, code="invalid_value", param=param)
 
 
-def _translate(error: ErrorDetails) -> InvalidRequestError:
+def _translate(error: ErrorDetails, supported: tuple[str, ...]) -> InvalidRequestError:
     """Turn an error of pydantic into one in the API's terms."""
     path = _path(error["loc"])
     target = "value for"
@@ -129,7 +160,7 @@ def _translate(error: ErrorDetails) -> InvalidRequestError:
         case "extra_forbidden":
             message, code = f"Unknown parameter: `{param}`.", "unknown_parameter"
             if len(path) == 1:
-                names = ", ".join(f"`{name}`" for name in SUPPORTED)
+                names = ", ".join(f"`{name}`" for name in supported)
                 message += f" The supported parameters are {names}."
         case options.UNSUPPORTED:
             message = f"This value of `{param}` is not supported. {error['ctx']['reason']}"
@@ -157,7 +188,7 @@ def _path(location: tuple[int | str, ...]) -> list[int | str]:
     previous: int | str | None = None
     for part in location:
         union = previous in UNIONS or isinstance(previous, int)
-        if not (union and part in TAGS):
+        if not (union and isinstance(part, str) and part.startswith("<")):
             path.append(part)
         previous = part
     return path

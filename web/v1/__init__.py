@@ -1,5 +1,6 @@
-"""``/v1``: OpenAI's Responses API for the pipeline."""
+"""``/v1``: OpenAI's Responses API and its chat completions, for the pipeline."""
 
+from web.v1 import chat as _chat  # noqa: F401 (adds its endpoint to the blueprint)
 from web.v1.routes import blueprint
 
 __all__ = ["blueprint"]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +19,7 @@ from jobs.protocol.conversation import earlier_turns
 from jobs.protocol.errors import InvalidRequestError, ProtocolError
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.new_job import new_job
+from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response, response_list
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
@@ -42,7 +43,7 @@ def create() -> Response:
     """Accept a question: reply with ``202`` at once, the finished response, or the event stream."""
     services = get_services()
     data = read_json()
-    key = _idempotency_key()
+    key = idempotency_key()
     digest = None if key is None else body.digest(data)
     streams = data.get("stream") is True
     waits = not streams and data.get("background") is not True
@@ -52,9 +53,9 @@ def create() -> Response:
         if streams or (waits and (job is None or not job.status.final)):
             stack.enter_context(services.waiter.slot())
         if job is None:
-            job = _submit(data, key, digest)
+            job = submit(lambda: validate(data), key, digest)
         if streams:
-            return _event_stream(job.id, after=-1, slot=stack.pop_all())
+            return stream_response(message_stream(job.id, after=-1), slot=stack.pop_all())
         if waits:
             if not job.status.final:
                 job = services.waiter.wait(
@@ -62,7 +63,7 @@ def create() -> Response:
                     job.id,
                     lambda j: j.status.final,
                     math.inf,
-                    _client_disconnected(),
+                    client_disconnected(),
                 )
             if job.status.final:
                 return _reply(job)
@@ -72,10 +73,17 @@ def create() -> Response:
     return reply
 
 
-def _submit(data: dict[str, Any], key: str | None, digest: str | None) -> Job:
+def submit(request: Callable[[], CreateResponse], key: str | None, digest: str | None) -> Job:
+    """Accept a request.
+
+    Args:
+        request: returns a valid request, or raises what is wrong with it.
+        key: the client's idempotency key.
+        digest: of the body that came with it.
+    """
     services = get_services()
     try:
-        valid = validate(data)
+        valid = request()
         turns = earlier_turns(valid, services.database, services.owner)
         new = new_job(valid, services.tokens, turns, key, digest)
     except ProtocolError:
@@ -107,7 +115,7 @@ def index() -> Response:
         until=_time("until"),
         with_attempts=True,
     )
-    return _json(response_list(jobs, has_more=has_more))
+    return json_response(response_list(jobs, has_more=has_more))
 
 
 @blueprint.get("/responses/<job_id>")
@@ -123,7 +131,7 @@ def retrieve(job_id: str) -> Response:
         after = _integer("starting_after", after, -1, 10**9)
         with ExitStack() as stack:
             stack.enter_context(services.waiter.slot())
-            return _event_stream(job_id, after, slot=stack.pop_all())
+            return stream_response(message_stream(job_id, after), slot=stack.pop_all())
     job = queries.get_job(services.database, services.readable_owner, job_id)
     wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
     if wait and not job.status.final:
@@ -135,7 +143,7 @@ def retrieve(job_id: str) -> Response:
                 job_id,
                 lambda j: j.status is not before,
                 timeout,
-                _client_disconnected(),
+                client_disconnected(),
             )
     return _reply(job)
 
@@ -150,7 +158,7 @@ def cancel(job_id: str) -> Response:
 def delete(job_id: str) -> Response:
     """Delete a job with its history, and stop it if it has not ended."""
     get_services().delete(job_id)
-    return _json({"id": job_id, "object": "response", "deleted": True})
+    return json_response({"id": job_id, "object": "response", "deleted": True})
 
 
 @blueprint.get("/responses/<job_id>/input_items")
@@ -159,22 +167,24 @@ def input_items(job_id: str) -> Response:
     services = get_services()
     limit, order, after = _page()
     job = queries.get_job(services.database, services.readable_owner, job_id)
-    return _json(input_item_list(job, limit=limit, after=after, newest_first=order == "desc"))
+    return json_response(
+        input_item_list(job, limit=limit, after=after, newest_first=order == "desc")
+    )
 
 
 @blueprint.get("/models")
 def models() -> Response:
     """List the models."""
-    return _json(served_models.model_list())
+    return json_response(served_models.model_list())
 
 
 @blueprint.get("/models/<name>")
 def model(name: str) -> Response:
     """Describe a model."""
-    return _json(served_models.model(name))
+    return json_response(served_models.model(name))
 
 
-def _idempotency_key() -> str | None:
+def idempotency_key() -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError(
@@ -184,16 +194,21 @@ def _idempotency_key() -> str | None:
     return key
 
 
-def _event_stream(job_id: str, after: int, slot: ExitStack) -> Response:
-    """Reply with a job's events, and release the slot at the end."""
-    services, disconnected, caller = get_services(), _client_disconnected(), get_caller()
+def message_stream(job_id: str, after: int) -> Iterator[bytes]:
+    """Yield the messages of a job's event stream, for as long as the client may and wants to read them."""
+    services, disconnected, caller = get_services(), client_disconnected(), get_caller()
+    return get_feeds().stream(
+        caller.readable_owner,
+        job_id,
+        after,
+        stop=lambda: services.waiter.stopping() or disconnected() or not caller.is_valid(),
+    )
+
+
+def stream_response(messages: Iterator[bytes], slot: ExitStack) -> Response:
+    """Reply with messages as they come, and release the slot at the end."""
     reply = Response(
-        get_feeds().stream(
-            caller.readable_owner,
-            job_id,
-            after,
-            stop=lambda: services.waiter.stopping() or disconnected() or not caller.is_valid(),
-        ),
+        messages,
         mimetype="text/event-stream",
         # Proxies that buffer would delay the events.
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
@@ -202,7 +217,7 @@ def _event_stream(job_id: str, after: int, slot: ExitStack) -> Response:
     return reply
 
 
-def _client_disconnected() -> Callable[[], bool]:
+def client_disconnected() -> Callable[[], bool]:
     """Return a function that returns whether this request's client has closed its connection."""
     disconnected: Callable[[], bool] = request.environ.get(
         "waitress.client_disconnected", lambda: False
@@ -211,7 +226,7 @@ def _client_disconnected() -> Callable[[], bool]:
 
 
 def _reply(job: Job, status: int = 200) -> Response:
-    reply = _json(response(job), status)
+    reply = json_response(response(job), status)
     reply.headers["Cache-Control"] = "no-cache"
     if not job.status.final:
         reply.headers["Retry-After"] = "1"
@@ -225,7 +240,7 @@ def _reply(job: Job, status: int = 200) -> Response:
     return reply
 
 
-def _json(data: Any, status: int = 200) -> Response:
+def json_response(data: Any, status: int = 200) -> Response:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return Response(text, status, mimetype="application/json")
 

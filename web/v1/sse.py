@@ -18,3 +18,17 @@ def message(event: Event, sequence_number: int) -> bytes:
     # The id lets a browser's EventSource resume by itself after a lost connection.
     data = to_json(event, sequence_number)
     return f"id: {sequence_number}\nevent: {event['type']}\ndata: {data}\n\n".encode("ascii")
+
+
+def data_message(data: str) -> bytes:
+    """Return a message that is data alone, as the streams of chat completions have them."""
+    return f"data: {data}\n\n".encode("ascii")
+
+
+def events_of(messages: bytes) -> list[str]:
+    """Return the data of some messages, each an event as JSON."""
+    return [
+        line.removeprefix("data: ")
+        for line in messages.decode("ascii").split("\n")
+        if line.startswith("data: ")
+    ]

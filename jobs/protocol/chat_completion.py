@@ -1,0 +1,167 @@
+"""A job as OpenAI's chat completion, whole and in chunks.
+
+The regenerator's text is the message. Drafts and critiques are ``reasoning_content``, as in other servers
+of open models, each under its label of the model card's program.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from jobs import pipeline
+from jobs.models import Job, Status
+from jobs.pipeline import Role
+from jobs.protocol.errors import CancelledError, InternalError, InvalidRequestError, ProtocolError
+from jobs.protocol.response import is_message, response
+
+_FINISH_REASONS = {"completed": "stop", "incomplete": "length"}
+
+
+def chat_completion(job: Job) -> dict[str, Any]:
+    """Return the chat completion of a job that has ended.
+
+    Args:
+        job: with its attempts loaded.
+
+    Raises:
+        ProtocolError: the job has no answer, because it failed or was cancelled.
+    """
+    if (error := _error_of(response(job))) is not None:
+        raise error
+    stages = pipeline.stages(job.rounds)
+    texts = {attempt.stage_index: attempt.output or "" for attempt in job.finished}
+    reasoning = "\n\n".join(
+        _label(stage.role) + texts[stage.index] for stage in stages if not is_message(job, stage)
+    )
+    return {
+        **_common(response(job), "chat.completion"),
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": texts[stages[-1].index],
+                    "reasoning_content": reasoning,
+                    "refusal": None,
+                    "annotations": [],
+                },
+                "logprobs": None,
+                "finish_reason": "length" if job.status is Status.INCOMPLETE else "stop",
+            }
+        ],
+        "usage": _usage(response(job)["usage"]),
+        "metadata": job.metadata_,
+        "context": job.context,
+    }
+
+
+class Chunks:
+    """Turns the events of a response's stream into chunks of a chat completion."""
+
+    def __init__(self, *, include_usage: bool) -> None:
+        """
+        Args:
+            include_usage: whether a chunk with the usage follows the last one.
+        """
+        self._include_usage = include_usage
+        self._common: dict[str, Any] = {}
+        self._items = 0
+        self._answered = False
+        #: Whether the job has ended with an answer.
+        self.finished = False
+        #: Whether there will be none.
+        self.failed = False
+
+    def of(self, event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the chunks of an event: none for most of them.
+
+        The last event of a job without an answer becomes OpenAI's error object.
+        """
+        match event["type"]:
+            case "response.created":
+                self._common = _common(event["response"], "chat.completion.chunk")
+                if self._include_usage:
+                    self._common["usage"] = None
+                yield self._chunk({"role": "assistant", "content": ""})
+            case "response.in_progress" if self._answered:
+                # Part of an answer cannot be taken back.
+                self.failed = True
+                error = InternalError(
+                    "The job started again with another model while its answer was streamed. It goes "
+                    f"on: retrieve it as {event['response']['id']}.",
+                    code="restarted",
+                )
+                yield {"error": error.to_dict()}
+            case "response.output_item.added" if event["item"]["type"] == "reasoning":
+                role = Role(event["item"]["id"].split("_")[1])
+                separator = "\n\n" if self._items else ""
+                self._items += 1
+                yield self._chunk({"reasoning_content": separator + _label(role)})
+            case "response.reasoning_text.delta":
+                yield self._chunk({"reasoning_content": event["delta"]})
+            case "response.output_text.delta":
+                self._answered = True
+                yield self._chunk({"content": event["delta"]})
+            case "response.completed" | "response.incomplete" | "response.failed":
+                yield from self._last(event["response"])
+            case _:
+                pass
+
+    def _last(self, ended: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if (error := _error_of(ended)) is not None:
+            self.failed = True
+            yield {"error": error.to_dict()}
+            return
+        self.finished = True
+        yield self._chunk({}, _FINISH_REASONS[ended["status"]])
+        if self._include_usage:
+            yield {**self._common, "choices": [], "usage": _usage(ended["usage"])}
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._common, "choices": [choice]}
+
+
+def to_json(chunk: dict[str, Any]) -> str:
+    """Return a chunk as JSON, in ASCII: some readers take U+2028 for the end of a line."""
+    return json.dumps(chunk, separators=(",", ":"))
+
+
+def _label(role: Role) -> str:
+    return f"{pipeline.LABELS[role]}: "
+
+
+def _common(of: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the fields that a completion and all of its chunks have."""
+    return {
+        "id": "chatcmpl-" + of["id"].removeprefix("resp_"),
+        "object": kind,
+        "created": of["created_at"],
+        "model": of["model"],
+        "service_tier": "default",
+        "system_fingerprint": None,
+    }
+
+
+def _usage(usage: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage["input_tokens"],
+        "completion_tokens": usage["output_tokens"],
+        "total_tokens": usage["total_tokens"],
+        "prompt_tokens_details": usage["input_tokens_details"],
+        "completion_tokens_details": usage["output_tokens_details"],
+    }
+
+
+def _error_of(ended: dict[str, Any]) -> ProtocolError | None:
+    """Return the error of a response that ended without an answer."""
+    if ended["status"] == "cancelled":
+        return CancelledError(f"The job {ended['id']} was cancelled.", code="cancelled")
+    if ended["error"] is None:
+        return None
+    code, message = ended["error"]["code"], ended["error"]["message"]
+    if code == "context_length_exceeded":
+        return InvalidRequestError(message, code=code, param="messages")
+    return InternalError(f"The job {ended['id']} failed: {message}", code=code)

@@ -1,0 +1,154 @@
+"""The parameters of a chat completion, as OpenAI's older API has them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs import pipeline
+from jobs.protocol.items import Content, text_of
+from jobs.protocol.options import (
+    TEXT_ONLY,
+    CommonOptions,
+    Label,
+    Tools,
+    Verbosity,
+    is_empty,
+    is_text_format,
+    neutral,
+)
+from jobs.protocol.request import Context, CreateResponse, Metadata
+
+_NO_TOOLS = "The model calls no tools."
+
+
+class ChatMessage(BaseModel):
+    """One message of ``messages``."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    role: Annotated[
+        str,
+        neutral(lambda role: role not in ("tool", "function"), _NO_TOOLS),
+        neutral(
+            lambda role: role in ("user", "assistant", "system", "developer"),
+            "Use `user`, `assistant`, `system` or `developer`.",
+        ),
+    ]
+    content: Content = ""
+    # Messages of an earlier completion have these. They are accepted and ignored.
+    name: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] = []
+    reasoning: Any = None
+    reasoning_content: Any = None
+    tool_calls: Tools | None = None
+    function_call: Annotated[Any, neutral(is_empty, _NO_TOOLS)] = None
+    audio: Annotated[Any, neutral(is_empty, TEXT_ONLY)] = None
+
+
+class ChatStreamOptions(BaseModel):
+    """The parameter ``stream_options`` of a chat completion."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class ChatOptions(CommonOptions):
+    """Parameters that are not offered, with the values that ask for nothing."""
+
+    n: Annotated[int, neutral(lambda n: n == 1, "A question has one answer. Use 1.")] | None = None
+    stop: Annotated[Any, neutral(is_empty, "Texts end where the model ends them.")] = None
+    logit_bias: Annotated[dict[str, Any], neutral(is_empty, "Send an empty object.")] | None = None
+    logprobs: (
+        Annotated[bool, neutral(is_empty, "Answers come without probabilities of tokens.")] | None
+    ) = None
+    response_format: Annotated[dict[str, Any], neutral(is_text_format, TEXT_ONLY)] | None = None
+    functions: Tools | None = None
+    function_call: Annotated[Any, neutral(lambda value: value in ("auto", "none"), _NO_TOOLS)] = (
+        None
+    )
+    reasoning_effort: Label | None = None
+    verbosity: Verbosity | None = None
+    modalities: (
+        Annotated[list[Any], neutral(lambda value: value in ([], ["text"]), TEXT_ONLY)] | None
+    ) = None
+    audio: Annotated[Any, neutral(is_empty, TEXT_ONLY)] = None
+    prediction: Annotated[Any, neutral(is_empty, "Leave it out.")] = None
+    web_search_options: Annotated[Any, neutral(lambda _: False, _NO_TOOLS)] = None
+    stream_options: ChatStreamOptions | None = None
+
+
+class CreateChatCompletion(ChatOptions):
+    """The parameters of ``POST /v1/chat/completions``."""
+
+    messages: list[ChatMessage]
+    model: str | None = None
+    stream: bool | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    #: The maximum number of new tokens of each stage; ``max_tokens`` is its older name.
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
+    max_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
+    seed: int | None = Field(default=None, ge=0, le=pipeline.MAX_SEED)
+    metadata: Metadata | None = None
+    # HelixQ's own.
+    context: Context | None = None
+    top_k: int | None = Field(default=None, ge=0, le=1 << 20)
+    rounds: int | None = Field(default=None, ge=1, le=pipeline.MAX_ROUNDS)
+    priority: int | None = Field(default=None, ge=0, le=pipeline.MAX_PRIORITY)
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream should end with the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def to_response(self, default_context: Literal["question", "turns"]) -> CreateResponse:
+        """Return the request for a response that asks the same.
+
+        Args:
+            default_context: if the request sets none.
+        """
+        same = {
+            name: getattr(self, name)
+            for name in [
+                "model",
+                "stream",
+                "temperature",
+                "top_p",
+                "seed",
+                "metadata",
+                "top_k",
+                "rounds",
+                "priority",
+                "user",
+                "safety_identifier",
+                "prompt_cache_key",
+            ]
+        }
+        items = [
+            {
+                "role": message.role,
+                "content": message.content
+                if isinstance(message.content, str)
+                else text_of(message.content),
+            }
+            for message in self.messages
+        ]
+        return CreateResponse.model_validate(
+            {
+                **{name: value for name, value in same.items() if value is not None},
+                "input": items,
+                "context": self.context or default_context,
+                "max_output_tokens": self.max_completion_tokens or self.max_tokens,
+            }
+        )
+
+
+#: The parameters that change something, in the order in which errors list them.
+CHAT_SUPPORTED = tuple(
+    name for name in CreateChatCompletion.model_fields if name not in ChatOptions.model_fields
+)

@@ -1,0 +1,112 @@
+"""The endpoint ``/v1/chat/completions``: the same jobs as ``/v1/responses``, in OpenAI's older shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from flask import Response
+
+from jobs.protocol import body
+from jobs.protocol.chat_completion import Chunks, chat_completion, to_json
+from jobs.protocol.chat_request import CreateChatCompletion
+from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, UnavailableError
+from jobs.protocol.validation import validate_chat, validate_response
+from jobs.use_cases import submission
+from web.errors import error_response
+from web.request_body import read_json
+from web.services import get_services
+from web.v1 import sse
+from web.v1.routes import (
+    blueprint,
+    client_disconnected,
+    idempotency_key,
+    json_response,
+    message_stream,
+    stream_response,
+    submit,
+)
+
+#: The names of a response's parameters in a chat completion.
+_NAMES = {"input": "messages", "max_output_tokens": "max_completion_tokens"}
+
+
+@blueprint.post("/chat/completions")
+def create_chat_completion() -> Response:
+    """Answer a question: reply with the chat completion, or with its chunks."""
+    services = get_services()
+    data = read_json()
+    key = idempotency_key()
+    digest = None if key is None else body.digest(data)
+    with ExitStack() as stack:
+        job = submission.find_by_idempotency_key(services.database, services.owner, key, digest)
+        stack.enter_context(services.waiter.slot())
+        request = validate_chat(data)
+        if job is None:
+            context = services.settings.chat_context
+            try:
+                job = submit(
+                    lambda: validate_response(request.to_response(context), param="messages"),
+                    key,
+                    digest,
+                )
+            except InvalidRequestError as error:
+                raise _in_chat_terms(error) from error
+        if request.stream:
+            return stream_response(
+                _chunks(message_stream(job.id, after=-1), request), slot=stack.pop_all()
+            )
+        if not job.status.final:
+            job = services.waiter.wait(
+                services.owner, job.id, lambda j: j.status.final, math.inf, client_disconnected()
+            )
+        if not job.status.final:
+            raise UnavailableError(
+                f"The server is shutting down. The job continues: retrieve it as {job.id}.",
+                code="unavailable",
+            )
+        try:
+            return json_response(chat_completion(job))
+        except ProtocolError as error:
+            reply = error_response(error)
+            if error.kind is ErrorKind.INTERNAL:
+                # OpenAI's clients would ask again, and the job would fail again.
+                reply.headers["x-should-retry"] = "false"
+            return reply
+
+
+def _chunks(events: Iterator[bytes], request: CreateChatCompletion) -> Iterator[bytes]:
+    """Yield the chunks of a chat completion, as messages of a stream.
+
+    Args:
+        events: the messages of the response's event stream.
+        request: says what the chunks should have.
+    """
+    chunks = Chunks(include_usage=request.includes_usage)
+    for messages in events:
+        if messages == sse.KEEPALIVE:
+            yield messages
+            continue
+        text = b"".join(
+            sse.data_message(to_json(chunk))
+            for event in sse.events_of(messages)
+            for chunk in chunks.of(json.loads(event))
+        )
+        if text:
+            yield text
+        if chunks.failed:
+            return
+    if chunks.finished:
+        yield sse.data_message("[DONE]")
+
+
+def _in_chat_terms(error: InvalidRequestError) -> InvalidRequestError:
+    """Return an error about a response's parameter as one about that of a chat completion."""
+    message = error.message
+    for name, chat_name in _NAMES.items():
+        message = message.replace(f"`{name}`", f"`{chat_name}`")
+    return InvalidRequestError(
+        message, code=error.code, param=_NAMES.get(error.param or "", error.param)
+    )
