@@ -209,8 +209,11 @@ class Job(Base):
 
     question: Mapped[str] = mapped_column(ExactText)
     system: Mapped[str] = mapped_column(ExactText)
-    #: The messages of the request as they came; null if its input was a text.
-    input_items: Mapped[list[dict[str, Any]] | None] = mapped_column(ExactJSON)
+    #: The messages of the request as they came; null if its input was a text. They may be long and most
+    #: readers do not need them, so they are loaded on request only.
+    input_items: Mapped[list[dict[str, Any]] | None] = mapped_column(
+        ExactJSON, deferred=True, deferred_raiseload=True
+    )
     #: The turns before the question that are in the prompts: ``{"role", "text"}`` each. Null if the
     #: context is the question alone.
     turns: Mapped[list[dict[str, str]] | None] = mapped_column(ExactJSON)

@@ -12,7 +12,7 @@ def history(job: Job) -> dict[str, Any]:
     """Return the history of a job.
 
     Args:
-        job: with its attempts and their workers loaded.
+        job: with its input items, its attempts and their workers loaded.
     """
     error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
     return {

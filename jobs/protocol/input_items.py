@@ -14,7 +14,7 @@ def input_item_list(
     """Return one page of the items that were asked.
 
     Args:
-        job: whose input it is.
+        job: whose input it is, with its input items loaded.
         limit: the maximum number of items.
         after: the id of the last item of the page before.
         newest_first: the order.

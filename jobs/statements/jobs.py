@@ -10,7 +10,8 @@ import re
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, selectinload, undefer
+from sqlalchemy.orm.interfaces import ORMOption
 
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.errors import JobNotFoundError
@@ -54,16 +55,23 @@ def check_id(job_id: str) -> None:
         raise JobNotFoundError(job_id)
 
 
-def get(session: Session, owner: str | None, job_id: str) -> Job:
+def get(session: Session, owner: str | None, job_id: str, *, with_input_items: bool = False) -> Job:
     """Return an owner's job, with its attempts and the workers that ran them.
+
+    Args:
+        session: of the unit of work.
+        owner: of the job; None for any.
+        job_id: of the job.
+        with_input_items: whether to load `Job.input_items`.
 
     Raises:
         JobNotFoundError: the owner has no such job.
     """
     check_id(job_id)
-    job = session.get(
-        Job, job_id, options=[selectinload(Job.attempts).selectinload(Attempt.worker)]
-    )
+    options: list[ORMOption] = [selectinload(Job.attempts).selectinload(Attempt.worker)]
+    if with_input_items:
+        options.append(undefer(Job.input_items))
+    job = session.get(Job, job_id, options=options)
     if job is None or owner not in (None, job.owner):
         raise JobNotFoundError(job_id)
     return job

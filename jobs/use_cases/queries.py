@@ -12,14 +12,22 @@ from jobs.statements.jobs import JobVersion
 __all__ = ["JobVersion", "get_job", "get_version", "list_jobs"]
 
 
-def get_job(database: Database, owner: str | None, job_id: str) -> Job:
+def get_job(
+    database: Database, owner: str | None, job_id: str, *, with_input_items: bool = False
+) -> Job:
     """Return a job with all its attempts and the workers that ran them.
+
+    Args:
+        database: of the job.
+        owner: of the job; None for any.
+        job_id: of the job.
+        with_input_items: whether to load `Job.input_items`.
 
     Raises:
         JobNotFoundError: the owner has no such job.
     """
     with database.read_session() as session:
-        return jobs.get(session, owner, job_id)
+        return jobs.get(session, owner, job_id, with_input_items=with_input_items)
 
 
 def get_version(database: Database, owner: str | None, job_id: str) -> JobVersion:

@@ -15,4 +15,7 @@ blueprint = Blueprint("api", __name__)
 def job(job_id: str) -> Response:
     """Reply with everything that is stored about a job: every attempt at every stage."""
     services = get_services()
-    return jsonify(history(queries.get_job(services.database, services.readable_owner, job_id)))
+    stored = queries.get_job(
+        services.database, services.readable_owner, job_id, with_input_items=True
+    )
+    return jsonify(history(stored))
