@@ -23,6 +23,7 @@ from worker.checkpoints.discovery import Checkpoints, find_checkpoints
 from worker.checkpoints.errors import CheckpointError
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.precompile import KernelCompilation, meta_runner
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, EngineError, Request
 from worker.engine.reference import ReferenceEngine
@@ -115,7 +116,10 @@ def load_engine(checkpoints: Checkpoints, slots: int | None, reasons: list[str])
     Raises:
         CheckpointError: the weights cannot be used, or leave no memory for the context.
     """
+    compilation = None if reasons else _start_compiling(checkpoints, slots)
     loaded = loading.load(checkpoints)
+    if compilation:
+        compilation.wait()
     if reasons:
         log.warning(
             "the reference engine runs one request at a time, because of %s", "; ".join(reasons)
@@ -159,6 +163,20 @@ def load_engine(checkpoints: Checkpoints, slots: int | None, reasons: list[str])
         checkpoints.context,
     )
     return _verified(engine, checkpoints, loaded.probe_logits, probe.TOLERANCE[checkpoints.dtype])
+
+
+def _start_compiling(checkpoints: Checkpoints, slots: int | None) -> KernelCompilation | None:
+    """Start to compile the kernels of the batching engine on CUDA."""
+    if checkpoints.device.type != "cuda" or checkpoints.quantization != "none":
+        return None
+    runner = meta_runner(
+        checkpoints.config,
+        {role.value: adapter.path for role, adapter in checkpoints.adapters.items()},
+        checkpoints.dtype,
+        max_model_len=checkpoints.context,
+        max_num_seqs=slots,
+    )
+    return KernelCompilation(runner, checkpoints.device) if runner else None
 
 
 def _verified(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,6 @@ def load(checkpoints: Checkpoints) -> LoadedModels:
     """
     for role, adapter in checkpoints.adapters.items():
         opened = _open_supported(role, adapter)
-        with (
-            phase(f"checking the values of the {role} adapter {adapter.name}"),
-            explain_errors(f"The {role} adapter {adapter.name}", "fetch it again"),
-        ):
-            non_finite = find_non_finite(opened.tensors)
-        if non_finite:
-            raise CheckpointError(
-                f"The {role} adapter {adapter.name} cannot be served: {non_finite}"
-            )
         base = checkpoints.base
         if named_base := mismatched_base(opened.config, base.name, base.path):
             log.warning(
@@ -105,6 +96,13 @@ def _load_adapters(checkpoints: Checkpoints, base: Any) -> LoadedModels:
             ),
         ):
             model, changed = role_models.load_adapter(base, adapter.path, role.value)
+            # Some kinds have infinite values that are not in their files.
+            if _non_finite(role_models.own_tensors(base, model)) and (
+                message := find_non_finite(open_adapter(adapter.path).tensors)
+            ):
+                raise CheckpointError(
+                    f"The {role} adapter {adapter.name} cannot be served: {message}"
+                )
             logits = probe.peft_logits(model, role.value, probe.probe_token_ids(checkpoints.config))
         loaded.models[role.value], loaded.changed_tensors[role.value] = model, changed
         loaded.probe_logits[role.value] = logits
@@ -150,7 +148,7 @@ def _load_base(checkpoints: Checkpoints) -> Any:
                 f"{tuple(required_shape)}{_and_more(mismatched)}"
             )
         with phase(f"checking the values of the base model {base.name}"):
-            _check_finite(model, base.path)
+            _check_base(model, base.path)
         # Find faults of the base here, so that no adapter is blamed for them.
         resolve_stop_tokens(model, checkpoints.tokenizer)
         probe.dummy_run(model, probe.probe_token_ids(checkpoints.config))
@@ -161,28 +159,32 @@ def _and_more(names: Sequence[object]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def _check_finite(model: torch.nn.Module, folder: Path) -> None:
-    """Check that a base's weights are finite.
+def _non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors with values that are not finite. 4-bit weights are not checked."""
+    floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
+    if not floats:
+        return []
+    device = next(iter(floats.values())).device
+    # Synchronize with the device once, not for each tensor.
+    flags = torch.stack([is_finite(tensor).to(device) for tensor in floats.values()]).tolist()
+    return [name for name, is_good in zip(floats, flags, strict=True) if not is_good]
 
-    4-bit weights are not checked; the probe checks their logits.
+
+def _check_base(model: torch.nn.Module, folder: Path) -> None:
+    """Check that a base's weights are finite. The probe checks the logits of 4-bit weights.
 
     Raises:
         ValueError: a weight is not finite. The message names file and tensor.
     """
-    floats = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
-    device = next(iter(floats.values())).device
-    # Synchronize with the device once, not for each tensor.
-    flags = torch.stack([is_finite(tensor).to(device) for tensor in floats.values()]).tolist()
-    for (name, tensor), is_good in zip(floats.items(), flags, strict=True):
-        if is_good:
-            continue
+    parameters = dict(model.named_parameters())
+    for name in _non_finite(parameters):
         for file in sorted(folder.glob("*.safetensors")):
             if message := find_non_finite(Tensors([file])):
                 raise ValueError(message)
         for file in sorted(folder.glob("*.bin")):
             if message := find_non_finite(InMemoryTensors(file, read_pickle(file))):
                 raise ValueError(message)
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = str(parameters[name].dtype).removeprefix("torch.")
         raise ValueError(f"{name} has values that are too large for {dtype}; set HELIXQ_DTYPE")
 
 

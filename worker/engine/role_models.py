@@ -14,6 +14,7 @@ without them, the whole base is copied while an adapter loads, and compared afte
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -32,7 +33,33 @@ _CLONE: Any = getattr(Tensor, "_lazy_clone", None)
 _ADDRESS: Any = getattr(torch._C, "_data_address", None) if _CLONE else None
 
 
-def load_adapter(base: nn.Module, folder: Path, adapter_name: str) -> tuple[PeftModel, list[str]]:
+#: Options of a LoRA that has only tensors that are in its file. Others may need some that PEFT computes.
+_PLAIN_OPTIONS = {
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+}
+
+
+def load_adapter(base: Any, folder: Path, adapter_name: str) -> tuple[PeftModel, list[str]]:
     """Load an adapter on a base of its own. It takes memory for the adapter and for changed tensors.
 
     Args:
@@ -53,7 +80,12 @@ def load_adapter(base: nn.Module, folder: Path, adapter_name: str) -> tuple[Peft
         try:
             # Without autocast_adapter_dtype=False, PEFT would turn half precision into fp32.
             model = PeftModel.from_pretrained(
-                own_base, folder, adapter_name=adapter_name, autocast_adapter_dtype=False
+                own_base,
+                folder,
+                adapter_name=adapter_name,
+                autocast_adapter_dtype=False,
+                low_cpu_mem_usage=_needs_no_initialization(folder),
+                torch_device=str(base.device),
             )
         except KeyError as error:
             raise ValueError(f"it has no {error.args[0]}, which the base needs") from error
@@ -71,6 +103,30 @@ def load_adapter(base: nn.Module, folder: Path, adapter_name: str) -> tuple[Peft
         else:
             changed.append(names[id(original)])
     return model.eval(), changed
+
+
+def own_tensors(base: nn.Module, model: PeftModel) -> dict[str, Tensor]:
+    """Return a model's tensors, by name, that it does not share with the base it was loaded on."""
+    shared = {_address(tensor) for tensor in _tensors(base).values()}
+    return {n: tensor for n, tensor in _tensors(model).items() if _address(tensor) not in shared}
+
+
+def _needs_no_initialization(folder: Path) -> bool:
+    """Return whether an adapter's file has all of its tensors, and no others are computed as it is loaded.
+
+    PEFT would draw random numbers for them first, which takes seconds for those of a 7B model.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        other_options = {option for option, value in config.items() if value} - _PLAIN_OPTIONS
+        return (
+            config["peft_type"] == "LORA"
+            and config.get("init_lora_weights", True) is True
+            and config.get("bias", "none") == "none"
+            and not other_options
+        )
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False  # PEFT says what is wrong
 
 
 def _copy_on_write(base: nn.Module) -> tuple[Any, list[tuple[Tensor, Tensor]]]:

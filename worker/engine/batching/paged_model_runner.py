@@ -158,6 +158,12 @@ class PagedModelRunner:
         return len(self._graphs)
 
     @torch.inference_mode()
+    def dummy_run(self, shape: BatchShape) -> None:
+        """Compute a step of padding tokens."""
+        inputs = torch.from_numpy(self._inputs.padding(shape)).to(self._device)
+        self._compute(shape, inputs)
+
+    @torch.inference_mode()
     def _capture_graph(self, shape: BatchShape, capture: Capture) -> bool:
         """Capture one shape; return whether others can be captured, too."""
         inputs = torch.from_numpy(self._inputs.padding(shape)).to(self._device)

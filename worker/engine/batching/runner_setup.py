@@ -219,11 +219,14 @@ def _kernels_support(base: Any) -> bool:
 def ops_for(device: torch.device) -> ModuleType:
     """Return the operations of a step on a device: Triton's kernels on CUDA, PyTorch's elsewhere.
 
+    On the meta device the kernels are compiled, and not launched.
+
     Raises:
         worker.engine.cuda.requirements.DeviceError: kernels cannot be compiled.
     """
     if device.type == "cuda":
         requirements.check(device)
+    if device.type in ("cuda", "meta"):
         from worker.engine.cuda import kernels  # PyTorch for CPUs comes without Triton
 
         return kernels

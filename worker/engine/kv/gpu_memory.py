@@ -56,7 +56,8 @@ def profile_run(
     cache = PagedKVCache(config, num_blocks=2, dtype=dtype, device=device)
     num_tokens = max_num_batched_tokens + max_num_seqs
     padding = torch.full((num_tokens,), -1, dtype=torch.int32, device=device)
-    zeros = torch.zeros((num_tokens, 4), dtype=torch.int32, device=device)
+    # As many columns as make rows aligned, like those of the engine's block tables: the same kernels.
+    zeros = torch.zeros((num_tokens, 16), dtype=torch.int32, device=device)
     batch = PagedBatch(
         input_ids=zeros[:, 0].long(),
         adapter_ids=padding,
@@ -65,7 +66,7 @@ def profile_run(
         block_tables=zeros,
         num_decode_tokens=max_num_seqs,
         max_kv_len=1,
-        prefill_tiles=zeros[:1],
+        prefill_tiles=zeros[:1, :4].contiguous(),
     )
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

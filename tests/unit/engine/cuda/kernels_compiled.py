@@ -5,22 +5,30 @@ No device is needed for that: what is launched elsewhere is only compiled here.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, MistralConfig
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from worker.engine.attention.paged_batch import PagedBatch
+from worker.engine.batching import runner_setup
+from worker.engine.batching.precompile import compile_kernels, meta_runner
+from worker.engine.cuda import kernels
 from worker.engine.cuda.kernels import (
     activation,
     attention,
+    common,
     kv_cache,
     linear,
     norm,
@@ -36,6 +44,16 @@ from worker.engine.lora.factors import Projection
 #: Mistral-7B's sizes, with adapters of rank 64.
 HIDDEN, INNER, HEADS, SHARED, SIZE, RANK = 4096, 14336, 32, 8, 128, 64
 TYPE = torch.bfloat16
+MODULES: list[ModuleType] = [
+    activation,
+    attention,
+    kv_cache,
+    linear,
+    norm,
+    residual,
+    rope,
+    sampling,
+]
 #: The launch options on an H100.
 PDL_OPTIONS = FUSED_MULTIPLY_ADD | {"PDL": True, "launch_pdl": True}
 
@@ -73,23 +91,27 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The compiled kernels by name, filled as they are launched."""
     driver.set_active(H100())
     kernels: dict[str, Any] = {}
-    modules: list[ModuleType] = [
-        activation,
-        attention,
-        kv_cache,
-        linear,
-        norm,
-        residual,
-        rope,
-        sampling,
-    ]
-    for module in modules:
+    for module in MODULES:
         for name, kernel in list(vars(module).items()):
             if isinstance(kernel, JITFunction) and name.endswith("_kernel"):
                 monkeypatch.setattr(module, name, Compiled(kernel, kernels))
         if hasattr(module, "launch_options"):
             monkeypatch.setattr(module, "launch_options", lambda _: PDL_OPTIONS)
     return kernels
+
+
+def variants() -> dict[str, int]:
+    """Return how many variants of each kernel are compiled."""
+    kernels = {
+        name: kernel
+        for module in MODULES
+        for name, kernel in vars(module).items()
+        if isinstance(kernel, JITFunction) and name.endswith("_kernel")
+    }
+    return {
+        name: sum(len(caches[0]) for caches in kernel.device_caches.values())
+        for name, kernel in kernels.items()
+    }
 
 
 def expansion(*outputs: int) -> LoRABWeights:
@@ -186,3 +208,62 @@ def test_the_other_kernels_compile(compiled: dict[str, Any]) -> None:
         "_sample_kernel",
         "_reshape_and_cache_kernel",
     }
+
+
+def test_whatever_is_launched_was_compiled_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While the weights are loaded, `compile_kernels` compiles all variants that the engine then launches."""
+    driver.set_active(H100())
+    monkeypatch.setattr(common, "_capability", lambda _: (9, 0))
+    config = MistralConfig(
+        vocab_size=128,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        sliding_window=None,
+    )
+    auto: Any = AutoModelForCausalLM
+    base = auto.from_config(config, dtype=TYPE)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = LoraConfig(r=16, target_modules=targets, task_type="CAUSAL_LM")
+    models: Any = {}
+    for name in ("actor", "critic"):
+        models[name] = get_peft_model(
+            copy.deepcopy(base), lora, adapter_name=name, autocast_adapter_dtype=False
+        )
+        models[name].save_pretrained(tmp_path)
+    folders = {name: tmp_path / name for name in models}
+    sizes = {"max_model_len": 2048, "max_num_seqs": 40}
+    runner = meta_runner(config, folders, TYPE, **sizes)
+    assert runner
+    compile_kernels(runner)
+    compiled = variants()
+    assert min(compiled[name] for name in compiled if name != "_reshape_and_cache_kernel") > 0
+
+    # The engine's own steps, on tensors that have memory. A launch here only looks up the variant.
+    monkeypatch.setattr(runner_setup, "ops_for", lambda _: kernels)
+    for module in MODULES:
+        if hasattr(module, "launch_options"):
+            monkeypatch.setattr(module, "launch_options", lambda _: PDL_OPTIONS)
+        monkeypatch.setattr(
+            module, "launch", lambda kernel, grid, *a, **o: kernel.warmup(*a, grid=grid, **o)
+        )
+    setup = runner_setup.build_runner(
+        models,
+        **sizes,
+        max_num_batched_tokens=None,
+        lora_linear=None,
+        paged=True,
+        num_blocks=None,
+        capture=None,
+        adapter_keys=list(folders),
+    )
+    real: Any = setup.runner
+    for shape in real.shapes_to_capture(1024):
+        real.dummy_run(shape)
+    assert variants() == compiled

@@ -16,7 +16,12 @@ import triton.language as tl
 from torch import Tensor
 
 from worker.engine.attention.paged_batch import PagedBatch
-from worker.engine.cuda.kernels.common import grid_dependency, input_precision, launch_options
+from worker.engine.cuda.kernels.common import (
+    grid_dependency,
+    input_precision,
+    launch,
+    launch_options,
+)
 from worker.engine.kv.paged_cache import PagedKVCache
 
 #: Keys of a split of a decoding token's attention, and the maximum number of splits. Beyond their
@@ -252,7 +257,8 @@ def paged_attention(
         split_stats = queries.new_empty(num_parts * 2, dtype=torch.float32)
         # Splits that no sequence is long enough for need not be launched.
         num_splits = min(MAX_SPLITS, triton.cdiv(batch.max_kv_len, SPLIT_KEYS))
-        _attention_kernel[(num_decodes, cache.num_kv_heads, num_splits)](
+        launch(
+            _attention_kernel, (num_decodes, cache.num_kv_heads, num_splits),
             queries, keys, values, split_out, split_stats, tables, tables.stride(0), batch.rows,
             batch.positions, batch.rows, scaling, window,
             BLOCK_M=max(16, triton.next_power_of_2(group_size)), BLOCK_N=block_n,
@@ -260,7 +266,8 @@ def paged_attention(
             SPLIT_BLOCKS=split_blocks, **constants,
             num_warps=warps, num_stages=stages, **launch_options(out),
         )  # fmt: skip
-        _merge_splits_kernel[(num_decodes, num_heads)](
+        launch(
+            _merge_splits_kernel, (num_decodes, num_heads),
             split_out, split_stats, out, batch.positions, window,
             num_heads, head_size, alignment, block_d, MAX_SPLITS, SPLIT_KEYS,
             sliding_window is not None, num_warps=2, **launch_options(out),
@@ -270,7 +277,8 @@ def paged_attention(
         if precision == "ieee" or block_d > 128:
             block_n, stages = min(block_n, 32), 1
         num_queries = batch.tile_tokens * group_size
-        _attention_kernel[(len(batch.prefill_tiles), cache.num_kv_heads, 1)](
+        launch(
+            _attention_kernel, (len(batch.prefill_tiles), cache.num_kv_heads, 1),
             queries, keys, values, out, out, tables, tables.stride(0), batch.rows,
             batch.positions, batch.prefill_tiles, scaling, window,
             BLOCK_M=max(16, triton.next_power_of_2(num_queries)),

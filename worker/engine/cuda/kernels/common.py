@@ -1,9 +1,11 @@
 # ruff: noqa: N803  (Triton writes compile-time constants in capitals)
-"""Launch options and precision of all kernels."""
+"""Launches kernels; launch options and precision of all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -25,15 +27,27 @@ def grid_dependency(PDL: tl.constexpr):
         gdc_launch_dependents()
 
 
+def launch(kernel: Any, grid: Sequence[int], *arguments: Any, **options: Any) -> None:
+    """Launch a kernel. If its first argument is a tensor of the meta device, compile it, and launch nothing.
+
+    A launch with the same sizes and dtypes then finds it compiled.
+    """
+    if arguments[0].device.type == "meta":
+        kernel.warmup(*arguments, grid=grid, **options)
+    else:
+        kernel[grid](*arguments, **options)
+
+
 def launch_options(x: Tensor) -> dict[str, bool]:
     """Return launch options. From the H100 on, a kernel is scheduled while the one before still runs."""
-    pdl = USE_PDL and x.device.type == "cuda" and _capability(x.device) >= (9, 0)
+    pdl = USE_PDL and x.device.type in ("cuda", "meta") and _capability(x.device) >= (9, 0)
     return FUSED_MULTIPLY_ADD | ({"PDL": True, "launch_pdl": True} if pdl else {"PDL": False})
 
 
 @cache
 def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+    """Return a device's compute capability: the current CUDA device's for the meta device."""
+    return torch.cuda.get_device_capability(None if device.type == "meta" else device)
 
 
 def input_precision(x: Tensor) -> str:

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from worker.engine.attention.paged_batch import PagedBatch
-from worker.engine.cuda.kernels.common import FUSED_MULTIPLY_ADD
+from worker.engine.cuda.kernels.common import FUSED_MULTIPLY_ADD, launch
 from worker.engine.kv.paged_cache import PagedKVCache
 
 
@@ -47,7 +47,8 @@ def reshape_and_cache(
     key: Tensor, value: Tensor, batch: PagedBatch, cache: PagedKVCache, layer: int
 ) -> None:
     num_tokens, num_kv_heads, head_size = key.shape
-    _reshape_and_cache_kernel[(num_tokens, num_kv_heads)](
+    launch(
+        _reshape_and_cache_kernel, (num_tokens, num_kv_heads),
         key, value, batch.rows, batch.positions, cache.keys[layer], cache.values[layer],
         batch.block_tables, batch.block_tables.stride(0),
         num_kv_heads, head_size, cache.block_size, triton.next_power_of_2(head_size),

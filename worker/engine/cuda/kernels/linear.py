@@ -8,7 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.cuda.kernels.common import grid_dependency, input_precision, launch_options
+from worker.engine.cuda.kernels.common import (
+    grid_dependency,
+    input_precision,
+    launch,
+    launch_options,
+)
 
 #: Output columns, inputs of an iteration, parts (split k), warps and stages.
 CONFIG = (64, 128, 2, 4, 4)
@@ -16,7 +21,7 @@ CONFIG = (64, 128, 2, 4, 4)
 MAX_TOKENS, MAX_ELEMENTS = 16, 2**26
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # one variant for all numbers
 def _linear_kernel(
     x,
     x_stride,
@@ -81,7 +86,8 @@ def small_batch_linear(x: Tensor, weight: Tensor) -> Tensor:
         block_k, stages = 32, 2
     in_per_part = triton.cdiv(triton.cdiv(in_features, block_k), num_parts) * block_k
     out = x.new_empty(num_parts, num_tokens, out_features, dtype=torch.float32)
-    _linear_kernel[(triton.cdiv(out_features, block_n), num_parts)](
+    launch(
+        _linear_kernel, (triton.cdiv(out_features, block_n), num_parts),
         x, x.stride(0), weight, out, out.stride(0), num_tokens,
         out_features, in_features, in_per_part, max(16, triton.next_power_of_2(num_tokens)),
         block_n, block_k, input_precision(x),

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.cuda.kernels.common import grid_dependency, launch_options
+from worker.engine.cuda.kernels.common import grid_dependency, launch, launch_options
 
 
 @triton.jit
@@ -38,7 +38,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     size = x.shape[1]
     block = triton.next_power_of_2(size)
     warps = 4 if block <= 2048 else 8
-    _rms_norm_kernel[(len(x),)](
+    launch(
+        _rms_norm_kernel, (len(x),),
         x, weight, out, eps, size, block, num_warps=warps, **launch_options(x)
     )  # fmt: skip
     return out

@@ -9,7 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worker.engine.cuda.kernels.common import grid_dependency, input_precision, launch_options
+from worker.engine.cuda.kernels.common import (
+    grid_dependency,
+    input_precision,
+    launch,
+    launch_options,
+)
 from worker.engine.cuda.kernels.lora import (
     TileSizes,
     adapter_range,
@@ -25,7 +30,7 @@ from worker.engine.cuda.lora_weights import LoRABWeights
 TILE_SIZES: TileSizes = ((512, 16, 128, 4), (math.inf, 64, 64, 4))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # one variant for all numbers
 def _add_residual_kernel(
     x,
     product,
@@ -84,7 +89,8 @@ def add_residual(
     num_parts, part_stride = parts_of(product)
     block_m, block_n, warps = tile_size(TILE_SIZES, num_tokens)
     grid = (triton.cdiv(size, block_n), triton.cdiv(num_tokens, block_m))
-    _add_residual_kernel[grid](
+    launch(
+        _add_residual_kernel, grid,
         x, product, product.stride(-2), lora_a_output, lora_a_output.stride(-2), part_stride,
         lora_b.b, lora_b.table, adapter_ids, num_tokens,
         size, lora_b.num_adapters, num_parts, block_m, block_n, lora_b.block_rank,

@@ -10,7 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from worker.engine.attention.paged_batch import PagedBatch
-from worker.engine.cuda.kernels.common import grid_dependency, input_precision, launch_options
+from worker.engine.cuda.kernels.common import (
+    grid_dependency,
+    input_precision,
+    launch,
+    launch_options,
+)
 from worker.engine.cuda.kernels.lora import (
     TileSizes,
     adapter_range,
@@ -27,7 +32,7 @@ from worker.engine.kv.paged_cache import PagedKVCache
 TILE_SIZES: TileSizes = ((16, 16, 0, 4), (512, 32, 0, 4), (math.inf, 64, 0, 4))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # one variant for all numbers
 def _rope_and_cache_kernel(
     product,
     product_stride,
@@ -150,7 +155,8 @@ def rope_and_cache(
     queries = lora_b.b.new_empty(num_tokens, num_heads, head_size)
     block_m, _, warps = tile_size(TILE_SIZES, num_tokens)
     grid = (num_heads + 2 * num_kv_heads, triton.cdiv(num_tokens, block_m))
-    _rope_and_cache_kernel[grid](
+    launch(
+        _rope_and_cache_kernel, grid,
         product, product.stride(-2), lora_a_output, lora_a_output.stride(-2), part_stride,
         lora_b.b, lora_b.table, batch.adapter_ids, batch.rows, batch.positions, cos, sin, queries,
         cache.keys[layer], cache.values[layer],

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from worker.engine.batching import sampler
-from worker.engine.cuda.kernels.common import FUSED_MULTIPLY_ADD
+from worker.engine.cuda.kernels.common import FUSED_MULTIPLY_ADD, launch
 
 
 @triton.jit
@@ -59,7 +59,8 @@ def sample(
     width = min(max_top_k + sampler.MAX_TIES, logits.shape[-1])
     scores, token_ids = sampler.stable_topk(logits, width)
     sampled = torch.empty_like(noise_seed)
-    _sample_kernel[(len(logits),)](
+    launch(
+        _sample_kernel, (len(logits),),
         scores, token_ids, temperature, top_k, noise_seed, sampled,
         width, sampler.MAX_TIES, triton.next_power_of_2(width), num_warps=1, **FUSED_MULTIPLY_ADD,
     )  # fmt: skip
