@@ -36,6 +36,8 @@ def main() -> int:
     out = os.environ.get("OUT")
     report = Report(options.budget, Path(out) / "gpu.jsonl" if out else None)
     device = torch.device(options.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())  # some functions need the index
     report.say(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         torch=torch.__version__,
