@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from jobs.maintenance import Maintenance
 from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
+from jobs.stop_signals import StopSignals
 from jobs.use_cases import keys
 from jobs.use_cases.workers import Runtime
 
@@ -85,13 +86,16 @@ def _import_engine() -> tuple[Callable[..., tuple[Engine, Runtime]], type[Except
 
 
 def maintain(settings: Settings) -> None:
-    """Run the background duties until a signal stops them."""
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    database = Database(settings.database)
-    progress = Progress(settings.redis)
-    try:
+    """Run the background duties until a signal stops them.
+
+    A second signal ends the process even if a duty is still running.
+    """
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals(signal.SIGTERM, signal.SIGINT))
+        database = Database(settings.database)
+        stack.callback(database.close)
+        progress = Progress(settings.redis)
+        stack.callback(progress.close)
         migrations.check(database.engine)
         maintenance = Maintenance(
             database,
@@ -103,12 +107,10 @@ def maintain(settings: Settings) -> None:
         )
         maintenance.start()
         log.info("running the background duties")
-        stopped.wait()
+        signals.wait()
         log.info("stopping")
-        maintenance.stop()
-    finally:
-        progress.close()
-        database.close()
+        while not maintenance.stop(timeout=0.1) and signals.count < 2:
+            pass
 
 
 def unusable(folder: Path, error: OSError) -> ExpectedError:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Self
 
 import redis
 
@@ -23,6 +21,7 @@ from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.progress import Progress
 from jobs.settings import DEMO_CHECKPOINT, Settings
+from jobs.stop_signals import StopSignals
 from jobs.use_cases import workers
 
 log = logging.getLogger(__name__)
@@ -46,35 +45,6 @@ DEMO_GREETING = (
 
 class _StopError(Exception):
     """A signal requested to stop."""
-
-
-class Stop:
-    """Counts the signals that request to stop; `pause` checks for them."""
-
-    def __init__(self) -> None:
-        self.signals = 0
-
-    def __enter__(self) -> Self:
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._count)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-    def _count(self, _number: int, _frame: FrameType | None) -> None:
-        self.signals += 1
-
-    def pause(self, seconds: float) -> None:
-        """Wait.
-
-        Raises:
-            _StopError: a signal was received.
-        """
-        time.sleep(seconds)  # What callers wait for (processes, rows, ports) has no event.
-        if self.signals:
-            raise _StopError
 
 
 class Part:
@@ -112,14 +82,14 @@ class Part:
         if self._process is not None and self.status is None:
             self._process.send_signal(number)
 
-    def stop(self, stop: Stop) -> None:
+    def stop(self, signals: StopSignals) -> None:
         """Send SIGTERM, and wait for the end. A second Ctrl-C sends SIGTERM again, which stops a worker at once."""
         if self._process is None or self.status is not None:
             return
         sent, deadline = 0, time.monotonic() + STOP_TIMEOUT
         while self.status is None and time.monotonic() < deadline:
             # The second signal may have come while another part was stopping.
-            if sent < max(1, min(stop.signals, 2)):
+            if sent < max(1, min(signals.count, 2)):
                 sent += 1
                 self.signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -145,26 +115,28 @@ def run(settings: Settings) -> int:
     except AddressError as error:
         raise ExpectedError(str(error)) from error
     with ExitStack() as stack:
-        stop = stack.enter_context(Stop())
+        signals = stack.enter_context(StopSignals(*STOP_SIGNALS))
         stack.enter_context(_data_dir(settings.data_dir))
         running: list[Part] = []
         try:
-            _start_all(settings, running, stop, stack)
+            _start_all(settings, running, signals, stack)
             log.info("HelixQ is ready: %s (press Ctrl-C to stop)", settings.url)
             if settings.base_model == DEMO_BASE:
                 log.info("%s", DEMO_GREETING)
             while True:
-                _restart(running, stop)
-                stop.pause(WATCH_INTERVAL)
+                _restart(running, signals)
+                _pause(signals, WATCH_INTERVAL)
         except _StopError:
             log.info("stopping")
             return 0
         finally:
             for part in reversed(running):
-                part.stop(stop)
+                part.stop(signals)
 
 
-def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitStack) -> None:
+def _start_all(
+    settings: Settings, running: list[Part], signals: StopSignals, stack: ExitStack
+) -> None:
     """Start the parts in the order in which they need each other."""
 
     def until(condition: Callable[[], object]) -> None:
@@ -174,7 +146,7 @@ def _start_all(settings: Settings, running: list[Part], stop: Stop, stack: ExitS
                     raise ExpectedError(
                         f"{part.name} exited with status {part.status}; the reason is logged above"
                     )
-            stop.pause(WATCH_INTERVAL / 4)
+            _pause(signals, WATCH_INTERVAL / 4)
 
     progress = Progress(settings.redis)
     stack.callback(progress.close)
@@ -235,12 +207,22 @@ def start_redis(settings: Settings, stack: ExitStack) -> Part:
     return part
 
 
-def _restart(running: list[Part], stop: Stop) -> None:
+def _pause(signals: StopSignals, seconds: float) -> None:
+    """Wait for something that has no event: a process, a row, a port.
+
+    Raises:
+        _StopError: a signal was received.
+    """
+    if signals.wait(seconds):
+        raise _StopError
+
+
+def _restart(running: list[Part], signals: StopSignals) -> None:
     """Restart parts that exited; the database holds the state of their work."""
     for part in running:
         if part.status is not None:
             log.warning("%s exited with status %s; restarting it", part.name, part.status)
-            stop.pause(RESTART_DELAY)  # one that dies at once should not fill the log
+            _pause(signals, RESTART_DELAY)  # one that dies at once should not fill the log
             part.start()
 
 

@@ -54,10 +54,18 @@ class DutyThread:
         """Start the thread, which calls all duties at once."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop the thread, and wait until the duty that is running has returned."""
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stop the thread, and wait until the duty that is running has returned.
+
+        Args:
+            timeout: the maximum number of seconds to wait; None for no maximum.
+
+        Returns:
+            whether the thread has ended.
+        """
         self.stopped.set()
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
 
 def repeat(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,15 @@ class Process:
 
     def signal(self, number: int) -> None:
         self.popen.send_signal(number)
+
+    def signal_until_end(self, *numbers: int) -> None:
+        """Send signals in turn, without a pause, until it has ended."""
+        deadline = time.monotonic() + PATIENCE
+        for number in itertools.cycle(numbers):
+            if self.popen.poll() is not None:
+                return
+            assert time.monotonic() < deadline, self.output
+            self.signal(number)
 
     def wait(self) -> int:
         """Wait for the end; return the exit status."""

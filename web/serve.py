@@ -7,10 +7,10 @@ import logging
 import signal
 import socket
 import time
-from types import FrameType
 
 from jobs.errors import UserError
 from jobs.settings import Settings
+from jobs.stop_signals import StopSignals
 from web import create_app
 from web.open_files import raise_limit
 from web.server import Server
@@ -32,28 +32,6 @@ class AddressError(UserError):
     """The web cannot listen on the address of the settings."""
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class _Signals:
-    """Counts the signals that ask the process to stop."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self.count = 0
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        self._server.pull_trigger()
-
-    def ignore(self) -> None:
-        """Ignore signals from now on: Python restores their default, death, while it shuts down."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-
-
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. A second signal ends it at once.
 
@@ -68,16 +46,15 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     services: Services = app.extensions["helixq"]
     server = Server(app, listener, max_connections)
-    signals = _Signals(server)
-    services.waiter.stopping = lambda: signals.count > 0
-    log.info("listening at %s", settings.url)
-    while not signals.count:
-        server.run_once(MAX_TURN)
-    server.stop_accepting()
-    deadline = time.monotonic() + SHUTDOWN_TIMEOUT
-    while server.busy and signals.count < 2 and time.monotonic() < deadline:
-        server.run_once(MAX_TURN / 10)
-    signals.ignore()
+    with StopSignals(signal.SIGTERM, signal.SIGINT, notify=server.pull_trigger) as signals:
+        services.waiter.stopping = lambda: signals.count > 0
+        log.info("listening at %s", settings.url)
+        while not signals.count:
+            server.run_once(MAX_TURN)
+        server.stop_accepting()
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT
+        while server.busy and signals.count < 2 and time.monotonic() < deadline:
+            server.run_once(MAX_TURN / 10)
 
 
 def check_address(settings: Settings) -> None:

@@ -7,13 +7,13 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
-from types import FrameType
 
 from celery import Celery
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready
 from celery.worker import state
 
+from jobs.stop_signals import StopSignals
 from worker.tasks import StageRunner
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,14 @@ def consume(
     # Celery warns against running as root, as containers do, since pickled messages can execute code. Ours
     # are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    signals = StopSignals(signal.SIGTERM, signal.SIGINT, at_once=[signal.SIGQUIT])
 
     @worker_ready.connect(weak=False)
     def _ready(**_: object) -> None:
-        _handle_signals(runner)
+        # They replace Celery's handlers, which do not cancel generations, and acknowledge unfinished tasks
+        # on SIGQUIT.
+        signals.install()
+        threading.Thread(target=_stop_on_signal, args=(runner, signals), daemon=True).start()
         on_ready()
 
     worker = app.Worker(
@@ -64,28 +68,16 @@ def consume(
         "ignore", message=r"\s*In Celery 5\.1", category=CPendingDeprecationWarning
     )
     worker.start()
+    signals.ignore()
     return int(worker.exitcode or 0)
 
 
-def _handle_signals(runner: StageRunner) -> None:
-    """Shut down gracefully on SIGTERM and SIGINT, and at once on a second signal or SIGQUIT.
-
-    They replace Celery's handlers, which do not cancel generations, and acknowledge unfinished tasks on
-    SIGQUIT. Either way, every stage is recorded or released.
-    """
-    signalled = threading.Event()
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if signalled.is_set() or number == signal.SIGQUIT:
-            log.warning("stopping now; stages in progress return to the queue")
-            threading.Thread(target=runner.stop, daemon=True).start()
-        else:
-            log.info("stopping; stages in progress have %g seconds to finish", GRACE_PERIOD)
-            timer = threading.Timer(GRACE_PERIOD, runner.stop)
-            timer.daemon = True
-            timer.start()
-        signalled.set()
-        state.should_stop = 0  # type: ignore[assignment]  # typed after its first value
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, stop)
+def _stop_on_signal(runner: StageRunner, signals: StopSignals) -> None:
+    """Shut down gracefully at the first signal, and at once at the second. Every stage is recorded or released."""
+    signals.wait()
+    if signals.count < 2:
+        log.info("stopping; stages in progress have %g seconds to finish", GRACE_PERIOD)
+    state.should_stop = 0  # type: ignore[assignment]  # typed after its first value
+    if signals.wait(GRACE_PERIOD, count=2):
+        log.warning("stopping now; stages in progress return to the queue")
+    runner.stop()

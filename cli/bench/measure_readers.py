@@ -21,6 +21,7 @@ from jobs.models import ANONYMOUS
 from jobs.pipeline import Sampling
 from jobs.progress import Progress, TextDeltas
 from jobs.settings import Settings
+from jobs.stop_signals import StopSignals
 from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.stages import Claim
 from jobs.use_cases.submission import NewJob
@@ -75,7 +76,7 @@ def run(
         settings = Settings(data_dir=folder / "data", port=processes.free_port(), max_queued=10_000)
         parts.migrate(settings, "head")
         redis = up.start_redis(settings, stack)
-        stack.callback(redis.stop, up.Stop())
+        stack.callback(redis.stop, StopSignals())
         database, progress = Database(settings.database), Progress(settings.redis)
         stack.callback(database.close)
         stack.callback(progress.close)

@@ -29,7 +29,8 @@ def environ(database_url: str, redis_server: RedisServer, tmp_path: Path) -> dic
 
 
 def stop(process: Process) -> None:
-    process.signal(signal.SIGTERM)
+    """Stop a process that handles signals, with more of them than it needs, until its last moment."""
+    process.signal_until_end(signal.SIGTERM, signal.SIGINT)
     assert process.wait() == 0
     process.stop()
     assert "Traceback" not in process.output

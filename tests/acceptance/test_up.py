@@ -12,7 +12,8 @@ import httpx2
 import psutil
 import pytest
 
-from cli.up import Part, Stop
+from cli.up import Part
+from jobs.stop_signals import StopSignals
 from tests.conftest import model_settings
 from tests.servers import Process, free_port, helixq
 
@@ -87,9 +88,11 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     assert len(reply["data"]) == 3
     assert job_id == reply["data"][-1]["id"]
     assert {job["status"] for job in reply["data"]} == {"completed"}
-    up.signal(signal.SIGINT)
+    # An impatient user changes nothing.
+    up.signal_until_end(signal.SIGINT)
     assert up.wait() == 0
     up.stop()
+    assert "Traceback" not in up.output
 
 
 def test_killing_up_ends_its_processes(environ: dict[str, str]) -> None:
@@ -145,7 +148,18 @@ def test_a_second_signal_reaches_every_process(tmp_path: Path) -> None:
     part = Part("a part", [sys.executable, "-c", SLOW, str(ready)])
     part.start()
     assert ready.read_text() == "ready"
-    stop = Stop()
-    stop.signals = 2
-    part.stop(stop)
+    with StopSignals(signal.SIGUSR1) as signals:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR1)
+        part.stop(signals)
     assert part.status == 7
+
+
+def test_an_interrupt_during_the_imports_is_silent(tmp_path: Path) -> None:
+    imports = (sys.executable, "-X", "importtime", "-m", "cli")
+    process = helixq("up", environ={"HELIXQ_DATA_DIR": str(tmp_path)}, program=imports)
+    process.wait_for("click.core$")
+    process.signal(signal.SIGINT)
+    assert process.wait() == -signal.SIGINT
+    process.stop()
+    assert "Traceback" not in process.output

@@ -1,0 +1,67 @@
+"""Signals that ask a process to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from signal import SIGUSR1, SIGUSR2
+
+import pytest
+
+from jobs.stop_signals import StopSignals
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (SIGUSR1, SIGUSR2)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_signals_are_counted_and_end_a_wait() -> None:
+    with StopSignals(SIGUSR1, at_once=[SIGUSR2]) as signals:
+        assert not signals.wait(0)
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, SIGUSR1)).start()
+        assert signals.wait()
+        assert signals.count == 1
+        assert signals.wait(0), "it does not wait for another one"
+        assert not signals.wait(0.01, count=2)
+        signal.raise_signal(SIGUSR2)
+        assert signals.wait(0, count=3)
+
+
+def test_another_thread_waits() -> None:
+    with StopSignals(SIGUSR1) as signals:
+        ended = threading.Event()
+
+        def wait() -> None:
+            signals.wait(count=2)
+            ended.set()
+
+        threading.Thread(target=wait, daemon=True).start()
+        signal.raise_signal(SIGUSR1)
+        assert not ended.is_set()
+        signal.raise_signal(SIGUSR1)
+        assert ended.wait(60)
+
+
+def test_a_handler_may_be_interrupted_by_the_next_signal() -> None:
+    nested = iter(range(100))
+
+    def notify() -> None:
+        if next(nested, None) is not None:
+            signal.raise_signal(SIGUSR1)
+
+    with StopSignals(SIGUSR1, notify=notify) as signals:
+        signal.raise_signal(SIGUSR1)
+        assert signals.count == 101
+
+
+def test_later_signals_are_ignored() -> None:
+    with StopSignals(SIGUSR1, SIGUSR2) as signals:
+        pass
+    signal.raise_signal(SIGUSR1)
+    signal.raise_signal(SIGUSR2)
+    assert signals.count == 0
