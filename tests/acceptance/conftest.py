@@ -41,7 +41,7 @@ class Service:
     def http(self) -> httpx2.Client:
         return httpx2.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
-    def submit(self, question: str, **body: object) -> str:
+    def submit(self, question: object, **body: object) -> str:
         with self.http() as http:
             reply = http.post("/v1/responses", json={"input": question, "background": True, **body})
         assert reply.status_code == 202, reply.text

@@ -511,7 +511,10 @@ def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> No
 
 
 def test_pages_fit_a_phone_and_have_enough_contrast(browser: Browser, service: Service) -> None:
-    job_id = service.submit("Supercalifragilistic" * 20 + "\n" + "long " * 200)
+    long = "Supercalifragilistic" * 20 + "\n" + "long " * 200
+    turns = [{"role": "user", "content": long}, {"role": "assistant", "content": long}]
+    question = {"role": "user", "content": long}
+    job_id = service.submit([*turns, question], context="turns", rounds=2)
     service.wait(job_id)
     for scheme in ("light", "dark"):
         options = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}

@@ -46,10 +46,10 @@ def test_a_truncated_text_says_so() -> None:
     assert state == "truncated at its token limit"
 
 
-def test_titles_have_the_round_if_there_are_several() -> None:
+def test_critiques_and_regenerations_are_numbered_if_there_are_several_rounds() -> None:
     assert [s.title for s in view.stages(completed_job())] == ["Answer", "Critique", "Regeneration"]
     assert [s.title for s in view.stages(completed_job(rounds=2))] == [
-        "Answer 1",
+        "Answer",
         "Critique 1",
         "Regeneration 1",
         "Critique 2",

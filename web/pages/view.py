@@ -103,7 +103,9 @@ def earlier_runs(job: Job) -> list[RunView]:
 
 
 def _title(job: Job, role: Role, round_: int) -> str:
-    return f"{TITLES[role]} {round_}" if job.rounds > 1 else TITLES[role]
+    # The actor answers once, in the first round.
+    numbered = job.rounds > 1 and role is not Role.ACTOR
+    return f"{TITLES[role]} {round_}" if numbered else TITLES[role]
 
 
 def _state(job: Job, last: Attempt | None) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS
-from jobs.use_cases import queries
-from tests.integration.web.client import Client, ask, serving
+from jobs.use_cases import queries, stages
+from tests.conftest import WORKER
+from tests.integration.web.client import Client, ask, finish, serving
 from tests.servers import RedisServer
 
 
@@ -43,3 +44,32 @@ def test_the_jobs_page_lists_and_pages(web: Client) -> None:
     assert "Question 0?" not in page
     older = page.split('href="/jobs?after=')[1].split('"')[0]
     assert "Question 0?" in web.get(f"/jobs?after={older}").text
+
+
+def test_a_job_page_shows_the_earlier_turns_of_its_conversation(
+    web: Client, database: Database
+) -> None:
+    first = ask(web, input="What is 2 + 3?", context="turns")
+    finish(database, first["id"])
+    assert "Earlier turns" not in web.get(f"/jobs/{first['id']}").text
+    second = ask(
+        web, input="And <b>times</b> 2?", context="turns", previous_response_id=first["id"]
+    )
+    page = web.get(f"/jobs/{second['id']}").text
+    turns, question = page.split("Earlier turns")[1].split(">Question<")
+    assert turns.index("User") < turns.index("What is 2 + 3?") < turns.index("Assistant")
+    assert "A text." in turns
+    assert "And &lt;b&gt;times&lt;/b&gt; 2?" in question
+    assert f'href="/jobs/{first["id"]}"' in page
+    alone = ask(
+        web, input=[{"role": "user", "content": "Why?"}, {"role": "user", "content": "How?"}]
+    )
+    assert "Earlier turns" not in web.get(f"/jobs/{alone['id']}").text
+
+
+def test_the_jobs_page_says_why_a_job_failed(web: Client, database: Database) -> None:
+    job_id = ask(web)["id"]
+    claim = stages.claim(database, job_id, 0, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.fail(database, claim, "server_error", "the GPU is on fire")
+    assert "the GPU is on fire" in web.get("/jobs").text
