@@ -16,7 +16,7 @@ from cli.errors import ExpectedError
 if TYPE_CHECKING:
     import torch
 
-    from worker.lora.extract import ExtractionReport
+    from worker.lora.extraction_report import ExtractionReport
     from worker.lora.inspect import Description
 
 DTYPES = ("float32", "float16", "bfloat16")

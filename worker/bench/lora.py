@@ -22,8 +22,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from worker.lora import LoraError
 from worker.lora.adapter import open_adapter
-from worker.lora.files import open_checkpoint
 from worker.lora.layout import read_layout
+from worker.lora.weight_files import open_checkpoint
 
 #: The weight of direction i is i**-DECAY, and the number of directions.
 DECAY = 0.7

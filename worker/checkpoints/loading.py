@@ -31,7 +31,7 @@ from worker.lora.adapter import (
 from worker.lora.adapter import (
     batching_unsupported_reasons as adapter_unsupported_reasons,
 )
-from worker.lora.files import InMemoryTensors, Tensors, find_non_finite, is_finite
+from worker.lora.tensors import InMemoryTensors, Tensors, find_non_finite, is_finite
 from worker.phases import phase
 
 log = logging.getLogger(__name__)

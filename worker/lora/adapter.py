@@ -14,7 +14,8 @@ import torch
 from peft.utils.other import get_pattern_key
 
 from worker.lora import LoraError
-from worker.lora.files import InMemoryTensors, Tensors, read_json
+from worker.lora.files import read_json
+from worker.lora.tensors import InMemoryTensors, Tensors
 
 CONFIG_NAME = "adapter_config.json"
 SAFETENSORS_WEIGHTS_NAME = "adapter_model.safetensors"

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,105 +14,18 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from worker.lora import LoraError, lowrank
+from worker.lora import LoraError, extraction_checks, lowrank
 from worker.lora.adapter import CONFIG_NAME, PREFIX, SAFETENSORS_WEIGHTS_NAME
-from worker.lora.files import (
-    DTYPE_NAMES,
-    FLOAT_DTYPES,
-    SafetensorsWriter,
-    Tensors,
-    new_folder,
-    write_json,
-)
-from worker.lora.layout import Layout, Weights, classify_parameters, compare, meta_model, open_model
+from worker.lora.extraction_report import ExtractionReport, GroupReport, LayerReport
+from worker.lora.files import new_folder, write_json
+from worker.lora.layout import Layout, classify_parameters, compare, meta_model, open_model
 from worker.lora.lowrank import Target
+from worker.lora.safetensors_writer import SafetensorsWriter
+from worker.lora.tensors import DTYPE_NAMES, FLOAT_DTYPES, Tensors
 
 #: Kinds of parameters that an adapter can store whole, beside the factors of linear layers.
 KEEPABLE = ("embeddings", "head", "norms")
 DEFAULT_RANK = 64
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """How well B A approximates a linear layer's difference D. Errors are relative to |D|."""
-
-    name: str
-    #: (out, in)
-    shape: tuple[int, int]
-    rank: int
-    #: |D|, the Frobenius norm.
-    norm: float
-    #: 1 - error².
-    kept: float
-    #: |D - B A| / |D|, measured on the saved factors.
-    error: float
-    #: A lower bound of the error of any factors of this rank.
-    best_error_at_least: float
-    #: Whether the factors come from a full decomposition, not from a sketch.
-    exact: bool
-    seconds: float
-
-    @property
-    def excess(self) -> float | None:
-        """An upper bound of how far the error is above the best, as a share of the best.
-
-        None if the best may be 0.
-        """
-        best = self.best_error_at_least
-        return max(self.error / best - 1, 0.0) if best > 0 else None
-
-
-@dataclass(frozen=True)
-class GroupReport:
-    """The differences in parameters that are not linear layers, by kind."""
-
-    #: embeddings, head, norms, biases or other.
-    kind: str
-    #: Number of tensors that differ.
-    tensors: int
-    #: Frobenius norm of their difference.
-    norm: float
-    #: Whether the adapter stores the fine-tune's tensors.
-    kept: bool
-
-
-@dataclass(frozen=True)
-class ExtractionReport:
-    """The result of an extraction, in numbers."""
-
-    layers: list[LayerReport]
-    rest: list[GroupReport]
-    #: Number of parameters, and bytes, of the adapter's tensors.
-    parameters: int
-    bytes: int
-    seconds: float
-    warnings: list[str]
-
-    @property
-    def norm(self) -> float:
-        """Frobenius norm of all layers' differences."""
-        return math.hypot(*(layer.norm for layer in self.layers))
-
-    @property
-    def error(self) -> float:
-        """Error of all layers, as a share of `norm`."""
-        error = math.hypot(*(layer.error * layer.norm for layer in self.layers))
-        return error / self.norm if error else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "layers": [{**asdict(layer), "excess_at_most": layer.excess} for layer in self.layers],
-            "rest": [asdict(rest) for rest in self.rest],
-            "total": {
-                "norm": self.norm,
-                "kept": 1 - self.error**2,
-                "error": self.error,
-                "parameters": self.parameters,
-                "bytes": self.bytes,
-                "seconds": self.seconds,
-            },
-            "warnings": self.warnings,
-        }
 
 
 def extract(
@@ -157,7 +70,7 @@ def extract(
             or the output cannot be written.
     """
     start = time.perf_counter()
-    _check_output(out, base, tuned)
+    extraction_checks.check_output(out, base, tuned)
     with new_folder(out, force=force) as folder:
         model = meta_model(base)
         layout = classify_parameters(model)
@@ -165,11 +78,11 @@ def extract(
             raise LoraError(f"{base / 'config.json'} describes a model without linear layers")
         warnings = compare(base, tuned, ignore_tokenizer=ignore_tokenizer)
         weights = open_model(base, model), open_model(tuned, model)
-        warnings += _check_heads((base, tuned), weights, keep, layout)
+        warnings += extraction_checks.check_heads((base, tuned), weights, keep, layout)
         base_tensors, tuned_tensors = (checkpoint.tensors for checkpoint in weights)
-        _check_shapes(base_tensors, tuned_tensors, layout)
-        _check_target(target, alpha, layout)
-        _check_experts(*weights, layout)
+        extraction_checks.check_shapes(base_tensors, tuned_tensors, layout)
+        extraction_checks.check_target(target, alpha, layout)
+        extraction_checks.check_experts(*weights, layout)
         saved_dtype = dtype or FLOAT_DTYPES[tuned_tensors.entries[next(iter(layout.linear))].dtype]
         if saved_dtype == torch.float64:
             saved_dtype = torch.float32
@@ -312,99 +225,3 @@ def _adapter_config(
     targets = sorted({layer.name.split(".")[-2] for layer in layers})
     content: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]  # peft has no types there
     return {**content, "target_modules": targets}
-
-
-def _check_output(out: Path, *inputs: Path) -> None:
-    for folder in inputs:
-        if out.resolve() == folder.resolve():
-            raise LoraError(f"{out} is an input; use another folder for the output")
-
-
-def _check_shapes(base: Tensors, tuned: Tensors, layout: Layout) -> None:
-    for name in layout.names:
-        if name not in base.entries or name not in tuned.entries:
-            continue  # parts of experts, or the head of a model that was saved without it
-        base_entry, tuned_entry = base.entries[name], tuned.entries[name]
-        if base_entry.shape != tuned_entry.shape:
-            raise LoraError(
-                f"{tuned_entry.file}: {name} has the shape {_format_shape(tuned_entry.shape)}, but "
-                f"{_format_shape(base_entry.shape)} in {base_entry.file}"
-            )
-    for name, shape in layout.linear.items():
-        if (entry := base.entries[name]).shape != shape:
-            raise LoraError(
-                f"{entry.file}: {name} has the shape {_format_shape(entry.shape)}, but config.json "
-                f"requires {_format_shape(shape)}"
-            )
-
-
-def _check_heads(
-    folders: tuple[Path, Path],
-    models: tuple[Weights, Weights],
-    keep: Collection[str],
-    layout: Layout,
-) -> list[str]:
-    """Leave the head out of ``layout`` if a model was saved without it, and return warnings."""
-    warnings = []
-    for folder, weights in zip(folders, models, strict=True):
-        if weights.missing_head and "head" in keep:
-            raise LoraError(
-                f"{folder} was saved without its head: there is no {weights.missing_head[0]} to keep"
-            )
-        if weights.missing_head:
-            warnings.append(
-                f"{folder} was saved without its head, which is assumed to be unchanged"
-            )
-            layout.groups["head"] = []
-    return warnings
-
-
-def _check_experts(base: Weights, tuned: Weights, layout: Layout) -> None:
-    """Check that a mixture's experts are equal, since LoRA cannot represent their difference."""
-    for name in layout.groups.pop("experts"):
-        base_parts, tuned_parts = (
-            sorted(weights.parts.get(name, [name])) for weights in (base, tuned)
-        )
-        for base_part, tuned_part in zip(base_parts, tuned_parts, strict=False):
-            base_entry = base.tensors.entries[base_part]
-            tuned_entry = tuned.tensors.entries[tuned_part]
-            if base_parts != tuned_parts or base_entry.shape != tuned_entry.shape:
-                raise LoraError(
-                    f"{tuned_entry.file} stores the experts in another form than {base_entry.file}; "
-                    "save both models with the same version of transformers"
-                )
-            if not torch.equal(
-                base.tensors.get_finite(base_part), tuned.tensors.get_finite(base_part)
-            ):
-                raise LoraError(
-                    f"{tuned_entry.file}: {base_part} differs, but it belongs to an expert of a "
-                    f"mixture ({name}), which is not a linear layer; an adapter of linear layers "
-                    "cannot represent the change"
-                )
-
-
-def _check_target(target: Target, alpha: float | None, layout: Layout) -> None:
-    if target.rank is not None and target.rank < 1:
-        raise LoraError(f"the rank {target.rank} is below 1; use --rank 1 or more")
-    if target.energy is not None:
-        if not 0 < target.energy <= 1:
-            raise LoraError(
-                f"--energy {target.energy:g} is not a share; use a number above 0 and at most 1"
-            )
-        if alpha is not None:
-            raise LoraError(
-                "--alpha needs the same rank in all layers; use it with --rank, not with --energy"
-            )
-        return
-    # A gate with a single output gets rank 1, whatever the target.
-    matrices = {name: shape for name, shape in layout.linear.items() if min(shape) > 1}
-    name, shape = min(matrices.items(), key=lambda item: min(item[1]))
-    if target.rank and target.rank > min(shape):
-        raise LoraError(
-            f"the rank {target.rank} is too large for {name}, which is {_format_shape(shape)}; use "
-            f"--rank {min(shape)} or less, or --energy"
-        )
-
-
-def _format_shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "of a single number"

@@ -15,7 +15,9 @@ from worker.lora.adapter import (
     open_adapter,
     read_pickle,
 )
-from worker.lora.files import DTYPE_NAMES, SafetensorsWriter, new_file
+from worker.lora.files import new_file
+from worker.lora.safetensors_writer import SafetensorsWriter
+from worker.lora.tensors import DTYPE_NAMES
 
 
 @dataclass(frozen=True)

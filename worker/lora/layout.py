@@ -15,7 +15,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from worker.lora import LoraError
-from worker.lora.files import Tensors, open_checkpoint, read_json
+from worker.lora.files import read_json
+from worker.lora.tensors import Tensors
+from worker.lora.weight_files import open_checkpoint
 
 #: Config values that base and fine-tune must share: otherwise they compute different functions, and no
 #: adapter can make up for it.

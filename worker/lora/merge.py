@@ -13,22 +13,12 @@ from torch import Tensor
 
 from worker.lora import LoraError
 from worker.lora.adapter import mismatched_base, open_adapter
-from worker.lora.files import (
-    CONFIG_NAMES,
-    DTYPE_NAMES,
-    FLOAT_DTYPES,
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    SafetensorsWriter,
-    TensorInfo,
-    explain_write_errors,
-    new_folder,
-    read_json,
-    weight_files,
-    write_json,
-)
+from worker.lora.files import CONFIG_NAMES, explain_write_errors, new_folder, read_json, write_json
 from worker.lora.layout import Weights, classify_parameters, meta_model, open_model
 from worker.lora.peft_merge import PeftMerger
+from worker.lora.safetensors_writer import SafetensorsWriter
+from worker.lora.tensors import DTYPE_NAMES, FLOAT_DTYPES, TensorInfo
+from worker.lora.weight_files import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, weight_files
 
 #: Files that are copied from the base's folder, beside the weights.
 _COPIED_PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja")

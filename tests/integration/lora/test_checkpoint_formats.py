@@ -26,9 +26,9 @@ from transformers import (
 from tests.integration.lora.fine_tunes import SIZES
 from worker.lora import LoraError
 from worker.lora.extract import extract
-from worker.lora.files import open_checkpoint
 from worker.lora.lowrank import Target
 from worker.lora.merge import merge
+from worker.lora.weight_files import open_checkpoint
 
 IDS = torch.tensor([[1, 20, 30, 40, 50, 60]])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
