@@ -25,7 +25,7 @@ WAITING = [
     "acceptance/test_hosts",
     "acceptance/test_rolling_upgrade",
     "acceptance/test_kills",
-    "acceptance/test_browser",
+    "acceptance/browser/test_following",
     "acceptance/test_storm",
 ]
 COMPUTING = [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.database import Database
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
-from tests.conftest import WORKER
+from tests.conftest import WORKER, new_database
 from tests.integration.web.client import Client, services_of, serving
 from tests.servers import RedisServer
 
@@ -33,3 +34,18 @@ def web(database_url: str, redis_server: RedisServer, tokenizer_json: str) -> It
 @pytest.fixture
 def database(web: Client) -> Database:
     return services_of(web).database
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def app(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Any]:
+    """The application for all tests of a module. It requires keys, since it listens beyond this machine.
+
+    Each test has owners of its own.
+    """
+    url = new_database(request.param, request, tmp_path_factory.mktemp("db"))
+    with serving(url, redis_server.url, HOST="0.0.0.0") as web:  # noqa: S104 (nothing is bound)
+        yield web.application

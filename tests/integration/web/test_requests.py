@@ -72,7 +72,7 @@ def test_a_trailing_slash_makes_no_difference(web: Client, path: str) -> None:
     assert web.get(path).json == web.get(path.rstrip("/")).json
 
 
-def test_livez_is_healthz(web: Client) -> None:
+def test_livez_is_an_alias_of_healthz(web: Client) -> None:
     assert web.get("/livez").json == web.get("/healthz").json == {"status": "ok"}
 
 

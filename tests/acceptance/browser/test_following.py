@@ -1,0 +1,148 @@
+"""A job's page follows its job, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests import servers
+from tests.acceptance.browser.page import (
+    JOB_PAGE,
+    QUESTION,
+    opened,
+    outputs,
+    settled,
+    status,
+    stay,
+    stayed,
+    text,
+    texts,
+)
+from tests.acceptance.conftest import Service
+from tests.conftest import LONG
+
+pytestmark = pytest.mark.browser
+
+
+class FirstFails:
+    """A route whose first request gets an error; later ones get this reply, or the server's."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.count = 0
+        self._answer = answer
+
+    def __call__(self, route: Route) -> None:
+        self.count += 1
+        if self.count == 1:
+            route.fulfill(status=503, content_type="text/html", body="<h1>Away</h1>")
+        elif self._answer:
+            route.fulfill(**self._answer)
+        else:
+            route.continue_()
+
+
+def test_text_streams_until_a_cancel(page: Page, slow: Service) -> None:
+    job_id = slow.submit(QUESTION, max_output_tokens=LONG)
+    page.goto(f"{slow.url}/jobs/{job_id}")
+    stay(page)
+    answer = text(page, "Answer")
+    expect(answer).not_to_be_empty()
+    first_text = answer.text_content() or ""
+    expect(answer).not_to_have_text(first_text)
+    assert (answer.text_content() or "").startswith(first_text)
+    expect(status(page)).to_have_text("In progress")
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("writing")
+    expect(page.get_by_role("region", name="Critique")).to_contain_text("waiting")
+    assert stayed(page)
+    shown = answer.text_content() or ""
+
+    page.get_by_role("button", name="Cancel").click()
+    expect(status(page)).to_have_text("Cancelled")
+    # The text so far stays.
+    expect(answer).to_contain_text(shown.strip())
+    expect(page.get_by_role("region", name="Critique")).to_contain_text("not run")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    assert slow.wait(job_id)["status"] == "cancelled"
+
+
+def test_a_cancel_in_another_tab_is_shown_and_keeps_focus(page: Page, slow: Service) -> None:
+    job_id = slow.submit(QUESTION, max_output_tokens=LONG)
+    page.goto(f"{slow.url}/jobs/{job_id}")
+    expect(text(page, "Answer")).not_to_be_empty()
+    stay(page)
+    page.get_by_role("button", name="Cancel").focus()
+    page.get_by_text("Request details").click()
+    page.get_by_role("button", name="Cancel").focus()
+    with slow.http() as http:
+        http.post(f"/v1/responses/{job_id}/cancel")
+    expect(status(page)).to_have_text("Cancelled")
+    assert stayed(page)
+    expect(page.get_by_role("main")).to_be_focused()
+    expect(page.get_by_text("System prompt")).to_be_visible()
+    settled(page)
+    assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
+
+
+def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
+    with opened(browser) as (page, complaints):
+        job_id = slow.submit(QUESTION, max_output_tokens=40)
+        page.goto(f"{slow.url}/jobs/{job_id}")
+        stay(page)
+        expect(text(page, "Answer")).not_to_be_empty()
+        # With its children, which would go on for a moment.
+        os.killpg(slow.web.popen.pid, signal.SIGKILL)
+        slow.web.wait()
+        slow.web.stop()
+        expect(status(page)).to_contain_text("Connection lost. Reconnecting…")
+        slow.web = servers.web(slow.environ)
+        slow.web.wait_for("listening")
+        expect(status(page)).to_have_text("Incomplete")
+        assert texts(page) == outputs(slow, job_id)
+        assert all(texts(page))
+        assert stayed(page)
+        assert all("net::ERR_" in complaint for complaint in complaints)
+        complaints.clear()
+
+
+def test_failed_requests_of_a_page_are_retried(browser: Browser, slow: Service) -> None:
+    with opened(browser) as (page, complaints):
+        page.add_init_script(
+            "streams = []; EventSource = class extends EventSource {"
+            " constructor(url) { super(url); streams.push(this); } }"
+        )
+        # The first request of every kind gets an error page, and streams stay silent.
+        streams = FirstFails(content_type="text/event-stream", body=": waiting\n\n")
+        polls, pages = FirstFails(), FirstFails()
+
+        def job_page(route: Route) -> None:
+            if route.request.resource_type == "fetch":
+                pages(route)
+            else:
+                route.continue_()
+
+        page.route("**/v1/responses/*?stream=true", streams)
+        page.route(re.compile(r"/v1/responses/resp_\w+$"), polls)
+        page.route(JOB_PAGE, job_page)
+        job_id = slow.submit(QUESTION, max_output_tokens=LONG)
+        slow.wait_for_text(job_id)
+        with page.expect_response(lambda r: r.ok and r.url.endswith(f"/v1/responses/{job_id}")):
+            page.goto(f"{slow.url}/jobs/{job_id}")
+            stay(page)
+        expect(status(page)).to_contain_text("In progress")
+        with slow.http() as http:
+            http.post(f"/v1/responses/{job_id}/cancel")
+        expect(status(page)).to_have_text("Cancelled")
+        settled(page)
+        assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
+        assert stayed(page)
+        assert min(streams.count, polls.count, pages.count) >= 2
+        states = page.evaluate("streams.map((stream) => stream.readyState)")
+        assert len(states) >= 2
+        assert set(states) == {2}, "all streams are closed"
+        assert all("status of 503" in complaint for complaint in complaints)
+        complaints.clear()

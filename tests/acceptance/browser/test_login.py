@@ -1,0 +1,83 @@
+"""Logging in and out in a real browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+from werkzeug.serving import make_server
+
+import migrations
+from jobs import settings
+from jobs.database import Database
+from jobs.models import Scope
+from jobs.pipeline import Sampling
+from jobs.use_cases import keys, submission
+from jobs.use_cases.submission import NewJob
+from tests.acceptance.browser.page import FAINT, JOB_PAGE, opened, status
+from web import create_app, key_cache
+from web.services import Services
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Database]]:
+    """A web that requires API keys, without a worker and in this process: its URL and its database."""
+    monkeypatch.setattr(key_cache, "TTL", 0)
+    app = create_app(
+        settings.load(
+            {
+                "HELIXQ_AUTH": "required",
+                "HELIXQ_DATABASE_URL": f"sqlite:///{tmp_path / 'jobs.sqlite3'}",
+                "HELIXQ_REDIS_URL": "unix:///nowhere.sock",
+            }
+        )
+    )
+    services: Services = app.extensions["helixq"]
+    migrations.migrate(services.database.engine)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", services.database
+    services.waiter.stopping = lambda: True
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    services.database.close()
+    services.progress.close()
+
+
+def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> None:
+    url, database = guarded
+    key, secret = keys.create(database, "alice's phone", [Scope.ASK], owner="alice")
+    new = NewJob("Why?", "Be brief.", Sampling(), 1, 5, background=True, metadata={})
+    job, _ = submission.submit(database, key.owner, new, max_queued=10)
+    for scheme in ("light", "dark"):
+        options = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
+        with opened(browser, **options) as (page, complaints):
+            page.goto(f"{url}/jobs/{job.id}")
+            expect(page.get_by_label("API key")).to_be_focused()
+            assert page.evaluate(FAINT) == []
+            page.keyboard.type("hq_wrong")
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("wrong")
+            assert page.evaluate(FAINT) == []
+            page.keyboard.type(secret)
+            page.keyboard.press("Enter")
+            expect(page).to_have_url(JOB_PAGE)
+            expect(status(page)).to_have_text("Queued")
+            for path in ("/", "/jobs", f"/jobs/{job.id}"):
+                page.goto(url + path)
+                assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+                assert page.evaluate(FAINT) == [], (path, scheme)
+            if scheme == "light":
+                page.get_by_role("button", name="Log out").click()
+            else:  # The page is open, and follows the job.
+                keys.revoke(database, key.id)
+            expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+            assert all("401" in complaint for complaint in complaints)
+            complaints.clear()
