@@ -6,15 +6,28 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 #: The option that prints JSON instead of a table.
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+
+#: The option of the seed.
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the jobs, or of random weights."
+)
+
+
+def count_option(name: str, default: int, text: str, *, minimum: int = 1) -> Callable[[F], F]:
+    """Return an option for a number of something, with its default and its help text."""
+    kind = click.IntRange(min=minimum)
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
 def demo_questions(count: int) -> list[str]:

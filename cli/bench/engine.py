@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.bench.common import (
+    count_option,
     demo_questions,
     json_option,
     machine,
+    seed_option,
     show_progress,
     temporary_folder,
 )
@@ -53,15 +55,18 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     show_default=True,
     help="The demo model, or random weights.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option(
-    "--reference-jobs",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="The number of these jobs that run on the reference engine, too.",
+@count_option("--jobs", 64, "The number of jobs.")
+@count_option(
+    "--reference-jobs", 8, "The number of these jobs that run on the reference engine, too."
 )
-@click.option("--slots", default="1,64", show_default=True, callback=_numbers, metavar="N,N,…")
+@click.option(
+    "--slots",
+    default="1,64",
+    show_default=True,
+    callback=_numbers,
+    metavar="N,N,…",
+    help="Numbers of sequences that the batching engine decodes at once, each measured.",
+)
 @click.option(
     "--max-output-tokens",
     type=click.IntRange(min=1),
@@ -78,7 +83,7 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Also measure this llama-server of llama.cpp (on a CPU, for each number of slots).",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @json_option
 def engine(
     which: str,

@@ -7,19 +7,21 @@ import json
 import click
 
 from cli.bench.common import (
+    count_option,
     demo_questions,
     json_option,
     machine,
+    seed_option,
     show_progress,
     temporary_folder,
 )
 
 
 @click.command()
-@click.option("--jobs", type=click.IntRange(min=1), default=30, show_default=True)
-@click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--old", type=click.IntRange(min=1), default=100_000, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@count_option("--jobs", 30, "The number of jobs, one at a time.")
+@count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
+@count_option("--old", 100_000, "The number of ended jobs in the database of the sweep.")
+@seed_option
 @json_option
 def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) -> None:
     """Measure the latency that an idle service adds to a job, and a sweep, on SQLite.

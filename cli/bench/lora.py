@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from cli.bench.common import json_option, machine, show_progress, temporary_folder
+from cli.bench.common import (
+    count_option,
+    json_option,
+    machine,
+    seed_option,
+    show_progress,
+    temporary_folder,
+)
 from cli.errors import ExpectedError
 
 
@@ -18,8 +25,8 @@ from cli.errors import ExpectedError
     type=click.Path(path_type=Path, dir_okay=False),
     help="The program mergekit-extract-lora (default: from the PATH).",
 )
-@click.option("--rank", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@count_option("--rank", 64, "Rank of the adapters.")
+@seed_option
 @json_option
 def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     """Extract adapters from layers of Mistral-7B's sizes: HelixQ, with --exact, and mergekit.

@@ -7,15 +7,26 @@ from dataclasses import asdict
 
 import click
 
-from cli.bench.common import json_option, machine, show_progress, temporary_folder
+from cli.bench.common import count_option, json_option, machine, show_progress, temporary_folder
 
 
 @click.command()
 @click.option(
-    "--readers", "count", type=click.IntRange(min=1, max=200), default=200, show_default=True
+    "--readers",
+    "count",
+    type=click.IntRange(min=1, max=200),
+    default=200,
+    show_default=True,
+    help="The number of readers of all cases but the first.",
 )
-@click.option("--pieces", type=click.IntRange(min=0), default=1000, show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True)
+@count_option("--pieces", 1000, "Deltas of each text before the last case begins.", minimum=0)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="How long each case is measured.",
+)
 @json_option
 def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
     """Measure what live readers of event streams cost the web: --readers, against one.

@@ -7,20 +7,24 @@ import json
 import click
 
 from cli.bench.common import (
+    count_option,
     demo_questions,
     json_option,
     machine,
+    seed_option,
     show_progress,
     temporary_folder,
 )
 
 
 @click.command()
-@click.option("--jobs", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--reference-jobs", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--at-once", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@count_option("--jobs", 256, "The number of jobs.")
+@count_option(
+    "--reference-jobs", 16, "The number of these jobs that run on the reference engine, too."
+)
+@count_option("--at-once", 64, "The number of jobs that are in the service at once.")
+@count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
+@seed_option
 @json_option
 def service(
     jobs: int, reference_jobs: int, at_once: int, max_output_tokens: int, seed: int, as_json: bool

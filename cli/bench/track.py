@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from cli.bench.common import (
+    count_option,
     demo_questions,
     json_option,
     machine,
@@ -18,9 +19,9 @@ from cli.bench.common import (
 
 
 @click.command()
-@click.option("--jobs", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--idle-jobs", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--at-once", type=click.IntRange(min=1), default=64, show_default=True)
+@count_option("--jobs", 256, "The number of jobs.")
+@count_option("--idle-jobs", 20, "The number of these that also run one at a time.")
+@count_option("--at-once", 64, "The number of jobs that are in the service at once.")
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),

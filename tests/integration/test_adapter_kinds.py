@@ -5,7 +5,6 @@ The right text is always PEFT's: one adapter alone, on a base that was loaded fo
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import warnings
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from jobs.pipeline import Role, Sampling
+from tests.adapters import change_config
 from tests.conftest import find
 from tests.integration.batches import SIZES
 from worker import local_engine
@@ -373,8 +373,7 @@ def test_a_config_with_an_invalid_value_is_one_sentence(
 ) -> None:
     folder = beside(checkpoint, tmp_path)
     shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
-    file = folder / Role.CRITIC / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    change_config(folder / Role.CRITIC, **changes)
     with pytest.raises(CheckpointError) as excinfo:
         loading.load(find(folder))
     sentence = str(excinfo.value)
@@ -422,8 +421,7 @@ def test_unsupported_adapters_are_refused(
 ) -> None:
     folder = beside(checkpoint, tmp_path)
     shutil.copytree(checkpoint / Role.CRITIC, folder / Role.CRITIC)
-    file = folder / Role.CRITIC / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    change_config(folder / Role.CRITIC, **changes)
     for refused in (loading.batching_unsupported_reasons, loading.load):
         with pytest.raises(CheckpointError) as excinfo:
             refused(find(folder))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import Settings
+from tests.adapters import change_config
 from tests.random_weights import build
 from worker.checkpoints import discovery, loading
 from worker.checkpoints.discovery import find_checkpoints
@@ -214,11 +215,6 @@ def test_a_value_that_overflows_the_dtype_is_reported(copy: Path) -> None:
     sentence = refusal(settings_for(copy, HELIXQ_DTYPE="float16"))
     assert "model.norm.weight has values that are too large for float16" in sentence
     assert "HELIXQ_DTYPE" in sentence
-
-
-def change_config(folder: Path, **options: object) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
 
 
 def logged(caplog: pytest.LogCaptureFixture, configured: Settings) -> list[str]:

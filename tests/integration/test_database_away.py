@@ -30,7 +30,7 @@ class SlowProxy(Proxy):
     """A network on which requests take 5 ms: more than the timeouts of 1 ms that PostgreSQL gets here."""
 
     def _passed_on(self, data: bytes, client: Any) -> bool:
-        time.sleep(0.005)
+        time.sleep(0.005)  # a network's latency
         return super()._passed_on(data, client)
 
 

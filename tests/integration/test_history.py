@@ -126,7 +126,7 @@ def test_an_ended_attempt_never_changes(database: Database, happened: list[Any])
 
 
 @pytest.mark.parametrize("first", sorted(ENDS))
-def test_of_two_ends_one_wins(database: Database, first: str) -> None:
+def test_of_two_concurrent_ends_one_is_recorded(database: Database, first: str) -> None:
     """The second one finds the attempt ended: by another end, a cancel or a lost lease."""
     for second in ENDS:
         for event in EVENTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.adapters import change_config
 from tests.integration.lora.fine_tunes import (
     LINEAR,
 )
@@ -45,8 +45,7 @@ def test_unsupported_adapters_are_reported(
     checkpoint: Path, tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))
-    config = adapter / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    change_config(adapter, **change)
     [unsupported] = inspect(adapter).unsupported_reasons
     assert unsupported.startswith(reason)
 

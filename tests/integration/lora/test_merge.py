@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
 )
 
+from tests.adapters import change_config
 from tests.integration.lora.fine_tunes import (
     is_linear,
     logits,
@@ -80,8 +80,7 @@ def test_unmergeable_adapters_are_refused(
     checkpoint: Path, base: Path, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     adapter = Path(shutil.copytree(checkpoint / "actor", tmp_path / "adapter"))
-    config = adapter / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    change_config(adapter, **change)
     with pytest.raises(LoraError, match=message):
         merge(base, adapter, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]

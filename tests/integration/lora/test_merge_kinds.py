@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import (
 )
 
 from cli.main import main
+from tests.adapters import change_config
 from tests.integration.lora.fine_tunes import SIZES
 from worker.lora import LoraError
 from worker.lora.inspect import inspect
@@ -130,11 +130,6 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def configure(folder: Path, **options: object) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
-
-
 def lose_a_layer(folder: Path) -> None:
     edit(folder, lambda w: [w.pop(name) for name in list(w) if "layers.1.self_attn.q_proj" in name])
 
@@ -155,36 +150,39 @@ def poison(folder: Path) -> None:
             r"is incomplete: it has no \S+layers.1.self_attn.q_proj.lora_A.weight \(and 1 more\)",
         ),
         (
-            lambda f: configure(f, target_modules=["q_proj"]),
+            lambda f: change_config(f, target_modules=["q_proj"]),
             r"has \S+v_proj.lora_A.weight, which its adapter_config.json does not include",
         ),
         (
-            lambda f: configure(f, target_modules=["query"]),
+            lambda f: change_config(f, target_modules=["query"]),
             "is for another base: PEFT cannot apply",
         ),
-        (lambda f: configure(f, init_lora_weights="olora"), "its initialization .olora. changes"),
         (
-            lambda f: configure(f, target_parameters=["q_proj.weight"]),
+            lambda f: change_config(f, init_lora_weights="olora"),
+            "its initialization .olora. changes",
+        ),
+        (
+            lambda f: change_config(f, target_parameters=["q_proj.weight"]),
             "it adapts parameters that are not linear layers",
         ),
         (
-            lambda f: configure(f, use_something_new=True),
+            lambda f: change_config(f, use_something_new=True),
             "does not know its option use_something_new=True",
         ),
         (
-            lambda f: configure(f, task_type="NONE"),
+            lambda f: change_config(f, task_type="NONE"),
             "is not a config that PEFT accepts .Invalid task type",
         ),
         (
-            lambda f: configure(f, target_modules="(q"),
+            lambda f: change_config(f, target_modules="(q"),
             "has '.q' in target_modules, which is not a reg",
         ),
         (
-            lambda f: configure(f, rank_pattern=[2]),
+            lambda f: change_config(f, rank_pattern=[2]),
             r"has rank_pattern=\[2\], which is not an object",
         ),
         (
-            lambda f: configure(f, peft_type="LOHA"),
+            lambda f: change_config(f, peft_type="LOHA"),
             r"cannot be merged: it is not a LoRA but .* LOHA$",
         ),
         (poison, r"adapter_model.safetensors: \S+lora_B.weight has NaN or infinite values"),
@@ -241,7 +239,7 @@ def test_a_base_with_nan_is_not_merged(bases: Path, tmp_path: Path) -> None:
 
 def test_an_adapter_that_names_another_base_is_warned_about(bases: Path, tmp_path: Path) -> None:
     adapter = adapt(bases / "mistral", tmp_path / "adapter", target_modules=ATTENTION)
-    configure(adapter, base_model_name_or_path="somebody/Zephyr-7B")
+    change_config(adapter, base_model_name_or_path="somebody/Zephyr-7B")
     options = ("--base", bases / "mistral", "--adapter", adapter, "--out", tmp_path / "merged")
     result = CliRunner().invoke(main, ["lora", "merge", *map(str, options)])
     assert result.exit_code == 0, result.output
