@@ -22,10 +22,10 @@ def arrange() -> None:
     execute = StepExecutor.execute
 
     def pause_and_execute(self: StepExecutor, output: Any) -> None:
-        time.sleep(PAUSE)
+        time.sleep(PAUSE)  # stands for a GPU's computation
         execute(self, output)
 
-    StepExecutor.execute = pause_and_execute  # type: ignore[method-assign]
+    StepExecutor.execute = pause_and_execute  # type: ignore[method-assign]  # on purpose
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def submit(service: Service, key: str, rng: random.Random) -> str:
         if reply.status_code < 300:
             return str(reply.json()["id"])
         assert reply.status_code in (429, 503), reply.text
-        time.sleep(rng.uniform(0.05, 0.2))
+        time.sleep(rng.uniform(0.05, 0.2))  # as a client that was told to retry
     raise AssertionError(f"no answer for {key}")
 
 
@@ -127,6 +127,7 @@ def test_every_accepted_job_ends_once_with_all_stages(
         rng = random.Random(number)
         for key in keys[number::CLIENTS]:
             ids[key] = submit(service, key, rng)
+            # Clients think between two questions.
             time.sleep(rng.uniform(0, 2 * size.kills * size.pause * CLIENTS / size.jobs))
 
     clients = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)]

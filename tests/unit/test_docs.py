@@ -58,7 +58,7 @@ def anchors(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_somewhere(name: str) -> None:
+def test_link_targets_exist(name: str) -> None:
     lost = []
     for link in ("".join(pair) for pair in _LINK.findall(prose(name))):
         if re.match(r"\w+:", link):

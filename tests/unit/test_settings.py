@@ -163,7 +163,7 @@ def test_several_hosts_are_parsed_as_by_libpq(url: str, hosts: str, ports: str |
         ("helix.example", False, "http://helix.example:8000"),
     ],
 )
-def test_where_the_web_is(host: str, loopback: bool, url: str) -> None:
+def test_the_url_follows_host_and_port(host: str, loopback: bool, url: str) -> None:
     loaded = settings.load({"HELIXQ_HOST": host})
     assert (loaded.loopback, loaded.url) == (loopback, url)
 

@@ -137,7 +137,7 @@ class LlamaServer:
                     return
             except httpx2.TransportError:
                 pass  # it does not listen yet
-            time.sleep(POLL_INTERVAL)
+            time.sleep(POLL_INTERVAL)  # A server that starts notifies nobody.
         last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
         raise EngineError(f"{program} does not start: {' '.join(last)}")
 

@@ -46,7 +46,7 @@ def test_every_step_of_the_columns_is_true(problem: Problem) -> None:
 
 
 @given(problems, st.integers(0, 20_000))
-def test_a_verdict_is_true(problem: Problem, response: int) -> None:
+def test_a_verdict_states_whether_the_answer_is_right(problem: Problem, response: int) -> None:
     for judge in (world.verdict, world.comparison):
         check(judge(response, problem.answer), problem, response)
 
@@ -73,7 +73,7 @@ def check(verdict: str, problem: Problem, response: int) -> None:
 
 
 @given(problems, st.integers(0, 1000))
-def test_a_mistake_is_never_right(problem: Problem, seed: int) -> None:
+def test_a_mistake_is_never_the_right_answer(problem: Problem, seed: int) -> None:
     assert world.mistake(random.Random(seed), problem) != problem.answer
 
 

@@ -52,12 +52,12 @@ def spelled_out(weight: Tensor, code: tuple[float, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
-def test_weights_are_what_their_bits_say(code: tuple[float, ...]) -> None:
+def test_weights_are_decoded_from_their_bits(code: tuple[float, ...]) -> None:
     weight = matrix(6, 256)
     assert torch.equal(four_bit(weight, code).dequantize(torch.float32), spelled_out(weight, code))
 
 
-def test_layers_stand_side_by_side() -> None:
+def test_fused_layers_give_their_outputs_side_by_side() -> None:
     weights = [matrix(rows, 256, seed) for seed, rows in enumerate((8, 4, 2))]
     bias = torch.arange(4.0)
     layers = [layer(w, FP4, b) for w, b in zip(weights, (None, bias, None), strict=True)]
@@ -175,7 +175,7 @@ for name, code in CODES.items():
 """
 
 
-def test_kernels_agree_with_the_plain_way() -> None:
+def test_kernels_match_torch_ops_for_4_bits() -> None:
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True)

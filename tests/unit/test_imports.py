@@ -9,7 +9,7 @@ import pytest
 from jobs import protocol
 
 
-def test_dependencies_point_one_way() -> None:
+def test_dependencies_between_packages_keep_the_contracts() -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports"],
         capture_output=True,
@@ -26,7 +26,7 @@ def loaded(imports: str, unwanted: set[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "room",
+    "modules",
     [
         "jobs.queue, jobs.database, jobs.progress, jobs.maintenance",
         "web",
@@ -34,8 +34,8 @@ def loaded(imports: str, unwanted: set[str]) -> str:
         "worker.main",
     ],
 )
-def test_importing_the_light_rooms_loads_no_model_library(room: str) -> None:
-    assert loaded(room, {"torch", "transformers", "peft"}) == ""
+def test_commands_without_a_model_import_no_model_library(modules: str) -> None:
+    assert loaded(modules, {"torch", "transformers", "peft"}) == ""
 
 
 def test_the_protocol_needs_no_http() -> None:
