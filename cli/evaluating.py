@@ -251,7 +251,7 @@ def command(
     system: str | None,
     **options: Any,
 ) -> None:
-    """Measure how much critic and regenerator improve answers, on questions with known answers.
+    """Measure what critic and regenerator improve.
 
     TASK is a file of JSON lines, {"question": …, "answer": …}. An optional "kind" groups the results
     ("sums/long" also counts as "sums"). Without TASK, the demo's held-out questions are used. The

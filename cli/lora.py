@@ -82,7 +82,7 @@ def extract(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Extract an adapter from what a fine-tune changed in the base's linear layers.
+    """Extract an adapter from a full fine-tune of a base.
 
     Each layer gets the best approximation of its rank. The table shows the share of the change
     that is kept, the error, and a lower bound for the error of any adapter of this rank.
@@ -163,7 +163,7 @@ def merge(
 @click.option("--convert", is_flag=True, help="First convert a pickled adapter to safetensors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 def inspect(adapter: str, convert: bool, as_json: bool) -> None:
-    """Show an adapter's rank, targets and norms, and whether it can be batched."""
+    """Show what an adapter holds, and whether it can be batched."""
     from worker.checkpoints import digests
     from worker.lora import inspect as inspection
 

@@ -80,9 +80,10 @@ def worker(settings: Settings) -> None:
 @main.command()
 @click.pass_obj
 def maintain(settings: Settings) -> None:
-    """Run the background duties without a worker: lost stages, unpublished jobs, retention.
+    """Run the background duties without a worker.
 
-    Every worker runs them too; use this where no worker may be running.
+    They take back lost stages, publish unpublished jobs, and delete old ones. Every worker runs
+    them too; use this where no worker may be running.
     """
     from cli import parts
 
@@ -161,7 +162,10 @@ def ask(
 @_server
 @click.pass_obj
 def chat(settings: Settings, /, url: str | None) -> None:
-    """Ask one question after another, as the model card's program does."""
+    """Ask questions in a loop, like the model card's program.
+
+    Ctrl-C cancels the question that is being answered, and Ctrl-D ends the loop.
+    """
     from cli import asking
     from cli.client import Client
 

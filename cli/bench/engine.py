@@ -97,7 +97,7 @@ def engine(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Run whole jobs on the batching engine and on the reference engine.
+    """Compare the batching engine with the reference engine.
 
     --llama-server needs the package gguf: pip install gguf
     """

@@ -24,10 +24,10 @@ from cli.bench.common import (
 @seed_option
 @json_option
 def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) -> None:
-    """Measure the latency that an idle service adds to a job, and a sweep, on SQLite.
+    """Measure the latency that an idle service adds to a job.
 
-    The engine alone and the service answer each question in turn. The sweep runs over --old
-    ended jobs, and over none.
+    The engine alone and the service answer each question in turn, on SQLite. A sweep is
+    measured, too, over --old ended jobs, and over none.
     """
     import statistics
 

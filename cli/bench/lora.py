@@ -29,7 +29,9 @@ from cli.errors import ExpectedError
 @seed_option
 @json_option
 def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
-    """Extract adapters from layers of Mistral-7B's sizes: HelixQ, with --exact, and mergekit.
+    """Compare the extraction of adapters with mergekit.
+
+    Both extract from one decoder layer of Mistral-7B's sizes.
 
     Install mergekit in a separate environment:
     python3 -m venv mk && mk/bin/pip install mergekit

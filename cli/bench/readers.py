@@ -29,7 +29,7 @@ from cli.bench.common import count_option, json_option, machine, show_progress, 
 )
 @json_option
 def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
-    """Measure what live readers of event streams cost the web: --readers, against one.
+    """Measure what readers of event streams cost the web.
 
     Every job gets ten messages a second. In the last case, each text already has --pieces deltas.
     """

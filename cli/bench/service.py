@@ -29,7 +29,10 @@ from cli.bench.common import (
 def service(
     jobs: int, reference_jobs: int, at_once: int, max_output_tokens: int, seed: int, as_json: bool
 ) -> None:
-    """Run whole jobs through `helixq up`, over HTTP, and on the reference engine alone."""
+    """Compare `helixq up` with the reference engine alone.
+
+    Whole jobs run through the service, over HTTP, and on the engine.
+    """
     import torch
 
     from cli.bench import measure_service

@@ -32,7 +32,10 @@ from cli.bench.common import (
 @click.option("--record", is_flag=True, help="Record the figures of this run.")
 @json_option
 def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_json: bool) -> None:
-    """Measure an idle job and many jobs at once, and compare with the recorded figures."""
+    """Compare the service with the recorded figures.
+
+    Measures an idle job, and many jobs at once.
+    """
     from cli.bench import figures
 
     if idle_jobs >= jobs:
