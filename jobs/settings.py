@@ -202,8 +202,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         field = variable.removeprefix(PREFIX).lower()
         if variable != variable.upper() or field not in Settings.model_fields:
             close = difflib.get_close_matches(field, Settings.model_fields, n=1)
-            hint = f"; did you mean {PREFIX}{close[0].upper()}?" if close else ""
-            raise SettingsError(f"{variable} is not a setting of HelixQ{hint}")
+            hint = f"did you mean {PREFIX}{close[0].upper()}?" if close else "see docs/settings.md"
+            raise SettingsError(f"{variable} is not a setting of HelixQ; {hint}")
         if value.strip():
             values[field] = value.strip()
     try:
