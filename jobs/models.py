@@ -333,7 +333,7 @@ class Attempt(Base):
     run: Mapped[int] = mapped_column(default=1)
     #: 1 for the first attempt at this stage; it continues over all runs.
     number: Mapped[int]
-    #: Of its lease.
+    #: The fencing token of its lease.
     lease_token: Mapped[int]
     worker_id: Mapped[str] = mapped_column(sa.ForeignKey("workers.id"), index=True)
     status: Mapped[AttemptStatus] = mapped_column(_enum(AttemptStatus, "status"))

@@ -73,7 +73,7 @@ class StopSignals:
         return sum(2 if number in self._at_once else 1 for number in self._received)
 
     def wait(self, timeout: float | None = None, *, count: int = 1) -> bool:
-        """Wait until so many signals have been received. Only one thread may wait.
+        """Wait until ``count`` signals have been received. Only one thread may wait.
 
         Args:
             timeout: the maximum number of seconds; None for no maximum.

@@ -52,7 +52,7 @@ class Process:
             return "".join(self._lines)
 
     def wait_for(self, pattern: str, *, count: int = 1) -> str:
-        """Wait until so many lines match; return the last of them."""
+        """Wait until ``count`` lines match; return the last of them."""
 
         def matches() -> list[str]:
             return [line for line in self._lines if re.search(pattern, line)]

@@ -139,7 +139,7 @@ def claim(
 
 
 def needs_exclusive_worker(database: Database, job_id: str, stage_index: int) -> bool:
-    """Return whether a stage has lost so many attempts that it must run with no other beside it."""
+    """Return whether a stage has lost enough attempts that it must run with no other beside it."""
     with database.read() as connection:
         return attempts.count_lost(connection, job_id, stage_index) >= leases.EXCLUSIVE_AFTER
 

@@ -53,7 +53,7 @@ class IntraOpThreads:
         self._small_model = small_model
 
     def set_for(self, num_tokens: int) -> None:
-        """Set the number of threads for a batch of so many tokens."""
+        """Set the number of threads for a batch of ``num_tokens`` tokens."""
         single = self._small_model and num_tokens < MIN_PARALLEL_TOKENS
         self._set(1 if single else self._max)
 

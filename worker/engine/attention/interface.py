@@ -14,7 +14,7 @@ class LayerAttention(NamedTuple):
     layer: int
     #: Factor of the scores.
     scaling: float
-    #: A token attends to so many tokens, itself included; to all before it if None.
+    #: The number of tokens that a token attends to, itself included; None for all before it.
     sliding_window: int | None
 
 

@@ -21,9 +21,9 @@ class PagedBatch:
     positions: Tensor
     #: The blocks of each row's sequence in the order of its tokens, (rows, blocks).
     block_tables: Tensor
-    #: So many tokens at the beginning attend each for itself.
+    #: The number of decode tokens. They come first, and each attends as a single query.
     num_decode_tokens: int
-    #: No decoding token's position is this one or beyond.
+    #: Greater than the position of every decode token.
     max_kv_len: int
     #: Tiles of the other tokens, of at most `tile_tokens` successive tokens of one sequence: index of the
     #: first token, number of tokens, row, and position of the first token, (tiles, 4). None without any.

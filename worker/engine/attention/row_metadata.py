@@ -13,7 +13,7 @@ from worker.engine.kv.row_cache import RowKVCache
 
 #: On a GPU, the KV length of decoding sequences is rounded up to a multiple, so that there are few shapes.
 KV_LEN_MULTIPLE = 64
-#: On a CPU, the common prefix of at least so many sequences and tokens is read once for all of them.
+#: On a CPU, cascade attention is used from this number of sequences and of common prefix tokens on.
 MIN_CASCADE_SEQS, MIN_CASCADE_TOKENS = 4, 32
 
 

@@ -25,15 +25,15 @@ TOKEN_COLUMNS, TILE_COLUMNS, SAMPLE_COLUMNS = 4, 4, 5
 class BatchShape:
     """Sizes of a step, padding included. A CUDA graph serves all steps of one shape."""
 
-    #: So many tokens at the beginning attend each for itself: those that decode, and if they are fewer,
-    #: some of a prefill.
+    #: The number of tokens at the beginning that attend as single queries: decode tokens, and prefill
+    #: tokens if there are fewer of those.
     num_decode_tokens: int
     num_tokens: int
     #: Prefill tiles.
     num_tiles: int
     #: Sampled tokens.
     num_samples: int
-    #: No decoding token's position is this one or beyond.
+    #: Greater than the position of every decode token.
     max_kv_len: int
 
     @property

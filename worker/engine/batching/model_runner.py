@@ -18,7 +18,7 @@ class ModelRunnerOutput:
 
     #: The sequences that were sampled. Each has one token, and one more for each draft token.
     sequences: list[Sequence]
-    #: Of one sequence after the other; those after a rejected draft token are to be ignored.
+    #: Sequence by sequence. Ignore those after a rejected draft token.
     sampled_token_ids: list[int]
     #: Whether the logits of each token were finite.
     is_finite: list[bool]

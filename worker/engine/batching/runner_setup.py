@@ -42,8 +42,8 @@ CaptureFactory = Callable[[torch.device], Capture | None]
 #: Default of the maximum number of tokens of a step with prefills, by device type: enough to use the
 #: processor, few enough not to delay the decoding sequences for long.
 MAX_NUM_BATCHED_TOKENS = {"cpu": 512, "cuda": 1024}
-#: Default of the maximum number of sequences. On CUDA it is an upper bound, and each sequence gets at least
-#: so many tokens of the KV cache.
+#: Default of the maximum number of sequences. On CUDA it is an upper bound: each sequence gets at least
+#: `KV_TOKENS_PER_SEQ` tokens of the KV cache.
 MAX_NUM_SEQS = {"cpu": 16, "cuda": 256}
 KV_TOKENS_PER_SEQ = 1024
 

@@ -32,8 +32,8 @@ class TileConfig:
     #: Pipeline stages of loads.
     stages: int = 4
     warps: int = 4
-    #: The inputs are split (split k) in powers of two while there are at most so many programs for a
-    #: tile of rows: four for each multiprocessor of an H100.
+    #: The maximum number of programs for a tile of rows, up to which the inputs are split (split k) in
+    #: powers of two: four for each multiprocessor of an H100.
     max_programs: int = 528
 
     def num_parts(self, weight: FourBitWeight) -> int:

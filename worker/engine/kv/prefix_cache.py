@@ -14,7 +14,7 @@ import numpy as np
 
 #: Token id and adapter id of what is empty.
 EMPTY = -1
-#: A free row whose prefix match exceeds that of all other rows by so many tokens is reused itself.
+#: A free row is reused in place if its prefix match exceeds that of all other rows by this number of tokens.
 MIN_UNIQUE_TOKENS = 64
 
 
