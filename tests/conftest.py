@@ -58,7 +58,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slow checkpoint that never ends a text by itself: what stops it, stopped it."""
+    """A slow checkpoint whose texts never end by themselves: only a limit, a cancel or a fault ends them."""
     folder = tmp_path_factory.mktemp("endless")
     build(folder, layers=12, context=4 * LONG)
     weights = load_file(folder / "base" / "model.safetensors")

@@ -1,7 +1,7 @@
 """A network between Redis and its clients on which a server answers everything with an error.
 
-It stands for replies that a lone Redis cannot be brought to give, or not at once: those of a cluster, of a
-server that loads its data, of one that has got a password.
+It simulates replies that a single Redis does not give on request: those of a cluster, of a server that is
+loading its data, and of one that requires a password.
 """
 
 from __future__ import annotations

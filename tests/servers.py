@@ -82,7 +82,7 @@ class Process:
         return status
 
     def stop(self) -> None:
-        """End it politely, or not."""
+        """End it with SIGTERM, or with SIGKILL if it does not stop."""
         if self.popen.poll() is None:
             self.signal(signal.SIGTERM)
         try:

@@ -51,7 +51,7 @@ def submit(
 ) -> tuple[Job, bool]:
     """Accept a job. Once this returns, the job is durable and counts as published.
 
-    The look for the idempotency key, the limits of the queue and the new row are one unit of work.
+    The look-up of the idempotency key, the checks of the limits and the new row are one unit of work.
 
     Args:
         database: of the jobs.

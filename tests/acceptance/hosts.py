@@ -1,7 +1,7 @@
 """Hosts on one machine: network namespaces with their own names, connected by virtual cables.
 
 One of them has the servers: proxies that listen there for PostgreSQL and Redis. Each other one has a
-cable to it. Who is not root makes them in a user namespace, where the system allows it.
+cable to it. Without root, they are made in a user namespace, where the system allows it.
 """
 
 from __future__ import annotations

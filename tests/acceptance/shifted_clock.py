@@ -1,7 +1,7 @@
 """``python -m tests.acceptance.shifted_clock SECONDS worker``: a process whose clock is wrong.
 
-Stands in for another host: what Python asks for the time is off by so many seconds. (The system's
-clock cannot be set for one process.)
+It simulates another host: Python's clocks are off by SECONDS. (The system's clock cannot be set for one
+process.)
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def peft_text(folder: Path, role: Role, tokenizer: Any) -> str:
 def make_plain(
     tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[bool], tuple[Path, dict[Role, str]]]:
-    """What makes a base, tied or not, with a plain adapter for each role, and PEFT's texts; once."""
+    """Return a cached function that makes a base, tied or not, with plain adapters and PEFT's texts."""
 
     @cache
     def make(tied: bool) -> tuple[Path, dict[Role, str]]:

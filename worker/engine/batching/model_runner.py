@@ -70,4 +70,4 @@ class ModelRunner(Protocol):
         """
 
     def discard_uncomputed(self, sequence: Sequence) -> None:
-        """Make what was stored beyond a sequence's computed tokens harmless."""
+        """Discard keys and values that were stored beyond a sequence's computed tokens."""

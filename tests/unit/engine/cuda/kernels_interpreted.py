@@ -54,7 +54,7 @@ class Step:
         page: int,
         rows: list[int] | None = None,
     ) -> Step:
-        """Lay tokens out.
+        """Make a step of some tokens.
 
         Args:
             tokens: as `TOKENS`.

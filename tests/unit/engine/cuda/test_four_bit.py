@@ -26,7 +26,7 @@ def matrix(rows: int, columns: int, seed: int = 0) -> Tensor:
 
 
 def layer(weight: Tensor, code: tuple[float, ...], bias: Tensor | None = None) -> Any:
-    """What a FourBitLinear sees of bitsandbytes' layer, by its rules."""
+    """A layer of bitsandbytes, as far as `FourBitLinear` reads it."""
     packed, absmax = quantize(weight, code)
     state = SimpleNamespace(
         absmax=absmax,
@@ -44,7 +44,7 @@ def layer(weight: Tensor, code: tuple[float, ...], bias: Tensor | None = None) -
 
 
 def spelled_out(weight: Tensor, code: tuple[float, ...]) -> Tensor:
-    """The matrix that 4 bits stand for, each weight by itself."""
+    """Dequantize a matrix weight by weight."""
     packed, absmax = quantize(weight, code)
     nibbles = [nibble for byte in packed.flatten().tolist() for nibble in (byte >> 4, byte & 15)]
     values = torch.tensor([code[nibble] for nibble in nibbles])
