@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.bench.common import (
-    count_option,
-    demo_questions,
-    json_option,
-    machine,
-    seed_option,
-    show_progress,
-    temporary_folder,
-)
+from cli.bench import common
 from cli.errors import ExpectedError
 from cli.outputs import check_picture
 
@@ -55,8 +47,8 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     show_default=True,
     help="The demo model, or random weights.",
 )
-@count_option("--jobs", 64, "The number of jobs.")
-@count_option(
+@common.count_option("--jobs", 64, "The number of jobs.")
+@common.count_option(
     "--reference-jobs", 8, "The number of these jobs that run on the reference engine, too."
 )
 @click.option(
@@ -83,8 +75,8 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Also measure this llama-server of llama.cpp (on a CPU, for each number of slots).",
 )
-@seed_option
-@json_option
+@common.seed_option
+@common.json_option
 def engine(
     which: str,
     jobs: int,
@@ -118,9 +110,9 @@ def engine(
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     demo = module.Model.of(DEMO_CHECKPOINT)
     tokenizer: Any = AutoTokenizer.from_pretrained(demo.base)
-    with temporary_folder() as folder:
+    with common.temporary_folder() as folder:
         if which == "demo":
-            questions = demo_questions(jobs)
+            questions = common.demo_questions(jobs)
             model, limit = demo, max_output_tokens or 256
         else:
             big = which == "synthetic-7b"
@@ -149,7 +141,7 @@ def engine(
                 device=torch.device(device),
                 bare=which != "demo",
                 make_other=_llama(llama_server, model, tokenizer) if llama_server else None,
-                on_progress=show_progress,
+                on_progress=common.show_progress,
             )
         except EngineError as error:
             raise ExpectedError(str(error)) from error
@@ -161,15 +153,19 @@ def engine(
                 dtype=dtype,
                 device=torch.device(device),
                 seed=seed,
-                on_progress=show_progress,
+                on_progress=common.show_progress,
             )
             curves.draw(plot, results, points)
     if as_json:
-        output = {"machine": machine(), "model": which, "results": [r.to_json() for r in results]}
+        output = {
+            "machine": common.machine(),
+            "model": which,
+            "results": [r.to_json() for r in results],
+        }
         click.echo(json.dumps(output, indent=2))
         return
     baseline = results[0]
-    click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {machine()}.\n")
+    click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {common.machine()}.\n")
     click.echo(
         "| engine | at once | jobs an hour | times the reference | new tokens a second | times "
         "| first token | of the limit |"

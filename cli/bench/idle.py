@@ -6,23 +6,15 @@ import json
 
 import click
 
-from cli.bench.common import (
-    count_option,
-    demo_questions,
-    json_option,
-    machine,
-    seed_option,
-    show_progress,
-    temporary_folder,
-)
+from cli.bench import common
 
 
 @click.command()
-@count_option("--jobs", 30, "The number of jobs, one at a time.")
-@count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
-@count_option("--old", 100_000, "The number of ended jobs in the database of the sweep.")
-@seed_option
-@json_option
+@common.count_option("--jobs", 30, "The number of jobs, one at a time.")
+@common.count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
+@common.count_option("--old", 100_000, "The number of ended jobs in the database of the sweep.")
+@common.seed_option
+@common.json_option
 def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) -> None:
     """Measure the latency that an idle service adds to a job.
 
@@ -33,8 +25,8 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
 
     from cli.bench import measure_idle
 
-    questions = demo_questions(jobs + 1)
-    with temporary_folder() as folder:
+    questions = common.demo_questions(jobs + 1)
+    with common.temporary_folder() as folder:
         service_folder, empty_folder, old_folder = (
             folder / name for name in ("service", "none", "old")
         )
@@ -45,9 +37,9 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
             questions,
             max_output_tokens=max_output_tokens,
             seed=seed,
-            on_progress=show_progress,
+            on_progress=common.show_progress,
         )
-        show_progress(f"sweeping {old} ended jobs")
+        common.show_progress(f"sweeping {old} ended jobs")
         sweeps = [measure_idle.sweep(empty_folder, 0), measure_idle.sweep(old_folder, old)]
     seconds = {
         "engine_alone": statistics.median(engine_alone for engine_alone, _ in times),
@@ -57,9 +49,11 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
         "sweep": sweeps[1],
     }
     if as_json:
-        click.echo(json.dumps({"machine": machine(), "jobs": jobs, "seconds": seconds}, indent=2))
+        click.echo(
+            json.dumps({"machine": common.machine(), "jobs": jobs, "seconds": seconds}, indent=2)
+        )
         return
-    click.echo(f"demo, {jobs} jobs one at a time; {machine()}.\n")
+    click.echo(f"demo, {jobs} jobs one at a time; {common.machine()}.\n")
     click.echo("| median | ms |")
     click.echo("|---|---|")
     for text, key in (

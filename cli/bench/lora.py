@@ -8,14 +8,7 @@ from pathlib import Path
 
 import click
 
-from cli.bench.common import (
-    count_option,
-    json_option,
-    machine,
-    seed_option,
-    show_progress,
-    temporary_folder,
-)
+from cli.bench import common
 from cli.errors import ExpectedError
 
 
@@ -25,9 +18,9 @@ from cli.errors import ExpectedError
     type=click.Path(path_type=Path, dir_okay=False),
     help="The program mergekit-extract-lora (default: from the PATH).",
 )
-@count_option("--rank", 64, "Rank of the adapters.")
-@seed_option
-@json_option
+@common.count_option("--rank", 64, "Rank of the adapters.")
+@common.seed_option
+@common.json_option
 def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
     """Compare the extraction of adapters with mergekit.
 
@@ -49,20 +42,24 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
         module.helixq_extractor("--exact"),
         module.mergekit(Path(program)),
     ]
-    with temporary_folder() as folder:
+    with common.temporary_folder() as folder:
         results = module.run(
             folder,
             extractors,
             rank=rank,
             seed=seed,
-            on_progress=show_progress,
+            on_progress=common.show_progress,
         )
     if as_json:
-        output = {"machine": machine(), "rank": rank, "results": [r.to_json() for r in results]}
+        output = {
+            "machine": common.machine(),
+            "rank": rank,
+            "results": [r.to_json() for r in results],
+        }
         click.echo(json.dumps(output, indent=2))
         return
     baseline = results[-1]
-    click.echo(f"Rank {rank}, one decoder layer of Mistral-7B's sizes; {machine()}.\n")
+    click.echo(f"Rank {rank}, one decoder layer of Mistral-7B's sizes; {common.machine()}.\n")
     click.echo("| program | seconds | times as fast | peak memory | error, all layers | by layer |")
     click.echo("|---|---|---|---|---|---|")
     for result in results:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from cli.bench.common import count_option, json_option, machine, show_progress, temporary_folder
+from cli.bench import common
 
 
 @click.command()
@@ -19,7 +19,9 @@ from cli.bench.common import count_option, json_option, machine, show_progress, 
     show_default=True,
     help="The number of readers of all cases but the first.",
 )
-@count_option("--pieces", 1000, "Deltas of each text before the last case begins.", minimum=0)
+@common.count_option(
+    "--pieces", 1000, "Deltas of each text before the last case begins.", minimum=0
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.1),
@@ -27,7 +29,7 @@ from cli.bench.common import count_option, json_option, machine, show_progress, 
     show_default=True,
     help="How long each case is measured.",
 )
-@json_option
+@common.json_option
 def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
     """Measure what readers of event streams cost the web.
 
@@ -36,18 +38,20 @@ def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
     from cli.bench import measure_readers
 
     cases = [(1, 1, 0), (count, count, 0), (count, 1, 0), (count, 1, pieces)]
-    with temporary_folder() as folder:
+    with common.temporary_folder() as folder:
         results = measure_readers.run(
             folder,
             cases,
             seconds=seconds,
-            on_progress=show_progress,
+            on_progress=common.show_progress,
         )
     if as_json:
-        output = {"machine": machine(), "results": [asdict(result) for result in results]}
+        output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
         click.echo(json.dumps(output, indent=2))
         return
-    click.echo(f"{seconds:g} seconds each, ten messages a second of each job; {machine()}.\n")
+    click.echo(
+        f"{seconds:g} seconds each, ten messages a second of each job; {common.machine()}.\n"
+    )
     click.echo(
         "| readers | jobs | deltas before | messages | processor ms a message | times one reader "
         "| delay, median | 99 of 100 |"

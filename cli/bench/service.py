@@ -6,26 +6,18 @@ import json
 
 import click
 
-from cli.bench.common import (
-    count_option,
-    demo_questions,
-    json_option,
-    machine,
-    seed_option,
-    show_progress,
-    temporary_folder,
-)
+from cli.bench import common
 
 
 @click.command()
-@count_option("--jobs", 256, "The number of jobs.")
-@count_option(
+@common.count_option("--jobs", 256, "The number of jobs.")
+@common.count_option(
     "--reference-jobs", 16, "The number of these jobs that run on the reference engine, too."
 )
-@count_option("--at-once", 64, "The number of jobs that are in the service at once.")
-@count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
-@seed_option
-@json_option
+@common.count_option("--at-once", 64, "The number of jobs that are in the service at once.")
+@common.count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
+@common.seed_option
+@common.json_option
 def service(
     jobs: int, reference_jobs: int, at_once: int, max_output_tokens: int, seed: int, as_json: bool
 ) -> None:
@@ -40,9 +32,9 @@ def service(
     from jobs.settings import DEMO_CHECKPOINT
     from worker.bench import engine as module
 
-    questions = demo_questions(jobs)
+    questions = common.demo_questions(jobs)
 
-    show_progress(f"answering {reference_jobs} questions by the reference engine")
+    common.show_progress(f"answering {reference_jobs} questions by the reference engine")
     sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed)
     baseline = module.run_reference(
         module.Model.of(DEMO_CHECKPOINT),
@@ -51,14 +43,14 @@ def service(
         torch.float32,
         torch.device("cpu"),
     )
-    with temporary_folder() as folder:
+    with common.temporary_folder() as folder:
         seconds, tokens = measure_service.run(
             folder,
             questions,
             at_once=at_once,
             max_output_tokens=max_output_tokens,
             seed=seed,
-            on_progress=show_progress,
+            on_progress=common.show_progress,
         )
     rows = [
         ("reference engine alone", 1, baseline.jobs_an_hour, baseline.tokens_a_second),
@@ -67,9 +59,11 @@ def service(
     if as_json:
         keys = ("program", "at_once", "jobs_an_hour", "tokens_a_second")
         results = [dict(zip(keys, row, strict=True)) for row in rows]
-        click.echo(json.dumps({"machine": machine(), "results": results}, indent=2))
+        click.echo(json.dumps({"machine": common.machine(), "results": results}, indent=2))
         return
-    click.echo(f"demo, {jobs} jobs, up to {max_output_tokens} new tokens a stage; {machine()}.\n")
+    click.echo(
+        f"demo, {jobs} jobs, up to {max_output_tokens} new tokens a stage; {common.machine()}.\n"
+    )
     click.echo("| program | at once | jobs an hour | times the reference | new tokens a second |")
     click.echo("|---|---|---|---|---|")
     for name, count, rate, speed in rows:

@@ -8,20 +8,13 @@ from pathlib import Path
 
 import click
 
-from cli.bench.common import (
-    count_option,
-    demo_questions,
-    json_option,
-    machine,
-    show_progress,
-    temporary_folder,
-)
+from cli.bench import common
 
 
 @click.command()
-@count_option("--jobs", 256, "The number of jobs.")
-@count_option("--idle-jobs", 20, "The number of these that also run one at a time.")
-@count_option("--at-once", 64, "The number of jobs that are in the service at once.")
+@common.count_option("--jobs", 256, "The number of jobs.")
+@common.count_option("--idle-jobs", 20, "The number of these that also run one at a time.")
+@common.count_option("--at-once", 64, "The number of jobs that are in the service at once.")
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -30,7 +23,7 @@ from cli.bench.common import (
     help="The file of the recorded figures.",
 )
 @click.option("--record", is_flag=True, help="Record the figures of this run.")
-@json_option
+@common.json_option
 def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_json: bool) -> None:
     """Compare the service with the recorded figures.
 
@@ -41,14 +34,14 @@ def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_
     if idle_jobs >= jobs:
         raise click.UsageError("--idle-jobs should be less than --jobs")
     recorded = figures.Figures.read(file)
-    with temporary_folder() as folder:
+    with common.temporary_folder() as folder:
         now = figures.measure(
             folder,
-            demo_questions(jobs),
+            common.demo_questions(jobs),
             idle_jobs=idle_jobs,
             at_once=at_once,
-            machine=machine(),
-            on_progress=show_progress,
+            machine=common.machine(),
+            on_progress=common.show_progress,
         )
     if as_json:
         output = {"now": asdict(now), "recorded": asdict(recorded) if recorded else None}
