@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -39,7 +40,7 @@ def validate(data: dict[str, Any]) -> CreateResponse:
         InvalidRequestError: a parameter is wrong, or asks for what is not offered.
         NotFoundError: there is no such model.
     """
-    return validate_response(_parse(CreateResponse, data, SUPPORTED), param="input")
+    return validate_response(parse(CreateResponse, data, SUPPORTED), param="input")
 
 
 def validate_chat(data: dict[str, Any]) -> CreateChatCompletion:
@@ -48,7 +49,7 @@ def validate_chat(data: dict[str, Any]) -> CreateChatCompletion:
     Raises:
         InvalidRequestError: a parameter is wrong, or asks for what is not offered.
     """
-    return _parse(CreateChatCompletion, data, CHAT_SUPPORTED)
+    return parse(CreateChatCompletion, data, CHAT_SUPPORTED)
 
 
 def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
@@ -82,7 +83,19 @@ def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
     return request
 
 
-def _parse(model: type[Parameters], data: dict[str, Any], supported: tuple[str, ...]) -> Parameters:
+def parse(
+    model: type[Parameters], data: dict[str, Any], supported: Iterable[str] | None = None
+) -> Parameters:
+    """Check the types of a body's members.
+
+    Args:
+        model: has the parameters.
+        data: the body.
+        supported: the parameters that errors list, if not all of the model's.
+
+    Raises:
+        InvalidRequestError: a parameter is wrong.
+    """
     _check_unicode(data)
     # Null is the same as absent, but a name that nobody knows is wrong whatever its value.
     data = {
@@ -93,7 +106,7 @@ def _parse(model: type[Parameters], data: dict[str, Any], supported: tuple[str, 
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _translate(error.errors()[0], supported) from error
+        raise _translate(error.errors()[0], supported or model.model_fields) from error
 
 
 def _check_context(request: CreateResponse, param: str) -> None:
@@ -146,7 +159,7 @@ def _not_unicode(param: str | None, subject: str | None = None) -> InvalidReques
     return InvalidRequestError(message, code="invalid_value", param=param)
 
 
-def _translate(error: ErrorDetails, supported: tuple[str, ...]) -> InvalidRequestError:
+def _translate(error: ErrorDetails, supported: Iterable[str]) -> InvalidRequestError:
     """Turn an error of pydantic into one in the API's terms."""
     path = _path(error["loc"])
     target = "value for"

@@ -102,8 +102,8 @@ def submit(request: Callable[[], CreateResponse], key: str | None, digest: str |
 def index() -> Response:
     """List jobs, newest first."""
     services = get_services()
-    limit, order, after = _page()
-    status = _choice("status", "", ("", *Status))
+    limit, order, after = page()
+    status = choice("status", "", ("", *Status))
     jobs, has_more = queries.list_jobs(
         services.database,
         services.owner,
@@ -122,7 +122,7 @@ def index() -> Response:
 def retrieve(job_id: str) -> Response:
     """Reply with a job as it is now, or with ``Prefer: wait=N`` when its status has changed."""
     services = get_services()
-    if _choice("stream", "false", ("true", "false")) == "true":
+    if choice("stream", "false", ("true", "false")) == "true":
         queries.get_version(
             services.database, services.readable_owner, job_id
         )  # Raises if there is no such job.
@@ -165,7 +165,7 @@ def delete(job_id: str) -> Response:
 def input_items(job_id: str) -> Response:
     """List what was asked: the items of the request's input."""
     services = get_services()
-    limit, order, after = _page()
+    limit, order, after = page()
     job = queries.get_job(services.database, services.readable_owner, job_id, with_input_items=True)
     return json_response(
         input_item_list(job, limit=limit, after=after, newest_first=order == "desc")
@@ -245,10 +245,10 @@ def json_response(data: Any, status: int = 200) -> Response:
     return Response(text, status, mimetype="application/json")
 
 
-def _page() -> tuple[int, str, str | None]:
+def page() -> tuple[int, str, str | None]:
     """Return which page of a list is requested: its size, its order, and the id that it comes after."""
     limit = _integer("limit", DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE)
-    return limit, _choice("order", "desc", ("asc", "desc")), request.args.get("after")
+    return limit, choice("order", "desc", ("asc", "desc")), request.args.get("after")
 
 
 def _time(name: str) -> dt.datetime | None:
@@ -283,7 +283,7 @@ def _integer(name: str, default: int, minimum: int, maximum: int) -> int:
     return int(text)
 
 
-def _choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     """Return a query parameter that is one of some values."""
     value = request.args.get(name, default)
     if value not in choices:
