@@ -56,7 +56,7 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 
 def _arrange(point: str) -> None:
     from jobs.queue import Publisher
-    from jobs.use_cases import stages
+    from jobs.use_cases import deliveries, stages
     from worker import local_engine
     from worker.engine.batching.step import StepExecutor
     from worker.tasks import StageRunner
@@ -87,6 +87,8 @@ def _arrange(point: str) -> None:
             after(stages, "record", records(POSITION))
         case "done":
             after(stages, "record", records(2))
+        case "webhook_sent":
+            before(deliveries, "record")
         case _:
             raise SystemExit(f"{point} is no point of a job's life")
 
