@@ -1,0 +1,66 @@
+"""`helixq bench api`: what the web accepts and answers while many jobs wait, on both databases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from cli.bench import common
+
+
+@click.command()
+@common.count_option("--webs", 2, "Web processes.")
+@common.count_option("--waiting", 10_000, "Jobs that wait at the beginning.")
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 200),
+    default=200,
+    show_default=True,
+    help="Event streams at once, of one web.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="How long each measurement takes.",
+)
+@common.json_option
+def api(webs: int, waiting: int, streams: int, seconds: float, as_json: bool) -> None:
+    """Measure how fast webs accept questions and answer polls, and what event streams cost.
+
+    Each text of the streams gets ten messages a second, and every message must arrive. The load comes from
+    the same machine.
+    """
+    from cli.bench import measure_api
+
+    with common.temporary_folder() as folder:
+        results = measure_api.run(
+            folder,
+            webs=webs,
+            waiting=waiting,
+            streams=streams,
+            seconds=seconds,
+            on_progress=common.show_progress,
+        )
+    if as_json:
+        output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
+        click.echo(json.dumps(output, indent=2))
+        return
+    click.echo(
+        f"{webs} web processes, {seconds:g} seconds each, {waiting:,} jobs wait, "
+        f"{streams} event streams; {common.machine()}.\n"
+    )
+    click.echo(
+        "| database | accepted a second | 99 of 100 within | processor | polls a second "
+        "| 99 of 100 within | processor | streams: share of a core | 99 of 100 messages within |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|---|")
+    for r in results:
+        click.echo(
+            f"| {r.database} | {r.accepts:,.0f} | {r.accept_late * 1000:.0f} ms "
+            f"| {r.accept_cost * 1000:.2f} ms | {r.polls:,.0f} | {r.poll_late * 1000:.0f} ms "
+            f"| {r.poll_cost * 1000:.2f} ms | {r.stream_share:.2f} | {r.stream_late * 1000:.0f} ms |"
+        )
