@@ -47,6 +47,10 @@ class TextPart(_Item):
     annotations: list[Any] = []
     logprobs: list[Any] = []
     prompt_cache_breakpoint: Any = None
+    # OpenAI's agents in JavaScript repeat these of a chat completion's message in its part.
+    role: str | None = None
+    refusal: str | None = None
+    reasoning_content: Any = None
 
 
 class RefusalPart(_Item):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.protocol.errors import InvalidRequestError, NotFoundError
-from jobs.protocol.validation import validate
+from jobs.protocol.validation import validate, validate_chat
 
 
 def test_null_is_the_same_as_absent() -> None:
@@ -161,6 +161,21 @@ def test_items_of_earlier_responses_are_accepted() -> None:
     request = validate({"input": items})
     assert request.question == "How?"
     assert [message.text for message in request.messages] == ["Why?", "So.No.", "How?"]
+
+
+def test_parts_may_repeat_what_a_chat_completions_message_has() -> None:
+    of_message: dict[str, Any] = {
+        "role": "assistant",
+        "reasoning_content": "x",
+        "refusal": None,
+        "annotations": [],
+    }
+    messages = [
+        {"role": "assistant", "content": [{"type": "text", "text": "So.", **of_message}]},
+        {"role": "user", "content": "How?"},
+    ]
+    request = validate_chat({"messages": messages}).to_response("turns")
+    assert [message.text for message in request.messages] == ["So.", "How?"]
 
 
 @pytest.mark.parametrize(
