@@ -1,6 +1,7 @@
 # make run    answers questions at http://127.0.0.1:8000
 # make test   checks everything; with COVERAGE=1 it also shows which lines and branches were run
 # make check  lints, checks types, and runs the unit tests; for while you work
+# make clients [CLIENTS="openai-1 …"]    real clients, at pinned versions, against a real server
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 # PyTorch would only take them from each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
 
-.PHONY: run test check lint format clean
+.PHONY: run test check clients lint format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
@@ -21,6 +22,10 @@ test: lint
 
 check: lint
 	$(PYTEST) -n logical -m "not slow" tests/unit
+
+clients: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
+	$(BIN)/python -m tests.clients $(CLIENTS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -32,7 +37,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo/build
+	rm -rf $(VENV) .clients demo/build
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
