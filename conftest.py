@@ -26,6 +26,7 @@ WAITING = [
     "acceptance/test_rolling_upgrade",
     "acceptance/test_kills",
     "acceptance/browser/test_following",
+    "acceptance/test_description",
     "acceptance/test_clients",
     "acceptance/test_storm",
 ]

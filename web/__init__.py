@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobs.settings import Settings
-from web import access, api, errors, health, pages, rate_limits, request_id, security, v1
+from web import access, api, errors, health, openapi, pages, rate_limits, request_id, security, v1
 from web.services import Services
 from web.v1.feeds import Feeds
 from web.v1.replies import Replies
@@ -35,4 +35,5 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(pages.login_blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(openapi.blueprint)
     return app

@@ -20,8 +20,8 @@ from web.services import get_services
 
 #: The cookie with the secret of a login session.
 COOKIE = "helixq_session"
-#: What is open to everybody: health checks, logging in, and the files of the pages.
-OPEN_BLUEPRINTS = {"health", "login"}
+#: What is open to everybody: health checks, logging in, the API's description, and the files of the pages.
+OPEN_BLUEPRINTS = {"health", "login", "openapi"}
 OPEN_ENDPOINTS = {"pages.static"}
 CHALLENGE = 'Bearer realm="HelixQ"'
 

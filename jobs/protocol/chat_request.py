@@ -17,6 +17,8 @@ from jobs.protocol.options import (
     is_empty,
     is_text_format,
     neutral,
+    nothing,
+    one_of,
 )
 from jobs.protocol.request import Context, CreateResponse, Metadata
 
@@ -32,7 +34,7 @@ class ChatMessage(BaseModel):
         str,
         neutral(lambda role: role not in ("tool", "function"), _NO_TOOLS),
         neutral(
-            lambda role: role in ("user", "assistant", "system", "developer"),
+            one_of("user", "assistant", "system", "developer"),
             "Use `user`, `assistant`, `system` or `developer`.",
         ),
     ]
@@ -60,7 +62,7 @@ class ChatStreamOptions(BaseModel):
 class ChatOptions(CommonOptions):
     """Parameters that are not offered, with the values that ask for nothing."""
 
-    n: Annotated[int, neutral(lambda n: n == 1, "A question has one answer. Use 1.")] | None = None
+    n: Annotated[int, neutral(one_of(1), "A question has one answer. Use 1.")] | None = None
     stop: Annotated[Any, neutral(is_empty, "Texts end where the model ends them.")] = None
     logit_bias: Annotated[dict[str, Any], neutral(is_empty, "Send an empty object.")] | None = None
     logprobs: (
@@ -68,17 +70,13 @@ class ChatOptions(CommonOptions):
     ) = None
     response_format: Annotated[dict[str, Any], neutral(is_text_format, TEXT_ONLY)] | None = None
     functions: Tools | None = None
-    function_call: Annotated[Any, neutral(lambda value: value in ("auto", "none"), _NO_TOOLS)] = (
-        None
-    )
+    function_call: Annotated[Any, neutral(one_of("auto", "none"), _NO_TOOLS)] = None
     reasoning_effort: Label | None = None
     verbosity: Verbosity | None = None
-    modalities: (
-        Annotated[list[Any], neutral(lambda value: value in ([], ["text"]), TEXT_ONLY)] | None
-    ) = None
+    modalities: Annotated[list[Any], neutral(one_of([], ["text"]), TEXT_ONLY)] | None = None
     audio: Annotated[Any, neutral(is_empty, TEXT_ONLY)] = None
     prediction: Annotated[Any, neutral(is_empty, "Leave it out.")] = None
-    web_search_options: Annotated[Any, neutral(lambda _: False, _NO_TOOLS)] = None
+    web_search_options: Annotated[Any, neutral(nothing, _NO_TOOLS)] = None
     stream_options: ChatStreamOptions | None = None
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Tag,
+    WithJsonSchema,
+)
 
 from jobs.protocol.options import unsupported
 
@@ -19,6 +26,8 @@ _UNSUPPORTED_PARTS = (
     "image_url",
     "file",
 )
+#: The description of the API does not mention them.
+_NOTHING = WithJsonSchema({"not": {}})
 
 
 def _kind(value: Any) -> str:
@@ -78,7 +87,7 @@ def _part_tag(value: Any) -> str:
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[RefusalPart, Tag("<refusal>")]
-    | Annotated[Any, AfterValidator(_refuse_part), Tag("<unsupported>")],
+    | Annotated[Any, AfterValidator(_refuse_part), _NOTHING, Tag("<unsupported>")],
     Discriminator(_part_tag),
 ]
 Content = Annotated[
@@ -151,7 +160,7 @@ Item = Annotated[
     Annotated[Message, Tag("<message>")]
     | Annotated[ItemReference, Tag("<item_reference>")]
     | Annotated[ReasoningItem, Tag("<reasoning>")]
-    | Annotated[Any, AfterValidator(_refuse_item), Tag("<unsupported>")],
+    | Annotated[Any, AfterValidator(_refuse_item), _NOTHING, Tag("<unsupported>")],
     Discriminator(_item_tag),
 ]
 Input = Annotated[

@@ -8,10 +8,12 @@ that looks as if there had been none to call.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 #: The type of errors about values that ask for what is not offered.
 UNSUPPORTED = "unsupported"
@@ -26,41 +28,93 @@ def unsupported(reason: str) -> PydanticCustomError:
     return PydanticCustomError(UNSUPPORTED, "{reason}", {"reason": reason})
 
 
-def neutral(accepts: Callable[[Any], bool], reason: str) -> AfterValidator:
-    """Return a validator that refuses all values but those that ask for nothing."""
+@dataclass(frozen=True, eq=False)  # hashed by identity: schemas are not hashable
+class Accepted:
+    """The values of a parameter that ask for nothing."""
 
-    def validate(value: Any) -> Any:
-        if not accepts(value):
-            raise unsupported(reason)
+    accepts: Callable[[Any], bool]
+    #: The same as JSON Schema, for the description of the API.
+    schema: dict[str, Any]
+
+    def __call__(self, value: Any) -> bool:
+        return self.accepts(value)
+
+
+def one_of(*values: Any) -> Accepted:
+    """Return that these values are accepted."""
+    return Accepted(lambda value: value in values, {"enum": list(values)})
+
+
+#: Null, false, 0, and what has nothing in it.
+is_empty = Accepted(lambda value: not value, {"enum": [False, 0, "", [], {}]})
+#: Plain text as a format of answers.
+is_text_format = Accepted(
+    lambda value: isinstance(value, dict) and value.get("type", "text") == "text",
+    {"type": "object", "properties": {"type": {"const": "text"}}},
+)
+nothing = Accepted(lambda _: False, {"not": {}})
+
+
+#: Python's types of JSON Schema's.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "array": (list,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "object": (dict,),
+    "string": (str,),
+}
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity: schemas are not hashable
+class Neutral:
+    """Annotates a type: refuses all values but those that ask for nothing."""
+
+    accepts: Callable[[Any], bool]
+    reason: str
+
+    def _validate(self, value: Any) -> Any:
+        if not self.accepts(value):
+            raise unsupported(self.reason)
         return value
 
-    return AfterValidator(validate)
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._validate, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        described = handler(schema)
+        if isinstance(self.accepts, Accepted):
+            described = {**described, **self.accepts.schema}
+        kind = _TYPES.get(described.get("type", ""))
+        if kind and "enum" in described:
+            described["enum"] = [value for value in described["enum"] if type(value) in kind]
+        return described
 
 
-def is_empty(value: Any) -> bool:
-    """Return whether a value is null, false, 0 or has nothing in it."""
-    return not value
+def neutral(accepts: Callable[[Any], bool], reason: str) -> Neutral:
+    """Return an annotation that refuses all values but those that ask for nothing.
 
-
-def is_text_format(value: Any) -> bool:
-    """Return whether a format of answers is plain text."""
-    return isinstance(value, dict) and value.get("type", "text") == "text"
+    Args:
+        accepts: returns whether a value is accepted; if it is `Accepted`, the description of the API says so.
+        reason: of the error (`unsupported`).
+    """
+    return Neutral(accepts, reason)
 
 
 _NO_TOOLS = "The model calls no tools. Leave the parameter out."
 TEXT_ONLY = "Answers are plain text."
 
 Tools = Annotated[list[Any], neutral(is_empty, "The model calls no tools. Send an empty array.")]
-ToolChoice = Annotated[Any, neutral(lambda value: value in ("auto", "none"), _NO_TOOLS)]
-ServiceTier = Annotated[
-    str, neutral(lambda value: value in ("auto", "default"), "Use `auto` or `default`.")
-]
+ToolChoice = Annotated[Any, neutral(one_of("auto", "none"), _NO_TOOLS)]
+ServiceTier = Annotated[str, neutral(one_of("auto", "default"), "Use `auto` or `default`.")]
 TopLogprobs = Annotated[
     int, neutral(is_empty, "Answers come without probabilities of tokens. Use 0.")
 ]
-Verbosity = Annotated[
-    str, neutral(lambda value: value == "medium", "State the length in the question.")
-]
+Verbosity = Annotated[str, neutral(one_of("medium"), "State the length in the question.")]
 Moderation = Annotated[Any, neutral(is_empty, "Texts are not moderated. Leave it out.")]
 
 

@@ -121,13 +121,13 @@ def index() -> Response:
 def retrieve(job_id: str) -> Response:
     """Reply with a job as it is now, or with ``Prefer: wait=N`` when its status has changed."""
     services = get_services()
+    last_event_id = request.headers.get("Last-Event-ID", "")
+    after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
+    after = _integer("starting_after", after, -1, 10**9)
     if choice("stream", "false", ("true", "false")) == "true":
         queries.get_version(
             services.database, services.readable_owner, job_id
         )  # Raises if there is no such job.
-        last_event_id = request.headers.get("Last-Event-ID", "")
-        after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
-        after = _integer("starting_after", after, -1, 10**9)
         with ExitStack() as stack:
             stack.enter_context(services.waiter.slot())
             return stream_response(message_stream(job_id, after), slot=stack.pop_all())

@@ -48,6 +48,7 @@ def test_the_events_of_a_finished_job(web: Client, database: Database) -> None:
     assert stream(web, job_id) == events
     assert stream(web, job_id, starting_after=9) == events[10:]
     assert web.get(f"/v1/responses/{job_id}?stream=true&starting_after=x").status_code == 400
+    assert web.get(f"/v1/responses/{job_id}?starting_after=x").status_code == 400
 
 
 def test_the_events_of_a_cancelled_job_end(web: Client, database: Database) -> None:

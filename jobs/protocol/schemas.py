@@ -1,0 +1,380 @@
+"""The shapes of replies, for the description of the API: what `response`, `history` and others return.
+
+Nothing is made from them. The tests check that replies have these shapes, and no other members.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs import pipeline
+from jobs.models import AttemptStatus, Scope, Status
+from jobs.pipeline import Role
+from jobs.protocol.items import RefusalPart
+from jobs.protocol.request import Context
+
+#: Unix time in seconds.
+Timestamp = Annotated[int, Field(description="Unix time in seconds.")]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+JobId = Annotated[str, Field(pattern=r"^resp_[0-9a-f]{32}$")]
+Model = Literal["helixnet"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+
+
+class Reply(BaseModel):
+    """An object of a reply. It has no other members."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ApiError(Reply):
+    """What was wrong, and what would be right."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    code: str
+    param: str | None
+
+
+class ErrorReply(Reply):
+    """An error of `/v1`."""
+
+    error: ApiError
+
+
+class Problem(Reply):
+    """An error of `/api` (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+class SummaryText(Reply):
+    type: Literal["summary_text"]
+    text: str
+
+
+class ReasoningText(Reply):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class OutputText(Reply):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any] = Field(max_length=0)
+    logprobs: list[Any] = Field(max_length=0)
+
+
+class OutputReasoning(Reply):
+    """A draft or a critique."""
+
+    type: Literal["reasoning"]
+    id: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    summary: list[SummaryText]
+    content: list[ReasoningText]
+
+
+class OutputMessage(Reply):
+    """The answer."""
+
+    type: Literal["message"]
+    id: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class InputTokens(Reply):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputTokens(Reply):
+    reasoning_tokens: int
+
+
+class Usage(Reply):
+    """Tokens over all finished stages."""
+
+    input_tokens: int
+    input_tokens_details: InputTokens
+    output_tokens: int
+    output_tokens_details: OutputTokens
+    total_tokens: int
+
+
+class JobError(Reply):
+    code: str
+    message: str
+
+
+class Incomplete(Reply):
+    reason: Literal["max_output_tokens"]
+
+
+class Response(Reply):
+    """A job as OpenAI's Response object."""
+
+    id: JobId
+    object: Literal["response"]
+    created_at: Timestamp
+    status: Status
+    background: bool
+    completed_at: Timestamp | None
+    error: JobError | None
+    incomplete_details: Incomplete | None
+    instructions: str
+    max_output_tokens: int
+    metadata: dict[str, str]
+    model: Model
+    output: list[OutputReasoning | OutputMessage]
+    previous_response_id: str | None
+    store: Literal[True]
+    temperature: float
+    top_p: float
+    tools: list[Any] = Field(max_length=0)
+    tool_choice: Literal["auto", "none"]
+    parallel_tool_calls: bool
+    max_tool_calls: int | None
+    top_logprobs: Literal[0]
+    presence_penalty: float
+    frequency_penalty: float
+    text: dict[str, Any]
+    truncation: Literal["auto", "disabled"]
+    reasoning: dict[str, str | None] | None
+    service_tier: Literal["auto", "default"]
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    prompt_cache_retention: str | None
+    usage: Usage | None
+    context: Context
+    top_k: int
+    seed: int
+    rounds: int = Field(ge=1, le=pipeline.MAX_ROUNDS)
+    priority: int = Field(ge=0, le=pipeline.MAX_PRIORITY)
+    run: int
+
+
+class _Page(Reply):
+    object: Literal["list"]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ResponseList(_Page):
+    """A page of responses."""
+
+    data: list[Response]
+
+
+class DeletedResponse(Reply):
+    id: JobId
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+class InputText(Reply):
+    """Text as it was sent, with what else the part had."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class InputMessage(Reply):
+    type: Literal["message"]
+    id: str
+    status: Literal["completed"]
+    role: Literal["user", "assistant", "system", "developer"]
+    content: list[InputText | RefusalPart]
+
+
+class OtherInputItem(Reply):
+    """A reasoning item or an item reference, as it was sent."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["item_reference", "reasoning"]
+    id: str
+
+
+class InputItemList(_Page):
+    """A page of what was asked."""
+
+    data: list[InputMessage | OtherInputItem]
+
+
+class ServedModel(Reply):
+    id: Model
+    object: Literal["model"]
+    created: Timestamp
+    owned_by: str
+
+
+class ModelList(Reply):
+    object: Literal["list"]
+    data: list[ServedModel]
+
+
+class ChatAnswer(Reply):
+    role: Literal["assistant"]
+    content: str
+    reasoning_content: str
+    refusal: None
+    annotations: list[Any] = Field(max_length=0)
+
+
+class ChatChoice(Reply):
+    index: Literal[0]
+    message: ChatAnswer
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatUsage(Reply):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: InputTokens
+    completion_tokens_details: OutputTokens
+
+
+class ChatCompletion(Reply):
+    """A job as OpenAI's chat completion."""
+
+    id: str = Field(pattern=r"^chatcmpl-[0-9a-f]{32}$")
+    object: Literal["chat.completion"]
+    created: Timestamp
+    model: Model
+    service_tier: Literal["default"]
+    system_fingerprint: None
+    choices: list[ChatChoice] = Field(min_length=1, max_length=1)
+    usage: ChatUsage
+    metadata: dict[str, str]
+    context: Context
+
+
+class Turn(Reply):
+    role: Literal["user", "assistant"]
+    text: str
+
+
+class Restart(Reply):
+    run: int
+    at: Time
+    model_before: Digest
+    reason: str
+
+
+class Checkpoint(Reply):
+    """A base or an adapter."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    digest: str
+
+
+class Worker(Reply):
+    """The worker of an attempt, and what it served."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    host: str
+    pid: int
+    model: Digest
+    engine: str
+    base: Checkpoint | None = None
+    adapters: dict[Role, Checkpoint] = {}
+    versions: dict[str, Any] = {}
+
+
+class Attempt(Reply):
+    """An attempt at a stage."""
+
+    position: int
+    role: Role
+    round: int
+    run: int
+    number: int
+    status: AttemptStatus
+    prompt: str
+    output: str | None
+    temperature: float
+    top_k: int
+    top_p: float
+    max_output_tokens: int | None
+    seed: int
+    prompt_tokens: int | None
+    output_tokens: int | None
+    finish_reason: FinishReason | None
+    queued_at: Time | None
+    started_at: Time
+    first_token_at: Time | None
+    finished_at: Time | None
+    error: str | None
+    worker: Worker
+
+
+class History(Reply):
+    """Everything that is stored about a job."""
+
+    id: JobId
+    owner: str
+    key: str | None
+    status: Status
+    question: str
+    system: str
+    context: Context
+    turns: list[Turn] | None
+    input_items: list[dict[str, Any]] | None
+    previous_response_id: str | None
+    options: dict[str, Any]
+    temperature: float
+    top_k: int
+    top_p: float
+    max_output_tokens: int
+    seed: int
+    rounds: int
+    priority: int
+    metadata: dict[str, str]
+    model: Digest | None
+    run: int
+    restarts: list[Restart]
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    error: JobError | None
+    attempts: list[Attempt]
+
+
+class Alive(Reply):
+    status: Literal["ok"]
+
+
+class Checks(Reply):
+    database: Literal["ok", "unreachable"]
+    redis: Literal["ok", "unreachable"]
+    worker: str
+
+
+class Readiness(Reply):
+    """What the server can reach."""
+
+    status: Literal["ok", "unavailable"]
+    checks: Checks
+
+
+#: The scopes of API keys, as the description names them.
+SCOPES = tuple(scope.value for scope in Scope)

@@ -1,0 +1,181 @@
+"""The description of an application in OpenAPI 3.1, made of its routes and of `OPERATIONS`.
+
+The library `openapi-pydantic` has OpenAPI's objects as pydantic models, which check what is made here, and
+collects the schemas of the models that validate requests.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+from flask import Flask
+from openapi_pydantic import OpenAPI
+from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema_class
+from pydantic import BaseModel
+from werkzeug.routing import Rule
+
+from jobs.protocol import schemas
+from web.openapi.operations import (
+    BODY_ERRORS,
+    COMMON_ERRORS,
+    ERRORS,
+    OPERATIONS,
+    Operation,
+    Parameter,
+    Reply,
+)
+
+_ABOUT = (
+    "HelixQ answers questions the HelixNet way: an actor answers, a critic reviews the answer, and a "
+    "regenerator writes an improved one. `/v1` is OpenAI's Responses API and its chat completions; `/api` "
+    "is for audits."
+)
+#: One message of a stream; `data` is an event or a chunk as JSON.
+_MESSAGE = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["data"],
+}
+#: The names of models that describe replies.
+_REPLIES = {
+    name
+    for name, value in vars(schemas).items()
+    if isinstance(value, type) and issubclass(value, schemas.Reply)
+}
+
+
+def describe(app: Flask) -> dict[str, Any]:
+    """Return the description of an application as JSON."""
+    paths: dict[str, dict[str, Any]] = {}
+    for rule, method, operation in described_routes(app):
+        path = paths.setdefault(re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), {})
+        path[method.lower()] = _operation(app, rule, operation)
+    key = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": f"An API key, where the server requires one. Scopes: {', '.join(schemas.SCOPES)}.",
+    }
+    document = construct_open_api_with_schema_class(
+        OpenAPI.model_validate(
+            {
+                "openapi": "3.1.1",
+                "info": {"title": "HelixQ", "version": version("helixq"), "description": _ABOUT},
+                "paths": paths,
+                "components": {"securitySchemes": {"key": key}},
+            }
+        )
+    ).model_dump(mode="json", by_alias=True, exclude_none=True)
+    for name, schema in document["components"]["schemas"].items():
+        _simplify(schema)
+        if name not in _REPLIES:
+            _allow_nulls(schema, nested=not name.startswith("Create"))
+    return document
+
+
+def described_routes(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:
+    """Yield the routes of an application that have a description, once for each method."""
+    for rule in app.url_map.iter_rules():
+        operation = OPERATIONS.get(rule.endpoint)
+        if operation is not None:
+            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+                yield rule, method, operation
+
+
+def _operation(app: Flask, rule: Rule, operation: Operation) -> dict[str, Any]:
+    summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition(
+        "\n\n"
+    )
+    name = rule.endpoint.partition(".")[2]
+    path = [
+        {"name": argument, "in": "path", "required": True, "schema": {"type": "string"}}
+        for argument in sorted(rule.arguments)
+    ]
+    described: dict[str, Any] = {
+        "tags": [operation.tag],
+        # Two paths can have the same endpoint.
+        "operationId": f"{name}_{rule.rule.strip('/')}" if operation.is_open else name,
+        "summary": " ".join(summary.replace("``", "`").split()),
+        "parameters": path + [_parameter(parameter) for parameter in operation.parameters],
+        "responses": _replies(operation),
+        "security": [] if operation.is_open else [{}, {"key": []}],
+    }
+    if more:
+        described["description"] = more.replace("``", "`")
+    if operation.body is not None:
+        described["requestBody"] = {"required": True, "content": _json(operation.body)}
+    return described
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": False,
+        "description": parameter.description,
+        "schema": dict(parameter.schema),
+    }
+
+
+def _replies(operation: Operation) -> dict[str, Any]:
+    replies = {str(status): _reply(reply) for status, reply in operation.replies.items()}
+    errors = {400} if operation.is_open else {*COMMON_ERRORS, *operation.errors}
+    if operation.body is not None:
+        errors.update(BODY_ERRORS)
+    for status in sorted(errors):
+        replies.setdefault(
+            str(status), {"description": ERRORS[status], "content": _error(operation.error)}
+        )
+    return replies
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": reply.description}
+    if reply.shape is not None:
+        described["content"] = _json(reply.shape)
+    if reply.streams:
+        described["content"]["text/event-stream"] = {"schema": _MESSAGE}
+    if reply.headers:
+        described["headers"] = {
+            name: {"description": text, "schema": {"type": "string"}}
+            for name, text in reply.headers.items()
+        }
+    return described
+
+
+def _error(shape: type[BaseModel] | None) -> dict[str, Any]:
+    if shape is None:
+        return {"text/html": {"schema": {"type": "string"}}}
+    if shape is schemas.Problem:
+        return {"application/problem+json": {"schema": PydanticSchema(schema_class=shape)}}
+    return _json(shape)
+
+
+def _json(shape: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": PydanticSchema(schema_class=shape)}}
+
+
+def _simplify(schema: dict[str, Any]) -> None:
+    """Leave out titles: they repeat the names."""
+    schema.pop("title", None)
+    for each in schema.get("properties", {}).values():
+        each.pop("title", None)
+
+
+def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
+    """Say that null is the same as absent, as `jobs.protocol.validation` has it.
+
+    Args:
+        schema: of a request's object.
+        nested: whether it is one within another. There, unknown members that are null are ignored too.
+    """
+    null = {"type": "null"}
+    required = schema.get("required", [])
+    for name, each in schema.get("properties", {}).items():
+        if name not in required and null not in each.get("anyOf", []):
+            schema["properties"][name] = {"anyOf": [each, null]}
+    if nested and schema.get("additionalProperties") is False:
+        schema["additionalProperties"] = null

@@ -1,0 +1,195 @@
+"""What the description says of each endpoint, besides its docstring and its path.
+
+Bodies are described by the models that validate them. Replies are described by `jobs.protocol.schemas`, and
+the tests check that they are so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from jobs.models import Status
+from jobs.protocol import schemas
+from jobs.protocol.chat_request import CreateChatCompletion
+from jobs.protocol.request import CreateResponse
+from web.v1.routes import DEFAULT_PAGE_SIZE, MAX_KEY_LENGTH, MAX_PAGE_SIZE, MAX_WAIT
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the query, or a header of the request."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str = ""
+    place: Literal["query", "header"] = "query"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply with a status."""
+
+    description: str
+    shape: type[BaseModel] | None = None
+    #: Whether it may also be an event stream.
+    streams: bool = False
+    #: Its headers, each with what it says.
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What an endpoint takes and replies."""
+
+    tag: str
+    replies: Mapping[int, Reply]
+    body: type[BaseModel] | None = None
+    parameters: tuple[Parameter, ...] = ()
+    #: The statuses of its errors, besides those of all endpoints with its kind of errors.
+    errors: tuple[int, ...] = ()
+    #: The shape of its errors: OpenAI's, RFC 9457's, or none where it is a page.
+    error: type[BaseModel] | None = schemas.ErrorReply
+    #: Whether it needs no API key.
+    is_open: bool = False
+
+
+#: What is wrong, by status; docs/http.md has the codes.
+ERRORS = {
+    400: "A parameter is wrong, or the `Host` header where the server listens on a loopback address.",
+    401: "No API key was given, or it is wrong, revoked or expired.",
+    403: "The API key lacks a scope, or a page of another site requested a change.",
+    404: "There is no such job or model.",
+    409: "The job was cancelled.",
+    412: "The response does not match `If-Match`.",
+    413: "The body is too large.",
+    415: "The body is not JSON, or its compression is unknown.",
+    422: "The idempotency key was used with another body.",
+    429: "The queue is full, or a limit of the API key is reached. `Retry-After` says when to retry.",
+    500: "The server failed because of a bug, or the job failed.",
+    503: "The database does not respond, or too many requests wait for jobs.",
+}
+#: The errors of all endpoints, and of those that have a body.
+COMMON_ERRORS, BODY_ERRORS = (400, 401, 403, 429, 500, 503), (413, 415, 422)
+
+_TEXT = {"type": "string"}
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
+    "Makes it safe to repeat the request: the same key and body get the first reply again.",
+    "header",
+)
+PAGE = (
+    Parameter(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
+    ),
+    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}),
+    Parameter("after", _TEXT, "The id of the last entry of the page before."),
+)
+_LOCATION = {
+    "Location": "The response's address.",
+    "Retry-After": "Seconds until it may have changed.",
+}
+
+OPERATIONS = {
+    "v1.create": Operation(
+        "Responses",
+        {
+            200: Reply(
+                "The finished response, or its event stream.", schemas.Response, streams=True
+            ),
+            202: Reply("The job was accepted.", schemas.Response, headers=_LOCATION),
+        },
+        body=CreateResponse,
+        parameters=(IDEMPOTENCY_KEY,),
+        errors=(404,),
+    ),
+    "v1.index": Operation(
+        "Responses",
+        {200: Reply("A page of responses.", schemas.ResponseList)},
+        parameters=(
+            *PAGE,
+            Parameter("status", {"enum": ["", *Status]}),
+            Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
+            Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
+        ),
+        errors=(404,),
+    ),
+    "v1.retrieve": Operation(
+        "Responses",
+        {
+            200: Reply(
+                "The response as it is now, or its event stream.",
+                schemas.Response,
+                streams=True,
+                headers={
+                    "ETag": "Changes with the response.",
+                    "Retry-After": "Until the job has ended.",
+                },
+            ),
+            304: Reply("The response has not changed."),
+        },
+        parameters=(
+            Parameter("stream", {"enum": ["true", "false"], "default": "false"}),
+            Parameter(
+                "starting_after",
+                {"type": "integer", "minimum": -1, "maximum": 10**9},
+                "Skips the events up to this sequence number.",
+            ),
+            Parameter("Last-Event-ID", _TEXT, "As `starting_after`.", "header"),
+            Parameter(
+                "Prefer",
+                _TEXT,
+                f"`wait=N`: reply when the status has changed, or after N seconds, at most {MAX_WAIT:.0f}.",
+                "header",
+            ),
+            Parameter("If-None-Match", _TEXT, "An `ETag`.", "header"),
+        ),
+        errors=(404, 412),
+    ),
+    "v1.cancel": Operation(
+        "Responses", {200: Reply("The response.", schemas.Response)}, errors=(404,)
+    ),
+    "v1.delete": Operation(
+        "Responses", {200: Reply("It is deleted.", schemas.DeletedResponse)}, errors=(404,)
+    ),
+    "v1.input_items": Operation(
+        "Responses",
+        {200: Reply("A page of items.", schemas.InputItemList)},
+        parameters=PAGE,
+        errors=(404,),
+    ),
+    "v1.create_chat_completion": Operation(
+        "Chat completions",
+        {200: Reply("The chat completion, or its chunks.", schemas.ChatCompletion, streams=True)},
+        body=CreateChatCompletion,
+        parameters=(IDEMPOTENCY_KEY,),
+        errors=(404, 409),
+    ),
+    "v1.models": Operation("Models", {200: Reply("The models.", schemas.ModelList)}),
+    "v1.model": Operation("Models", {200: Reply("The model.", schemas.ServedModel)}, errors=(404,)),
+    "api.job": Operation(
+        "Audits",
+        {200: Reply("The job's history.", schemas.History)},
+        errors=(404,),
+        error=schemas.Problem,
+    ),
+    "health.healthz": Operation(
+        "Health", {200: Reply("The process responds.", schemas.Alive)}, error=None, is_open=True
+    ),
+    "health.readyz": Operation(
+        "Health",
+        {
+            200: Reply("Everything responds.", schemas.Readiness),
+            503: Reply("Something does not.", schemas.Readiness),
+        },
+        error=None,
+        is_open=True,
+    ),
+}
+#: Blueprints that are not described: what they serve is for browsers.
+PAGES = {"pages", "login", "openapi"}
