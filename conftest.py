@@ -29,6 +29,7 @@ WAITING = [
     "acceptance/test_description",
     "acceptance/test_clients",
     "acceptance/test_storm",
+    "acceptance/test_examples",
 ]
 COMPUTING = [
     "integration/test_adapter_kinds",

@@ -1,0 +1,105 @@
+"""The examples in the documents work: those in Python, with curl, and of the commands that ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from jobs.settings import DEMO_CHECKPOINT
+from tests import servers
+from tests.acceptance.conftest import Service, running
+from tests.clients.server import WORKER
+
+ROOT = Path(__file__).parent.parent.parent
+#: Documents whose examples other tests run.
+OTHERS = {"docs/clients.md": "tests.clients"}
+
+_BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+#: A program that the examples in sh may start; blocks with others are about installing and deploying.
+_COMMAND = re.compile(r"curl\b|(?:\S*/)?helixq (?:ask|chat|keys)\b")
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+
+
+def blocks(document: str) -> list[Block]:
+    """Return the examples of a document."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = [Block(match["language"], match["code"]) for match in _BLOCK.finditer(text)]
+    return [block for block in found if block.language == "python" or is_about_asking(block.code)]
+
+
+def is_about_asking(code: str) -> bool:
+    lines = code.replace("\\\n", "").splitlines()
+    return all(_COMMAND.match(line) for line in lines)
+
+
+DOCUMENTS = [
+    name
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    if (name := str(path.relative_to(ROOT))) not in OTHERS and blocks(name)
+]
+
+
+@pytest.fixture
+def service(document: str, socket_folder: Path) -> Iterator[Service]:
+    """A service for the examples of a document: they make keys, whose names are taken then."""
+    folder = socket_folder / f"examples-{Path(document).stem}"
+    database = f"sqlite:///{folder / 'jobs.sqlite3'}"
+    with running(DEMO_CHECKPOINT, database, folder, program=WORKER) as running_service:
+        yield running_service
+
+
+@pytest.fixture
+def values(service: Service) -> dict[str, str]:
+    """What stands for what in the examples: addresses and ids."""
+    create = servers.forked("keys", "create", "example", "--json", environ=service.environ)
+    assert create.wait() == 0, create.output
+    return {
+        "http://127.0.0.1:8000": service.url,
+        "https://helixq.example": service.url,
+        "key_4f1d2a9c6b7e8035": json.loads(create.output)["id"],
+    }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_examples_work(document: str, service: Service, values: dict[str, str]) -> None:
+    job_id = service.submit("Why?")
+    service.wait(job_id)
+    names: dict[str, object] = {}
+    for block in blocks(document):
+        code = block.code
+        for example, value in values.items():
+            code = code.replace(example, value)
+        if block.language == "python":
+            # The examples of a document continue each other.
+            exec(compile(code, f"{document}:\n{code}", "exec"), names)  # noqa: S102 (our own)
+        else:
+            run(code, {**service.environ, "ID": job_id, "HELIXQ_API_KEY": "hq_example"})
+
+
+def run(code: str, environ: dict[str, str]) -> None:
+    """Run commands of a shell, the program from here and not from where it is installed."""
+    program = f'helixq() {{ "{sys.executable}" -m cli "$@"; }}'
+    curl = 'curl() { command curl --fail --silent --show-error --noproxy "*" "$@"; }'
+    code = re.sub(r"^\S*/helixq ", "helixq ", code, flags=re.MULTILINE)
+    done = subprocess.run(
+        ["/bin/bash", "-euc", f"{program}\n{curl}\n{code}"],
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}"
