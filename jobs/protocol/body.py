@@ -8,6 +8,8 @@ from typing import Any
 
 from jobs.protocol.errors import InvalidRequestError
 
+#: The maximum number of arrays and objects within each other.
+MAX_DEPTH = 100
 #: Parameters for which 1 and 1.0 are the same value.
 _FLOATS = ("temperature", "top_p")
 
@@ -28,6 +30,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise _too_complex() from error
     if not isinstance(data, dict):
         raise InvalidRequestError("The body must be a JSON object.", code="invalid_type")
+    check_depth(data)
     return data
 
 
@@ -37,22 +40,38 @@ def digest(data: dict[str, Any]) -> str:
     Defaults are left out: a request that is sent again is the same request even if the server was
     upgraded in between.
 
-    Raises:
-        InvalidRequestError: the body is nested too deeply.
+    Args:
+        data: a parsed body.
     """
     parameters = {name: value for name, value in data.items() if value is not None}
     for name in _FLOATS:
         if type(parameters.get(name)) is int:
             parameters[name] = float(parameters[name])
-    try:
-        return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
-    except RecursionError as error:
-        raise _too_complex() from error
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+
+
+def check_depth(data: dict[str, Any]) -> None:
+    """Check that what reads the body may recurse: the interpreter's own limit depends on who calls.
+
+    Raises:
+        InvalidRequestError: it has more than `MAX_DEPTH` arrays and objects within each other.
+    """
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_complex()
 
 
 def _too_complex() -> InvalidRequestError:
     return InvalidRequestError(
-        "The body cannot be parsed: it is nested too deeply, or contains a number with too many "
-        "digits.",
+        f"The body cannot be parsed: it has more than {MAX_DEPTH} arrays and objects within each other, "
+        "or a number with too many digits.",
         code="invalid_json",
     )

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jobs.protocol.body import digest, parse
+from jobs.protocol.body import MAX_DEPTH, digest, parse
 from jobs.protocol.errors import InvalidRequestError
 
 
@@ -59,9 +59,13 @@ def test_different_requests_have_different_digests(body: dict[str, object]) -> N
     assert digest(body) != digest({"input": "Why?"})
 
 
-def test_a_body_that_is_too_deep_for_a_digest_is_refused() -> None:
-    data: dict[str, object] = {}
-    for _ in range(100_000):
-        data = {"input": data}
-    with pytest.raises(InvalidRequestError):
-        digest(data)
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 900])
+def test_a_body_that_is_nested_too_deeply_is_refused(depth: int) -> None:
+    assert parse(nested(MAX_DEPTH))
+    with pytest.raises(InvalidRequestError, match="more than 100 arrays and objects"):
+        parse(nested(depth))
+
+
+def nested(depth: int) -> bytes:
+    """Return a body with so many objects within each other."""
+    return b'{"input":' * depth + b"1" + b"}" * depth
