@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import functools
+import gc
 import json
 import os
 import sys
@@ -71,6 +72,9 @@ def _run(api: str, check: Callable[[], object]) -> None:
     except Exception as error:  # noqa: BLE001 (whatever it is, the table shows it)
         outcome["error"] = f"{type(error).__name__}: {error}"
         traceback.print_exc()
+    # Streams that were not read to the end are closed now. httpcore waits forever if one is closed by a
+    # collection of garbage that happens to run while the same thread has the lock of its pool.
+    gc.collect()
     # In one piece: several threads print.
     sys.stdout.write(json.dumps(outcome, default=str) + "\n")
     sys.stdout.flush()

@@ -49,9 +49,8 @@ def silence():
 
 def cancel():
     response = client.responses.create(model="helixnet", input=cells.ENDLESS, background=True)
-    for event in client.responses.retrieve(response.id, stream=True):
-        if event.type == "response.reasoning_text.delta":
-            break
+    with client.responses.retrieve(response.id, stream=True) as stream:
+        next(event for event in stream if event.type == "response.reasoning_text.delta")
     cells.expect(client.responses.cancel(response.id).status, "cancelled")
     cells.expect(client.responses.retrieve(response.id).status, "cancelled")
 
