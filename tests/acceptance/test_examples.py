@@ -20,7 +20,10 @@ from tests.clients.server import WORKER
 
 ROOT = Path(__file__).parent.parent.parent
 #: Documents whose examples other tests run.
-OTHERS = {"docs/clients.md": "tests.clients"}
+OTHERS = {
+    "docs/clients.md": "tests/clients",
+    "docs/webhooks.md": "tests/integration/web/test_webhooks.py",
+}
 
 _BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A program that the examples in sh may start; blocks with others are about installing and deploying.
