@@ -35,6 +35,7 @@ def history(job: Job) -> dict[str, Any]:
         "rounds": job.rounds,
         "priority": job.priority,
         "metadata": job.metadata_,
+        "batch": job.batch_id and {"id": job.batch_id, "custom_id": job.custom_id},
         "model": job.model and f"sha256:{job.model}",
         "run": job.run,
         "restarts": [_restart(restart) for restart in job.restarts],

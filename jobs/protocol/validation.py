@@ -39,7 +39,7 @@ def validate(data: dict[str, Any]) -> CreateResponse:
         InvalidRequestError: a parameter is wrong, or asks for what is not offered.
         NotFoundError: there is no such model.
     """
-    return validate_response(_parse(CreateResponse, data, SUPPORTED), param="input")
+    return validate_response(parse(CreateResponse, data, SUPPORTED), param="input")
 
 
 def validate_chat(data: dict[str, Any]) -> CreateChatCompletion:
@@ -48,7 +48,7 @@ def validate_chat(data: dict[str, Any]) -> CreateChatCompletion:
     Raises:
         InvalidRequestError: a parameter is wrong, or asks for what is not offered.
     """
-    return _parse(CreateChatCompletion, data, CHAT_SUPPORTED)
+    return parse(CreateChatCompletion, data, CHAT_SUPPORTED)
 
 
 def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
@@ -71,18 +71,27 @@ def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
             code="empty_input",
             param=param,
         )
-    for pair in (request.metadata or {}).items():
+    check_metadata(request.metadata)
+    _check_context(request, param)
+    return request
+
+
+def check_metadata(metadata: dict[str, str] | None) -> None:
+    """Check what the type of `metadata` does not say.
+
+    Raises:
+        InvalidRequestError: it contains a NUL character.
+    """
+    for pair in (metadata or {}).items():
         if any("\0" in text for text in pair):
             raise InvalidRequestError(
                 "`metadata` must not contain NUL characters.",
                 code="invalid_value",
                 param="metadata",
             )
-    _check_context(request, param)
-    return request
 
 
-def _parse(model: type[Parameters], data: dict[str, Any], supported: tuple[str, ...]) -> Parameters:
+def parse(model: type[Parameters], data: dict[str, Any], supported: tuple[str, ...]) -> Parameters:
     _check_unicode(data)
     # Null is the same as absent, but a name that nobody knows is wrong whatever its value.
     data = {

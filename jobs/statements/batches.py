@@ -1,0 +1,268 @@
+"""Statements on batches and their lines.
+
+A batch's row says how far it is, and who works on it: `take` locks the row for the rest of the transaction,
+so that progress and what it stands for (lines, jobs, answers) change together. A line's row is there until
+the line is in the output or error file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, defer, selectinload
+
+from jobs.column_types import UTCDateTime, utcnow, utcnow_once
+from jobs.errors import NoSuchBatchError
+from jobs.models import OPEN, Attempt, Batch, BatchLine, BatchStatus, Job, Status
+from jobs.timing import LEASE
+
+#: The statuses in which a client can cancel a batch.
+CANCELLABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
+#: The maximum number of open batches that are worked on at a time, the oldest first.
+MAX_OPEN = 1000
+
+_IS_OPEN = Batch.ended_at.is_(None)
+_IS_SUBMITTED = BatchLine.job_id.is_not(None)
+
+#: Parameters: ``runner``. Returns what `jobs.use_cases.batches.Work` has.
+_FIND_OPEN = (
+    sa.select(
+        Batch.id,
+        Batch.owner,
+        Batch.status,
+        Batch.total,
+        Batch.completed,
+        Batch.failed,
+        (Batch.expires_at < utcnow()).label("expired"),
+        sa.and_(
+            Batch.leased_until.is_not(None),
+            Batch.leased_until > utcnow(),
+            Batch.runner != sa.bindparam("runner"),
+        ).label("taken"),
+    )
+    .where(_IS_OPEN)
+    .order_by(Batch.created_at)
+    .limit(MAX_OPEN)
+)
+
+#: How many lines of each batch are submitted: queued, running and ended ones.
+_COUNT_SUBMITTED = (
+    sa.select(
+        BatchLine.batch_id,
+        sa.func.count().filter(Job.status == Status.QUEUED).label("queued"),
+        sa.func.count().filter(Job.status == Status.IN_PROGRESS).label("running"),
+        sa.func.count().label("submitted"),
+    )
+    .select_from(BatchLine)
+    .outerjoin(Job, Job.id == BatchLine.job_id)
+    .where(_IS_SUBMITTED)
+    .group_by(BatchLine.batch_id)
+)
+
+_TAKE = (
+    sa.update(Batch)
+    .where(
+        Batch.id == sa.bindparam("batch"),
+        _IS_OPEN,
+        sa.or_(
+            Batch.runner == sa.bindparam("runner_"),
+            Batch.leased_until.is_(None),
+            Batch.leased_until < utcnow(),
+        ),
+    )
+    .values(runner=sa.bindparam("runner_"), leased_until=utcnow(LEASE))
+    .returning(Batch.__table__)
+)
+
+_PENDING = (
+    sa.select(BatchLine.number, BatchLine.custom_id, BatchLine.start, BatchLine.length)
+    .where(BatchLine.batch_id == sa.bindparam("batch"), BatchLine.number > sa.bindparam("after"))
+    .order_by(BatchLine.number)
+    .limit(sa.bindparam("limit"))
+)
+
+_SET_JOB = (
+    sa.update(BatchLine)
+    .where(BatchLine.batch_id == sa.bindparam("batch"), BatchLine.number == sa.bindparam("line"))
+    .values(job_id=sa.bindparam("job"))
+)
+
+
+def check_id(batch_id: str) -> None:
+    """Check that a text can be a batch's id. Not every text can be a parameter of a statement.
+
+    Raises:
+        NoSuchBatchError: it cannot.
+    """
+    if not re.fullmatch(r"batch_[0-9a-z]{1,32}", batch_id):
+        raise NoSuchBatchError(batch_id)
+
+
+def get(session: Session, owner: str | None, batch_id: str) -> Batch:
+    """Return an owner's batch.
+
+    Raises:
+        NoSuchBatchError: the owner has no such batch.
+    """
+    check_id(batch_id)
+    batch = session.get(Batch, batch_id)
+    if batch is None or owner not in (None, batch.owner):
+        raise NoSuchBatchError(batch_id)
+    return batch
+
+
+def find_by_idempotency_key(session: Session, owner: str, key: str) -> Batch | None:
+    """Return the batch that an owner's idempotency key belongs to."""
+    return session.scalar(
+        sa.select(Batch).where(Batch.owner == owner, Batch.idempotency_key == key)
+    )
+
+
+def list_page(session: Session, owner: str, *, limit: int, after: str | None) -> list[Batch]:
+    """Return up to ``limit`` batches of an owner, newest first.
+
+    Raises:
+        NoSuchBatchError: the owner has no batch with the id ``after``.
+    """
+    query = sa.select(Batch).where(Batch.owner == owner)
+    if after is not None:
+        last = get(session, owner, after)
+        cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
+        query = query.where(sa.tuple_(Batch.created_at, Batch.id) < cursor)
+    order = (Batch.created_at.desc(), Batch.id.desc())
+    return list(session.scalars(query.order_by(*order).limit(limit)))
+
+
+def find_open(connection: sa.Connection, runner: str) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+    """Return the batches that have not ended, the oldest first, and whether another process has them."""
+    return connection.execute(_FIND_OPEN, {"runner": runner}).all()
+
+
+def count_submitted(connection: sa.Connection) -> dict[str, sa.Row[*tuple[Any, ...]]]:
+    """Count the submitted lines of each batch: queued, running, and all of them."""
+    return {row.batch_id: row for row in connection.execute(_COUNT_SUBMITTED)}
+
+
+def take(connection: sa.Connection, batch_id: str, runner: str) -> sa.Row[*tuple[Any, ...]] | None:
+    """Lock an open batch, and keep it for a process for the time of a lease.
+
+    Returns:
+        its row; None if it has ended or another process has it.
+    """
+    parameters = {"batch": batch_id, "runner_": runner}
+    return connection.execute(_TAKE, parameters).one_or_none()
+
+
+def update(connection: sa.Connection, batch_id: str, **columns: Any) -> None:
+    """Change a batch that was taken in the same transaction."""
+    connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(**columns))
+
+
+def cancel(connection: sa.Connection, owner: str | None, batch_id: str) -> bool:
+    """Begin to cancel an owner's batch; return whether it could still be cancelled."""
+    statement = sa.update(Batch).where(Batch.id == batch_id, Batch.status.in_(CANCELLABLE))
+    if owner is not None:
+        statement = statement.where(Batch.owner == owner)
+    values = {"status": BatchStatus.CANCELLING, "cancelling_at": utcnow()}
+    return bool(connection.execute(statement.values(**values)).rowcount)
+
+
+def cancel_jobs(connection: sa.Connection, batch_id: str) -> list[str]:
+    """End the open jobs of a batch's lines as cancelled; return their ids."""
+    lines = sa.select(BatchLine.job_id).where(BatchLine.batch_id == batch_id, _IS_SUBMITTED)
+    return list(
+        connection.scalars(
+            sa.update(Job)
+            .where(Job.id.in_(lines), Job.status.in_(OPEN))
+            .values(status=Status.CANCELLED, finished_at=utcnow())
+            .returning(Job.id)
+        )
+    )
+
+
+def known_custom_ids(
+    connection: sa.Connection, batch_id: str, custom_ids: Collection[str]
+) -> set[str]:
+    """Return which of some custom ids the batch's lines so far have."""
+    query = sa.select(BatchLine.custom_id).where(
+        BatchLine.batch_id == batch_id, BatchLine.custom_id.in_(custom_ids)
+    )
+    return set(connection.scalars(query))
+
+
+def add_lines(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add lines."""
+    if rows:
+        connection.execute(sa.insert(BatchLine), rows)
+
+
+def pending(
+    connection: sa.Connection, batch_id: str, after: int, limit: int
+) -> Sequence[sa.Row[int, str, int, int]]:
+    """Return number, custom id, start and length of the lines after a line, in order."""
+    parameters = {"batch": batch_id, "after": after, "limit": limit}
+    return connection.execute(_PENDING, parameters).all()
+
+
+def set_jobs(connection: sa.Connection, batch_id: str, jobs: Mapping[int, str]) -> None:
+    """Note the jobs of lines, by their numbers."""
+    if jobs:
+        rows = [{"batch": batch_id, "line": line, "job": job} for line, job in jobs.items()]
+        connection.execute(_SET_JOB, rows)
+
+
+def ended_lines(
+    session: Session, batch_id: str, limit: int
+) -> list[tuple[int, str, str, Job | None]]:
+    """Return lines whose jobs have ended or were deleted.
+
+    Returns:
+        the line's number, its custom id, its job's id, and the job with its attempts but for their
+        prompts; None if it was deleted.
+    """
+    rows = session.execute(
+        sa.select(BatchLine.number, BatchLine.custom_id, BatchLine.job_id)
+        .outerjoin(Job, Job.id == BatchLine.job_id)
+        .where(
+            BatchLine.batch_id == batch_id,
+            _IS_SUBMITTED,
+            sa.or_(Job.id.is_(None), Job.finished_at.is_not(None)),
+        )
+        .order_by(BatchLine.number)
+        .limit(limit)
+    ).all()
+    attempts = selectinload(Job.attempts).options(
+        defer(Attempt.prompt), defer(Attempt.delta_lengths)
+    )
+    query = sa.select(Job).where(Job.id.in_([row.job_id for row in rows])).options(attempts)
+    jobs = {job.id: job for job in session.scalars(query)} if rows else {}
+    return [
+        (row.number, row.custom_id, row.job_id or "", jobs.get(row.job_id or "")) for row in rows
+    ]
+
+
+def remove_lines(
+    connection: sa.Connection, batch_id: str, numbers: Collection[int] | None = None
+) -> set[int]:
+    """Remove lines of a batch, or all; return the numbers of those that were there."""
+    statement = sa.delete(BatchLine).where(BatchLine.batch_id == batch_id)
+    if numbers is None:
+        connection.execute(statement)
+        return set()
+    statement = statement.where(BatchLine.number.in_(numbers))
+    return set(connection.scalars(statement.returning(BatchLine.number)))
+
+
+def delete_ended(connection: sa.Connection, seconds: float, *, limit: int) -> int:
+    """Delete up to ``limit`` batches that ended more than ``seconds`` ago; return how many were deleted."""
+    oldest = (
+        sa.select(Batch.id)
+        .where(Batch.ended_at < utcnow_once(-seconds))
+        .order_by(Batch.ended_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return connection.execute(sa.delete(Batch).where(Batch.id.in_(oldest))).rowcount
