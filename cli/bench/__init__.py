@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cli.bench.api import api
 from cli.bench.engine import engine
 from cli.bench.idle import idle
 from cli.bench.lora import lora
@@ -17,5 +18,5 @@ def bench() -> None:
     """Run benchmarks, each against a baseline."""
 
 
-for command in (engine, idle, lora, readers, service, track):
+for command in (api, engine, idle, lora, readers, service, track):
     bench.add_command(command)

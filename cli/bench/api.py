@@ -1,0 +1,50 @@
+"""`helixq bench api`: what the web accepts and answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from cli.bench.common import json_option, machine, show_progress, temporary_folder
+
+
+@click.command()
+@click.option(
+    "--lines",
+    type=click.IntRange(min=1, max=50_000),
+    default=50_000,
+    show_default=True,
+    help="Of the batch.",
+)
+@click.option(
+    "--line-bytes",
+    type=click.IntRange(min=1, max=4190),
+    default=1,
+    help="Minimum of each line.",
+)
+@click.option("--database-url", help="An empty database (default: SQLite).")
+@json_option
+def api(lines: int, line_bytes: int, database_url: str | None, as_json: bool) -> None:
+    """Measure how long `helixq up` takes to accept a batch, from its first byte to its last valid line."""
+    from cli.bench import measure_batch
+
+    with temporary_folder() as folder:
+        batch = measure_batch.run(
+            folder,
+            lines=lines,
+            line_bytes=line_bytes,
+            database_url=database_url,
+            on_progress=show_progress,
+        )
+    if as_json:
+        click.echo(json.dumps({"machine": machine(), "batch": asdict(batch)}, indent=2))
+        return
+    click.echo(f"A batch through `helixq up` on the demo's model; {machine()}.\n")
+    click.echo("| lines | MiB | upload | validation | memory of the web | of the worker |")
+    click.echo("|---|---|---|---|---|---|")
+    click.echo(
+        f"| {batch.lines:,} | {batch.bytes / (1 << 20):.1f} | {batch.upload:.1f} s "
+        f"| {batch.validation:.1f} s | +{batch.web_growth >> 20} MiB | +{batch.worker_growth >> 20} MiB |"
+    )
