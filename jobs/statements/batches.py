@@ -8,8 +8,8 @@ the line is in the output or error file.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer, selectinload
@@ -48,19 +48,9 @@ _FIND_OPEN = (
     .limit(MAX_OPEN)
 )
 
-#: How many lines of each batch are submitted: queued, running and ended ones.
-_COUNT_SUBMITTED = (
-    sa.select(
-        BatchLine.batch_id,
-        sa.func.count().filter(Job.status == Status.QUEUED).label("queued"),
-        sa.func.count().filter(Job.status == Status.IN_PROGRESS).label("running"),
-        sa.func.count().label("submitted"),
-    )
-    .select_from(BatchLine)
-    .outerjoin(Job, Job.id == BatchLine.job_id)
-    .where(_IS_SUBMITTED)
-    .group_by(BatchLine.batch_id)
-)
+_SUBMITTED = sa.select(BatchLine.batch_id, BatchLine.number, BatchLine.job_id).where(_IS_SUBMITTED)
+#: The maximum number of ids in one query.
+_MAX_IDS = 1000
 
 _TAKE = (
     sa.update(Batch)
@@ -89,6 +79,15 @@ _SET_JOB = (
     .where(BatchLine.batch_id == sa.bindparam("batch"), BatchLine.number == sa.bindparam("line"))
     .values(job_id=sa.bindparam("job"))
 )
+
+
+class Submitted(NamedTuple):
+    """Numbers of a batch's submitted lines, by what their jobs do."""
+
+    queued: int
+    running: int
+    #: Those whose jobs were deleted too.
+    ended: int
 
 
 def check_id(batch_id: str) -> None:
@@ -141,9 +140,34 @@ def find_open(connection: sa.Connection, runner: str) -> Sequence[sa.Row[*tuple[
     return connection.execute(_FIND_OPEN, {"runner": runner}).all()
 
 
-def count_submitted(connection: sa.Connection) -> dict[str, sa.Row[*tuple[Any, ...]]]:
-    """Count the submitted lines of each batch: queued, running, and all of them."""
-    return {row.batch_id: row for row in connection.execute(_COUNT_SUBMITTED)}
+def count_submitted(connection: sa.Connection) -> dict[str, Submitted]:
+    """Count the submitted lines of each batch."""
+    rows = connection.execute(_SUBMITTED).all()
+    statuses = dict(_of_jobs(connection, [row.job_id or "" for row in rows], Job.status))
+    counts: dict[str, list[Status | None]] = {}
+    for row in rows:
+        counts.setdefault(row.batch_id, []).append(statuses.get(row.job_id or ""))
+    return {
+        batch_id: Submitted(
+            queued=found.count(Status.QUEUED),
+            running=found.count(Status.IN_PROGRESS),
+            ended=sum(status is None or status.final for status in found),
+        )
+        for batch_id, found in counts.items()
+    }
+
+
+def _of_jobs(
+    connection: sa.Connection, ids: Sequence[str], column: sa.orm.InstrumentedAttribute[Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the ids of the jobs that there are, with a column of each.
+
+    The ids are parameters and no join: without statistics of the newest lines, PostgreSQL's planner
+    expects many of them, and would read the whole history.
+    """
+    for start in range(0, len(ids), _MAX_IDS):
+        query = sa.select(Job.id, column).where(Job.id.in_(ids[start : start + _MAX_IDS]))
+        yield from (tuple(row) for row in connection.execute(query))
 
 
 def take(connection: sa.Connection, batch_id: str, runner: str) -> sa.Row[*tuple[Any, ...]] | None:
@@ -223,17 +247,16 @@ def ended_lines(
         the line's number, its custom id, its job's id, and the job with its attempts but for their
         prompts; None if it was deleted.
     """
-    rows = session.execute(
+    submitted = session.execute(
         sa.select(BatchLine.number, BatchLine.custom_id, BatchLine.job_id)
-        .outerjoin(Job, Job.id == BatchLine.job_id)
-        .where(
-            BatchLine.batch_id == batch_id,
-            _IS_SUBMITTED,
-            sa.or_(Job.id.is_(None), Job.finished_at.is_not(None)),
-        )
+        .where(BatchLine.batch_id == batch_id, _IS_SUBMITTED)
         .order_by(BatchLine.number)
-        .limit(limit)
     ).all()
+    ends = dict(
+        _of_jobs(session.connection(), [row.job_id or "" for row in submitted], Job.finished_at)
+    )
+    # A job that was deleted has ended too.
+    rows = [row for row in submitted if ends.get(row.job_id or "", True) is not None][:limit]
     attempts = selectinload(Job.attempts).options(
         defer(Attempt.prompt), defer(Attempt.delta_lengths)
     )

@@ -22,6 +22,7 @@ from jobs.database import Database
 from jobs.errors import IdempotencyError, NoSuchFileError
 from jobs.models import Batch, BatchStatus, File, FilePurpose, FileState, Job
 from jobs.statements import batches, files
+from jobs.statements.batches import Submitted
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.files import CHUNK, SECONDS_PER_DAY
 from jobs.use_cases.files import new_id as new_file_id
@@ -243,10 +244,7 @@ def find_work(database: Database, runner: str) -> list[Work]:
         counts = batches.count_submitted(connection)
     work = []
     for row in rows:
-        count = counts.get(row.id)
-        queued, running, submitted = (
-            (0, 0, 0) if count is None else (count.queued, count.running, count.submitted)
-        )
+        count = counts.get(row.id, Submitted(0, 0, 0))
         work.append(
             Work(
                 batch_id=row.id,
@@ -254,10 +252,10 @@ def find_work(database: Database, runner: str) -> list[Work]:
                 status=row.status,
                 expired=bool(row.expired),
                 taken=bool(row.taken),
-                pending=row.total - row.completed - row.failed - submitted,
-                queued=queued,
-                running=running,
-                ended=submitted - queued - running,
+                pending=row.total - row.completed - row.failed - sum(count),
+                queued=count.queued,
+                running=count.running,
+                ended=count.ended,
             )
         )
     return work
