@@ -82,8 +82,8 @@ def worker(settings: Settings) -> None:
 def maintain(settings: Settings) -> None:
     """Run the background duties without a worker.
 
-    They take back lost stages, publish unpublished jobs, and delete old ones. Every worker runs
-    them too; use this where no worker may be running.
+    They take back lost stages, publish unpublished jobs, work on batches, and delete what is old.
+    Every worker runs them too; use this where no worker may be running.
     """
     from cli import parts
 

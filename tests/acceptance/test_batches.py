@@ -64,7 +64,8 @@ def completed(batch: Batch) -> int:
 @pytest.mark.parametrize("endpoint", [RESPONSES, CHAT])
 def test_a_batch_is_answered(service: Service, endpoint: str) -> None:
     limit = "max_output_tokens" if endpoint == RESPONSES else "max_tokens"
-    content = "".join(line(f"q-{n}", endpoint, **{limit: 4}) for n in range(20))
+    short: dict[str, Any] = {limit: 4}
+    content = "".join(line(f"q-{n}", endpoint, **short) for n in range(20))
     batch = wait(service, create(service, content, endpoint))
     assert batch.status == "completed"
     with service.openai() as client:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from openai import OpenAI
@@ -26,8 +26,8 @@ from tests.conftest import WORKER
 from tests.integration.test_web_server import serving
 from tests.integration.web.client import finish
 
-RESPONSES = "/v1/responses"
-CHAT = "/v1/chat/completions"
+RESPONSES: Literal["/v1/responses"] = "/v1/responses"
+CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -38,13 +38,6 @@ class BatchService:
     client: OpenAI
     database: Database
     runner: BatchRunner
-    redis_url: str
-    progress: Progress
-
-    def new_runner(self) -> BatchRunner:
-        """Return the duty of another process."""
-        publisher = Publisher(make_app(self.redis_url))
-        return BatchRunner(self.database, publisher, self.progress, threading.Event())
 
     def upload(self, content: str | bytes, **options: Any) -> str:
         data = content.encode() if isinstance(content, str) else content
@@ -53,11 +46,12 @@ class BatchService:
 
     def create(self, content: str | bytes, endpoint: Any = RESPONSES, **options: Any) -> str:
         """Upload a file and make it a batch; return its id."""
+        return self.create_from(self.upload(content), endpoint, **options)
+
+    def create_from(self, file_id: str, endpoint: Any = RESPONSES, **options: Any) -> str:
+        """Make a file a batch; return its id."""
         batch = self.client.batches.create(
-            input_file_id=self.upload(content),
-            endpoint=endpoint,
-            completion_window="24h",
-            **options,
+            input_file_id=file_id, endpoint=endpoint, completion_window="24h", **options
         )
         assert batch.status == "validating"
         return batch.id
@@ -136,7 +130,7 @@ def batch_service(
         client = OpenAI(base_url=f"http://{host}:{port}/v1", api_key="unused", max_retries=0)
         publisher = Publisher(make_app(redis_url))
         runner = BatchRunner(database, publisher, progress, threading.Event())
-        yield BatchService(client, database, runner, redis_url, progress)
+        yield BatchService(client, database, runner)
         client.close()
     database.close()
     progress.close()

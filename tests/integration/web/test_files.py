@@ -11,18 +11,23 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.errors import NoSuchFileError
 from jobs.models import File, FileChunk, FilePurpose, FileState
 from jobs.statements.files import UPLOAD_LOST_AFTER
 from jobs.use_cases import files
 from tests.integration.web.client import Client
-from web.v1 import files as web_files
 
 TEXT = "".join(f'{{"line": {number}}}\n' for number in range(10)).encode()
 _names = (f"{number}.jsonl" for number in itertools.count())
 
 
-def upload(web: Client, content: bytes = TEXT, name: str = "in.jsonl", **fields: str) -> Any:
-    form = {"purpose": "batch", **fields, "file": (io.BytesIO(content), name)}
+def upload(
+    web: Client,
+    content: bytes = TEXT,
+    name: str = "in.jsonl",
+    fields: dict[str, str] | None = None,
+) -> Any:
+    form = {"purpose": "batch", **(fields or {}), "file": (io.BytesIO(content), name)}
     return web.post("/v1/files", data=form, content_type="multipart/form-data")
 
 
@@ -95,7 +100,7 @@ def test_a_deleted_file_is_gone_and_its_content_is_swept(web: Client, database: 
 
 def test_a_file_expires(web: Client, database: Database) -> None:
     policy = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
-    file = upload(web, **policy).json
+    file = upload(web, fields=policy).json
     assert file["expires_at"] == file["created_at"] + 3600
     sweep(database)
     assert web.get(f"/v1/files/{file['id']}").status_code == 200
@@ -123,7 +128,7 @@ def test_a_file_expires(web: Client, database: Database) -> None:
 def test_wrong_fields_are_refused_and_nothing_is_visible(
     web: Client, database: Database, fields: dict[str, str], code: str, param: str
 ) -> None:
-    reply = upload(web, **fields)
+    reply = upload(web, fields=fields)
     assert reply.status_code == 400
     assert (reply.json["error"]["code"], reply.json["error"]["param"]) == (code, param)
     assert web.get("/v1/files").json["data"] == []
@@ -155,7 +160,7 @@ def test_a_file_without_purpose_is_refused(web: Client, database: Database) -> N
 def test_a_file_has_a_maximum_of_bytes(
     web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_files.files, "MAX_FILE", len(TEXT))
+    monkeypatch.setattr(files, "MAX_FILE", len(TEXT))
     assert upload(web).status_code == 200
     reply = upload(web, TEXT + b"x")
     assert (reply.status_code, reply.json["error"]["code"]) == (413, "request_too_large")
@@ -177,7 +182,7 @@ def test_an_upload_that_was_lost_is_never_visible_and_swept(
         connection.execute(sa.update(File).values(created_at=utcnow(-UPLOAD_LOST_AFTER - 1)))
     sweep(database)
     assert stored(database) == (0, 0)
-    with pytest.raises(files.NoSuchFileError):
+    with pytest.raises(NoSuchFileError):
         files.append(database, file_id, TEXT)
 
 
