@@ -25,6 +25,8 @@ CLEANUP_INTERVAL = 3600.0
 #: Seconds between two looks for files to delete, and for something to do for a batch.
 FILES_INTERVAL = 60.0
 BATCHES_INTERVAL = 1.0
+#: Seconds between two looks for lines of batches that have waited long.
+WAITING_INTERVAL = 15.0
 #: The maximum number of seconds of one cleanup: sweeps run in between.
 CLEANUP_TIME = 1.0
 #: The share of its interval by which a sweep may come sooner, so that those of several processes spread out.
@@ -76,6 +78,7 @@ class Maintenance(DutyThread):
         duties = [
             Duty(SWEEP_INTERVAL, self.sweep),
             Duty(BATCHES_INTERVAL, self.work_on_batches),
+            Duty(WAITING_INTERVAL, self.raise_waiting_lines),
             Duty(FILES_INTERVAL, self.sweep_files),
             Duty(CLEANUP_INTERVAL, self.clean_up),
         ]
@@ -161,6 +164,12 @@ class Maintenance(DutyThread):
     def work_on_batches(self) -> bool:
         """Validate, submit and answer lines of batches; see `BatchRunner.run`."""
         return self._batches.run()
+
+    def raise_waiting_lines(self) -> bool:
+        """Let lines of batches that have waited long take their turn among single questions."""
+        if count := batches.raise_waiting_lines(self._database):
+            log.info("%d lines of batches have waited long and get the default priority", count)
+        return False
 
     def sweep_files(self) -> bool:
         """Delete files that have expired, were lost or were deleted, a piece at a time.

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, defer, selectinload
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.errors import NoSuchBatchError
 from jobs.models import OPEN, Attempt, Batch, BatchLine, BatchStatus, Job, Status
+from jobs.statements.jobs import IS_QUEUED
 from jobs.timing import LEASE
 
 #: The statuses in which a client can cancel a batch.
@@ -204,6 +205,26 @@ def cancel_jobs(connection: sa.Connection, batch_id: str) -> list[str]:
             .values(status=Status.CANCELLED, finished_at=utcnow())
             .returning(Job.id)
         )
+    )
+
+
+def any_waiting(connection: sa.Connection, seconds: float) -> bool:
+    """Return whether `raise_priority` would find a job."""
+    return bool(connection.scalar(sa.select(sa.exists().where(_has_waited(seconds)))))
+
+
+def raise_priority(connection: sa.Connection, seconds: float, priority: int) -> int:
+    """Give lines that have been queued for so long a priority, and publish them again; return how many."""
+    statement = sa.update(Job).where(_has_waited(seconds), Job.worker_id.is_(None))
+    return connection.execute(statement.values(priority=priority, published_at=None)).rowcount
+
+
+def _has_waited(seconds: float) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        IS_QUEUED,
+        Job.batch_id.is_not(None),
+        Job.priority == 0,
+        Job.created_at < utcnow_once(-seconds),
     )
 
 

@@ -21,6 +21,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import IdempotencyError, NoSuchFileError
 from jobs.models import Batch, BatchStatus, File, FilePurpose, FileState, Job
+from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.statements import batches, files
 from jobs.statements.batches import Submitted
 from jobs.transient import retry_on_conflict
@@ -30,6 +31,8 @@ from jobs.use_cases.submission import NewJob, build_job
 
 #: Seconds in which a batch must be answered: 24 hours.
 COMPLETION_WINDOW = 86_400.0
+#: Seconds that a line is queued until it has the priority of a single question.
+PATIENCE = 60.0
 #: Of a failed validation; it ends when there are so many.
 MAX_ERRORS = 100
 
@@ -461,6 +464,22 @@ def _write(
         "output_tokens": batch.output_tokens + sum(r.output_tokens for r in completed),
         "reasoning_tokens": batch.reasoning_tokens + sum(r.reasoning_tokens for r in completed),
     }
+
+
+@retry_on_conflict
+def raise_waiting_lines(database: Database) -> int:
+    """Let lines that have waited long take their turn among single questions; return how many.
+
+    While there are always single questions, lines would otherwise never be asked. A sweep publishes them
+    again; the messages that they have find nothing to claim.
+    """
+    with (
+        database.read() as connection
+    ):  # As a rule there is nothing to do, which should lock nothing.
+        if not batches.any_waiting(connection, PATIENCE):
+            return 0
+    with database.write() as connection:
+        return batches.raise_priority(connection, PATIENCE, DEFAULT_PRIORITY)
 
 
 @retry_on_conflict

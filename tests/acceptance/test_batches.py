@@ -35,7 +35,7 @@ DOOMED = (sys.executable, "-m", "tests.acceptance.doomed")
 #: jobs and not published; when answers are made and not written; when they are written.
 POINTS = ("validated", "submitted", "answered", "written")
 LINES = 60
-SHORT = {"max_output_tokens": 4}
+SHORT: dict[str, Any] = {"max_output_tokens": 4}
 
 
 def create(service: Service, content: str, endpoint: Any = RESPONSES) -> str:
@@ -111,7 +111,7 @@ def resident(pid: int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_large_batch_needs_little_memory(service: Service) -> None:
-    """64 lines of 1 MiB, all but one without a request of their own: the batch fails at its end."""
+    """64 lines of almost 1 MiB, and a wrong one at the end: the batch fails."""
     padding = " " * ((1 << 20) - 200)
     content = io.BytesIO()
     for number in range(64):

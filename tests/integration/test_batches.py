@@ -13,7 +13,17 @@ from openai import BadRequestError, NotFoundError
 
 from jobs import batch_runner
 from jobs.models import ANONYMOUS, Batch, BatchLine, BatchStatus, File, FileChunk, Job, Status
-from jobs.use_cases import batches, cancellation, deletion, files, queries, stages, submission
+from jobs.pipeline import DEFAULT_PRIORITY
+from jobs.use_cases import (
+    batches,
+    cancellation,
+    deletion,
+    files,
+    outbox,
+    queries,
+    stages,
+    submission,
+)
 from jobs.use_cases.batches import LineResult, Submission
 from tests.conftest import WORKER
 from tests.integration.batch_service import (
@@ -357,6 +367,20 @@ def test_a_big_batch_leaves_half_of_the_queue_to_another_owner(service: BatchSer
     assert before is not None
     assert after is not None
     assert 8 <= after.completed - before.completed <= 32
+
+
+def test_lines_take_their_turn_among_questions_that_never_end(service: BatchService) -> None:
+    batch_id = service.create(lines(20))
+    service.validate(batch_id)
+    service.runner.run()
+    assert batches.raise_waiting_lines(service.database) == 0
+    service.shift(Job, "created_at", -batches.PATIENCE - 1)
+    assert batches.raise_waiting_lines(service.database) == batch_runner.MIN_WINDOW
+    assert batches.raise_waiting_lines(service.database) == 0, "once is enough"
+    taken = outbox.take_unpublished(service.database, queue_empty=False, model="")
+    assert {(job.job_id, job.priority) for job in taken} == {
+        (job_id, DEFAULT_PRIORITY) for job_id in service.queued(batch_id)
+    }
 
 
 def test_a_process_that_was_too_slow_changes_nothing(service: BatchService) -> None:

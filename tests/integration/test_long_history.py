@@ -195,6 +195,7 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     submitted = Submission(0, 1, {1: line})
     [job] = run(batches.record_lines, database, batch.id, "me", [], submitted)
     assert [work.queued for work in run(batches.find_work, database, "me")] == [1]
+    run(batches.raise_waiting_lines, database)
     cancellation.cancel(database, ANONYMOUS, job.id)
     run(batches.ended_lines, database, batch.id, limit=20)
     run(batches.record_lines, database, batch.id, "me", [LineResult(1, b"{}\n", failed=True)])
