@@ -23,11 +23,14 @@ from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.jsonl import Line, read_lines
 from jobs.models import BatchStatus, Job
+from jobs.pipeline import Turn
 from jobs.progress import Progress
 from jobs.protocol import batch_lines
 from jobs.protocol.conversation import earlier_turns
 from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, translate
+from jobs.protocol.limits import surely_fits
 from jobs.protocol.new_job import new_job
+from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response
 from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher
@@ -214,7 +217,7 @@ class BatchRunner:
                 errors.append(_error(error.code, number, error.message, error.param))
                 continue
             try:
-                self._new_job(batch, body)
+                self._check(batch, body)
             except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
                 refused = self._refusal(error, batch.id, number)
                 code, message, param = batch_lines.in_line_terms(refused)
@@ -224,15 +227,32 @@ class BatchRunner:
                 break
         return Piece(start, position, number, found, errors, last)
 
+    def _check(self, batch: Any, body: dict[str, Any]) -> None:
+        """Check that a line can become a job.
+
+        Raises:
+            ProtocolError: the line is refused.
+        """
+        request, turns = self._request(batch, body)
+        # The exact count of a long question's tokens would take most of the time. It follows when the
+        # line becomes a job.
+        if not surely_fits(request, turns or [], self._tokens):
+            new_job(request, self._tokens, turns)
+
     def _new_job(self, batch: Any, body: dict[str, Any]) -> NewJob:
         """Return the job that a line asks for.
 
         Raises:
             ProtocolError: the line is refused.
         """
-        request = batch_lines.to_request(body, batch.endpoint, batch.chat_context)
-        turns = earlier_turns(request, self._database, batch.owner)
+        request, turns = self._request(batch, body)
         return new_job(request, self._tokens, turns)
+
+    def _request(
+        self, batch: Any, body: dict[str, Any]
+    ) -> tuple[CreateResponse, list[Turn] | None]:
+        request = batch_lines.to_request(body, batch.endpoint, batch.chat_context)
+        return request, earlier_turns(request, self._database, batch.owner)
 
     def _refusal(self, error: Exception, batch_id: str, number: int) -> ProtocolError:
         """Return why a line is refused. An error that may pass is raised again."""

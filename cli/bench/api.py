@@ -20,9 +20,9 @@ from cli.bench.common import json_option, machine, show_progress, temporary_fold
 )
 @click.option(
     "--line-bytes",
-    type=click.IntRange(min=1, max=4190),
+    type=click.IntRange(min=1, max=4096),
     default=1,
-    help="Minimum of each line.",
+    help="Minimum of each line; the questions repeat their text.",
 )
 @click.option("--database-url", help="An empty database (default: SQLite).")
 @json_option

@@ -53,7 +53,7 @@ def run(
     Args:
         folder: an empty folder, for the service's data.
         lines: of the batch.
-        line_bytes: of each line, at least; the rest is white space in the body.
+        line_bytes: of each line, at least; long questions repeat their text.
         database_url: an empty database; by default SQLite in the folder.
         on_progress: called with a description of the next step.
 
@@ -100,14 +100,22 @@ def run(
 
 
 def _write(file: Path, lines: int, line_bytes: int) -> None:
-    questions = demo_questions(min(lines, 1000))
+    # In ASCII, a character is a byte.
+    questions = [
+        text.encode("ascii", "replace").decode() for text in demo_questions(min(lines, 1000))
+    ]
+    empty = len(_line(0, ""))
     with file.open("w", encoding="utf-8") as stream:
         for number in range(lines):
-            body = {"model": "helixnet", "input": questions[number % len(questions)]}
-            line = json.dumps(
-                {"custom_id": f"line-{number}", "method": "POST", "url": ENDPOINT, "body": body}
-            )
-            stream.write(line.ljust(line_bytes - 1) + "\n")
+            question = questions[number % len(questions)]
+            text = (f"{question} " * (1 + line_bytes // len(question)))[: line_bytes - empty]
+            stream.write(_line(number, max(text, question, key=len)))
+
+
+def _line(number: int, question: str) -> str:
+    body = {"model": "helixnet", "input": question}
+    request = {"custom_id": f"line-{number:05}", "method": "POST", "url": ENDPOINT, "body": body}
+    return json.dumps(request) + "\n"
 
 
 def _checked(reply: httpx2.Response) -> dict[str, object]:
