@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
 
-import migrations
-from jobs.database import Database
+from cli.listing import minute, open_database, print_table
 from jobs.models import ApiKey, Scope
 from jobs.settings import Settings
 from jobs.use_cases import keys as use_cases
@@ -63,7 +60,7 @@ def create(
 
     NAME says what the key is for.
     """
-    with _database(settings) as database:
+    with open_database(settings) as database:
         key, secret = use_cases.create(
             database,
             name,
@@ -89,13 +86,13 @@ def create(
 @click.pass_obj
 def list_(settings: Settings, /, as_json: bool) -> None:
     """List all keys, revoked and expired ones included."""
-    with _database(settings) as database:
+    with open_database(settings) as database:
         found = use_cases.list_keys(database)
     if as_json:
         click.echo(json.dumps([_to_dict(key, state) for key, state in found], indent=2))
         return
-    rows = [("id", "key", "name", "owner", "scopes", "state", "created", "last used", "expires")]
-    rows += [
+    heads = ("id", "key", "name", "owner", "scopes", "state", "created", "last used", "expires")
+    rows = [
         (
             key.id,
             f"{key.hint}…",
@@ -103,16 +100,13 @@ def list_(settings: Settings, /, as_json: bool) -> None:
             key.owner,
             ",".join(key.scopes),
             state.value,
-            _minute(key.created_at),
-            _minute(key.last_used_at),
-            _minute(key.expires_at),
+            minute(key.created_at),
+            minute(key.last_used_at),
+            minute(key.expires_at),
         )
         for key, state in found
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    print_table(heads, rows)
 
 
 @keys.command()
@@ -121,22 +115,12 @@ def list_(settings: Settings, /, as_json: bool) -> None:
 @click.pass_obj
 def revoke(settings: Settings, /, key_id: str, as_json: bool) -> None:
     """Revoke a key for good. A web that runs notices within seconds; the key's jobs continue."""
-    with _database(settings) as database:
+    with open_database(settings) as database:
         key = use_cases.revoke(database, key_id)
     if as_json:
         click.echo(json.dumps(_to_dict(key, KeyState.REVOKED), indent=2))
     else:
         click.echo(f"{key.id} ({key.name}) is revoked.")
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    database = Database(settings.database)
-    try:
-        migrations.check(database.engine)
-        yield database
-    finally:
-        database.close()
 
 
 def _to_dict(key: ApiKey, state: KeyState) -> dict[str, Any]:
@@ -161,10 +145,5 @@ def _time(time: dt.datetime | None) -> str | None:
     return None if time is None else time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _minute(time: dt.datetime | None) -> str:
-    """Return a time for the table, in UTC."""
-    return "-" if time is None else f"{time:%Y-%m-%d %H:%M}Z"
-
-
 def _expiry(key: ApiKey) -> str:
-    return f"expires {_minute(key.expires_at)}" if key.expires_at else "does not expire"
+    return f"expires {minute(key.expires_at)}" if key.expires_at else "does not expire"

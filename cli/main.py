@@ -14,6 +14,7 @@ from cli.bench import bench
 from cli.errors import explain, fail
 from cli.keys import keys
 from cli.lora import lora
+from cli.webhooks import webhooks
 from jobs import logs, settings
 from jobs.settings import Settings
 
@@ -82,8 +83,8 @@ def worker(settings: Settings) -> None:
 def maintain(settings: Settings) -> None:
     """Run the background duties without a worker.
 
-    They take back lost stages, publish unpublished jobs, work on batches, and delete what is old.
-    Every worker runs them too; use this where no worker may be running.
+    They take back lost stages, publish unpublished jobs, work on batches, send webhooks, and delete
+    what is old. Every worker runs them too; use this where no worker may be running.
     """
     from cli import parts
 
@@ -177,3 +178,4 @@ main.add_command(bench)
 main.add_command(evaluating.command)
 main.add_command(keys)
 main.add_command(lora)
+main.add_command(webhooks)

@@ -25,6 +25,7 @@ from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
 from jobs.use_cases import keys
 from jobs.use_cases.workers import Runtime
+from jobs.webhook_delivery import WebhookDelivery
 
 if TYPE_CHECKING:
     from worker.engine.interface import Engine
@@ -105,12 +106,15 @@ def maintain(settings: Settings) -> None:
             model_timeout=settings.model_timeout,
             retention_days=settings.retention_days,
         )
+        webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
         maintenance.start()
+        webhooks.start()
         log.info("running the background duties")
         signals.wait()
         log.info("stopping")
-        while not maintenance.stop(timeout=0.1) and signals.count < 2:
-            pass
+        for thread in (webhooks, maintenance):
+            while not thread.stop(timeout=0.1) and signals.count < 2:
+                pass
 
 
 def unusable(folder: Path, error: OSError) -> ExpectedError:

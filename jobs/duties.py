@@ -31,7 +31,13 @@ class DutyThread:
     """A thread that calls duties, one after another, until it is stopped."""
 
     def __init__(
-        self, name: str, duties: Sequence[Duty], *, poll: float, jitter: float = 0
+        self,
+        name: str,
+        duties: Sequence[Duty],
+        *,
+        poll: float,
+        jitter: float = 0,
+        finish: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -39,16 +45,16 @@ class DutyThread:
             duties: the duties.
             poll: seconds between two checks of what is due.
             jitter: the share of its interval by which a call may come sooner.
+            finish: what the thread calls last.
         """
         #: Set when the thread is to stop. Duties that take long check it.
         self.stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=repeat,
-            args=(duties, self.stopped),
-            kwargs={"poll": poll, "jitter": jitter},
-            name=name,
-            daemon=True,
-        )
+
+        def run() -> None:
+            repeat(duties, self.stopped, poll=poll, jitter=jitter)
+            finish()
+
+        self._thread = threading.Thread(target=run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread, which calls all duties at once."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from jobs import database_url, redis_url
 from jobs.errors import UserError
 from jobs.pipeline import Role
+from jobs.webhooks.targets import Network
 
 PREFIX = "HELIXQ_"
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
@@ -63,6 +64,15 @@ def number_of_slots(value: object) -> object:
     if value == "auto" or (str(value).isdecimal() and 1 <= int(str(value)) <= MAX_SLOTS):
         return value
     raise ValueError(f"it should be a whole number from 1 to {MAX_SLOTS}, or auto")
+
+
+def networks(value: str) -> tuple[Network, ...]:
+    """Parse networks such as ``10.0.0.0/8,fd00::/8``.
+
+    Raises:
+        ValueError: a part is no network.
+    """
+    return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
 
 
 class Settings(BaseModel):
@@ -113,6 +123,11 @@ class Settings(BaseModel):
     model_timeout: float = Field(default=600, ge=0, le=31_536_000, allow_inf_nan=False)
     #: Days after which ended jobs are deleted; 0 for never.
     retention_days: int = Field(default=0, ge=0, le=36_500)
+    #: Networks that webhooks may be sent to though their addresses are not public, and without TLS.
+    webhook_allowed_networks: Annotated[
+        tuple[Network, ...],
+        BeforeValidator(lambda value: networks(value) if isinstance(value, str) else value),
+    ] = ()
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("data_dir")

@@ -8,6 +8,7 @@ from jobs.settings import Settings
 from web import access, api, errors, health, pages, rate_limits, request_id, security, v1
 from web.services import Services
 from web.v1.feeds import Feeds
+from web.v1.replies import Replies
 
 #: The maximum number of bytes of a request's body; a larger one gets 413.
 MAX_BODY = 1 << 20
@@ -23,6 +24,7 @@ def create_app(settings: Settings) -> Flask:
     services = Services(settings)
     services.init_app(app)
     Feeds(services.database, services.progress).init_app(app)
+    Replies(services.database).init_app(app)
     request_id.init_app(app)
     security.init_app(app, settings)
     access.init_app(app, settings)

@@ -28,6 +28,7 @@ from jobs.retrying import retry
 from jobs.settings import Settings
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
+from jobs.webhook_delivery import WebhookDelivery
 from worker import tasks
 from worker.consumer import consume
 from worker.engine.interface import Engine
@@ -81,6 +82,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
             model_timeout=settings.model_timeout,
             retention_days=settings.retention_days,
         )
+        webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
 
         def on_ready() -> None:
             # Celery ignores errors of its signals' handlers, so transient ones must be retried here.
@@ -94,11 +96,13 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
 
         heartbeat.start()
         maintenance.start()
+        webhooks.start()
         try:
             return consume(
                 app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, on_ready=on_ready
             )
         finally:
+            webhooks.stop()
             maintenance.stop()
             heartbeat.stop()
             engine.close()

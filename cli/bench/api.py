@@ -1,4 +1,4 @@
-"""`helixq bench api`: what the web accepts and answers."""
+"""`helixq bench api`: what the web accepts and answers while many jobs wait, on both databases."""
 
 from __future__ import annotations
 
@@ -7,44 +7,60 @@ from dataclasses import asdict
 
 import click
 
-from cli.bench.common import json_option, machine, show_progress, temporary_folder
+from cli.bench import common
 
 
 @click.command()
+@common.count_option("--webs", 2, "Web processes.")
+@common.count_option("--waiting", 10_000, "Jobs that wait at the beginning.")
 @click.option(
-    "--lines",
-    type=click.IntRange(min=1, max=50_000),
-    default=50_000,
+    "--streams",
+    type=click.IntRange(1, 200),
+    default=200,
     show_default=True,
-    help="Of the batch.",
+    help="Event streams at once, of one web.",
 )
 @click.option(
-    "--line-bytes",
-    type=click.IntRange(min=1, max=4096),
-    default=1,
-    help="Minimum of each line; the questions repeat their text.",
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="How long each measurement takes.",
 )
-@click.option("--database-url", help="An empty database (default: SQLite).")
-@json_option
-def api(lines: int, line_bytes: int, database_url: str | None, as_json: bool) -> None:
-    """Measure how long `helixq up` takes to accept a batch, from its first byte to its last valid line."""
-    from cli.bench import measure_batch
+@common.json_option
+def api(webs: int, waiting: int, streams: int, seconds: float, as_json: bool) -> None:
+    """Measure how fast webs accept questions and answer polls, and what event streams cost.
 
-    with temporary_folder() as folder:
-        batch = measure_batch.run(
+    Each text of the streams gets ten messages a second, and every message must arrive. The load comes from
+    the same machine.
+    """
+    from cli.bench import measure_api
+
+    with common.temporary_folder() as folder:
+        results = measure_api.run(
             folder,
-            lines=lines,
-            line_bytes=line_bytes,
-            database_url=database_url,
-            on_progress=show_progress,
+            webs=webs,
+            waiting=waiting,
+            streams=streams,
+            seconds=seconds,
+            on_progress=common.show_progress,
         )
     if as_json:
-        click.echo(json.dumps({"machine": machine(), "batch": asdict(batch)}, indent=2))
+        output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
+        click.echo(json.dumps(output, indent=2))
         return
-    click.echo(f"A batch through `helixq up` on the demo's model; {machine()}.\n")
-    click.echo("| lines | MiB | upload | validation | memory of the web | of the worker |")
-    click.echo("|---|---|---|---|---|---|")
     click.echo(
-        f"| {batch.lines:,} | {batch.bytes / (1 << 20):.1f} | {batch.upload:.1f} s "
-        f"| {batch.validation:.1f} s | +{batch.web_growth >> 20} MiB | +{batch.worker_growth >> 20} MiB |"
+        f"{webs} web processes, {seconds:g} seconds each, {waiting:,} jobs wait, "
+        f"{streams} event streams; {common.machine()}.\n"
     )
+    click.echo(
+        "| database | accepted a second | 99 of 100 within | processor | polls a second "
+        "| 99 of 100 within | processor | streams: share of a core | 99 of 100 messages within |"
+    )
+    click.echo("|---|---|---|---|---|---|---|---|---|")
+    for r in results:
+        click.echo(
+            f"| {r.database} | {r.accepts:,.0f} | {r.accept_late * 1000:.0f} ms "
+            f"| {r.accept_cost * 1000:.2f} ms | {r.polls:,.0f} | {r.poll_late * 1000:.0f} ms "
+            f"| {r.poll_cost * 1000:.2f} ms | {r.stream_share:.2f} | {r.stream_late * 1000:.0f} ms |"
+        )

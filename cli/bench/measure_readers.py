@@ -92,7 +92,7 @@ def run(
         results = []
         for readers, jobs, before in cases:
             on_progress(f"{readers} readers of {jobs} jobs")
-            with _Readers(settings, database, progress, web, readers, jobs) as case:
+            with Readers(settings, database, progress, web, readers, jobs) as case:
                 results.append(case.measure(before, seconds))
         return results
 
@@ -106,7 +106,7 @@ class _Stream:
     rest: bytes = b""
 
 
-class _Readers:
+class Readers:
     """Open event streams of jobs whose first stage is running."""
 
     def __init__(
@@ -157,12 +157,12 @@ class _Readers:
         self._publish()
         self._read(until=self._published * self.readers)
         self._delays.clear()
-        received, start, used = self._received, time.monotonic(), _processor(self._web)
+        received, start, used = self._received, time.monotonic(), processor(self._web)
         for turn in range(round(seconds / INTERVAL)):
             self._read(seconds=max(0.0, start + turn * INTERVAL - time.monotonic()))
             self._publish()
         self._read(until=self._published * self.readers)
-        used = _processor(self._web) - used
+        used = processor(self._web) - used
         delays = sorted(self._delays)
         return Result(
             readers=self.readers,
@@ -211,7 +211,7 @@ class _Readers:
             raise ExpectedError(f"{until - self._received} messages did not arrive")
 
 
-def _processor(pid: int) -> float:
+def processor(pid: int) -> float:
     """Return the processor time that a process's threads have used, in seconds."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

@@ -21,6 +21,8 @@ from jobs.errors import (
     QuotaExceededError,
     UserError,
 )
+from jobs.use_cases.deliveries import DeliveryNotFoundError, EndpointDisabledError
+from jobs.use_cases.webhooks import EndpointError, EndpointNotFoundError
 
 
 class ErrorKind(StrEnum):
@@ -136,8 +138,21 @@ def translate(error: Exception) -> ProtocolError:
     match error:
         case ProtocolError():
             return error
-        case JobNotFoundError() | NoSuchFileError() | NoSuchBatchError():
+        case (
+            JobNotFoundError()
+            | NoSuchFileError()
+            | NoSuchBatchError()
+            | EndpointNotFoundError()
+            | DeliveryNotFoundError()
+        ):
             return NotFoundError(str(error), code="not_found")
+        case EndpointError():
+            message = str(error)
+            return InvalidRequestError(
+                f"{message[0].upper()}{message[1:]}.", code="invalid_value", param=error.param
+            )
+        case EndpointDisabledError():
+            return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
         case QueueFullError():
             return RateLimitedError(str(error), code="queue_full")
         case QuotaExceededError():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -91,7 +92,19 @@ def check_metadata(metadata: dict[str, str] | None) -> None:
             )
 
 
-def parse(model: type[Parameters], data: dict[str, Any], supported: tuple[str, ...]) -> Parameters:
+def parse(
+    model: type[Parameters], data: dict[str, Any], supported: Iterable[str] | None = None
+) -> Parameters:
+    """Check the types of a body's members.
+
+    Args:
+        model: has the parameters.
+        data: the body.
+        supported: the parameters that errors list, if not all of the model's.
+
+    Raises:
+        InvalidRequestError: a parameter is wrong.
+    """
     _check_unicode(data)
     # Null is the same as absent, but a name that nobody knows is wrong whatever its value.
     data = {
@@ -102,7 +115,7 @@ def parse(model: type[Parameters], data: dict[str, Any], supported: tuple[str, .
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _translate(error.errors()[0], supported) from error
+        raise _translate(error.errors()[0], supported or model.model_fields) from error
 
 
 def _check_context(request: CreateResponse, param: str) -> None:
@@ -155,7 +168,7 @@ def _not_unicode(param: str | None, subject: str | None = None) -> InvalidReques
     return InvalidRequestError(message, code="invalid_value", param=param)
 
 
-def _translate(error: ErrorDetails, supported: tuple[str, ...]) -> InvalidRequestError:
+def _translate(error: ErrorDetails, supported: Iterable[str]) -> InvalidRequestError:
     """Turn an error of pydantic into one in the API's terms."""
     path = _path(error["loc"])
     target = "value for"

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, defer, selectinload
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.errors import NoSuchBatchError
 from jobs.models import OPEN, Attempt, Batch, BatchLine, BatchStatus, Job, Status
+from jobs.statements import deliveries, endings
 from jobs.statements.jobs import IS_QUEUED
 from jobs.timing import LEASE
 
@@ -198,14 +199,14 @@ def cancel(connection: sa.Connection, owner: str | None, batch_id: str) -> bool:
 def cancel_jobs(connection: sa.Connection, batch_id: str) -> list[str]:
     """End the open jobs of a batch's lines as cancelled; return their ids."""
     lines = sa.select(BatchLine.job_id).where(BatchLine.batch_id == batch_id, _IS_SUBMITTED)
-    return list(
-        connection.scalars(
-            sa.update(Job)
-            .where(Job.id.in_(lines), Job.status.in_(OPEN))
-            .values(status=Status.CANCELLED, finished_at=utcnow())
-            .returning(Job.id)
-        )
-    )
+    ended = connection.execute(
+        sa.update(Job)
+        .where(Job.id.in_(lines), Job.status.in_(OPEN))
+        .values(status=Status.CANCELLED, finished_at=utcnow())
+        .returning(*endings.COLUMNS)
+    ).all()
+    endings.follow_up(connection, ended)
+    return [job.id for job in ended]
 
 
 def any_waiting(connection: sa.Connection, seconds: float) -> bool:
@@ -309,4 +310,8 @@ def delete_ended(connection: sa.Connection, seconds: float, *, limit: int) -> in
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return connection.execute(sa.delete(Batch).where(Batch.id.in_(oldest))).rowcount
+    statement = sa.delete(Batch).where(Batch.id.in_(oldest)).returning(Batch.id)
+    deleted = connection.scalars(statement).all()
+    if deleted:
+        deliveries.delete_of_objects(connection, deleted)
+    return len(deleted)

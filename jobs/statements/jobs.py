@@ -16,6 +16,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
+from jobs.statements import deliveries, endings
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -165,15 +166,19 @@ def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:
     statement = sa.update(Job).where(Job.id == job_id, Job.status.in_(OPEN))
     if owner is not None:
         statement = statement.where(Job.owner == owner)
-    connection.execute(statement.values(status=Status.CANCELLED, finished_at=utcnow()))
+    statement = statement.values(status=Status.CANCELLED, finished_at=utcnow())
+    endings.follow_up(connection, connection.execute(statement.returning(*endings.COLUMNS)).all())
 
 
 def delete(connection: sa.Connection, owner: str | None, job_id: str) -> bool:
-    """Delete an owner's job with its attempts; return whether there was one."""
+    """Delete an owner's job with its attempts and webhooks; return whether there was one."""
     statement = sa.delete(Job).where(Job.id == job_id)
     if owner is not None:
         statement = statement.where(Job.owner == owner)
-    return bool(connection.execute(statement).rowcount)
+    deleted = bool(connection.execute(statement).rowcount)
+    if deleted:
+        deliveries.delete_of_objects(connection, [job_id])
+    return deleted
 
 
 def any_match(*conditions: sa.ColumnElement[bool]) -> sa.Select[bool]:
@@ -198,23 +203,23 @@ def fail(
     connection: sa.Connection, condition: sa.ColumnElement[bool], code: str, message: str
 ) -> list[str]:
     """End jobs as failed, whoever holds their leases; return their ids."""
-    return list(
-        connection.scalars(
-            sa.update(Job)
-            .where(Job.id.in_(select_unlocked(condition)))
-            .values(
-                status=Status.FAILED,
-                finished_at=utcnow(),
-                error_code=code,
-                error_message=message,
-            )
-            .returning(Job.id)
+    failed = connection.execute(
+        sa.update(Job)
+        .where(Job.id.in_(select_unlocked(condition)))
+        .values(
+            status=Status.FAILED,
+            finished_at=utcnow(),
+            error_code=code,
+            error_message=message,
         )
-    )
+        .returning(*endings.COLUMNS)
+    ).all()
+    endings.follow_up(connection, failed)
+    return [job.id for job in failed]
 
 
 def delete_ended(connection: sa.Connection, seconds: float, *, limit: int) -> int:
-    """Delete up to ``limit`` jobs that ended more than ``seconds`` ago, the oldest first.
+    """Delete up to ``limit`` jobs that ended more than ``seconds`` ago, the oldest first, with their webhooks.
 
     A job whose attempt is still running stays for now.
 
@@ -223,4 +228,7 @@ def delete_ended(connection: sa.Connection, seconds: float, *, limit: int) -> in
     """
     condition = sa.and_(Job.finished_at < utcnow_once(-seconds), Job.worker_id.is_(None))
     oldest = select_unlocked(condition).order_by(Job.finished_at).limit(limit)
-    return connection.execute(sa.delete(Job).where(Job.id.in_(oldest))).rowcount
+    deleted = connection.scalars(sa.delete(Job).where(Job.id.in_(oldest)).returning(Job.id)).all()
+    if deleted:
+        deliveries.delete_of_objects(connection, deleted)
+    return len(deleted)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.models import Job, Status, Worker
-from jobs.statements import attempts
+from jobs.statements import attempts, endings
 from jobs.statements.jobs import IS_LEASED, IS_OPEN_EXPANDED, select_unlocked
 from jobs.timing import LEASE
 
@@ -90,7 +90,7 @@ ADVANCE = RELEASE.values(
     status=Status.IN_PROGRESS, stage_index=Job.stage_index + 1, published_at=utcnow()
 )
 #: The same as `RELEASE`, and ends the job. ``status`` is a parameter.
-END = RELEASE.values(finished_at=utcnow())
+END = RELEASE.values(finished_at=utcnow()).returning(*endings.COLUMNS)
 #: The same after the last stage.
 COMPLETE = END.values(stage_index=Job.stage_index + 1)
 
@@ -166,7 +166,12 @@ def give_back(
         False if the job has ended or the lease is held no more: then nothing is changed.
     """
     parameters = {"job": job_id, "token": lease_token, **values}
-    return bool(connection.execute(statement, parameters).rowcount)
+    result = connection.execute(statement, parameters)
+    if not result.returns_rows:
+        return bool(result.rowcount)
+    ended = result.all()
+    endings.follow_up(connection, ended)
+    return bool(ended)
 
 
 def give_back_ended(

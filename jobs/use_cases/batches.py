@@ -22,7 +22,7 @@ from jobs.database import Database
 from jobs.errors import IdempotencyError, NoSuchFileError
 from jobs.models import Batch, BatchStatus, File, FilePurpose, FileState, Job
 from jobs.pipeline import DEFAULT_PRIORITY
-from jobs.statements import batches, files
+from jobs.statements import batches, deliveries, files
 from jobs.statements.batches import Submitted
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.files import CHUNK, SECONDS_PER_DAY
@@ -550,6 +550,7 @@ def _end(
         runner=None,
         leased_until=None,
     )
+    deliveries.add_event(connection, batch.owner, f"batch.{status}", batch.id)
 
 
 def delete_batches(database: Database, days: int, *, limit: int = 100) -> int:

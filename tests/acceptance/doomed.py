@@ -57,7 +57,7 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 def _arrange(point: str) -> None:
     from jobs import batch_runner
     from jobs.queue import Publisher
-    from jobs.use_cases import batches, stages
+    from jobs.use_cases import batches, deliveries, stages
     from worker import local_engine
     from worker.engine.batching.step import StepExecutor
     from worker.tasks import StageRunner
@@ -100,6 +100,8 @@ def _arrange(point: str) -> None:
             before(batches, "record_lines", answers)
         case "written":
             after(batches, "record_lines", answers)
+        case "webhook_sent":
+            before(deliveries, "record")
         case _:
             raise SystemExit(f"{point} is no point of a job's life")
 

@@ -12,17 +12,20 @@ import sqlalchemy as sa
 from openai import BadRequestError, NotFoundError
 
 from jobs import batch_runner
+from jobs.column_types import utcnow
 from jobs.models import ANONYMOUS, Batch, BatchLine, BatchStatus, File, FileChunk, Job, Status
 from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.use_cases import (
     batches,
     cancellation,
     deletion,
+    deliveries,
     files,
     outbox,
     queries,
     stages,
     submission,
+    webhooks,
 )
 from jobs.use_cases.batches import LineResult, Submission
 from tests.conftest import WORKER
@@ -242,6 +245,39 @@ def test_a_cancelled_batch_has_the_answers_so_far(service: BatchService) -> None
     assert len(errors) == 299
     assert {error["error"]["code"] for error in errors.values()} == {"batch_cancelled"}
     assert service.client.batches.cancel(batch_id).status == "cancelled", "it does not change"
+
+
+def test_webhooks_tell_how_batches_and_their_jobs_ended(service: BatchService) -> None:
+    endpoint = webhooks.create(
+        service.database,
+        ANONYMOUS,
+        url="https://example.com/hook",
+        name="all",
+        event_types=webhooks.EVENT_TYPES,
+        allowed=(),
+    )
+
+    def told() -> list[tuple[str, str]]:
+        page, _ = deliveries.list_deliveries(
+            service.database, ANONYMOUS, endpoint.id, limit=100, newest_first=False
+        )
+        return [(delivery.event_type, delivery.object_id) for delivery in page]
+
+    cancelled = service.create(lines(2))
+    service.validate(cancelled)
+    service.runner.run()
+    jobs = service.queued(cancelled)
+    service.client.batches.cancel(cancelled)
+    assert sorted(told()) == sorted(("response.cancelled", job_id) for job_id in jobs)
+    service.complete(cancelled)
+    assert told()[2:] == [("batch.cancelled", cancelled)]
+    failed = service.create("{}\n")
+    assert service.validate(failed).status == "failed"
+    assert told()[3:] == [("batch.failed", failed)]
+    with service.database.write() as connection:
+        connection.execute(sa.update(Batch).values(ended_at=utcnow(-3 * 86_400)))
+    assert batches.delete_batches(service.database, 2) == 2
+    assert {event_type for event_type, _ in told()} == {"response.cancelled"}
 
 
 def test_a_batch_can_be_cancelled_while_it_is_validated(service: BatchService) -> None:

@@ -126,6 +126,20 @@ def test_the_services_overhead_is_measured() -> None:
     assert seconds["machinery"] == pytest.approx(added)
 
 
+def test_webs_are_measured_while_jobs_wait_on_both_databases() -> None:
+    options = ("--webs", "1", "--waiting", "500", "--streams", "5", "--seconds", "0.5")
+    results = bench("api", *options)["results"]
+    assert [r["database"] for r in results] == ["SQLite", "PostgreSQL"]
+    for r in results:
+        assert r["waiting"] >= 500
+        for what in ("accept", "poll"):
+            assert r[f"{what}s"] > 0
+            assert 0 < r[f"{what}_median"] <= r[f"{what}_late"]
+            assert r[f"{what}_cost"] > 0
+        assert r["messages"] == 5
+        assert r["stream_share"] > 0
+
+
 def test_readers_are_measured_while_text_is_published() -> None:
     results = bench("readers", "--readers", "3", "--pieces", "20", "--seconds", "0.3")["results"]
     assert [(r["readers"], r["jobs"], r["before"]) for r in results] == [

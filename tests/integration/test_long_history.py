@@ -19,11 +19,12 @@ import sqlalchemy as sa
 from jobs import use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
-from jobs.models import ANONYMOUS, Job, Scope, Status, Worker, WorkerState
+from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
 from jobs.use_cases import (
     batches,
     cancellation,
     deletion,
+    deliveries,
     files,
     keys,
     outbox,
@@ -33,9 +34,11 @@ from jobs.use_cases import (
     stages,
     submission,
     sweeping,
+    webhooks,
     workers,
 )
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
+from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
 
@@ -43,6 +46,14 @@ JOBS = 20_000
 WORKERS = 10_000
 #: Queued questions with messages in Redis.
 WAITING = 300
+#: An owner with a webhook endpoint.
+HOOKED = "hooked"
+ENDPOINT: dict[str, Any] = {
+    "url": "https://example.com/",
+    "name": "hook",
+    "event_types": webhooks.EVENT_TYPES,
+    "allowed": (),
+}
 #: The maximum that one call may read: rows and index entries on PostgreSQL, a tenth of the virtual
 #: machine's instructions on SQLite. A scan of the workers alone would be `WORKERS` or more.
 MAX_ROWS = 4_000
@@ -119,9 +130,29 @@ def fill(database: Database) -> None:
             )
         late = sa.update(Job).where(Job.id == starved.id)
         connection.execute(late.values(published_at=utcnow(-60)))
+    add_deliveries(database)
     with database.engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE")
         connection.commit()
+
+
+def add_deliveries(database: Database) -> None:
+    """Add webhooks that were delivered, to an endpoint of an owner."""
+    webhooks.create(database, HOOKED, **ENDPOINT)
+    job, _ = submission.submit(database, HOOKED, QUESTION, max_queued=10_000)
+    cancellation.cancel(database, HOOKED, job.id)
+    [taken] = deliveries.take(database, room=lambda _: 8, limit=8)
+    deliveries.record(database, [(taken, Outcome(204, None, 0.1))])
+    with database.engine.begin() as connection:
+        begin(connection, write=True)
+        multiply(
+            connection,
+            "webhook_deliveries",
+            f"old.id = '{taken.id}'",
+            JOBS,
+            id="'whd_' || n.i",
+            object_id="'resp_2new' || n.i",
+        )
 
 
 @contextmanager
@@ -208,6 +239,34 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     run(files.sweep_files, database, 1)
 
 
+def run_webhooks(run: Callable[..., Any], database: Database) -> None:
+    """Call each use case of webhooks."""
+    run(webhooks.create, database, HOOKED, **ENDPOINT)
+    endpoints, _ = run(webhooks.list_endpoints, database, HOOKED, limit=20)
+    used = endpoints[-1].id
+    run(webhooks.list_endpoints, database, None)
+    run(webhooks.get, database, HOOKED, used)
+    run(webhooks.update, database, HOOKED, used, allowed=(), name="renamed")
+    run(webhooks.rotate_secret, database, HOOKED, used, keep_previous=True)
+    for _ in range(3):
+        job, _ = submission.submit(database, HOOKED, QUESTION, max_queued=10_000)
+        run(cancellation.cancel, database, HOOKED, job.id)
+    taken = run(deliveries.take, database, room=lambda _: 2, limit=3)
+    assert len(taken) == 3
+    outcomes = [Outcome(204, None, 0.1), Outcome(500, "it failed", 0.1)]
+    run(deliveries.record, database, list(zip(taken, outcomes, strict=False)))
+    run(deliveries.release, database, taken[2:])
+    page, _ = run(deliveries.list_deliveries, database, HOOKED, used, limit=20)
+    after = page[-1].id
+    run(deliveries.list_deliveries, database, None, used, limit=20, after=after)
+    for status in DeliveryStatus:
+        run(deliveries.list_deliveries, database, None, used, limit=20, status=status)
+    run(deliveries.redeliver, database, HOOKED, after)
+    run(deliveries.sample, database, HOOKED, used, "response.failed")
+    run(deletion.delete, database, HOOKED, job.id)
+    run(webhooks.delete, database, HOOKED, endpoints[0].id)
+
+
 def test_no_use_case_scans_the_history(database: Database) -> None:
     fill(database)
     max_rows: dict[str, int] = {}
@@ -263,6 +322,7 @@ def test_no_use_case_scans_the_history(database: Database) -> None:
         run(keys.any_valid, database)
         run(keys.list_keys, database)
         run(keys.revoke, database, key.id)
+        run_webhooks(run, database)
         run(sweeping.sweep, database)
         for queue_empty in (False, True):
             run(

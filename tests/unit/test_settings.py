@@ -109,6 +109,8 @@ def test_slots_are_a_number_or_auto() -> None:
         ("HELIXQ_REDIS_URL", "rediss://h?ssl_cert_reqs=CERT_NONE", "one of none, optional, req"),
         ("HELIXQ_REDIS_URL", "rediss://h?ssl_check_hostname=no", "should be one of true, false"),
         ("HELIXQ_DATA_DIR", "~nobody-here/x", "there is no such home directory"),
+        ("HELIXQ_WEBHOOK_ALLOWED_NETWORKS", "10.0.0.1/8", "10.0.0.1/8 has host bits set"),
+        ("HELIXQ_WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/8,x", "'x' does not appear to be"),
         ("HELIXQ_JOB_TIMEOUT", "1e12", "HELIXQ_JOB_TIMEOUT=1e12 is wrong"),
         ("HELIXQ_PROT", "1", "HELIXQ_PROT is not a setting of HelixQ; did you mean HELIXQ_PORT?"),
         ("HELIXQ_port", "1", "HELIXQ_port is not a setting"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from web.request_body import read_json
 from web.services import get_services
 from web.v1 import query
 from web.v1.feeds import get_feeds
+from web.v1.replies import etag_of, get_replies, to_json
 
 blueprint = Blueprint("v1", __name__)
 
@@ -130,10 +129,10 @@ def retrieve(job_id: str) -> Response:
         with ExitStack() as stack:
             stack.enter_context(services.waiter.slot())
             return stream_response(message_stream(job_id, after), slot=stack.pop_all())
-    job = queries.get_job(services.database, services.readable_owner, job_id)
+    kept = get_replies().get(services.readable_owner, job_id)
+    before = kept.version.status
     wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
-    if wait and not job.status.final:
-        before = job.status
+    if wait and not before.final:
         timeout = min(float(wait[1]), MAX_WAIT)
         with services.waiter.slot():
             job = services.waiter.wait(
@@ -143,7 +142,9 @@ def retrieve(job_id: str) -> Response:
                 timeout,
                 client_disconnected(),
             )
-    return _reply(job)
+        return _reply(job)
+    reply = Response(kept.body, mimetype="application/json")
+    return _completed(reply, final=before.final, etag=kept.etag)
 
 
 @blueprint.post("/responses/<job_id>/cancel")
@@ -224,12 +225,18 @@ def client_disconnected() -> Callable[[], bool]:
 
 
 def _reply(job: Job, status: int = 200) -> Response:
-    reply = json_response(response(job), status)
+    body = to_json(response(job))
+    reply = Response(body, status, mimetype="application/json")
+    return _completed(reply, final=job.status.final, etag=etag_of(body))
+
+
+def _completed(reply: Response, *, final: bool, etag: str) -> Response:
+    """Complete a reply with a response: its headers, and whether the client has it already."""
     reply.headers["Cache-Control"] = "no-cache"
-    if not job.status.final:
+    if not final:
         reply.headers["Retry-After"] = "1"
     if request.method in ("GET", "HEAD"):
-        reply.set_etag(hashlib.sha256(reply.get_data()).hexdigest()[:32])
+        reply.set_etag(etag)
         reply.make_conditional(request)
     if reply.status_code == 412:
         raise HTTPError(
@@ -239,5 +246,4 @@ def _reply(job: Job, status: int = 200) -> Response:
 
 
 def json_response(data: Any, status: int = 200) -> Response:
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return Response(text, status, mimetype="application/json")
+    return Response(to_json(data), status, mimetype="application/json")

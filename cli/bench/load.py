@@ -1,0 +1,110 @@
+"""A load of HTTP requests over kept connections, cheap enough to share two cores with what it measures."""
+
+from __future__ import annotations
+
+import re
+import selectors
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from cli.errors import ExpectedError
+
+#: Maximum seconds for a reply.
+TIMEOUT = 60.0
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
+
+
+@dataclass
+class Load:
+    """What came of a load."""
+
+    seconds: float
+    #: Of each request, in order of their ends.
+    delays: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return len(self.delays) / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """Return the delay that a share of the requests did not exceed."""
+        return sorted(self.delays)[int(share * (len(self.delays) - 1))]
+
+
+@dataclass
+class _Connection:
+    socket: socket.socket
+    sent_at: float = 0.0
+    received: bytearray = field(default_factory=bytearray)
+
+
+def run(
+    ports: Sequence[int],
+    requests: Iterator[bytes],
+    *,
+    status: int,
+    connections: int,
+    seconds: float,
+    maximum: int | None = None,
+) -> Load:
+    """Send requests to webs on this machine: each connection sends the next one when it has a reply.
+
+    Args:
+        ports: of the webs, which share the connections evenly.
+        requests: whole requests, without end.
+        status: of each reply.
+        connections: the number of requests that are open at any time.
+        seconds: how long.
+        maximum: the number of replies after which it ends sooner.
+
+    Raises:
+        ExpectedError: a reply has another status, or none comes.
+    """
+    expected = b"HTTP/1.1 %d " % status
+    delays: list[float] = []
+    with selectors.DefaultSelector() as selector:
+        for number in range(connections):
+            connection = socket.create_connection(("127.0.0.1", ports[number % len(ports)]))
+            selector.register(connection, selectors.EVENT_READ, _Connection(connection))
+        start = time.perf_counter()
+        for key in selector.get_map().values():
+            _send(key.data, next(requests))
+        while (now := time.perf_counter()) - start < seconds and len(delays) != maximum:
+            ready = selector.select(TIMEOUT)
+            if not ready:
+                raise ExpectedError(f"the web did not reply within {TIMEOUT:g} seconds")
+            for key, _ in ready:
+                connection = key.data
+                if not _receive(connection):
+                    continue
+                if not connection.received.startswith(expected):
+                    head = connection.received[:200].decode(errors="replace")
+                    raise ExpectedError(f"the web replied with something else: {head}")
+                now = time.perf_counter()
+                delays.append(now - connection.sent_at)
+                _send(connection, next(requests))
+        for key in list(selector.get_map().values()):
+            key.data.socket.close()
+    return Load(now - start, delays)
+
+
+def _send(connection: _Connection, request: bytes) -> None:
+    connection.received.clear()
+    connection.sent_at = time.perf_counter()
+    connection.socket.sendall(request)
+
+
+def _receive(connection: _Connection) -> bool:
+    """Receive a part of a reply; return whether it is whole."""
+    data = connection.socket.recv(1 << 18)
+    if not data:
+        raise ExpectedError("the web closed a connection")
+    connection.received += data
+    head, separator, body = connection.received.partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    length = _LENGTH.search(head + b"\r\n")
+    return len(body) >= (int(length[1]) if length else 0)

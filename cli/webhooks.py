@@ -1,0 +1,279 @@
+"""`helixq webhooks`: endpoints that are told when jobs end, and what was delivered to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from cli.errors import ExpectedError
+from cli.listing import minute, open_database, print_table
+from jobs import webhook_delivery
+from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.protocol.webhooks import delivery_object, endpoint_object
+from jobs.settings import Settings
+from jobs.use_cases import deliveries as delivery_cases
+from jobs.use_cases import webhooks as use_cases
+from jobs.use_cases.webhooks import EVENT_TYPES
+from jobs.webhooks import signing
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_events = click.option(
+    "--events",
+    metavar="TYPE,…",
+    help=f"Types of events, separated by commas (default: all): {', '.join(EVENT_TYPES)}.",
+)
+
+
+@click.group()
+def webhooks() -> None:
+    """Register URLs that are told when jobs end, and see what was delivered."""
+
+
+@webhooks.command()
+@click.argument("url")
+@_events
+@click.option("--owner", default=ANONYMOUS, show_default=True, help="Whose jobs it is told about.")
+@click.option("--name", help="Says what it is for (default: the URL).")
+@_json
+@click.pass_obj
+def create(
+    settings: Settings,
+    /,
+    url: str,
+    events: str | None,
+    owner: str,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Register URL and print the secret that signs its webhooks. It is shown this once."""
+    with open_database(settings) as database:
+        endpoint = use_cases.create(
+            database,
+            owner,
+            url=url,
+            name=name or url[: use_cases.MAX_NAME],
+            event_types=_types(events) or EVENT_TYPES,
+            allowed=settings.webhook_allowed_networks,
+        )
+    _print_secret(endpoint, as_json=as_json)
+
+
+@webhooks.command("list")
+@click.option("--owner", help="Only those of this owner (default: all).")
+@_json
+@click.pass_obj
+def list_(settings: Settings, /, owner: str | None, as_json: bool) -> None:
+    """List the endpoints."""
+    with open_database(settings) as database:
+        endpoints, _ = use_cases.list_endpoints(database, owner, newest_first=False)
+    if as_json:
+        _print_json([_endpoint(endpoint) for endpoint in endpoints])
+        return
+    rows = [
+        (e.id, e.name, e.owner, e.url, _state(e), f"{len(e.event_types)}", minute(e.created_at))
+        for e in endpoints
+    ]
+    print_table(("id", "name", "owner", "url", "state", "events", "created"), rows)
+
+
+@webhooks.command()
+@click.argument("endpoint_id", metavar="ID")
+@_json
+@click.pass_obj
+def show(settings: Settings, /, endpoint_id: str, as_json: bool) -> None:
+    """Show an endpoint."""
+    with open_database(settings) as database:
+        endpoint = use_cases.get(database, None, endpoint_id)
+    _print_endpoint(endpoint, as_json=as_json)
+
+
+@webhooks.command()
+@click.argument("endpoint_id", metavar="ID")
+@click.option("--url", help="A new URL.")
+@click.option("--name", help="A new name.")
+@_events
+@_json
+@click.pass_obj
+def update(
+    settings: Settings,
+    /,
+    endpoint_id: str,
+    url: str | None,
+    name: str | None,
+    events: str | None,
+    as_json: bool,
+) -> None:
+    """Change an endpoint, and enable it if it is disabled."""
+    with open_database(settings) as database:
+        endpoint = use_cases.update(
+            database,
+            None,
+            endpoint_id,
+            url=url,
+            name=name,
+            event_types=_types(events),
+            allowed=settings.webhook_allowed_networks,
+        )
+    _print_endpoint(endpoint, as_json=as_json)
+
+
+@webhooks.command()
+@click.argument("endpoint_id", metavar="ID")
+@click.pass_obj
+def delete(settings: Settings, /, endpoint_id: str) -> None:
+    """Delete an endpoint with its deliveries."""
+    with open_database(settings) as database:
+        use_cases.delete(database, None, endpoint_id)
+    click.echo(f"{endpoint_id} is deleted.")
+
+
+@webhooks.command()
+@click.argument("endpoint_id", metavar="ID")
+@click.option(
+    "--keep-old",
+    is_flag=True,
+    help="For 24 hours, sign with both secrets, so that the receiver can be changed meanwhile.",
+)
+@_json
+@click.pass_obj
+def rotate(settings: Settings, /, endpoint_id: str, keep_old: bool, as_json: bool) -> None:
+    """Give an endpoint a new secret and print it. It is shown this once."""
+    with open_database(settings) as database:
+        endpoint = use_cases.rotate_secret(database, None, endpoint_id, keep_previous=keep_old)
+    _print_secret(endpoint, as_json=as_json)
+
+
+@webhooks.command()
+@click.argument("endpoint_id", metavar="ID")
+@click.option(
+    "--event",
+    "event_type",
+    type=click.Choice(EVENT_TYPES),
+    default=EVENT_TYPES[0],
+    show_default=True,
+    help="The type of the event.",
+)
+@click.pass_obj
+def ping(settings: Settings, /, endpoint_id: str, event_type: str) -> None:
+    """Send an event about nothing to an endpoint, from this machine, and print the reply's status."""
+    with open_database(settings) as database:
+        outcome = webhook_delivery.send_sample(
+            database, None, endpoint_id, event_type, settings.webhook_allowed_networks
+        )
+    if outcome.error is not None:
+        raise ExpectedError(outcome.error)
+    click.echo(f"{outcome.status_code} after {outcome.duration * 1000:.0f} ms")
+
+
+@webhooks.command()
+@click.argument("endpoint_id", metavar="ID")
+@click.option(
+    "--status", type=click.Choice([status.value for status in DeliveryStatus]), help="Only these."
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many."
+)
+@_json
+@click.pass_obj
+def deliveries(
+    settings: Settings, /, endpoint_id: str, status: str | None, limit: int, as_json: bool
+) -> None:
+    """List the deliveries to an endpoint, the newest first."""
+    with open_database(settings) as database:
+        found, _ = delivery_cases.list_deliveries(
+            database,
+            None,
+            endpoint_id,
+            limit=limit,
+            status=None if status is None else DeliveryStatus(status),
+        )
+    if as_json:
+        _print_json([delivery_object(delivery) for delivery in found])
+    else:
+        _print_deliveries(found)
+
+
+@webhooks.command()
+@click.argument("delivery_id", metavar="ID")
+@_json
+@click.pass_obj
+def redeliver(settings: Settings, /, delivery_id: str, as_json: bool) -> None:
+    """Send an event again. ID is a delivery's; a worker or `helixq maintain` sends it."""
+    with open_database(settings) as database:
+        delivery = delivery_cases.redeliver(database, None, delivery_id)
+    if as_json:
+        _print_json(delivery_object(delivery))
+    else:
+        click.echo(f"{delivery.id} is {delivery.status.value}.")
+
+
+def _types(events: str | None) -> Sequence[str] | None:
+    return None if events is None else [part.strip() for part in events.split(",")]
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2))
+
+
+def _endpoint(endpoint: WebhookEndpoint, *, with_secret: bool = False) -> dict[str, Any]:
+    return {**endpoint_object(endpoint, with_secret=with_secret), "owner": endpoint.owner}
+
+
+def _state(endpoint: WebhookEndpoint) -> str:
+    return "enabled" if endpoint.disabled_at is None else "disabled"
+
+
+def _print_secret(endpoint: WebhookEndpoint, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(_endpoint(endpoint, with_secret=True))
+        return
+    click.echo(
+        f"{endpoint.id}: {endpoint.url}, events of the owner {endpoint.owner}. "
+        "Keep the secret now, it is not shown again:",
+        err=True,
+    )
+    click.echo(endpoint.secret)
+
+
+def _print_endpoint(endpoint: WebhookEndpoint, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(_endpoint(endpoint))
+        return
+    rows = {
+        "id": endpoint.id,
+        "name": endpoint.name,
+        "owner": endpoint.owner,
+        "url": endpoint.url,
+        "secret": signing.hint(endpoint.secret),
+        "state": _state(endpoint),
+        "events": ", ".join(endpoint.event_types),
+        "created": minute(endpoint.created_at),
+        "updated": minute(endpoint.updated_at),
+    }
+    for name, value in rows.items():
+        click.echo(f"{name:8}{value}")
+
+
+def _print_deliveries(found: Iterable[WebhookDelivery]) -> None:
+    rows = []
+    for delivery in found:
+        last = delivery.attempts[-1] if delivery.attempts else {}
+        duration = f"{last['duration']:.2f} s" if last else "-"
+        result = last.get("error") or last.get("status_code") or "-"
+        rows.append(
+            (
+                delivery.id,
+                delivery.event_type,
+                delivery.object_id,
+                delivery.status.value,
+                str(len(delivery.attempts)),
+                duration,
+                minute(delivery.next_attempt_at),
+                str(result),
+            )
+        )
+    heads = ("id", "event", "object", "status", "attempts", "last took", "next attempt", "result")
+    print_table(heads, rows)

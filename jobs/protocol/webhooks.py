@@ -1,0 +1,120 @@
+"""Webhook endpoints and deliveries in OpenAI's shape, and the bodies of requests about them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from jobs.models import WebhookDelivery, WebhookEndpoint
+from jobs.use_cases.webhooks import EVENT_TYPES
+from jobs.webhooks import signing
+from jobs.webhooks.outcome import Outcome
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class CreateEndpoint(_Body):
+    """The body of ``POST /v1/webhook_endpoints``."""
+
+    url: str
+    name: str
+    event_types: list[str]
+
+
+class UpdateEndpoint(_Body):
+    """The body of ``POST /v1/webhook_endpoints/{id}``."""
+
+    url: str | None = None
+    name: str | None = None
+    event_types: list[str] | None = None
+
+
+class RotateSecret(_Body):
+    """The body of ``POST /v1/webhook_endpoints/{id}/rotate_secret``."""
+
+    keep_old_secret_active_for_24_hours: bool = False
+
+
+class SendSample(_Body):
+    """The body of ``POST /v1/webhook_endpoints/{id}/test``."""
+
+    event_type: str
+
+
+def endpoint_object(endpoint: WebhookEndpoint, *, with_secret: bool = False) -> dict[str, Any]:
+    """Return an endpoint.
+
+    Args:
+        endpoint: the endpoint.
+        with_secret: whether its secret is new, and so is shown this once.
+    """
+    secret = {"signing_secret": endpoint.secret} if with_secret else {}
+    return {
+        "id": endpoint.id,
+        "object": "webhook_endpoint",
+        "created_at": _seconds(endpoint.created_at),
+        "updated_at": _seconds(endpoint.updated_at),
+        "name": endpoint.name,
+        "url": endpoint.url,
+        "event_types": endpoint.event_types,
+        "signing_secret_hint": signing.hint(endpoint.secret),
+        **secret,
+        # HelixQ's own.
+        "disabled_at": _seconds(endpoint.disabled_at),
+    }
+
+
+def delivery_object(delivery: WebhookDelivery) -> dict[str, Any]:
+    """Return a delivery, which OpenAI's API does not show."""
+    return {
+        "id": delivery.id,
+        "object": "webhook_endpoint.delivery",
+        "webhook_endpoint_id": delivery.endpoint_id,
+        "event": {
+            "id": delivery.event_id,
+            "type": delivery.event_type,
+            "data": {"id": delivery.object_id},
+        },
+        "status": delivery.status.value,
+        "created_at": _seconds(delivery.created_at),
+        "next_attempt_at": _seconds(delivery.next_attempt_at),
+        "finished_at": _seconds(delivery.finished_at),
+        "attempts": delivery.attempts,
+    }
+
+
+def page(items: Iterable[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """Return one page of a list."""
+    data = list(items)
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": has_more,
+    }
+
+
+def event_type_list() -> dict[str, Any]:
+    """Return the types of events that endpoints can ask for."""
+    return {"object": "list", "data": list(EVENT_TYPES)}
+
+
+def sample_result(endpoint_id: str, event_type: str, outcome: Outcome) -> dict[str, Any]:
+    """Return what a receiver replied to a sample."""
+    return {
+        "object": "webhook_endpoint.test",
+        "webhook_endpoint_id": endpoint_id,
+        "event_type": event_type,
+        "status_code": outcome.status_code,
+        "success": True,
+    }
+
+
+def _seconds(time: dt.datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp())

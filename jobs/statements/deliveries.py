@@ -1,0 +1,218 @@
+"""Statements on the deliveries of events to webhook endpoints: an outbox.
+
+A process that sends a delivery takes it with a lease, as workers take stages: ``claims`` is the fencing
+token, and ``next_attempt_at`` the end of the lease. If the process dies, the delivery is due again then.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.column_types import utcnow, utcnow_once
+from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.statements.webhooks import IS_ENABLED, by_age
+from jobs.webhooks.retries import GIVE_UP_AFTER
+
+#: Parameter: ``owner``.
+_ENDPOINTS = sa.select(WebhookEndpoint.id, WebhookEndpoint.event_types).where(
+    WebhookEndpoint.owner == sa.bindparam("owner"), IS_ENABLED
+)
+#: Parameters: the other columns.
+_ADD = sa.insert(WebhookDelivery).values(
+    status=DeliveryStatus.PENDING,
+    created_at=utcnow(),
+    next_attempt_at=utcnow(),
+    give_up_at=utcnow(GIVE_UP_AFTER),
+    claims=0,
+    failures=0,
+    attempts=[],
+)
+
+
+def new_event_id() -> str:
+    """Return a new event id: 48 bits of time, so that ids sort by age, and 80 random bits."""
+    return f"evt_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def add_event(connection: sa.Connection, owner: str, event_type: str, object_id: str) -> None:
+    """Add an event to the outbox, for each endpoint of the owner that wants its type.
+
+    Args:
+        connection: in the transaction that the event tells about.
+        owner: of the endpoints.
+        event_type: such as ``response.completed``.
+        object_id: what the event is about, such as a job's id.
+    """
+    endpoints = connection.execute(_ENDPOINTS, {"owner": owner}).all()
+    event_id = new_event_id()
+    rows = [
+        {
+            "id": f"whd_{secrets.token_hex(16)}",
+            "endpoint_id": endpoint.id,
+            "event_id": event_id,
+            "event_type": event_type,
+            "object_id": object_id,
+        }
+        for endpoint in endpoints
+        if event_type in endpoint.event_types
+    ]
+    if rows:
+        connection.execute(_ADD, rows)
+
+
+def delete_of_objects(connection: sa.Connection, object_ids: Collection[str]) -> None:
+    """Delete the deliveries of events about some objects, sent or not."""
+    connection.execute(
+        sa.delete(WebhookDelivery).where(WebhookDelivery.object_id.in_(list(object_ids)))
+    )
+
+
+#: When the next delivery of an endpoint is due. An ``EXISTS`` with a comparison would have PostgreSQL scan
+#: the table as long as all of it has been delivered: it knows no times to compare with.
+_NEXT = (
+    sa.select(WebhookDelivery.next_attempt_at)
+    .where(
+        WebhookDelivery.endpoint_id == WebhookEndpoint.id,
+        WebhookDelivery.next_attempt_at.is_not(None),
+    )
+    .order_by(WebhookDelivery.next_attempt_at)
+    .limit(1)
+    .scalar_subquery()
+)
+_DUE_ENDPOINTS = sa.select(WebhookEndpoint.id).where(IS_ENABLED, utcnow_once() >= _NEXT)
+
+
+def find_due_endpoints(connection: sa.Connection) -> list[str]:
+    """Return the enabled endpoints with deliveries that are due: one look at an index each."""
+    return list(connection.scalars(_DUE_ENDPOINTS))
+
+
+def claim(
+    connection: sa.Connection, endpoint_id: str, *, limit: int, lease: float
+) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+    """Take deliveries of an endpoint that are due, those first that have been due for longest.
+
+    Args:
+        connection: in a transaction that writes.
+        endpoint_id: of an endpoint.
+        limit: the maximum number of deliveries.
+        lease: seconds for which no other process sends them.
+    """
+    due = (
+        sa.select(WebhookDelivery.id)
+        .where(
+            WebhookDelivery.endpoint_id == endpoint_id,
+            WebhookDelivery.next_attempt_at <= utcnow_once(),
+        )
+        .order_by(WebhookDelivery.next_attempt_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return connection.execute(
+        sa.update(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(due))
+        .values(
+            status=DeliveryStatus.SENDING,
+            claims=WebhookDelivery.claims + 1,
+            next_attempt_at=utcnow(lease),
+        )
+        .returning(
+            WebhookDelivery.id,
+            WebhookDelivery.endpoint_id,
+            WebhookDelivery.claims,
+            WebhookDelivery.event_id,
+            WebhookDelivery.event_type,
+            WebhookDelivery.object_id,
+            WebhookDelivery.created_at,
+            WebhookDelivery.give_up_at,
+            WebhookDelivery.failures,
+            WebhookDelivery.attempts,
+            utcnow().label("now"),
+        )
+    ).all()
+
+
+def give_back(connection: sa.Connection, delivery_id: str, claims: int, **values: Any) -> bool:
+    """End the attempt of a delivery, unless another process took it meanwhile.
+
+    Args:
+        connection: in a transaction that writes.
+        delivery_id: of the delivery.
+        claims: its fencing token.
+        values: new values of its columns.
+
+    Returns:
+        False if it was taken or deleted: then nothing is changed.
+    """
+    statement = (
+        sa.update(WebhookDelivery)
+        .where(
+            WebhookDelivery.id == delivery_id,
+            WebhookDelivery.claims == claims,
+            WebhookDelivery.status == DeliveryStatus.SENDING,
+        )
+        .values(**values)
+    )
+    return bool(connection.execute(statement).rowcount)
+
+
+def give_up(connection: sa.Connection, endpoint_ids: Collection[str]) -> None:
+    """End the deliveries of endpoints that wait for an attempt as failed."""
+    connection.execute(
+        sa.update(WebhookDelivery)
+        .where(
+            WebhookDelivery.endpoint_id.in_(sorted(endpoint_ids)),
+            WebhookDelivery.next_attempt_at.is_not(None),
+            WebhookDelivery.status == DeliveryStatus.PENDING,
+        )
+        .values(status=DeliveryStatus.FAILED, next_attempt_at=None, finished_at=utcnow())
+    )
+
+
+def get(session: Session, owner: str | None, delivery_id: str) -> WebhookDelivery | None:
+    """Return a delivery to an owner's endpoint; None if there is none. The owner None is any."""
+    query = sa.select(WebhookDelivery).where(WebhookDelivery.id == delivery_id)
+    if owner is not None:
+        query = query.join(
+            WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id
+        ).where(WebhookEndpoint.owner == owner)
+    return session.scalar(query)
+
+
+def list_page(
+    session: Session,
+    endpoint_id: str,
+    *,
+    limit: int,
+    after: WebhookDelivery | None,
+    newest_first: bool,
+    status: DeliveryStatus | None,
+) -> list[WebhookDelivery]:
+    """Return deliveries to an endpoint, by age."""
+    query = (
+        sa.select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint_id).limit(limit)
+    )
+    if status is not None:
+        query = query.where(WebhookDelivery.status == status)
+    return list(session.scalars(by_age(query, WebhookDelivery, after, newest_first=newest_first)))
+
+
+def send_again(connection: sa.Connection, delivery_id: str) -> None:
+    """Make a delivery due now, whatever came of it before, unless a process is sending it."""
+    connection.execute(
+        sa.update(WebhookDelivery)
+        .where(WebhookDelivery.id == delivery_id, WebhookDelivery.status != DeliveryStatus.SENDING)
+        .values(
+            status=DeliveryStatus.PENDING,
+            failures=0,
+            next_attempt_at=utcnow(),
+            give_up_at=utcnow(GIVE_UP_AFTER),
+            finished_at=None,
+        )
+    )

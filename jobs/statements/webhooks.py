@@ -1,0 +1,120 @@
+"""Statements on webhook endpoints. The owner None stands for all owners."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.column_types import UTCDateTime, utcnow
+from jobs.models import WebhookDelivery, WebhookEndpoint
+
+#: The condition of endpoints that events are sent to.
+IS_ENABLED = WebhookEndpoint.disabled_at.is_(None)
+
+
+def add(session: Session, **values: Any) -> WebhookEndpoint:
+    """Add an endpoint; return it."""
+    endpoint = WebhookEndpoint(**values)
+    session.add(endpoint)
+    session.flush()
+    session.refresh(endpoint)
+    return endpoint
+
+
+def get(session: Session, owner: str | None, endpoint_id: str) -> WebhookEndpoint | None:
+    """Return an owner's endpoint; None if the owner has no such endpoint."""
+    query = sa.select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id)
+    if owner is not None:
+        query = query.where(WebhookEndpoint.owner == owner)
+    return session.scalar(query)
+
+
+def get_all(
+    connection: sa.Connection, endpoint_ids: Collection[str]
+) -> list[sa.Row[*tuple[Any, ...]]]:
+    """Return URLs and secrets of endpoints, in random order: none of them always comes last."""
+    rows = connection.execute(
+        sa.select(
+            WebhookEndpoint.id,
+            WebhookEndpoint.url,
+            WebhookEndpoint.secret,
+            WebhookEndpoint.previous_secret,
+            WebhookEndpoint.previous_secret_expires_at,
+        ).where(WebhookEndpoint.id.in_(endpoint_ids))
+    ).all()
+    return random.sample(rows, len(rows))
+
+
+def count(session: Session, owner: str) -> int:
+    """Count an owner's endpoints."""
+    query = sa.select(sa.func.count()).where(WebhookEndpoint.owner == owner)
+    return session.scalar(query) or 0
+
+
+def list_page(
+    session: Session,
+    owner: str | None,
+    *,
+    limit: int | None,
+    after: WebhookEndpoint | None,
+    newest_first: bool,
+) -> list[WebhookEndpoint]:
+    """Return endpoints of an owner, by age."""
+    query = sa.select(WebhookEndpoint).limit(limit)
+    if owner is not None:
+        query = query.where(WebhookEndpoint.owner == owner)
+    return list(session.scalars(by_age(query, WebhookEndpoint, after, newest_first=newest_first)))
+
+
+def by_age(
+    query: sa.Select[Any],
+    table: type[WebhookEndpoint | WebhookDelivery],
+    after: WebhookEndpoint | WebhookDelivery | None,
+    *,
+    newest_first: bool,
+) -> sa.Select[Any]:
+    """Order a query of a table by the age of its rows, and begin after a row."""
+    columns = (table.created_at, table.id)
+    query = query.order_by(*(c.desc() if newest_first else c.asc() for c in columns))
+    if after is None:
+        return query
+    key = sa.tuple_(*columns)
+    cursor = sa.tuple_(sa.literal(after.created_at, UTCDateTime()), sa.literal(after.id))
+    return query.where(key < cursor if newest_first else key > cursor)
+
+
+def update(session: Session, endpoint: WebhookEndpoint, **values: Any) -> None:
+    """Set columns of an endpoint. SQL expressions are evaluated by the database."""
+    session.execute(
+        sa.update(WebhookEndpoint).where(WebhookEndpoint.id == endpoint.id).values(**values)
+    )
+    session.refresh(endpoint)
+
+
+def delete(connection: sa.Connection, owner: str | None, endpoint_id: str) -> bool:
+    """Delete an owner's endpoint with its deliveries; return whether there was one."""
+    statement = sa.delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id)
+    if owner is not None:
+        statement = statement.where(WebhookEndpoint.owner == owner)
+    return bool(connection.execute(statement).rowcount)
+
+
+def disable(connection: sa.Connection, endpoint_ids: Collection[str]) -> None:
+    """Disable endpoints, unless they are."""
+    connection.execute(
+        sa.update(WebhookEndpoint)
+        .where(WebhookEndpoint.id.in_(sorted(endpoint_ids)), IS_ENABLED)
+        .values(disabled_at=utcnow())
+    )
+
+
+def find_disabled(connection: sa.Connection, endpoint_ids: Collection[str]) -> set[str]:
+    """Return those of some endpoints that are disabled."""
+    query = sa.select(WebhookEndpoint.id).where(
+        WebhookEndpoint.id.in_(sorted(endpoint_ids)), sa.not_(IS_ENABLED)
+    )
+    return set(connection.scalars(query))

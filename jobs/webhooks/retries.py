@@ -1,0 +1,46 @@
+"""When a failed delivery is tried again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from email.utils import parsedate_to_datetime
+
+#: Seconds after which a delivery is given up: a day.
+GIVE_UP_AFTER = 86_400.0
+#: Seconds before the second attempt.
+FIRST_DELAY = 5.0
+#: By which each delay is longer than the one before.
+FACTOR = 4.0
+#: The maximum number of seconds between two attempts. There are about twelve in a day, the first six
+#: within half an hour, as Standard Webhooks suggests.
+MAX_DELAY = 4 * 3600.0
+#: The share of a delay by which it may be shorter or longer, so that what failed together does not return
+#: together.
+JITTER = 0.2
+
+
+def delay(failures: int, retry_after: float | None = None) -> float:
+    """Return the seconds until the next attempt, with jitter.
+
+    Args:
+        failures: attempts that have failed, 1 or more.
+        retry_after: the least number of seconds that the receiver asked for; it counts up to `MAX_DELAY`.
+    """
+    exponential = min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(failures - 1, 10))
+    with_jitter = exponential * random.uniform(1 - JITTER, 1 + JITTER)
+    return max(with_jitter, min(retry_after or 0.0, MAX_DELAY))
+
+
+def parse_retry_after(value: str, now: dt.datetime) -> float | None:
+    """Return the seconds of a ``Retry-After`` header; None if it is neither a number nor a date."""
+    text = value.strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:9])
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=dt.UTC)
+    return max(0.0, (date - now).total_seconds())

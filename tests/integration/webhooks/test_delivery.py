@@ -1,0 +1,432 @@
+"""Sending: attempts, retries, faults of receivers, and addresses that must not be connected to."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.database import Database
+from jobs.models import ANONYMOUS, DeliveryStatus, Job, WebhookDelivery, WebhookEndpoint
+from jobs.use_cases import cancellation, deliveries, webhooks
+from jobs.webhooks import sending as module
+from tests.integration.rows import submit
+from tests.integration.webhooks.conftest import (
+    LOOPBACK,
+    Register,
+    all_are,
+    list_all,
+    make_due,
+    sending,
+    wait_for,
+)
+from tests.receiver import Receiver, status
+from tests.servers import PROGRAM, RedisServer, forked, works
+
+URL = "http://127.0.0.1:9999/"
+
+
+def end_job(database: Database) -> Job:
+    """End a job, so that there is an event."""
+    return cancellation.cancel(database, ANONYMOUS, submit(database).id)
+
+
+def has_failed(times: int) -> Any:
+    return lambda found: (
+        found[0].failures == times and found[0].status is not DeliveryStatus.SENDING
+    )
+
+
+def wait_in(delivery: WebhookDelivery) -> float:
+    """Return the seconds between the last attempt of a delivery and the next one."""
+    assert delivery.next_attempt_at is not None
+    last = delivery.attempts[-1]
+    taken_at = dt.datetime.fromisoformat(last["at"])
+    return (delivery.next_attempt_at - taken_at).total_seconds() - float(last["duration"])
+
+
+def test_a_failed_delivery_is_tried_again_with_the_same_id(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    receiver.reply = status(500)
+    end_job(database)
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, has_failed(1))
+        assert delivery.status is DeliveryStatus.PENDING
+        assert 3 < wait_in(delivery) < 8
+        make_due(database)
+        [delivery] = wait_for(database, endpoint, has_failed(2))
+        assert 15 < wait_in(delivery) < 26
+        receiver.reply = status(200)
+        make_due(database)
+        [delivery] = wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    assert [attempt["status_code"] for attempt in delivery.attempts] == [500, 500, 200]
+    assert delivery.attempts[0]["error"] == "the receiver replied with 500"
+    first, second, third = receiver.received
+    assert first.id == second.id == third.id == delivery.event_id
+    assert first.body == second.body == third.body
+    third.unwrap(endpoint.secret)
+
+
+@pytest.mark.parametrize(("code", "honoured"), [(429, True), (503, True), (500, False)])
+def test_retry_after_of_a_busy_receiver(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint, code: int, honoured: bool
+) -> None:
+    receiver.reply = status(code, Retry_After="600")
+    end_job(database)
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, has_failed(1))
+    assert (wait_in(delivery) > 590) is honoured
+
+
+def test_after_a_day_a_delivery_is_given_up_and_can_be_repeated(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    receiver.reply = status(404)
+    end_job(database)
+    make_due(database, WebhookDelivery.give_up_at)
+    with sending(database):
+        [failed] = wait_for(database, endpoint, all_are(DeliveryStatus.FAILED))
+        assert (failed.next_attempt_at, len(failed.attempts)) == (None, 1)
+        receiver.reply = status(204)
+        deliveries.redeliver(database, ANONYMOUS, failed.id)
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+        # What was delivered can be repeated too, for a receiver that lost it.
+        deliveries.redeliver(database, ANONYMOUS, failed.id)
+        first, second, third = receiver.wait_for(3)
+        [delivery] = wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    assert first.id == second.id == third.id
+    assert [attempt["status_code"] for attempt in delivery.attempts] == [404, 204, 204]
+
+
+def test_a_receiver_that_is_gone_disables_its_endpoint(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    receiver.reply = status(410)
+    end_job(database)
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, all_are(DeliveryStatus.FAILED))
+        assert webhooks.get(database, None, endpoint.id).disabled_at is not None
+        end_job(database)
+        assert len(list_all(database, endpoint)) == 1, "later events are not even stored"
+        with pytest.raises(deliveries.EndpointDisabledError):
+            deliveries.redeliver(database, ANONYMOUS, delivery.id)
+
+        receiver.reply = status(204)
+        webhooks.update(database, ANONYMOUS, endpoint.id, allowed=LOOPBACK)
+        deliveries.redeliver(database, ANONYMOUS, delivery.id)
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    assert len(receiver.received) == 2
+
+
+def test_what_waits_for_a_receiver_that_is_gone_is_given_up(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    receiver.reply = status(500)
+    end_job(database)
+    with sending(database):
+        wait_for(database, endpoint, has_failed(1))
+        receiver.reply = status(410)
+        end_job(database)
+        wait_for(database, endpoint, all_are(DeliveryStatus.FAILED))
+    assert len(receiver.received) == 2
+
+
+def test_redirects_are_not_followed(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    other = Receiver()
+    with sending(database):
+        for code in (301, 302, 303, 307, 308):
+            receiver.reply = status(code, Location=other.url)
+            end_job(database)
+            found = wait_for(database, endpoint, lambda found: found[-1].failures)
+            attempt = found[-1].attempts[-1]
+            assert (attempt["status_code"], "not followed" in attempt["error"]) == (code, True)
+    assert other.received == []
+    other.close()
+
+
+def test_a_slow_receiver_holds_nobody_up(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint, register: Register
+) -> None:
+    """It gets some at a time, and no more until it has replied."""
+    released = threading.Event()
+
+    def hold(handler: BaseHTTPRequestHandler) -> None:
+        released.wait()
+        status(204)(handler)
+
+    slow = Receiver()
+    slow.reply = hold
+    slow_endpoint = register(slow.url)
+    # A port where nobody listens.
+    register("http://127.0.0.1:1999/")
+    jobs = [end_job(database) for _ in range(30)]
+    with sending(database):
+        received = receiver.wait_for(len(jobs))
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+        assert len(slow.wait_for(8)) == 8
+        assert len(list_all(database, slow_endpoint, DeliveryStatus.SENDING)) == 8
+        released.set()
+        slow.wait_for(len(jobs))
+        wait_for(database, slow_endpoint, all_are(DeliveryStatus.DELIVERED))
+    assert len({webhook.id for webhook in received}) == len(jobs)
+    slow.close()
+
+
+def test_several_processes_send_an_event_once(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    jobs = [end_job(database) for _ in range(60)]
+    url = database.engine.url.render_as_string(hide_password=False)
+    others = [Database(url) for _ in range(2)]
+    with sending(database), sending(others[0]), sending(others[1]):
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    ids = Counter(webhook.id for webhook in receiver.received)
+    assert (len(ids), set(ids.values())) == (len(jobs), {1})
+    for other in others:
+        other.close()
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """Reply so slowly that no single wait is long."""
+    try:
+        for letter in "HTTP/1.1 200 OK and so on":
+            handler.wfile.write(letter.encode())
+            threading.Event().wait(0.1)
+    except OSError:
+        pass  # The sender has gone.
+
+
+def flood(handler: BaseHTTPRequestHandler) -> None:
+    """Reply with more than anybody would read."""
+    handler.send_response(200)
+    handler.end_headers()
+    try:
+        while True:
+            handler.wfile.write(bytes(1 << 16))
+    except OSError:
+        pass  # The sender has gone.
+
+
+def break_off(handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def talk_nonsense(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"220 mail.example ESMTP\r\n")
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (drip, "no reply within"),
+        (break_off, "the connection failed"),
+        (talk_nonsense, "the connection failed"),
+        (flood, None),
+    ],
+)
+def test_replies_are_bounded(
+    database: Database,
+    receiver: Receiver,
+    endpoint: WebhookEndpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: Any,
+    error: str | None,
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 1.0)
+    receiver.reply = reply
+    end_job(database)
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, lambda found: found[0].attempts)
+    [attempt] = delivery.attempts
+    assert attempt["duration"] < 3
+    if error is None:
+        assert delivery.status is DeliveryStatus.DELIVERED
+    else:
+        assert error in attempt["error"]
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A fake resolver of names: it gives one list of addresses after the other, and the last one again."""
+    answers: list[list[str]] = []
+    real = socket.getaddrinfo
+
+    def fake(host: Any, port: Any, *args: Any, **options: Any) -> list[Any]:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+                for address in addresses
+            ]
+        return real(host, port, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", fake)
+    return answers
+
+
+def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(
+    database: Database, receiver: Receiver, register: Register, resolver: list[list[str]]
+) -> None:
+    """DNS rebinding: the second answer would lead elsewhere."""
+    endpoint = register(f"http://rebinding.example:{receiver.port}/hook")
+    resolver += [["10.0.0.1", "127.0.0.1"], ["10.0.0.1"]]
+    end_job(database)
+    with sending(database):
+        [webhook] = receiver.wait_for(1)
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    assert webhook.headers["host"] == f"rebinding.example:{receiver.port}"
+    assert resolver == [["10.0.0.1"]], "one answer was used"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "::ffff:127.0.0.1", "fe80::1%lo"])
+def test_a_name_that_leads_to_a_private_address_is_not_connected_to(
+    database: Database,
+    receiver: Receiver,
+    register: Register,
+    resolver: list[list[str]],
+    address: str,
+) -> None:
+    endpoint = register(f"https://harmless.example:{receiver.port}/hook")
+    resolver += [[address]]
+    end_job(database)
+    with sending(database, allowed=False):
+        [delivery] = wait_for(database, endpoint, has_failed(1))
+    [attempt] = delivery.attempts
+    assert attempt["status_code"] is None
+    assert "not a public address" in attempt["error"]
+    assert receiver.received == []
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0", "localhost"])
+def test_other_spellings_of_loopback_are_not_connected_to(
+    database: Database, receiver: Receiver, host: str
+) -> None:
+    url = f"https://{host}:{receiver.port}/hook"
+    try:
+        endpoint = webhooks.create(
+            database, ANONYMOUS, url=url, name="a", event_types=webhooks.EVENT_TYPES, allowed=()
+        )
+    except webhooks.EndpointError:
+        return  # It was seen through at once.
+    end_job(database)
+    with sending(database, allowed=False):
+        [delivery] = wait_for(database, endpoint, has_failed(1))
+    assert "not a public address" in delivery.attempts[0]["error"]
+    assert receiver.received == []
+
+
+@pytest.mark.skipif(not works("openssl", "version"), reason="openssl makes the certificate")
+def test_certificates_are_verified(
+    database: Database, register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
+        "-addext subjectAltName=DNS:localhost"
+    )
+    key = tmp_path / "key.pem"
+    subprocess.run(
+        [*command.split(), "-keyout", str(key), "-out", str(file)], check=True, capture_output=True
+    )
+    with file.open("a") as stream:
+        stream.write(key.read_text())
+    receiver = Receiver(certificate=file)
+    receiver.url = receiver.url.replace("127.0.0.1", "localhost")
+    module._ssl_context.cache_clear()
+    endpoint = register(receiver.url)
+    end_job(database)
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, has_failed(1))
+        assert "certificate" in delivery.attempts[0]["error"].lower()
+        assert receiver.received == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        module._ssl_context.cache_clear()
+        make_due(database)
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    module._ssl_context.cache_clear()
+    receiver.close()
+
+
+def test_a_secret_that_was_rotated_signs_too_for_a_day(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    old = endpoint.secret
+    new = webhooks.rotate_secret(database, ANONYMOUS, endpoint.id, keep_previous=True).secret
+    assert new != old
+    end_job(database)
+    with sending(database):
+        [webhook] = receiver.wait_for(1)
+    for secret in (old, new):
+        webhook.unwrap(secret)
+    newest = webhooks.rotate_secret(database, ANONYMOUS, endpoint.id, keep_previous=False).secret
+    end_job(database)
+    with sending(database):
+        webhook = receiver.wait_for(2)[1]
+    webhook.unwrap(newest)
+    assert webhook.headers["webhook-signature"].count("v1,") == 1
+
+
+def test_a_process_killed_before_it_recorded_a_delivery_leaves_it_to_the_next(
+    database: Database,
+    receiver: Receiver,
+    endpoint: WebhookEndpoint,
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> None:
+    environ = {
+        "HELIXQ_DATABASE_URL": database.engine.url.render_as_string(hide_password=False),
+        "HELIXQ_REDIS_URL": redis_server.url,
+        "HELIXQ_DATA_DIR": str(tmp_path),
+        "HELIXQ_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+    }
+    doomed = (sys.executable, "-m", "tests.acceptance.doomed", "webhook_sent")
+    end_job(database)
+    process = forked("maintain", environ=environ, program=doomed)
+    process.wait_for("dying")
+    assert process.wait() == -signal.SIGKILL
+    [first] = receiver.wait_for(1)
+    [delivery] = list_all(database, endpoint)
+    assert delivery.status is DeliveryStatus.SENDING
+    make_due(database)  # as when its lease has expired
+    process = forked("maintain", environ=environ, program=PROGRAM)
+    second = receiver.wait_for(2)[1]
+    [delivery] = wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    process.stop()
+    assert first.id == second.id
+    assert len(delivery.attempts) == 1, "of the first one nobody knows"
+
+
+def test_a_process_that_stops_gives_back_what_it_could_not_send(
+    database: Database, receiver: Receiver, endpoint: WebhookEndpoint
+) -> None:
+    released = threading.Event()
+
+    def hold(_: BaseHTTPRequestHandler) -> None:
+        released.wait()
+
+    receiver.reply = hold
+    end_job(database)
+    with sending(database):
+        receiver.wait_for(1)
+    [delivery] = list_all(database, endpoint)
+    assert (delivery.status, delivery.attempts) == (DeliveryStatus.PENDING, [])
+    receiver.reply = status(204)
+    with sending(database):
+        wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
+    released.set()

@@ -1,0 +1,92 @@
+"""Responses as JSON, kept while they are current: most polls find nothing new.
+
+A response is a function of its job's rows, and the job's version changes with them. So a poll of a job that
+this process has shown in the same version before costs a query of one row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, current_app
+
+from jobs.database import Database
+from jobs.protocol.response import response
+from jobs.use_cases import queries
+from jobs.use_cases.queries import JobVersion
+
+#: The maximum number of bytes of all texts that are kept.
+MAX_BYTES = 1 << 25
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response as it is sent."""
+
+    version: JobVersion
+    body: bytes
+    etag: str
+
+
+class Replies:
+    """The replies of a process that were sent last. Threads may share it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Reply] = OrderedDict()
+        self._bytes = 0
+
+    def init_app(self, app: Flask) -> None:
+        """Make them the replies of an application."""
+        app.extensions["helixq.replies"] = self
+
+    def get(self, owner: str | None, job_id: str) -> Reply:
+        """Return the current reply about an owner's job (None: of any owner).
+
+        Raises:
+            JobNotFoundError: the owner has no such job.
+        """
+        # The version is read first: if the job changes in between, the newer text is kept under a version
+        # that never comes back.
+        version = queries.get_version(self._database, owner, job_id)
+        with self._lock:
+            kept = self._kept.get(job_id)
+            if kept is not None and kept.version == version:
+                self._kept.move_to_end(job_id)
+                return kept
+        job = queries.get_job(self._database, owner, job_id)
+        body = to_json(response(job))
+        reply = Reply(version, body, etag_of(body))
+        self._keep(job_id, reply)
+        return reply
+
+    def _keep(self, job_id: str, reply: Reply) -> None:
+        with self._lock:
+            before = self._kept.pop(job_id, None)
+            self._kept[job_id] = reply
+            self._bytes += len(reply.body) - (0 if before is None else len(before.body))
+            while self._bytes > MAX_BYTES:
+                _, oldest = self._kept.popitem(last=False)
+                self._bytes -= len(oldest.body)
+
+
+def get_replies() -> Replies:
+    """Return the replies of the current application."""
+    replies: Replies = current_app.extensions["helixq.replies"]
+    return replies
+
+
+def to_json(data: Any) -> bytes:
+    """Return a JSON value as it is sent."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def etag_of(body: bytes) -> str:
+    """Return the ``ETag`` of a body."""
+    return hashlib.sha256(body).hexdigest()[:32]

@@ -1,0 +1,141 @@
+"""The endpoints of webhooks: OpenAI's ``/webhook_endpoints``, and deliveries."""
+
+from __future__ import annotations
+
+from flask import Response, request
+
+from jobs import webhook_delivery
+from jobs.models import DeliveryStatus
+from jobs.protocol import webhooks as protocol
+from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.validation import parse
+from jobs.use_cases import deliveries, webhooks
+from web.caller import get_caller
+from web.errors import HTTPError
+from web.request_body import read_json
+from web.services import get_services
+from web.v1 import query
+from web.v1.routes import blueprint, json_response
+
+
+@blueprint.post("/webhook_endpoints")
+def create_webhook_endpoint() -> Response:
+    """Register an endpoint of the caller's owner. The reply has its secret, this once."""
+    services = get_services()
+    body = parse(protocol.CreateEndpoint, read_json())
+    endpoint = webhooks.create(
+        services.database,
+        services.owner,
+        **body.model_dump(),
+        allowed=services.settings.webhook_allowed_networks,
+    )
+    return json_response(protocol.endpoint_object(endpoint, with_secret=True))
+
+
+@blueprint.get("/webhook_endpoints")
+def list_webhook_endpoints() -> Response:
+    """List the endpoints of the caller's owner, the newest first."""
+    services = get_services()
+    limit, order, after = query.page()
+    endpoints, has_more = webhooks.list_endpoints(
+        services.database, services.owner, limit=limit, after=after, newest_first=order == "desc"
+    )
+    return json_response(protocol.page(map(protocol.endpoint_object, endpoints), has_more=has_more))
+
+
+@blueprint.get("/webhook_endpoints/<endpoint_id>")
+def retrieve_webhook_endpoint(endpoint_id: str) -> Response:
+    """Describe an endpoint, without its secret."""
+    endpoint = webhooks.get(get_services().database, get_caller().changeable_owner, endpoint_id)
+    return json_response(protocol.endpoint_object(endpoint))
+
+
+@blueprint.post("/webhook_endpoints/<endpoint_id>")
+def update_webhook_endpoint(endpoint_id: str) -> Response:
+    """Change an endpoint, and enable it if it is disabled."""
+    services = get_services()
+    body = parse(protocol.UpdateEndpoint, read_json())
+    endpoint = webhooks.update(
+        services.database,
+        get_caller().changeable_owner,
+        endpoint_id,
+        allowed=services.settings.webhook_allowed_networks,
+        **body.model_dump(),
+    )
+    return json_response(protocol.endpoint_object(endpoint))
+
+
+@blueprint.delete("/webhook_endpoints/<endpoint_id>")
+def delete_webhook_endpoint(endpoint_id: str) -> Response:
+    """Delete an endpoint with its deliveries."""
+    webhooks.delete(get_services().database, get_caller().changeable_owner, endpoint_id)
+    return json_response({"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True})
+
+
+@blueprint.post("/webhook_endpoints/<endpoint_id>/rotate_secret")
+def rotate_webhook_secret(endpoint_id: str) -> Response:
+    """Give an endpoint a new secret. The reply has it, this once."""
+    body = parse(protocol.RotateSecret, read_json() if request.get_data() else {})
+    endpoint = webhooks.rotate_secret(
+        get_services().database,
+        get_caller().changeable_owner,
+        endpoint_id,
+        keep_previous=body.keep_old_secret_active_for_24_hours,
+    )
+    return json_response(protocol.endpoint_object(endpoint, with_secret=True))
+
+
+@blueprint.post("/webhook_endpoints/<endpoint_id>/test")
+def test_webhook_endpoint(endpoint_id: str) -> Response:
+    """Send an event about nothing to an endpoint, and reply with what it replied."""
+    services = get_services()
+    event_type = parse(protocol.SendSample, read_json()).event_type
+    if event_type not in webhooks.EVENT_TYPES:
+        raise InvalidRequestError(
+            f"`event_type` must be one of: {', '.join(webhooks.EVENT_TYPES)}.",
+            code="invalid_value",
+            param="event_type",
+        )
+    with services.waiter.slot():  # The receiver may take long.
+        outcome = webhook_delivery.send_sample(
+            services.database,
+            get_caller().changeable_owner,
+            endpoint_id,
+            event_type,
+            services.settings.webhook_allowed_networks,
+        )
+    if outcome.status_code is None:
+        raise HTTPError(424, f"The receiver did not reply: {outcome.error}.", code="no_reply")
+    return json_response(protocol.sample_result(endpoint_id, event_type, outcome))
+
+
+@blueprint.get("/webhook_endpoints/<endpoint_id>/deliveries")
+def list_webhook_deliveries(endpoint_id: str) -> Response:
+    """List the deliveries to an endpoint, the newest first."""
+    limit, order, after = query.page()
+    status = query.choice("status", "", ("", *DeliveryStatus))
+    found, has_more = deliveries.list_deliveries(
+        get_services().database,
+        get_caller().changeable_owner,
+        endpoint_id,
+        limit=limit,
+        after=after,
+        newest_first=order == "desc",
+        status=DeliveryStatus(status) if status else None,
+    )
+    return json_response(protocol.page(map(protocol.delivery_object, found), has_more=has_more))
+
+
+@blueprint.post("/webhook_deliveries/<delivery_id>/redeliver")
+def redeliver_webhook(delivery_id: str) -> Response:
+    """Send an event again."""
+    delivery = deliveries.redeliver(
+        get_services().database, get_caller().changeable_owner, delivery_id
+    )
+    return json_response(protocol.delivery_object(delivery))
+
+
+@blueprint.get("/webhook_event_types")
+def list_webhook_event_types() -> Response:
+    """List the types of events that endpoints can ask for."""
+    return json_response(protocol.event_type_list())
