@@ -326,6 +326,8 @@ class Job(Base):
         # The lists of an owner and of all owners, newest first.
         sa.Index(None, "owner", "created_at", "id"),
         sa.Index("ix_jobs_created_at_id", "created_at", "id"),
+        # All owners' jobs of one status.
+        sa.Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
         # An owner's jobs of one status.
         sa.Index(None, "owner", "status", "created_at", "id"),
         # Each owner chooses its own keys.

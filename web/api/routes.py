@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request, url_for
 
-from jobs.protocol.history import history
+from jobs.models import Status
+from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.history import history, summary
 from jobs.use_cases import queries
+from web import query
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
+
+#: The query parameters of the list of jobs.
+_LIST_PARAMETERS = {"status", "owner", "since", "until", "limit", "order", "after"}
+
+
+@blueprint.get("/jobs")
+def index() -> Response:
+    """List the jobs that the caller may read, newest first."""
+    services = get_services()
+    if unknown := sorted(request.args.keys() - _LIST_PARAMETERS):
+        raise InvalidRequestError(
+            f"There is no filter `{unknown[0]}`; there are {', '.join(sorted(_LIST_PARAMETERS))}.",
+            code="unknown_parameter",
+            param=unknown[0],
+        )
+    limit, order, after = query.page()
+    status = query.choice("status", "", ("", *Status))
+    jobs, has_more = queries.list_jobs(
+        services.database,
+        services.readable_owner,
+        of=request.args.get("owner"),
+        limit=limit,
+        after=after,
+        newest_first=order == "desc",
+        status=Status(status) if status else None,
+        since=query.time("since"),
+        until=query.time("until"),
+    )
+    following = None
+    if has_more:
+        parameters = request.args.to_dict() | {"after": jobs[-1].id}
+        following = url_for(".index", **parameters)  # type: ignore[arg-type]  # names of parameters
+    return jsonify(data=[summary(job) for job in jobs], has_more=has_more, next=following)
 
 
 @blueprint.get("/jobs/<job_id>")

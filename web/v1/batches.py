@@ -8,10 +8,10 @@ from jobs.errors import NoSuchFileError
 from jobs.protocol import body
 from jobs.protocol.batches import batch_list, batch_object, no_input, parse_batch
 from jobs.use_cases import batches
+from web import query
 from web.caller import get_caller
 from web.request_body import read_json
 from web.services import get_services
-from web.v1 import query
 from web.v1.routes import blueprint, idempotency_key, json_response
 
 

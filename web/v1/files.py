@@ -11,10 +11,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from jobs.models import File, FilePurpose
 from jobs.protocol.files import check_purpose, file_list, file_object, parse_fields
 from jobs.use_cases import files
+from web import query
 from web.caller import get_caller
 from web.multipart import MAX_UPLOAD, read_form
 from web.services import get_services
-from web.v1 import query
 from web.v1.routes import blueprint, json_response
 
 MAX_PAGE_SIZE = 10_000

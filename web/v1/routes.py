@@ -20,11 +20,11 @@ from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response, response_list
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
+from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
 from web.request_body import read_json
 from web.services import get_services
-from web.v1 import query
 from web.v1.feeds import get_feeds
 from web.v1.replies import etag_of, get_replies, to_json
 

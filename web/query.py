@@ -1,4 +1,4 @@
-"""Query parameters of the endpoints of ``/v1``."""
+"""Query parameters of the endpoints of ``/v1`` and ``/api``."""
 
 from __future__ import annotations
 
