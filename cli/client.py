@@ -62,6 +62,10 @@ class Client:
         """Return a page of the list of jobs."""
         return self._reach("GET", "/api/jobs", params=parameters)
 
+    def replay(self, job_id: str) -> str:
+        """Submit a job again; return the id of the job that replays it."""
+        return str(self._reach("POST", f"/api/jobs/{job_id}/replay")["id"])
+
     def history(self, job_id: str) -> dict[str, Any]:
         """Return the history of a job."""
         return self._reach("GET", f"/api/jobs/{job_id}")

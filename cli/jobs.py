@@ -1,9 +1,10 @@
-"""`helixq jobs`: list, show, watch and cancel the jobs of a server."""
+"""`helixq jobs`: list, show, watch, cancel and replay the jobs of a server."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import random
 import shutil
 import sys
 from typing import Any
@@ -26,7 +27,7 @@ MIN_QUESTION = 20
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch and cancel jobs."""
+    """List, show, watch, cancel and replay jobs."""
 
 
 @jobs.command("list")
@@ -99,6 +100,78 @@ def cancel(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> 
     with Client(url or settings.url, settings.api_key) as client:
         for job_id in job_ids:
             click.echo(f"{job_id} is {client.cancel(job_id)['status']}.")
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="[ID...]", nargs=-1)
+@click.option(
+    "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
+)
+@click.option("--until", metavar="TIME", help="And created before.")
+@click.option("--sample", type=click.IntRange(min=1), help="Only so many of them, at random.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job.")
+@server
+@click.pass_obj
+def replay(
+    settings: Settings,
+    /,
+    job_ids: tuple[str, ...],
+    sample: int | None,
+    as_json: bool,
+    url: str | None,
+    **times: str | None,
+) -> None:
+    """Run jobs again as new jobs, and compare the texts. The exit status is 1 if one differs."""
+    between = {name: time for name, time in times.items() if time is not None}
+    if bool(job_ids) == bool(between) or (sample and not between):
+        raise click.UsageError("Give either IDs, or --since or --until, and --sample with these.")
+    with Client(url or settings.url, settings.api_key) as client:
+        ids = list(job_ids) or _completed(client, between)
+        if sample and sample < len(ids):
+            ids = random.SystemRandom().sample(ids, sample)
+        all_identical = True
+        # All are submitted before the first is waited for: the engine batches them.
+        for job_id in [client.replay(job_id) for job_id in ids]:
+            for _ in client.events(job_id):
+                pass
+            history = client.history(job_id)
+            report = history["replay"]
+            all_identical &= report["identical"] is True
+            click.echo(_to_json({"id": job_id, **report}) if as_json else _verdict(history))
+    sys.exit(not all_identical)
+
+
+def _completed(client: Client, between: dict[str, str]) -> list[str]:
+    """Return the ids of completed jobs that are no replays themselves."""
+    ids: list[str] = []
+    parameters: dict[str, str | int] = {**between, "status": "completed", "limit": PAGE}
+    while True:
+        page = client.jobs(**parameters)
+        ids += [job["id"] for job in page["data"] if job["replay_of"] is None]
+        if not page["has_more"]:
+            return ids
+        parameters["after"] = page["data"][-1]["id"]
+
+
+def _verdict(history: dict[str, Any]) -> str:
+    """Return what a replay showed, in one line."""
+    report = history["replay"]
+    name = f"{report['of']}, replayed as {history['id']}"
+    if report["identical"]:
+        return f"{name}: identical"
+    if (difference := report["difference"]) is None:
+        return f"{name}: not compared, since it was deleted or the replay is {history['status']}"
+    changed = ", ".join(change["field"] for change in report["changed"]) or "nothing"
+    stage = difference["role"]
+    if history["rounds"] > 1 and stage != Role.ACTOR:
+        stage = f"{stage} of round {difference['round']}"
+    old, new = (
+        _printable(json.dumps(difference[k], ensure_ascii=False)) for k in ("original", "replay")
+    )
+    return (
+        f"{name}: the {difference['field']} of the {stage} differs from character {difference['at']} on: "
+        f"{old} became {new}; the worker differs in: {changed}"
+    )
 
 
 def _row(job: dict[str, Any], width: int) -> str:

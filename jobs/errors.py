@@ -28,6 +28,13 @@ class NoSuchBatchError(UserError):
         super().__init__(f"No such batch: {batch_id!r}.")
 
 
+class NothingToReplayError(UserError):
+    """No stage of the job has finished."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No stage of {job_id} has finished, so there is nothing to replay.")
+
+
 class QueueFullError(UserError):
     """As many jobs as `HELIXQ_MAX_QUEUED` allows are queued already."""
 

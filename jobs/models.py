@@ -287,6 +287,8 @@ class Job(Base):
     #: key: jobs and batches are deleted each at their own time.
     batch_id: Mapped[str | None] = mapped_column(sa.String(40))
     custom_id: Mapped[str | None] = mapped_column(ExactText)
+    #: The job that this one replays. It is no foreign key: that job may be deleted.
+    replay_of: Mapped[str | None] = mapped_column(sa.String(40))
 
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
     #: When the first stage first started.

@@ -17,6 +17,7 @@ from jobs.errors import (
     JobNotFoundError,
     NoSuchBatchError,
     NoSuchFileError,
+    NothingToReplayError,
     QueueFullError,
     QuotaExceededError,
     UserError,
@@ -153,6 +154,8 @@ def translate(error: Exception) -> ProtocolError:
             )
         case EndpointDisabledError():
             return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
+        case NothingToReplayError():
+            return ConflictError(str(error), code="nothing_to_replay")
         case QueueFullError():
             return RateLimitedError(str(error), code="queue_full")
         case QuotaExceededError():

@@ -44,6 +44,7 @@ def summary(job: Job) -> dict[str, Any]:
         "rounds": job.rounds,
         "priority": job.priority,
         "metadata": job.metadata_,
+        "replay_of": job.replay_of,
         "batch": job.batch_id and {"id": job.batch_id, "custom_id": job.custom_id},
         "model": job.model and f"sha256:{job.model}",
         "run": job.run,

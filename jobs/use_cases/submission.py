@@ -41,6 +41,8 @@ class NewJob:
     #: The batch that the job is a line of, and the client's name for the line.
     batch_id: str | None = None
     custom_id: str | None = None
+    #: The job that is replayed.
+    replay_of: str | None = None
 
 
 def new_id() -> str:
@@ -150,5 +152,6 @@ def build_job(owner: str, new: NewJob, key_id: str | None) -> Job:
         request_digest=new.request_digest,
         batch_id=new.batch_id,
         custom_id=new.custom_id,
+        replay_of=new.replay_of,
         attempts=[],
     )

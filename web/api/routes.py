@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request, url_for
 
-from jobs.models import Status
+from jobs.errors import JobNotFoundError
+from jobs.models import Job, Status
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, summary
+from jobs.protocol.replay import report
 from jobs.use_cases import queries
+from jobs.use_cases.replaying import replay_of
 from web import query
 from web.services import get_services
 
@@ -51,7 +54,29 @@ def index() -> Response:
 def job(job_id: str) -> Response:
     """Reply with everything that is stored about a job: every attempt at every stage."""
     services = get_services()
-    stored = queries.get_job(
+    stored = _get(job_id)
+    replay = None
+    if stored.replay_of is not None:
+        try:
+            original = queries.get_job(services.database, services.readable_owner, stored.replay_of)
+        except JobNotFoundError:
+            original = None
+        replay = report(original, stored)
+    return jsonify({**history(stored), "replay": replay})
+
+
+@blueprint.post("/jobs/<job_id>/replay")
+def replay(job_id: str) -> Response:
+    """Submit a job again as a new job of the caller, with the same parameters and the same seed."""
+    job = get_services().submit(replay_of(_get(job_id)))
+    reply = jsonify(summary(job))
+    reply.status_code = 202
+    reply.location = url_for(".job", job_id=job.id)
+    return reply
+
+
+def _get(job_id: str) -> Job:
+    services = get_services()
+    return queries.get_job(
         services.database, services.readable_owner, job_id, with_input_items=True
     )
-    return jsonify(history(stored))

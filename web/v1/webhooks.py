@@ -10,11 +10,11 @@ from jobs.protocol import webhooks as protocol
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.validation import parse
 from jobs.use_cases import deliveries, webhooks
+from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
 from web.request_body import read_json
 from web.services import get_services
-from web.v1 import query
 from web.v1.routes import blueprint, json_response
 
 
