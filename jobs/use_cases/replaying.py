@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jobs.errors import NothingToReplayError
 from jobs.models import Job
 from jobs.pipeline import Sampling, Turn
@@ -19,6 +21,7 @@ def replay_of(job: Job) -> NewJob:
     """
     if not job.finished:
         raise NothingToReplayError(job.id)
+    turns: Any = job.turns
     return NewJob(
         question=job.question,
         system=job.system,
@@ -34,7 +37,7 @@ def replay_of(job: Job) -> NewJob:
         background=True,
         metadata={},
         input_items=job.input_items,
-        turns=None if job.turns is None else [Turn(**turn) for turn in job.turns],
+        turns=None if turns is None else [Turn(**turn) for turn in turns],
         previous_response_id=job.previous_response_id,
         options=job.options,
         replay_of=job.id,
