@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -24,7 +25,8 @@ Command = Callable[..., Result]
 @pytest.fixture
 def jobs(web: Client) -> Iterator[Command]:
     """Run `helixq jobs` with arguments."""
-    server = make_server("127.0.0.1", 0, web.application, threaded=True)
+    server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
+    server.daemon_threads = False  # closing waits for the requests that still run
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
