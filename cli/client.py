@@ -1,4 +1,4 @@
-"""A client of a running server, for `helixq ask` and `helixq chat`."""
+"""A client of a running server, for `helixq ask`, `chat` and `jobs`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UnavailableError(ExpectedError):
 
 
 class Client:
-    """Calls one server's ``/v1``."""
+    """Calls one server."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         """
@@ -32,7 +32,7 @@ class Client:
         """
         self._url = url.rstrip("/")
         self._http = httpx2.Client(
-            base_url=f"{self._url}/v1",
+            base_url=self._url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx2.Timeout(30, read=60),
             trust_env=False,
@@ -47,18 +47,28 @@ class Client:
     def submit(self, body: dict[str, Any]) -> str:
         """Submit a question and return the job's id."""
         try:
-            reply = self._call("POST", "/responses", json={**body, "background": True})
+            reply = self._call("POST", "/v1/responses", json={**body, "background": True})
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         except ValueError as error:
             raise ExpectedError(f"the question cannot be sent: {error}") from error
         return str(reply["id"])
 
-    def cancel(self, job_id: str) -> None:
-        try:
-            self._call("POST", f"/responses/{job_id}/cancel")
-        except httpx2.TransportError as error:
-            raise self._unreachable(error) from error
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job, and return its response."""
+        return self._reach("POST", f"/v1/responses/{job_id}/cancel")
+
+    def jobs(self, **parameters: str | int) -> dict[str, Any]:
+        """Return a page of the list of jobs."""
+        return self._reach("GET", "/api/jobs", params=parameters)
+
+    def replay(self, job_id: str) -> str:
+        """Submit a job again; return the id of the job that replays it."""
+        return str(self._reach("POST", f"/api/jobs/{job_id}/replay")["id"])
+
+    def history(self, job_id: str) -> dict[str, Any]:
+        """Return the history of a job."""
+        return self._reach("GET", f"/api/jobs/{job_id}")
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
         """Follow a job's events to the end, reconnecting when needed.
@@ -77,7 +87,7 @@ class Client:
                     if event["type"] in FINAL:
                         return
                 # The server closed the stream: it is shutting down, or there are no more events.
-                response = self._call("GET", f"/responses/{job_id}")
+                response = self._call("GET", f"/v1/responses/{job_id}")
                 if response["status"] not in ("queued", "in_progress"):
                     yield {"type": FINAL[0], "response": response}
                     return
@@ -88,12 +98,19 @@ class Client:
 
     def _events(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
         params = {"stream": "true", "starting_after": str(after)}
-        with self._http.stream("GET", f"/responses/{job_id}", params=params) as reply:
+        with self._http.stream("GET", f"/v1/responses/{job_id}", params=params) as reply:
             if reply.status_code != 200:
                 reply.read()
                 raise _error(reply)
             for event in httpx2.EventSource(reply):
                 yield json.loads(event.data)
+
+    def _reach(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """As `_call`. A server that does not answer is an `ExpectedError`."""
+        try:
+            return self._call(method, path, **options)
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         reply = self._http.request(method, path, **options)
@@ -115,7 +132,8 @@ FINAL = ("response.completed", "response.incomplete", "response.failed")
 
 def _error(reply: httpx2.Response) -> ExpectedError:
     try:
-        message = str(reply.json()["error"]["message"])
+        data = reply.json()
+        message = str(data["detail"] if "detail" in data else data["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = f"the server responded with status {reply.status_code}, and not as HelixQ does: check the URL"
     else:

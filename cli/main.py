@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from cli import evaluating
 from cli.bench import bench
 from cli.errors import explain, fail
+from cli.jobs import jobs
 from cli.keys import keys
 from cli.lora import lora
+from cli.options import server
 from cli.webhooks import webhooks
 from jobs import logs, settings
 from jobs.settings import Settings
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -83,8 +82,8 @@ def worker(settings: Settings) -> None:
 def maintain(settings: Settings) -> None:
     """Run the background duties without a worker.
 
-    They take back lost stages, publish unpublished jobs, send webhooks, and delete old jobs. Every
-    worker runs them too; use this where no worker may be running.
+    They take back lost stages, publish unpublished jobs, work on batches, send webhooks, and delete
+    what is old. Every worker runs them too; use this where no worker may be running.
     """
     from cli import parts
 
@@ -109,15 +108,6 @@ def migrate(settings: Settings, target: str) -> None:
     click.echo(f"The database schema is at revision {revision or 'base (empty)'}.")
 
 
-def _server(command: F) -> F:
-    """Add the option that names the server."""
-    return click.option(
-        "--url",
-        metavar="URL",
-        help="The server's URL (default: from HELIXQ_HOST and HELIXQ_PORT).",
-    )(command)
-
-
 @main.command()
 @click.argument("question")
 @click.option("--no-wait", is_flag=True, help="Print the job's id and exit.")
@@ -130,7 +120,7 @@ def _server(command: F) -> F:
 @click.option("--seed", type=int, help="The same seed gives the same texts.")
 @click.option("--rounds", type=int, help="Rounds of critique and regeneration, 1 to 5.")
 @click.option("--priority", type=int, help="0 to 9; higher runs first.")
-@_server
+@server
 @click.pass_obj
 def ask(
     settings: Settings,
@@ -160,7 +150,7 @@ def ask(
 
 
 @main.command()
-@_server
+@server
 @click.pass_obj
 def chat(settings: Settings, /, url: str | None) -> None:
     """Ask questions in a loop, like the model card's program.
@@ -176,6 +166,7 @@ def chat(settings: Settings, /, url: str | None) -> None:
 
 main.add_command(bench)
 main.add_command(evaluating.command)
+main.add_command(jobs)
 main.add_command(keys)
 main.add_command(lora)
 main.add_command(webhooks)

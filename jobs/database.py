@@ -96,7 +96,7 @@ class Database:
         """
         with self.write() as connection:
             for table in Base.metadata.sorted_tables:
-                [key] = table.primary_key
+                key = next(iter(table.primary_key))
                 connection.execute(sa.update(table).where(sa.false()).values({key: key}))
 
     def close(self) -> None:

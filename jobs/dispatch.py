@@ -6,10 +6,10 @@ import logging
 
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
-from jobs.models import ApiKey, Job
+from jobs.models import ApiKey, Batch, Job
 from jobs.progress import Progress
 from jobs.queue import Publisher
-from jobs.use_cases import cancellation, deletion, outbox, submission
+from jobs.use_cases import batches, cancellation, deletion, outbox, submission
 from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,18 @@ def cancel(database: Database, progress: Progress, owner: str | None, job_id: st
     job = cancellation.cancel(database, owner, job_id)
     progress.publish_change(job_id)
     return job
+
+
+def cancel_batch(database: Database, progress: Progress, owner: str | None, batch_id: str) -> Batch:
+    """Begin to cancel a batch, and notify the readers of its jobs; see `batches.cancel_batch`.
+
+    Raises:
+        NoSuchBatchError: there is no such batch.
+    """
+    batch, cancelled = batches.cancel_batch(database, owner, batch_id)
+    for job_id in cancelled:
+        progress.publish_change(job_id)
+    return batch
 
 
 def delete(database: Database, progress: Progress, owner: str | None, job_id: str) -> None:

@@ -14,6 +14,27 @@ class JobNotFoundError(UserError):
         super().__init__(f"No such job: {job_id!r}.")
 
 
+class NoSuchFileError(UserError):
+    """No file with this id exists for this owner."""
+
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"No such file: {file_id!r}.")
+
+
+class NoSuchBatchError(UserError):
+    """No batch with this id exists for this owner."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"No such batch: {batch_id!r}.")
+
+
+class NothingToReplayError(UserError):
+    """No stage of the job has finished."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No stage of {job_id} has finished, so there is nothing to replay.")
+
+
 class QueueFullError(UserError):
     """As many jobs as `HELIXQ_MAX_QUEUED` allows are queued already."""
 

@@ -1,4 +1,4 @@
-"""The background duties: take back lost stages, publish the outbox, delete old jobs and workers.
+"""The background duties: take back lost stages, publish the outbox, work on batches, delete what is old.
 
 They run in every worker, and without one as `helixq maintain`. Several processes may run them at once.
 """
@@ -10,17 +10,23 @@ import logging
 import time
 from collections import deque
 
+from jobs.batch_runner import BatchRunner
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
 from jobs.errors import QueueUnavailableError
 from jobs.progress import Progress
 from jobs.queue import Publisher
 from jobs.timing import ALIVE_FOR, HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL
-from jobs.use_cases import outbox, restarting, retention, sweeping, workers
+from jobs.use_cases import batches, files, outbox, restarting, retention, sweeping, workers
 
 log = logging.getLogger(__name__)
 
 CLEANUP_INTERVAL = 3600.0
+#: Seconds between two looks for files to delete, and for something to do for a batch.
+FILES_INTERVAL = 60.0
+BATCHES_INTERVAL = 1.0
+#: Seconds between two looks for lines of batches that have waited long.
+WAITING_INTERVAL = 15.0
 #: The maximum number of seconds of one cleanup: sweeps run in between.
 CLEANUP_TIME = 1.0
 #: The share of its interval by which a sweep may come sooner, so that those of several processes spread out.
@@ -69,8 +75,15 @@ class Maintenance(DutyThread):
         self._had_outage = False
         #: Where `retention.delete_workers` continues.
         self._workers_until: dt.datetime | None = None
-        duties = [Duty(SWEEP_INTERVAL, self.sweep), Duty(CLEANUP_INTERVAL, self.clean_up)]
+        duties = [
+            Duty(SWEEP_INTERVAL, self.sweep),
+            Duty(BATCHES_INTERVAL, self.work_on_batches),
+            Duty(WAITING_INTERVAL, self.raise_waiting_lines),
+            Duty(FILES_INTERVAL, self.sweep_files),
+            Duty(CLEANUP_INTERVAL, self.clean_up),
+        ]
         super().__init__("maintenance", duties, poll=POLL_INTERVAL, jitter=JITTER)
+        self._batches = BatchRunner(database, publisher, progress, self.stopped)
 
     def sweep(self) -> bool:
         """Take back lost stages, end overdue jobs, and publish the outbox.
@@ -148,8 +161,26 @@ class Maintenance(DutyThread):
         if published:
             log.info("published %d jobs from the outbox", published)
 
+    def work_on_batches(self) -> bool:
+        """Validate, submit and answer lines of batches; see `BatchRunner.run`."""
+        return self._batches.run()
+
+    def raise_waiting_lines(self) -> bool:
+        """Let lines of batches that have waited long take their turn among single questions."""
+        if count := batches.raise_waiting_lines(self._database):
+            log.info("%d lines of batches have waited long and get the default priority", count)
+        return False
+
+    def sweep_files(self) -> bool:
+        """Delete files that have expired, were lost or were deleted, a piece at a time.
+
+        Returns:
+            whether more is left to delete.
+        """
+        return files.sweep_files(self._database, self._retention_days)
+
     def clean_up(self) -> bool:
-        """Delete old jobs and workers, a few at a time.
+        """Delete old jobs, batches and workers, a few at a time.
 
         Returns:
             whether more is left to delete.
@@ -164,6 +195,8 @@ class Maintenance(DutyThread):
                 self.stopped.wait(time.monotonic() - start)  # Others can write meanwhile.
         if deleted:
             log.info("deleted %d jobs older than %d days", deleted, self._retention_days)
+        if not has_more and self._retention_days:
+            has_more = batches.delete_batches(self._database, self._retention_days) > 0
         if not has_more:
             self._workers_until = retention.delete_workers(self._database, self._workers_until)
             has_more = self._workers_until is not None

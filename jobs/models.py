@@ -1,4 +1,4 @@
-"""The tables: jobs, the attempts at their stages, the workers that ran them, API keys, and webhooks.
+"""The tables: jobs, the attempts at their stages, the workers that ran them; API keys; files and batches; webhooks.
 
 A job's stages run one after another, so the job's row has the lease of the running attempt. A job has a
 lease exactly while one of its attempts is running, also if the job itself has ended. Attempts are added
@@ -62,6 +62,42 @@ class WorkerState(StrEnum):
     LOADING = "loading"
     READY = "ready"
     STOPPED = "stopped"
+
+
+class FileState(StrEnum):
+    """The state of a file. Clients see those that are `PROCESSED`."""
+
+    #: A client is sending it.
+    UPLOADING = "uploading"
+    #: A batch that has not ended is writing it.
+    WRITING = "writing"
+    PROCESSED = "processed"
+    #: Nobody sees it any more; its content is deleted a little at a time.
+    DELETED = "deleted"
+
+
+class FilePurpose(StrEnum):
+    """What a file is for."""
+
+    #: The requests of a batch.
+    BATCH = "batch"
+    #: The answers or the errors of a batch.
+    BATCH_OUTPUT = "batch_output"
+
+
+class BatchStatus(StrEnum):
+    """A batch's status, as the API shows it."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    #: The completion window is over: the lines that are left become errors.
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    #: A client cancelled it: the lines that are left become errors.
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
 
 
 class DeliveryStatus(StrEnum):
@@ -247,6 +283,12 @@ class Job(Base):
     #: The client's ``Idempotency-Key``, and the SHA-256 of the request that came with it.
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
     request_digest: Mapped[str | None] = mapped_column(sa.String(64))
+    #: The batch that the job is a line of, if any, and the client's name for the line. It is no foreign
+    #: key: jobs and batches are deleted each at their own time.
+    batch_id: Mapped[str | None] = mapped_column(sa.String(40))
+    custom_id: Mapped[str | None] = mapped_column(ExactText)
+    #: The job that this one replays. It is no foreign key: that job may be deleted.
+    replay_of: Mapped[str | None] = mapped_column(sa.String(40))
 
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
     #: When the first stage first started.
@@ -286,6 +328,8 @@ class Job(Base):
         # The lists of an owner and of all owners, newest first.
         sa.Index(None, "owner", "created_at", "id"),
         sa.Index("ix_jobs_created_at_id", "created_at", "id"),
+        # All owners' jobs of one status.
+        sa.Index("ix_jobs_status_created_at_id", "status", "created_at", "id"),
         # An owner's jobs of one status.
         sa.Index(None, "owner", "status", "created_at", "id"),
         # Each owner chooses its own keys.
@@ -295,6 +339,10 @@ class Job(Base):
         # Those of an API key, to count them.
         _partial(
             "ix_jobs_queued_by_key", "key_id", where="status = 'queued' AND key_id IS NOT NULL"
+        ),
+        # Those of batches, which do not count.
+        _partial(
+            "ix_jobs_queued_lines", "batch_id", where="status = 'queued' AND batch_id IS NOT NULL"
         ),
         _partial("ix_jobs_in_progress", "deadline_at", where="status = 'in_progress'"),
         _partial(
@@ -379,6 +427,127 @@ class Attempt(Base):
     worker: Mapped[Worker] = relationship()
 
     __table_args__ = (sa.UniqueConstraint("job_id", "stage_index", "number"),)
+
+
+class File(Base):
+    """A file of a client, or of a batch. Its content is in `FileChunk`."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(sa.String(40))
+    purpose: Mapped[FilePurpose] = mapped_column(_enum(FilePurpose, "purpose"))
+    state: Mapped[FileState] = mapped_column(_enum(FileState, "state"))
+    name: Mapped[str] = mapped_column(ExactText)
+    #: The number of bytes so far.
+    size: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    expires_at: Mapped[dt.datetime | None]
+
+    __table_args__ = (
+        sa.Index(None, "owner", "created_at", "id"),
+        # What the sweep of files looks at.
+        _partial("ix_files_expires_at", "expires_at", where="expires_at IS NOT NULL"),
+        _partial("ix_files_unfinished", "state", "created_at", where="state <> 'processed'"),
+        # What retention looks at.
+        sa.Index("ix_files_created_at", "created_at"),
+    )
+
+
+class FileChunk(Base):
+    """A piece of a file's content."""
+
+    __tablename__ = "file_chunks"
+
+    file_id: Mapped[str] = mapped_column(sa.ForeignKey("files.id"), primary_key=True)
+    #: The number of bytes before it.
+    start: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    data: Mapped[bytes]
+
+
+class Batch(Base):
+    """A file of requests, and how far they are answered."""
+
+    __tablename__ = "batches"
+
+    id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(sa.String(40))
+    #: The API key that the batch was created with, as in `Job.key_id`.
+    key_id: Mapped[str | None] = mapped_column(sa.String(40))
+    status: Mapped[BatchStatus] = mapped_column(
+        _enum(BatchStatus, "status"), default=BatchStatus.VALIDATING
+    )
+    endpoint: Mapped[str] = mapped_column(sa.String(40))
+    #: What of a chat's messages is asked where a line does not say so: the setting of the web that
+    #: accepted the batch.
+    chat_context: Mapped[str] = mapped_column(sa.String(16))
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata")
+    #: The client's ``Idempotency-Key``, and the SHA-256 of the request that came with it.
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
+    request_digest: Mapped[str | None] = mapped_column(sa.String(64))
+    #: The files. They are no foreign keys: a client may delete them.
+    input_file_id: Mapped[str] = mapped_column(sa.String(40), index=True)
+    output_file_id: Mapped[str | None] = mapped_column(sa.String(40))
+    error_file_id: Mapped[str | None] = mapped_column(sa.String(40))
+    #: Seconds from the end of the batch until its output files expire; null for never.
+    output_expires_after: Mapped[int | None]
+
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    #: When the completion window ends.
+    expires_at: Mapped[dt.datetime]
+    in_progress_at: Mapped[dt.datetime | None]
+    finalizing_at: Mapped[dt.datetime | None]
+    cancelling_at: Mapped[dt.datetime | None]
+    #: When it completed, failed, expired or was cancelled.
+    ended_at: Mapped[dt.datetime | None]
+
+    #: How far the input file is validated: the next line begins after so many bytes and lines.
+    validated_bytes: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    validated_lines: Mapped[int] = mapped_column(default=0)
+    #: Of the validation: ``code``, ``line``, ``message`` and ``param`` each.
+    errors: Mapped[list[dict[str, Any]]] = mapped_column(ExactJSON, default=list)
+    #: The number of the last line that was submitted, or became an error instead.
+    submitted_line: Mapped[int] = mapped_column(default=0)
+    #: Lines that are requests, and those of them in the output and in the error file.
+    total: Mapped[int] = mapped_column(default=0)
+    completed: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+    #: Tokens of the completed lines.
+    input_tokens: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    output_tokens: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    reasoning_tokens: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+
+    #: The process that works on the batch, and until when no other does.
+    runner: Mapped[str | None] = mapped_column(sa.String(40))
+    leased_until: Mapped[dt.datetime | None]
+
+    __table_args__ = (
+        sa.Index(None, "owner", "created_at", "id"),
+        sa.UniqueConstraint("owner", "idempotency_key"),
+        _partial("ix_batches_open", "created_at", where="ended_at IS NULL"),
+        _partial("ix_batches_ended_at", "ended_at", where="ended_at IS NOT NULL"),
+    )
+
+
+class BatchLine(Base):
+    """A line of a batch that is not in its output or error file yet."""
+
+    __tablename__ = "batch_lines"
+
+    batch_id: Mapped[str] = mapped_column(sa.ForeignKey("batches.id"), primary_key=True)
+    #: Of the line in the input file, from 1 on.
+    number: Mapped[int] = mapped_column(primary_key=True)
+    custom_id: Mapped[str] = mapped_column(ExactText)
+    #: Where the line is in the input file, in bytes.
+    start: Mapped[int] = mapped_column(sa.BigInteger)
+    length: Mapped[int]
+    #: Null until the line is submitted. It is no foreign key: a client may delete the job.
+    job_id: Mapped[str | None] = mapped_column(sa.String(40))
+
+    __table_args__ = (
+        sa.UniqueConstraint("batch_id", "custom_id"),
+        _partial("ix_batch_lines_submitted", "batch_id", "number", where="job_id IS NOT NULL"),
+    )
 
 
 class WebhookEndpoint(Base):

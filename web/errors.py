@@ -15,23 +15,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from jobs import transient
-from jobs.protocol.errors import ErrorKind, ProtocolError, translate
+from jobs.protocol.errors import STATUSES, ErrorKind, ProtocolError, translate
+from jobs.use_cases.files import MAX_FILE
 
 log = logging.getLogger(__name__)
 
 #: Seconds after which a client may retry what the service could not do.
 RETRY_AFTER = 5
-
-_STATUSES = {
-    ErrorKind.INVALID_REQUEST: 400,
-    ErrorKind.NOT_FOUND: 404,
-    ErrorKind.CONFLICT: 422,
-    ErrorKind.CANCELLED: 409,
-    ErrorKind.RATE_LIMITED: 429,
-    ErrorKind.INTERNAL: 500,
-    ErrorKind.UNAVAILABLE: 503,
-}
-
 
 #: Endpoints of ``/v1``, as clients request them whose base URL lacks it.
 _ENDPOINTS = ("/responses/", "/chat/completions/", "/models/", "/files/", "/batches/")
@@ -58,7 +48,7 @@ class HTTPError(ProtocolError):
 
 def status_of(error: ProtocolError) -> int:
     """Return the HTTP status of an error."""
-    return error.status if isinstance(error, HTTPError) else _STATUSES[error.kind]
+    return error.status if isinstance(error, HTTPError) else STATUSES[error.kind]
 
 
 def headers_of(error: ProtocolError) -> dict[str, str]:
@@ -100,6 +90,18 @@ def _handle(error: Exception) -> Response:
     return error_response(translated)
 
 
+def too_large(method: str, path: str) -> str:
+    """Return what is wrong with a request whose body is too large."""
+    if is_upload(method, path):
+        return f"The file is larger than {MAX_FILE >> 20} MiB."
+    return "The request body is larger than 1 MiB."
+
+
+def is_upload(method: str, path: str) -> bool:
+    """Return whether a request may have as large a body as a file."""
+    return method == "POST" and path.rstrip("/") == "/v1/files"
+
+
 def _hint(path: str) -> str:
     """Return what is probably wrong with a client's base URL, if it is."""
     base = f"{request.host_url}v1"
@@ -117,7 +119,7 @@ def _handle_http(error: HTTPException) -> Response:
     code, message = {
         404: ("not_found", f"Nothing is served at {request.path}.{_hint(request.path)}"),
         405: ("method_not_allowed", f"{request.path} does not support {request.method}."),
-        413: ("request_too_large", "The request body is larger than 1 MiB."),
+        413: ("request_too_large", too_large(request.method, request.path)),
     }.get(status, ("bad_request", error.description or HTTPStatus(status).description))
     response = error_response(HTTPError(status, message, code=code))
     for name, value in error.get_headers():

@@ -7,24 +7,34 @@ none.
 
 from __future__ import annotations
 
+import copy
 import socket
 import time
+import weakref
 from contextlib import suppress
 
 from flask import Flask
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.utilities import Error
 
 from web import MAX_BODY
-from web.errors import HTTPError, error_response
+from web.errors import HTTPError, error_response, is_upload, too_large
+from web.multipart import MAX_UPLOAD
 from web.waiting import MAX_WAITING
 
 #: Requests that are served at the same time: those that wait for jobs, and 56 others.
 THREADS = MAX_WAITING + 56
 #: Seconds that a client may take to send a request.
 REQUEST_TIMEOUT = 60.0
+#: Bytes a second that an upload may take longer for.
+MIN_UPLOAD_RATE = 1 << 14
+#: Uploads at the same time. Each has a file of the system until all of it has arrived.
+MAX_UPLOADS = 16
 #: Seconds that a connection may stay open while nothing is sent or received. (nginx uses 60.)
 IDLE_TIMEOUT = 75.0
 #: Seconds that a client may go on sending a request that was refused.
@@ -49,11 +59,13 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         code = "request_too_large" if error.code == 413 else "bad_request"
         message = f"The request is malformed: {error.body}."
         if error.code == 413:
-            message = "The request body is larger than 1 MiB."
+            message = too_large(self.request.command, self.request.path)
         elif error.code == 431:
             message = f"The request headers are larger than {MAX_HEADERS >> 10} KiB."
         elif error.code >= 500:
             message, code = f"{error.body}.", "server_error"
+        if error.code == 503:
+            code = "too_many_uploads"
         self.channel.refused = True
         app: Flask = self.channel.server.flask
         with app.test_request_context(getattr(self.request, "path", "") or "/"):
@@ -67,10 +79,56 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         self.write(body)
 
 
+class _TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no types
+    code = 503
+    reason = "Service Unavailable"
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """A request. An upload may be larger than others, and take longer."""
+
+    is_upload = False
+    adj: Adjustments
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        self.is_upload = is_upload(self.command, self.path)
+        if self.is_upload:
+            # The settings of one server, so a place for what its requests share.
+            uploads: _Uploads = self.adj.uploads
+            if len(uploads.requests) >= MAX_UPLOADS:
+                self.error = _TooManyUploadsError(
+                    "Too many files are uploaded at once. Retry later"
+                )
+                self.completed = True
+            uploads.requests.add(self)
+            self.adj = uploads.adj
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a client may take to send it."""
+        extra = self.body_bytes_received / MIN_UPLOAD_RATE if self.is_upload else 0
+        return REQUEST_TIMEOUT + extra
+
+
+class _Uploads:
+    """The uploads of a server that have begun and are not replied to."""
+
+    def __init__(self, adj: Adjustments) -> None:
+        """
+        Args:
+            adj: waitress's settings for all other requests.
+        """
+        self.requests: weakref.WeakSet[_Parser] = weakref.WeakSet()
+        self.adj = copy.copy(adj)
+        self.adj.max_request_body_size = MAX_UPLOAD + 1
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection with time limits."""
 
     error_task_class = _ErrorTask
+    parser_class = _Parser
     #: When the first bytes of the current request arrived, or when draining began.
     started_at = 0.0
     #: Whether the last response refused a request that the client may still be sending.
@@ -108,7 +166,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
         if self.draining:
             return now - self.started_at > DRAIN_TIMEOUT
         receiving = self.request is not None and not self.requests
-        if receiving and now - self.started_at > REQUEST_TIMEOUT:
+        if receiving and now - self.started_at > self.request.timeout:
             return True
         idle = now - self.last_activity > IDLE_TIMEOUT
         return idle and (not self.requests or self.total_outbufs_len > 0)
@@ -148,6 +206,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             log_socket_errors=False,
             ident="",
         )
+        self.adj.uploads = _Uploads(self.adj)
 
     def handle_accept(self) -> None:
         """Accept all connections that wait, up to a maximum."""

@@ -6,7 +6,7 @@ from flask import Flask, current_app
 
 from jobs import dispatch
 from jobs.database import Database
-from jobs.models import Job
+from jobs.models import Batch, Job
 from jobs.progress import Progress
 from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
@@ -59,6 +59,11 @@ class Services:
         """Cancel a job that the current request may change; see `dispatch.cancel`."""
         owner = get_caller().changeable_owner
         return dispatch.cancel(self.database, self.progress, owner, job_id)
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """Cancel a batch that the current request may change; see `dispatch.cancel_batch`."""
+        owner = get_caller().changeable_owner
+        return dispatch.cancel_batch(self.database, self.progress, owner, batch_id)
 
     def delete(self, job_id: str) -> None:
         """Delete a job that the current request may change; see `dispatch.delete`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from cli.bench.api import api
+from cli.bench.batch import batch
 from cli.bench.engine import engine
 from cli.bench.idle import idle
 from cli.bench.lora import lora
@@ -18,5 +19,5 @@ def bench() -> None:
     """Run benchmarks, each against a baseline."""
 
 
-for command in (api, engine, idle, lora, readers, service, track):
+for command in (api, batch, engine, idle, lora, readers, service, track):
     bench.add_command(command)

@@ -28,7 +28,7 @@ def chat_completion(job: Job) -> dict[str, Any]:
     Raises:
         ProtocolError: the job has no answer, because it failed or was cancelled.
     """
-    if (error := _error_of(response(job))) is not None:
+    if (error := error_of(response(job), param="messages")) is not None:
         raise error
     stages = pipeline.stages(job.rounds)
     texts = {attempt.stage_index: attempt.output or "" for attempt in job.finished}
@@ -110,7 +110,7 @@ class Chunks:
                 pass
 
     def _last(self, ended: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if (error := _error_of(ended)) is not None:
+        if (error := error_of(ended, param="messages")) is not None:
             self.failed = True
             yield {"error": error.to_dict()}
             return
@@ -155,13 +155,18 @@ def _usage(usage: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _error_of(ended: dict[str, Any]) -> ProtocolError | None:
-    """Return the error of a response that ended without an answer."""
+def error_of(ended: dict[str, Any], *, param: str) -> ProtocolError | None:
+    """Return the error of a response that ended without an answer; None if it has one.
+
+    Args:
+        ended: the response.
+        param: the parameter that has the question: ``input`` or ``messages``.
+    """
     if ended["status"] == "cancelled":
         return CancelledError(f"The job {ended['id']} was cancelled.", code="cancelled")
     if ended["error"] is None:
         return None
     code, message = ended["error"]["code"], ended["error"]["message"]
     if code == "context_length_exceeded":
-        return InvalidRequestError(message, code=code, param="messages")
+        return InvalidRequestError(message, code=code, param=param)
     return InternalError(f"The job {ended['id']} failed: {message}", code=code)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs import pipeline
+from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.items import Content, text_of
 from jobs.protocol.options import (
     TEXT_ONLY,
@@ -23,6 +24,8 @@ from jobs.protocol.options import (
 from jobs.protocol.request import Context, CreateResponse, Metadata
 
 _NO_TOOLS = "The model calls no tools."
+#: The names of a response's parameters in a chat completion.
+_NAMES = {"input": "messages", "max_output_tokens": "max_completion_tokens"}
 
 
 class ChatMessage(BaseModel):
@@ -150,3 +153,13 @@ class CreateChatCompletion(ChatOptions):
 CHAT_SUPPORTED = tuple(
     name for name in CreateChatCompletion.model_fields if name not in ChatOptions.model_fields
 )
+
+
+def in_chat_terms(error: InvalidRequestError) -> InvalidRequestError:
+    """Return an error about a response's parameter as one about that of a chat completion."""
+    message = error.message
+    for name, chat_name in _NAMES.items():
+        message = message.replace(f"`{name}`", f"`{chat_name}`")
+    return InvalidRequestError(
+        message, code=error.code, param=_NAMES.get(error.param or "", error.param)
+    )

@@ -1,6 +1,7 @@
 """Errors of the API: a message, a code, the parameter at fault, and a kind.
 
-A kind says what a client can do about an error. Which HTTP status it becomes is up to the web.
+A kind says what a client can do about an error. Each has an HTTP status, which the lines of a batch's error
+file have too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from jobs import transient
 from jobs.errors import (
     IdempotencyError,
     JobNotFoundError,
+    NoSuchBatchError,
+    NoSuchFileError,
+    NothingToReplayError,
     QueueFullError,
     QuotaExceededError,
     UserError,
@@ -40,6 +44,17 @@ class ErrorKind(StrEnum):
     #: Report a bug.
     INTERNAL = "internal"
 
+
+#: The HTTP status of each kind.
+STATUSES = {
+    ErrorKind.INVALID_REQUEST: 400,
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONFLICT: 422,
+    ErrorKind.CANCELLED: 409,
+    ErrorKind.RATE_LIMITED: 429,
+    ErrorKind.INTERNAL: 500,
+    ErrorKind.UNAVAILABLE: 503,
+}
 
 #: OpenAI's ``type`` for each kind; ``invalid_request_error`` for all others.
 _TYPES = {
@@ -124,7 +139,13 @@ def translate(error: Exception) -> ProtocolError:
     match error:
         case ProtocolError():
             return error
-        case JobNotFoundError() | EndpointNotFoundError() | DeliveryNotFoundError():
+        case (
+            JobNotFoundError()
+            | NoSuchFileError()
+            | NoSuchBatchError()
+            | EndpointNotFoundError()
+            | DeliveryNotFoundError()
+        ):
             return NotFoundError(str(error), code="not_found")
         case EndpointError():
             message = str(error)
@@ -133,6 +154,8 @@ def translate(error: Exception) -> ProtocolError:
             )
         case EndpointDisabledError():
             return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
+        case NothingToReplayError():
+            return ConflictError(str(error), code="nothing_to_replay")
         case QueueFullError():
             return RateLimitedError(str(error), code="queue_full")
         case QuotaExceededError():

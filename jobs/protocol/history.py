@@ -14,13 +14,8 @@ def history(job: Job) -> dict[str, Any]:
     Args:
         job: with its input items, its attempts and their workers loaded.
     """
-    error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
     return {
-        "id": job.id,
-        "owner": job.owner,
-        "key": job.key_id,
-        "status": job.status.value,
-        "question": job.question,
+        **summary(job),
         "system": job.system,
         "context": job.context,
         "turns": job.turns,
@@ -32,17 +27,31 @@ def history(job: Job) -> dict[str, Any]:
         "top_p": job.top_p,
         "max_output_tokens": job.max_output_tokens,
         "seed": job.seed,
+        "restarts": [_restart(restart) for restart in job.restarts],
+        "attempts": [_attempt(attempt) for attempt in job.attempts],
+    }
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """Return what a list of histories says about a job."""
+    error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
+    return {
+        "id": job.id,
+        "owner": job.owner,
+        "key": job.key_id,
+        "status": job.status.value,
+        "question": job.question,
         "rounds": job.rounds,
         "priority": job.priority,
         "metadata": job.metadata_,
+        "replay_of": job.replay_of,
+        "batch": job.batch_id and {"id": job.batch_id, "custom_id": job.custom_id},
         "model": job.model and f"sha256:{job.model}",
         "run": job.run,
-        "restarts": [_restart(restart) for restart in job.restarts],
         "created_at": _time(job.created_at),
         "started_at": _time(job.started_at),
         "finished_at": _time(job.finished_at),
         "error": error,
-        "attempts": [_attempt(attempt) for attempt in job.attempts],
     }
 
 

@@ -18,6 +18,10 @@ MIN_OUTPUT_TOKENS = 16
 RESERVED_TOKENS = 8
 
 
+#: Tokens by which an estimate may be wrong.
+MARGIN = 64
+
+
 class Fit(NamedTuple):
     """What of a request fits the model's context."""
 
@@ -73,6 +77,26 @@ def fit(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> Fi
     return Fit(requested or min(default, available), turns)
 
 
+def surely_fits(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> bool:
+    """Return whether a request fits by an estimate that costs less than `fit`, and errs on its side.
+
+    A token has at least one byte, and the longest prompt has about the most tokens.
+
+    Args:
+        request: a valid one.
+        turns: the turns before the question.
+        counter: counts the tokens of the prompts.
+    """
+    longest = max(_prompts(request, turns), key=len)
+    needed = len(Role) * (request.max_output_tokens or MIN_OUTPUT_TOKENS)
+    needed += RESERVED_TOKENS + MARGIN
+    served = counter.count([])
+    if served is None or len(longest.encode()) + needed <= served.context:
+        return True
+    count = counter.count([longest])
+    return count is None or count.tokens[0] + needed <= count.context
+
+
 def _truncate(
     request: CreateResponse, turns: list[Turn], counter: TokenCounter, count: TokenCount
 ) -> tuple[list[Turn], TokenCount]:
@@ -92,11 +116,15 @@ def _truncate(
 def _count(
     request: CreateResponse, turns: Sequence[Turn], counter: TokenCounter
 ) -> TokenCount | None:
-    prompts = [
+    return counter.count(_prompts(request, turns))
+
+
+def _prompts(request: CreateResponse, turns: Sequence[Turn]) -> list[str]:
+    """Return the prompts of all roles with an empty answer and an empty critique."""
+    return [
         pipeline.prompt(Stage(2, role, 1), request.system_prompt, request.question, ["", ""], turns)
         for role in Role
     ]
-    return counter.count(prompts)
 
 
 def _available(count: TokenCount) -> int:

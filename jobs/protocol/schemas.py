@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs import pipeline
-from jobs.models import AttemptStatus, Scope, Status
+from jobs.models import AttemptStatus, BatchStatus, DeliveryStatus, FilePurpose, Scope, Status
 from jobs.pipeline import Role
 from jobs.protocol.items import RefusalPart
 from jobs.protocol.request import Context
@@ -264,6 +264,95 @@ class ChatCompletion(Reply):
     context: Context
 
 
+class File(Reply):
+    """The input or the output of a batch."""
+
+    id: str = Field(pattern=r"^file-[0-9a-f]{32}$")
+    object: Literal["file"]
+    bytes: int
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    filename: str
+    purpose: FilePurpose
+    status: Literal["processed"]
+    status_details: None
+
+
+class FileList(_Page):
+    """A page of files."""
+
+    data: list[File]
+
+
+class DeletedFile(Reply):
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
+
+
+class LineError(Reply):
+    code: str
+    line: int | None
+    message: str
+    param: str | None
+
+
+class BatchErrors(Reply):
+    object: Literal["list"]
+    data: list[LineError]
+
+
+class RequestCounts(Reply):
+    total: int
+    completed: int
+    failed: int
+
+
+class CachedTokens(Reply):
+    cached_tokens: int
+
+
+class BatchUsage(Reply):
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: OutputTokens
+    total_tokens: int
+
+
+class Batch(Reply):
+    """Questions of a file, answered in the background."""
+
+    id: str = Field(pattern=r"^batch_[0-9a-f]{32}$")
+    object: Literal["batch"]
+    endpoint: Literal["/v1/responses", "/v1/chat/completions"]
+    model: Model
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: Literal["24h"]
+    status: BatchStatus
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: Timestamp
+    in_progress_at: Timestamp | None
+    expires_at: Timestamp | None
+    finalizing_at: Timestamp | None
+    completed_at: Timestamp | None
+    failed_at: Timestamp | None
+    expired_at: Timestamp | None
+    cancelling_at: Timestamp | None
+    cancelled_at: Timestamp | None
+    request_counts: RequestCounts
+    usage: BatchUsage
+    metadata: dict[str, str]
+
+
+class BatchList(_Page):
+    """A page of batches."""
+
+    data: list[Batch]
+
+
 class Turn(Reply):
     role: Literal["user", "assistant"]
     text: str
@@ -327,14 +416,75 @@ class Attempt(Reply):
     worker: Worker
 
 
-class History(Reply):
-    """Everything that is stored about a job."""
+class BatchLine(Reply):
+    """Which line of a batch a job answers."""
+
+    id: str
+    custom_id: str
+
+
+class Summary(Reply):
+    """What a list says about a job."""
 
     id: JobId
     owner: str
     key: str | None
+    replay_of: JobId | None
+    batch: BatchLine | None
     status: Status
     question: str
+    rounds: int
+    priority: int
+    metadata: dict[str, str]
+    model: Digest | None
+    run: int
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    error: JobError | None
+
+
+class SummaryList(Reply):
+    """A page of jobs."""
+
+    data: list[Summary]
+    has_more: bool
+    next: str | None
+
+
+class Difference(Reply):
+    """The first difference between a job and its replay."""
+
+    position: int
+    role: Role
+    round: int
+    field: Literal["prompt", "output", "finish_reason"]
+    at: int
+    original: str | None
+    replay: str | None
+
+
+class Change(Reply):
+    """What differs between two workers."""
+
+    field: str
+    original: Any
+    replay: Any
+
+
+class Replay(Reply):
+    """The comparison of a job with the one that it replays."""
+
+    of: JobId
+    identical: bool | None
+    difference: Difference | None
+    changed: list[Change]
+
+
+class History(Summary):
+    """Everything that is stored about a job."""
+
+    replay: Replay | None
     system: str
     context: Context
     turns: list[Turn] | None
@@ -346,17 +496,100 @@ class History(Reply):
     top_p: float
     max_output_tokens: int
     seed: int
-    rounds: int
-    priority: int
-    metadata: dict[str, str]
-    model: Digest | None
-    run: int
     restarts: list[Restart]
-    created_at: Time
-    started_at: Time | None
-    finished_at: Time | None
-    error: JobError | None
     attempts: list[Attempt]
+
+
+class WebhookEndpoint(Reply):
+    """A URL that is told about events."""
+
+    id: str
+    object: Literal["webhook_endpoint"]
+    created_at: Timestamp
+    updated_at: Timestamp
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str
+    disabled_at: Timestamp | None
+
+
+class NewWebhookSecret(WebhookEndpoint):
+    """An endpoint whose secret is new."""
+
+    signing_secret: str
+
+
+class WebhookEndpointList(Reply):
+    """A page of endpoints."""
+
+    object: Literal["list"]
+    data: list[WebhookEndpoint]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedWebhookEndpoint(Reply):
+    id: str
+    object: Literal["webhook_endpoint.deleted"]
+    deleted: Literal[True]
+
+
+class WebhookTest(Reply):
+    """What a receiver replied to a sample."""
+
+    object: Literal["webhook_endpoint.test"]
+    webhook_endpoint_id: str
+    event_type: str
+    status_code: int
+    success: Literal[True]
+
+
+class EventObject(Reply):
+    id: str
+
+
+class WebhookEvent(Reply):
+    id: str
+    type: str
+    data: EventObject
+
+
+class WebhookAttempt(Reply):
+    at: str
+    status_code: int | None
+    error: str | None
+    duration: float
+
+
+class WebhookDelivery(Reply):
+    """An event that is to be sent to an endpoint, or was."""
+
+    id: str
+    object: Literal["webhook_endpoint.delivery"]
+    webhook_endpoint_id: str
+    event: WebhookEvent
+    status: DeliveryStatus
+    created_at: Timestamp
+    next_attempt_at: Timestamp | None
+    finished_at: Timestamp | None
+    attempts: list[WebhookAttempt]
+
+
+class WebhookDeliveryList(Reply):
+    """A page of deliveries."""
+
+    object: Literal["list"]
+    data: list[WebhookDelivery]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class WebhookEventTypeList(Reply):
+    object: Literal["list"]
+    data: list[str]
 
 
 class Alive(Reply):

@@ -48,7 +48,8 @@ class TokenCounter:
             tokenizers = self._tokenizers
         counts = [
             TokenCount(
-                [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)], serving.context
+                [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)],
+                serving.context,
             )
             for serving, tokenizer in tokenizers.items()
         ]

@@ -72,15 +72,24 @@ def validate_response(request: CreateResponse, *, param: str) -> CreateResponse:
             code="empty_input",
             param=param,
         )
-    for pair in (request.metadata or {}).items():
+    check_metadata(request.metadata)
+    _check_context(request, param)
+    return request
+
+
+def check_metadata(metadata: dict[str, str] | None) -> None:
+    """Check what the type of `metadata` does not say.
+
+    Raises:
+        InvalidRequestError: it contains a NUL character.
+    """
+    for pair in (metadata or {}).items():
         if any("\0" in text for text in pair):
             raise InvalidRequestError(
                 "`metadata` must not contain NUL characters.",
                 code="invalid_value",
                 param="metadata",
             )
-    _check_context(request, param)
-    return request
 
 
 def parse(

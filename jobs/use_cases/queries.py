@@ -44,6 +44,7 @@ def list_jobs(
     database: Database,
     owner: str | None,
     *,
+    of: str | None = None,
     limit: int,
     after: str | None = None,
     newest_first: bool = True,
@@ -57,6 +58,7 @@ def list_jobs(
     Args:
         database: of the jobs.
         owner: of the jobs; None for all.
+        of: only jobs of this owner; None for all that ``owner`` has.
         limit: the maximum number of jobs.
         after: the id of the last job of the page before.
         newest_first: the order.
@@ -67,10 +69,12 @@ def list_jobs(
     Raises:
         JobNotFoundError: the owner has no job with the id ``after``.
     """
+    if of is not None and owner is not None and of != owner:
+        return [], False
     with database.read_session() as session:
         page = jobs.list_page(
             session,
-            owner,
+            owner if of is None else of,
             limit=limit + 1,
             after=after,
             newest_first=newest_first,

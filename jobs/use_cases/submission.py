@@ -38,6 +38,11 @@ class NewJob:
     #: The client's, and the SHA-256 of the request that came with it.
     idempotency_key: str | None = None
     request_digest: str | None = None
+    #: The batch that the job is a line of, and the client's name for the line.
+    batch_id: str | None = None
+    custom_id: str | None = None
+    #: The job that is replayed.
+    replay_of: str | None = None
 
 
 def new_id() -> str:
@@ -77,7 +82,7 @@ def submit(
                 raise QueueFullError
             if key is not None:
                 _check_quota(session.connection(), key)
-            job = _job(owner, new, key)
+            job = build_job(owner, new, None if key is None else key.id)
             session.add(job)
         return job, True
     except sa.exc.IntegrityError:
@@ -122,11 +127,12 @@ def _check_quota(connection: sa.Connection, key: ApiKey) -> None:
         raise QuotaExceededError(key.max_queued)
 
 
-def _job(owner: str, new: NewJob, key: ApiKey | None) -> Job:
+def build_job(owner: str, new: NewJob, key_id: str | None) -> Job:
+    """Return the row of a new job, which counts as published."""
     return Job(
         id=new_id(),
         owner=owner,
-        key_id=None if key is None else key.id,
+        key_id=key_id,
         question=new.question,
         system=new.system,
         input_items=new.input_items,
@@ -144,5 +150,8 @@ def _job(owner: str, new: NewJob, key: ApiKey | None) -> Job:
         metadata_=new.metadata,
         idempotency_key=new.idempotency_key,
         request_digest=new.request_digest,
+        batch_id=new.batch_id,
+        custom_id=new.custom_id,
+        replay_of=new.replay_of,
         attempts=[],
     )

@@ -55,8 +55,9 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 
 
 def _arrange(point: str) -> None:
+    from jobs import batch_runner
     from jobs.queue import Publisher
-    from jobs.use_cases import deliveries, stages
+    from jobs.use_cases import batches, deliveries, stages
     from worker import local_engine
     from worker.engine.batching.step import StepExecutor
     from worker.tasks import StageRunner
@@ -71,6 +72,9 @@ def _arrange(point: str) -> None:
 
     def records(position: int) -> Callable[..., bool]:
         return lambda _, claim, __: claim.stage.index == position
+
+    def answers(_database: Any, _batch: str, _runner: str, results: list[Any], *_: Any) -> bool:
+        return bool(results)
 
     match point:
         case "committed":
@@ -87,6 +91,15 @@ def _arrange(point: str) -> None:
             after(stages, "record", records(POSITION))
         case "done":
             after(stages, "record", records(2))
+        case "validated":
+            batch_runner.PIECE_LINES = 10
+            after(batches, "record_piece", lambda *_: True)
+        case "submitted":
+            before(Publisher, "publish")
+        case "answered":
+            before(batches, "record_lines", answers)
+        case "written":
+            after(batches, "record_lines", answers)
         case "webhook_sent":
             before(deliveries, "record")
         case _:

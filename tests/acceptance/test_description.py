@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -72,6 +76,92 @@ def test_jobs_in_each_state(server: Server) -> None:
             case = api[path][method].Case(path_parameters={"job_id": response.id})
             reply = case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
             assert reply.status_code == 200, reply.text
+
+
+def test_files_and_batches(server: Server) -> None:
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "Why?"}}
+    uploaded = client.files.create(
+        file=("lines.jsonl", json.dumps(line).encode()), purpose="batch"
+    ).id
+    bad = client.files.create(file=("bad.jsonl", b"{}"), purpose="batch").id
+    batches = [
+        client.batches.create(
+            input_file_id=file, endpoint="/v1/responses", completion_window="24h"
+        ).id
+        for file in (uploaded, bad)
+    ]
+    for path, method, ids in [
+        ("/v1/batches/{batch_id}", "GET", batches),
+        ("/v1/batches/{batch_id}/cancel", "POST", batches),
+        ("/v1/files/{file_id}", "GET", [uploaded, bad]),
+        ("/v1/files/{file_id}/content", "GET", [uploaded, bad]),
+        ("/v1/files/{file_id}", "DELETE", [uploaded, bad]),
+    ]:
+        for each in ids:
+            [parameter] = re.findall(r"{(\w+)}", path)
+            case = api[path][method].Case(path_parameters={parameter: each})
+            reply = case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
+            assert reply.status_code == 200, reply.text
+            if path == "/v1/batches/{batch_id}":
+                while client.batches.retrieve(each).status not in ("completed", "failed"):
+                    time.sleep(0.2)
+                case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
+    [answered] = client.get("/responses", cast_to=dict[str, Any], options={"params": {"limit": 1}})[
+        "data"
+    ]
+    case = api["/api/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": answered["id"]})
+    reply = case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
+    assert reply.json()["batch"] == {"id": batches[0], "custom_id": "a"}
+
+
+def test_webhook_endpoints(server: Server) -> None:
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    headers = {"Authorization": f"Bearer {server.key}"}
+
+    def call(path: str, method: str, body: Any = None, **parameters: str) -> Any:
+        options = {} if body is None else {"body": body, "media_type": "application/json"}
+        case = api[f"/v1/{path}"][method].Case(path_parameters=parameters, **options)
+        reply = case.call_and_validate(headers=headers)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    call("webhook_event_types", "GET")
+    url = "https://receiver.invalid/hook"
+    created = call(
+        "webhook_endpoints",
+        "POST",
+        {"url": url, "name": "a", "event_types": ["response.failed", "response.completed"]},
+    )["id"]
+    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
+    client.responses.create(model="helixnet", input="Why?")
+    one = "webhook_endpoints/{endpoint_id}"
+    call("webhook_endpoints", "GET")
+    call(one, "GET", endpoint_id=created)
+    call(one, "POST", {"name": "b"}, endpoint_id=created)
+    call(f"{one}/rotate_secret", "POST", {}, endpoint_id=created)
+    [delivery] = call(f"{one}/deliveries", "GET", endpoint_id=created)["data"]
+    call("webhook_deliveries/{delivery_id}/redeliver", "POST", delivery_id=delivery["id"])
+    while not delivery["attempts"]:
+        time.sleep(0.2)
+        [delivery] = call(f"{one}/deliveries", "GET", endpoint_id=created)["data"]
+    call(one, "DELETE", endpoint_id=created)
+
+
+def test_lists_and_replays(server: Server) -> None:
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    headers = {"Authorization": f"Bearer {server.key}"}
+    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
+    done = client.responses.create(model="helixnet", input="Why?")
+    case = api["/api/jobs/{job_id}/replay"]["POST"].Case(path_parameters={"job_id": done.id})
+    replay = case.call_and_validate(headers=headers).json()["id"]
+    while client.responses.retrieve(replay).status != "completed":
+        time.sleep(0.2)
+    case = api["/api/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": replay})
+    assert case.call_and_validate(headers=headers).json()["replay"]["identical"] is not None
+    reply = api["/api/jobs"]["GET"].Case(query={"limit": 1}).call_and_validate(headers=headers)
+    assert reply.json()["data"][0]["replay_of"] == done.id
 
 
 def test_the_description_is_open(server: Server) -> None:

@@ -110,6 +110,13 @@ def test_the_service_is_measured_from_request_to_row() -> None:
         assert 3 <= round(tokens_a_job, 6) <= 3 * 8, "of all three stages"
 
 
+def test_accepting_a_batch_is_measured() -> None:
+    batch = bench("api", "--lines", "300", "--line-bytes", "1000")["batch"]
+    assert (batch["lines"], batch["bytes"]) == (300, 300_000)
+    assert min(batch["upload"], batch["validation"]) > 0
+    assert max(batch["web_growth"], batch["worker_growth"]) < 100 << 20
+
+
 def test_the_services_overhead_is_measured() -> None:
     result = bench("idle", "--jobs", "2", "--max-output-tokens", "2", "--old", "50")
     assert result["jobs"] == 2

@@ -21,9 +21,11 @@ from jobs.column_types import utcnow
 from jobs.database import Database, begin
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
 from jobs.use_cases import (
+    batches,
     cancellation,
     deletion,
     deliveries,
+    files,
     keys,
     outbox,
     queries,
@@ -35,6 +37,7 @@ from jobs.use_cases import (
     webhooks,
     workers,
 )
+from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
@@ -197,6 +200,45 @@ def counting(database: Database) -> Iterator[Callable[[], int]]:
     yield read
 
 
+def work_on_batches(run: Callable[..., Any], database: Database) -> None:
+    """Run the use cases of files and batches."""
+    file_id = run(files.begin_upload, database, ANONYMOUS, "in.jsonl")
+    run(files.append, database, file_id, b"{}\n")
+    run(files.finish_upload, database, file_id, 3600)
+    run(files.abort_upload, database, run(files.begin_upload, database, ANONYMOUS, "lost"))
+    run(files.get_file, database, ANONYMOUS, file_id)
+    run(files.list_files, database, ANONYMOUS, limit=20)
+    run(files.list_files, database, ANONYMOUS, limit=20, after=file_id)
+    run(files.read_file, database, file_id, 0)
+    new = NewBatch(file_id, "/v1/responses", "question", {}, None, "k", "d")
+    batch = run(batches.create, database, ANONYMOUS, new)
+    run(batches.create, database, ANONYMOUS, new)
+    run(batches.get_batch, database, ANONYMOUS, batch.id)
+    run(batches.list_batches, database, ANONYMOUS, limit=20)
+    run(batches.list_batches, database, ANONYMOUS, limit=20, after=batch.id)
+    row = run(batches.take_batch, database, batch.id, "me")
+    run(batches.input_size, database, row)
+    lines = [batches.ValidatedLine(number, str(number), 0, 2) for number in range(1, 4)]
+    run(batches.record_piece, database, batch.id, "me", Piece(0, 3, 3, lines, [], last=True))
+    row = run(batches.take_batch, database, batch.id, "me")
+    run(batches.pending_lines, database, row, 20)
+    line = replace(QUESTION, batch_id=batch.id, custom_id="1")
+    submitted = Submission(0, 1, {1: line})
+    [job] = run(batches.record_lines, database, batch.id, "me", [], submitted)
+    assert [work.queued for work in run(batches.find_work, database, "me")] == [1]
+    run(batches.raise_waiting_lines, database)
+    cancellation.cancel(database, ANONYMOUS, job.id)
+    run(batches.ended_lines, database, batch.id, limit=20)
+    run(batches.record_lines, database, batch.id, "me", [LineResult(1, b"{}\n", failed=True)])
+    run(batches.expire_batch, database, batch.id, "me")
+    other = run(batches.create, database, ANONYMOUS, replace(new, idempotency_key=None))
+    run(batches.cancel_batch, database, ANONYMOUS, other.id)
+    run(batches.end_unstarted, database, other.id, "me")
+    run(batches.delete_batches, database, 1)
+    run(files.delete_file, database, ANONYMOUS, file_id)
+    run(files.sweep_files, database, 1)
+
+
 def run_webhooks(run: Callable[..., Any], database: Database) -> None:
     """Call each use case of webhooks."""
     run(webhooks.create, database, HOOKED, **ENDPOINT)
@@ -327,6 +369,7 @@ def test_no_use_case_scans_the_history(database: Database) -> None:
             workers.get_tokenizer, database, run(workers.list_serving, database)[0].tokenizer_digest
         )
         run(database.check_writable)
+        work_on_batches(run, database)
         assert run(retention.delete_workers, database) is not None
         assert run(retention.delete_jobs, database, 50) == 0
         assert run(retention.delete_jobs, database, 5) == 100

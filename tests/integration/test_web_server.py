@@ -17,6 +17,7 @@ from jobs import settings
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, serve
 from web import server as web_server
+from web.multipart import MAX_UPLOAD
 from web.server import Server
 from web.services import Services
 
@@ -131,3 +132,66 @@ def test_idle_connections_are_closed(
         waits.settimeout(0.1)
         with pytest.raises(TimeoutError):
             waits.recv(1)
+
+
+def begin_upload(place: tuple[str, int], length: int) -> socket.socket:
+    """Send the beginning of a request with a file."""
+    connection = socket.create_connection(place, PATIENCE)
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    connection.sendall(head.encode())
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    reply = b""
+    while part := connection.recv(1 << 16):
+        reply += part
+    return reply
+
+
+def test_an_upload_may_be_large_and_other_requests_may_not(environ: dict[str, str]) -> None:
+    with serving(environ) as place:
+        connection = begin_upload(place, MAX_UPLOAD + 1)
+        assert b"The file is larger than 200 MiB." in read_all(connection)
+        connection.close()
+        form = (
+            b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+            + b"x" * (3 << 20)
+            + b"\r\n--x--\r\n"
+        )
+        for path, status in (("/v1/files", 200), ("/v1/files/", 200), ("/v1/responses", 413)):
+            client = http.client.HTTPConnection(*place, timeout=PATIENCE)
+            headers = {"Content-Type": "multipart/form-data; boundary=x"}
+            client.request("POST", path, form, headers)
+            reply = client.getresponse()
+            assert reply.status == status
+            reply.read()
+            client.close()
+
+
+def test_only_some_uploads_may_go_on_at_once(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "MAX_UPLOADS", 1)
+    with serving(environ) as place, begin_upload(place, 100):
+        with begin_upload(place, 100) as refused:
+            reply = read_all(refused)
+        assert reply.startswith(b"HTTP/1.1 503")
+        assert b"too_many_uploads" in reply
+
+
+def test_an_upload_that_goes_on_has_more_time(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "REQUEST_TIMEOUT", LIMIT)
+    monkeypatch.setattr(web_server, "MIN_UPLOAD_RATE", 2 / LIMIT)
+    with serving(environ) as place, begin_upload(place, 100) as connection:
+        began = time.monotonic()
+        connection.sendall(b"x" * 4)
+        connection.settimeout(PATIENCE)
+        assert connection.recv(1) == b""
+        assert time.monotonic() - began >= 3 * LIMIT

@@ -107,6 +107,9 @@ def _operation(app: Flask, rule: Rule, operation: Operation) -> dict[str, Any]:
         described["description"] = more.replace("``", "`")
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json(operation.body)}
+    if operation.form is not None:
+        content = {"multipart/form-data": {"schema": dict(operation.form)}}
+        described["requestBody"] = {"required": True, "content": content}
     return described
 
 
@@ -123,7 +126,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 def _replies(operation: Operation) -> dict[str, Any]:
     replies = {str(status): _reply(reply) for status, reply in operation.replies.items()}
     errors = {400} if operation.is_open else {*COMMON_ERRORS, *operation.errors}
-    if operation.body is not None:
+    if operation.body is not None or operation.form is not None:
         errors.update(BODY_ERRORS)
     for status in sorted(errors):
         replies.setdefault(
@@ -136,6 +139,8 @@ def _reply(reply: Reply) -> dict[str, Any]:
     described: dict[str, Any] = {"description": reply.description}
     if reply.shape is not None:
         described["content"] = _json(reply.shape)
+    if reply.media is not None:
+        described["content"] = {reply.media: {"schema": {}}}
     if reply.streams:
         described["content"]["text/event-stream"] = {"schema": _MESSAGE}
     if reply.headers:

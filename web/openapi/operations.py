@@ -12,11 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from jobs.models import Status
-from jobs.protocol import schemas
+from jobs.models import DeliveryStatus, FilePurpose, Status
+from jobs.protocol import schemas, webhooks
+from jobs.protocol.batches import CreateBatch
 from jobs.protocol.chat_request import CreateChatCompletion
+from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
-from web.v1.routes import DEFAULT_PAGE_SIZE, MAX_KEY_LENGTH, MAX_PAGE_SIZE, MAX_WAIT
+from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from web.v1 import files
+from web.v1.routes import MAX_KEY_LENGTH, MAX_WAIT
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Reply:
 
     description: str
     shape: type[BaseModel] | None = None
+    #: Its media type, if it is not JSON.
+    media: str | None = None
     #: Whether it may also be an event stream.
     streams: bool = False
     #: Its headers, each with what it says.
@@ -48,6 +54,8 @@ class Operation:
     tag: str
     replies: Mapping[int, Reply]
     body: type[BaseModel] | None = None
+    #: The schema of the form that is the body instead, if it is one.
+    form: Mapping[str, Any] | None = None
     parameters: tuple[Parameter, ...] = ()
     #: The statuses of its errors, besides those of all endpoints with its kind of errors.
     errors: tuple[int, ...] = ()
@@ -62,12 +70,13 @@ ERRORS = {
     400: "A parameter is wrong, or the `Host` header where the server listens on a loopback address.",
     401: "No API key was given, or it is wrong, revoked or expired.",
     403: "The API key lacks a scope, or a page of another site requested a change.",
-    404: "There is no such job or model.",
+    404: "There is no such job, model, file, batch, webhook endpoint or delivery.",
     409: "The job was cancelled.",
     412: "The response does not match `If-Match`.",
     413: "The body is too large.",
     415: "The body is not JSON, or its compression is unknown.",
-    422: "The idempotency key was used with another body.",
+    422: "The idempotency key was used with another body, or no stage of the job has finished.",
+    424: "The receiver did not reply.",
     429: "The queue is full, or a limit of the API key is reached. `Retry-After` says when to retry.",
     500: "The server failed because of a bug, or the job failed.",
     503: "The database does not respond, or too many requests wait for jobs.",
@@ -82,14 +91,35 @@ IDEMPOTENCY_KEY = Parameter(
     "Makes it safe to repeat the request: the same key and body get the first reply again.",
     "header",
 )
-PAGE = (
-    Parameter(
-        "limit",
-        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
-    ),
-    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}),
-    Parameter("after", _TEXT, "The id of the last entry of the page before."),
-)
+
+
+def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> tuple[Parameter, ...]:
+    """Return the parameters of lists."""
+    return (
+        Parameter(
+            "limit", {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
+        ),
+        Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}),
+        Parameter("after", _TEXT, "The id of the last entry of the page before."),
+    )
+
+
+PAGE = page()
+_UPLOAD = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "purpose": {"enum": [FilePurpose.BATCH]},
+        "expires_after[anchor]": {"enum": ["created_at"]},
+        "expires_after[seconds]": {
+            "type": "integer",
+            "minimum": MIN_EXPIRY,
+            "maximum": MAX_EXPIRY,
+        },
+    },
+    "required": ["file", "purpose"],
+    "additionalProperties": False,
+}
 _LOCATION = {
     "Location": "The response's address.",
     "Retry-After": "Seconds until it may have changed.",
@@ -170,8 +200,165 @@ OPERATIONS = {
         parameters=(IDEMPOTENCY_KEY,),
         errors=(404, 409),
     ),
+    "v1.upload_file": Operation(
+        "Files and batches",
+        {200: Reply("The file is stored.", schemas.File)},
+        form=_UPLOAD,
+    ),
+    "v1.list_files": Operation(
+        "Files and batches",
+        {200: Reply("A page of files.", schemas.FileList)},
+        parameters=(
+            *page(files.MAX_PAGE_SIZE, files.MAX_PAGE_SIZE),
+            Parameter("purpose", {"enum": ["", *FilePurpose]}),
+        ),
+        errors=(404,),
+    ),
+    "v1.retrieve_file": Operation(
+        "Files and batches", {200: Reply("The file.", schemas.File)}, errors=(404,)
+    ),
+    "v1.file_content": Operation(
+        "Files and batches",
+        {200: Reply("What is in it.", media="application/octet-stream")},
+        errors=(404,),
+    ),
+    "v1.delete_file": Operation(
+        "Files and batches", {200: Reply("It is deleted.", schemas.DeletedFile)}, errors=(404,)
+    ),
+    "v1.create_batch": Operation(
+        "Files and batches",
+        {200: Reply("The batch was accepted.", schemas.Batch)},
+        body=CreateBatch,
+        parameters=(IDEMPOTENCY_KEY,),
+    ),
+    "v1.list_batches": Operation(
+        "Files and batches",
+        {200: Reply("A page of batches.", schemas.BatchList)},
+        parameters=PAGE,
+        errors=(404,),
+    ),
+    "v1.retrieve_batch": Operation(
+        "Files and batches", {200: Reply("The batch.", schemas.Batch)}, errors=(404,)
+    ),
+    "v1.cancel_batch": Operation(
+        "Files and batches", {200: Reply("The batch.", schemas.Batch)}, errors=(404,)
+    ),
     "v1.models": Operation("Models", {200: Reply("The models.", schemas.ModelList)}),
     "v1.model": Operation("Models", {200: Reply("The model.", schemas.ServedModel)}, errors=(404,)),
+    **{
+        f"v1.{name}": Operation(
+            "Webhooks",
+            {200: Reply(description, shape)},
+            body=body,
+            parameters=parameters,
+            errors=errors,
+        )
+        for name, description, shape, body, parameters, errors in (
+            (
+                "create_webhook_endpoint",
+                "The endpoint, with its secret.",
+                schemas.NewWebhookSecret,
+                webhooks.CreateEndpoint,
+                (),
+                (),
+            ),
+            (
+                "list_webhook_endpoints",
+                "A page of endpoints.",
+                schemas.WebhookEndpointList,
+                None,
+                PAGE,
+                (404,),
+            ),
+            (
+                "retrieve_webhook_endpoint",
+                "The endpoint.",
+                schemas.WebhookEndpoint,
+                None,
+                (),
+                (404,),
+            ),
+            (
+                "update_webhook_endpoint",
+                "The endpoint.",
+                schemas.WebhookEndpoint,
+                webhooks.UpdateEndpoint,
+                (),
+                (404,),
+            ),
+            (
+                "delete_webhook_endpoint",
+                "It is deleted.",
+                schemas.DeletedWebhookEndpoint,
+                None,
+                (),
+                (404,),
+            ),
+            (
+                "rotate_webhook_secret",
+                "The endpoint, with its new secret.",
+                schemas.NewWebhookSecret,
+                webhooks.RotateSecret,
+                (),
+                (404,),
+            ),
+            (
+                "test_webhook_endpoint",
+                "What the receiver replied.",
+                schemas.WebhookTest,
+                webhooks.SendSample,
+                (),
+                (404, 424),
+            ),
+            (
+                "list_webhook_deliveries",
+                "A page of deliveries.",
+                schemas.WebhookDeliveryList,
+                None,
+                (*PAGE, Parameter("status", {"enum": ["", *DeliveryStatus]})),
+                (404,),
+            ),
+            (
+                "redeliver_webhook",
+                "The delivery.",
+                schemas.WebhookDelivery,
+                None,
+                (),
+                (404,),
+            ),
+            (
+                "list_webhook_event_types",
+                "The types of events.",
+                schemas.WebhookEventTypeList,
+                None,
+                (),
+                (),
+            ),
+        )
+    },
+    "api.list_jobs": Operation(
+        "Audits",
+        {200: Reply("A page of jobs.", schemas.SummaryList)},
+        parameters=(
+            *PAGE,
+            Parameter("status", {"enum": ["", *Status]}),
+            Parameter("owner", _TEXT, "Only jobs of this owner."),
+            Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
+            Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
+        ),
+        errors=(404,),
+        error=schemas.Problem,
+    ),
+    "api.replay_job": Operation(
+        "Audits",
+        {
+            202: Reply(
+                "The job was accepted.", schemas.Summary, headers={"Location": "Its history."}
+            )
+        },
+        errors=(404, 422),
+        error=schemas.Problem,
+    ),
     "api.job": Operation(
         "Audits",
         {200: Reply("The job's history.", schemas.History)},

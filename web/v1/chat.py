@@ -11,7 +11,7 @@ from flask import Response
 
 from jobs.protocol import body
 from jobs.protocol.chat_completion import Chunks, chat_completion, to_json
-from jobs.protocol.chat_request import CreateChatCompletion
+from jobs.protocol.chat_request import CreateChatCompletion, in_chat_terms
 from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, UnavailableError
 from jobs.protocol.validation import validate_chat, validate_response
 from jobs.use_cases import submission
@@ -28,9 +28,6 @@ from web.v1.routes import (
     stream_response,
     submit,
 )
-
-#: The names of a response's parameters in a chat completion.
-_NAMES = {"input": "messages", "max_output_tokens": "max_completion_tokens"}
 
 
 @blueprint.post("/chat/completions")
@@ -53,7 +50,7 @@ def create_chat_completion() -> Response:
                     digest,
                 )
             except InvalidRequestError as error:
-                raise _in_chat_terms(error) from error
+                raise in_chat_terms(error) from error
         if request.stream:
             return stream_response(
                 _chunks(message_stream(job.id, after=-1), request), slot=stack.pop_all()
@@ -100,13 +97,3 @@ def _chunks(events: Iterator[bytes], request: CreateChatCompletion) -> Iterator[
             return
     if chunks.finished:
         yield sse.data_message("[DONE]")
-
-
-def _in_chat_terms(error: InvalidRequestError) -> InvalidRequestError:
-    """Return an error about a response's parameter as one about that of a chat completion."""
-    message = error.message
-    for name, chat_name in _NAMES.items():
-        message = message.replace(f"`{name}`", f"`{chat_name}`")
-    return InvalidRequestError(
-        message, code=error.code, param=_NAMES.get(error.param or "", error.param)
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response, response_list
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
+from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
 from web.request_body import read_json
@@ -32,8 +32,6 @@ blueprint = Blueprint("v1", __name__)
 
 #: The maximum number of seconds for which `Prefer: wait=N` delays a reply.
 MAX_WAIT = 60.0
-DEFAULT_PAGE_SIZE = 20
-MAX_PAGE_SIZE = 100
 MAX_KEY_LENGTH = 255
 
 
@@ -101,8 +99,8 @@ def submit(request: Callable[[], CreateResponse], key: str | None, digest: str |
 def index() -> Response:
     """List jobs, newest first."""
     services = get_services()
-    limit, order, after = page()
-    status = choice("status", "", ("", *Status))
+    limit, order, after = query.page()
+    status = query.choice("status", "", ("", *Status))
     jobs, has_more = queries.list_jobs(
         services.database,
         services.owner,
@@ -110,8 +108,8 @@ def index() -> Response:
         after=after,
         newest_first=order == "desc",
         status=Status(status) if status else None,
-        since=_time("since"),
-        until=_time("until"),
+        since=query.time("since"),
+        until=query.time("until"),
         with_attempts=True,
     )
     return json_response(response_list(jobs, has_more=has_more))
@@ -123,8 +121,8 @@ def retrieve(job_id: str) -> Response:
     services = get_services()
     last_event_id = request.headers.get("Last-Event-ID", "")
     after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
-    after = _integer("starting_after", after, -1, 10**9)
-    if choice("stream", "false", ("true", "false")) == "true":
+    after = query.integer("starting_after", after, -1, 10**9)
+    if query.choice("stream", "false", ("true", "false")) == "true":
         queries.get_version(
             services.database, services.readable_owner, job_id
         )  # Raises if there is no such job.
@@ -166,7 +164,7 @@ def delete(job_id: str) -> Response:
 def input_items(job_id: str) -> Response:
     """List what was asked: the items of the request's input."""
     services = get_services()
-    limit, order, after = page()
+    limit, order, after = query.page()
     job = queries.get_job(services.database, services.readable_owner, job_id, with_input_items=True)
     return json_response(
         input_item_list(job, limit=limit, after=after, newest_first=order == "desc")
@@ -249,53 +247,3 @@ def _completed(reply: Response, *, final: bool, etag: str) -> Response:
 
 def json_response(data: Any, status: int = 200) -> Response:
     return Response(to_json(data), status, mimetype="application/json")
-
-
-def page() -> tuple[int, str, str | None]:
-    """Return which page of a list is requested: its size, its order, and the id that it comes after."""
-    limit = _integer("limit", DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE)
-    return limit, choice("order", "desc", ("asc", "desc")), request.args.get("after")
-
-
-def _time(name: str) -> dt.datetime | None:
-    """Return a query parameter that is a time: Unix seconds, or RFC 3339."""
-    text = request.args.get(name)
-    if text is None:
-        return None
-    try:
-        if re.fullmatch(r"\d{1,11}", text):
-            return dt.datetime.fromtimestamp(int(text), dt.UTC)
-        time = dt.datetime.fromisoformat(text)
-        return time.astimezone(dt.UTC) if time.tzinfo else time.replace(tzinfo=dt.UTC)
-    except (ValueError, OverflowError):
-        raise InvalidRequestError(
-            f"`{name}` must be a time: Unix seconds, or RFC 3339 such as 2026-01-31T12:00:00Z.",
-            code="invalid_value",
-            param=name,
-        ) from None
-
-
-def _integer(name: str, default: int, minimum: int, maximum: int) -> int:
-    """Return a query parameter that is an integer."""
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"-?\d{1,10}", text) or not minimum <= int(text) <= maximum:
-        raise InvalidRequestError(
-            f"`{name}` must be an integer from {minimum} to {maximum}.",
-            code="invalid_value",
-            param=name,
-        )
-    return int(text)
-
-
-def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
-    """Return a query parameter that is one of some values."""
-    value = request.args.get(name, default)
-    if value not in choices:
-        raise InvalidRequestError(
-            f"`{name}` must be one of: {', '.join(filter(None, choices))}.",
-            code="invalid_value",
-            param=name,
-        )
-    return value

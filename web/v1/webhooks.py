@@ -10,11 +10,12 @@ from jobs.protocol import webhooks as protocol
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.validation import parse
 from jobs.use_cases import deliveries, webhooks
+from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
 from web.request_body import read_json
 from web.services import get_services
-from web.v1.routes import blueprint, choice, json_response, page
+from web.v1.routes import blueprint, json_response
 
 
 @blueprint.post("/webhook_endpoints")
@@ -35,7 +36,7 @@ def create_webhook_endpoint() -> Response:
 def list_webhook_endpoints() -> Response:
     """List the endpoints of the caller's owner, the newest first."""
     services = get_services()
-    limit, order, after = page()
+    limit, order, after = query.page()
     endpoints, has_more = webhooks.list_endpoints(
         services.database, services.owner, limit=limit, after=after, newest_first=order == "desc"
     )
@@ -111,8 +112,8 @@ def test_webhook_endpoint(endpoint_id: str) -> Response:
 @blueprint.get("/webhook_endpoints/<endpoint_id>/deliveries")
 def list_webhook_deliveries(endpoint_id: str) -> Response:
     """List the deliveries to an endpoint, the newest first."""
-    limit, order, after = page()
-    status = choice("status", "", ("", *DeliveryStatus))
+    limit, order, after = query.page()
+    status = query.choice("status", "", ("", *DeliveryStatus))
     found, has_more = deliveries.list_deliveries(
         get_services().database,
         get_caller().changeable_owner,

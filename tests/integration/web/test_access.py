@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,37 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
     assert keyed(alice, "Why?").json["id"] != keyed(bob, "How?").json["id"]
     assert keyed(again, "Why?").json["id"] == keyed(alice, "Why?").json["id"]
     assert code(keyed(again, "How?")) == (422, "idempotency_key_reused")
+
+
+def test_files_and_batches_of_another_owner_are_not_found(app: Any) -> None:
+    owner, other, admin = program(app), program(app), program(app, Scope.ADMIN)
+    form = {"purpose": "batch", "file": (io.BytesIO(b"{}\n"), "in.jsonl")}
+    file_id = owner.post("/v1/files", data=form, content_type="multipart/form-data").json["id"]
+    body = {
+        "input_file_id": file_id,
+        "endpoint": "/v1/responses",
+        "completion_window": "24h",
+    }
+    refused = other.post("/v1/batches", json=body)
+    assert code(refused) == (400, "file_not_found")
+    batch_id = owner.post("/v1/batches", json=body).json["id"]
+    for method, path in (
+        ("GET", f"/v1/files/{file_id}"),
+        ("GET", f"/v1/files/{file_id}/content"),
+        ("GET", f"/v1/files?after={file_id}"),
+        ("DELETE", f"/v1/files/{file_id}"),
+        ("GET", f"/v1/batches/{batch_id}"),
+        ("GET", f"/v1/batches?after={batch_id}"),
+        ("POST", f"/v1/batches/{batch_id}/cancel"),
+    ):
+        assert code(other.open(path, method=method)) == (404, "not_found")
+        assert code(program(app, Scope.AUDIT).open(path, method=method))[0] == 403
+    for path in ("/v1/files", "/v1/batches"):
+        assert [entry["id"] for entry in owner.get(path).json["data"]] in ([file_id], [batch_id])
+        assert other.get(path).json["data"] == admin.get(path).json["data"] == []
+    assert admin.get(f"/v1/batches/{batch_id}").status_code == 200
+    assert admin.post(f"/v1/batches/{batch_id}/cancel").json["status"] == "cancelling"
+    assert admin.delete(f"/v1/files/{file_id}").status_code == 200
 
 
 def test_audit_reads_the_histories_of_all_owners(app: Any) -> None:

@@ -1,0 +1,213 @@
+"""`helixq jobs`: list, show, watch, cancel and replay the jobs of a server."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+import shutil
+import sys
+from typing import Any
+
+import click
+
+from cli import asking
+from cli.client import Client
+from cli.options import server
+from jobs.models import Status
+from jobs.pipeline import LABELS, Role
+from jobs.settings import Settings
+
+#: Jobs of one request.
+PAGE = 100
+#: Columns of a list beside the question: id, status, time, duration and the spaces between them.
+OTHER_COLUMNS = 37 + 2 + 11 + 2 + 17 + 2 + 9 + 2
+MIN_QUESTION = 20
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, watch, cancel and replay jobs."""
+
+
+@jobs.command("list")
+@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only this status.")
+@click.option("--owner", metavar="NAME", help="Only this owner's; needs the scope audit.")
+@click.option("--since", metavar="TIME", help="Created then or later, as 2026-01-31T12:00Z.")
+@click.option("--until", metavar="TIME", help="Created before.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job.")
+@server
+@click.pass_obj
+def list_(
+    settings: Settings, /, limit: int, as_json: bool, url: str | None, **filters: str | None
+) -> None:
+    """List jobs, newest first."""
+    parameters: dict[str, str | int] = {k: v for k, v in filters.items() if v is not None}
+    width = max(MIN_QUESTION, shutil.get_terminal_size((120, 24)).columns - OTHER_COLUMNS)
+    with Client(url or settings.url, settings.api_key) as client:
+        while limit > 0:
+            page = client.jobs(**parameters, limit=min(limit, PAGE))
+            for job in page["data"]:
+                click.echo(_to_json(job) if as_json else _row(job, width))
+            limit -= len(page["data"])
+            if not page["has_more"]:
+                break
+            parameters["after"] = page["data"][-1]["id"]
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole history as JSON.")
+@server
+@click.pass_obj
+def show(settings: Settings, /, job_id: str, as_json: bool, url: str | None) -> None:
+    """Show a job and the attempts at its stages."""
+    with Client(url or settings.url, settings.api_key) as client:
+        history = client.history(job_id)
+    if as_json:
+        click.echo(_to_json(history, indent=2))
+        return
+    for name in ("id", "status", "owner", "created_at", "started_at", "finished_at", "model"):
+        if history[name] is not None:
+            click.echo(f"{name.removesuffix('_at') + ':':<11}{history[name]}")
+    if history["error"]:
+        click.echo(f"error:     {_printable(history['error']['message'])}")
+    click.echo(f"\nQUESTION: {_printable(history['question'])}")
+    for attempt in history["attempts"]:
+        click.echo(f"\n{_heading(history, attempt)}")
+        if attempt["output"] is not None:
+            click.echo(_printable(attempt["output"]))
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the response as JSON at the end.")
+@server
+@click.pass_obj
+def watch(settings: Settings, /, job_id: str, as_json: bool, url: str | None) -> None:
+    """Follow a job to its end, and print its texts as they are written."""
+    with Client(url or settings.url, settings.api_key) as client:
+        sys.exit(asking.follow(client, job_id, as_json=as_json))
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@server
+@click.pass_obj
+def cancel(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> None:
+    """Cancel jobs. One that has ended stays as it is."""
+    with Client(url or settings.url, settings.api_key) as client:
+        for job_id in job_ids:
+            click.echo(f"{job_id} is {client.cancel(job_id)['status']}.")
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="[ID...]", nargs=-1)
+@click.option(
+    "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
+)
+@click.option("--until", metavar="TIME", help="And created before.")
+@click.option("--sample", type=click.IntRange(min=1), help="Only so many of them, at random.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job.")
+@server
+@click.pass_obj
+def replay(
+    settings: Settings,
+    /,
+    job_ids: tuple[str, ...],
+    sample: int | None,
+    as_json: bool,
+    url: str | None,
+    **times: str | None,
+) -> None:
+    """Run jobs again as new jobs, and compare the texts. The exit status is 1 if one differs."""
+    between = {name: time for name, time in times.items() if time is not None}
+    if bool(job_ids) == bool(between) or (sample and not between):
+        raise click.UsageError("Give either IDs, or --since or --until, and --sample with these.")
+    with Client(url or settings.url, settings.api_key) as client:
+        ids = list(job_ids) or _completed(client, between)
+        if sample and sample < len(ids):
+            ids = random.SystemRandom().sample(ids, sample)
+        all_identical = True
+        # All are submitted before the first is waited for: the engine batches them.
+        for job_id in [client.replay(job_id) for job_id in ids]:
+            for _ in client.events(job_id):
+                pass
+            history = client.history(job_id)
+            report = history["replay"]
+            all_identical &= report["identical"] is True
+            click.echo(_to_json({"id": job_id, **report}) if as_json else _verdict(history))
+    sys.exit(not all_identical)
+
+
+def _completed(client: Client, between: dict[str, str]) -> list[str]:
+    """Return the ids of completed jobs that are no replays themselves."""
+    ids: list[str] = []
+    parameters: dict[str, str | int] = {**between, "status": "completed", "limit": PAGE}
+    while True:
+        page = client.jobs(**parameters)
+        ids += [job["id"] for job in page["data"] if job["replay_of"] is None]
+        if not page["has_more"]:
+            return ids
+        parameters["after"] = page["data"][-1]["id"]
+
+
+def _verdict(history: dict[str, Any]) -> str:
+    """Return what a replay showed, in one line."""
+    report = history["replay"]
+    name = f"{report['of']}, replayed as {history['id']}"
+    if report["identical"]:
+        return f"{name}: identical"
+    if (difference := report["difference"]) is None:
+        return f"{name}: not compared, since it was deleted or the replay is {history['status']}"
+    changed = ", ".join(change["field"] for change in report["changed"]) or "nothing"
+    stage = difference["role"]
+    if history["rounds"] > 1 and stage != Role.ACTOR:
+        stage = f"{stage} of round {difference['round']}"
+    old, new = (
+        _printable(json.dumps(difference[k], ensure_ascii=False)) for k in ("original", "replay")
+    )
+    return (
+        f"{name}: the {difference['field']} of the {stage} differs from character {difference['at']} on: "
+        f"{old} became {new}; the worker differs in: {changed}"
+    )
+
+
+def _row(job: dict[str, Any], width: int) -> str:
+    created = dt.datetime.fromisoformat(job["created_at"])
+    duration = "-"
+    if job["finished_at"]:
+        seconds = (dt.datetime.fromisoformat(job["finished_at"]) - created).total_seconds()
+        duration = f"{seconds:.1f} s"
+    question = " ".join(_printable(job["question"]).split())
+    if len(question) > width:
+        question = f"{question[: width - 1]}…"
+    time = f"{created:%Y-%m-%d %H:%M}Z"
+    return f"{job['id']:<37}  {job['status']:<11}  {time}  {duration:>9}  {question}"
+
+
+def _heading(history: dict[str, Any], attempt: dict[str, Any]) -> str:
+    parts = [LABELS[Role(attempt["role"])]]
+    if history["rounds"] > 1 and attempt["role"] != Role.ACTOR:
+        parts.append(f"round {attempt['round']}")
+    if history["run"] > 1:
+        parts.append(f"run {attempt['run']}")
+    if attempt["number"] > 1:
+        parts.append(f"attempt {attempt['number']}")
+    if attempt["status"] != "finished":
+        parts.append(attempt["status"])
+    if attempt["output_tokens"] is not None:
+        parts.append(f"{attempt['output_tokens']} tokens")
+    return ", ".join(parts)
+
+
+def _printable(text: str) -> str:
+    """Return a text whose control characters do nothing to a terminal."""
+    return "".join(
+        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def _to_json(data: dict[str, Any], indent: int | None = None) -> str:
+    return json.dumps(data, ensure_ascii=False, indent=indent)

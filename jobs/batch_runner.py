@@ -1,0 +1,452 @@
+"""The background duty that works on batches: validates their lines, submits them, and writes their answers.
+
+It runs in every worker and in `helixq maintain`. Each step is a use case (`jobs.use_cases.batches`), so a
+process may die between any two of them, and another one goes on.
+
+Lines wait in their batch and not in the queue: a few of them are jobs at a time, shared between owners and
+between an owner's batches, and with the lowest priority. So a single question waits for no more than a job
+that is running, and a new batch for no more than the few lines that are queued.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from jobs import transient
+from jobs.database import Database
+from jobs.errors import QueueUnavailableError
+from jobs.jsonl import Line, read_lines
+from jobs.models import BatchStatus, Job
+from jobs.pipeline import Turn
+from jobs.progress import Progress
+from jobs.protocol import batch_lines
+from jobs.protocol.conversation import earlier_turns
+from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, translate
+from jobs.protocol.limits import surely_fits
+from jobs.protocol.new_job import new_job
+from jobs.protocol.request import CreateResponse
+from jobs.protocol.response import response
+from jobs.protocol.tokens import TokenCounter
+from jobs.queue import Publisher
+from jobs.use_cases import batches, files, outbox
+from jobs.use_cases.batches import LineResult, Piece, Submission, ValidatedLine, Work
+from jobs.use_cases.submission import NewJob
+
+log = logging.getLogger(__name__)
+
+#: The maximum number of lines of a batch, as in OpenAI's API.
+MAX_LINES = 50_000
+#: The maximum number of lines and bytes that are validated or submitted in one transaction.
+PIECE_LINES = 250
+PIECE_BYTES = 1 << 20
+#: Seconds of one call at most: sweeps run in between.
+MAX_TIME = 1.0
+#: The share of the time of a step for which to wait after it: a worker's engine needs the interpreter too.
+PAUSE = 0.5
+#: Lines that are queued at a time: so many, and so many for each line that is running.
+MIN_WINDOW = 8
+WINDOW_PER_RUNNING = 2
+#: Answers that are written in one transaction.
+MAX_ANSWERS = 100
+
+_GIVEN_UP = {
+    BatchStatus.CANCELLING: (
+        "batch_cancelled",
+        "The batch was cancelled before this request was answered.",
+    ),
+    BatchStatus.FINALIZING: (
+        "batch_expired",
+        "This request was not answered before the completion window expired.",
+    ),
+}
+
+
+class BatchRunner:
+    """Works on batches, for one process."""
+
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publisher,
+        progress: Progress,
+        stopped: threading.Event,
+    ) -> None:
+        """
+        Args:
+            database: of the batches and jobs.
+            publisher: publishes the jobs.
+            progress: gets the changes of jobs.
+            stopped: ends a call early.
+        """
+        self._database = database
+        self._publisher = publisher
+        self._progress = progress
+        self._stopped = stopped
+        self._tokens = TokenCounter(database)
+        #: The process's name for its leases.
+        self._name = secrets.token_hex(16)
+
+    def run(self) -> bool:
+        """Do the next steps of the batches that no other process works on.
+
+        Returns:
+            whether something was done: there may be more.
+        """
+        deadline = time.monotonic() + MAX_TIME
+        busy = False
+        work = batches.find_work(self._database, self._name)
+        shares = share(work)
+        for one in work:
+            if one.taken or self._stopped.is_set() or time.monotonic() > deadline:
+                continue
+            try:
+                busy |= self._step(one, shares.get(one.batch_id, 0), deadline)
+            except Exception as error:
+                if transient.is_transient(error):
+                    raise
+                # Other batches go on.
+                log.exception("%s: a step failed", one.batch_id)
+        return busy
+
+    def _step(self, work: Work, lines: int, deadline: float) -> bool:
+        """Do the next steps of a batch; return whether something was done."""
+        match work.status:
+            case BatchStatus.VALIDATING if not work.expired:
+                return self._validate(work.batch_id, deadline)
+            case BatchStatus.VALIDATING:
+                return self._note_end(
+                    work.batch_id,
+                    batches.end_unstarted(self._database, work.batch_id, self._name),
+                )
+            case BatchStatus.CANCELLING | BatchStatus.FINALIZING:
+                return self._give_up(work, deadline)
+        if work.expired:
+            ended = batches.expire_batch(self._database, work.batch_id, self._name)
+            for job_id in ended or ():
+                self._progress.publish_change(job_id)
+            return ended is not None
+        done = False
+        if work.ended:
+            done = self._write_answers(work.batch_id)
+        if lines:
+            done |= self._submit(work.batch_id, lines)
+        return done
+
+    # Validation.
+
+    def _validate(self, batch_id: str, deadline: float) -> bool:
+        """Validate a batch's input, for as long as there is time."""
+        batch = batches.take_batch(self._database, batch_id, self._name)
+        if batch is None or batch.status is not BatchStatus.VALIDATING:
+            return False
+        size = batches.input_size(self._database, batch)
+        lines = read_lines(
+            self._reader(batch.input_file_id),
+            batch.validated_bytes,
+            max_length=batch_lines.MAX_LINE,
+        )
+        position, number, total = batch.validated_bytes, batch.validated_lines, batch.total
+        while True:
+            started = time.monotonic()
+            piece = self._validate_piece(batch, lines, position, number, total, size)
+            status = batches.record_piece(self._database, batch_id, self._name, piece)
+            if status is not BatchStatus.VALIDATING:
+                return self._note_end(batch_id, status)
+            position, number = piece.end, piece.last_line
+            total += len(piece.lines)
+            if time.monotonic() > deadline or self._pause(started):
+                return True
+
+    def _validate_piece(
+        self,
+        batch: Any,
+        lines: Iterator[Line],
+        start: int,
+        number: int,
+        total: int,
+        size: int,
+    ) -> Piece:
+        """Validate the next lines of an input file.
+
+        Args:
+            batch: its row.
+            lines: of its input, from the next one on.
+            start: where the next line begins, in bytes.
+            number: of the line before it.
+            total: the number of requests before it.
+            size: of the file in bytes.
+        """
+        position = start
+        found: list[ValidatedLine] = []
+        errors: list[dict[str, Any]] = []
+        last = False
+        while len(found) < PIECE_LINES and position - start < PIECE_BYTES:
+            line = next(lines, None)
+            if line is None:
+                last = True
+                if position < size:
+                    errors.append(_error("file_not_found", None, "The input file was deleted."))
+                break
+            number += 1
+            position = line.end
+            if line.text is not None and not line.text.strip():
+                continue
+            if total + len(found) >= MAX_LINES:
+                last = True
+                message = f"A batch has at most {MAX_LINES:,} requests."
+                errors.append(_error("request_limit_exceeded", number, message))
+                break
+            try:
+                if line.text is None:
+                    raise InvalidRequestError(
+                        f"The line is larger than {batch_lines.MAX_LINE >> 20} MiB.",
+                        code="line_too_large",
+                    )
+                data = batch_lines.parse_line(_without_mark(line.text, number))
+                custom_id = batch_lines.custom_id_of(data)
+                # Also of a line that is wrong, so that duplicates are found.
+                found.append(ValidatedLine(number, custom_id, line.start, line.length))
+                body = batch_lines.body_of(data, batch.endpoint)
+            except InvalidRequestError as error:
+                errors.append(_error(error.code, number, error.message, error.param))
+                continue
+            try:
+                self._check(batch, body)
+            except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
+                refused = self._refusal(error, batch.id, number)
+                code, message, param = batch_lines.in_line_terms(refused)
+                errors.append(_error(code, number, message, param))
+            if len(errors) + len(batch.errors) >= batches.MAX_ERRORS:
+                last = True
+                break
+        return Piece(start, position, number, found, errors, last)
+
+    def _check(self, batch: Any, body: dict[str, Any]) -> None:
+        """Check that a line can become a job.
+
+        Raises:
+            ProtocolError: the line is refused.
+        """
+        request, turns = self._request(batch, body)
+        # The exact count of a long question's tokens would take most of the time. It follows when the
+        # line becomes a job.
+        if not surely_fits(request, turns or [], self._tokens):
+            new_job(request, self._tokens, turns)
+
+    def _new_job(self, batch: Any, body: dict[str, Any]) -> NewJob:
+        """Return the job that a line asks for.
+
+        Raises:
+            ProtocolError: the line is refused.
+        """
+        request, turns = self._request(batch, body)
+        return new_job(request, self._tokens, turns)
+
+    def _request(
+        self, batch: Any, body: dict[str, Any]
+    ) -> tuple[CreateResponse, list[Turn] | None]:
+        request = batch_lines.to_request(body, batch.endpoint, batch.chat_context)
+        return request, earlier_turns(request, self._database, batch.owner)
+
+    def _refusal(self, error: Exception, batch_id: str, number: int) -> ProtocolError:
+        """Return why a line is refused. An error that may pass is raised again."""
+        if transient.is_transient(error):
+            raise error
+        refused = translate(error)
+        if refused.kind is ErrorKind.INTERNAL:
+            log.error("%s: line %d failed", batch_id, number, exc_info=error)
+        return refused
+
+    # Submission and answers.
+
+    def _submit(self, batch_id: str, count: int) -> bool:
+        """Make jobs of a batch's next lines."""
+        batch = batches.take_batch(self._database, batch_id, self._name)
+        if batch is None or batch.status is not BatchStatus.IN_PROGRESS:
+            return False
+        jobs: dict[int, NewJob] = {}
+        refused: list[LineResult] = []
+        size, last_line = 0, batch.submitted_line
+        pending = batches.pending_lines(self._database, batch, min(count, PIECE_LINES))
+        first = pending[0].start if pending else 0
+        lines = read_lines(
+            self._reader(batch.input_file_id, chunks=1), first, max_length=batch_lines.MAX_LINE
+        )
+        for number, custom_id, start, length in pending:
+            if size and size + length > PIECE_BYTES:
+                break
+            size += length
+            last_line = number
+            try:
+                line = next((line for line in lines if line.start >= start), None)
+                jobs[number] = self._line_job(batch, number, custom_id, line)
+            except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
+                # It was valid, but the model or an earlier response has changed since.
+                text = batch_lines.refused_line(
+                    batch_id, number, custom_id, self._refusal(error, batch_id, number), None
+                )
+                refused.append(LineResult(number, text, failed=True))
+        if last_line == batch.submitted_line:
+            return False
+        submission = Submission(batch.submitted_line, last_line, jobs)
+        submitted = batches.record_lines(self._database, batch_id, self._name, refused, submission)
+        self._publish(submitted or [])
+        return submitted is not None
+
+    def _line_job(self, batch: Any, number: int, custom_id: str, line: Line | None) -> NewJob:
+        if line is None or line.text is None:
+            raise InvalidRequestError("The input file was deleted.", code="file_not_found")
+        data = batch_lines.parse_line(_without_mark(line.text, number))
+        job = self._new_job(batch, batch_lines.body_of(data, batch.endpoint))
+        return replace(job, batch_id=batch.id, custom_id=custom_id)
+
+    def _publish(self, jobs: Sequence[Job]) -> None:
+        """Publish accepted jobs. What Redis does not take, a sweep publishes."""
+        for position, job in enumerate(jobs):
+            try:
+                self._publisher.publish(
+                    job.id, stage_index=0, rounds=job.rounds, priority=job.priority
+                )
+            except QueueUnavailableError as error:
+                log.warning("lines of batches are published later: %s", error)
+                for later in jobs[position:]:
+                    outbox.mark_unpublished(self._database, later.id, 0)
+                return
+
+    def _write_answers(self, batch_id: str) -> bool:
+        """Write the answers of lines whose jobs have ended; return whether there were any."""
+        batch = batches.take_batch(self._database, batch_id, self._name)
+        if batch is None:
+            return False
+        ended = batches.ended_lines(self._database, batch_id, limit=MAX_ANSWERS)
+        results = [
+            _result(batch, number, custom_id, job_id, job)
+            for number, custom_id, job_id, job in ended
+        ]
+        recorded = batches.record_lines(self._database, batch_id, self._name, results)
+        return bool(results) and recorded is not None
+
+    def _give_up(self, work: Work, deadline: float) -> bool:
+        """Write what is there of a batch that is cancelled or has expired, and errors for all other lines."""
+        batch = batches.take_batch(self._database, work.batch_id, self._name)
+        if batch is None:
+            return False
+        if batch.in_progress_at is None:
+            return self._note_end(
+                batch.id, batches.end_unstarted(self._database, batch.id, self._name)
+            )
+        while self._write_answers(batch.id):
+            if time.monotonic() > deadline:
+                return True
+        code, message = _GIVEN_UP[batch.status]
+        while lines := batches.pending_lines(self._database, batch, PIECE_LINES):
+            results = [
+                LineResult(
+                    number,
+                    batch_lines.unanswered_line(batch.id, number, custom_id, code, message),
+                    failed=True,
+                )
+                for number, custom_id, _, _ in lines
+            ]
+            submission = Submission(batch.submitted_line, lines[-1].number)
+            if (
+                batches.record_lines(self._database, batch.id, self._name, results, submission)
+                is None
+                or time.monotonic() > deadline
+            ):
+                return True
+            batch = batches.take_batch(self._database, batch.id, self._name)
+            if batch is None:
+                break
+        return True
+
+    def _reader(self, file_id: str, chunks: int = files.READ_CHUNKS) -> Callable[[int], bytes]:
+        return lambda position: files.read_file(self._database, file_id, position, chunks=chunks)
+
+    def _note_end(self, batch_id: str, status: BatchStatus | None) -> bool:
+        if status is not None:
+            log.info("%s: %s", batch_id, status)
+        return status is not None
+
+    def _pause(self, started: float) -> bool:
+        """Wait for a share of the time since a step started; return whether to stop."""
+        return self._stopped.wait(PAUSE * (time.monotonic() - started))
+
+
+def share(work: Sequence[Work]) -> dict[str, int]:
+    """Return how many lines of each batch to submit.
+
+    The number of lines that are queued is limited, and grows with the number that are running. It is
+    shared equally between the owners that have lines to submit, and between the batches of each. An owner
+    that comes later gets its share at once, whatever is queued for others.
+    """
+    ready = [one for one in work if one.status is BatchStatus.IN_PROGRESS and not one.expired]
+    open_ = [one for one in ready if one.pending > 0]
+    if not open_:
+        return {}
+    window = MIN_WINDOW + WINDOW_PER_RUNNING * sum(one.running for one in ready)
+    owners: dict[str, list[Work]] = {}
+    for one in open_:
+        owners.setdefault(one.owner, []).append(one)
+    shares: dict[str, int] = {}
+    for owner, theirs in owners.items():
+        queued = {one.batch_id: one.queued for one in theirs}
+        # Lines of the owner's batches that have none to submit count too.
+        others = sum(o.queued for o in ready if o.owner == owner and o.batch_id not in queued)
+        free = -(-window // len(owners)) - others - sum(queued.values())
+        pending = {one.batch_id: one.pending for one in theirs}
+        for _ in range(max(0, free)):
+            batch_id = min(
+                (b for b, left in pending.items() if left > 0), key=queued.__getitem__, default=None
+            )
+            if batch_id is None:
+                break
+            queued[batch_id] += 1
+            pending[batch_id] -= 1
+            shares[batch_id] = shares.get(batch_id, 0) + 1
+    return shares
+
+
+def _result(batch: Any, number: int, custom_id: str, job_id: str, job: Job | None) -> LineResult:
+    """Return what a batch's files say about a line whose job has ended."""
+    if job is None:
+        return LineResult(
+            number,
+            batch_lines.unanswered_line(
+                batch.id, number, custom_id, "deleted", f"The job {job_id} was deleted."
+            ),
+            failed=True,
+        )
+    try:
+        text = batch_lines.answer_line(batch.id, number, custom_id, batch.endpoint, job)
+    except ProtocolError as error:
+        if error.kind is ErrorKind.CANCELLED:
+            code, message = _GIVEN_UP.get(batch.status, (error.code, error.message))
+            text = batch_lines.unanswered_line(batch.id, number, custom_id, code, message)
+        else:
+            text = batch_lines.refused_line(batch.id, number, custom_id, error, job.id)
+        return LineResult(number, text, failed=True)
+    usage = response(job)["usage"]
+    return LineResult(
+        number,
+        text,
+        failed=False,
+        input_tokens=usage["input_tokens"],
+        output_tokens=usage["output_tokens"],
+        reasoning_tokens=usage["output_tokens_details"]["reasoning_tokens"],
+    )
+
+
+def _error(code: str, line: int | None, message: str, param: str | None = None) -> dict[str, Any]:
+    return {"code": code, "line": line, "message": message, "param": param}
+
+
+def _without_mark(line: bytes, number: int) -> bytes:
+    """Return a line without the byte order mark that some editors put before the first one."""
+    return line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line

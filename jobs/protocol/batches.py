@@ -1,0 +1,137 @@
+"""Batches as OpenAI's Batch objects, and the parameters of a new one."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs import pipeline
+from jobs.models import Batch, BatchStatus
+from jobs.protocol.batch_lines import ENDPOINTS
+from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.files import check_expiry
+from jobs.protocol.options import neutral, one_of
+from jobs.protocol.request import Metadata
+from jobs.protocol.validation import check_metadata, parse
+from jobs.use_cases.batches import NewBatch
+
+_WINDOW = "24h"
+
+
+class CreateBatch(BaseModel):
+    """The parameters of ``POST /v1/batches``."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    input_file_id: Annotated[str, Field(max_length=100)]
+    endpoint: Annotated[
+        str,
+        neutral(one_of(*ENDPOINTS), f"Use `{ENDPOINTS[0]}` or `{ENDPOINTS[1]}`."),
+    ]
+    completion_window: Annotated[str, neutral(one_of(_WINDOW), f"Use `{_WINDOW}`.")]
+    metadata: Metadata | None = None
+    output_expires_after: dict[str, Any] | None = None
+
+
+def parse_batch(
+    data: dict[str, Any],
+    *,
+    chat_context: Literal["question", "turns"],
+    idempotency_key: str | None,
+    request_digest: str | None,
+) -> NewBatch:
+    """Return the batch that a request asks for.
+
+    Args:
+        data: the request's body.
+        chat_context: what of a chat's messages is asked where a line does not say so.
+        idempotency_key: the client's.
+        request_digest: of the body.
+
+    Raises:
+        InvalidRequestError: a parameter is wrong, or asks for what is not offered.
+    """
+    request = parse(CreateBatch, data, tuple(CreateBatch.model_fields))
+    check_metadata(request.metadata)
+    expires_after = None
+    if request.output_expires_after is not None:
+        expires_after = check_expiry(request.output_expires_after, "output_expires_after")
+    return NewBatch(
+        input_file_id=request.input_file_id,
+        endpoint=request.endpoint,
+        chat_context=chat_context,
+        metadata=request.metadata or {},
+        output_expires_after=expires_after,
+        idempotency_key=idempotency_key,
+        request_digest=request_digest,
+    )
+
+
+def no_input(file_id: str) -> InvalidRequestError:
+    """Return the error for an input file that does not exist."""
+    return InvalidRequestError(
+        f"There is no file {file_id!r} with the purpose `batch`.",
+        code="file_not_found",
+        param="input_file_id",
+    )
+
+
+def batch_object(batch: Batch) -> dict[str, Any]:
+    """Return the Batch object of a batch."""
+    ended = batch.ended_at is not None
+
+    def ended_as(status: BatchStatus) -> int | None:
+        return _timestamp(batch.ended_at) if batch.status is status else None
+
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": pipeline.MODEL,
+        "errors": {"object": "list", "data": batch.errors} if ended and batch.errors else None,
+        "input_file_id": batch.input_file_id,
+        "completion_window": _WINDOW,
+        "status": batch.status.value,
+        "output_file_id": batch.output_file_id if ended else None,
+        "error_file_id": batch.error_file_id if ended else None,
+        "created_at": _timestamp(batch.created_at),
+        "in_progress_at": _timestamp(batch.in_progress_at),
+        "expires_at": _timestamp(batch.expires_at),
+        "finalizing_at": _timestamp(batch.finalizing_at),
+        "completed_at": ended_as(BatchStatus.COMPLETED),
+        "failed_at": ended_as(BatchStatus.FAILED),
+        "expired_at": ended_as(BatchStatus.EXPIRED),
+        "cancelling_at": _timestamp(batch.cancelling_at),
+        "cancelled_at": ended_as(BatchStatus.CANCELLED),
+        "request_counts": {
+            "total": batch.total,
+            "completed": batch.completed,
+            "failed": batch.failed,
+        },
+        "usage": {
+            "input_tokens": batch.input_tokens,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": batch.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": batch.reasoning_tokens},
+            "total_tokens": batch.input_tokens + batch.output_tokens,
+        },
+        "metadata": batch.metadata_,
+    }
+
+
+def batch_list(batches: Sequence[Batch], *, has_more: bool) -> dict[str, Any]:
+    """Return one page of a list of batches."""
+    return {
+        "object": "list",
+        "data": [batch_object(batch) for batch in batches],
+        "first_id": batches[0].id if batches else None,
+        "last_id": batches[-1].id if batches else None,
+        "has_more": has_more,
+    }
+
+
+def _timestamp(time: dt.datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp())

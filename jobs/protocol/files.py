@@ -1,0 +1,117 @@
+"""Files as OpenAI's File objects, and the parameters of an upload."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jobs.models import File, FilePurpose
+from jobs.protocol.errors import InvalidRequestError
+
+#: The seconds that a file may be kept: an hour to 30 days.
+MIN_EXPIRY, MAX_EXPIRY = 3600, 2_592_000
+_FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
+
+
+class Upload(NamedTuple):
+    """The parameters of an upload besides the file."""
+
+    #: Seconds; None if the request does not say.
+    expires_after: int | None
+
+
+def file_object(file: File) -> dict[str, Any]:
+    """Return the File object of a file."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": int(file.created_at.timestamp()),
+        "expires_at": None if file.expires_at is None else int(file.expires_at.timestamp()),
+        "filename": file.name,
+        "purpose": file.purpose.value,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def file_list(files: Sequence[File], *, has_more: bool) -> dict[str, Any]:
+    """Return one page of a list of files."""
+    return {
+        "object": "list",
+        "data": [file_object(file) for file in files],
+        "first_id": files[0].id if files else None,
+        "last_id": files[-1].id if files else None,
+        "has_more": has_more,
+    }
+
+
+def parse_fields(fields: Mapping[str, str]) -> Upload:
+    """Check the fields of an upload's form, without the file.
+
+    Raises:
+        InvalidRequestError: one of them is wrong.
+    """
+    if unknown := next((name for name in fields if name not in _FIELDS), None):
+        names = ", ".join(f"`{name}`" for name in _FIELDS)
+        raise InvalidRequestError(
+            f"Unknown parameter: `{unknown[:100]}`. The supported parameters are {names}.",
+            code="unknown_parameter",
+            param=unknown[:100],
+        )
+    check_purpose(fields.get("purpose"))
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return Upload(None)
+    number = int(seconds) if seconds and re.fullmatch(r"\d{1,9}", seconds) else None
+    return Upload(check_expiry({"anchor": anchor, "seconds": number}, "expires_after"))
+
+
+def check_purpose(purpose: str | None) -> FilePurpose:
+    """Check what a client wants a file for.
+
+    Raises:
+        InvalidRequestError: that is not offered.
+    """
+    if purpose is None:
+        raise InvalidRequestError(
+            "Missing required parameter: `purpose`.",
+            code="missing_required_parameter",
+            param="purpose",
+        )
+    if purpose != FilePurpose.BATCH:
+        raise InvalidRequestError(
+            f"The purpose {purpose[:100]!r} is not supported. Use `batch`: files are the inputs of "
+            "batches.",
+            code="unsupported_parameter",
+            param="purpose",
+        )
+    return FilePurpose.BATCH
+
+
+def check_expiry(policy: Any, param: str) -> int:
+    """Check an expiration policy; return its seconds.
+
+    Args:
+        policy: ``{"anchor": "created_at", "seconds": …}``.
+        param: its name.
+
+    Raises:
+        InvalidRequestError: it is wrong.
+    """
+    seconds = policy.get("seconds") if isinstance(policy, dict) else None
+    if (
+        not isinstance(policy, dict)
+        or set(policy) != {"anchor", "seconds"}
+        or policy["anchor"] != "created_at"
+        or type(seconds) is not int
+        or not MIN_EXPIRY <= seconds <= MAX_EXPIRY
+    ):
+        raise InvalidRequestError(
+            f"`{param}` must have the anchor `created_at`, and {MIN_EXPIRY} to {MAX_EXPIRY} "
+            "`seconds` (1 hour to 30 days).",
+            code="invalid_value",
+            param=param,
+        )
+    return seconds

@@ -1,0 +1,162 @@
+"""Files: storing, reading, listing and deleting them.
+
+A file's content is in the database, in chunks, since the database is the truth: every web process and every
+worker sees it on whatever host, and a backup of the database has it. A chunk is one transaction, so that
+others can write to SQLite in between. Nobody sees a file before its last transaction, `finish_upload`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from jobs.database import Database
+from jobs.errors import NoSuchFileError
+from jobs.models import File, FilePurpose, FileState
+from jobs.statements import files
+
+#: Bytes of a chunk.
+CHUNK = 1 << 18
+#: The maximum number of bytes of a file.
+MAX_FILE = 200 << 20
+#: Chunks that one read returns at most.
+READ_CHUNKS = 16
+#: Seconds until the input of batches expires by default, as in OpenAI's API.
+DEFAULT_EXPIRY = 30 * 86_400
+#: Chunks of deleted files that one transaction deletes.
+DELETED_CHUNKS = 40
+SECONDS_PER_DAY = 86_400.0
+
+
+def new_id() -> str:
+    """Return a new file id. Ids sort by age."""
+    return f"file-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def begin_upload(database: Database, owner: str, name: str) -> str:
+    """Begin a file that a client sends; return its id."""
+    file_id = new_id()
+    with database.write() as connection:
+        files.add(connection, file_id, owner, name, FilePurpose.BATCH, FileState.UPLOADING)
+    return file_id
+
+
+def append(database: Database, file_id: str, data: bytes) -> None:
+    """Append a chunk to a file that a client sends.
+
+    Raises:
+        NoSuchFileError: it was given up, because it took too long.
+    """
+    with database.write() as connection:
+        if not files.append(connection, file_id, FileState.UPLOADING, data):
+            raise NoSuchFileError(file_id)
+
+
+def finish_upload(database: Database, file_id: str, expires_in: int) -> File:
+    """Let its owner see a file that is complete; return it.
+
+    Args:
+        database: of the file.
+        file_id: of the file.
+        expires_in: seconds from now.
+
+    Raises:
+        NoSuchFileError: it was given up, because it took too long.
+    """
+    with database.write_session() as session:
+        if not files.finish(session.connection(), file_id, expires_in=expires_in):
+            raise NoSuchFileError(file_id)
+        return files.get(session, None, file_id)
+
+
+def abort_upload(database: Database, file_id: str) -> None:
+    """Give up a file that is not complete. A sweep deletes its content."""
+    with database.write() as connection:
+        files.drop(connection, file_id)
+
+
+def get_file(database: Database, owner: str | None, file_id: str) -> File:
+    """Return an owner's file (None: any owner's).
+
+    Raises:
+        NoSuchFileError: the owner has no such file.
+    """
+    with database.read_session() as session:
+        return files.get(session, owner, file_id)
+
+
+def list_files(
+    database: Database,
+    owner: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    newest_first: bool = True,
+    purpose: FilePurpose | None = None,
+) -> tuple[list[File], bool]:
+    """Return a page of an owner's files by age, and whether more follow.
+
+    Raises:
+        NoSuchFileError: the owner has no file with the id ``after``.
+    """
+    with database.read_session() as session:
+        page = files.list_page(
+            session,
+            owner,
+            limit=limit + 1,
+            after=after,
+            newest_first=newest_first,
+            purpose=purpose,
+        )
+    return page[:limit], len(page) > limit
+
+
+def read_file(
+    database: Database, file_id: str, position: int, *, chunks: int = READ_CHUNKS
+) -> bytes:
+    """Return some of a file's content from a position on, up to the end of so many chunks.
+
+    It is empty at the file's end, or if the file was deleted.
+    """
+    with database.read() as connection:
+        return files.read(connection, file_id, position, chunks=chunks)
+
+
+def delete_file(database: Database, owner: str | None, file_id: str) -> None:
+    """Delete a file. Nobody sees it from now on; a sweep deletes its content.
+
+    A batch that has not ended goes on reading its input.
+
+    Raises:
+        NoSuchFileError: the owner has no such file.
+    """
+    files.check_id(file_id)
+    with database.write() as connection:
+        if not files.mark_deleted(connection, owner, file_id):
+            raise NoSuchFileError(file_id)
+
+
+def sweep_files(database: Database, retention_days: int = 0) -> bool:
+    """Delete files that have expired or were lost while they were sent, and what is left of deleted ones.
+
+    Args:
+        database: of the files.
+        retention_days: after which all files are deleted; 0 for never.
+
+    Returns:
+        whether more is left to delete.
+    """
+    retention = retention_days * SECONDS_PER_DAY if retention_days else None
+    with (
+        database.read() as connection
+    ):  # As a rule there is nothing to do, which should lock nothing.
+        if not files.any_to_sweep(connection, retention):
+            return False
+    with database.write() as connection:
+        files.hide_old(connection, retention)
+        file_id = files.find_deleted(connection)
+        if file_id is None:
+            return False
+        if files.delete_chunks(connection, file_id, DELETED_CHUNKS) < DELETED_CHUNKS:
+            files.delete(connection, file_id)
+    return True

@@ -1,0 +1,187 @@
+"""`helixq jobs` against a server that listens."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from werkzeug.serving import make_server
+
+from cli.main import main
+from jobs.database import Database
+from jobs.models import Status
+from jobs.use_cases import queries, stages
+from jobs.use_cases.stages import Output
+from tests.conftest import WORKER
+from tests.integration.web.client import OUTPUT, Client, ask, finish
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def jobs(web: Client) -> Iterator[Command]:
+    """Run `helixq jobs` with arguments."""
+    server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
+    server.daemon_threads = False  # closing waits for the requests that still run
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    yield lambda *arguments: CliRunner().invoke(main, ["jobs", *arguments, "--url", url])
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_jobs_are_listed_in_lines(web: Client, database: Database, jobs: Command) -> None:
+    done, waiting = ask(web, input="Why is\nthe sky blue?")["id"], ask(web, input="Why?")["id"]
+    finish(database, done)
+    first, second = jobs("list").output.splitlines()
+    assert first.split()[:2] == [waiting, "queued"]
+    assert second.split()[:2] == [done, "completed"]
+    assert second.endswith(" s  Why is the sky blue?")
+    assert jobs("list", "--status", "completed").output.split()[0] == done
+    listed = [json.loads(line)["id"] for line in jobs("list", "--json").output.splitlines()]
+    assert listed == [waiting, done]
+
+
+def test_a_list_has_as_many_jobs_as_were_asked_for(web: Client, jobs: Command) -> None:
+    ids = [ask(web)["id"] for _ in range(103)]
+    lines = jobs("list", "--limit", "102").output.splitlines()
+    assert [line.split()[0] for line in lines] == ids[:0:-1]
+
+
+def test_a_job_is_shown_with_its_texts(web: Client, database: Database, jobs: Command) -> None:
+    job_id = ask(web, input="What does \x1b[2J do?")["id"]
+    finish(database, job_id)
+    shown = jobs("show", job_id).output
+    assert shown.startswith(f"id:        {job_id}\nstatus:    completed\n")
+    assert "QUESTION: What does �[2J do?" in shown
+    for heading in ("ACTOR", "CRITIQUE", "REGENERATION"):
+        assert f"\n{heading}, 3 tokens\nA text.\n" in shown
+    history = json.loads(jobs("show", job_id, "--json").output)
+    assert history == web.get(f"/api/jobs/{job_id}").json
+
+
+def test_jobs_are_cancelled(web: Client, database: Database, jobs: Command) -> None:
+    done, waiting = ask(web)["id"], ask(web)["id"]
+    finish(database, done)
+    assert jobs("cancel", waiting, done).output == (
+        f"{waiting} is cancelled.\n{done} is completed.\n"
+    )
+    assert web.get(f"/v1/responses/{waiting}").json["status"] == "cancelled"
+
+
+def test_a_job_that_has_ended_is_watched_to_its_end(
+    web: Client, database: Database, jobs: Command
+) -> None:
+    job_id = ask(web)["id"]
+    finish(database, job_id)
+    watched = jobs("watch", job_id)
+    assert watched.exit_code == 0
+    assert "ACTOR: A text." in watched.output
+
+
+def test_an_unknown_job_is_an_error_in_one_sentence(jobs: Command) -> None:
+    for command in ("show", "cancel"):
+        result = jobs(command, "resp_none")
+        assert result.exit_code == 1
+        assert "resp_none" in result.output
+        assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def work(database: Database) -> Iterator[Callable[[dict[int, Output]], None]]:
+    """Run the stages of jobs as they are submitted, with other outputs for some stages."""
+    stopped = threading.Event()
+    outputs: dict[int, Output] = {}
+
+    def run() -> None:
+        while not stopped.wait(0.02):
+            jobs, _ = queries.list_jobs(database, None, status=Status.QUEUED, limit=10)
+            for job in jobs:
+                for stage_index in range(3):
+                    claim = stages.claim(database, job.id, stage_index, WORKER, job_timeout=60)
+                    assert claim is not None
+                    stages.record(database, claim, outputs.get(stage_index, OUTPUT))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield outputs.update
+    stopped.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("work")
+def test_a_replay_with_the_same_texts_is_identical(web: Client, jobs: Command) -> None:
+    job_id = ask(web, seed=7, input="Why?", temperature=0.5, rounds=1)["id"]
+    wait_for(web, job_id)
+    result = jobs("replay", job_id)
+    assert (result.exit_code, result.output.count("identical")) == (0, 1)
+    (listed,) = [j for j in web.get("/api/jobs").json["data"] if j["replay_of"] == job_id]
+    replayed, original = (web.get(f"/api/jobs/{i}").json for i in (listed["id"], job_id))
+    assert replayed["replay"] == {
+        "of": job_id,
+        "identical": True,
+        "difference": None,
+        "changed": [],
+    }
+    for name in ("question", "system", "seed", "temperature", "rounds", "max_output_tokens"):
+        assert replayed[name] == original[name]
+    assert original["replay"] is None
+
+
+def test_a_replay_with_another_text_says_where_it_differs(
+    web: Client, jobs: Command, work: Callable[..., None]
+) -> None:
+    job_id = ask(web)["id"]
+    wait_for(web, job_id)
+    work({1: Output("A test.", [2, 5], 20, 3, "stop", 1024, 0.0)})
+    result = jobs("replay", "--since", "2020-01-01", "--sample", "5")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith(job_id)
+    assert (
+        'the output of the critic differs from character 4 on: "A text." became "A test."' in line
+    )
+    assert line.endswith("the worker differs in: nothing")
+
+
+@pytest.mark.usefixtures("work")
+def test_a_replay_of_a_deleted_job_is_not_compared(web: Client) -> None:
+    job_id = ask(web)["id"]
+    wait_for(web, job_id)
+    replay_id = web.post(f"/api/jobs/{job_id}/replay").json["id"]
+    wait_for(web, replay_id)
+    web.delete(f"/v1/responses/{job_id}")
+    assert web.get(f"/api/jobs/{replay_id}").json["replay"] == {
+        "of": job_id,
+        "identical": None,
+        "difference": None,
+        "changed": [],
+    }
+
+
+def test_a_job_without_texts_cannot_be_replayed(web: Client, jobs: Command) -> None:
+    job_id = ask(web)["id"]
+    result = jobs("replay", job_id)
+    assert result.exit_code == 1
+    assert f"No stage of {job_id} has finished" in result.output
+    assert web.post(f"/api/jobs/{job_id}/replay").status_code == 422
+    assert web.post("/api/jobs/resp_none/replay").status_code == 404
+    assert len(web.get("/api/jobs").json["data"]) == 1
+
+
+def test_a_replay_needs_ids_or_times(jobs: Command) -> None:
+    for arguments in ([], ["resp_1", "--since", "2020-01-01"], ["resp_1", "--sample", "2"]):
+        assert jobs("replay", *arguments).exit_code == 2
+
+
+def wait_for(web: Client, job_id: str) -> None:
+    """Wait until a job has ended."""
+    reply = web.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=30"})
+    while reply.json["status"] != "completed":
+        reply = web.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=30"})

@@ -1,0 +1,74 @@
+"""Query parameters of the endpoints of ``/v1`` and ``/api``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import NamedTuple
+
+from flask import request
+
+from jobs.protocol.errors import InvalidRequestError
+
+DEFAULT_PAGE_SIZE = 20
+MAX_PAGE_SIZE = 100
+
+
+class Page(NamedTuple):
+    """Which page of a list is requested."""
+
+    limit: int
+    #: ``asc`` or ``desc``.
+    order: str
+    #: The id that it comes after.
+    after: str | None
+
+
+def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> Page:
+    """Return which page of a list is requested."""
+    limit = integer("limit", default, 1, maximum)
+    return Page(limit, choice("order", "desc", ("asc", "desc")), request.args.get("after"))
+
+
+def time(name: str) -> dt.datetime | None:
+    """Return a query parameter that is a time: Unix seconds, or RFC 3339."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        if re.fullmatch(r"\d{1,11}", text):
+            return dt.datetime.fromtimestamp(int(text), dt.UTC)
+        moment = dt.datetime.fromisoformat(text)
+        return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequestError(
+            f"`{name}` must be a time: Unix seconds, or RFC 3339 such as 2026-01-31T12:00:00Z.",
+            code="invalid_value",
+            param=name,
+        ) from None
+
+
+def integer(name: str, default: int, minimum: int, maximum: int) -> int:
+    """Return a query parameter that is an integer."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?\d{1,10}", text) or not minimum <= int(text) <= maximum:
+        raise InvalidRequestError(
+            f"`{name}` must be an integer from {minimum} to {maximum}.",
+            code="invalid_value",
+            param=name,
+        )
+    return int(text)
+
+
+def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    """Return a query parameter that is one of some values."""
+    value = request.args.get(name, default)
+    if value not in choices:
+        raise InvalidRequestError(
+            f"`{name}` must be one of: {', '.join(filter(None, choices))}.",
+            code="invalid_value",
+            param=name,
+        )
+    return value

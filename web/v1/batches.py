@@ -1,0 +1,62 @@
+"""The endpoints of ``/v1/batches``: files of questions, answered in the background."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from jobs.errors import NoSuchFileError
+from jobs.protocol import body
+from jobs.protocol.batches import batch_list, batch_object, no_input, parse_batch
+from jobs.use_cases import batches
+from web import query
+from web.caller import get_caller
+from web.request_body import read_json
+from web.services import get_services
+from web.v1.routes import blueprint, idempotency_key, json_response
+
+
+@blueprint.post("/batches")
+def create_batch() -> Response:
+    """Accept a batch. Its lines are validated in the background."""
+    services = get_services()
+    data = read_json()
+    key = idempotency_key()
+    new = parse_batch(
+        data,
+        chat_context=services.settings.chat_context,
+        idempotency_key=key,
+        request_digest=None if key is None else body.digest(data),
+    )
+    caller = get_caller()
+    try:
+        batch = batches.create(
+            services.database, caller.owner, new, None if caller.key is None else caller.key.id
+        )
+    except NoSuchFileError as error:
+        raise no_input(new.input_file_id) from error
+    return json_response(batch_object(batch))
+
+
+@blueprint.get("/batches")
+def list_batches() -> Response:
+    """List batches, newest first."""
+    services = get_services()
+    page = query.page()
+    found, has_more = batches.list_batches(
+        services.database, services.owner, limit=page.limit, after=page.after
+    )
+    return json_response(batch_list(found, has_more=has_more))
+
+
+@blueprint.get("/batches/<batch_id>")
+def retrieve_batch(batch_id: str) -> Response:
+    """Reply with a batch as it is now."""
+    services = get_services()
+    batch = batches.get_batch(services.database, services.readable_owner, batch_id)
+    return json_response(batch_object(batch))
+
+
+@blueprint.post("/batches/<batch_id>/cancel")
+def cancel_batch(batch_id: str) -> Response:
+    """Cancel a batch that has not ended, and reply with it."""
+    return json_response(batch_object(get_services().cancel_batch(batch_id)))

@@ -1,0 +1,147 @@
+"""The endpoints of ``/v1/files``: the inputs and outputs of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from flask import Response, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from jobs.models import File, FilePurpose
+from jobs.protocol.files import check_purpose, file_list, file_object, parse_fields
+from jobs.use_cases import files
+from web import query
+from web.caller import get_caller
+from web.multipart import MAX_UPLOAD, read_form
+from web.services import get_services
+from web.v1.routes import blueprint, json_response
+
+MAX_PAGE_SIZE = 10_000
+MAX_NAME = 255
+
+
+@blueprint.post("/files")
+def upload_file() -> Response:
+    """Store a file. It is there when all of it is."""
+    request.max_content_length = MAX_UPLOAD
+    upload = _Upload()
+    try:
+        fields = read_form("file", upload.begin)
+        form = parse_fields(fields)
+        file = upload.finish(form.expires_after)
+    except BaseException:
+        upload.abort()
+        raise
+    return json_response(file_object(file))
+
+
+class _Upload:
+    """A file on its way into the database, a chunk at a time."""
+
+    def __init__(self) -> None:
+        self._database = get_services().database
+        self._id: str | None = None
+        self._buffer = bytearray()
+        self._size = 0
+
+    def begin(self, name: str, fields: dict[str, str]) -> Callable[[bytes], None]:
+        if "purpose" in fields:
+            check_purpose(fields["purpose"])  # Before the whole file is stored.
+        self._id = files.begin_upload(self._database, get_services().owner, name[:MAX_NAME])
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > files.MAX_FILE:
+            raise RequestEntityTooLarge
+        self._buffer += data
+        while len(self._buffer) >= files.CHUNK:
+            self._store(bytes(self._buffer[: files.CHUNK]))
+            del self._buffer[: files.CHUNK]
+
+    def _store(self, data: bytes) -> None:
+        assert self._id is not None  # noqa: S101 (`begin` comes first)
+        files.append(self._database, self._id, data)
+
+    def finish(self, expires_after: int | None) -> File:
+        assert self._id is not None  # noqa: S101 (`read_form` found a file)
+        if self._buffer:
+            self._store(bytes(self._buffer))
+        return files.finish_upload(
+            self._database,
+            self._id,
+            files.DEFAULT_EXPIRY if expires_after is None else expires_after,
+        )
+
+    def abort(self) -> None:
+        """Give it up. If that fails too, a sweep does it later."""
+        if self._id is not None:
+            files.abort_upload(self._database, self._id)
+
+
+@blueprint.get("/files")
+def list_files() -> Response:
+    """List files, newest first."""
+    services = get_services()
+    page = query.page(MAX_PAGE_SIZE, MAX_PAGE_SIZE)
+    purpose = query.choice("purpose", "", ("", *FilePurpose))
+    found, has_more = files.list_files(
+        services.database,
+        services.owner,
+        limit=page.limit,
+        after=page.after,
+        newest_first=page.order == "desc",
+        purpose=FilePurpose(purpose) if purpose else None,
+    )
+    return json_response(file_list(found, has_more=has_more))
+
+
+@blueprint.get("/files/<file_id>")
+def retrieve_file(file_id: str) -> Response:
+    """Describe a file."""
+    services = get_services()
+    file = files.get_file(services.database, services.readable_owner, file_id)
+    return json_response(file_object(file))
+
+
+@blueprint.get("/files/<file_id>/content")
+def file_content(file_id: str) -> Response:
+    """Reply with a file's content, a piece at a time."""
+    services = get_services()
+    with ExitStack() as stack:
+        stack.enter_context(services.waiter.slot())  # A slow reader occupies a thread.
+        file = files.get_file(services.database, services.readable_owner, file_id)
+        reply = Response(
+            _content(file.id, file.size),
+            mimetype="application/octet-stream",
+            direct_passthrough=True,
+        )
+        reply.call_on_close(stack.pop_all().close)
+    reply.content_length = file.size
+    reply.headers.set("Content-Disposition", "attachment", filename=file.name)
+    return reply
+
+
+def _content(file_id: str, size: int) -> Iterator[bytes]:
+    database = get_services().database
+
+    def pieces() -> Iterator[bytes]:
+        position = 0
+        while position < size:
+            data = files.read_file(database, file_id, position)
+            if not data:
+                # The connection ends before `Content-Length`: the client notices.
+                raise ConnectionAbortedError(f"{file_id} was deleted while it was read")
+            position += len(data)
+            yield data
+
+    return pieces()
+
+
+@blueprint.delete("/files/<file_id>")
+def delete_file(file_id: str) -> Response:
+    """Delete a file."""
+    services = get_services()
+    files.delete_file(services.database, get_caller().changeable_owner, file_id)
+    return json_response({"id": file_id, "object": "file", "deleted": True})
