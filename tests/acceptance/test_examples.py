@@ -27,7 +27,7 @@ OTHERS = {
 
 _BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A program that the examples in sh may start; blocks with others are about installing and deploying.
-_COMMAND = re.compile(r"curl\b|(?:\S*/)?helixq (?:ask|chat|keys)\b")
+_COMMAND = re.compile(r"curl\b|(?:\S*/)?helixq (?:ask|chat|jobs|keys)\b")
 
 
 class Block(NamedTuple):
@@ -40,6 +40,12 @@ def blocks(document: str) -> list[Block]:
     text = (ROOT / document).read_text(encoding="utf-8")
     found = [Block(match["language"], match["code"]) for match in _BLOCK.finditer(text)]
     return [block for block in found if block.language == "python" or is_about_asking(block.code)]
+
+
+def lines_of_files(document: str) -> list[str]:
+    """Return the lines of a document's examples of files."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(r"^```jsonl\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def is_about_asking(code: str) -> bool:
@@ -76,7 +82,15 @@ def values(service: Service) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_examples_work(document: str, service: Service, values: dict[str, str]) -> None:
+def test_examples_work(
+    document: str,
+    service: Service,
+    values: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "questions.jsonl").write_text("".join(lines_of_files(document)), encoding="utf-8")
     job_id = service.submit("Why?")
     service.wait(job_id)
     names: dict[str, object] = {}
@@ -98,7 +112,7 @@ def run(code: str, environ: dict[str, str]) -> None:
     code = re.sub(r"^\S*/helixq ", "helixq ", code, flags=re.MULTILINE)
     done = subprocess.run(
         ["/bin/bash", "-euc", f"{program}\n{curl}\n{code}"],
-        env={**os.environ, **environ},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
