@@ -27,6 +27,8 @@ def history(job: Job) -> dict[str, Any]:
         "top_p": job.top_p,
         "max_output_tokens": job.max_output_tokens,
         "seed": job.seed,
+        "background": job.background,
+        "deadline_at": _time(job.deadline_at),
         "restarts": [_restart(restart) for restart in job.restarts],
         "attempts": [_attempt(attempt) for attempt in job.attempts],
     }
