@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,6 +28,8 @@ DELETION = "helixq/deletion/v1"
 SALT_SIZE = 32
 #: The largest integer that every JSON parser reads exactly. Larger ones are recorded as their digits.
 MAX_INTEGER = 2**53 - 1
+#: Far less than Python's limit of recursion.
+MAX_DEPTH = 200
 
 #: The fields of a record that are recorded as they are.
 _PLAIN = (
@@ -80,9 +83,16 @@ _ATTEMPT_TEXTS = ("prompt", "output", "error")
 
 
 def canonical(value: Any) -> bytes:
-    """Return a JSON value as RFC 8785 spells it; integers beyond ±(2^53 - 1) become texts of their digits."""
+    """Return a JSON value as RFC 8785 spells it.
+
+    Some values that clients can send are beyond RFC 8785, and become texts: integers beyond ±(2^53 - 1) those of
+    their digits, what Python's parser reads as NaN and Infinity those words, and a value that is nested more
+    than `MAX_DEPTH` deep its JSON.
+    """
     if isinstance(value, str):  # The standard library spells texts the same, and much faster.
         return json.dumps(value, ensure_ascii=False).encode()
+    if _depth(value) > MAX_DEPTH:
+        return canonical(json.dumps(value, sort_keys=True))
     return rfc8785.dumps(_exact(value))
 
 
@@ -172,11 +182,29 @@ def _hashed(
     return {name: text_hash(salt, f"{prefix}/{name}", values[name]) for name in names}
 
 
+def _depth(value: Any) -> int:
+    """Return how deep a value is nested. It is no recursion, so that no value is too deep for it."""
+    depth, level = 0, [value]
+    while level:
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        depth, level = depth + 1, inner
+    return depth
+
+
 def _exact(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _exact(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_exact(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

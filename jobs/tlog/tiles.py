@@ -16,6 +16,8 @@ from jobs.tlog.merkle import HASH_SIZE, Nodes, complete_root
 HEIGHT = 8
 WIDTH = 1 << HEIGHT
 MAX_LEVEL = 63
+#: Leaves of tiles beyond it have no 64-bit index.
+MAX_INDEX = (1 << 55) - 1
 
 _PATH = re.compile(r"((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?")
 
@@ -26,13 +28,13 @@ ReadTile = Callable[[int, int], bytes]
 class Tile(NamedTuple):
     """The number of a tile in its level, and how many of its hashes are meant."""
 
-    index: int
+    number: int
     width: int = WIDTH
 
     @property
     def path(self) -> str:
         """The tile's path below that of its level."""
-        digits = str(self.index)
+        digits = str(self.number)
         digits = digits.zfill(-(-len(digits) // 3) * 3)
         groups = [digits[i : i + 3] for i in range(0, len(digits), 3)]
         path = "/".join([*(f"x{group}" for group in groups[:-1]), groups[-1]])
@@ -46,7 +48,8 @@ def parse_path(path: str) -> Tile | None:
         return None
     tile = Tile(int(re.sub(r"[x/]", "", match[1])), int(match[2] or WIDTH))
     # Of several spellings, one is right.
-    return tile if tile.width <= WIDTH and tile.path == path else None
+    known = tile.number <= MAX_INDEX and tile.width <= WIDTH
+    return tile if known and tile.path == path else None
 
 
 def parse_level(text: str) -> int | None:

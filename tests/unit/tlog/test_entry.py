@@ -132,10 +132,15 @@ def test_canonical_json_is_that_of_the_rfc(value: Any) -> None:
     assert entry.canonical(value) == rfc8785.dumps(value)
 
 
-def test_integers_beyond_those_of_json_are_recorded_as_digits() -> None:
-    assert entry.canonical({"a": [2**60, -(2**70), 2**53 - 1]}) == (
-        b'{"a":["1152921504606846976","-1180591620717411303424",9007199254740991]}'
+def test_values_beyond_the_rfc_are_recorded_as_texts() -> None:
+    assert entry.canonical({"a": [2**60, -(2**70), 2**53 - 1, True]}) == (
+        b'{"a":["1152921504606846976","-1180591620717411303424",9007199254740991,true]}'
     )
+    assert entry.canonical([float("nan"), float("-inf"), 0.5]) == b'["nan","-inf",0.5]'
+    deep: Any = "x"
+    for _ in range(900):
+        deep = {"b": [deep]} if len(str(deep)) < 400 else [deep]
+    assert entry.canonical(deep) == json.dumps(json.dumps(deep, sort_keys=True)).encode()
 
 
 def test_entries_are_small_canonical_json() -> None:

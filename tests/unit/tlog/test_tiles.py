@@ -53,6 +53,7 @@ def test_paths_are_those_of_the_specification(index: int, path: str) -> None:
         "000.p/01",
         "000.p/999",
         "٠٠٠",
+        "x036/x028/x797/x018/x963/968",
     ],
 )
 def test_other_paths_name_no_tile(path: str) -> None:
