@@ -24,6 +24,7 @@ from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
 from jobs.use_cases import keys
+from jobs.use_cases.sealing import Signing
 from jobs.use_cases.workers import Runtime
 from jobs.webhook_delivery import WebhookDelivery
 
@@ -105,6 +106,7 @@ def maintain(settings: Settings) -> None:
             model=None,
             model_timeout=settings.model_timeout,
             retention_days=settings.retention_days,
+            signing=Signing.of(settings.log_key, settings.log_origin),
         )
         webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
         maintenance.start()

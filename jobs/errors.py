@@ -35,6 +35,18 @@ class NothingToReplayError(UserError):
         super().__init__(f"No stage of {job_id} has finished, so there is nothing to replay.")
 
 
+class NotSealedError(UserError):
+    """The job has no entry in the log yet."""
+
+    def __init__(self, job_id: str, *, ended: bool) -> None:
+        when = "within seconds" if ended else "once the job has ended"
+        super().__init__(f"{job_id} is not in the log yet. It gets its entry {when}.")
+
+
+class LogKeyError(UserError):
+    """This process cannot sign the log. The message says why."""
+
+
 class QueueFullError(UserError):
     """As many jobs as `HELIXQ_MAX_QUEUED` allows are queued already."""
 

@@ -1,4 +1,4 @@
-"""The background duties: take back lost stages, publish the outbox, work on batches, delete what is old.
+"""The background duties: take back lost stages, publish, seal ended jobs, work on batches, delete what is old.
 
 They run in every worker, and without one as `helixq maintain`. Several processes may run them at once.
 """
@@ -13,15 +13,28 @@ from collections import deque
 from jobs.batch_runner import BatchRunner
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
-from jobs.errors import QueueUnavailableError
+from jobs.errors import LogKeyError, QueueUnavailableError
 from jobs.progress import Progress
+from jobs.protocol.history import history
 from jobs.queue import Publisher
 from jobs.timing import ALIVE_FOR, HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL
-from jobs.use_cases import batches, files, outbox, restarting, retention, sweeping, workers
+from jobs.use_cases import (
+    batches,
+    files,
+    outbox,
+    restarting,
+    retention,
+    sealing,
+    sweeping,
+    workers,
+)
+from jobs.use_cases.sealing import Signing
 
 log = logging.getLogger(__name__)
 
 CLEANUP_INTERVAL = 3600.0
+#: Seconds between two looks for ended jobs that the log does not have.
+SEAL_INTERVAL = 1.0
 #: Seconds between two looks for files to delete, and for something to do for a batch.
 FILES_INTERVAL = 60.0
 BATCHES_INTERVAL = 1.0
@@ -51,6 +64,7 @@ class Maintenance(DutyThread):
         model: str | None,
         model_timeout: float,
         retention_days: int,
+        signing: Signing = Signing(),  # noqa: B008 (it never changes)
     ) -> None:
         """
         Args:
@@ -61,6 +75,7 @@ class Maintenance(DutyThread):
                 that are ready.
             model_timeout: seconds that a job waits for a worker with its model before it is restarted.
             retention_days: how long jobs are kept; 0 for ever.
+            signing: signs the log.
         """
         self._database = database
         self._publisher = publisher
@@ -68,6 +83,9 @@ class Maintenance(DutyThread):
         self._model = model
         self._model_timeout = model_timeout
         self._retention_days = retention_days
+        self._signing = signing
+        #: Why the log cannot be signed, so that it is said once.
+        self._unsigned: str | None = None
         #: When the database last responded.
         self._responded_at: float | None = None
         #: Since when it has responded without an outage, and whether there ever was one.
@@ -77,6 +95,7 @@ class Maintenance(DutyThread):
         self._workers_until: dt.datetime | None = None
         duties = [
             Duty(SWEEP_INTERVAL, self.sweep),
+            Duty(SEAL_INTERVAL, self.seal),
             Duty(BATCHES_INTERVAL, self.work_on_batches),
             Duty(WAITING_INTERVAL, self.raise_waiting_lines),
             Duty(FILES_INTERVAL, self.sweep_files),
@@ -160,6 +179,25 @@ class Maintenance(DutyThread):
                         outbox.put_back(self._database, waiting)
         if published:
             log.info("published %d jobs from the outbox", published)
+
+    def seal(self) -> bool:
+        """Append ended jobs and deletions to the log, and sign it.
+
+        Returns:
+            whether to call it again at once.
+        """
+        if not sealing.any_pending(self._database):
+            return False
+        try:
+            prepared = sealing.prepare(self._database, history)
+            sealing.append(self._database, prepared, self._signing)
+        except LogKeyError as error:
+            if str(error) != self._unsigned:
+                log.error("ended jobs do not get into the log: %s", error)
+            self._unsigned = str(error)
+            return False
+        self._unsigned = None
+        return len(prepared) == sealing.MAX_JOBS
 
     def work_on_batches(self) -> bool:
         """Validate, submit and answer lines of batches; see `BatchRunner.run`."""

@@ -1,4 +1,4 @@
-"""The tables: jobs, the attempts at their stages, the workers that ran them; API keys; files and batches; webhooks.
+"""The tables: jobs, the attempts at their stages, the workers; API keys; files and batches; webhooks; the log.
 
 A job's stages run one after another, so the job's row has the lease of the running attempt. A job has a
 lease exactly while one of its attempts is running, also if the job itself has ended. Attempts are added
@@ -110,6 +110,15 @@ class DeliveryStatus(StrEnum):
     DELIVERED = "delivered"
     #: Given up.
     FAILED = "failed"
+
+
+class LogKind(StrEnum):
+    """What an entry of the log records."""
+
+    #: The end of a job.
+    JOB = "job"
+    #: The deletion of a job that has an entry.
+    DELETION = "deletion"
 
 
 class Scope(StrEnum):
@@ -320,6 +329,11 @@ class Job(Base):
     error_code: Mapped[str | None] = mapped_column(sa.String(64))
     error_message: Mapped[str | None] = mapped_column(ExactText)
 
+    #: The job's entry in the log; null until it is sealed (`jobs.use_cases.sealing`).
+    log_index: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: The secret salt of the texts' hashes in its record (`jobs.tlog.entry`).
+    log_salt: Mapped[bytes | None]
+
     attempts: Mapped[list[Attempt]] = relationship(
         order_by="Attempt.id", back_populates="job", passive_deletes=True
     )
@@ -354,6 +368,12 @@ class Job(Base):
         _partial("ix_jobs_leased", "worker_id", "lease_expires_at", where="worker_id IS NOT NULL"),
         # Ended jobs: those that ended last, and those that are old enough to delete.
         _partial("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
+        # Ended jobs that are not in the log yet, and whose attempts have ended.
+        _partial(
+            "ix_jobs_unsealed",
+            "finished_at",
+            where="finished_at IS NOT NULL AND worker_id IS NULL AND log_index IS NULL",
+        ),
     )
 
     @property
@@ -611,3 +631,73 @@ class WebhookDelivery(Base):
         sa.Index(None, "endpoint_id", "created_at", "id"),
         sa.Index("ix_webhook_deliveries_status", "endpoint_id", "status", "created_at", "id"),
     )
+
+
+class LogState(Base):
+    """The log: one row, which a transaction that appends to the log locks."""
+
+    __tablename__ = "log_state"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    #: The log's name in checkpoints; null until the first entry.
+    origin: Mapped[str | None] = mapped_column(sa.Text)
+    #: The number of entries.
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+
+
+class LogKey(Base):
+    """A key that signs or signed the log's checkpoints. The newest one signs."""
+
+    __tablename__ = "log_keys"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: The verifier key (`jobs.tlog.note`).
+    verifier: Mapped[str] = mapped_column(sa.Text, unique=True)
+    #: The private key, if it is kept here: `HELIXQ_LOG_KEY` is not, and neither are old ones.
+    private: Mapped[bytes | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+
+
+class LogEntry(Base):
+    """An entry of the log. It is never changed or deleted."""
+
+    __tablename__ = "log_entries"
+
+    #: Its place in the log, from 0 on.
+    entry_index: Mapped[int] = mapped_column(_ROW_ID, primary_key=True, autoincrement=False)
+    kind: Mapped[LogKind] = mapped_column(_enum(LogKind, "kind"))
+    #: The job that it is about. It is no foreign key: the job may be deleted.
+    job_id: Mapped[str] = mapped_column(sa.String(40), index=True)
+    #: The entry as the log has it (`jobs.tlog.entry`).
+    entry: Mapped[bytes]
+
+
+class LogTile(Base):
+    """A tile of the log's tree (`jobs.tlog.tiles`), with as many hashes as it has so far."""
+
+    __tablename__ = "log_tiles"
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tile_index: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    hashes: Mapped[bytes]
+
+
+class LogCheckpoint(Base):
+    """A checkpoint: the signed root of the log's tree."""
+
+    __tablename__ = "log_checkpoints"
+
+    size: Mapped[int] = mapped_column(_ROW_ID, primary_key=True, autoincrement=False)
+    #: The signed note.
+    note: Mapped[str] = mapped_column(sa.Text)
+    created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+
+
+class LogDeletion(Base):
+    """The deletion of a job that has an entry, until the log has an entry of it."""
+
+    __tablename__ = "log_deletions"
+
+    #: Of the job's entry.
+    entry_index: Mapped[int] = mapped_column(_ROW_ID, primary_key=True, autoincrement=False)
+    job_id: Mapped[str] = mapped_column(sa.String(40))

@@ -128,6 +128,10 @@ class Settings(BaseModel):
         tuple[Network, ...],
         BeforeValidator(lambda value: networks(value) if isinstance(value, str) else value),
     ] = ()
+    #: The name of the transparency log in its checkpoints; one is made with the log if not given.
+    log_origin: str | None = None
+    #: The key that signs the transparency log; the database keeps one if not given.
+    log_key: str | None = None
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("data_dir")
@@ -143,6 +147,25 @@ class Settings(BaseModel):
     def _api_key(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch("[!-~]+", value):
             raise ValueError("it should be one word of ASCII characters")
+        return value
+
+    @field_validator("log_origin")
+    @classmethod
+    def _log_origin(cls, value: str | None) -> str | None:
+        from jobs.tlog.note import is_name
+
+        if value is not None and not is_name(value):
+            raise ValueError("it should be a name such as example.com/log: no spaces, no plus")
+        return value
+
+    @field_validator("log_key")
+    @classmethod
+    def _log_key(cls, value: str | None) -> str | None:
+        # Imported here since few commands need it.
+        from jobs.tlog.note import Signer
+
+        if value is not None:
+            Signer.parse(value)
         return value
 
     @field_validator("database_url")
@@ -227,7 +250,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        secret = field == "api_key" or field.endswith("_url")  # URLs may contain passwords.
+        # URLs may contain passwords.
+        secret = field in ("api_key", "log_key") or field.endswith("_url")
         shown = "" if secret else f"={values[field]}"
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error

@@ -27,6 +27,7 @@ from jobs.queue import Publisher, make_app
 from jobs.retrying import retry
 from jobs.settings import Settings
 from jobs.use_cases import workers
+from jobs.use_cases.sealing import Signing
 from jobs.use_cases.workers import Runtime
 from jobs.webhook_delivery import WebhookDelivery
 from worker import tasks
@@ -81,6 +82,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
             model=runtime.model,
             model_timeout=settings.model_timeout,
             retention_days=settings.retention_days,
+            signing=Signing.of(settings.log_key, settings.log_origin),
         )
         webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
 

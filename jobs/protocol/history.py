@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 
 from jobs.models import Attempt, Job
+from jobs.tlog.entry import digest
 
 
 def history(job: Job) -> dict[str, Any]:
@@ -14,7 +15,7 @@ def history(job: Job) -> dict[str, Any]:
     Args:
         job: with its input items, its attempts and their workers loaded.
     """
-    return {
+    told = {
         **summary(job),
         "system": job.system,
         "context": job.context,
@@ -32,6 +33,10 @@ def history(job: Job) -> dict[str, Any]:
         "restarts": [_restart(restart) for restart in job.restarts],
         "attempts": [_attempt(attempt) for attempt in job.attempts],
     }
+    if job.log_salt is None:
+        return {**told, "digest": None, "log": None}
+    log = {"index": job.log_index, "salt": job.log_salt.hex()}
+    return {**told, "digest": digest(told, job.log_salt), "log": log}
 
 
 def summary(job: Job) -> dict[str, Any]:

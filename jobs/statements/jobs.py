@@ -16,7 +16,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
-from jobs.statements import deliveries, endings
+from jobs.statements import deliveries, endings, log
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -172,13 +172,21 @@ def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:
 
 def delete(connection: sa.Connection, owner: str | None, job_id: str) -> bool:
     """Delete an owner's job with its attempts and webhooks; return whether there was one."""
-    statement = sa.delete(Job).where(Job.id == job_id)
+    condition = Job.id == job_id
     if owner is not None:
-        statement = statement.where(Job.owner == owner)
-    deleted = bool(connection.execute(statement).rowcount)
+        condition = sa.and_(condition, Job.owner == owner)
+    return bool(_delete(connection, condition))
+
+
+def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
+    """Delete jobs with their attempts and webhooks, and note it for the log; return how many there were."""
+    # The index is that of the deleted row: a transaction that seals the job may have come first.
+    statement = sa.delete(Job).where(condition).returning(Job.id, Job.log_index)
+    deleted = {row.id: row.log_index for row in connection.execute(statement)}
     if deleted:
-        deliveries.delete_of_objects(connection, [job_id])
-    return deleted
+        deliveries.delete_of_objects(connection, list(deleted))
+        log.note_deletions(connection, deleted)
+    return len(deleted)
 
 
 def any_match(*conditions: sa.ColumnElement[bool]) -> sa.Select[bool]:
@@ -228,7 +236,4 @@ def delete_ended(connection: sa.Connection, seconds: float, *, limit: int) -> in
     """
     condition = sa.and_(Job.finished_at < utcnow_once(-seconds), Job.worker_id.is_(None))
     oldest = select_unlocked(condition).order_by(Job.finished_at).limit(limit)
-    deleted = connection.scalars(sa.delete(Job).where(Job.id.in_(oldest)).returning(Job.id)).all()
-    if deleted:
-        deliveries.delete_of_objects(connection, deleted)
-    return len(deleted)
+    return _delete(connection, Job.id.in_(oldest))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +20,8 @@ from jobs import use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
+from jobs.protocol.history import history
+from jobs.tlog.tiles import Tile
 from jobs.use_cases import (
     batches,
     cancellation,
@@ -28,9 +30,11 @@ from jobs.use_cases import (
     files,
     keys,
     outbox,
+    proving,
     queries,
     restarting,
     retention,
+    sealing,
     stages,
     submission,
     sweeping,
@@ -39,6 +43,7 @@ from jobs.use_cases import (
 )
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
 from jobs.webhooks.outcome import Outcome
+from jobs.use_cases.sealing import Signing
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
 
@@ -119,6 +124,7 @@ def fill(database: Database) -> None:
                 created_at=created,
                 started_at=created,
                 finished_at=ago(f"{days_ago} * 86400 + 20"),
+                log_index=f"{days_ago} * 100000 + n.i",
             )
             multiply(
                 connection,
@@ -370,17 +376,28 @@ def test_no_use_case_scans_the_history(database: Database) -> None:
         )
         run(database.check_writable)
         work_on_batches(run, database)
+        prepared = run(sealing.prepare, database, history)
+        assert 1 < len(prepared) < 10
+        assert run(sealing.append, database, prepared, Signing()) == len(prepared)
+        assert not run(sealing.any_pending, database)
+        run(sealing.rotate_key, database)
+        run(proving.list_keys, database)
+        run(proving.prove, database, None, prepared[1].job_id)
+        assert run(proving.get_checkpoint, database) is not None
+        assert run(proving.get_tile, database, 0, Tile(0, 2)) is not None
+        assert run(proving.get_bundle, database, Tile(0, 2)) is not None
         assert run(retention.delete_workers, database) is not None
         assert run(retention.delete_jobs, database, 50) == 0
         assert run(retention.delete_jobs, database, 5) == 100
         with database.engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count(Worker.id))) == WORKERS + 2 - 100
+    # `verify` is there to read everything.
     public = {
         name
         for module in pkgutil.iter_modules(use_cases.__path__, f"{use_cases.__name__}.")
-        for name, function in inspect.getmembers(sys.modules[module.name], inspect.isfunction)
+        for name, function in inspect.getmembers(import_module(module.name), inspect.isfunction)
         if not name.startswith("_") and "database" in inspect.signature(function).parameters
     }
     assert len(public) > 20
-    assert public - set(max_rows) == set(), "every use case is counted here"
+    assert public - set(max_rows) == {"verify"}, "every other use case is counted here"
     assert {name: count for name, count in max_rows.items() if count > MAX_ROWS} == {}

@@ -1,0 +1,221 @@
+"""Statements on the transparency log."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, selectinload, undefer
+
+from jobs.column_types import utcnow
+from jobs.models import (
+    Attempt,
+    Job,
+    LogCheckpoint,
+    LogDeletion,
+    LogEntry,
+    LogKey,
+    LogKind,
+    LogState,
+    LogTile,
+)
+
+#: The condition of the partial index of jobs that are not in the log yet.
+_IS_UNSEALED = sa.and_(
+    Job.finished_at.is_not(None), Job.worker_id.is_(None), Job.log_index.is_(None)
+)
+_ANY_PENDING = sa.select(
+    sa.or_(sa.exists().where(_IS_UNSEALED), sa.exists().select_from(LogDeletion))
+)
+_LOCK = sa.select(LogState.origin, LogState.size, utcnow().label("now")).with_for_update()
+_SEAL = (
+    sa.update(Job)
+    .where(Job.id == sa.bindparam("job"), _IS_UNSEALED)
+    .values(log_index=sa.bindparam("index"), log_salt=sa.bindparam("salt"))
+)
+_TILE = sa.select(LogTile.hashes).where(
+    LogTile.level == sa.bindparam("tile_level"), LogTile.tile_index == sa.bindparam("index")
+)
+_SET_TILE = (
+    sa.update(LogTile)
+    .where(LogTile.level == sa.bindparam("tile_level"), LogTile.tile_index == sa.bindparam("index"))
+    .values(hashes=sa.bindparam("data"))
+)
+_CHECKPOINT = sa.select(LogCheckpoint.note).order_by(LogCheckpoint.size.desc()).limit(1)
+
+
+def any_pending(connection: sa.Connection) -> bool:
+    """Return whether anything is to be appended to the log."""
+    return bool(connection.scalar(_ANY_PENDING))
+
+
+def load_unsealed(session: Session, limit: int) -> list[Job]:
+    """Return ended jobs without an entry, those that ended first, with all that their histories have."""
+    query = sa.select(Job).where(_IS_UNSEALED).order_by(Job.finished_at).limit(limit)
+    return list(session.scalars(query.options(*_HISTORY)))
+
+
+def load_jobs(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
+    """Return jobs by their ids, with all that their histories have. Those that are gone are left out."""
+    query = sa.select(Job).where(Job.id.in_(job_ids)).options(*_HISTORY)
+    return {job.id: job for job in session.scalars(query)}
+
+
+_HISTORY = (undefer(Job.input_items), selectinload(Job.attempts).selectinload(Attempt.worker))
+
+
+def lock(connection: sa.Connection) -> sa.Row[str | None, int, dt.datetime]:
+    """Lock the log until the transaction ends; return its origin, its size and the time."""
+    return connection.execute(_LOCK).one()
+
+
+def state(connection: sa.Connection) -> sa.Row[str | None, int]:
+    """Return the log's origin and size."""
+    return connection.execute(sa.select(LogState.origin, LogState.size)).one()
+
+
+def set_origin(connection: sa.Connection, origin: str) -> None:
+    """Name the log."""
+    connection.execute(sa.update(LogState).values(origin=origin))
+
+
+def set_size(connection: sa.Connection, size: int) -> None:
+    """Set the number of entries."""
+    connection.execute(sa.update(LogState).values(size=size))
+
+
+def keys(connection: sa.Connection) -> list[sa.Row[str, bytes | None]]:
+    """Return verifier and private key of each key of the log, the oldest first."""
+    query = sa.select(LogKey.verifier, LogKey.private).order_by(LogKey.id)
+    return list(connection.execute(query))
+
+
+def add_key(connection: sa.Connection, verifier: str, private: bytes | None) -> None:
+    """Add the key that signs from now on. The private keys of older ones are deleted."""
+    connection.execute(sa.update(LogKey).values(private=None))
+    connection.execute(sa.insert(LogKey).values(verifier=verifier, private=private))
+
+
+def seal_job(connection: sa.Connection, job_id: str, index: int, salt: bytes) -> bool:
+    """Give a job its place in the log; return False if it has one or is gone."""
+    parameters = {"job": job_id, "index": index, "salt": salt}
+    return bool(connection.execute(_SEAL, parameters).rowcount)
+
+
+def add_entries(connection: sa.Connection, entries: list[dict[str, Any]]) -> None:
+    """Append entries: the columns of `LogEntry` each."""
+    connection.execute(sa.insert(LogEntry), entries)
+
+
+def note_deletions(connection: sa.Connection, deleted: Mapping[str, int | None]) -> None:
+    """Note that jobs were deleted, for the log to say so.
+
+    Args:
+        connection: of the transaction that deletes them.
+        deleted: the index of each job's entry; None if it has none.
+    """
+    rows = [
+        {"job_id": job_id, "entry_index": index}
+        for job_id, index in deleted.items()
+        if index is not None
+    ]
+    if rows:
+        connection.execute(sa.insert(LogDeletion), rows)
+
+
+def take_deletions(connection: sa.Connection, limit: int) -> list[sa.Row[int, str]]:
+    """Return index and job of deletions that the log does not have, and delete their rows."""
+    query = sa.select(LogDeletion.entry_index, LogDeletion.job_id)
+    rows = list(connection.execute(query.order_by(LogDeletion.entry_index).limit(limit)))
+    taken = LogDeletion.entry_index.in_([row.entry_index for row in rows])
+    connection.execute(sa.delete(LogDeletion).where(taken))
+    return rows
+
+
+def get_tile(connection: sa.Connection, level: int, index: int) -> bytes:
+    """Return the hashes of a tile; nothing if there is none."""
+    parameters = {"tile_level": level, "index": index}
+    return connection.scalar(_TILE, parameters) or b""
+
+
+def set_tile(connection: sa.Connection, level: int, index: int, hashes: bytes) -> None:
+    """Add a tile, or extend one."""
+    parameters = {"tile_level": level, "index": index, "data": hashes}
+    if not connection.execute(_SET_TILE, parameters).rowcount:
+        new = sa.insert(LogTile).values(level=level, tile_index=index, hashes=hashes)
+        connection.execute(new)
+
+
+def add_checkpoint(connection: sa.Connection, size: int, note: str) -> None:
+    """Add the newest checkpoint."""
+    connection.execute(sa.insert(LogCheckpoint).values(size=size, note=note))
+
+
+def get_checkpoint(connection: sa.Connection) -> str | None:
+    """Return the newest checkpoint."""
+    return connection.scalar(_CHECKPOINT)
+
+
+def list_checkpoints(connection: sa.Connection, after: int, limit: int) -> list[sa.Row[int, str]]:
+    """Return size and note of checkpoints of more than ``after`` entries, the smallest first."""
+    query = sa.select(LogCheckpoint.size, LogCheckpoint.note).where(LogCheckpoint.size > after)
+    return list(connection.execute(query.order_by(LogCheckpoint.size).limit(limit)))
+
+
+def list_entries(
+    connection: sa.Connection, start: int, end: int
+) -> list[sa.Row[int, LogKind, str, bytes]]:
+    """Return the entries from ``start`` on and before ``end``."""
+    query = sa.select(LogEntry.entry_index, LogEntry.kind, LogEntry.job_id, LogEntry.entry)
+    between = sa.and_(LogEntry.entry_index >= start, LogEntry.entry_index < end)
+    return list(connection.execute(query.where(between).order_by(LogEntry.entry_index)))
+
+
+def find_deletions(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, bytes | None]:
+    """Return the entries of some jobs' deletions by job; None if the log has yet to get it."""
+    pending = sa.select(LogDeletion.job_id).where(LogDeletion.job_id.in_(job_ids))
+    found: dict[str, bytes | None] = dict.fromkeys(connection.scalars(pending))
+    query = sa.select(LogEntry.job_id, LogEntry.entry).where(
+        LogEntry.job_id.in_(job_ids), LogEntry.kind == LogKind.DELETION
+    )
+    return {**found, **{row.job_id: row.entry for row in connection.execute(query)}}
+
+
+def find_misplaced(connection: sa.Connection) -> str | None:
+    """Return a job that claims an entry which is not its own."""
+    query = (
+        sa.select(Job.id)
+        .outerjoin(LogEntry, LogEntry.entry_index == Job.log_index)
+        .where(Job.log_index.is_not(None))
+        .where(
+            sa.or_(
+                LogEntry.job_id.is_(None),
+                LogEntry.job_id != Job.id,
+                LogEntry.kind != LogKind.JOB,
+            )
+        )
+    )
+    return connection.scalar(query.order_by(Job.log_index).limit(1))
+
+
+def count_unsealed(connection: sa.Connection) -> int:
+    """Count the ended jobs that are not in the log yet."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(Job).where(_IS_UNSEALED)) or 0
+
+
+def find_passed_over(connection: sa.Connection, seconds: float) -> str | None:
+    """Return a job without an entry that ended more than ``seconds`` before one that has an entry.
+
+    Jobs get their entries in the order in which they ended, but for some seconds.
+    """
+    newest = sa.select(Job.finished_at).where(
+        Job.log_index.is_not(None), Job.finished_at.is_not(None)
+    )
+    last = connection.scalar(newest.order_by(Job.finished_at.desc()).limit(1))
+    if last is None:
+        return None
+    earlier = Job.finished_at < last - dt.timedelta(seconds=seconds)
+    query = sa.select(Job.id).where(_IS_UNSEALED, earlier).order_by(Job.finished_at).limit(1)
+    return connection.scalar(query)

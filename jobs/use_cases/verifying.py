@@ -1,0 +1,248 @@
+"""Verifying: whether the database still has what the log recorded.
+
+Everything is computed again from the entries: the tree, its tiles, the root of each checkpoint. Then each
+job's record is compared with its entry. The first difference ends it, and is named.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.database import Database
+from jobs.errors import UserError
+from jobs.models import Job, LogKind
+from jobs.statements import log
+from jobs.tlog import merkle, tiles
+from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
+from jobs.tlog.entry import DELETION, JOB, parse_entry
+from jobs.tlog.merkle import HASH_SIZE
+from jobs.tlog.note import NoteError, Verifier
+from jobs.tlog.tiles import WIDTH
+
+#: Entries and checkpoints that are read at once.
+PAGE = WIDTH
+#: Seconds by which a job may get its entry after one that ended later: an interrupted stage hands its text in
+#: for as long as it has a lease, and a transaction may take a while to commit.
+MAX_DISORDER = 120.0
+
+
+class TamperedError(UserError):
+    """The database is not what the log recorded. The message names the first record that differs."""
+
+
+@dataclass
+class Report:
+    """What was compared, and found to be as it was recorded."""
+
+    origin: str | None = None
+    entries: int = 0
+    jobs: int = 0
+    #: Jobs that were deleted, and whose entries are there.
+    deleted: int = 0
+    checkpoints: int = 0
+    #: Jobs that have ended and have no entry yet.
+    unsealed: int = 0
+
+
+class Head(NamedTuple):
+    """A root that the tree must have at a size."""
+
+    size: int
+    root: bytes
+    #: Where it comes from, for messages.
+    name: str
+
+
+def verify(
+    database: Database,
+    describe: Callable[[Job], dict[str, Any]],
+    *,
+    trusted: Sequence[Verifier] = (),
+    checkpoints: Iterable[tuple[str, str]] = (),
+) -> Report:
+    """Compare a database with its log.
+
+    Args:
+        database: to verify.
+        describe: returns the history of a job (`jobs.protocol.history`).
+        trusted: the keys that may have signed. If none are given, those that the database names: then nobody is
+            noticed who replaced the log as a whole.
+        checkpoints: names and notes of earlier checkpoints, which the log must continue.
+
+    Raises:
+        TamperedError: a record was changed, removed, added or reordered.
+    """
+    with database.read_session() as session:
+        connection = session.connection()
+        report = Report(*log.state(connection))
+        keys = list(trusted) or [Verifier.parse(row.verifier) for row in log.keys(connection)]
+        given = sorted(
+            _open(note, keys, report.origin, f"the checkpoint in {name}")
+            for name, note in checkpoints
+        )
+        tree = _Tree(connection, report)
+        heads = heapq.merge(given, _stored_heads(connection, keys, report))
+        head = next(heads, None)
+        for start in range(0, report.entries, PAGE):
+            rows = log.list_entries(connection, start, start + PAGE)
+            for row in rows:
+                tree.append(row)
+                while head is not None and head.size <= tree.size:
+                    tree.check(head)
+                    head = next(heads, None)
+            if len(rows) < min(PAGE, report.entries - start):
+                raise TamperedError(f"entry {start + len(rows)} was removed")
+            _check_jobs(session, rows, describe, report)
+            session.expunge_all()
+        if head is not None:
+            raise TamperedError(
+                f"the log ends after {report.entries} entries, and {head.name} has {head.size}: "
+                f"entry {report.entries} was removed"
+            )
+        if connection.scalar(_MORE, {"size": report.entries}):
+            raise TamperedError(f"entry {report.entries} was added: no checkpoint has it")
+        tree.finish()
+        _check_places(connection)
+        report.unsealed = log.count_unsealed(connection)
+    return report
+
+
+_MORE = sa.text("SELECT 1 FROM log_entries WHERE entry_index >= :size OR entry_index < 0 LIMIT 1")
+
+
+class _Tree:
+    """The tree of the entries so far, compared with the stored tiles."""
+
+    def __init__(self, connection: sa.Connection, report: Report) -> None:
+        self.size = 0
+        self._connection = connection
+        self._origin = report.origin
+        #: The tiles at the right edge. The others are full, and were compared.
+        self._edge: dict[tuple[int, int], bytes] = {}
+        #: The stored tile with the hash of the next leaf.
+        self._stored = b""
+        self._signed = 0
+
+    def append(self, row: sa.Row[int, LogKind, str, bytes]) -> None:
+        """Add an entry, which should be the next one."""
+        if row.entry_index != self.size:
+            raise TamperedError(f"entry {self.size} was removed")
+        offset = self.size % WIDTH
+        if not offset:
+            self._stored = log.get_tile(self._connection, 0, self.size // WIDTH)
+        leaf = merkle.leaf_hash(row.entry)
+        if leaf != self._stored[offset * HASH_SIZE : (offset + 1) * HASH_SIZE]:
+            raise TamperedError(
+                f"entry {self.size}, of job {row.job_id}, is not the one that was recorded there: "
+                "it was changed, reordered or added"
+            )
+        for (level, index), hashes in tiles.append(self.size, [leaf], self._read).items():
+            self._edge[level, index] = hashes
+            if len(hashes) == WIDTH * HASH_SIZE:
+                self._compare(level, index)
+        self.size += 1
+        for level, index in [
+            key for key in self._edge if len(self._edge[key]) == WIDTH * HASH_SIZE
+        ]:
+            del self._edge[level, index]
+
+    def check(self, head: Head) -> None:
+        """Compare the root with a checkpoint's."""
+        root = merkle.EMPTY_ROOT
+        if head.size:
+            root = merkle.root(self.size, tiles.nodes(self._read))
+        if root != head.root:
+            raise TamperedError(
+                f"the log is not the one of {head.name}, with {head.size} entries: one of the entries "
+                f"{self._signed} to {head.size - 1} was changed, removed, added or reordered"
+            )
+        self._signed = head.size
+
+    def finish(self) -> None:
+        """Compare the partial tiles; all entries must be signed."""
+        if self._signed != self.size:
+            raise TamperedError(f"entry {self._signed} is in no checkpoint: it was added")
+        for level, index in self._edge:
+            self._compare(level, index)
+
+    def _read(self, level: int, index: int) -> bytes:
+        return self._edge[level, index]
+
+    def _compare(self, level: int, index: int) -> None:
+        if log.get_tile(self._connection, level, index) != self._edge[level, index]:
+            raise TamperedError(f"tile {index} of level {level} was changed")
+
+
+def _open(note: str, keys: Sequence[Verifier], origin: str | None, name: str) -> Head:
+    try:
+        checkpoint: Checkpoint = open_checkpoint(note, keys)
+    except NoteError as error:
+        raise TamperedError(f"{name} is not trusted: {error}") from error
+    if checkpoint.origin != origin:
+        raise TamperedError(f"{name} is of the log {checkpoint.origin}, and this log is {origin}")
+    return Head(checkpoint.size, checkpoint.root, name)
+
+
+def _stored_heads(
+    connection: sa.Connection, keys: Sequence[Verifier], report: Report
+) -> Iterator[Head]:
+    """Yield the stored checkpoints, the smallest first."""
+    size = -1
+    while rows := log.list_checkpoints(connection, size, PAGE):
+        for size, note in rows:
+            head = _open(note, keys, report.origin, f"checkpoint {size}")
+            if head.size != size:
+                raise TamperedError(
+                    f"checkpoint {size} was changed: its note has {head.size} entries"
+                )
+            report.checkpoints += 1
+            yield head
+
+
+def _check_jobs(
+    session: Session,
+    rows: Sequence[sa.Row[int, LogKind, str, bytes]],
+    describe: Callable[[Job], dict[str, Any]],
+    report: Report,
+) -> None:
+    """Compare the jobs that entries are about with the entries."""
+    ids = {row.job_id for row in rows}
+    jobs = log.load_jobs(session, ids)
+    deletions = log.find_deletions(session.connection(), ids - jobs.keys())
+    for index, kind, job_id, entry in rows:
+        said, job = parse_entry(entry), jobs.get(job_id)
+        name = f"job {job_id} (entry {index})"
+        if said.get("type") != {LogKind.JOB: JOB, LogKind.DELETION: DELETION}[kind]:
+            raise TamperedError(f"the kind of entry {index} was changed")
+        if kind is LogKind.DELETION:
+            if job is not None:
+                raise TamperedError(f"{name} was added: the log says that it was deleted")
+        elif job is None:
+            if job_id not in deletions:
+                raise TamperedError(f"{name} was removed")
+            deletion = deletions[job_id]
+            if deletion is not None and parse_entry(deletion).get("entry") != index:
+                raise TamperedError(f"{name} was removed: its deletion is of another entry")
+            report.deleted += 1
+        elif job.log_index != index:
+            raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
+        elif describe(job)["digest"] != said["digest"]:
+            raise TamperedError(f"{name} was changed")
+        else:
+            report.jobs += 1
+
+
+def _check_places(connection: sa.Connection) -> None:
+    """Look for jobs that were added."""
+    if job_id := log.find_misplaced(connection):
+        raise TamperedError(f"job {job_id} was added: the entry that it claims is not its own")
+    if job_id := log.find_passed_over(connection, MAX_DISORDER):
+        raise TamperedError(
+            f"job {job_id} was added: it ended before jobs that have an entry, and has none"
+        )

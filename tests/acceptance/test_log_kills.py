@@ -1,0 +1,69 @@
+"""kill -9 at every point of sealing: nothing is lost, and nothing is in the log twice."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jobs.database import Database
+from jobs.protocol.history import history
+from jobs.statements import log
+from jobs.use_cases import deletion, proving, verifying
+from tests.integration.sealed import end, seal
+from tests.servers import PATIENCE
+
+#: Seals, and kills itself after one call of a statement, or after the commit.
+PROGRAM = """
+import os, signal, sys
+from jobs.database import Database
+from jobs.statements import log
+from tests.integration.sealed import seal
+
+url, point = sys.argv[1:]
+if point != "committed":
+    original = getattr(log, point)
+
+    def call(*arguments, **named):
+        original(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(log, point, call)
+seal(Database(url))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+POINTS = [
+    "load_unsealed",
+    "lock",
+    "set_origin",
+    "add_key",
+    "seal_job",
+    "take_deletions",
+    "add_entries",
+    "set_tile",
+    "add_checkpoint",
+    "set_size",
+    "committed",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_process_killed_while_it_seals_loses_nothing(
+    database: Database, database_url: str, point: str
+) -> None:
+    ended = [end(database) for _ in range(3)]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, database_url, point], check=False, timeout=PATIENCE
+    )
+    assert done.returncode == -signal.SIGKILL
+    seal(database)
+    deletion.delete(database, None, ended[1].id)
+    seal(database)
+    report = verifying.verify(database, history)
+    assert (report.entries, report.jobs, report.deleted) == (4, 2, 1)
+    assert len(proving.list_keys(database)) == 1
+    with database.read() as connection:
+        rows = log.list_entries(connection, 0, 4)
+    assert [row.job_id for row in rows] == [job.id for job in [*ended, ended[1]]]
