@@ -70,6 +70,13 @@ class Client:
         """Return the history of a job."""
         return self._reach("GET", f"/api/jobs/{job_id}")
 
+    def proof(self, job_id: str) -> str:
+        """Return the proof that a job is in the transparency log."""
+        try:
+            return self._request("GET", f"/api/jobs/{job_id}/proof").text
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
         """Follow a job's events to the end, reconnecting when needed.
 
@@ -113,11 +120,14 @@ class Client:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        data: dict[str, Any] = self._request(method, path, **options).json()
+        return data
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         reply = self._http.request(method, path, **options)
         if reply.status_code >= 400:
             raise _error(reply)
-        data: dict[str, Any] = reply.json()
-        return data
+        return reply
 
     def _unreachable(self, error: Exception) -> ExpectedError:
         return ExpectedError(

@@ -5,7 +5,19 @@ from __future__ import annotations
 from flask import Flask
 
 from jobs.settings import Settings
-from web import access, api, errors, health, openapi, pages, rate_limits, request_id, security, v1
+from web import (
+    access,
+    api,
+    errors,
+    health,
+    log,
+    openapi,
+    pages,
+    rate_limits,
+    request_id,
+    security,
+    v1,
+)
 from web.services import Services
 from web.v1.feeds import Feeds
 from web.v1.replies import Replies
@@ -32,6 +44,7 @@ def create_app(settings: Settings) -> Flask:
     errors.init_app(app)
     app.register_blueprint(v1.blueprint, url_prefix="/v1")
     app.register_blueprint(api.blueprint, url_prefix="/api")
+    app.register_blueprint(log.blueprint, url_prefix="/log")
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(pages.login_blueprint)
     app.register_blueprint(health.blueprint)

@@ -20,8 +20,9 @@ from web.services import get_services
 
 #: The cookie with the secret of a login session.
 COOKIE = "helixq_session"
-#: What is open to everybody: health checks, logging in, the API's description, and the files of the pages.
-OPEN_BLUEPRINTS = {"health", "login", "openapi"}
+#: What is open to everybody: health checks, logging in, the API's description, and the files of the pages. And the
+#: log: it has digests only, and whoever checks the service by it needs no key that would let them read everything.
+OPEN_BLUEPRINTS = {"health", "log", "login", "openapi"}
 OPEN_ENDPOINTS = {"pages.static"}
 CHALLENGE = 'Bearer realm="HelixQ"'
 

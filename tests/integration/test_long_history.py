@@ -42,8 +42,8 @@ from jobs.use_cases import (
     workers,
 )
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
-from jobs.webhooks.outcome import Outcome
 from jobs.use_cases.sealing import Signing
+from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
 

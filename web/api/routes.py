@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request, url_for
 
-from jobs.errors import JobNotFoundError
+from jobs.errors import JobNotFoundError, NotSealedError
 from jobs.models import Job, Status
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, summary
 from jobs.protocol.replay import report
-from jobs.use_cases import queries
+from jobs.use_cases import proving, queries
 from jobs.use_cases.replaying import replay_of
 from web import query
+from web.errors import HTTPError
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
@@ -63,6 +64,20 @@ def job(job_id: str) -> Response:
             original = None
         replay = report(original, stored)
     return jsonify({**history(stored), "replay": replay})
+
+
+@blueprint.get("/jobs/<job_id>/proof")
+def proof(job_id: str) -> Response:
+    """Reply with the proof that a job's entry is in the log: a tlog-proof file."""
+    services = get_services()
+    try:
+        found = proving.prove(services.database, services.readable_owner, job_id)
+    except NotSealedError as error:
+        raise HTTPError(409, str(error), code="not_sealed") from error
+    response = Response(found.text, content_type="text/plain; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{job_id}.tlog-proof"'
+    response.cache_control.no_cache = True
+    return response
 
 
 @blueprint.post("/jobs/<job_id>/replay")

@@ -1,0 +1,224 @@
+"""`helixq jobs proof`, `verify` and `log-key`: the transparency log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+import migrations
+from cli.client import Client
+from cli.errors import ExpectedError
+from cli.options import server
+from jobs.database import Database
+from jobs.protocol.history import history as describe
+from jobs.settings import Settings
+from jobs.tlog.entry import JOB, digest, parse_entry
+from jobs.tlog.merkle import ProofError
+from jobs.tlog.note import NoteError, Signer, Verifier, is_name
+from jobs.tlog.proof import Proof
+from jobs.use_cases import proving, sealing, verifying
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write it to this file.",
+)
+@server
+@click.pass_obj
+def proof(settings: Settings, /, job_id: str, output: Path | None, url: str | None) -> None:
+    """Print the proof that a job is in the transparency log: a C2SP tlog-proof file."""
+    with Client(url or settings.url, settings.api_key) as client:
+        text = client.proof(job_id)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ExpectedError(f"{output} cannot be written ({error.strerror})") from error
+
+
+@click.command()
+@click.argument("proof_file", metavar="[FILE.tlog-proof]", type=FILE, required=False)
+@click.option(
+    "--key",
+    "keys",
+    metavar="VKEY",
+    multiple=True,
+    help="The log's public key, as `helixq jobs log-key` prints it; may be repeated.",
+)
+@click.option(
+    "--history",
+    "history_file",
+    type=FILE,
+    help="Also check this history, as `helixq jobs show --json` prints it.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoint_files",
+    type=FILE,
+    multiple=True,
+    help="An earlier checkpoint that the database's log must continue; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_obj
+def verify(
+    settings: Settings,
+    /,
+    proof_file: Path | None,
+    keys: tuple[str, ...],
+    history_file: Path | None,
+    checkpoint_files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Check that nothing that was recorded has changed; the exit status is 1 if something has.
+
+    With FILE, check a proof, without a server or a database. Without, check the database: every job against
+    its entry in the log, and the log against its checkpoints.
+    """
+    try:
+        trusted = [Verifier.parse(key) for key in keys]
+    except NoteError as error:
+        raise click.UsageError(f"--key: {error}.") from error
+    try:
+        if proof_file is not None:
+            if not trusted or checkpoint_files:
+                raise click.UsageError("A proof needs --key, and takes no --checkpoint.")
+            result = _verify_proof(proof_file, trusted, history_file)
+            sentence = _proved(result)
+        else:
+            if history_file is not None:
+                raise click.UsageError("--history needs the proof of the history.")
+            earlier = [(str(file), _read(file)) for file in checkpoint_files]
+            with _database(settings) as database:
+                report = verifying.verify(database, describe, trusted=trusted, checkpoints=earlier)
+            result = {"verified": True, **vars(report)}
+            sentence = _as_recorded(report)
+    except (verifying.TamperedError, NoteError, ProofError) as error:
+        if as_json:
+            click.echo(json.dumps({"verified": False, "error": str(error)}))
+        else:
+            click.echo(f"NOT VERIFIED: {error}.", err=True)
+        sys.exit(1)
+    click.echo(json.dumps(result) if as_json else sentence)
+
+
+@click.command("log-key")
+@click.option("--rotate", is_flag=True, help="Make a new key first, which the database keeps.")
+@click.option(
+    "--new", "origin", metavar="ORIGIN", help="Print a new private key for HELIXQ_LOG_KEY instead."
+)
+@click.pass_obj
+def log_key(settings: Settings, /, rotate: bool, origin: str | None) -> None:
+    """Print the public keys of the transparency log, the newest first."""
+    if origin is not None:
+        if rotate:
+            raise click.UsageError("Give either --rotate or --new.")
+        if not is_name(origin):
+            raise click.UsageError("ORIGIN should be a name such as example.com/log.")
+        signer = Signer.generate(origin)
+        click.echo(f"The public key is {signer.verifier}", err=True)
+        click.echo(signer.to_text())
+        return
+    with _database(settings) as database:
+        if rotate:
+            sealing.rotate_key(database)
+        keys = proving.list_keys(database)
+    if not keys:
+        raise ExpectedError("the log has no key yet: it gets one when the first job has ended")
+    for key in reversed(keys):
+        click.echo(str(key))
+
+
+def _verify_proof(file: Path, trusted: list[Verifier], history_file: Path | None) -> dict[str, Any]:
+    """Check a proof, and a history against it.
+
+    Raises:
+        NoteError, ProofError: the proof is wrong.
+        TamperedError: the history is not the one that the entry has the digest of.
+    """
+    proof = Proof.parse(_read(file))
+    if proof.extra is None:
+        raise NoteError("the proof has no entry in its `extra` line, so it is none of HelixQ's")
+    checkpoint = proof.verify(proof.extra, trusted)
+    entry = parse_entry(proof.extra)
+    result = {
+        "verified": True,
+        "origin": checkpoint.origin,
+        "size": checkpoint.size,
+        "index": proof.index,
+        "entry": entry,
+    }
+    if history_file is not None:
+        try:
+            told = json.loads(_read(history_file))
+            recorded = digest(told, bytes.fromhex(told["log"]["salt"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise verifying.TamperedError(
+                f"{history_file} is no whole history of a job that is in the log"
+            ) from error
+        if entry.get("type") != JOB or recorded != entry.get("digest"):
+            raise verifying.TamperedError(
+                f"the history of {told['id']} is not the one that was recorded in entry {proof.index}"
+            )
+        result["job"] = told["id"]
+    return result
+
+
+def _proved(result: Mapping[str, Any]) -> str:
+    at, digest = result["entry"].get("at"), result["entry"].get("digest")
+    place = f"entry {result['index']} of {result['origin']}"
+    recorded = f"recorded at {at} with {result['size']} entries signed"
+    if "job" in result:
+        return f"Verified: the history of {result['job']} is {place}, {recorded}."
+    return f"Verified: the record with the digest {digest} is {place}, {recorded}."
+
+
+def _as_recorded(report: verifying.Report) -> str:
+    waiting = ""
+    if report.unsealed:
+        verb = "is" if report.unsealed == 1 else "are"
+        waiting = f" {_count(report.unsealed, 'ended job')} {verb} not in it yet."
+    if not report.entries:
+        return f"The log is empty.{waiting}"
+    verbs = "is as it was" if report.jobs == 1 else "are as they were"
+    return (
+        f"Verified: {_count(report.jobs, 'job')} {verbs} recorded in {report.origin}, {report.deleted} "
+        f"deleted; {_count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
+        f"agree{'s' if report.checkpoints == 1 else ''}.{waiting}"
+    )
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ExpectedError(f"{file} is not UTF-8") from error
+    except OSError as error:
+        raise ExpectedError(f"{file} cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Database]:
+    database = Database(settings.database)
+    try:
+        migrations.check(database.engine)
+        yield database
+    finally:
+        database.close()
