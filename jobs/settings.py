@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from jobs import database_url, redis_url
 from jobs.errors import UserError
@@ -160,12 +168,15 @@ class Settings(BaseModel):
 
     @field_validator("log_key")
     @classmethod
-    def _log_key(cls, value: str | None) -> str | None:
+    def _log_key(cls, value: str | None, info: ValidationInfo) -> str | None:
         # Imported here since few commands need it.
         from jobs.tlog.note import Signer
 
-        if value is not None:
-            Signer.parse(value)
+        if value is None:
+            return None
+        name, origin = Signer.parse(value).name, info.data.get("log_origin")
+        if origin not in (None, name):
+            raise ValueError(f"it is a key of {name}, and HELIXQ_LOG_ORIGIN is {origin}")
         return value
 
     @field_validator("database_url")

@@ -228,6 +228,27 @@ def test_a_deletion_waits_for_the_entry_of_its_job(database: Database) -> None:
     assert is_as_recorded(database).entries == 0
 
 
+def test_jobs_may_be_deleted_while_they_are_sealed(database: Database) -> None:
+    """Whichever comes first, the log says what became of each job that it has."""
+    jobs = [end(database) for _ in range(30)]
+
+    def delete() -> None:
+        for job in jobs[::2]:
+            deletion.delete(database, ANONYMOUS, job.id)
+
+    def seal_singly() -> None:
+        while prepared := sealing.prepare(database, history, limit=3):
+            sealing.append(database, prepared, Signing())
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(work) for work in (seal_singly, delete, seal_singly)]:
+            done.result()
+    seal(database)
+    report = is_as_recorded(database)
+    assert (report.jobs, report.unsealed) == (15, 0)
+    assert report.entries == 15 + 2 * report.deleted
+
+
 def test_jobs_that_ended_before_the_upgrade_are_sealed(database: Database) -> None:
     migrations.migrate(database.engine, "0010")
     migrations.migrate(database.engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -19,12 +20,23 @@ from jobs.errors import QueueUnavailableError
 from jobs.maintenance import Maintenance
 from jobs.models import ANONYMOUS, Job, WorkerState
 from jobs.progress import Progress
+from jobs.protocol.history import history
 from jobs.queue import KEY_PREFIX, QUEUE, Publisher, make_app
 from jobs.timing import HEARTBEAT_INTERVAL
-from jobs.use_cases import cancellation, outbox, queries, stages, workers
+from jobs.tlog.note import Signer
+from jobs.use_cases import (
+    cancellation,
+    outbox,
+    queries,
+    sealing,
+    stages,
+    verifying,
+    workers,
+)
+from jobs.use_cases.sealing import Signing
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
-from tests.servers import RedisServer
+from tests.servers import PATIENCE, RedisServer
 
 #: More than a sweep takes in one transaction.
 JOBS = 120
@@ -160,6 +172,49 @@ def test_maintenance_without_a_worker_publishes_for_ready_workers(
     workers.set_state(database, WORKER, WorkerState.READY)
     process.sweep()
     assert Counter(messages(broker)) == {(waiting.id, 0): 1, (started.id, 1): 1}
+
+
+def test_ended_jobs_are_sealed(
+    database: Database, progress: Progress, redis_server: RedisServer
+) -> None:
+    process = duties(database, progress, redis_server)
+    assert not process.seal()
+    for _ in range(sealing.MAX_JOBS):
+        cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    assert process.seal(), "there may be more"
+    assert not process.seal()
+    assert verifying.verify(database, history).jobs == sealing.MAX_JOBS
+
+
+def test_a_running_process_seals_within_seconds(
+    database: Database, progress: Progress, redis_server: RedisServer
+) -> None:
+    process = duties(database, progress, redis_server)
+    process.start()
+    cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    ended_at = time.monotonic()
+    while sealing.any_pending(database):
+        assert time.monotonic() < ended_at + PATIENCE
+        time.sleep(0.05)  # there is no event for an entry of the log
+    process.stop()
+    assert verifying.verify(database, history).jobs == 1
+
+
+def test_it_is_said_once_that_the_log_cannot_be_signed(
+    database: Database,
+    progress: Progress,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    given = Signing(Signer.generate("example.com/log"))
+    cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    duties(database, progress, redis_server, signing=given).seal()
+    cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    process = duties(database, progress, redis_server)
+    assert not process.seal()
+    assert not process.seal()
+    [said] = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert said.endswith("the log is signed with a HELIXQ_LOG_KEY: give it to this process too")
 
 
 def test_old_jobs_are_cleaned_up(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import SettingsError
+from jobs.tlog.note import Signer
 
 
 def test_defaults_run_the_demo() -> None:
@@ -199,3 +200,19 @@ def test_a_long_data_folder_still_gets_a_socket() -> None:
     assert len(str(loaded.redis_socket)) <= settings.MAX_SOCKET_PATH
     neighbor = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 31})
     assert neighbor.redis_socket != loaded.redis_socket
+
+
+def test_a_key_of_the_log_is_checked_and_never_shown() -> None:
+    key = Signer.generate("example.com/log").to_text()
+    assert settings.load({"HELIXQ_LOG_KEY": key}).log_key == key
+    for variables, message in (
+        ({"HELIXQ_LOG_KEY": key[:-2]}, "HELIXQ_LOG_KEY is wrong: a signing key should be"),
+        (
+            {"HELIXQ_LOG_KEY": key, "HELIXQ_LOG_ORIGIN": "other"},
+            "HELIXQ_LOG_KEY is wrong: it is a key of example.com/log, and HELIXQ_LOG_ORIGIN is other",
+        ),
+        ({"HELIXQ_LOG_ORIGIN": "a b"}, "HELIXQ_LOG_ORIGIN=a b is wrong: it should be a name"),
+    ):
+        with pytest.raises(settings.SettingsError, match=message) as caught:
+            settings.load(variables)
+        assert key[40:-2] not in str(caught.value)
