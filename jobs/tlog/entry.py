@@ -28,6 +28,8 @@ DELETION = "helixq/deletion/v1"
 SALT_SIZE = 32
 #: The largest integer that every JSON parser reads exactly. Larger ones are recorded as their digits.
 MAX_INTEGER = 2**53 - 1
+#: Between them, Python and JavaScript spell numbers that are not whole alike.
+MIN_PLAIN, MAX_PLAIN = 1e-4, 1e15
 #: Far less than Python's limit of recursion.
 MAX_DEPTH = 200
 
@@ -93,7 +95,12 @@ def canonical(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False).encode()
     if _depth(value) > MAX_DEPTH:
         return canonical(json.dumps(value, sort_keys=True))
-    return rfc8785.dumps(_exact(value))
+    odd: list[Any] = []
+    exact = _exact(value, odd)
+    if odd:
+        return rfc8785.dumps(exact)
+    # Of all else, the standard library has the same spelling, in a fifth of the time.
+    return json.dumps(exact, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def new_salt() -> bytes:
@@ -196,15 +203,20 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _exact(value: Any) -> Any:
+def _exact(value: Any, odd: list[Any]) -> Any:
+    """Return a value that RFC 8785 can spell; add to ``odd`` what Python's encoder spells otherwise."""
     if isinstance(value, dict):
-        return {key: _exact(item) for key, item in value.items()}
+        odd += [key for key in value if not key.isascii()]  # They may be sorted otherwise.
+        return {key: _exact(item, odd) for key, item in value.items()}
     if isinstance(value, list):
-        return [_exact(item) for item in value]
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int) and abs(value) > MAX_INTEGER:
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
+        return [_exact(item, odd) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        if value.is_integer() and abs(value) <= MAX_INTEGER:
+            return int(value)
+        if not MIN_PLAIN <= abs(value) < MAX_PLAIN:
+            odd.append(value)
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
         return str(value)
     return value

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.models import AttemptStatus, Status
@@ -23,7 +23,12 @@ SALT = bytes(range(32))
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats(-1, 1)
+    | texts,
     lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
 )
 
@@ -127,6 +132,7 @@ def test_a_history_verifies_after_a_round_trip_through_json() -> None:
     assert entry.digest(json.loads(json.dumps(original)), SALT) == entry.digest(original, SALT)
 
 
+@settings(max_examples=1000, deadline=None)
 @given(value=values)
 def test_canonical_json_is_that_of_the_rfc(value: Any) -> None:
     assert entry.canonical(value) == rfc8785.dumps(value)
