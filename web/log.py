@@ -22,7 +22,7 @@ TILE_AGE = 31_536_000
 
 
 @blueprint.get("/checkpoint")
-def checkpoint() -> Response:
+def log_checkpoint() -> Response:
     """Reply with the newest checkpoint."""
     note = proving.get_checkpoint(get_services().database)
     if note is None:
@@ -34,7 +34,7 @@ def checkpoint() -> Response:
 
 
 @blueprint.get("/tile/<level>/<path:path>")
-def tile(level: str, path: str) -> Response:
+def log_tile(level: str, path: str) -> Response:
     """Reply with the hashes of a tile, or with a bundle of entries."""
     found, number = None, tiles.parse_level(level)
     place = tiles.parse_path(path)

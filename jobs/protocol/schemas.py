@@ -481,6 +481,13 @@ class Replay(Reply):
     changed: list[Change]
 
 
+class LogPlace(Reply):
+    """A job's entry in the transparency log, and the salt of the texts in its record."""
+
+    index: int
+    salt: str
+
+
 class History(Summary):
     """Everything that is stored about a job."""
 
@@ -496,8 +503,12 @@ class History(Summary):
     top_p: float
     max_output_tokens: int
     seed: int
+    background: bool
+    deadline_at: Time | None
     restarts: list[Restart]
     attempts: list[Attempt]
+    digest: Digest | None
+    log: LogPlace | None
 
 
 class WebhookEndpoint(Reply):

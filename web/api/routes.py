@@ -67,7 +67,7 @@ def job(job_id: str) -> Response:
 
 
 @blueprint.get("/jobs/<job_id>/proof")
-def proof(job_id: str) -> Response:
+def job_proof(job_id: str) -> Response:
     """Reply with the proof that a job's entry is in the log: a tlog-proof file."""
     services = get_services()
     try:

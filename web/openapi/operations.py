@@ -71,7 +71,7 @@ ERRORS = {
     401: "No API key was given, or it is wrong, revoked or expired.",
     403: "The API key lacks a scope, or a page of another site requested a change.",
     404: "There is no such job, model, file, batch, webhook endpoint or delivery.",
-    409: "The job was cancelled.",
+    409: "The job was cancelled, or is not in the transparency log yet.",
     412: "The response does not match `If-Match`.",
     413: "The body is too large.",
     415: "The body is not JSON, or its compression is unknown.",
@@ -105,6 +105,8 @@ def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> tupl
 
 
 PAGE = page()
+#: The errors of the log are plain text.
+_LOG_ERRORS = {status: Reply(ERRORS[status], media="text/plain") for status in (400, 500, 503)}
 _UPLOAD = {
     "type": "object",
     "properties": {
@@ -364,6 +366,36 @@ OPERATIONS = {
         {200: Reply("The job's history.", schemas.History)},
         errors=(404,),
         error=schemas.Problem,
+    ),
+    "api.job_proof": Operation(
+        "Audits",
+        {200: Reply("The proof, a C2SP tlog-proof.", media="text/plain")},
+        errors=(404, 409),
+        error=schemas.Problem,
+    ),
+    "log.log_checkpoint": Operation(
+        "Audits",
+        {
+            200: Reply("The checkpoint, a C2SP signed note.", media="text/plain"),
+            404: Reply("The log is empty.", media="text/plain"),
+            **_LOG_ERRORS,
+        },
+        error=None,
+        is_open=True,
+    ),
+    "log.log_tile": Operation(
+        "Audits",
+        {
+            200: Reply(
+                "32 bytes for each hash; with the level `entries`, each entry after its length in 2 bytes.",
+                media="application/octet-stream",
+                headers={"Cache-Control": "It never changes."},
+            ),
+            404: Reply("The log has no such tile.", media="text/plain"),
+            **_LOG_ERRORS,
+        },
+        error=None,
+        is_open=True,
     ),
     "health.healthz": Operation(
         "Health", {200: Reply("The process responds.", schemas.Alive)}, error=None, is_open=True
