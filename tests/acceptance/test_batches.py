@@ -189,7 +189,7 @@ def test_a_batch_outlives_the_processes_that_work_on_it(
     while batches.get_batch(database, ANONYMOUS, batch_id).ended_at is None:
         assert time.monotonic() < give_up, process.output
         answer(database, batch_id)
-        time.sleep(0.02)
+        time.sleep(0.02)  # nothing tells of rows
     process.stop()
     batch = batches.get_batch(database, ANONYMOUS, batch_id)
     expected = {f"line-{number}" for number in range(1, LINES + 1)}

@@ -106,7 +106,7 @@ def test_files_and_batches(server: Server) -> None:
             assert reply.status_code == 200, reply.text
             if path == "/v1/batches/{batch_id}":
                 while client.batches.retrieve(each).status not in ("completed", "failed"):
-                    time.sleep(0.2)
+                    time.sleep(0.2)  # clients poll
                 case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
     [answered] = client.get("/responses", cast_to=dict[str, Any], options={"params": {"limit": 1}})[
         "data"
@@ -144,7 +144,7 @@ def test_webhook_endpoints(server: Server) -> None:
     [delivery] = call(f"{one}/deliveries", "GET", endpoint_id=created)["data"]
     call("webhook_deliveries/{delivery_id}/redeliver", "POST", delivery_id=delivery["id"])
     while not delivery["attempts"]:
-        time.sleep(0.2)
+        time.sleep(0.2)  # clients poll
         [delivery] = call(f"{one}/deliveries", "GET", endpoint_id=created)["data"]
     call(one, "DELETE", endpoint_id=created)
 
@@ -157,7 +157,7 @@ def test_lists_and_replays(server: Server) -> None:
     case = api["/api/jobs/{job_id}/replay"]["POST"].Case(path_parameters={"job_id": done.id})
     replay = case.call_and_validate(headers=headers).json()["id"]
     while client.responses.retrieve(replay).status != "completed":
-        time.sleep(0.2)
+        time.sleep(0.2)  # clients poll
     case = api["/api/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": replay})
     assert case.call_and_validate(headers=headers).json()["replay"]["identical"] is not None
     reply = api["/api/jobs"]["GET"].Case(query={"limit": 1}).call_and_validate(headers=headers)

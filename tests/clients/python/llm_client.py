@@ -76,7 +76,7 @@ def silence(suffix):
 def cancel(suffix):
     process = ask("-m", f"helixnet{suffix}", cells.ENDLESS, user_path=f"cancel{suffix}")
     while cells.find(cells.ENDLESS) is None:
-        time.sleep(0.1)
+        time.sleep(0.1)  # nothing tells when the job is there
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     return cells.cancel_by_question(cells.ENDLESS)
