@@ -113,7 +113,7 @@ def test_the_service_is_measured_from_request_to_row() -> None:
 def test_accepting_a_batch_is_measured() -> None:
     batch = bench("batch", "--lines", "300", "--line-bytes", "1000")["batch"]
     assert batch["lines"] == 300
-    assert 300_000 <= batch["bytes"] < 330_000, "a line ends with a whole word"
+    assert 300_000 <= batch["bytes"] < 330_000, "each has at least so many"
     assert min(batch["upload"], batch["validation"]) > 0
     assert max(batch["web_growth"], batch["worker_growth"]) < 100 << 20
 
