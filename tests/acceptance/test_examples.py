@@ -22,12 +22,13 @@ ROOT = Path(__file__).parent.parent.parent
 #: Documents whose examples other tests run.
 OTHERS = {
     "docs/clients.md": "tests/clients",
+    "docs/trust.md": "tests/integration/test_log.py",
     "docs/webhooks.md": "tests/integration/web/test_webhooks.py",
 }
 
 _BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A program that the examples in sh may start; blocks with others are about installing and deploying.
-_COMMAND = re.compile(r"curl\b|(?:\S*/)?helixq (?:ask|chat|jobs|keys)\b")
+_COMMAND = re.compile(r"curl\b|(?:\S*/)?helixq (?:ask|chat|keys|jobs (?:list|show|replay))\b")
 
 
 class Block(NamedTuple):

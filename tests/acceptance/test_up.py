@@ -119,7 +119,8 @@ def test_an_unusable_data_folder_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for command in ("up", "migrate"):
-        process = helixq(command, environ={"HELIXQ_DATA_DIR": str(file)})
+        environ = {"HELIXQ_DATA_DIR": str(file), "HELIXQ_PORT": str(free_port())}
+        process = helixq(command, environ=environ)
         assert process.wait() == 1
         process.stop()
         assert "Error: the data folder" in process.output
@@ -157,7 +158,8 @@ def test_a_second_signal_reaches_every_process(tmp_path: Path) -> None:
 
 def test_an_interrupt_during_the_imports_is_silent(tmp_path: Path) -> None:
     imports = (sys.executable, "-X", "importtime", "-m", "cli")
-    process = helixq("up", environ={"HELIXQ_DATA_DIR": str(tmp_path)}, program=imports)
+    environ = {"HELIXQ_DATA_DIR": str(tmp_path), "HELIXQ_PORT": str(free_port())}
+    process = helixq("up", environ=environ, program=imports)
     process.wait_for("click.core$")
     process.signal(signal.SIGINT)
     assert process.wait() == -signal.SIGINT

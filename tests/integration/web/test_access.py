@@ -187,7 +187,8 @@ def test_admin_may_do_everything(app: Any) -> None:
 
 def test_clients_send_their_keys(app: Any) -> None:
     _, secret = new_key(app)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server: Any = make_server("127.0.0.1", 0, app, threaded=True)
+    server.daemon_threads = False  # closing waits for the requests that still run
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"

@@ -46,7 +46,8 @@ def sealed(web: Client, database: Database) -> list[str]:
 @pytest.fixture
 def jobs(web: Client, database_url: str) -> Iterator[Command]:
     """Run `helixq jobs` with arguments; those that ask a server get its address."""
-    server = make_server("127.0.0.1", 0, web.application, threaded=True)
+    server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
+    server.daemon_threads = False  # closing waits for the requests that still run
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     environ = {"HELIXQ_PORT": str(server.server_port), "HELIXQ_DATABASE_URL": database_url}

@@ -32,7 +32,8 @@ EVENTS: Any = ["response.failed", "response.completed"]
 @contextmanager
 def served(app: Flask) -> Iterator[str]:
     """Serve an application; yield its URL."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server: Any = make_server("127.0.0.1", 0, app, threaded=True)
+    server.daemon_threads = False  # closing waits for the requests that still run
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
