@@ -40,6 +40,14 @@ class KeyCache:
         #: The ids of keys whose use is to be recorded, and whether a thread is doing so.
         self._used: set[str] = set()
         self._recording = False
+        self._recorder: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Wait until the uses of keys are recorded: the database can be closed then."""
+        with self._lock:
+            recorder = self._recorder
+        if recorder is not None:
+            recorder.join()
 
     def find(self, secret: str) -> ApiKey | None:
         """Return the valid key with a secret, if there is one."""
@@ -80,7 +88,8 @@ class KeyCache:
             if self._recording:
                 return
             self._recording = True
-        threading.Thread(target=self._record_uses, name=THREAD, daemon=True).start()
+            self._recorder = threading.Thread(target=self._record_uses, name=THREAD, daemon=True)
+            self._recorder.start()
 
     def _record_uses(self) -> None:
         while True:

@@ -57,6 +57,7 @@ def web(
     migrations.migrate(services.database.engine)
     with app.test_client() as client:
         yield client
+    services.keys.close()
     services.database.close()
     services.progress.close()
     proxy.close()

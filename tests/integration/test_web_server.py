@@ -51,6 +51,7 @@ def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
         server.task_dispatcher.shutdown()
         for opened in list(server._map.values()):
             opened.close()
+        services.keys.close()
         services.database.close()
         services.progress.close()
 

@@ -47,6 +47,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[s
     server.shutdown()
     thread.join()
     server.server_close()
+    services.keys.close()
     services.database.close()
     services.progress.close()
 

@@ -48,6 +48,7 @@ def serving(
     try:
         yield app.test_client()
     finally:
+        services.keys.close()
         services.database.close()
         services.progress.close()
 

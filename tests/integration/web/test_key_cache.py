@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 from unittest.mock import Mock
 
@@ -26,9 +25,7 @@ def test_keys_are_cached_and_revoked_within_seconds(
             patch.setattr(keys, name, Mock(side_effect=AssertionError, __name__=name))
         assert alice.get(f"/v1/responses/{job_id}").status_code == 200
         assert visitor.get("/jobs").status_code == 200
-    for thread in threading.enumerate():
-        if thread.name == key_cache.THREAD:
-            thread.join()
+    app.extensions["helixq"].keys.close()
     database = app.extensions["helixq"].database
     used = {key.id for key, _ in keys.list_keys(database) if key.last_used_at is not None}
     assert alice.key.id in used
