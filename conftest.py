@@ -34,6 +34,8 @@ WAITING = [
     "acceptance/test_description",
     "acceptance/test_clients",
     "acceptance/test_storm",
+    "acceptance/test_log_kills",
+    "acceptance/test_batches",
     "acceptance/test_examples",
 ]
 COMPUTING = [
@@ -44,6 +46,8 @@ COMPUTING = [
     "integration/test_bench",
     "integration/test_cuda_graphs",
     "integration/test_batching",
+    "integration/test_log",
+    "integration/test_batches",
     "integration/test_evaluation",
     "integration/test_demo",
     "integration/test_history",

@@ -84,7 +84,7 @@ def run(
         body = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
         batch = _checked(client.post("/v1/batches", json=body))
         while batch["status"] == "validating":
-            time.sleep(POLL_INTERVAL)
+            time.sleep(POLL_INTERVAL)  # Clients of batches poll.
             batch = _checked(client.get(f"/v1/batches/{batch['id']}"))
         accepted = time.monotonic()
         if batch["status"] != "in_progress":
