@@ -7,28 +7,32 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx2
 import pytest
 
 from jobs.settings import DEMO_CHECKPOINT
 from tests import servers
 from tests.acceptance.conftest import Service, running
 from tests.clients.server import WORKER
+from tests.servers import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 #: Documents whose examples other tests run.
 OTHERS = {
     "docs/clients.md": "tests/clients",
-    "docs/trust.md": "tests/integration/test_log.py",
     "docs/webhooks.md": "tests/integration/web/test_webhooks.py",
 }
 
 _BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A program that the examples in sh may start; blocks with others are about installing and deploying.
-_COMMAND = re.compile(r"curl\b|(?:\S*/)?helixq (?:ask|chat|keys|jobs (?:list|show|replay))\b")
+_COMMAND = re.compile(
+    r"curl\b|(?:\S*/)?helixq (?:ask|chat|keys|jobs (?:list|show|replay|proof|verify|log-key))\b"
+)
 
 
 class Block(NamedTuple):
@@ -94,6 +98,16 @@ def test_examples_work(
     (tmp_path / "questions.jsonl").write_text("".join(lines_of_files(document)), encoding="utf-8")
     job_id = service.submit("Why?")
     service.wait(job_id)
+    # As if an auditor had asked for both before: a checkpoint, and the log's key.
+    (tmp_path / "checkpoint-of-last-year").write_text(first_checkpoint(service), encoding="utf-8")
+    log_key = servers.forked("jobs", "log-key", environ=service.environ)
+    assert log_key.wait() == 0, log_key.output
+    environ = {
+        **service.environ,
+        "ID": job_id,
+        "HELIXQ_API_KEY": "hq_example",
+        "VKEY": log_key.output.strip(),
+    }
     names: dict[str, object] = {}
     for block in blocks(document):
         code = block.code
@@ -103,7 +117,16 @@ def test_examples_work(
             # The examples of a document continue each other.
             exec(compile(code, f"{document}:\n{code}", "exec"), names)  # noqa: S102 (our own)
         else:
-            run(code, {**service.environ, "ID": job_id, "HELIXQ_API_KEY": "hq_example"})
+            run(code, environ)
+
+
+def first_checkpoint(service: Service) -> str:
+    """Wait until the transparency log has a checkpoint; return it."""
+    give_up = time.monotonic() + PATIENCE
+    while (reply := httpx2.get(f"{service.url}/log/checkpoint", trust_env=False)).is_error:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)  # nothing tells when a job is sealed
+    return reply.text
 
 
 def run(code: str, environ: dict[str, str]) -> None:
