@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from jobs.use_cases import keys, queries
 from tests.integration.web.client import ask
 from tests.integration.web.with_keys import browser, code, program
+from tests.servers import PATIENCE
 from web import key_cache
 
 
@@ -45,3 +47,23 @@ def test_without_the_database_a_key_gets_503(app: Any, monkeypatch: pytest.Monke
     away = OperationalError("", {}, Exception("away"))
     monkeypatch.setattr(keys, "find", Mock(side_effect=away, __name__="find"))
     assert code(alice.get("/v1/models")) == (503, "unavailable")
+
+
+def test_closing_waits_until_uses_are_recorded(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is closed before would keep the connection of the thread that records them."""
+    recording, release, recorded = threading.Event(), threading.Event(), threading.Event()
+
+    def record(*_: Any) -> None:
+        recording.set()
+        assert release.wait(PATIENCE)
+        recorded.set()
+
+    monkeypatch.setattr(keys, "mark_used", record)
+    assert program(app).get("/v1/models").status_code == 200
+    assert recording.wait(PATIENCE)
+    closing = threading.Thread(target=app.extensions["helixq"].keys.close)
+    closing.start()
+    assert closing.is_alive()
+    release.set()
+    closing.join(PATIENCE)
+    assert recorded.is_set()
