@@ -1,0 +1,43 @@
+"""The tables, a module for each part of the service."""
+
+from jobs.models.base import Base
+from jobs.models.batches import Batch, BatchLine, BatchStatus
+from jobs.models.files import File, FileChunk, FilePurpose, FileState
+from jobs.models.jobs import ANONYMOUS, OPEN, Attempt, AttemptStatus, Job, Status
+from jobs.models.keys import ApiKey, LoginSession, Scope
+from jobs.models.log import LogCheckpoint, LogDeletion, LogEntry, LogKey, LogKind, LogState, LogTile
+from jobs.models.webhooks import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.models.workers import Tokenizer, Worker, WorkerState
+
+__all__ = [
+    "ANONYMOUS",
+    "OPEN",
+    "ApiKey",
+    "Attempt",
+    "AttemptStatus",
+    "Base",
+    "Batch",
+    "BatchLine",
+    "BatchStatus",
+    "DeliveryStatus",
+    "File",
+    "FileChunk",
+    "FilePurpose",
+    "FileState",
+    "Job",
+    "LogCheckpoint",
+    "LogDeletion",
+    "LogEntry",
+    "LogKey",
+    "LogKind",
+    "LogState",
+    "LogTile",
+    "LoginSession",
+    "Scope",
+    "Status",
+    "Tokenizer",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "Worker",
+    "WorkerState",
+]
