@@ -9,6 +9,7 @@ from jobs.errors import QueueUnavailableError
 from jobs.models import ApiKey, Batch, Job
 from jobs.progress import Progress
 from jobs.queue import Publisher
+from jobs.queued_counts import QueuedCounts
 from jobs.use_cases import batches, cancellation, deletion, outbox, submission
 from jobs.use_cases.submission import NewJob
 
@@ -23,6 +24,7 @@ def submit(
     *,
     max_queued: int,
     key: ApiKey | None = None,
+    counts: QueuedCounts | None = None,
 ) -> Job:
     """Accept a job and publish it to the workers; see `submission.submit`.
 
@@ -35,6 +37,7 @@ def submit(
         new: the job.
         max_queued: the maximum number of queued jobs of all owners.
         key: the API key that the job is submitted with, if any.
+        counts: of the queued jobs, if this process submits many.
 
     Returns:
         The job, or the one that an earlier request with its idempotency key created.
@@ -44,7 +47,9 @@ def submit(
         QuotaExceededError: there are as many queued jobs of the key as it allows.
         IdempotencyError: the key was used for a different request.
     """
-    job, created = submission.submit(database, owner, new, max_queued=max_queued, key=key)
+    job, created = submission.submit(
+        database, owner, new, max_queued=max_queued, key=key, counts=counts
+    )
     if created:
         _publish(database, publisher, job)
     return job

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 
 from jobs.database import begin
 from jobs.errors import UserError
+from migrations import statistics
 
 #: The key of the advisory lock that a migration holds in PostgreSQL: "helixq" as bytes.
 LOCK = int.from_bytes(b"helixq")
@@ -98,6 +99,7 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         target_revision = head() if target == "head" else target
         up = target_revision != "base" and (target_revision == now or target_revision in ahead)
         (command.upgrade if up else command.downgrade)(_config(connection), target)
+        statistics.write(connection)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def create_app(settings: Settings) -> Flask:
     services.init_app(app)
     Feeds(services.database, services.progress).init_app(app)
     Replies(services.database).init_app(app)
+    services.running.init_app(app)
     request_id.init_app(app)
     security.init_app(app, settings)
     access.init_app(app, settings)

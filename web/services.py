@@ -10,10 +10,12 @@ from jobs.models import Batch, Job
 from jobs.progress import Progress
 from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
+from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
 from jobs.use_cases.submission import NewJob
 from web.caller import get_caller
 from web.key_cache import KeyCache
+from web.running import Running
 from web.waiting import Waiter
 
 
@@ -27,7 +29,9 @@ class Services:
         self.publisher = Publisher(make_app(settings.redis))
         self.keys = KeyCache(self.database)
         self.tokens = TokenCounter(self.database)
-        self.waiter = Waiter(self.database, self.progress)
+        self.counts = QueuedCounts()
+        self.running = Running()
+        self.waiter = Waiter(self.database, self.progress, self.running)
 
     @property
     def owner(self) -> str:
@@ -53,6 +57,7 @@ class Services:
             new,
             max_queued=self.settings.max_queued,
             key=caller.key,
+            counts=self.counts,
         )
 
     def cancel(self, job_id: str) -> Job:

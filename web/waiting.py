@@ -12,6 +12,7 @@ from jobs.models import Job
 from jobs.progress import Progress
 from jobs.protocol.errors import UnavailableError
 from jobs.use_cases import queries
+from web.running import Running
 
 #: Requests that may wait for jobs at the same time, event streams included.
 MAX_WAITING = 200
@@ -24,9 +25,10 @@ MAX_BLOCK = 1.0
 class Waiter:
     """Waits for jobs on behalf of requests. Threads share it."""
 
-    def __init__(self, database: Database, progress: Progress) -> None:
+    def __init__(self, database: Database, progress: Progress, running: Running) -> None:
         self._database = database
         self._progress = progress
+        self._running = running
         self._slots = threading.BoundedSemaphore(MAX_WAITING)
         #: Returns whether the server is shutting down: waits and event streams should end.
         self.stopping: Callable[[], bool] = lambda: False
@@ -71,7 +73,7 @@ class Waiter:
             JobNotFoundError: there is no such job.
         """
         deadline = time.monotonic() + timeout
-        with self._progress.follow(job_id) as follower:
+        with self._running.paused(), self._progress.follow(job_id) as follower:
             version = queries.get_version(self._database, owner, job_id)
             job = queries.get_job(self._database, owner, job_id)
             checked_at = time.monotonic()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload, undefer
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
@@ -44,6 +45,24 @@ _VERSION_OF_ANY = sa.select(Job.status, Job.run, Job.stage_index, Job.lease_toke
 )
 #: Parameters: ``job``, ``owner``.
 _VERSION = _VERSION_OF_ANY.where(Job.owner == sa.bindparam("owner"))
+
+
+#: The columns of a job by attribute. Those with a default get it when the row is added.
+_COLUMNS = {attribute.key: attribute.columns[0] for attribute in Job.__mapper__.column_attrs}
+_DEFAULTED = {key: column for key, column in _COLUMNS.items() if column.default is not None}
+_INSERT = sa.insert(Job.__table__).returning(*_DEFAULTED.values())  # type: ignore[arg-type]  # a table
+
+
+def add(connection: sa.Connection, job: Job) -> None:
+    """Add a job that no session knows, and set its columns that have a default.
+
+    The mapper would do the same in four times the time.
+    """
+    values = {
+        column.key: job.__dict__[key] for key, column in _COLUMNS.items() if key in job.__dict__
+    }
+    for key, value in zip(_DEFAULTED, connection.execute(_INSERT, values).one(), strict=True):
+        set_committed_value(job, key, value)
 
 
 def check_id(job_id: str) -> None:

@@ -26,9 +26,11 @@ from jobs.models import (
 _IS_UNSEALED = sa.and_(
     Job.finished_at.is_not(None), Job.worker_id.is_(None), Job.log_index.is_(None)
 )
-_ANY_PENDING = sa.select(
-    sa.or_(sa.exists().where(_IS_UNSEALED), sa.exists().select_from(LogDeletion))
-)
+#: Not EXISTS: while a long queue waits, PostgreSQL would expect to meet such a job soon in the table itself.
+_FIRST_UNSEALED = (
+    sa.select(Job.finished_at).where(_IS_UNSEALED).order_by(Job.finished_at).limit(1)
+).scalar_subquery()
+_ANY_PENDING = sa.select(sa.or_(_FIRST_UNSEALED.is_not(None), sa.exists().select_from(LogDeletion)))
 _LOCK = sa.select(LogState.origin, LogState.size, utcnow().label("now")).with_for_update()
 _SEAL = (
     sa.update(Job)

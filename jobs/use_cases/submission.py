@@ -15,6 +15,7 @@ from jobs.database import Database
 from jobs.errors import IdempotencyError, QueueFullError, QuotaExceededError
 from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling, Turn
+from jobs.queued_counts import QueuedCounts
 from jobs.statements import jobs
 from jobs.transient import retry_on_conflict
 
@@ -52,7 +53,13 @@ def new_id() -> str:
 
 @retry_on_conflict
 def submit(
-    database: Database, owner: str, new: NewJob, *, max_queued: int, key: ApiKey | None = None
+    database: Database,
+    owner: str,
+    new: NewJob,
+    *,
+    max_queued: int,
+    key: ApiKey | None = None,
+    counts: QueuedCounts | None = None,
 ) -> tuple[Job, bool]:
     """Accept a job. Once this returns, the job is durable and counts as published.
 
@@ -64,6 +71,7 @@ def submit(
         new: the job.
         max_queued: the maximum number of queued jobs of all owners.
         key: the API key that the job is submitted with, if any. It may have a maximum of its own.
+        counts: of the queued jobs, if this process submits many.
 
     Returns:
         the job, and whether it is new. It is not if its idempotency key was used for the same request
@@ -75,15 +83,17 @@ def submit(
         IdempotencyError: the key was used for a different request.
     """
     try:
-        with database.write_session() as session:
-            if existing := _find_existing(session, owner, new.idempotency_key, new.request_digest):
-                return existing, False
-            if jobs.count_queued(session.connection()) >= max_queued:
-                raise QueueFullError
-            if key is not None:
-                _check_quota(session.connection(), key)
+        with database.write() as connection:
+            if new.idempotency_key is not None:
+                with Session(connection, expire_on_commit=False) as session:
+                    existing = _find_existing(
+                        session, owner, new.idempotency_key, new.request_digest
+                    )
+                if existing:
+                    return existing, False
+            _check_limits(connection, max_queued, key, counts or QueuedCounts())
             job = build_job(owner, new, None if key is None else key.id)
-            session.add(job)
+            jobs.add(connection, job)
         return job, True
     except sa.exc.IntegrityError:
         # PostgreSQL: another transaction committed the same key after this one had looked for it.
@@ -119,10 +129,15 @@ def _find_existing(
     return job
 
 
-def _check_quota(connection: sa.Connection, key: ApiKey) -> None:
-    if (
-        key.max_queued is not None
-        and jobs.count_queued_by_key(connection, key.id) >= key.max_queued
+def _check_limits(
+    connection: sa.Connection, max_queued: int, key: ApiKey | None, counts: QueuedCounts
+) -> None:
+    if not counts.admit(None, max_queued, lambda: jobs.count_queued(connection)):
+        raise QueueFullError
+    if key is None or key.max_queued is None:
+        return
+    if not counts.admit(
+        key.id, key.max_queued, lambda: jobs.count_queued_by_key(connection, key.id)
     ):
         raise QuotaExceededError(key.max_queued)
 
