@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 import sqlalchemy as sa
 
-from jobs.database import POOL_SIZE, Database
+from jobs.database import MAX_CONNECTIONS, Database
 from jobs.use_cases import workers
 
 #: The maximum number of connections for this role and database, and the number of those in use by others.
@@ -41,10 +41,10 @@ def about_database(database: Database, processes: int) -> list[str]:
     except sa.exc.SQLAlchemyError:
         return []  # The next caller gets the error.
     warnings = []
-    if room - used < processes * POOL_SIZE:
+    if room - used < processes * MAX_CONNECTIONS:
         warnings.append(
             f"PostgreSQL has room for {room} connections, of which others use {used}, and {processes} "
-            f"processes of HelixQ may open {POOL_SIZE} each: raise its max_connections, or the limit of the "
+            f"processes of HelixQ may open {MAX_CONNECTIONS} each: raise its max_connections, or the limit of the "
             "role or database, unless a pooler stands in between"
         )
     warnings += [

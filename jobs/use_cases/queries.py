@@ -36,8 +36,7 @@ def get_version(database: Database, owner: str | None, job_id: str) -> JobVersio
     Raises:
         JobNotFoundError: the owner has no such job.
     """
-    with database.read() as connection:
-        return jobs.get_version(connection, owner, job_id)
+    return database.look(lambda connection: jobs.get_version(connection, owner, job_id))
 
 
 def list_jobs(

@@ -72,7 +72,7 @@ def test_polls_show_a_restart_and_an_end_by_the_sweep(web: Client, database: Dat
     assert poll(web, job.id)["error"]["code"] == "deadline_exceeded"
 
 
-def test_a_poll_without_news_is_a_query_of_one_row(web: Client, database: Database) -> None:
+def test_a_poll_without_news_is_a_query_of_one_row(web: Client) -> None:
     job_id = ask(web)["id"]
     web.get(f"/v1/responses/{job_id}")
     statements: list[str] = []
@@ -81,9 +81,9 @@ def test_a_poll_without_news_is_a_query_of_one_row(web: Client, database: Databa
         if statement.startswith("SELECT"):
             statements.append(statement)
 
-    sa.event.listen(database.engine, "before_cursor_execute", count)
+    sa.event.listen(sa.Engine, "before_cursor_execute", count)
     web.get(f"/v1/responses/{job_id}")
-    sa.event.remove(database.engine, "before_cursor_execute", count)
+    sa.event.remove(sa.Engine, "before_cursor_execute", count)
     [statement] = statements
     assert "attempts" not in statement
 
