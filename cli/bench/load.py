@@ -6,6 +6,7 @@ import re
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +38,8 @@ class Load:
 @dataclass
 class _Connection:
     socket: socket.socket
-    sent_at: float = 0.0
+    #: When the request that was sent last was due.
+    due: float = 0.0
     received: bytearray = field(default_factory=bytearray)
 
 
@@ -49,8 +51,11 @@ def run(
     connections: int,
     seconds: float,
     maximum: int | None = None,
+    rate: float | None = None,
 ) -> Load:
     """Send requests to webs on this machine: each connection sends the next one when it has a reply.
+
+    With ``rate``, requests are due at even intervals, whatever the replies take, and delays count from then.
 
     Args:
         ports: of the webs, which share the connections evenly.
@@ -59,41 +64,49 @@ def run(
         connections: the number of requests that are open at any time.
         seconds: how long.
         maximum: the number of replies after which it ends sooner.
+        rate: the number of requests that are due each second; None for as many as the webs answer.
 
     Raises:
         ExpectedError: a reply has another status, or none comes.
     """
     expected = b"HTTP/1.1 %d " % status
     delays: list[float] = []
+    idle: deque[_Connection] = deque()
     with selectors.DefaultSelector() as selector:
         for number in range(connections):
             connection = socket.create_connection(("127.0.0.1", ports[number % len(ports)]))
-            selector.register(connection, selectors.EVENT_READ, _Connection(connection))
+            idle.append(_Connection(connection))
+            selector.register(connection, selectors.EVENT_READ, idle[-1])
+        sent = 0
         start = time.perf_counter()
-        for key in selector.get_map().values():
-            _send(key.data, next(requests))
         while (now := time.perf_counter()) - start < seconds and len(delays) != maximum:
-            ready = selector.select(TIMEOUT)
-            if not ready:
+            timeout = TIMEOUT
+            while idle:
+                due = now if rate is None else start + sent / rate
+                if due > now:
+                    timeout = due - now
+                    break
+                _send(idle.popleft(), next(requests), due)
+                sent += 1
+            ready = selector.select(timeout)
+            if not ready and timeout == TIMEOUT:
                 raise ExpectedError(f"the web did not reply within {TIMEOUT:g} seconds")
             for key, _ in ready:
-                connection = key.data
-                if not _receive(connection):
+                if not _receive(key.data):
                     continue
-                if not connection.received.startswith(expected):
-                    head = connection.received[:200].decode(errors="replace")
+                if not key.data.received.startswith(expected):
+                    head = key.data.received[:200].decode(errors="replace")
                     raise ExpectedError(f"the web replied with something else: {head}")
-                now = time.perf_counter()
-                delays.append(now - connection.sent_at)
-                _send(connection, next(requests))
+                delays.append(time.perf_counter() - key.data.due)
+                idle.append(key.data)
         for key in list(selector.get_map().values()):
             key.data.socket.close()
     return Load(now - start, delays)
 
 
-def _send(connection: _Connection, request: bytes) -> None:
+def _send(connection: _Connection, request: bytes, due: float) -> None:
     connection.received.clear()
-    connection.sent_at = time.perf_counter()
+    connection.due = due
     connection.socket.sendall(request)
 
 

@@ -12,6 +12,10 @@ from jobs.database import Database
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Serving
 
+#: Characters of texts that are counted at once. To let other threads run meanwhile, and to share the work with
+#: them, takes longer.
+SHORT = 1 << 14
+
 
 class TokenCount(NamedTuple):
     """Tokens of some texts, and the tokens that the model's context holds."""
@@ -19,6 +23,13 @@ class TokenCount(NamedTuple):
     #: Of each text, special tokens included.
     tokens: list[int]
     context: int
+
+
+def _count(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
+    """Return the number of tokens of each text."""
+    if sum(map(len, texts)) <= SHORT:
+        return [len(tokenizer.encode(text).ids) for text in texts]
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)]
 
 
 class TokenCounter:
@@ -47,10 +58,7 @@ class TokenCounter:
                 self._refresh()
             tokenizers = self._tokenizers
         counts = [
-            TokenCount(
-                [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)],
-                serving.context,
-            )
+            TokenCount(_count(tokenizer, texts), serving.context)
             for serving, tokenizer in tokenizers.items()
         ]
         return min(counts, key=lambda c: c.context - max(c.tokens, default=0), default=None)
