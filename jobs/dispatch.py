@@ -1,16 +1,18 @@
-"""Accepting, cancelling and deleting jobs, with the messages that follow: to the workers, and to live readers."""
+"""Accepting, cancelling, erasing and deleting jobs, with the messages that follow: to the workers, and to live readers."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.models import ApiKey, Batch, Job
 from jobs.progress import Progress
+from jobs.protocol.history import history
 from jobs.queue import Publisher
 from jobs.queued_counts import QueuedCounts
-from jobs.use_cases import batches, cancellation, deletion, outbox, submission
+from jobs.use_cases import batches, cancellation, deletion, erasing, outbox, submission
 from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,53 @@ def delete(database: Database, progress: Progress, owner: str | None, job_id: st
         JobNotFoundError: there is no such job.
     """
     deletion.delete(database, owner, job_id)
+    progress.forget(job_id)
     progress.publish_change(job_id)
+
+
+def erase(
+    database: Database,
+    progress: Progress,
+    owner: str | None,
+    job_id: str,
+    texts: Sequence[str] | None,
+    *,
+    erased_by: str,
+    key: ApiKey | None = None,
+) -> list[str]:
+    """Erase texts of a job that has ended, also those in Redis; see `erasing.erase`."""
+    erased = erasing.erase(
+        database,
+        owner,
+        job_id,
+        history,
+        texts,
+        erased_by=erased_by,
+        key_id=None if key is None else key.id,
+    )
+    progress.forget(job_id)
+    return erased
+
+
+def delete_matching(
+    database: Database,
+    progress: Progress,
+    owner: str | None,
+    metadata: dict[str, str],
+    *,
+    after: str | None,
+    dry_run: bool,
+) -> deletion.Step:
+    """Delete the next jobs of an owner or with metadata, and notify their readers; see `deletion.delete_matching`.
+
+    Raises:
+        WrongCursorError: ``after`` is none.
+    """
+    step = deletion.delete_matching(database, owner, metadata, after=after, dry_run=dry_run)
+    for job_id in [] if dry_run else step.ids:
+        progress.forget(job_id)
+        progress.publish_change(job_id)
+    return step
 
 
 def _publish(database: Database, publisher: Publisher, job: Job) -> None:

@@ -43,6 +43,40 @@ class NotSealedError(UserError):
         super().__init__(f"{job_id} is not in the log yet. It gets its entry {when}.")
 
 
+class NotEndedError(UserError):
+    """The job has not ended, so that there is nothing to review or erase yet."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id} has not ended yet.")
+
+
+class LineNotWrittenError(UserError):
+    """The answer of a line is about to be written to its batch's output file."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"The answer of {job_id} is about to be written to its batch's file. Retry in a second."
+        )
+
+
+class NoSuchTextError(UserError):
+    """A job has no text at a JSON pointer."""
+
+    def __init__(self, job_id: str, pointer: str) -> None:
+        super().__init__(
+            f"{job_id} has no text at {pointer!r}. Texts are named by JSON pointers into the job's "
+            "history, such as `/question` or `/attempts/0/output`."
+        )
+        self.pointer = pointer
+
+
+class ErasedError(UserError):
+    """Texts that are needed were erased."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Texts of {job_id} were erased, so it cannot be repeated or continued.")
+
+
 class LogKeyError(UserError):
     """This process cannot sign the log. The message says why."""
 

@@ -49,3 +49,30 @@ def read_lines(read: Callable[[int], bytes], start: int, *, max_length: int) -> 
     if length:
         text = bytes(kept) if length <= max_length else None
         yield Line(start, length, text, start + length)
+
+
+def find_line(read: Callable[[int], bytes], needle: bytes) -> tuple[int, int] | None:
+    """Return where the first line with some bytes begins and ends in a file, without its end.
+
+    Args:
+        read: returns some of the file's content from a position on; empty at its end.
+        needle: the bytes, none of them a newline.
+
+    Returns:
+        None if there is no such line.
+    """
+    position = start = 0
+    kept = b""
+    while data := read(position):
+        position += len(data)
+        kept += data
+        at = kept.find(needle)
+        if at >= 0:
+            while kept.find(b"\n", at) < 0 and (data := read(position)):
+                position += len(data)
+                kept += data
+            end = kept.find(b"\n", at)
+            return start + kept.rfind(b"\n", 0, at) + 1, start + (end if end >= 0 else len(kept))
+        whole = kept.rfind(b"\n") + 1
+        start, kept = start + whole, kept[whole:]
+    return None

@@ -181,7 +181,7 @@ class Maintenance(DutyThread):
             log.info("published %d jobs from the outbox", published)
 
     def seal(self) -> bool:
-        """Append ended jobs and deletions to the log, and sign it.
+        """Append ended jobs, reviews, erasures and deletions to the log, and sign it.
 
         Returns:
             whether to call it again at once.
@@ -197,7 +197,7 @@ class Maintenance(DutyThread):
             self._unsigned = str(error)
             return False
         self._unsigned = None
-        return len(prepared) == sealing.MAX_JOBS
+        return len(prepared) >= sealing.MAX_JOBS
 
     def work_on_batches(self) -> bool:
         """Validate, submit and answer lines of batches; see `BatchRunner.run`."""

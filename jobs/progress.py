@@ -129,6 +129,15 @@ class Progress:
         else:
             self._away.clear()
 
+    def forget(self, job_id: str) -> None:
+        """Delete the pieces of text of a job that has ended or was deleted. Without it, they expire."""
+        try:
+            self._redis.unlink(_key(job_id))
+        except redis.RedisError as error:
+            log.warning(
+                "%s: its live progress stays in Redis for up to %d s: %s", job_id, EXPIRY, error
+            )
+
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Follower]:
         """Follow a job's stream from its start, over the connection that all followers here share."""

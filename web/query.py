@@ -62,6 +62,16 @@ def integer(name: str, default: int, minimum: int, maximum: int) -> int:
     return int(text)
 
 
+def text(name: str, default: str, maximum: int) -> str:
+    """Return a query parameter that is a text of up to ``maximum`` characters, and not empty."""
+    value = request.args.get(name, default)
+    if not 1 <= len(value) <= maximum:
+        raise InvalidRequestError(
+            f"`{name}` must have 1 to {maximum} characters.", code="invalid_value", param=name
+        )
+    return value
+
+
 def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     """Return a query parameter that is one of some values."""
     value = request.args.get(name, default)

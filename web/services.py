@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flask import Flask, current_app
 
 from jobs import dispatch
@@ -12,6 +14,7 @@ from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
 from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
+from jobs.use_cases.deletion import Step
 from jobs.use_cases.submission import NewJob
 from web.caller import get_caller
 from web.key_cache import KeyCache
@@ -74,6 +77,35 @@ class Services:
         """Delete a job that the current request may change; see `dispatch.delete`."""
         owner = get_caller().changeable_owner
         dispatch.delete(self.database, self.progress, owner, job_id)
+
+    def delete_matching(
+        self, owner: str | None, metadata: dict[str, str], *, after: str | None, dry_run: bool
+    ) -> Step:
+        """Delete jobs that the current request may change; see `dispatch.delete_matching`."""
+        own = get_caller().changeable_owner
+        if own is not None and owner not in (None, own):
+            return Step([], None)
+        return dispatch.delete_matching(
+            self.database,
+            self.progress,
+            owner if own is None else own,
+            metadata,
+            after=after,
+            dry_run=dry_run,
+        )
+
+    def erase(self, job_id: str, texts: Sequence[str] | None) -> list[str]:
+        """Erase texts of a job that the current request may change; see `dispatch.erase`."""
+        caller = get_caller()
+        return dispatch.erase(
+            self.database,
+            self.progress,
+            caller.changeable_owner,
+            job_id,
+            texts,
+            erased_by=caller.owner,
+            key=caller.key,
+        )
 
 
 def get_services() -> Services:

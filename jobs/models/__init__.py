@@ -2,10 +2,12 @@
 
 from jobs.models.base import Base
 from jobs.models.batches import Batch, BatchLine, BatchStatus
+from jobs.models.erasures import Erasure
 from jobs.models.files import File, FileChunk, FilePurpose, FileState
 from jobs.models.jobs import ANONYMOUS, OPEN, Attempt, AttemptStatus, Job, Status
 from jobs.models.keys import ApiKey, LoginSession, Scope
 from jobs.models.log import LogCheckpoint, LogDeletion, LogEntry, LogKey, LogKind, LogState, LogTile
+from jobs.models.reviews import Review
 from jobs.models.webhooks import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from jobs.models.workers import Tokenizer, Worker, WorkerState
 
@@ -20,6 +22,7 @@ __all__ = [
     "BatchLine",
     "BatchStatus",
     "DeliveryStatus",
+    "Erasure",
     "File",
     "FileChunk",
     "FilePurpose",
@@ -33,6 +36,7 @@ __all__ = [
     "LogState",
     "LogTile",
     "LoginSession",
+    "Review",
     "Scope",
     "Status",
     "Tokenizer",

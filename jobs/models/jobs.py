@@ -16,6 +16,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from jobs.column_types import ExactJSON, ExactText, utcnow
 from jobs.models.base import ROW_ID, Base, enum, partial
+from jobs.models.erasures import Erasure
+from jobs.models.reviews import Review
 from jobs.models.workers import Worker
 from jobs.pipeline import Role
 
@@ -140,9 +142,25 @@ class Job(Base):
     log_index: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: The secret salt of the texts' hashes in its record (`jobs.tlog.entry`).
     log_salt: Mapped[bytes | None]
+    #: Instead of it once a text was erased: the salts of the texts that are left, in hexadecimal.
+    log_salts: Mapped[dict[str, str] | None] = mapped_column(ExactJSON)
+    #: The erased texts: the hash of each by its JSON pointer into the history. Their columns are empty.
+    erased: Mapped[dict[str, str] | None] = mapped_column(ExactJSON)
+    #: When texts were last erased.
+    erased_at: Mapped[dt.datetime | None]
+
+    #: The rating of the regeneration in the last review that has one.
+    rating: Mapped[int | None]
 
     attempts: Mapped[list[Attempt]] = relationship(
         order_by="Attempt.id", back_populates="job", passive_deletes=True
+    )
+    # Most readers need neither, so they are loaded on request only.
+    reviews: Mapped[list[Review]] = relationship(
+        order_by=Review.number, passive_deletes=True, lazy="raise"
+    )
+    erasures: Mapped[list[Erasure]] = relationship(
+        order_by=Erasure.id, passive_deletes=True, lazy="raise"
     )
 
     __table_args__ = (
@@ -181,12 +199,18 @@ class Job(Base):
             "finished_at",
             where="finished_at IS NOT NULL AND worker_id IS NULL AND log_index IS NULL",
         ),
+        partial("ix_jobs_rating", "rating", "created_at", "id", where="rating IS NOT NULL"),
     )
 
     @property
     def context(self) -> str:
         """What the prompts have of the conversation: ``question`` or ``turns``."""
         return "question" if self.turns is None else "turns"
+
+    @property
+    def has_lost_texts(self) -> bool:
+        """Whether a text of the job itself was erased, and not only one of its reviews."""
+        return any(not pointer.startswith("/reviews/") for pointer in self.erased or ())
 
     @property
     def awaits_partial_text(self) -> bool:

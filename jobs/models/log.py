@@ -19,6 +19,10 @@ class LogKind(StrEnum):
     JOB = "job"
     #: The deletion of a job that has an entry.
     DELETION = "deletion"
+    #: A review of a job that has an entry.
+    REVIEW = "review"
+    #: The erasure of texts of a job that has an entry.
+    ERASURE = "erasure"
 
 
 class LogState(Base):

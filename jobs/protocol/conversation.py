@@ -79,6 +79,12 @@ class _Responses:
                 code="previous_response_not_completed",
                 param=param,
             )
+        if job.has_lost_texts:
+            raise InvalidRequestError(
+                "The previous response cannot be continued: texts of it were erased.",
+                code="previous_response_erased",
+                param=param,
+            )
         turns = [
             Turn("user" if t["role"] == "user" else "assistant", t["text"]) for t in job.turns or ()
         ]
@@ -115,7 +121,7 @@ class _Responses:
         except JobNotFoundError:
             return None
         stage = pipeline.stages(job.rounds)[-1]
-        if stage.round != round_:
+        if stage.round != round_ or job.has_lost_texts:
             return None
         for attempt in job.of_run(run):
             if attempt.stage_index == stage.index and attempt.status is AttemptStatus.FINISHED:

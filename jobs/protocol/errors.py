@@ -13,15 +13,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
 from jobs.errors import (
+    ErasedError,
     IdempotencyError,
     JobNotFoundError,
+    LineNotWrittenError,
     NoSuchBatchError,
     NoSuchFileError,
+    NoSuchTextError,
+    NotEndedError,
     NothingToReplayError,
+    NotSealedError,
     QueueFullError,
     QuotaExceededError,
     UserError,
 )
+from jobs.use_cases.deletion import WrongCursorError
 from jobs.use_cases.deliveries import DeliveryNotFoundError, EndpointDisabledError
 from jobs.use_cases.webhooks import EndpointError, EndpointNotFoundError
 
@@ -37,6 +43,8 @@ class ErrorKind(StrEnum):
     CONFLICT = "conflict"
     #: Ask again, if the answer is still wanted.
     CANCELLED = "cancelled"
+    #: Ask again when the job has come further.
+    TOO_EARLY = "too_early"
     #: Retry later: the client, or all clients together, asked for too much.
     RATE_LIMITED = "rate_limited"
     #: Retry later: a part of the service does not respond, or is busy.
@@ -51,6 +59,7 @@ STATUSES = {
     ErrorKind.NOT_FOUND: 404,
     ErrorKind.CONFLICT: 422,
     ErrorKind.CANCELLED: 409,
+    ErrorKind.TOO_EARLY: 409,
     ErrorKind.RATE_LIMITED: 429,
     ErrorKind.INTERNAL: 500,
     ErrorKind.UNAVAILABLE: 503,
@@ -113,6 +122,12 @@ class CancelledError(ProtocolError):
     kind = ErrorKind.CANCELLED
 
 
+class TooEarlyError(ProtocolError):
+    """The job is not as far as the request needs."""
+
+    kind = ErrorKind.TOO_EARLY
+
+
 class RateLimitedError(ProtocolError):
     """The service accepts no more for now."""
 
@@ -156,6 +171,18 @@ def translate(error: Exception) -> ProtocolError:
             return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
         case NothingToReplayError():
             return ConflictError(str(error), code="nothing_to_replay")
+        case ErasedError():
+            return ConflictError(str(error), code="erased")
+        case NoSuchTextError():
+            return InvalidRequestError(str(error), code="no_such_text", param="texts")
+        case WrongCursorError():
+            return InvalidRequestError(str(error), code="invalid_value", param="after")
+        case NotEndedError():
+            return TooEarlyError(str(error), code="not_ended")
+        case NotSealedError():
+            return TooEarlyError(str(error), code="not_sealed")
+        case LineNotWrittenError():
+            return TooEarlyError(str(error), code="line_not_written")
         case QueueFullError():
             return RateLimitedError(str(error), code="queue_full")
         case QuotaExceededError():

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from jobs.models import Attempt, Job
-from jobs.tlog.entry import digest
+from jobs.models import Attempt, Erasure, Job, Review
+from jobs.tlog.entry import Salts, digest, erased, erasure_digest, review_digest, salts_of
 
 
 def history(job: Job) -> dict[str, Any]:
-    """Return the history of a job.
+    """Return the history of a job. In the place of each erased text it has what `erased` returns.
 
     Args:
-        job: with its input items, its attempts and their workers loaded.
+        job: with its input items, its attempts and their workers, its reviews and its erasures loaded.
     """
+    text = _Texts(job)
     told = {
         **summary(job),
-        "system": job.system,
+        "system": text("/system", job.system),
         "context": job.context,
-        "turns": job.turns,
-        "input_items": job.input_items,
+        "turns": text("/turns", job.turns),
+        "input_items": text("/input_items", job.input_items),
         "previous_response_id": job.previous_response_id,
-        "options": job.options or {},
+        "options": text("/options", job.options or {}),
         "temperature": job.temperature,
         "top_k": job.top_k,
         "top_p": job.top_p,
@@ -31,38 +34,64 @@ def history(job: Job) -> dict[str, Any]:
         "background": job.background,
         "deadline_at": _time(job.deadline_at),
         "restarts": [_restart(restart) for restart in job.restarts],
-        "attempts": [_attempt(attempt) for attempt in job.attempts],
+        "attempts": [
+            _attempt(attempt, f"/attempts/{number}", text)
+            for number, attempt in enumerate(job.attempts)
+        ],
+        "reviews": [_review(job, review, text) for review in job.reviews],
+        "erasures": [_erasure(job, erasure) for erasure in job.erasures],
     }
-    if job.log_salt is None:
+    log = _log(job)
+    if log is None:
         return {**told, "digest": None, "log": None}
-    log = {"index": job.log_index, "salt": job.log_salt.hex()}
-    return {**told, "digest": digest(told, job.log_salt), "log": log}
+    return {**told, "digest": _of(digest, told, log), "log": log}
 
 
 def summary(job: Job) -> dict[str, Any]:
     """Return what a list of histories says about a job."""
-    error = {"code": job.error_code, "message": job.error_message} if job.error_code else None
+    text = _Texts(job)
+    error, batch = None, None
+    if job.error_code:
+        message = text("/error/message", job.error_message)
+        error = {"code": job.error_code, "message": message}
+    if job.batch_id:
+        batch = {"id": job.batch_id, "custom_id": text("/batch/custom_id", job.custom_id)}
     return {
         "id": job.id,
         "owner": job.owner,
         "key": job.key_id,
         "status": job.status.value,
-        "question": job.question,
+        "question": text("/question", job.question),
         "rounds": job.rounds,
         "priority": job.priority,
-        "metadata": job.metadata_,
+        "metadata": text("/metadata", job.metadata_),
         "replay_of": job.replay_of,
-        "batch": job.batch_id and {"id": job.batch_id, "custom_id": job.custom_id},
+        "batch": batch,
         "model": job.model and f"sha256:{job.model}",
         "run": job.run,
         "created_at": _time(job.created_at),
         "started_at": _time(job.started_at),
         "finished_at": _time(job.finished_at),
+        "erased_at": _time(job.erased_at),
+        "rating": job.rating,
         "error": error,
     }
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+class _Texts:
+    """The texts of a job's history, with the erased ones replaced."""
+
+    def __init__(self, job: Job) -> None:
+        self._erased = job.erased or {}
+
+    def __call__(self, pointer: str, value: Any) -> Any:
+        """Return a text, or what stands for it if it was erased."""
+        if value is None or pointer not in self._erased:
+            return value
+        return erased(self._erased[pointer])
+
+
+def _attempt(attempt: Attempt, pointer: str, text: _Texts) -> dict[str, Any]:
     return {
         "position": attempt.stage_index,
         "role": attempt.role.value,
@@ -70,8 +99,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "run": attempt.run,
         "number": attempt.number,
         "status": attempt.status.value,
-        "prompt": attempt.prompt,
-        "output": attempt.output,
+        "prompt": text(f"{pointer}/prompt", attempt.prompt),
+        "output": text(f"{pointer}/output", attempt.output),
         "temperature": attempt.temperature,
         "top_k": attempt.top_k,
         "top_p": attempt.top_p,
@@ -84,7 +113,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "started_at": _time(attempt.started_at),
         "first_token_at": _time(attempt.first_token_at),
         "finished_at": _time(attempt.finished_at),
-        "error": attempt.error,
+        "error": text(f"{pointer}/error", attempt.error),
         "worker": {
             "id": attempt.worker.id,
             "host": attempt.worker.host,
@@ -93,6 +122,59 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
             **attempt.worker.runtime,
         },
     }
+
+
+def _review(job: Job, review: Review, text: _Texts) -> dict[str, Any]:
+    pointer = f"/reviews/{review.number}"
+    told = {
+        "id": review.id,
+        "number": review.number,
+        "reviewer": text(f"{pointer}/reviewer", review.reviewer),
+        "key": review.key_id,
+        "created_at": _time(review.created_at),
+        "critique": review.critique,
+        "regeneration": review.regeneration,
+        "corrected_answer": text(f"{pointer}/corrected_answer", review.corrected_answer),
+        "tags": text(f"{pointer}/tags", review.tags),
+        "note": text(f"{pointer}/note", review.note),
+    }
+    log = _log(review)
+    if log is None:
+        return {**told, "digest": None, "log": None}
+    return {**told, "digest": _of(partial(review_digest, job.id), told, log), "log": log}
+
+
+def _erasure(job: Job, erasure: Erasure) -> dict[str, Any]:
+    told = {
+        "at": _time(erasure.created_at),
+        "by": erasure.erased_by,
+        "key": erasure.key_id,
+        "texts": erasure.texts,
+    }
+    return {
+        **told,
+        "digest": erasure_digest(job.id, told, job.erased or {}),
+        "log": {"index": erasure.log_index},
+    }
+
+
+def _log(row: Job | Review) -> dict[str, Any] | None:
+    """Return a record's entry in the log, and its salts; None if it has no salts."""
+    if row.log_salts is not None:
+        return {"index": row.log_index, "salts": row.log_salts}
+    if row.log_salt is None:
+        return None
+    return {"index": row.log_index, "salt": row.log_salt.hex()}
+
+
+def _of(
+    digest: Callable[[dict[str, Any], Salts], str], told: dict[str, Any], log: dict[str, Any]
+) -> str | None:
+    """Return a digest; None if the salts are not those of the texts, because somebody changed the database."""
+    try:
+        return digest(told, salts_of(log))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _restart(restart: dict[str, Any]) -> dict[str, Any]:

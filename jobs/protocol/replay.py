@@ -23,7 +23,8 @@ def report(original: Job | None, replay: Job) -> dict[str, Any]:
 
     Returns:
         ``of``: the original's id. ``identical``: whether every stage that the original finished has the
-        same text; None as long as that is not known. ``difference``: the first one, or None. ``changed``:
+        same text; None as long as that is not known, or if texts were erased. ``difference``: the first
+        one, or None. ``changed``:
         what of the model, the software and the device differs, by its path in the worker of an attempt.
     """
     result: dict[str, Any] = {
@@ -32,7 +33,7 @@ def report(original: Job | None, replay: Job) -> dict[str, Any]:
         "difference": None,
         "changed": [],
     }
-    if original is None:
+    if original is None or original.has_lost_texts or replay.has_lost_texts:
         return result
     pairs = list(zip_longest(original.finished, replay.finished))
     for before, after in pairs:

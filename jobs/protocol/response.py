@@ -61,6 +61,8 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         "rounds": job.rounds,
         "priority": job.priority,
         "run": run or job.run,
+        # The texts that were erased then or before are empty.
+        "erased_at": _timestamp(job.erased_at) if job.has_lost_texts else None,
     }
 
 

@@ -161,6 +161,7 @@ class Response(Reply):
     rounds: int = Field(ge=1, le=pipeline.MAX_ROUNDS)
     priority: int = Field(ge=0, le=pipeline.MAX_PRIORITY)
     run: int
+    erased_at: Timestamp | None
 
 
 class _Page(Reply):
@@ -389,6 +390,33 @@ class Worker(Reply):
     versions: dict[str, Any] = {}
 
 
+class Erased(Reply):
+    """The texts that a request erased, as JSON pointers into the history."""
+
+    id: JobId
+    erased: list[str]
+
+
+class DeletedJob(Reply):
+    id: JobId
+    deleted: Literal[True]
+
+
+class DeletedJobs(Reply):
+    """What a step of a deletion found, and where the next one begins."""
+
+    matched: int
+    deleted: int
+    after: str | None
+
+
+class ErasedText(Reply):
+    """What is in the place of a text that was erased: its salted hash."""
+
+    erased: Literal[True]
+    hash: Digest
+
+
 class Attempt(Reply):
     """An attempt at a stage."""
 
@@ -398,8 +426,8 @@ class Attempt(Reply):
     run: int
     number: int
     status: AttemptStatus
-    prompt: str
-    output: str | None
+    prompt: str | ErasedText
+    output: str | ErasedText | None
     temperature: float
     top_k: int
     top_p: float
@@ -412,7 +440,7 @@ class Attempt(Reply):
     started_at: Time
     first_token_at: Time | None
     finished_at: Time | None
-    error: str | None
+    error: str | ErasedText | None
     worker: Worker
 
 
@@ -420,7 +448,14 @@ class BatchLine(Reply):
     """Which line of a batch a job answers."""
 
     id: str
-    custom_id: str
+    custom_id: str | ErasedText
+
+
+class StageError(Reply):
+    """Why a job failed."""
+
+    code: str
+    message: str | ErasedText | None
 
 
 class Summary(Reply):
@@ -432,16 +467,18 @@ class Summary(Reply):
     replay_of: JobId | None
     batch: BatchLine | None
     status: Status
-    question: str
+    question: str | ErasedText
     rounds: int
     priority: int
-    metadata: dict[str, str]
+    metadata: ErasedText | dict[str, str]
     model: Digest | None
     run: int
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
-    error: JobError | None
+    erased_at: Time | None
+    rating: int | None
+    error: StageError | None
 
 
 class SummaryList(Reply):
@@ -482,22 +519,89 @@ class Replay(Reply):
 
 
 class LogPlace(Reply):
-    """A job's entry in the transparency log, and the salt of the texts in its record."""
+    """An entry in the transparency log, and the salt of the texts in its record, or the salts of those left."""
 
-    index: int
-    salt: str
+    index: int | None
+    salt: str | None = None
+    salts: dict[str, str] | None = None
+
+
+class Review(Reply):
+    """A person's verdict on a job."""
+
+    id: str
+    number: int
+    reviewer: str | ErasedText
+    key: str | None
+    created_at: Time
+    critique: int | None
+    regeneration: int | None
+    corrected_answer: str | ErasedText | None
+    tags: ErasedText | list[str]
+    note: str | ErasedText | None
+    digest: Digest | None
+    log: LogPlace | None
+
+
+class ReviewList(Reply):
+    data: list[Review]
+
+
+class Verdict(Reply):
+    reviewer: str
+    critique: int | None
+    regeneration: int | None
+
+
+class ToReview(Summary):
+    """A job to review, and what others said."""
+
+    verdicts: list[Verdict]
+
+
+class ReviewQueue(Reply):
+    data: list[ToReview]
+
+
+class Agreement(Reply):
+    """How far reviewers agree in a rating."""
+
+    measure: Literal["cohen_kappa", "krippendorff_alpha"] | None
+    value: float | None
+    reviewers: list[str]
+    jobs: int
+
+
+class Agreements(Reply):
+    critique: Agreement
+    regeneration: Agreement
+
+
+class ErasurePlace(Reply):
+    index: int | None
+
+
+class Erasure(Reply):
+    """A request that erased texts."""
+
+    at: Time
+    by: str
+    key: str | None
+    texts: list[str]
+    digest: Digest
+    log: ErasurePlace
 
 
 class History(Summary):
     """Everything that is stored about a job."""
 
     replay: Replay | None
-    system: str
+    system: str | ErasedText
     context: Context
-    turns: list[Turn] | None
-    input_items: list[dict[str, Any]] | None
+    turns: ErasedText | list[Turn] | None
+    input_items: ErasedText | list[dict[str, Any]] | None
     previous_response_id: str | None
-    options: dict[str, Any]
+    options: ErasedText | dict[str, Any]
     temperature: float
     top_k: int
     top_p: float
@@ -507,6 +611,8 @@ class History(Summary):
     deadline_at: Time | None
     restarts: list[Restart]
     attempts: list[Attempt]
+    reviews: list[Review]
+    erasures: list[Erasure]
     digest: Digest | None
     log: LogPlace | None
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload, undefer
@@ -29,20 +30,24 @@ IS_LEASED = Job.worker_id.is_not(None)
 #: The same as `IS_OPEN`, for statements that are built once: SQLAlchemy expands an ``IN`` at each execution.
 IS_OPEN_EXPANDED = sa.or_(*(Job.status == status for status in OPEN))
 
+#: As the rating of a list: any, or none.
+ANY = 2
+
 
 class JobVersion(NamedTuple):
-    """Columns of which at least one changes with every change of a job's stages or status."""
+    """Columns of which at least one changes with every change of a job's stages, status or texts."""
 
     status: Status
     run: int
     stage_index: int
     lease_token: int
+    erased_at: dt.datetime | None
 
 
 #: Parameter: ``job``.
-_VERSION_OF_ANY = sa.select(Job.status, Job.run, Job.stage_index, Job.lease_token).where(
-    Job.id == sa.bindparam("job")
-)
+_VERSION_OF_ANY = sa.select(
+    Job.status, Job.run, Job.stage_index, Job.lease_token, Job.erased_at
+).where(Job.id == sa.bindparam("job"))
 #: Parameters: ``job``, ``owner``.
 _VERSION = _VERSION_OF_ANY.where(Job.owner == sa.bindparam("owner"))
 
@@ -75,26 +80,55 @@ def check_id(job_id: str) -> None:
         raise JobNotFoundError(job_id)
 
 
-def get(session: Session, owner: str | None, job_id: str, *, with_input_items: bool = False) -> Job:
+def get(session: Session, owner: str | None, job_id: str, *, with_history: bool = False) -> Job:
     """Return an owner's job, with its attempts and the workers that ran them.
 
     Args:
         session: of the unit of work.
         owner: of the job; None for any.
         job_id: of the job.
-        with_input_items: whether to load `Job.input_items`.
+        with_history: whether to load its input items, reviews and erasures too.
 
     Raises:
         JobNotFoundError: the owner has no such job.
     """
     check_id(job_id)
     options: list[ORMOption] = [selectinload(Job.attempts).selectinload(Attempt.worker)]
-    if with_input_items:
-        options.append(undefer(Job.input_items))
+    if with_history:
+        options += [
+            undefer(Job.input_items),
+            selectinload(Job.reviews),
+            selectinload(Job.erasures),
+        ]
     job = session.get(Job, job_id, options=options)
     if job is None or owner not in (None, job.owner):
         raise JobNotFoundError(job_id)
     return job
+
+
+_LOCKED = (Job.id, Job.owner, Job.status, Job.log_index, Job.batch_id)
+
+
+def lock(
+    connection: sa.Connection, owner: str | None, job_id: str, *, for_update: bool = True
+) -> sa.Row[*tuple[Any, ...]]:
+    """Lock an owner's job until the transaction ends; return id, owner, status, log index and batch.
+
+    Args:
+        connection: of the transaction.
+        owner: of the job; None for any.
+        job_id: of the job.
+        for_update: False to look at it without a lock.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
+    check_id(job_id)
+    query = sa.select(*_LOCKED).where(Job.id == job_id)
+    row = connection.execute(query.with_for_update() if for_update else query).one_or_none()
+    if row is None or owner not in (None, row.owner):
+        raise JobNotFoundError(job_id)
+    return row
 
 
 def get_version(connection: sa.Connection, owner: str | None, job_id: str) -> JobVersion:
@@ -132,11 +166,12 @@ def list_page(
     status: Status | None,
     since: dt.datetime | None,
     until: dt.datetime | None,
+    rating: int | None,
     with_attempts: bool,
 ) -> list[Job]:
     """Return up to ``limit`` jobs of an owner, by age.
 
-    Only those with the status, and created from ``since`` on and before ``until``.
+    Only those with the status and the rating, and created from ``since`` on and before ``until``.
 
     Raises:
         JobNotFoundError: the owner has no job with the id ``after``.
@@ -151,6 +186,10 @@ def list_page(
         query = query.where(Job.created_at >= since)
     if until is not None:
         query = query.where(Job.created_at < until)
+    if rating is None:
+        query = query.where(Job.rating.is_(None))
+    elif rating != ANY:
+        query = query.where(Job.rating == rating)
     if with_attempts:
         query = query.options(selectinload(Job.attempts))
     if after is not None:
@@ -195,6 +234,27 @@ def delete(connection: sa.Connection, owner: str | None, job_id: str) -> bool:
     if owner is not None:
         condition = sa.and_(condition, Job.owner == owner)
     return bool(_delete(connection, condition))
+
+
+def list_from(
+    connection: sa.Connection,
+    owner: str | None,
+    after: tuple[dt.datetime, str] | None,
+    limit: int,
+) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
+    """Return id, time and metadata of an owner's jobs, the oldest first, after a time and an id."""
+    query = sa.select(Job.id, Job.created_at, Job.metadata_.label("pairs"))
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    if after is not None:
+        time, job_id = sa.literal(after[0], UTCDateTime()), sa.literal(after[1])
+        query = query.where(sa.tuple_(Job.created_at, Job.id) > sa.tuple_(time, job_id))
+    return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
+
+
+def delete_all(connection: sa.Connection, job_ids: Collection[str]) -> int:
+    """Delete jobs by their ids with their attempts and webhooks; return how many there were."""
+    return _delete(connection, Job.id.in_(list(job_ids)))
 
 
 def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:

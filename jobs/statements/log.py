@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, selectinload, undefer
 from jobs.column_types import utcnow
 from jobs.models import (
     Attempt,
+    Erasure,
     Job,
     LogCheckpoint,
     LogDeletion,
@@ -20,17 +21,31 @@ from jobs.models import (
     LogKind,
     LogState,
     LogTile,
+    Review,
 )
 
 #: The condition of the partial index of jobs that are not in the log yet.
 _IS_UNSEALED = sa.and_(
     Job.finished_at.is_not(None), Job.worker_id.is_(None), Job.log_index.is_(None)
 )
+#: Those of reviews and erasures.
+_REVIEW_IS_UNSEALED = Review.log_index.is_(None)
+_ERASURE_IS_UNSEALED = Erasure.log_index.is_(None)
 #: Not EXISTS: while a long queue waits, PostgreSQL would expect to meet such a job soon in the table itself.
-_FIRST_UNSEALED = (
-    sa.select(Job.finished_at).where(_IS_UNSEALED).order_by(Job.finished_at).limit(1)
-).scalar_subquery()
-_ANY_PENDING = sa.select(sa.or_(_FIRST_UNSEALED.is_not(None), sa.exists().select_from(LogDeletion)))
+_FIRST_UNSEALED = [
+    sa.select(column).where(condition).order_by(column).limit(1).scalar_subquery()
+    for column, condition in (
+        (Job.finished_at, _IS_UNSEALED),
+        (Review.created_at, _REVIEW_IS_UNSEALED),
+        (Erasure.id, _ERASURE_IS_UNSEALED),
+    )
+]
+_ANY_PENDING = sa.select(
+    sa.or_(
+        *(first.is_not(None) for first in _FIRST_UNSEALED),
+        sa.exists().select_from(LogDeletion),
+    )
+)
 _LOCK = sa.select(LogState.origin, LogState.size, utcnow().label("now")).with_for_update()
 _SEAL = (
     sa.update(Job)
@@ -65,7 +80,41 @@ def load_jobs(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
     return {job.id: job for job in session.scalars(query)}
 
 
-_HISTORY = (undefer(Job.input_items), selectinload(Job.attempts).selectinload(Attempt.worker))
+_HISTORY = (
+    undefer(Job.input_items),
+    selectinload(Job.attempts).selectinload(Attempt.worker),
+    selectinload(Job.reviews),
+    selectinload(Job.erasures),
+)
+
+
+def find_unsealed_reviews(connection: sa.Connection, limit: int) -> list[sa.Row[str, str]]:
+    """Return id and job of reviews without an entry whose jobs have one, the oldest first."""
+    query = (
+        sa.select(Review.id, Review.job_id)
+        .join(Job, Job.id == Review.job_id)
+        .where(_REVIEW_IS_UNSEALED, Job.log_index.is_not(None))
+        .order_by(Review.created_at, Review.job_id, Review.number)
+    )
+    return list(connection.execute(query.limit(limit)))
+
+
+def find_unsealed_erasures(connection: sa.Connection, limit: int) -> list[sa.Row[int, str]]:
+    """Return id and job of erasures without an entry, the oldest first. Their jobs have entries."""
+    query = sa.select(Erasure.id, Erasure.job_id).where(_ERASURE_IS_UNSEALED).order_by(Erasure.id)
+    return list(connection.execute(query.limit(limit)))
+
+
+def seal_review(connection: sa.Connection, review_id: str, index: int) -> bool:
+    """Give a review its place in the log; return False if it has one or is gone."""
+    statement = sa.update(Review).where(Review.id == review_id, _REVIEW_IS_UNSEALED)
+    return bool(connection.execute(statement.values(log_index=index)).rowcount)
+
+
+def seal_erasure(connection: sa.Connection, erasure_id: int, index: int) -> bool:
+    """Give an erasure its place in the log; return False if it has one or is gone."""
+    statement = sa.update(Erasure).where(Erasure.id == erasure_id, _ERASURE_IS_UNSEALED)
+    return bool(connection.execute(statement.values(log_index=index)).rowcount)
 
 
 def lock(connection: sa.Connection) -> sa.Row[str | None, int, dt.datetime]:
@@ -185,21 +234,30 @@ def find_deletions(connection: sa.Connection, job_ids: Collection[str]) -> dict[
     return {**found, **{row.job_id: row.entry for row in connection.execute(query)}}
 
 
-def find_misplaced(connection: sa.Connection) -> str | None:
-    """Return a job that claims an entry which is not its own."""
-    query = (
-        sa.select(Job.id)
-        .outerjoin(LogEntry, LogEntry.entry_index == Job.log_index)
-        .where(Job.log_index.is_not(None))
-        .where(
-            sa.or_(
-                LogEntry.job_id.is_(None),
-                LogEntry.job_id != Job.id,
-                LogEntry.kind != LogKind.JOB,
+def find_misplaced(connection: sa.Connection) -> sa.Row[*tuple[Any, ...]] | None:
+    """Return a record that claims an entry which is not its own: its kind, its id and its job's."""
+    claims: tuple[tuple[Any, Any, LogKind], ...] = (
+        (Job, Job.id, LogKind.JOB),
+        (Review, Review.job_id, LogKind.REVIEW),
+        (Erasure, Erasure.job_id, LogKind.ERASURE),
+    )
+    for row, job_id, kind in claims:
+        query = (
+            sa.select(sa.literal(kind).label("kind"), row.id, job_id.label("job_id"))
+            .outerjoin(LogEntry, LogEntry.entry_index == row.log_index)
+            .where(row.log_index.is_not(None))
+            .where(
+                sa.or_(
+                    LogEntry.job_id.is_(None),
+                    LogEntry.job_id != job_id,
+                    LogEntry.kind != kind,
+                )
             )
         )
-    )
-    return connection.scalar(query.order_by(Job.log_index).limit(1))
+        found = connection.execute(query.order_by(row.log_index).limit(1)).one_or_none()
+        if found is not None:
+            return found
+    return None
 
 
 def count_unsealed(connection: sa.Connection) -> int:
@@ -221,3 +279,18 @@ def find_passed_over(connection: sa.Connection, seconds: float) -> str | None:
     earlier = Job.finished_at < last - dt.timedelta(seconds=seconds)
     query = sa.select(Job.id).where(_IS_UNSEALED, earlier).order_by(Job.finished_at).limit(1)
     return connection.scalar(query)
+
+
+def find_passed_over_review(connection: sa.Connection, seconds: float) -> sa.Row[str, str] | None:
+    """Return id and job of a review without an entry that is more than ``seconds`` older than one with an entry."""
+    sealed = sa.select(Review.created_at).where(Review.log_index.is_not(None))
+    last = connection.scalar(sealed.order_by(Review.created_at.desc()).limit(1))
+    if last is None:
+        return None
+    earlier = Review.created_at < last - dt.timedelta(seconds=seconds)
+    query = (
+        sa.select(Review.id, Review.job_id)
+        .join(Job, Job.id == Review.job_id)
+        .where(_REVIEW_IS_UNSEALED, earlier, Job.log_index.is_not(None))
+    )
+    return connection.execute(query.order_by(Review.created_at).limit(1)).one_or_none()

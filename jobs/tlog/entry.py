@@ -5,6 +5,9 @@ record remains. An **entry** has the record's digest and not the record. So it i
 job has (an entry bundle gives an entry 65,535 bytes), and it tells readers of the log nothing: not the job's
 id, nor its owner, nor whether two jobs are alike.
 
+Once a text was erased, a history has `erased` in its place, with the hash. The salt that all own salts come
+from is gone then, so that nobody can try out what the text was, and those of the other texts are kept.
+
 Records name their fields: a history may get new ones, and what was recorded without them still verifies.
 All JSON is canonical (RFC 8785).
 """
@@ -16,14 +19,21 @@ import hmac
 import json
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import rfc8785
 
-#: The type of the entry of an ended job, and of that of a deleted one.
+#: The types of entries: of an ended job, and of what came later.
 JOB = "helixq/job/v1"
 DELETION = "helixq/deletion/v1"
+REVIEW = "helixq/review/v1"
+ERASURE = "helixq/erasure/v1"
+TYPES = (JOB, DELETION, REVIEW, ERASURE)
+
+#: The secret of a record: one salt that the own salts of all texts come from, or once a text was erased, the
+#: own salts of the others by their JSON pointers.
+Salts = bytes | Mapping[str, bytes]
 
 SALT_SIZE = 32
 #: The largest integer that every JSON parser reads exactly. Larger ones are recorded as their digits.
@@ -82,6 +92,9 @@ _ATTEMPT_PLAIN = (
     "worker",
 )
 _ATTEMPT_TEXTS = ("prompt", "output", "error")
+_REVIEW_PLAIN = ("id", "number", "key", "created_at", "critique", "regeneration")
+_REVIEW_TEXTS = ("reviewer", "corrected_answer", "tags", "note")
+_ERASURE_PLAIN = ("at", "by", "key", "texts")
 
 
 def canonical(value: Any) -> bytes:
@@ -108,50 +121,156 @@ def new_salt() -> bytes:
     return secrets.token_bytes(SALT_SIZE)
 
 
-def text_hash(salt: bytes, pointer: str, value: Any) -> str | None:
+def own_salt(salts: Salts, pointer: str) -> bytes:
+    """Return the own salt of a text: HMAC-SHA256(salt, pointer), so that one hash says nothing about another.
+
+    Raises:
+        KeyError: the text was erased, and its salt with it.
+    """
+    if isinstance(salts, bytes):
+        return hmac.digest(salts, pointer.encode(), "sha256")
+    return salts[pointer]
+
+
+def text_hash(salts: Salts, pointer: str, value: Any) -> str | None:
     """Return the salted hash of a text (or another JSON value) of a record; None stays None.
 
     Args:
-        salt: the job's.
-        pointer: where the text is in the record: a JSON pointer (RFC 6901). Each text has a salt of its own,
-            HMAC-SHA256(salt, pointer), so that one hash says nothing about another.
-        value: the text.
+        salts: of the record.
+        pointer: where the text is in the record: a JSON pointer (RFC 6901).
+        value: the text, or what `erased` returned.
     """
     if value is None:
         return None
-    own_salt = hmac.digest(salt, pointer.encode(), "sha256")
-    return f"sha256:{hashlib.sha256(own_salt + canonical(value)).hexdigest()}"
+    if is_erased(value):
+        return str(value["hash"])
+    salted = own_salt(salts, pointer) + canonical(value)
+    return f"sha256:{hashlib.sha256(salted).hexdigest()}"
 
 
-def record(history: Mapping[str, Any], salt: bytes) -> dict[str, Any]:
+def erased(text_hash: str) -> dict[str, Any]:
+    """Return what a history has in the place of an erased text.
+
+    No other value of a history is like it: in those that clients give, the members are texts, or have
+    other names.
+    """
+    return {"erased": True, "hash": text_hash}
+
+
+def is_erased(value: Any) -> bool:
+    """Return whether a value of a history is that of an erased text."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"erased", "hash"}
+        and value["erased"] is True
+        and isinstance(value["hash"], str)
+    )
+
+
+def texts(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the texts of a job's record that are not null, by their JSON pointers into the history."""
+    holders: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [("", history, _TEXTS)]
+    if history["batch"]:
+        holders.append(("/batch", history["batch"], ("custom_id",)))
+    if history["error"]:
+        holders.append(("/error", history["error"], ("message",)))
+    for number, attempt in enumerate(history["attempts"]):
+        holders.append((f"/attempts/{number}", attempt, _ATTEMPT_TEXTS))
+    return _present(holders)
+
+
+def review_texts(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the texts of a job's reviews that are not null, by their JSON pointers into the history."""
+    return _present(
+        (f"/reviews/{number}", review, _REVIEW_TEXTS)
+        for number, review in enumerate(history["reviews"])
+    )
+
+
+def _present(
+    holders: Iterable[tuple[str, Mapping[str, Any], tuple[str, ...]]],
+) -> dict[str, Any]:
+    return {
+        f"{prefix}/{name}": holder[name]
+        for prefix, holder, names in holders
+        for name in names
+        if holder[name] is not None
+    }
+
+
+def salts_of(log: Mapping[str, Any]) -> Salts:
+    """Return the salts that a history names in ``log``, in hexadecimal.
+
+    Raises:
+        KeyError, TypeError, ValueError: it names none.
+    """
+    if "salts" in log:
+        return {pointer: bytes.fromhex(salt) for pointer, salt in log["salts"].items()}
+    return bytes.fromhex(log["salt"])
+
+
+def record(history: Mapping[str, Any], salts: Salts) -> dict[str, Any]:
     """Return the record of an ended job.
 
     Args:
         history: of the job, as the API shows it.
-        salt: the job's.
+        salts: the job's.
 
     Raises:
-        KeyError: the history lacks a field.
+        KeyError: the history lacks a field, or a text without a salt is no erased one.
     """
     batch, error = history["batch"], history["error"]
     return {
         **{name: history[name] for name in _PLAIN},
-        **_hashed(salt, "", history, _TEXTS),
-        "batch": batch and {"id": batch["id"], **_hashed(salt, "/batch", batch, ("custom_id",))},
-        "error": error and {"code": error["code"], **_hashed(salt, "/error", error, ("message",))},
+        **_hashed(salts, "", history, _TEXTS),
+        "batch": batch and {"id": batch["id"], **_hashed(salts, "/batch", batch, ("custom_id",))},
+        "error": error and {"code": error["code"], **_hashed(salts, "/error", error, ("message",))},
         "attempts": [
             {
                 **{name: attempt[name] for name in _ATTEMPT_PLAIN},
-                **_hashed(salt, f"/attempts/{number}", attempt, _ATTEMPT_TEXTS),
+                **_hashed(salts, f"/attempts/{number}", attempt, _ATTEMPT_TEXTS),
             }
             for number, attempt in enumerate(history["attempts"])
         ],
     }
 
 
-def digest(history: Mapping[str, Any], salt: bytes) -> str:
-    """Return the digest of a job's record: ``sha256:`` and the hash of its canonical JSON."""
-    return f"sha256:{hashlib.sha256(canonical(record(history, salt))).hexdigest()}"
+def digest(history: Mapping[str, Any], salts: Salts) -> str:
+    """Return the digest of a job's record: ``sha256:`` and the hash of its canonical JSON.
+
+    Raises:
+        KeyError: as `record`.
+    """
+    return _digest(record(history, salts))
+
+
+def review_digest(job_id: str, review: Mapping[str, Any], salts: Salts) -> str:
+    """Return the digest of a review's record.
+
+    Args:
+        job_id: of the job.
+        review: as the job's history shows it.
+        salts: the review's. Its pointers begin at the review: ``/note``.
+
+    Raises:
+        KeyError: as `record`.
+    """
+    plain = {name: review[name] for name in _REVIEW_PLAIN}
+    return _digest({"job": job_id, **plain, **_hashed(salts, "", review, _REVIEW_TEXTS)})
+
+
+def erasure_digest(
+    job_id: str, erasure: Mapping[str, Any], hashes: Mapping[str, str | None]
+) -> str:
+    """Return the digest of an erasure's record. The hashes of the texts are salted, and so it is too.
+
+    Args:
+        job_id: of the job.
+        erasure: as the job's history shows it.
+        hashes: of the erased texts, by their JSON pointers.
+    """
+    plain = {name: erasure[name] for name in _ERASURE_PLAIN}
+    return _digest({"job": job_id, **plain, "hashes": [hashes.get(p) for p in erasure["texts"]]})
 
 
 def job_entry(digest: str, at: str) -> bytes:
@@ -174,19 +293,48 @@ def deletion_entry(index: int, at: str) -> bytes:
     return canonical({"type": DELETION, "at": at, "entry": index})
 
 
+def review_entry(index: int, digest: str, at: str) -> bytes:
+    """Return the entry of a review.
+
+    Args:
+        index: of the job's entry.
+        digest: of the review's record.
+        at: when this entry is appended: RFC 3339.
+    """
+    return canonical({"type": REVIEW, "at": at, "entry": index, "digest": digest})
+
+
+def erasure_entry(index: int, texts: Sequence[str], digest: str, at: str) -> bytes:
+    """Return the entry that says that texts of a job were erased.
+
+    Args:
+        index: of the job's entry.
+        texts: their JSON pointers into the job's history.
+        digest: of the erasure's record.
+        at: when this entry is appended: RFC 3339.
+    """
+    return canonical(
+        {"type": ERASURE, "at": at, "entry": index, "texts": list(texts), "digest": digest}
+    )
+
+
 def parse_entry(entry: bytes) -> dict[str, Any]:
     """Return what an entry says; empty if it is none of ours."""
     try:
         value = json.loads(entry)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) and value.get("type") in (JOB, DELETION) else {}
+    return value if isinstance(value, dict) and value.get("type") in TYPES else {}
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return f"sha256:{hashlib.sha256(canonical(record)).hexdigest()}"
 
 
 def _hashed(
-    salt: bytes, prefix: str, values: Mapping[str, Any], names: Iterable[str]
+    salts: Salts, prefix: str, values: Mapping[str, Any], names: Iterable[str]
 ) -> dict[str, str | None]:
-    return {name: text_hash(salt, f"{prefix}/{name}", values[name]) for name in names}
+    return {name: text_hash(salts, f"{prefix}/{name}", values[name]) for name in names}
 
 
 def _depth(value: Any) -> int:

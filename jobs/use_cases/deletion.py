@@ -1,11 +1,37 @@
-"""Deleting a job on request."""
+"""Deleting jobs on request: one, or all of an owner or with metadata."""
 
 from __future__ import annotations
 
+import datetime as dt
+import re
+from typing import NamedTuple
+
 from jobs.database import Database
-from jobs.errors import JobNotFoundError
+from jobs.errors import JobNotFoundError, UserError
 from jobs.statements import jobs
 from jobs.transient import retry_on_conflict
+
+#: Jobs that one step looks at, and deletes: nobody else can write to SQLite meanwhile.
+MAX_READ, MAX_DELETED = 1000, 100
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+class WrongCursorError(UserError):
+    """A cursor is none that a step returned."""
+
+    def __init__(self) -> None:
+        super().__init__("`after` must be what the reply before has as `after`.")
+
+
+class Step(NamedTuple):
+    """What a step of a deletion found."""
+
+    #: The jobs that match, and were deleted unless it was a dry run.
+    ids: list[str]
+    #: Where the next step begins; None after the last one.
+    after: str | None
 
 
 @retry_on_conflict
@@ -22,3 +48,52 @@ def delete(database: Database, owner: str | None, job_id: str) -> None:
     with database.write() as connection:
         if not jobs.delete(connection, owner, job_id):
             raise JobNotFoundError(job_id)
+
+
+@retry_on_conflict
+def delete_matching(
+    database: Database,
+    owner: str | None,
+    metadata: dict[str, str],
+    *,
+    after: str | None,
+    dry_run: bool = False,
+) -> Step:
+    """Delete the next jobs of an owner that have some metadata, the oldest first, whatever their status.
+
+    It is one step: it looks at the next `MAX_READ` jobs of the owner's index, and deletes up to `MAX_DELETED`.
+
+    Args:
+        database: of the jobs.
+        owner: of the jobs; None for all.
+        metadata: pairs that the jobs have, besides others.
+        after: where the step before ended; None for the first one.
+        dry_run: whether to delete nothing.
+
+    Raises:
+        WrongCursorError: ``after`` is none.
+    """
+    place = None if after is None else _parse(after)
+    with database.read() as connection:
+        rows = jobs.list_from(connection, owner, place, MAX_READ)
+    ids: list[str] = []
+    for count, row in enumerate(rows, 1):
+        if metadata.items() <= row.pairs.items():
+            ids.append(row.id)
+        if len(ids) == MAX_DELETED and not dry_run:
+            rows = rows[:count]
+            break
+    if ids and not dry_run:
+        with database.write() as connection:
+            jobs.delete_all(connection, ids)
+    ended = len(rows) < MAX_READ and len(ids) < MAX_DELETED
+    if not rows or ended:
+        return Step(ids, None)
+    return Step(ids, f"{(rows[-1].created_at - _EPOCH) // _MICROSECOND}-{rows[-1].id}")
+
+
+def _parse(after: str) -> tuple[dt.datetime, str]:
+    match = re.fullmatch(r"(\d{1,17})-(resp_[0-9a-z]{1,32})", after, re.ASCII)
+    if match is None:
+        raise WrongCursorError
+    return _EPOCH + int(match[1]) * _MICROSECOND, match[2]

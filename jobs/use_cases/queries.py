@@ -7,13 +7,13 @@ import datetime as dt
 from jobs.database import Database
 from jobs.models import Job, Status
 from jobs.statements import jobs
-from jobs.statements.jobs import JobVersion
+from jobs.statements.jobs import ANY, JobVersion
 
-__all__ = ["JobVersion", "get_job", "get_version", "list_jobs"]
+__all__ = ["ANY", "JobVersion", "get_job", "get_version", "list_jobs"]
 
 
 def get_job(
-    database: Database, owner: str | None, job_id: str, *, with_input_items: bool = False
+    database: Database, owner: str | None, job_id: str, *, with_history: bool = False
 ) -> Job:
     """Return a job with all its attempts and the workers that ran them.
 
@@ -21,13 +21,13 @@ def get_job(
         database: of the job.
         owner: of the job; None for any.
         job_id: of the job.
-        with_input_items: whether to load `Job.input_items`.
+        with_history: whether to load its input items, reviews and erasures too.
 
     Raises:
         JobNotFoundError: the owner has no such job.
     """
     with database.read_session() as session:
-        return jobs.get(session, owner, job_id, with_input_items=with_input_items)
+        return jobs.get(session, owner, job_id, with_history=with_history)
 
 
 def get_version(database: Database, owner: str | None, job_id: str) -> JobVersion:
@@ -50,6 +50,7 @@ def list_jobs(
     status: Status | None = None,
     since: dt.datetime | None = None,
     until: dt.datetime | None = None,
+    rating: int | None = ANY,
     with_attempts: bool = False,
 ) -> tuple[list[Job], bool]:
     """Return a page of jobs by age, and whether more follow.
@@ -63,6 +64,7 @@ def list_jobs(
         newest_first: the order.
         status: of the jobs; None for all.
         since, until: the jobs were created from ``since`` on, and before ``until``.
+        rating: the last rating of the regeneration in a review; None for jobs without one.
         with_attempts: whether to load the attempts.
 
     Raises:
@@ -80,6 +82,7 @@ def list_jobs(
             status=status,
             since=since,
             until=until,
+            rating=rating,
             with_attempts=with_attempts,
         )
     return page[:limit], len(page) > limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.errors import NothingToReplayError
+from jobs.errors import ErasedError, NothingToReplayError
 from jobs.models import Job
 from jobs.pipeline import Sampling, Turn
 from jobs.use_cases.submission import NewJob
@@ -18,7 +18,10 @@ def replay_of(job: Job) -> NewJob:
 
     Raises:
         NothingToReplayError: none of its stages has finished.
+        ErasedError: texts of it were erased.
     """
+    if job.has_lost_texts:
+        raise ErasedError(job.id)
     if not job.finished:
         raise NothingToReplayError(job.id)
     turns: Any = job.turns

@@ -1,16 +1,17 @@
-"""Sealing: ended jobs get their entries in the transparency log, and checkpoints sign it.
+"""Sealing: ended jobs, reviews, erasures and deletions get their entries in the log, and checkpoints sign it.
 
 Appending is one transaction that holds the log's lock: the jobs' places, the entries, the tiles and the
 checkpoint are committed together. So a process may die at any time, and several may seal at once: nothing is
 lost, nothing is appended twice, and there is one log. What takes long, reading and hashing the histories,
-comes before it. An ended job never changes, so that what was read is still right.
+comes before it. An ended job never changes but for erasures, which change no digest, so that what was read is
+still right. Reviews and erasures follow the entry of their job, and name it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -21,7 +22,14 @@ from jobs.models import Job, LogKind
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
-from jobs.tlog.entry import deletion_entry, digest, job_entry, new_salt
+from jobs.tlog.entry import (
+    deletion_entry,
+    digest,
+    erasure_entry,
+    job_entry,
+    new_salt,
+    review_entry,
+)
 from jobs.tlog.note import Signer, Verifier
 from jobs.transient import retry_on_conflict
 
@@ -47,12 +55,20 @@ class Signing(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A job that is to be appended."""
+    """A job, a review or an erasure that is to be appended."""
 
+    kind: LogKind
+    #: Of the row.
+    id: Any
     job_id: str
-    salt: bytes
     #: Of its record.
     digest: str
+    #: Of the job, which has none before.
+    salt: bytes = b""
+    #: Of the job's entry, if it is not a job.
+    job_index: int | None = None
+    #: The erased ones.
+    texts: Sequence[str] = ()
 
 
 def any_pending(database: Database) -> bool:
@@ -62,19 +78,37 @@ def any_pending(database: Database) -> bool:
 
 
 def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) -> list[Prepared]:
-    """Return ended jobs that have no entry yet, those that ended first, with the digests of their records.
+    """Return what has no entry yet, with the digests of the records.
+
+    Ended jobs come first, those that ended first, then reviews and erasures of jobs that have entries.
 
     Args:
         database: of the jobs.
         describe: returns the history of a job.
-        limit: the maximum number of jobs.
+        limit: the maximum number of each.
     """
     with database.read_session() as session:
-        jobs = log.load_unsealed(session, limit)
+        connection = session.connection()
+        ended = log.load_unsealed(session, limit)
+        reviews = log.find_unsealed_reviews(connection, limit)
+        erasures = log.find_unsealed_erasures(connection, limit)
+        changed = log.load_jobs(session, {row.job_id for row in (*reviews, *erasures)})
     prepared = []
-    for job in jobs:
+    for job in ended:
         salt = new_salt()
-        prepared.append(Prepared(job.id, salt, digest(describe(job), salt)))
+        prepared.append(Prepared(LogKind.JOB, job.id, job.id, digest(describe(job), salt), salt))
+    told = {job_id: describe(job) for job_id, job in changed.items()}
+    for review_id, job_id in reviews:
+        [said] = [review for review in told[job_id]["reviews"] if review["id"] == review_id]
+        index = changed[job_id].log_index
+        prepared.append(Prepared(LogKind.REVIEW, review_id, job_id, said["digest"], b"", index))
+    for erasure_id, job_id in erasures:
+        ids = [erasure.id for erasure in changed[job_id].erasures]
+        said = told[job_id]["erasures"][ids.index(erasure_id)]
+        index, erased = changed[job_id].log_index, said["texts"]
+        prepared.append(
+            Prepared(LogKind.ERASURE, erasure_id, job_id, said["digest"], b"", index, erased)
+        )
     return prepared
 
 
@@ -82,11 +116,11 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
 def append(
     database: Database, prepared: list[Prepared], signing: Signing, *, limit: int = MAX_JOBS
 ) -> int:
-    """Append jobs and the deletions of jobs to the log, and sign it.
+    """Append what was prepared, and the deletions of jobs, to the log, and sign it.
 
     Args:
         database: of the jobs.
-        prepared: the jobs. Those that another process has appended, or that were deleted, are left out.
+        prepared: what `prepare` returned. What another process has appended, or was deleted, is left out.
         signing: signs the log.
         limit: the maximum number of deletions.
 
@@ -106,9 +140,9 @@ def append(
             index = size + len(rows)
             rows.append({"entry_index": index, "kind": kind, "job_id": job_id, "entry": entry})
 
-        for job in prepared:
-            if log.seal_job(connection, job.job_id, size + len(rows), job.salt):
-                add(LogKind.JOB, job.job_id, job_entry(job.digest, at))
+        for one in prepared:
+            if _seal(connection, one, size + len(rows)):
+                add(one.kind, one.job_id, _entry(one, at))
         for index, job_id in log.take_deletions(connection, limit):
             add(LogKind.DELETION, job_id, deletion_entry(index, at))
         if rows:
@@ -137,6 +171,25 @@ def rotate_key(database: Database) -> Verifier:
         signer = Signer.generate(origin)
         log.add_key(connection, str(signer.verifier), signer.private)
         return signer.verifier
+
+
+def _seal(connection: sa.Connection, one: Prepared, index: int) -> bool:
+    """Give a record its place in the log; return False if it has one or is gone."""
+    match one.kind:
+        case LogKind.JOB:
+            return log.seal_job(connection, one.id, index, one.salt)
+        case LogKind.REVIEW:
+            return log.seal_review(connection, one.id, index)
+        case _:
+            return log.seal_erasure(connection, one.id, index)
+
+
+def _entry(one: Prepared, at: str) -> bytes:
+    if one.job_index is None:
+        return job_entry(one.digest, at)
+    if one.kind is LogKind.REVIEW:
+        return review_entry(one.job_index, one.digest, at)
+    return erasure_entry(one.job_index, one.texts, one.digest, at)
 
 
 def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Signer) -> None:

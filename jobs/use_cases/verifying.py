@@ -1,7 +1,7 @@
 """Verifying: whether the database still has what the log recorded.
 
-Everything is computed again from the entries: the tree, its tiles, the root of each checkpoint. Then each
-job's record is compared with its entry. The first difference ends it, and is named.
+Everything is computed again from the entries: the tree, its tiles, the root of each checkpoint. Then the record
+of each job, review and erasure is compared with its entry. The first difference ends it, and is named.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from jobs.models import Job, LogKind
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
-from jobs.tlog.entry import DELETION, JOB, parse_entry
+from jobs.tlog.entry import (
+    DELETION,
+    ERASURE,
+    JOB,
+    REVIEW,
+    is_erased,
+    parse_entry,
+    review_texts,
+    texts,
+)
 from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.tiles import WIDTH
@@ -30,6 +39,13 @@ PAGE = WIDTH
 #: Seconds by which a job may get its entry after one that ended later: an interrupted stage hands its text in
 #: for as long as it has a lease, and a transaction may take a while to commit.
 MAX_DISORDER = 120.0
+#: The type of the entries of each kind.
+TYPES = {
+    LogKind.JOB: JOB,
+    LogKind.DELETION: DELETION,
+    LogKind.REVIEW: REVIEW,
+    LogKind.ERASURE: ERASURE,
+}
 
 
 class TamperedError(UserError):
@@ -46,6 +62,9 @@ class Report:
     #: Jobs that were deleted, and whose entries are there.
     deleted: int = 0
     checkpoints: int = 0
+    #: Entries of reviews and erasures, those of deleted jobs left out.
+    reviews: int = 0
+    erasures: int = 0
     #: Jobs that have ended and have no entry yet.
     unsealed: int = 0
 
@@ -211,14 +230,15 @@ def _check_jobs(
     describe: Callable[[Job], dict[str, Any]],
     report: Report,
 ) -> None:
-    """Compare the jobs that entries are about with the entries."""
+    """Compare the jobs that entries are about, and what was added to them, with the entries."""
     ids = {row.job_id for row in rows}
     jobs = log.load_jobs(session, ids)
+    told = {job_id: describe(job) for job_id, job in jobs.items()}
     deletions = log.find_deletions(session.connection(), ids - jobs.keys())
     for index, kind, job_id, entry in rows:
         said, job = parse_entry(entry), jobs.get(job_id)
         name = f"job {job_id} (entry {index})"
-        if said.get("type") != {LogKind.JOB: JOB, LogKind.DELETION: DELETION}[kind]:
+        if said.get("type") != TYPES[kind]:
             raise TamperedError(f"the kind of entry {index} was changed")
         if kind is LogKind.DELETION:
             if job is not None:
@@ -227,22 +247,99 @@ def _check_jobs(
             if job_id not in deletions:
                 raise TamperedError(f"{name} was removed")
             deletion = deletions[job_id]
-            if deletion is not None and parse_entry(deletion).get("entry") != index:
+            of = index if kind is LogKind.JOB else said["entry"]
+            if deletion is not None and parse_entry(deletion).get("entry") != of:
                 raise TamperedError(f"{name} was removed: its deletion is of another entry")
-            report.deleted += 1
-        elif job.log_index != index:
-            raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
-        elif describe(job)["digest"] != said["digest"]:
-            raise TamperedError(f"{name} was changed")
-        else:
+            report.deleted += kind is LogKind.JOB
+        elif kind is LogKind.JOB:
+            if job.log_index != index:
+                raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
+            _check_job(told[job_id], said, name)
             report.jobs += 1
+        elif said["entry"] != job.log_index:
+            raise TamperedError(f"entry {index}, of job {job_id}, is of another job's")
+        elif kind is LogKind.REVIEW:
+            _check_review(told[job_id], said, index)
+            report.reviews += 1
+        else:
+            _check_erasure(told[job_id], said, index)
+            report.erasures += 1
+
+
+def _check_job(told: dict[str, Any], said: dict[str, Any], name: str) -> None:
+    """Compare a job with its entry, and what the database keeps of its reviews and erasures with them."""
+    if told["digest"] != said["digest"]:
+        raise TamperedError(f"{name} was changed")
+    if [review["number"] for review in told["reviews"]] != list(range(len(told["reviews"]))):
+        raise TamperedError(f"a review of {name} was removed or reordered")
+    own, theirs = texts(told), review_texts(told)
+    named = [text for erasure in told["erasures"] for text in erasure["texts"]]
+    erased = [text for text, value in {**own, **theirs}.items() if is_erased(value)]
+    if sorted(erased) != sorted(named):
+        raise TamperedError(
+            f"{name} was changed: its erased texts are not those that erasures name"
+        )
+    last = told["erasures"][-1]["at"] if told["erasures"] else None
+    if told["erased_at"] != last:
+        raise TamperedError(f"{name} was changed: it was last erased {last}")
+    salts = told["log"].get("salts")
+    if salts is not None and salts.keys() != own.keys() - set(erased):
+        raise TamperedError(f"{name} was changed: its salts are not those of its texts")
+    ratings = [r["regeneration"] for r in told["reviews"] if r["regeneration"] is not None]
+    if told["rating"] != (ratings[-1] if ratings else None):
+        raise TamperedError(f"{name} was changed: its rating is not that of its last review")
+
+
+def _check_review(told: dict[str, Any], said: dict[str, Any], index: int) -> None:
+    """Compare a review with its entry."""
+    claim = [review for review in told["reviews"] if _index(review) == index]
+    right = [review for review in told["reviews"] if review["digest"] == said["digest"]]
+    of = f"of job {told['id']}"
+    if not claim and not right:
+        raise TamperedError(f"a review {of} (entry {index}) was removed")
+    if not right:
+        raise TamperedError(f"review {claim[0]['id']} {of} (entry {index}) was changed")
+    if right[0] not in claim:
+        raise TamperedError(
+            f"review {right[0]['id']} {of} (entry {index}) was reordered: it claims entry "
+            f"{_index(right[0])}"
+        )
+    if added := [review["id"] for review in claim if review is not right[0]]:
+        raise TamperedError(f"review {added[0]} {of} was added: it claims entry {index} of another")
+
+
+def _check_erasure(told: dict[str, Any], said: dict[str, Any], index: int) -> None:
+    """Compare an erasure with its entry."""
+    found = [erasure for erasure in told["erasures"] if _index(erasure) == index]
+    name = f"an erasure of texts of job {told['id']} (entry {index})"
+    if not found:
+        raise TamperedError(f"{name} was removed or reordered")
+    if len(found) > 1:
+        raise TamperedError(f"{name} was added")
+    if found[0]["digest"] != said["digest"] or found[0]["texts"] != said["texts"]:
+        raise TamperedError(f"{name} was changed")
+
+
+def _index(told: dict[str, Any]) -> int | None:
+    """Return the entry that a review or an erasure claims."""
+    return (told["log"] or {}).get("index")
 
 
 def _check_places(connection: sa.Connection) -> None:
-    """Look for jobs that were added."""
-    if job_id := log.find_misplaced(connection):
-        raise TamperedError(f"job {job_id} was added: the entry that it claims is not its own")
+    """Look for records that were added."""
+    if (found := log.find_misplaced(connection)) is not None:
+        name = {
+            LogKind.JOB: f"job {found.job_id}",
+            LogKind.REVIEW: f"review {found.id} of job {found.job_id}",
+            LogKind.ERASURE: f"an erasure of texts of job {found.job_id}",
+        }[LogKind(found.kind)]
+        raise TamperedError(f"{name} was added: the entry that it claims is not its own")
     if job_id := log.find_passed_over(connection, MAX_DISORDER):
         raise TamperedError(
             f"job {job_id} was added: it ended before jobs that have an entry, and has none"
+        )
+    if (review := log.find_passed_over_review(connection, MAX_DISORDER)) is not None:
+        raise TamperedError(
+            f"review {review.id} of job {review.job_id} was added: it is older than reviews that have "
+            "an entry, and has none"
         )

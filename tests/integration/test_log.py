@@ -39,6 +39,7 @@ from jobs.use_cases.sealing import Signing
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import end, seal
+from tests.integration.tampering import change, is_as_recorded, new_value, tamper
 from tests.unit.tlog import rfc6962
 
 
@@ -65,15 +66,11 @@ def checkpoint_of(database: Database) -> tuple[int, bytes]:
     return checkpoint.size, checkpoint.root
 
 
-def is_as_recorded(database: Database) -> verifying.Report:
-    return verifying.verify(database, history)
-
-
 def test_an_ended_job_gets_an_entry_that_others_can_check(database: Database) -> None:
     waiting, job = submit(database), end(database)
     assert seal(database) == 1
     assert seal(database) == 0
-    told = history(queries.get_job(database, ANONYMOUS, job.id, with_input_items=True))
+    told = history(queries.get_job(database, ANONYMOUS, job.id, with_history=True))
     [entry] = entries(database)
     said = json.loads(entry)
     assert (said["type"], said["digest"]) == ("helixq/job/v1", told["digest"])
@@ -82,8 +79,7 @@ def test_an_ended_job_gets_an_entry_that_others_can_check(database: Database) ->
     assert proof.extra == entry
     assert proof.verify(entry, proving.list_keys(database)).size == 1
     assert (
-        history(queries.get_job(database, ANONYMOUS, waiting.id, with_input_items=True))["log"]
-        is None
+        history(queries.get_job(database, ANONYMOUS, waiting.id, with_history=True))["log"] is None
     )
     with pytest.raises(NotSealedError, match="once the job has ended"):
         proving.prove(database, ANONYMOUS, waiting.id)
@@ -366,20 +362,6 @@ def test_keys_rotate(database: Database) -> None:
 # Tampering.
 
 
-def tamper(database: Database, *statements: Any) -> str:
-    """Change the database behind the program's back; return what `verify` says."""
-    with database.write() as connection:
-        if database.engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("DROP TRIGGER IF EXISTS attempts_keep")
-        else:
-            connection.exec_driver_sql("DROP TRIGGER IF EXISTS attempts_keep ON attempts")
-        for statement in statements:
-            connection.execute(statement if not isinstance(statement, str) else sa.text(statement))
-    with pytest.raises(verifying.TamperedError) as caught:
-        is_as_recorded(database)
-    return str(caught.value)
-
-
 #: Columns that say nothing about a text: they lead a job through the queue, or are keys.
 BOOKKEEPING = {
     "jobs": {
@@ -395,38 +377,8 @@ BOOKKEEPING = {
     },
     "attempts": {"id", "lease_token", "delta_lengths"},
 }
-#: Values for columns where SQL cannot make one from the old.
-NEW = {
-    "status": "'failed'",
-    "role": "'critic'",
-    "input_items": "'[1]'",
-    "turns": '\'[{"role": "user", "text": "x"}]\'',
-    "options": "'{\"a\": 1}'",
-    "restarts": '\'[{"run": 2, "at": "2026-01-02T03:04:05.678+00:00", "model": "x", "reason": "x"}]\'',
-    "metadata": '\'{"team": "red"}\'',
-    "worker_id": "'worker-2'",
-    "runtime": '\'{"engine": "other"}\'',
-    "log_salt": "NULL",
-    "background": "NOT background",
-}
-
-
 #: Of a worker, what histories have.
 WORKER_COLUMNS = {"host", "pid", "model", "runtime"}
-
-
-def new_value(column: sa.Column[Any], dialect: sa.Dialect) -> str:
-    """Return another value for a column, in SQL."""
-    if isinstance(column.type, sa.Integer | sa.Float):
-        return f"coalesce({column.name}, 0) + 1"
-    kind = column.type.compile(dialect)
-    literal = NEW.get(column.name)
-    if literal is None:
-        literal = "'2026-01-02 03:04:05.678000'" if column.name.endswith("_at") else "'changed'"
-    cast = (
-        dialect.name == "postgresql" and literal[0] == "'" and not isinstance(column.type, sa.Enum)
-    )
-    return f"CAST({literal} AS {kind})" if cast else literal
 
 
 @pytest.mark.parametrize("table", ["jobs", "attempts", "workers"])
@@ -451,37 +403,9 @@ def test_a_change_of_any_column_is_noticed(database: Database, table: str) -> No
         changes = f"{column.name} = {new_value(column, database.engine.dialect)}"
         if column.name == "job_id":
             changes = f"job_id = '{other.id}', number = 7"
-        said = _change(database, f"UPDATE {table} SET {changes} WHERE {where}")  # noqa: S608 (of this file's own words)
+        said = change(database, f"UPDATE {table} SET {changes} WHERE {where}")  # noqa: S608 (of this file's own words)
         assert job.id in said, (column.name, said)
     assert is_as_recorded(database).jobs == 2
-
-
-def _change(database: Database, statement: str) -> str:
-    """Change the database in a transaction that is rolled back; return what `verify` says in it."""
-    with database.engine.connect() as connection:
-        if database.engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            connection.exec_driver_sql("DROP TRIGGER attempts_keep")
-        else:
-            connection.exec_driver_sql("DROP TRIGGER attempts_keep ON attempts")
-        connection.exec_driver_sql(statement.replace("%", "%%"))
-        shared = _Shared(connection)
-        try:
-            with pytest.raises(verifying.TamperedError) as caught:
-                verifying.verify(shared, history)  # type: ignore[arg-type]  # reads only
-        finally:
-            connection.rollback()
-    return str(caught.value)
-
-
-class _Shared:
-    """Stands for the database in a transaction that is not committed."""
-
-    def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
-
-    def read_session(self) -> Any:
-        return sa.orm.Session(self._connection)
 
 
 def test_the_first_record_that_was_changed_is_named(database: Database) -> None:

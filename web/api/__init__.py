@@ -1,5 +1,6 @@
 """``/api``: the stored history of jobs, for audits."""
 
+from web.api import reviews as _reviews  # noqa: F401 (adds its endpoints to the blueprint)
 from web.api.routes import blueprint
 
 __all__ = ["blueprint"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request, url_for
 
-from jobs.errors import JobNotFoundError, NotSealedError
+from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, summary
@@ -12,13 +12,14 @@ from jobs.protocol.replay import report
 from jobs.use_cases import proving, queries
 from jobs.use_cases.replaying import replay_of
 from web import query
-from web.errors import HTTPError
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
 
 #: The query parameters of the list of jobs.
-_LIST_PARAMETERS = {"status", "owner", "since", "until", "limit", "order", "after"}
+_LIST_PARAMETERS = {"status", "owner", "since", "until", "rating", "limit", "order", "after"}
+#: What the filter `rating` may be: the last rating of the regeneration.
+RATINGS = {"": queries.ANY, "none": None, "-1": -1, "0": 0, "1": 1}
 
 
 @blueprint.get("/jobs")
@@ -43,6 +44,7 @@ def list_jobs() -> Response:
         status=Status(status) if status else None,
         since=query.time("since"),
         until=query.time("until"),
+        rating=RATINGS[query.choice("rating", "", tuple(RATINGS))],
     )
     following = None
     if has_more:
@@ -70,10 +72,7 @@ def job(job_id: str) -> Response:
 def job_proof(job_id: str) -> Response:
     """Reply with the proof that a job's entry is in the log: a tlog-proof file."""
     services = get_services()
-    try:
-        found = proving.prove(services.database, services.readable_owner, job_id)
-    except NotSealedError as error:
-        raise HTTPError(409, str(error), code="not_sealed") from error
+    found = proving.prove(services.database, services.readable_owner, job_id)
     response = Response(found.text, content_type="text/plain; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{job_id}.tlog-proof"'
     response.cache_control.no_cache = True
@@ -92,6 +91,4 @@ def replay_job(job_id: str) -> Response:
 
 def _get(job_id: str) -> Job:
     services = get_services()
-    return queries.get_job(
-        services.database, services.readable_owner, job_id, with_input_items=True
-    )
+    return queries.get_job(services.database, services.readable_owner, job_id, with_history=True)

@@ -18,6 +18,8 @@ from jobs.protocol.batches import CreateBatch
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
+from jobs.protocol.reviews import MAX_NAME, CreateReview, DeleteJobs, EraseTexts
+from web.api.reviews import MAX_SEED
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from web.v1 import files
 from web.v1.routes import MAX_KEY_LENGTH, MAX_WAIT
@@ -71,7 +73,7 @@ ERRORS = {
     401: "No API key was given, or it is wrong, revoked or expired.",
     403: "The API key lacks a scope, or a page of another site requested a change.",
     404: "There is no such job, model, file, batch, webhook endpoint or delivery.",
-    409: "The job was cancelled, or is not in the transparency log yet.",
+    409: "The job was cancelled, or has not ended, or is not in the transparency log yet.",
     412: "The response does not match `If-Match`.",
     413: "The body is too large.",
     415: "The body is not JSON, or its compression is unknown.",
@@ -105,6 +107,10 @@ def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> tupl
 
 
 PAGE = page()
+_PERIOD = (
+    Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
+    Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
+)
 #: The errors of the log are plain text.
 _LOG_ERRORS = {status: Reply(ERRORS[status], media="text/plain") for status in (400, 500, 503)}
 _UPLOAD = {
@@ -347,8 +353,71 @@ OPERATIONS = {
             Parameter("owner", _TEXT, "Only jobs of this owner."),
             Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
             Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
+            Parameter(
+                "rating",
+                {"enum": ["", "-1", "0", "1", "none"]},
+                "The last rating of the regeneration in a review, or `none`.",
+            ),
         ),
         errors=(404,),
+        error=schemas.Problem,
+    ),
+    "api.list_reviews": Operation(
+        "Audits",
+        {200: Reply("The reviews of the job.", schemas.ReviewList)},
+        errors=(404,),
+        error=schemas.Problem,
+    ),
+    "api.add_review": Operation(
+        "Audits",
+        {201: Reply("The review.", schemas.Review)},
+        body=CreateReview,
+        errors=(404, 409),
+        error=schemas.Problem,
+    ),
+    "api.review_queue": Operation(
+        "Audits",
+        {200: Reply("The jobs to review next.", schemas.ReviewQueue)},
+        parameters=(
+            Parameter("kind", {"enum": ["unreviewed", "disagreements"], "default": "unreviewed"}),
+            Parameter(
+                "seed",
+                {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "default": 0},
+                "Of the sample: the same seed orders the same jobs alike.",
+            ),
+            Parameter(
+                "reviewer",
+                {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
+                "Whose queue it is; by default the key's owner.",
+            ),
+            PAGE[0],
+            *_PERIOD,
+        ),
+        error=schemas.Problem,
+    ),
+    "api.review_agreement": Operation(
+        "Audits",
+        {200: Reply("The agreement in each rating.", schemas.Agreements)},
+        parameters=_PERIOD,
+        error=schemas.Problem,
+    ),
+    "api.erase_texts": Operation(
+        "Audits",
+        {200: Reply("The texts that were erased.", schemas.Erased)},
+        body=EraseTexts,
+        errors=(404, 409),
+        error=schemas.Problem,
+    ),
+    "api.delete_job": Operation(
+        "Audits",
+        {200: Reply("It is deleted.", schemas.DeletedJob)},
+        errors=(404,),
+        error=schemas.Problem,
+    ),
+    "api.delete_jobs": Operation(
+        "Audits",
+        {200: Reply("What this step deleted.", schemas.DeletedJobs)},
+        body=DeleteJobs,
         error=schemas.Problem,
     ),
     "api.replay_job": Operation(

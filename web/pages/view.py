@@ -40,6 +40,7 @@ class StageView:
     #: The last attempt at it, if there was one.
     attempt: Attempt | None
     finished: bool
+    erased: bool
     state: str
 
 
@@ -52,7 +53,7 @@ class RunView:
     #: The first characters of the model's digest.
     model: str
     reason: str
-    #: Titles and texts of the stages that had finished.
+    #: Titles and texts of the stages that had finished; None for one that was erased.
     texts: list[tuple[str, str | None]]
 
 
@@ -78,6 +79,7 @@ def stages(job: Job) -> list[StageView]:
                 title=_title(job, stage.role, stage.round),
                 attempt=last,
                 finished=last is not None and last.status is AttemptStatus.FINISHED,
+                erased=last is not None and _is_erased(job, last),
                 state=_state(job, last),
             )
         )
@@ -96,10 +98,18 @@ def earlier_runs(job: Job) -> list[RunView]:
                 ended_at=dt.datetime.fromisoformat(restart["at"]),
                 model=restart["model"][:12],
                 reason=restart["reason"],
-                texts=[(_title(job, a.role, a.round), a.output) for a in finished],
+                texts=[
+                    (_title(job, a.role, a.round), None if _is_erased(job, a) else a.output)
+                    for a in finished
+                ],
             )
         )
     return views
+
+
+def _is_erased(job: Job, attempt: Attempt) -> bool:
+    """Return whether the output of an attempt was erased."""
+    return f"/attempts/{job.attempts.index(attempt)}/output" in (job.erased or {})
 
 
 def _title(job: Job, role: Role, round_: int) -> str:

@@ -165,7 +165,7 @@ def input_items(job_id: str) -> Response:
     """List what was asked: the items of the request's input."""
     services = get_services()
     limit, order, after = query.page()
-    job = queries.get_job(services.database, services.readable_owner, job_id, with_input_items=True)
+    job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
     return json_response(
         input_item_list(job, limit=limit, after=after, newest_first=order == "desc")
     )

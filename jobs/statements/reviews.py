@@ -1,0 +1,93 @@
+"""Statements on reviews. They are added, and never changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.models import Job, Review, Status
+
+#: What a review needs to be counted.
+_VERDICT = (
+    Review.job_id,
+    Review.number,
+    Review.reviewer,
+    Review.critique,
+    Review.regeneration,
+)
+
+
+def count(connection: sa.Connection, job_id: str) -> int:
+    """Return the number of a job's reviews."""
+    query = sa.select(sa.func.count()).where(Review.job_id == job_id)
+    return connection.scalar(query) or 0
+
+
+def add(connection: sa.Connection, **columns: Any) -> None:
+    """Add a review."""
+    connection.execute(sa.insert(Review).values(**columns))
+
+
+def set_rating(connection: sa.Connection, job_id: str, rating: int) -> None:
+    """Set the rating that a job is found by."""
+    connection.execute(sa.update(Job).where(Job.id == job_id).values(rating=rating))
+
+
+def recent_jobs(
+    connection: sa.Connection,
+    owner: str | None,
+    *,
+    since: dt.datetime | None,
+    until: dt.datetime | None,
+    limit: int,
+) -> list[str]:
+    """Return the ids of completed jobs of an owner (None: of all), the newest ``limit`` ones."""
+    query = sa.select(Job.id).where(Job.status == Status.COMPLETED)
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    if since is not None:
+        query = query.where(Job.created_at >= since)
+    if until is not None:
+        query = query.where(Job.created_at < until)
+    newest = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    return list(connection.scalars(newest))
+
+
+def of_jobs(
+    connection: sa.Connection, job_ids: Collection[str]
+) -> list[sa.Row[str, int, str, int | None, int | None]]:
+    """Return the verdicts on some jobs: job, number, reviewer and both ratings, the oldest first."""
+    query = sa.select(*_VERDICT).where(Review.job_id.in_(list(job_ids)))
+    return list(connection.execute(query.order_by(Review.job_id, Review.number)))
+
+
+def recent(
+    connection: sa.Connection,
+    owner: str | None,
+    *,
+    since: dt.datetime | None,
+    until: dt.datetime | None,
+    limit: int,
+) -> list[sa.Row[str, int, str, int | None, int | None]]:
+    """Return the verdicts of a time on an owner's jobs (None: on all), the newest ``limit`` ones, newest first."""
+    query = sa.select(*_VERDICT)
+    if owner is not None:
+        query = query.join(Job, Job.id == Review.job_id).where(Job.owner == owner)
+    if since is not None:
+        query = query.where(Review.created_at >= since)
+    if until is not None:
+        query = query.where(Review.created_at < until)
+    newest = query.order_by(Review.created_at.desc(), Review.id.desc()).limit(limit)
+    return list(connection.execute(newest))
+
+
+def summaries(session: Session, job_ids: Collection[str]) -> list[Job]:
+    """Return jobs by their ids, in the order of these."""
+    found = {
+        job.id: job for job in session.scalars(sa.select(Job).where(Job.id.in_(list(job_ids))))
+    }
+    return [found[job_id] for job_id in job_ids if job_id in found]

@@ -1,0 +1,226 @@
+"""Reviews: adding them, which jobs to review next, and how far reviewers agree.
+
+The jobs of other owners are not found; the owner None stands for all owners. A person's last review of a job
+is the one that counts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import sqlalchemy as sa
+
+from jobs.agreement import cohen_kappa, krippendorff_alpha
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.errors import NotEndedError
+from jobs.models import Job
+from jobs.statements import jobs, reviews
+from jobs.tlog.entry import new_salt
+from jobs.transient import retry_on_conflict
+
+#: How many of the newest jobs the queue is sampled from, and how many reviews it and agreement look at.
+WINDOW = 2000
+MAX_REVIEWS = 100_000
+#: What is rated.
+RATINGS = ("critique", "regeneration")
+
+Rating = Literal["critique", "regeneration"]
+
+
+@dataclass(frozen=True)
+class NewReview:
+    """A person's verdict on a job."""
+
+    #: -1, 0 or 1 each.
+    critique: int | None = None
+    regeneration: int | None = None
+    corrected_answer: str | None = None
+    tags: tuple[str, ...] = ()
+    note: str | None = None
+
+
+class Verdict(NamedTuple):
+    """The ratings of a person's last review of a job."""
+
+    critique: int | None
+    regeneration: int | None
+
+
+class Agreement(NamedTuple):
+    """How far reviewers agree in a rating."""
+
+    #: ``cohen_kappa`` for two reviewers, ``krippendorff_alpha`` for more, None for fewer.
+    measure: str | None
+    #: None if it is not defined: there is no job that two have rated, or no rating differs from another.
+    value: float | None
+    #: The people who rated a job that another one rated too, and the number of these jobs.
+    reviewers: list[str]
+    jobs: int
+
+
+@retry_on_conflict
+def add(
+    database: Database,
+    owner: str | None,
+    job_id: str,
+    review: NewReview,
+    *,
+    reviewer: str,
+    key_id: str | None = None,
+) -> str:
+    """Add a review of a job that has ended; return its id. The log gets an entry of it.
+
+    Args:
+        database: of the job.
+        owner: of the job; None for any.
+        job_id: of the job.
+        review: the verdict.
+        reviewer: whose it is.
+        key_id: of the API key that it was sent with, if any.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+        NotEndedError: the job has not ended.
+    """
+    review_id = f"rev_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    with database.write() as connection:
+        job = jobs.lock(connection, owner, job_id)
+        if not job.status.final:
+            raise NotEndedError(job_id)
+        reviews.add(
+            connection,
+            id=review_id,
+            job_id=job_id,
+            number=reviews.count(connection, job_id),
+            reviewer=reviewer,
+            key_id=key_id,
+            critique=review.critique,
+            regeneration=review.regeneration,
+            corrected_answer=review.corrected_answer,
+            tags=list(review.tags),
+            note=review.note,
+            created_at=utcnow(),
+            log_salt=new_salt(),
+        )
+        if review.regeneration is not None:
+            reviews.set_rating(connection, job_id, review.regeneration)
+    return review_id
+
+
+def queue(
+    database: Database,
+    owner: str | None,
+    *,
+    reviewer: str,
+    kind: Literal["unreviewed", "disagreements"],
+    seed: int,
+    limit: int,
+    since: dt.datetime | None = None,
+    until: dt.datetime | None = None,
+) -> list[tuple[Job, dict[str, Verdict]]]:
+    """Return jobs to review next, with the verdicts so far by reviewer.
+
+    Args:
+        database: of the jobs.
+        owner: of the jobs; None for all.
+        reviewer: who asks. Jobs that this person has reviewed are left out, unless reviewers disagree.
+        kind: ``unreviewed``: a sample of the newest `WINDOW` completed jobs, those without a review first.
+            ``disagreements``: those of the newest `MAX_REVIEWS` reviews' jobs whose reviewers disagree, those
+            first that were reviewed last.
+        seed: of the sample: the same seed orders the same jobs alike, whoever asks.
+        limit: the maximum number of jobs.
+        since, until: the jobs (for ``disagreements``: the reviews) were created from ``since`` on, and
+            before ``until``.
+    """
+    with database.read_session() as session:
+        connection = session.connection()
+        if kind == "disagreements":
+            rows = reviews.recent(connection, owner, since=since, until=until, limit=MAX_REVIEWS)
+            order = list(dict.fromkeys(row.job_id for row in rows))
+            verdicts = current(reversed(rows))
+            chosen = [job_id for job_id in order if disagree(verdicts[job_id])]
+        else:
+            ids = reviews.recent_jobs(connection, owner, since=since, until=until, limit=WINDOW)
+            verdicts = current(reviews.of_jobs(connection, ids))
+            left = [job_id for job_id in ids if reviewer not in verdicts.get(job_id, ())]
+            chosen = sorted(left, key=lambda job_id: (job_id in verdicts, _rank(seed, job_id)))
+        found = reviews.summaries(session, chosen[:limit])
+    return [(job, verdicts.get(job.id, {})) for job in found]
+
+
+def agreement(
+    database: Database,
+    owner: str | None,
+    *,
+    since: dt.datetime | None = None,
+    until: dt.datetime | None = None,
+) -> dict[Rating, Agreement]:
+    """Return how far reviewers agree, for each rating.
+
+    Args:
+        database: of the jobs.
+        owner: of the jobs; None for all.
+        since, until: the reviews were created from ``since`` on, and before ``until``. Of more than
+            `MAX_REVIEWS`, the newest count.
+    """
+    with database.read() as connection:
+        rows = reviews.recent(connection, owner, since=since, until=until, limit=MAX_REVIEWS)
+    verdicts = current(reversed(rows))
+    return {"critique": _agreement(verdicts, 0), "regeneration": _agreement(verdicts, 1)}
+
+
+def current(
+    rows: Iterable[sa.Row[str, int, str, int | None, int | None]],
+) -> dict[str, dict[str, Verdict]]:
+    """Return the verdicts that count, by job and reviewer.
+
+    Args:
+        rows: of reviews, the oldest first. Erased reviewers are left out: they may be the same person.
+    """
+    verdicts: dict[str, dict[str, Verdict]] = {}
+    for row in rows:
+        if row.reviewer:
+            verdicts.setdefault(row.job_id, {})[row.reviewer] = Verdict(
+                row.critique, row.regeneration
+            )
+    return verdicts
+
+
+def disagree(verdicts: dict[str, Verdict]) -> bool:
+    """Return whether two reviewers of a job rated the same differently."""
+    return any(
+        len({verdict[index] for verdict in verdicts.values()} - {None}) > 1 for index in (0, 1)
+    )
+
+
+def _rank(seed: int, job_id: str) -> bytes:
+    """Return where a job is in the sample of a seed."""
+    return hashlib.sha256(f"{seed} {job_id}".encode()).digest()
+
+
+def _agreement(verdicts: dict[str, dict[str, Verdict]], index: int) -> Agreement:
+    units: list[dict[str, int]] = []
+    for by_reviewer in verdicts.values():
+        ratings = {
+            reviewer: rating
+            for reviewer, verdict in by_reviewer.items()
+            if (rating := verdict[index]) is not None
+        }
+        if len(ratings) > 1:
+            units.append(ratings)
+    reviewers = sorted({reviewer for unit in units for reviewer in unit})
+    if len(reviewers) < 2:
+        return Agreement(None, None, [], 0)
+    if len(reviewers) == 2:
+        first, second = reviewers
+        value = cohen_kappa([(unit[first], unit[second]) for unit in units])
+        return Agreement("cohen_kappa", value, reviewers, len(units))
+    value = krippendorff_alpha([list(unit.values()) for unit in units])
+    return Agreement("krippendorff_alpha", value, reviewers, len(units))

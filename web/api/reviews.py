@@ -1,0 +1,125 @@
+"""The endpoints of reviews, erasures and deletions."""
+
+from __future__ import annotations
+
+from flask import Response, jsonify
+
+from jobs.errors import JobNotFoundError
+from jobs.protocol import reviews as protocol
+from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.history import history
+from jobs.protocol.reviews import CreateReview, DeleteJobs, EraseTexts
+from jobs.protocol.validation import parse
+from jobs.use_cases import queries, reviewing
+from web import query
+from web.api.routes import blueprint
+from web.caller import get_caller
+from web.request_body import read_json
+from web.services import get_services
+
+#: The largest seed.
+MAX_SEED = 10**9
+
+
+@blueprint.get("/jobs/<job_id>/reviews")
+def list_reviews(job_id: str) -> Response:
+    """List the reviews of a job, the oldest first."""
+    return jsonify(data=_told(job_id)["reviews"])
+
+
+@blueprint.post("/jobs/<job_id>/reviews")
+def add_review(job_id: str) -> Response:
+    """Add a review of a job that has ended. A person's last review counts; the earlier ones stay."""
+    services, caller = get_services(), get_caller()
+    body = parse(CreateReview, read_json())
+    if caller.key is not None and body.reviewer is not None:
+        raise InvalidRequestError(
+            "`reviewer` is for servers without API keys. Here it is the key's owner.",
+            code="invalid_value",
+            param="reviewer",
+        )
+    review_id = reviewing.add(
+        services.database,
+        services.readable_owner,
+        job_id,
+        protocol.new_review(body),
+        reviewer=body.reviewer or caller.owner,
+        key_id=None if caller.key is None else caller.key.id,
+    )
+    found = [review for review in _told(job_id)["reviews"] if review["id"] == review_id]
+    if not found:
+        raise JobNotFoundError(job_id)  # It was deleted meanwhile.
+    reply = jsonify(found[0])
+    reply.status_code = 201
+    return reply
+
+
+@blueprint.get("/reviews/queue")
+def review_queue() -> Response:
+    """List jobs to review next: a sample of those without a review, or those that reviewers disagree on."""
+    services = get_services()
+    kind = query.choice("kind", "unreviewed", ("unreviewed", "disagreements"))
+    found = reviewing.queue(
+        services.database,
+        services.readable_owner,
+        reviewer=query.text("reviewer", services.owner, protocol.MAX_NAME),
+        kind="disagreements" if kind == "disagreements" else "unreviewed",
+        seed=query.integer("seed", 0, 0, MAX_SEED),
+        limit=query.integer("limit", query.DEFAULT_PAGE_SIZE, 1, query.MAX_PAGE_SIZE),
+        since=query.time("since"),
+        until=query.time("until"),
+    )
+    return jsonify(protocol.queue(found))
+
+
+@blueprint.get("/reviews/agreement")
+def review_agreement() -> Response:
+    """Reply with how far reviewers agree: Cohen's kappa of two, Krippendorff's alpha of more."""
+    services = get_services()
+    found = reviewing.agreement(
+        services.database,
+        services.readable_owner,
+        since=query.time("since"),
+        until=query.time("until"),
+    )
+    return jsonify(protocol.agreement(found))
+
+
+@blueprint.post("/jobs/<job_id>/erase")
+def erase_texts(job_id: str) -> Response:
+    """Erase texts of a job that has ended, with their copies in the job. The record still verifies."""
+    body = parse(EraseTexts, read_json())
+    texts = None if body.texts == "all" else list(body.texts)
+    erased = get_services().erase(job_id, texts)
+    return jsonify(id=job_id, erased=erased)
+
+
+@blueprint.delete("/jobs/<job_id>")
+def delete_job(job_id: str) -> Response:
+    """Delete a job with its history, and stop it if it has not ended."""
+    get_services().delete(job_id)
+    return jsonify(id=job_id, deleted=True)
+
+
+@blueprint.post("/jobs/delete")
+def delete_jobs() -> Response:
+    """Delete jobs of an owner, or with metadata, a step at a time: until `after` is null."""
+    body = parse(DeleteJobs, read_json())
+    if body.owner is None and not body.metadata:
+        raise InvalidRequestError(
+            "Say which jobs: `owner`, `metadata`, or both.",
+            code="missing_required_parameter",
+            param="owner",
+        )
+    step = get_services().delete_matching(
+        body.owner, body.metadata or {}, after=body.after, dry_run=body.dry_run
+    )
+    return jsonify(
+        matched=len(step.ids), deleted=0 if body.dry_run else len(step.ids), after=step.after
+    )
+
+
+def _told(job_id: str) -> dict[str, list[dict[str, object]]]:
+    services = get_services()
+    job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
+    return history(job)
