@@ -70,6 +70,27 @@ class Client:
         """Return the history of a job."""
         return self._reach("GET", f"/api/jobs/{job_id}")
 
+    def review(self, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Add a review of a job; return it."""
+        return self._reach("POST", f"/api/jobs/{job_id}/reviews", json=body)
+
+    def erase(self, job_id: str, texts: list[str] | str) -> dict[str, Any]:
+        """Erase texts of a job; return which were."""
+        return self._reach("POST", f"/api/jobs/{job_id}/erase", json={"texts": texts})
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job."""
+        self._reach("DELETE", f"/api/jobs/{job_id}")
+
+    def delete_matching(self, body: dict[str, Any]) -> int:
+        """Delete the jobs that a filter matches, or with ``dry_run`` only count them; return their number."""
+        count, after = 0, None
+        while True:
+            step = self._reach("POST", "/api/jobs/delete", json={**body, "after": after})
+            count += step["matched"]
+            if (after := step["after"]) is None:
+                return count
+
     def proof(self, job_id: str) -> str:
         """Return the proof that a job is in the transparency log."""
         try:

@@ -1,4 +1,7 @@
-"""`helixq jobs`: list, show, watch, cancel and replay the jobs of a server; proofs are in `cli.trust`."""
+"""`helixq jobs`: list, show, watch, cancel and replay the jobs of a server.
+
+Proofs are in `cli.trust`; reviews, erasures and deletions in `cli.reviewing`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 import click
 
-from cli import asking, trust
+from cli import asking, reviewing, trust
 from cli.client import Client
 from cli.options import server
 from jobs.models import Status
@@ -27,17 +30,25 @@ MIN_QUESTION = 20
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch, cancel, replay and verify jobs."""
+    """List, show, watch, cancel, replay, review, erase, delete and verify jobs."""
 
 
 jobs.add_command(trust.proof)
 jobs.add_command(trust.verify)
 jobs.add_command(trust.log_key)
+jobs.add_command(reviewing.review)
+jobs.add_command(reviewing.erase)
+jobs.add_command(reviewing.delete)
 
 
 @jobs.command("list")
 @click.option("--status", type=click.Choice([s.value for s in Status]), help="Only this status.")
 @click.option("--owner", metavar="NAME", help="Only this owner's; needs the scope audit.")
+@click.option(
+    "--rating",
+    type=click.Choice(["-1", "0", "1", "none"]),
+    help="Only with this last rating of the regeneration.",
+)
 @click.option("--since", metavar="TIME", help="Created then or later, as 2026-01-31T12:00Z.")
 @click.option("--until", metavar="TIME", help="Created before.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
@@ -77,12 +88,18 @@ def show(settings: Settings, /, job_id: str, as_json: bool, url: str | None) -> 
         if history[name] is not None:
             click.echo(f"{name.removesuffix('_at') + ':':<11}{history[name]}")
     if history["error"]:
-        click.echo(f"error:     {_printable(history['error']['message'])}")
-    click.echo(f"\nQUESTION: {_printable(history['question'])}")
+        click.echo(f"error:     {_text(history['error']['message'])}")
+    click.echo(f"\nQUESTION: {_text(history['question'])}")
     for attempt in history["attempts"]:
         click.echo(f"\n{_heading(history, attempt)}")
         if attempt["output"] is not None:
-            click.echo(_printable(attempt["output"]))
+            click.echo(_text(attempt["output"]))
+    for review in history["reviews"]:
+        click.echo(f"\n{_review_heading(review)}")
+        if review["note"] is not None:
+            click.echo(_text(review["note"]))
+        if review["corrected_answer"] is not None:
+            click.echo(f"CORRECTED ANSWER: {_text(review['corrected_answer'])}")
 
 
 @jobs.command()
@@ -165,7 +182,7 @@ def _verdict(history: dict[str, Any]) -> str:
     if report["identical"]:
         return f"{name}: identical"
     if (difference := report["difference"]) is None:
-        return f"{name}: not compared, since it was deleted or the replay is {history['status']}"
+        return f"{name}: not compared, since it was deleted, texts were erased, or the replay is {history['status']}"
     changed = ", ".join(change["field"] for change in report["changed"]) or "nothing"
     stage = difference["role"]
     if history["rounds"] > 1 and stage != Role.ACTOR:
@@ -185,7 +202,7 @@ def _row(job: dict[str, Any], width: int) -> str:
     if job["finished_at"]:
         seconds = (dt.datetime.fromisoformat(job["finished_at"]) - created).total_seconds()
         duration = f"{seconds:.1f} s"
-    question = " ".join(_printable(job["question"]).split())
+    question = " ".join(_text(job["question"]).split())
     if len(question) > width:
         question = f"{question[: width - 1]}…"
     time = f"{created:%Y-%m-%d %H:%M}Z"
@@ -205,6 +222,24 @@ def _heading(history: dict[str, Any], attempt: dict[str, Any]) -> str:
     if attempt["output_tokens"] is not None:
         parts.append(f"{attempt['output_tokens']} tokens")
     return ", ".join(parts)
+
+
+def _review_heading(review: dict[str, Any]) -> str:
+    parts = [f"REVIEW by {_text(review['reviewer'])}, {review['created_at']}"]
+    parts += [
+        f"{name} {rating:+d}" if rating else f"{name} 0"
+        for name in ("critique", "regeneration")
+        if (rating := review[name]) is not None
+    ]
+    if review["tags"]:
+        tags = review["tags"]
+        parts.append(_text(tags if isinstance(tags, dict) else f"tags {', '.join(tags)}"))
+    return ", ".join(parts)
+
+
+def _text(text: str | dict[str, Any]) -> str:
+    """Return a text of a history for a terminal."""
+    return _printable(text) if isinstance(text, str) else "(erased)"
 
 
 def _printable(text: str) -> str:

@@ -18,7 +18,7 @@ from cli.options import server
 from jobs.database import Database
 from jobs.protocol.history import history as describe
 from jobs.settings import Settings
-from jobs.tlog.entry import JOB, digest, parse_entry
+from jobs.tlog.entry import JOB, digest, is_erased, parse_entry, salts_of, texts
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Signer, Verifier, is_name
 from jobs.tlog.proof import Proof
@@ -164,8 +164,9 @@ def _verify_proof(file: Path, trusted: list[Verifier], history_file: Path | None
     if history_file is not None:
         try:
             told = json.loads(_read(history_file))
-            recorded = digest(told, bytes.fromhex(told["log"]["salt"]))
-        except (ValueError, KeyError, TypeError) as error:
+            recorded = digest(told, salts_of(told["log"]))
+            erased = [pointer for pointer, text in texts(told).items() if is_erased(text)]
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise verifying.TamperedError(
                 f"{history_file} is no whole history of a job that is in the log"
             ) from error
@@ -173,7 +174,7 @@ def _verify_proof(file: Path, trusted: list[Verifier], history_file: Path | None
             raise verifying.TamperedError(
                 f"the history of {told['id']} is not the one that was recorded in entry {proof.index}"
             )
-        result["job"] = told["id"]
+        result |= {"job": told["id"], "erased": erased}
     return result
 
 
@@ -182,7 +183,12 @@ def _proved(result: Mapping[str, Any]) -> str:
     place = f"entry {result['index']} of {result['origin']}"
     recorded = f"recorded at {at} with {result['size']} entries signed"
     if "job" in result:
-        return f"Verified: the history of {result['job']} is {place}, {recorded}."
+        without = ""
+        if result["erased"]:
+            without = (
+                f" These texts were erased, and are not checked: {', '.join(result['erased'])}."
+            )
+        return f"Verified: the history of {result['job']} is {place}, {recorded}.{without}"
     return f"Verified: the record with the digest {digest} is {place}, {recorded}."
 
 
@@ -194,9 +200,15 @@ def _as_recorded(report: verifying.Report) -> str:
     if not report.entries:
         return f"The log is empty.{waiting}"
     verbs = "is as it was" if report.jobs == 1 else "are as they were"
+    added = [
+        _count(number, name)
+        for number, name in ((report.reviews, "review"), (report.erasures, "erasure"))
+        if number
+    ]
+    besides = f" with {' and '.join(added)}" if added else ""
     return (
-        f"Verified: {_count(report.jobs, 'job')} {verbs} recorded in {report.origin}, {report.deleted} "
-        f"deleted; {_count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
+        f"Verified: {_count(report.jobs, 'job')}{besides} {verbs} recorded in {report.origin}, "
+        f"{report.deleted} deleted; {_count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
         f"agree{'s' if report.checkpoints == 1 else ''}.{waiting}"
     )
 

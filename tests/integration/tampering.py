@@ -34,6 +34,7 @@ NEW = {
     "log_salt": "NULL",
     "log_salts": "'{}'",
     "erased": '\'{"/question": "sha256:00"}\'',
+    "delta_lengths": "'[1]'",
     "background": "NOT background",
     "tags": "'[\"changed\"]'",
     "texts": "'[\"/system\"]'",

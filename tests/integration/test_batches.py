@@ -13,13 +13,16 @@ from openai import BadRequestError, NotFoundError
 
 from jobs import batch_runner
 from jobs.column_types import utcnow
+from jobs.errors import LineNotWrittenError
 from jobs.models import ANONYMOUS, Batch, BatchLine, BatchStatus, File, FileChunk, Job, Status
 from jobs.pipeline import DEFAULT_PRIORITY
+from jobs.protocol.history import history
 from jobs.use_cases import (
     batches,
     cancellation,
     deletion,
     deliveries,
+    erasing,
     files,
     outbox,
     queries,
@@ -38,6 +41,7 @@ from tests.integration.batch_service import (
     lines,
 )
 from tests.integration.rows import QUESTION
+from tests.integration.sealed import seal
 from tests.integration.web.client import OUTPUT, finish
 from tests.servers import RedisServer
 
@@ -490,3 +494,54 @@ def test_the_history_of_a_line_names_its_batch(service: BatchService) -> None:
     assert batch_id in page
     assert "my line" in page
     assert json.loads(service.client.responses.retrieve(job_id).to_json())["metadata"] == {}
+
+
+@pytest.mark.parametrize("endpoint", [RESPONSES, CHAT])
+def test_an_erased_text_is_gone_from_the_output_file(service: BatchService, endpoint: str) -> None:
+    """Its line says so, and all others stay where they are."""
+    batch_id = service.create("".join(line(f"{n}", endpoint) for n in range(3)), endpoint)
+    service.validate(batch_id)
+    while not (queued := service.queued(batch_id)):
+        service.runner.run()
+    job_id = queued[1]
+    finish(service.database, job_id)
+    seal(service.database)
+
+    def erase(*texts: str) -> list[str]:
+        return erasing.erase(service.database, None, job_id, history, texts, erased_by="ann")
+
+    with pytest.raises(LineNotWrittenError):
+        erase("/attempts/0/output")
+    done = service.complete(batch_id)
+    before = service.lines(done.output_file_id)
+    whole = service.client.files.content(done.output_file_id or "").read()
+    assert erase("/question")[0] == "/question"
+    assert service.lines(done.output_file_id) == before, "answers do not have it"
+    erase("/attempts/0/output")
+    after = service.lines(done.output_file_id)
+    assert after["1"]["response"]["status_code"] == 410
+    assert after["1"]["response"]["body"]["error"]["code"] == "erased"
+    assert after["1"]["response"]["request_id"] == job_id
+    assert (after["0"], after["2"]) == (before["0"], before["2"])
+    assert len(service.client.files.content(done.output_file_id or "").read()) == len(whole)
+    erase("/batch/custom_id")
+    assert set(service.lines(done.output_file_id)) == {"0", "", "2"}
+
+
+def test_a_line_that_is_in_two_chunks_is_erased(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHUNK", 700)
+    monkeypatch.setattr("jobs.use_cases.erasing.READ_CHUNKS", 1)
+    batch_id = service.create(lines(4))
+    done = service.complete(batch_id)
+    seal(service.database)
+    before = service.lines(done.output_file_id)
+    for name, line_ in before.items():
+        job_id = line_["response"]["request_id"]
+        erasing.erase(service.database, None, job_id, history, None, erased_by="ann")
+        whole = service.client.files.content(done.output_file_id or "").read()
+        assert f'"{name}"'.encode() not in whole
+    assert b"A text." not in whole
+    assert [json.loads(each)["custom_id"] for each in whole.splitlines()] == [""] * 4
+    assert count(service, FileChunk) > 4

@@ -1,0 +1,150 @@
+"""`helixq jobs review`, `erase` and `delete`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from cli.client import Client
+from cli.options import server
+from jobs.settings import Settings
+
+RATING = click.Choice(["-1", "0", "1", "+1"])
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--critique", type=RATING, help="Whether the critique is right.")
+@click.option("--regeneration", type=RATING, help="Whether the regeneration is good.")
+@click.option("--corrected-answer", metavar="TEXT", help="What the answer should have been.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="May be repeated.")
+@click.option("--note", metavar="TEXT", help="Anything else.")
+@click.option("--reviewer", metavar="NAME", help="Who you are, on a server without API keys.")
+@click.option("--json", "as_json", is_flag=True, help="Print the review as JSON.")
+@server
+@click.pass_obj
+def review(
+    settings: Settings,
+    /,
+    job_id: str,
+    critique: str | None,
+    regeneration: str | None,
+    tags: tuple[str, ...],
+    as_json: bool,
+    url: str | None,
+    **texts: str | None,
+) -> None:
+    """Review a job that has ended. Your last review counts, and the earlier ones stay."""
+    body: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
+    for name, rating in (("critique", critique), ("regeneration", regeneration)):
+        if rating is not None:
+            body[name] = int(rating)
+    if tags:
+        body["tags"] = list(tags)
+    with Client(url or settings.url, settings.api_key) as client:
+        added = client.review(job_id, body)
+    click.echo(json.dumps(added, ensure_ascii=False) if as_json else f"{added['id']} is added.")
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "--text",
+    "texts",
+    metavar="POINTER",
+    multiple=True,
+    help="A JSON pointer into the history, such as /question or /attempts/0/output; may be repeated.",
+)
+@click.option("--all", "all_texts", is_flag=True, help="All texts, those of reviews included.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print the pointers as JSON.")
+@server
+@click.pass_obj
+def erase(
+    settings: Settings,
+    /,
+    job_id: str,
+    texts: tuple[str, ...],
+    all_texts: bool,
+    yes: bool,
+    as_json: bool,
+    url: str | None,
+) -> None:
+    """Erase texts of a job that has ended, with their copies in the job. What is left still verifies."""
+    if bool(texts) == all_texts:
+        raise click.UsageError("Give either --text or --all.")
+    if not yes:
+        what = "all texts" if all_texts else f"{', '.join(texts)} and its copies"
+        click.confirm(f"Erase {what} of {job_id}? They cannot be restored.", abort=True, err=True)
+    with Client(url or settings.url, settings.api_key) as client:
+        erased = client.erase(job_id, "all" if all_texts else list(texts))
+    if as_json:
+        click.echo(json.dumps(erased))
+        return
+    for pointer in erased["erased"]:
+        click.echo(f"{pointer} is erased.")
+    if not erased["erased"]:
+        click.echo("Nothing was left to erase.")
+
+
+@click.command()
+@click.argument("job_ids", metavar="[ID...]", nargs=-1)
+@click.option("--owner", metavar="NAME", help="Instead of IDs: all jobs of this owner.")
+@click.option(
+    "--metadata",
+    "pairs",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Instead of IDs, or of an owner's: those with this metadata; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@server
+@click.pass_obj
+def delete(
+    settings: Settings,
+    /,
+    job_ids: tuple[str, ...],
+    owner: str | None,
+    pairs: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
+    url: str | None,
+) -> None:
+    """Delete jobs with their histories, whether they have ended or not. The log says that they were."""
+    matching = owner is not None or bool(pairs)
+    if bool(job_ids) == matching or (job_ids and dry_run):
+        raise click.UsageError(
+            "Give either IDs, or --owner or --metadata, and --dry-run with these."
+        )
+    metadata: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise click.UsageError(f"--metadata should be KEY=VALUE, not {pair!r}.")
+        metadata[key] = value
+    with Client(url or settings.url, settings.api_key) as client:
+        if job_ids:
+            if not yes:
+                click.confirm(f"Delete {_count(len(job_ids))}?", abort=True, err=True)
+            for job_id in job_ids:
+                client.delete(job_id)
+                click.echo(f"{job_id} is deleted.")
+            return
+        body: dict[str, Any] = {"metadata": metadata}
+        if owner is not None:
+            body["owner"] = owner
+        if dry_run or not yes:
+            count = client.delete_matching({**body, "dry_run": True})
+            if dry_run:
+                click.echo(f"{_count(count)} would be deleted.")
+                return
+            click.confirm(f"Delete {_count(count)}?", abort=True, err=True)
+        count = client.delete_matching(body)
+        click.echo(f"{_count(count)} {'was' if count == 1 else 'were'} deleted.")
+
+
+def _count(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"
