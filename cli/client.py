@@ -87,7 +87,7 @@ class Client:
         count, after = 0, None
         while True:
             step = self._reach("POST", "/api/jobs/delete", json={**body, "after": after})
-            count += step["matched"]
+            count += int(step["matched"])
             if (after := step["after"]) is None:
                 return count
 

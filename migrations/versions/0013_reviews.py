@@ -147,14 +147,15 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Remove reviews and erasures.
 
-    The log has entries of them, which an older program cannot read. So the log begins anew, with its key.
+    An older program can read neither their entries nor the records of erased texts. If there are any, the log
+    begins anew, with its key, and erased texts are empty ones.
     """
     dialect = op.get_bind().dialect.name
     for table in ("attempts", "reviews", "erasures"):
         _drop_keep(dialect, table)
-    if op.get_bind().scalar(
-        sa.text("SELECT 1 FROM log_entries WHERE kind IN ('review', 'erasure') LIMIT 1")
-    ):
+    later = "SELECT 1 FROM log_entries WHERE kind IN ('review', 'erasure') LIMIT 1"
+    erased = "SELECT 1 FROM jobs WHERE erased_at IS NOT NULL LIMIT 1"
+    if any(op.get_bind().scalar(sa.text(query)) for query in (later, erased)):
         for table in ("log_entries", "log_tiles", "log_checkpoints", "log_deletions"):
             op.execute(f"DELETE FROM {table}")  # noqa: S608 (of this file's own words)
         op.execute("UPDATE log_state SET size = 0")

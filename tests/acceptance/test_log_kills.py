@@ -11,7 +11,8 @@ import pytest
 from jobs.database import Database
 from jobs.protocol.history import history
 from jobs.statements import log
-from jobs.use_cases import deletion, proving, verifying
+from jobs.use_cases import deletion, erasing, proving, reviewing, verifying
+from jobs.use_cases.reviewing import NewReview
 from tests.integration.sealed import end, seal
 from tests.servers import PATIENCE
 
@@ -67,3 +68,22 @@ def test_a_process_killed_while_it_seals_loses_nothing(
     with database.read() as connection:
         rows = log.list_entries(connection, 0, 4)
     assert [row.job_id for row in rows] == [job.id for job in [*ended, ended[1]]]
+
+
+@pytest.mark.parametrize(
+    "point", ["find_unsealed_reviews", "seal_review", "seal_erasure", "add_entries", "committed"]
+)
+def test_reviews_and_erasures_of_a_killed_process_are_sealed_once(
+    database: Database, database_url: str, point: str
+) -> None:
+    job = end(database)
+    seal(database)
+    reviewing.add(database, None, job.id, NewReview(critique=1, note="x"), reviewer="ann")
+    erasing.erase(database, None, job.id, history, ["/question"], erased_by="ann")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, database_url, point], check=False, timeout=PATIENCE
+    )
+    assert done.returncode == -signal.SIGKILL
+    seal(database)
+    report = verifying.verify(database, history)
+    assert (report.entries, report.jobs, report.reviews, report.erasures) == (3, 1, 1, 1)

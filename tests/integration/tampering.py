@@ -64,7 +64,7 @@ def tamper(database: Database, *statements: Any) -> str:
     return str(caught.value)
 
 
-def new_value(column: sa.Column[Any], dialect: sa.Dialect) -> str:
+def new_value(column: sa.ColumnElement[Any], dialect: sa.Dialect) -> str:
     """Return another value for a column, in SQL."""
     if isinstance(column.type, sa.Integer | sa.Float) and column.name not in NEW:
         return f"coalesce({column.name}, 0) + 1"

@@ -27,7 +27,7 @@ from jobs.protocol.history import history
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.replay import report
 from jobs.protocol.response import response
-from jobs.statements import log
+from jobs.statements import erasures, log
 from jobs.tlog.entry import digest, review_digest, salts_of
 from jobs.use_cases import deletion, erasing, queries, reviewing, stages, sweeping
 from jobs.use_cases.replaying import replay_of
@@ -283,6 +283,33 @@ def test_an_erased_note_of_a_review_changes_nothing_for_clients(database: Databa
     assert response(get(database, job))["erased_at"] is None
     assert replay_of(get(database, job)).question == "Why?"
     assert get(database, job).log_salt is not None
+
+
+@pytest.mark.parametrize("point", ["add", "update_attempt", "update_review", "update_job"])
+def test_an_erasure_that_breaks_off_erases_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    job = end(database)
+    reviewing.add(database, None, job.id, NewReview(note="x"), reviewer="ann")
+    seal(database), seal(database)
+    before = history(get(database, job))
+    original = getattr(erasures, point)
+
+    def crash(*arguments: Any, **named: Any) -> None:
+        original(*arguments, **named)
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(erasures, point, crash)
+        with pytest.raises(CrashError):
+            erase(database, job)
+    assert history(get(database, job)) == before
+    assert is_as_recorded(database).jobs == 1
+    assert erase(database, job)
+
+
+class CrashError(Exception):
+    """Stands for the end of the process: what was not committed is gone."""
 
 
 def test_two_at_once_erase_a_text_once(database: Database) -> None:

@@ -211,7 +211,8 @@ def test_live_texts_are_erased_from_redis(web: Client, redis_server: RedisServer
     assert not client.exists(f"helixq:live:{job_id}")
     assert client.exists(f"helixq:live:{other}")
     web.delete(f"/api/jobs/{other}")
-    assert [fields for _, fields in client.xrange(f"helixq:live:{other}")] == [{b"changed": b"1"}]
+    left: Any = client.xrange(f"helixq:live:{other}")
+    assert [fields for _, fields in left] == [{b"changed": b"1"}]
     progress.close()
     client.close()
 
