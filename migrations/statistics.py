@@ -33,6 +33,8 @@ STATISTICS = {
         "ix_jobs_outbox": "100 1",
         "ix_jobs_leased": "100 10 1",
         "ix_jobs_unsealed": "100 1",
+        "ix_jobs_rating": "100000 30000 1 1",
+        "ix_jobs_owner_rating": "100000 1000 300 1 1",
     },
     "attempts": {
         None: "3000000",
@@ -84,6 +86,18 @@ STATISTICS = {
     "log_entries": {
         None: "1000000",
         "ix_log_entries_job_id": "1000000 1",
+    },
+    "reviews": {
+        None: "100000",
+        # The job and the number.
+        "sqlite_autoindex_reviews_2": "100000 2 1",
+        "ix_reviews_created_at_id": "100000 1 1",
+        "ix_reviews_unsealed": "100 1",
+    },
+    "erasures": {
+        None: "10000",
+        "ix_erasures_job_id": "10000 1",
+        "ix_erasures_unsealed": "10 1",
     },
     "login_sessions": {
         None: "100",

@@ -199,7 +199,16 @@ class Job(Base):
             "finished_at",
             where="finished_at IS NOT NULL AND worker_id IS NULL AND log_index IS NULL",
         ),
+        # All owners' jobs of a rating, and an owner's.
         partial("ix_jobs_rating", "rating", "created_at", "id", where="rating IS NOT NULL"),
+        partial(
+            "ix_jobs_owner_rating",
+            "owner",
+            "rating",
+            "created_at",
+            "id",
+            where="rating IS NOT NULL",
+        ),
     )
 
     @property

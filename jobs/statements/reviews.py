@@ -19,6 +19,8 @@ _VERDICT = (
     Review.critique,
     Review.regeneration,
 )
+#: Of a review's job.
+_OWNER = sa.select(Job.owner).where(Job.id == Review.job_id).scalar_subquery()
 
 
 def count(connection: sa.Connection, job_id: str) -> int:
@@ -76,7 +78,8 @@ def recent(
     """Return the verdicts of a time on an owner's jobs (None: on all), the newest ``limit`` ones, newest first."""
     query = sa.select(*_VERDICT)
     if owner is not None:
-        query = query.join(Job, Job.id == Review.job_id).where(Job.owner == owner)
+        # Not a join: an owner may have more jobs than there are reviews.
+        query = query.where(owner == _OWNER)
     if since is not None:
         query = query.where(Review.created_at >= since)
     if until is not None:

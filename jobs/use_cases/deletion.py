@@ -12,7 +12,7 @@ from jobs.statements import jobs
 from jobs.transient import retry_on_conflict
 
 #: Jobs that one step looks at, and deletes: nobody else can write to SQLite meanwhile.
-MAX_READ, MAX_DELETED = 1000, 100
+MAX_READ, MAX_DELETED = 500, 100
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)

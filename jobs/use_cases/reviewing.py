@@ -26,7 +26,7 @@ from jobs.tlog.entry import new_salt
 from jobs.transient import retry_on_conflict
 
 #: How many of the newest jobs the queue is sampled from, and how many reviews it and agreement look at.
-WINDOW = 2000
+WINDOW = 1000
 MAX_REVIEWS = 100_000
 #: What is rated.
 RATINGS = ("critique", "regeneration")

@@ -18,6 +18,10 @@ TIME = sa.DateTime(timezone=True)
 ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 UNSEALED = sa.text("log_index IS NULL")
 RATED = sa.text("rating IS NOT NULL")
+INDEXES = {
+    "ix_jobs_rating": ["rating", "created_at", "id"],
+    "ix_jobs_owner_rating": ["owner", "rating", "created_at", "id"],
+}
 KINDS = "kind IN ('job', 'deletion', 'review', 'erasure')"
 OLD_KINDS = "kind IN ('job', 'deletion')"
 
@@ -132,13 +136,8 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("erased", sa.Text))
     op.add_column("jobs", sa.Column("erased_at", TIME))
     op.add_column("jobs", sa.Column("rating", sa.Integer))
-    op.create_index(
-        "ix_jobs_rating",
-        "jobs",
-        ["rating", "created_at", "id"],
-        sqlite_where=RATED,
-        postgresql_where=RATED,
-    )
+    for index, columns in INDEXES.items():
+        op.create_index(index, "jobs", columns, sqlite_where=RATED, postgresql_where=RATED)
     _set_kinds(KINDS)
     _drop_attempts_keep(dialect)
     _keep_all(dialect)
@@ -161,7 +160,8 @@ def downgrade() -> None:
         op.execute("UPDATE log_state SET size = 0")
         op.execute("UPDATE jobs SET log_index = NULL, log_salt = NULL WHERE log_index IS NOT NULL")
     _set_kinds(OLD_KINDS)
-    op.drop_index("ix_jobs_rating", "jobs")
+    for index in INDEXES:
+        op.drop_index(index, "jobs")
     for column in ("rating", "erased_at", "erased", "log_salts"):
         op.drop_column("jobs", column)
     op.drop_table("erasures")

@@ -29,6 +29,7 @@ from jobs.use_cases import (
     cancellation,
     deletion,
     deliveries,
+    erasing,
     files,
     keys,
     outbox,
@@ -36,6 +37,7 @@ from jobs.use_cases import (
     queries,
     restarting,
     retention,
+    reviewing,
     sealing,
     stages,
     submission,
@@ -44,6 +46,7 @@ from jobs.use_cases import (
     workers,
 )
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
+from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
@@ -277,6 +280,34 @@ def run_webhooks(run: Callable[..., Any], database: Database) -> None:
     run(webhooks.delete, database, HOOKED, endpoints[0].id)
 
 
+def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -> None:
+    """Call each use case of reviews and erasures about a job that is in the log."""
+    for reviewer in ("ann", "bob"):
+        review = NewReview(critique=1, regeneration=len(reviewer) - 3, note="x")
+        run(reviewing.add, database, None, job_id, review, reviewer=reviewer)
+    for kind in ("unreviewed", "disagreements"):
+        for owner in (None, ANONYMOUS):
+            run(reviewing.queue, database, owner, reviewer="ann", kind=kind, seed=1, limit=20)
+    run(reviewing.agreement, database, ANONYMOUS)
+    for rating in (0, 1):
+        for owner in (None, ANONYMOUS):
+            run(queries.list_jobs, database, owner, limit=20, rating=rating)
+    run(queries.list_jobs, database, ANONYMOUS, limit=20, rating=None)
+    run(erasing.erase, database, None, job_id, history, None, erased_by="ann")
+    prepared = run(sealing.prepare, database, history)
+    assert [one.kind for one in prepared] == ["review", "review", "erasure"]
+    assert run(sealing.append, database, prepared, Signing()) == 3
+    assert not run(sealing.any_pending, database)
+
+
+def delete_matching(run: Callable[..., Any], database: Database) -> None:
+    """Delete jobs of all owners, and of one."""
+    step = run(deletion.delete_matching, database, None, {"team": "blue"}, after=None)
+    assert len(step.ids) == deletion.MAX_DELETED
+    for owner in (None, ANONYMOUS):
+        run(deletion.delete_matching, database, owner, {"team": "red"}, after=step.after)
+
+
 @pytest.mark.parametrize("queued", [FEW, MANY])
 def test_no_use_case_scans_the_history_or_the_queue(
     database: Database, queued: int, monkeypatch: pytest.MonkeyPatch
@@ -397,9 +428,11 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert run(proving.get_checkpoint, database) is not None
         assert run(proving.get_tile, database, 0, Tile(0, 2)) is not None
         assert run(proving.get_bundle, database, Tile(0, 2)) is not None
+        review_and_erase(run, database, prepared[1].job_id)
         assert run(retention.delete_workers, database) is not None
         assert run(retention.delete_jobs, database, 50) == 0
         assert run(retention.delete_jobs, database, 5) == 100
+        delete_matching(run, database)
         with database.engine.connect() as connection:
             assert connection.scalar(sa.select(sa.func.count(Worker.id))) == WORKERS + 2 - 100
     # `verify` is there to read everything.
