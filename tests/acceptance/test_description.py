@@ -164,6 +164,36 @@ def test_lists_and_replays(server: Server) -> None:
     assert reply.json()["data"][0]["replay_of"] == done.id
 
 
+def test_reviews_and_erasures(server: Server) -> None:
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    headers = {"Authorization": f"Bearer {server.key}"}
+    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
+    done = client.responses.create(model="helixnet", input="Why?").id
+
+    def call(path: str, method: str, body: Any = None, status: int = 200) -> Any:
+        options = {} if body is None else {"body": body, "media_type": "application/json"}
+        if "{job_id}" in path:
+            options["path_parameters"] = {"job_id": done}
+        reply = api[f"/api{path}"][method].Case(**options).call_and_validate(headers=headers)
+        assert reply.status_code == status, reply.text
+        return reply.json()
+
+    history, review = "/jobs/{job_id}", {"critique": 1, "regeneration": -1, "tags": ["a"]}
+    call(f"{history}/reviews", "POST", {**review, "note": "x"}, 201)
+    while call(f"{history}", "GET")["reviews"][0]["log"]["index"] is None:
+        time.sleep(0.2)  # nothing tells when a review is sealed
+    call(f"{history}/reviews", "GET")
+    call("/reviews/queue", "GET")
+    call("/reviews/agreement", "GET")
+    for texts in (["/question", "/reviews/0/note"], "all"):
+        call(f"{history}/erase", "POST", {"texts": texts})
+        call(history, "GET")
+        call("/jobs", "GET")
+    assert client.responses.retrieve(done).output_text == ""
+    call("/jobs/delete", "POST", {"metadata": {"no": "such"}})
+    call(history, "DELETE")
+
+
 def test_the_description_is_open(server: Server) -> None:
     for path in ("/openapi.json", "/docs", "/docs/swagger-ui/swagger-ui.css"):
         assert httpx2.get(f"{server.url}{path}", trust_env=False).status_code == 200

@@ -94,7 +94,7 @@ def erase_texts(job_id: str) -> Response:
     return jsonify(id=job_id, erased=erased)
 
 
-@blueprint.delete("/jobs/<job_id>")
+@blueprint.delete("/jobs/<job:job_id>")
 def delete_job(job_id: str) -> Response:
     """Delete a job with its history, and stop it if it has not ended."""
     get_services().delete(job_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request, url_for
+from flask.sansio.blueprints import BlueprintSetupState
+from werkzeug.routing import BaseConverter
 
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
@@ -15,6 +17,18 @@ from web import query
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
+
+
+class JobIdConverter(BaseConverter):
+    """The id of a job in a path, so that its methods are not those of other paths below ``/jobs``."""
+
+    regex = "resp_[0-9a-z]+"
+
+
+@blueprint.record
+def _add_converter(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["job"] = JobIdConverter
+
 
 #: The query parameters of the list of jobs.
 _LIST_PARAMETERS = {"status", "owner", "since", "until", "rating", "limit", "order", "after"}
@@ -53,7 +67,7 @@ def list_jobs() -> Response:
     return jsonify(data=[summary(job) for job in jobs], has_more=has_more, next=following)
 
 
-@blueprint.get("/jobs/<job_id>")
+@blueprint.get("/jobs/<job:job_id>")
 def job(job_id: str) -> Response:
     """Reply with everything that is stored about a job: every attempt at every stage."""
     services = get_services()
