@@ -79,7 +79,7 @@ def recent(
     query = sa.select(*_VERDICT)
     if owner is not None:
         # Not a join: an owner may have more jobs than there are reviews.
-        query = query.where(owner == _OWNER)
+        query = query.where(_OWNER.in_([owner]))
     if since is not None:
         query = query.where(Review.created_at >= since)
     if until is not None:
