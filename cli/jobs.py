@@ -1,4 +1,4 @@
-"""`helixq jobs`: list, show, watch, cancel and replay the jobs of a server; proofs are in `cli.trust`."""
+"""`helixq jobs`: list, show, watch, cancel and replay the jobs of a server; exports are in `cli.exports`, proofs in `cli.trust`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cli import asking, trust
+from cli import asking, exports, trust
 from cli.client import Client
 from cli.options import server
 from jobs.models import Status
@@ -27,9 +27,11 @@ MIN_QUESTION = 20
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch, cancel, replay and verify jobs."""
+    """List, show, watch, cancel, replay, export, import and verify jobs."""
 
 
+jobs.add_command(exports.export)
+jobs.add_command(exports.import_)
 jobs.add_command(trust.proof)
 jobs.add_command(trust.verify)
 jobs.add_command(trust.log_key)

@@ -43,6 +43,13 @@ class NotSealedError(UserError):
         super().__init__(f"{job_id} is not in the log yet. It gets its entry {when}.")
 
 
+class NotImportedError(UserError):
+    """The job ended in this database, so that it has no proof of another log."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id} was not imported, so it has no proof of another log.")
+
+
 class LogKeyError(UserError):
     """This process cannot sign the log. The message says why."""
 

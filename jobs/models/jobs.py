@@ -140,6 +140,9 @@ class Job(Base):
     log_index: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: The secret salt of the texts' hashes in its record (`jobs.tlog.entry`).
     log_salt: Mapped[bytes | None]
+    #: Of a job that was imported: the proof that it came with, a tlog-proof of the log where it ended
+    #: (`jobs.use_cases.importing`). Null for all others.
+    origin_proof: Mapped[str | None] = mapped_column(sa.Text)
 
     attempts: Mapped[list[Attempt]] = relationship(
         order_by="Attempt.id", back_populates="job", passive_deletes=True

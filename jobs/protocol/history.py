@@ -7,6 +7,8 @@ from typing import Any
 
 from jobs.models import Attempt, Job
 from jobs.tlog.entry import digest
+from jobs.tlog.note import NoteError
+from jobs.tlog.proof import Proof
 
 
 def history(job: Job) -> dict[str, Any]:
@@ -29,11 +31,13 @@ def history(job: Job) -> dict[str, Any]:
         "max_output_tokens": job.max_output_tokens,
         "seed": job.seed,
         "background": job.background,
-        "deadline_at": _time(job.deadline_at),
+        "deadline_at": rfc3339(job.deadline_at),
         "restarts": [_restart(restart) for restart in job.restarts],
         "attempts": [_attempt(attempt) for attempt in job.attempts],
+        "origin": origin(job.origin_proof),
     }
-    if job.log_salt is None:
+    # An imported job has its salt before it has its place.
+    if job.log_salt is None or job.log_index is None:
         return {**told, "digest": None, "log": None}
     log = {"index": job.log_index, "salt": job.log_salt.hex()}
     return {**told, "digest": digest(told, job.log_salt), "log": log}
@@ -55,9 +59,9 @@ def summary(job: Job) -> dict[str, Any]:
         "batch": job.batch_id and {"id": job.batch_id, "custom_id": job.custom_id},
         "model": job.model and f"sha256:{job.model}",
         "run": job.run,
-        "created_at": _time(job.created_at),
-        "started_at": _time(job.started_at),
-        "finished_at": _time(job.finished_at),
+        "created_at": rfc3339(job.created_at),
+        "started_at": rfc3339(job.started_at),
+        "finished_at": rfc3339(job.finished_at),
         "error": error,
     }
 
@@ -80,10 +84,10 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "prompt_tokens": attempt.prompt_tokens,
         "output_tokens": attempt.output_tokens,
         "finish_reason": attempt.finish_reason,
-        "queued_at": _time(attempt.queued_at),
-        "started_at": _time(attempt.started_at),
-        "first_token_at": _time(attempt.first_token_at),
-        "finished_at": _time(attempt.finished_at),
+        "queued_at": rfc3339(attempt.queued_at),
+        "started_at": rfc3339(attempt.started_at),
+        "first_token_at": rfc3339(attempt.first_token_at),
+        "finished_at": rfc3339(attempt.finished_at),
         "error": attempt.error,
         "worker": {
             "id": attempt.worker.id,
@@ -98,12 +102,21 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
 def _restart(restart: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": restart["run"],
-        "at": _time(dt.datetime.fromisoformat(restart["at"])),
+        "at": rfc3339(dt.datetime.fromisoformat(restart["at"])),
         "model_before": f"sha256:{restart['model']}",
         "reason": restart["reason"],
     }
 
 
-def _time(time: dt.datetime | None) -> str | None:
+def origin(proof: str | None) -> dict[str, Any] | None:
+    """Return where an imported job ended: the log's name, and the index of its entry there."""
+    try:
+        parsed = proof and Proof.parse(proof)
+    except NoteError:  # Somebody changed the row, as `helixq jobs verify` says.
+        return None
+    return {"log": parsed.log, "index": parsed.index} if isinstance(parsed, Proof) else None
+
+
+def rfc3339(time: dt.datetime | None) -> str | None:
     """Return a time as RFC 3339 in UTC with milliseconds."""
     return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

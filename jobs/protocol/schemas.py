@@ -488,6 +488,13 @@ class LogPlace(Reply):
     salt: str
 
 
+class Origin(Reply):
+    """Where an imported job ended: the log's name, and the index of its entry there."""
+
+    log: str
+    index: int
+
+
 class History(Summary):
     """Everything that is stored about a job."""
 
@@ -507,6 +514,7 @@ class History(Summary):
     deadline_at: Time | None
     restarts: list[Restart]
     attempts: list[Attempt]
+    origin: Origin | None
     digest: Digest | None
     log: LogPlace | None
 

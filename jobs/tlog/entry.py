@@ -21,9 +21,12 @@ from typing import Any
 
 import rfc8785
 
-#: The type of the entry of an ended job, and of that of a deleted one.
+#: The types of entries: of an ended job, of one that was imported, and of a deleted one.
 JOB = "helixq/job/v1"
+IMPORT = "helixq/import/v1"
 DELETION = "helixq/deletion/v1"
+
+TYPES = (JOB, IMPORT, DELETION)
 
 SALT_SIZE = 32
 #: The largest integer that every JSON parser reads exactly. Larger ones are recorded as their digits.
@@ -164,6 +167,18 @@ def job_entry(digest: str, at: str) -> bytes:
     return canonical({"type": JOB, "at": at, "digest": digest})
 
 
+def import_entry(digest: str, at: str, proof: str) -> bytes:
+    """Return the entry of a job that ended elsewhere.
+
+    Args:
+        digest: of its record.
+        at: when it is appended to the log: RFC 3339.
+        proof: the hash of the proof that it came with (`jobs.tlog.exported.proof_hash`). The proof itself would say
+            which log, and which entry of it.
+    """
+    return canonical({"type": IMPORT, "at": at, "digest": digest, "proof": proof})
+
+
 def deletion_entry(index: int, at: str) -> bytes:
     """Return the entry that says that a job was deleted.
 
@@ -180,7 +195,7 @@ def parse_entry(entry: bytes) -> dict[str, Any]:
         value = json.loads(entry)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) and value.get("type") in (JOB, DELETION) else {}
+    return value if isinstance(value, dict) and value.get("type") in TYPES else {}
 
 
 def _hashed(

@@ -21,7 +21,8 @@ from jobs.models import Job, LogKind
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
-from jobs.tlog.entry import deletion_entry, digest, job_entry, new_salt
+from jobs.tlog.entry import deletion_entry, digest, import_entry, job_entry, new_salt
+from jobs.tlog.exported import proof_hash
 from jobs.tlog.note import Signer, Verifier
 from jobs.transient import retry_on_conflict
 
@@ -53,6 +54,8 @@ class Prepared(NamedTuple):
     salt: bytes
     #: Of its record.
     digest: str
+    #: The hash of the proof that it came with, if it was imported.
+    origin: str | None
 
 
 def any_pending(database: Database) -> bool:
@@ -73,8 +76,9 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
         jobs = log.load_unsealed(session, limit)
     prepared = []
     for job in jobs:
-        salt = new_salt()
-        prepared.append(Prepared(job.id, salt, digest(describe(job), salt)))
+        salt = job.log_salt or new_salt()  # An imported job keeps its salt, and so its digest.
+        origin = job.origin_proof and proof_hash(job.origin_proof)
+        prepared.append(Prepared(job.id, salt, digest(describe(job), salt), origin))
     return prepared
 
 
@@ -108,7 +112,12 @@ def append(
 
         for job in prepared:
             if log.seal_job(connection, job.job_id, size + len(rows), job.salt):
-                add(LogKind.JOB, job.job_id, job_entry(job.digest, at))
+                entry = (
+                    job_entry(job.digest, at)
+                    if job.origin is None
+                    else import_entry(job.digest, at, job.origin)
+                )
+                add(LogKind.JOB, job.job_id, entry)
         for index, job_id in log.take_deletions(connection, limit):
             add(LogKind.DELETION, job_id, deletion_entry(index, at))
         if rows:

@@ -20,7 +20,8 @@ from jobs.models import Job, LogKind
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
-from jobs.tlog.entry import DELETION, JOB, parse_entry
+from jobs.tlog.entry import DELETION, IMPORT, JOB, parse_entry
+from jobs.tlog.exported import proof_hash
 from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.tiles import WIDTH
@@ -113,6 +114,8 @@ def verify(
     return report
 
 
+#: The types of the entries of each kind.
+_TYPES = {LogKind.JOB: (JOB, IMPORT), LogKind.DELETION: (DELETION,)}
 _MORE = sa.text("SELECT 1 FROM log_entries WHERE entry_index >= :size OR entry_index < 0 LIMIT 1")
 
 
@@ -218,7 +221,7 @@ def _check_jobs(
     for index, kind, job_id, entry in rows:
         said, job = parse_entry(entry), jobs.get(job_id)
         name = f"job {job_id} (entry {index})"
-        if said.get("type") != {LogKind.JOB: JOB, LogKind.DELETION: DELETION}[kind]:
+        if said.get("type") not in _TYPES[kind]:
             raise TamperedError(f"the kind of entry {index} was changed")
         if kind is LogKind.DELETION:
             if job is not None:
@@ -234,6 +237,8 @@ def _check_jobs(
             raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
         elif describe(job)["digest"] != said["digest"]:
             raise TamperedError(f"{name} was changed")
+        elif (job.origin_proof and proof_hash(job.origin_proof)) != said.get("proof"):
+            raise TamperedError(f"{name} was changed: the proof that it was imported with differs")
         else:
             report.jobs += 1
 

@@ -6,18 +6,22 @@ the tests check that they are so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from jobs.formats.compression import Compression
+from jobs.formats.writing import MEDIA_TYPES, Format
 from jobs.models import DeliveryStatus, FilePurpose, Status
+from jobs.pipeline import Role
 from jobs.protocol import schemas, webhooks
 from jobs.protocol.batches import CreateBatch
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
+from jobs.protocol.shapes import Shape
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from web.v1 import files
 from web.v1.routes import MAX_KEY_LENGTH, MAX_WAIT
@@ -39,8 +43,8 @@ class Reply:
 
     description: str
     shape: type[BaseModel] | None = None
-    #: Its media type, if it is not JSON.
-    media: str | None = None
+    #: Its media type or types, if it is not JSON.
+    media: str | Sequence[str] | None = None
     #: Whether it may also be an event stream.
     streams: bool = False
     #: Its headers, each with what it says.
@@ -105,6 +109,13 @@ def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> tupl
 
 
 PAGE = page()
+#: Which jobs are meant.
+FILTERS = (
+    Parameter("status", {"enum": ["", *Status]}),
+    Parameter("owner", _TEXT, "Only jobs of this owner."),
+    Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
+    Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
+)
 #: The errors of the log are plain text.
 _LOG_ERRORS = {status: Reply(ERRORS[status], media="text/plain") for status in (400, 500, 503)}
 _UPLOAD = {
@@ -341,14 +352,20 @@ OPERATIONS = {
     "api.list_jobs": Operation(
         "Audits",
         {200: Reply("A page of jobs.", schemas.SummaryList)},
-        parameters=(
-            *PAGE,
-            Parameter("status", {"enum": ["", *Status]}),
-            Parameter("owner", _TEXT, "Only jobs of this owner."),
-            Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
-            Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
-        ),
+        parameters=(*PAGE, *FILTERS),
         errors=(404,),
+        error=schemas.Problem,
+    ),
+    "api.export_jobs": Operation(
+        "Audits",
+        {200: Reply("The file, while it is made.", media=MEDIA_TYPES)},
+        parameters=(
+            Parameter("format", {"enum": [*Format], "default": Format.JSONL}),
+            Parameter("shape", {"enum": [*Shape], "default": Shape.HISTORY}),
+            Parameter("role", {"enum": ["all", *Role]}, "Whose texts; of the shape `sft` alone."),
+            Parameter("compression", {"enum": [*Compression]}, "Parquet is compressed inside."),
+            *FILTERS,
+        ),
         error=schemas.Problem,
     ),
     "api.replay_job": Operation(
@@ -370,6 +387,13 @@ OPERATIONS = {
     "api.job_proof": Operation(
         "Audits",
         {200: Reply("The proof, a C2SP tlog-proof.", media="text/plain")},
+        parameters=(
+            Parameter(
+                "origin",
+                {"enum": ["true", "false"], "default": "false"},
+                "The proof that an imported job came with, of the log where it ended.",
+            ),
+        ),
         errors=(404, 409),
         error=schemas.Problem,
     ),
