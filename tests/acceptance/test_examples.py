@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 #: Documents whose examples other tests run.
 OTHERS = {
     "docs/clients.md": "tests/clients",
+    "docs/learning.md": "tests/integration/test_learning.py",
     "docs/webhooks.md": "tests/integration/web/test_webhooks.py",
 }
 

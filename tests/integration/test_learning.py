@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import migrations
 from jobs import pipeline
@@ -161,3 +164,22 @@ def test_a_trainer_of_preferences_takes_it(
     result = trainer.train()
     assert result.global_step == 1
     assert 0 < result.training_loss < 1
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "learning.md"
+
+
+def test_the_script_of_the_document_makes_an_adapter(
+    exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking, training = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+    compile(asking, "ask.py", "exec")
+    (tmp_path / "pairs.parquet").write_bytes((exports / "preference.parquet").read_bytes())
+    (tmp_path / "demo").symlink_to(DOCUMENT.parents[1] / "demo")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    exec(compile(training, "train.py", "exec"), {})  # noqa: S102 (our own)
+    before = load_file(DEMO_CHECKPOINT / Role.ACTOR / "adapter_model.safetensors")
+    after = load_file(tmp_path / "learned" / "actor" / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
