@@ -12,7 +12,7 @@ from typing import IO
 
 import click
 
-from cli import listing
+from cli import listing, traces
 from cli.client import Client
 from cli.errors import ExpectedError
 from cli.options import log_keys, server
@@ -25,6 +25,9 @@ from jobs.protocol.shapes import Shape
 from jobs.settings import Settings
 from jobs.tlog.note import Verifier
 
+#: A format that is made here, of histories as the server exports them.
+OTLP = "otlp"
+
 
 @click.command()
 @click.option(
@@ -36,8 +39,11 @@ from jobs.tlog.note import Verifier
 @click.option(
     "--format",
     "format_",
-    type=click.Choice([f.value for f in Format]),
-    help="The format (default: as FILE ends, or jsonl).",
+    type=click.Choice([*(f.value for f in Format), OTLP]),
+    help="The format (default: as FILE ends, or jsonl). otlp is OpenTelemetry's traces.",
+)
+@click.option(
+    "--endpoint", metavar="URL", help="With --format otlp: send it there, as http://…/v1/traces."
 )
 @click.option(
     "--shape",
@@ -68,10 +74,25 @@ def export(
     output: Path | None,
     format_: str | None,
     compression: str | None,
+    endpoint: str | None,
     url: str | None,
     **parameters: str | None,
 ) -> None:
     """Export jobs to a file, the oldest first."""
+    if format_ == OTLP:
+        if parameters["shape"] != Shape.HISTORY or compression or (output and endpoint):
+            raise click.UsageError(
+                "otlp is of histories, uncompressed, and to a file or an endpoint."
+            )
+        with Client(url or settings.url, settings.api_key) as client:
+            lines = client.export(**{k: v for k, v in parameters.items() if v is not None})
+            if endpoint is not None:
+                click.echo(f"Sent {listing.count(traces.send(endpoint, lines), 'trace')}.")
+            else:
+                _write(traces.in_json(lines), output)
+        return
+    if endpoint is not None:
+        raise click.UsageError("--endpoint is for --format otlp.")
     named = (kind_of(output.name) if output else None) or FileKind(Format.JSONL)
     if format_ is None:
         format_ = named.format
@@ -84,11 +105,7 @@ def export(
     given = {**parameters, "format": str(format_), "compression": compression}
     with Client(url or settings.url, settings.api_key) as client:
         data = client.export(**{name: str(v) for name, v in given.items() if v is not None})
-        if output is None:
-            _copy(data, sys.stdout.buffer)
-        else:
-            with _replacing(output) as file:
-                _copy(data, file)
+        _write(data, output)
 
 
 @click.command("import")
@@ -137,6 +154,14 @@ def open_file(file: Path) -> IO[bytes]:
 
 def _was(number: int) -> str:
     return "was" if number == 1 else "were"
+
+
+def _write(data: Iterable[bytes], output: Path | None) -> None:
+    if output is None:
+        _copy(data, sys.stdout.buffer)
+    else:
+        with _replacing(output) as file:
+            _copy(data, file)
 
 
 def _copy(data: Iterable[bytes], file: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Packages of the extra ``export``."""
+"""Packages of extras, which are loaded when they are used."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ class NotInstalledError(UserError):
     """A package is missing. The message says how to install it."""
 
 
-def load(module: str, purpose: str) -> Any:
+def load(module: str, purpose: str, *, package: str | None = None, of: str = "export") -> Any:
     """Import a module of an optional package. It is loaded when it is used: pyarrow takes a while.
 
     Args:
         module: its name.
         purpose: what it is needed for, for the message.
+        package: that it is in, if that has another name.
+        of: the extra that the package is in.
 
     Raises:
         NotInstalledError: it is not installed.
@@ -25,7 +27,7 @@ def load(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
+        name = package or module.partition(".")[0]
         raise NotInstalledError(
-            f"{purpose} needs {package}, which is not installed here: pip install 'helixq[export]'"
+            f"{purpose} needs {name}, which is not installed here: pip install 'helixq[{of}]'"
         ) from error

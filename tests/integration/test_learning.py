@@ -107,13 +107,13 @@ def learner() -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     base = DEMO_CHECKPOINT / "base"
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model = PeftModel.from_pretrained(model, DEMO_CHECKPOINT / Role.ACTOR, is_trainable=True)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    model = PeftModel.from_pretrained(plain, DEMO_CHECKPOINT / Role.ACTOR, is_trainable=True)
     return model, AutoTokenizer.from_pretrained(base)
 
 
 #: One step, without anything that is written or reported.
-ONE_STEP = {
+ONE_STEP: dict[str, Any] = {
     "max_steps": 1,
     "per_device_train_batch_size": 2,
     "use_cpu": True,
@@ -131,7 +131,7 @@ def test_a_trainer_of_completions_takes_it(
 
     model, tokenizer = learner
     rows = load(exports / f"sft.{format_}")
-    trainer = SFTTrainer(
+    trainer: Any = SFTTrainer(
         model,
         SFTConfig(str(tmp_path), **ONE_STEP),
         train_dataset=rows,

@@ -258,9 +258,13 @@ def test_a_slow_reader_of_an_export_holds_no_connection(
     place, services = exporting_server
     pool: Any = services.database.engine.pool
     made: list[str] = []
-    monkeypatch.setattr(
-        exports, "rows", lambda *a: (made.append(row["id"]) or row for row in rows(*a))
-    )
+
+    def noted(*arguments: Any) -> Iterator[dict[str, Any]]:
+        for row in rows(*arguments):
+            made.append(row["id"])
+            yield row
+
+    monkeypatch.setattr(exports, "rows", noted)
     with export_begun(place) as reply:
         before = -1
         while before != len(made):  # The server goes on until its buffer is full.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import migrations
 from cli.main import main
@@ -19,6 +22,7 @@ from jobs.formats.compression import decompressed
 from jobs.use_cases import proving
 from tests.integration.sealed import seal
 from tests.integration.web.client import Client, ask, finish, serving
+from tests.receiver import Receiver, status
 from tests.servers import RedisServer
 
 Command = Callable[..., Result]
@@ -186,3 +190,69 @@ def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
     result = json.loads(run("verify", file, "--key", key, "--json").output)
     assert (result["verified"], result["histories"]) == (True, 2)
     assert run("import", tmp_path / "nothing").exit_code != 0
+
+
+# OpenTelemetry.
+
+
+def attributes(span: dict[str, Any]) -> dict[str, Any]:
+    """Return a span's attributes as OTLP's JSON has them: each value in an object that names its type."""
+    return {each["key"]: next(iter(each["value"].values())) for each in span["attributes"]}
+
+
+def test_a_job_is_a_trace_and_its_stages_are_spans(
+    web: Client, ended: list[str], jobs: Command, tmp_path: Path
+) -> None:
+    ask(web)  # It has not ended, and is no trace yet.
+    file = tmp_path / "traces.jsonl"
+    assert jobs("export", "--format", "otlp", "-o", str(file)).output == ""
+    [line] = file.read_text().splitlines()
+    [resource] = json.loads(line)["resourceSpans"]
+    assert attributes(resource["resource"])["service.name"] == "helixq"
+    spans = resource["scopeSpans"][0]["spans"]
+    assert len(spans) == 8
+    assert len({span["traceId"] for span in spans}) == len(ended)
+    for job_id, (root, *stages) in zip(ended, (spans[:4], spans[4:]), strict=True):
+        history = web.get(f"/api/jobs/{job_id}").json
+        told = attributes(root)
+        assert (root["name"], len(root["traceId"]), len(root["spanId"])) == (
+            "invoke_agent helixnet",
+            32,
+            16,
+        )
+        assert (told["gen_ai.response.id"], told["helixq.digest"]) == (job_id, history["digest"])
+        [asked] = json.loads(told["gen_ai.input.messages"])
+        part = {"type": "text", "content": history["question"]}
+        assert asked == {"role": "user", "parts": [part]}
+        for span, attempt in zip(stages, history["attempts"], strict=True):
+            assert (span["parentSpanId"], span["traceId"]) == (root["spanId"], root["traceId"])
+            told = attributes(span)
+            assert told["gen_ai.operation.name"] == "text_completion"
+            assert told["helixq.role"] == attempt["role"]
+            assert int(told["gen_ai.usage.output_tokens"]) == attempt["output_tokens"]
+            assert int(told["gen_ai.request.seed"]) == attempt["seed"]
+            for name, text in (("input", attempt["prompt"]), ("output", attempt["output"])):
+                [message] = json.loads(told[f"gen_ai.{name}.messages"])
+                assert message["parts"] == [{"type": "text", "content": text}]
+            started = datetime.fromisoformat(attempt["started_at"]).timestamp()
+            assert int(span["startTimeUnixNano"]) == pytest.approx(started * 1e9, abs=1000)
+            assert span["startTimeUnixNano"] <= span["endTimeUnixNano"]
+
+
+def test_traces_are_sent_to_a_receiver(ended: list[str], jobs: Command, tmp_path: Path) -> None:
+    with closing(Receiver()) as receiver:
+        command = ("export", "--format", "otlp", "--endpoint", receiver.url)
+        assert jobs(*command).output == f"Sent {len(ended)} traces.\n"
+        [request] = receiver.received
+        assert request.headers["content-type"] == "application/x-protobuf"
+        sent = ExportTraceServiceRequest.FromString(request.body)
+        spans = sent.resource_spans[0].scope_spans[0].spans
+        assert [len(span.span_id) for span in spans] == [8] * 8
+        receiver.reply = status(503)
+        refused = jobs(*command)
+        assert (refused.exit_code, "status 503, after 0 were sent" in refused.output) == (1, True)
+    refused = jobs("export", "--format", "otlp", "--endpoint", "http://127.0.0.1:1/v1/traces")
+    assert (refused.exit_code, "cannot be reached" in refused.output) == (1, True)
+    assert jobs("export", "--endpoint", "http://127.0.0.1:1").exit_code == 2
+    assert jobs("export", "--format", "otlp", "--shape", "sft").exit_code == 2
+    assert list(tmp_path.glob("*.part")) == []
