@@ -169,7 +169,7 @@ def test_a_trainer_of_preferences_takes_it(
 DOCUMENT = Path(__file__).parents[2] / "docs" / "learning.md"
 
 
-def test_the_script_of_the_document_makes_an_adapter(
+def test_the_script_of_the_document_makes_adapters(
     exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asking, training = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
@@ -179,7 +179,8 @@ def test_the_script_of_the_document_makes_an_adapter(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     exec(compile(training, "train.py", "exec"), {})  # noqa: S102 (our own)
-    before = load_file(DEMO_CHECKPOINT / Role.ACTOR / "adapter_model.safetensors")
-    after = load_file(tmp_path / "learned" / "actor" / "adapter_model.safetensors")
-    assert before.keys() == after.keys()
-    assert any(not torch.equal(before[name], after[name]) for name in before)
+    for role in Role:
+        before = load_file(DEMO_CHECKPOINT / role / "adapter_model.safetensors")
+        after = load_file(tmp_path / "learned" / role / "adapter_model.safetensors")
+        assert before.keys() == after.keys()
+        assert any(not torch.equal(before[name], after[name]) for name in before)
