@@ -22,7 +22,7 @@ COPY constraints.txt ./
 # By far the largest part, in a layer that a change of the program leaves alone.
 RUN pip install -c constraints.txt torch transformers peft
 COPY . .
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt '.[export]'
 
 USER helixq
 WORKDIR /var/lib/helixq

@@ -91,10 +91,30 @@ class Client:
             if (after := step["after"]) is None:
                 return count
 
-    def proof(self, job_id: str) -> str:
-        """Return the proof that a job is in the transparency log."""
+    def export(self, **parameters: str) -> Iterator[bytes]:
+        """Yield the file that an export is.
+
+        Raises:
+            ExpectedError: the server cannot be reached, or breaks off before the end of the file.
+        """
+        begun = False
         try:
-            return self._request("GET", f"/api/jobs/{job_id}/proof").text
+            with self._http.stream("GET", "/api/jobs/export", params=parameters) as reply:
+                if reply.status_code != 200:
+                    reply.read()
+                    raise _error(reply)
+                begun = True
+                yield from reply.iter_bytes()
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            if not begun:
+                raise self._unreachable(error) from error
+            raise ExpectedError(f"the export broke off, and is not whole ({error})") from error
+
+    def proof(self, job_id: str, *, origin: bool = False) -> str:
+        """Return the proof that a job is in the transparency log, or the one that it was imported with."""
+        parameters = {"origin": "true"} if origin else {}
+        try:
+            return self._request("GET", f"/api/jobs/{job_id}/proof", params=parameters).text
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 

@@ -1,6 +1,6 @@
 """`helixq jobs`: list, show, watch, cancel and replay the jobs of a server.
 
-Proofs are in `cli.trust`; reviews, erasures and deletions in `cli.reviewing`.
+Exports are in `cli.exports`; proofs in `cli.trust`; reviews, erasures and deletions in `cli.reviewing`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from cli import asking, reviewing, trust
+from cli import asking, exports, reviewing, trust
 from cli.client import Client
 from cli.options import server
 from jobs.models import Status
@@ -30,9 +30,11 @@ MIN_QUESTION = 20
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch, cancel, replay, review, erase, delete and verify jobs."""
+    """List, show, watch, cancel, replay, review, erase, delete, export, import and verify jobs."""
 
 
+jobs.add_command(exports.export)
+jobs.add_command(exports.import_)
 jobs.add_command(trust.proof)
 jobs.add_command(trust.verify)
 jobs.add_command(trust.log_key)

@@ -1,4 +1,4 @@
-"""What commands on stored keys and webhooks share: the database, and tables of rows."""
+"""What commands on the database share: the database, and tables of rows."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def print_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def count(number: int, name: str, plural: str | None = None) -> str:
+    """Return a number of things; ``plural`` is their name, if that is not ``name`` with an s."""
+    return f"{number} {name}" if number == 1 else f"{number} {plural or f'{name}s'}"
 
 
 def minute(time: dt.datetime | None) -> str:

@@ -7,7 +7,28 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs.tlog.note import NoteError, Verifier
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def log_keys(command: F) -> F:
+    """Add the option ``keys`` with the public keys of logs."""
+    return click.option(
+        "--key",
+        "keys",
+        metavar="VKEY",
+        multiple=True,
+        callback=_parse_keys,
+        help="The log's public key, as `helixq jobs log-key` prints it; may be repeated.",
+    )(command)
+
+
+def _parse_keys(_context: click.Context, _option: object, keys: tuple[str, ...]) -> list[Verifier]:
+    try:
+        return [Verifier.parse(key) for key in keys]
+    except NoteError as error:
+        raise click.UsageError(f"--key: {error}.") from error
 
 
 def server(command: F) -> F:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-import migrations
 from cli.client import Client
 from cli.errors import ExpectedError
-from cli.options import server
-from jobs.database import Database
+from cli.exports import open_file
+from cli.listing import count, open_database
+from cli.options import log_keys, server
+from jobs.formats.compression import BrokenFileError
+from jobs.importer import read_histories
 from jobs.protocol.history import history as describe
 from jobs.settings import Settings
 from jobs.tlog.entry import JOB, digest, is_erased, parse_entry, salts_of, texts
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Signer, Verifier, is_name
-from jobs.tlog.proof import Proof
+from jobs.tlog.proof import HEADER, Proof
 from jobs.use_cases import proving, sealing, verifying
+from jobs.use_cases.importing import RefusedError
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -35,12 +37,15 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write it to this file.",
 )
+@click.option("--origin", is_flag=True, help="The proof that an imported job came with.")
 @server
 @click.pass_obj
-def proof(settings: Settings, /, job_id: str, output: Path | None, url: str | None) -> None:
+def proof(
+    settings: Settings, /, job_id: str, output: Path | None, origin: bool, url: str | None
+) -> None:
     """Print the proof that a job is in the transparency log: a C2SP tlog-proof file."""
     with Client(url or settings.url, settings.api_key) as client:
-        text = client.proof(job_id)
+        text = client.proof(job_id, origin=origin)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -51,14 +56,8 @@ def proof(settings: Settings, /, job_id: str, output: Path | None, url: str | No
 
 
 @click.command()
-@click.argument("proof_file", metavar="[FILE.tlog-proof]", type=FILE, required=False)
-@click.option(
-    "--key",
-    "keys",
-    metavar="VKEY",
-    multiple=True,
-    help="The log's public key, as `helixq jobs log-key` prints it; may be repeated.",
-)
+@click.argument("file", metavar="[FILE]", type=FILE, required=False)
+@log_keys
 @click.option(
     "--history",
     "history_file",
@@ -77,36 +76,45 @@ def proof(settings: Settings, /, job_id: str, output: Path | None, url: str | No
 def verify(
     settings: Settings,
     /,
-    proof_file: Path | None,
-    keys: tuple[str, ...],
+    file: Path | None,
+    keys: list[Verifier],
     history_file: Path | None,
     checkpoint_files: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Check that nothing that was recorded has changed; the exit status is 1 if something has.
 
-    With FILE, check a proof, without a server or a database. Without, check the database: every job against
-    its entry in the log, and the log against its checkpoints.
+    FILE is a proof, or an export of histories, each of which is checked with its proof, without a server or a
+    database. Without FILE, check the database: every job against its entry in the log, and the log against its
+    checkpoints.
     """
+    trusted = keys
     try:
-        trusted = [Verifier.parse(key) for key in keys]
-    except NoteError as error:
-        raise click.UsageError(f"--key: {error}.") from error
-    try:
-        if proof_file is not None:
-            if not trusted or checkpoint_files:
-                raise click.UsageError("A proof needs --key, and takes no --checkpoint.")
-            result = _verify_proof(proof_file, trusted, history_file)
+        if file is not None and (not trusted or checkpoint_files):
+            raise click.UsageError("FILE needs --key, and takes no --checkpoint.")
+        if file is not None and _is_proof(file):
+            result = _verify_proof(file, trusted, history_file)
             sentence = _proved(result)
+        elif file is not None:
+            if history_file is not None:
+                raise click.UsageError("--history needs the proof of the history.")
+            result = _verify_export(file, trusted)
+            sentence = _all_proved(result)
         else:
             if history_file is not None:
                 raise click.UsageError("--history needs the proof of the history.")
             earlier = [(str(file), _read(file)) for file in checkpoint_files]
-            with _database(settings) as database:
+            with open_database(settings) as database:
                 report = verifying.verify(database, describe, trusted=trusted, checkpoints=earlier)
             result = {"verified": True, **vars(report)}
             sentence = _as_recorded(report)
-    except (verifying.TamperedError, NoteError, ProofError) as error:
+    except (
+        verifying.TamperedError,
+        NoteError,
+        ProofError,
+        RefusedError,
+        BrokenFileError,
+    ) as error:
         if as_json:
             click.echo(json.dumps({"verified": False, "error": str(error)}))
         else:
@@ -132,7 +140,7 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None) -> None:
         click.echo(f"The public key is {signer.verifier}", err=True)
         click.echo(signer.to_text())
         return
-    with _database(settings) as database:
+    with open_database(settings) as database:
         if rotate:
             sealing.rotate_key(database)
         keys = proving.list_keys(database)
@@ -178,6 +186,56 @@ def _verify_proof(file: Path, trusted: list[Verifier], history_file: Path | None
     return result
 
 
+def _is_proof(file: Path) -> bool:
+    with open_file(file) as opened:
+        return opened.read(len(HEADER)) == HEADER.encode()
+
+
+def _verify_export(file: Path, trusted: list[Verifier]) -> dict[str, Any]:
+    """Check an export of histories, each with its proof.
+
+    Raises:
+        RefusedError: one of them is not as it was recorded.
+        BrokenFileError: the file is not whole.
+    """
+    verified = without_entry = of_others = 0
+    logs = set()
+    with open_file(file) as opened:
+        for line in read_histories(opened, trusted):
+            if line.checked is None:
+                without_entry += 1
+            else:
+                verified += 1
+                logs.add(line.checked.proof.log)
+                of_others += not line.checked.origin_signed
+    return {
+        "verified": True,
+        "histories": verified,
+        "logs": sorted(logs),
+        "without_entry": without_entry,
+        # Imported there from logs whose keys were not given.
+        "unchecked_origins": of_others,
+    }
+
+
+def _all_proved(result: Mapping[str, Any]) -> str:
+    number = result["histories"]
+    verb = "is as it was" if number == 1 else "are as they were"
+    said = f"Verified: {count(number, 'history', 'histories')} {verb} recorded"
+    if result["logs"]:
+        said += f" in {', '.join(result['logs'])}"
+    said += "."
+    if without := result["without_entry"]:
+        said += (
+            f" {count(without, 'history', 'histories')} had no entry yet, and cannot be checked."
+        )
+    if unchecked := result["unchecked_origins"]:
+        said += (
+            f" {count(unchecked, 'history', 'histories')} came from logs whose keys were not given."
+        )
+    return said
+
+
 def _proved(result: Mapping[str, Any]) -> str:
     at, digest = result["entry"].get("at"), result["entry"].get("digest")
     place = f"entry {result['index']} of {result['origin']}"
@@ -196,25 +254,21 @@ def _as_recorded(report: verifying.Report) -> str:
     waiting = ""
     if report.unsealed:
         verb = "is" if report.unsealed == 1 else "are"
-        waiting = f" {_count(report.unsealed, 'ended job')} {verb} not in it yet."
+        waiting = f" {count(report.unsealed, 'ended job')} {verb} not in it yet."
     if not report.entries:
         return f"The log is empty.{waiting}"
     verbs = "is as it was" if report.jobs == 1 else "are as they were"
     added = [
-        _count(number, name)
+        count(number, name)
         for number, name in ((report.reviews, "review"), (report.erasures, "erasure"))
         if number
     ]
     besides = f" with {' and '.join(added)}" if added else ""
     return (
-        f"Verified: {_count(report.jobs, 'job')}{besides} {verbs} recorded in {report.origin}, "
-        f"{report.deleted} deleted; {_count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
+        f"Verified: {count(report.jobs, 'job')}{besides} {verbs} recorded in {report.origin}, "
+        f"{report.deleted} deleted; {count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
         f"agree{'s' if report.checkpoints == 1 else ''}.{waiting}"
     )
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _read(file: Path) -> str:
@@ -224,13 +278,3 @@ def _read(file: Path) -> str:
         raise ExpectedError(f"{file} is not UTF-8") from error
     except OSError as error:
         raise ExpectedError(f"{file} cannot be read ({error.strerror})") from error
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    database = Database(settings.database)
-    try:
-        migrations.check(database.engine)
-        yield database
-    finally:
-        database.close()

@@ -77,6 +77,13 @@ class ErasedError(UserError):
         super().__init__(f"Texts of {job_id} were erased, so it cannot be repeated or continued.")
 
 
+class NotImportedError(UserError):
+    """The job ended in this database, so that it has no proof of another log."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id} was not imported, so it has no proof of another log.")
+
+
 class LogKeyError(UserError):
     """This process cannot sign the log. The message says why."""
 

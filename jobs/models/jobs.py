@@ -151,6 +151,9 @@ class Job(Base):
 
     #: The rating of the regeneration in the last review that has one.
     rating: Mapped[int | None]
+    #: Of a job that was imported: the proof that it came with, a tlog-proof of the log where it ended
+    #: (`jobs.use_cases.importing`). Null for all others.
+    origin_proof: Mapped[str | None] = mapped_column(sa.Text)
 
     attempts: Mapped[list[Attempt]] = relationship(
         order_by="Attempt.id", back_populates="job", passive_deletes=True

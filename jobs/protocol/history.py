@@ -9,6 +9,8 @@ from typing import Any
 
 from jobs.models import Attempt, Erasure, Job, Review
 from jobs.tlog.entry import Salts, digest, erased, erasure_digest, review_digest, salts_of
+from jobs.tlog.note import NoteError
+from jobs.tlog.proof import Proof
 
 
 def history(job: Job) -> dict[str, Any]:
@@ -32,16 +34,17 @@ def history(job: Job) -> dict[str, Any]:
         "max_output_tokens": job.max_output_tokens,
         "seed": job.seed,
         "background": job.background,
-        "deadline_at": _time(job.deadline_at),
+        "deadline_at": rfc3339(job.deadline_at),
         "restarts": [_restart(restart) for restart in job.restarts],
         "attempts": [
             _attempt(attempt, f"/attempts/{number}", text)
             for number, attempt in enumerate(job.attempts)
         ],
+        "origin": origin(job.origin_proof),
         "reviews": [_review(job, review, text) for review in job.reviews],
         "erasures": [_erasure(job, erasure) for erasure in job.erasures],
     }
-    log = _log(job)
+    log = _log(job)  # An imported job has its salt before it has its place.
     if log is None:
         return {**told, "digest": None, "log": None}
     return {**told, "digest": _of(digest, told, log), "log": log}
@@ -69,10 +72,10 @@ def summary(job: Job) -> dict[str, Any]:
         "batch": batch,
         "model": job.model and f"sha256:{job.model}",
         "run": job.run,
-        "created_at": _time(job.created_at),
-        "started_at": _time(job.started_at),
-        "finished_at": _time(job.finished_at),
-        "erased_at": _time(job.erased_at),
+        "created_at": rfc3339(job.created_at),
+        "started_at": rfc3339(job.started_at),
+        "finished_at": rfc3339(job.finished_at),
+        "erased_at": rfc3339(job.erased_at),
         "rating": job.rating,
         "error": error,
     }
@@ -109,10 +112,10 @@ def _attempt(attempt: Attempt, pointer: str, text: _Texts) -> dict[str, Any]:
         "prompt_tokens": attempt.prompt_tokens,
         "output_tokens": attempt.output_tokens,
         "finish_reason": attempt.finish_reason,
-        "queued_at": _time(attempt.queued_at),
-        "started_at": _time(attempt.started_at),
-        "first_token_at": _time(attempt.first_token_at),
-        "finished_at": _time(attempt.finished_at),
+        "queued_at": rfc3339(attempt.queued_at),
+        "started_at": rfc3339(attempt.started_at),
+        "first_token_at": rfc3339(attempt.first_token_at),
+        "finished_at": rfc3339(attempt.finished_at),
         "error": text(f"{pointer}/error", attempt.error),
         "worker": {
             "id": attempt.worker.id,
@@ -131,7 +134,7 @@ def _review(job: Job, review: Review, text: _Texts) -> dict[str, Any]:
         "number": review.number,
         "reviewer": text(f"{pointer}/reviewer", review.reviewer),
         "key": review.key_id,
-        "created_at": _time(review.created_at),
+        "created_at": rfc3339(review.created_at),
         "critique": review.critique,
         "regeneration": review.regeneration,
         "corrected_answer": text(f"{pointer}/corrected_answer", review.corrected_answer),
@@ -146,7 +149,7 @@ def _review(job: Job, review: Review, text: _Texts) -> dict[str, Any]:
 
 def _erasure(job: Job, erasure: Erasure) -> dict[str, Any]:
     told = {
-        "at": _time(erasure.created_at),
+        "at": rfc3339(erasure.created_at),
         "by": erasure.erased_by,
         "key": erasure.key_id,
         "texts": erasure.texts,
@@ -180,12 +183,21 @@ def _of(
 def _restart(restart: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": restart["run"],
-        "at": _time(dt.datetime.fromisoformat(restart["at"])),
+        "at": rfc3339(dt.datetime.fromisoformat(restart["at"])),
         "model_before": f"sha256:{restart['model']}",
         "reason": restart["reason"],
     }
 
 
-def _time(time: dt.datetime | None) -> str | None:
+def origin(proof: str | None) -> dict[str, Any] | None:
+    """Return where an imported job ended: the log's name, and the index of its entry there."""
+    try:
+        parsed = proof and Proof.parse(proof)
+    except NoteError:  # Somebody changed the row, as `helixq jobs verify` says.
+        return None
+    return {"log": parsed.log, "index": parsed.index} if isinstance(parsed, Proof) else None
+
+
+def rfc3339(time: dt.datetime | None) -> str | None:
     """Return a time as RFC 3339 in UTC with milliseconds."""
     return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

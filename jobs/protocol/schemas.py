@@ -592,6 +592,13 @@ class Erasure(Reply):
     log: ErasurePlace
 
 
+class Origin(Reply):
+    """Where an imported job ended: the log's name, and the index of its entry there."""
+
+    log: str
+    index: int
+
+
 class History(Summary):
     """Everything that is stored about a job."""
 
@@ -611,6 +618,7 @@ class History(Summary):
     deadline_at: Time | None
     restarts: list[Restart]
     attempts: list[Attempt]
+    origin: Origin | None
     reviews: list[Review]
     erasures: list[Erasure]
     digest: Digest | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -42,6 +43,43 @@ class JobVersion(NamedTuple):
     stage_index: int
     lease_token: int
     erased_at: dt.datetime | None
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which jobs are meant. None means that all are."""
+
+    owner: str | None = None
+    status: Status | None = None
+    #: Created from ``since`` on, and before ``until``.
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+    #: The last rating of the regeneration; None for jobs without one, `ANY` for all.
+    rating: int | None = ANY
+
+    def select(self) -> sa.Select[Job]:
+        """Select the jobs."""
+        query = sa.select(Job)
+        if self.owner is not None:
+            query = query.where(Job.owner == self.owner)
+        if self.status is not None:
+            query = query.where(Job.status == self.status)
+        if self.since is not None:
+            query = query.where(Job.created_at >= self.since)
+        if self.until is not None:
+            query = query.where(Job.created_at < self.until)
+        if self.rating is None:
+            query = query.where(Job.rating.is_(None))
+        elif self.rating != ANY:
+            query = query.where(Job.rating == self.rating)
+        return query
+
+
+class Place(NamedTuple):
+    """A job's place in the order of creation."""
+
+    created_at: dt.datetime
+    job_id: str
 
 
 #: Parameter: ``job``.
@@ -177,19 +215,8 @@ def list_page(
         JobNotFoundError: the owner has no job with the id ``after``.
     """
     order = ((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id))
-    query = sa.select(Job).order_by(*order).limit(limit)
-    if owner is not None:
-        query = query.where(Job.owner == owner)
-    if status is not None:
-        query = query.where(Job.status == status)
-    if since is not None:
-        query = query.where(Job.created_at >= since)
-    if until is not None:
-        query = query.where(Job.created_at < until)
-    if rating is None:
-        query = query.where(Job.rating.is_(None))
-    elif rating != ANY:
-        query = query.where(Job.rating == rating)
+    chosen = Filters(owner, status, since, until, rating)
+    query = chosen.select().order_by(*order).limit(limit)
     if with_attempts:
         query = query.options(selectinload(Job.attempts))
     if after is not None:
@@ -197,10 +224,43 @@ def list_page(
         last = session.get(Job, after)
         if last is None or owner not in (None, last.owner):
             raise JobNotFoundError(after)
-        key = sa.tuple_(Job.created_at, Job.id)
-        cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
-        query = query.where(key < cursor if newest_first else key > cursor)
+        cursor = _cursor(Place(last.created_at, last.id))
+        query = query.where(cursor > _KEY if newest_first else cursor < _KEY)
     return list(session.scalars(query))
+
+
+def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
+    """Return the place of the job that was created last."""
+    query = filters.select().with_only_columns(Job.created_at, Job.id)
+    newest = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(1)
+    row = connection.execute(newest).one_or_none()
+    return None if row is None else Place(*row)
+
+
+def list_between(
+    session: Session, filters: Filters, after: Place | None, last: Place, limit: int
+) -> list[Job]:
+    """Return jobs in the order of creation, with all that their histories have.
+
+    Args:
+        session: of the unit of work.
+        filters: which jobs.
+        after: the place before the first one; it need not be there any more. None for the beginning.
+        last: the place of the last one.
+        limit: the maximum number.
+    """
+    query = filters.select().where(_cursor(last) >= _KEY)
+    if after is not None:
+        query = query.where(_cursor(after) < _KEY)
+    query = query.order_by(Job.created_at, Job.id).limit(limit)
+    return list(session.scalars(query.options(*log.HISTORY)))
+
+
+_KEY = sa.tuple_(Job.created_at, Job.id)
+
+
+def _cursor(place: Place) -> sa.Tuple:
+    return sa.tuple_(sa.literal(place.created_at, UTCDateTime()), sa.literal(place.job_id))
 
 
 def count_queued(connection: sa.Connection) -> int:

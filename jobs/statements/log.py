@@ -71,16 +71,17 @@ def any_pending(connection: sa.Connection) -> bool:
 def load_unsealed(session: Session, limit: int) -> list[Job]:
     """Return ended jobs without an entry, those that ended first, with all that their histories have."""
     query = sa.select(Job).where(_IS_UNSEALED).order_by(Job.finished_at).limit(limit)
-    return list(session.scalars(query.options(*_HISTORY)))
+    return list(session.scalars(query.options(*HISTORY)))
 
 
 def load_jobs(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
     """Return jobs by their ids, with all that their histories have. Those that are gone are left out."""
-    query = sa.select(Job).where(Job.id.in_(job_ids)).options(*_HISTORY)
+    query = sa.select(Job).where(Job.id.in_(job_ids)).options(*HISTORY)
     return {job.id: job for job in session.scalars(query)}
 
 
-_HISTORY = (
+#: Loads all that the histories of jobs have.
+HISTORY = (
     undefer(Job.input_items),
     selectinload(Job.attempts).selectinload(Attempt.worker),
     selectinload(Job.reviews),
@@ -224,6 +225,17 @@ def list_entries(
     return list(connection.execute(query.where(between).order_by(LogEntry.entry_index)))
 
 
+def get_entries(connection: sa.Connection, indexes: Collection[int]) -> list[sa.Row[int, bytes]]:
+    """Return indexes and entries of some places of the log."""
+    query = sa.select(LogEntry.entry_index, LogEntry.entry)
+    return list(connection.execute(query.where(LogEntry.entry_index.in_(indexes))))
+
+
+def find_known(connection: sa.Connection, job_ids: Collection[str]) -> set[str]:
+    """Return those of some jobs that have an entry, whether they are there or were deleted."""
+    return set(connection.scalars(sa.select(LogEntry.job_id).where(LogEntry.job_id.in_(job_ids))))
+
+
 def find_deletions(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, bytes | None]:
     """Return the entries of some jobs' deletions by job; None if the log has yet to get it."""
     pending = sa.select(LogDeletion.job_id).where(LogDeletion.job_id.in_(job_ids))
@@ -268,16 +280,22 @@ def count_unsealed(connection: sa.Connection) -> int:
 def find_passed_over(connection: sa.Connection, seconds: float) -> str | None:
     """Return a job without an entry that ended more than ``seconds`` before one that has an entry.
 
-    Jobs get their entries in the order in which they ended, but for some seconds.
+    Jobs get their entries in the order in which they ended, but for some seconds. Those that were imported
+    ended elsewhere, and get theirs in the order of the import.
     """
     newest = sa.select(Job.finished_at).where(
-        Job.log_index.is_not(None), Job.finished_at.is_not(None)
+        Job.log_index.is_not(None), Job.finished_at.is_not(None), Job.origin_proof.is_(None)
     )
     last = connection.scalar(newest.order_by(Job.finished_at.desc()).limit(1))
     if last is None:
         return None
     earlier = Job.finished_at < last - dt.timedelta(seconds=seconds)
-    query = sa.select(Job.id).where(_IS_UNSEALED, earlier).order_by(Job.finished_at).limit(1)
+    query = (
+        sa.select(Job.id)
+        .where(_IS_UNSEALED, earlier, Job.origin_proof.is_(None))
+        .order_by(Job.finished_at)
+        .limit(1)
+    )
     return connection.scalar(query)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,8 @@ from jobs.timing import ALIVE_FOR
 DEAD_AFTER = 30 * 86_400.0
 #: Seconds after its start after which a worker that was never ready counts as dead.
 MAX_LOADING = 900.0
+#: In place of the tokenizer of a worker that an imported job came with. No tokenizer has this digest.
+IMPORTED = "imported"
 
 
 def _is_ready() -> sa.ColumnElement[bool]:
@@ -39,6 +41,11 @@ def get_tokenizer(connection: sa.Connection, digest: str) -> bytes:
 def add(connection: sa.Connection, **columns: object) -> None:
     """Add a worker that is starting."""
     connection.execute(sa.insert(Worker).values(state=WorkerState.LOADING, **columns))
+
+
+def load(session: Session, ids: Collection[str]) -> dict[str, Worker]:
+    """Return workers by their ids."""
+    return {w.id: w for w in session.scalars(sa.select(Worker).where(Worker.id.in_(ids)))}
 
 
 def set_state(connection: sa.Connection, worker_id: str, state: WorkerState) -> None:
@@ -104,7 +111,9 @@ def serving(connection: sa.Connection) -> Sequence[sa.Row[int, str, dict[str, An
     not load, counts only if there is no other.
     """
     columns = sa.select(Worker.context, Worker.tokenizer_digest, Worker.runtime)
-    newest = columns.order_by(Worker.started_at.desc()).limit(1)
+    # Not those of imported jobs, which never served anything here.
+    here = columns.where(Worker.tokenizer_digest != IMPORTED)
+    newest = here.order_by(Worker.started_at.desc()).limit(1)
     # Not sorted: SQLite would walk the index by age, and so through all workers.
     ready = columns.where(_is_ready())
     for query in (ready, newest.where(Worker.stopped_at.is_(None)), newest):

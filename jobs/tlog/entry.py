@@ -24,12 +24,13 @@ from typing import Any
 
 import rfc8785
 
-#: The types of entries: of an ended job, and of what came later.
+#: The types of entries: of an ended job, of one that was imported, and of what came later.
 JOB = "helixq/job/v1"
+IMPORT = "helixq/import/v1"
 DELETION = "helixq/deletion/v1"
 REVIEW = "helixq/review/v1"
 ERASURE = "helixq/erasure/v1"
-TYPES = (JOB, DELETION, REVIEW, ERASURE)
+TYPES = (JOB, IMPORT, DELETION, REVIEW, ERASURE)
 
 #: The secret of a record: one salt that the own salts of all texts come from, or once a text was erased, the
 #: own salts of the others by their JSON pointers.
@@ -281,6 +282,18 @@ def job_entry(digest: str, at: str) -> bytes:
         at: when it is appended to the log: RFC 3339.
     """
     return canonical({"type": JOB, "at": at, "digest": digest})
+
+
+def import_entry(digest: str, at: str, proof: str) -> bytes:
+    """Return the entry of a job that ended elsewhere.
+
+    Args:
+        digest: of its record.
+        at: when it is appended to the log: RFC 3339.
+        proof: the hash of the proof that it came with (`jobs.tlog.exported.proof_hash`). The proof itself would say
+            which log, and which entry of it.
+    """
+    return canonical({"type": IMPORT, "at": at, "digest": digest, "proof": proof})
 
 
 def deletion_entry(index: int, at: str) -> bytes:

@@ -52,6 +52,11 @@ class Proof:
         return cls(int(index[1]), found, checkpoint, extra)
 
     @property
+    def log(self) -> str:
+        """The name of the log, as the checkpoint has it."""
+        return self.checkpoint.partition("\n")[0]
+
+    @property
     def text(self) -> str:
         """The proof as a file has it."""
         lines = [HEADER]

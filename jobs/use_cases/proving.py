@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
+
+import sqlalchemy as sa
+
 from jobs.database import Database
-from jobs.errors import NotSealedError
+from jobs.errors import NotImportedError, NotSealedError
+from jobs.models import Job
 from jobs.statements import jobs, log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
@@ -22,15 +28,40 @@ def prove(database: Database, owner: str | None, job_id: str) -> Proof:
     """
     with database.read_session() as session:
         job = jobs.get(session, owner, job_id)
-        connection = session.connection()
-        note = log.get_checkpoint(connection)
-        if job.log_index is None or note is None:
-            raise NotSealedError(job_id, ended=job.status.final)
-        size = Checkpoint.parse(Note.parse(note).text).size
-        nodes = tiles.nodes(lambda level, index: log.get_tile(connection, level, index))
-        hashes = merkle.inclusion_proof(job.log_index, size, nodes)
-        [entry] = log.list_entries(connection, job.log_index, job.log_index + 1)
-        return Proof(job.log_index, hashes, note, entry.entry)
+        proofs = prove_all(session.connection(), [job])
+    if job_id not in proofs:
+        raise NotSealedError(job_id, ended=job.status.final)
+    return proofs[job_id]
+
+
+def prove_all(connection: sa.Connection, jobs: Iterable[Job]) -> dict[str, Proof]:
+    """Return the proofs of jobs by their ids, all with the newest checkpoint. Jobs without an entry are left out."""
+    note = log.get_checkpoint(connection)
+    places = {job.log_index: job.id for job in jobs if job.log_index is not None}
+    if note is None or not places:
+        return {}
+    size = Checkpoint.parse(Note.parse(note).text).size
+    nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
+    return {
+        places[row.entry_index]: Proof(
+            row.entry_index, merkle.inclusion_proof(row.entry_index, size, nodes), note, row.entry
+        )
+        for row in log.get_entries(connection, places)
+    }
+
+
+def origin_proof(database: Database, owner: str | None, job_id: str) -> Proof:
+    """Return the proof that an imported job came with.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+        NotImportedError: the job ended here.
+    """
+    with database.read_session() as session:
+        job = jobs.get(session, owner, job_id)
+    if job.origin_proof is None:
+        raise NotImportedError(job_id)
+    return Proof.parse(job.origin_proof)
 
 
 def get_checkpoint(database: Database) -> str | None:

@@ -26,10 +26,12 @@ from jobs.tlog.entry import (
     deletion_entry,
     digest,
     erasure_entry,
+    import_entry,
     job_entry,
     new_salt,
     review_entry,
 )
+from jobs.tlog.exported import proof_hash
 from jobs.tlog.note import Signer, Verifier
 from jobs.transient import retry_on_conflict
 
@@ -69,6 +71,8 @@ class Prepared(NamedTuple):
     job_index: int | None = None
     #: The erased ones.
     texts: Sequence[str] = ()
+    #: The hash of the proof that it came with, if it was imported.
+    origin: str | None = None
 
 
 def any_pending(database: Database) -> bool:
@@ -95,8 +99,10 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
         changed = log.load_jobs(session, {row.job_id for row in (*reviews, *erasures)})
     prepared = []
     for job in ended:
-        salt = new_salt()
-        prepared.append(Prepared(LogKind.JOB, job.id, job.id, digest(describe(job), salt), salt))
+        salt = job.log_salt or new_salt()  # An imported job keeps its salt, and so its digest.
+        origin = job.origin_proof and proof_hash(job.origin_proof)
+        said_of = digest(describe(job), salt)
+        prepared.append(Prepared(LogKind.JOB, job.id, job.id, said_of, salt, origin=origin))
     told = {job_id: describe(job) for job_id, job in changed.items()}
     for review_id, job_id in reviews:
         [said] = [review for review in told[job_id]["reviews"] if review["id"] == review_id]
@@ -186,6 +192,8 @@ def _seal(connection: sa.Connection, one: Prepared, index: int) -> bool:
 
 def _entry(one: Prepared, at: str) -> bytes:
     if one.job_index is None:
+        if one.origin is not None:
+            return import_entry(one.digest, at, one.origin)
         return job_entry(one.digest, at)
     if one.kind is LogKind.REVIEW:
         return review_entry(one.job_index, one.digest, at)

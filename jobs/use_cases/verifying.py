@@ -23,6 +23,7 @@ from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
 from jobs.tlog.entry import (
     DELETION,
     ERASURE,
+    IMPORT,
     JOB,
     REVIEW,
     is_erased,
@@ -30,6 +31,7 @@ from jobs.tlog.entry import (
     review_texts,
     texts,
 )
+from jobs.tlog.exported import proof_hash
 from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.tiles import WIDTH
@@ -39,12 +41,12 @@ PAGE = WIDTH
 #: Seconds by which a job may get its entry after one that ended later: an interrupted stage hands its text in
 #: for as long as it has a lease, and a transaction may take a while to commit.
 MAX_DISORDER = 120.0
-#: The type of the entries of each kind.
+#: The types of the entries of each kind.
 TYPES = {
-    LogKind.JOB: JOB,
-    LogKind.DELETION: DELETION,
-    LogKind.REVIEW: REVIEW,
-    LogKind.ERASURE: ERASURE,
+    LogKind.JOB: (JOB, IMPORT),
+    LogKind.DELETION: (DELETION,),
+    LogKind.REVIEW: (REVIEW,),
+    LogKind.ERASURE: (ERASURE,),
 }
 
 
@@ -132,6 +134,7 @@ def verify(
     return report
 
 
+#: The types of the entries of each kind.
 _MORE = sa.text("SELECT 1 FROM log_entries WHERE entry_index >= :size OR entry_index < 0 LIMIT 1")
 
 
@@ -238,7 +241,7 @@ def _check_jobs(
     for index, kind, job_id, entry in rows:
         said, job = parse_entry(entry), jobs.get(job_id)
         name = f"job {job_id} (entry {index})"
-        if said.get("type") != TYPES[kind]:
+        if said.get("type") not in TYPES[kind]:
             raise TamperedError(f"the kind of entry {index} was changed")
         if kind is LogKind.DELETION:
             if job is not None:
@@ -255,6 +258,10 @@ def _check_jobs(
             if job.log_index != index:
                 raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
             _check_job(told[job_id], said, name)
+            if (job.origin_proof and proof_hash(job.origin_proof)) != said.get("proof"):
+                raise TamperedError(
+                    f"{name} was changed: the proof that it was imported with differs"
+                )
             report.jobs += 1
         elif said["entry"] != job.log_index:
             raise TamperedError(f"entry {index}, of job {job_id}, is of another job's")

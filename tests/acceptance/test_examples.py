@@ -25,13 +25,14 @@ ROOT = Path(__file__).parent.parent.parent
 #: Documents whose examples other tests run.
 OTHERS = {
     "docs/clients.md": "tests/clients",
+    "docs/learning.md": "tests/integration/test_learning.py",
     "docs/webhooks.md": "tests/integration/web/test_webhooks.py",
 }
 
 _BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A program that the examples in sh may start; blocks with others are about installing and deploying.
 _COMMAND = re.compile(
-    r"curl\b|(?:\S*/)?helixq (?:ask|chat|keys|jobs (?:list|show|replay|review|erase|delete|proof|verify|log-key))\b"
+    r"curl\b|(?:\S*/)?helixq (?:ask|chat|keys|jobs (?:list|show|replay|export|import|review|erase|delete|proof|verify|log-key))\b"
 )
 
 

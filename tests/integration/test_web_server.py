@@ -6,17 +6,22 @@ import http.client
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import migrations
 from jobs import settings
+from jobs.protocol.shapes import rows
+from jobs.use_cases import exporting
+from tests.integration.rows import submit
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, serve
 from web import server as web_server
+from web.api import exports
 from web.multipart import MAX_UPLOAD
 from web.server import Server
 from web.services import Services
@@ -28,6 +33,13 @@ LIMIT = 0.5
 @contextmanager
 def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
     """Run the server for the duration of the block, as `serve.serve` does."""
+    with running(environ) as (place, _):
+        yield place
+
+
+@contextmanager
+def running(environ: dict[str, str]) -> Iterator[tuple[tuple[str, int], Services]]:
+    """Do the same, with its services."""
     configured = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
     app = create_app(configured)
     services: Services = app.extensions["helixq"]
@@ -44,7 +56,7 @@ def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
     thread = threading.Thread(target=loop)
     thread.start()
     try:
-        yield configured.host, configured.port
+        yield (configured.host, configured.port), services
     finally:
         stopping.set()
         thread.join()
@@ -196,3 +208,88 @@ def test_an_upload_that_goes_on_has_more_time(
         connection.settimeout(PATIENCE)
         assert connection.recv(1) == b""
         assert time.monotonic() - began >= 3 * LIMIT
+
+
+EXPORTED = 60
+
+
+@pytest.fixture
+def exporting_server(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[tuple[str, int], Services]]:
+    """A server with more to export than it buffers, in pages of one job."""
+    defaults = {**(exporting.pages.__kwdefaults__ or {}), "size": 1}
+    monkeypatch.setattr(exporting.pages, "__kwdefaults__", defaults)
+    with running(environ) as (place, services):
+        for _ in range(EXPORTED):
+            submit(services.database, question="x" * 200_000)
+        yield place, services
+
+
+@contextmanager
+def export_begun(place: tuple[str, int]) -> Iterator[http.client.HTTPResponse]:
+    """Begin to read an export."""
+    connection = http.client.HTTPConnection(*place, timeout=PATIENCE)
+    connection.connect()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    connection.request("GET", "/api/jobs/export")
+    reply = connection.getresponse()
+    assert reply.read(1) == b"{"
+    yield reply
+    reply.close()
+    connection.close()
+
+
+def free_slots(services: Services) -> int:
+    slots: Any = services.waiter._slots
+    return int(slots._value)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)  # nothing tells when a thread of the server is free
+
+
+def test_a_slow_reader_of_an_export_holds_no_connection(
+    exporting_server: tuple[tuple[str, int], Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, services = exporting_server
+    pool: Any = services.database.engine.pool
+    made: list[str] = []
+
+    def noted(*arguments: Any) -> Iterator[dict[str, Any]]:
+        for row in rows(*arguments):
+            made.append(row["id"])
+            yield row
+
+    monkeypatch.setattr(exports, "rows", noted)
+    with export_begun(place) as reply:
+        before = -1
+        while before != len(made):  # The server goes on until its buffer is full.
+            before = len(made)
+            time.sleep(0.3)  # nothing tells when a thread of the server waits
+        assert 0 < len(made) < EXPORTED
+        assert pool.checkedout() == 0
+        assert len(reply.read().splitlines()) == EXPORTED
+
+
+def test_a_reader_of_an_export_that_leaves_frees_its_thread(
+    exporting_server: tuple[tuple[str, int], Services],
+) -> None:
+    place, services = exporting_server
+    free = free_slots(services)
+    with export_begun(place):
+        wait_until(lambda: free_slots(services) == free - 1)
+    wait_until(lambda: free_slots(services) == free)
+
+
+def test_an_export_that_breaks_off_is_an_error_to_its_reader(
+    exporting_server: tuple[tuple[str, int], Services],
+) -> None:
+    place, services = exporting_server
+    with export_begun(place) as reply:
+        services.waiter.stopping = lambda: True
+        with pytest.raises(http.client.IncompleteRead):
+            reply.read()

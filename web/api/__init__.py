@@ -1,5 +1,6 @@
 """``/api``: the stored history of jobs, for audits."""
 
+from web.api import exports as _exports  # noqa: F401 (adds its endpoint to the blueprint)
 from web.api import reviews as _reviews  # noqa: F401 (adds its endpoints to the blueprint)
 from web.api.routes import blueprint
 

@@ -6,14 +6,15 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.errors import JobNotFoundError
-from jobs.models import Job, Status
-from jobs.protocol.errors import InvalidRequestError
+from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError
+from jobs.models import Job
 from jobs.protocol.history import history, summary
 from jobs.protocol.replay import report
 from jobs.use_cases import proving, queries
 from jobs.use_cases.replaying import replay_of
 from web import query
+from web.api import filters
+from web.errors import HTTPError
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
@@ -30,35 +31,23 @@ def _add_converter(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["job"] = JobIdConverter
 
 
-#: The query parameters of the list of jobs.
-_LIST_PARAMETERS = {"status", "owner", "since", "until", "rating", "limit", "order", "after"}
-#: What the filter `rating` may be: the last rating of the regeneration.
-RATINGS = {"": queries.ANY, "none": None, "-1": -1, "0": 0, "1": 1}
-
-
 @blueprint.get("/jobs")
 def list_jobs() -> Response:
     """List the jobs that the caller may read, newest first."""
     services = get_services()
-    if unknown := sorted(request.args.keys() - _LIST_PARAMETERS):
-        raise InvalidRequestError(
-            f"There is no filter `{unknown[0]}`; there are {', '.join(sorted(_LIST_PARAMETERS))}.",
-            code="unknown_parameter",
-            param=unknown[0],
-        )
+    chosen = filters.read({"limit", "order", "after"})
     limit, order, after = query.page()
-    status = query.choice("status", "", ("", *Status))
     jobs, has_more = queries.list_jobs(
         services.database,
         services.readable_owner,
-        of=request.args.get("owner"),
+        of=chosen.owner,
         limit=limit,
         after=after,
         newest_first=order == "desc",
-        status=Status(status) if status else None,
-        since=query.time("since"),
-        until=query.time("until"),
-        rating=RATINGS[query.choice("rating", "", tuple(RATINGS))],
+        status=chosen.status,
+        since=chosen.since,
+        until=chosen.until,
+        rating=chosen.rating,
     )
     following = None
     if has_more:
@@ -86,7 +75,14 @@ def job(job_id: str) -> Response:
 def job_proof(job_id: str) -> Response:
     """Reply with the proof that a job's entry is in the log: a tlog-proof file."""
     services = get_services()
-    found = proving.prove(services.database, services.readable_owner, job_id)
+    of_origin = query.choice("origin", "false", ("true", "false")) == "true"
+    get = proving.origin_proof if of_origin else proving.prove
+    try:
+        found = get(services.database, services.readable_owner, job_id)
+    except NotSealedError as error:
+        raise HTTPError(409, str(error), code="not_sealed") from error
+    except NotImportedError as error:
+        raise HTTPError(404, str(error), code="not_imported") from error
     response = Response(found.text, content_type="text/plain; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{job_id}.tlog-proof"'
     response.cache_control.no_cache = True

@@ -140,7 +140,8 @@ def _reply(reply: Reply) -> dict[str, Any]:
     if reply.shape is not None:
         described["content"] = _json(reply.shape)
     if reply.media is not None:
-        described["content"] = {reply.media: {"schema": {}}}
+        media = [reply.media] if isinstance(reply.media, str) else reply.media
+        described["content"] = {each: {"schema": {}} for each in media}
     if reply.streams:
         described["content"]["text/event-stream"] = {"schema": _MESSAGE}
     if reply.headers:

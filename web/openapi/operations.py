@@ -6,19 +6,23 @@ the tests check that they are so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from jobs.formats.compression import Compression
+from jobs.formats.writing import MEDIA_TYPES, Format
 from jobs.models import DeliveryStatus, FilePurpose, Status
+from jobs.pipeline import Role
 from jobs.protocol import schemas, webhooks
 from jobs.protocol.batches import CreateBatch
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.reviews import MAX_NAME, CreateReview, DeleteJobs, EraseTexts
+from jobs.protocol.shapes import Shape
 from web.api.reviews import MAX_SEED
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from web.v1 import files
@@ -41,8 +45,8 @@ class Reply:
 
     description: str
     shape: type[BaseModel] | None = None
-    #: Its media type, if it is not JSON.
-    media: str | None = None
+    #: Its media type or types, if it is not JSON.
+    media: str | Sequence[str] | None = None
     #: Whether it may also be an event stream.
     streams: bool = False
     #: Its headers, each with what it says.
@@ -110,6 +114,17 @@ PAGE = page()
 _PERIOD = (
     Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
     Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
+)
+#: Which jobs are meant.
+FILTERS = (
+    Parameter("status", {"enum": ["", *Status]}),
+    Parameter("owner", _TEXT, "Only jobs of this owner."),
+    *_PERIOD,
+    Parameter(
+        "rating",
+        {"enum": ["", "-1", "0", "1", "none"]},
+        "The last rating of the regeneration in a review, or `none`.",
+    ),
 )
 #: The errors of the log are plain text.
 _LOG_ERRORS = {status: Reply(ERRORS[status], media="text/plain") for status in (400, 500, 503)}
@@ -347,18 +362,7 @@ OPERATIONS = {
     "api.list_jobs": Operation(
         "Audits",
         {200: Reply("A page of jobs.", schemas.SummaryList)},
-        parameters=(
-            *PAGE,
-            Parameter("status", {"enum": ["", *Status]}),
-            Parameter("owner", _TEXT, "Only jobs of this owner."),
-            Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
-            Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
-            Parameter(
-                "rating",
-                {"enum": ["", "-1", "0", "1", "none"]},
-                "The last rating of the regeneration in a review, or `none`.",
-            ),
-        ),
+        parameters=(*PAGE, *FILTERS),
         errors=(404,),
         error=schemas.Problem,
     ),
@@ -420,6 +424,18 @@ OPERATIONS = {
         body=DeleteJobs,
         error=schemas.Problem,
     ),
+    "api.export_jobs": Operation(
+        "Audits",
+        {200: Reply("The file, while it is made.", media=MEDIA_TYPES)},
+        parameters=(
+            Parameter("format", {"enum": [*Format], "default": Format.JSONL}),
+            Parameter("shape", {"enum": [*Shape], "default": Shape.HISTORY}),
+            Parameter("role", {"enum": ["all", *Role]}, "Whose texts; of the shape `sft` alone."),
+            Parameter("compression", {"enum": [*Compression]}, "Parquet is compressed inside."),
+            *FILTERS,
+        ),
+        error=schemas.Problem,
+    ),
     "api.replay_job": Operation(
         "Audits",
         {
@@ -439,6 +455,13 @@ OPERATIONS = {
     "api.job_proof": Operation(
         "Audits",
         {200: Reply("The proof, a C2SP tlog-proof.", media="text/plain")},
+        parameters=(
+            Parameter(
+                "origin",
+                {"enum": ["true", "false"], "default": "false"},
+                "The proof that an imported job came with, of the log where it ended.",
+            ),
+        ),
         errors=(404, 409),
         error=schemas.Problem,
     ),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
+from werkzeug.serving import make_server
 
+from cli.main import main
 from jobs.database import Database
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
@@ -34,6 +38,20 @@ def web(database_url: str, redis_server: RedisServer, tokenizer_json: str) -> It
 @pytest.fixture
 def database(web: Client) -> Database:
     return services_of(web).database
+
+
+@pytest.fixture
+def jobs(web: Client) -> Iterator[Callable[..., Result]]:
+    """Run `helixq jobs` with arguments."""
+    server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
+    server.daemon_threads = False  # closing waits for the requests that still run
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    yield lambda *arguments: CliRunner().invoke(main, ["jobs", *arguments, "--url", url])
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from werkzeug.serving import make_server
+from click.testing import Result
 
-from cli.main import main
 from jobs.database import Database
 from jobs.models import Status
 from jobs.use_cases import queries, stages
@@ -20,20 +17,6 @@ from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, Client, ask, finish
 
 Command = Callable[..., Result]
-
-
-@pytest.fixture
-def jobs(web: Client) -> Iterator[Command]:
-    """Run `helixq jobs` with arguments."""
-    server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
-    server.daemon_threads = False  # closing waits for the requests that still run
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    yield lambda *arguments: CliRunner().invoke(main, ["jobs", *arguments, "--url", url])
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_jobs_are_listed_in_lines(web: Client, database: Database, jobs: Command) -> None:

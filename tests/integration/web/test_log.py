@@ -186,7 +186,7 @@ def test_a_history_is_verified_without_us(sealed: list[str], jobs: Command, tmp_
     wrong = tmp_path / "wrong.tlog-proof"
     wrong.write_text(proof.read_text().replace("index 1", "index 0"))
     assert "does not lead to the root" in refused(wrong, "--key", key)
-    assert "no proof" in refused(history, "--key", key)
+    assert "it is no JSON" in refused(history, "--key", key)
     assert json.loads(jobs("verify", wrong, "--key", key, "--json").output)["verified"] is False
 
 

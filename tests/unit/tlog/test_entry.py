@@ -73,7 +73,7 @@ def fields(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 #: What a history says beside its record.
-BESIDE = {"digest", "log", "erased_at", "rating"}
+BESIDE = {"digest", "log", "origin", "erased_at", "rating"}
 
 
 @pytest.mark.parametrize(

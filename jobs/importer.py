@@ -1,0 +1,152 @@
+"""Reading files of exported histories: for `helixq jobs import`, and for `helixq jobs verify`.
+
+A file is read a line at a time, and each line is checked by itself. Lines become rows a batch at a time, each of
+them one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from jobs.database import Database
+from jobs.formats.compression import decompressed
+from jobs.jsonl import read_lines
+from jobs.models import OPEN, Job
+from jobs.protocol.history import history
+from jobs.protocol.restoring import difference, restore
+from jobs.tlog import exported
+from jobs.tlog.exported import Checked, HistoryError
+from jobs.tlog.note import Verifier
+from jobs.use_cases import importing
+from jobs.use_cases.importing import RefusedError
+
+#: Jobs of a transaction: nobody else can write to SQLite meanwhile.
+BATCH = 100
+#: Bytes of a line. A history may have 11 stages, each with a prompt of a whole context.
+MAX_LINE = 1 << 26
+
+__all__ = ["Line", "RefusedError", "Report", "import_file", "read_histories"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A history of a file."""
+
+    number: int
+    history: dict[str, Any]
+    #: None if the job had no entry in a log when it was exported.
+    checked: Checked | None
+
+
+@dataclass
+class Report:
+    """What became of the lines of a file."""
+
+    imported: int = 0
+    #: Those that were there already.
+    present: int = 0
+    #: Those that had not ended, or had no entry in their log yet.
+    left_out: int = 0
+    #: The logs where the jobs ended.
+    logs: set[str] = field(default_factory=set)
+
+
+def read_histories(file: IO[bytes], trusted: Sequence[Verifier]) -> Iterator[Line]:
+    """Yield the histories of a file, each of them checked.
+
+    Args:
+        file: JSON Lines, perhaps compressed with gzip or zstd.
+        trusted: the keys that may have signed; see `jobs.tlog.exported.check`.
+
+    Raises:
+        RefusedError: a line is no history, or not the one that was recorded.
+        BrokenFileError: the file is not whole.
+    """
+    pieces = decompressed(file)
+    lines = read_lines(lambda _: next(pieces, b""), 0, max_length=MAX_LINE)
+    for number, line in enumerate(lines, 1):
+        if line.text is None:
+            raise RefusedError(number, f"it is longer than {MAX_LINE >> 20} MiB")
+        if not line.text.strip():
+            continue
+        try:
+            told = json.loads(line.text)
+        except (ValueError, RecursionError) as error:
+            raise RefusedError(number, f"it is no JSON ({error})") from error
+        if not isinstance(told, dict) or not {"id", "attempts", "log"} <= told.keys():
+            raise RefusedError(number, "it is no history: export with `--shape history`")
+        try:
+            checked = None
+            if told["log"] is not None or told.get("status") not in tuple(OPEN):
+                checked = _check(told, trusted)
+        except HistoryError as error:
+            raise RefusedError(number, f"the history of {told['id']}: {error}") from error
+        yield Line(number, told, checked)
+
+
+def _check(told: dict[str, Any], trusted: Sequence[Verifier]) -> Checked | None:
+    if told["log"] is None and told.get("digest") is None and told.get("proof") is None:
+        return None  # Exported within the second before it was sealed.
+    return exported.check(told, trusted)
+
+
+def import_file(
+    open_file: Callable[[], IO[bytes]],
+    database: Database,
+    trusted: Sequence[Verifier],
+    *,
+    check_first: bool = True,
+) -> Report:
+    """Import the histories of a file.
+
+    Args:
+        open_file: opens the file.
+        database: gets the jobs.
+        trusted: the keys that may have signed the proofs.
+        check_first: read the whole file, and import nothing if a line is refused. Without, for what can be read
+            only once, the batches before that of the line are imported.
+
+    Raises:
+        RefusedError: a line is refused.
+        BrokenFileError: the file is not whole.
+    """
+    if check_first:
+        with open_file() as file:
+            for batch in _batches(file, trusted, Report()):
+                importing.check(database, batch, _compare)
+    report = Report()
+    with open_file() as file:
+        for batch in _batches(file, trusted, report):
+            added = importing.add(database, batch, _compare)
+            report.imported += added
+            report.present += len(batch) - added
+    return report
+
+
+def _batches(
+    file: IO[bytes], trusted: Sequence[Verifier], report: Report
+) -> Iterator[dict[int, Job]]:
+    batch: dict[int, Job] = {}
+    for line in read_histories(file, trusted):
+        if line.checked is None:
+            report.left_out += 1
+            continue
+        try:
+            job = restore(line.history, line.checked)
+        except HistoryError as error:
+            reason = f"the history of {line.history['id']}: {error}"
+            raise RefusedError(line.number, reason) from error
+        batch[line.number] = job
+        report.logs.add(line.checked.origin.log)
+        if len(batch) == BATCH:
+            yield batch
+            batch = {}
+    if batch:
+        yield batch
+
+
+def _compare(one: Job, other: Job) -> str | None:
+    return difference(history(one), history(other))

@@ -1,0 +1,175 @@
+"""From an exported history back to the job: the inverse of `history`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.models import Attempt, AttemptStatus, Job, Status, Worker
+from jobs.pipeline import Role
+from jobs.protocol.history import history, origin
+from jobs.tlog.exported import Checked, HistoryError
+
+#: Fields that say where a history is from, and not what it is.
+OF_THE_LOG = frozenset({"digest", "log", "origin", "proof", "origin_proof"})
+#: What an export adds to a history.
+_ADDED = frozenset({"proof", "origin_proof"})
+_WORKER = ("id", "host", "pid", "model")
+
+
+def restore(exported: Mapping[str, Any], checked: Checked) -> Job:
+    """Return the job of an exported history, as it is to be stored.
+
+    Args:
+        exported: a line of an export, of an ended job.
+        checked: what `jobs.tlog.exported.check` found.
+
+    Raises:
+        HistoryError: it is no history, or cannot be stored as it is.
+    """
+    if exported["origin"] != origin(exported["origin_proof"]):
+        raise HistoryError("`origin` is not that of its proof")
+    try:
+        job = _job(exported)
+    except KeyError as error:
+        raise HistoryError(f"it lacks the field `{error.args[0]}`") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise HistoryError(f"a field has a wrong type or value: {error}") from error
+    if not job.status.final or any(a.status is AttemptStatus.RUNNING for a in job.attempts):
+        raise HistoryError("it has an entry in a log, and has not ended")
+    told = {name: value for name, value in exported.items() if name not in _ADDED}
+    if (pointer := difference(told, history(job))) is not None:
+        raise HistoryError(f"`{pointer}` cannot be stored as it is")
+    job.origin_proof, job.log_salt = checked.origin.text, checked.salt
+    return job
+
+
+def difference(one: Any, other: Any, pointer: str = "") -> str | None:
+    """Return where two histories differ first, as a JSON pointer, but for what the log says of them."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        names = [*one, *(name for name in other if name not in one)]
+        for name in names:
+            if not pointer and name in OF_THE_LOG:
+                continue
+            below = f"{pointer}/{name}"
+            if name not in one or name not in other:
+                return below
+            if (found := difference(one[name], other[name], below)) is not None:
+                return found
+        return None
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (item, same) in enumerate(zip(one, other, strict=True)):
+            if (found := difference(item, same, f"{pointer}/{number}")) is not None:
+                return found
+        return None
+    # NaN is not equal to itself.
+    return None if one == other or (one != one and other != other) else pointer
+
+
+def _job(told: Mapping[str, Any]) -> Job:
+    batch, error, attempts = told["batch"], told["error"], told["attempts"]
+    workers: dict[str, Worker] = {}
+    created_at = _time(told["created_at"])
+    job = Job(
+        id=_text(told["id"]),
+        owner=_text(told["owner"]),
+        key_id=told["key"],
+        status=Status(told["status"]),
+        question=_text(told["question"]),
+        system=_text(told["system"]),
+        input_items=told["input_items"],
+        turns=told["turns"],
+        previous_response_id=told["previous_response_id"],
+        options=told["options"] or None,
+        temperature=told["temperature"],
+        top_k=told["top_k"],
+        top_p=told["top_p"],
+        max_output_tokens=told["max_output_tokens"],
+        seed=told["seed"],
+        rounds=told["rounds"],
+        priority=told["priority"],
+        background=told["background"],
+        metadata_=told["metadata"],
+        batch_id=batch and batch["id"],
+        custom_id=batch and batch["custom_id"],
+        replay_of=told["replay_of"],
+        created_at=created_at,
+        started_at=_time(told["started_at"]),
+        finished_at=_time(told["finished_at"]),
+        deadline_at=_time(told["deadline_at"]),
+        model=_digest(told["model"]),
+        run=told["run"],
+        restarts=[_restart(restart) for restart in told["restarts"]],
+        error_code=error and error["code"],
+        error_message=error and error["message"],
+        # What leads a job through the queue, and means nothing after its end.
+        ready_at=created_at,
+        published_at=created_at,
+        lease_token=len(attempts),
+        attempts=[_attempt(number, each, workers) for number, each in enumerate(attempts, 1)],
+    )
+    job.stage_index = len(job.finished)
+    return job
+
+
+def _attempt(number: int, told: Mapping[str, Any], workers: dict[str, Worker]) -> Attempt:
+    worker = _worker(told["worker"])
+    return Attempt(
+        stage_index=told["position"],
+        role=Role(told["role"]),
+        round=told["round"],
+        run=told["run"],
+        number=told["number"],
+        lease_token=number,
+        worker=workers.setdefault(worker.id, worker),
+        status=AttemptStatus(told["status"]),
+        prompt=_text(told["prompt"]),
+        output=told["output"],
+        temperature=told["temperature"],
+        top_k=told["top_k"],
+        top_p=told["top_p"],
+        max_output_tokens=told["max_output_tokens"],
+        seed=told["seed"],
+        prompt_tokens=told["prompt_tokens"],
+        output_tokens=told["output_tokens"],
+        finish_reason=told["finish_reason"],
+        queued_at=_time(told["queued_at"]),
+        started_at=_time(told["started_at"]),
+        first_token_at=_time(told["first_token_at"]),
+        finished_at=_time(told["finished_at"]),
+        error=told["error"],
+    )
+
+
+def _worker(told: Mapping[str, Any]) -> Worker:
+    return Worker(
+        id=_text(told["id"]),
+        host=_text(told["host"]),
+        pid=told["pid"],
+        model=_digest(told["model"]),
+        runtime={name: value for name, value in told.items() if name not in _WORKER},
+    )
+
+
+def _restart(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "run": told["run"],
+        "at": dt.datetime.fromisoformat(told["at"]).isoformat(),
+        "model": _digest(told["model_before"]),
+        "reason": told["reason"],
+    }
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _time(value: str | None) -> dt.datetime | None:
+    return None if value is None else dt.datetime.fromisoformat(value).astimezone(dt.UTC)
+
+
+def _digest(value: str | None) -> str | None:
+    return None if value is None else value.removeprefix("sha256:")

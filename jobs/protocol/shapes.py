@@ -1,0 +1,193 @@
+"""Shapes of an export: what its rows have, and which rows a job gives.
+
+`history` is lossless: a row has everything of a job, and the proof of its entry in the log. `preference` and
+`sft` are what trainers read: pairs of texts of which one is better, and prompts with the texts that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from jobs.formats.columns import Kind
+from jobs.models import Attempt, AttemptStatus, Job, Status
+from jobs.pipeline import Role
+from jobs.protocol.history import history, rfc3339
+from jobs.use_cases.exporting import Exported
+
+
+class Shape(StrEnum):
+    """What the rows of an export are."""
+
+    #: A row for each job, with everything.
+    HISTORY = "history"
+    #: A row for each job whose final text differs from its draft.
+    PREFERENCE = "preference"
+    #: A row for each stage.
+    SFT = "sft"
+
+
+class Review(NamedTuple):
+    """A person's verdict on a job."""
+
+    #: -1, 0 or 1.
+    critique_rating: int | None = None
+    regeneration_rating: int | None = None
+    #: What the answer should have been.
+    corrected_answer: str | None = None
+    tags: Sequence[str] | None = None
+    note: str | None = None
+
+
+_REVIEW = {
+    "critique_rating": Kind.INTEGER,
+    "regeneration_rating": Kind.INTEGER,
+    "corrected_answer": Kind.TEXT,
+    "tags": Kind.TEXTS,
+    "note": Kind.TEXT,
+}
+_JOB = {"job_id": Kind.TEXT, "created_at": Kind.TEXT, "model": Kind.TEXT}
+
+#: The columns of each shape, in order.
+COLUMNS = MappingProxyType(
+    {
+        Shape.HISTORY: {
+            "id": Kind.TEXT,
+            "owner": Kind.TEXT,
+            "key": Kind.TEXT,
+            "status": Kind.TEXT,
+            "question": Kind.TEXT,
+            "rounds": Kind.INTEGER,
+            "priority": Kind.INTEGER,
+            "metadata": Kind.JSON,
+            "replay_of": Kind.TEXT,
+            "batch": Kind.JSON,
+            "model": Kind.TEXT,
+            "run": Kind.INTEGER,
+            "created_at": Kind.TEXT,
+            "started_at": Kind.TEXT,
+            "finished_at": Kind.TEXT,
+            "error": Kind.JSON,
+            "system": Kind.TEXT,
+            "context": Kind.TEXT,
+            "turns": Kind.JSON,
+            "input_items": Kind.JSON,
+            "previous_response_id": Kind.TEXT,
+            "options": Kind.JSON,
+            "temperature": Kind.NUMBER,
+            "top_k": Kind.INTEGER,
+            "top_p": Kind.NUMBER,
+            "max_output_tokens": Kind.INTEGER,
+            "seed": Kind.INTEGER,
+            "background": Kind.BOOLEAN,
+            "deadline_at": Kind.TEXT,
+            "restarts": Kind.JSON,
+            "attempts": Kind.JSON,
+            "origin": Kind.JSON,
+            "digest": Kind.TEXT,
+            "log": Kind.JSON,
+            "proof": Kind.TEXT,
+            "origin_proof": Kind.TEXT,
+        },
+        Shape.PREFERENCE: {
+            "prompt": Kind.TEXT,
+            "chosen": Kind.TEXT,
+            "rejected": Kind.TEXT,
+            "critique": Kind.TEXT,
+            "chosen_role": Kind.TEXT,
+            **_REVIEW,
+            **_JOB,
+        },
+        Shape.SFT: {
+            "prompt": Kind.TEXT,
+            "completion": Kind.TEXT,
+            "role": Kind.TEXT,
+            "round": Kind.INTEGER,
+            **_REVIEW,
+            **_JOB,
+        },
+    }
+)
+
+
+def rows(
+    shape: Shape, exported: Exported, roles: Sequence[Role] = tuple(Role)
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a job, with the columns of `COLUMNS` in their order.
+
+    Args:
+        shape: of the rows.
+        exported: the job.
+        roles: those whose stages are rows of the shape ``sft``.
+    """
+    job, proof = exported
+    if shape is Shape.HISTORY:
+        proofs = {"proof": proof and proof.text, "origin_proof": job.origin_proof}
+        yield {**history(job), **proofs}
+    elif shape is Shape.PREFERENCE:
+        if (pair := _preference(job)) is not None:
+            yield pair
+    else:
+        for attempt in job.finished:
+            if attempt.role in roles and _is_whole(attempt):
+                yield _sft(job, attempt)
+
+
+def review_of(job: Job) -> Review:
+    """Return the newest review of a job, or an empty one. This is where reviews get into exports."""
+    # Reviews are not stored yet.
+    _ = job
+    return Review()
+
+
+def _preference(job: Job) -> dict[str, Any] | None:
+    """Return the draft and the final text of a completed job as a pair; None if they are the same."""
+    if job.status is not Status.COMPLETED:
+        return None
+    attempts = job.finished
+    draft, critique, final = attempts[0], attempts[-2], attempts[-1]
+    if not _is_whole(draft) or draft.output == final.output:
+        return None
+    review = review_of(job)
+    better, worse = final, draft
+    if review.regeneration_rating is not None and review.regeneration_rating < 0:
+        better, worse = draft, final
+    return {
+        "prompt": draft.prompt,
+        "chosen": better.output,
+        "rejected": worse.output,
+        "critique": critique.output,
+        "chosen_role": better.role.value,
+        **_with_review(job, review),
+    }
+
+
+def _sft(job: Job, attempt: Attempt) -> dict[str, Any]:
+    return {
+        "prompt": attempt.prompt,
+        "completion": attempt.output,
+        "role": attempt.role.value,
+        "round": attempt.round,
+        **_with_review(job, review_of(job)),
+    }
+
+
+def _with_review(job: Job, review: Review) -> dict[str, Any]:
+    described = _job(job)
+    return {**review._asdict(), "tags": review.tags and list(review.tags), **described}
+
+
+def _job(job: Job) -> dict[str, Any]:
+    """Return what every row says of its job."""
+    return {
+        "job_id": job.id,
+        "created_at": rfc3339(job.created_at),
+        "model": job.model and f"sha256:{job.model}",
+    }
+
+
+def _is_whole(attempt: Attempt) -> bool:
+    """Return whether a text ended by itself: a model that learns from others would stop anywhere."""
+    return attempt.status is AttemptStatus.FINISHED and attempt.finish_reason == "stop"

@@ -1,0 +1,120 @@
+"""Exported histories: each is checked by itself, with nothing but what is in its line and the public keys.
+
+A line of an export of histories has a job's history, the proof of its entry (``proof``), and for a job that was
+imported the proof that it came with (``origin_proof``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.tlog import merkle
+from jobs.tlog.checkpoint import Checkpoint
+from jobs.tlog.entry import IMPORT, JOB, SALT_SIZE, digest, parse_entry
+from jobs.tlog.merkle import ProofError
+from jobs.tlog.note import Note, NoteError, Verifier
+from jobs.tlog.proof import Proof
+
+
+class HistoryError(ValueError):
+    """A history is not the one that was recorded. The message says what differs."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A history that is the one that was recorded."""
+
+    digest: str
+    salt: bytes
+    #: The proof that it came with.
+    proof: Proof
+    #: The proof of the log where the job ended: the same, unless it was imported there.
+    origin: Proof
+    #: Whether the signature of each of them was checked.
+    signed: bool
+    origin_signed: bool
+
+
+def proof_hash(proof: str) -> str:
+    """Return the hash of a proof, as the entry of an imported job has it."""
+    return f"sha256:{hashlib.sha256(proof.encode()).hexdigest()}"
+
+
+def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
+    """Check a history of a job that has an entry in a log.
+
+    Args:
+        history: a line of an export.
+        trusted: the keys that may have signed. If none are given, no signature is checked: then the history is
+            the one that its proof was made for, by whomever. The signature of an imported job's first log is
+            checked if a key of that log is among them.
+
+    Raises:
+        HistoryError: something is not as it was recorded.
+    """
+    try:
+        salt = bytes.fromhex(history["log"]["salt"])
+        index, told, proof = history["log"]["index"], history["digest"], history["proof"]
+        origin_proof = history["origin_proof"]
+        recorded = digest(history, salt)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HistoryError("it is no whole history of a job that is in a log") from error
+    if len(salt) != SALT_SIZE:
+        raise HistoryError(f"its salt has {len(salt)} bytes, and should have {SALT_SIZE}")
+    if recorded != told:
+        raise HistoryError(f"its digest should be {recorded}, and it says {told}")
+    parsed, entry, signed = _open(proof, trusted, required=True)
+    if parsed.index != index:
+        raise HistoryError(f"it claims entry {index}, and its proof is of entry {parsed.index}")
+    _compare(entry, recorded)
+    if entry["type"] == JOB:
+        if origin_proof is not None:
+            raise HistoryError("its entry says that it ended in this log, and it has another proof")
+        return Checked(recorded, salt, parsed, parsed, signed, signed)
+    if not isinstance(origin_proof, str) or proof_hash(origin_proof) != entry.get("proof"):
+        raise HistoryError(
+            "the proof that it was imported with is not the one that its entry names"
+        )
+    origin, first, origin_signed = _open(origin_proof, trusted, required=False)
+    _compare(first, recorded)
+    return Checked(recorded, salt, parsed, origin, signed, origin_signed)
+
+
+def _open(
+    text: object, trusted: Sequence[Verifier], *, required: bool
+) -> tuple[Proof, dict[str, Any], bool]:
+    """Return a proof that is right, its entry, and whether its signature was checked."""
+    if not isinstance(text, str):
+        raise HistoryError("it has no proof")
+    try:
+        proof = Proof.parse(text)
+        entry = proof.extra
+        if entry is None:
+            raise NoteError("the proof has no entry")
+        of_log = [key for key in trusted if key.name == proof.log]
+        if of_log or (trusted and required):
+            proof.verify(entry, of_log)
+        else:
+            checkpoint = Checkpoint.parse(Note.parse(proof.checkpoint).text)
+            merkle.verify_inclusion(
+                merkle.leaf_hash(entry),
+                proof.index,
+                checkpoint.size,
+                proof.hashes,
+                checkpoint.root,
+            )
+    except (NoteError, ProofError) as error:
+        raise HistoryError(f"its proof is wrong: {error}") from error
+    return proof, parse_entry(entry), bool(of_log)
+
+
+def _compare(entry: Mapping[str, Any], recorded: str) -> None:
+    if entry.get("type") not in (JOB, IMPORT):
+        raise HistoryError("its proof is of an entry that records no job")
+    if entry.get("digest") != recorded:
+        raise HistoryError(
+            f"it was changed: its digest is {recorded}, and {entry.get('digest')} was recorded"
+        )

@@ -1,0 +1,258 @@
+"""`helixq jobs export`, `import` and `verify FILE`, against a server that listens and another database."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+import migrations
+from cli.main import main
+from jobs.database import Database
+from jobs.formats.compression import decompressed
+from jobs.use_cases import proving
+from tests.integration.sealed import seal
+from tests.integration.web.client import Client, ask, finish, serving
+from tests.receiver import Receiver, status
+from tests.servers import RedisServer
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def ended(web: Client, database: Database) -> list[str]:
+    """Two jobs in the log."""
+    ids = [ask(web, input=question)["id"] for question in ("Why?", "How\0\u2028?")]
+    for job_id in ids:
+        finish(database, job_id)
+    seal(database)
+    return ids
+
+
+@pytest.fixture
+def key(ended: list[str], database: Database) -> str:
+    """The public key of the log."""
+    assert ended
+    return str(proving.list_keys(database)[0])
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    url = f"sqlite:///{tmp_path / 'there.sqlite3'}"
+    database = Database(url)
+    migrations.migrate(database.engine)
+    database.close()
+    return url
+
+
+@pytest.fixture
+def run(there: str) -> Command:
+    """Run `helixq jobs` with the other database."""
+    env = {"HELIXQ_DATABASE_URL": there}
+    return lambda *arguments, **options: CliRunner().invoke(
+        main, ["jobs", *map(str, arguments)], env=env, **options
+    )
+
+
+def test_histories_go_from_one_server_to_another(
+    web: Client,
+    ended: list[str],
+    key: str,
+    jobs: Command,
+    run: Command,
+    there: str,
+    redis_server: RedisServer,
+    tmp_path: Path,
+) -> None:
+    for name in ("jobs.jsonl", "jobs.jsonl.gz", "jobs.jsonl.zst"):
+        file = tmp_path / name
+        assert jobs("export", "-o", str(file)).output == ""
+        assert [path.name for path in tmp_path.glob("jobs.jsonl*")] == [name]
+        verified = run("verify", file, "--key", key)
+        origin = key.partition("+")[0]
+        assert verified.output == f"Verified: 2 histories are as they were recorded in {origin}.\n"
+        imported = run("import", file, "--key", key)
+        present = name != "jobs.jsonl"
+        assert imported.output == (
+            f"Imported 0 jobs of {origin}. 2 jobs were there already.\n"
+            if present
+            else f"Imported 2 jobs of {origin}.\n"
+        )
+        file.unlink()
+    with serving(there, redis_server.url, migrate=False) as other:
+        for job_id in ended:
+            before, after = (client.get(f"/api/jobs/{job_id}").json for client in (web, other))
+            assert after.pop("origin") == {"log": origin, "index": before["log"]["index"]}
+            for told in (before, after):
+                told.pop("origin", None)
+                told.pop("log"), told.pop("digest")
+            assert before == after
+            proof = web.get(f"/api/jobs/{job_id}/proof").text
+            assert other.get(f"/api/jobs/{job_id}/proof?origin=true").text == proof
+            assert other.get(f"/api/jobs/{job_id}/proof").status_code == 409
+        assert [job["id"] for job in other.get("/api/jobs?order=asc").json["data"]] == ended
+
+
+def test_a_job_that_was_not_imported_has_one_proof(
+    web: Client, ended: list[str], jobs: Command
+) -> None:
+    reply = web.get(f"/api/jobs/{ended[0]}/proof?origin=true")
+    assert (reply.status_code, reply.json["code"]) == (404, "not_imported")
+    refused = jobs("proof", ended[0], "--origin")
+    assert (refused.exit_code, "was not imported" in refused.output) == (1, True)
+    assert web.get(f"/api/jobs/{ended[0]}/proof?origin=maybe").status_code == 400
+
+
+def test_the_name_of_the_file_says_what_it_is(
+    web: Client, ended: list[str], jobs: Command, tmp_path: Path
+) -> None:
+    assert ended
+    file = tmp_path / "rows.parquet"
+    assert jobs("export", "-o", str(file), "--shape", "sft").exit_code == 0
+    assert pq.read_table(file).num_rows == 6
+    file = tmp_path / "rows.csv.gz"
+    arguments = ("--shape", "sft", "--role", "critic")
+    assert jobs("export", "-o", str(file), *arguments).exit_code == 0
+    plain = b"".join(decompressed(io.BytesIO(file.read_bytes())))
+    assert plain == web.get("/api/jobs/export?format=csv&shape=sft&role=critic").data
+    printed = jobs("export", "--status", "completed", "--until", "2100-01-01")
+    assert printed.stdout_bytes == web.get("/api/jobs/export").data
+    assert jobs("export", "--owner", "somebody").stdout_bytes == b""
+
+
+def test_an_export_that_fails_leaves_the_file_as_it_was(
+    ended: list[str], jobs: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ended
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("before")
+    refused = jobs("export", "-o", str(file), "--role", "critic")
+    assert refused.exit_code == 1
+    assert "`role` is a parameter of the shape `sft`" in refused.output
+
+    def broken(*_: Any) -> Any:
+        raise ConnectionAbortedError
+
+    monkeypatch.setattr("web.api.exports.rows", broken)
+    broken_off = jobs("export", "-o", str(file))
+    assert broken_off.exit_code == 1
+    assert "Traceback" not in broken_off.output
+    assert [path.name for path in tmp_path.glob("jobs.jsonl*")] == ["jobs.jsonl"]
+    assert file.read_text() == "before"
+
+
+def test_a_stream_is_imported(ended: list[str], jobs: Command, run: Command) -> None:
+    data = jobs("export").stdout_bytes
+    imported = run("import", "-", "--json", input=data)
+    report = json.loads(imported.output)
+    assert (report["imported"], report["present"], report["left_out"]) == (len(ended), 0, 0)
+    assert "no --key was given" in run("import", "-", input=data).output
+
+
+def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
+    ended: list[str], key: str, jobs: Command, run: Command, tmp_path: Path
+) -> None:
+    data = jobs("export").stdout_bytes
+    packed = jobs("export", "--compression", "gzip").stdout_bytes
+    second = json.loads(data.splitlines()[1])
+    second["question"] = "Who?"
+    changed = data.splitlines()[0] + b"\n" + json.dumps(second).encode()
+    file = tmp_path / "file"
+    for content, said in (
+        (changed, f"line 2: the history of {ended[1]}: its digest should be sha256:"),
+        (packed[:-9], "the file ends early: it is gzip, and its end is missing"),
+        (b"Not a history", "line 1: it is no JSON"),
+        (jobs("export", "--shape", "sft").stdout_bytes, "export with `--shape history`"),
+    ):
+        file.write_bytes(content)
+        for command in ("import", "verify"):
+            refused = run(command, file, "--key", key)
+            assert refused.exit_code == 1, refused.output
+            assert said in refused.output
+            assert "Traceback" not in refused.output
+    assert json.loads(run("import", "-", "--json", input=data).output)["present"] == 0
+    file.write_bytes(data)
+    assert "FILE needs --key" in run("verify", file).output
+    assert (
+        "--history needs the proof" in run("verify", file, "--key", key, "--history", file).output
+    )
+    assert "--key: a verifier key should be" in run("import", file, "--key", "x").output
+    result = json.loads(run("verify", file, "--key", key, "--json").output)
+    assert (result["verified"], result["histories"]) == (True, 2)
+    assert run("import", tmp_path / "nothing").exit_code != 0
+
+
+# OpenTelemetry.
+
+
+def attributes(span: dict[str, Any]) -> dict[str, Any]:
+    """Return a span's attributes as OTLP's JSON has them: each value in an object that names its type."""
+    return {each["key"]: next(iter(each["value"].values())) for each in span["attributes"]}
+
+
+def test_a_job_is_a_trace_and_its_stages_are_spans(
+    web: Client, ended: list[str], jobs: Command, tmp_path: Path
+) -> None:
+    ask(web)  # It has not ended, and is no trace yet.
+    file = tmp_path / "traces.jsonl"
+    assert jobs("export", "--format", "otlp", "-o", str(file)).output == ""
+    [line] = file.read_text().splitlines()
+    [resource] = json.loads(line)["resourceSpans"]
+    assert attributes(resource["resource"])["service.name"] == "helixq"
+    spans = resource["scopeSpans"][0]["spans"]
+    assert len(spans) == 8
+    assert len({span["traceId"] for span in spans}) == len(ended)
+    for job_id, (root, *stages) in zip(ended, (spans[:4], spans[4:]), strict=True):
+        history = web.get(f"/api/jobs/{job_id}").json
+        told = attributes(root)
+        assert (root["name"], len(root["traceId"]), len(root["spanId"])) == (
+            "invoke_agent helixnet",
+            32,
+            16,
+        )
+        assert (told["gen_ai.response.id"], told["helixq.digest"]) == (job_id, history["digest"])
+        [asked] = json.loads(told["gen_ai.input.messages"])
+        part = {"type": "text", "content": history["question"]}
+        assert asked == {"role": "user", "parts": [part]}
+        for span, attempt in zip(stages, history["attempts"], strict=True):
+            assert (span["parentSpanId"], span["traceId"]) == (root["spanId"], root["traceId"])
+            told = attributes(span)
+            assert told["gen_ai.operation.name"] == "text_completion"
+            assert told["helixq.role"] == attempt["role"]
+            assert int(told["gen_ai.usage.output_tokens"]) == attempt["output_tokens"]
+            assert int(told["gen_ai.request.seed"]) == attempt["seed"]
+            for name, text in (("input", attempt["prompt"]), ("output", attempt["output"])):
+                [message] = json.loads(told[f"gen_ai.{name}.messages"])
+                assert message["parts"] == [{"type": "text", "content": text}]
+            started = datetime.fromisoformat(attempt["started_at"]).timestamp()
+            assert int(span["startTimeUnixNano"]) == pytest.approx(started * 1e9, abs=1000)
+            assert span["startTimeUnixNano"] <= span["endTimeUnixNano"]
+
+
+def test_traces_are_sent_to_a_receiver(ended: list[str], jobs: Command, tmp_path: Path) -> None:
+    with closing(Receiver()) as receiver:
+        command = ("export", "--format", "otlp", "--endpoint", receiver.url)
+        assert jobs(*command).output == f"Sent {len(ended)} traces.\n"
+        [request] = receiver.received
+        assert request.headers["content-type"] == "application/x-protobuf"
+        sent = ExportTraceServiceRequest.FromString(request.body)
+        spans = sent.resource_spans[0].scope_spans[0].spans
+        assert [len(span.span_id) for span in spans] == [8] * 8
+        receiver.reply = status(503)
+        refused = jobs(*command)
+        assert (refused.exit_code, "status 503, after 0 were sent" in refused.output) == (1, True)
+    refused = jobs("export", "--format", "otlp", "--endpoint", "http://127.0.0.1:1/v1/traces")
+    assert (refused.exit_code, "cannot be reached" in refused.output) == (1, True)
+    assert jobs("export", "--endpoint", "http://127.0.0.1:1").exit_code == 2
+    assert jobs("export", "--format", "otlp", "--shape", "sft").exit_code == 2
+    assert list(tmp_path.glob("*.part")) == []

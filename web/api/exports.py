@@ -1,0 +1,97 @@
+"""``/api/jobs/export``: many jobs as a file, which is made while it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from flask import Response, request
+
+from jobs.formats.compression import Compression
+from jobs.formats.extra import NotInstalledError
+from jobs.formats.writing import FileKind, Format, Row, writing
+from jobs.pipeline import Role
+from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.shapes import COLUMNS, Shape, rows
+from jobs.use_cases import exporting
+from jobs.use_cases.exporting import Filters
+from web import query
+from web.api import filters
+from web.api.routes import blueprint
+from web.caller import get_caller
+from web.services import get_services
+
+ALL = "all"
+#: The compressions of a reply, as `Accept-Encoding` spells them, the better one first.
+ENCODINGS = (Compression.ZSTD, Compression.GZIP)
+
+
+@blueprint.get("/jobs/export")
+def export_jobs() -> Response:
+    """Export jobs as a file, in the order of their creation.
+
+    It has the jobs that there are when it begins. Its rows are of one of three shapes: whole histories, pairs of
+    texts of which one is better, or prompts with their completions.
+    """
+    chosen = filters.read({"format", "shape", "role", "compression"})
+    shape = Shape(query.choice("shape", Shape.HISTORY, tuple(Shape)))
+    roles = _roles(shape)
+    kind, encoding = _kind()
+    try:
+        write = writing(FileKind(kind.format, encoding or kind.compression), COLUMNS[shape])
+    except NotInstalledError as error:
+        raise InvalidRequestError(f"{error}.", code="not_installed") from error
+    with ExitStack() as stack:
+        stack.enter_context(get_services().waiter.slot())  # A slow reader occupies a thread.
+        reply = Response(write(_rows(shape, chosen, roles)), content_type=kind.media_type)
+        reply.call_on_close(stack.pop_all().close)
+    name = f"helixq-{shape}{kind.suffix}"
+    reply.headers.set("Content-Disposition", "attachment", filename=name)
+    if encoding is not None:
+        reply.content_encoding = str(encoding)
+    reply.vary.add("Accept-Encoding")
+    reply.cache_control.no_store = True
+    return reply
+
+
+def _roles(shape: Shape) -> tuple[Role, ...]:
+    role = query.choice("role", ALL, (ALL, *Role))
+    if shape is not Shape.SFT and "role" in request.args:
+        raise InvalidRequestError(
+            f"`role` is a parameter of the shape `{Shape.SFT}`.", code="invalid_value", param="role"
+        )
+    return tuple(Role) if role == ALL else (Role(role),)
+
+
+def _kind() -> tuple[FileKind, Compression | None]:
+    """Return what the file is, and how it is compressed on its way."""
+    format_ = Format(query.choice("format", Format.JSONL, tuple(Format)))
+    default = Compression.ZSTD if format_ is Format.PARQUET else Compression.NONE
+    compression = Compression(query.choice("compression", default, tuple(Compression)))
+    kind = FileKind(format_, compression)
+    if format_ is Format.PARQUET or compression is not Compression.NONE:
+        return kind, None  # It is as small as it gets.
+    return kind, _accepted()
+
+
+def _accepted() -> Compression | None:
+    """Return the compression of the reply that its reader accepts, and that is installed here."""
+    accepted = request.accept_encodings
+    return next((c for c in ENCODINGS if accepted[c] > 0 and c.available), None)
+
+
+def _rows(shape: Shape, chosen: Filters, roles: tuple[Role, ...]) -> Iterator[list[Row]]:
+    """Return the rows of an export in pages. The request is read now, since it is over when they are made."""
+    services, caller = get_services(), get_caller()
+    pages = exporting.pages(
+        services.database, caller.readable_owner, chosen, with_proofs=shape is Shape.HISTORY
+    )
+
+    def made() -> Iterator[list[Row]]:
+        for page in pages:
+            if services.waiter.stopping() or not caller.is_valid():
+                # The reply ends without its last chunk: the client notices that it is not whole.
+                raise ConnectionAbortedError("the server stops, or the API key was revoked")
+            yield [row for exported in page for row in rows(shape, exported, roles)]
+
+    return made()
