@@ -6,6 +6,7 @@ from jobs.models.files import File, FileChunk, FilePurpose, FileState
 from jobs.models.jobs import ANONYMOUS, OPEN, Attempt, AttemptStatus, Job, Status
 from jobs.models.keys import ApiKey, LoginSession, Scope
 from jobs.models.log import LogCheckpoint, LogDeletion, LogEntry, LogKey, LogKind, LogState, LogTile
+from jobs.models.search import SearchDocument
 from jobs.models.webhooks import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from jobs.models.workers import Tokenizer, Worker, WorkerState
 
@@ -34,6 +35,7 @@ __all__ = [
     "LogTile",
     "LoginSession",
     "Scope",
+    "SearchDocument",
     "Status",
     "Tokenizer",
     "WebhookDelivery",

@@ -140,6 +140,8 @@ class Job(Base):
     log_index: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: The secret salt of the texts' hashes in its record (`jobs.tlog.entry`).
     log_salt: Mapped[bytes | None]
+    #: The number of changes that the search index does not have: 1 for a job that it does not have at all.
+    unindexed: Mapped[int] = mapped_column(default=1, server_default="1")
 
     attempts: Mapped[list[Attempt]] = relationship(
         order_by="Attempt.id", back_populates="job", passive_deletes=True
@@ -180,6 +182,12 @@ class Job(Base):
             "ix_jobs_unsealed",
             "finished_at",
             where="finished_at IS NOT NULL AND worker_id IS NULL AND log_index IS NULL",
+        ),
+        # Those that the search index does not have as they are.
+        partial(
+            "ix_jobs_unindexed",
+            "finished_at",
+            where="finished_at IS NOT NULL AND worker_id IS NULL AND unindexed > 0",
         ),
     )
 

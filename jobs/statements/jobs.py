@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -129,30 +130,26 @@ def list_page(
     limit: int,
     after: str | None,
     newest_first: bool,
-    status: Status | None,
+    statuses: Collection[Status],
     since: dt.datetime | None,
     until: dt.datetime | None,
     with_attempts: bool,
 ) -> list[Job]:
     """Return up to ``limit`` jobs of an owner, by age.
 
-    Only those with the status, and created from ``since`` on and before ``until``.
+    Only those with one of the statuses, if there are any, and created from ``since`` on and before ``until``.
 
     Raises:
         JobNotFoundError: the owner has no job with the id ``after``.
     """
-    order = ((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id))
-    query = sa.select(Job).order_by(*order).limit(limit)
+    order = [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
+    conditions: list[sa.ColumnElement[bool]] = []
     if owner is not None:
-        query = query.where(Job.owner == owner)
-    if status is not None:
-        query = query.where(Job.status == status)
+        conditions.append(Job.owner == owner)
     if since is not None:
-        query = query.where(Job.created_at >= since)
+        conditions.append(Job.created_at >= since)
     if until is not None:
-        query = query.where(Job.created_at < until)
-    if with_attempts:
-        query = query.options(selectinload(Job.attempts))
+        conditions.append(Job.created_at < until)
     if after is not None:
         check_id(after)
         last = session.get(Job, after)
@@ -160,7 +157,20 @@ def list_page(
             raise JobNotFoundError(after)
         key = sa.tuple_(Job.created_at, Job.id)
         cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
-        query = query.where(key < cursor if newest_first else key > cursor)
+        conditions.append(key < cursor if newest_first else key > cursor)
+    query = sa.select(Job).order_by(*order).limit(limit)
+    if len(statuses) > 1:
+        # The index of jobs by status has the jobs of each in order, and not those of several.
+        pages = (
+            sa.select(Job.id).where(Job.status == s, *conditions).order_by(*order).limit(limit)
+            for s in statuses
+        )
+        ids = sa.union_all(*(sa.select(page.subquery().c.id) for page in pages))
+        query = query.where(Job.id.in_(ids))
+    else:
+        query = query.where(*(Job.status == status for status in statuses), *conditions)
+    if with_attempts:
+        query = query.options(selectinload(Job.attempts))
     return list(session.scalars(query))
 
 

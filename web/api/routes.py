@@ -5,50 +5,42 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request, url_for
 
 from jobs.errors import JobNotFoundError, NotSealedError
-from jobs.models import Job, Status
-from jobs.protocol.errors import InvalidRequestError
+from jobs.models import Job
 from jobs.protocol.history import history, summary
+from jobs.protocol.history import page as histories
 from jobs.protocol.replay import report
-from jobs.use_cases import proving, queries
+from jobs.use_cases import proving, queries, searching
 from jobs.use_cases.replaying import replay_of
-from web import query
+from web.api import filters
 from web.errors import HTTPError
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
 
-#: The query parameters of the list of jobs.
-_LIST_PARAMETERS = {"status", "owner", "since", "until", "limit", "order", "after"}
-
 
 @blueprint.get("/jobs")
 def list_jobs() -> Response:
-    """List the jobs that the caller may read, newest first."""
+    """List the jobs that the caller may read: the newest first, or those that match a query best."""
     services = get_services()
-    if unknown := sorted(request.args.keys() - _LIST_PARAMETERS):
-        raise InvalidRequestError(
-            f"There is no filter `{unknown[0]}`; there are {', '.join(sorted(_LIST_PARAMETERS))}.",
-            code="unknown_parameter",
-            param=unknown[0],
-        )
-    limit, order, after = query.page()
-    status = query.choice("status", "", ("", *Status))
-    jobs, has_more = queries.list_jobs(
+    wanted = filters.wanted()
+    page = searching.list_jobs(
         services.database,
         services.readable_owner,
-        of=request.args.get("owner"),
-        limit=limit,
-        after=after,
-        newest_first=order == "desc",
-        status=Status(status) if status else None,
-        since=query.time("since"),
-        until=query.time("until"),
+        wanted.filters,
+        of=wanted.owner,
+        limit=wanted.limit,
+        after=wanted.after,
+        order=wanted.order,
     )
     following = None
-    if has_more:
-        parameters = request.args.to_dict() | {"after": jobs[-1].id}
+    if page.next is not None:
+        parameters = request.args.to_dict() | {"after": page.next}
         following = url_for(".list_jobs", **parameters)  # type: ignore[arg-type]  # names of parameters
-    return jsonify(data=[summary(job) for job in jobs], has_more=has_more, next=following)
+    return jsonify(
+        data=histories(page.jobs, wanted.filters.query),
+        has_more=following is not None,
+        next=following,
+    )
 
 
 @blueprint.get("/jobs/<job_id>")

@@ -18,6 +18,8 @@ from jobs.protocol.batches import CreateBatch
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
+from jobs.search.query import MAX_LENGTH
+from web.api.filters import MAX_ATTEMPTS, MAX_DURATION
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from web.v1 import files
 from web.v1.routes import MAX_KEY_LENGTH, MAX_WAIT
@@ -342,13 +344,53 @@ OPERATIONS = {
         "Audits",
         {200: Reply("A page of jobs.", schemas.SummaryList)},
         parameters=(
-            *PAGE,
-            Parameter("status", {"enum": ["", *Status]}),
+            *PAGE[:1],
+            Parameter(
+                "order",
+                {"enum": ["desc", "asc", "relevance"]},
+                "`relevance` (the default with `q`), or by age: `desc` (the default without) or `asc`.",
+            ),
+            Parameter(
+                "after", _TEXT, "What `next` of the page before has, or the id of its last entry."
+            ),
+            Parameter(
+                "status",
+                _TEXT,
+                f"One or several, separated by commas: {', '.join(Status)}.",
+            ),
             Parameter("owner", _TEXT, "Only jobs of this owner."),
             Parameter("since", _TEXT, "Created from then on: Unix seconds, or RFC 3339."),
             Parameter("until", _TEXT, "Created before then: Unix seconds, or RFC 3339."),
+            Parameter(
+                "q",
+                {"type": "string", "maxLength": MAX_LENGTH},
+                'Full text: words, `"phrases"`, `prefix*`, `-not`, `one OR other`.',
+            ),
+            Parameter("adapter", _TEXT, "Name or digest of an adapter."),
+            Parameter("model", _TEXT, "Digest of the model."),
+            Parameter("worker", _TEXT, "Id or host of a worker."),
+            Parameter(
+                "min_attempts",
+                {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS},
+                "A stage had so many attempts, or more.",
+            ),
+            *(
+                Parameter(
+                    name,
+                    {"type": "number", "minimum": 0, "maximum": 1},
+                    "Share of words that the regenerator changed of the actor's draft.",
+                )
+                for name in ("min_changed", "max_changed")
+            ),
+            *(
+                Parameter(
+                    name,
+                    {"type": "number", "minimum": 0, "maximum": MAX_DURATION},
+                    "Seconds from the job's acceptance to its end.",
+                )
+                for name in ("min_duration", "max_duration")
+            ),
         ),
-        errors=(404,),
         error=schemas.Problem,
     ),
     "api.replay_job": Operation(

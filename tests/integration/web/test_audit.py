@@ -56,4 +56,6 @@ def test_a_wrong_filter_is_a_problem_that_names_it(web: Client) -> None:
         reply = web.get(f"/api/jobs?{query}")
         assert (reply.status_code, reply.content_type) == (400, "application/problem+json")
         assert named in reply.json["detail"]
-    assert web.get("/api/jobs?after=resp_none").status_code == 404
+    for after in ("resp_none", "x", "pos_1"):
+        reply = web.get(f"/api/jobs?after={after}")
+        assert (reply.status_code, reply.json["code"]) == (400, "invalid_cursor")
