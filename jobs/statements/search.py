@@ -2,15 +2,15 @@
 
 A document's id begins with its job's time of creation, so that SQLite's FTS5 finds documents in the order of
 jobs. PostgreSQL's GIN cannot: it finds all documents of a term before it returns the first. So it has terms
-of time too, for periods of several lengths, and every search looks for its terms within one period after
-another, from the newest on (`find`). A period is read only as far as a page needs it.
+of time too, for periods of several lengths, and a search for frequent terms looks for them within one period
+after another, from the newest on (`find`). How frequent they are, and so how long the periods should be, is what
+its planner estimates.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any as AnyType
@@ -46,26 +46,27 @@ _TAKE = (
 )
 
 #: Bits of a document's id after the microseconds of its job's time.
-_TIE_BITS = 11
+TIE_BITS = 11
 #: The maximum id.
 LAST_ID = 2**63 - 1
 #: The lengths of periods: powers of two of a microsecond, from a minute to half a year.
-_PERIODS = tuple(range(26, 46, 2))
-#: Documents that the first period has, about.
-_FIRST = 64
+PERIODS = tuple(range(26, 46, 2))
+#: Documents by which the density of a range is measured.
+_PROBE = 64
 #: The maximum number of documents to read at once, where the index answers alone, and where words are compared.
 _MAX_FOUND, _MAX_COMPARED = 2000, 300
-#: Seconds of a step after which the next one reads a longer period, and a much longer one.
-_FAST, _VERY_FAST = 0.008, 0.003
+#: Documents that a search may compare in vain before it stops.
+MAX_EFFORT = 1500
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _documents = SearchDocument.__table__
 _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
 _TERMS = sa.literal_column("array_to_tsvector(string_to_array(terms, ' '))")
-#: Plans that would read documents rather than the index; and compiling takes longer than the search.
+#: The number of documents. And from here on no plans that read documents rather than the index, nor compiling,
+#: which takes longer than the search.
 _PLAN_BY_INDEX = sa.text(
-    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true), "
-    "set_config('jit', 'off', true)"
+    "SELECT reltuples::float8, set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true), "
+    "set_config('jit', 'off', true) FROM pg_class WHERE oid = 'search_documents'::regclass"
 )
 
 
@@ -96,7 +97,7 @@ class Found:
 
     #: Ids of documents, in order.
     ids: list[int] = field(default_factory=list)
-    #: The id up to which it searched, if it ran out of time; None if it found enough, or searched all.
+    #: The id up to which it searched, if it gave up; None if it found enough, or searched all.
     stopped_at: int | None = None
 
 
@@ -185,7 +186,7 @@ def _insert_of(connection: sa.Connection) -> AnyType:
 def first_id(moment: dt.datetime) -> int:
     """Return the lowest id of documents whose jobs were created at a time or later."""
     microseconds = (moment - _EPOCH) // dt.timedelta(microseconds=1)
-    return min(max(microseconds, 0) << _TIE_BITS, LAST_ID)
+    return min(max(microseconds, 0) << TIE_BITS, LAST_ID)
 
 
 def _tie(job_id: str) -> int:
@@ -195,12 +196,12 @@ def _tie(job_id: str) -> int:
 
 
 def _period_terms(document_id: int) -> list[str]:
-    return [_period_term(level, document_id) for level in range(len(_PERIODS))]
+    return [_period_term(level, document_id) for level in range(len(PERIODS))]
 
 
 def _period_term(level: int, document_id: int) -> str:
-    bits = _PERIODS[level]
-    return f"_t{bits}_{document_id >> (_TIE_BITS + bits):x}"
+    bits = PERIODS[level]
+    return f"_t{bits}_{document_id >> (TIE_BITS + bits):x}"
 
 
 def find(
@@ -211,9 +212,12 @@ def find(
     end: int = LAST_ID,
     newest_first: bool = True,
     limit: int,
-    seconds: float,
+    effort: int = MAX_EFFORT,
 ) -> Found:
     """Search documents, those of the newest jobs first or those of the oldest.
+
+    The index answers most queries. Words of a phrase, and numbers at the ends of a range, are compared in the
+    documents that the index finds; a search that has compared ``effort`` of them in vain stops.
 
     Args:
         connection: of a unit of work that reads.
@@ -221,35 +225,24 @@ def find(
         first, end: the lowest id, and the id after the highest one.
         newest_first: the order.
         limit: the maximum number of documents to find.
-        seconds: after this time the search stops, as soon as it comes to the end of a period.
+        effort: the maximum number of documents to compare in vain.
     """
     search = _Search(connection, wanted, newest_first)
-    deadline = time.monotonic() + seconds
     found = Found()
-    next_ids = search.next_ids(first, end)
-    if not next_ids:
-        return found
-    level = len(_PERIODS)  # All of the rest.
-    if len(next_ids) == _FIRST:
-        span = abs(next_ids[0] - next_ids[-1]) >> _TIE_BITS
-        level = next((n for n, bits in enumerate(_PERIODS) if 1 << bits >= span), level)
-    if newest_first:
-        end = next_ids[0] + 1
-    else:
-        first = next_ids[0]
+    level = search.first_level(first, end, limit)
     while first < end:
-        begun = time.monotonic()
         ordered = search.is_ordered or level == 0
         low, high = search.period(level, first, end)
-        rows = search.rows(low, high, level, ordered=ordered)
-        if full := len(rows) == search.maximum:
+        rows = search.rows(low, high, level, limit - len(found.ids), ordered=ordered)
+        if full := len(rows) >= search.maximum(limit - len(found.ids)):
             if not ordered:
                 level = max(0, level - 2)  # The newest of them may be any.
                 continue
             last = rows[-1].id
             low, high = (last, high) if newest_first else (low, last + 1)
         rows.sort(key=lambda row: row.id, reverse=newest_first)
-        found.ids += [row.id for row in rows if row.matches]
+        matches = [row.id for row in rows if row.matches]
+        found.ids += matches
         if len(found.ids) >= limit:
             del found.ids[limit:]
             return found
@@ -257,13 +250,12 @@ def find(
             end = low
         else:
             first = high
-        now = time.monotonic()
-        if now > deadline and first < end:
+        effort -= len(rows) - len(matches)
+        if effort <= 0 and first < end:
             found.stopped_at = end if newest_first else first
             return found
         if not full:
-            longer = (now - begun < _FAST) + (now - begun < _VERY_FAST)
-            level = min(level + longer, len(_PERIODS))
+            level = min(level + 1, len(PERIODS))
     return found
 
 
@@ -281,29 +273,57 @@ class _Search:
             words = sa.column("words", sa.Text)
             conditions.append(_compared(wanted.node, lambda text: contains(words, text) > 0))
         self._matches = sa.and_(sa.true(), *conditions) if conditions else None
-        #: The maximum number of rows at once.
-        self.maximum = _MAX_FOUND if self._matches is None else _MAX_COMPARED
         #: Whether rows of any period come in order.
         self.is_ordered = self._sqlite
 
-    def next_ids(self, first: int, end: int) -> list[int]:
-        """Return the ids of the documents that come first in a range, whatever their terms."""
+    def maximum(self, limit: int) -> int:
+        """Return the maximum number of rows at once, of which ``limit`` are needed."""
+        if self._matches is not None:
+            return _MAX_COMPARED
+        return limit if self.is_ordered else _MAX_FOUND
+
+    def first_level(self, first: int, end: int, limit: int) -> int:
+        """Return the level of periods of which one has about as many matches as are needed."""
+        everything = len(PERIODS)
+        if self._sqlite:
+            return everything
+        connection = self._connection
         query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
-        ids = list(self._connection.scalars(self._in_order(query, _documents.c.id).limit(_FIRST)))
-        if not self._sqlite:
-            self._connection.execute(_PLAN_BY_INDEX)
-        return ids
+        ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
+        count = max(1.0, connection.execute(_PLAN_BY_INDEX).one()[0])
+        if len(ids) < _PROBE:
+            return everything
+        match = sa.select(sa.true()).where(self._found_by(self._node))
+        matching = self._estimate(match.select_from(_documents))
+        if matching <= self.maximum(limit) / 4:
+            return everything
+        span = abs(ids[0] - ids[-1]) >> TIE_BITS
+        wanted = span * 1.5 * limit * count / matching / _PROBE
+        return next((n for n, bits in enumerate(PERIODS) if 1 << bits >= wanted), everything)
+
+    def _estimate(self, query: sa.Select[bool]) -> float:
+        """Return how many rows PostgreSQL's planner expects."""
+        compiled = query.compile(dialect=self._connection.dialect)
+        plan = self._connection.exec_driver_sql(
+            f"EXPLAIN (FORMAT JSON) {compiled}", compiled.params
+        ).scalar_one()
+        return float(plan[0]["Plan"]["Plan Rows"])
+
+    def _found_by(self, node: Node) -> sa.ColumnElement[bool]:
+        return _TERMS.op("@@", is_comparison=True)(sa.cast(to_tsquery(node), _TSQuery))
 
     def period(self, level: int, first: int, end: int) -> tuple[int, int]:
         """Return the part of a range that is in the period it begins with, or ends with."""
-        if level == len(_PERIODS):
+        if level == len(PERIODS):
             return first, end
-        bits = _PERIODS[level] + _TIE_BITS
+        bits = PERIODS[level] + TIE_BITS
         if self._newest_first:
             return max(first, (end - 1) >> bits << bits), end
         return first, min(end, ((first >> bits) + 1) << bits)
 
-    def rows(self, low: int, high: int, level: int, *, ordered: bool) -> list[sa.Row[int, bool]]:
+    def rows(
+        self, low: int, high: int, level: int, limit: int, *, ordered: bool
+    ) -> list[sa.Row[int, bool]]:
         """Return up to `maximum` documents that the index finds in a part of a period, and if they match."""
         if self._sqlite:
             key: sa.ColumnElement[int] = _fts.c.rowid
@@ -316,18 +336,18 @@ class _Search:
                 query = query.join(_documents, _documents.c.id == key)
         else:
             node = self._node
-            if level < len(_PERIODS):
+            if level < len(PERIODS):
                 node = All((node, Term(_period_term(level, low))))
             key = _documents.c.id
             # The sum keeps the planner from reading the documents of the range.
             query = sa.select(key.label("id")).where(
-                _TERMS.op("@@")(sa.cast(to_tsquery(node), _TSQuery)),
+                self._found_by(node),
                 key + sa.literal_column("0") >= low,
                 key + sa.literal_column("0") < high,
             )
         if ordered:
             query = self._in_order(query, key)
-        query = query.limit(self.maximum)
+        query = query.limit(self.maximum(limit))
         if self._matches is None:
             return list(self._connection.execute(query.add_columns(sa.true().label("matches"))))
         columns = [_documents.c[name] for name in ("attempts", "changed", "duration", "words")]

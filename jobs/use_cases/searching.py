@@ -23,10 +23,8 @@ from jobs.search import facets
 from jobs.search.query import EVERY, All, Any, Node, Term
 from jobs.search.ranking import score
 from jobs.statements import jobs, search
-from jobs.statements.search import LAST_ID, Wanted
+from jobs.statements.search import LAST_ID, MAX_EFFORT, Wanted
 
-#: Seconds after which a search returns what it has found, and where it goes on.
-SEARCH_TIME = 0.025
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
 
@@ -109,12 +107,12 @@ def list_jobs(
     limit: int,
     after: str | None = None,
     order: Order = Order.NEWEST,
-    seconds: float = SEARCH_TIME,
+    effort: int = MAX_EFFORT,
 ) -> Page:
     """Return a page of jobs.
 
-    A search that takes longer than ``seconds`` returns what it has found so far, which may be nothing, and the
-    next page goes on from there.
+    A search that has compared ``effort`` documents in vain returns what it has found so far, which may be
+    nothing, and the next page goes on from there.
 
     Args:
         database: of the jobs.
@@ -124,7 +122,7 @@ def list_jobs(
         limit: the maximum number of jobs.
         after: `Page.next` of the page before, or unless ranked the id of its last job.
         order: of the jobs.
-        seconds: of a search.
+        effort: of a search (`jobs.statements.search.find`).
 
     Raises:
         CursorError: ``after`` is not what a page of such a list has.
@@ -137,9 +135,9 @@ def list_jobs(
     wanted = _wanted(whose, filters)
     bounds = _Bounds.of(filters)
     if order is Order.RELEVANCE:
-        ids, following = _ranked(database, wanted, filters, bounds, limit, after, seconds)
+        ids, following = _ranked(database, wanted, filters, bounds, limit, after, effort)
     else:
-        ids, following = _searched(database, whose, wanted, bounds, limit, after, order, seconds)
+        ids, following = _searched(database, whose, wanted, bounds, limit, after, order, effort)
     with database.read_session() as session:
         found = search.load(session, ids)
         loaded = [found[i] for i in ids if i in found]
@@ -204,7 +202,7 @@ def _searched(
     limit: int,
     after: str | None,
     order: Order,
-    seconds: float,
+    effort: int,
 ) -> tuple[list[int], str | None]:
     """Search by age; return documents and the next page's cursor."""
     newest_first = order is Order.NEWEST
@@ -226,7 +224,7 @@ def _searched(
             end=end,
             newest_first=newest_first,
             limit=limit + 1,
-            seconds=seconds,
+            effort=effort,
         )
     if len(found.ids) > limit:
         return found.ids[:limit], f"pos_{found.ids[limit - 1]}"
@@ -250,7 +248,7 @@ def _ranked(
     bounds: _Bounds,
     limit: int,
     after: str | None,
-    seconds: float,
+    effort: int,
 ) -> tuple[list[int], str | None]:
     """Search by rank; return documents and the next page's cursor.
 
@@ -270,9 +268,9 @@ def _ranked(
             first = max(first, int(match[1]))
             last = (-int(match[3]), -int(match[4]))
             # All that was ranked is ranked again, whatever ended since.
-            ranked, seconds = 2 * RANKED, float("inf")
+            ranked, effort = 2 * RANKED, LAST_ID
     with database.read() as connection:
-        found = search.find(connection, wanted, first=first, end=end, limit=ranked, seconds=seconds)
+        found = search.find(connection, wanted, first=first, end=end, limit=ranked, effort=effort)
         words = search.words_of(connection, found.ids)
     keys = sorted((-score(filters.query, text), -i) for i, text in words.items())
     low = first
