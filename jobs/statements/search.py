@@ -229,7 +229,11 @@ def find(
     """
     search = _Search(connection, wanted, newest_first)
     found = Found()
-    level = search.first_level(first, end, limit)
+    level, next_id = search.begin(first, end, limit)
+    if newest_first:
+        end = min(end, next_id + 1)
+    else:
+        first = max(first, next_id)
     while first < end:
         ordered = search.is_ordered or level == 0
         low, high = search.period(level, first, end)
@@ -282,24 +286,29 @@ class _Search:
             return _MAX_COMPARED
         return limit if self.is_ordered else _MAX_FOUND
 
-    def first_level(self, first: int, end: int, limit: int) -> int:
-        """Return the level of periods of which one has about as many matches as are needed."""
+    def begin(self, first: int, end: int, limit: int) -> tuple[int, int]:
+        """Return how long the first period should be, as its level, and the id in a range that comes first.
+
+        A period is to have about as many matches as are needed.
+        """
         everything = len(PERIODS)
+        next_id = end - 1 if self._newest_first else first
         if self._sqlite:
-            return everything
+            return everything, next_id
         connection = self._connection
         query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
         ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
         count = max(1.0, connection.execute(_PLAN_BY_INDEX).one()[0])
         if len(ids) < _PROBE:
-            return everything
+            return everything, next_id
         match = sa.select(sa.true()).where(self._found_by(self._node))
         matching = self._estimate(match.select_from(_documents))
         if matching <= self.maximum(limit) / 4:
-            return everything
+            return everything, next_id
         span = abs(ids[0] - ids[-1]) >> TIE_BITS
         wanted = span * 1.5 * limit * count / matching / _PROBE
-        return next((n for n, bits in enumerate(PERIODS) if 1 << bits >= wanted), everything)
+        level = next((n for n, bits in enumerate(PERIODS) if 1 << bits >= wanted), everything)
+        return level, ids[0]
 
     def _estimate(self, query: sa.Select[bool]) -> float:
         """Return how many rows PostgreSQL's planner expects."""
