@@ -56,7 +56,7 @@ _PROBE = 64
 #: The maximum number of documents to read at once, where the index answers alone, and where words are compared.
 _MAX_FOUND, _MAX_COMPARED = 2000, 300
 #: Documents that a search may compare in vain before it stops.
-MAX_EFFORT = 1500
+MAX_EFFORT = 1000
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _documents = SearchDocument.__table__
@@ -167,7 +167,7 @@ def put(connection: sa.Connection, new: NewDocument) -> bool:
             "job_id": new.job_id,
             "terms": " ".join(terms),
         }
-        if connection.execute(insert, row).rowcount:
+        if connection.scalar(insert, row) is not None:
             return True
         document_id += 1  # Another job of the same moment has this id.
 
@@ -177,10 +177,18 @@ def _insert_of(connection: sa.Connection) -> AnyType:
     if connection.dialect.name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-        return postgresql_insert(SearchDocument).on_conflict_do_nothing(index_elements=["id"])
+        return (
+            postgresql_insert(SearchDocument)
+            .on_conflict_do_nothing(index_elements=["id"])
+            .returning(SearchDocument.id)
+        )
     from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-    return sqlite_insert(SearchDocument).on_conflict_do_nothing(index_elements=["id"])
+    return (
+        sqlite_insert(SearchDocument)
+        .on_conflict_do_nothing(index_elements=["id"])
+        .returning(SearchDocument.id)
+    )
 
 
 def first_id(moment: dt.datetime) -> int:
@@ -238,9 +246,9 @@ def find(
         ordered = search.is_ordered or level == 0
         low, high = search.period(level, first, end)
         rows = search.rows(low, high, level, limit - len(found.ids), ordered=ordered)
-        if full := len(rows) >= search.maximum(limit - len(found.ids)):
+        if len(rows) >= search.maximum(limit - len(found.ids)):
             if not ordered:
-                level = max(0, level - 2)  # The newest of them may be any.
+                level = max(0, level - 4)  # The newest of them may be any.
                 continue
             last = rows[-1].id
             low, high = (last, high) if newest_first else (low, last + 1)
@@ -258,8 +266,8 @@ def find(
         if effort <= 0 and first < end:
             found.stopped_at = end if newest_first else first
             return found
-        if not full:
-            level = min(level + 1, len(PERIODS))
+        if 4 * len(rows) < search.maximum(limit - len(found.ids)):
+            level = min(level + 1, len(PERIODS))  # Four times as long, at least.
     return found
 
 

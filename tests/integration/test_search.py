@@ -295,12 +295,14 @@ def test_two_processes_index_a_job_once(database: Database) -> None:
 
 
 def test_jobs_of_one_moment_have_documents_of_their_own(database: Database) -> None:
-    jobs = [end(database) for _ in range(5)]
-    with database.write() as connection:
-        moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-        connection.execute(sa.update(Job).values(created_at=moment))
-    index(database)
-    assert set(find(database, "why", limit=2)) == {job.id for job in jobs}
+    template = end(database)
+    with database.engine.begin() as connection:
+        begin(connection, write=True)
+        # Ids of this form say nothing about the order within a moment.
+        multiply(connection, "jobs", f"old.id = '{template.id}'", 5, id="'resp_c' || n.i")
+    assert index(database) == 6
+    copies = {f"resp_c{number}" for number in range(1, 6)}
+    assert set(find(database, "why", limit=2)) == {template.id, *copies}
 
 
 def test_jobs_of_an_earlier_schema_are_indexed(database: Database) -> None:
