@@ -99,7 +99,7 @@ def _listed(listed: Listed, highlighter: Highlighter | None) -> dict[str, Any]:
 
 def _snippets(listed: Listed, highlighter: Highlighter) -> list[dict[str, Any]]:
     """Return where a job matches: the first texts that do, the question and the last outputs first."""
-    texts = [("question", None, listed.job.question)]
+    texts: list[tuple[str, int | None, str]] = [("question", None, listed.job.question)]
     texts += [(TEXTS[a.role], a.stage_index, a.output or "") for a in listed.outputs]
     found: list[dict[str, Any]] = []
     for name, position, text in texts:

@@ -61,7 +61,9 @@ MAX_EFFORT = 1000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _documents = SearchDocument.__table__
 _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
-_TERMS = sa.literal_column("array_to_tsvector(string_to_array(terms, ' '))")
+_TERMS: sa.ColumnElement[AnyType] = sa.literal_column(
+    "array_to_tsvector(string_to_array(terms, ' '))"
+)
 #: The number of documents. And from here on no plans that read documents rather than the index, nor compiling,
 #: which takes longer than the search.
 _PLAN_BY_INDEX = sa.text(
@@ -379,7 +381,7 @@ class _Search:
 class _TSQuery(sa.types.UserDefinedType[str]):
     cache_ok = True
 
-    def get_col_spec(self) -> str:
+    def get_col_spec(self, **_: AnyType) -> str:
         return "tsquery"
 
 
