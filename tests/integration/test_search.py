@@ -85,12 +85,12 @@ def find(
 
 
 def pages(
-    database: Database, filters: Filters, order: Order, limit: int, **options: int
+    database: Database, filters: Filters, order: Order, limit: int, effort: int = search.MAX_EFFORT
 ) -> Iterator[str]:
     after = None
     while True:
         page = searching.list_jobs(
-            database, None, filters, limit=limit, order=order, after=after, **options
+            database, None, filters, limit=limit, order=order, after=after, effort=effort
         )
         yield from (listed.job.id for listed in page.jobs)
         if (after := page.next) is None:
