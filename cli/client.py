@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, Self
@@ -15,6 +16,8 @@ from cli.errors import ExpectedError
 RECONNECT_DELAY = 1.0
 #: Seconds that a server may be unreachable before the client gives up.
 RECONNECT_TIMEOUT = 30.0
+#: The maximum number of jobs of one page.
+PAGE = 100
 
 
 class UnavailableError(ExpectedError):
@@ -58,9 +61,25 @@ class Client:
         """Cancel a job, and return its response."""
         return self._reach("POST", f"/v1/responses/{job_id}/cancel")
 
-    def jobs(self, **parameters: str | int) -> dict[str, Any]:
-        """Return a page of the list of jobs."""
-        return self._reach("GET", "/api/jobs", params=parameters)
+    def list_jobs(
+        self, parameters: dict[str, str], limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the jobs of a list, page by page.
+
+        Args:
+            parameters: of ``GET /api/jobs``.
+            limit: the maximum number of jobs; None for all.
+        """
+        left = sys.maxsize if limit is None else limit
+        options: dict[str, Any] = {"params": {**parameters, "limit": min(left, PAGE)}}
+        path = "/api/jobs"
+        while True:
+            page = self._reach("GET", path, **options)
+            yield from page["data"][:left]
+            left -= len(page["data"])
+            if left <= 0 or page["next"] is None:
+                return
+            path, options = page["next"], {}
 
     def replay(self, job_id: str) -> str:
         """Submit a job again; return the id of the job that replays it."""

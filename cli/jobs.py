@@ -20,9 +20,8 @@ from cli.options import server
 from jobs.models import Status
 from jobs.pipeline import LABELS, Role
 from jobs.settings import Settings
+from jobs.use_cases.searching import Order
 
-#: Jobs of one request.
-PAGE = 100
 #: Columns of a list beside the question: id, status, time, duration and the spaces between them.
 OTHER_COLUMNS = 37 + 2 + 11 + 2 + 17 + 2 + 9 + 2
 MIN_QUESTION = 20
@@ -44,7 +43,18 @@ jobs.add_command(reviewing.delete)
 
 
 @jobs.command("list")
-@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only this status.")
+@click.option("--query", "-q", "q", metavar="TEXT", help="Full text; the best matches first.")
+@click.option(
+    "--order",
+    type=click.Choice([order.value for order in Order]),
+    help="By relevance, or by age: desc or asc.",
+)
+@click.option(
+    "--status",
+    type=click.Choice([s.value for s in Status]),
+    multiple=True,
+    help="Only this status; may be repeated.",
+)
 @click.option("--owner", metavar="NAME", help="Only this owner's; needs the scope audit.")
 @click.option(
     "--rating",
@@ -53,25 +63,61 @@ jobs.add_command(reviewing.delete)
 )
 @click.option("--since", metavar="TIME", help="Created then or later, as 2026-01-31T12:00Z.")
 @click.option("--until", metavar="TIME", help="Created before.")
+@click.option("--adapter", metavar="NAME", help="Name or digest of an adapter.")
+@click.option("--model", metavar="DIGEST", help="Digest of the model.")
+@click.option("--worker", metavar="NAME", help="Id or host of a worker.")
+@click.option(
+    "--metadata", metavar="KEY=VALUE", multiple=True, help="In the metadata; may be repeated."
+)
+@click.option("--min-attempts", type=int, help="A stage had so many attempts.")
+@click.option("--min-changed", type=float, help="Share of words that the regenerator changed.")
+@click.option("--max-changed", type=float, help="The same, at most.")
+@click.option("--min-duration", type=float, help="Seconds from acceptance to end.")
+@click.option("--max-duration", type=float, help="The same, at most.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job.")
 @server
 @click.pass_obj
 def list_(
-    settings: Settings, /, limit: int, as_json: bool, url: str | None, **filters: str | None
+    settings: Settings,
+    /,
+    limit: int,
+    as_json: bool,
+    url: str | None,
+    status: tuple[str, ...],
+    metadata: tuple[str, ...],
+    **filters: str | float | None,
 ) -> None:
-    """List jobs, newest first."""
-    parameters: dict[str, str | int] = {k: v for k, v in filters.items() if v is not None}
+    """List jobs, newest first, or those that match a query. Most filters find jobs that have ended."""
+    parameters = {k: _parameter(v) for k, v in filters.items() if v is not None}
+    if status:
+        parameters["status"] = ",".join(status)
+    for item in metadata:
+        key, separator, value = item.partition("=")
+        if not (key and separator):
+            raise click.BadParameter(f"{item!r} is not KEY=VALUE.", param_hint="--metadata")
+        parameters[f"metadata.{key}"] = value
     width = max(MIN_QUESTION, shutil.get_terminal_size((120, 24)).columns - OTHER_COLUMNS)
     with Client(url or settings.url, settings.api_key) as client:
-        while limit > 0:
-            page = client.jobs(**parameters, limit=min(limit, PAGE))
-            for job in page["data"]:
-                click.echo(_to_json(job) if as_json else _row(job, width))
-            limit -= len(page["data"])
-            if not page["has_more"]:
-                break
-            parameters["after"] = page["data"][-1]["id"]
+        for job in client.list_jobs(parameters, limit):
+            click.echo(_to_json(job) if as_json else _row(job, width))
+            if job["snippets"] and not as_json:
+                click.echo(f"    {_snippet(job['snippets'][0])}")
+
+
+def _parameter(value: str | float) -> str:
+    """Return an option's value as a query parameter: numbers without an exponent."""
+    return value if isinstance(value, str) else f"{value:.12f}".rstrip("0").rstrip(".")
+
+
+def _snippet(snippet: dict[str, Any]) -> str:
+    """Return a snippet in one line, with what matches in bold where the terminal can."""
+    parts = (
+        click.style(text, bold=True) if part["match"] else text
+        for part in snippet["parts"]
+        for text in [_printable(part["text"]).replace("\n", " ")]
+    )
+    return f"{snippet['field']}: {''.join(parts)}"
 
 
 @jobs.command()
@@ -167,14 +213,8 @@ def replay(
 
 def _completed(client: Client, between: dict[str, str]) -> list[str]:
     """Return the ids of completed jobs that are no replays themselves."""
-    ids: list[str] = []
-    parameters: dict[str, str | int] = {**between, "status": "completed", "limit": PAGE}
-    while True:
-        page = client.jobs(**parameters)
-        ids += [job["id"] for job in page["data"] if job["replay_of"] is None]
-        if not page["has_more"]:
-            return ids
-        parameters["after"] = page["data"][-1]["id"]
+    jobs = client.list_jobs({**between, "status": "completed"})
+    return [job["id"] for job in jobs if job["replay_of"] is None]
 
 
 def _verdict(history: dict[str, Any]) -> str:

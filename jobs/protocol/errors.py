@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
 from jobs.errors import (
+    CursorError,
     ErasedError,
     IdempotencyError,
     JobNotFoundError,
@@ -162,6 +163,8 @@ def translate(error: Exception) -> ProtocolError:
             | DeliveryNotFoundError()
         ):
             return NotFoundError(str(error), code="not_found")
+        case CursorError():
+            return InvalidRequestError(str(error), code="invalid_cursor", param="after")
         case EndpointError():
             message = str(error)
             return InvalidRequestError(

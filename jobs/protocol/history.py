@@ -8,9 +8,18 @@ from functools import partial
 from typing import Any
 
 from jobs.models import Attempt, Erasure, Job, Review
+from jobs.pipeline import Role
+from jobs.search.query import Node
+from jobs.search.snippets import Highlighter, Snippet
 from jobs.tlog.entry import Salts, digest, erased, erasure_digest, review_digest, salts_of
 from jobs.tlog.note import NoteError
 from jobs.tlog.proof import Proof
+from jobs.use_cases.searching import Listed
+
+#: What the texts of the roles are called in snippets.
+TEXTS = {Role.ACTOR: "answer", Role.CRITIC: "critique", Role.REGENERATOR: "regeneration"}
+#: The maximum number of snippets of a job.
+MAX_SNIPPETS = 2
 
 
 def history(job: Job) -> dict[str, Any]:
@@ -79,6 +88,51 @@ def summary(job: Job) -> dict[str, Any]:
         "rating": job.rating,
         "error": error,
     }
+
+
+def page(jobs: list[Listed], query: Node | None) -> list[dict[str, Any]]:
+    """Return a page of a list of histories.
+
+    Args:
+        jobs: of the page.
+        query: the full-text query that they match, if there was one.
+    """
+    highlighter = None if query is None else Highlighter(query)
+    return [_listed(listed, highlighter) for listed in jobs]
+
+
+def _listed(listed: Listed, highlighter: Highlighter | None) -> dict[str, Any]:
+    job, document, _ = listed
+    return {
+        **summary(job),
+        "max_attempts": document and document.attempts,
+        "changed": None
+        if document is None or document.changed is None
+        else round(document.changed, 4),
+        "duration": document and document.duration,
+        "adapters": document and document.details["adapters"],
+        "workers": document and document.details["workers"],
+        "snippets": None if highlighter is None else _snippets(listed, highlighter),
+    }
+
+
+def _snippets(listed: Listed, highlighter: Highlighter) -> list[dict[str, Any]]:
+    """Return where a job matches: the first texts that do, the question and the last outputs first."""
+    texts: list[tuple[str, int | None, str]] = [("question", None, listed.job.question)]
+    texts += [(TEXTS[a.role], a.stage_index, a.output or "") for a in listed.outputs]
+    found: list[dict[str, Any]] = []
+    for name, position, text in texts:
+        snippet = highlighter.snippet(text)
+        if snippet is not None:
+            found.append({"field": name, "position": position, **_snippet(snippet)})
+            if len(found) == MAX_SNIPPETS:
+                break
+    return found
+
+
+def _snippet(snippet: Snippet) -> dict[str, Any]:
+    parts = [{"text": text, "match": match} for text, match in snippet.parts]
+    return {"start": snippet.start, "parts": parts}
 
 
 class _Texts:

@@ -57,22 +57,26 @@ class Filters:
     #: The last rating of the regeneration; None for jobs without one, `ANY` for all.
     rating: int | None = ANY
 
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Return what a job must meet."""
+        conditions: list[sa.ColumnElement[bool]] = []
+        if self.owner is not None:
+            conditions.append(Job.owner == self.owner)
+        if self.status is not None:
+            conditions.append(Job.status == self.status)
+        if self.since is not None:
+            conditions.append(Job.created_at >= self.since)
+        if self.until is not None:
+            conditions.append(Job.created_at < self.until)
+        if self.rating is None:
+            conditions.append(Job.rating.is_(None))
+        elif self.rating != ANY:
+            conditions.append(Job.rating == self.rating)
+        return conditions
+
     def select(self) -> sa.Select[Job]:
         """Select the jobs."""
-        query = sa.select(Job)
-        if self.owner is not None:
-            query = query.where(Job.owner == self.owner)
-        if self.status is not None:
-            query = query.where(Job.status == self.status)
-        if self.since is not None:
-            query = query.where(Job.created_at >= self.since)
-        if self.until is not None:
-            query = query.where(Job.created_at < self.until)
-        if self.rating is None:
-            query = query.where(Job.rating.is_(None))
-        elif self.rating != ANY:
-            query = query.where(Job.rating == self.rating)
-        return query
+        return sa.select(Job).where(*self.conditions())
 
 
 class Place(NamedTuple):
@@ -201,7 +205,7 @@ def list_page(
     limit: int,
     after: str | None,
     newest_first: bool,
-    status: Status | None,
+    statuses: Collection[Status],
     since: dt.datetime | None,
     until: dt.datetime | None,
     rating: int | None,
@@ -209,23 +213,34 @@ def list_page(
 ) -> list[Job]:
     """Return up to ``limit`` jobs of an owner, by age.
 
-    Only those with the status and the rating, and created from ``since`` on and before ``until``.
+    Only those with the rating, with one of the statuses if there are any, and created from ``since`` on and
+    before ``until``.
 
     Raises:
         JobNotFoundError: the owner has no job with the id ``after``.
     """
-    order = ((c.desc() if newest_first else c.asc()) for c in (Job.created_at, Job.id))
-    chosen = Filters(owner, status, since, until, rating)
-    query = chosen.select().order_by(*order).limit(limit)
-    if with_attempts:
-        query = query.options(selectinload(Job.attempts))
+    order = [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
+    conditions = Filters(owner, None, since, until, rating).conditions()
     if after is not None:
         check_id(after)
         last = session.get(Job, after)
         if last is None or owner not in (None, last.owner):
             raise JobNotFoundError(after)
         cursor = _cursor(Place(last.created_at, last.id))
-        query = query.where(cursor > _KEY if newest_first else cursor < _KEY)
+        conditions.append(cursor > _KEY if newest_first else cursor < _KEY)
+    query = sa.select(Job).order_by(*order).limit(limit)
+    if len(statuses) > 1:
+        # The index of jobs by status has the jobs of each in order, and not those of several.
+        pages = (
+            sa.select(Job.id).where(Job.status == s, *conditions).order_by(*order).limit(limit)
+            for s in statuses
+        )
+        ids = sa.union_all(*(sa.select(page.subquery().c.id) for page in pages))
+        query = query.where(Job.id.in_(ids))
+    else:
+        query = query.where(*(Job.status == status for status in statuses), *conditions)
+    if with_attempts:
+        query = query.options(selectinload(Job.attempts))
     return list(session.scalars(query))
 
 

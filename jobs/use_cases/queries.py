@@ -43,7 +43,6 @@ def list_jobs(
     database: Database,
     owner: str | None,
     *,
-    of: str | None = None,
     limit: int,
     after: str | None = None,
     newest_first: bool = True,
@@ -58,7 +57,6 @@ def list_jobs(
     Args:
         database: of the jobs.
         owner: of the jobs; None for all.
-        of: only jobs of this owner; None for all that ``owner`` has.
         limit: the maximum number of jobs.
         after: the id of the last job of the page before.
         newest_first: the order.
@@ -70,16 +68,14 @@ def list_jobs(
     Raises:
         JobNotFoundError: the owner has no job with the id ``after``.
     """
-    if of is not None and owner is not None and of != owner:
-        return [], False
     with database.read_session() as session:
         page = jobs.list_page(
             session,
-            owner if of is None else of,
+            owner,
             limit=limit + 1,
             after=after,
             newest_first=newest_first,
-            status=status,
+            statuses=() if status is None else (status,),
             since=since,
             until=until,
             rating=rating,

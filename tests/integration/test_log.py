@@ -374,6 +374,7 @@ BOOKKEEPING = {
         "lease_token",
         "lease_expires_at",
         "worker_id",
+        "unindexed",
     },
     "attempts": {"id", "lease_token", "delta_lengths"},
 }

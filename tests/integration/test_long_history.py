@@ -20,9 +20,20 @@ import sqlalchemy as sa
 from jobs import queued_counts, use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
-from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
+from jobs.models import (
+    ANONYMOUS,
+    DeliveryStatus,
+    Job,
+    Scope,
+    SearchDocument,
+    Status,
+    Worker,
+    WorkerState,
+)
 from jobs.protocol.history import history
 from jobs.queued_counts import QueuedCounts
+from jobs.search.query import parse
+from jobs.statements import search
 from jobs.tlog.tiles import Tile
 from jobs.use_cases import (
     batches,
@@ -31,6 +42,7 @@ from jobs.use_cases import (
     deliveries,
     erasing,
     files,
+    indexing,
     keys,
     outbox,
     proving,
@@ -39,6 +51,7 @@ from jobs.use_cases import (
     retention,
     reviewing,
     sealing,
+    searching,
     stages,
     submission,
     sweeping,
@@ -48,6 +61,7 @@ from jobs.use_cases import (
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
+from jobs.use_cases.searching import Filters, Order
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
@@ -67,7 +81,7 @@ ENDPOINT: dict[str, Any] = {
 }
 #: The maximum that one call may read: rows and index entries on PostgreSQL, a tenth of the virtual
 #: machine's instructions on SQLite. A scan of the workers alone would be `WORKERS` or more.
-MAX_ROWS = 4_000
+MAX_ROWS = 6_000
 
 
 def multiply(connection: sa.Connection, table: str, where: str, count: int, **changes: str) -> None:
@@ -131,6 +145,7 @@ def fill(database: Database, queued: int) -> None:
                 started_at=created,
                 finished_at=ago(f"{days_ago} * 86400 + 20"),
                 log_index=f"{days_ago} * 100000 + n.i",
+                unindexed="0",
             )
             multiply(
                 connection,
@@ -140,6 +155,7 @@ def fill(database: Database, queued: int) -> None:
                 job_id=f"'resp_2{name}' || n.i",
                 worker_id="'stopped-1'",
             )
+        add_documents(connection, ended.id)
         late = sa.update(Job).where(Job.id == starved.id)
         connection.execute(late.values(published_at=utcnow(-60)))
     add_deliveries(database)
@@ -147,6 +163,41 @@ def fill(database: Database, queued: int) -> None:
         with database.engine.connect() as connection:
             connection.exec_driver_sql("ANALYZE")
             connection.commit()
+
+
+def add_documents(connection: sa.Connection, job_id: str) -> None:
+    """Add the search documents of the jobs that have ended, a second apart each; half of them are of a fox."""
+    sqlite = connection.dialect.name == "sqlite"
+    [job] = connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().all()
+    moment = search.first_id(job["created_at"])
+    columns = {
+        "id": moment,
+        "job_id": job_id,
+        "attempts": 1,
+        "changed": 0.5,
+        "duration": 1.0,
+        "details": {},
+        "terms": "_doc why",
+        "words": " why _ ",
+    }
+    connection.execute(sa.insert(SearchDocument).values(columns))
+    for number, name in enumerate(("new", "old")):
+        document_id = f"{moment} - CAST(n.i AS BIGINT) * 2000000 * 2048 - {number}"
+        terms = "old.terms || CASE n.i - n.i / 2 * 2 WHEN 0 THEN ' dog fox' ELSE ' dog' END"
+        if not sqlite:
+            for bits in search.PERIODS:
+                period = f"to_hex(({document_id}) >> {bits + search.TIE_BITS})"
+                terms += f" || ' _t{bits}_' || {period}"
+        multiply(
+            connection,
+            "search_documents",
+            f"old.job_id = '{job_id}'",
+            JOBS // 2,
+            id=f"({document_id})",
+            job_id=f"'resp_2{name}' || n.i",
+            terms=terms,
+            words="' why _ ' || CASE n.i - n.i / 2 * 2 WHEN 0 THEN 'fox dog ' ELSE 'dog why ' END",
+        )
 
 
 def add_deliveries(database: Database) -> None:
@@ -308,6 +359,19 @@ def delete_matching(run: Callable[..., Any], database: Database) -> None:
         run(deletion.delete_matching, database, owner, {"team": "red"}, after=step.after)
 
 
+def search_jobs(run: Callable[..., Any], database: Database) -> None:
+    """List jobs with filters and queries: of rare, frequent and missing terms."""
+    for statuses in ((Status.FAILED, Status.CANCELLED), (Status.COMPLETED, Status.FAILED)):
+        run(searching.list_jobs, database, None, Filters(statuses=statuses), limit=20)
+    for text in ("why", "fox", "dog -fox", '"fox dog"', '"dog fox"', "none", "fox none"):
+        for order in Order:
+            filters = Filters(query=parse(text))
+            page = run(searching.list_jobs, database, None, filters, limit=20, order=order)
+            if text in ("why", "fox", "dog -fox", '"fox dog"'):
+                assert len(page.jobs) == 20, text
+    run(searching.list_jobs, database, None, Filters(metadata={"no": "one"}), limit=20)
+
+
 @pytest.mark.parametrize("queued", [FEW, MANY])
 def test_no_use_case_scans_the_history_or_the_queue(
     database: Database, queued: int, monkeypatch: pytest.MonkeyPatch
@@ -359,6 +423,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
             run(queries.list_jobs, database, ANONYMOUS, limit=20, status=status)
             run(queries.list_jobs, database, ANONYMOUS, limit=20, status=status, until=now)
         run(queries.list_jobs, database, ANONYMOUS, limit=20, since=now)
+        search_jobs(run, database)
         run(deletion.delete, database, ANONYMOUS, submit(database).id)
         key, secret = run(keys.create, database, "k", [Scope.ASK], max_queued=10)
         run(submission.submit, database, "k", QUESTION, max_queued=1_000_000, key=key)
@@ -418,6 +483,9 @@ def test_no_use_case_scans_the_history_or_the_queue(
         )
         run(database.check_writable)
         work_on_batches(run, database)
+        assert run(indexing.any_pending, database)
+        documents = run(indexing.prepare, database)
+        assert run(indexing.put, database, documents) == len(documents) > 1
         prepared = run(sealing.prepare, database, history)
         assert 1 < len(prepared) < 10
         assert run(sealing.append, database, prepared, Signing()) == len(prepared)

@@ -24,6 +24,11 @@ LONG_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_
 AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '200 ms'"""
 
 
+def is_modelled(name: str | None, kind: str, _parents: object = None) -> bool:
+    """Return whether SQLAlchemy knows a table or an index: it has no words for full-text search."""
+    return kind not in ("table", "index") or not (name or "").startswith("search_index")
+
+
 @pytest.fixture
 def engine(database_url: str) -> sa.Engine:
     return create_engine(database_url)
@@ -34,7 +39,8 @@ def test_the_migrations_match_the_models(engine: sa.Engine) -> None:
     # SQLAlchemy cannot reflect PostgreSQL's catalog over binary results.
     plain = sa.create_engine(engine.url)
     with plain.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "include_name": is_modelled}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, Base.metadata) == []
         expected = {
             (table.name, constraint.name)
@@ -63,7 +69,8 @@ def test_migrations_go_up_and_down(engine: sa.Engine) -> None:
     assert migrations.current(engine) is None
     assert set(sa.inspect(engine).get_table_names()) == {"alembic_version"}
     migrations.migrate(engine)
-    assert set(sa.inspect(engine).get_table_names()) == {"alembic_version", *Base.metadata.tables}
+    tables = {name for name in sa.inspect(engine).get_table_names() if is_modelled(name, "table")}
+    assert tables == {"alembic_version", *Base.metadata.tables}
     engine.dispose()
 
 

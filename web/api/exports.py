@@ -33,7 +33,7 @@ def export_jobs() -> Response:
     It has the jobs that there are when it begins. Its rows are of one of three shapes: whole histories, pairs of
     texts of which one is better, or prompts with their completions.
     """
-    chosen = filters.read({"format", "shape", "role", "compression"})
+    chosen = filters.exported({"format", "shape", "role", "compression"})
     shape = Shape(query.choice("shape", Shape.HISTORY, tuple(Shape)))
     roles = _roles(shape)
     kind, encoding = _kind()

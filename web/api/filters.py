@@ -2,24 +2,118 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from typing import NamedTuple
 
 from flask import request
 
 from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError
-from jobs.use_cases.exporting import Filters
+from jobs.search.query import Node, QueryError, parse
+from jobs.use_cases import exporting
 from jobs.use_cases.queries import ANY
+from jobs.use_cases.searching import Filters, Order
 from web import query
 
-#: The parameters of `read`.
-FILTERS = frozenset({"status", "owner", "since", "until", "rating"})
+METADATA = "metadata."
+#: The query parameters besides ``metadata.KEY``.
+PARAMETERS = (
+    "adapter",
+    "after",
+    "limit",
+    "max_changed",
+    "max_duration",
+    "min_attempts",
+    "min_changed",
+    "min_duration",
+    "model",
+    "order",
+    "owner",
+    "q",
+    "rating",
+    "since",
+    "status",
+    "until",
+    "worker",
+)
+#: The query parameters of `exported`.
+EXPORT_PARAMETERS = frozenset({"status", "owner", "since", "until", "rating"})
 #: What `rating` may be: the last rating of the regeneration.
 RATINGS = {"": ANY, "none": None, "-1": -1, "0": 0, "1": 1}
+MAX_ATTEMPTS = 1000
+MAX_DURATION = 10**9
 
 
-def read(others: Collection[str]) -> Filters:
-    """Return which jobs the current request means.
+class Wanted(NamedTuple):
+    """Which page of which list is requested."""
+
+    filters: Filters
+    owner: str | None
+    limit: int
+    after: str | None
+    order: Order
+
+
+def wanted() -> Wanted:
+    """Return which page of which list of jobs is requested.
+
+    Raises:
+        InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
+    """
+    for name, values in request.args.lists():
+        if name not in PARAMETERS and not (name.startswith(METADATA) and name != METADATA):
+            raise InvalidRequestError(
+                f"There is no filter `{name}`; there are {', '.join(PARAMETERS)} and metadata.KEY.",
+                code="unknown_parameter",
+                param=name,
+            )
+        if len(values) > 1:
+            raise InvalidRequestError(
+                f"`{name}` must be given once.", code="invalid_value", param=name
+            )
+    # A form sends what was left empty.
+    text = (request.args.get("q") or "").strip() or None
+    default = Order.RELEVANCE if text else Order.NEWEST
+    order = Order(query.choice("order", default, tuple(Order)))
+    if order is Order.RELEVANCE and text is None:
+        raise InvalidRequestError(
+            "`order=relevance` needs a query: give `q`, or order by `desc` or `asc`.",
+            code="invalid_value",
+            param="order",
+        )
+    attempts = query.integer("min_attempts", 1, 1, MAX_ATTEMPTS)
+    filters = Filters(
+        statuses=tuple(map(Status, query.choices("status", tuple(Status)))),
+        since=query.time("since"),
+        until=query.time("until"),
+        query=None if text is None else _parsed(text),
+        adapter=request.args.get("adapter") or None,
+        model=_model(),
+        worker=request.args.get("worker") or None,
+        metadata={
+            name.removeprefix(METADATA): value
+            for name, value in request.args.items()
+            if name.startswith(METADATA)
+        },
+        rating=_rating(),
+        min_attempts=attempts if "min_attempts" in request.args else None,
+        min_changed=query.number("min_changed", 0, 1),
+        max_changed=query.number("max_changed", 0, 1),
+        min_duration=query.number("min_duration", 0, MAX_DURATION),
+        max_duration=query.number("max_duration", 0, MAX_DURATION),
+    )
+    return Wanted(
+        filters,
+        _owner(),
+        query.integer("limit", query.DEFAULT_PAGE_SIZE, 1, query.MAX_PAGE_SIZE),
+        request.args.get("after"),
+        order,
+    )
+
+
+def exported(others: Collection[str]) -> exporting.Filters:
+    """Return which jobs the current request exports.
 
     Args:
         others: the names of the parameters that it may have besides.
@@ -27,7 +121,7 @@ def read(others: Collection[str]) -> Filters:
     Raises:
         InvalidRequestError: a parameter is wrong or unknown.
     """
-    known = FILTERS.union(others)
+    known = EXPORT_PARAMETERS.union(others)
     if unknown := sorted(request.args.keys() - known):
         raise InvalidRequestError(
             f"There is no parameter `{unknown[0]}`; there are {', '.join(sorted(known))}.",
@@ -35,10 +129,45 @@ def read(others: Collection[str]) -> Filters:
             param=unknown[0],
         )
     status = query.choice("status", "", ("", *Status))
-    return Filters(
-        owner=request.args.get("owner"),
+    return exporting.Filters(
+        owner=_owner(),
         status=Status(status) if status else None,
         since=query.time("since"),
         until=query.time("until"),
-        rating=RATINGS[query.choice("rating", "", tuple(RATINGS))],
+        rating=_rating(),
     )
+
+
+def _rating() -> int | None:
+    return RATINGS[query.choice("rating", "", tuple(RATINGS))]
+
+
+def _parsed(text: str) -> Node:
+    try:
+        return parse(text)
+    except QueryError as error:
+        raise InvalidRequestError(str(error), code="invalid_query", param="q") from None
+
+
+def _owner() -> str | None:
+    text = request.args.get("owner")
+    if text is not None and "\0" in text:
+        raise InvalidRequestError(
+            "`owner` must have no NUL character.", code="invalid_value", param="owner"
+        )
+    return text
+
+
+def _model() -> str | None:
+    """Return the digest of a model as `jobs.models.Job.model` has it."""
+    text = request.args.get("model")
+    if not text:
+        return None
+    match = re.fullmatch(r"(?:sha256:)?([0-9a-f]{64})", text.lower())
+    if match is None:
+        raise InvalidRequestError(
+            "`model` must be a digest as histories have it: `sha256:` and 64 hexadecimal digits.",
+            code="invalid_value",
+            param="model",
+        )
+    return match[1]

@@ -9,8 +9,9 @@ from werkzeug.routing import BaseConverter
 from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError
 from jobs.models import Job
 from jobs.protocol.history import history, summary
+from jobs.protocol.history import page as histories
 from jobs.protocol.replay import report
-from jobs.use_cases import proving, queries
+from jobs.use_cases import proving, queries, searching
 from jobs.use_cases.replaying import replay_of
 from web import query
 from web.api import filters
@@ -33,27 +34,27 @@ def _add_converter(state: BlueprintSetupState) -> None:
 
 @blueprint.get("/jobs")
 def list_jobs() -> Response:
-    """List the jobs that the caller may read, newest first."""
+    """List the jobs that the caller may read: the newest first, or those that match a query best."""
     services = get_services()
-    chosen = filters.read({"limit", "order", "after"})
-    limit, order, after = query.page()
-    jobs, has_more = queries.list_jobs(
+    wanted = filters.wanted()
+    page = searching.list_jobs(
         services.database,
         services.readable_owner,
-        of=chosen.owner,
-        limit=limit,
-        after=after,
-        newest_first=order == "desc",
-        status=chosen.status,
-        since=chosen.since,
-        until=chosen.until,
-        rating=chosen.rating,
+        wanted.filters,
+        of=wanted.owner,
+        limit=wanted.limit,
+        after=wanted.after,
+        order=wanted.order,
     )
     following = None
-    if has_more:
-        parameters = request.args.to_dict() | {"after": jobs[-1].id}
+    if page.next is not None:
+        parameters = request.args.to_dict() | {"after": page.next}
         following = url_for(".list_jobs", **parameters)  # type: ignore[arg-type]  # names of parameters
-    return jsonify(data=[summary(job) for job in jobs], has_more=has_more, next=following)
+    return jsonify(
+        data=histories(page.jobs, wanted.filters.query),
+        has_more=following is not None,
+        next=following,
+    )
 
 
 @blueprint.get("/jobs/<job:job_id>")

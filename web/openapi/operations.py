@@ -23,6 +23,8 @@ from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.reviews import MAX_NAME, CreateReview, DeleteJobs, EraseTexts
 from jobs.protocol.shapes import Shape
+from jobs.search.query import MAX_LENGTH
+from web.api.filters import MAX_ATTEMPTS, MAX_DURATION
 from web.api.reviews import MAX_SEED
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from web.v1 import files
@@ -362,8 +364,52 @@ OPERATIONS = {
     "api.list_jobs": Operation(
         "Audits",
         {200: Reply("A page of jobs.", schemas.SummaryList)},
-        parameters=(*PAGE, *FILTERS),
-        errors=(404,),
+        parameters=(
+            *PAGE[:1],
+            Parameter(
+                "order",
+                {"enum": ["desc", "asc", "relevance"]},
+                "`relevance` (the default with `q`), or by age: `desc` (the default without) or `asc`.",
+            ),
+            Parameter(
+                "after", _TEXT, "What `next` of the page before has, or the id of its last entry."
+            ),
+            Parameter(
+                "status",
+                _TEXT,
+                f"One or several, separated by commas: {', '.join(Status)}.",
+            ),
+            *FILTERS[1:],
+            Parameter(
+                "q",
+                {"type": "string", "maxLength": MAX_LENGTH},
+                'Full text: words, `"phrases"`, `prefix*`, `-not`, `one OR other`.',
+            ),
+            Parameter("adapter", _TEXT, "Name or digest of an adapter."),
+            Parameter("model", _TEXT, "Digest of the model."),
+            Parameter("worker", _TEXT, "Id or host of a worker."),
+            Parameter(
+                "min_attempts",
+                {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS},
+                "A stage had so many attempts, or more.",
+            ),
+            *(
+                Parameter(
+                    name,
+                    {"type": "number", "minimum": 0, "maximum": 1},
+                    "Share of words that the regenerator changed of the actor's draft.",
+                )
+                for name in ("min_changed", "max_changed")
+            ),
+            *(
+                Parameter(
+                    name,
+                    {"type": "number", "minimum": 0, "maximum": MAX_DURATION},
+                    "Seconds from the job's acceptance to its end.",
+                )
+                for name in ("min_duration", "max_duration")
+            ),
+        ),
         error=schemas.Problem,
     ),
     "api.list_reviews": Operation(

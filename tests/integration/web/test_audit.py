@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from jobs.database import Database
 from jobs.pipeline import DEFAULT_SYSTEM
+from jobs.use_cases import indexing
 from tests.integration.web.client import Client, ask, finish
 
 
@@ -51,9 +55,78 @@ def test_a_wrong_filter_is_a_problem_that_names_it(web: Client) -> None:
     for query, named in (
         ("color=red", "`color`"),
         ("status=odd", "`status`"),
+        ("status=failed,odd", "`status`"),
+        ("status=failed&status=queued", "`status`"),
+        ("metadata.=x", "`metadata.`"),
+        ("q=-", "no word"),
+        ("q=%22%22", "no word"),
+        (f"q={'x' * 1001}", "1000"),
+        ("order=relevance", "`q`"),
+        ("order=odd&q=a", "`order`"),
+        ("limit=101", "`limit`"),
+        ("model=sha256:12", "`model`"),
+        ("min_attempts=0", "`min_attempts`"),
+        ("min_changed=2", "`min_changed`"),
+        ("max_duration=-1", "`max_duration`"),
+        ("min_duration=nan", "`min_duration`"),
+        ("owner=%00", "`owner`"),
+        ("q=a&after=pos_1", "page after"),
+        ("q=a&order=desc&after=rank_1_2", "page after"),
         ("since=x", "`since`"),
     ):
         reply = web.get(f"/api/jobs?{query}")
         assert (reply.status_code, reply.content_type) == (400, "application/problem+json")
         assert named in reply.json["detail"]
-    assert web.get("/api/jobs?after=resp_none").status_code == 404
+    for after in ("resp_none", "x", "pos_1"):
+        reply = web.get(f"/api/jobs?after={after}")
+        assert (reply.status_code, reply.json["code"]) == (400, "invalid_cursor")
+
+
+def test_jobs_are_searched_and_show_where_they_match(web: Client, database: Database) -> None:
+    found = ask(web, input="Where is the Café?", metadata={"team": "a"})["id"]
+    other = ask(web, input="Who asks for <b>coffee</b>?", metadata={"team": "b"})["id"]
+    for job_id in (found, other):
+        finish(database, job_id)
+    indexing.put(database, indexing.prepare(database))
+    page = web.get("/api/jobs?q=cafe").json
+    [job] = page["data"]
+    assert (job["id"], page["has_more"], page["next"]) == (found, False, None)
+    assert job["snippets"] == [
+        {
+            "field": "question",
+            "position": None,
+            "start": 0,
+            "parts": [
+                {"text": "Where is the ", "match": False},
+                {"text": "Café", "match": True},
+                {"text": "?", "match": False},
+            ],
+        }
+    ]
+    assert (job["max_attempts"], job["changed"], job["adapters"]) == (1, 0.0, [])
+    assert [worker["host"] for worker in job["workers"]] == ["localhost"]
+    assert web.get("/api/jobs?q=text").json["data"][0]["snippets"][0]["field"] == "regeneration"
+    first = web.get("/api/jobs?q=text&limit=1").json
+    second = web.get(first["next"]).json
+    assert {j["id"] for j in first["data"] + second["data"]} == {found, other}
+
+    def ids(query: str) -> list[str]:
+        return [job["id"] for job in web.get(f"/api/jobs?{query}").json["data"]]
+
+    assert ids("metadata.team=b") == ids("q=%22b+coffee%22") == [other]
+    assert ids("q=&status=completed,failed") == [other, found], (
+        "an empty field of a form is no query"
+    )
+    assert ids("max_changed=0.5&min_attempts=1&worker=localhost&max_duration=100.5") == [
+        other,
+        found,
+    ]
+    assert ids("min_changed=0.5") == ids("adapter=x") == ids("q=nothing") == []
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_query_makes_the_server_fail(web: Client, text: str) -> None:
+    for name in ("q", "adapter", "worker", "owner", "after", "status", "metadata.x"):
+        reply = web.get("/api/jobs", query_string={name: text})
+        assert reply.status_code in (200, 400), (name, text)

@@ -11,7 +11,7 @@ from click.testing import Result
 
 from jobs.database import Database
 from jobs.models import Status
-from jobs.use_cases import queries, stages
+from jobs.use_cases import indexing, queries, stages
 from jobs.use_cases.stages import Output
 from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, Client, ask, finish
@@ -29,6 +29,23 @@ def test_jobs_are_listed_in_lines(web: Client, database: Database, jobs: Command
     assert jobs("list", "--status", "completed").output.split()[0] == done
     listed = [json.loads(line)["id"] for line in jobs("list", "--json").output.splitlines()]
     assert listed == [waiting, done]
+
+
+def test_jobs_are_searched_and_filtered(web: Client, database: Database, jobs: Command) -> None:
+    ids = [ask(web, input=f"Which fox is it, {n}?", metadata={"n": str(n)})["id"] for n in range(3)]
+    for job_id in ids[:2]:
+        finish(database, job_id)
+    indexing.put(database, indexing.prepare(database))
+    first, snippet = jobs("list", "-q", "fox 1").output.splitlines()
+    assert first.split()[0] == ids[1]
+    assert snippet == "    question: Which fox is it, 1?"
+    filters = ["--metadata", "n=0", "--max-changed", "0", "--min-attempts", "1", "--worker", WORKER]
+    assert jobs("list", *filters).output.split()[0] == ids[0]
+    both = jobs("list", "--status", "queued", "--status", "completed", "--order", "asc").output
+    assert [line.split()[0] for line in both.splitlines()] == ids
+    wrong = jobs("list", "-q", "-")
+    assert (wrong.exit_code, "no word" in wrong.output) == (1, True)
+    assert "KEY=VALUE" in jobs("list", "--metadata", "n").output
 
 
 def test_a_list_has_as_many_jobs_as_were_asked_for(web: Client, jobs: Command) -> None:

@@ -1,0 +1,46 @@
+"""`helixq bench history`: lists, searches and writes with a million stored jobs, on both databases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from cli.bench import common
+
+
+@click.command()
+@common.count_option("--jobs", 1_000_000, "Stored jobs.", minimum=1000)
+@common.count_option("--pages", 40, "Pages to read of each list.")
+@common.count_option("--writes", 400, "Jobs to write, with and without the index.", minimum=50)
+@common.json_option
+def history(jobs: int, pages: int, writes: int, as_json: bool) -> None:
+    """Measure lists with filters, full-text search, single histories, and what the index costs writes.
+
+    It needs about 10 GB of disk for each database with a million jobs, and half an hour.
+    """
+    from cli.bench import measure_history
+
+    with common.temporary_folder() as folder:
+        results = measure_history.run(
+            folder, jobs=jobs, pages=pages, writes=writes, on_progress=common.show_progress
+        )
+    if as_json:
+        output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
+        click.echo(json.dumps(output, indent=2))
+        return
+    click.echo(f"{jobs:,} jobs, {pages} pages of each list; {common.machine()}.\n")
+    for result in results:
+        click.echo(f"| {result.database} | median | 95 of 100 within | jobs a page |")
+        click.echo("|---|---|---|---|")
+        for row in result.reads:
+            click.echo(
+                f"| {row.name} | {row.median * 1000:.1f} ms | {row.late * 1000:.1f} ms | {row.found:.0f} |"
+            )
+        click.echo(
+            f"\nA job's writes: {result.plain_write * 1000:.2f} ms without the index, "
+            f"{result.indexed_write * 1000:.2f} ms with it ({result.indexed_write / result.plain_write:.2f} times); "
+            f"indexing takes {result.indexing * 1000:.2f} ms a job. "
+            f"Size: {result.size / 1e9:.1f} GB, of them {result.index_size / 1e9:.1f} GB for searches.\n"
+        )

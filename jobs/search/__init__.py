@@ -1,0 +1,1 @@
+"""Search without the database: words of texts, terms of the index, queries, snippets and ranks."""

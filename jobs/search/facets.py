@@ -1,0 +1,81 @@
+"""Facets: what a list of jobs can be filtered by, as terms of the same index that the words are in.
+
+So a filter is one more term of the query, however many of them there are, and the databases intersect them. A
+term is the facet's name and a hash of the value; words have no ``_``, so that they never meet. Ranges of
+numbers are divided into buckets. Those at the ends of a range have other numbers too, so whoever searches
+compares the number as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+from jobs.search.query import Any, Node, Term
+
+#: Ratings as parts of terms.
+_RATINGS = {None: "none", -1: "worse", 0: "same", 1: "better"}
+#: Attempts beyond this number count as so many.
+MAX_ATTEMPTS = 8
+#: The buckets of a changed share, and the powers of two of the buckets of a duration in seconds.
+SHARES = 20
+SHORTEST, LONGEST = -7, 22
+
+
+def term(facet: str, *values: str) -> str:
+    """Return the term of a facet's value."""
+    joined = "\0".join(values).encode("utf-8", "surrogatepass")
+    return f"_{facet}_{hashlib.blake2b(joined, digest_size=8).hexdigest()}"
+
+
+def rating_term(rating: int | None) -> str:
+    """Return the term of a job's last rating."""
+    return f"_rating_{_RATINGS[rating]}"
+
+
+def attempts_terms(attempts: int) -> list[str]:
+    """Return the terms of a job with so many attempts at one stage: one for each minimum that it meets."""
+    return [f"_attempts_{number}" for number in range(2, min(attempts, MAX_ATTEMPTS) + 1)]
+
+
+def at_least(attempts: int) -> Node:
+    """Return the query for jobs with so many attempts at one stage."""
+    return Term(attempts_terms(attempts)[-1])
+
+
+def share_term(share: float) -> str:
+    """Return the term of a changed share, from 0 to 1."""
+    return f"_changed_{_share_bucket(share)}"
+
+
+def share_between(least: float | None, most: float | None) -> Node:
+    """Return the query for changed shares from one on and up to another."""
+    first = 0 if least is None else _share_bucket(least)
+    last = SHARES if most is None else _share_bucket(most)
+    return _any_of(f"_changed_{bucket}" for bucket in range(first, last + 1))
+
+
+def duration_term(seconds: float) -> str:
+    """Return the term of a duration in seconds."""
+    return f"_duration_{_duration_bucket(seconds)}"
+
+
+def duration_between(least: float | None, most: float | None) -> Node:
+    """Return the query for durations in seconds from one on and up to another."""
+    first = 0 if least is None else _duration_bucket(least)
+    last = LONGEST - SHORTEST if most is None else _duration_bucket(most)
+    return _any_of(f"_duration_{bucket}" for bucket in range(first, last + 1))
+
+
+def _any_of(terms: Iterable[str]) -> Node:
+    return Any(tuple(map(Term, terms)))
+
+
+def _share_bucket(share: float) -> int:
+    return math.floor(min(max(share, 0.0), 1.0) * SHARES)
+
+
+def _duration_bucket(seconds: float) -> int:
+    power = math.floor(math.log2(seconds)) if seconds > 0 else SHORTEST
+    return min(max(power, SHORTEST), LONGEST) - SHORTEST

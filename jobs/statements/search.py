@@ -1,0 +1,453 @@
+"""Statements on the search index: its documents, and looking for them.
+
+A document's id begins with its job's time of creation, so that SQLite's FTS5 finds documents in the order of
+jobs. PostgreSQL's GIN cannot: it finds all documents of a term before it returns the first. So it has terms
+of time too, for periods of several lengths, and a search for frequent terms looks for them within one period
+after another, from the newest on (`find`). How frequent they are, and so how long the periods should be, is what
+its planner estimates.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any as AnyType
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, load_only, selectinload
+
+from jobs.column_types import UTCDateTime
+from jobs.models import Attempt, Job, SearchDocument
+from jobs.search.query import (
+    All,
+    Any,
+    Node,
+    Not,
+    Phrase,
+    Term,
+    is_exact,
+    needle,
+    to_fts5,
+    to_tsquery,
+)
+
+#: The condition of the partial index of jobs that the search index does not have as they are.
+_IS_UNINDEXED = sa.and_(
+    Job.finished_at.is_not(None), Job.worker_id.is_(None), Job.unindexed > sa.literal_column("0")
+)
+_ANY_UNINDEXED = sa.select(sa.exists().where(_IS_UNINDEXED))
+_TAKE = (
+    sa.update(Job)
+    .where(Job.id == sa.bindparam("job"), Job.unindexed >= sa.bindparam("changes"))
+    .values(unindexed=Job.unindexed - sa.bindparam("changes"))
+)
+
+#: Bits of a document's id after the microseconds of its job's time.
+TIE_BITS = 11
+#: The maximum id.
+LAST_ID = 2**63 - 1
+#: The lengths of periods: powers of two of a microsecond, from a minute to half a year.
+PERIODS = tuple(range(26, 46, 2))
+#: Documents by which the density of a range is measured.
+_PROBE = 64
+#: The maximum number of documents to read at once, where the index answers alone, and where words are compared.
+_MAX_FOUND, _MAX_COMPARED = 2000, 300
+#: Documents that a search may compare in vain before it stops.
+MAX_EFFORT = 1000
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_documents = SearchDocument.__table__
+_fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
+_TERMS: sa.ColumnElement[AnyType] = sa.literal_column(
+    "array_to_tsvector(string_to_array(terms, ' '))"
+)
+#: The number of documents. And from here on no plans that read documents rather than the index, nor compiling,
+#: which takes longer than the search.
+_PLAN_BY_INDEX = sa.text(
+    "SELECT reltuples::float8, set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true), "
+    "set_config('jit', 'off', true) FROM pg_class WHERE oid = 'search_documents'::regclass"
+)
+
+
+class NewDocument(NamedTuple):
+    """What the index is to have of a job."""
+
+    job_id: str
+    created_at: dt.datetime
+    #: `Job.unindexed` when the job was read.
+    changes: int
+    #: The columns of `SearchDocument` but its ids and terms.
+    columns: dict[str, AnyType]
+    terms: list[str]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is searched for."""
+
+    node: Node
+    #: What documents must meet besides: numbers of which the terms only have ranges.
+    conditions: Sequence[sa.ColumnElement[bool]] = ()
+
+
+@dataclass
+class Found:
+    """What a search found."""
+
+    #: Ids of documents, in order.
+    ids: list[int] = field(default_factory=list)
+    #: The id up to which it searched, if it gave up; None if it found enough, or searched all.
+    stopped_at: int | None = None
+
+
+def reindex(connection: sa.Connection, job_id: str, *, forget: bool = False) -> None:
+    """Have a job indexed again, since something that is searched has changed: within seconds, by the duty.
+
+    Args:
+        connection: of the transaction that changes it.
+        job_id: of the job.
+        forget: whether it is not to be found until then, as when a text is erased.
+    """
+    changed = sa.update(Job).where(Job.id == job_id).values(unindexed=Job.unindexed + 1)
+    connection.execute(changed)
+    if forget:
+        connection.execute(sa.delete(SearchDocument).where(SearchDocument.job_id == job_id))
+
+
+def any_unindexed(connection: sa.Connection) -> bool:
+    """Return whether the index lacks a job that has ended, or a change of one."""
+    return bool(connection.scalar(_ANY_UNINDEXED))
+
+
+def load_unindexed(session: Session, limit: int) -> list[Job]:
+    """Return jobs that the index does not have as they are, those that ended first, with attempts and reviews."""
+    attempts = selectinload(Job.attempts)
+    query = (
+        sa.select(Job)
+        .where(_IS_UNINDEXED)
+        .order_by(Job.finished_at)
+        .limit(limit)
+        .options(
+            attempts.load_only(
+                Attempt.job_id,
+                Attempt.stage_index,
+                Attempt.role,
+                Attempt.run,
+                Attempt.status,
+                Attempt.output,
+            ),
+            attempts.selectinload(Attempt.worker),
+            selectinload(Job.reviews),
+        )
+    )
+    return list(session.scalars(query))
+
+
+def put(connection: sa.Connection, new: NewDocument) -> bool:
+    """Put a job into the index, in the place of what the index has of it.
+
+    Returns:
+        False if another process did, or the job is gone.
+    """
+    taken = connection.execute(_TAKE, {"job": new.job_id, "changes": new.changes})
+    if not taken.rowcount:
+        return False
+    old = sa.delete(SearchDocument).where(SearchDocument.job_id == new.job_id)
+    document_id = connection.scalar(old.returning(SearchDocument.id))
+    if document_id is None:
+        document_id = first_id(new.created_at) + _tie(new.job_id)
+    insert = _insert_of(connection)
+    while True:
+        terms = new.terms
+        if connection.dialect.name == "postgresql":
+            terms = [*terms, *_period_terms(document_id)]
+        row = {
+            **new.columns,
+            "id": document_id,
+            "job_id": new.job_id,
+            "terms": " ".join(terms),
+        }
+        if connection.scalar(insert, row) is not None:
+            return True
+        document_id += 1  # Another job of the same moment has this id.
+
+
+def _insert_of(connection: sa.Connection) -> AnyType:
+    """Return the statement that inserts a document unless its id is taken."""
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        return (
+            postgresql_insert(SearchDocument)
+            .on_conflict_do_nothing(index_elements=["id"])
+            .returning(SearchDocument.id)
+        )
+    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+    return (
+        sqlite_insert(SearchDocument)
+        .on_conflict_do_nothing(index_elements=["id"])
+        .returning(SearchDocument.id)
+    )
+
+
+def first_id(moment: dt.datetime) -> int:
+    """Return the lowest id of documents whose jobs were created at a time or later."""
+    microseconds = (moment - _EPOCH) // dt.timedelta(microseconds=1)
+    return min(max(microseconds, 0) << TIE_BITS, LAST_ID)
+
+
+def _tie(job_id: str) -> int:
+    """Return where a job comes among those of the same moment, mostly as its id does."""
+    match = re.fullmatch(r"resp_[0-9a-f]{12}([0-9a-f]{3})[0-9a-f]{17}", job_id)
+    return int(match[1], 16) >> 1 if match else 0
+
+
+def _period_terms(document_id: int) -> list[str]:
+    return [_period_term(level, document_id) for level in range(len(PERIODS))]
+
+
+def _period_term(level: int, document_id: int) -> str:
+    bits = PERIODS[level]
+    return f"_t{bits}_{document_id >> (TIE_BITS + bits):x}"
+
+
+def find(
+    connection: sa.Connection,
+    wanted: Wanted,
+    *,
+    first: int = 0,
+    end: int = LAST_ID,
+    newest_first: bool = True,
+    limit: int,
+    effort: int = MAX_EFFORT,
+) -> Found:
+    """Search documents, those of the newest jobs first or those of the oldest.
+
+    The index answers most queries. Words of a phrase, and numbers at the ends of a range, are compared in the
+    documents that the index finds; a search that has compared ``effort`` of them in vain stops.
+
+    Args:
+        connection: of a unit of work that reads.
+        wanted: what is searched for.
+        first, end: the lowest id, and the id after the highest one.
+        newest_first: the order.
+        limit: the maximum number of documents to find.
+        effort: the maximum number of documents to compare in vain.
+    """
+    search = _Search(connection, wanted, newest_first)
+    found = Found()
+    level, next_id = search.begin(first, end, limit)
+    if newest_first:
+        end = min(end, next_id + 1)
+    else:
+        first = max(first, next_id)
+    while first < end:
+        ordered = search.is_ordered or level == 0
+        low, high = search.period(level, first, end)
+        rows = search.rows(low, high, level, limit - len(found.ids), ordered=ordered)
+        if len(rows) >= search.maximum(limit - len(found.ids)):
+            if not ordered:
+                level = max(0, level - 4)  # The newest of them may be any.
+                continue
+            last = rows[-1].id
+            low, high = (last, high) if newest_first else (low, last + 1)
+        rows.sort(key=lambda row: row.id, reverse=newest_first)
+        matches = [row.id for row in rows if row.matches]
+        found.ids += matches
+        if len(found.ids) >= limit:
+            del found.ids[limit:]
+            return found
+        if newest_first:
+            end = low
+        else:
+            first = high
+        effort -= len(rows) - len(matches)
+        if effort <= 0 and first < end:
+            found.stopped_at = end if newest_first else first
+            return found
+        if 4 * len(rows) < search.maximum(limit - len(found.ids)):
+            level = min(level + 1, len(PERIODS))  # Four times as long, at least.
+    return found
+
+
+class _Search:
+    """The statements of one search, for either database."""
+
+    def __init__(self, connection: sa.Connection, wanted: Wanted, newest_first: bool) -> None:
+        self._connection = connection
+        self._node = wanted.node
+        self._newest_first = newest_first
+        self._sqlite = connection.dialect.name == "sqlite"
+        conditions = list(wanted.conditions)
+        if not is_exact(wanted.node):
+            contains = sa.func.instr if self._sqlite else sa.func.strpos
+            words = sa.column("words", sa.Text)
+            conditions.append(_compared(wanted.node, lambda text: contains(words, text) > 0))
+        self._matches = sa.and_(sa.true(), *conditions) if conditions else None
+        #: Whether rows of any period come in order.
+        self.is_ordered = self._sqlite
+
+    def maximum(self, limit: int) -> int:
+        """Return the maximum number of rows at once, of which ``limit`` are needed."""
+        if self._matches is not None:
+            return _MAX_COMPARED
+        return limit if self.is_ordered else _MAX_FOUND
+
+    def begin(self, first: int, end: int, limit: int) -> tuple[int, int]:
+        """Return how long the first period should be, as its level, and the id in a range that comes first.
+
+        A period is to have about as many matches as are needed.
+        """
+        everything = len(PERIODS)
+        next_id = end - 1 if self._newest_first else first
+        if self._sqlite:
+            return everything, next_id
+        connection = self._connection
+        query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
+        ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
+        count = max(1.0, connection.execute(_PLAN_BY_INDEX).one()[0])
+        if len(ids) < _PROBE:
+            return everything, next_id
+        match = sa.select(sa.true()).where(self._found_by(self._node))
+        matching = self._estimate(match.select_from(_documents))
+        if matching <= self.maximum(limit) / 4:
+            return everything, next_id
+        span = abs(ids[0] - ids[-1]) >> TIE_BITS
+        wanted = span * 1.5 * limit * count / matching / _PROBE
+        level = next((n for n, bits in enumerate(PERIODS) if 1 << bits >= wanted), everything)
+        return level, ids[0]
+
+    def _estimate(self, query: sa.Select[bool]) -> float:
+        """Return how many rows PostgreSQL's planner expects."""
+        compiled = query.compile(dialect=self._connection.dialect)
+        plan = self._connection.exec_driver_sql(
+            f"EXPLAIN (FORMAT JSON) {compiled}", compiled.params
+        ).scalar_one()
+        return float(plan[0]["Plan"]["Plan Rows"])
+
+    def _found_by(self, node: Node) -> sa.ColumnElement[bool]:
+        return _TERMS.op("@@", is_comparison=True)(sa.cast(to_tsquery(node), _TSQuery))
+
+    def period(self, level: int, first: int, end: int) -> tuple[int, int]:
+        """Return the part of a range that is in the period it begins with, or ends with."""
+        if level == len(PERIODS):
+            return first, end
+        bits = PERIODS[level] + TIE_BITS
+        if self._newest_first:
+            return max(first, (end - 1) >> bits << bits), end
+        return first, min(end, ((first >> bits) + 1) << bits)
+
+    def rows(
+        self, low: int, high: int, level: int, limit: int, *, ordered: bool
+    ) -> list[sa.Row[int, bool]]:
+        """Return up to `maximum` documents that the index finds in a part of a period, and if they match."""
+        if self._sqlite:
+            key: sa.ColumnElement[int] = _fts.c.rowid
+            query = sa.select(key.label("id")).where(
+                sa.literal_column("search_index").op("MATCH")(to_fts5(self._node)),
+                key >= low,
+                key < high,
+            )
+            if self._matches is not None:
+                query = query.join(_documents, _documents.c.id == key)
+        else:
+            node = self._node
+            if level < len(PERIODS):
+                node = All((node, Term(_period_term(level, low))))
+            key = _documents.c.id
+            # The sum keeps the planner from reading the documents of the range.
+            query = sa.select(key.label("id")).where(
+                self._found_by(node),
+                key + sa.literal_column("0") >= low,
+                key + sa.literal_column("0") < high,
+            )
+        if ordered:
+            query = self._in_order(query, key)
+        query = query.limit(self.maximum(limit))
+        if self._matches is None:
+            return list(self._connection.execute(query.add_columns(sa.true().label("matches"))))
+        columns = [_documents.c[name] for name in ("attempts", "changed", "duration", "words")]
+        some = query.add_columns(*columns).subquery()
+        matches = sa.select(some.c.id, sa.type_coerce(self._matches, sa.Boolean).label("matches"))
+        return list(self._connection.execute(matches.select_from(some)))
+
+    def _in_order(self, query: sa.Select[int], key: sa.ColumnElement[int]) -> sa.Select[int]:
+        return query.order_by(key.desc() if self._newest_first else key.asc())
+
+
+class _TSQuery(sa.types.UserDefinedType[str]):
+    cache_ok = True
+
+    def get_col_spec(self, **_: AnyType) -> str:
+        return "tsquery"
+
+
+def _compared(node: Node, contains: AnyType) -> sa.ColumnElement[bool]:
+    """Return the condition that a job's words match a query; `jobs.search.query.has` in SQL."""
+    match node:
+        case Phrase():
+            found: sa.ColumnElement[bool] = contains(needle(node))
+            return found
+        case Not(of):
+            return sa.not_(_compared(of, contains))
+        case All(of):
+            return sa.and_(sa.true(), *(_compared(part, contains) for part in of))
+        case Any(of):
+            # Facets are in the index alone, which has them exactly.
+            return sa.or_(sa.false(), *(_compared(part, contains) for part in of))
+        case Term():
+            return sa.true()
+
+
+def words_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
+    """Return the words of documents, by their ids."""
+    query = sa.select(_documents.c.id, _documents.c.words).where(_documents.c.id.in_(ids))
+    return {row.id: row.words for row in connection.execute(query)}
+
+
+def load(session: Session, ids: Collection[int]) -> dict[int, tuple[Job, SearchDocument]]:
+    """Return documents with their jobs, by the documents' ids. Those that are gone are left out."""
+    query = sa.select(Job, SearchDocument).join(SearchDocument, SearchDocument.job_id == Job.id)
+    rows = session.execute(query.where(SearchDocument.id.in_(ids)))
+    return {document.id: (job, document) for job, document in rows}
+
+
+def load_documents(session: Session, job_ids: Collection[str]) -> dict[str, SearchDocument]:
+    """Return the documents of jobs, by the jobs' ids. Jobs that are not indexed are left out."""
+    query = sa.select(SearchDocument).where(SearchDocument.job_id.in_(job_ids))
+    return {document.job_id: document for document in session.scalars(query)}
+
+
+def load_outputs(session: Session, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
+    """Return the attempts of jobs that have an output, without their prompts, the newest first."""
+    columns = (Attempt.job_id, Attempt.stage_index, Attempt.role, Attempt.output)
+    query = (
+        sa.select(Attempt)
+        .where(Attempt.job_id.in_(job_ids), Attempt.output.is_not(None))
+        .order_by(Attempt.id.desc())
+        .options(load_only(*columns, raiseload=True))
+    )
+    outputs: dict[str, list[Attempt]] = {}
+    for attempt in session.scalars(query):
+        outputs.setdefault(attempt.job_id, []).append(attempt)
+    return outputs
+
+
+def id_of(connection: sa.Connection, owner: str | None, job_id: str) -> int | None:
+    """Return the id of the document of an owner's job, or that it would have; None if there is no such job."""
+    query = (
+        sa.select(SearchDocument.id, sa.type_coerce(Job.created_at, UTCDateTime()))
+        .select_from(Job)
+        .outerjoin(SearchDocument, SearchDocument.job_id == Job.id)
+        .where(Job.id == job_id)
+    )
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    return first_id(row[1]) + _tie(job_id) if row[0] is None else int(row[0])

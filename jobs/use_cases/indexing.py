@@ -1,0 +1,144 @@
+"""Indexing: ended jobs get into the search index.
+
+A job counts its changes that the index does not have (`Job.unindexed`). What takes long, reading the texts and
+cutting them into words, comes before the transaction. The transaction takes off as many changes as the job had
+when it was read: so a process may die at any time, several may index at once, and a change that came meanwhile
+is left for the next time.
+"""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+
+from jobs.database import Database
+from jobs.models import Attempt, AttemptStatus, Job
+from jobs.pipeline import Role
+from jobs.search import facets
+from jobs.search.query import EVERY
+from jobs.search.words import BREAK, terms, words
+from jobs.statements import search
+from jobs.statements.search import NewDocument
+from jobs.transient import retry_on_conflict
+from jobs.word_changes import changed_share
+
+#: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.
+MAX_JOBS = 20
+#: The maximum number of words of a job that are indexed: PostgreSQL's ``tsvector`` takes 1 MiB of terms.
+MAX_WORDS = 100_000
+MAX_TERMS_SIZE = 900_000
+
+
+def any_pending(database: Database) -> bool:
+    """Return whether the index lacks an ended job, or a change of one."""
+    with database.read() as connection:
+        return search.any_unindexed(connection)
+
+
+def prepare(database: Database, *, limit: int = MAX_JOBS) -> list[NewDocument]:
+    """Return what the index is to have of jobs that it does not have as they are, those that ended first."""
+    with database.read_session() as session:
+        jobs = search.load_unindexed(session, limit)
+    return [document(job) for job in jobs]
+
+
+@retry_on_conflict
+def put(database: Database, prepared: list[NewDocument]) -> int:
+    """Put jobs into the index. Those that another process has put there, or that were deleted, are left out.
+
+    Returns:
+        the number of jobs that were put there.
+    """
+    with database.write() as connection:
+        return sum([search.put(connection, new) for new in prepared])
+
+
+def document(job: Job) -> NewDocument:
+    """Return what the index is to have of a job.
+
+    Args:
+        job: that has ended, with its attempts and their workers loaded.
+    """
+    sequence: list[str] = []
+    for text in _texts(job):
+        # The last words of a very long job are not searched.
+        sequence += [*islice(words(text), MAX_WORDS - len(sequence)), BREAK]
+        if len(sequence) >= MAX_WORDS:
+            break
+    workers = {attempt.worker.id: attempt.worker for attempt in job.attempts}
+    adapters = {
+        (adapter.get("name", ""), adapter.get("digest", ""))
+        for worker in workers.values()
+        for adapter in worker.runtime.get("adapters", {}).values()
+    }
+    attempts = _most_attempts(job)
+    changed = _changed(job)
+    assert job.finished_at is not None  # noqa: S101 (the statement selects jobs that have ended)
+    duration = max(0.0, (job.finished_at - job.created_at).total_seconds())
+    facet_terms = [
+        EVERY,
+        facets.term("owner", job.owner),
+        facets.term("status", job.status.value),
+        *([facets.term("model", job.model)] if job.model else []),
+        *(facets.term("worker", name) for w in workers.values() for name in (w.id, w.host)),
+        *(facets.term("adapter", value) for adapter in adapters for value in adapter if value),
+        *(facets.term("metadata", *item) for item in job.metadata_.items()),
+        facets.rating_term(job.rating),
+        *facets.attempts_terms(attempts),
+        *([] if changed is None else [facets.share_term(changed)]),
+        facets.duration_term(duration),
+    ]
+    return NewDocument(
+        job_id=job.id,
+        created_at=job.created_at,
+        changes=job.unindexed,
+        columns={
+            "attempts": attempts,
+            "changed": changed,
+            "duration": duration,
+            "details": {
+                "adapters": [{"name": n, "digest": d} for n, d in sorted(adapters)],
+                "workers": [{"id": w.id, "host": w.host} for w in workers.values()],
+            },
+            "words": f" {' '.join(sequence)} ",
+        },
+        terms=[*dict.fromkeys(facet_terms), *_limited(sorted(terms(sequence)))],
+    )
+
+
+def _texts(job: Job) -> list[str]:
+    """Return the texts of a job and its reviews that are searched, the question first."""
+    outputs = [attempt.output for attempt in job.attempts]
+    reviews = [(review.corrected_answer, review.note, *review.tags) for review in job.reviews]
+    return [job.question, *(text for text in (*outputs, *chain(*reviews)) if text is not None)]
+
+
+def _limited(found: list[str]) -> list[str]:
+    """Return as many terms as PostgreSQL takes of one document."""
+    size = 0
+    for position, term in enumerate(found):
+        size += len(term.encode()) + 1
+        if size > MAX_TERMS_SIZE:
+            return found[:position]
+    return found
+
+
+def _most_attempts(job: Job) -> int:
+    counts: dict[int, int] = {}
+    for attempt in job.attempts:
+        counts[attempt.stage_index] = counts.get(attempt.stage_index, 0) + 1
+    return max(counts.values(), default=0)
+
+
+def _changed(job: Job) -> float | None:
+    """Return the share of words that the last regenerator changed of the actor's draft."""
+    draft = _last(job, Role.ACTOR)
+    answer = _last(job, Role.REGENERATOR)
+    if draft is None or answer is None:
+        return None
+    return changed_share(draft.output or "", answer.output or "")
+
+
+def _last(job: Job, role: Role) -> Attempt | None:
+    """Return the last finished attempt of a role in the current run."""
+    done = [a for a in job.of_run(job.run) if a.role is role]
+    return next((a for a in reversed(done) if a.status is AttemptStatus.FINISHED), None)

@@ -1,0 +1,322 @@
+"""Full-text search and filters: the same answers from both databases."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+import migrations
+from jobs.database import Database, begin
+from jobs.errors import CursorError
+from jobs.models import ANONYMOUS, Job, SearchDocument, Status
+from jobs.search.query import has, parse
+from jobs.search.words import words
+from jobs.statements import search
+from jobs.use_cases import (
+    cancellation,
+    deletion,
+    indexing,
+    queries,
+    searching,
+    stages,
+    submission,
+    workers,
+)
+from jobs.use_cases.searching import Filters, Order
+from tests.conftest import RUNTIME, WORKER
+from tests.integration.rows import OUTPUT, QUESTION, claim, submit
+from tests.integration.test_long_history import multiply
+
+VOCABULARY = [
+    "fox",
+    "dog",
+    "naïve",
+    "cafe\u0301",
+    "東京都",
+    "京都大学",
+    "straße",
+    "quick",
+    "foxglove",
+]
+QUERIES = [
+    "fox",
+    "FOX -dog",
+    '"fox dog"',
+    '-"fox dog" fox',
+    "fox*",
+    "naive OR strasse",
+    "京都",
+    "東京都",
+    "-cafe",
+    "quick dog OR naive -strasse",
+    "nothing",
+    '"quick fox" OR "dog dog"',
+]
+
+
+def end(database: Database, *texts: str, **changes: object) -> Job:
+    """Submit a job, and finish its stages with texts."""
+    job = submit(database, **changes)
+    for stage_index, text in enumerate(texts or ("A draft.", "A critique.", "An answer.")):
+        output = replace(OUTPUT, text=text, delta_lengths=[len(text)])
+        stages.record(database, claim(database, job, stage_index), output)
+    return job
+
+
+def index(database: Database) -> int:
+    """Do what the duty does, until it has nothing to do; return how many jobs were indexed."""
+    count = 0
+    while indexing.any_pending(database):
+        count += indexing.put(database, indexing.prepare(database))
+    return count
+
+
+def find(
+    database: Database, query: str | None = None, *, limit: int = 100, **filters: object
+) -> list[str]:
+    """Return the ids of all jobs of a list."""
+    parsed = None if query is None else parse(query)
+    return list(pages(database, Filters(query=parsed, **filters), Order.NEWEST, limit))  # type: ignore[arg-type]
+
+
+def pages(
+    database: Database, filters: Filters, order: Order, limit: int, effort: int = search.MAX_EFFORT
+) -> Iterator[str]:
+    after = None
+    while True:
+        page = searching.list_jobs(
+            database, None, filters, limit=limit, order=order, after=after, effort=effort
+        )
+        yield from (listed.job.id for listed in page.jobs)
+        if (after := page.next) is None:
+            return
+
+
+@pytest.fixture
+def history(database: Database) -> dict[str, str]:
+    """Ended jobs with random texts over half a year; the words of each, the newest first."""
+    rng = random.Random(0)
+    template = end(database)
+    numbers = range(130)
+    with database.engine.begin() as connection:
+        begin(connection, write=True)
+        multiply(connection, "jobs", f"old.id = '{template.id}'", 130, id="'resp_c' || n.i")
+        connection.execute(sa.delete(Job).where(Job.id == template.id))
+        start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        for number in numbers:
+            created = start + dt.timedelta(hours=number**1.8)
+            values = {
+                "question": " ".join(rng.choices(VOCABULARY, k=rng.randint(1, 6))),
+                "created_at": created,
+                "finished_at": created + dt.timedelta(seconds=rng.uniform(0.1, 100)),
+            }
+            connection.execute(sa.update(Job).where(Job.id == f"resp_c{number + 1}").values(values))
+    assert index(database) == 130
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE")
+        connection.commit()
+        rows = connection.execute(sa.select(Job.id, Job.question).order_by(Job.created_at.desc()))
+        return {row.id: f" {' '.join(words(row.question))} " for row in rows}
+
+
+def test_every_query_finds_all_its_jobs_in_order_whatever_the_pages(
+    database: Database, history: dict[str, str]
+) -> None:
+    for number, text in enumerate(QUERIES):
+        query = parse(text)
+        expected = [i for i, words_ in history.items() if has(query, words_.__contains__)]
+        limit, effort = ((20, search.MAX_EFFORT), (50, 10))[number % 2]
+        for order in Order:
+            found = list(pages(database, Filters(query=query), order, limit, effort=effort))
+            if order is Order.RELEVANCE:
+                assert sorted(found) == sorted(expected), text
+            else:
+                assert found == (expected if order is Order.NEWEST else expected[::-1]), text
+
+
+def test_numbers_are_compared_exactly(database: Database, history: dict[str, str]) -> None:
+    with database.read() as connection:
+        rows = connection.execute(sa.select(SearchDocument.job_id, SearchDocument.duration)).all()
+    for least, most in ((0.0, 50.0), (33.3, None), (None, 33.3), (20.0, 21.0)):
+        found = find(database, min_duration=least, max_duration=most, limit=9)
+        expected = {i for i, d in rows if (least or 0) <= d <= (most or 1000)}
+        assert set(found) == expected
+        assert found == [i for i in history if i in expected]
+
+
+def test_times_and_words_are_searched_together(database: Database, history: dict[str, str]) -> None:
+    with database.read() as connection:
+        created = dict(connection.execute(sa.select(Job.id, Job.created_at)).all())
+    ids = list(history)
+    since, until = created[ids[110]], created[ids[20]]
+    expected = [i for i in ids[21:111] if " fox " in history[i]]
+    assert find(database, "fox", since=since, until=until, limit=10) == expected
+
+
+@pytest.mark.usefixtures("history")
+def test_pages_stay_right_while_jobs_arrive(database: Database) -> None:
+    filters = Filters(query=parse("fox"))
+    for order in Order:
+        seen: list[str] = []
+        after = None
+        before = set(pages(database, filters, Order.NEWEST, 100))
+        while True:
+            page = searching.list_jobs(database, None, filters, limit=20, order=order, after=after)
+            seen += [listed.job.id for listed in page.jobs]
+            end(database, question="another fox")
+            index(database)
+            if (after := page.next) is None:
+                break
+        assert len(seen) == len(set(seen))
+        assert before <= set(seen)
+
+
+def test_all_texts_are_searched_and_the_best_match_comes_first(database: Database) -> None:
+    in_draft = end(database, "The fox.", "No.", "The dog.")
+    in_question = end(database, question="A fox?")
+    in_critique = end(database, "A dog.", "It is a FOX fox fox!", "A dog.")
+    other = end(database)
+    index(database)
+    assert find(database, "fox") == [in_critique.id, in_question.id, in_draft.id]
+    ranked = pages(database, Filters(query=parse("fox")), Order.RELEVANCE, 1)
+    assert next(ranked) == in_question.id or in_critique.id
+    assert find(database, '"fox no"') == [], "a phrase is in one text"
+    assert find(database, "-fox") == [other.id]
+
+
+def test_filters_of_all_kinds(database: Database) -> None:
+    adapters = {"actor": {"name": "lora", "digest": "sha256:ab"}}
+    runtime = replace(RUNTIME, description={"engine": "none", "adapters": adapters})
+    workers.register(database, "worker-2", "elsewhere", 2, runtime)
+    plain = end(database, "a b c d", "no", "a b c d", metadata={"team": "red"})
+    changed = submit(database, metadata={"team": "blue", "x": "é"})
+    for stage_index, text in enumerate(("a b c d", "no", "x y c d")):
+        lost = claim(database, changed, stage_index, "worker-2")
+        if stage_index == 1:
+            stages.release(database, lost, "it shut down")
+            lost = claim(database, changed, stage_index, "worker-2")
+        stages.record(database, lost, replace(OUTPUT, text=text, delta_lengths=[7]))
+    cancelled = submit(database, metadata={})
+    cancellation.cancel(database, ANONYMOUS, cancelled.id)
+    index(database)
+    for value in ("lora", "sha256:ab"):
+        assert find(database, adapter=value) == [changed.id]
+    assert find(database, worker="elsewhere") == find(database, worker="worker-2") == [changed.id]
+    assert find(database, worker=WORKER) == [plain.id]
+    assert find(database, metadata={"team": "red"}) == [plain.id]
+    assert find(database, metadata={"x": "é", "team": "blue"}) == [changed.id]
+    assert find(database, metadata={"team": "x"}) == []
+    assert find(database, model=runtime.model) == [changed.id]
+    assert find(database, min_attempts=2) == [changed.id]
+    assert find(database, min_attempts=3) == find(database, min_attempts=99) == []
+    assert len(find(database, min_attempts=1)) == 3
+    assert (
+        find(database, min_changed=0.5)
+        == find(database, max_changed=0.5, min_changed=0.4)
+        == [changed.id]
+    )
+    assert find(database, max_changed=0.0) == [plain.id]
+    assert find(database, max_duration=3600, statuses=(Status.CANCELLED,)) == [cancelled.id]
+    both = (Status.CANCELLED, Status.COMPLETED)
+    assert find(database, statuses=both, limit=1) == [cancelled.id, changed.id, plain.id]
+    assert find(database, statuses=both, min_changed=0, limit=1) == [changed.id, plain.id]
+
+
+def test_an_owner_finds_own_jobs_only(database: Database) -> None:
+    own = end(database)
+    other, _ = submission.submit(database, "other", QUESTION, max_queued=10)
+    cancellation.cancel(database, "other", other.id)
+    index(database)
+    filters = Filters(query=parse("why"))
+    for owner, of, expected in (
+        (ANONYMOUS, None, [own.id]),
+        ("other", None, [other.id]),
+        (None, None, [other.id, own.id]),
+        (None, "other", [other.id]),
+        (ANONYMOUS, "other", []),
+    ):
+        page = searching.list_jobs(database, owner, filters, of=of, limit=10)
+        assert [listed.job.id for listed in page.jobs] == expected
+    with pytest.raises(CursorError):
+        searching.list_jobs(database, ANONYMOUS, filters, limit=1, after=other.id)
+    after = searching.list_jobs(database, None, filters, limit=1, after=other.id)
+    assert [listed.job.id for listed in after.jobs] == [own.id]
+
+
+@pytest.mark.parametrize("after", ["x", "resp_none", "pos_", "pos_-1", f"pos_{10**19}", "rank_1_2"])
+def test_a_wrong_cursor_is_refused(database: Database, after: str) -> None:
+    with pytest.raises(CursorError):
+        searching.list_jobs(database, None, Filters(query=parse("a")), limit=1, after=after)
+
+
+def test_deleted_jobs_are_not_found(database: Database) -> None:
+    jobs = [end(database, question=f"fox {number}") for number in range(3)]
+    index(database)
+    deletion.delete(database, ANONYMOUS, jobs[1].id)
+    assert find(database, "fox") == [jobs[2].id, jobs[0].id]
+    with database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count(SearchDocument.id))) == 2
+    if database.engine.dialect.name == "sqlite":
+        with database.write() as connection:
+            check = "INSERT INTO search_index (search_index) VALUES ('integrity-check')"
+            connection.exec_driver_sql(check)
+
+
+def test_a_change_is_indexed_even_if_it_comes_while_the_job_is_indexed(database: Database) -> None:
+    job = end(database, question="fox")
+    prepared = indexing.prepare(database)
+    with database.write() as connection:
+        search.reindex(connection, job.id)
+    assert indexing.put(database, prepared) == 1
+    assert indexing.any_pending(database)
+    assert index(database) == 1
+    assert find(database, "fox") == [job.id]
+    with database.write() as connection:
+        search.reindex(connection, job.id, forget=True)
+    assert find(database, "fox") == [], "it is forgotten at once"
+    index(database)
+    assert find(database, "fox") == [job.id]
+
+
+def test_two_processes_index_a_job_once(database: Database) -> None:
+    end(database)
+    first, second = indexing.prepare(database), indexing.prepare(database)
+    assert indexing.put(database, first) == 1
+    assert indexing.put(database, second) == 0
+    deleted = end(database)
+    prepared = indexing.prepare(database)
+    deletion.delete(database, ANONYMOUS, deleted.id)
+    assert indexing.put(database, prepared) == 0
+
+
+def test_jobs_of_one_moment_have_documents_of_their_own(database: Database) -> None:
+    template = end(database)
+    with database.engine.begin() as connection:
+        begin(connection, write=True)
+        # Ids of this form say nothing about the order within a moment.
+        multiply(connection, "jobs", f"old.id = '{template.id}'", 5, id="'resp_c' || n.i")
+    assert index(database) == 6
+    copies = {f"resp_c{number}" for number in range(1, 6)}
+    assert set(find(database, "why", limit=2)) == {template.id, *copies}
+
+
+def test_jobs_of_an_earlier_schema_are_indexed(database: Database) -> None:
+    job = end(database, question="fox")
+    migrations.migrate(database.engine, "0011")
+    migrations.migrate(database.engine)
+    assert find(database, "fox") == []
+    assert index(database) == 1
+    assert find(database, "fox") == [job.id]
+
+
+def test_a_very_long_text_is_indexed(database: Database) -> None:
+    question = " ".join(f"{'é' * 60}{number}" for number in range(30_000))
+    job = end(database, question=f"fox {question} vixen")
+    index(database)
+    assert find(database, "fox") == [job.id]
+    assert queries.get_job(database, None, job.id).unindexed == 0
