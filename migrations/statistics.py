@@ -33,6 +33,7 @@ STATISTICS = {
         "ix_jobs_outbox": "100 1",
         "ix_jobs_leased": "100 10 1",
         "ix_jobs_unsealed": "100 1",
+        "ix_jobs_unindexed": "100 1",
         "ix_jobs_rating": "100000 30000 1 1",
         "ix_jobs_owner_rating": "100000 1000 300 1 1",
     },
