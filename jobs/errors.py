@@ -35,6 +35,16 @@ class NothingToReplayError(UserError):
         super().__init__(f"No stage of {job_id} has finished, so there is nothing to replay.")
 
 
+class NotRetriableError(UserError):
+    """The job has not failed, or the worker that ran it has not given it back yet."""
+
+    def __init__(self, job_id: str, status: str) -> None:
+        reason = "its worker has not given it back yet: retry in a few seconds"
+        if status != "failed":
+            reason = f"it is {status}, and only a failed job can be retried"
+        super().__init__(f"{job_id} cannot be retried: {reason}.")
+
+
 class NotSealedError(UserError):
     """The job has no entry in the log yet."""
 

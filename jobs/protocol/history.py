@@ -31,6 +31,7 @@ def history(job: Job) -> dict[str, Any]:
         "background": job.background,
         "deadline_at": _time(job.deadline_at),
         "restarts": [_restart(restart) for restart in job.restarts],
+        "retries": [_retry(retry) for retry in job.retries],
         "attempts": [_attempt(attempt) for attempt in job.attempts],
     }
     if job.log_salt is None:
@@ -101,6 +102,15 @@ def _restart(restart: dict[str, Any]) -> dict[str, Any]:
         "at": _time(dt.datetime.fromisoformat(restart["at"])),
         "model_before": f"sha256:{restart['model']}",
         "reason": restart["reason"],
+    }
+
+
+def _retry(retry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "at": _time(dt.datetime.fromisoformat(retry["at"])),
+        "finished_at": _time(dt.datetime.fromisoformat(retry["finished_at"])),
+        "error": {"code": retry["code"], "message": retry["message"]},
+        "entry": retry["entry"],
     }
 
 
