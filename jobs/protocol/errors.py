@@ -18,6 +18,7 @@ from jobs.errors import (
     NoSuchBatchError,
     NoSuchFileError,
     NothingToReplayError,
+    NotRetriableError,
     QueueFullError,
     QuotaExceededError,
     UserError,
@@ -35,8 +36,8 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"
     #: Use another idempotency key.
     CONFLICT = "conflict"
-    #: Ask again, if the answer is still wanted.
-    CANCELLED = "cancelled"
+    #: What was asked for does not fit the state that the job is in.
+    WRONG_STATE = "wrong_state"
     #: Retry later: the client, or all clients together, asked for too much.
     RATE_LIMITED = "rate_limited"
     #: Retry later: a part of the service does not respond, or is busy.
@@ -50,7 +51,7 @@ STATUSES = {
     ErrorKind.INVALID_REQUEST: 400,
     ErrorKind.NOT_FOUND: 404,
     ErrorKind.CONFLICT: 422,
-    ErrorKind.CANCELLED: 409,
+    ErrorKind.WRONG_STATE: 409,
     ErrorKind.RATE_LIMITED: 429,
     ErrorKind.INTERNAL: 500,
     ErrorKind.UNAVAILABLE: 503,
@@ -110,7 +111,13 @@ class ConflictError(ProtocolError):
 class CancelledError(ProtocolError):
     """The job was cancelled before it had an answer."""
 
-    kind = ErrorKind.CANCELLED
+    kind = ErrorKind.WRONG_STATE
+
+
+class WrongStateError(ProtocolError):
+    """What is asked for does not fit the state that the job is in."""
+
+    kind = ErrorKind.WRONG_STATE
 
 
 class RateLimitedError(ProtocolError):
@@ -154,6 +161,8 @@ def translate(error: Exception) -> ProtocolError:
             )
         case EndpointDisabledError():
             return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
+        case NotRetriableError():
+            return WrongStateError(str(error), code="not_retriable")
         case NothingToReplayError():
             return ConflictError(str(error), code="nothing_to_replay")
         case QueueFullError():

@@ -365,6 +365,15 @@ class Restart(Reply):
     reason: str
 
 
+class Retry(Reply):
+    """A retry of the job after it had failed."""
+
+    at: Time
+    finished_at: Time
+    error: JobError
+    entry: int | None
+
+
 class Checkpoint(Reply):
     """A base or an adapter."""
 
@@ -506,6 +515,7 @@ class History(Summary):
     background: bool
     deadline_at: Time | None
     restarts: list[Restart]
+    retries: list[Retry]
     attempts: list[Attempt]
     digest: Digest | None
     log: LogPlace | None

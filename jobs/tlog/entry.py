@@ -139,6 +139,7 @@ def record(history: Mapping[str, Any], salt: bytes) -> dict[str, Any]:
         **_hashed(salt, "", history, _TEXTS),
         "batch": batch and {"id": batch["id"], **_hashed(salt, "/batch", batch, ("custom_id",))},
         "error": error and {"code": error["code"], **_hashed(salt, "/error", error, ("message",))},
+        **_retries(history, salt),
         "attempts": [
             {
                 **{name: attempt[name] for name in _ATTEMPT_PLAIN},
@@ -187,6 +188,27 @@ def _hashed(
     salt: bytes, prefix: str, values: Mapping[str, Any], names: Iterable[str]
 ) -> dict[str, str | None]:
     return {name: text_hash(salt, f"{prefix}/{name}", values[name]) for name in names}
+
+
+def _retries(history: Mapping[str, Any], salt: bytes) -> dict[str, Any]:
+    """Return the retries of a job; nothing if there are none, as in records that knew none."""
+    retries = history.get("retries")
+    if not retries:
+        return {}
+    return {
+        "retries": [
+            {
+                "at": retry["at"],
+                "finished_at": retry["finished_at"],
+                "entry": retry["entry"],
+                "error": {
+                    "code": retry["error"]["code"],
+                    **_hashed(salt, f"/retries/{number}/error", retry["error"], ("message",)),
+                },
+            }
+            for number, retry in enumerate(retries)
+        ]
+    }
 
 
 def _depth(value: Any) -> int:

@@ -43,6 +43,8 @@ class Report:
     origin: str | None = None
     entries: int = 0
     jobs: int = 0
+    #: Ends of jobs that were retried after them.
+    retried: int = 0
     #: Jobs that were deleted, and whose entries are there.
     deleted: int = 0
     checkpoints: int = 0
@@ -230,6 +232,8 @@ def _check_jobs(
             if deletion is not None and parse_entry(deletion).get("entry") != index:
                 raise TamperedError(f"{name} was removed: its deletion is of another entry")
             report.deleted += 1
+        elif index in {retry["entry"] for retry in job.retries}:
+            report.retried += 1
         elif job.log_index != index:
             raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
         elif describe(job)["digest"] != said["digest"]:
