@@ -426,7 +426,7 @@ def _result(batch: Any, number: int, custom_id: str, job_id: str, job: Job | Non
     try:
         text = batch_lines.answer_line(batch.id, number, custom_id, batch.endpoint, job)
     except ProtocolError as error:
-        if error.kind is ErrorKind.CANCELLED:
+        if error.kind is ErrorKind.WRONG_STATE:
             code, message = _GIVEN_UP.get(batch.status, (error.code, error.message))
             text = batch_lines.unanswered_line(batch.id, number, custom_id, code, message)
         else:
