@@ -85,6 +85,10 @@ class Client:
         """Submit a job again; return the id of the job that replays it."""
         return str(self._reach("POST", f"/api/jobs/{job_id}/replay")["id"])
 
+    def retry(self, job_id: str) -> dict[str, Any]:
+        """Let a failed job go on, and return its summary."""
+        return self._reach("POST", f"/api/jobs/{job_id}/retry")
+
     def history(self, job_id: str) -> dict[str, Any]:
         """Return the history of a job."""
         return self._reach("GET", f"/api/jobs/{job_id}")

@@ -1,4 +1,4 @@
-"""`helixq jobs`: list, show, watch, cancel and replay the jobs of a server.
+"""`helixq jobs`: list, show, watch, cancel, retry and replay the jobs of a server.
 
 Exports are in `cli.exports`; proofs in `cli.trust`; reviews, erasures and deletions in `cli.reviewing`.
 """
@@ -29,7 +29,7 @@ MIN_QUESTION = 20
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch, cancel, replay, review, erase, delete, export, import and verify jobs."""
+    """List, show, watch, cancel, retry, replay, review, erase, delete, export, import and verify jobs."""
 
 
 jobs.add_command(exports.export)
@@ -170,6 +170,17 @@ def cancel(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> 
     with Client(url or settings.url, settings.api_key) as client:
         for job_id in job_ids:
             click.echo(f"{job_id} is {client.cancel(job_id)['status']}.")
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@server
+@click.pass_obj
+def retry(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> None:
+    """Let failed jobs go on from their first unfinished stage."""
+    with Client(url or settings.url, settings.api_key) as client:
+        for job_id in job_ids:
+            click.echo(f"{job_id} is {client.retry(job_id)['status']}.")
 
 
 @jobs.command()

@@ -27,7 +27,13 @@ from jobs.pipeline import Turn
 from jobs.progress import Progress
 from jobs.protocol import batch_lines
 from jobs.protocol.conversation import earlier_turns
-from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, translate
+from jobs.protocol.errors import (
+    CancelledError,
+    ErrorKind,
+    InvalidRequestError,
+    ProtocolError,
+    translate,
+)
 from jobs.protocol.limits import surely_fits
 from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
@@ -426,7 +432,7 @@ def _result(batch: Any, number: int, custom_id: str, job_id: str, job: Job | Non
     try:
         text = batch_lines.answer_line(batch.id, number, custom_id, batch.endpoint, job)
     except ProtocolError as error:
-        if error.kind is ErrorKind.CANCELLED:
+        if isinstance(error, CancelledError):
             code, message = _GIVEN_UP.get(batch.status, (error.code, error.message))
             text = batch_lines.unanswered_line(batch.id, number, custom_id, code, message)
         else:

@@ -12,7 +12,15 @@ from jobs.progress import Progress
 from jobs.protocol.history import history
 from jobs.queue import Publisher
 from jobs.queued_counts import QueuedCounts
-from jobs.use_cases import batches, cancellation, deletion, erasing, outbox, submission
+from jobs.use_cases import (
+    batches,
+    cancellation,
+    deletion,
+    erasing,
+    outbox,
+    retrying,
+    submission,
+)
 from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
@@ -64,6 +72,21 @@ def cancel(database: Database, progress: Progress, owner: str | None, job_id: st
         JobNotFoundError: there is no such job.
     """
     job = cancellation.cancel(database, owner, job_id)
+    progress.publish_change(job_id)
+    return job
+
+
+def retry(
+    database: Database, publisher: Publisher, progress: Progress, owner: str | None, job_id: str
+) -> Job:
+    """Let a failed job go on, and tell the workers and its readers; see `retrying.retry`.
+
+    Raises:
+        JobNotFoundError: there is no such job.
+        NotRetriableError: it has not failed.
+    """
+    job = retrying.retry(database, owner, job_id)
+    _publish(database, publisher, job)
     progress.publish_change(job_id)
     return job
 
@@ -137,12 +160,18 @@ def delete_matching(
 
 
 def _publish(database: Database, publisher: Publisher, job: Job) -> None:
-    """Publish an accepted job. If that fails, a sweep does it: the client gets no error."""
+    """Publish a job's next stage. If that fails, a sweep does it: the client gets no error."""
     try:
         try:
-            publisher.publish(job.id, stage_index=0, rounds=job.rounds, priority=job.priority)
+            publisher.publish(
+                job.id,
+                stage_index=job.stage_index,
+                rounds=job.rounds,
+                priority=job.priority,
+                model=job.model,
+            )
         except QueueUnavailableError as error:
             log.warning("%s: accepted; will be published later: %s", job.id, error)
-            outbox.mark_unpublished(database, job.id, 0)
+            outbox.mark_unpublished(database, job.id, job.stage_index)
     except Exception:  # Whatever it is: a sweep publishes again what no worker claims.
         log.exception("%s: accepted; will be published later", job.id)

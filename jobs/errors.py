@@ -45,6 +45,13 @@ class NothingToReplayError(UserError):
         super().__init__(f"No stage of {job_id} has finished, so there is nothing to replay.")
 
 
+class NotRetriableError(UserError):
+    """The job cannot go on. The message says why."""
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        super().__init__(f"{job_id} cannot be retried: {reason}.")
+
+
 class NotSealedError(UserError):
     """The job has no entry in the log yet."""
 

@@ -68,6 +68,11 @@ class Services:
         owner = get_caller().changeable_owner
         return dispatch.cancel(self.database, self.progress, owner, job_id)
 
+    def retry(self, job_id: str) -> Job:
+        """Let a failed job that the current request may change go on; see `dispatch.retry`."""
+        owner = get_caller().changeable_owner
+        return dispatch.retry(self.database, self.publisher, self.progress, owner, job_id)
+
     def cancel_batch(self, batch_id: str) -> Batch:
         """Cancel a batch that the current request may change; see `dispatch.cancel_batch`."""
         owner = get_caller().changeable_owner

@@ -122,6 +122,11 @@ class Job(Base):
     #: For each run but the first: its number (``run``), when it began (``at``), the ``model`` of the run
     #: before, and the ``reason``.
     restarts: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    #: For each time that the job had failed and was retried: when (``at``), the end before (``finished_at``
+    #: and the error's ``code``), and the index of its entry in the log or null (``entry``).
+    retries: Mapped[list[dict[str, Any]]] = mapped_column(ExactJSON, default=list)
+    #: When it was last retried.
+    retried_at: Mapped[dt.datetime | None]
     #: The first stage of the run that is not finished; the number of stages once all are.
     stage_index: Mapped[int] = mapped_column(default=0)
     #: When that stage became ready to run.

@@ -23,6 +23,7 @@ from jobs.errors import (
     NoSuchTextError,
     NotEndedError,
     NothingToReplayError,
+    NotRetriableError,
     NotSealedError,
     QueueFullError,
     QuotaExceededError,
@@ -42,8 +43,8 @@ class ErrorKind(StrEnum):
     NOT_FOUND = "not_found"
     #: Use another idempotency key.
     CONFLICT = "conflict"
-    #: Ask again, if the answer is still wanted.
-    CANCELLED = "cancelled"
+    #: What was asked for does not fit the state that the job is in.
+    WRONG_STATE = "wrong_state"
     #: Ask again when the job has come further.
     TOO_EARLY = "too_early"
     #: Retry later: the client, or all clients together, asked for too much.
@@ -59,7 +60,7 @@ STATUSES = {
     ErrorKind.INVALID_REQUEST: 400,
     ErrorKind.NOT_FOUND: 404,
     ErrorKind.CONFLICT: 422,
-    ErrorKind.CANCELLED: 409,
+    ErrorKind.WRONG_STATE: 409,
     ErrorKind.TOO_EARLY: 409,
     ErrorKind.RATE_LIMITED: 429,
     ErrorKind.INTERNAL: 500,
@@ -120,7 +121,13 @@ class ConflictError(ProtocolError):
 class CancelledError(ProtocolError):
     """The job was cancelled before it had an answer."""
 
-    kind = ErrorKind.CANCELLED
+    kind = ErrorKind.WRONG_STATE
+
+
+class WrongStateError(ProtocolError):
+    """What is asked for does not fit the state that the job is in."""
+
+    kind = ErrorKind.WRONG_STATE
 
 
 class TooEarlyError(ProtocolError):
@@ -172,6 +179,8 @@ def translate(error: Exception) -> ProtocolError:
             )
         case EndpointDisabledError():
             return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
+        case NotRetriableError():
+            return WrongStateError(str(error), code="not_retriable")
         case NothingToReplayError():
             return ConflictError(str(error), code="nothing_to_replay")
         case ErasedError():

@@ -45,6 +45,7 @@ def history(job: Job) -> dict[str, Any]:
         "background": job.background,
         "deadline_at": rfc3339(job.deadline_at),
         "restarts": [_restart(restart) for restart in job.restarts],
+        "retries": [_retry(retry) for retry in job.retries],
         "attempts": [
             _attempt(attempt, f"/attempts/{number}", text)
             for number, attempt in enumerate(job.attempts)
@@ -240,6 +241,15 @@ def _restart(restart: dict[str, Any]) -> dict[str, Any]:
         "at": rfc3339(dt.datetime.fromisoformat(restart["at"])),
         "model_before": f"sha256:{restart['model']}",
         "reason": restart["reason"],
+    }
+
+
+def _retry(retry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "at": rfc3339(dt.datetime.fromisoformat(retry["at"])),
+        "finished_at": rfc3339(dt.datetime.fromisoformat(retry["finished_at"])),
+        "code": retry["code"],
+        "entry": retry["entry"],
     }
 
 

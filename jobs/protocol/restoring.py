@@ -101,6 +101,7 @@ def _job(told: Mapping[str, Any]) -> Job:
         model=_digest(told["model"]),
         run=told["run"],
         restarts=[_restart(restart) for restart in told["restarts"]],
+        retries=[_retry(retry) for retry in told["retries"]],
         error_code=error and error["code"],
         error_message=error and error["message"],
         # What leads a job through the queue, and means nothing after its end.
@@ -159,6 +160,13 @@ def _restart(told: Mapping[str, Any]) -> dict[str, Any]:
         "model": _digest(told["model_before"]),
         "reason": told["reason"],
     }
+
+
+def _retry(told: Mapping[str, Any]) -> dict[str, Any]:
+    times = {
+        name: dt.datetime.fromisoformat(told[name]).isoformat() for name in ("at", "finished_at")
+    }
+    return {**times, "code": told["code"], "entry": told["entry"]}
 
 
 def _text(value: Any) -> str:

@@ -366,6 +366,15 @@ class Restart(Reply):
     reason: str
 
 
+class Retry(Reply):
+    """A retry of the job after it had failed."""
+
+    at: Time
+    finished_at: Time
+    code: str
+    entry: int | None
+
+
 class Checkpoint(Reply):
     """A base or an adapter."""
 
@@ -652,6 +661,7 @@ class History(Summary):
     background: bool
     deadline_at: Time | None
     restarts: list[Restart]
+    retries: list[Retry]
     attempts: list[Attempt]
     origin: Origin | None
     reviews: list[Review]

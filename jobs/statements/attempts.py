@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 
 from jobs.column_types import utcnow
 from jobs.models import Attempt, AttemptStatus, Job, Status
 
-#: Counts the attempts at a stage that were lost with their workers. Parameters: ``job``, ``stage``.
+#: The job under another name: within a statement on jobs it would be that statement's.
+_JOB = aliased(Job)
+_RETRIED_AT = sa.select(_JOB.retried_at).where(_JOB.id == sa.bindparam("job")).scalar_subquery()
+#: Counts the attempts at a stage that were lost with their workers since the job was last retried.
+#: Parameters: ``job``, ``stage``.
 COUNT_LOST = sa.select(sa.func.count()).where(
     Attempt.job_id == sa.bindparam("job"),
     Attempt.stage_index == sa.bindparam("stage"),
     Attempt.status == AttemptStatus.LOST,
+    Attempt.started_at >= sa.func.coalesce(_RETRIED_AT, Attempt.started_at),
 )
 
 _OF_JOB = (
@@ -34,7 +40,7 @@ _END_AFTER_JOB = _RUNNING.values(finished_at=utcnow())
 
 
 def count_lost(connection: sa.Connection, job_id: str, stage_index: int) -> int:
-    """Count the attempts at a stage that were lost with their workers, in all runs of the job."""
+    """Count the attempts at a stage that were lost with their workers, in all runs since the last retry."""
     return connection.scalar(COUNT_LOST, {"job": job_id, "stage": stage_index}) or 0
 
 

@@ -335,11 +335,16 @@ def delete_all(connection: sa.Connection, job_ids: Collection[str]) -> int:
 def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
     """Delete jobs with their attempts and webhooks, and note it for the log; return how many there were."""
     # The index is that of the deleted row: a transaction that seals the job may have come first.
-    statement = sa.delete(Job).where(condition).returning(Job.id, Job.log_index)
-    deleted = {row.id: row.log_index for row in connection.execute(statement)}
+    statement = sa.delete(Job).where(condition).returning(Job.id, Job.log_index, Job.retries)
+    deleted = connection.execute(statement).all()
     if deleted:
-        deliveries.delete_of_objects(connection, list(deleted))
-        log.note_deletions(connection, deleted)
+        deliveries.delete_of_objects(connection, [row.id for row in deleted])
+        entries = (
+            (row.id, index)
+            for row in deleted
+            for index in (row.log_index, *(retry["entry"] for retry in row.retries))
+        )
+        log.note_deletions(connection, [entry for entry in entries if entry[1] is not None])
     return len(deleted)
 
 

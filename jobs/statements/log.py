@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload, undefer
 
-from jobs.column_types import utcnow
+from jobs.column_types import UTCDateTime, utcnow
 from jobs.models import (
     Attempt,
     Erasure,
@@ -23,6 +23,7 @@ from jobs.models import (
     LogTile,
     Review,
 )
+from jobs.tlog.entry import parse_entry
 
 #: The condition of the partial index of jobs that are not in the log yet.
 _IS_UNSEALED = sa.and_(
@@ -49,7 +50,12 @@ _ANY_PENDING = sa.select(
 _LOCK = sa.select(LogState.origin, LogState.size, utcnow().label("now")).with_for_update()
 _SEAL = (
     sa.update(Job)
-    .where(Job.id == sa.bindparam("job"), _IS_UNSEALED)
+    .where(
+        Job.id == sa.bindparam("job"),
+        # It may have been retried meanwhile, and have ended again.
+        Job.finished_at == sa.bindparam("end", type_=UTCDateTime()),
+        _IS_UNSEALED,
+    )
     .values(log_index=sa.bindparam("index"), log_salt=sa.bindparam("salt"))
 )
 _TILE = sa.select(LogTile.hashes).where(
@@ -150,9 +156,11 @@ def add_key(connection: sa.Connection, verifier: str, private: bytes | None) -> 
     connection.execute(sa.insert(LogKey).values(verifier=verifier, private=private))
 
 
-def seal_job(connection: sa.Connection, job_id: str, index: int, salt: bytes) -> bool:
-    """Give a job its place in the log; return False if it has one or is gone."""
-    parameters = {"job": job_id, "index": index, "salt": salt}
+def seal_job(
+    connection: sa.Connection, job_id: str, end: dt.datetime | None, index: int, salt: bytes
+) -> bool:
+    """Give a job that ended at ``end`` its place in the log; return False if it has one, goes on or is gone."""
+    parameters = {"job": job_id, "end": end, "index": index, "salt": salt}
     return bool(connection.execute(_SEAL, parameters).rowcount)
 
 
@@ -161,18 +169,14 @@ def add_entries(connection: sa.Connection, entries: list[dict[str, Any]]) -> Non
     connection.execute(sa.insert(LogEntry), entries)
 
 
-def note_deletions(connection: sa.Connection, deleted: Mapping[str, int | None]) -> None:
+def note_deletions(connection: sa.Connection, deleted: Iterable[tuple[str, int]]) -> None:
     """Note that jobs were deleted, for the log to say so.
 
     Args:
         connection: of the transaction that deletes them.
-        deleted: the index of each job's entry; None if it has none.
+        deleted: each job with the index of its entry, and once more for each entry of an end before a retry.
     """
-    rows = [
-        {"job_id": job_id, "entry_index": index}
-        for job_id, index in deleted.items()
-        if index is not None
-    ]
+    rows = [{"job_id": job_id, "entry_index": index} for job_id, index in deleted]
     if rows:
         connection.execute(sa.insert(LogDeletion), rows)
 
@@ -236,14 +240,16 @@ def find_known(connection: sa.Connection, job_ids: Collection[str]) -> set[str]:
     return set(connection.scalars(sa.select(LogEntry.job_id).where(LogEntry.job_id.in_(job_ids))))
 
 
-def find_deletions(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, bytes | None]:
-    """Return the entries of some jobs' deletions by job; None if the log has yet to get it."""
-    pending = sa.select(LogDeletion.job_id).where(LogDeletion.job_id.in_(job_ids))
-    found: dict[str, bytes | None] = dict.fromkeys(connection.scalars(pending))
-    query = sa.select(LogEntry.job_id, LogEntry.entry).where(
-        LogEntry.job_id.in_(job_ids), LogEntry.kind == LogKind.DELETION
-    )
-    return {**found, **{row.job_id: row.entry for row in connection.execute(query)}}
+def find_deletions(connection: sa.Connection, job_ids: Collection[str]) -> dict[str, set[Any]]:
+    """Return the indexes of the entries that some jobs' deletions are of, by job."""
+    pending = sa.select(LogDeletion.job_id, LogDeletion.entry_index)
+    logged = sa.select(LogEntry.job_id, LogEntry.entry).where(LogEntry.kind == LogKind.DELETION)
+    found: dict[str, set[Any]] = {}
+    for job_id, index in connection.execute(pending.where(LogDeletion.job_id.in_(job_ids))):
+        found.setdefault(job_id, set()).add(index)
+    for job_id, entry in connection.execute(logged.where(LogEntry.job_id.in_(job_ids))):
+        found.setdefault(job_id, set()).add(parse_entry(entry).get("entry"))
+    return found
 
 
 def find_misplaced(connection: sa.Connection) -> sa.Row[*tuple[Any, ...]] | None:

@@ -226,6 +226,7 @@ def record(history: Mapping[str, Any], salts: Salts) -> dict[str, Any]:
         **_hashed(salts, "", history, _TEXTS),
         "batch": batch and {"id": batch["id"], **_hashed(salts, "/batch", batch, ("custom_id",))},
         "error": error and {"code": error["code"], **_hashed(salts, "/error", error, ("message",))},
+        **_retries(history),
         "attempts": [
             {
                 **{name: attempt[name] for name in _ATTEMPT_PLAIN},
@@ -348,6 +349,11 @@ def _hashed(
     salts: Salts, prefix: str, values: Mapping[str, Any], names: Iterable[str]
 ) -> dict[str, str | None]:
     return {name: text_hash(salts, f"{prefix}/{name}", values[name]) for name in names}
+
+
+def _retries(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the retries of a job; nothing if there are none, as in records that knew none."""
+    return {"retries": history["retries"]} if history.get("retries") else {}
 
 
 def _depth(value: Any) -> int:

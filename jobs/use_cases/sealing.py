@@ -67,6 +67,8 @@ class Prepared(NamedTuple):
     digest: str
     #: Of the job, which has none before.
     salt: bytes = b""
+    #: When the job ended.
+    end: dt.datetime | None = None
     #: Of the job's entry, if it is not a job.
     job_index: int | None = None
     #: The erased ones.
@@ -102,18 +104,29 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
         salt = job.log_salt or new_salt()  # An imported job keeps its salt, and so its digest.
         origin = job.origin_proof and proof_hash(job.origin_proof)
         said_of = digest(describe(job), salt)
-        prepared.append(Prepared(LogKind.JOB, job.id, job.id, said_of, salt, origin=origin))
+        prepared.append(
+            Prepared(LogKind.JOB, job.id, job.id, said_of, salt, end=job.finished_at, origin=origin)
+        )
     told = {job_id: describe(job) for job_id, job in changed.items()}
     for review_id, job_id in reviews:
         [said] = [review for review in told[job_id]["reviews"] if review["id"] == review_id]
         index = changed[job_id].log_index
-        prepared.append(Prepared(LogKind.REVIEW, review_id, job_id, said["digest"], b"", index))
+        prepared.append(
+            Prepared(LogKind.REVIEW, review_id, job_id, said["digest"], job_index=index)
+        )
     for erasure_id, job_id in erasures:
         ids = [erasure.id for erasure in changed[job_id].erasures]
         said = told[job_id]["erasures"][ids.index(erasure_id)]
         index, erased = changed[job_id].log_index, said["texts"]
         prepared.append(
-            Prepared(LogKind.ERASURE, erasure_id, job_id, said["digest"], b"", index, erased)
+            Prepared(
+                LogKind.ERASURE,
+                erasure_id,
+                job_id,
+                said["digest"],
+                job_index=index,
+                texts=erased,
+            )
         )
     return prepared
 
@@ -183,7 +196,7 @@ def _seal(connection: sa.Connection, one: Prepared, index: int) -> bool:
     """Give a record its place in the log; return False if it has one or is gone."""
     match one.kind:
         case LogKind.JOB:
-            return log.seal_job(connection, one.id, index, one.salt)
+            return log.seal_job(connection, one.id, one.end, index, one.salt)
         case LogKind.REVIEW:
             return log.seal_review(connection, one.id, index)
         case _:

@@ -61,6 +61,8 @@ class Report:
     origin: str | None = None
     entries: int = 0
     jobs: int = 0
+    #: Ends of jobs that were retried after them.
+    retried: int = 0
     #: Jobs that were deleted, and whose entries are there.
     deleted: int = 0
     checkpoints: int = 0
@@ -249,11 +251,12 @@ def _check_jobs(
         elif job is None:
             if job_id not in deletions:
                 raise TamperedError(f"{name} was removed")
-            deletion = deletions[job_id]
             of = index if kind is LogKind.JOB else said["entry"]
-            if deletion is not None and parse_entry(deletion).get("entry") != of:
+            if of not in deletions[job_id]:
                 raise TamperedError(f"{name} was removed: its deletion is of another entry")
             report.deleted += kind is LogKind.JOB
+        elif kind is LogKind.JOB and index in _ends(job):
+            report.retried += 1
         elif kind is LogKind.JOB:
             if job.log_index != index:
                 raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
@@ -263,7 +266,7 @@ def _check_jobs(
                     f"{name} was changed: the proof that it was imported with differs"
                 )
             report.jobs += 1
-        elif said["entry"] != job.log_index:
+        elif said["entry"] not in {job.log_index, *_ends(job)}:
             raise TamperedError(f"entry {index}, of job {job_id}, is of another job's")
         elif kind is LogKind.REVIEW:
             _check_review(told[job_id], said, index)
@@ -271,6 +274,11 @@ def _check_jobs(
         else:
             _check_erasure(told[job_id], said, index)
             report.erasures += 1
+
+
+def _ends(job: Job) -> set[int]:
+    """Return the entries of the ends of a job after which it was retried."""
+    return {retry["entry"] for retry in job.retries if retry["entry"] is not None}
 
 
 def _check_job(told: dict[str, Any], said: dict[str, Any], name: str) -> None:

@@ -100,6 +100,15 @@ def replay_job(job_id: str) -> Response:
     return reply
 
 
+@blueprint.post("/jobs/<job_id>/retry")
+def retry_job(job_id: str) -> Response:
+    """Let a failed job go on from its first unfinished stage."""
+    reply = jsonify(summary(get_services().retry(job_id)))
+    reply.status_code = 202
+    reply.location = url_for(".job", job_id=job_id)
+    return reply
+
+
 def _get(job_id: str) -> Job:
     services = get_services()
     return queries.get_job(services.database, services.readable_owner, job_id, with_history=True)

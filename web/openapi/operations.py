@@ -492,6 +492,12 @@ OPERATIONS = {
         errors=(404, 422),
         error=schemas.Problem,
     ),
+    "api.retry_job": Operation(
+        "Audits",
+        {202: Reply("The job goes on.", schemas.Summary, headers={"Location": "Its history."})},
+        errors=(404, 409),
+        error=schemas.Problem,
+    ),
     "api.job": Operation(
         "Audits",
         {200: Reply("The job's history.", schemas.History)},

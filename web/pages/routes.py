@@ -76,7 +76,7 @@ def job(job_id: str) -> str:
     return render_template(
         "job.html",
         job=job,
-        may_cancel=caller.may(Scope.ASK) and caller.changeable_owner in (None, job.owner),
+        may_change=caller.may(Scope.ASK) and caller.changeable_owner in (None, job.owner),
         live=view.is_live(job),
         stages=view.stages(job),
         earlier_runs=view.earlier_runs(job),
@@ -87,6 +87,13 @@ def job(job_id: str) -> str:
 def cancel(job_id: str) -> Response:
     """Cancel a job, and redirect to its page."""
     get_services().cancel(job_id)
+    return redirect(url_for("pages.job", job_id=job_id), code=303)
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> Response:
+    """Let a failed job go on, and redirect to its page."""
+    get_services().retry(job_id)
     return redirect(url_for("pages.job", job_id=job_id), code=303)
 
 

@@ -93,6 +93,18 @@ def test_an_unknown_job_is_an_error_in_one_sentence(jobs: Command) -> None:
         assert "Traceback" not in result.output
 
 
+def test_a_failed_job_is_retried(web: Client, database: Database, jobs: Command) -> None:
+    job_id = ask(web)["id"]
+    claim = stages.claim(database, job_id, 0, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.fail(database, claim, "server_error", "it broke", OUTPUT)
+    result = jobs("retry", job_id)
+    assert (result.exit_code, result.output) == (0, f"{job_id} is in_progress.\n")
+    result = jobs("retry", job_id)
+    assert result.exit_code == 1
+    assert "only a failed job can be retried" in result.output
+
+
 @pytest.fixture
 def work(database: Database) -> Iterator[Callable[[dict[int, Output]], None]]:
     """Run the stages of jobs as they are submitted, with other outputs for some stages."""

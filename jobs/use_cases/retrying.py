@@ -1,0 +1,88 @@
+"""Retrying failed jobs: they go on from their first unfinished stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.errors import JobNotFoundError, NotRetriableError
+from jobs.models import Job, Status
+from jobs.statements import jobs, search
+from jobs.transient import retry_on_conflict
+from jobs.use_cases.queries import get_job
+
+
+@retry_on_conflict
+def retry(database: Database, owner: str | None, job_id: str) -> Job:
+    """Let a failed job of an owner (None: of any owner) go on; return it.
+
+    It keeps its id, its seed, its model and its attempts, and its finished stages are not run again. Its time
+    limit begins again, and lost workers count from now on. If it has an entry in the log, it gets another one
+    when it ends again.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+        NotRetriableError: it has not failed, or something else keeps it from going on.
+    """
+    jobs.check_id(job_id)
+    columns = (
+        Job.erased_at,
+        Job.origin_proof,
+        Job.owner,
+        Job.status,
+        Job.started_at,
+        Job.finished_at,
+        Job.worker_id,
+        Job.error_code,
+        Job.log_index,
+        Job.retries,
+        utcnow().label("now"),
+    )
+    with database.write() as connection:
+        locked = sa.select(*columns).where(Job.id == job_id).with_for_update()
+        job = connection.execute(locked).one_or_none()
+        if job is None or owner not in (None, job.owner):
+            raise JobNotFoundError(job_id)
+        if reason := _obstacle(job):
+            raise NotRetriableError(job_id, reason)
+        end = {
+            "at": job.now.isoformat(),
+            "finished_at": job.finished_at.isoformat(),
+            "code": job.error_code,
+            "entry": job.log_index,
+        }
+        statement = sa.update(Job).where(Job.id == job_id)
+        connection.execute(
+            statement.values(
+                status=Status.IN_PROGRESS if job.started_at else Status.QUEUED,
+                retries=[*job.retries, end],
+                retried_at=job.now,
+                finished_at=None,
+                deadline_at=None,
+                error_code=None,
+                error_message=None,
+                ready_at=job.now,
+                published_at=job.now,
+                log_index=None,
+                log_salt=None,
+            )
+        )
+        # A list of ended jobs should not have it any more.
+        search.reindex(connection, job_id, forget=True)
+    return get_job(database, owner, job_id)
+
+
+def _obstacle(job: sa.Row[*tuple[Any, ...]]) -> str | None:
+    """Return why a job cannot be retried."""
+    if job.status is not Status.FAILED:
+        return f"it is {job.status}, and only a failed job can be retried"
+    if job.worker_id is not None:
+        return "its worker has not given it back yet; retry in a few seconds"
+    if job.erased_at is not None:
+        return "texts of it were erased"
+    if job.origin_proof is not None:
+        return "it was imported, and its proof is of its end"
+    return None

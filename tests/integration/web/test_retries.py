@@ -1,0 +1,78 @@
+"""Retrying a failed job, over HTTP and from its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.database import Database
+from jobs.models import Scope
+from jobs.use_cases import stages
+from tests.conftest import WORKER
+from tests.integration.web.client import OUTPUT, Client, ask
+from tests.integration.web.with_keys import browser, code, program
+
+
+def fail(database: Database, job_id: str) -> None:
+    """Fail a job in its second stage."""
+    for stage_index in range(2):
+        claim = stages.claim(database, job_id, stage_index, WORKER, job_timeout=60)
+        assert claim is not None
+        if stage_index:
+            assert stages.fail(database, claim, "server_error", "it broke", OUTPUT)
+        else:
+            assert stages.record(database, claim, OUTPUT)
+
+
+def finish(database: Database, job_id: str) -> None:
+    for stage_index in (1, 2):
+        claim = stages.claim(database, job_id, stage_index, WORKER, job_timeout=60)
+        assert claim is not None
+        assert stages.record(database, claim, OUTPUT)
+
+
+def test_a_failed_job_goes_on(web: Client, database: Database) -> None:
+    job_id = ask(web)["id"]
+    assert code(web.post(f"/api/jobs/{job_id}/retry")) == (409, "not_retriable")
+    fail(database, job_id)
+    failed = web.get(f"/v1/responses/{job_id}")
+    assert failed.json["status"] == "failed"
+    reply = web.post(f"/api/jobs/{job_id}/retry")
+    assert (reply.status_code, reply.json["status"]) == (202, "in_progress")
+    assert reply.location == f"/api/jobs/{job_id}"
+    polled = web.get(f"/v1/responses/{job_id}")
+    assert (polled.json["status"], polled.json["error"]) == ("in_progress", None)
+    assert polled.headers["ETag"] != failed.headers["ETag"]
+    finish(database, job_id)
+    done = web.get(f"/v1/responses/{job_id}").json
+    assert (done["status"], done["error"]) == ("completed", None)
+    assert len(done["output"]) == 3
+    events = web.get(f"/v1/responses/{job_id}?stream=true").text
+    assert "response.completed" in events
+    assert "response.failed" not in events
+    assert code(web.post("/api/jobs/resp_none/retry")) == (404, "not_found")
+
+
+def test_the_page_of_a_failed_job_has_a_button(web: Client, database: Database) -> None:
+    job_id = ask(web)["id"]
+    action = f'action="/jobs/{job_id}/retry"'
+    assert action not in web.get(f"/jobs/{job_id}").text
+    fail(database, job_id)
+    assert action in web.get(f"/jobs/{job_id}").text
+    reply = web.post(f"/jobs/{job_id}/retry")
+    assert (reply.status_code, reply.location) == (303, f"/jobs/{job_id}")
+    page = web.get(reply.location).text
+    assert action not in page
+    assert "it broke" not in page
+    assert "data-response" in page, "the page follows the job"
+
+
+def test_a_job_is_retried_by_those_who_may_change_it(app: Any) -> None:
+    alice, bob, admin = program(app), program(app), program(app, Scope.ADMIN)
+    auditor, page = program(app, Scope.AUDIT), browser(app)
+    job_id = alice.post("/v1/responses", json={"input": "Why?", "background": True}).json["id"]
+    path = f"/api/jobs/{job_id}/retry"
+    assert code(bob.post(path)) == (404, "not_found")
+    assert page.post(f"/jobs/{job_id}/retry").status_code == 404
+    assert auditor.post(path).status_code == 403
+    for client in (alice, admin):
+        assert code(client.post(path)) == (409, "not_retriable")
