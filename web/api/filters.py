@@ -55,8 +55,11 @@ class Wanted(NamedTuple):
     order: Order
 
 
-def wanted() -> Wanted:
+def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
     """Return which page of which list of jobs is requested.
+
+    Args:
+        size: the default number of jobs of a page.
 
     Raises:
         InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
@@ -106,7 +109,7 @@ def wanted() -> Wanted:
     return Wanted(
         filters,
         _owner(),
-        query.integer("limit", query.DEFAULT_PAGE_SIZE, 1, query.MAX_PAGE_SIZE),
+        query.integer("limit", size, 1, query.MAX_PAGE_SIZE),
         request.args.get("after"),
         order,
     )

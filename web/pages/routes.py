@@ -13,7 +13,7 @@ from jobs.protocol.validation import validate
 from jobs.use_cases import queries
 from web.caller import get_caller
 from web.errors import headers_of, status_of
-from web.pages import filters, view
+from web.pages import filters, history, view
 from web.services import get_services
 
 blueprint = Blueprint(
@@ -25,8 +25,6 @@ blueprint = Blueprint(
     static_url_path="/assets",
 )
 filters.register(blueprint)
-
-PAGE_SIZE = 25
 
 
 @blueprint.get("/")
@@ -55,16 +53,9 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
 
 
 @blueprint.get("/jobs")
-def jobs() -> str:
-    """List the jobs, newest first."""
-    services = get_services()
-    page, has_more = queries.list_jobs(
-        services.database,
-        services.readable_owner,
-        limit=PAGE_SIZE,
-        after=request.args.get("after") or None,
-    )
-    return render_template("jobs.html", jobs=page, more=has_more, paged="after" in request.args)
+def jobs() -> Response | str | tuple[str, int]:
+    """List the jobs, and search them."""
+    return history.show()
 
 
 @blueprint.get("/jobs/<job_id>")
