@@ -31,10 +31,15 @@ def _parse_keys(_context: click.Context, _option: object, keys: tuple[str, ...])
         raise click.UsageError(f"--key: {error}.") from error
 
 
+def _with_scheme(_context: click.Context, _option: object, url: str | None) -> str | None:
+    return f"http://{url}" if url and "://" not in url else url
+
+
 def server(command: F) -> F:
     """Add the option that names the server."""
     return click.option(
         "--url",
         metavar="URL",
-        help="The server's URL (default: from HELIXQ_HOST and HELIXQ_PORT).",
+        callback=_with_scheme,
+        help="The server's URL, or its host and port (default: from HELIXQ_HOST and HELIXQ_PORT).",
     )(command)
