@@ -28,8 +28,9 @@ EntryId = tuple[int, int]
 class Subscription:
     """The entries of one stream that its subscriber has not taken yet."""
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self._changed = threading.Condition(lock)
+    def __init__(self) -> None:
+        # A lock of its own: news wake hundreds of subscribers at the same time.
+        self._changed = threading.Condition(threading.Lock())
         self._entries: list[Fields] = []
         self._away = False
         #: The id of the last entry that was received.
@@ -48,17 +49,19 @@ class Subscription:
             away, self._away = self._away, False
         return entries, away
 
-    # --- the listener's thread, which holds the lock ---------------------------------
+    # --- the listener's thread --------------------------------------------------------
 
     def put(self, entries: list[tuple[EntryId, Fields]]) -> None:
         if new := [fields for entry_id, fields in entries if entry_id > self.cursor]:
-            self._entries += new
             self.cursor = entries[-1][0]
-            self._changed.notify_all()
+            with self._changed:
+                self._entries += new
+                self._changed.notify_all()
 
     def set_away(self) -> None:
-        self._away = True
-        self._changed.notify_all()
+        with self._changed:
+            self._away = True
+            self._changed.notify_all()
 
 
 class Listener:
@@ -84,7 +87,7 @@ class Listener:
     @contextmanager
     def subscribe(self, key: str) -> Iterator[Subscription]:
         """Subscribe to a stream from its start."""
-        subscription = Subscription(self._lock)
+        subscription = Subscription()
         with self._lock:
             self._subscriptions.setdefault(key, []).append(subscription)
             if self._thread is None:

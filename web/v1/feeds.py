@@ -28,8 +28,10 @@ from web.v1 import sse
 KEEPALIVE_INTERVAL = 15.0
 #: The maximum number of seconds to block, so that a stream notices when it should end.
 MAX_BLOCK = 1.0
-#: Seconds between checks of a job's row when Redis has no news: news can be lost.
+#: Seconds without news from Redis after which a job's row is checked, since news can be lost, and the maximum
+#: number of seconds between two checks.
 CHECK_INTERVAL = 1.0
+MAX_CHECK_INTERVAL = 5.0
 #: Seconds to wait until the worker hands in the partial text of a cancelled stage.
 PARTIAL_TEXT_TIMEOUT = 2.0
 #: Seconds between checks during that time.
@@ -72,6 +74,8 @@ class Feed:
         # The rest belongs to the thread that is reading.
         self._version: JobVersion | None = None
         self._checked_at = 0.0
+        #: When text of a known attempt arrived last.
+        self._heard_at = 0.0
         #: When to stop waiting for a partial text; 0 while nothing is missing.
         self._partial_text_deadline = 0.0
         #: The pieces so far of attempts that are running or not yet seen in the rows, by attempt id.
@@ -145,7 +149,13 @@ class Feed:
             if text.start == len(pieces):  # Else some are missing; the finished text will have all.
                 pieces += text.deltas
             unseen |= text.attempt_id not in self._seen_attempts
-        due = time.monotonic() - self._checked_at >= CHECK_INTERVAL
+        now = time.monotonic()
+        if update.texts and not unseen:
+            self._heard_at = now
+        due = (
+            now - max(self._checked_at, self._heard_at) >= CHECK_INTERVAL
+            or now - self._checked_at >= MAX_CHECK_INTERVAL
+        )
         if first or update.changed or unseen or due or self._partial_text_deadline:
             self._check_rows()
         self._append_live_text()
