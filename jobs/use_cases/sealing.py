@@ -65,8 +65,8 @@ class Prepared(NamedTuple):
     job_id: str
     #: Of its record.
     digest: str
-    #: Of the job, which has none before.
-    salt: bytes = b""
+    #: Of a job; None if it keeps salts that it was imported with.
+    salt: bytes | None = None
     #: Of the job's entry, if it is not a job.
     job_index: int | None = None
     #: The erased ones.
@@ -99,21 +99,24 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
         changed = log.load_jobs(session, {row.job_id for row in (*reviews, *erasures)})
     prepared = []
     for job in ended:
-        salt = job.log_salt or new_salt()  # An imported job keeps its salt, and so its digest.
         origin = job.origin_proof and proof_hash(job.origin_proof)
-        said_of = digest(describe(job), salt)
+        salt, history = job.log_salt, describe(job)
+        said_of = history["digest"]  # An imported job keeps its salts, and so its digest.
+        if said_of is None:
+            salt = new_salt()
+            said_of = digest(history, salt)
         prepared.append(Prepared(LogKind.JOB, job.id, job.id, said_of, salt, origin=origin))
     told = {job_id: describe(job) for job_id, job in changed.items()}
     for review_id, job_id in reviews:
         [said] = [review for review in told[job_id]["reviews"] if review["id"] == review_id]
         index = changed[job_id].log_index
-        prepared.append(Prepared(LogKind.REVIEW, review_id, job_id, said["digest"], b"", index))
+        prepared.append(Prepared(LogKind.REVIEW, review_id, job_id, said["digest"], None, index))
     for erasure_id, job_id in erasures:
         ids = [erasure.id for erasure in changed[job_id].erasures]
         said = told[job_id]["erasures"][ids.index(erasure_id)]
         index, erased = changed[job_id].log_index, said["texts"]
         prepared.append(
-            Prepared(LogKind.ERASURE, erasure_id, job_id, said["digest"], b"", index, erased)
+            Prepared(LogKind.ERASURE, erasure_id, job_id, said["digest"], None, index, erased)
         )
     return prepared
 
