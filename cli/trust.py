@@ -19,7 +19,7 @@ from jobs.formats.compression import BrokenFileError
 from jobs.importer import read_histories
 from jobs.protocol.history import history as describe
 from jobs.settings import Settings
-from jobs.tlog.entry import JOB, digest, is_erased, parse_entry, salts_of, texts
+from jobs.tlog.entry import IMPORT, JOB, digest, is_erased, parse_entry, salts_of, texts
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Signer, Verifier, is_name
 from jobs.tlog.proof import HEADER, Proof
@@ -178,7 +178,7 @@ def _verify_proof(file: Path, trusted: list[Verifier], history_file: Path | None
             raise verifying.TamperedError(
                 f"{history_file} is no whole history of a job that is in the log"
             ) from error
-        if entry.get("type") != JOB or recorded != entry.get("digest"):
+        if entry.get("type") not in (JOB, IMPORT) or recorded != entry.get("digest"):
             raise verifying.TamperedError(
                 f"the history of {told['id']} is not the one that was recorded in entry {proof.index}"
             )
@@ -198,7 +198,7 @@ def _verify_export(file: Path, trusted: list[Verifier]) -> dict[str, Any]:
         RefusedError: one of them is not as it was recorded.
         BrokenFileError: the file is not whole.
     """
-    verified = without_entry = of_others = 0
+    verified = without_entry = of_others = erased = 0
     logs = set()
     with open_file(file) as opened:
         for line in read_histories(opened, trusted):
@@ -208,11 +208,14 @@ def _verify_export(file: Path, trusted: list[Verifier]) -> dict[str, Any]:
                 verified += 1
                 logs.add(line.checked.proof.log)
                 of_others += not line.checked.origin_signed
+                erased += bool(line.checked.erased)
     return {
         "verified": True,
         "histories": verified,
         "logs": sorted(logs),
         "without_entry": without_entry,
+        # Those with texts that were erased, which cannot be checked.
+        "erased": erased,
         # Imported there from logs whose keys were not given.
         "unchecked_origins": of_others,
     }
@@ -228,6 +231,10 @@ def _all_proved(result: Mapping[str, Any]) -> str:
     if without := result["without_entry"]:
         said += (
             f" {count(without, 'history', 'histories')} had no entry yet, and cannot be checked."
+        )
+    if erased := result["erased"]:
+        said += (
+            f" Texts of {count(erased, 'history', 'histories')} were erased, and are not checked."
         )
     if unchecked := result["unchecked_origins"]:
         said += (

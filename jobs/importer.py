@@ -15,8 +15,7 @@ from jobs.database import Database
 from jobs.formats.compression import decompressed
 from jobs.jsonl import read_lines
 from jobs.models import OPEN, Job
-from jobs.protocol.history import history
-from jobs.protocol.restoring import difference, restore
+from jobs.protocol.restoring import disagreement, restore
 from jobs.tlog import exported
 from jobs.tlog.exported import Checked, HistoryError
 from jobs.tlog.note import Verifier
@@ -116,11 +115,11 @@ def import_file(
     if check_first:
         with open_file() as file:
             for batch in _batches(file, trusted, Report()):
-                importing.check(database, batch, _compare)
+                importing.check(database, batch, disagreement)
     report = Report()
     with open_file() as file:
         for batch in _batches(file, trusted, report):
-            added = importing.add(database, batch, _compare)
+            added = importing.add(database, batch, disagreement)
             report.imported += added
             report.present += len(batch) - added
     return report
@@ -146,7 +145,3 @@ def _batches(
             batch = {}
     if batch:
         yield batch
-
-
-def _compare(one: Job, other: Job) -> str | None:
-    return difference(history(one), history(other))

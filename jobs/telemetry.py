@@ -1,7 +1,8 @@
 """Histories as OpenTelemetry traces, by the semantic conventions for generative AI.
 
 A job is a trace: its root span is the invocation of the agent ``helixnet``, and each attempt at a stage is a span below it
-with the prompt, the text, the sampling and the tokens. Names of attributes are those of the conventions
+with the prompt, the text, the sampling and the tokens. Ratings of reviews are events of the span of the text that they
+are about. Erased texts are left out. Names of attributes are those of the conventions
 (https://github.com/open-telemetry/semantic-conventions-genai); what they do not have begins with ``helixq.``.
 
 The ids of a trace and of its spans are hashes of the job's id, so that a job that is exported again is the same trace.
@@ -19,6 +20,7 @@ from typing import Any
 
 from jobs.formats import extra
 from jobs.pipeline import MODEL
+from jobs.tlog.entry import without_erased
 
 PROVIDER = "helixq"
 #: The sizes of ids in bytes.
@@ -26,6 +28,8 @@ TRACE_ID, SPAN_ID = 16, 8
 #: Fields of spans that are bytes, which OTLP's JSON has in hexadecimal and protobuf's in base64.
 _IDS = ("traceId", "spanId", "parentSpanId")
 _FAILED = ("failed", "lost")
+#: The ratings of a review, and the roles whose texts they are about.
+_RATED = {"critique": "critic", "regeneration": "regenerator"}
 
 Value = str | int | float | bool | Sequence[str] | None
 
@@ -82,6 +86,7 @@ class Exporter:
         """Yield the spans of a job that has ended; none of another."""
         if history["finished_at"] is None:
             return
+        history, _ = without_erased(history, lambda _: None)
         job_id = history["id"]
         error = history["error"]
         common = {"trace_id": _id(job_id, TRACE_ID)}
@@ -94,7 +99,7 @@ class Exporter:
             start_time_unix_nano=_nanoseconds(history["created_at"]),
             end_time_unix_nano=_nanoseconds(history["finished_at"]),
             attributes=self._attributes(_of_job(history)),
-            status=self._status(error["message"] if error else None),
+            status=self._status((error["message"] or error["code"]) if error else None),
         )
         for number, attempt in enumerate(history["attempts"]):
             finished_at = attempt["finished_at"] or history["finished_at"]
@@ -107,6 +112,7 @@ class Exporter:
                         time_unix_nano=_nanoseconds(attempt["first_token_at"]),
                     )
                 )
+            events += self._ratings(history, number)
             yield self._trace.Span(
                 **common,
                 span_id=_id(f"{job_id}/{number}", SPAN_ID),
@@ -119,6 +125,28 @@ class Exporter:
                 events=events,
                 status=self._status((attempt["error"] or attempt["status"]) if failed else None),
             )
+
+    def _ratings(self, history: Mapping[str, Any], number: int) -> Iterator[Any]:
+        """Yield the ratings of an attempt's text, which are those of the last finished text of its role."""
+        for name, role in _RATED.items():
+            if number != _last(history, role):
+                continue
+            for review in history["reviews"]:
+                if review[name] is not None:
+                    yield self._trace.Span.Event(
+                        name="gen_ai.evaluation.result",
+                        time_unix_nano=_nanoseconds(review["created_at"]),
+                        attributes=self._attributes(
+                            {
+                                "gen_ai.evaluation.name": name,
+                                "gen_ai.evaluation.score.value": float(review[name]),
+                                "gen_ai.evaluation.explanation": review["note"],
+                                "gen_ai.response.id": history["id"],
+                                "helixq.review.id": review["id"],
+                                "helixq.reviewer": review["reviewer"],
+                            }
+                        ),
+                    )
 
     def _status(self, error: str | None) -> Any:
         if error is None:
@@ -146,8 +174,11 @@ class Exporter:
 
 
 def _of_job(history: Mapping[str, Any]) -> dict[str, Value]:
-    error, done = history["error"], [a for a in history["attempts"] if a["status"] == "finished"]
-    final = next((a for a in reversed(done) if a["role"] == "regenerator"), None)
+    error, number = history["error"], _last(history, "regenerator")
+    final = None if number is None else history["attempts"][number]
+    asked = [(t["role"], t["text"]) for t in history["turns"] or []]
+    if history["question"] is not None:
+        asked.append(("user", history["question"]))
     return {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": PROVIDER,
@@ -155,15 +186,12 @@ def _of_job(history: Mapping[str, Any]) -> dict[str, Value]:
         "gen_ai.request.model": MODEL,
         "gen_ai.response.id": history["id"],
         "gen_ai.output.type": "text",
-        "gen_ai.system_instructions": json.dumps([_part(history["system"])]),
-        "gen_ai.input.messages": json.dumps(
-            [
-                *(_message(t["role"], t["text"]) for t in history["turns"] or []),
-                _message("user", history["question"]),
-            ]
-        ),
+        "gen_ai.system_instructions": None
+        if history["system"] is None
+        else json.dumps([_part(history["system"])]),
+        "gen_ai.input.messages": json.dumps([_message(*each) for each in asked]) if asked else None,
         "gen_ai.output.messages": None
-        if final is None
+        if final is None or final["output"] is None
         else json.dumps([_message("assistant", final["output"], final["finish_reason"])]),
         "error.type": error["code"] if error else None,
         "helixq.status": history["status"],
@@ -173,7 +201,7 @@ def _of_job(history: Mapping[str, Any]) -> dict[str, Value]:
         "helixq.replay_of": history["replay_of"],
         "helixq.model.digest": history["model"],
         "helixq.digest": history["digest"],
-        **{f"helixq.metadata.{name}": text for name, text in history["metadata"].items()},
+        **{f"helixq.metadata.{name}": text for name, text in (history["metadata"] or {}).items()},
     }
 
 
@@ -194,7 +222,9 @@ def _of_attempt(attempt: Mapping[str, Any]) -> dict[str, Value]:
         "gen_ai.usage.input_tokens": attempt["prompt_tokens"],
         "gen_ai.usage.output_tokens": attempt["output_tokens"],
         "gen_ai.response.finish_reasons": None if reason is None else [reason],
-        "gen_ai.input.messages": json.dumps([_message("user", attempt["prompt"])]),
+        "gen_ai.input.messages": None
+        if attempt["prompt"] is None
+        else json.dumps([_message("user", attempt["prompt"])]),
         "gen_ai.output.messages": None
         if output is None
         else json.dumps([_message("assistant", output, reason)]),
@@ -209,6 +239,12 @@ def _of_attempt(attempt: Mapping[str, Any]) -> dict[str, Value]:
         "helixq.adapter.name": adapter.get("name"),
         "helixq.adapter.digest": adapter.get("digest"),
     }
+
+
+def _last(history: Mapping[str, Any], role: str) -> int | None:
+    """Return the number of the attempt with the last text of a role; None if there is none."""
+    done = [n for n, a in enumerate(history["attempts"]) if a["status"] == "finished"]
+    return next((n for n in reversed(done) if history["attempts"][n]["role"] == role), None)
 
 
 def _message(role: str, text: str, finish_reason: str | None = None) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class _CSV:
 
 
 def _cell(value: Any, kind: Kind) -> str | int | float:
-    if value is None:
+    if value is None or (kind is Kind.TEXT and not isinstance(value, str)):
         return ""
     if kind in (Kind.INTEGER, Kind.NUMBER):
         number: int | float = value
@@ -207,6 +207,8 @@ class _Parquet:
 
 
 def _value(value: Any, kind: Kind) -> Any:
+    if kind is Kind.TEXT:
+        return value if isinstance(value, str) else None
     return to_json(value) if kind is Kind.JSON and value is not None else value
 
 

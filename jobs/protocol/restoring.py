@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.models import Attempt, AttemptStatus, Job, Status, Worker
+from jobs.models import Attempt, AttemptStatus, Erasure, Job, Review, Status, Worker
 from jobs.pipeline import Role
 from jobs.protocol.history import history, origin
+from jobs.tlog.entry import Salts, salts_of, without_erased
 from jobs.tlog.exported import Checked, HistoryError
 
 #: Fields that say where a history is from, and not what it is.
 OF_THE_LOG = frozenset({"digest", "log", "origin", "proof", "origin_proof"})
 #: What an export adds to a history.
 _ADDED = frozenset({"proof", "origin_proof"})
+#: The entries of reviews and erasures, which are of one log too.
+_PLACE = re.compile(r"/(reviews|erasures)/\d+/log/index")
+#: What the columns of erased texts have, if it is not an empty text.
+_EMPTY: dict[str, Any] = {"turns": [], "input_items": [], "options": {}, "metadata": {}, "tags": []}
 _WORKER = ("id", "host", "pid", "model")
 
 
@@ -31,7 +37,10 @@ def restore(exported: Mapping[str, Any], checked: Checked) -> Job:
     if exported["origin"] != origin(exported["origin_proof"]):
         raise HistoryError("`origin` is not that of its proof")
     try:
-        job = _job(exported)
+        plain, hashes = without_erased(exported, lambda name: _EMPTY.get(name, ""))
+        job = _job(plain)
+        job.erased = hashes or None
+        job.log_salt, job.log_salts = _salts(checked.salts)
     except KeyError as error:
         raise HistoryError(f"it lacks the field `{error.args[0]}`") from error
     except (ValueError, TypeError, AttributeError) as error:
@@ -41,7 +50,7 @@ def restore(exported: Mapping[str, Any], checked: Checked) -> Job:
     told = {name: value for name, value in exported.items() if name not in _ADDED}
     if (pointer := difference(told, history(job))) is not None:
         raise HistoryError(f"`{pointer}` cannot be stored as it is")
-    job.origin_proof, job.log_salt = checked.origin.text, checked.salt
+    job.origin_proof = checked.origin.text
     return job
 
 
@@ -53,6 +62,8 @@ def difference(one: Any, other: Any, pointer: str = "") -> str | None:
             if not pointer and name in OF_THE_LOG:
                 continue
             below = f"{pointer}/{name}"
+            if _PLACE.fullmatch(below):
+                continue
             if name not in one or name not in other:
                 return below
             if (found := difference(one[name], other[name], below)) is not None:
@@ -65,6 +76,33 @@ def difference(one: Any, other: Any, pointer: str = "") -> str | None:
         return None
     # NaN is not equal to itself.
     return None if one == other or (one != one and other != other) else pointer
+
+
+def disagreement(there: Job, other: Job) -> str | None:
+    """Return why a stored job is not the one of a file; None if it is, and has all that the file says of it.
+
+    A stored job may have more reviews and erasures: they came later. Texts that were erased here have the digests
+    of those in the file.
+
+    Args:
+        there: the stored job, with all that its history has.
+        other: that of the file.
+    """
+    stored, told = history(there), history(other)
+    for name in ("reviews", "erasures"):
+        found = [each["digest"] for each in stored[name]]
+        for number, each in enumerate(told[name]):
+            if number == len(found):
+                return f"lacks the file's `/{name}/{number}`"
+            if each["digest"] != found[number]:
+                return f"its `/{name}/{number}` differs"
+        stored.pop(name), told.pop(name)
+    if stored["digest"] is not None and stored["digest"] == told["digest"]:
+        return None
+    for name in ("erased_at", "rating"):
+        stored.pop(name), told.pop(name)
+    pointer = difference(stored, told)
+    return None if pointer is None else f"its `{pointer}` differs"
 
 
 def _job(told: Mapping[str, Any]) -> Job:
@@ -104,11 +142,15 @@ def _job(told: Mapping[str, Any]) -> Job:
         retries=[_retry(retry) for retry in told["retries"]],
         error_code=error and error["code"],
         error_message=error and error["message"],
+        erased_at=_time(told["erased_at"]),
+        rating=told["rating"],
         # What leads a job through the queue, and means nothing after its end.
         ready_at=created_at,
         published_at=created_at,
         lease_token=len(attempts),
         attempts=[_attempt(number, each, workers) for number, each in enumerate(attempts, 1)],
+        reviews=[_review(review) for review in told["reviews"]],
+        erasures=[_erasure(erasure) for erasure in told["erasures"]],
     )
     job.stage_index = len(job.finished)
     return job
@@ -141,6 +183,40 @@ def _attempt(number: int, told: Mapping[str, Any], workers: dict[str, Worker]) -
         finished_at=_time(told["finished_at"]),
         error=told["error"],
     )
+
+
+def _review(told: Mapping[str, Any]) -> Review:
+    salt, salts = _salts(salts_of(told["log"]))
+    return Review(
+        id=_text(told["id"]),
+        number=told["number"],
+        reviewer=_text(told["reviewer"]),
+        key_id=told["key"],
+        critique=told["critique"],
+        regeneration=told["regeneration"],
+        corrected_answer=told["corrected_answer"],
+        tags=told["tags"],
+        note=told["note"],
+        created_at=_time(told["created_at"]),
+        log_salt=salt,
+        log_salts=salts,
+    )
+
+
+def _erasure(told: Mapping[str, Any]) -> Erasure:
+    return Erasure(
+        texts=told["texts"],
+        erased_by=_text(told["by"]),
+        key_id=told["key"],
+        created_at=_time(told["at"]),
+    )
+
+
+def _salts(salts: Salts) -> tuple[bytes | None, dict[str, str] | None]:
+    """Return the columns of salts: the one that all come from, or those of the texts that are left."""
+    if isinstance(salts, bytes):
+        return salts, None
+    return None, {pointer: salt.hex() for pointer, salt in salts.items()}
 
 
 def _worker(told: Mapping[str, Any]) -> Worker:

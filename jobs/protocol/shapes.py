@@ -30,7 +30,7 @@ class Shape(StrEnum):
 
 
 class Review(NamedTuple):
-    """A person's verdict on a job."""
+    """What people say about a job: each field is that of the newest review that has it. Erased texts are None."""
 
     #: -1, 0 or 1.
     critique_rating: int | None = None
@@ -69,6 +69,8 @@ COLUMNS = MappingProxyType(
             "created_at": Kind.TEXT,
             "started_at": Kind.TEXT,
             "finished_at": Kind.TEXT,
+            "erased_at": Kind.TEXT,
+            "rating": Kind.INTEGER,
             "error": Kind.JSON,
             "system": Kind.TEXT,
             "context": Kind.TEXT,
@@ -86,6 +88,8 @@ COLUMNS = MappingProxyType(
             "restarts": Kind.JSON,
             "attempts": Kind.JSON,
             "origin": Kind.JSON,
+            "reviews": Kind.JSON,
+            "erasures": Kind.JSON,
             "digest": Kind.TEXT,
             "log": Kind.JSON,
             "proof": Kind.TEXT,
@@ -117,6 +121,8 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a job, with the columns of `COLUMNS` in their order.
 
+    A history says which texts were erased. In the other shapes, examples that have one are left out.
+
     Args:
         shape: of the rows.
         exported: the job.
@@ -131,24 +137,49 @@ def rows(
             yield pair
     else:
         for attempt in job.finished:
-            if attempt.role in roles and _is_whole(attempt):
+            if attempt.role in roles and _is_whole(attempt) and _is_kept(job, attempt):
                 yield _sft(job, attempt)
 
 
 def review_of(job: Job) -> Review:
-    """Return the newest review of a job, or an empty one. This is where reviews get into exports."""
-    # Reviews are not stored yet.
-    _ = job
-    return Review()
+    """Return what people say about a job.
+
+    A later review that says nothing of the regeneration does not take back an earlier rating, as with `Job.rating`.
+    """
+    erased, newest = job.erased or {}, list(reversed(job.reviews))
+
+    def last(name: str) -> Any:
+        for review in newest:
+            if f"/reviews/{review.number}/{name}" in erased:
+                return None
+            if (value := getattr(review, name)) not in (None, []):
+                return value
+        return None
+
+    return Review(
+        critique_rating=last("critique"),
+        regeneration_rating=last("regeneration"),
+        corrected_answer=last("corrected_answer"),
+        tags=last("tags"),
+        note=last("note"),
+    )
 
 
 def _preference(job: Job) -> dict[str, Any] | None:
-    """Return the draft and the final text of a completed job as a pair; None if they are the same."""
+    """Return the draft and the final text of a completed job as a pair; None if they are the same or were erased.
+
+    The final text is the better one, unless a review says that it is bad. A corrected answer stays a column: no
+    model wrote it, and it may begin otherwise than the model's texts do.
+    """
     if job.status is not Status.COMPLETED:
         return None
     attempts = job.finished
     draft, critique, final = attempts[0], attempts[-2], attempts[-1]
-    if not _is_whole(draft) or draft.output == final.output:
+    if not _is_whole(draft):
+        return None
+    if (draft.output or "").strip() == (final.output or "").strip():
+        return None  # Nothing can be learned from a space.
+    if not _is_kept(job, draft) or not _is_kept(job, final, "output"):
         return None
     review = review_of(job)
     better, worse = final, draft
@@ -158,7 +189,7 @@ def _preference(job: Job) -> dict[str, Any] | None:
         "prompt": draft.prompt,
         "chosen": better.output,
         "rejected": worse.output,
-        "critique": critique.output,
+        "critique": critique.output if _is_kept(job, critique, "output") else None,
         "chosen_role": better.role.value,
         **_with_review(job, review),
     }
@@ -186,6 +217,12 @@ def _job(job: Job) -> dict[str, Any]:
         "created_at": rfc3339(job.created_at),
         "model": job.model and f"sha256:{job.model}",
     }
+
+
+def _is_kept(job: Job, attempt: Attempt, *names: str) -> bool:
+    """Return whether none of some texts of an attempt was erased: by default, neither prompt nor output."""
+    pointer, erased = f"/attempts/{job.attempts.index(attempt)}", job.erased or {}
+    return not any(f"{pointer}/{name}" in erased for name in names or ("prompt", "output"))
 
 
 def _is_whole(attempt: Attempt) -> bool:

@@ -107,8 +107,13 @@ def find_unsealed_reviews(connection: sa.Connection, limit: int) -> list[sa.Row[
 
 
 def find_unsealed_erasures(connection: sa.Connection, limit: int) -> list[sa.Row[int, str]]:
-    """Return id and job of erasures without an entry, the oldest first. Their jobs have entries."""
-    query = sa.select(Erasure.id, Erasure.job_id).where(_ERASURE_IS_UNSEALED).order_by(Erasure.id)
+    """Return id and job of erasures without an entry whose jobs have one, the oldest first."""
+    query = (
+        sa.select(Erasure.id, Erasure.job_id)
+        .join(Job, Job.id == Erasure.job_id)
+        .where(_ERASURE_IS_UNSEALED, Job.log_index.is_not(None))
+        .order_by(Erasure.id)
+    )
     return list(connection.execute(query.limit(limit)))
 
 
@@ -157,7 +162,7 @@ def add_key(connection: sa.Connection, verifier: str, private: bytes | None) -> 
 
 
 def seal_job(
-    connection: sa.Connection, job_id: str, end: dt.datetime | None, index: int, salt: bytes
+    connection: sa.Connection, job_id: str, end: dt.datetime | None, index: int, salt: bytes | None
 ) -> bool:
     """Give a job that ended at ``end`` its place in the log; return False if it has one, goes on or is gone."""
     parameters = {"job": job_id, "end": end, "index": index, "salt": salt}
@@ -306,8 +311,15 @@ def find_passed_over(connection: sa.Connection, seconds: float) -> str | None:
 
 
 def find_passed_over_review(connection: sa.Connection, seconds: float) -> sa.Row[str, str] | None:
-    """Return id and job of a review without an entry that is more than ``seconds`` older than one with an entry."""
-    sealed = sa.select(Review.created_at).where(Review.log_index.is_not(None))
+    """Return id and job of a review without an entry that is more than ``seconds`` older than one with an entry.
+
+    Reviews of imported jobs are left out: they may be older than the import.
+    """
+    sealed = (
+        sa.select(Review.created_at)
+        .join(Job, Job.id == Review.job_id)
+        .where(Review.log_index.is_not(None), Job.origin_proof.is_(None))
+    )
     last = connection.scalar(sealed.order_by(Review.created_at.desc()).limit(1))
     if last is None:
         return None
@@ -315,6 +327,6 @@ def find_passed_over_review(connection: sa.Connection, seconds: float) -> sa.Row
     query = (
         sa.select(Review.id, Review.job_id)
         .join(Job, Job.id == Review.job_id)
-        .where(_REVIEW_IS_UNSEALED, earlier, Job.log_index.is_not(None))
+        .where(_REVIEW_IS_UNSEALED, earlier, Job.log_index.is_not(None), Job.origin_proof.is_(None))
     )
     return connection.execute(query.order_by(Review.created_at).limit(1)).one_or_none()

@@ -19,7 +19,7 @@ import hmac
 import json
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import rfc8785
@@ -197,6 +197,56 @@ def _present(
         for name in names
         if holder[name] is not None
     }
+
+
+def without_erased(
+    history: Mapping[str, Any], empty: Callable[[str], Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a history with other values in the place of erased texts, and the hashes of these texts.
+
+    Args:
+        history: of a job.
+        empty: returns the value for a field by its name.
+
+    Returns:
+        the history, and the hashes by the texts' JSON pointers.
+    """
+    hashes: dict[str, str] = {}
+
+    def replaced(holder: Mapping[str, Any], pointer: str) -> dict[str, Any]:
+        found = {f"{pointer}/{n}": v["hash"] for n, v in holder.items() if is_erased(v)}
+        hashes.update(found)
+        return {n: empty(n) if is_erased(v) else v for n, v in holder.items()}
+
+    whole = replaced(history, "")
+    for name in ("batch", "error"):
+        if whole[name]:
+            whole[name] = replaced(whole[name], f"/{name}")
+    for name in ("attempts", "reviews"):
+        whole[name] = [replaced(one, f"/{name}/{i}") for i, one in enumerate(whole[name])]
+    return whole, hashes
+
+
+def misfit(history: Mapping[str, Any]) -> str | None:
+    """Return what of a job's reviews and erasures does not fit its history; None if all of it does."""
+    reviews, erasures = history["reviews"], history["erasures"]
+    if [review["number"] for review in reviews] != list(range(len(reviews))):
+        return "a review was removed or reordered"
+    own = texts(history)
+    named = [text for erasure in erasures for text in erasure["texts"]]
+    erased = [p for p, value in {**own, **review_texts(history)}.items() if is_erased(value)]
+    if sorted(erased) != sorted(named):
+        return "its erased texts are not those that erasures name"
+    last = erasures[-1]["at"] if erasures else None
+    if history["erased_at"] != last:
+        return f"it was last erased {last}"
+    salts = history["log"].get("salts")
+    if salts is not None and salts.keys() != own.keys() - set(erased):
+        return "its salts are not those of its texts"
+    ratings = [r["regeneration"] for r in reviews if r["regeneration"] is not None]
+    if history["rating"] != (ratings[-1] if ratings else None):
+        return "its rating is not that of its last review"
+    return None
 
 
 def salts_of(log: Mapping[str, Any]) -> Salts:

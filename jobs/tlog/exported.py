@@ -1,7 +1,8 @@
 """Exported histories: each is checked by itself, with nothing but what is in its line and the public keys.
 
 A line of an export of histories has a job's history, the proof of its entry (``proof``), and for a job that was
-imported the proof that it came with (``origin_proof``).
+imported the proof that it came with (``origin_proof``). Its reviews and erasures have digests, and no proofs: they
+are as whoever made the digests wrote them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,21 @@ from typing import Any
 
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import Checkpoint
-from jobs.tlog.entry import IMPORT, JOB, SALT_SIZE, digest, parse_entry
+from jobs.tlog.entry import (
+    IMPORT,
+    JOB,
+    SALT_SIZE,
+    Salts,
+    digest,
+    erasure_digest,
+    is_erased,
+    misfit,
+    parse_entry,
+    review_digest,
+    review_texts,
+    salts_of,
+    texts,
+)
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import Note, NoteError, Verifier
 from jobs.tlog.proof import Proof
@@ -28,7 +43,9 @@ class Checked:
     """A history that is the one that was recorded."""
 
     digest: str
-    salt: bytes
+    salts: Salts
+    #: The JSON pointers of erased texts, which cannot be checked.
+    erased: Sequence[str]
     #: The proof that it came with.
     proof: Proof
     #: The proof of the log where the job ended: the same, unless it was imported there.
@@ -56,16 +73,19 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
         HistoryError: something is not as it was recorded.
     """
     try:
-        salt = bytes.fromhex(history["log"]["salt"])
+        salts = salts_of(history["log"])
         index, told, proof = history["log"]["index"], history["digest"], history["proof"]
         origin_proof = history["origin_proof"]
-        recorded = digest(history, salt)
+        recorded = digest(history, salts)
+        _check_salts(salts, "its")
+        if recorded != told:
+            raise HistoryError(f"its digest should be {recorded}, and it says {told}")
+        _check_additions(history)
+        erased = [p for p, v in {**texts(history), **review_texts(history)}.items() if is_erased(v)]
+    except HistoryError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HistoryError("it is no whole history of a job that is in a log") from error
-    if len(salt) != SALT_SIZE:
-        raise HistoryError(f"its salt has {len(salt)} bytes, and should have {SALT_SIZE}")
-    if recorded != told:
-        raise HistoryError(f"its digest should be {recorded}, and it says {told}")
     parsed, entry, signed = _open(proof, trusted, required=True)
     if parsed.index != index:
         raise HistoryError(f"it claims entry {index}, and its proof is of entry {parsed.index}")
@@ -73,14 +93,42 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
     if entry["type"] == JOB:
         if origin_proof is not None:
             raise HistoryError("its entry says that it ended in this log, and it has another proof")
-        return Checked(recorded, salt, parsed, parsed, signed, signed)
+        return Checked(recorded, salts, erased, parsed, parsed, signed, signed)
     if not isinstance(origin_proof, str) or proof_hash(origin_proof) != entry.get("proof"):
         raise HistoryError(
             "the proof that it was imported with is not the one that its entry names"
         )
     origin, first, origin_signed = _open(origin_proof, trusted, required=False)
     _compare(first, recorded)
-    return Checked(recorded, salt, parsed, origin, signed, origin_signed)
+    return Checked(recorded, salts, erased, parsed, origin, signed, origin_signed)
+
+
+def _check_salts(salts: Salts, whose: str) -> None:
+    for salt in (salts,) if isinstance(salts, bytes) else salts.values():
+        if len(salt) != SALT_SIZE:
+            raise HistoryError(f"{whose} salt has {len(salt)} bytes, and should have {SALT_SIZE}")
+
+
+def _check_additions(history: Mapping[str, Any]) -> None:
+    """Check the digests of reviews and erasures, and that they fit the history."""
+    hashes = {
+        p: v["hash"] for p, v in {**texts(history), **review_texts(history)}.items() if is_erased(v)
+    }
+    for number, review in enumerate(history["reviews"]):
+        salts = salts_of(review["log"])
+        _check_salts(salts, f"the review {number}'s")
+        _check_digest(review, review_digest(history["id"], review, salts), f"review {number}")
+    for number, erasure in enumerate(history["erasures"]):
+        _check_digest(erasure, erasure_digest(history["id"], erasure, hashes), f"erasure {number}")
+    if (reason := misfit(history)) is not None:
+        raise HistoryError(f"it was changed: {reason}")
+
+
+def _check_digest(told: Mapping[str, Any], right: str, name: str) -> None:
+    if told["digest"] != right:
+        raise HistoryError(
+            f"the digest of its {name} should be {right}, and it says {told['digest']}"
+        )
 
 
 def _open(

@@ -2,7 +2,8 @@
 
 They ended under another log, and that log's proof stays with each of them (`Job.origin_proof`). The log of this
 database gets an entry too (`jobs.use_cases.sealing`), of another type than that of a job that ended here: it says
-that the history was imported, and which proof it had.
+that the history was imported, and which proof it had. Its reviews and erasures get the entries that they would get
+if they had been made here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jobs.models import Job, Worker, WorkerState
 from jobs.statements import log, workers
 from jobs.transient import retry_on_conflict
 
-#: Returns where the histories of two jobs differ, as a JSON pointer; None if they are the same.
+#: Returns why a stored job (the first) is not the one of the file; None if it is.
 Compare = Callable[[Job, Job], str | None]
 
 
@@ -44,7 +45,8 @@ def add(database: Database, jobs: Mapping[int, Job], compare: Compare) -> int:
 
     Args:
         database: gets the jobs.
-        jobs: ended jobs with their attempts and the workers that ran them, by the line of the file.
+        jobs: ended jobs with their attempts, the workers that ran them, their reviews and their erasures, by the
+            line of the file.
         compare: compares two jobs.
 
     Raises:
@@ -78,8 +80,8 @@ def _new(session: Session, jobs: Mapping[int, Job], compare: Compare) -> dict[in
             raise RefusedError(line, f"{job.id} was deleted from this database, as its log says")
         if (same := there.get(job.id)) is None:
             there[job.id] = new[line] = job
-        elif (pointer := compare(same, job)) is not None:
-            raise RefusedError(line, f"{job.id} is there already, and its `{pointer}` differs")
+        elif (reason := compare(same, job)) is not None:
+            raise RefusedError(line, f"{job.id} is there already, and {reason}")
     _check_workers(workers.load(session, _worker_ids(new)), new)
     return new
 

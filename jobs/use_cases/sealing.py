@@ -65,8 +65,8 @@ class Prepared(NamedTuple):
     job_id: str
     #: Of its record.
     digest: str
-    #: Of the job, which has none before.
-    salt: bytes = b""
+    #: Of a job; None if it keeps salts that it was imported with.
+    salt: bytes | None = None
     #: When the job ended.
     end: dt.datetime | None = None
     #: Of the job's entry, if it is not a job.
@@ -101,9 +101,12 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
         changed = log.load_jobs(session, {row.job_id for row in (*reviews, *erasures)})
     prepared = []
     for job in ended:
-        salt = job.log_salt or new_salt()  # An imported job keeps its salt, and so its digest.
         origin = job.origin_proof and proof_hash(job.origin_proof)
-        said_of = digest(describe(job), salt)
+        salt, history = job.log_salt, describe(job)
+        said_of = history["digest"]  # An imported job keeps its salts, and so its digest.
+        if said_of is None:
+            salt = new_salt()
+            said_of = digest(history, salt)
         prepared.append(
             Prepared(LogKind.JOB, job.id, job.id, said_of, salt, end=job.finished_at, origin=origin)
         )

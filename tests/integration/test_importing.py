@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import migrations
 from jobs.database import Database
+from jobs.errors import ErasedError
 from jobs.formats.compression import BrokenFileError, Compression
 from jobs.formats.writing import FileKind, Format, to_json, writing
 from jobs.importer import RefusedError, Report, import_file, read_histories
@@ -25,20 +26,24 @@ from jobs.models import Job, Worker, WorkerState
 from jobs.pipeline import Turn
 from jobs.protocol.history import history
 from jobs.protocol.shapes import COLUMNS, Shape, rows
-from jobs.tlog.entry import parse_entry
+from jobs.tlog.entry import parse_entry, review_digest, review_texts, texts
 from jobs.tlog.note import Signer, Verifier
 from jobs.use_cases import (
     cancellation,
     deletion,
+    erasing,
     exporting,
     importing,
     proving,
     queries,
     retention,
+    reviewing,
     stages,
     verifying,
     workers,
 )
+from jobs.use_cases.replaying import replay_of
+from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.stages import Output
 from tests.conftest import RUNTIME, WORKER, new_database
 from tests.integration.rows import OUTPUT, claim, submit
@@ -72,16 +77,32 @@ def load(data: bytes, database: Database, *trusted: Verifier, check_first: bool 
 
 def histories(database: Database) -> list[dict[str, Any]]:
     """Return all histories, but for what differs between logs."""
-    lines = map(json.loads, export(database).splitlines())
-    return [
-        {k: v for k, v in line.items() if k not in ("log", "origin", "proof", "origin_proof")}
-        for line in lines
-    ]
+    lines = [json.loads(line) for line in export(database).splitlines()]
+    for line in lines:
+        for name in ("log", "origin", "proof", "origin_proof"):
+            line.pop(name)
+        for added in (*line["reviews"], *line["erasures"]):
+            added["log"].pop("index")
+    return lines
 
 
 def count(database: Database) -> int:
     with database.read() as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(Job)) or 0
+
+
+def review(database: Database, job_id: str, reviewer: str = "ann", **verdict: Any) -> None:
+    new = NewReview(**verdict or {"regeneration": -1, "note": "No.\0", "tags": ("a", "b")})
+    reviewing.add(database, None, job_id, new, reviewer=reviewer, key_id="key_1")
+
+
+def erase(database: Database, job_id: str, *texts: str) -> list[str]:
+    return erasing.erase(database, None, job_id, history, texts or None, erased_by="bob")
+
+
+def seal_all(database: Database) -> None:
+    while seal(database):
+        pass
 
 
 def some_jobs(database: Database) -> None:
@@ -116,8 +137,15 @@ def some_jobs(database: Database) -> None:
                 restarts=[restart],
             )
         )
-    while seal(database):
-        pass
+    seal_all(database)
+    erase(database, lost.id, "/turns", "/attempts/1/output")
+    review(database, failed.id, critique=1, corrected_answer="Because.")
+    review(database, failed.id)
+    review(database, lost.id, note="Who?", tags=("x",))
+    erase(database, lost.id, "/reviews/0/tags")
+    review(database, cancelled.id)
+    erase(database, cancelled.id)
+    seal_all(database)
 
 
 def test_histories_are_restored_with_their_proofs(database: Database, elsewhere: Database) -> None:
@@ -127,7 +155,8 @@ def test_histories_are_restored_with_their_proofs(database: Database, elsewhere:
     assert load(data, elsewhere, key) == Report(5, 0, 1, {key.name})
     own = end_one_here(elsewhere)
     assert verifying.verify(elsewhere, history).unsealed == 6
-    assert seal(elsewhere) == 6
+    assert seal(elsewhere) == 6, "jobs come first"
+    assert seal(elsewhere) == 4 + 3, "and reviews and erasures follow them"
     restored = [h for h in histories(elsewhere) if h["id"] != own]
     assert restored == [h for h in histories(database) if h["digest"]]
     for line in map(json.loads, data.splitlines()[:5]):
@@ -142,7 +171,8 @@ def test_histories_are_restored_with_their_proofs(database: Database, elsewhere:
         assert parse_entry(here.extra)["type"] == "helixq/import/v1"
         job = queries.get_job(elsewhere, None, line["id"], with_history=True)
         assert history(job)["origin"] == {"log": key.name, "index": line["log"]["index"]}
-    assert verifying.verify(elsewhere, history).jobs == 6
+    found = verifying.verify(elsewhere, history)
+    assert (found.jobs, found.reviews, found.erasures, found.entries) == (6, 4, 3, 13)
 
 
 def end_one_here(database: Database) -> str:
@@ -159,7 +189,7 @@ def test_an_import_may_be_repeated_and_passed_on(database: Database, elsewhere: 
     load(data, elsewhere)
     assert load(data, elsewhere) == Report(0, 5, 0, {first.name})
     assert load(data, database) == Report(0, 5, 0, {first.name}), "also where they ended"
-    seal(elsewhere)
+    seal_all(elsewhere)
     passed_on, [second] = export(elsewhere), proving.list_keys(elsewhere)
     assert [
         line.checked and (line.checked.signed, line.checked.origin_signed)
@@ -169,6 +199,69 @@ def test_an_import_may_be_repeated_and_passed_on(database: Database, elsewhere: 
         assert line.checked is not None
         assert line.checked.origin_signed
         assert line.checked.origin.log == first.name
+
+
+def test_a_review_may_be_older_than_those_that_were_given_here(
+    database: Database, elsewhere: Database
+) -> None:
+    job = end(database)
+    review(database, job.id)
+    seal_all(database)
+    own = end_one_here(elsewhere)
+    seal(elsewhere)
+    review(elsewhere, own)
+    seal(elsewhere)
+    moved = json.loads(export(database))
+    moved["reviews"][0]["created_at"] = "2020-01-02T03:04:05.678Z"
+    salt = bytes.fromhex(moved["reviews"][0]["log"]["salt"])
+    moved["reviews"][0]["digest"] = review_digest(job.id, moved["reviews"][0], salt)
+    load(to_json(moved).encode(), elsewhere)
+    verifying.verify(elsewhere, history)
+    assert seal(elsewhere) == 1
+    assert verifying.verify(elsewhere, history).reviews == 1, "before the review has its entry"
+    seal(elsewhere)
+    assert verifying.verify(elsewhere, history).reviews == 2
+
+
+def test_an_imported_job_is_reviewed_erased_and_replayed_as_any(
+    database: Database, elsewhere: Database
+) -> None:
+    jobs = [end(database) for _ in range(3)]
+    review(database, jobs[0].id)
+    seal_all(database)
+    erase(database, jobs[1].id, "/question")
+    seal(database)
+    whole = export(database)
+    load(whole, elsewhere)
+    seal_all(elsewhere)
+    review(elsewhere, jobs[0].id, regeneration=1)
+    assert "/reviews/0/note" in erase(elsewhere, jobs[0].id)
+    assert "/system" in erase(elsewhere, jobs[1].id, "/system")
+    seal_all(elsewhere)
+    found = verifying.verify(elsewhere, history)
+    assert (found.jobs, found.reviews, found.erasures) == (3, 2, 3)
+    kept = queries.get_job(elsewhere, None, jobs[2].id, with_history=True)
+    assert replay_of(kept).question == jobs[2].question
+    for job in jobs[:2]:
+        with pytest.raises(ErasedError):
+            replay_of(queries.get_job(elsewhere, None, job.id, with_history=True))
+    [first], [second] = proving.list_keys(database), proving.list_keys(elsewhere)
+    lines = list(read_histories(io.BytesIO(export(elsewhere)), [first, second]))
+    assert [bool(line.checked and line.checked.erased) for line in lines] == [True, True, False]
+    assert all(line.checked and line.checked.origin_signed for line in lines)
+    # What was added here is kept, and what was erased here does not come back.
+    before = histories(elsewhere)
+    assert load(whole, elsewhere) == Report(0, 3, 0, {first.name})
+    assert histories(elsewhere) == before
+    # And nothing is added to a job that is there.
+    says = rf"line 1: {jobs[0].id} is there already, and lacks the file's `/reviews/1`"
+    with pytest.raises(RefusedError, match=says):
+        load(export(elsewhere), database)
+    erase(elsewhere, jobs[2].id, "/metadata")
+    seal_all(elsewhere)
+    third = export(elsewhere).splitlines()[2]
+    with pytest.raises(RefusedError, match="lacks the file's `/erasures/0`"):
+        load(third, database)
 
 
 def test_deleting_an_imported_job_is_recorded_and_final(
@@ -243,7 +336,47 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "no log": (lambda h: h.update(log=None), "it is no whole history"),
     "more": (lambda h: h.update(more=1), "`/more` cannot be stored as it is"),
     "less": (lambda h: h.pop("status"), "it is no whole history"),
+    "note": (lambda h: h["reviews"][0].update(note="Yes."), "the digest of its review 0 should be"),
+    "rating": (lambda h: h["reviews"][0].update(regeneration=1), "the digest of its review 0"),
+    "reviewer": (lambda h: h["reviews"][1].update(reviewer="me"), "the digest of its review 1"),
+    "salt of a review": (
+        lambda h: h["reviews"][0]["log"].update(salt="00" * 32),
+        "the digest of its review 0 should be",
+    ),
+    "short salt of a review": (
+        lambda h: h["reviews"][0]["log"].update(salt="00"),
+        "the review 0's salt has 1 bytes",
+    ),
+    "removed review": (lambda h: h["reviews"].pop(0), "a review was removed or reordered"),
+    "swapped reviews": (lambda h: h["reviews"].reverse(), "a review was removed or reordered"),
+    "last rating": (lambda h: h.update(rating=1), "its rating is not that of its last review"),
+    "no erasure": (lambda h: h.update(erased_at=h["created_at"]), "it was last erased None"),
+    "more in a review": (lambda h: h["reviews"][0].update(x=1), "`/reviews/0/x` cannot be stored"),
+    "no reviews": (lambda h: h.pop("reviews"), "it is no whole history"),
     "not even": (lambda h: h.pop("attempts"), "it is no history: export with"),
+}
+
+
+def _bring_back(history: dict[str, Any]) -> None:
+    history["metadata"] = {"team": "red"}
+
+
+#: Of a history with erased texts.
+OF_ERASED: dict[str, tuple[Change, str]] = {
+    "by": (lambda h: h["erasures"][0].update(by="me"), "the digest of its erasure 0 should be"),
+    "at": (lambda h: h["erasures"][0].update(at=h["created_at"]), "the digest of its erasure 0"),
+    "texts": (lambda h: h["erasures"][0]["texts"].pop(), "the digest of its erasure 0"),
+    "removed": (lambda h: h["erasures"].clear(), "its erased texts are not those that erasures"),
+    "hash": (lambda h: h["metadata"].update(hash="sha256:00"), "its digest should be"),
+    "text": (_bring_back, "it is no whole history"),
+    "salt": (lambda h: h["log"]["salts"].popitem(), "it is no whole history"),
+    "more salts": (lambda h: h["log"]["salts"].update(x="00" * 32), "its salts are not those"),
+    "note": (lambda h: h["reviews"][0]["note"].update(hash="x"), "the digest of its review 0"),
+    "erased_at": (lambda h: h.update(erased_at=None), "it was last erased 20"),
+    "text without an erasure": (
+        lambda h: h.update(question={"erased": True, "hash": "sha256:00"}),
+        "its digest should be",
+    ),
 }
 
 
@@ -254,8 +387,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[bytes, 
     database = Database(f"sqlite:///{file}")
     migrations.migrate(database.engine)
     workers.register(database, WORKER, "localhost", 1, RUNTIME)
-    for _ in range(3):
-        end(database)
+    jobs = [end(database) for _ in range(3)]
+    review(database, jobs[1].id)
+    review(database, jobs[1].id, critique=0)
+    review(database, jobs[2].id)
+    seal_all(database)
+    erase(database, jobs[2].id, "/metadata", "/attempts/2/output", "/reviews/0/note")
     seal(database)
     yield export(database), proving.list_keys(database)[0]
     database.close()
@@ -273,12 +410,13 @@ def test_a_file_with_one_change_is_refused_by_line(
     exported: tuple[bytes, Verifier], empty: Database
 ) -> None:
     data, key = exported
-    for name, (change, reason) in CHANGES.items():
-        broken = changed(data, 2, change)
+    changes = [(2, *each) for each in CHANGES.items()] + [(3, *each) for each in OF_ERASED.items()]
+    for number, name, (change, reason) in changes:
+        broken = changed(data, number, change)
         for trusted in ([], [key]):
             with pytest.raises(RefusedError) as caught:
                 load(broken, empty, *trusted)
-            assert str(caught.value).startswith("line 2: "), name
+            assert str(caught.value).startswith(f"line {number}: "), name
             assert reason in str(caught.value), name
             assert count(empty) == 0, name
     assert load(data, empty, key).imported == 3
@@ -409,8 +547,18 @@ JSON = st.recursive(
 )
 
 
+REVIEW = st.builds(
+    NewReview,
+    critique=st.sampled_from([None, -1, 0, 1]),
+    regeneration=st.sampled_from([None, -1, 0, 1]),
+    corrected_answer=st.none() | TEXT,
+    tags=st.lists(TEXT, max_size=2).map(tuple),
+    note=st.none() | TEXT,
+)
+
+
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     jobs=st.lists(
@@ -419,14 +567,19 @@ JSON = st.recursive(
         max_size=3,
     ),
     compression=st.sampled_from(Compression),
+    reviews=st.lists(st.tuples(st.integers(0, 2), TEXT, REVIEW), max_size=3),
+    data=st.data(),
 )
 def test_any_history_is_restored(
     database: Database,
     elsewhere: Database,
     jobs: list[tuple[str, str, dict[str, Any], list[str]]],
     compression: Compression,
+    reviews: list[tuple[int, str, NewReview]],
+    data: st.DataObject,
 ) -> None:
-    for question, system, options, texts in jobs:
+    ids = []
+    for question, system, options, outputs in jobs:
         job = submit(
             database,
             question=question,
@@ -435,18 +588,28 @@ def test_any_history_is_restored(
             input_items=[options],
             turns=[Turn("user", system)],
         )
+        ids.append(job.id)
         for index in range(3):
-            text = texts[index]
+            text = outputs[index]
             output = Output(text, [len(text)], 1, 1, "stop", 8, 0.0)
             assert stages.record(database, claim(database, job, index), output)
+    for number, reviewer, new in reviews:
+        job_id = ids[number % len(ids)]
+        reviewing.add(database, None, job_id, new, reviewer=reviewer)
     seal(database)
-    data, [key] = export(database, compression), proving.list_keys(database)
-    report = load(data, elsewhere, key)
+    for job_id in data.draw(st.lists(st.sampled_from(ids), max_size=3)):
+        told = history(queries.get_job(database, None, job_id, with_history=True))
+        pointers = sorted({**texts(told), **review_texts(told)})
+        erase(database, job_id, *data.draw(st.lists(st.sampled_from(pointers), max_size=3)))
+    if data.draw(st.booleans()):
+        seal(database)
+    file, [key] = export(database, compression), proving.list_keys(database)
+    report = load(file, elsewhere, key)
     assert report.imported == len(jobs)
-    seal(elsewhere)
+    seal_all(elsewhere)
     assert histories(elsewhere) == histories(database)
     verified = verifying.verify(elsewhere, history)
-    assert verified.jobs == verified.entries
+    assert verified.jobs + verified.reviews + verified.erasures == verified.entries
     [own] = proving.list_keys(elsewhere)
     lines = list(read_histories(io.BytesIO(export(elsewhere, compression)), [own, key]))
     assert all(line.checked and line.checked.origin_signed for line in lines)

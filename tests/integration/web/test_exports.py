@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +18,43 @@ import zstandard
 
 from jobs.database import Database
 from jobs.formats.compression import Compression, decompressed
-from jobs.formats.writing import FileKind, Format, kind_of
+from jobs.formats.writing import FileKind, Format, kind_of, to_json
 from jobs.models import Job, Scope
 from jobs.protocol.shapes import COLUMNS, Shape
 from jobs.tlog.proof import Proof
-from jobs.use_cases import deletion, exporting, keys, proving, stages
+from jobs.use_cases import deletion, exporting, keys, proving, stages, workers
 from jobs.use_cases.stages import Output
-from tests.conftest import WORKER
+from jobs.use_cases.workers import Runtime
+from tests.conftest import WORKER, new_database
 from tests.integration.sealed import seal
-from tests.integration.web.client import Client, ask, finish, services_of
+from tests.integration.web.client import Client, ask, finish, services_of, serving
 from tests.integration.web.with_keys import program
+from tests.servers import RedisServer
 from web import key_cache
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def served(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    tokenizer_json: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Client]:
+    """A client of one application on each database: to make one takes longer than these tests."""
+    url = new_database(request.param, request, tmp_path_factory.mktemp("db"))
+    with serving(url, redis_server.url) as client:
+        runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
+        workers.register(services_of(client).database, WORKER, "localhost", 1, runtime)
+        yield client
+
+
+@pytest.fixture
+def web(served: Client) -> Client:
+    """The client, with no jobs in the database."""
+    with services_of(served).database.write() as connection:
+        connection.execute(sa.delete(Job))
+    return served
+
 
 FINISHED = [
     Output(text, [len(text)], 20, 3, "stop", 1024, 0.0)
@@ -43,6 +70,16 @@ def end(web: Client, database: Database, *outputs: Output, **body: Any) -> str:
         assert claim is not None
         stages.record(database, claim, output)
     return job_id
+
+
+def review(web: Client, job_id: str, **verdict: Any) -> None:
+    reply = web.post(f"/api/jobs/{job_id}/reviews", json=verdict)
+    assert reply.status_code == 201, reply.text
+
+
+def erase(web: Client, job_id: str, *texts: str) -> None:
+    reply = web.post(f"/api/jobs/{job_id}/erase", json={"texts": texts or "all"})
+    assert reply.status_code == 200, reply.text
 
 
 def lines(web: Client, query: str = "") -> list[dict[str, Any]]:
@@ -79,6 +116,80 @@ def test_a_preference_is_the_final_text_over_the_draft(web: Client, database: Da
     assert (pair["critique"], pair["chosen_role"]) == ("Wrong: 2\u2028é\0.", "regenerator")
     assert (pair["job_id"], pair["regeneration_rating"], pair["note"]) == (done, None, None)
     assert list(pair) == list(COLUMNS[Shape.PREFERENCE])
+
+
+def test_reviews_are_columns_and_a_bad_rating_turns_a_preference_round(
+    web: Client, database: Database
+) -> None:
+    good, bad, later = (end(web, database) for _ in range(3))
+    review(web, good, critique=-1, regeneration=1, note="First.", tags=["a"])
+    review(web, good, critique=1, note="Then.", corrected_answer="=SUM(1)")
+    review(web, bad, regeneration=1)
+    review(web, bad, regeneration=-1, corrected_answer="2.")
+    review(web, bad, critique=0)
+    review(web, later, regeneration=-1)
+    review(web, later, regeneration=0, reviewer="bob")
+    pairs = {row["job_id"]: row for row in lines(web, "shape=preference")}
+    names = ("critique_rating", "regeneration_rating", "corrected_answer", "tags", "note")
+    assert [pairs[good][name] for name in names] == [1, 1, "=SUM(1)", ["a"], "Then."]
+    assert [pairs[bad][name] for name in names] == [0, -1, "2.", None, None]
+    told = ("chosen_role", "chosen", "rejected")
+    assert [pairs[good][name] for name in told] == ["regenerator", "@SUM(1)", "=1+1"]
+    assert [pairs[bad][name] for name in told] == ["actor", "=1+1", "@SUM(1)"]
+    assert pairs[later]["chosen_role"] == "regenerator"
+    for job_id in (good, bad, later):
+        rating = web.get(f"/api/jobs/{job_id}").json["rating"]
+        assert pairs[job_id]["regeneration_rating"] == rating
+    for row in lines(web, "shape=sft"):
+        assert [row[name] for name in names] == [pairs[row["job_id"]][name] for name in names]
+
+
+def test_erased_texts_are_no_examples(web: Client, database: Database) -> None:
+    """Of a pair, the critique alone may be missing."""
+    asked, critique, final, noted, all_of_it = ids = [end(web, database) for _ in range(5)]
+    for job_id in ids:
+        review(web, job_id, regeneration=-1, note="Mine.", tags=["x"], corrected_answer="2.")
+    seal(database), seal(database)
+    erase(web, asked, "/question")
+    erase(web, critique, "/attempts/1/output")
+    erase(web, final, "/attempts/2/output")
+    texts = ("note", "tags", "corrected_answer")
+    erase(web, noted, *(f"/reviews/0/{name}" for name in texts))
+    erase(web, all_of_it)
+    pairs = {row["job_id"]: row for row in lines(web, "shape=preference")}
+    assert list(pairs) == [critique, noted]
+    assert (pairs[critique]["critique"], pairs[critique]["note"]) == (None, "Mine.")
+    assert [pairs[noted][name] for name in texts] == [None, None, None]
+    assert pairs[noted]["regeneration_rating"] == -1
+    roles = [(row["job_id"], row["role"]) for row in lines(web, "shape=sft")]
+    assert roles == [
+        (critique, "actor"),
+        (final, "actor"),
+        (final, "critic"),
+        *((noted, role) for role in ("actor", "critic", "regenerator")),
+    ]
+
+
+def test_a_history_says_which_texts_were_erased(web: Client, database: Database) -> None:
+    job_id = end(web, database, metadata={"team": "blue"})
+    review(web, job_id, regeneration=1, note="Mine.")
+    seal(database), seal(database)
+    erase(web, job_id)
+    [row] = lines(web)
+    told = web.get(f"/api/jobs/{job_id}").json
+    for name in ("question", "metadata", "attempts", "reviews", "erasures", "erased_at", "rating"):
+        assert row[name] == told[name]
+    assert row["question"]["erased"] is True
+    assert row["reviews"][0]["note"]["erased"] is True
+    [stored] = parquet(web.get("/api/jobs/export?format=parquet").data)
+    [cells] = from_csv(web.get("/api/jobs/export?format=csv").data)
+    # A column of texts has none; what is JSON says it.
+    assert (stored["question"], cells["question"]) == (None, "")
+    for values in (stored, cells):
+        for name in ("metadata", "attempts", "reviews", "erasures"):
+            assert json.loads(values[name]) == row[name]
+    assert (stored["rating"], cells["rating"]) == (1, "1")
+    assert stored["erased_at"] == cells["erased_at"] == row["erased_at"]
 
 
 def test_each_role_is_shown_its_prompt_and_its_text(web: Client, database: Database) -> None:
@@ -145,10 +256,10 @@ def test_a_client_that_breaks_off_ends_it(web: Client, database: Database) -> No
 
 
 def test_a_server_that_stops_does_not_pretend_that_the_file_is_whole(
-    web: Client, database: Database
+    web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end(web, database)
-    services_of(web).waiter.stopping = lambda: True
+    monkeypatch.setattr(services_of(web).waiter, "stopping", lambda: True)
     with pytest.raises(ConnectionAbortedError):
         web.get("/api/jobs/export")
 
@@ -167,8 +278,10 @@ def from_csv(data: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("shape", Shape)
 def test_all_formats_say_the_same(web: Client, database: Database, shape: Shape) -> None:
-    end(web, database, metadata={"team": "=cmd()"}), end(web, database)
+    reviewed = end(web, database, metadata={"team": "=cmd()"})
+    end(web, database)
     seal(database)
+    review(web, reviewed, critique=-1, regeneration=-1, tags=["=a", "b"], note="@SUM(2)")
     rows = lines(web, f"shape={shape}")
     assert len(rows) in (2, 6)
     stored = parquet(web.get(f"/api/jobs/export?shape={shape}&format=parquet").data)
@@ -184,6 +297,8 @@ def test_all_formats_say_the_same(web: Client, database: Database, shape: Shape)
             else:
                 assert value == row[name]
                 written = "" if value is None else str(value)
+                if kind == "texts" and value is not None:
+                    written = to_json(value)
                 if kind == "boolean":
                     written = written.lower()
                 assert cell.removeprefix("'") == written
