@@ -86,6 +86,7 @@ COLUMNS = MappingProxyType(
             "background": Kind.BOOLEAN,
             "deadline_at": Kind.TEXT,
             "restarts": Kind.JSON,
+            "retries": Kind.JSON,
             "attempts": Kind.JSON,
             "origin": Kind.JSON,
             "reviews": Kind.JSON,

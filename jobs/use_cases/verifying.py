@@ -253,7 +253,7 @@ def _check_jobs(
             if of not in deletions[job_id]:
                 raise TamperedError(f"{name} was removed: its deletion is of another entry")
             report.deleted += kind is LogKind.JOB
-        elif kind is LogKind.JOB and index in _ends(job):
+        elif kind is LogKind.JOB and index in _ends(job) - {job.log_index}:
             report.retried += 1
         elif kind is LogKind.JOB:
             if job.log_index != index:

@@ -28,6 +28,8 @@ NEW = {
     "turns": '\'[{"role": "user", "text": "x"}]\'',
     "options": "'{\"a\": 1}'",
     "restarts": '\'[{"run": 2, "at": "2026-01-02T03:04:05.678+00:00", "model": "x", "reason": "x"}]\'',
+    "retries": '\'[{"at": "2026-01-02T03:04:05.678+00:00", "finished_at": "2026-01-02T03:04:05.678+00:00", '
+    '"code": "x", "entry": 0}]\'',
     "metadata": '\'{"team": "red"}\'',
     "worker_id": "'worker-2'",
     "runtime": '\'{"engine": "other"}\'',

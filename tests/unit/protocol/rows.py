@@ -41,6 +41,7 @@ def make_job(status: Status = Status.QUEUED, **changes: Any) -> Job:
         "finished_at": END if status.final else None,
         "run": 1,
         "restarts": [],
+        "retries": [],
         "attempts": [],
         **changes,
     }
