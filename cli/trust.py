@@ -270,10 +270,11 @@ def _as_recorded(report: verifying.Report) -> str:
         for number, name in ((report.reviews, "review"), (report.erasures, "erasure"))
         if number
     ]
+    retried = f"{report.retried} retried after an end, " if report.retried else ""
     besides = f" with {' and '.join(added)}" if added else ""
     return (
         f"Verified: {count(report.jobs, 'job')}{besides} {verbs} recorded in {report.origin}, "
-        f"{report.deleted} deleted; {count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
+        f"{retried}{report.deleted} deleted; {count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
         f"agree{'s' if report.checkpoints == 1 else ''}.{waiting}"
     )
 

@@ -64,7 +64,12 @@ def mark_unpublished(connection: sa.Connection, stages: Sequence[tuple[str, int]
     """Put stages into the outbox that no worker has claimed, given as (job id, stage index)."""
     connection.execute(
         sa.update(Job)
-        .where(sa.tuple_(Job.id, Job.stage_index).in_(stages), Job.worker_id.is_(None))
+        .where(
+            # For pairs alone, SQLite would read all jobs.
+            Job.id.in_([job_id for job_id, _ in stages]),
+            sa.tuple_(Job.id, Job.stage_index).in_(stages),
+            Job.worker_id.is_(None),
+        )
         .values(published_at=None)
     )
 
