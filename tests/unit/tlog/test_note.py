@@ -44,7 +44,8 @@ def test_keys_are_those_of_go() -> None:
 
 def test_a_key_shows_its_public_part_only() -> None:
     assert str(SIGNER.verifier) in repr(SIGNER)
-    assert SIGNER.to_text().split("+")[-1] not in repr(SIGNER)
+    # The key itself, in Base64, may have a + too.
+    assert SIGNER.to_text().split("+", 4)[4] not in repr(SIGNER)
 
 
 def test_a_changed_note_is_refused() -> None:
