@@ -18,7 +18,7 @@ run: $(VENV)/.installed
 	$(BIN)/helixq up
 
 test: lint
-	$(PYTEST) -n auto $(if $(COVERAGE),--cov --cov-report=term)
+	$(PYTEST) -n auto --durations=20 $(if $(COVERAGE),--cov --cov-report=term)
 
 check: lint
 	$(PYTEST) -n logical -m "not slow" tests/unit
