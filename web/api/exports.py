@@ -15,8 +15,7 @@ from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.shapes import COLUMNS, Shape, rows
 from jobs.use_cases import exporting
 from jobs.use_cases.exporting import Filters
-from web import query
-from web.api import filters
+from web import job_filters, query
 from web.api.routes import blueprint
 from web.caller import get_caller
 from web.services import get_services
@@ -33,7 +32,7 @@ def export_jobs() -> Response:
     It has the jobs that there are when it begins. Its rows are of one of three shapes: whole histories, pairs of
     texts of which one is better, or prompts with their completions.
     """
-    chosen = filters.exported({"format", "shape", "role", "compression"})
+    chosen = job_filters.exported({"format", "shape", "role", "compression"})
     shape = Shape(query.choice("shape", Shape.HISTORY, tuple(Shape)))
     roles = _roles(shape)
     kind, encoding = _kind()

@@ -13,8 +13,7 @@ from jobs.protocol.history import page as histories
 from jobs.protocol.replay import report
 from jobs.use_cases import proving, queries, searching
 from jobs.use_cases.replaying import replay_of
-from web import query
-from web.api import filters
+from web import job_filters, query
 from web.errors import HTTPError
 from web.services import get_services
 
@@ -36,7 +35,7 @@ def _add_converter(state: BlueprintSetupState) -> None:
 def list_jobs() -> Response:
     """List the jobs that the caller may read: the newest first, or those that match a query best."""
     services = get_services()
-    wanted = filters.wanted()
+    wanted = job_filters.wanted()
     page = searching.list_jobs(
         services.database,
         services.readable_owner,

@@ -24,8 +24,8 @@ from jobs.protocol.request import CreateResponse
 from jobs.protocol.reviews import MAX_NAME, CreateReview, DeleteJobs, EraseTexts
 from jobs.protocol.shapes import Shape
 from jobs.search.query import MAX_LENGTH
-from web.api.filters import MAX_ATTEMPTS, MAX_DURATION
 from web.api.reviews import MAX_SEED
+from web.job_filters import MAX_ATTEMPTS, MAX_DURATION
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from web.v1 import files
 from web.v1.routes import MAX_KEY_LENGTH, MAX_WAIT

@@ -12,7 +12,7 @@ from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.protocol.history import page
 from jobs.use_cases import searching
-from web.api.filters import METADATA, wanted
+from web.job_filters import METADATA, wanted
 from web.services import get_services
 
 PAGE_SIZE = 25

@@ -92,9 +92,14 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
             f"/v1/responses?after={job_id}",
             f"/api/jobs/{job_id}",
             f"/jobs/{job_id}",
-            f"/jobs?after={job_id}",
         ):
             assert web.get(path).status_code == 404, path
+        for path in ("/jobs", "/api/jobs"):
+            foreign, unknown = (
+                web.get(f"{path}?after={after}") for after in (job_id, f"{job_id[:-1]}z")
+            )
+            assert (foreign.status_code, unknown.status_code) == (400, 400), path
+            assert foreign.text.replace(job_id, "") == unknown.text.replace(f"{job_id[:-1]}z", "")
         for path in (f"/v1/responses/{job_id}/cancel", f"/jobs/{job_id}/cancel"):
             assert web.post(path).status_code == 404, path
         assert web.delete(f"/v1/responses/{job_id}").status_code == 404
