@@ -253,7 +253,7 @@ def _wait_for_write_lock(connection: sa.Connection) -> None:
     SQLite itself polls more and more seldom, down to ten times a second, and so may miss all the moments at
     which a busy database is free.
     """
-    sqlite: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    sqlite: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # it is of SQLite
     [timeout] = sqlite.execute("PRAGMA busy_timeout").fetchone()
     deadline = time.monotonic() + timeout / 1000
     sqlite.execute("PRAGMA busy_timeout=0")

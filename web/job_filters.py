@@ -11,10 +11,11 @@ from flask import request
 from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError
 from jobs.search.query import Node, QueryError, parse
-from jobs.use_cases import exporting
+from jobs.use_cases import exporting, searching
 from jobs.use_cases.queries import ANY
 from jobs.use_cases.searching import Filters, Order
 from web import query
+from web.services import get_services
 
 METADATA = "metadata."
 #: The query parameters besides ``metadata.KEY``.
@@ -112,6 +113,24 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
         query.integer("limit", size, 1, query.MAX_PAGE_SIZE),
         request.args.get("after"),
         order,
+    )
+
+
+def find(page: Wanted) -> searching.Page:
+    """Return the requested page of jobs that the caller may read.
+
+    Raises:
+        CursorError: the page begins nowhere.
+    """
+    services = get_services()
+    return searching.list_jobs(
+        services.database,
+        services.readable_owner,
+        page.filters,
+        of=page.owner,
+        limit=page.limit,
+        after=page.after,
+        order=page.order,
     )
 
 

@@ -84,8 +84,9 @@ def fill(
             connection.exec_driver_sql("SET maintenance_work_mem = '1GB'")
             connection.exec_driver_sql(str(definition))
             connection.commit()
-        connection.exec_driver_sql("ANALYZE")
-        connection.commit()
+        if not is_sqlite:  # SQLite's statistics are those of the migrations, as in service.
+            connection.exec_driver_sql("ANALYZE")
+            connection.commit()
         if is_sqlite:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.invalidate()

@@ -11,7 +11,7 @@ from jobs.models import Job
 from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import report
-from jobs.use_cases import proving, queries, searching
+from jobs.use_cases import proving, queries
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
 from web.errors import HTTPError
@@ -34,17 +34,8 @@ def _add_converter(state: BlueprintSetupState) -> None:
 @blueprint.get("/jobs")
 def list_jobs() -> Response:
     """List the jobs that the caller may read: the newest first, or those that match a query best."""
-    services = get_services()
     wanted = job_filters.wanted()
-    page = searching.list_jobs(
-        services.database,
-        services.readable_owner,
-        wanted.filters,
-        of=wanted.owner,
-        limit=wanted.limit,
-        after=wanted.after,
-        order=wanted.order,
-    )
+    page = job_filters.find(wanted)
     following = None
     if page.next is not None:
         parameters = request.args.to_dict() | {"after": page.next}

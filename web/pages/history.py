@@ -11,9 +11,7 @@ from jobs.errors import CursorError
 from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.protocol.history import page
-from jobs.use_cases import searching
-from web.job_filters import METADATA, wanted
-from web.services import get_services
+from web.job_filters import METADATA, find, wanted
 
 PAGE_SIZE = 25
 RATINGS = (("", "Any"), ("1", "+1"), ("0", "0"), ("-1", "-1"), ("none", "None"))
@@ -37,18 +35,9 @@ def show() -> Response | str | tuple[str, int]:
         return redirect(_url(stated), code=303)
     jobs: list[Any] = []
     following, message = None, None
-    services = get_services()
     try:
         chosen = wanted(PAGE_SIZE)
-        found = searching.list_jobs(
-            services.database,
-            services.readable_owner,
-            chosen.filters,
-            of=chosen.owner,
-            limit=chosen.limit,
-            after=chosen.after,
-            order=chosen.order,
-        )
+        found = find(chosen)
     except (InvalidRequestError, CursorError) as error:
         message = translate(error).message
     else:
