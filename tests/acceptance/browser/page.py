@@ -16,8 +16,7 @@ TITLES = ["Answer", "Critique", "Regeneration"]
 JOB_PAGE = re.compile(r"/jobs/resp_\w+$")
 #: Timeout of a page in milliseconds, on a busy machine.
 PATIENCE = 30_000
-#: A function that returns the texts whose contrast is below WCAG's AA.
-FAINT = """() => {
+_FAINT = """() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => {
     const [r, g, b] = channels(color).slice(0, 3).map((c) => c / 255)
@@ -58,6 +57,14 @@ def opened(browser: Browser, **options: Any) -> Iterator[tuple[Page, list[str]]]
     finally:
         context.close()
     assert complaints == []
+
+
+def faint(page: Page) -> list[str]:
+    """Return the elements with texts whose contrast is below WCAG's AA."""
+    # A page that a form led to has its elements before its style sheet.
+    page.wait_for_load_state()
+    found: list[str] = page.evaluate(_FAINT)
+    return found
 
 
 def status(page: Page) -> Locator:

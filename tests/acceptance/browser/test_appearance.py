@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Browser
 
-from tests.acceptance.browser.page import FAINT, opened
+from tests.acceptance.browser.page import faint, opened
 from tests.acceptance.conftest import Service
 
 pytestmark = pytest.mark.browser
@@ -28,7 +28,7 @@ def test_pages_fit_a_phone_and_have_enough_contrast(browser: Browser, service: S
                     details.click()
                 width = page.evaluate("document.documentElement.scrollWidth")
                 assert width <= 360, path
-                assert page.evaluate(FAINT) == [], (path, scheme)
+                assert faint(page) == [], (path, scheme)
                 ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 dark = max(map(int, re.findall(r"\d+", ground))) < 64
                 assert dark == (scheme == "dark")

@@ -17,7 +17,7 @@ from jobs.models import Scope
 from jobs.pipeline import Sampling
 from jobs.use_cases import keys, submission
 from jobs.use_cases.submission import NewJob
-from tests.acceptance.browser.page import FAINT, JOB_PAGE, opened, status
+from tests.acceptance.browser.page import JOB_PAGE, faint, opened, status
 from web import create_app, key_cache
 from web.services import Services
 
@@ -62,11 +62,11 @@ def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> No
         with opened(browser, **options) as (page, complaints):
             page.goto(f"{url}/jobs/{job.id}")
             expect(page.get_by_label("API key")).to_be_focused()
-            assert page.evaluate(FAINT) == []
+            assert faint(page) == []
             page.keyboard.type("hq_wrong")
             page.keyboard.press("Enter")
             expect(page.get_by_role("alert")).to_contain_text("wrong")
-            assert page.evaluate(FAINT) == []
+            assert faint(page) == []
             page.keyboard.type(secret)
             page.keyboard.press("Enter")
             expect(page).to_have_url(JOB_PAGE)
@@ -74,7 +74,7 @@ def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> No
             for path in ("/", "/jobs", f"/jobs/{job.id}"):
                 page.goto(url + path)
                 assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
-                assert page.evaluate(FAINT) == [], (path, scheme)
+                assert faint(page) == [], (path, scheme)
             if scheme == "light":
                 page.get_by_role("button", name="Log out").click()
             else:  # The page is open, and follows the job.
