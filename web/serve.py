@@ -38,8 +38,7 @@ def serve(settings: Settings) -> None:
     Raises:
         AddressError: the address is in use or does not belong to this machine.
     """
-    for name, level in (("waitress", logging.WARNING), ("waitress.queue", logging.ERROR)):
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger("waitress").setLevel(logging.WARNING)
     listener = _bind(settings)
     # Besides its socket, a connection can have a file for its request or its response.
     max_connections = min(MAX_CONNECTIONS, max(1, raise_limit() - RESERVED_FILES) // 2)

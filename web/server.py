@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import socket
+import threading
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from flask import Flask
 from waitress import wasyncore
@@ -19,10 +22,11 @@ from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from web import MAX_BODY
+from web.dispatcher import Dispatcher
 from web.errors import HTTPError, error_response, is_upload, too_large
 from web.multipart import MAX_UPLOAD
 from web.waiting import MAX_WAITING
@@ -49,6 +53,14 @@ RESPONSE_BUFFER = 1 << 18
 MAX_STREAM_BUFFER = 1 << 20
 #: The maximum number of connections accepted in one turn of the loop: each turn visits them all.
 MAX_ACCEPTS = 100
+
+
+class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types
+    """Makes the response to a request. Its headers and the beginning of its body are sent together."""
+
+    def write(self, data: bytes) -> None:
+        with self.channel.sent_together():
+            super().write(data)
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
@@ -127,6 +139,7 @@ class _Uploads:
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection with time limits."""
 
+    task_class = _Task
     error_task_class = _ErrorTask
     parser_class = _Parser
     #: When the first bytes of the current request arrived, or when draining began.
@@ -136,9 +149,47 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     #: Whether that response is sent and the rest of the request is read to be discarded. If it were not
     #: read, the system would reset the connection, and the client might lose the response.
     draining = False
+    #: Whether the loop does not wait for more from the client, since its last turn.
+    unread = False
+    _parts: list[bytes] | None = None
 
     def readable(self) -> bool:
-        return self.draining or bool(super().readable())
+        # In this order: see `quiet`.
+        self.unread = True
+        readable = self.draining or bool(super().readable())
+        self.unread = not readable
+        return readable
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the loop has nothing to do for it that it does not already wait for."""
+        return not (
+            self.total_outbufs_len or self.will_close or self.close_when_flushed or self.unread
+        )
+
+    def service(self) -> None:
+        self.server.serving.channel = self
+        try:
+            super().service()
+        finally:
+            self.server.serving.channel = None
+
+    @contextmanager
+    def sent_together(self) -> Iterator[None]:
+        """Send what is written meanwhile at once."""
+        self._parts = []
+        try:
+            yield
+        finally:
+            parts, self._parts = self._parts, None
+            if parts:
+                self.write_soon(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def write_soon(self, data: Any) -> int:
+        if self._parts is not None and isinstance(data, bytes):
+            self._parts.append(data)
+            return len(data)
+        return int(super().write_soon(data))
 
     def writable(self) -> bool:
         return not self.draining and bool(super().writable())
@@ -185,14 +236,14 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             max_connections: the maximum number of open connections; more wait to be accepted.
         """
         self.flask = app
-        dispatcher = ThreadedTaskDispatcher()
-        dispatcher.set_thread_count(THREADS)
+        #: The connection whose request the current thread serves.
+        self.serving = threading.local()
         super().__init__(
             app,
             _sock=listener,
             sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
             bind_socket=False,
-            dispatcher=dispatcher,
+            dispatcher=Dispatcher(THREADS),
             sockets=[listener],
             connection_limit=max_connections,
             cleanup_interval=5,
@@ -207,6 +258,12 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             ident="",
         )
         self.adj.uploads = _Uploads(self.adj)
+
+    def pull_trigger(self) -> None:
+        """Wake the loop, unless it would have nothing to do for the connection that the caller serves."""
+        channel: _Channel | None = getattr(self.serving, "channel", None)
+        if channel is None or not channel.quiet:
+            super().pull_trigger()
 
     def handle_accept(self) -> None:
         """Accept all connections that wait, up to a maximum."""

@@ -7,8 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,14 +34,21 @@ LIMIT = 0.5
 
 
 @contextmanager
-def serving(environ: dict[str, str]) -> Iterator[tuple[str, int]]:
-    """Run the server for the duration of the block, as `serve.serve` does."""
-    with running(environ) as (place, _):
+def serving(environ: dict[str, str], turn: float = LIMIT / 10) -> Iterator[tuple[str, int]]:
+    """Run the server for the duration of the block, as `serve.serve` does.
+
+    Args:
+        environ: its settings.
+        turn: the maximum number of seconds of one turn of its loop.
+    """
+    with running(environ, turn) as (place, _):
         yield place
 
 
 @contextmanager
-def running(environ: dict[str, str]) -> Iterator[tuple[tuple[str, int], Services]]:
+def running(
+    environ: dict[str, str], turn: float = LIMIT / 10
+) -> Iterator[tuple[tuple[str, int], Services]]:
     """Do the same, with its services."""
     configured = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
     app = create_app(configured)
@@ -51,7 +61,7 @@ def running(environ: dict[str, str]) -> Iterator[tuple[tuple[str, int], Services
 
     def loop() -> None:
         while not stopping.is_set():
-            server.run_once(0.05)
+            server.run_once(turn)
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -59,6 +69,7 @@ def running(environ: dict[str, str]) -> Iterator[tuple[tuple[str, int], Services
         yield (configured.host, configured.port), services
     finally:
         stopping.set()
+        server.pull_trigger()
         thread.join()
         server.task_dispatcher.shutdown()
         for opened in list(server._map.values()):
@@ -85,6 +96,32 @@ def test_ipv6(environ: dict[str, str]) -> None:
         assert (reply.status, reply.read()[:12]) == (202, b'{"id":"resp_')
         assert reply.headers["Location"].startswith("/v1/responses/")
         connection.close()
+
+
+def test_the_loop_never_waits_while_a_client_does(environ: dict[str, str]) -> None:
+    """Clients that send several requests before they read, cut anywhere."""
+    request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def ask(place: tuple[str, int], seed: int) -> int:
+        random = Random(seed)
+        replies = 0
+        with socket.create_connection(place, PATIENCE) as connection:
+            for _ in range(60):
+                count = random.randint(1, 5)
+                cut = random.randrange(len(request) * count)
+                connection.sendall((request * count)[:cut])
+                connection.sendall((request * count)[cut:])
+                received = b""
+                while received.count(b"HTTP/1.1 200 OK") < count or not received.endswith(b"}\n"):
+                    received += connection.recv(1 << 16)
+                replies += count
+        return replies
+
+    with (
+        serving(environ, turn=10 * PATIENCE) as place,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        assert min(clients.map(partial(ask, place), range(8))) > 60
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""The threads that requests run on."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from web.dispatcher import Dispatcher
+
+#: Seconds within which what is expected happens.
+SOON = 30
+
+
+class Request:
+    """A request that takes until it is told to end, and then may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+        self.begun = threading.Event()
+        self.end = threading.Event()
+        self.thread = ""
+        self.cancelled = False
+
+    def service(self) -> None:
+        self.thread = threading.current_thread().name
+        self.begun.set()
+        assert self.end.wait(SOON)
+        if self._error:
+            raise self._error
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def wait_for_idle(dispatcher: Dispatcher, threads: int) -> None:
+    give_up = time.monotonic() + SOON
+    while dispatcher.idle < threads:
+        assert time.monotonic() < give_up
+        time.sleep(0.001)  # nothing tells when a thread is idle
+
+
+def served(dispatcher: Dispatcher, request: Request) -> str:
+    """Have a request served to its end; return the thread that did it."""
+    request.end.set()
+    dispatcher.add_task(request)
+    assert request.begun.wait(SOON)
+    return request.thread
+
+
+def test_the_thread_that_became_idle_last_takes_the_next_request() -> None:
+    dispatcher = Dispatcher(3)
+    threads = set()
+    for _ in range(5):
+        wait_for_idle(dispatcher, 3)
+        threads.add(served(dispatcher, Request()))
+    assert len(threads) == 1
+
+
+def test_requests_wait_while_no_thread_is_idle() -> None:
+    dispatcher = Dispatcher(2)
+    requests = [Request() for _ in range(4)]
+    for request in requests:
+        dispatcher.add_task(request)
+    assert all(request.begun.wait(SOON) for request in requests[:2])
+    requests[1].end.set()
+    assert requests[2].begun.wait(SOON)
+    assert requests[2].thread == requests[1].thread
+    assert not requests[3].begun.is_set()
+    for request in requests:
+        request.end.set()
+    assert requests[3].begun.wait(SOON)
+
+
+def test_a_thread_outlives_the_failure_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    dispatcher = Dispatcher(1)
+    served(dispatcher, Request(ValueError("broken")))
+    served(dispatcher, Request())
+    assert "ValueError: broken" in caplog.text
+
+
+def test_requests_that_wait_are_cancelled_at_the_end() -> None:
+    dispatcher = Dispatcher(1)
+    first, second = Request(), Request()
+    for request in (first, second):
+        dispatcher.add_task(request)
+    assert first.begun.wait(SOON)
+    dispatcher.shutdown()
+    first.end.set()
+    wait_for_idle(dispatcher, 1)
+    assert (first.cancelled, second.cancelled, second.begun.is_set()) == (False, True, False)
