@@ -13,7 +13,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs import database_url
+from jobs.lookups import Lookups
 from jobs.models import Base
 
 #: Seconds to wait for another writer, if a SQLite URL does not set ``timeout``.
@@ -74,6 +75,7 @@ class Database:
         """
         self.engine = create_engine(url)
         self._reader = self._viewer = self.engine
+        self._lookups: dict[Callable[..., Any], Lookups[str, Any]] = {}
         self._writing: AbstractContextManager[object] = nullcontext()
         if self.engine.dialect.name == "sqlite":
             self._writing = _Turn()
@@ -102,6 +104,24 @@ class Database:
                 raise
         with self._viewer.connect() as connection:  # The server had closed it.
             return query(connection)
+
+    def look_up(
+        self, fetch: Callable[[sa.Connection, list[str]], Mapping[str, T]], key: str
+    ) -> T | None:
+        """Do the same for what belongs to a key; None for nothing. Threads share queries.
+
+        Args:
+            fetch: a function of a module; it runs the query for some keys.
+            key: to look up.
+        """
+        lookups = self._lookups.get(fetch)
+        if lookups is None:
+            made: Lookups[str, Any] = Lookups(
+                lambda keys: self.look(lambda connection: fetch(connection, keys))
+            )
+            lookups = self._lookups.setdefault(fetch, made)
+        found: T | None = lookups.get(key)
+        return found
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

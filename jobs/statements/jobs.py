@@ -9,6 +9,7 @@ import datetime as dt
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -84,14 +85,6 @@ class Place(NamedTuple):
 
     created_at: dt.datetime
     job_id: str
-
-
-#: Parameter: ``job``.
-_VERSION_OF_ANY = sa.select(
-    Job.status, Job.run, Job.stage_index, Job.lease_token, Job.erased_at
-).where(Job.id == sa.bindparam("job"))
-#: Parameters: ``job``, ``owner``.
-_VERSION = _VERSION_OF_ANY.where(Job.owner == sa.bindparam("owner"))
 
 
 #: The columns of a job by attribute. Those with a default get it when the row is added.
@@ -173,20 +166,24 @@ def lock(
     return row
 
 
-def get_version(connection: sa.Connection, owner: str | None, job_id: str) -> JobVersion:
-    """Return the version of an owner's job: one look at its row.
+def versions(connection: sa.Connection, job_ids: list[str]) -> dict[str, tuple[str, JobVersion]]:
+    """Return the owner and the version of each job that there is."""
+    # A few statements for all numbers of jobs: to make one costs more than to run it.
+    size = 1 << (len(job_ids) - 1).bit_length()
+    ids = job_ids + job_ids[-1:] * (size - len(job_ids))
+    rows = connection.execute(
+        _versions_of(size), {f"id_{number}": job_id for number, job_id in enumerate(ids)}
+    )
+    return {job_id: (owner, JobVersion(*version)) for job_id, owner, *version in rows}
 
-    Raises:
-        JobNotFoundError: the owner has no such job.
-    """
-    check_id(job_id)
-    if owner is None:
-        row = connection.execute(_VERSION_OF_ANY, {"job": job_id}).one_or_none()
-    else:
-        row = connection.execute(_VERSION, {"job": job_id, "owner": owner}).one_or_none()
-    if row is None:
-        raise JobNotFoundError(job_id)
-    return JobVersion(*row)
+
+@cache
+def _versions_of(size: int) -> sa.Select[*tuple[Any, ...]]:
+    """Return the query for a number of jobs, with the parameters ``id_0``, ``id_1`` and so on."""
+    ids = [sa.bindparam(f"id_{number}", type_=Job.id.type) for number in range(size)]
+    return sa.select(
+        Job.id, Job.owner, Job.status, Job.run, Job.stage_index, Job.lease_token, Job.erased_at
+    ).where(Job.id.in_(ids))
 
 
 def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:

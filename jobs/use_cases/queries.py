@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from jobs.database import Database
+from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
 from jobs.statements import jobs
 from jobs.statements.jobs import ANY, JobVersion
@@ -36,7 +37,11 @@ def get_version(database: Database, owner: str | None, job_id: str) -> JobVersio
     Raises:
         JobNotFoundError: the owner has no such job.
     """
-    return database.look(lambda connection: jobs.get_version(connection, owner, job_id))
+    jobs.check_id(job_id)
+    found = database.look_up(jobs.versions, job_id)
+    if found is None or owner not in (None, found[0]):
+        raise JobNotFoundError(job_id)
+    return found[1]
 
 
 def list_jobs(
