@@ -9,7 +9,7 @@ from jobs.models import Job, Status
 from jobs.statements import jobs
 from jobs.statements.jobs import ANY, JobVersion
 
-__all__ = ["ANY", "JobVersion", "get_job", "get_version", "list_jobs"]
+__all__ = ["ANY", "JobVersion", "find_beside", "get_job", "get_version", "list_jobs"]
 
 
 def get_job(
@@ -37,6 +37,14 @@ def get_version(database: Database, owner: str | None, job_id: str) -> JobVersio
         JobNotFoundError: the owner has no such job.
     """
     return database.look(lambda connection: jobs.get_version(connection, owner, job_id))
+
+
+def find_beside(database: Database, owner: str | None, job: Job) -> tuple[str | None, str | None]:
+    """Return the ids of the owner's jobs before and after a job in the order of creation; None for none."""
+    place = jobs.Place(job.created_at, job.id)
+    with database.read() as connection:
+        older, newer = jobs.find_beside(connection, owner, place)
+    return older, newer
 
 
 def list_jobs(
