@@ -38,10 +38,10 @@ def test_a_question_shows_its_three_texts_live(page: Page, service: Service) -> 
     stay(page)
     expect(page.locator("main")).to_contain_text(QUESTION)
     expect(status(page)).to_have_text("Completed")
-    assert [h.text_content() for h in page.get_by_role("heading", level=2).all()] == TITLES
+    assert [h.text_content() for h in page.get_by_role("heading", level=3).all()] == TITLES
     assert texts(page) == outputs(service, job_of(page))
     for title in TITLES:  # which may be empty with this model
-        expect(page.get_by_role("region", name=title)).to_contain_text("finished")
+        expect(page.get_by_role("region", name=title, exact=True)).to_contain_text("finished")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     assert stayed(page)
     page.reload()
@@ -154,7 +154,7 @@ def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     expect(status(page)).to_have_text("Completed")
     expect(page.locator(".question")).to_have_text(question)
     expect(page.locator("main b, main script")).to_have_count(0)
-    expect(page).to_have_title(re.compile("^<b>x</b><script>"))
+    expect(page).to_have_title(re.compile("^Completed: <b>x</b><script>"))
     page.goto(f"{service.url}/jobs")
     expect(page.get_by_role("link", name=question)).to_be_visible()
 
@@ -174,7 +174,7 @@ def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
 
     actor = start(0)
     page.goto(f"{service.url}/jobs/{job.id}")
-    expect(page.get_by_role("region", name="Answer")).to_contain_text("writing")
+    expect(page.get_by_role("region", name="Answer", exact=True)).to_contain_text("writing")
     stay(page)
     finish(actor, written)
     critic = start(1)
@@ -185,8 +185,10 @@ def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     expect(status(page)).to_have_text("Completed")
     assert stayed(page)
     assert texts(page) == [written, "", written]
-    expect(page.get_by_role("region", name="Critique")).to_contain_text("The text is empty.")
+    expect(page.get_by_role("region", name="Critique", exact=True)).to_contain_text(
+        "The text is empty."
+    )
     page.reload()
     assert texts(page) == [written, "", written]
-    expect(page).to_have_title(re.compile("^Why"))
+    expect(page).to_have_title(re.compile("^Completed: Why"))
     database.close()
