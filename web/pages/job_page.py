@@ -46,6 +46,7 @@ def show(job_id: str) -> str:
         may_ask=may_ask,
         live=view.is_live(job),
         standing=None if job.status.final else sentence(job, now),
+        running=view.running(job),
         answer=answer,
         rendered=None if answer is None or options.exact else markdown.render(answer),
         stages=view.stages(job, now, options),

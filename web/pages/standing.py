@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Any
 
 from jobs import pipeline
-from jobs.models import AttemptStatus, Job
+from jobs.models import Attempt, Job
 from jobs.protocol.response import item_id
 from jobs.timing import SWEEP_INTERVAL
 from jobs.use_cases.standing import Standing
@@ -22,9 +22,9 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
         standing: of the job.
         now: the time.
     """
-    running = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
-    if running:
-        return _running(job, running[-1], now)
+    running = view.running(job)
+    if running is not None:
+        return _running(job, running, now)
     if not standing.ready:
         if standing.seen_at is None:
             return "No worker was ever started."
@@ -40,13 +40,12 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
 def news(job: Job, sentence: str, now: dt.datetime) -> dict[str, Any]:
     """Return what the page's script shows between two events: a sentence, and the state of each stage."""
     stages = view.stages(job, now, Options(diff="off"))
-    running = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
-    started = running[-1].started_at if running else None
+    running = view.running(job)
     return {
         "status": job.status.value,
         "run": job.run,
         "sentence": sentence,
-        "started_at": started and started.isoformat(),
+        "started_at": running and running.started_at.isoformat(),
         "stages": {
             item_id(job, stage): {
                 "state": shown.state,
@@ -57,7 +56,7 @@ def news(job: Job, sentence: str, now: dt.datetime) -> dict[str, Any]:
     }
 
 
-def _running(job: Job, attempt: Any, now: dt.datetime) -> str:
+def _running(job: Job, attempt: Attempt, now: dt.datetime) -> str:
     title = view.title(job, attempt.role, attempt.round)
     seen = max(now - attempt.worker.seen_at, dt.timedelta())
     if not view.is_silent(attempt, now):

@@ -114,6 +114,12 @@ def last_attempts(job: Job) -> dict[int, Attempt]:
     return {attempt.stage_index: attempt for attempt in job.of_run(job.run)}
 
 
+def running(job: Job) -> Attempt | None:
+    """Return the running attempt; None if there is none."""
+    found = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
+    return found[-1] if found else None
+
+
 def final_attempt(job: Job) -> Attempt | None:
     """Return the attempt that wrote the final answer; None if there is none, or it was erased."""
     last = last_attempts(job).get(len(pipeline.stages(job.rounds)) - 1)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, Route, expect
 
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.models import ANONYMOUS, Job, Worker
+from jobs.pipeline import Sampling
+from jobs.use_cases import stages, submission, workers
+from jobs.use_cases.submission import NewJob
+from jobs.use_cases.workers import Runtime
 from tests import servers
 from tests.acceptance.browser.page import (
     JOB_PAGE,
@@ -85,6 +94,45 @@ def test_a_cancel_in_another_tab_is_shown_and_keeps_focus(page: Page, slow: Serv
     expect(page.get_by_text("System prompt")).to_be_visible()
     settled(page)
     assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
+
+
+def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow: Service) -> None:
+    database = Database(slow.environ["HELIXQ_DATABASE_URL"])
+    [worker] = workers.list_ready(database)
+    tokenizer = workers.get_tokenizer(database, worker.tokenizer_digest)
+    runtime = Runtime(worker.runtime, worker.context, tokenizer)
+    workers.register(database, "worker-silent", "gpu-9", 1, runtime)
+    new = NewJob("Why?", "Be brief.", Sampling(), 1, 5, background=True, metadata={})
+    job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)
+    page.goto(f"{slow.url}/jobs/{job.id}")
+    stay(page)
+    standing = page.locator("#standing")
+    expect(standing).to_contain_text("1st of 1")
+    assert stages.claim(database, job.id, 0, "worker-silent", job_timeout=3600)
+    answer = page.get_by_role("region", name="Answer", exact=True)
+    expect(standing).to_contain_text("Answer on gpu-9, last heartbeat")
+    with database.write() as connection:
+        died = sa.update(Worker).where(Worker.id == "worker-silent")
+        connection.execute(died.values(seen_at=utcnow(-60)))
+    expect(standing).to_contain_text("no text for")
+    expect(standing).to_contain_text("The worker gpu-9 is silent")
+    expect(standing).to_contain_text("the stage is tried again in about")
+    expect(answer).to_contain_text("worker silent")
+    # The sweep of the other worker takes the stage back, and runs it.
+    with database.write() as connection:
+        connection.execute(
+            sa.update(Job).where(Job.id == job.id).values(lease_expires_at=utcnow(-1))
+        )
+    expect(answer).to_contain_text("writing, attempt 2")
+    expect(standing).to_contain_text("tokens/s")
+    expect(standing).to_contain_text(re.compile(r"\d+ s · \d+ tokens"))
+    page.get_by_role("button", name="Cancel").click()
+    expect(status(page)).to_have_text("Cancelled")
+    expect(answer).to_contain_text("attempt 2")
+    expect(page.get_by_role("row", name=re.compile("Lost: the worker .* stopped"))).to_be_visible()
+    expect(page).to_have_title("Cancelled: Why? · HelixQ")
+    assert stayed(page)
+    database.close()
 
 
 def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:

@@ -200,22 +200,25 @@ function follow(address, news) {
   let events;
   let ended = false;
   const part = (id, name) => document.getElementById(`${name}-${id}`);
-  // The running stage: when its worker began, when its text came last, and how many pieces did.
-  let startedAt = 0;
+  // The running stage: when its text came last, when each piece did, and since when the stream is read.
   let heardAt = performance.now();
+  let connectedAt = 0;
   let pieces = [];
   let silent = false;
+  let checking = false;
 
   // Elapsed time and speed, each second; and that nothing comes.
   function tick() {
-    const place = document.querySelector("[data-progress]");
-    if (!place || !startedAt) return;
-    const seconds = (Date.now() - startedAt) / 1000;
-    const parts = [`${Math.max(0, Math.floor(seconds))} s`];
+    const place = document.querySelector("[data-started]");
+    if (!place) return;
+    const now = performance.now();
+    const seconds = Math.max(0, (Date.now() - Date.parse(place.dataset.started)) / 1000);
+    const parts = [`${Math.floor(seconds)} s`];
     if (pieces.length) parts.push(`${pieces.length} tokens`);
-    const recent = pieces.filter((time) => time > performance.now() - 5000);
-    if (recent.length > 1) parts.push(`${(recent.length / 5).toFixed(0)} tokens/s`);
-    const since = performance.now() - heardAt;
+    // Not those that came at once when the stream was opened.
+    const recent = pieces.filter((time) => time > Math.max(now - SILENCE, connectedAt + 1000));
+    if (recent.length > 1) parts.push(`${Math.round(recent.length / SILENCE * 1000)} tokens/s`);
+    const since = now - Math.max(heardAt, now - seconds * 1000);
     if (since > SILENCE) parts.push(`no text for ${Math.floor(since / 1000)} s`);
     place.textContent = parts.join(" · ");
     // The server knows whether the worker still responds, and when the stage will be tried again.
@@ -234,28 +237,30 @@ function follow(address, news) {
 
   // Ask where the job stands, and whether it has ended without an event.
   async function check() {
-    if (document.hidden) return;
+    if (checking) return;
+    checking = true;
     try {
       const reply = await fetch(news, { cache: "no-store" });
       // The job was deleted, or the login has ended.
-      if ([401, 404].includes(reply.status) || reply.redirected) return end();
+      if (reply.status === 404 || reply.redirected) return end();
       if (!reply.ok) return;
       const { status, sentence, stages, started_at: started } = await reply.json();
       if (ended) return;
       if (!["queued", "in_progress"].includes(status)) return end();
-      const place = document.querySelector("[data-sentence]");
-      if (place && place.textContent !== sentence) place.replaceChildren(), append(place, sentence);
-      if (started && startedAt !== Date.parse(started)) {
-        startedAt = Date.parse(started);
+      const standing = document.getElementById("standing");
+      const [said, place] = standing.children;
+      if (said && said.textContent !== sentence) said.replaceChildren(), append(said, sentence);
+      if (place && place.dataset.started !== started) {
         pieces = [];
+        if (started) place.dataset.started = started;
+        else place.removeAttribute("data-started"), place.replaceChildren();
       }
-      if (!started) startedAt = 0;
       for (const [id, { state, attempt }] of Object.entries(stages)) {
         if (!part(id, "state")) continue;
         part(id, "state").textContent = state;
         part(id, "attempt").textContent = attempt > 1 ? `, attempt ${attempt}` : "";
       }
-    } catch { /* the server is away */ }
+    } catch { /* the server is away */ } finally { checking = false; }
   }
 
   function connect() {
@@ -267,7 +272,10 @@ function follow(address, news) {
     const on = (name, handle) => source.addEventListener(name, (e) => handle(JSON.parse(e.data)));
     const streamed = new Set();
 
-    source.addEventListener("open", () => notify(""));
+    source.addEventListener("open", () => {
+      connectedAt = performance.now();
+      notify("");
+    });
     source.addEventListener("error", async () => {
       notify("Connection lost. Reconnecting…");
       await check();
@@ -304,13 +312,13 @@ function follow(address, news) {
         streamed.add(id);
         heardAt = performance.now();
         pieces.push(heardAt);
+        if (silent) check();
         append(text, delta);
       });
       on(`response.${kind}.done`, ({ item_id: id, text }) => {
         if (whole(id)) return;
         if (text) part(id, "text").replaceChildren(), append(part(id, "text"), text);
         part(id, "text").setAttribute("data-whole", "");
-        startedAt = 0;
         pieces = [];
         part(id, "state").textContent = "finished";
       });
