@@ -86,7 +86,7 @@ def _differences(left: Job, right: Job) -> Iterator[tuple[str, str, str]]:
 
 
 def _circumstances(job: Job) -> dict[str, str]:
-    """Return what made a job's texts: the request, and the workers of its run."""
+    """Return what made a job's texts: the request, and what the worker of its first stage ran."""
     erased = job.erased or {}
     facts = {
         "question": "erased" if "/question" in erased else job.question,
@@ -98,7 +98,6 @@ def _circumstances(job: Job) -> dict[str, str]:
         "tokens per stage, at most": str(job.max_output_tokens),
         "seed": str(job.seed),
     }
-    for worker, about in evidence.workers(job):
-        if worker.id in {attempt.worker_id or attempt.worker.id for attempt in job.finished[:1]}:
-            facts |= dict(about)
+    if job.finished:
+        facts |= dict(evidence.about(job.finished[0].worker))
     return facts

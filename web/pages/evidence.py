@@ -43,7 +43,10 @@ def attempts(job: Job) -> list[Evidence]:
 def workers(job: Job) -> list[tuple[Worker, list[tuple[str, str]]]]:
     """Return the workers of a job's attempts, each once, with what they ran."""
     found = {attempt.worker.id: attempt.worker for attempt in job.attempts}
-    return [(worker, _about(worker)) for worker in found.values()]
+    return [
+        (worker, [("host", f"{worker.host}, process {worker.pid}"), *about(worker)])
+        for worker in found.values()
+    ]
 
 
 def record(job: Job) -> dict[str, Any]:
@@ -105,9 +108,9 @@ def _time(time: Any) -> str:
     return rfc3339(time) or "never"
 
 
-def _about(worker: Worker) -> list[tuple[str, str]]:
+def about(worker: Worker) -> list[tuple[str, str]]:
+    """Return what a worker ran: its model, its software and its device."""
     return [
-        ("host", f"{worker.host}, process {worker.pid}"),
         ("model", f"sha256:{worker.model}"),
         *_leaves(worker.runtime),
     ]

@@ -41,7 +41,8 @@ def changed_words(before: str, after: str) -> tuple[int, int]:
 def _joined(passages: list[Change], options: Options, *, removed: bool, added: bool) -> Markup:
     parts: list[Markup] = []
     for change in passages:
-        if change.equal:
+        # White space alone is no change of words.
+        if change.equal or not (change.before.strip() or change.after.strip()):
             parts.append(marked(change.after if added else change.before, options.invisible))
             continue
         if removed and change.before:
