@@ -148,7 +148,7 @@ def test_without_javascript(browser: Browser, service: Service, slow: Service) -
 
 def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     question = "<b>x</b><script>document.title = 'owned'</script>&amp; </textarea>"
-    written = "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n  <!-- "
+    written = "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n\u202etxt\x1b  <!-- "
     ask(page, service, question)
     expect(page).to_have_url(JOB_PAGE)
     expect(status(page)).to_have_text("Completed")
@@ -180,6 +180,7 @@ def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     critic = start(1)
     expect(text(page, "Answer")).not_to_be_empty()
     assert text(page, "Answer").text_content() == written
+    expect(text(page, "Answer").locator(".mark")).to_have_count(2)
     finish(critic, "")
     finish(start(2), written)
     expect(status(page)).to_have_text("Completed")

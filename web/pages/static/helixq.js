@@ -263,6 +263,15 @@ function follow(address, news) {
     } catch { /* the server is away */ } finally { checking = false; }
   }
 
+  // Show what came of a stage that has finished: its changes, its tokens, its bar.
+  async function renew() {
+    try {
+      const reply = await fetch(location.href, { cache: "no-store" });
+      const page = await parsed(reply);
+      if (!ended && reply.ok && isLive(page)) update(page, true);
+    } catch { /* the server is away */ }
+  }
+
   function connect() {
     events?.close();
     // Browsers limit the connections to a server: tabs in the background leave them to the others.
@@ -319,6 +328,7 @@ function follow(address, news) {
         if (whole(id)) return;
         if (text) part(id, "text").replaceChildren(), append(part(id, "text"), text);
         part(id, "text").setAttribute("data-whole", "");
+        setTimeout(renew, RETRY_DELAY);
         pieces = [];
         part(id, "state").textContent = "finished";
       });
