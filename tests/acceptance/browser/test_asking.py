@@ -148,7 +148,9 @@ def test_without_javascript(browser: Browser, service: Service, slow: Service) -
 
 def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     question = "<b>x</b><script>document.title = 'owned'</script>&amp; </textarea>"
-    written = "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n\u202etxt\x1b  <!-- "
+    written = (
+        "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n\u202etxt\x1b  <!-- "
+    )
     ask(page, service, question)
     expect(page).to_have_url(JOB_PAGE)
     expect(status(page)).to_have_text("Completed")
