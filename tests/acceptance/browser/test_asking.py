@@ -131,6 +131,24 @@ def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     expect(page).to_have_url(job_url)
 
 
+def test_a_failed_job_is_retried_on_its_page(page: Page, service: Service) -> None:
+    database = Database(service.environ["HELIXQ_DATABASE_URL"])
+    new = NewJob("Why?", "Be brief.", Sampling(), 1, 5, background=True, metadata={})
+    job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)
+    [worker] = workers.list_ready(database)
+    claim = stages.claim(database, job.id, 0, worker.id, job_timeout=60)
+    assert claim is not None
+    stages.fail(database, claim, "server_error", "evil \u202egnp.exe")
+    database.close()
+    page.goto(f"{service.url}/jobs/{job.id}")
+    expect(page.get_by_role("alert").locator(".mark")).to_have_count(1)
+    page.get_by_role("button", name="Retry").click()
+    expect(status(page)).to_have_text("Completed")
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.get_by_role("region", name="Answer", exact=True)).to_contain_text("attempt 2")
+    expect(page).to_have_title("Completed: Why? · HelixQ")
+
+
 def test_without_javascript(browser: Browser, service: Service, slow: Service) -> None:
     with opened(browser, java_script_enabled=False) as (page, _):
         ask(page, service)
