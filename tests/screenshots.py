@@ -1,7 +1,7 @@
 """The README's pictures: ``python -m tests.screenshots`` asks the demo, and writes docs/images.
 
 It starts `helixq up` on an empty data folder, asks one question with a fixed seed in a real Chromium,
-and photographs the finished job's page, light and dark.
+and photographs the finished job's page down to the timeline, light and dark.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
             page.goto(f"{url}/jobs/{job['id']}")
             expect(page.get_by_role("status")).to_have_text("Completed", timeout=PATIENCE)
             expect(page.locator("[data-response]")).to_have_count(0)
-            box = page.locator("article").bounding_box()
+            box = page.locator("#timeline").bounding_box()
             assert box is not None
             height = box["y"] + box["height"] + MARGIN
             clip: FloatRect = {"x": 0, "y": 0, "width": WIDTH, "height": height}

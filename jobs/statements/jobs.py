@@ -268,6 +268,17 @@ def list_between(
     return list(session.scalars(query.options(*log.HISTORY)))
 
 
+def find_beside(connection: sa.Connection, owner: str | None, place: Place) -> list[str | None]:
+    """Return the ids of an owner's jobs before and after a place in the order of creation; None for none."""
+    older = _cursor(place) > _KEY, (Job.created_at.desc(), Job.id.desc())
+    newer = _cursor(place) < _KEY, (Job.created_at, Job.id)
+    own = () if owner is None else (Job.owner == owner,)
+    return [
+        connection.scalar(sa.select(Job.id).where(condition, *own).order_by(*order).limit(1))
+        for condition, order in (older, newer)
+    ]
+
+
 _KEY = sa.tuple_(Job.created_at, Job.id)
 
 
@@ -281,6 +292,34 @@ def count_queued(connection: sa.Connection) -> int:
     queued = sa.select(sa.func.count()).where(IS_QUEUED).scalar_subquery()
     lines = sa.select(sa.func.count()).where(IS_QUEUED, Job.batch_id.is_not(None)).scalar_subquery()
     return connection.scalar(sa.select(queued - lines)) or 0
+
+
+def count_ahead(
+    connection: sa.Connection, priority: int, published_at: dt.datetime | None
+) -> tuple[int, int]:
+    """Return how many queued jobs come before one, and how many there are: counts of an index.
+
+    Args:
+        connection: in any transaction.
+        priority: of the job.
+        published_at: when its message was published; None if it was not, which places it last.
+    """
+    earlier = sa.true()
+    if published_at is not None:
+        earlier = Job.published_at < sa.literal(published_at, UTCDateTime())  # type: ignore[assignment]
+    ahead = sa.or_(Job.priority > priority, sa.and_(Job.priority == priority, earlier))
+    counted = sa.select(sa.func.count()).where(IS_QUEUED)
+    row = connection.execute(
+        sa.select(counted.where(ahead).scalar_subquery(), counted.scalar_subquery())
+    ).one()
+    return row[0], row[1]
+
+
+def last_ends(connection: sa.Connection, limit: int) -> list[dt.datetime]:
+    """Return when the jobs ended that ended last, the newest first."""
+    query = sa.select(Job.finished_at).where(Job.finished_at.is_not(None))
+    times = connection.scalars(query.order_by(Job.finished_at.desc()).limit(limit))
+    return [time for time in times if time is not None]
 
 
 def count_queued_by_key(connection: sa.Connection, key_id: str) -> int:

@@ -75,6 +75,20 @@ def list_ready(session: Session) -> list[Worker]:
     return list(session.scalars(sa.select(Worker).where(_is_ready())))
 
 
+def count_ready(connection: sa.Connection, model: str | None) -> int:
+    """Return how many workers are ready and alive; only those with a model, unless it is None."""
+    query = sa.select(sa.func.count()).where(_is_ready())
+    if model is not None:
+        query = query.where(Worker.model == model)
+    return connection.scalar(query) or 0
+
+
+def last_seen(connection: sa.Connection) -> dt.datetime | None:
+    """Return when a worker was last alive here; None if there never was one."""
+    query = sa.select(Worker.seen_at).where(Worker.tokenizer_digest != IMPORTED)
+    return connection.scalar(query.order_by(Worker.seen_at.desc()).limit(1))
+
+
 def ready_models(connection: sa.Connection) -> set[str]:
     """Return the models of the workers that are ready and alive."""
     return set(connection.scalars(sa.select(Worker.model).where(_is_ready()).distinct()))

@@ -10,7 +10,7 @@ from jobs.models import Job, Status
 from jobs.statements import jobs
 from jobs.statements.jobs import ANY, JobVersion
 
-__all__ = ["ANY", "JobVersion", "get_job", "get_version", "list_jobs"]
+__all__ = ["ANY", "JobVersion", "find_beside", "get_job", "get_version", "list_jobs"]
 
 
 def get_job(
@@ -42,6 +42,14 @@ def get_version(database: Database, owner: str | None, job_id: str) -> JobVersio
     if found is None or owner not in (None, found[0]):
         raise JobNotFoundError(job_id)
     return found[1]
+
+
+def find_beside(database: Database, owner: str | None, job: Job) -> tuple[str | None, str | None]:
+    """Return the ids of the owner's jobs before and after a job in the order of creation; None for none."""
+    place = jobs.Place(job.created_at, job.id)
+    with database.read() as connection:
+        older, newer = jobs.find_beside(connection, owner, place)
+    return older, newer
 
 
 def list_jobs(

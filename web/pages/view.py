@@ -5,13 +5,22 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from jobs import pipeline
 from jobs.models import Attempt, AttemptStatus, Job, Status
 from jobs.pipeline import Role
 from jobs.protocol.response import item_id
+from jobs.timing import HEARTBEAT_INTERVAL
+from web.pages import texts
+from web.pages.marks import marked
+from web.pages.options import Options
 
 #: How long after a cancellation the text of the interrupted stage may still arrive.
 PARTIAL_TEXT_TIMEOUT = dt.timedelta(seconds=5)
+
+#: How long after its last heartbeat a worker counts as silent: it missed one.
+SILENT_AFTER = dt.timedelta(seconds=2 * HEARTBEAT_INTERVAL)
 
 #: Titles of the stages' texts.
 TITLES = {
@@ -42,6 +51,10 @@ class StageView:
     finished: bool
     erased: bool
     state: str
+    #: The text so far as HTML, with the changes marked as the reader wants them.
+    text: Markup
+    #: Of a regeneration: how many words it removed from its draft and added. None without a draft.
+    changed: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -66,24 +79,79 @@ def is_live(job: Job) -> bool:
     return job.awaits_partial_text and age < PARTIAL_TEXT_TIMEOUT
 
 
-def stages(job: Job) -> list[StageView]:
+def stages(job: Job, now: dt.datetime, options: Options) -> list[StageView]:
     """Return the stages of a job's current run, those that have not started included."""
+    last = last_attempts(job)
     views = []
     for stage in pipeline.stages(job.rounds):
-        attempts = [a for a in job.of_run(job.run) if a.stage_index == stage.index]
-        last = attempts[-1] if attempts else None
+        attempt = last.get(stage.index)
+        text, changed = _text(job, last, stage, options)
         views.append(
             StageView(
                 item_id=item_id(job, stage),
                 role=stage.role.value,
-                title=_title(job, stage.role, stage.round),
-                attempt=last,
-                finished=last is not None and last.status is AttemptStatus.FINISHED,
-                erased=last is not None and _is_erased(job, last),
-                state=_state(job, last),
+                title=title(job, stage.role, stage.round),
+                attempt=attempt,
+                finished=attempt is not None and attempt.status is AttemptStatus.FINISHED,
+                erased=attempt is not None and is_erased(job, attempt),
+                state=_state(job, attempt, now),
+                text=text,
+                changed=changed,
             )
         )
     return views
+
+
+def exact(job: Job) -> list[tuple[str, str | None]]:
+    """Return titles and exact texts of the current run's stages that have finished; None for an erased one."""
+    return [
+        (title(job, a.role, a.round), None if is_erased(job, a) else a.output) for a in job.finished
+    ]
+
+
+def last_attempts(job: Job) -> dict[int, Attempt]:
+    """Return the last attempt at each stage of the current run, by the stage's index."""
+    return {attempt.stage_index: attempt for attempt in job.of_run(job.run)}
+
+
+def running(job: Job) -> Attempt | None:
+    """Return the running attempt; None if there is none."""
+    found = [a for a in job.attempts if a.status is AttemptStatus.RUNNING]
+    return found[-1] if found else None
+
+
+def final_attempt(job: Job) -> Attempt | None:
+    """Return the attempt that wrote the final answer; None if there is none, or it was erased."""
+    last = last_attempts(job).get(len(pipeline.stages(job.rounds)) - 1)
+    return last if last is not None and _has_text(job, last) else None
+
+
+def _has_text(job: Job, attempt: Attempt | None) -> bool:
+    return (
+        attempt is not None
+        and attempt.status is AttemptStatus.FINISHED
+        and not is_erased(job, attempt)
+    )
+
+
+def _text(
+    job: Job, last: dict[int, Attempt], stage: pipeline.Stage, options: Options
+) -> tuple[Markup, tuple[int, int] | None]:
+    """Return a stage's text as HTML, and how many words a regeneration changed."""
+
+    def whole(index: int) -> str | None:
+        attempt = last.get(index)
+        return (attempt.output or "") if attempt and _has_text(job, attempt) else None
+
+    text, before, after = (whole(stage.index + offset) for offset in (0, -2, 2))
+    if text is None:
+        attempt = last.get(stage.index)
+        return marked(attempt.output if attempt else None, options.invisible), None
+    if stage.role is Role.REGENERATOR and before is not None:
+        return texts.final(before, text, options), texts.changed_words(before, text)
+    if stage.role is Role.ACTOR and after is not None:
+        return texts.draft(text, after, options), None
+    return marked(text, options.invisible), None
 
 
 def earlier_runs(job: Job) -> list[RunView]:
@@ -99,7 +167,7 @@ def earlier_runs(job: Job) -> list[RunView]:
                 model=restart["model"][:12],
                 reason=restart["reason"],
                 texts=[
-                    (_title(job, a.role, a.round), None if _is_erased(job, a) else a.output)
+                    (title(job, a.role, a.round), None if is_erased(job, a) else a.output)
                     for a in finished
                 ],
             )
@@ -107,18 +175,19 @@ def earlier_runs(job: Job) -> list[RunView]:
     return views
 
 
-def _is_erased(job: Job, attempt: Attempt) -> bool:
+def is_erased(job: Job, attempt: Attempt) -> bool:
     """Return whether the output of an attempt was erased."""
     return f"/attempts/{job.attempts.index(attempt)}/output" in (job.erased or {})
 
 
-def _title(job: Job, role: Role, round_: int) -> str:
+def title(job: Job, role: Role, round_: int) -> str:
+    """Return the title of a stage's text."""
     # The actor answers once, in the first round.
     numbered = job.rounds > 1 and role is not Role.ACTOR
     return f"{TITLES[role]} {round_}" if numbered else TITLES[role]
 
 
-def _state(job: Job, last: Attempt | None) -> str:
+def _state(job: Job, last: Attempt | None, now: dt.datetime) -> str:
     """Return the state of a stage, given the last attempt at it."""
     if last is None:
         return "not run" if job.status.final else "waiting"
@@ -127,9 +196,17 @@ def _state(job: Job, last: Attempt | None) -> str:
             return "truncated at its token limit"
         case AttemptStatus.FINISHED:
             return "finished"
+        case AttemptStatus.RUNNING if job.status.final:
+            return "stopping"
         case AttemptStatus.RUNNING:
-            return "stopping" if job.status.final else "writing"
+            return "worker silent" if is_silent(last, now) else "writing"
         case AttemptStatus.LOST | AttemptStatus.RELEASED if not job.status.final:
             return "waiting for a retry"
         case status:
             return status.value
+
+
+def is_silent(attempt: Attempt, now: dt.datetime) -> bool:
+    """Return whether the worker of a running attempt missed a heartbeat."""
+    seen_at: dt.datetime | None = attempt.worker.seen_at
+    return seen_at is not None and now - seen_at > SILENT_AFTER

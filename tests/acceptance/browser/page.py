@@ -72,7 +72,7 @@ def status(page: Page) -> Locator:
 
 
 def text(page: Page, title: str) -> Locator:
-    return page.get_by_role("region", name=title).locator(".text")
+    return page.get_by_role("region", name=title, exact=True).locator(".text")
 
 
 def texts(page: Page) -> list[str | None]:

@@ -1,34 +1,182 @@
-"""The pages on a phone, in light and in dark."""
+"""The pages on a small phone, in light and in dark, printed and read aloud; and texts that are long or hostile."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from playwright.sync_api import Browser
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, expect
 
-from tests.acceptance.browser.page import faint, opened
+from jobs.database import Database
+from jobs.models import ANONYMOUS
+from jobs.pipeline import Sampling
+from jobs.use_cases import stages, submission, workers
+from jobs.use_cases.stages import Output
+from jobs.use_cases.submission import NewJob
+from tests.acceptance.browser.page import faint, opened, settled, status, stay, stayed, text
 from tests.acceptance.conftest import Service
 
 pytestmark = pytest.mark.browser
 
+#: Without a script, everything is as wide as here.
+NARROW = {"width": 320, "height": 640}
+HOSTILE = (
+    "# Title\n\n<script>document.title = 'owned'</script> <img src=x onerror=\"document.title = 'owned'\">\n\n"
+    "[a](javascript:document.title='owned') ![b](http://203.0.113.1/pixel.png) [c](https://example.org)\n\n"
+    "evil \u202etxt.exe \u2066x 👩\u200d🚀 שלום \x1b[31m\n\n| a | b |\n|:-:|--:|\n| 1 | 2 |\n\n"
+)
 
-def test_pages_fit_a_phone_and_have_enough_contrast(browser: Browser, service: Service) -> None:
+
+def answered(service: Service, question: str, texts: list[str]) -> str:
+    """Store a job with these texts, as a worker does that wrote them."""
+    database = Database(service.environ["HELIXQ_DATABASE_URL"])
+    new = NewJob(question, "Be bad.", Sampling(), 1, 5, background=True, metadata={})
+    job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)
+    [worker] = workers.list_ready(database)
+    for index, output in enumerate(texts):
+        claim = stages.claim(database, job.id, index, worker.id, job_timeout=60)
+        assert claim is not None
+        done = Output(output, [len(output)], 9, 1, "stop", 1024, 0.0)
+        assert stages.record(database, claim, done)
+    database.close()
+    return job.id
+
+
+def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service) -> None:
     long = "Supercalifragilistic" * 20 + "\n" + "long " * 200
     turns = [{"role": "user", "content": long}, {"role": "assistant", "content": long}]
     question = {"role": "user", "content": long}
     job_id = service.submit([*turns, question], context="turns", rounds=2)
     service.wait(job_id)
+    other = answered(service, long, [HOSTILE, "Bad.", HOSTILE + f"```\n{long}\n```\n"])
+    with service.http() as http:
+        review = {"critique": 1, "note": long, "tags": ["x" * 60], "corrected_answer": long}
+        assert http.post(f"/api/jobs/{other}/reviews", json=review).status_code == 201
+    paths = [
+        f"/?from={job_id}",
+        "/jobs",
+        f"/jobs/{job_id}?diff=inline",
+        f"/jobs/{other}?verify=1&invisible=1",
+        f"/jobs/{other}/attempts/2",
+        f"/compare?left={job_id}&right={other}",
+    ]
     for scheme in ("light", "dark"):
-        options = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
-        with opened(browser, **options) as (page, _):
-            for path in ("/", "/jobs", f"/jobs/{job_id}"):
+        with opened(browser, viewport=NARROW, color_scheme=scheme) as (page, _):
+            for path in paths:
                 page.goto(service.url + path)
-                for details in page.locator("summary").all():
-                    details.click()
+                page.wait_for_load_state()
+                page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
                 width = page.evaluate("document.documentElement.scrollWidth")
-                assert width <= 360, path
+                assert width <= NARROW["width"], path
                 assert faint(page) == [], (path, scheme)
                 ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 dark = max(map(int, re.findall(r"\d+", ground))) < 64
                 assert dark == (scheme == "dark")
+                if scheme == "light":
+                    found = Axe().run(page)
+                    assert found.violations_count == 0, (path, found.generate_report())
+
+
+def test_a_long_and_hostile_answer_does_no_harm(browser: Browser, service: Service) -> None:
+    answer = HOSTILE + " ".join(f"word{number}" for number in range(20_000))
+    final = answer.replace("word7 ", "seven ").replace("word19000 ", "")
+    job_id = answered(service, "Evil \u202etxt.exe?", [answer, "Fine.", final])
+    with opened(browser, permissions=["clipboard-read", "clipboard-write"]) as (page, _):
+        page.goto(f"{service.url}/jobs/{job_id}")
+        page.wait_for_load_state()
+        stay(page)
+        expect(page).to_have_title("Completed: Evil ⟨RLO⟩txt.exe? · HelixQ")
+        result = page.get_by_role("region", name="Final answer", exact=True)
+        expect(result.get_by_role("heading", name="Title")).to_be_visible()
+        assert result.locator("a[href]:not([data-show])").all_inner_texts() == ["b", "c"]
+        expect(page.locator("article img, article script")).to_have_count(0)
+        # The override reaches no further than its mark.
+        mark = result.locator(".mark").first
+        assert mark.evaluate("m => getComputedStyle(m, '::before').content") == '"RLO"'
+        assert mark.evaluate("m => getComputedStyle(m).unicodeBidi") == "isolate"
+
+        regeneration = page.get_by_role("region", name="Regeneration", exact=True)
+        assert text(page, "Answer").text_content() == answer
+        assert text(page, "Regeneration").text_content() == final
+        expect(regeneration.locator("ins")).to_have_text("seven ")
+        assert text(page, "Answer").locator("del").all_text_contents() == ["word7 ", "word19000 "]
+        expect(regeneration).to_contain_text("−2 +1 words")
+
+        # The keyboard alone: changes, exact text, invisible characters, verify.
+        page.keyboard.press("d")
+        expect(regeneration.locator("del")).to_have_count(2)
+        expect(page).to_have_url(re.compile(r"diff=inline"))
+        page.get_by_role("button", name="Copy").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert page.evaluate("navigator.clipboard.readText()") == final
+        page.keyboard.press("d")
+        expect(page.locator(".stage :is(ins, del)")).to_have_count(0)
+        page.get_by_role("link", name="Exact text").focus()
+        page.keyboard.press("Enter")
+        expect(result.locator(".text")).to_be_visible()
+        assert result.locator(".text").text_content() == final
+        page.get_by_role("link", name="Show invisible characters").focus()
+        page.keyboard.press("Enter")
+        expect(result.locator('[data-name="ZWJ"]').first).to_be_visible()
+        page.keyboard.press("d")
+        expect(page).to_have_url(re.compile(r"/jobs/\w+\?text=exact&invisible=1$"))
+
+        page.get_by_role("link", name="Verify").focus()
+        page.keyboard.press("Enter")
+        verdict = page.locator(".verdict")
+        expect(verdict).to_be_visible()
+        if "Not sealed" in verdict.inner_text():
+            with service.http() as http:
+                while http.get(f"/api/jobs/{job_id}/proof").status_code == 409:
+                    page.wait_for_timeout(200)
+            page.get_by_role("link", name="Verify").click()
+        expect(verdict).to_contain_text("✓ Verified")
+
+        page.get_by_text("Add a review").click()
+        page.get_by_role("group", name="Critique").get_by_label("−1 bad").check()
+        page.get_by_label("Note").fill("So \u202ebad.")
+        # Keys are text here.
+        page.get_by_label("Note").press("d")
+        page.get_by_role("button", name="Save the review").click()
+        review = page.locator(".review")
+        expect(review).to_contain_text("critique -1")
+        expect(review.locator(".mark")).to_have_count(1)
+        expect(page.get_by_text("Add a review")).to_be_visible()
+        assert stayed(page)
+
+        page.emulate_media(media="print")
+        expect(page.get_by_role("button", name="Replay")).to_be_hidden()
+        expect(page.get_by_role("navigation", name="Main")).to_be_hidden()
+        expect(text(page, "Critique")).to_be_visible()
+        page.emulate_media(media="screen")
+
+        page.get_by_role("button", name="Replay").click()
+        page.wait_for_url(lambda url: not url.split("?")[0].endswith(job_id))
+        page.wait_for_load_state()
+        expect(status(page)).to_have_text("Completed")
+        settled(page)
+        expect(page.get_by_role("region", name="Replay")).to_contain_text("The texts differ")
+        page.get_by_role("link", name="Compare stage by stage").click()
+        expect(page.get_by_role("heading", name="What made the texts")).to_be_visible()
+        expect(page.get_by_text("✗ The texts differ.").first).to_be_visible()
+
+
+def test_a_jobs_page_without_javascript(browser: Browser, service: Service) -> None:
+    job_id = answered(service, "Why?", ["One two.", "Three.", "One four."])
+    with opened(browser, java_script_enabled=False) as (page, _):
+        page.goto(f"{service.url}/jobs/{job_id}")
+        page.get_by_role("link", name="inline").click()
+        expect(page.locator(".stage del")).to_have_text("two.")
+        page.get_by_role("link", name="Verify").click()
+        expect(page.locator(".verdict")).to_be_visible()
+        page.get_by_text("Add a review").click()
+        page.get_by_role("group", name="Regeneration").get_by_label("+1 good").check()
+        page.get_by_role("button", name="Save the review").click()
+        expect(page.locator(".review")).to_contain_text("regeneration +1")
+        page.get_by_role("link", name="Ask again with changes").click()
+        page.get_by_label("Seed").fill("7")
+        page.get_by_role("button", name="Ask").click()
+        expect(status(page)).to_have_text("Completed")
+        page.get_by_role("link", name="Older job").click()
+        expect(page).to_have_url(f"{service.url}/jobs/{job_id}")

@@ -38,10 +38,10 @@ def test_a_question_shows_its_three_texts_live(page: Page, service: Service) -> 
     stay(page)
     expect(page.locator("main")).to_contain_text(QUESTION)
     expect(status(page)).to_have_text("Completed")
-    assert [h.text_content() for h in page.get_by_role("heading", level=2).all()] == TITLES
+    assert [h.text_content() for h in page.get_by_role("heading", level=3).all()] == TITLES
     assert texts(page) == outputs(service, job_of(page))
     for title in TITLES:  # which may be empty with this model
-        expect(page.get_by_role("region", name=title)).to_contain_text("finished")
+        expect(page.get_by_role("region", name=title, exact=True)).to_contain_text("finished")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     assert stayed(page)
     page.reload()
@@ -131,6 +131,24 @@ def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     expect(page).to_have_url(job_url)
 
 
+def test_a_failed_job_is_retried_on_its_page(page: Page, service: Service) -> None:
+    database = Database(service.environ["HELIXQ_DATABASE_URL"])
+    new = NewJob("Why?", "Be brief.", Sampling(), 1, 5, background=True, metadata={})
+    job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)
+    [worker] = workers.list_ready(database)
+    claim = stages.claim(database, job.id, 0, worker.id, job_timeout=60)
+    assert claim is not None
+    stages.fail(database, claim, "server_error", "evil \u202egnp.exe")
+    database.close()
+    page.goto(f"{service.url}/jobs/{job.id}")
+    expect(page.get_by_role("alert").locator(".mark")).to_have_count(1)
+    page.get_by_role("button", name="Retry").click()
+    expect(status(page)).to_have_text("Completed")
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.get_by_role("region", name="Answer", exact=True)).to_contain_text("attempt 2")
+    expect(page).to_have_title("Completed: Why? · HelixQ")
+
+
 def test_without_javascript(browser: Browser, service: Service, slow: Service) -> None:
     with opened(browser, java_script_enabled=False) as (page, _):
         ask(page, service)
@@ -148,13 +166,15 @@ def test_without_javascript(browser: Browser, service: Service, slow: Service) -
 
 def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     question = "<b>x</b><script>document.title = 'owned'</script>&amp; </textarea>"
-    written = "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n  <!-- "
+    written = (
+        "<img src=x onerror=\"document.title = 'owned'\"><h1>&lt;</h1>\n\n\u202etxt\x1b  <!-- "
+    )
     ask(page, service, question)
     expect(page).to_have_url(JOB_PAGE)
     expect(status(page)).to_have_text("Completed")
     expect(page.locator(".question")).to_have_text(question)
     expect(page.locator("main b, main script")).to_have_count(0)
-    expect(page).to_have_title(re.compile("^<b>x</b><script>"))
+    expect(page).to_have_title(re.compile("^Completed: <b>x</b><script>"))
     page.goto(f"{service.url}/jobs")
     expect(page.get_by_role("link", name=question)).to_be_visible()
 
@@ -174,19 +194,22 @@ def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
 
     actor = start(0)
     page.goto(f"{service.url}/jobs/{job.id}")
-    expect(page.get_by_role("region", name="Answer")).to_contain_text("writing")
+    expect(page.get_by_role("region", name="Answer", exact=True)).to_contain_text("writing")
     stay(page)
     finish(actor, written)
     critic = start(1)
     expect(text(page, "Answer")).not_to_be_empty()
     assert text(page, "Answer").text_content() == written
+    expect(text(page, "Answer").locator(".mark")).to_have_count(2)
     finish(critic, "")
     finish(start(2), written)
     expect(status(page)).to_have_text("Completed")
     assert stayed(page)
     assert texts(page) == [written, "", written]
-    expect(page.get_by_role("region", name="Critique")).to_contain_text("The text is empty.")
+    expect(page.get_by_role("region", name="Critique", exact=True)).to_contain_text(
+        "The text is empty."
+    )
     page.reload()
     assert texts(page) == [written, "", written]
-    expect(page).to_have_title(re.compile("^Why"))
+    expect(page).to_have_title(re.compile("^Completed: Why"))
     database.close()

@@ -8,8 +8,16 @@ import signal
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, Route, expect
 
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.models import ANONYMOUS, Job, Worker
+from jobs.pipeline import Sampling
+from jobs.use_cases import stages, submission, workers
+from jobs.use_cases.submission import NewJob
+from jobs.use_cases.workers import Runtime
 from tests import servers
 from tests.acceptance.browser.page import (
     JOB_PAGE,
@@ -56,8 +64,8 @@ def test_text_streams_until_a_cancel(page: Page, slow: Service) -> None:
     expect(answer).not_to_have_text(first_text)
     assert (answer.text_content() or "").startswith(first_text)
     expect(status(page)).to_have_text("In progress")
-    expect(page.get_by_role("region", name="Answer")).to_contain_text("writing")
-    expect(page.get_by_role("region", name="Critique")).to_contain_text("waiting")
+    expect(page.get_by_role("region", name="Answer", exact=True)).to_contain_text("writing")
+    expect(page.get_by_role("region", name="Critique", exact=True)).to_contain_text("waiting")
     assert stayed(page)
     shown = answer.text_content() or ""
 
@@ -65,7 +73,7 @@ def test_text_streams_until_a_cancel(page: Page, slow: Service) -> None:
     expect(status(page)).to_have_text("Cancelled")
     # The text so far stays.
     expect(answer).to_contain_text(shown.strip())
-    expect(page.get_by_role("region", name="Critique")).to_contain_text("not run")
+    expect(page.get_by_role("region", name="Critique", exact=True)).to_contain_text("not run")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     assert slow.wait(job_id)["status"] == "cancelled"
 
@@ -86,6 +94,45 @@ def test_a_cancel_in_another_tab_is_shown_and_keeps_focus(page: Page, slow: Serv
     expect(page.get_by_text("System prompt")).to_be_visible()
     settled(page)
     assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
+
+
+def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow: Service) -> None:
+    database = Database(slow.environ["HELIXQ_DATABASE_URL"])
+    [worker] = workers.list_ready(database)
+    tokenizer = workers.get_tokenizer(database, worker.tokenizer_digest)
+    runtime = Runtime(worker.runtime, worker.context, tokenizer)
+    workers.register(database, "worker-silent", "gpu-9", 1, runtime)
+    new = NewJob("Why?", "Be brief.", Sampling(), 1, 5, background=True, metadata={})
+    job, _ = submission.submit(database, ANONYMOUS, new, max_queued=100)
+    page.goto(f"{slow.url}/jobs/{job.id}")
+    stay(page)
+    standing = page.locator("#standing")
+    expect(standing).to_contain_text("1st of 1")
+    assert stages.claim(database, job.id, 0, "worker-silent", job_timeout=3600)
+    answer = page.get_by_role("region", name="Answer", exact=True)
+    expect(standing).to_contain_text("Answer on gpu-9, last heartbeat")
+    with database.write() as connection:
+        died = sa.update(Worker).where(Worker.id == "worker-silent")
+        connection.execute(died.values(seen_at=utcnow(-60)))
+    expect(standing).to_contain_text("no text for")
+    expect(standing).to_contain_text("The worker gpu-9 is silent")
+    expect(standing).to_contain_text("the stage is tried again in about")
+    expect(answer).to_contain_text("worker silent")
+    # The sweep of the other worker takes the stage back, and runs it.
+    with database.write() as connection:
+        connection.execute(
+            sa.update(Job).where(Job.id == job.id).values(lease_expires_at=utcnow(-1))
+        )
+    expect(answer).to_contain_text("writing, attempt 2")
+    expect(standing).to_contain_text("tokens/s")
+    expect(standing).to_contain_text(re.compile(r"\d+ s · \d+ tokens"))
+    page.get_by_role("button", name="Cancel").click()
+    expect(status(page)).to_have_text("Cancelled")
+    expect(answer).to_contain_text("attempt 2")
+    expect(page.get_by_role("row", name=re.compile("Lost: the worker .* stopped"))).to_be_visible()
+    expect(page).to_have_title("Cancelled: Why? · HelixQ")
+    assert stayed(page)
+    database.close()
 
 
 def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
@@ -126,11 +173,11 @@ def test_failed_requests_of_a_page_are_retried(browser: Browser, slow: Service) 
                 route.continue_()
 
         page.route("**/v1/responses/*?stream=true", streams)
-        page.route(re.compile(r"/v1/responses/resp_\w+$"), polls)
+        page.route("**/jobs/*/news", polls)
         page.route(JOB_PAGE, job_page)
         job_id = slow.submit(QUESTION, max_output_tokens=LONG)
         slow.wait_for_text(job_id)
-        with page.expect_response(lambda r: r.ok and r.url.endswith(f"/v1/responses/{job_id}")):
+        with page.expect_response(lambda r: r.ok and r.url.endswith(f"/jobs/{job_id}/news")):
             page.goto(f"{slow.url}/jobs/{job_id}")
             stay(page)
         expect(status(page)).to_contain_text("In progress")

@@ -92,6 +92,12 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
             f"/v1/responses?after={job_id}",
             f"/api/jobs/{job_id}",
             f"/jobs/{job_id}",
+            f"/jobs/{job_id}/attempts/0",
+            f"/jobs/{job_id}/markdown",
+            f"/jobs/{job_id}/news",
+            f"/compare?left={job_id}&right={other_id}",
+            f"/compare?left={other_id}&right={job_id}",
+            f"/?from={job_id}",
         ):
             assert web.get(path).status_code == 404, path
         for path in ("/jobs", "/api/jobs"):
@@ -100,8 +106,11 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
             )
             assert (foreign.status_code, unknown.status_code) == (400, 400), path
             assert foreign.text.replace(job_id, "") == unknown.text.replace(f"{job_id[:-1]}z", "")
-        for path in (f"/v1/responses/{job_id}/cancel", f"/jobs/{job_id}/cancel"):
-            assert web.post(path).status_code == 404, path
+        for path in (
+            f"/v1/responses/{job_id}/cancel",
+            *(f"/jobs/{job_id}/{action}" for action in ("cancel", "retry", "replay", "review")),
+        ):
+            assert web.post(path, data={"critique": "1"}).status_code == 404, path
         assert web.delete(f"/v1/responses/{job_id}").status_code == 404
         continued = {"input": "How?", "context": "turns", "previous_response_id": job_id}
         reply = web.post("/v1/responses", json={**continued, "background": True})
@@ -163,6 +172,8 @@ def test_audit_reads_the_histories_of_all_owners(app: Any) -> None:
         assert "Who audits?" in web.get("/jobs").text
         assert web.get("/").headers["Location"] == "/jobs"
         assert web.post("/", data={"question": "Why?"}).status_code == 403
+        assert web.post(f"/jobs/{job_id}/replay").status_code == 403
+        assert web.post(f"/jobs/{job_id}/review", data={"critique": "1"}).status_code == 409
         for path in ("/v1/responses", f"/v1/responses/{job_id}/cancel"):
             reply = web.post(path, json={"input": "Why?"})
             assert code(reply) == (403, "insufficient_scope")

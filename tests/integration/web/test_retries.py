@@ -62,7 +62,8 @@ def test_the_page_of_a_failed_job_has_a_button(web: Client, database: Database) 
     assert (reply.status_code, reply.location) == (303, f"/jobs/{job_id}")
     page = web.get(reply.location).text
     assert action not in page
-    assert "it broke" not in page
+    assert 'class="error"' not in page
+    assert "Failed: it broke" in page, "the attempt stays in the timeline"
     assert "data-response" in page, "the page follows the job"
 
 

@@ -222,10 +222,11 @@ def test_pages_say_what_was_erased(web: Client) -> None:
     erase(web, job_id, ["/question", "/system", "/attempts/1/output"])
     page = web.get(f"/jobs/{job_id}").text
     assert "Smith" not in page
-    assert "<title>Erased question" in page
+    assert "<title>Completed: Erased question" in page
     assert page.count("The text was erased") == 1
     assert "The text is empty" not in page
-    assert page.count(">Erased<") == 2
+    # The question, the system prompt, the prompts that had them, and the output.
+    assert page.count(">Erased<") == 2 + 3 + 1
     assert "Erased question" in web.get("/jobs").text
 
 

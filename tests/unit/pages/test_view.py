@@ -6,20 +6,25 @@ import datetime as dt
 
 import pytest
 
-from jobs.models import AttemptStatus, Status
-from tests.unit.protocol.rows import add_attempt, completed_job, make_job
+from jobs.models import AttemptStatus, Job, Status
+from tests.unit.protocol.rows import END, add_attempt, completed_job, make_job
 from web.pages import view
 from web.pages.filters import clock, duration
+from web.pages.options import Options
+
+
+def stages_of(job: Job) -> list[view.StageView]:
+    return view.stages(job, END, Options())
 
 
 def states(job_status: Status, attempt_status: AttemptStatus, **changes: str) -> list[str]:
     job = make_job(job_status)
     add_attempt(job, 0, attempt_status, **changes)
-    return [stage.state for stage in view.stages(job)]
+    return [stage.state for stage in stages_of(job)]
 
 
 def test_a_queued_job_waits() -> None:
-    assert [stage.state for stage in view.stages(make_job())] == ["waiting"] * 3
+    assert [stage.state for stage in stages_of(make_job())] == ["waiting"] * 3
 
 
 @pytest.mark.parametrize(
@@ -47,8 +52,8 @@ def test_a_truncated_text_says_so() -> None:
 
 
 def test_critiques_and_regenerations_are_numbered_if_there_are_several_rounds() -> None:
-    assert [s.title for s in view.stages(completed_job())] == ["Answer", "Critique", "Regeneration"]
-    assert [s.title for s in view.stages(completed_job(rounds=2))] == [
+    assert [s.title for s in stages_of(completed_job())] == ["Answer", "Critique", "Regeneration"]
+    assert [s.title for s in stages_of(completed_job(rounds=2))] == [
         "Answer",
         "Critique 1",
         "Regeneration 1",
@@ -77,10 +82,11 @@ def test_an_earlier_run_shows_what_had_finished() -> None:
     [run] = view.earlier_runs(job)
     assert (run.number, run.ended_at, run.model, run.reason) == (1, at, "ab" * 6, "No worker.")
     assert run.texts == [("Answer", "One two.")]
-    assert [stage.attempt for stage in view.stages(job)] == [None] * 3
+    assert [stage.attempt for stage in stages_of(job)] == [None] * 3
 
 
 def test_times_and_durations() -> None:
     assert clock(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)) == "2026-01-02 03:04:05 UTC"
+    assert duration(dt.timedelta(milliseconds=16)) == "16 ms"
     assert duration(dt.timedelta(seconds=59.94)) == "59.9 s"
     assert duration(dt.timedelta(seconds=125)) == "2 min 5 s"

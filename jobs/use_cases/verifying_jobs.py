@@ -1,0 +1,117 @@
+"""Verifying one job: whether it is what the log recorded, and whether the log has it.
+
+`jobs.use_cases.verifying` compares the whole database, which takes long. This compares one job, its reviews and its
+erasures with their entries, and proves that each entry is in the newest checkpoint that the log's key signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from jobs.database import Database
+from jobs.models import Job
+from jobs.statements import jobs, log
+from jobs.tlog import merkle, tiles
+from jobs.tlog.checkpoint import open_checkpoint
+from jobs.tlog.entry import misfit, parse_entry
+from jobs.tlog.merkle import ProofError
+from jobs.tlog.note import NoteError, Verifier
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a job is what the log recorded."""
+
+    #: ``verified``, ``unsealed`` or ``differs``.
+    outcome: str
+    #: What differs, as a sentence.
+    reason: str | None = None
+    #: The checkpoint: the log's name and its number of entries.
+    origin: str | None = None
+    size: int | None = None
+    #: Reviews and erasures that were compared, and those that the log does not have yet.
+    compared: int = 0
+    pending: int = 0
+
+
+class _Record(NamedTuple):
+    """A job, a review or an erasure: its name in messages, what its history says, and the entry that it claims."""
+
+    name: str
+    told: dict[str, Any]
+    entry: int | None
+
+
+class _DiffersError(Exception):
+    """Something is not what the log recorded. The message says what."""
+
+
+def verify_job(
+    database: Database, owner: str | None, job_id: str, describe: Callable[[Job], dict[str, Any]]
+) -> Verdict:
+    """Compare a job with the log. The keys are those that the database names.
+
+    Args:
+        database: of the job.
+        owner: of the job; None for any.
+        job_id: of the job.
+        describe: returns the history of a job (`jobs.protocol.history`).
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
+    with database.read_session() as session:
+        job = jobs.get(session, owner, job_id, with_history=True)
+        connection = session.connection()
+        told = describe(job)
+        note = log.get_checkpoint(connection)
+        if job.log_index is None or note is None:
+            return Verdict("unsealed")
+        records: list[_Record] = [_Record("the job", told, job.log_index)]
+        records += [_Record(f"review {r['id']}", r, _index(r)) for r in told["reviews"]]
+        records += [_Record(f"the erasure of {r['at']}", r, _index(r)) for r in told["erasures"]]
+        sealed = [(r.name, r.told, r.entry) for r in records if r.entry is not None]
+        try:
+            keys = [Verifier.parse(row.verifier) for row in log.keys(connection)]
+            checkpoint = open_checkpoint(note, keys)
+            nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
+            entries = {
+                row.entry_index: row.entry
+                for row in log.get_entries(connection, [index for _, _, index in sealed])
+            }
+            for name, record, index in sealed:
+                if index not in entries:
+                    raise _DiffersError(f"The log has no entry {index}, which {name} claims.")
+                entry = entries[index]
+                merkle.verify_inclusion(
+                    merkle.leaf_hash(entry),
+                    index,
+                    checkpoint.size,
+                    merkle.inclusion_proof(index, checkpoint.size, nodes),
+                    checkpoint.root,
+                )
+                if parse_entry(entry).get("digest") != record["digest"]:
+                    raise _DiffersError(
+                        f"{name[0].upper()}{name[1:]} was changed: entry {index} differs."
+                    )
+            if (reason := misfit(told)) is not None:
+                raise _DiffersError(f"The job was changed: {reason}.")
+        except _DiffersError as error:
+            return Verdict("differs", str(error))
+        except (NoteError, ProofError, ValueError, KeyError) as error:
+            return Verdict("differs", f"The log itself does not fit: {error}")
+    return Verdict(
+        "verified",
+        None,
+        checkpoint.origin,
+        checkpoint.size,
+        compared=len(sealed) - 1,
+        pending=len(records) - len(sealed),
+    )
+
+
+def _index(told: dict[str, Any]) -> int | None:
+    return (told["log"] or {}).get("index")

@@ -1,0 +1,98 @@
+"""What a reader does with a job: cancel, retry, replay, review, download. A form's reply is the job's page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, render_template, request, url_for
+from flask import redirect as redirect_to
+from werkzeug.wrappers import Response as BaseResponse
+
+from jobs.protocol import reviews as protocol
+from jobs.protocol.reviews import CreateReview
+from jobs.protocol.validation import parse
+from jobs.use_cases import reviewing
+from jobs.use_cases.replaying import replay_of
+from web.caller import get_caller
+from web.pages import job_page, view
+from web.pages.routes import blueprint
+from web.services import get_services
+
+
+@blueprint.post("/jobs/<job_id>/cancel")
+def cancel(job_id: str) -> BaseResponse:
+    """Cancel a job, and redirect to its page."""
+    get_services().cancel(job_id)
+    return _to_job(job_id)
+
+
+@blueprint.post("/jobs/<job_id>/retry")
+def retry(job_id: str) -> BaseResponse:
+    """Let a failed job go on, and redirect to its page."""
+    get_services().retry(job_id)
+    return _to_job(job_id)
+
+
+@blueprint.post("/jobs/<job_id>/replay")
+def replay(job_id: str) -> BaseResponse:
+    """Submit a job again with the same seed, and redirect to the replay's page, which compares both."""
+    return _to_job(get_services().submit(replay_of(job_page.get(job_id))).id)
+
+
+@blueprint.post("/jobs/<job_id>/review")
+def review(job_id: str) -> BaseResponse:
+    """Add a review of a job that has ended, and redirect to its page."""
+    services, caller = get_services(), get_caller()
+    form = {name: value.replace("\r\n", "\n") for name, value in request.form.items()}
+    given: dict[str, Any] = {
+        name: int(form[name]) for name in reviewing.RATINGS if form.get(name) in ("-1", "0", "1")
+    }
+    for name in ("corrected_answer", "note"):
+        if form.get(name, "").strip():
+            given[name] = form[name]
+    if tags := [tag.strip() for tag in form.get("tags", "").split(",") if tag.strip()]:
+        given["tags"] = tags
+    if caller.key is None and (reviewer := form.get("reviewer", "").strip()):
+        given["reviewer"] = reviewer
+    body = parse(CreateReview, given)
+    reviewing.add(
+        services.database,
+        services.readable_owner,
+        job_id,
+        protocol.new_review(body),
+        reviewer=body.reviewer or caller.owner,
+        key_id=None if caller.key is None else caller.key.id,
+    )
+    return _to_job(job_id, "reviews")
+
+
+@blueprint.get("/jobs/<job_id>/markdown")
+def download(job_id: str) -> Response:
+    """Reply with a job's question and texts as a file of Markdown, each text exactly as it is."""
+    job = job_page.get(job_id)
+    text = render_template("job.md", job=job, stages=view.exact(job))
+    response = Response(text, content_type="text/markdown; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{job_id}.md"'
+    return response
+
+
+@blueprint.get("/jobs/<job_id>/news")
+def news(job_id: str) -> dict[str, Any]:
+    """Reply with what a job's page shows between two events."""
+    return job_page.news(job_id)
+
+
+@blueprint.get("/jobs/<job_id>/attempts/<int:index>")
+def attempt(job_id: str, index: int) -> str:
+    """Show the exact prompt and output of an attempt."""
+    return job_page.show_attempt(job_id, index)
+
+
+@blueprint.get("/compare")
+def compare() -> str:
+    """Compare two jobs stage by stage."""
+    return job_page.show_comparison(request.args.get("left", ""), request.args.get("right", ""))
+
+
+def _to_job(job_id: str, anchor: str | None = None) -> BaseResponse:
+    return redirect_to(url_for("pages.job", job_id=job_id, _anchor=anchor), code=303)

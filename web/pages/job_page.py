@@ -1,0 +1,116 @@
+"""The page of a job: what it shows, gathered from the use cases. The number of its queries does not grow."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from flask import render_template
+
+from jobs.errors import JobNotFoundError
+from jobs.models import Job, Scope
+from jobs.protocol.history import history
+from jobs.protocol.replay import report
+from jobs.use_cases import queries, verifying_jobs
+from jobs.use_cases import standing as places
+from web.caller import get_caller
+from web.errors import HTTPError
+from web.pages import comparison, evidence, markdown, standing, timeline, view
+from web.pages.options import DIFFS, Options
+from web.services import get_services
+
+
+def show(job_id: str) -> str:
+    """Return the page of a job that the caller may read."""
+    services, caller, options = get_services(), get_caller(), Options.of_request()
+    owner = services.readable_owner
+    job = get(job_id)
+    now = dt.datetime.now(dt.UTC)
+    may_ask = caller.may(Scope.ASK)
+    own = caller.changeable_owner in (None, job.owner)
+    verdict = None
+    if options.verify:
+        verdict = verifying_jobs.verify_job(services.database, owner, job_id, history)
+    older, newer = queries.find_beside(services.database, owner, job)
+    final = view.final_attempt(job)
+    answer = None if final is None else final.output or ""
+    return render_template(
+        "job.html",
+        job=job,
+        now=now,
+        options=options,
+        diffs=DIFFS,
+        older=older,
+        newer=newer,
+        may_change=may_ask and own,
+        may_ask=may_ask,
+        live=view.is_live(job),
+        standing=None if job.status.final else sentence(job, now),
+        running=view.running(job),
+        answer=answer,
+        rendered=None if answer is None or options.exact else markdown.render(answer),
+        stages=view.stages(job, now, options),
+        earlier_runs=view.earlier_runs(job),
+        bars=timeline.bars(job, now),
+        evidence=evidence.attempts(job),
+        workers=evidence.workers(job),
+        record=evidence.record(job),
+        verdict=verdict,
+        replay=_replay(job),
+        may_replay=may_ask and bool(job.finished) and not job.has_lost_texts,
+        may_review=job.status.final,
+    )
+
+
+def show_attempt(job_id: str, index: int) -> str:
+    """Return the page of an attempt, by its index in the history."""
+    job, options = get(job_id), Options.of_request()
+    found = evidence.attempts(job)
+    if not 0 <= index < len(found):
+        raise HTTPError(404, f"The job has no attempt {index}.", code="not_found")
+    return render_template("attempt.html", job=job, options=options, each=found[index])
+
+
+def show_comparison(left_id: str, right_id: str) -> str:
+    """Return the page that compares two jobs that the caller may read."""
+    options = Options.of_request()
+    left, right = get(left_id), get(right_id)
+    return render_template(
+        "compare.html",
+        left=left,
+        right=right,
+        options=options,
+        comparison=comparison.compare(left, right, options),
+    )
+
+
+def get(job_id: str) -> Job:
+    """Return a job that the caller may read, with all that its history has."""
+    services = get_services()
+    return queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
+
+
+def sentence(job: Job, now: dt.datetime) -> str:
+    """Return where a job stands that has not ended."""
+    return standing.describe(job, places.find(get_services().database, job, now), now)
+
+
+def news(job_id: str) -> dict[str, Any]:
+    """Return what the page's script shows between two events. It reads the job, and few rows besides."""
+    services = get_services()
+    job = queries.get_job(services.database, services.readable_owner, job_id)
+    now = dt.datetime.now(dt.UTC)
+    told = "" if job.status.final else sentence(job, now)
+    return standing.news(job, told, now)
+
+
+def _replay(job: Job) -> dict[str, Any] | None:
+    """Return how a replay compares with the job that it replays; None if the job is no replay."""
+    if job.replay_of is None:
+        return None
+    services = get_services()
+    try:
+        original = queries.get_job(services.database, services.readable_owner, job.replay_of)
+    except JobNotFoundError:
+        original = None
+    return {**report(original, job), "found": original is not None}

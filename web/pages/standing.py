@@ -1,0 +1,93 @@
+"""What a job's page says while the job waits or runs, in one sentence or two."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from jobs import pipeline
+from jobs.models import Attempt, Job
+from jobs.protocol.response import item_id
+from jobs.timing import SWEEP_INTERVAL
+from jobs.use_cases.standing import Standing
+from web.pages import view
+from web.pages.options import Options
+
+
+def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
+    """Return where a job stands that has not ended.
+
+    Args:
+        job: with its attempts and their workers.
+        standing: of the job.
+        now: the time.
+    """
+    running = view.running(job)
+    if running is not None:
+        return _running(job, running, now)
+    if not standing.ready:
+        if standing.seen_at is None:
+            return "No worker was ever started."
+        which = " with the job's model" if job.model else ""
+        return f"No worker{which} is ready (last seen {_clock(standing.seen_at, now)})."
+    ready = f"{standing.ready} worker{'' if standing.ready == 1 else 's'} ready"
+    if standing.place is None:
+        return f"The next stage waits for a worker; {ready}."
+    wait = "" if standing.wait is None else f", {_about(standing.wait)}"
+    return f"{_ordinal(standing.place)} of {standing.queued}{wait}; {ready}."
+
+
+def news(job: Job, sentence: str, now: dt.datetime) -> dict[str, Any]:
+    """Return what the page's script shows between two events: a sentence, and the state of each stage."""
+    stages = view.stages(job, now, Options(diff="off"))
+    running = view.running(job)
+    return {
+        "status": job.status.value,
+        "run": job.run,
+        "sentence": sentence,
+        "started_at": running and running.started_at.isoformat(),
+        "stages": {
+            item_id(job, stage): {
+                "state": shown.state,
+                "attempt": shown.attempt.number if shown.attempt else None,
+            }
+            for stage, shown in zip(pipeline.stages(job.rounds), stages, strict=True)
+        },
+    }
+
+
+def _running(job: Job, attempt: Attempt, now: dt.datetime) -> str:
+    title = view.title(job, attempt.role, attempt.round)
+    seen = max(now - attempt.worker.seen_at, dt.timedelta())
+    if not view.is_silent(attempt, now):
+        return f"{title} on {attempt.worker.host}, last heartbeat {_ago(seen)}."
+    again = "It is about to be tried again."
+    if job.lease_expires_at is not None and job.lease_expires_at > now:
+        left = (job.lease_expires_at - now).total_seconds() + SWEEP_INTERVAL
+        again = f"If it stays silent, the stage is tried again in about {left:.0f} s."
+    return (
+        f"The worker {attempt.worker.host} is silent: its last heartbeat was {_ago(seen)}. {again}"
+    )
+
+
+def _ago(delta: dt.timedelta) -> str:
+    return f"{delta.total_seconds():.0f} s ago"
+
+
+def _about(delta: dt.timedelta) -> str:
+    seconds = delta.total_seconds()
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min"
+
+
+def _clock(time: dt.datetime, now: dt.datetime) -> str:
+    """Return a time of day, with the date unless it is today."""
+    return time.strftime("%H:%M UTC" if time.date() == now.date() else "%Y-%m-%d %H:%M UTC")
+
+
+def _ordinal(number: int) -> str:
+    ending = (
+        "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    )
+    return f"{number}{ending}"
