@@ -1,31 +1,246 @@
-"""`helixq ask` and `helixq chat`."""
+"""Following a job: its texts as they are written, and what it waits for. For `helixq ask`, `chat` and `jobs watch`."""
 
 from __future__ import annotations
 
 import json
-import sys
+import threading
+import time
+import webbrowser
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from cli.client import FINAL, Client
+from cli.colour import ROLES
 from cli.errors import ExpectedError
-from jobs.pipeline import LABELS, Role
+from cli.screen import Screen
+from cli.statuses import ExitStatus, Interrupted, of_job
+from jobs.pipeline import Role, label
+
+#: Seconds between two looks at a job's place in the queue, and between two drawings of the live line.
+PLACE_INTERVAL, TICK = 2.0, 0.2
+#: Seconds over which tokens are counted for their rate.
+RATE_WINDOW = 5.0
+#: Seconds without text after which the live line says so.
+SILENCE = 5.0
 
 
-def follow(client: Client, job_id: str, *, as_json: bool) -> int:
-    """Stream a job's texts, or print its response at the end; return the exit status.
+def follow(
+    client: Client, job_id: str, *, as_json: bool = False, final: bool = False, hint: str = ""
+) -> ExitStatus:
+    """Print a job's texts as they are written, or only its end; return the exit status.
 
-    An interrupt does not cancel the job.
+    Args:
+        client: of the server.
+        job_id: of the job.
+        as_json: whether to print the response instead of the texts.
+        final: whether to print the final answer alone.
+        hint: options that further commands need to reach the same server.
+
+    Raises:
+        Interrupted: at Ctrl-C. The job goes on.
     """
-    click.echo(f"job {job_id}", err=True)
+    screen = Screen()
+    screen.note(f"job {job_id}\npage {client.page(job_id)}")
     try:
-        response = _print(client, job_id, show=not as_json)
+        response = stream(client, job_id, screen, show=not (as_json or final))
     except KeyboardInterrupt:
-        raise ExpectedError(f"interrupted; the job {job_id} continues") from None
+        raise Interrupted(
+            f"Interrupted; the job {job_id} goes on. Follow it with `helixq jobs watch {job_id}{hint}`, "
+            f"or end it with `helixq jobs cancel {job_id}{hint}`."
+        ) from None
     if as_json:
         click.echo(json.dumps(response, ensure_ascii=False, indent=2))
-    return 0 if _problem(response) is None else 1
+    elif final and (text := answer(response)):
+        screen.write(text if text.endswith("\n") else f"{text}\n")
+    return of_job(response["status"])
+
+
+def stream(client: Client, job_id: str, screen: Screen, *, show: bool) -> dict[str, Any]:
+    """Print each stage as the model card does, token by token, if wanted; return the final response."""
+    progress = _Progress(client, job_id, screen)
+    num_printed = 0
+    response: dict[str, Any] = {}
+    with progress.live():
+        for event in client.events(job_id, on_loss=progress.lost, on_return=progress.found):
+            kind = event["type"]
+            progress.take(event)
+            if kind in FINAL:
+                response = event["response"]
+            elif kind == "response.in_progress" and event["response"]["run"] > 1:
+                screen.note(
+                    "No worker has the job's model any more; the job restarts with another model."
+                )
+            elif not show:
+                continue
+            elif kind == "response.output_item.added":
+                # The card prints two empty lines between the texts, and none after the last.
+                if num_printed:
+                    screen.write("\n\n\n")
+                num_printed += 1
+                role, number = stage_of(event["item"]["id"])
+                screen.label(f"{label(role, number, progress.rounds)}:", ROLES[role])
+                screen.write(" ")
+            elif kind in TEXT_DELTAS:
+                screen.write(event["delta"])
+    if num_printed:
+        screen.write("\n")
+    if problem := _problem(response):
+        screen.note(problem)
+    return response
+
+
+TEXT_DELTAS = ("response.reasoning_text.delta", "response.output_text.delta")
+
+
+class _Progress:
+    """The live line of a job. A thread draws it, and asks for the job's place in the queue."""
+
+    def __init__(self, client: Client, job_id: str, screen: Screen) -> None:
+        self.rounds = 1
+        self._client = client
+        self._job_id = job_id
+        self._screen = screen
+        self._ended = threading.Event()
+        self._is_queued = True
+        self._is_lost = False
+        self._place: dict[str, Any] = {}
+        #: The stages that have begun, each with its name and the number of its tokens.
+        self._stages: list[tuple[str, int]] = []
+        #: When tokens came, and how many of the stage there were then.
+        self._times: deque[tuple[float, int]] = deque()
+        self._heard_at = self._started_at = time.monotonic()
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Draw the live line during a block, where there is one."""
+        if not self._screen.is_live:
+            yield
+            return
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+            self._screen.hide()
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Note what an event says."""
+        kind = event["type"]
+        self._heard_at = time.monotonic()
+        if "response" in event:
+            self._is_queued = event["response"]["status"] == "queued"
+            self.rounds = event["response"]["rounds"]
+        elif kind == "response.output_item.added":
+            role, number = stage_of(event["item"]["id"])
+            name = f"{role} {number}" if self.rounds > 1 and role is not Role.ACTOR else str(role)
+            self._times.clear()
+            self._stages.append((name, 0))
+        elif kind in TEXT_DELTAS:
+            name, count = self._stages[-1]
+            self._stages[-1] = (name, count + 1)
+            self._times.append((self._heard_at, count + 1))
+
+    def lost(self, seconds: float) -> None:
+        """Say that the connection is lost."""
+        self._is_lost = True
+        self._screen.note(f"The connection is lost; reconnecting for up to {seconds:.0f} s.")
+
+    def found(self) -> None:
+        """Say that it is back."""
+        self._is_lost = False
+        self._screen.note("Reconnected.")
+
+    def _run(self) -> None:
+        asked_at = -PLACE_INTERVAL
+        while not self._ended.wait(TICK):
+            now = time.monotonic()
+            if self._is_queued and not self._is_lost and now - asked_at >= PLACE_INTERVAL:
+                asked_at = now
+                self._place = self._client.place(self._job_id)
+            if not self._ended.is_set():
+                self._screen.show(self._line(now))
+
+    def _line(self, now: float) -> str:
+        elapsed = f"{now - self._started_at:.0f} s"
+        if self._is_lost:
+            return f"reconnecting · {elapsed}"
+        if self._is_queued:
+            return f"{_queued(self._place)} · {elapsed}"
+        parts = [f"{name} {count} tokens" for name, count in self._stages]
+        if rate := self._rate(now):
+            parts[-1] += f", {rate:.0f}/s"
+        silent = now - self._heard_at
+        if silent > SILENCE:
+            parts.append(f"no text for {silent:.0f} s")
+        return " · ".join([*(parts or ["started"]), elapsed])
+
+    def _rate(self, now: float) -> float:
+        while self._times and now - self._times[0][0] > RATE_WINDOW:
+            self._times.popleft()
+        if len(self._times) < 2:
+            return 0.0
+        (first, before), (last, count) = self._times[0], self._times[-1]
+        return (count - before) / (last - first) if last - first > TICK else 0.0
+
+
+def _queued(place: dict[str, Any]) -> str:
+    parts = ["queued"]
+    if place.get("place"):
+        parts = [f"queued, {ordinal(place['place'])} of {place['queued']}"]
+    if (ready := place.get("ready_workers")) is not None:
+        parts.append(
+            {0: "no worker is ready", 1: "1 worker is ready"}.get(
+                ready, f"{ready} workers are ready"
+            )
+        )
+    return " · ".join(parts)
+
+
+def ordinal(number: int) -> str:
+    """Return 1st, 2nd, 3rd, 4th, …"""
+    last = number % 10 if number % 100 not in (11, 12, 13) else 0
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
+
+
+def stage_of(item_id: str) -> tuple[Role, int]:
+    """Return role and round of an output item."""
+    _, role, number, *_ = item_id.split("_")
+    return Role(role), int(number)
+
+
+def answer(response: dict[str, Any]) -> str | None:
+    """Return the final answer of a response; None if it has none."""
+    texts = [
+        part["text"]
+        for item in response["output"]
+        if item["type"] == "message"
+        for part in item["content"]
+    ]
+    return "".join(texts) if texts else None
+
+
+def open_page(url: str) -> None:
+    """Open a page in the user's browser, or say that there is none."""
+    if not webbrowser.open(url):
+        click.echo(f"No browser could be started; the page is {url}", err=True)
+
+
+def _problem(response: dict[str, Any]) -> str | None:
+    match response["status"]:
+        case "failed":
+            return f"The job failed: {response['error']['message'].rstrip('.')}."
+        case "cancelled":
+            return "The job was cancelled."
+        case "incomplete":
+            return "The answer was cut at max_output_tokens, or at the model's context."
+        case _:
+            return None
 
 
 def chat(client: Client) -> None:
@@ -33,6 +248,7 @@ def chat(client: Client) -> None:
 
     Ctrl-C cancels the question that is being answered, and Ctrl-D ends the loop.
     """
+    screen = Screen()
     while True:
         try:
             question = input("You: ")
@@ -42,67 +258,13 @@ def chat(client: Client) -> None:
         if not question.strip():
             continue
         try:
-            _answer(client, question)
+            job_id = client.submit({"input": question})
+            try:
+                stream(client, job_id, screen, show=True)
+            except KeyboardInterrupt:
+                client.cancel(job_id)
+                raise
         except ExpectedError as error:
-            print(f"Error: {error}", file=sys.stderr)
+            click.echo(f"Error: {error}", err=True)
         except KeyboardInterrupt:
-            print("\ncancelled", file=sys.stderr)
-
-
-def _answer(client: Client, question: str) -> None:
-    job_id = client.submit({"input": question})
-    try:
-        _print(client, job_id, show=True)
-    except KeyboardInterrupt:
-        client.cancel(job_id)
-        raise
-
-
-def _print(client: Client, job_id: str, *, show: bool) -> dict[str, Any]:
-    """Print each stage as the model card does, token by token; return the final response."""
-    num_printed = 0
-    response: dict[str, Any] = {}
-    for event in client.events(job_id):
-        kind = event["type"]
-        if kind in FINAL:
-            response = event["response"]
-        elif not show:
-            continue
-        elif kind == "response.in_progress" and event["response"]["run"] > 1:
-            _write("\n" * bool(num_printed))
-            click.echo(
-                "No worker has the job's model any more; the job restarts with another model.",
-                err=True,
-            )
-        elif kind == "response.output_item.added":
-            # The card prints two empty lines between the texts, and none after the last.
-            if num_printed:
-                _write("\n\n\n")
-            num_printed += 1
-            _write(f"{LABELS[_role(event['item']['id'])]}: ")
-        elif kind in ("response.reasoning_text.delta", "response.output_text.delta"):
-            _write(event["delta"])
-    if num_printed:
-        _write("\n")
-    if problem := _problem(response):
-        click.echo(problem, err=True)
-    return response
-
-
-def _role(item_id: str) -> Role:
-    return Role(item_id.split("_")[1])
-
-
-def _problem(response: dict[str, Any]) -> str | None:
-    match response["status"]:
-        case "failed":
-            return f"The job failed: {response['error']['message']}."
-        case "cancelled":
-            return "The job was cancelled."
-        case _:
-            return None
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+            click.echo("\ncancelled", err=True)

@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import httpx2
 
-from cli.errors import ExpectedError
+from cli.errors import ExpectedError, UnreachableError
 
 #: Seconds between attempts to reconnect.
 RECONNECT_DELAY = 1.0
 #: Seconds that a server may be unreachable before the client gives up.
-RECONNECT_TIMEOUT = 30.0
+RECONNECT_TIMEOUT = 60.0
 #: The maximum number of jobs of one page.
 PAGE = 100
-
-
-class UnavailableError(ExpectedError):
-    """The server responded with a 5xx status; a retry may help."""
 
 
 class Client:
@@ -46,6 +42,10 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
+
+    def page(self, job_id: str) -> str:
+        """Return the address of a job's page."""
+        return f"{self._url}/jobs/{job_id}"
 
     def submit(self, body: dict[str, Any]) -> str:
         """Submit a question and return the job's id."""
@@ -80,6 +80,13 @@ class Client:
             if left <= 0 or page["next"] is None:
                 return
             path, options = page["next"], {}
+
+    def place(self, job_id: str) -> dict[str, Any]:
+        """Return a job's place in the queue; nothing if it cannot be had."""
+        try:
+            return self._call("GET", f"/api/jobs/{job_id}/place")
+        except (ExpectedError, httpx2.TransportError):
+            return {}
 
     def replay(self, job_id: str) -> str:
         """Submit a job again; return the id of the job that replays it."""
@@ -141,19 +148,34 @@ class Client:
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
-    def events(self, job_id: str) -> Iterator[dict[str, Any]]:
+    def events(
+        self,
+        job_id: str,
+        *,
+        on_loss: Callable[[float], None] = lambda _seconds: None,
+        on_return: Callable[[], None] = lambda: None,
+    ) -> Iterator[dict[str, Any]]:
         """Follow a job's events to the end, reconnecting when needed.
 
+        Args:
+            job_id: of the job.
+            on_loss: called when the connection is lost, with the seconds for which it is tried again.
+            on_return: called when it is back.
+
         Raises:
-            ExpectedError: the server is unreachable for longer than `RECONNECT_TIMEOUT` seconds.
+            UnreachableError: the server is unreachable for longer than `RECONNECT_TIMEOUT` seconds.
         """
         last = -1
-        deadline = time.monotonic() + RECONNECT_TIMEOUT
+        lost_at: float | None = None
         while True:
             try:
                 for event in self._events(job_id, last):
+                    if lost_at is not None:
+                        lost_at = None
+                        on_return()
+                    if event is None:
+                        continue
                     last = event["sequence_number"]
-                    deadline = time.monotonic() + RECONNECT_TIMEOUT
                     yield event
                     if event["type"] in FINAL:
                         return
@@ -162,17 +184,22 @@ class Client:
                 if response["status"] not in ("queued", "in_progress"):
                     yield {"type": FINAL[0], "response": response}
                     return
-            except (httpx2.TransportError, UnavailableError) as error:
-                if time.monotonic() > deadline:
+            except (httpx2.TransportError, UnreachableError) as error:
+                if lost_at is None:
+                    lost_at = time.monotonic()
+                    on_loss(RECONNECT_TIMEOUT)
+                elif time.monotonic() - lost_at > RECONNECT_TIMEOUT:
                     raise self._unreachable(error) from error
             time.sleep(RECONNECT_DELAY)  # The server may be restarting.
 
-    def _events(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
+    def _events(self, job_id: str, after: int) -> Iterator[dict[str, Any] | None]:
+        """Yield None once the stream has begun, and then its events."""
         params = {"stream": "true", "starting_after": str(after)}
         with self._http.stream("GET", f"/v1/responses/{job_id}", params=params) as reply:
             if reply.status_code != 200:
                 reply.read()
                 raise _error(reply)
+            yield None
             for event in httpx2.EventSource(reply):
                 yield json.loads(event.data)
 
@@ -193,8 +220,8 @@ class Client:
             raise _error(reply)
         return reply
 
-    def _unreachable(self, error: Exception) -> ExpectedError:
-        return ExpectedError(
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        return UnreachableError(
             f"no server answers at {self._url} ({error}): start one with `make run` or "
             "`helixq up`, or give another address with --url"
         )
@@ -213,4 +240,4 @@ def _error(reply: httpx2.Response) -> ExpectedError:
     else:
         if reply.status_code == 401:
             message += " Set HELIXQ_API_KEY."
-    return UnavailableError(message) if reply.status_code >= 500 else ExpectedError(message)
+    return UnreachableError(message) if reply.status_code >= 500 else ExpectedError(message)

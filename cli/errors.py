@@ -6,11 +6,16 @@ import sqlite3
 
 import click
 
+from cli.statuses import ExitStatus
 from jobs.errors import UserError
 
 
 class ExpectedError(UserError):
     """A command cannot be carried out; the message is one sentence."""
+
+
+class UnreachableError(ExpectedError):
+    """The server cannot be reached, or responded with a 5xx status; a retry may help."""
 
 
 def explain(error: Exception) -> str | None:
@@ -48,7 +53,17 @@ def _advice(error: Exception) -> str:
     }.get(str(getattr(original, "sqlstate", None)), "start it, or check HELIXQ_DATABASE_URL")
 
 
-def fail(message: str) -> click.ClickException:
-    """Return the exception that ends a command: it prints one sentence, with exit status 1."""
+class _Unreachable(click.ClickException):
+    exit_code = ExitStatus.UNREACHABLE
+
+
+def fail(message: str, *, unreachable: bool = False) -> click.ClickException:
+    """Return the exception that ends a command: it prints one sentence, with the status of a failure.
+
+    Args:
+        message: what is wrong, and how to fix it.
+        unreachable: whether it is that the server cannot be reached.
+    """
     text = message.strip()
-    return click.ClickException(text if text.endswith((".", "?", "`")) else f"{text}.")
+    kind = _Unreachable if unreachable else click.ClickException
+    return kind(text if text.endswith((".", "?", "`")) else f"{text}.")

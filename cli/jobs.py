@@ -16,9 +16,10 @@ import click
 
 from cli import asking, exports, reviewing, trust
 from cli.client import Client
-from cli.options import server
+from cli.options import address, server
+from cli.screen import printable
 from jobs.models import Status
-from jobs.pipeline import LABELS, Role
+from jobs.pipeline import Role, label
 from jobs.settings import Settings
 from jobs.use_cases.searching import Order
 
@@ -115,7 +116,7 @@ def _snippet(snippet: dict[str, Any]) -> str:
     parts = (
         click.style(text, bold=True) if part["match"] else text
         for part in snippet["parts"]
-        for text in [_printable(part["text"]).replace("\n", " ")]
+        for text in [printable(part["text"]).replace("\n", " ")]
     )
     return f"{snippet['field']}: {''.join(parts)}"
 
@@ -153,12 +154,16 @@ def show(settings: Settings, /, job_id: str, as_json: bool, url: str | None) -> 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print the response as JSON at the end.")
+@click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
 @server
 @click.pass_obj
-def watch(settings: Settings, /, job_id: str, as_json: bool, url: str | None) -> None:
-    """Follow a job to its end, and print its texts as they are written."""
+def watch(settings: Settings, /, job_id: str, as_json: bool, final: bool, url: str | None) -> None:
+    """Follow a job to its end, and print its texts as they are written. Ctrl-C does not end the job."""
+    if final and as_json:
+        raise click.UsageError("Give either --final or --json.")
     with Client(url or settings.url, settings.api_key) as client:
-        sys.exit(asking.follow(client, job_id, as_json=as_json))
+        status = asking.follow(client, job_id, as_json=as_json, final=final, hint=address(url))
+    sys.exit(status)
 
 
 @jobs.command()
@@ -241,7 +246,7 @@ def _verdict(history: dict[str, Any]) -> str:
     if history["rounds"] > 1 and stage != Role.ACTOR:
         stage = f"{stage} of round {difference['round']}"
     old, new = (
-        _printable(json.dumps(difference[k], ensure_ascii=False)) for k in ("original", "replay")
+        printable(json.dumps(difference[k], ensure_ascii=False)) for k in ("original", "replay")
     )
     return (
         f"{name}: the {difference['field']} of the {stage} differs from character {difference['at']} on: "
@@ -263,9 +268,7 @@ def _row(job: dict[str, Any], width: int) -> str:
 
 
 def _heading(history: dict[str, Any], attempt: dict[str, Any]) -> str:
-    parts = [LABELS[Role(attempt["role"])]]
-    if history["rounds"] > 1 and attempt["role"] != Role.ACTOR:
-        parts.append(f"round {attempt['round']}")
+    parts = [label(Role(attempt["role"]), attempt["round"], history["rounds"])]
     if history["run"] > 1:
         parts.append(f"run {attempt['run']}")
     if attempt["number"] > 1:
@@ -292,14 +295,7 @@ def _review_heading(review: dict[str, Any]) -> str:
 
 def _text(text: str | dict[str, Any]) -> str:
     """Return a text of a history for a terminal."""
-    return _printable(text) if isinstance(text, str) else "(erased)"
-
-
-def _printable(text: str) -> str:
-    """Return a text whose control characters do nothing to a terminal."""
-    return "".join(
-        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+    return printable(text) if isinstance(text, str) else "(erased)"
 
 
 def _to_json(data: dict[str, Any], indent: int | None = None) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from cli import evaluating
+from cli import colour, evaluating
 from cli.bench import bench
-from cli.errors import explain, fail
+from cli.errors import UnreachableError, explain, fail
 from cli.jobs import jobs
 from cli.keys import keys
 from cli.lora import lora
-from cli.options import server
+from cli.options import address, read_question, server
+from cli.statuses import Interrupted
 from cli.webhooks import webhooks
 from jobs import logs, settings
 from jobs.settings import Settings
@@ -30,21 +31,31 @@ class _Group(click.Group):
             raise fail(str(error)) from error
         try:
             return super().invoke(context)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if (sentence := explain(error)) is None:
                 raise
-            raise fail(sentence) from error
+            raise fail(sentence, unreachable=isinstance(error, UnreachableError)) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="helixq", prog_name="helixq")
-def main() -> None:
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Whether there are colours: on a terminal by default. NO_COLOR and FORCE_COLOR say it too.",
+)
+@click.pass_context
+def main(context: click.Context, /, color: str) -> None:
     """Answer questions the HelixNet way: actor, critic, regenerator.
 
     Settings are environment variables that start with HELIXQ_; docs/settings.md lists them.
     """
+    context.color = colour.choice(color)
 
 
 @main.command()
@@ -109,9 +120,11 @@ def migrate(settings: Settings, target: str) -> None:
 
 
 @main.command()
-@click.argument("question")
+@click.argument("question", required=False)
 @click.option("--no-wait", is_flag=True, help="Print the job's id and exit.")
+@click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
+@click.option("--open", "opens", is_flag=True, help="Open the job's page in a browser.")
 @click.option("--system", metavar="TEXT", help="System prompt (default: the model card's).")
 @click.option("--temperature", type=float, help="0 is greedy decoding.")
 @click.option("--top-k", type=int, help="Sample from this many tokens; 0 is all.")
@@ -125,27 +138,35 @@ def migrate(settings: Settings, target: str) -> None:
 def ask(
     settings: Settings,
     /,
-    question: str,
+    question: str | None,
     no_wait: bool,
+    final: bool,
     as_json: bool,
+    opens: bool,
     url: str | None,
     system: str | None,
     **options: Any,
 ) -> None:
-    """Ask one question and print the three texts. `-` reads it from standard input."""
+    """Ask one question and print the three texts.
+
+    Without QUESTION, or with `-`, it is read from standard input. On a terminal a line tells how the job goes on.
+    Ctrl-C does not end the job.
+    """
     from cli import asking
     from cli.client import Client
 
-    if question == "-":
-        question = sys.stdin.read()
-    body = {k: v for k, v in {**options, "instructions": system}.items() if v is not None}
-
+    if final and (as_json or no_wait):
+        raise click.UsageError("--final goes neither with --json nor with --no-wait.")
+    given = {**options, "instructions": system, "input": read_question(question)}
     with Client(url or settings.url, settings.api_key) as client:
-        job_id = client.submit({"input": question, **body})
+        job_id = client.submit({k: v for k, v in given.items() if v is not None})
+        if opens:
+            asking.open_page(client.page(job_id))
         if no_wait:
-            click.echo(json.dumps({"id": job_id}) if as_json else job_id)
+            shown = {"id": job_id, "page": client.page(job_id)}
+            click.echo(json.dumps(shown) if as_json else job_id)
             return
-        status = asking.follow(client, job_id, as_json=as_json)
+        status = asking.follow(client, job_id, as_json=as_json, final=final, hint=address(url))
     sys.exit(status)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -43,3 +45,26 @@ def server(command: F) -> F:
         callback=_with_scheme,
         help="The server's URL, or its host and port (default: from HELIXQ_HOST and HELIXQ_PORT).",
     )(command)
+
+
+def address(url: str | None) -> str:
+    """Return the option that names the same server in another command."""
+    return "" if url is None else f" --url {shlex.quote(url)}"
+
+
+def read_question(question: str | None) -> str:
+    """Return a question that was given, or read it from standard input, without the line breaks at its end.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    if question is None and sys.stdin.isatty():
+        raise click.UsageError("Give a QUESTION, or pipe one.")
+    if question in (None, "-"):
+        try:
+            question = sys.stdin.buffer.read().decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise click.UsageError("The question on standard input is not UTF-8.") from error
+    if not question or not question.strip():
+        raise click.UsageError("The question is empty.")
+    return question

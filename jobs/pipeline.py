@@ -89,6 +89,11 @@ class Stage:
     round: int
 
 
+def label(role: Role, round_: int, rounds: int) -> str:
+    """Return the label of a stage's text: the card's, with the number of the round where there are several."""
+    return LABELS[role] if rounds == 1 or role is Role.ACTOR else f"{LABELS[role]} {round_}"
+
+
 def stages(rounds: int = 1) -> tuple[Stage, ...]:
     """Return a job's stages: the actor, then critic and regenerator in each round."""
     return (

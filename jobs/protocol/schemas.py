@@ -490,6 +490,15 @@ class Summary(Reply):
     error: StageError | None
 
 
+class QueuePlace(Reply):
+    """How a job waits: ``place`` is 1 for the job that starts next, and null once it does not wait."""
+
+    status: Status
+    place: int | None
+    queued: int
+    ready_workers: int
+
+
 class SnippetPart(Reply):
     text: str
     match: bool

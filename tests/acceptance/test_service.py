@@ -127,7 +127,8 @@ def test_ask_prints_the_three_texts(service: Service) -> None:
     history: Any = service.history(job_id)
     texts = [attempt["output"] for attempt in history["attempts"]]
     expected = "ACTOR: {}\n\n\nCRITIQUE: {}\n\n\nREGENERATION: {}\n".format(*texts)
-    assert ask.output == f"job {job_id}\n{expected}"
+    page = f"{service.url}/jobs/{job_id}"
+    assert ask.output == f"job {job_id}\npage {page}\n{expected}"
 
 
 def test_ask_without_waiting_prints_the_id(service: Service) -> None:
@@ -136,6 +137,6 @@ def test_ask_without_waiting_prints_the_id(service: Service) -> None:
     ask.stop()
     service.wait(ask.output.strip())
     ask = helixq("ask", "", environ=service.environ)
-    assert ask.wait() == 1
+    assert ask.wait() == 2
     ask.stop()
-    assert ask.output.startswith("Error: The question is empty")
+    assert "Error: The question is empty" in ask.output

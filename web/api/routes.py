@@ -62,6 +62,14 @@ def job(job_id: str) -> Response:
     return jsonify({**history(stored), "replay": replay})
 
 
+@blueprint.get("/jobs/<job_id>/place")
+def job_place(job_id: str) -> Response:
+    """Reply with a job's place in the queue, and how many workers are ready."""
+    services = get_services()
+    found = queries.get_place(services.database, services.readable_owner, job_id)
+    return jsonify(vars(found))
+
+
 @blueprint.get("/jobs/<job_id>/proof")
 def job_proof(job_id: str) -> Response:
     """Reply with the proof that a job's entry is in the log: a tlog-proof file."""

@@ -504,6 +504,12 @@ OPERATIONS = {
         errors=(404,),
         error=schemas.Problem,
     ),
+    "api.job_place": Operation(
+        "Audits",
+        {200: Reply("The job's place in the queue.", schemas.QueuePlace)},
+        errors=(404,),
+        error=schemas.Problem,
+    ),
     "api.job_proof": Operation(
         "Audits",
         {200: Reply("The proof, a C2SP tlog-proof.", media="text/plain")},

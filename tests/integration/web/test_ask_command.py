@@ -1,0 +1,190 @@
+"""`helixq ask` and `helixq jobs watch` against a server whose jobs run when a test says so."""
+
+from __future__ import annotations
+
+import json
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from werkzeug.serving import make_server
+
+from cli import client
+from cli.main import main
+from cli.statuses import ExitStatus
+from jobs import dispatch
+from jobs.database import Database
+from jobs.models import Status, WorkerState
+from jobs.pipeline import stages as pipeline_stages
+from jobs.progress import Progress
+from jobs.use_cases import queries, stages, workers
+from jobs.use_cases.workers import Runtime
+from tests.conftest import WORKER
+from tests.integration.web.client import OUTPUT, services_of, serving
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+Command = Callable[..., Result]
+
+
+class Server:
+    """A server behind a connection that can be cut, and a worker that does as it is told."""
+
+    def __init__(self, database: Database, progress: Progress, proxy: Proxy) -> None:
+        self.database = database
+        self.progress = progress
+        self.proxy = proxy
+        self.url = f"127.0.0.1:{proxy.port}"
+        #: Called with each job that is submitted, in a thread.
+        self.work: Callable[[str], None] = self.finish
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def finish(self, job_id: str) -> None:
+        """Run all stages of a job."""
+        job = queries.get_job(self.database, None, job_id)
+        for stage in pipeline_stages(job.rounds):
+            claim = stages.claim(self.database, job_id, stage.index, WORKER, job_timeout=60)
+            assert claim is not None
+            stages.record(self.database, claim, OUTPUT)
+            self.progress.publish_change(job_id)
+
+    def fail(self, job_id: str) -> None:
+        """Let a job fail in its first stage."""
+        claim = stages.claim(self.database, job_id, 0, WORKER, job_timeout=60)
+        assert claim is not None
+        stages.fail(self.database, claim, "server_error", "it broke", OUTPUT)
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+        dispatch.cancel(self.database, self.progress, None, job_id)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        seen = set()
+        while not self._stopped.wait(0.02):
+            jobs, _ = queries.list_jobs(self.database, None, status=Status.QUEUED, limit=10)
+            for job in jobs:
+                if job.id not in seen:
+                    seen.add(job.id)
+                    self.work(job.id)
+
+
+@pytest.fixture(scope="module")
+def running(
+    redis_server: RedisServer,
+    tokenizer_json: str,
+    socket_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("db")
+    with serving(f"sqlite:///{folder / 'jobs.sqlite3'}", redis_server.url) as web:
+        database = services_of(web).database
+        runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
+        workers.register(database, WORKER, "localhost", 1, runtime)
+        workers.set_state(database, WORKER, WorkerState.READY)
+        socket = socket_folder / "ask.sock"
+        listening: Any = make_server(f"unix://{socket}", 0, web.application, threaded=True)
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        proxy = Proxy(socket)
+        server = Server(database, services_of(web).progress, proxy)
+        yield server
+        server.stop()
+        proxy.close()
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+
+@pytest.fixture
+def server(running: Server) -> Server:
+    running.work = running.finish
+    return running
+
+
+@pytest.fixture
+def helixq(server: Server) -> Command:
+    """Run a command of the program against the server."""
+    return lambda *arguments, **options: CliRunner().invoke(
+        main, [*arguments, "--url", server.url], **options
+    )
+
+
+def test_a_question_is_read_from_a_pipe(helixq: Command, server: Server) -> None:
+    asked = helixq("ask", "--final", input="Why?\n")
+    assert (asked.exit_code, asked.stdout) == (ExitStatus.DONE, "A text.\n"), asked.output
+    job, page = asked.stderr.splitlines()
+    job_id = job.removeprefix("job ")
+    assert page == f"page http://{server.url}/jobs/{job_id}", "there is no live line in a pipe"
+    assert queries.get_job(server.database, None, job_id).question == "Why?"
+    assert helixq("ask", "-", input="Why?\nHow?\n").stdout.startswith(
+        "ACTOR: A text.\n\n\nCRITIQUE: "
+    )
+    watched = helixq("jobs", "watch", job_id, "--final")
+    assert (watched.exit_code, watched.stdout) == (ExitStatus.DONE, "A text.\n")
+
+
+def test_several_rounds_are_numbered(helixq: Command) -> None:
+    asked = helixq("ask", "Why?", "--rounds", "2").stdout
+    labels = [line.partition(":")[0] for line in asked.splitlines() if line]
+    assert labels == ["ACTOR", "CRITIQUE 1", "REGENERATION 1", "CRITIQUE 2", "REGENERATION 2"]
+
+
+def test_the_exit_status_says_how_it_ended(
+    helixq: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.work = server.fail
+    failed = helixq("ask", "Why?", "--json")
+    assert (failed.exit_code, json.loads(failed.stdout)["status"]) == (ExitStatus.FAILED, "failed")
+    assert failed.stderr.endswith("The job failed: it broke.\n")
+    server.work = server.cancel
+    assert helixq("ask", "Why?").exit_code == ExitStatus.CANCELLED
+    assert helixq("ask", "--temperature", "hot", "Why?").exit_code == ExitStatus.USAGE
+    assert helixq("ask", input=" \n").exit_code == ExitStatus.USAGE
+    assert helixq("ask", input=b"\xff").exit_code == ExitStatus.USAGE
+    refused = helixq("ask", "--temperature", "9", "Why?")
+    assert (refused.exit_code, "temperature" in refused.stderr) == (ExitStatus.FAILED, True)
+    server.work = lambda _job_id: server.proxy.cut()
+    monkeypatch.setattr(client, "RECONNECT_TIMEOUT", 0.1)
+    lost = helixq("ask", "Why?")
+    assert (lost.exit_code, "no server answers" in lost.stderr) == (ExitStatus.UNREACHABLE, True)
+    assert helixq("ask", "Why?").exit_code == ExitStatus.UNREACHABLE
+    server.proxy.mend()
+
+
+def test_a_lost_connection_is_told_and_mended(
+    helixq: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "RECONNECT_DELAY", 0.1)
+
+    def cut(job_id: str) -> None:
+        server.proxy.cut()
+        server.finish(job_id)
+        server.proxy.mend()
+
+    server.work = cut
+    asked = helixq("ask", "Why?")
+    assert asked.exit_code == ExitStatus.DONE
+    assert asked.stderr.endswith(
+        "The connection is lost; reconnecting for up to 60 s.\nReconnected.\n"
+    )
+    assert asked.stdout.endswith("REGENERATION: A text.\n")
+
+
+def test_the_page_is_opened(
+    helixq: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    asked = helixq("ask", "Why?", "--no-wait", "--open")
+    assert opened == [f"http://{server.url}/jobs/{asked.stdout.strip()}"]
+    assert "No browser could be started" in asked.stderr, "append returns None"
