@@ -15,7 +15,6 @@ import click
 
 from cli.client import FINAL, Client
 from cli.colour import ROLES
-from cli.errors import ExpectedError
 from cli.screen import Screen
 from cli.statuses import ExitStatus, Interrupted, of_job
 from jobs.pipeline import Role, label
@@ -141,6 +140,7 @@ class _Progress:
             name = f"{role} {number}" if self.rounds > 1 and role is not Role.ACTOR else str(role)
             self._times.clear()
             self._stages.append((name, 0))
+            self._screen.show(self._line(self._heard_at))
         elif kind in TEXT_DELTAS:
             name, count = self._stages[-1]
             self._stages[-1] = (name, count + 1)
@@ -241,30 +241,3 @@ def _problem(response: dict[str, Any]) -> str | None:
             return "The answer was cut at max_output_tokens, or at the model's context."
         case _:
             return None
-
-
-def chat(client: Client) -> None:
-    """Run the model card's loop: a prompt, then the three texts.
-
-    Ctrl-C cancels the question that is being answered, and Ctrl-D ends the loop.
-    """
-    screen = Screen()
-    while True:
-        try:
-            question = input("You: ")
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        if not question.strip():
-            continue
-        try:
-            job_id = client.submit({"input": question})
-            try:
-                stream(client, job_id, screen, show=True)
-            except KeyboardInterrupt:
-                client.cancel(job_id)
-                raise
-        except ExpectedError as error:
-            click.echo(f"Error: {error}", err=True)
-        except KeyboardInterrupt:
-            click.echo("\ncancelled", err=True)

@@ -176,13 +176,16 @@ def ask(
 def chat(settings: Settings, /, url: str | None) -> None:
     """Ask questions in a loop, like the model card's program.
 
-    Ctrl-C cancels the question that is being answered, and Ctrl-D ends the loop.
+    On a terminal, lines are edited and kept in a history, a pasted block is one question, and so is what stands
+    between two lines of three quotes. /help lists the commands. Ctrl-C cancels the question that is being answered,
+    and Ctrl-D ends the loop.
     """
-    from cli import asking
+    from cli import chatting
     from cli.client import Client
 
     with Client(url or settings.url, settings.api_key) as client:
-        asking.chat(client)
+        status = chatting.Chat(client).run()
+    sys.exit(status)
 
 
 main.add_command(bench)

@@ -1,8 +1,9 @@
-"""`helixq ask` and `helixq jobs watch` against a server whose jobs run when a test says so."""
+"""`helixq ask`, `chat` and `jobs watch` against a server whose jobs run when a test says so."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -18,15 +19,16 @@ from cli.main import main
 from cli.statuses import ExitStatus
 from jobs import dispatch
 from jobs.database import Database
-from jobs.models import Status, WorkerState
+from jobs.models import Job, Status, WorkerState
 from jobs.pipeline import stages as pipeline_stages
-from jobs.progress import Progress
+from jobs.progress import Progress, TextDeltas
 from jobs.use_cases import queries, stages, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, services_of, serving
 from tests.proxy import Proxy
-from tests.servers import RedisServer
+from tests.servers import PATIENCE, PROGRAM, RedisServer
+from tests.terminal import CTRL_C, CTRL_D, ENTER, LEFT, PASTE_BEGINS, PASTE_ENDS, Terminal
 
 Command = Callable[..., Result]
 
@@ -153,7 +155,14 @@ def test_the_exit_status_says_how_it_ended(
     assert helixq("ask", input=b"\xff").exit_code == ExitStatus.USAGE
     refused = helixq("ask", "--temperature", "9", "Why?")
     assert (refused.exit_code, "temperature" in refused.stderr) == (ExitStatus.FAILED, True)
-    server.work = lambda _job_id: server.proxy.cut()
+    following = note_when_following(monkeypatch)
+
+    def cut(job_id: str) -> None:
+        assert following.wait(PATIENCE)
+        server.proxy.cut()
+        server.finish(job_id)
+
+    server.work = cut
     monkeypatch.setattr(client, "RECONNECT_TIMEOUT", 0.1)
     lost = helixq("ask", "Why?")
     assert (lost.exit_code, "no server answers" in lost.stderr) == (ExitStatus.UNREACHABLE, True)
@@ -161,12 +170,26 @@ def test_the_exit_status_says_how_it_ended(
     server.proxy.mend()
 
 
+def note_when_following(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event that is set when the command begins to follow a job."""
+    following, page = threading.Event(), client.Client.page
+
+    def note_and_return(self: client.Client, job_id: str) -> str:
+        following.set()
+        return page(self, job_id)
+
+    monkeypatch.setattr(client.Client, "page", note_and_return)
+    return following
+
+
 def test_a_lost_connection_is_told_and_mended(
     helixq: Command, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RECONNECT_DELAY", 0.1)
+    following = note_when_following(monkeypatch)
 
     def cut(job_id: str) -> None:
+        assert following.wait(PATIENCE)
         server.proxy.cut()
         server.finish(job_id)
         server.proxy.mend()
@@ -188,3 +211,109 @@ def test_the_page_is_opened(
     asked = helixq("ask", "Why?", "--no-wait", "--open")
     assert opened == [f"http://{server.url}/jobs/{asked.stdout.strip()}"]
     assert "No browser could be started" in asked.stderr, "append returns None"
+    assert helixq("jobs", "watch", asked.stdout.strip()).exit_code == ExitStatus.DONE
+
+
+@pytest.fixture
+def open_terminal(server: Server, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Start a command of the program on a terminal."""
+    environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    environ.pop("NO_COLOR", None)
+
+    started = []
+
+    def start(*arguments: str) -> Terminal:
+        started.append(Terminal([*PROGRAM, *arguments, "--url", server.url], environ))
+        return started[-1]
+
+    yield start
+    for terminal in started:
+        terminal.close()
+
+
+def test_a_terminal_shows_one_live_line(
+    open_terminal: Callable[..., Terminal], server: Server
+) -> None:
+    may_start, may_end = threading.Event(), threading.Event()
+
+    def work(job_id: str) -> None:
+        may_start.wait(PATIENCE)
+        claim = stages.claim(server.database, job_id, 0, WORKER, job_timeout=60)
+        assert claim is not None
+        texts = [TextDeltas(claim.attempt_id, 2 * n, ["\x1b[2J", "text "]) for n in range(20)]
+        server.progress.publish([(job_id, None), *((job_id, text) for text in texts)])
+        may_end.wait(PATIENCE)
+
+    server.work = work
+    terminal = open_terminal("ask", "Why?")
+    terminal.wait_for("queued, 1st of 1")
+    may_start.set()
+    terminal.wait_for("\x1b[1;36mACTOR:\x1b[0m")
+    terminal.wait_for("�[2J")
+    terminal.wait_for("actor 40 tokens")
+    terminal.type(CTRL_C)
+    told = terminal.wait_for("helixq jobs cancel resp_")
+    assert f" --url http://{server.url}`" in told, "the command can be copied as it is"
+    assert "\x1b[2J" not in told
+    assert terminal.wait() == ExitStatus.INTERRUPTED
+    jobs, _ = queries.list_jobs(server.database, None, status=Status.IN_PROGRESS, limit=10)
+    assert len(jobs) == 1, "the job goes on"
+    dispatch.cancel(server.database, server.progress, None, jobs[0].id)
+    may_end.set()
+
+
+def test_chat_on_a_terminal(
+    open_terminal: Callable[..., Terminal], server: Server, tmp_path: Path
+) -> None:
+    def asked() -> Job:
+        jobs, _ = queries.list_jobs(server.database, None, limit=1)
+        return jobs[0]
+
+    terminal = open_terminal("chat")
+    terminal.wait_for("You:")
+    terminal.type(f"Wy?{2 * LEFT}h{ENTER}")
+    terminal.wait_for("REGENERATION")
+    terminal.wait_for("You:")
+    assert asked().question == "Why?", "the line was edited"
+    terminal.type(f"{PASTE_BEGINS}One\ntwo{PASTE_ENDS}")
+    terminal.wait_for("two")
+    terminal.type(ENTER)
+    terminal.wait_for("REGENERATION")
+    terminal.wait_for("You:")
+    assert asked().question == "One\ntwo"
+    terminal.type(f"/rounds 2{ENTER}")
+    terminal.wait_for("You:")
+    terminal.type(f'"""{ENTER}Three{ENTER}four"""{ENTER}')
+    terminal.wait_for("REGENERATION 2")
+    terminal.wait_for("You:")
+    assert (asked().question, asked().rounds) == ("Three\nfour", 2)
+    terminal.type(f"/last{ENTER}")
+    terminal.wait_for(f"A text.\r\nhttp://{server.url}/jobs/{asked().id}")
+    terminal.wait_for("You:")
+    terminal.type(f"/none{ENTER}")
+    terminal.wait_for("/none: no such command; /help lists them")
+    terminal.wait_for("You:")
+    server.work = lambda _job_id: None
+    terminal.type(f"How?{ENTER}")
+    terminal.wait_for("queued")
+    terminal.type(CTRL_C)
+    terminal.wait_for("cancelled")
+    terminal.wait_for("You:")
+    assert asked().status is Status.CANCELLED
+    terminal.type(f"A line{CTRL_C}")
+    terminal.wait_for("(Ctrl-D ends the chat)")
+    terminal.wait_for("You:")
+    terminal.type(CTRL_D)
+    assert terminal.wait() == ExitStatus.DONE
+    history = tmp_path / "helixq" / "chat-history"
+    assert (history.stat().st_mode & 0o777, "+two" in history.read_text()) == (0o600, True)
+
+
+def test_chat_in_a_pipe(helixq: Command, server: Server) -> None:
+    chat = helixq("chat", input='Why?\n\n"""\nOne\ntwo\n"""\n/last\n/quit\nnot asked\n')
+    assert chat.exit_code == ExitStatus.DONE
+    assert chat.stdout.startswith("You: ACTOR: A text.\n\n\nCRITIQUE: A text.\n\n\nREGENERATION: ")
+    jobs, _ = queries.list_jobs(server.database, None, limit=2)
+    assert [job.question for job in jobs] == ["One\ntwo", "Why?"]
+    server.work = server.fail
+    assert helixq("chat", input="Why?\n").exit_code == ExitStatus.FAILED
