@@ -29,9 +29,9 @@ class Client:
             url: of the server.
             api_key: to send with each request.
         """
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._http = httpx2.Client(
-            base_url=self._url,
+            base_url=self.url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx2.Timeout(30, read=60),
             trust_env=False,
@@ -45,7 +45,7 @@ class Client:
 
     def page(self, job_id: str) -> str:
         """Return the address of a job's page."""
-        return f"{self._url}/jobs/{job_id}"
+        return f"{self.url}/jobs/{job_id}"
 
     def submit(self, body: dict[str, Any]) -> str:
         """Submit a question and return the job's id."""
@@ -87,6 +87,20 @@ class Client:
             return self._call("GET", f"/api/jobs/{job_id}/place")
         except (ExpectedError, httpx2.TransportError):
             return {}
+
+    def readiness(self) -> dict[str, Any]:
+        """Return what the server can reach, whether it is ready or not."""
+        try:
+            data: dict[str, Any] = self._http.get("/readyz").json()
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+        except ValueError as error:
+            raise ExpectedError(f"{self.url} is no server of HelixQ: check the URL") from error
+        return data
+
+    def system(self) -> dict[str, Any]:
+        """Return what runs and what waits."""
+        return self._reach("GET", "/api/system")
 
     def replay(self, job_id: str) -> str:
         """Submit a job again; return the id of the job that replays it."""
@@ -222,7 +236,7 @@ class Client:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         return UnreachableError(
-            f"no server answers at {self._url} ({error}): start one with `make run` or "
+            f"no server answers at {self.url} ({error}): start one with `make run` or "
             "`helixq up`, or give another address with --url"
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import colour, evaluating
+from cli import colour, evaluating, status
 from cli.bench import bench
 from cli.errors import UnreachableError, explain, fail
 from cli.jobs import jobs
@@ -193,4 +193,5 @@ main.add_command(evaluating.command)
 main.add_command(jobs)
 main.add_command(keys)
 main.add_command(lora)
+main.add_command(status.command, "status")
 main.add_command(webhooks)

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from jobs.models import Scope
 from jobs.settings import Settings
-from web.caller import EVERYBODY, Caller, of_key, set_caller
+from web.caller import EVERYBODY, Caller, get_caller, of_key, set_caller
 from web.errors import HTTPError
 from web.security import SAFE_METHODS
 from web.services import get_services
@@ -89,16 +89,29 @@ def _bearer_token() -> str | None:
     return authorization.token or ""
 
 
+def check_scope(scope: Scope) -> None:
+    """Check that the request's API key has a scope. Where no keys are required, everybody has it.
+
+    Raises:
+        HTTPError: it has not (403).
+    """
+    caller = get_caller()
+    if caller.key is not None and not caller.may(scope):
+        raise _insufficient(scope)
+
+
 def _check_scope(caller: Caller, *, reads: bool) -> None:
     if not caller.may(Scope.ASK, *([Scope.AUDIT] if reads else [])):
-        raise HTTPError(
-            403,
-            f"This needs an API key with the scope `{Scope.ASK}`.",
-            code="insufficient_scope",
-            headers={
-                "WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{Scope.ASK}"'
-            },
-        )
+        raise _insufficient(Scope.ASK)
+
+
+def _insufficient(scope: Scope) -> HTTPError:
+    return HTTPError(
+        403,
+        f"This needs an API key with the scope `{scope}`.",
+        code="insufficient_scope",
+        headers={"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
+    )
 
 
 def _unauthorized(code: str, message: str, details: str = "") -> HTTPError:

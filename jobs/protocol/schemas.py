@@ -788,5 +788,82 @@ class Readiness(Reply):
     checks: Checks
 
 
+class SystemWorker(Reply):
+    """A worker that has not stopped."""
+
+    id: str
+    host: str
+    pid: int
+    state: Literal["loading", "ready", "lost"]
+    started_at: Time
+    ready_at: Time | None
+    seen_at: Time
+    running: int
+    slots: int | None
+    context: int
+    model: Digest
+    base: str | None
+    adapters: dict[Role, str]
+    engine: str | None
+    device: str | None
+    versions: dict[str, Any]
+
+
+class StageCounts(Reply):
+    """Stages of a role, of jobs that have begun."""
+
+    running: int
+    waiting: int
+
+
+class OwnerCounts(Reply):
+    """The open jobs of an owner."""
+
+    owner: str
+    queued: int
+    in_progress: int
+
+
+class SystemQueue(Reply):
+    queued: int
+    oldest_at: Time | None
+    stages: dict[Role, StageCounts]
+    owners: list[OwnerCounts]
+
+
+class LastAttempts(Reply):
+    """The last attempts, and those of them that were lost or released."""
+
+    last: int
+    lost: int
+    released: int
+
+
+class PendingWebhooks(Reply):
+    pending: int
+
+
+class SystemLog(Reply):
+    """The transparency log."""
+
+    origin: str | None
+    size: int
+    unsealed: int
+    checkpoint_at: Time | None
+
+
+class System(Reply):
+    """What runs and what waits."""
+
+    at: Time
+    version: str
+    database: Literal["sqlite", "postgresql"]
+    workers: list[SystemWorker]
+    queue: SystemQueue
+    attempts: LastAttempts
+    webhooks: PendingWebhooks
+    log: SystemLog
+
+
 #: The scopes of API keys, as the description names them.
 SCOPES = tuple(scope.value for scope in Scope)

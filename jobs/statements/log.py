@@ -283,9 +283,10 @@ def find_misplaced(connection: sa.Connection) -> sa.Row[*tuple[Any, ...]] | None
     return None
 
 
-def count_unsealed(connection: sa.Connection) -> int:
-    """Count the ended jobs that are not in the log yet."""
-    return connection.scalar(sa.select(sa.func.count()).select_from(Job).where(_IS_UNSEALED)) or 0
+def count_unsealed(connection: sa.Connection, limit: int | None = None) -> int:
+    """Count the ended jobs that are not in the log yet, up to a limit."""
+    unsealed = sa.select(Job.finished_at).where(_IS_UNSEALED).limit(limit).subquery()
+    return connection.scalar(sa.select(sa.func.count()).select_from(unsealed)) or 0
 
 
 def find_passed_over(connection: sa.Connection, seconds: float) -> str | None:

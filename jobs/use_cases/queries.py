@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
+import sqlalchemy as sa
+
 from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
@@ -28,9 +30,9 @@ class QueuePlace:
     """How a job waits for its first stage."""
 
     status: Status
-    #: 1 for the job that starts next; None once it does not wait.
+    #: 1 for the job that starts next; None once it does not wait. Places behind 1,001 are 1,001.
     place: int | None
-    #: The queued jobs of all owners, but for the lines of batches.
+    #: The queued jobs of all owners, counted up to 1,000; 0 once it does not wait.
     queued: int
     ready_workers: int
 
@@ -85,7 +87,9 @@ def get_place(database: Database, owner: str | None, job_id: str) -> QueuePlace:
         return QueuePlace(
             status,
             place or None,
-            jobs.count_queued(connection) if place else 0,
+            jobs.up_to_cap(connection, sa.select(Job.priority).where(jobs.IS_QUEUED))
+            if place
+            else 0,
             workers.count_ready(connection, None),
         )
 

@@ -504,6 +504,11 @@ OPERATIONS = {
         errors=(404,),
         error=schemas.Problem,
     ),
+    "api.get_system": Operation(
+        "Audits",
+        {200: Reply("What runs and what waits.", schemas.System)},
+        error=schemas.Problem,
+    ),
     "api.job_place": Operation(
         "Audits",
         {200: Reply("The job's place in the queue.", schemas.QueuePlace)},

@@ -203,6 +203,22 @@ def test_a_lost_connection_is_told_and_mended(
     assert asked.stdout.endswith("REGENERATION: A text.\n")
 
 
+def test_status_says_what_runs(helixq: Command, server: Server) -> None:
+    workers.heartbeat(server.database, WORKER, [])
+    status = helixq("status")
+    assert (status.exit_code, status.output[:29]) == (
+        0,
+        f"web      ready: http://{server.url}"[:29],
+    )
+    assert f"worker   {WORKER}: ready, 0 running, none on " in status.output
+    told = json.loads(helixq("status", "--json").output)
+    assert (told["ready"]["status"], told["workers"][0]["id"]) == ("ok", WORKER)
+    workers.set_state(server.database, WORKER, WorkerState.LOADING)
+    status = helixq("status")
+    assert (status.exit_code, "worker: a worker loads its model" in status.output) == (1, True)
+    workers.set_state(server.database, WORKER, WorkerState.READY)
+
+
 def test_the_page_is_opened(
     helixq: Command, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

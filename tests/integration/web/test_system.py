@@ -1,13 +1,17 @@
-"""What runs and what waits: the places of jobs in the queue."""
+"""What runs and what waits: `GET /api/system`, and the places of jobs in the queue."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
+
+from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import WorkerState
-from jobs.use_cases import workers
+from jobs.models import ANONYMOUS, Scope, Worker, WorkerState
+from jobs.use_cases import stages, sweeping, workers
 from tests.conftest import WORKER
+from tests.integration.rows import let_leases_run_out
 from tests.integration.web.client import Client, ask, finish
 from tests.integration.web.with_keys import code, program
 
@@ -34,3 +38,41 @@ def test_a_place_is_its_owners(app: Any) -> None:
     assert alice.get(path).status_code == 200
     assert bob.get(path).status_code == 404
     assert code(app.test_client().get(path)) == (401, "missing_api_key")
+
+
+def test_the_system_is_described(web: Client, database: Database) -> None:
+    workers.set_state(database, WORKER, WorkerState.READY)
+    done, lost, released = (ask(web)["id"] for _ in range(3))
+    finish(database, done)
+    ask(web)
+    stages.claim(database, lost, 0, WORKER, job_timeout=60)
+    let_leases_run_out(database)
+    sweeping.sweep(database)
+    claim = stages.claim(database, released, 0, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.release(database, claim, "it shuts down")
+    assert stages.claim(database, released, 0, WORKER, job_timeout=60) is not None
+    told = web.get("/api/system").json
+    (worker,) = told["workers"]
+    assert (worker["id"], worker["state"], worker["running"]) == (WORKER, "ready", 1)
+    assert (worker["context"], worker["slots"]) == (4096, None)
+    queue = told["queue"]
+    assert (queue["queued"], queue["oldest_at"] is not None) == (1, True)
+    assert queue["stages"]["actor"] == {"running": 1, "waiting": 1}
+    assert queue["stages"]["critic"] == {"running": 0, "waiting": 0}
+    assert queue["owners"] == [{"owner": ANONYMOUS, "queued": 1, "in_progress": 2}]
+    assert told["attempts"] == {"last": 6, "lost": 1, "released": 1}
+    assert told["webhooks"] == {"pending": 0}
+    assert (told["log"]["size"], told["log"]["unsealed"]) == (0, 1)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(Worker).values(seen_at=utcnow(-60)))
+    assert web.get("/api/system").json["workers"][0]["state"] == "lost"
+    workers.set_state(database, WORKER, WorkerState.STOPPED)
+    assert web.get("/api/system").json["workers"] == []
+
+
+def test_the_system_is_for_auditors(app: Any) -> None:
+    assert program(app, Scope.AUDIT).get("/api/system").status_code == 200
+    assert program(app, Scope.ADMIN).get("/api/system").status_code == 200
+    assert code(program(app).get("/api/system")) == (403, "insufficient_scope")
+    assert code(app.test_client().get("/api/system")) == (401, "missing_api_key")

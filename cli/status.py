@@ -1,0 +1,88 @@
+"""`helixq status`: what runs on a server, and what waits."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+import click
+
+from cli.client import Client
+from cli.listing import count
+from cli.options import server
+from jobs.settings import Settings
+
+#: Where counts of the server end (`jobs.statements.jobs.CAP`).
+MOST = 1000
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@server
+@click.pass_obj
+def command(settings: Settings, /, as_json: bool, url: str | None) -> None:
+    """Show what runs: the web, the workers with their models, the queue and the log.
+
+    The exit status is 1 if the server is not ready to answer questions. A server that requires keys wants one with
+    the scope audit.
+    """
+    with Client(url or settings.url, settings.api_key) as client:
+        readiness, system = client.readiness(), client.system()
+    if as_json:
+        click.echo(json.dumps({"ready": readiness, **system}, indent=2))
+    else:
+        for line in _lines(client.url, readiness, system):
+            click.echo(line)
+    click.get_current_context().exit(int(readiness["status"] != "ok"))
+
+
+def _lines(url: str, readiness: dict[str, Any], system: dict[str, Any]) -> list[str]:
+    now = dt.datetime.fromisoformat(system["at"])
+    amiss = [f"{name}: {said}" for name, said in readiness["checks"].items() if said != "ok"]
+    queue, log, attempts = system["queue"], system["log"], system["attempts"]
+    stages = [
+        f"{role} {number['running']} running, {_capped(number['waiting'])} waiting"
+        for role, number in queue["stages"].items()
+        if number["running"] or number["waiting"]
+    ]
+    oldest = f", the oldest for {_ago(now, queue['oldest_at'])}" if queue["oldest_at"] else ""
+    signed = f", signed {_ago(now, log['checkpoint_at'])} ago" if log["checkpoint_at"] else ""
+    return [
+        f"web      {'not ready, ' + '; '.join(amiss) if amiss else 'ready'}: {url}, "
+        f"HelixQ {system['version']}, {system['database']}",
+        *(_worker(now, worker) for worker in system["workers"]),
+        *([] if system["workers"] else ["worker   none"]),
+        f"queue    {_capped(queue['queued'])} queued{oldest}",
+        *(f"         {stage}" for stage in stages),
+        *(
+            f"         {owner['owner']}: {_capped(owner['queued'])} queued, {owner['in_progress']} in progress"
+            for owner in queue["owners"]
+        ),
+        f"attempts {attempts['lost']} lost and {attempts['released']} released of the last {attempts['last']}",
+        f"webhooks {_capped(system['webhooks']['pending'])} to send",
+        f"log      {count(log['size'], 'entry', 'entries')}{signed}, {_capped(log['unsealed'])} ended jobs to add",
+    ]
+
+
+def _worker(now: dt.datetime, worker: dict[str, Any]) -> str:
+    state = worker["state"]
+    if state == "lost":
+        state = f"lost, last seen {_ago(now, worker['seen_at'])} ago"
+    slots = "" if worker["slots"] is None else f" of {worker['slots']}"
+    return (
+        f"worker   {worker['id']}: {state}, {worker['running']}{slots} running, {worker['engine']} on "
+        f"{worker['device']}, context {worker['context']}, {worker['base']} ({worker['model'][7:19]})"
+    )
+
+
+def _capped(number: int) -> str:
+    return f"{MOST} or more" if number >= MOST else str(number)
+
+
+def _ago(now: dt.datetime, time: str) -> str:
+    seconds = max(0, round((now - dt.datetime.fromisoformat(time)).total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

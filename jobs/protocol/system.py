@@ -1,0 +1,75 @@
+"""What runs and what waits, as JSON."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from jobs.models import AttemptStatus
+from jobs.pipeline import Role
+from jobs.protocol.history import rfc3339
+from jobs.use_cases.system import RunningWorker, System
+
+
+def system_object(system: System, database: str) -> dict[str, Any]:
+    """Return the reply of ``GET /api/system``.
+
+    Args:
+        system: what runs and what waits.
+        database: the name of the kind of database.
+    """
+    return {
+        "at": rfc3339(system.now),
+        "version": version("helixq"),
+        "database": database,
+        "workers": [_worker(worker) for worker in system.workers],
+        "queue": {
+            "queued": system.queued,
+            "oldest_at": rfc3339(system.oldest_queued_at),
+            "stages": {
+                role: {"running": system.running[role], "waiting": system.waiting[role]}
+                for role in Role
+            },
+            "owners": [
+                {"owner": owner, "queued": queued, "in_progress": begun}
+                for owner, (queued, begun) in system.owners.items()
+            ],
+        },
+        "attempts": {
+            "last": sum(system.attempts.values()),
+            "lost": system.attempts.get(AttemptStatus.LOST, 0),
+            "released": system.attempts.get(AttemptStatus.RELEASED, 0),
+        },
+        "webhooks": {"pending": system.deliveries},
+        "log": {
+            "origin": system.log_origin,
+            "size": system.log_size,
+            "unsealed": system.unsealed,
+            "checkpoint_at": rfc3339(system.checkpoint_at),
+        },
+    }
+
+
+def _worker(running: RunningWorker) -> dict[str, Any]:
+    worker = running.worker
+    runtime = worker.runtime
+    return {
+        "id": worker.id,
+        "host": worker.host,
+        "pid": worker.pid,
+        "state": running.state,
+        "started_at": rfc3339(worker.started_at),
+        "ready_at": rfc3339(worker.ready_at),
+        "seen_at": rfc3339(worker.seen_at),
+        "running": running.running,
+        "slots": runtime.get("engine_config", {}).get("slots"),
+        "context": worker.context,
+        "model": f"sha256:{worker.model}",
+        "base": runtime.get("base", {}).get("name"),
+        "adapters": {
+            role: adapter.get("name") for role, adapter in runtime.get("adapters", {}).items()
+        },
+        "engine": runtime.get("engine"),
+        "device": runtime.get("device_name") or runtime.get("device"),
+        "versions": runtime.get("versions", {}),
+    }

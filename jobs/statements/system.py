@@ -1,0 +1,74 @@
+"""Statements on all that runs and waits. Each reads at most `CAP` rows, whatever the history and the queue."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.column_types import utcnow_once
+from jobs.models import Attempt, AttemptStatus, Job, LogCheckpoint, WebhookDelivery, Worker
+from jobs.statements.jobs import CAP, IS_IN_PROGRESS, IS_LEASED, IS_QUEUED, up_to_cap
+from jobs.statements.workers import MAX_LOADING
+
+#: The maximum number of workers.
+MAX_WORKERS = 100
+
+
+def list_workers(session: Session) -> list[Worker]:
+    """Return the workers that have not stopped and were seen lately, the last seen first."""
+    seen = sa.and_(Worker.stopped_at.is_(None), Worker.seen_at > utcnow_once(-MAX_LOADING))
+    query = sa.select(Worker).where(seen).order_by(Worker.seen_at.desc()).limit(MAX_WORKERS)
+    return list(session.scalars(query))
+
+
+def count_running(connection: sa.Connection) -> dict[str, int]:
+    """Return how many stages each worker runs, by its id."""
+    leased = sa.select(Job.worker_id).where(IS_LEASED).limit(CAP).subquery()
+    query = sa.select(leased.c.worker_id, sa.func.count()).group_by(leased.c.worker_id)
+    return {str(row[0]): row[1] for row in connection.execute(query)}
+
+
+def count_queued(connection: sa.Connection) -> dict[str, int]:
+    """Return how many jobs of each owner wait for their first stage."""
+    queued = sa.select(Job.owner).where(IS_QUEUED).limit(CAP).subquery()
+    query = sa.select(queued.c.owner, sa.func.count()).group_by(queued.c.owner)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def oldest_queued(connection: sa.Connection) -> dt.datetime | None:
+    """Return when the job was accepted that has waited longest for its first stage."""
+    query = sa.select(Job.created_at).where(IS_QUEUED).order_by(Job.created_at, Job.id).limit(1)
+    return connection.scalar(query)
+
+
+def count_in_progress(connection: sa.Connection) -> list[sa.Row[*tuple[Any, ...]]]:
+    """Return numbers of jobs that have begun, by owner, by the index of the stage, and by whether it runs."""
+    is_running = Job.worker_id.is_not(None).label("is_running")
+    begun = (
+        sa.select(Job.owner, Job.stage_index, is_running).where(IS_IN_PROGRESS).limit(CAP)
+    ).subquery()
+    groups = (begun.c.owner, begun.c.stage_index, begun.c.is_running)
+    query = sa.select(*groups, sa.func.count().label("jobs")).group_by(*groups)
+    return list(connection.execute(query))
+
+
+def count_last_attempts(connection: sa.Connection) -> dict[AttemptStatus, int]:
+    """Return how the last `CAP` attempts ended, or that they run."""
+    last = sa.select(Attempt.status).order_by(Attempt.id.desc()).limit(CAP).subquery()
+    query = sa.select(last.c.status, sa.func.count()).group_by(last.c.status)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def count_pending_deliveries(connection: sa.Connection) -> int:
+    """Count the webhooks that are to be sent."""
+    pending = sa.select(WebhookDelivery.endpoint_id)
+    return up_to_cap(connection, pending.where(WebhookDelivery.next_attempt_at.is_not(None)))
+
+
+def last_checkpoint(connection: sa.Connection) -> dt.datetime | None:
+    """Return when the log was last signed."""
+    query = sa.select(LogCheckpoint.created_at).order_by(LogCheckpoint.size.desc()).limit(1)
+    return connection.scalar(query)
