@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import colour, evaluating, status
+from cli import colour, completion, evaluating, status
 from cli.bench import bench
 from cli.errors import UnreachableError, explain, fail
 from cli.jobs import jobs
@@ -28,7 +28,7 @@ class _Group(click.Group):
         try:
             context.obj = settings.load()
         except settings.SettingsError as error:
-            raise fail(str(error)) from error
+            context.obj = error
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
@@ -39,6 +39,18 @@ class _Group(click.Group):
             if (sentence := explain(error)) is None:
                 raise
             raise fail(sentence, unreachable=isinstance(error, UnreachableError)) from error
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(context, args)
+        if isinstance(context.obj, settings.SettingsError) and name not in WITHOUT_SETTINGS:
+            raise fail(str(context.obj)) from context.obj
+        return name, command, rest
+
+
+#: The commands that run even if a setting is wrong.
+WITHOUT_SETTINGS = {"completion"}
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -189,6 +201,7 @@ def chat(settings: Settings, /, url: str | None) -> None:
 
 
 main.add_command(bench)
+main.add_command(completion.command, "completion")
 main.add_command(evaluating.command)
 main.add_command(jobs)
 main.add_command(keys)
