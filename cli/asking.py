@@ -15,6 +15,7 @@ import click
 
 from cli.client import FINAL, Client
 from cli.colour import ROLES
+from cli.fields import Fields
 from cli.screen import Screen
 from cli.statuses import ExitStatus, Interrupted, of_job
 from jobs.pipeline import Role, label
@@ -28,14 +29,19 @@ SILENCE = 5.0
 
 
 def follow(
-    client: Client, job_id: str, *, as_json: bool = False, final: bool = False, hint: str = ""
+    client: Client,
+    job_id: str,
+    *,
+    fields: Fields | None = None,
+    final: bool = False,
+    hint: str = "",
 ) -> ExitStatus:
     """Print a job's texts as they are written, or only its end; return the exit status.
 
     Args:
         client: of the server.
         job_id: of the job.
-        as_json: whether to print the response instead of the texts.
+        fields: which fields of the response to print as JSON instead of the texts.
         final: whether to print the final answer alone.
         hint: options that further commands need to reach the same server.
 
@@ -45,14 +51,15 @@ def follow(
     screen = Screen()
     screen.note(f"job {job_id}\npage {client.page(job_id)}")
     try:
-        response = stream(client, job_id, screen, show=not (as_json or final))
+        response = stream(client, job_id, screen, show=not (fields or final))
     except KeyboardInterrupt:
         raise Interrupted(
             f"Interrupted; the job {job_id} goes on. Follow it with `helixq jobs watch {job_id}{hint}`, "
             f"or end it with `helixq jobs cancel {job_id}{hint}`."
         ) from None
-    if as_json:
-        click.echo(json.dumps(response, ensure_ascii=False, indent=2))
+    if fields:
+        shown = fields.of(response, answer=answer(response), page=client.page(job_id))
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
     elif final and (text := answer(response)):
         screen.write(text if text.endswith("\n") else f"{text}\n")
     return of_job(response["status"])

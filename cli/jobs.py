@@ -16,10 +16,13 @@ import click
 
 from cli import asking, exports, reviewing, trust
 from cli.client import Client
+from cli.fields import Fields, json_fields
+from cli.help import Group
 from cli.options import address, server
 from cli.screen import printable
 from jobs.models import Status
 from jobs.pipeline import Role, label
+from jobs.protocol import schemas
 from jobs.settings import Settings
 from jobs.use_cases.searching import Order
 
@@ -28,7 +31,7 @@ OTHER_COLUMNS = 37 + 2 + 11 + 2 + 17 + 2 + 9 + 2
 MIN_QUESTION = 20
 
 
-@click.group()
+@click.group(cls=Group)
 def jobs() -> None:
     """List, show, watch, cancel, retry, replay, review, erase, delete, export, import and verify jobs."""
 
@@ -76,14 +79,14 @@ jobs.add_command(reviewing.delete)
 @click.option("--min-duration", type=float, help="Seconds from acceptance to end.")
 @click.option("--max-duration", type=float, help="The same, at most.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job.")
+@json_fields(schemas.ListedJob)
 @server
 @click.pass_obj
 def list_(
     settings: Settings,
     /,
     limit: int,
-    as_json: bool,
+    fields: Fields | None,
     url: str | None,
     status: tuple[str, ...],
     metadata: tuple[str, ...],
@@ -101,8 +104,8 @@ def list_(
     width = max(MIN_QUESTION, shutil.get_terminal_size((120, 24)).columns - OTHER_COLUMNS)
     with Client(url or settings.url, settings.api_key) as client:
         for job in client.list_jobs(parameters, limit):
-            click.echo(_to_json(job) if as_json else _row(job, width))
-            if job["snippets"] and not as_json:
+            click.echo(_to_json(fields.of(job)) if fields else _row(job, width))
+            if job["snippets"] and not fields:
                 click.echo(f"    {_snippet(job['snippets'][0])}")
 
 
@@ -123,15 +126,15 @@ def _snippet(snippet: dict[str, Any]) -> str:
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole history as JSON.")
+@json_fields(schemas.History, "page")
 @server
 @click.pass_obj
-def show(settings: Settings, /, job_id: str, as_json: bool, url: str | None) -> None:
+def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | None) -> None:
     """Show a job and the attempts at its stages."""
     with Client(url or settings.url, settings.api_key) as client:
-        history = client.history(job_id)
-    if as_json:
-        click.echo(_to_json(history, indent=2))
+        history, page = client.history(job_id), client.page(job_id)
+    if fields:
+        click.echo(_to_json(fields.of(history, page=page), indent=2))
         return
     for name in ("id", "status", "owner", "created_at", "started_at", "finished_at", "model"):
         if history[name] is not None:
@@ -153,16 +156,18 @@ def show(settings: Settings, /, job_id: str, as_json: bool, url: str | None) -> 
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="Print the response as JSON at the end.")
+@json_fields(schemas.Response, "answer", "page")
 @click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
 @server
 @click.pass_obj
-def watch(settings: Settings, /, job_id: str, as_json: bool, final: bool, url: str | None) -> None:
+def watch(
+    settings: Settings, /, job_id: str, fields: Fields | None, final: bool, url: str | None
+) -> None:
     """Follow a job to its end, and print its texts as they are written. Ctrl-C does not end the job."""
-    if final and as_json:
+    if final and fields:
         raise click.UsageError("Give either --final or --json.")
     with Client(url or settings.url, settings.api_key) as client:
-        status = asking.follow(client, job_id, as_json=as_json, final=final, hint=address(url))
+        status = asking.follow(client, job_id, fields=fields, final=final, hint=address(url))
     sys.exit(status)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from cli.fields import Fields, json_fields
+from cli.help import Group
 from cli.listing import minute, open_database, print_table
 from jobs.models import ApiKey, Scope
 from jobs.settings import Settings
@@ -16,9 +18,23 @@ from jobs.use_cases.keys import KeyState
 
 SECONDS_PER_DAY = 86_400.0
 MAX_DAYS = 36_500
+KEY_FIELDS = (
+    "id",
+    "hint",
+    "name",
+    "owner",
+    "scopes",
+    "state",
+    "max_queued",
+    "requests_per_minute",
+    "created_at",
+    "last_used_at",
+    "expires_at",
+    "revoked_at",
+)
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """Make, list and revoke API keys."""
 
@@ -82,14 +98,14 @@ def create(
 
 
 @keys.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print the keys as JSON.")
+@json_fields(KEY_FIELDS)
 @click.pass_obj
-def list_(settings: Settings, /, as_json: bool) -> None:
+def list_(settings: Settings, /, fields: Fields | None) -> None:
     """List all keys, revoked and expired ones included."""
     with open_database(settings) as database:
         found = use_cases.list_keys(database)
-    if as_json:
-        click.echo(json.dumps([_to_dict(key, state) for key, state in found], indent=2))
+    if fields:
+        click.echo(json.dumps([fields.of(_to_dict(key, state)) for key, state in found], indent=2))
         return
     heads = ("id", "key", "name", "owner", "scopes", "state", "created", "last used", "expires")
     rows = [

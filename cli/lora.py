@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.errors import ExpectedError
+from cli.help import Group
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-@click.group()
+@click.group(cls=Group)
 def lora() -> None:
     """Extract, merge and inspect adapters."""
 

@@ -11,6 +11,8 @@ import click
 from cli import colour, completion, evaluating, status
 from cli.bench import bench
 from cli.errors import UnreachableError, explain, fail
+from cli.fields import Fields, json_fields
+from cli.help import Group, add_examples
 from cli.jobs import jobs
 from cli.keys import keys
 from cli.lora import lora
@@ -18,10 +20,11 @@ from cli.options import address, read_question, server
 from cli.statuses import Interrupted
 from cli.webhooks import webhooks
 from jobs import logs, settings
+from jobs.protocol import schemas
 from jobs.settings import Settings
 
 
-class _Group(click.Group):
+class _Group(Group):
     """Loads the settings before any command, and prints expected errors as one sentence."""
 
     def invoke(self, context: click.Context) -> Any:
@@ -49,11 +52,13 @@ class _Group(click.Group):
         return name, command, rest
 
 
+#: Lines of the help are as long as the terminal, up to 120 characters.
+SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 #: The commands that run even if a setting is wrong.
 WITHOUT_SETTINGS = {"completion"}
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, context_settings=SHOWN)
 @click.version_option(package_name="helixq", prog_name="helixq")
 @click.option(
     "--color",
@@ -135,7 +140,7 @@ def migrate(settings: Settings, target: str) -> None:
 @click.argument("question", required=False)
 @click.option("--no-wait", is_flag=True, help="Print the job's id and exit.")
 @click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the response as JSON.")
+@json_fields(schemas.Response, "answer", "page")
 @click.option("--open", "opens", is_flag=True, help="Open the job's page in a browser.")
 @click.option("--system", metavar="TEXT", help="System prompt (default: the model card's).")
 @click.option("--temperature", type=float, help="0 is greedy decoding.")
@@ -153,7 +158,7 @@ def ask(
     question: str | None,
     no_wait: bool,
     final: bool,
-    as_json: bool,
+    fields: Fields | None,
     opens: bool,
     url: str | None,
     system: str | None,
@@ -167,7 +172,7 @@ def ask(
     from cli import asking
     from cli.client import Client
 
-    if final and (as_json or no_wait):
+    if final and (fields or no_wait):
         raise click.UsageError("--final goes neither with --json nor with --no-wait.")
     given = {**options, "instructions": system, "input": read_question(question)}
     with Client(url or settings.url, settings.api_key) as client:
@@ -176,9 +181,9 @@ def ask(
             asking.open_page(client.page(job_id))
         if no_wait:
             shown = {"id": job_id, "page": client.page(job_id)}
-            click.echo(json.dumps(shown) if as_json else job_id)
+            click.echo(json.dumps(shown) if fields else job_id)
             return
-        status = asking.follow(client, job_id, as_json=as_json, final=final, hint=address(url))
+        status = asking.follow(client, job_id, fields=fields, final=final, hint=address(url))
     sys.exit(status)
 
 
@@ -208,3 +213,4 @@ main.add_command(keys)
 main.add_command(lora)
 main.add_command(status.command, "status")
 main.add_command(webhooks)
+add_examples(main)

@@ -9,19 +9,21 @@ from typing import Any
 import click
 
 from cli.client import Client
+from cli.fields import Command, Fields, json_fields
 from cli.listing import count
 from cli.options import server
+from jobs.protocol import schemas
 from jobs.settings import Settings
 
 #: Where counts of the server end (`jobs.statements.jobs.CAP`).
 MOST = 1000
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+@click.command(cls=Command)
+@json_fields(schemas.System, "ready")
 @server
 @click.pass_obj
-def command(settings: Settings, /, as_json: bool, url: str | None) -> None:
+def command(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
     """Show what runs: the web, the workers with their models, the queue and the log.
 
     The exit status is 1 if the server is not ready to answer questions. A server that requires keys wants one with
@@ -29,8 +31,8 @@ def command(settings: Settings, /, as_json: bool, url: str | None) -> None:
     """
     with Client(url or settings.url, settings.api_key) as client:
         readiness, system = client.readiness(), client.system()
-    if as_json:
-        click.echo(json.dumps({"ready": readiness, **system}, indent=2))
+    if fields:
+        click.echo(json.dumps(fields.of({"ready": readiness, **system}), indent=2))
     else:
         for line in _lines(client.url, readiness, system):
             click.echo(line)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cli.errors import ExpectedError
+from cli.help import Group
 from cli.listing import minute, open_database, print_table
 from jobs import webhook_delivery
 from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpoint
@@ -27,7 +28,7 @@ _events = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def webhooks() -> None:
     """Register URLs that are told when jobs end, and see what was delivered."""
 

@@ -13,9 +13,10 @@ from cli.bench.lora import lora
 from cli.bench.readers import readers
 from cli.bench.service import service
 from cli.bench.track import track
+from cli.help import Group
 
 
-@click.group()
+@click.group(cls=Group)
 def bench() -> None:
     """Run benchmarks, each against a baseline."""
 
