@@ -25,6 +25,7 @@ EXAMPLES = {
     "bench service": "helixq bench service --json",
     "bench track": "helixq bench track",
     "completion": "helixq completion bash > ~/.local/share/bash-completion/completions/helixq",
+    "doctor": "helixq doctor\nhelixq doctor --skip model --skip gpu",
     "eval": "helixq eval",
     "jobs list": "helixq jobs list --status failed --limit 100\nhelixq jobs list -q '\"blue sky\"' --json id,question",
     "jobs show": "helixq jobs show ID\nhelixq jobs show ID --json attempts",

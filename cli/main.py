@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import colour, completion, evaluating, status
+from cli import colour, completion, doctor, evaluating, status
 from cli.bench import bench
 from cli.errors import UnreachableError, explain, fail
 from cli.fields import Fields, json_fields
@@ -55,7 +55,7 @@ class _Group(Group):
 #: Lines of the help are as long as the terminal, up to 120 characters.
 SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 #: The commands that run even if a setting is wrong.
-WITHOUT_SETTINGS = {"completion"}
+WITHOUT_SETTINGS = {"completion", "doctor"}
 
 
 @click.group(cls=_Group, context_settings=SHOWN)
@@ -207,6 +207,7 @@ def chat(settings: Settings, /, url: str | None) -> None:
 
 main.add_command(bench)
 main.add_command(completion.command, "completion")
+main.add_command(doctor.command, "doctor")
 main.add_command(evaluating.command)
 main.add_command(jobs)
 main.add_command(keys)
