@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -48,14 +49,24 @@ class Client:
         return f"{self.url}/jobs/{job_id}"
 
     def submit(self, body: dict[str, Any]) -> str:
-        """Submit a question and return the job's id."""
-        try:
-            reply = self._call("POST", "/v1/responses", json={**body, "background": True})
-        except httpx2.TransportError as error:
-            raise self._unreachable(error) from error
-        except ValueError as error:
-            raise ExpectedError(f"the question cannot be sent: {error}") from error
-        return str(reply["id"])
+        """Submit a question and return the job's id.
+
+        If the reply is lost, the question is sent again. Its idempotency key makes sure that it is asked once.
+        """
+        question = {**body, "background": True}
+        headers = {"Idempotency-Key": secrets.token_urlsafe()}
+        for is_last in (False, False, True):
+            try:
+                reply = self._call("POST", "/v1/responses", json=question, headers=headers)
+            except httpx2.TransportError as error:
+                if is_last or isinstance(error, httpx2.ConnectError):
+                    raise self._unreachable(error) from error
+                time.sleep(RECONNECT_DELAY)
+            except ValueError as error:
+                raise ExpectedError(f"the question cannot be sent: {error}") from error
+            else:
+                return str(reply["id"])
+        raise AssertionError("the last attempt returns or raises")
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job, and return its response."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from click.testing import CliRunner, Result
 from werkzeug.serving import make_server
@@ -201,6 +202,24 @@ def test_a_lost_connection_is_told_and_mended(
         "The connection is lost; reconnecting for up to 60 s.\nReconnected.\n"
     )
     assert asked.stdout.endswith("REGENERATION: A text.\n")
+
+
+def test_a_lost_reply_asks_only_once(helixq: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RECONNECT_DELAY", 0.1)
+    request, sent = client.Client._request, []
+
+    def lose_first_reply(self: client.Client, method: str, path: str, **options: Any) -> Any:
+        reply = request(self, method, path, **options)
+        sent.append(reply.json()["id"])
+        if len(sent) == 1:
+            raise httpx2.ReadError("the connection broke")
+        return reply
+
+    monkeypatch.setattr(client.Client, "_request", lose_first_reply)
+    assert helixq("ask", "Why?", "--no-wait").stdout == f"{sent[0]}\n"
+    assert sent == sent[:1] * 2
+    monkeypatch.undo()
+    assert helixq("jobs", "watch", sent[0]).exit_code == ExitStatus.DONE
 
 
 def test_status_says_what_runs(helixq: Command, server: Server) -> None:
