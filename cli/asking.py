@@ -144,7 +144,11 @@ class _Progress:
             self.rounds = event["response"]["rounds"]
         elif kind == "response.output_item.added":
             role, number = stage_of(event["item"]["id"])
-            name = f"{role} {number}" if self.rounds > 1 and role is not Role.ACTOR else str(role)
+            name = (
+                f"{role} (round {number})"
+                if self.rounds > 1 and role is not Role.ACTOR
+                else str(role)
+            )
             self._times.clear()
             self._stages.append((name, 0))
             self._screen.show(self._line(self._heard_at))
