@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 import migrations
 from cli.main import main
+from cli.statuses import ExitStatus
 from jobs.database import Database
 from jobs.formats.compression import decompressed
 from jobs.use_cases import proving
@@ -146,7 +147,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(
 
     monkeypatch.setattr("web.api.exports.rows", broken)
     broken_off = jobs("export", "-o", str(file))
-    assert broken_off.exit_code == 1
+    assert broken_off.exit_code == ExitStatus.UNREACHABLE
     assert "Traceback" not in broken_off.output
     assert [path.name for path in tmp_path.glob("jobs.jsonl*")] == ["jobs.jsonl"]
     assert file.read_text() == "before"
