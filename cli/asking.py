@@ -99,6 +99,8 @@ def stream(client: Client, job_id: str, screen: Screen, *, show: bool) -> dict[s
     return response
 
 
+#: Seconds from which on a time is told in minutes.
+MINUTES = 90
 TEXT_DELTAS = ("response.reasoning_text.delta", "response.output_text.delta")
 
 
@@ -204,6 +206,8 @@ def _queued(place: dict[str, Any]) -> str:
     parts = ["queued"]
     if place.get("place"):
         parts = [f"queued, {ordinal(place['place'])} of {place['queued']}"]
+    if (wait := place.get("wait")) is not None:
+        parts.append(f"about {wait:.0f} s" if wait < MINUTES else f"about {wait / 60:.0f} min")
     if (ready := place.get("ready_workers")) is not None:
         parts.append(
             {0: "no worker is ready", 1: "1 worker is ready"}.get(

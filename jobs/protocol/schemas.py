@@ -497,6 +497,7 @@ class QueuePlace(Reply):
     place: int | None
     queued: int
     ready_workers: int
+    wait: float | None
 
 
 class SnippetPart(Reply):

@@ -333,35 +333,6 @@ def count_queued_by_key(connection: sa.Connection, key_id: str) -> int:
     return connection.scalar(query) or 0
 
 
-def place_in_queue(connection: sa.Connection, owner: str | None, job_id: str) -> tuple[Status, int]:
-    """Return the status of an owner's job, and its place among the queued jobs: 1 for the next one, 0 once it runs.
-
-    Places are counted up to `CAP` + 1.
-
-    Redis delivers questions by priority, and those of a priority in the order in which they were published. So
-    this counts two ranges of the index of queued jobs.
-
-    Raises:
-        JobNotFoundError: the owner has no such job.
-    """
-    check_id(job_id)
-    columns = sa.select(Job.owner, Job.status, Job.priority, Job.published_at)
-    row = connection.execute(columns.where(Job.id == job_id)).one_or_none()
-    if row is None or owner not in (None, row.owner):
-        raise JobNotFoundError(job_id)
-    if row.status is not Status.QUEUED:
-        return row.status, 0
-    # In the order of the index: PostgreSQL would expect to meet such jobs soon in the table itself.
-    queued = sa.select(Job.priority).where(IS_QUEUED).order_by(Job.priority, Job.published_at)
-    ahead = [queued.where(Job.priority > row.priority)]
-    same = queued.where(Job.priority == row.priority)
-    if row.published_at is None:  # It waits for its message, behind all that have one.
-        ahead.append(same.where(Job.published_at.is_not(None)))
-    else:
-        ahead.append(same.where(Job.published_at < row.published_at))
-    return row.status, 1 + min(CAP, sum(up_to_cap(connection, rows) for rows in ahead))
-
-
 def up_to_cap(connection: sa.Connection, rows: sa.Select[Any]) -> int:
     """Count rows, up to `CAP`."""
     limited = rows.limit(CAP).subquery()

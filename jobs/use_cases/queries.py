@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
-
-import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
-from jobs.statements import jobs, workers
+from jobs.statements import jobs
 from jobs.statements.jobs import ANY, JobVersion
 
 __all__ = [
     "ANY",
     "JobVersion",
-    "QueuePlace",
     "find_beside",
     "get_job",
-    "get_place",
     "get_version",
     "list_jobs",
 ]
-
-
-@dataclass(frozen=True)
-class QueuePlace:
-    """How a job waits for its first stage."""
-
-    status: Status
-    #: 1 for the job that starts next; None once it does not wait. Places behind 1,001 are 1,001.
-    place: int | None
-    #: The queued jobs of all owners, counted up to 1,000; 0 once it does not wait.
-    queued: int
-    ready_workers: int
 
 
 def get_job(
@@ -74,24 +57,6 @@ def find_beside(database: Database, owner: str | None, job: Job) -> tuple[str | 
     with database.read() as connection:
         older, newer = jobs.find_beside(connection, owner, place)
     return older, newer
-
-
-def get_place(database: Database, owner: str | None, job_id: str) -> QueuePlace:
-    """Return a job's place in the queue.
-
-    Raises:
-        JobNotFoundError: the owner has no such job.
-    """
-    with database.read() as connection:
-        status, place = jobs.place_in_queue(connection, owner, job_id)
-        return QueuePlace(
-            status,
-            place or None,
-            jobs.up_to_cap(connection, sa.select(Job.priority).where(jobs.IS_QUEUED))
-            if place
-            else 0,
-            workers.count_ready(connection, None),
-        )
 
 
 def list_jobs(

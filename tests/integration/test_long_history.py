@@ -510,7 +510,6 @@ def test_no_use_case_scans_the_history_or_the_queue(
             workers.get_tokenizer, database, run(workers.list_serving, database)[0].tokenizer_digest
         )
         run(database.check_writable)
-        run(queries.get_place, database, ANONYMOUS, submit(database).id)
         run(system.describe, database)
         work_on_batches(run, database)
         assert run(indexing.any_pending, database)

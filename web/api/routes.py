@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
@@ -11,7 +13,7 @@ from jobs.models import Job
 from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import report
-from jobs.use_cases import proving, queries
+from jobs.use_cases import proving, queries, standing
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
 from web.errors import HTTPError
@@ -64,10 +66,17 @@ def job(job_id: str) -> Response:
 
 @blueprint.get("/jobs/<job_id>/place")
 def job_place(job_id: str) -> Response:
-    """Reply with a job's place in the queue, and how many workers are ready."""
+    """Reply with a job's place in the queue, and how many workers could take it."""
     services = get_services()
-    found = queries.get_place(services.database, services.readable_owner, job_id)
-    return jsonify(vars(found))
+    job = queries.get_job(services.database, services.readable_owner, job_id)
+    found = standing.find(services.database, job, dt.datetime.now(dt.UTC))
+    return jsonify(
+        status=job.status,
+        place=found.place,
+        queued=found.queued,
+        ready_workers=found.ready,
+        wait=None if found.wait is None else round(found.wait.total_seconds(), 1),
+    )
 
 
 @blueprint.get("/jobs/<job_id>/proof")
