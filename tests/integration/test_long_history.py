@@ -66,6 +66,7 @@ from jobs.use_cases import (
     statistics,
     submission,
     sweeping,
+    verifying_jobs,
     webhooks,
     workers,
 )
@@ -467,6 +468,8 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(submission.find_by_idempotency_key, database, ANONYMOUS, "k", "d")
         run(queries.get_job, database, ANONYMOUS, job.id)
         run(queries.get_version, database, ANONYMOUS, job.id)
+        for owner in (None, ANONYMOUS):
+            run(queries.find_beside, database, owner, job)
         for newest_first in (True, False):
             page, _ = run(
                 queries.list_jobs,
@@ -569,6 +572,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(sealing.rotate_key, database)
         run(proving.list_keys, database)
         run(proving.prove, database, None, prepared[1].job_id)
+        run(verifying_jobs.verify_job, database, None, prepared[1].job_id, history)
         assert run(proving.get_checkpoint, database) is not None
         assert run(proving.get_tile, database, 0, Tile(0, 2)) is not None
         assert run(proving.get_bundle, database, Tile(0, 2)) is not None
