@@ -101,6 +101,15 @@ class NotImportedError(UserError):
         super().__init__(f"{job_id} was not imported, so it has no proof of another log.")
 
 
+class StatisticsError(UserError):
+    """Statistics cannot be read as they are asked for. The message says why."""
+
+    def __init__(self, param: str, code: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
 class LogKeyError(UserError):
     """This process cannot sign the log. The message says why."""
 

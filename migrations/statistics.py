@@ -100,6 +100,11 @@ STATISTICS = {
         "ix_erasures_job_id": "10000 1",
         "ix_erasures_unsealed": "10 1",
     },
+    "rollups": {
+        None: "100000",
+        # The primary key: owner, level, start and model.
+        "sqlite_autoindex_rollups_1": "100000 5000 2000 3 1",
+    },
     "login_sessions": {
         None: "100",
         "ix_login_sessions_expires_at": "100 1",

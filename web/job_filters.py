@@ -93,7 +93,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
         until=query.time("until"),
         query=None if text is None else _parsed(text),
         adapter=request.args.get("adapter") or None,
-        model=_model(),
+        model=model(),
         worker=request.args.get("worker") or None,
         metadata={
             name.removeprefix(METADATA): value
@@ -109,7 +109,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
     )
     return Wanted(
         filters,
-        _owner(),
+        owner(),
         query.integer("limit", size, 1, query.MAX_PAGE_SIZE),
         request.args.get("after"),
         order,
@@ -152,7 +152,7 @@ def exported(others: Collection[str]) -> exporting.Filters:
         )
     status = query.choice("status", "", ("", *Status))
     return exporting.Filters(
-        owner=_owner(),
+        owner=owner(),
         status=Status(status) if status else None,
         since=query.time("since"),
         until=query.time("until"),
@@ -171,7 +171,8 @@ def _parsed(text: str) -> Node:
         raise InvalidRequestError(str(error), code="invalid_query", param="q") from None
 
 
-def _owner() -> str | None:
+def owner() -> str | None:
+    """Return the owner whose jobs are meant."""
     text = request.args.get("owner")
     if text is not None and "\0" in text:
         raise InvalidRequestError(
@@ -180,7 +181,7 @@ def _owner() -> str | None:
     return text
 
 
-def _model() -> str | None:
+def model() -> str | None:
     """Return the digest of a model as `jobs.models.Job.model` has it."""
     text = request.args.get("model")
     if not text:

@@ -12,9 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.database import Database, begin
-from jobs.models import Attempt, AttemptStatus, Job, Status
+from jobs.models import Attempt, AttemptStatus, Job, Rollup, Status
 from jobs.pipeline import DEFAULT_SYSTEM, Role, prompt, stages
 from jobs.statements import search
+from jobs.statements.rollups import ALL_OWNERS
+from jobs.statistics.counted import Counted
+from jobs.statistics.periods import Level, start_of
+from jobs.statistics.tally import Tally
 from jobs.use_cases import indexing, submission, workers
 from jobs.use_cases.workers import Runtime
 
@@ -66,8 +70,10 @@ def fill(
                 numbers = (start, min(start + CHUNK, count))
                 connection.exec_driver_sql(_copy(connection, table, numbers, base, step))
             connection.commit()
-        on_progress("removing the templates, and gathering statistics")
+        on_progress("adding up what the jobs count for")
         begin(connection, write=True)
+        _add_rollups(connection, count, base, step)
+        on_progress("removing the templates, and gathering statistics")
         for template in numbered:
             for table, column in (
                 ("search_documents", "job_id"),
@@ -127,6 +133,48 @@ def _add_templates(database: Database) -> list[str]:
                 r"UPDATE search_documents SET terms = regexp_replace(terms, ' _t\d+_[0-9a-f]+', '', 'g')"
             )
     return ids
+
+
+def _add_rollups(connection: sa.Connection, count: int, base: int, step: int) -> None:
+    """Add the rollups of the copies, in the place of the templates'.
+
+    Args:
+        connection: in a transaction that writes.
+        count: the number of copies.
+        base, step: the milliseconds of the first one's time, and from one to the next.
+    """
+    numbers = sa.text("SELECT job_id, number FROM bench_templates")
+    number_of = {row.job_id: row.number for row in connection.execute(numbers)}
+    columns = (Job.id, Job.owner, Job.model, Job.counted)
+    found = connection.execute(sa.select(*columns).where(Job.id.in_(list(number_of))))
+    templates = {
+        number_of[row.id]: (row.owner, row.model or "", Counted.load(row.counted)) for row in found
+    }
+    by_hour: dict[tuple[int, str, str], Tally] = {}
+    for number in range(count):
+        owner, model, counted = templates[number % TEMPLATES]
+        key = ((base + number * step) // 3_600_000, owner, model)
+        by_hour.setdefault(key, Tally()).add(counted)
+    sums: dict[tuple[str, Level, dt.datetime, str], Tally] = {}
+    for (hour, owner, model), tally in by_hour.items():
+        moment = dt.datetime.fromtimestamp(hour * 3600, dt.UTC)
+        for whose in (ALL_OWNERS, owner):
+            for level in Level:
+                key_of_sum = (whose, level, start_of(level, moment), model)
+                sums.setdefault(key_of_sum, Tally()).merge(tally)
+    connection.execute(sa.delete(Rollup))
+    rows = [
+        {
+            "owner": owner,
+            "level": level,
+            "start": start,
+            "model": model,
+            "jobs": tally.jobs,
+            "tally": tally.dump(),
+        }
+        for (owner, level, start, model), tally in sorted(sums.items(), key=lambda item: item[0])
+    ]
+    connection.execute(sa.insert(Rollup), rows)
 
 
 def _vocabulary(rng: random.Random) -> list[str]:

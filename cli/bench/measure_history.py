@@ -24,10 +24,13 @@ from jobs.database_url import checked
 from jobs.models import ANONYMOUS, Status
 from jobs.pipeline import Sampling
 from jobs.protocol.history import history, page
+from jobs.protocol.stats import statistics as statistics_as_json
 from jobs.search.query import parse
 from jobs.use_cases import indexing, queries, searching, stages, submission
+from jobs.use_cases import statistics as statistics_of_jobs
 from jobs.use_cases.searching import Filters, Order
 from jobs.use_cases.stages import Output
+from jobs.use_cases.statistics import By, Query
 from jobs.use_cases.submission import NewJob
 
 LIMIT = 20
@@ -35,7 +38,7 @@ LIMIT = 20
 ROUND = 50
 #: Seconds between two looks of the duty.
 POLL = 0.05
-UNINDEXED = "finished_at IS NOT NULL AND worker_id IS NULL AND unindexed > 0"
+UNINDEXED = "finished_at IS NOT NULL AND worker_id IS NULL AND (unindexed > 0 OR counted IS NULL)"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Read:
     #: Seconds: median and 95th percentile.
     median: float
     late: float
-    #: Jobs of a page, on average.
+    #: Jobs of a page, on average, or that were counted.
     found: float
 
 
@@ -101,7 +104,11 @@ def run(
 
             ids = fill(database, jobs, tell)
             tell("reading")
-            reads = [*_reads(database, pages), _histories(database, ids, pages)]
+            reads = [
+                *_reads(database, pages),
+                _histories(database, ids, pages),
+                *_statistics(database, pages),
+            ]
             tell("writing")
             plain, indexed, cost = _writes(database, url, writes)
             size, index_size = _sizes(database)
@@ -188,6 +195,27 @@ def _histories(database: Database, ids: list[str], pages: int) -> Read:
         json.dumps(history(job))
         times.append(time.perf_counter() - begun)
     return _read("one history", times[1:], 1)
+
+
+#: Which statistics are read.
+STATISTICS = (
+    ("statistics of a day by hour", Query(by=By.HOUR)),
+    ("of 30 days by day", Query(by=By.DAY)),
+    ("of all, by model", Query(by=By.MODEL)),
+    ("of an owner, by model", Query(by=By.MODEL, owner="owner-1")),
+)
+
+
+def _statistics(database: Database, pages: int) -> Iterator[Read]:
+    for name, query in STATISTICS:
+        times, jobs = [], 0
+        for _ in range(pages + 1):
+            begun = time.perf_counter()
+            read = statistics_of_jobs.read(database, None, query)
+            json.dumps(statistics_as_json(read))
+            times.append(time.perf_counter() - begun)
+            jobs = read.total.jobs
+        yield _read(name, times[1:], jobs)
 
 
 def _read(name: str, times: list[float], found: float) -> Read:

@@ -8,6 +8,7 @@ from jobs.models.jobs import ANONYMOUS, OPEN, Attempt, AttemptStatus, Job, Statu
 from jobs.models.keys import ApiKey, LoginSession, Scope
 from jobs.models.log import LogCheckpoint, LogDeletion, LogEntry, LogKey, LogKind, LogState, LogTile
 from jobs.models.reviews import Review
+from jobs.models.rollups import Rollup, RollupModel
 from jobs.models.search import SearchDocument
 from jobs.models.webhooks import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from jobs.models.workers import Tokenizer, Worker, WorkerState
@@ -38,6 +39,8 @@ __all__ = [
     "LogTile",
     "LoginSession",
     "Review",
+    "Rollup",
+    "RollupModel",
     "Scope",
     "SearchDocument",
     "Status",

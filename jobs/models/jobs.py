@@ -161,6 +161,10 @@ class Job(Base):
     origin_proof: Mapped[str | None] = mapped_column(sa.Text)
     #: The number of changes that the search index does not have: 1 for a job that it does not have at all.
     unindexed: Mapped[int] = mapped_column(default=1, server_default="1")
+    #: What the statistics have of the job (`jobs.statistics.counted.Counted`); null for nothing.
+    counted: Mapped[dict[str, Any] | None] = mapped_column(
+        ExactJSON, deferred=True, deferred_raiseload=True
+    )
 
     attempts: Mapped[list[Attempt]] = relationship(
         order_by="Attempt.id", back_populates="job", passive_deletes=True
@@ -219,11 +223,11 @@ class Job(Base):
             "id",
             where="rating IS NOT NULL",
         ),
-        # Those that the search index does not have as they are.
+        # Those that the search index does not have as they are, or that are not counted.
         partial(
             "ix_jobs_unindexed",
             "finished_at",
-            where="finished_at IS NOT NULL AND worker_id IS NULL AND unindexed > 0",
+            where="finished_at IS NOT NULL AND worker_id IS NULL AND (unindexed > 0 OR counted IS NULL)",
         ),
     )
 

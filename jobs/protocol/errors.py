@@ -27,6 +27,7 @@ from jobs.errors import (
     NotSealedError,
     QueueFullError,
     QuotaExceededError,
+    StatisticsError,
     UserError,
 )
 from jobs.use_cases.deletion import WrongCursorError
@@ -179,6 +180,8 @@ def translate(error: Exception) -> ProtocolError:
             )
         case EndpointDisabledError():
             return InvalidRequestError(str(error), code="webhook_endpoint_disabled")
+        case StatisticsError():
+            return InvalidRequestError(str(error), code=error.code, param=error.param)
         case NotRetriableError():
             return WrongStateError(str(error), code="not_retriable")
         case NothingToReplayError():

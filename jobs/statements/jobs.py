@@ -20,7 +20,8 @@ from sqlalchemy.orm.interfaces import ORMOption
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
-from jobs.statements import deliveries, endings, log
+from jobs.statements import deliveries, endings, log, rollups
+from jobs.statements.rollups import Change
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -378,9 +379,22 @@ def delete_all(connection: sa.Connection, job_ids: Collection[str]) -> int:
 
 
 def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
-    """Delete jobs with their attempts and webhooks, and note it for the log; return how many there were."""
-    # The index is that of the deleted row: a transaction that seals the job may have come first.
-    statement = sa.delete(Job).where(condition).returning(Job.id, Job.log_index, Job.retries)
+    """Delete jobs with their attempts and webhooks, take them off the statistics, and note it for the log.
+
+    Returns:
+        how many there were.
+    """
+    # All is of the deleted row: a transaction that seals or counts the job may have come first.
+    columns = (
+        Job.id,
+        Job.log_index,
+        Job.retries,
+        Job.created_at,
+        Job.owner,
+        Job.model,
+        Job.counted,
+    )
+    statement = sa.delete(Job).where(condition).returning(*columns)
     deleted = connection.execute(statement).all()
     if deleted:
         deliveries.delete_of_objects(connection, [row.id for row in deleted])
@@ -390,6 +404,13 @@ def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int
             for index in (row.log_index, *(retry["entry"] for retry in row.retries))
         )
         log.note_deletions(connection, [entry for entry in entries if entry[1] is not None])
+        rollups.apply(
+            connection,
+            [
+                Change(row.created_at, row.owner, row.model, before=row.counted, after=None)
+                for row in deleted
+            ],
+        )
     return len(deleted)
 
 

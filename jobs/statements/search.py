@@ -17,7 +17,7 @@ from typing import Any as AnyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, load_only, selectinload
+from sqlalchemy.orm import Session, load_only, selectinload, undefer
 
 from jobs.column_types import UTCDateTime
 from jobs.models import Attempt, Job, SearchDocument
@@ -33,16 +33,26 @@ from jobs.search.query import (
     to_fts5,
     to_tsquery,
 )
+from jobs.statements.rollups import Change
 
-#: The condition of the partial index of jobs that the search index does not have as they are.
+#: The condition of the partial index of jobs that the search index does not have as they are, or that are not counted.
 _IS_UNINDEXED = sa.and_(
-    Job.finished_at.is_not(None), Job.worker_id.is_(None), Job.unindexed > sa.literal_column("0")
+    Job.finished_at.is_not(None),
+    Job.worker_id.is_(None),
+    sa.or_(Job.unindexed > sa.literal_column("0"), Job.counted.is_(None)),
 )
-_ANY_UNINDEXED = sa.select(sa.exists().where(_IS_UNINDEXED))
+#: In the order of the index, which PostgreSQL may take for larger than it is, and then not look at.
+_ANY_UNINDEXED = sa.select(sa.literal(1)).where(_IS_UNINDEXED).order_by(Job.finished_at).limit(1)
 _TAKE = (
     sa.update(Job)
-    .where(Job.id == sa.bindparam("job"), Job.unindexed >= sa.bindparam("changes"))
-    .values(unindexed=Job.unindexed - sa.bindparam("changes"))
+    .where(
+        Job.id == sa.bindparam("job"),
+        Job.unindexed >= sa.bindparam("changes"),
+        # It was not retried, and what it counts for is still what was read.
+        Job.finished_at.is_not(None),
+        Job.counted.is_not_distinct_from(sa.bindparam("before")),
+    )
+    .values(unindexed=Job.unindexed - sa.bindparam("changes"), counted=sa.bindparam("after"))
 )
 
 #: Bits of a document's id after the microseconds of its job's time.
@@ -82,6 +92,10 @@ class NewDocument(NamedTuple):
     #: The columns of `SearchDocument` but its ids and terms.
     columns: dict[str, AnyType]
     terms: list[str]
+    #: What the statistics are to have of it, in the place of what they have (`jobs.statements.rollups`).
+    counted: Change
+    #: The description of its model, by the model.
+    models: dict[str, dict[str, AnyType]]
 
 
 @dataclass(frozen=True)
@@ -118,8 +132,8 @@ def reindex(connection: sa.Connection, job_id: str, *, forget: bool = False) -> 
 
 
 def any_unindexed(connection: sa.Connection) -> bool:
-    """Return whether the index lacks a job that has ended, or a change of one."""
-    return bool(connection.scalar(_ANY_UNINDEXED))
+    """Return whether the index lacks a job that has ended, or a change of one, or whether one is not counted."""
+    return connection.scalar(_ANY_UNINDEXED) is not None
 
 
 def load_unindexed(session: Session, limit: int) -> list[Job]:
@@ -131,6 +145,7 @@ def load_unindexed(session: Session, limit: int) -> list[Job]:
         .order_by(Job.finished_at)
         .limit(limit)
         .options(
+            undefer(Job.counted),
             attempts.load_only(
                 Attempt.job_id,
                 Attempt.stage_index,
@@ -138,6 +153,11 @@ def load_unindexed(session: Session, limit: int) -> list[Job]:
                 Attempt.run,
                 Attempt.status,
                 Attempt.output,
+                Attempt.prompt_tokens,
+                Attempt.output_tokens,
+                Attempt.started_at,
+                Attempt.first_token_at,
+                Attempt.finished_at,
             ),
             attempts.selectinload(Attempt.worker),
             selectinload(Job.reviews),
@@ -152,7 +172,8 @@ def put(connection: sa.Connection, new: NewDocument) -> bool:
     Returns:
         False if another process did, or the job is gone.
     """
-    taken = connection.execute(_TAKE, {"job": new.job_id, "changes": new.changes})
+    values = {"before": new.counted.before, "after": new.counted.after}
+    taken = connection.execute(_TAKE, {"job": new.job_id, "changes": new.changes, **values})
     if not taken.rowcount:
         return False
     old = sa.delete(SearchDocument).where(SearchDocument.job_id == new.job_id)

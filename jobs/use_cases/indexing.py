@@ -1,13 +1,15 @@
-"""Indexing: ended jobs get into the search index.
+"""Indexing: ended jobs get into the search index, and into the statistics.
 
 A job counts its changes that the index does not have (`Job.unindexed`). What takes long, reading the texts and
 cutting them into words, comes before the transaction. The transaction takes off as many changes as the job had
 when it was read: so a process may die at any time, several may index at once, and a change that came meanwhile
-is left for the next time.
+is left for the next time. The statistics get the difference between what the job counts for now and what they have
+of it (`Job.counted`), in the same transaction.
 """
 
 from __future__ import annotations
 
+from collections import ChainMap
 from itertools import chain, islice
 
 from jobs.database import Database
@@ -16,9 +18,12 @@ from jobs.pipeline import Role
 from jobs.search import facets
 from jobs.search.query import EVERY
 from jobs.search.words import BREAK, terms, words
-from jobs.statements import search
+from jobs.statements import rollups, search
+from jobs.statements.rollups import Change
 from jobs.statements.search import NewDocument
+from jobs.statistics.counted import MILLION, Counted
 from jobs.transient import retry_on_conflict
+from jobs.use_cases import counting
 from jobs.word_changes import changed_share
 
 #: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.
@@ -29,7 +34,7 @@ MAX_TERMS_SIZE = 900_000
 
 
 def any_pending(database: Database) -> bool:
-    """Return whether the index lacks an ended job, or a change of one."""
+    """Return whether the index or the statistics lack an ended job, or a change of one."""
     with database.read() as connection:
         return search.any_unindexed(connection)
 
@@ -49,7 +54,10 @@ def put(database: Database, prepared: list[NewDocument]) -> int:
         the number of jobs that were put there.
     """
     with database.write() as connection:
-        return sum([search.put(connection, new) for new in prepared])
+        done = [new for new in prepared if search.put(connection, new)]
+        rollups.add_models(connection, dict(ChainMap(*(new.models for new in done))))
+        rollups.apply(connection, [new.counted for new in done])
+    return len(done)
 
 
 def document(job: Job) -> NewDocument:
@@ -102,6 +110,14 @@ def document(job: Job) -> NewDocument:
             "words": f" {' '.join(sequence)} ",
         },
         terms=[*dict.fromkeys(facet_terms), *_limited(sorted(terms(sequence)))],
+        counted=Change(
+            job.created_at,
+            job.owner,
+            job.model,
+            before=job.counted,
+            after=counting.counted(job, changed).dump(),
+        ),
+        models=counting.models(job),
     )
 
 
@@ -130,7 +146,13 @@ def _most_attempts(job: Job) -> int:
 
 
 def _changed(job: Job) -> float | None:
-    """Return the share of words that the last regenerator changed of the actor's draft."""
+    """Return the share of words that the last regenerator changed of the actor's draft.
+
+    Once outputs were erased, it is what was counted before that, if it was.
+    """
+    if any(pointer.endswith("/output") for pointer in job.erased or ()):
+        known = None if job.counted is None else Counted.load(job.counted).changed
+        return None if known is None else known / MILLION
     draft = _last(job, Role.ACTOR)
     answer = _last(job, Role.REGENERATOR)
     if draft is None or answer is None:

@@ -6,10 +6,12 @@ import datetime as dt
 
 from jobs.database import Database
 from jobs.statements import jobs, workers
+from jobs.transient import retry_on_conflict
 
 SECONDS_PER_DAY = 86_400.0
 
 
+@retry_on_conflict
 def delete_jobs(database: Database, days: int, *, limit: int = 100) -> int:
     """Delete jobs that ended more than ``days`` days ago, the oldest first, with their attempts.
 

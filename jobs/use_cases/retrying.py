@@ -10,7 +10,8 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, NotRetriableError
 from jobs.models import Job, Status
-from jobs.statements import jobs, search
+from jobs.statements import jobs, rollups, search
+from jobs.statements.rollups import Change
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.queries import get_job
 
@@ -39,6 +40,9 @@ def retry(database: Database, owner: str | None, job_id: str) -> Job:
         Job.error_code,
         Job.log_index,
         Job.retries,
+        Job.created_at,
+        Job.model,
+        Job.counted,
         utcnow().label("now"),
     )
     with database.write() as connection:
@@ -68,10 +72,13 @@ def retry(database: Database, owner: str | None, job_id: str) -> Job:
                 published_at=job.now,
                 log_index=None,
                 log_salt=None,
+                counted=None,
             )
         )
         # A list of ended jobs should not have it any more.
         search.reindex(connection, job_id, forget=True)
+        change = Change(job.created_at, job.owner, job.model, before=job.counted, after=None)
+        rollups.apply(connection, [change])
     return get_job(database, owner, job_id)
 
 

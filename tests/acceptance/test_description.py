@@ -162,6 +162,9 @@ def test_lists_and_replays(server: Server) -> None:
     assert case.call_and_validate(headers=headers).json()["replay"]["identical"] is not None
     reply = api["/api/jobs"]["GET"].Case(query={"limit": 1}).call_and_validate(headers=headers)
     assert reply.json()["data"][0]["replay_of"] == done.id
+    for grouping in ("hour", "model", "adapter", "metadata.team"):
+        case = api["/api/stats"]["GET"].Case(query={"by": grouping})
+        assert case.call_and_validate(headers=headers).status_code == 200
 
 
 def test_reviews_and_erasures(server: Server) -> None:

@@ -34,11 +34,13 @@ from jobs.use_cases import (
     erasing,
     exporting,
     importing,
+    indexing,
     proving,
     queries,
     retention,
     reviewing,
     stages,
+    statistics,
     verifying,
     workers,
 )
@@ -188,6 +190,12 @@ def test_an_import_may_be_repeated_and_passed_on(database: Database, elsewhere: 
     data, [first] = export(database), proving.list_keys(database)
     load(data, elsewhere)
     assert load(data, elsewhere) == Report(0, 5, 0, {first.name})
+    counts = []
+    for side in (database, elsewhere):
+        indexing.put(side, indexing.prepare(side))
+        counts.append(statistics.read(side, None, statistics.Query()).total.counts)
+    assert counts[0] == counts[1]
+    assert (counts[0]["jobs"], counts[0]["reviewed"]) == (5, 3)
     assert load(data, database) == Report(0, 5, 0, {first.name}), "also where they ended"
     seal_all(elsewhere)
     passed_on, [second] = export(elsewhere), proving.list_keys(elsewhere)

@@ -375,6 +375,7 @@ BOOKKEEPING = {
         "lease_expires_at",
         "worker_id",
         "unindexed",
+        "counted",
         "retried_at",
     },
     "attempts": {"id", "lease_token", "delta_lengths"},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,10 +22,12 @@ import sqlalchemy as sa
 from jobs import queued_counts, use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
+from jobs.errors import StatisticsError
 from jobs.models import (
     ANONYMOUS,
     DeliveryStatus,
     Job,
+    Rollup,
     Scope,
     SearchDocument,
     Status,
@@ -36,6 +39,8 @@ from jobs.queued_counts import QueuedCounts
 from jobs.search.query import parse
 from jobs.statements import search
 from jobs.statements.outbox import UnpublishedJob
+from jobs.statistics.counted import Counted
+from jobs.statistics.periods import Level, start_of
 from jobs.tlog.tiles import Tile
 from jobs.use_cases import (
     batches,
@@ -58,9 +63,11 @@ from jobs.use_cases import (
     sealing,
     searching,
     stages,
+    statistics,
     submission,
     sweeping,
     system,
+    verifying_jobs,
     webhooks,
     workers,
 )
@@ -68,6 +75,7 @@ from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.searching import Filters, Order
+from jobs.use_cases.statistics import By, Query
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
@@ -85,6 +93,8 @@ ENDPOINT: dict[str, Any] = {
     "event_types": webhooks.EVENT_TYPES,
     "allowed": (),
 }
+#: What a job of the history counts for.
+COUNTED = Counted("completed", 3, 0, 0, 1, None, None, None, 0, 0)
 #: The maximum that one call may read: rows and index entries on PostgreSQL, a tenth of the virtual
 #: machine's instructions on SQLite. A scan of the workers alone would be `WORKERS` or more.
 MAX_ROWS = 6_000
@@ -152,6 +162,7 @@ def fill(database: Database, queued: int) -> None:
                 finished_at=ago(f"{days_ago} * 86400 + 20"),
                 log_index=f"{days_ago} * 100000 + n.i",
                 unindexed="0",
+                counted=f"'{json.dumps(COUNTED.dump())}'",
             )
             multiply(
                 connection,
@@ -165,6 +176,7 @@ def fill(database: Database, queued: int) -> None:
         late = sa.update(Job).where(Job.id == starved.id)
         connection.execute(late.values(published_at=utcnow(-60)))
     add_deliveries(database)
+    add_rollups(database)
     if not sqlite:  # SQLite's statistics are those of the migrations.
         with database.engine.connect() as connection:
             connection.exec_driver_sql("ANALYZE")
@@ -223,6 +235,43 @@ def add_deliveries(database: Database) -> None:
             id="'whd_' || n.i",
             object_id="'resp_2new' || n.i",
         )
+
+
+def add_rollups(database: Database) -> None:
+    """Add the rollups of a history of 10 years: as many as there are jobs in each hour of it."""
+    sqlite = database.engine.dialect.name == "sqlite"
+    now = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    tally = {"counts": {"jobs": 1, "completed": 1}, "measures": {}}
+    with database.write() as connection:
+        for level, number, unit in ((Level.HOUR, 20_000, "hour"), (Level.DAY, 3650, "day")):
+            first = {"owner": "", "level": level, "start": start_of(level, now), "model": "m"}
+            connection.execute(sa.insert(Rollup).values(**first, jobs=1, tally=tally))
+            start = f"old.start - n.i * interval '1 {unit}'"
+            if sqlite:
+                start = f"strftime('%Y-%m-%d %H:%M:%f', old.start, -n.i || ' {unit}s') || '000'"
+            multiply(connection, "rollups", f"old.level = '{level}'", number, start=start)
+        month = start_of(Level.MONTH, now)
+        for _ in range(120):
+            first = {"owner": "", "level": Level.MONTH, "start": month, "model": "m"}
+            connection.execute(sa.insert(Rollup).values(**first, jobs=1, tally=tally))
+            month = start_of(Level.MONTH, month - dt.timedelta(days=1))
+
+
+def read_statistics(run: Callable[..., Any], database: Database) -> None:
+    """Read statistics of all time, of a part of it, and in groups."""
+    now = dt.datetime.now(dt.UTC)
+    years = run(statistics.read, database, None, Query(by=By.MODEL))
+    assert years.until - years.since > dt.timedelta(days=800)
+    part = Query(since=now - dt.timedelta(days=700), until=now - dt.timedelta(hours=30))
+    assert run(statistics.read, database, None, part).total.jobs > 20
+    for by in (By.HOUR, By.DAY):
+        length = dt.timedelta(days=33 if by is By.HOUR else 799)
+        found = run(statistics.read, database, None, Query(by=by, since=now - length))
+        assert len(found.groups) > 700
+    run(statistics.read, database, ANONYMOUS, Query(by=By.ADAPTER, compare=None))
+    of_jobs = Query(by=By.METADATA, key="team", since=now - dt.timedelta(days=20))
+    with pytest.raises(StatisticsError):
+        run(statistics.read, database, None, of_jobs, max_jobs=500)
 
 
 @contextmanager
@@ -420,6 +469,8 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(submission.find_by_idempotency_key, database, ANONYMOUS, "k", "d")
         run(queries.get_job, database, ANONYMOUS, job.id)
         run(queries.get_version, database, ANONYMOUS, job.id)
+        for owner in (None, ANONYMOUS):
+            run(queries.find_beside, database, owner, job)
         for newest_first in (True, False):
             page, _ = run(
                 queries.list_jobs,
@@ -515,6 +566,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert run(indexing.any_pending, database)
         documents = run(indexing.prepare, database)
         assert run(indexing.put, database, documents) == len(documents) > 1
+        read_statistics(run, database)
         prepared = run(sealing.prepare, database, history)
         assert 1 < len(prepared) < 10
         assert run(sealing.append, database, prepared, Signing()) == len(prepared)
@@ -522,6 +574,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(sealing.rotate_key, database)
         run(proving.list_keys, database)
         run(proving.prove, database, None, prepared[1].job_id)
+        run(verifying_jobs.verify_job, database, None, prepared[1].job_id, history)
         assert run(proving.get_checkpoint, database) is not None
         assert run(proving.get_tile, database, 0, Tile(0, 2)) is not None
         assert run(proving.get_bundle, database, Tile(0, 2)) is not None

@@ -2,6 +2,7 @@
 
 from web.api import exports as _exports  # noqa: F401 (adds its endpoint to the blueprint)
 from web.api import reviews as _reviews  # noqa: F401 (adds its endpoints to the blueprint)
+from web.api import stats as _stats  # noqa: F401 (adds its endpoint to the blueprint)
 from web.api import system as _system  # noqa: F401 (adds its endpoint to the blueprint)
 from web.api.routes import blueprint
 

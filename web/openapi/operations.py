@@ -451,6 +451,27 @@ OPERATIONS = {
         parameters=_PERIOD,
         error=schemas.Problem,
     ),
+    "api.stats": Operation(
+        "Audits",
+        {200: Reply("The statistics.", schemas.Statistics)},
+        parameters=(
+            Parameter(
+                "by",
+                _TEXT,
+                "What jobs are grouped by: `hour`, `day`, `model`, `adapter` or `metadata.KEY`.",
+            ),
+            *_PERIOD,
+            Parameter("owner", _TEXT, "Only jobs of this owner."),
+            Parameter("model", _TEXT, "Digest of the model."),
+            Parameter("adapter", _TEXT, "Name or digest of an adapter."),
+            Parameter(
+                "compare",
+                _TEXT,
+                "Two models or adapters, separated by a comma: digests, or names of adapters.",
+            ),
+        ),
+        error=schemas.Problem,
+    ),
     "api.erase_texts": Operation(
         "Audits",
         {200: Reply("The texts that were erased.", schemas.Erased)},

@@ -14,6 +14,7 @@ from jobs.use_cases import queries
 from web.caller import get_caller
 from web.errors import headers_of, status_of
 from web.pages import asking, filters, history, job_page
+from web.pages import stats as stats_page
 from web.services import get_services
 
 blueprint = Blueprint(
@@ -60,6 +61,12 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
 def jobs() -> Response | str | tuple[str, int]:
     """List the jobs, and search them."""
     return history.show()
+
+
+@blueprint.get("/stats")
+def stats() -> Response | str | tuple[str, int]:
+    """Show statistics of ended jobs."""
+    return stats_page.show()
 
 
 @blueprint.get("/jobs/<job_id>")

@@ -6,39 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
-CONFIDENCE = 0.95
+from jobs.statistics.intervals import Share, Z
 
-
-@dataclass(frozen=True)
-class Share:
-    """A number of hits among a total, with Wilson's 95% interval (E. B. Wilson, JASA 22, 1927)."""
-
-    hits: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        """Between 0 and 1; NaN if the total is 0."""
-        return self.hits / self.total if self.total else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        if not self.total:
-            return math.nan, math.nan
-        interval = binomtest(self.hits, self.total).proportion_ci(CONFIDENCE, method="wilson")
-        return float(interval.low), float(interval.high)
-
-    def describe(self) -> dict[str, float | int]:
-        low, high = self.interval
-        return {
-            "hits": self.hits,
-            "total": self.total,
-            "share": self.value,
-            "low": low,
-            "high": high,
-        }
+__all__ = ["Paired", "Share", "compare", "share"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +33,7 @@ class Paired:
         """The 95% interval of D. G. Bonett and R. M. Price, J. Educ. Behav. Stat. 37 (2012)."""
         up, down = ((count + 1) / (self.total + 2) for count in (self.mended, self.spoilt))
         error = math.sqrt((up + down - (up - down) ** 2) / (self.total + 2))
-        margin = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+        margin = Z * error
         return max(-1.0, up - down - margin), min(1.0, up - down + margin)
 
     @property

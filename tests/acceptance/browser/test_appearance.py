@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -43,6 +44,15 @@ def answered(service: Service, question: str, texts: list[str]) -> str:
     return job.id
 
 
+def counted(service: Service) -> str:
+    """Wait until the statistics have all jobs; return the digests of an adapter and of the model that ran them."""
+    with service.http() as http:
+        while not (found := http.get("/api/stats?by=model").json())["current"]:
+            time.sleep(0.2)  # nothing tells when a job is counted
+    [model] = [group["key"] for group in found["groups"] if group["key"]["model"]]
+    return f"{model['adapters']['actor']['digest']},{model['model']}"
+
+
 def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service) -> None:
     long = "Supercalifragilistic" * 20 + "\n" + "long " * 200
     turns = [{"role": "user", "content": long}, {"role": "assistant", "content": long}]
@@ -60,6 +70,8 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
         f"/jobs/{other}?verify=1&invisible=1",
         f"/jobs/{other}/attempts/2",
         f"/compare?left={job_id}&right={other}",
+        f"/stats?by=hour&compare={counted(service)}",
+        "/stats?by=adapter",
     ]
     for scheme in ("light", "dark"):
         with opened(browser, viewport=NARROW, color_scheme=scheme) as (page, _):
@@ -180,3 +192,36 @@ def test_a_jobs_page_without_javascript(browser: Browser, service: Service) -> N
         expect(status(page)).to_have_text("Completed")
         page.get_by_role("link", name="Older job").click()
         expect(page).to_have_url(f"{service.url}/jobs/{job_id}")
+
+
+def test_statistics_are_charts_and_tables_without_javascript(
+    browser: Browser, service: Service
+) -> None:
+    job_id = service.submit("Why?", metadata={"team": "blue"})
+    service.wait(job_id)
+    with service.http() as http:
+        http.post(f"/api/jobs/{job_id}/reviews", json={"critique": 1, "regeneration": 1})
+    counted(service)
+    with opened(browser, viewport={"width": 1300, "height": 740}) as (page, _):
+        page.goto(f"{service.url}/stats?by=day")
+        page.wait_for_load_state()
+        assert faint(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1300
+    with opened(browser, java_script_enabled=False) as (page, _):
+        page.goto(service.url)
+        page.get_by_role("link", name="Stats").click()
+        expect(page.get_by_role("img", name="Ended jobs")).to_have_accessible_description(
+            re.compile(r"Columns from .+, the highest \d+\.")
+        )
+        page.get_by_label("Grouped by").select_option("Metadata")
+        page.get_by_label("Key of metadata").fill("team")
+        page.get_by_label("Key of metadata").press("Enter")
+        expect(page).to_have_url(re.compile(r"/stats\?by=metadata\.team$"))
+        row = page.get_by_role("table", name="Jobs").get_by_role("row").filter(has_text="blue")
+        expect(row.get_by_role("cell").first).to_have_text("1")
+        page.get_by_label("Compare").select_option(index=1)
+        page.get_by_label("With").select_option(index=2)
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_role("heading", name="Comparison")).to_be_visible()
+        better = page.get_by_role("row").filter(has_text="Regeneration rated +1")
+        expect(better.get_by_role("cell").first).to_contain_text("100 % [20.7 %, 100 %]")

@@ -1,0 +1,197 @@
+"""Statements on rollups: adding jobs and taking them off, and reading a range.
+
+Rollups are changed after the rows of their jobs, in the order of their keys, so that two transactions that do it
+wait for each other and seldom conflict.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from jobs.models import Job, Rollup, RollupModel, Status
+from jobs.statistics.counted import Counted
+from jobs.statistics.periods import Level, Run, start_of
+from jobs.statistics.tally import Tally
+
+#: Stands for all owners, and for no model.
+ALL_OWNERS, NO_MODEL = "", ""
+#: Open jobs are counted up to this number.
+MAX_OPEN = 1000
+
+_KEY = (Rollup.owner, Rollup.level, Rollup.start, Rollup.model)
+_ROLLUPS = Rollup.__table__
+_IS_KEY = sa.and_(*(column == sa.bindparam(f"key_{column.key}") for column in _KEY))
+_UPDATE = (
+    sa.update(_ROLLUPS)  # type: ignore[arg-type]  # a table
+    .where(_IS_KEY)
+    .values(jobs=sa.bindparam("new_jobs"), tally=sa.bindparam("new_tally"))
+)
+_DELETE = sa.delete(_ROLLUPS).where(_IS_KEY)  # type: ignore[arg-type]  # a table
+
+
+class Change(NamedTuple):
+    """What a job counts for from now on, and counted for until now."""
+
+    created_at: dt.datetime
+    owner: str
+    model: str | None
+    #: `Job.counted`; None for nothing.
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class _Key(NamedTuple):
+    owner: str
+    level: Level
+    start: dt.datetime
+    model: str
+
+
+def apply(connection: sa.Connection, changes: Iterable[Change]) -> None:
+    """Change the rollups of jobs, in the transaction that changes `Job.counted`."""
+    deltas: dict[_Key, Tally] = {}
+    for change in changes:
+        if change.before == change.after:
+            continue
+        delta = Tally()
+        if change.before is not None:
+            delta.add(Counted.load(change.before), -1)
+        if change.after is not None:
+            delta.add(Counted.load(change.after))
+        for owner in (ALL_OWNERS, change.owner):
+            for level in Level:
+                start = start_of(level, change.created_at)
+                key = _Key(owner, level, start, change.model or NO_MODEL)
+                deltas.setdefault(key, Tally()).merge(delta)
+    if not deltas:
+        return
+    changed, emptied = [], []
+    for key, tally in _locked(connection, sorted(deltas)).items():
+        tally.merge(deltas[key])
+        names = {f"key_{name}": value for name, value in key._asdict().items()}
+        if tally.jobs:
+            changed.append({**names, "new_jobs": tally.jobs, "new_tally": tally.dump()})
+        else:
+            emptied.append(names)
+    if changed:
+        connection.execute(_UPDATE, changed)
+    if emptied:
+        connection.execute(_DELETE, emptied)
+
+
+def _locked(connection: sa.Connection, keys: list[_Key]) -> dict[_Key, Tally]:
+    """Lock rollups until the transaction ends; return their tallies. Those that are missing are added."""
+    found: dict[_Key, Tally] = {}
+    while True:
+        missing = [key for key in keys if key not in found]
+        if not missing:
+            return found
+        # SQLAlchemy's ``IN`` of tuples knows the types of columns only one by one.
+        conditions = [
+            sa.and_(*(column == value for column, value in zip(_KEY, key, strict=True)))
+            for key in missing
+        ]
+        query = sa.select(*_KEY, Rollup.tally).where(sa.or_(*conditions))
+        for row in connection.execute(query.order_by(*_KEY).with_for_update()):
+            found[_Key(*row[:4])] = Tally.load(row.tally)
+        if new := [key for key in keys if key not in found]:
+            rows = [{**key._asdict(), "jobs": 0, "tally": {}} for key in new]
+            connection.execute(_insert_missing(connection, Rollup), rows)
+
+
+def add_models(connection: sa.Connection, described: Mapping[str, dict[str, Any]]) -> None:
+    """Add the descriptions of models that have none."""
+    rows = [
+        {"model": model, "description": description}
+        for model, description in sorted(described.items())
+    ]
+    if rows:
+        connection.execute(_insert_missing(connection, RollupModel), rows)
+
+
+def _insert_missing(connection: sa.Connection, table: type[Rollup | RollupModel]) -> Any:
+    """Return the statement that inserts rows unless there are ones with their keys."""
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        return postgresql_insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+    return sqlite_insert(table).on_conflict_do_nothing()
+
+
+def models(connection: sa.Connection) -> dict[str, dict[str, Any]]:
+    """Return the descriptions of all models that were counted."""
+    rows = connection.execute(sa.select(RollupModel.model, RollupModel.description))
+    return {row.model: row.description for row in rows}
+
+
+def read(
+    connection: sa.Connection, owner: str | None, runs: Iterable[Run]
+) -> list[sa.Row[dt.datetime, str, dict[str, Any]]]:
+    """Return start, model and tally of rollups.
+
+    Args:
+        connection: of a unit of work that reads.
+        owner: of the jobs; None for all.
+        runs: the periods.
+    """
+    whose = ALL_OWNERS if owner is None else owner
+    rows: list[sa.Row[dt.datetime, str, dict[str, Any]]] = []
+    for run in runs:
+        query = sa.select(Rollup.start, Rollup.model, Rollup.tally).where(
+            Rollup.owner == whose,
+            Rollup.level == run.level,
+            Rollup.start >= run.first,
+            Rollup.start < run.end,
+        )
+        rows += connection.execute(query.order_by(Rollup.start, Rollup.model))
+    return rows
+
+
+def first_hour(connection: sa.Connection, owner: str | None) -> dt.datetime | None:
+    """Return the start of the first hour with jobs; None if there are no jobs."""
+    whose = ALL_OWNERS if owner is None else owner
+    query = sa.select(Rollup.start).where(Rollup.owner == whose, Rollup.level == Level.HOUR)
+    return connection.scalar(query.order_by(Rollup.start).limit(1))
+
+
+def list_counted(
+    connection: sa.Connection,
+    owner: str | None,
+    since: dt.datetime,
+    until: dt.datetime,
+    limit: int,
+) -> list[sa.Row[str | None, dict[str, str], dict[str, Any] | None]]:
+    """Return model, metadata and what they count for of jobs that were created in a range, up to ``limit``."""
+    query = sa.select(Job.model, Job.metadata_.label("pairs"), Job.counted).where(
+        Job.created_at >= since, Job.created_at < until
+    )
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
+
+
+def count_open(
+    connection: sa.Connection,
+    owner: str | None,
+    since: dt.datetime,
+    until: dt.datetime,
+    statuses: Collection[Status],
+) -> dict[Status, int]:
+    """Return the numbers of jobs that have not ended and were created in a range, up to `MAX_OPEN` each."""
+    counts = []
+    for status in statuses:
+        conditions = [Job.status == status, Job.created_at >= since, Job.created_at < until]
+        if owner is not None:
+            conditions.append(Job.owner == owner)
+        # In the order of an index, so that no more of it are read.
+        ordered = sa.select(Job.id).where(*conditions).order_by(Job.created_at, Job.id)
+        some = ordered.limit(MAX_OPEN).subquery()
+        counts.append(sa.select(sa.func.count()).select_from(some).scalar_subquery())
+    row = connection.execute(sa.select(*counts)).one()
+    return dict(zip(statuses, row, strict=True))

@@ -1,0 +1,1 @@
+"""Statistics without the database: what a job counts for, sums that can be merged, periods, and intervals."""

@@ -1,0 +1,329 @@
+"""Reading statistics of ended jobs, from their rollups.
+
+The rows that are read are those of a range's periods, whatever number of jobs ended in them. Only groups by
+metadata, of which there may be as many as jobs, are made from the jobs, of which there is a maximum.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.errors import StatisticsError
+from jobs.models import OPEN, Status
+from jobs.statements import rollups, search
+from jobs.statements.rollups import MAX_OPEN, NO_MODEL
+from jobs.statistics.counted import Counted
+from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
+from jobs.statistics.tally import Tally
+
+__all__ = ["MAX_JOBS", "MAX_OPEN", "MAX_PERIODS", "MAX_VALUES"]
+
+#: The maximum number of hours or days of one reading.
+MAX_PERIODS = 800
+#: The maximum number of jobs that groups by metadata are made from.
+MAX_JOBS = 5_000
+#: The number of values of metadata that have a group of their own.
+MAX_VALUES = 100
+
+_HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+
+
+class By(StrEnum):
+    """What jobs are grouped by."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MODEL = "model"
+    ADAPTER = "adapter"
+    METADATA = "metadata"
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which statistics are read."""
+
+    #: The jobs were created from ``since`` on, and before ``until``. None for the default.
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+    by: By | None = None
+    #: The key, of groups by metadata.
+    key: str = ""
+    #: Only jobs of this owner.
+    owner: str | None = None
+    #: Only jobs of this model, and of models with this adapter: its name or its digest.
+    model: str | None = None
+    adapter: str | None = None
+    #: Two models or adapters, each by its digest or an adapter's name.
+    compare: tuple[str, str] | None = None
+
+
+class AdapterKey(NamedTuple):
+    """An adapter of a role."""
+
+    role: str
+    name: str
+    digest: str
+
+
+#: What the jobs of a group have in common: the start of a period, a model, an adapter, a value of metadata. None
+#: for a missing one.
+Key = dt.datetime | str | AdapterKey | None
+
+
+@dataclass
+class Side:
+    """One of two that are compared."""
+
+    name: str
+    models: list[str]
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass
+class Statistics:
+    """What was read."""
+
+    query: Query
+    #: The range, as whole hours or days.
+    since: dt.datetime
+    until: dt.datetime
+    total: Tally
+    #: Those without jobs are left out.
+    groups: dict[Key, Tally]
+    #: The values of metadata that have no group of their own, and their sum.
+    other_values: int
+    others: Tally
+    #: Jobs that have not ended, up to `MAX_OPEN` of each status.
+    open: dict[Status, int]
+    #: Whether all jobs that have ended are counted.
+    is_current: bool
+    #: The jobs of each model.
+    by_model: dict[str, Tally]
+    #: What workers said of models.
+    models: dict[str, dict[str, Any]]
+    compared: tuple[Side, Side] | None
+
+
+class _Part(NamedTuple):
+    """Jobs of a model and a period, or a value."""
+
+    start: dt.datetime
+    model: str
+    #: Of metadata.
+    value: str | None
+    tally: Tally
+
+
+def read(
+    database: Database,
+    owner: str | None,
+    query: Query,
+    *,
+    max_periods: int = MAX_PERIODS,
+    max_jobs: int = MAX_JOBS,
+) -> Statistics:
+    """Return statistics of an owner's jobs that have ended.
+
+    Args:
+        database: of the jobs.
+        owner: of the jobs; None for all.
+        query: what is read.
+        max_periods: as `MAX_PERIODS`.
+        max_jobs: as `MAX_JOBS`.
+
+    Raises:
+        StatisticsError: the range is empty or too long, or there is nothing to compare.
+    """
+    whose = owner if query.owner is None else query.owner
+    nobodys = owner is not None and whose != owner
+    with database.read() as connection:
+        since, until = _range(connection, whose, query, max_periods)
+        models = rollups.models(connection)
+        compared = _sides(query.compare, models)
+        parts: list[_Part] = []
+        open_jobs = dict.fromkeys(OPEN, 0)
+        if not nobodys:
+            if query.by is By.METADATA:
+                parts = _parts_of_jobs(connection, whose, query.key, since, until, max_jobs)
+            else:
+                runs = _runs(query, since, until)
+                rows = rollups.read(connection, whose, runs)
+                parts = [_Part(r.start, r.model, None, Tally.load(r.tally)) for r in rows]
+            open_jobs = rollups.count_open(connection, whose, since, until, OPEN)
+        is_current = not search.any_unindexed(connection)
+    parts = [part for part in parts if _is_wanted(part.model, query, models)]
+    groups: dict[Key, Tally] = {}
+    by_model: dict[str, Tally] = {}
+    for part in parts:
+        _merge(by_model, part.model, part.tally)
+        if query.by in (By.HOUR, By.DAY):
+            _merge(groups, part.start, part.tally)
+        elif query.by is By.METADATA:
+            _merge(groups, part.value, part.tally)
+    total = Tally()
+    for model, tally in by_model.items():
+        total.merge(tally)
+        for key in _keys(query.by, model, models):
+            _merge(groups, key, tally)
+        for side in compared or ():
+            if model in side.models:
+                side.tally.merge(tally)
+    other_values, others = 0, Tally()
+    if query.by not in (By.HOUR, By.DAY):
+        ordered = sorted(groups.items(), key=lambda group: (-group[1].jobs, str(group[0])))
+        if query.by is By.METADATA:
+            for _, tally in ordered[MAX_VALUES:]:
+                others.merge(tally)
+            other_values = len(ordered[MAX_VALUES:])
+            ordered = ordered[:MAX_VALUES]
+        groups = dict(ordered)
+    return Statistics(
+        query,
+        since,
+        until,
+        total,
+        groups,
+        other_values,
+        others,
+        open_jobs,
+        is_current,
+        by_model,
+        models,
+        compared,
+    )
+
+
+def _merge(tallies: dict[Any, Tally], key: object, tally: Tally) -> None:
+    """Add a tally to that of a key."""
+    if (of_key := tallies.get(key)) is None:
+        of_key = tallies[key] = Tally()
+    of_key.merge(tally)
+
+
+def _range(
+    connection: sa.Connection, owner: str | None, query: Query, max_periods: int
+) -> tuple[dt.datetime, dt.datetime]:
+    """Return the range that is read: from a whole hour or day to another."""
+    level = Level.DAY if query.by is By.DAY else Level.HOUR
+    now = connection.scalar(sa.select(utcnow()))
+    assert now is not None  # noqa: S101 (a clock has a time)
+    until = at_or_after(level, _within(now if query.until is None else query.until))
+    if query.since is not None:
+        since = start_of(level, _within(query.since))
+    elif query.by is By.HOUR:
+        since = until - 24 * _HOUR
+    elif query.by is By.DAY:
+        since = until - 30 * _DAY
+    else:
+        first = rollups.first_hour(connection, owner)
+        since = until - _HOUR if first is None else min(first, until - _HOUR)
+    if since >= until:
+        raise StatisticsError("since", "invalid_value", "`since` must be before `until`.")
+    length = {By.HOUR: _HOUR, By.DAY: _DAY}.get(query.by) if query.by else None
+    if length is not None and (until - since) > max_periods * length:
+        raise StatisticsError(
+            "since",
+            "range_too_long",
+            f"From `since` to `until` are more than {max_periods} {query.by}s. Choose a shorter range"
+            f"{', or `by=day`' if query.by is By.HOUR else ''}.",
+        )
+    return since, until
+
+
+def _within(moment: dt.datetime) -> dt.datetime:
+    return min(max(moment, FIRST + _DAY), LAST)
+
+
+def _runs(query: Query, since: dt.datetime, until: dt.datetime) -> list[Run]:
+    if query.by in (By.HOUR, By.DAY):
+        return [Run(Level(query.by), since, until)]
+    # Before the first job and after now is nothing: whole months have the same, in fewer rows.
+    first = since if query.since is not None else start_of(Level.MONTH, since)
+    end = until if query.until is not None else at_or_after(Level.MONTH, until)
+    return cover(first, end)
+
+
+def _parts_of_jobs(
+    connection: sa.Connection,
+    owner: str | None,
+    key: str,
+    since: dt.datetime,
+    until: dt.datetime,
+    max_jobs: int,
+) -> list[_Part]:
+    """Return the jobs of a range, by their values of a key of metadata."""
+    rows = rollups.list_counted(connection, owner, since, until, max_jobs + 1)
+    if len(rows) > max_jobs:
+        raise StatisticsError(
+            "since",
+            "too_many_jobs",
+            f"Groups by metadata are made from up to {max_jobs:,} jobs, and from `since` to `until` are "
+            "more. Choose a shorter range.",
+        )
+    tallies: dict[tuple[str, str | None], Tally] = {}
+    for row in rows:
+        if row.counted is not None:
+            of = (row.model or NO_MODEL, row.pairs.get(key))
+            tallies.setdefault(of, Tally()).add(Counted.load(row.counted))
+    return [_Part(since, model, value, tally) for (model, value), tally in tallies.items()]
+
+
+def _is_wanted(model: str, query: Query, models: Mapping[str, dict[str, Any]]) -> bool:
+    if query.model not in (None, model):
+        return False
+    return query.adapter is None or _has_adapter(models.get(model, {}), query.adapter)
+
+
+def _has_adapter(description: Mapping[str, Any], wanted: str) -> bool:
+    """Return whether a model has an adapter of a name or a digest."""
+    adapters = description.get("adapters", {}).values()
+    return any(wanted in (adapter.get("name"), adapter.get("digest")) for adapter in adapters)
+
+
+def _keys(by: By | None, model: str, models: Mapping[str, dict[str, Any]]) -> list[Key]:
+    """Return the groups that the jobs of a model are in."""
+    if by is By.MODEL:
+        return [model or None]
+    if by is not By.ADAPTER:
+        return []
+    adapters = models.get(model, {}).get("adapters", {})
+    return [
+        AdapterKey(role, adapter.get("name") or "", adapter.get("digest") or "")
+        for role, adapter in adapters.items()
+    ] or [None]
+
+
+def _sides(
+    names: tuple[str, str] | None, models: Mapping[str, dict[str, Any]]
+) -> tuple[Side, Side] | None:
+    """Return which models are compared."""
+    if names is None:
+        return None
+    first, second = (
+        Side(
+            name,
+            [
+                model
+                for model, description in models.items()
+                if model == name.removeprefix("sha256:") or _has_adapter(description, name)
+            ],
+        )
+        for name in names
+    )
+    for side in (first, second):
+        if not side.models:
+            raise StatisticsError(
+                "compare",
+                "not_found",
+                f"No ended job is of a model or an adapter {side.name!r}. `compare` takes two digests "
+                "or names of adapters, separated by a comma.",
+            )
+    return first, second

@@ -1,0 +1,226 @@
+"""Statistics over HTTP, and their page."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from jobs.database import Database
+from jobs.models import Job, Scope
+from jobs.protocol.history import history
+from jobs.protocol.schemas import Statistics
+from jobs.use_cases import indexing, sealing, stages, statistics, workers
+from jobs.use_cases.sealing import Signing
+from jobs.use_cases.stages import Output
+from jobs.use_cases.workers import Runtime
+from tests.conftest import WORKER
+from tests.integration.web.client import Client, ask, finish
+from tests.integration.web.with_keys import code, program
+
+VERSIONS = ("v1", "v2")
+HOUR = dt.timedelta(hours=1)
+
+
+def count(database: Database) -> None:
+    """Count what has ended, as the duty does."""
+    while prepared := indexing.prepare(database):
+        indexing.put(database, prepared)
+
+
+def stats(web: Client, **query: str) -> dict[str, Any]:
+    reply = web.get("/api/stats", query_string=query)
+    assert reply.status_code == 200, reply.text
+    found: dict[str, Any] = reply.json
+    Statistics.model_validate(found)
+    return found
+
+
+def text(words: str) -> Output:
+    return Output(words, [len(words)], 20, 3, "stop", 1024, 0.0)
+
+
+def test_figures_follow_the_jobs(web: Client, database: Database) -> None:
+    job_id = ask(web, metadata={"team": "a"})["id"]
+    assert stats(web)["open"] == {"queued": 1, "in_progress": 0}
+    finish(database, job_id, 2, text("one two three four"))
+    waiting = stats(web)
+    assert waiting["open"] == {"queued": 0, "in_progress": 1}
+    assert (waiting["total"]["jobs"], waiting["current"]) == (0, True)
+    run(database, job_id, 2, WORKER, "one two three five")
+    assert not stats(web)["current"], "the duty has yet to count it"
+    web.post(f"/v1/responses/{ask(web)['id']}/cancel")
+    count(database)
+    found = stats(web, by="hour")
+    assert found["current"]
+    total = found["total"]
+    assert total["statuses"] == {"completed": 1, "failed": 0, "cancelled": 1, "incomplete": 0}
+    assert [group["jobs"] for group in found["groups"]] == [2]
+    hour = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    assert found["groups"][0]["key"] == {
+        "start": hour.isoformat(timespec="milliseconds")[:-6] + "Z"
+    }
+    actor = total["stages"]["actor"]
+    assert (actor["prompt_tokens"]["total"], actor["output_tokens"]["p50"]) == (20, 3)
+    assert actor["time"]["count"] == actor["first_token"]["count"] == 1
+    assert total["changed"]["mean"] == pytest.approx(0.25)
+    assert total["queue_wait"]["count"] == 1
+    assert total["duration"]["count"] == 2
+
+    # A later review changes the hour of its job.
+    for rating in (-1, 1):
+        verdict = {"critique": rating, "regeneration": rating, "corrected_answer": "six"}
+        web.post(f"/api/jobs/{job_id}/reviews", json=verdict)
+    count(database)
+    reviewed = stats(web, by="hour")["groups"][0]["reviews"]
+    assert reviewed["regeneration"] == reviewed["critique"] == {"-1": 0, "0": 0, "1": 1}
+    assert (reviewed["reviews"], reviewed["jobs"], reviewed["corrected"]) == (2, 1, 1)
+
+    # Erased texts leave the numbers, and a deleted job takes its own with it.
+    before = stats(web)["total"]
+    prepared = sealing.prepare(database, history)
+    sealing.append(database, prepared, Signing())
+    assert web.post(f"/api/jobs/{job_id}/erase", json={"texts": "all"}).status_code == 200
+    count(database)
+    assert stats(web)["total"] == before
+    web.delete(f"/api/jobs/{job_id}")
+    assert stats(web)["total"]["jobs"] == 1
+    assert stats(web)["total"]["changed"]["count"] == 0
+
+
+def fill(web: Client, database: Database, tokenizer_json: str) -> None:
+    """Add jobs of two versions of an adapter, the second one better, in this hour and the last one."""
+    for version in VERSIONS:
+        adapters = {
+            role: {"name": f"{role}-{version}", "digest": f"sha256:{version}"}
+            for role in ("actor", "critic", "regenerator")
+        }
+        base = {"name": "base", "digest": "sha256:00"}
+        runtime = Runtime(
+            {"engine": "none", "base": base, "adapters": adapters}, 4096, tokenizer_json
+        )
+        workers.register(database, version, "localhost", 1, runtime)
+        for number in range(8):
+            job_id = ask(web, metadata={"team": f"<b>{number % 2}"})["id"]
+            for stage_index in range(3):
+                run(database, job_id, stage_index, version, f"one two {version} {stage_index}")
+            better = (version == "v2") == (number < 6)
+            web.post(f"/api/jobs/{job_id}/reviews", json={"regeneration": 1 if better else -1})
+            if number % 2:
+                with database.write() as connection:
+                    moved = sa.update(Job).where(Job.id == job_id)
+                    connection.execute(moved.values(created_at=dt.datetime.now(dt.UTC) - HOUR))
+    count(database)
+
+
+def run(database: Database, job_id: str, stage_index: int, worker: str, words: str) -> None:
+    claim = stages.claim(database, job_id, stage_index, worker, job_timeout=60)
+    assert claim is not None
+    stages.record(database, claim, text(words))
+
+
+def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json: str) -> None:
+    fill(web, database, tokenizer_json)
+    models = stats(web, by="model")["groups"]
+    assert {model["key"]["adapters"]["actor"]["name"] for model in models} == {
+        "actor-v1",
+        "actor-v2",
+    }
+    assert [model["jobs"] for model in models] == [8, 8]
+    adapters = stats(web, by="adapter")["groups"]
+    assert {tuple(group["key"].values()) for group in adapters} == {
+        (role, f"{role}-{version}", f"sha256:{version}")
+        for role in ("actor", "critic", "regenerator")
+        for version in VERSIONS
+    }
+    teams = stats(web, by="metadata.team")
+    assert [group["key"] for group in teams["groups"]] == [{"value": "<b>0"}, {"value": "<b>1"}]
+    assert (teams["total"]["jobs"], teams["others"]) == (16, None)
+    assert [group["jobs"] for group in stats(web, by="hour", adapter="actor-v1")["groups"]] == [
+        4,
+        4,
+    ]
+    assert stats(web, model=models[0]["key"]["model"])["total"]["jobs"] == 8
+
+    compared = stats(web, compare="actor-v1,sha256:v2")["comparison"]
+    assert [compared[side]["jobs"] for side in ("first", "second")] == [8, 8]
+    measures = {measure["measure"]: measure for measure in compared["measures"]}
+    better = measures["regeneration_better"]
+    assert (better["first"]["value"], better["second"]["value"]) == (0.25, 0.75)
+    assert better["difference"]["value"] == 0.5
+    assert better["difference"]["low"] < 0.5 < better["difference"]["high"]
+    time = measures["actor.time"]
+    assert time["first"]["low"] <= time["first"]["value"] <= time["first"]["high"]
+    assert measures["critique_right"]["difference"] is None
+
+    sent = web.get("/stats?by=metadata&key=team&compare=actor-v1&with=actor-v2&since=")
+    assert sent.status_code == 303
+    assert sent.location == "/stats?by=metadata.team&compare=actor-v1,actor-v2"
+    page = web.get(sent.location).text
+    assert "<b>0" not in page
+    assert "25 % [" in page
+    for by in ("hour", "day", "model", "adapter"):
+        page = web.get(f"/stats?by={by}")
+        assert page.text.count("<svg") == 5
+        assert len(page.data) < 60_000
+
+
+def test_what_is_wrong_is_named(web: Client) -> None:
+    for query, expected in (
+        ("by=week", "invalid_value"),
+        ("by=metadata.", "invalid_value"),
+        ("color=red", "unknown_parameter"),
+        ("by=hour&by=day", "invalid_value"),
+        ("since=2026-01-02&until=2026-01-01", "invalid_value"),
+        ("by=hour&since=2020-01-01", "range_too_long"),
+        ("by=day&since=0001-01-01&until=9999-12-31T23:59:59", "range_too_long"),
+        ("compare=one", "invalid_value"),
+        ("compare=one,two", "not_found"),
+        ("model=x", "invalid_value"),
+        ("owner=%00", "invalid_value"),
+    ):
+        assert code(web.get(f"/api/stats?{query}")) == (400, expected), query
+        page = web.get(f"/stats?{query}")
+        assert page.status_code == 400, query
+        assert 'role="alert"' in page.text, query
+        assert 'name="since"' in page.text, query
+
+
+def test_too_many_jobs_and_too_many_values_of_metadata(
+    web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        web.post(f"/v1/responses/{ask(web, metadata={'n': str(number)})['id']}/cancel")
+    count(database)
+    monkeypatch.setattr(statistics, "MAX_VALUES", 1)
+    found = stats(web, by="metadata.n")
+    assert (len(found["groups"]), found["others"]["values"], found["others"]["jobs"]) == (1, 3, 3)
+    read = statistics.read
+    monkeypatch.setattr(
+        statistics, "read", lambda *given, **limits: read(*given, max_jobs=3, **limits)
+    )
+    assert code(web.get("/api/stats?by=metadata.n")) == (400, "too_many_jobs")
+
+
+def test_owners_see_their_own_jobs_and_auditors_all(app: Any, tokenizer_json: str) -> None:
+    database: Database = app.extensions["helixq"].database
+    runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
+    workers.register(database, "stats-worker", "localhost", 1, runtime)
+    mine, other = program(app), program(app)
+    auditor, admin = program(app, Scope.AUDIT), program(app, Scope.ADMIN)
+    for client in (mine, mine, other):
+        reply = client.post("/v1/responses", json={"input": "Why?", "background": True})
+        client.post(f"/v1/responses/{reply.json['id']}/cancel")
+    count(database)
+    owner = mine.key.owner
+    assert stats(mine)["total"]["jobs"] == 2
+    assert stats(other)["total"]["jobs"] == 1
+    for client in (auditor, admin):
+        assert stats(client)["total"]["jobs"] == 3
+        assert stats(client, owner=owner, by="metadata.x")["total"]["jobs"] == 2
+    for query in ({}, {"by": "hour"}, {"by": "metadata.x"}, {"by": "model"}):
+        assert stats(other, owner=owner, **query)["total"]["jobs"] == 0
+    assert app.test_client().get("/api/stats").status_code == 401
+    assert app.test_client().get("/stats").location.startswith("/login")

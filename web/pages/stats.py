@@ -1,0 +1,345 @@
+"""The page of statistics: a form, charts, and tables with the same figures. Range and groups are in the address."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flask import redirect, render_template, request, url_for
+from markupsafe import Markup
+from werkzeug.wrappers import Response
+
+from jobs.errors import StatisticsError
+from jobs.models import Status
+from jobs.pipeline import Role
+from jobs.protocol import stats as protocol
+from jobs.protocol.errors import InvalidRequestError, translate
+from jobs.statistics.periods import Level, starts
+from jobs.use_cases.statistics import By, Query, Statistics
+from web import statistics_query
+from web.job_filters import METADATA
+from web.pages import charts
+from web.pages.charts import Interval, Series
+from web.pages.view import STATUSES
+
+#: The maximum number of hours or days of a page, of those in its tables (the last ones), and of other groups.
+MAX_PERIODS, MAX_ROWS, MAX_GROUPS = 170, 48, 30
+GROUPINGS = (
+    ("hour", "Hour"),
+    ("day", "Day"),
+    ("model", "Model"),
+    ("adapter", "Adapter"),
+    ("metadata", "Metadata"),
+)
+ENDED = tuple(status for status in Status if status.final)
+#: What measures are called.
+NAMES = {
+    "queue_wait": "Wait in the queue",
+    "duration": "From acceptance to end",
+    "changed": "Words changed",
+    "time": "time",
+    "first_token": "time to first token",
+    "prompt_tokens": "tokens of the prompt",
+    "output_tokens": "tokens written",
+    "rate": "tokens a second",
+    "completed": "Completed",
+    "regeneration_better": "Regeneration rated +1",
+    "regeneration_worse": "Regeneration rated -1",
+    "critique_right": "Critique rated +1",
+}
+
+
+class Row(NamedTuple):
+    """A group in the tables."""
+
+    label: str
+    #: As `jobs.protocol.stats.figures` returns them.
+    figures: dict[str, Any]
+
+
+class Compared(NamedTuple):
+    """A measure of two models in the table."""
+
+    name: str
+    first: str
+    second: str
+    difference: str
+    #: What the interval says.
+    verdict: str
+
+
+def show() -> Response | str | tuple[str, int]:
+    """Show statistics: by day, unless something else is asked for."""
+    given = request.args.to_dict()
+    stated = _stated(given)
+    if stated != given:  # A form sends what was left empty, and fields that are one parameter.
+        return redirect(url_for("pages.stats", **stated), code=303)  # type: ignore[arg-type]  # names of parameters
+    read, message = None, None
+    try:
+        wanted = statistics_query.wanted()
+        if wanted.by is None:
+            wanted = statistics_query.by_day(wanted)
+        read = statistics_query.find(wanted, max_periods=MAX_PERIODS)
+    except (InvalidRequestError, StatisticsError) as error:
+        message = translate(error).message
+    by = stated.get("by", "day")
+    first, _, second = stated.get("compare", "").partition(",")
+    text = render_template(
+        "stats.html",
+        given=stated,
+        by=by.partition(".")[0],
+        key=by.partition(".")[2],
+        groupings=GROUPINGS,
+        choices=_choices(read, (first, second)),
+        first=first,
+        second=second,
+        ended=ENDED,
+        roles=Role,
+        names=NAMES,
+        message=message,
+        form=form,
+        **({} if read is None else _shown(read)),
+    )
+    return (text, 400) if message else text
+
+
+def _stated(given: dict[str, str]) -> dict[str, str]:
+    """Return parameters without empty ones, and with the form's fields of one parameter joined."""
+    stated = {name: value for name, value in given.items() if value.strip()}
+    key, other = stated.pop("key", ""), stated.pop("with", "")
+    if stated.get("by") == By.METADATA and key:
+        stated["by"] = METADATA + key
+    if other or ("compare" in stated and "with" in given):
+        stated["compare"] = f"{stated.get('compare', '')},{other}"
+    return stated
+
+
+def _shown(read: Statistics) -> dict[str, Any]:
+    """Return what the template shows of statistics."""
+    rows = _rows(read)
+    left_out = ""
+    if len(rows) > MAX_ROWS:
+        left_out = f"The tables have the last {MAX_ROWS} of {len(rows)}; the charts have all."
+    elif others := len(read.groups) + read.other_values - len(rows):
+        left_out = f"And {others} more with fewer jobs."
+    comparison = protocol.statistics(read)["comparison"]
+    return {
+        "read": read,
+        "total": protocol.figures(read.total),
+        "rows": rows[-MAX_ROWS:],
+        "left_out": left_out,
+        "charts": _charts(read, rows),
+        "comparison": comparison,
+        "compared": [] if comparison is None else _compared(comparison),
+        "compared_chart": None if comparison is None else _compared_chart(comparison),
+    }
+
+
+def _over_time(query: Query) -> bool:
+    return query.by in (By.HOUR, By.DAY)
+
+
+def _rows(read: Statistics) -> list[Row]:
+    shown = list(read.groups.items())
+    if not _over_time(read.query):
+        shown = shown[:MAX_GROUPS]
+    return [Row(_label(read, key), protocol.figures(tally)) for key, tally in shown]
+
+
+def _label(read: Statistics, key: Any) -> str:
+    if isinstance(key, dt.datetime):
+        return _period(read.query.by, key)
+    if read.query.by is By.MODEL:
+        return model_name(read, key)
+    if read.query.by is By.ADAPTER:
+        return (
+            "No adapter"
+            if key is None
+            else f"{key.role.capitalize()}: {key.name or key.digest[:19]}"
+        )
+    return "None" if key is None else str(key)
+
+
+def _period(by: By | None, start: dt.datetime) -> str:
+    return start.strftime("%Y-%m-%d %H:00" if by is By.HOUR else "%Y-%m-%d")
+
+
+def model_name(read: Statistics, model: str | None) -> str:
+    """Return how a page calls a model: the names of its adapters, and the beginning of its digest."""
+    if not model:
+        return "Not started"
+    adapters = read.models.get(model, {}).get("adapters", {}).values()
+    names = dict.fromkeys(adapter["name"] for adapter in adapters if adapter.get("name"))
+    return " ".join([*([", ".join(names)] if names else []), f"({model[:12]})"])
+
+
+def _choices(read: Statistics | None, chosen: tuple[str, str]) -> list[tuple[str, str]]:
+    """Return what can be compared: a value and a name each."""
+    choices: dict[str, str] = {}
+    for model in read.by_model if read else ():
+        if model and read:
+            choices[f"sha256:{model}"] = f"Model {model_name(read, model)}"
+    for model in read.by_model if read else ():
+        for role, adapter in (
+            (read.models.get(model, {}) if read else {}).get("adapters", {}).items()
+        ):
+            value = adapter.get("digest") or adapter.get("name")
+            if value:
+                choices.setdefault(value, f"{role.capitalize()} {adapter.get('name') or value}")
+    for value in filter(None, chosen):
+        choices.setdefault(value, value)
+    return list(choices.items())
+
+
+def _charts(read: Statistics, rows: list[Row]) -> list[tuple[str, Markup]]:
+    """Return charts with their titles."""
+    by = read.query.by
+    figures: list[dict[str, Any] | None] = [row.figures for row in rows]
+    labels = [row.label for row in rows]
+    if _over_time(read.query):
+        periods = list(starts(Level(str(by)), read.since, read.until))
+        known = dict(zip(read.groups, figures, strict=True))
+        labels = [_period(by, start) for start in periods]
+        figures = [known.get(start) for start in periods]
+
+    def series(kind: str, name: str, value: Callable[[dict[str, Any]], float | None]) -> Series:
+        return Series(kind, name, [None if each is None else value(each) for each in figures])
+
+    def by_role(measure: str, part: str) -> list[Series]:
+        return [
+            series(role, role.capitalize(), lambda f, r=role: f["stages"][r][measure][part])  # type: ignore[misc]
+            for role in Role
+        ]
+
+    ends = [
+        series(status, STATUSES[status], lambda f, s=status: f["statuses"][s])  # type: ignore[misc]
+        for status in ENDED
+    ]
+    changed = [
+        series("regenerator", "Words changed", lambda f: f["changed"]["mean"]),
+        series("plain", "Rated +1, of rated", _better),
+    ]
+    measured = (
+        ("time", "Median time of a stage", by_role("time", "p50"), _seconds),
+        ("first", "Median time to the first token", by_role("first_token", "p50"), _seconds),
+        ("rate", "Median tokens a second", by_role("rate", "p50"), _number),
+        ("changed", "What the regenerator changed", changed, _percent),
+    )
+    if _over_time(read.query):
+        return [
+            ("Ended jobs", charts.columns("jobs", "Ended jobs", labels, ends)),
+            *(
+                (title, charts.lines(name, title, labels, values, written))
+                for name, title, values, written in measured
+            ),
+        ]
+    return [
+        ("Ended jobs", charts.bars("jobs", "Ended jobs", labels, ends)),
+        *(
+            (title, charts.dots(name, title, labels, values, written))
+            for name, title, values, written in measured
+        ),
+    ]
+
+
+def _better(figures: dict[str, Any]) -> float | None:
+    ratings = figures["reviews"]["regeneration"]
+    rated = sum(ratings.values())
+    return ratings["1"] / rated if rated else None
+
+
+def _compared(comparison: dict[str, Any]) -> list[Compared]:
+    found = []
+    for measure in comparison["measures"]:
+        if not measure["first"]["count"] and not measure["second"]["count"]:
+            continue
+        name, written = measure["measure"], form(measure["measure"])
+        difference, verdict, text = measure["difference"], "", "–"
+        if difference is not None:
+            text = _with_interval(difference, _signed(_points if written is _percent else written))
+            verdict = _verdict(difference)
+        first, second = (
+            f"{_with_interval(measure[side], written)}, n\u00a0=\u00a0{measure[side]['count']}"
+            for side in ("first", "second")
+        )
+        found.append(Compared(_measure_name(name), first, second, text, verdict))
+    return found
+
+
+def _verdict(difference: dict[str, float | None]) -> str:
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None:
+        return "too few jobs"
+    if low > 0:
+        return "the second is higher"
+    return "the second is lower" if high < 0 else "no clear difference"
+
+
+def _compared_chart(comparison: dict[str, Any]) -> Markup | None:
+    rows = []
+    for measure in comparison["measures"]:
+        difference, first = measure["difference"], measure["first"]["value"]
+        if difference is None or difference["low"] is None:
+            continue
+        name = _measure_name(measure["measure"])
+        if measure["kind"] == "mean":
+            if not first:
+                continue
+            per, label = first, f"{name}, % of the first"
+        else:
+            per, label = 1, f"{name}, percentage points"
+        rows.append(Interval(label, *(difference[part] / per for part in ("value", "low", "high"))))
+    if not rows:
+        return None
+    return charts.intervals(
+        "differences", "By how much the second differs, with 95% intervals", rows, _signed(_percent)
+    )
+
+
+def _measure_name(measure: str) -> str:
+    role, _, name = measure.rpartition(".")
+    return f"{role.capitalize()}: {NAMES[name]}" if role else NAMES[name]
+
+
+def _with_interval(estimate: dict[str, Any], written: Callable[[float], str]) -> str:
+    if estimate["value"] is None:
+        return "–"
+    if estimate["low"] is None:
+        return written(estimate["value"])
+    return f"{written(estimate['value'])} [{written(estimate['low'])}, {written(estimate['high'])}]"
+
+
+def form(measure: str) -> Callable[[float | None], str]:
+    """Return what writes values of a measure."""
+    name = measure.rpartition(".")[2]
+    if name in ("rate", "prompt_tokens", "output_tokens"):
+        return _number
+    return _percent if name in protocol.SHARES or name == "changed" else _seconds
+
+
+def _signed(written: Callable[[float], str]) -> Callable[[float], str]:
+    return lambda value: f"{'+' if value > 0 else ''}{written(value)}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if abs(value) >= 120:
+        return f"{value / 60:,.1f} min"
+    return f"{value * 1000:.3g} ms" if 0 < abs(value) < 0.9995 else f"{value:.3g} s"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value * 100:.3g} %"
+
+
+def _points(value: float) -> str:
+    """Return a difference of two shares."""
+    return f"{value * 100:.3g} points"

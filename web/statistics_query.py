@@ -1,0 +1,97 @@
+"""The query parameters of statistics: those of the API and of the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flask import request
+
+from jobs.protocol.errors import InvalidRequestError
+from jobs.use_cases import statistics
+from jobs.use_cases.statistics import By, Query, Statistics
+from web import job_filters, query
+from web.job_filters import METADATA
+from web.services import get_services
+
+PARAMETERS = ("adapter", "by", "compare", "model", "owner", "since", "until")
+#: The characters of a name or digest in `compare`.
+MAX_NAME = 500
+
+
+def wanted() -> Query:
+    """Return which statistics the current request asks for.
+
+    Raises:
+        InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
+    """
+    for name, values in request.args.lists():
+        if name not in PARAMETERS:
+            raise InvalidRequestError(
+                f"There is no parameter `{name}`; there are {', '.join(PARAMETERS)}.",
+                code="unknown_parameter",
+                param=name,
+            )
+        if len(values) > 1:
+            raise InvalidRequestError(
+                f"`{name}` must be given once.", code="invalid_value", param=name
+            )
+    by, key = _by()
+    return Query(
+        since=query.time("since"),
+        until=query.time("until"),
+        by=by,
+        key=key,
+        owner=job_filters.owner(),
+        model=job_filters.model(),
+        adapter=request.args.get("adapter") or None,
+        compare=_compare(),
+    )
+
+
+def by_day(wanted: Query) -> Query:
+    """Return the same by day."""
+    return replace(wanted, by=By.DAY)
+
+
+def find(wanted: Query, max_periods: int = statistics.MAX_PERIODS) -> Statistics:
+    """Return the statistics of jobs that the caller may read.
+
+    Args:
+        wanted: which ones.
+        max_periods: the maximum number of hours or days.
+
+    Raises:
+        StatisticsError: the range is empty or too long, or there is nothing to compare.
+    """
+    services = get_services()
+    return statistics.read(
+        services.database, services.readable_owner, wanted, max_periods=max_periods
+    )
+
+
+def _by() -> tuple[By | None, str]:
+    text = request.args.get("by", "")
+    if text.startswith(METADATA) and text != METADATA:
+        return By.METADATA, text.removeprefix(METADATA)
+    known = [by.value for by in By if by is not By.METADATA]
+    if text and text not in known:
+        raise InvalidRequestError(
+            f"`by` must be one of: {', '.join(known)}, metadata.KEY.",
+            code="invalid_value",
+            param="by",
+        )
+    return (By(text) if text else None), ""
+
+
+def _compare() -> tuple[str, str] | None:
+    text = request.args.get("compare", "")
+    if not text:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2 or not all(1 <= len(name) <= MAX_NAME for name in names):
+        raise InvalidRequestError(
+            "`compare` must be two digests or names of adapters, separated by a comma.",
+            code="invalid_value",
+            param="compare",
+        )
+    return names[0], names[1]
