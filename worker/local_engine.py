@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import asdict, replace
 from functools import partial
 from typing import NoReturn
 
@@ -78,11 +79,14 @@ def load_and_register(
         reasons: why the batching engine cannot serve them; empty if it can.
         register: registers the worker.
 
+    Returns:
+        the engine, and the runtime that was registered, now with the engine's configuration.
+
     Raises:
         CheckpointError: the model cannot be used, or its files changed while they were loaded.
     """
 
-    def stop_hashing_on_error(loading: Future[Engine]) -> None:
+    def stop_hashing_on_error(loading: Future[BatchingEngine | ReferenceEngine]) -> None:
         if loading.exception() is not None:
             digests.stop()
 
@@ -97,15 +101,20 @@ def load_and_register(
                 tokenizer=checkpoints.tokenizer.backend_tokenizer.to_str(),
             )
             register(runtime)
-            loading.result()
+            engine = loading.result()
             checkpoints.check_unchanged()
         except Exception:
             loading.result().close()
             raise
-        return loading.result(), runtime
+        return engine, replace(
+            runtime,
+            description={**runtime.description, "engine_config": asdict(engine.config)},
+        )
 
 
-def load_engine(checkpoints: Checkpoints, slots: int | None, reasons: list[str]) -> Engine:
+def load_engine(
+    checkpoints: Checkpoints, slots: int | None, reasons: list[str]
+) -> BatchingEngine | ReferenceEngine:
     """Load the model into the batching engine, or into the reference engine if there are reasons to.
 
     Args:
@@ -184,7 +193,7 @@ def _verified(
     checkpoints: Checkpoints,
     scores: dict[str, Tensor],
     tolerance: float,
-) -> Engine:
+) -> BatchingEngine | ReferenceEngine:
     """Return the engine if its logits for each role are those of PEFT with that role's adapter alone.
 
     Args:

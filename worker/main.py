@@ -67,6 +67,9 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
     worker_id = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         engine, runtime = make_engine(partial(_register, database, worker_id))
+        # What is known of the engine once it is loaded. No stage has run on this worker before.
+        describe = partial(workers.set_runtime, database, worker_id, runtime)
+        _wait_for("the database", describe, transient.is_transient)
         gc.freeze()  # All objects so far live on: later collections skip them.
         publisher = ProgressPublisher(progress)
         runner = StageRunner(

@@ -382,6 +382,7 @@ class Checkpoint(Reply):
 
     name: str
     digest: str
+    revision: str | None = None
 
 
 class Worker(Reply):
@@ -394,6 +395,7 @@ class Worker(Reply):
     pid: int
     model: Digest
     engine: str
+    engine_config: dict[str, Any] = {}
     base: Checkpoint | None = None
     adapters: dict[Role, Checkpoint] = {}
     versions: dict[str, Any] = {}

@@ -64,6 +64,11 @@ def set_state(connection: sa.Connection, worker_id: str, state: WorkerState) -> 
     )
 
 
+def set_runtime(connection: sa.Connection, worker_id: str, runtime: dict[str, Any]) -> None:
+    """Set the description of what a worker serves."""
+    connection.execute(sa.update(Worker).where(Worker.id == worker_id).values(runtime=runtime))
+
+
 def set_seen(connection: sa.Connection, worker_id: str) -> bool:
     """Note that a worker is alive; return False if its row was deleted."""
     statement = sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())

@@ -79,6 +79,12 @@ def register(database: Database, worker_id: str, host: str, pid: int, runtime: R
         )
 
 
+def set_runtime(database: Database, worker_id: str, runtime: Runtime) -> None:
+    """Describe what a worker serves. Its model stays the one that it was registered with."""
+    with database.write() as connection:
+        workers.set_runtime(connection, worker_id, runtime.description)
+
+
 def set_state(database: Database, worker_id: str, state: WorkerState) -> None:
     """Set a worker's state."""
     with database.write() as connection:

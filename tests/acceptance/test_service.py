@@ -55,6 +55,8 @@ def test_the_stored_prompts_are_the_cards(service: Service) -> None:
         assert attempt["status"] == "finished"
         assert attempt["worker"]["engine"] == "batching"
         assert set(attempt["worker"]["adapters"]) == {"actor", "critic", "regenerator"}
+        assert attempt["worker"]["engine_config"]["max_context"] == 4096
+        assert attempt["worker"]["versions"]["tokenizers"]
         times = [attempt[f"{t}_at"] for t in ("queued", "started", "first_token", "finished")]
         assert times == sorted(times)
 

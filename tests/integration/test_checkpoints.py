@@ -59,7 +59,57 @@ def test_a_good_checkpoint_is_described(copy: Path) -> None:
     assert len(digests) == 4
     assert all(digest.startswith("sha256:") for digest in digests)
     assert description["dtype"] == "float32"
-    assert {"helixq", "torch", "transformers", "peft"} <= set(description["versions"])
+    assert {
+        "helixq",
+        "python",
+        "torch",
+        "transformers",
+        "peft",
+        "tokenizers",
+    } <= set(description["versions"])
+    assert "revision" not in description["base"], "a folder is no commit"
+
+
+def test_checkpoints_of_the_hub_are_described_with_their_commits(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the hub's cache, as a download leaves it: by a tag, by the default branch, and by the commit."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commits = {"base": "b" * 40, "actor": "a" * 40, "critic": "c" * 40}
+    for name, commit in commits.items():
+        repository = tmp_path / f"models--team--{name}"
+        shutil.copytree(checkpoint / name, repository / "snapshots" / commit)
+        (repository / "refs").mkdir()
+        for reference in ("v1.2", "main"):
+            (repository / "refs" / reference).write_text(commit)
+    configured = settings_for(
+        checkpoint,
+        HELIXQ_DATA_DIR=str(tmp_path / "data"),
+        HELIXQ_BASE_MODEL="team/base@v1.2",
+        HELIXQ_ADAPTERS=f"actor=team/actor,critic=team/critic@{commits['critic']},"
+        f"regenerator={checkpoint / 'regenerator'}",
+    )
+    description = find_checkpoints(configured).describe("batching")
+    adapters = description["adapters"]
+    assert description["base"]["name"] == "team/base@v1.2"
+    assert description["base"]["revision"] == commits["base"]
+    assert [adapters[role].get("revision") for role in Role] == [
+        commits["actor"],
+        commits["critic"],
+        None,
+    ]
+    of_folder = find_checkpoints(settings_for(checkpoint)).describe("batching")
+    assert description["base"]["digest"] == of_folder["base"]["digest"]
+
+
+def test_cuda_and_its_driver_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    file = tmp_path / "version"
+    assert discovery.cuda_versions(file)["cuda"] == "13.0"
+    assert "nvidia_driver" not in discovery.cuda_versions(file)
+    file.write_text("580.82.07\n")
+    assert discovery.cuda_versions(file)["nvidia_driver"] == "580.82.07"
 
 
 def test_a_digest_depends_on_contents_not_paths(copy: Path, checkpoint: Path) -> None:

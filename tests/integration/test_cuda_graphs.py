@@ -123,6 +123,9 @@ def answers(
     engine = BatchingEngine(model, tokenizer, capture=lambda _: record, **options)
     completions = [g.result() for g in [engine.submit(request) for request in requests]]
     completions += [engine.submit(request).result() for request in requests[:4]]
+    assert engine.config.paged
+    if isinstance(record, Tracer):
+        assert engine.config.cuda_graphs == bool(record.sizes)
     engine.close()
     return completions
 

@@ -146,3 +146,9 @@ def test_a_worker_registers_before_its_model_is_loaded(
     )
     engine.close()
     assert set(runtime.description["adapters"]) == set(Role)
+    assert runtime.description["engine_config"] == {
+        "slots": 2,
+        "max_context": checkpoints.context,
+        "paged": False,
+        "cuda_graphs": False,
+    }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from jobs.pipeline import Role
 from jobs.settings import Settings
 from worker.checkpoints.digests import Digest, Digests
 from worker.checkpoints.errors import CheckpointError, explain_errors
-from worker.checkpoints.hub import resolve
+from worker.checkpoints.hub import commit_of, resolve
 from worker.engine import probe
 
 log = logging.getLogger(__name__)
 
+#: Where Linux tells the version of NVIDIA's driver.
+DRIVER_VERSION = Path("/sys/module/nvidia/version")
 #: PyTorch dtypes by their names in the settings.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -52,7 +55,10 @@ class Checkpoint:
             return self.hashing.result()
 
     def describe(self) -> dict[str, str]:
-        return {"name": self.name, "digest": f"sha256:{self.digest}"}
+        """Return its name and digest, and of a snapshot from the hub the hash of its commit as ``revision``."""
+        commit = commit_of(self.path)
+        revision = {} if commit is None else {"revision": commit}
+        return {"name": self.name, "digest": f"sha256:{self.digest}", **revision}
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,6 @@ class Checkpoints:
         name = platform.processor() or platform.machine()
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
-        packages = ["helixq", "torch", "transformers", "peft", "celery"]
-        packages += ["bitsandbytes"] if self.quantization == "4bit" else []
         return {
             "engine": engine,
             "device": str(self.device),
@@ -86,11 +90,20 @@ class Checkpoints:
             "split_special_tokens": self.tokenizer.split_special_tokens,
             "base": self.base.describe(),
             "adapters": {role.value: c.describe() for role, c in self.adapters.items()},
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in packages},
-            },
+            "versions": self._versions(),
         }
+
+    def _versions(self) -> dict[str, str]:
+        """Return the versions of the software that texts depend on."""
+        packages = ["helixq", "torch", "transformers", "peft", "tokenizers", "celery"]
+        packages += ["bitsandbytes"] if self.quantization == "4bit" else []
+        versions = {
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        }
+        if self.device.type == "cuda":
+            versions |= cuda_versions()
+        return versions
 
     def check_unchanged(self) -> None:
         """Check that no files have changed since hashing started, so that what was hashed was loaded.
@@ -190,6 +203,22 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
         quantization=settings.quantization,
         context=context,
     )
+
+
+def cuda_versions(driver: Path = DRIVER_VERSION) -> dict[str, str]:
+    """Return the versions of CUDA, of the driver and of Triton, as far as they are known.
+
+    Args:
+        driver: the file in which the kernel tells the version of NVIDIA's driver.
+    """
+    versions = {}
+    if torch.version.cuda is not None:
+        versions["cuda"] = torch.version.cuda
+    with suppress(OSError):
+        versions["nvidia_driver"] = driver.read_text().strip()
+    with suppress(PackageNotFoundError):
+        versions["triton"] = version("triton")
+    return versions
 
 
 def _best_device() -> str:

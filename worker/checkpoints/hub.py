@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -12,6 +13,9 @@ from worker.checkpoints.digests import ALLOW_PATTERNS, PICKLE_PATTERNS
 from worker.checkpoints.errors import CheckpointError, first_line
 
 log = logging.getLogger(__name__)
+
+#: Where a snapshot is in the hub's cache: below the hash of its commit.
+_SNAPSHOT = re.compile(r".*/snapshots/([0-9a-f]{40})")
 
 
 def resolve(reference: str, setting: str) -> Path:
@@ -46,3 +50,9 @@ def resolve(reference: str, setting: str) -> Path:
             f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
             f"{first_line(error)}"
         ) from error
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the hash of the commit that a folder of the hub's cache is a snapshot of; None for other folders."""
+    match = _SNAPSHOT.fullmatch(folder.as_posix())
+    return match and match[1]

@@ -141,6 +141,20 @@ class Generation:
             self._changed.notify_all()
 
 
+@dataclass(frozen=True)
+class EngineConfig:
+    """How an engine computes. Histories record it: it changes no text but by rounding."""
+
+    #: Maximum number of sequences that are decoded together.
+    slots: int
+    #: Maximum number of tokens of prompt and output together.
+    max_context: int
+    #: Whether the KV cache is paged.
+    paged: bool
+    #: Whether decode steps are CUDA graphs.
+    cuda_graphs: bool
+
+
 class Engine(Protocol):
     """A base model with adapters, ready to generate."""
 

@@ -22,6 +22,7 @@ from worker.engine import probe
 from worker.engine.batching.sampler import MIN_TEMPERATURE
 from worker.engine.interface import (
     Completion,
+    EngineConfig,
     EngineError,
     FinishReason,
     Generation,
@@ -93,6 +94,13 @@ class ReferenceEngine:
         self._current: Generation | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def config(self) -> EngineConfig:
+        """How the engine computes."""
+        return EngineConfig(
+            slots=self.max_num_seqs, max_context=self.max_model_len, paged=False, cuda_graphs=False
+        )
 
     def submit(self, request: Request) -> Generation:
         prompt_token_ids, max_output_tokens = self._encode(request)

@@ -48,6 +48,7 @@ class FakeRunner:
 
     kv: RowManager
     async_scheduling: bool = False
+    cuda_graphs: bool = False
     #: The fault of a step when it is launched, and when it is read.
     launch_fault: Callable[[SchedulerOutput], Exception | None] = lambda _: None
     read_fault: Callable[[SchedulerOutput], Exception | None] = lambda _: None

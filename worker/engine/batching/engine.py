@@ -16,7 +16,8 @@ from worker.engine.batching.loop import EngineLoop
 from worker.engine.batching.runner_setup import CaptureFactory, RunnerSetup, build_runner
 from worker.engine.batching.scheduler_output import PrefillChunk, SchedulerOutput
 from worker.engine.batching.sequence import Sequence
-from worker.engine.interface import Generation, Request
+from worker.engine.interface import EngineConfig, Generation, Request
+from worker.engine.kv.block_manager import BlockManager
 from worker.engine.lora.linear import LoRALinear
 from worker.engine.speculative.drafter import Drafter
 from worker.engine.tokenization.detokenizer import Detokenizer
@@ -161,6 +162,16 @@ class BatchingEngine:
     def kv_cache_tokens(self) -> int:
         """Capacity of the KV cache, in tokens of all requests together."""
         return self._runner.kv_cache_tokens
+
+    @property
+    def config(self) -> EngineConfig:
+        """How the engine computes."""
+        return EngineConfig(
+            slots=self.max_num_seqs,
+            max_context=self.max_model_len,
+            paged=isinstance(self._runner.kv, BlockManager),
+            cuda_graphs=self._runner.cuda_graphs,
+        )
 
     @property
     def num_steps(self) -> int:

@@ -54,6 +54,10 @@ class ModelRunner(Protocol):
     def kv_cache_tokens(self) -> int:
         """Capacity of the KV cache, in tokens of all sequences together."""
 
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether decode steps are CUDA graphs."""
+
     def launch(self, output: SchedulerOutput) -> InFlightStep:
         """Start a step.
 

@@ -107,6 +107,10 @@ class PagedModelRunner:
     def kv_cache_tokens(self) -> int:
         return (self._cache.num_blocks - 1) * self._cache.block_size
 
+    @property
+    def cuda_graphs(self) -> bool:
+        return bool(self._graphs)
+
     def discard_uncomputed(self, sequence: Sequence) -> None:
         """Do nothing: attention reads no slot beyond a sequence's tokens."""
 

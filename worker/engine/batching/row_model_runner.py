@@ -36,6 +36,7 @@ class RowModelRunner:
     """Computes each step while it is launched."""
 
     async_scheduling = False
+    cuda_graphs = False
 
     def __init__(
         self,
