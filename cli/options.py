@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs.tlog.cosignature import Cosigner
 from jobs.tlog.note import NoteError, Verifier
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,6 +32,27 @@ def _parse_keys(_context: click.Context, _option: object, keys: tuple[str, ...])
         return [Verifier.parse(key) for key in keys]
     except NoteError as error:
         raise click.UsageError(f"--key: {error}.") from error
+
+
+def witnesses(command: F) -> F:
+    """Add the option ``witnesses`` with the keys of witnesses whose cosignatures are required."""
+    return click.option(
+        "--witness",
+        "witnesses",
+        metavar="VKEY",
+        multiple=True,
+        callback=_parse_witnesses,
+        help="The public key of a witness that must have cosigned; may be repeated.",
+    )(command)
+
+
+def _parse_witnesses(
+    _context: click.Context, _option: object, keys: tuple[str, ...]
+) -> list[Cosigner]:
+    try:
+        return [Cosigner.parse(key) for key in keys]
+    except NoteError as error:
+        raise click.UsageError(f"--witness: {error}.") from error
 
 
 def _with_scheme(_context: click.Context, _option: object, url: str | None) -> str | None:

@@ -27,6 +27,7 @@ from jobs.use_cases import keys
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.workers import Runtime
 from jobs.webhook_delivery import WebhookDelivery
+from jobs.witnessing import Witnessing
 
 if TYPE_CHECKING:
     from worker.engine.interface import Engine
@@ -109,12 +110,14 @@ def maintain(settings: Settings) -> None:
             signing=Signing.of(settings.log_key, settings.log_origin),
         )
         webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
+        witnesses = Witnessing(database, settings.log_witnesses)
         maintenance.start()
         webhooks.start()
+        witnesses.start()
         log.info("running the background duties")
         signals.wait()
         log.info("stopping")
-        for thread in (webhooks, maintenance):
+        for thread in (witnesses, webhooks, maintenance):
             while not thread.stop(timeout=0.1) and signals.count < 2:
                 pass
 

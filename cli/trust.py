@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from cli.client import Client
 from cli.errors import ExpectedError
 from cli.exports import open_file
 from cli.listing import count, open_database
-from cli.options import log_keys, server
+from cli.options import log_keys, server, witnesses
 from jobs.formats.compression import BrokenFileError
 from jobs.importer import read_histories
 from jobs.protocol.history import history as describe
 from jobs.settings import Settings
+from jobs.tlog.cosignature import Cosigner, require
 from jobs.tlog.entry import IMPORT, JOB, digest, is_erased, parse_entry, salts_of, texts
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Signer, Verifier, is_name
@@ -58,6 +61,7 @@ def proof(
 @click.command()
 @click.argument("file", metavar="[FILE]", type=FILE, required=False)
 @log_keys
+@witnesses
 @click.option(
     "--history",
     "history_file",
@@ -78,6 +82,7 @@ def verify(
     /,
     file: Path | None,
     keys: list[Verifier],
+    witnesses: list[Cosigner],
     history_file: Path | None,
     checkpoint_files: tuple[Path, ...],
     as_json: bool,
@@ -93,19 +98,21 @@ def verify(
         if file is not None and (not trusted or checkpoint_files):
             raise click.UsageError("FILE needs --key, and takes no --checkpoint.")
         if file is not None and _is_proof(file):
-            result = _verify_proof(file, trusted, history_file)
+            result = _verify_proof(file, trusted, witnesses, history_file)
             sentence = _proved(result)
         elif file is not None:
             if history_file is not None:
                 raise click.UsageError("--history needs the proof of the history.")
-            result = _verify_export(file, trusted)
+            result = _verify_export(file, trusted, witnesses)
             sentence = _all_proved(result)
         else:
             if history_file is not None:
                 raise click.UsageError("--history needs the proof of the history.")
             earlier = [(str(file), _read(file)) for file in checkpoint_files]
             with open_database(settings) as database:
-                report = verifying.verify(database, describe, trusted=trusted, checkpoints=earlier)
+                report = verifying.verify(
+                    database, describe, trusted=trusted, witnesses=witnesses, checkpoints=earlier
+                )
             result = {"verified": True, **vars(report)}
             sentence = _as_recorded(report)
     except (
@@ -150,11 +157,13 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None) -> None:
         click.echo(str(key))
 
 
-def _verify_proof(file: Path, trusted: list[Verifier], history_file: Path | None) -> dict[str, Any]:
+def _verify_proof(
+    file: Path, trusted: list[Verifier], witnesses: list[Cosigner], history_file: Path | None
+) -> dict[str, Any]:
     """Check a proof, and a history against it.
 
     Raises:
-        NoteError, ProofError: the proof is wrong.
+        NoteError, ProofError: the proof is wrong, or lacks a cosignature of a witness.
         TamperedError: the history is not the one that the entry has the digest of.
     """
     proof = Proof.parse(_read(file))
@@ -166,6 +175,7 @@ def _verify_proof(file: Path, trusted: list[Verifier], history_file: Path | None
         "verified": True,
         "origin": checkpoint.origin,
         "size": checkpoint.size,
+        "witnesses": _times(require(proof.checkpoint, witnesses)),
         "index": proof.index,
         "entry": entry,
     }
@@ -191,20 +201,27 @@ def _is_proof(file: Path) -> bool:
         return opened.read(len(HEADER)) == HEADER.encode()
 
 
-def _verify_export(file: Path, trusted: list[Verifier]) -> dict[str, Any]:
+def _verify_export(
+    file: Path, trusted: list[Verifier], witnesses: list[Cosigner]
+) -> dict[str, Any]:
     """Check an export of histories, each with its proof.
 
     Raises:
-        RefusedError: one of them is not as it was recorded.
+        RefusedError: one of them is not as it was recorded, or its proof lacks a cosignature of a witness.
         BrokenFileError: the file is not whole.
     """
     verified = without_entry = of_others = erased = 0
     logs = set()
+    is_witnessed = cache(lambda note: require(note, witnesses))
     with open_file(file) as opened:
         for line in read_histories(opened, trusted):
             if line.checked is None:
                 without_entry += 1
             else:
+                try:
+                    is_witnessed(line.checked.proof.checkpoint)
+                except NoteError as error:
+                    raise RefusedError(line.number, f"{line.history['id']}: {error}") from error
                 verified += 1
                 logs.add(line.checked.proof.log)
                 of_others += not line.checked.origin_signed
@@ -219,6 +236,20 @@ def _verify_export(file: Path, trusted: list[Verifier]) -> dict[str, Any]:
         # Imported there from logs whose keys were not given.
         "unchecked_origins": of_others,
     }
+
+
+def _times(witnessed: Mapping[str, int]) -> dict[str, str]:
+    """Return the times of cosignatures as RFC 3339 in UTC."""
+    return {
+        name: dt.datetime.fromtimestamp(time, dt.UTC).isoformat().replace("+00:00", "Z")
+        for name, time in witnessed.items()
+    }
+
+
+def _cosigned(result: Mapping[str, Any]) -> str:
+    """Return the sentence on who cosigned a checkpoint, and when."""
+    by = ", ".join(f"{name} at {time}" for name, time in result["witnesses"].items())
+    return f" Cosigned by {by}." if by else ""
 
 
 def _all_proved(result: Mapping[str, Any]) -> str:
@@ -253,8 +284,10 @@ def _proved(result: Mapping[str, Any]) -> str:
             without = (
                 f" These texts were erased, and are not checked: {', '.join(result['erased'])}."
             )
-        return f"Verified: the history of {result['job']} is {place}, {recorded}.{without}"
-    return f"Verified: the record with the digest {digest} is {place}, {recorded}."
+        said = f"Verified: the history of {result['job']} is {place}, {recorded}.{without}"
+    else:
+        said = f"Verified: the record with the digest {digest} is {place}, {recorded}."
+    return f"{said}{_cosigned(result)}"
 
 
 def _as_recorded(report: verifying.Report) -> str:
@@ -271,11 +304,14 @@ def _as_recorded(report: verifying.Report) -> str:
         if number
     ]
     retried = f"{report.retried} retried after an end, " if report.retried else ""
+    witnessed = "".join(
+        f" {name} has cosigned {size} of them." for name, size in report.witnessed.items()
+    )
     besides = f" with {' and '.join(added)}" if added else ""
     return (
         f"Verified: {count(report.jobs, 'job')}{besides} {verbs} recorded in {report.origin}, "
         f"{retried}{report.deleted} deleted; {count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
-        f"agree{'s' if report.checkpoints == 1 else ''}.{waiting}"
+        f"agree{'s' if report.checkpoints == 1 else ''}.{witnessed}{waiting}"
     )
 
 

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from pydantic import (
@@ -83,6 +84,42 @@ def networks(value: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
 
 
+class Witness(NamedTuple):
+    """A witness of the transparency log."""
+
+    #: Its verifier key.
+    key: str
+    #: Where it is asked: the address before ``/add-checkpoint``.
+    url: str
+
+
+def witnesses(value: str) -> tuple[Witness, ...]:
+    """Parse witnesses such as ``witness.example/w1+3f2a…+BA… https://witness.example/w1, …``.
+
+    Raises:
+        ValueError: a part is no key and address.
+    """
+    # Imported here since few commands need it.
+    from jobs.tlog.cosignature import Cosigner
+
+    found = []
+    for part in value.split(","):
+        words = part.split()
+        if len(words) != 2:
+            raise ValueError(
+                f"{part.strip()!r} should be a key and an address: NAME+ID+KEY https://…"
+            )
+        key, url = words
+        Cosigner.parse(key)
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError(f"{url!r} should be an address that begins with https:// or http://")
+        found.append(Witness(key, url))
+    if len({witness.key for witness in found}) < len(found):
+        raise ValueError("a witness is given twice")
+    return tuple(found)
+
+
 class Settings(BaseModel):
     """The program's settings; a field ``x`` is the variable ``HELIXQ_X``."""
 
@@ -140,6 +177,11 @@ class Settings(BaseModel):
     log_origin: str | None = None
     #: The key that signs the transparency log; the database keeps one if not given.
     log_key: str | None = None
+    #: Witnesses that cosign the transparency log.
+    log_witnesses: Annotated[
+        tuple[Witness, ...],
+        BeforeValidator(lambda value: witnesses(value) if isinstance(value, str) else value),
+    ] = ()
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("data_dir")

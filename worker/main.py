@@ -30,6 +30,7 @@ from jobs.use_cases import workers
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.workers import Runtime
 from jobs.webhook_delivery import WebhookDelivery
+from jobs.witnessing import Witnessing
 from worker import tasks
 from worker.consumer import consume
 from worker.engine.interface import Engine
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 EngineFactory = Callable[[Callable[[Runtime], None]], tuple[Engine, Runtime]]
 #: Seconds between two attempts to reach a server, and between two warnings about it.
 RETRY_DELAY, LOG_INTERVAL = 1.0, 10.0
+#: Seconds that a stop waits for the reply of a witness.
+STOP_TIMEOUT = 1.0
 
 
 def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
@@ -88,6 +91,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
             signing=Signing.of(settings.log_key, settings.log_origin),
         )
         webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
+        witnesses = Witnessing(database, settings.log_witnesses)
 
         def on_ready() -> None:
             # Celery ignores errors of its signals' handlers, so transient ones must be retried here.
@@ -102,11 +106,13 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         heartbeat.start()
         maintenance.start()
         webhooks.start()
+        witnesses.start()
         try:
             return consume(
                 app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, on_ready=on_ready
             )
         finally:
+            witnesses.stop(timeout=STOP_TIMEOUT)
             webhooks.stop()
             maintenance.stop()
             heartbeat.stop()

@@ -6,7 +6,17 @@ from jobs.models.erasures import Erasure
 from jobs.models.files import File, FileChunk, FilePurpose, FileState
 from jobs.models.jobs import ANONYMOUS, OPEN, Attempt, AttemptStatus, Job, Status
 from jobs.models.keys import ApiKey, LoginSession, Scope
-from jobs.models.log import LogCheckpoint, LogDeletion, LogEntry, LogKey, LogKind, LogState, LogTile
+from jobs.models.log import (
+    LogCheckpoint,
+    LogCosignature,
+    LogDeletion,
+    LogEntry,
+    LogKey,
+    LogKind,
+    LogState,
+    LogTile,
+    LogWitness,
+)
 from jobs.models.reviews import Review
 from jobs.models.rollups import Rollup, RollupModel
 from jobs.models.search import SearchDocument
@@ -31,12 +41,14 @@ __all__ = [
     "FileState",
     "Job",
     "LogCheckpoint",
+    "LogCosignature",
     "LogDeletion",
     "LogEntry",
     "LogKey",
     "LogKind",
     "LogState",
     "LogTile",
+    "LogWitness",
     "LoginSession",
     "Review",
     "Rollup",

@@ -85,6 +85,35 @@ class LogCheckpoint(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
 
 
+class LogWitness(Base):
+    """A witness: what it has cosigned, and when it may be asked next."""
+
+    __tablename__ = "log_witnesses"
+
+    #: Name and id of its key (`jobs.tlog.cosignature.Cosigner.label`).
+    witness: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    #: The number of entries of the tree that it has cosigned last, as far as is known.
+    size: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    #: How often in a row it has not cosigned what it was asked to.
+    failures: Mapped[int] = mapped_column(default=0)
+    #: Before then nobody asks it: a process is waiting for its reply, or it failed.
+    next_at: Mapped[dt.datetime]
+
+
+class LogCosignature(Base):
+    """A cosignature of a checkpoint. Of each witness, those of its newest checkpoints are kept."""
+
+    __tablename__ = "log_cosignatures"
+
+    #: Of the checkpoint.
+    size: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    witness: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    #: The line that is added to the checkpoint's note.
+    line: Mapped[str] = mapped_column(sa.Text)
+
+    __table_args__ = (sa.Index(None, "witness", "size"),)
+
+
 class LogDeletion(Base):
     """The deletion of a job that has an entry, until the log has an entry of it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 
 import sqlalchemy as sa
@@ -17,6 +17,10 @@ from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import Note, Verifier
 from jobs.tlog.proof import Proof
 from jobs.tlog.tiles import WIDTH, Tile
+
+#: Seconds for which a checkpoint that witnesses have cosigned is shown rather than a newer one. A busy log grows
+#: every second, and witnesses take a moment.
+MAX_AGE = 60.0
 
 
 def prove(database: Database, owner: str | None, job_id: str) -> Proof:
@@ -35,19 +39,34 @@ def prove(database: Database, owner: str | None, job_id: str) -> Proof:
 
 
 def prove_all(connection: sa.Connection, jobs: Iterable[Job]) -> dict[str, Proof]:
-    """Return the proofs of jobs by their ids, all with the newest checkpoint. Jobs without an entry are left out."""
-    note = log.get_checkpoint(connection)
+    """Return the proofs of jobs by their ids. Jobs without an entry are left out."""
     places = {job.log_index: job.id for job in jobs if job.log_index is not None}
-    if note is None or not places:
-        return {}
-    size = Checkpoint.parse(Note.parse(note).text).size
+    return {places[proof.index]: proof for proof in prove_entries(connection, places)}
+
+
+def prove_entries(connection: sa.Connection, indexes: Collection[int]) -> list[Proof]:
+    """Return the proofs of entries, each with the checkpoint that has the most cosignatures, and of several the newest.
+
+    Entries that no checkpoint has are left out.
+    """
+    if not indexes:
+        return []
+    heads = [
+        (Checkpoint.parse(Note.parse(note).text).size, note)
+        # One that many witnesses have cosigned, and for entries that are too new for it, another.
+        for least in (0, max(indexes) + 1)
+        if (note := log.get_checkpoint(connection, least)) is not None
+    ]
     nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
-    return {
-        places[row.entry_index]: Proof(
-            row.entry_index, merkle.inclusion_proof(row.entry_index, size, nodes), note, row.entry
-        )
-        for row in log.get_entries(connection, places)
-    }
+
+    def proof(index: int, entry: bytes) -> Proof | None:
+        for size, note in heads:
+            if index < size:
+                return Proof(index, merkle.inclusion_proof(index, size, nodes), note, entry)
+        return None
+
+    proofs = [proof(*row) for row in log.get_entries(connection, indexes)]
+    return [each for each in proofs if each is not None]
 
 
 def origin_proof(database: Database, owner: str | None, job_id: str) -> Proof:
@@ -65,9 +84,12 @@ def origin_proof(database: Database, owner: str | None, job_id: str) -> Proof:
 
 
 def get_checkpoint(database: Database) -> str | None:
-    """Return the newest checkpoint, a signed note; None if the log is empty."""
+    """Return the log's checkpoint, a signed note; None if the log is empty.
+
+    It is the newest one that has the most cosignatures, but none that is `MAX_AGE` old if there is a newer one.
+    """
     with database.read() as connection:
-        return log.get_checkpoint(connection)
+        return log.get_checkpoint(connection, max_age=MAX_AGE)
 
 
 def get_tile(database: Database, level: int, tile: Tile) -> bytes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from jobs.models import Job, LogKind
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
+from jobs.tlog.cosignature import Cosigner, require
 from jobs.tlog.entry import (
     DELETION,
     ERASURE,
@@ -69,6 +70,8 @@ class Report:
     erasures: int = 0
     #: Jobs that have ended and have no entry yet.
     unsealed: int = 0
+    #: How many entries each of the required witnesses has cosigned, by its name.
+    witnessed: dict[str, int] = field(default_factory=dict)
 
 
 class Head(NamedTuple):
@@ -85,6 +88,7 @@ def verify(
     describe: Callable[[Job], dict[str, Any]],
     *,
     trusted: Sequence[Verifier] = (),
+    witnesses: Sequence[Cosigner] = (),
     checkpoints: Iterable[tuple[str, str]] = (),
 ) -> Report:
     """Compare a database with its log.
@@ -94,6 +98,7 @@ def verify(
         describe: returns the history of a job (`jobs.protocol.history`).
         trusted: the keys that may have signed. If none are given, those that the database names: then nobody is
             noticed who replaced the log as a whole.
+        witnesses: those that must have cosigned the log. Their cosignatures that are kept are checked.
         checkpoints: names and notes of earlier checkpoints, which the log must continue.
 
     Raises:
@@ -108,7 +113,8 @@ def verify(
             for name, note in checkpoints
         )
         tree = _Tree(connection, report)
-        heads = heapq.merge(given, _stored_heads(connection, keys, report))
+        cosigned = _Cosigned(connection, witnesses, report)
+        heads = heapq.merge(given, _stored_heads(connection, keys, report, cosigned))
         head = next(heads, None)
         for start in range(0, report.entries, PAGE):
             rows = log.list_entries(connection, start, start + PAGE)
@@ -129,6 +135,7 @@ def verify(
         if connection.scalar(_MORE, {"size": report.entries}):
             raise TamperedError(f"entry {report.entries} was added: no checkpoint has it")
         tree.finish()
+        cosigned.finish()
         _check_places(connection)
         report.unsealed = log.count_unsealed(connection)
     return report
@@ -211,8 +218,45 @@ def _open(note: str, keys: Sequence[Verifier], origin: str | None, name: str) ->
     return Head(checkpoint.size, checkpoint.root, name)
 
 
+class _Cosigned:
+    """The cosignatures of witnesses, compared with the checkpoints that they are of."""
+
+    def __init__(
+        self, connection: sa.Connection, witnesses: Sequence[Cosigner], report: Report
+    ) -> None:
+        self._by_label = {witness.label: witness for witness in witnesses}
+        self._report = report
+        self._left = {
+            (size, witness): line
+            for size, witness, line in log.list_cosignatures(connection, list(self._by_label))
+        }
+
+    def check(self, size: int, note: str) -> None:
+        """Check the cosignatures of a checkpoint."""
+        for label, witness in self._by_label.items():
+            line = self._left.pop((size, label), None)
+            if line is None:
+                continue
+            try:
+                require(note + line, [witness])
+            except NoteError as error:
+                raise TamperedError(f"checkpoint {size}: {error}") from error
+            self._report.witnessed[witness.name] = size
+
+    def finish(self) -> None:
+        """Each witness must have cosigned; there must be none of checkpoints that are not there."""
+        for size, label in self._left:
+            name = self._by_label[label].name
+            raise TamperedError(f"checkpoint {size} was removed: {name} has cosigned it")
+        for witness in self._by_label.values():
+            if witness.name not in self._report.witnessed:
+                raise TamperedError(
+                    f"the witness {witness.name} has cosigned no checkpoint of the log"
+                )
+
+
 def _stored_heads(
-    connection: sa.Connection, keys: Sequence[Verifier], report: Report
+    connection: sa.Connection, keys: Sequence[Verifier], report: Report, cosigned: _Cosigned
 ) -> Iterator[Head]:
     """Yield the stored checkpoints, the smallest first."""
     size = -1
@@ -224,6 +268,7 @@ def _stored_heads(
                     f"checkpoint {size} was changed: its note has {head.size} entries"
                 )
             report.checkpoints += 1
+            cosigned.check(size, note)
             yield head
 
 

@@ -11,10 +11,13 @@ import pytest
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS, AttemptStatus, Status, WorkerState
-from jobs.use_cases import outbox, queries, workers
+from jobs.tlog.cosignature import Cosigner, require
+from jobs.use_cases import outbox, proving, queries, workers
 from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
+from tests.integration.sealed import end, seal
 from tests.servers import Process, RedisServer, helixq, start
+from tests.witness import Witness
 
 ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
 
@@ -37,6 +40,11 @@ def stop(process: Process) -> None:
 
 
 def test_duties_without_a_worker(database: Database, environ: dict[str, str]) -> None:
+    end(database)
+    seal(database)
+    witness = Witness("witness.example")
+    witness.log_key = str(proving.list_keys(database)[0])
+    environ["HELIXQ_LOG_WITNESSES"] = witness.setting
     workers.set_state(database, WORKER, WorkerState.READY)
     job = submit(database)
     claim(database, job)
@@ -44,7 +52,13 @@ def test_duties_without_a_worker(database: Database, environ: dict[str, str]) ->
     maintain = helixq("maintain", environ=environ)
     maintain.wait_for(f"{job.id}: its worker stopped responding")
     maintain.wait_for("published 1 jobs from the outbox")
+    witness.wait_for(1)
     stop(maintain)
+    witness.close()
+    assert witness.statuses == [200]
+    note = proving.get_checkpoint(database)
+    assert note is not None
+    assert require(note, [Cosigner.parse(witness.key)])
     assert [
         attempt.status for attempt in queries.get_job(database, ANONYMOUS, job.id).attempts
     ] == [AttemptStatus.LOST]

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import SettingsError
+from jobs.tlog.cosignature import ED25519, ML_DSA_44, Cosigner
 from jobs.tlog.note import Signer
 
 
@@ -200,6 +201,28 @@ def test_a_long_data_folder_still_gets_a_socket() -> None:
     assert len(str(loaded.redis_socket)) <= settings.MAX_SOCKET_PATH
     neighbor = settings.load({"HELIXQ_DATA_DIR": "/" + "long/" * 31})
     assert neighbor.redis_socket != loaded.redis_socket
+
+
+def test_witnesses_are_keys_and_addresses() -> None:
+    keys = [
+        str(Cosigner("witness.example/w1", ED25519, bytes(32))),
+        str(Cosigner("other.example", ML_DSA_44, bytes(1312))),
+    ]
+    value = f"{keys[0]} https://witness.example/w1, {keys[1]} http://127.0.0.1:7380"
+    loaded = settings.load({"HELIXQ_LOG_WITNESSES": value}).log_witnesses
+    assert loaded == ((keys[0], "https://witness.example/w1"), (keys[1], "http://127.0.0.1:7380"))
+    assert settings.load({}).log_witnesses == ()
+    log_key = str(Signer.generate("example.com/log").verifier)
+    for value, message in (
+        (keys[0], "should be a key and an address"),
+        (f"{log_key} https://a.example", "a witness's key should be"),
+        (f"other.example/{keys[0]} https://a.example", "does not belong to its name and key"),
+        (f"{keys[0]} ftp://a.example", "an address that begins with https:// or http://"),
+        (f"{keys[0]} https://", "an address that begins with https:// or http://"),
+        (f"{keys[0]} https://a, {keys[0]} https://b", "a witness is given twice"),
+    ):
+        with pytest.raises(settings.SettingsError, match=message):
+            settings.load({"HELIXQ_LOG_WITNESSES": value})
 
 
 def test_a_key_of_the_log_is_checked_and_never_shown() -> None:
