@@ -165,9 +165,8 @@ class Client:
                 raise self._unreachable(error) from error
             raise ExpectedError(f"the export broke off, and is not whole ({error})") from error
 
-    def proof(self, job_id: str, *, origin: bool = False) -> str:
-        """Return the proof that a job is in the transparency log, or the one that it was imported with."""
-        parameters = {"origin": "true"} if origin else {}
+    def proof(self, job_id: str, **parameters: str) -> str:
+        """Return the proof that a job, a ``review`` or an ``erasure`` of it is in the transparency log."""
         try:
             return self._request("GET", f"/api/jobs/{job_id}/proof", params=parameters).text
         except httpx2.TransportError as error:

@@ -22,7 +22,7 @@ from jobs.importer import read_histories
 from jobs.protocol.history import history as describe
 from jobs.settings import Settings
 from jobs.tlog.cosignature import Cosigner, require
-from jobs.tlog.entry import IMPORT, JOB, digest, is_erased, parse_entry, salts_of, texts
+from jobs.tlog.entry import is_erased, parse_entry, recorded_as, texts
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Signer, Verifier, is_name
 from jobs.tlog.proof import HEADER, Proof
@@ -41,14 +41,34 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Write it to this file.",
 )
 @click.option("--origin", is_flag=True, help="The proof that an imported job came with.")
+@click.option(
+    "--review", type=click.IntRange(min=0), metavar="NUMBER", help="The proof of this review."
+)
+@click.option(
+    "--erasure", type=click.IntRange(min=0), metavar="NUMBER", help="The proof of this erasure."
+)
 @server
 @click.pass_obj
 def proof(
-    settings: Settings, /, job_id: str, output: Path | None, origin: bool, url: str | None
+    settings: Settings,
+    /,
+    job_id: str,
+    output: Path | None,
+    origin: bool,
+    url: str | None,
+    **parts: int | None,
 ) -> None:
-    """Print the proof that a job is in the transparency log: a C2SP tlog-proof file."""
+    """Print the proof that a job is in the transparency log: a C2SP tlog-proof file.
+
+    Reviews and erasures have proofs of their own, and are counted from 0 on, as in the job's history.
+    """
+    parameters = {name: str(number) for name, number in parts.items() if number is not None}
+    if origin:
+        parameters["origin"] = "true"
+    if len(parameters) > 1:
+        raise click.UsageError("Give one of --origin, --review and --erasure.")
     with Client(url or settings.url, settings.api_key) as client:
-        text = client.proof(job_id, origin=origin)
+        text = client.proof(job_id, **parameters)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -182,17 +202,17 @@ def _verify_proof(
     if history_file is not None:
         try:
             told = json.loads(_read(history_file))
-            recorded = digest(told, salts_of(told["log"]))
+            name = recorded_as(told, entry)
             erased = [pointer for pointer, text in texts(told).items() if is_erased(text)]
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise verifying.TamperedError(
                 f"{history_file} is no whole history of a job that is in the log"
             ) from error
-        if entry.get("type") not in (JOB, IMPORT) or recorded != entry.get("digest"):
+        if name is None:
             raise verifying.TamperedError(
                 f"the history of {told['id']} is not the one that was recorded in entry {proof.index}"
             )
-        result |= {"job": told["id"], "erased": erased}
+        result |= {"job": told["id"], "record": name, "erased": erased}
     return result
 
 
@@ -210,7 +230,7 @@ def _verify_export(
         RefusedError: one of them is not as it was recorded, or its proof lacks a cosignature of a witness.
         BrokenFileError: the file is not whole.
     """
-    verified = without_entry = of_others = erased = 0
+    verified = without_entry = of_others = erased = unproved = 0
     logs = set()
     is_witnessed = cache(lambda note: require(note, witnesses))
     with open_file(file) as opened:
@@ -226,6 +246,7 @@ def _verify_export(
                 logs.add(line.checked.proof.log)
                 of_others += not line.checked.origin_signed
                 erased += bool(line.checked.erased)
+                unproved += line.checked.unproved
     return {
         "verified": True,
         "histories": verified,
@@ -235,6 +256,8 @@ def _verify_export(
         "erased": erased,
         # Imported there from logs whose keys were not given.
         "unchecked_origins": of_others,
+        # Reviews and erasures without a proof.
+        "unproved": unproved,
     }
 
 
@@ -267,6 +290,8 @@ def _all_proved(result: Mapping[str, Any]) -> str:
         said += (
             f" Texts of {count(erased, 'history', 'histories')} were erased, and are not checked."
         )
+    if unproved := result["unproved"]:
+        said += f" {count(unproved, 'review or erasure', 'reviews and erasures')} had no proof."
     if unchecked := result["unchecked_origins"]:
         said += (
             f" {count(unchecked, 'history', 'histories')} came from logs whose keys were not given."
@@ -284,7 +309,9 @@ def _proved(result: Mapping[str, Any]) -> str:
             without = (
                 f" These texts were erased, and are not checked: {', '.join(result['erased'])}."
             )
-        said = f"Verified: the history of {result['job']} is {place}, {recorded}.{without}"
+        said = (
+            f"Verified: the {result['record']} of {result['job']} is {place}, {recorded}.{without}"
+        )
     else:
         said = f"Verified: the record with the digest {digest} is {place}, {recorded}."
     return f"{said}{_cosigned(result)}"

@@ -87,6 +87,14 @@ class NoSuchTextError(UserError):
         self.pointer = pointer
 
 
+class NoSuchPartError(UserError):
+    """A job has no review or erasure of a number."""
+
+    def __init__(self, job_id: str, part: str, number: int, count: int) -> None:
+        last = f"the last one is {count - 1}" if count else "it has none"
+        super().__init__(f"{job_id} has no {part} {number}: {last}.")
+
+
 class ErasedError(UserError):
     """Texts that are needed were erased."""
 

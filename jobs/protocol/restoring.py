@@ -14,9 +14,9 @@ from jobs.tlog.entry import Salts, salts_of, without_erased
 from jobs.tlog.exported import Checked, HistoryError
 
 #: Fields that say where a history is from, and not what it is.
-OF_THE_LOG = frozenset({"digest", "log", "origin", "proof", "origin_proof"})
+OF_THE_LOG = frozenset({"digest", "log", "origin"})
 #: What an export adds to a history.
-_ADDED = frozenset({"proof", "origin_proof"})
+_ADDED = frozenset({"proof", "origin_proof", "review_proofs", "erasure_proofs"})
 #: The entries of reviews and erasures, which are of one log too.
 _PLACE = re.compile(r"/(reviews|erasures)/\d+/log/index")
 #: What the columns of erased texts have, if it is not an empty text.

@@ -95,6 +95,8 @@ COLUMNS = MappingProxyType(
             "log": Kind.JSON,
             "proof": Kind.TEXT,
             "origin_proof": Kind.TEXT,
+            "review_proofs": Kind.JSON,
+            "erasure_proofs": Kind.JSON,
         },
         Shape.PREFERENCE: {
             "prompt": Kind.TEXT,
@@ -129,9 +131,14 @@ def rows(
         exported: the job.
         roles: those whose stages are rows of the shape ``sft``.
     """
-    job, proof = exported
+    job = exported.job
     if shape is Shape.HISTORY:
-        proofs = {"proof": proof and proof.text, "origin_proof": job.origin_proof}
+        proofs = {
+            "proof": _proof(exported, job.log_index),
+            "origin_proof": job.origin_proof,
+            "review_proofs": [_proof(exported, review.log_index) for review in job.reviews],
+            "erasure_proofs": [_proof(exported, erasure.log_index) for erasure in job.erasures],
+        }
         yield {**history(job), **proofs}
     elif shape is Shape.PREFERENCE:
         if (pair := _preference(job)) is not None:
@@ -140,6 +147,12 @@ def rows(
         for attempt in job.finished:
             if attempt.role in roles and _is_whole(attempt) and _is_kept(job, attempt):
                 yield _sft(job, attempt)
+
+
+def _proof(exported: Exported, index: int | None) -> str | None:
+    """Return the proof of an entry by its place; None if it has none yet."""
+    proof = None if index is None else exported.proofs.get(index)
+    return None if proof is None else proof.text
 
 
 def review_of(job: Job) -> Review:

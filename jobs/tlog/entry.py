@@ -325,6 +325,28 @@ def erasure_digest(
     return _digest({"job": job_id, **plain, "hashes": [hashes.get(p) for p in erasure["texts"]]})
 
 
+def recorded_as(history: Mapping[str, Any], entry: Mapping[str, Any]) -> str | None:
+    """Return what of a job's history an entry records: ``history``, ``review N`` or ``erasure N``; None if nothing.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no history of a job that is in a log.
+    """
+    kind, told = entry.get("type"), entry.get("digest")
+    if kind in (JOB, IMPORT):
+        return "history" if digest(history, salts_of(history["log"])) == told else None
+    if kind == REVIEW:
+        for number, review in enumerate(history["reviews"]):
+            if review_digest(history["id"], review, salts_of(review["log"])) == told:
+                return f"review {number}"
+    if kind == ERASURE:
+        own = {**texts(history), **review_texts(history)}
+        hashes = {pointer: value["hash"] for pointer, value in own.items() if is_erased(value)}
+        for number, erasure in enumerate(history["erasures"]):
+            if erasure_digest(history["id"], erasure, hashes) == told:
+                return f"erasure {number}"
+    return None
+
+
 def job_entry(digest: str, at: str) -> bytes:
     """Return the entry of an ended job.
 

@@ -1,8 +1,8 @@
 """Exported histories: each is checked by itself, with nothing but what is in its line and the public keys.
 
-A line of an export of histories has a job's history, the proof of its entry (``proof``), and for a job that was
-imported the proof that it came with (``origin_proof``). Its reviews and erasures have digests, and no proofs: they
-are as whoever made the digests wrote them.
+A line of an export of histories has a job's history, the proof of its entry (``proof``), those of the entries of its
+reviews and erasures (``review_proofs`` and ``erasure_proofs``), and for a job that was imported the proof that it came
+with (``origin_proof``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.entry import (
+    ERASURE,
     IMPORT,
     JOB,
+    REVIEW,
     SALT_SIZE,
     Salts,
     digest,
@@ -53,6 +55,8 @@ class Checked:
     #: Whether the signature of each of them was checked.
     signed: bool
     origin_signed: bool
+    #: The number of reviews and erasures without a proof: as whoever wrote them into the history.
+    unproved: int
 
 
 def proof_hash(proof: str) -> str:
@@ -90,17 +94,23 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
     if parsed.index != index:
         raise HistoryError(f"it claims entry {index}, and its proof is of entry {parsed.index}")
     _compare(entry, recorded)
+    try:
+        unproved = _check_proofs(history, parsed, trusted)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, HistoryError):
+            raise
+        raise HistoryError("it has no proofs of its reviews and erasures as it should") from error
     if entry["type"] == JOB:
         if origin_proof is not None:
             raise HistoryError("its entry says that it ended in this log, and it has another proof")
-        return Checked(recorded, salts, erased, parsed, parsed, signed, signed)
+        return Checked(recorded, salts, erased, parsed, parsed, signed, signed, unproved)
     if not isinstance(origin_proof, str) or proof_hash(origin_proof) != entry.get("proof"):
         raise HistoryError(
             "the proof that it was imported with is not the one that its entry names"
         )
     origin, first, origin_signed = _open(origin_proof, trusted, required=False)
     _compare(first, recorded)
-    return Checked(recorded, salts, erased, parsed, origin, signed, origin_signed)
+    return Checked(recorded, salts, erased, parsed, origin, signed, origin_signed, unproved)
 
 
 def _check_salts(salts: Salts, whose: str) -> None:
@@ -122,6 +132,37 @@ def _check_additions(history: Mapping[str, Any]) -> None:
         _check_digest(erasure, erasure_digest(history["id"], erasure, hashes), f"erasure {number}")
     if (reason := misfit(history)) is not None:
         raise HistoryError(f"it was changed: {reason}")
+
+
+def _check_proofs(history: Mapping[str, Any], proof: Proof, trusted: Sequence[Verifier]) -> int:
+    """Check the proofs of reviews and erasures; return how many of them have none.
+
+    Args:
+        history: a line of an export. One of an earlier version has no such proofs.
+        proof: of the job's entry.
+        trusted: as for `check`.
+    """
+    ends = {history["log"]["index"], *(retry["entry"] for retry in history["retries"])}
+    unproved = 0
+    for kind, name in ((REVIEW, "review"), (ERASURE, "erasure")):
+        records = history[f"{name}s"]
+        proofs = history.get(f"{name}_proofs")
+        if proofs is None:
+            proofs = [None] * len(records)
+        for number, (record, text) in enumerate(zip(records, proofs, strict=True)):
+            if text is None:
+                unproved += 1
+                continue
+            parsed, entry, _ = _open(text, trusted, required=True)
+            if (
+                entry.get("type") != kind
+                or entry["digest"] != record["digest"]
+                or entry["entry"] not in ends
+                or parsed.log != proof.log
+                or parsed.index != record["log"]["index"]
+            ):
+                raise HistoryError(f"the proof of its {name} {number} is of another entry")
+    return unproved
 
 
 def _check_digest(told: Mapping[str, Any], right: str, name: str) -> None:

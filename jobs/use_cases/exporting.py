@@ -6,7 +6,7 @@ A page begins after the place of the page before and not after its last job, whi
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ class Exported(NamedTuple):
     """A job with all that its history has."""
 
     job: Job
-    #: Of its entry in the log; None without one, or if proofs were not asked for.
-    proof: Proof | None
+    #: Of its entry in the log and those of its reviews and erasures, by their places; empty if they were not asked for.
+    proofs: Mapping[int, Proof]
 
 
 def pages(
@@ -45,7 +45,7 @@ def pages(
         database: of the jobs.
         owner: whose jobs may be read; None for all.
         filters: which of them.
-        with_proofs: whether to add the proofs of their entries.
+        with_proofs: whether to add the proofs of their entries, and of those of their reviews and erasures.
         size: the maximum number of jobs of a page.
     """
     if owner is not None:
@@ -61,6 +61,6 @@ def pages(
             proofs = proving.prove_all(session.connection(), found) if with_proofs else {}
         if found:
             after = Place(found[-1].created_at, found[-1].id)
-            yield [Exported(job, proofs.get(job.id)) for job in found]
+            yield [Exported(job, proofs) for job in found]
         if len(found) < size:
             return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from enum import StrEnum
 from functools import cache
 
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.errors import NotImportedError, NotSealedError
+from jobs.errors import NoSuchPartError, NotImportedError, NotSealedError
 from jobs.models import Job
 from jobs.statements import jobs, log
 from jobs.tlog import merkle, tiles
@@ -23,25 +24,63 @@ from jobs.tlog.tiles import WIDTH, Tile
 MAX_AGE = 60.0
 
 
-def prove(database: Database, owner: str | None, job_id: str) -> Proof:
-    """Return the proof that a job's entry is in the log, with the entry as its extra data.
+class Part(StrEnum):
+    """What of a job has entries of its own."""
+
+    REVIEW = "review"
+    ERASURE = "erasure"
+
+
+def prove(
+    database: Database, owner: str | None, job_id: str, part: Part | None = None, number: int = 0
+) -> Proof:
+    """Return the proof that an entry of a job is in the log, with the entry as its extra data.
+
+    Args:
+        database: of the jobs.
+        owner: whose jobs may be read; None for all.
+        job_id: of the job.
+        part: None for the end of the job.
+        number: which review or erasure, from 0 on.
 
     Raises:
         JobNotFoundError: the owner has no such job.
-        NotSealedError: the job has no entry yet.
+        NoSuchPartError: the job has no such review or erasure.
+        NotSealedError: there is no entry yet.
     """
     with database.read_session() as session:
-        job = jobs.get(session, owner, job_id)
-        proofs = prove_all(session.connection(), [job])
-    if job_id not in proofs:
-        raise NotSealedError(job_id, ended=job.status.final)
-    return proofs[job_id]
+        job = jobs.get(session, owner, job_id, with_history=part is not None)
+        index, ended = job.log_index, job.status.final
+        if part is not None:
+            of_job = job.reviews if part is Part.REVIEW else job.erasures
+            if number >= len(of_job):
+                raise NoSuchPartError(job_id, part, number, len(of_job))
+            index = of_job[number].log_index
+        proofs = [] if index is None else prove_entries(session.connection(), [index])
+    if not proofs:
+        raise NotSealedError(f"The {part} {number} of {job_id}" if part else job_id, ended=ended)
+    return proofs[0]
 
 
-def prove_all(connection: sa.Connection, jobs: Iterable[Job]) -> dict[str, Proof]:
-    """Return the proofs of jobs by their ids. Jobs without an entry are left out."""
-    places = {job.log_index: job.id for job in jobs if job.log_index is not None}
-    return {places[proof.index]: proof for proof in prove_entries(connection, places)}
+def prove_all(connection: sa.Connection, jobs: Iterable[Job]) -> dict[int, Proof]:
+    """Return the proofs of the entries of jobs, of their reviews and of their erasures, by their places in the log.
+
+    Args:
+        connection: in any transaction.
+        jobs: with their reviews and erasures loaded.
+    """
+    places = [
+        index
+        for job in jobs
+        for index in (
+            job.log_index,
+            *(review.log_index for review in job.reviews),
+            *(erasure.log_index for erasure in job.erasures),
+        )
+        if index is not None
+    ]
+    proofs = prove_entries(connection, places)
+    return {proof.index: proof for proof in proofs}
 
 
 def prove_entries(connection: sa.Connection, indexes: Collection[int]) -> list[Proof]:

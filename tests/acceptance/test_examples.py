@@ -99,7 +99,8 @@ def test_examples_work(
     (tmp_path / "questions.jsonl").write_text("".join(lines_of_files(document)), encoding="utf-8")
     job_id = service.submit("Why?")
     service.wait(job_id)
-    # As if an auditor had asked for both before: a checkpoint, and the log's key.
+    # As if a person had read it, and an auditor had asked for both before: a checkpoint, and the log's key.
+    review(service, job_id)
     (tmp_path / "checkpoint-of-last-year").write_text(first_checkpoint(service), encoding="utf-8")
     log_key = servers.forked("jobs", "log-key", environ=service.environ)
     assert log_key.wait() == 0, log_key.output
@@ -121,13 +122,19 @@ def test_examples_work(
             run(code, environ)
 
 
-def first_checkpoint(service: Service) -> str:
-    """Wait until the transparency log has a checkpoint; return it."""
+def review(service: Service, job_id: str) -> None:
+    """Review a job, and wait until the transparency log has the review."""
+    job = f"{service.url}/api/jobs/{job_id}"
+    httpx2.post(f"{job}/reviews", json={"critique": 1}, trust_env=False).raise_for_status()
     give_up = time.monotonic() + PATIENCE
-    while (reply := httpx2.get(f"{service.url}/log/checkpoint", trust_env=False)).is_error:
+    while httpx2.get(f"{job}/proof?review=0", trust_env=False).is_error:
         assert time.monotonic() < give_up
-        time.sleep(0.1)  # nothing tells when a job is sealed
-    return reply.text
+        time.sleep(0.1)  # nothing tells when it is sealed
+
+
+def first_checkpoint(service: Service) -> str:
+    """Return the checkpoint of the transparency log."""
+    return httpx2.get(f"{service.url}/log/checkpoint", trust_env=False).text
 
 
 def run(code: str, environ: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from jobs.database import Database
 from jobs.errors import ErasedError
 from jobs.formats.compression import BrokenFileError, Compression
 from jobs.formats.writing import FileKind, Format, to_json, writing
-from jobs.importer import RefusedError, Report, import_file, read_histories
+from jobs.importer import Line, RefusedError, Report, import_file, read_histories
 from jobs.models import Job, Worker, WorkerState
 from jobs.pipeline import Turn
 from jobs.protocol.history import history
 from jobs.protocol.shapes import COLUMNS, Shape, rows
-from jobs.tlog.entry import parse_entry, review_digest, review_texts, texts
+from jobs.tlog.entry import parse_entry, review_digest, review_texts, salts_of, texts
 from jobs.tlog.note import Signer, Verifier
 from jobs.use_cases import (
     cancellation,
@@ -81,7 +82,7 @@ def histories(database: Database) -> list[dict[str, Any]]:
     """Return all histories, but for what differs between logs."""
     lines = [json.loads(line) for line in export(database).splitlines()]
     for line in lines:
-        for name in ("log", "origin", "proof", "origin_proof"):
+        for name in ("log", "origin", "proof", "origin_proof", "review_proofs", "erasure_proofs"):
             line.pop(name)
         for added in (*line["reviews"], *line["erasures"]):
             added["log"].pop("index")
@@ -223,6 +224,7 @@ def test_a_review_may_be_older_than_those_that_were_given_here(
     moved["reviews"][0]["created_at"] = "2020-01-02T03:04:05.678Z"
     salt = bytes.fromhex(moved["reviews"][0]["log"]["salt"])
     moved["reviews"][0]["digest"] = review_digest(job.id, moved["reviews"][0], salt)
+    moved["review_proofs"] = [None]  # As if it was exported before the review had its entry.
     load(to_json(moved).encode(), elsewhere)
     verifying.verify(elsewhere, history)
     assert seal(elsewhere) == 1
@@ -328,6 +330,17 @@ def changed(data: bytes, number: int, change: Change) -> bytes:
     return "".join(f"{to_json(line)}\n" for line in lines).encode()
 
 
+def _forge_review(history: dict[str, Any]) -> None:
+    """Change a review as whoever computes its digest again."""
+    forged = history["reviews"][1]
+    forged["note"] = "A lie."
+    forged["digest"] = review_digest(history["id"], forged, salts_of(forged["log"]))
+
+
+def _remove_last_review(history: dict[str, Any]) -> None:
+    history["reviews"].pop()
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "question": (lambda h: h.update(question="How?"), "its digest should be sha256:"),
     "owner": (lambda h: h.update(owner="me"), "its digest should be"),
@@ -361,6 +374,25 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "no erasure": (lambda h: h.update(erased_at=h["created_at"]), "it was last erased None"),
     "more in a review": (lambda h: h["reviews"][0].update(x=1), "`/reviews/0/x` cannot be stored"),
     "no reviews": (lambda h: h.pop("reviews"), "it is no whole history"),
+    "forged review": (_forge_review, "the proof of its review 1 is of another entry"),
+    "removed last review": (_remove_last_review, "it has no proofs of its reviews and erasures"),
+    "place of a review": (
+        lambda h: h["reviews"][1]["log"].update(index=1),
+        "the proof of its review 1 is of another entry",
+    ),
+    "swapped proofs of reviews": (
+        lambda h: h["review_proofs"].reverse(),
+        "the proof of its review 0 is of another entry",
+    ),
+    "proof of the job": (
+        lambda h: h["review_proofs"].__setitem__(0, h["proof"]),
+        "the proof of its review 0 is of another entry",
+    ),
+    "cut proof of a review": (
+        lambda h: h["review_proofs"].__setitem__(0, h["review_proofs"][0][:-90]),
+        "its proof is wrong",
+    ),
+    "text for proofs": (lambda h: h.update(review_proofs=7), "it has no proofs of its reviews"),
     "not even": (lambda h: h.pop("attempts"), "it is no history: export with"),
 }
 
@@ -381,6 +413,10 @@ OF_ERASED: dict[str, tuple[Change, str]] = {
     "more salts": (lambda h: h["log"]["salts"].update(x="00" * 32), "its salts are not those"),
     "note": (lambda h: h["reviews"][0]["note"].update(hash="x"), "the digest of its review 0"),
     "erased_at": (lambda h: h.update(erased_at=None), "it was last erased 20"),
+    "proof": (
+        lambda h: h["erasure_proofs"].__setitem__(0, h["review_proofs"][0]),
+        "the proof of its erasure 0 is of another entry",
+    ),
     "text without an erasure": (
         lambda h: h.update(question={"erased": True, "hash": "sha256:00"}),
         "its digest should be",
@@ -427,7 +463,17 @@ def test_a_file_with_one_change_is_refused_by_line(
             assert str(caught.value).startswith(f"line {number}: "), name
             assert reason in str(caught.value), name
             assert count(empty) == 0, name
+    assert [line.checked and line.checked.unproved for line in read(data, key)] == [0, 0, 0]
+    # As exported by an earlier version: then the digests of reviews and erasures are all there is.
+    for number in (2, 3):
+        for name in ("review_proofs", "erasure_proofs"):
+            data = changed(data, number, methodcaller("pop", name))
+    assert [line.checked and line.checked.unproved for line in read(data, key)] == [0, 2, 2]
     assert load(data, empty, key).imported == 3
+
+
+def read(data: bytes, *trusted: Verifier) -> list[Line]:
+    return list(read_histories(io.BytesIO(data), trusted))
 
 
 def test_a_proof_of_another_key_is_refused(

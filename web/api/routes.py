@@ -8,18 +8,23 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError
+from jobs.errors import JobNotFoundError, NoSuchPartError, NotImportedError, NotSealedError
 from jobs.models import Job
+from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import report
 from jobs.use_cases import proving, queries, standing
+from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
 from web.errors import HTTPError
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
+
+#: Of reviews and erasures of a job, in requests.
+MAX_NUMBER = 10**6
 
 
 class JobIdConverter(BaseConverter):
@@ -81,18 +86,32 @@ def job_place(job_id: str) -> Response:
 
 @blueprint.get("/jobs/<job_id>/proof")
 def job_proof(job_id: str) -> Response:
-    """Reply with the proof that a job's entry is in the log: a tlog-proof file."""
+    """Reply with the proof that an entry of a job is in the log: a tlog-proof file."""
     services = get_services()
+    reader = services.database, services.readable_owner, job_id
     of_origin = query.choice("origin", "false", ("true", "false")) == "true"
-    get = proving.origin_proof if of_origin else proving.prove
+    parts = [part for part in Part if part in request.args]
+    number = query.integer(parts[0], 0, 0, MAX_NUMBER) if parts else 0
+    if len(parts) + of_origin > 1:
+        raise InvalidRequestError(
+            "Give one of `origin`, `review` and `erasure`.", code="invalid_value", param=parts[0]
+        )
     try:
-        found = get(services.database, services.readable_owner, job_id)
+        if of_origin:
+            found = proving.origin_proof(*reader)
+        elif parts:
+            found = proving.prove(*reader, parts[0], number)
+        else:
+            found = proving.prove(*reader)
+    except NoSuchPartError as error:
+        raise HTTPError(404, str(error), code="not_found") from error
     except NotSealedError as error:
         raise HTTPError(409, str(error), code="not_sealed") from error
     except NotImportedError as error:
         raise HTTPError(404, str(error), code="not_imported") from error
     response = Response(found.text, content_type="text/plain; charset=utf-8")
-    response.headers["Content-Disposition"] = f'attachment; filename="{job_id}.tlog-proof"'
+    name = "-".join([job_id, *(f"{part}-{number}" for part in parts)])
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}.tlog-proof"'
     response.cache_control.no_cache = True
     return response
 

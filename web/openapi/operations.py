@@ -545,6 +545,16 @@ OPERATIONS = {
                 {"enum": ["true", "false"], "default": "false"},
                 "The proof that an imported job came with, of the log where it ended.",
             ),
+            Parameter(
+                "review",
+                {"type": "integer", "minimum": 0, "maximum": 10**6},
+                "The proof of the review with this `number`.",
+            ),
+            Parameter(
+                "erasure",
+                {"type": "integer", "minimum": 0, "maximum": 10**6},
+                "The proof of this erasure, from 0 on.",
+            ),
         ),
         errors=(404, 409),
         error=schemas.Problem,

@@ -95,6 +95,7 @@ def test_a_history_has_everything_and_its_proof(web: Client, database: Database)
     told = web.get(f"/api/jobs/{done}").json
     proof = first.pop("proof")
     assert first.pop("origin_proof") is None
+    assert first.pop("review_proofs") == first.pop("erasure_proofs") == []
     assert first == {name: value for name, value in told.items() if name != "replay"}
     proved = Proof.parse(proof)
     assert proved.extra is not None

@@ -181,6 +181,52 @@ def test_a_history_is_verified_without_us(sealed: list[str], jobs: Command, tmp_
     assert json.loads(jobs("verify", wrong, "--key", key, "--json").output)["verified"] is False
 
 
+def test_reviews_and_erasures_have_proofs_of_their_own(
+    web: Client, database: Database, sealed: list[str], jobs: Command, tmp_path: Path
+) -> None:
+    job_id = sealed[1]
+    path = f"/api/jobs/{job_id}/proof"
+    for note in ("First.", "Second."):
+        assert web.post(f"/api/jobs/{job_id}/reviews", json={"note": note}).status_code == 201
+    reply = web.get(f"{path}?review=1")
+    assert (reply.status_code, reply.json["code"]) == (409, "not_sealed")
+    assert f"The review 1 of {job_id} is not in the log yet" in reply.json["detail"]
+    assert web.post(f"/api/jobs/{job_id}/erase", json={"texts": ["/metadata"]}).status_code == 200
+    seal(database)
+    for query in ("review=2", "erasure=1"):
+        reply = web.get(f"{path}?{query}")
+        assert (reply.status_code, reply.json["code"]) == (404, "not_found")
+    for query in ("review=-1", "review=x", "review=0&erasure=0", "erasure=0&origin=true"):
+        assert web.get(f"{path}?{query}").status_code == 400, query
+    key = jobs("log-key").output.strip()
+    history, proof = tmp_path / "history.json", tmp_path / "a.tlog-proof"
+    history.write_text(jobs("show", job_id, "--json").output)
+    told = json.loads(history.read_text())
+    for option, number, records in (
+        ("--review", 0, "reviews"),
+        ("--review", 1, "reviews"),
+        ("--erasure", 0, "erasures"),
+    ):
+        assert jobs("proof", job_id, option, number, "-o", proof).exit_code == 0
+        part = option.removeprefix("--")
+        reply = web.get(f"{path}?{part}={number}")
+        assert f"{job_id}-{part}-{number}.tlog-proof" in reply.headers["Content-Disposition"]
+        assert reply.text == proof.read_text()
+        parsed = Proof.parse(reply.text)
+        assert parsed.index == told[records][number]["log"]["index"]
+        done = jobs("verify", proof, "--key", key, "--history", history)
+        assert done.exit_code == 0
+        assert done.output.startswith(f"Verified: the {part} {number} of {job_id} is entry ")
+    changed = tmp_path / "changed.json"
+    changed.write_text(history.read_text().replace('"erasures": [', '"erasures": [], "x": ['))
+    assert jobs("verify", proof, "--key", key, "--history", changed).exit_code == 1
+    jobs("proof", job_id, "--review", 1, "-o", proof)
+    changed.write_text(history.read_text().replace("Second.", "Another."))
+    done = jobs("verify", proof, "--key", key, "--history", changed)
+    assert (done.exit_code, "is not the one that was recorded" in done.output) == (1, True)
+    assert jobs("proof", job_id, "--review", 0, "--origin").exit_code == 2
+
+
 def test_the_database_is_verified(
     web: Client, database: Database, sealed: list[str], jobs: Command, tmp_path: Path
 ) -> None:
