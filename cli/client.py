@@ -6,7 +6,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import httpx2
@@ -146,7 +146,7 @@ class Client:
             if (after := step["after"]) is None:
                 return count
 
-    def export(self, **parameters: str) -> Iterator[bytes]:
+    def export(self, parameters: Mapping[str, str]) -> Iterator[bytes]:
         """Yield the file that an export is.
 
         Raises:

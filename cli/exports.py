@@ -8,18 +8,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 
 from cli import listing, traces
 from cli.client import Client
 from cli.errors import ExpectedError
-from cli.options import log_keys, server
+from cli.options import filter_parameters, job_filters, log_keys, server
 from jobs.formats.compression import Compression
 from jobs.formats.writing import FileKind, Format, kind_of
 from jobs.importer import import_file
-from jobs.models import Status
 from jobs.pipeline import Role
 from jobs.protocol.shapes import Shape
 from jobs.settings import Settings
@@ -62,10 +61,7 @@ OTLP = "otlp"
     type=click.Choice([c.value for c in Compression]),
     help="The compression (default: as FILE ends).",
 )
-@click.option("--status", type=click.Choice([s.value for s in Status]), help="Only this status.")
-@click.option("--owner", metavar="NAME", help="Only this owner's; needs the scope audit.")
-@click.option("--since", metavar="TIME", help="Created then or later, as 2026-01-31T12:00Z.")
-@click.option("--until", metavar="TIME", help="Created before.")
+@job_filters
 @server
 @click.pass_obj
 def export(
@@ -76,16 +72,17 @@ def export(
     compression: str | None,
     endpoint: str | None,
     url: str | None,
-    **parameters: str | None,
+    **options: Any,
 ) -> None:
-    """Export jobs to a file, the oldest first."""
+    """Export jobs to a file, the oldest first. Most filters find jobs that have ended."""
+    parameters = filter_parameters(**options)
     if format_ == OTLP:
         if parameters["shape"] != Shape.HISTORY or compression or (output and endpoint):
             raise click.UsageError(
                 "otlp is of histories, uncompressed, and to a file or an endpoint."
             )
         with Client(url or settings.url, settings.api_key) as client:
-            lines = client.export(**{k: v for k, v in parameters.items() if v is not None})
+            lines = client.export(parameters)
             if endpoint is not None:
                 click.echo(f"Sent {listing.count(traces.send(endpoint, lines), 'trace')}.")
             else:
@@ -102,10 +99,11 @@ def export(
         and named.compression is not Compression.NONE
     ):
         compression = named.compression
-    given = {**parameters, "format": str(format_), "compression": compression}
+    parameters["format"] = str(format_)
+    if compression is not None:
+        parameters["compression"] = str(compression)
     with Client(url or settings.url, settings.api_key) as client:
-        data = client.export(**{name: str(v) for name, v in given.items() if v is not None})
-        _write(data, output)
+        _write(client.export(parameters), output)
 
 
 @click.command("import")

@@ -18,9 +18,8 @@ from cli import asking, exports, reviewing, trust
 from cli.client import Client
 from cli.fields import Fields, json_fields
 from cli.help import Group
-from cli.options import address, server
+from cli.options import address, filter_parameters, job_filters, server
 from cli.screen import printable
-from jobs.models import Status
 from jobs.pipeline import Role, label
 from jobs.protocol import schemas
 from jobs.settings import Settings
@@ -47,37 +46,12 @@ jobs.add_command(reviewing.delete)
 
 
 @jobs.command("list")
-@click.option("--query", "-q", "q", metavar="TEXT", help="Full text; the best matches first.")
+@job_filters
 @click.option(
     "--order",
     type=click.Choice([order.value for order in Order]),
-    help="By relevance, or by age: desc or asc.",
+    help="By relevance, the default with -q, or by age: desc or asc.",
 )
-@click.option(
-    "--status",
-    type=click.Choice([s.value for s in Status]),
-    multiple=True,
-    help="Only this status; may be repeated.",
-)
-@click.option("--owner", metavar="NAME", help="Only this owner's; needs the scope audit.")
-@click.option(
-    "--rating",
-    type=click.Choice(["-1", "0", "1", "none"]),
-    help="Only with this last rating of the regeneration.",
-)
-@click.option("--since", metavar="TIME", help="Created then or later, as 2026-01-31T12:00Z.")
-@click.option("--until", metavar="TIME", help="Created before.")
-@click.option("--adapter", metavar="NAME", help="Name or digest of an adapter.")
-@click.option("--model", metavar="DIGEST", help="Digest of the model.")
-@click.option("--worker", metavar="NAME", help="Id or host of a worker.")
-@click.option(
-    "--metadata", metavar="KEY=VALUE", multiple=True, help="In the metadata; may be repeated."
-)
-@click.option("--min-attempts", type=int, help="A stage had so many attempts.")
-@click.option("--min-changed", type=float, help="Share of words that the regenerator changed.")
-@click.option("--max-changed", type=float, help="The same, at most.")
-@click.option("--min-duration", type=float, help="Seconds from acceptance to end.")
-@click.option("--max-duration", type=float, help="The same, at most.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @json_fields(schemas.ListedJob)
 @server
@@ -88,30 +62,16 @@ def list_(
     limit: int,
     fields: Fields | None,
     url: str | None,
-    status: tuple[str, ...],
-    metadata: tuple[str, ...],
-    **filters: str | float | None,
+    **filters: Any,
 ) -> None:
     """List jobs, newest first, or those that match a query. Most filters find jobs that have ended."""
-    parameters = {k: _parameter(v) for k, v in filters.items() if v is not None}
-    if status:
-        parameters["status"] = ",".join(status)
-    for item in metadata:
-        key, separator, value = item.partition("=")
-        if not (key and separator):
-            raise click.BadParameter(f"{item!r} is not KEY=VALUE.", param_hint="--metadata")
-        parameters[f"metadata.{key}"] = value
+    parameters = filter_parameters(**filters)
     width = max(MIN_QUESTION, shutil.get_terminal_size((120, 24)).columns - OTHER_COLUMNS)
     with Client(url or settings.url, settings.api_key) as client:
         for job in client.list_jobs(parameters, limit):
             click.echo(_to_json(fields.of(job)) if fields else _row(job, width))
             if job["snippets"] and not fields:
                 click.echo(f"    {_snippet(job['snippets'][0])}")
-
-
-def _parameter(value: str | float) -> str:
-    """Return an option's value as a query parameter: numbers without an exponent."""
-    return value if isinstance(value, str) else f"{value:.12f}".rstrip("0").rstrip(".")
 
 
 def _snippet(snippet: dict[str, Any]) -> str:

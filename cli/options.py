@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs.models import Status
 from jobs.tlog.cosignature import Cosigner
 from jobs.tlog.note import NoteError, Verifier
 
@@ -53,6 +54,75 @@ def _parse_witnesses(
         return [Cosigner.parse(key) for key in keys]
     except NoteError as error:
         raise click.UsageError(f"--witness: {error}.") from error
+
+
+def job_filters(command: F) -> F:
+    """Add the options that say which jobs are meant. `filter_parameters` makes query parameters of them."""
+    for option in reversed(
+        (
+            click.option("--query", "-q", "q", metavar="TEXT", help="Full text."),
+            click.option(
+                "--status",
+                type=click.Choice([s.value for s in Status]),
+                multiple=True,
+                help="Only this status; may be repeated.",
+            ),
+            click.option(
+                "--owner", metavar="NAME", help="Only this owner's; needs the scope audit."
+            ),
+            click.option(
+                "--rating",
+                type=click.Choice(["-1", "0", "1", "none"]),
+                help="Only with this last rating of the regeneration.",
+            ),
+            click.option(
+                "--since", metavar="TIME", help="Created then or later, as 2026-01-31T12:00Z."
+            ),
+            click.option("--until", metavar="TIME", help="Created before."),
+            click.option("--adapter", metavar="NAME", help="Name or digest of an adapter."),
+            click.option("--model", metavar="DIGEST", help="Digest of the model."),
+            click.option("--worker", metavar="NAME", help="Id or host of a worker."),
+            click.option(
+                "--metadata",
+                metavar="KEY=VALUE",
+                multiple=True,
+                help="In the metadata; may be repeated.",
+            ),
+            click.option("--min-attempts", type=int, help="A stage had so many attempts."),
+            click.option(
+                "--min-changed", type=float, help="Share of words that the regenerator changed."
+            ),
+            click.option("--max-changed", type=float, help="The same, at most."),
+            click.option("--min-duration", type=float, help="Seconds from acceptance to end."),
+            click.option("--max-duration", type=float, help="The same, at most."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def filter_parameters(
+    *, status: tuple[str, ...], metadata: tuple[str, ...], **filters: str | float | None
+) -> dict[str, str]:
+    """Return query parameters of the options of `job_filters`, and of others that have a value.
+
+    Raises:
+        BadParameter: a pair of metadata is none.
+    """
+    parameters = {name: _parameter(v) for name, v in filters.items() if v is not None}
+    if status:
+        parameters["status"] = ",".join(status)
+    for item in metadata:
+        key, separator, value = item.partition("=")
+        if not (key and separator):
+            raise click.BadParameter(f"{item!r} is not KEY=VALUE.", param_hint="--metadata")
+        parameters[f"metadata.{key}"] = value
+    return parameters
+
+
+def _parameter(value: str | float) -> str:
+    """Return an option's value as a query parameter: numbers without an exponent."""
+    return value if isinstance(value, str) else f"{value:.12f}".rstrip("0").rstrip(".")
 
 
 def _with_scheme(_context: click.Context, _option: object, url: str | None) -> str | None:

@@ -94,7 +94,7 @@ class WitnessThread(DutyThread):
             False: there is nothing to do again at once.
         """
         label = self._key.label
-        asking = witnessing.take(self._database, label, LEASE)
+        asking = witnessing.begin_asking(self._database, label, LEASE)
         if asking is None:
             return False
         for _ in range(MAX_CONFLICTS + 1):

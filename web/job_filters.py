@@ -11,25 +11,22 @@ from flask import request
 from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError
 from jobs.search.query import Node, QueryError, parse
-from jobs.use_cases import exporting, searching
+from jobs.use_cases import searching
 from jobs.use_cases.queries import ANY
 from jobs.use_cases.searching import Filters, Order
 from web import query
 from web.services import get_services
 
 METADATA = "metadata."
-#: The query parameters besides ``metadata.KEY``.
-PARAMETERS = (
+#: The query parameters of `exported` besides ``metadata.KEY``: which jobs.
+FILTERS = (
     "adapter",
-    "after",
-    "limit",
     "max_changed",
     "max_duration",
     "min_attempts",
     "min_changed",
     "min_duration",
     "model",
-    "order",
     "owner",
     "q",
     "rating",
@@ -38,8 +35,8 @@ PARAMETERS = (
     "until",
     "worker",
 )
-#: The query parameters of `exported`.
-EXPORT_PARAMETERS = frozenset({"status", "owner", "since", "until", "rating"})
+#: Those of `wanted`: a page of them.
+PARAMETERS = tuple(sorted((*FILTERS, "after", "limit", "order")))
 #: What `rating` may be: the last rating of the regeneration.
 RATINGS = {"": ANY, "none": None, "-1": -1, "0": 0, "1": 1}
 MAX_ATTEMPTS = 1000
@@ -65,10 +62,31 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
     Raises:
         InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
     """
+    _check_names("filter", PARAMETERS)
+    filters = _filters()
+    default = Order.NEWEST if filters.query is None else Order.RELEVANCE
+    order = Order(query.choice("order", default, tuple(Order)))
+    if order is Order.RELEVANCE and filters.query is None:
+        raise InvalidRequestError(
+            "`order=relevance` needs a query: give `q`, or order by `desc` or `asc`.",
+            code="invalid_value",
+            param="order",
+        )
+    return Wanted(
+        filters,
+        owner(),
+        query.integer("limit", size, 1, query.MAX_PAGE_SIZE),
+        request.args.get("after"),
+        order,
+    )
+
+
+def _check_names(kind: str, known: Collection[str]) -> None:
+    """Check that the request has only parameters that there are, each once."""
     for name, values in request.args.lists():
-        if name not in PARAMETERS and not (name.startswith(METADATA) and name != METADATA):
+        if name not in known and not (name.startswith(METADATA) and name != METADATA):
             raise InvalidRequestError(
-                f"There is no filter `{name}`; there are {', '.join(PARAMETERS)} and metadata.KEY.",
+                f"There is no {kind} `{name}`; there are {', '.join(sorted(known))} and metadata.KEY.",
                 code="unknown_parameter",
                 param=name,
             )
@@ -76,18 +94,13 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
             raise InvalidRequestError(
                 f"`{name}` must be given once.", code="invalid_value", param=name
             )
+
+
+def _filters() -> Filters:
     # A form sends what was left empty.
     text = (request.args.get("q") or "").strip() or None
-    default = Order.RELEVANCE if text else Order.NEWEST
-    order = Order(query.choice("order", default, tuple(Order)))
-    if order is Order.RELEVANCE and text is None:
-        raise InvalidRequestError(
-            "`order=relevance` needs a query: give `q`, or order by `desc` or `asc`.",
-            code="invalid_value",
-            param="order",
-        )
     attempts = query.integer("min_attempts", 1, 1, MAX_ATTEMPTS)
-    filters = Filters(
+    return Filters(
         statuses=tuple(map(Status, query.choices("status", tuple(Status)))),
         since=query.time("since"),
         until=query.time("until"),
@@ -106,13 +119,6 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
         max_changed=query.number("max_changed", 0, 1),
         min_duration=query.number("min_duration", 0, MAX_DURATION),
         max_duration=query.number("max_duration", 0, MAX_DURATION),
-    )
-    return Wanted(
-        filters,
-        owner(),
-        query.integer("limit", size, 1, query.MAX_PAGE_SIZE),
-        request.args.get("after"),
-        order,
     )
 
 
@@ -134,30 +140,17 @@ def find(page: Wanted) -> searching.Page:
     )
 
 
-def exported(others: Collection[str]) -> exporting.Filters:
-    """Return which jobs the current request exports.
+def exported(others: Collection[str]) -> tuple[Filters, str | None]:
+    """Return which jobs the current request exports, and of which owner.
 
     Args:
         others: the names of the parameters that it may have besides.
 
     Raises:
-        InvalidRequestError: a parameter is wrong or unknown.
+        InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
     """
-    known = EXPORT_PARAMETERS.union(others)
-    if unknown := sorted(request.args.keys() - known):
-        raise InvalidRequestError(
-            f"There is no parameter `{unknown[0]}`; there are {', '.join(sorted(known))}.",
-            code="unknown_parameter",
-            param=unknown[0],
-        )
-    status = query.choice("status", "", ("", *Status))
-    return exporting.Filters(
-        owner=owner(),
-        status=Status(status) if status else None,
-        since=query.time("since"),
-        until=query.time("until"),
-        rating=_rating(),
-    )
+    _check_names("parameter", {*FILTERS, *others})
+    return _filters(), owner()
 
 
 def _rating() -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -52,10 +52,9 @@ class JobVersion(NamedTuple):
 
 @dataclass(frozen=True)
 class Filters:
-    """Which jobs are meant. None means that all are."""
+    """Which jobs are meant, whatever their status. None means that all are."""
 
     owner: str | None = None
-    status: Status | None = None
     #: Created from ``since`` on, and before ``until``.
     since: dt.datetime | None = None
     until: dt.datetime | None = None
@@ -67,8 +66,6 @@ class Filters:
         conditions: list[sa.ColumnElement[bool]] = []
         if self.owner is not None:
             conditions.append(Job.owner == self.owner)
-        if self.status is not None:
-            conditions.append(Job.status == self.status)
         if self.since is not None:
             conditions.append(Job.created_at >= self.since)
         if self.until is not None:
@@ -221,7 +218,7 @@ def list_page(
         JobNotFoundError: the owner has no job with the id ``after``.
     """
     order = [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
-    conditions = Filters(owner, None, since, until, rating).conditions()
+    conditions = Filters(owner, since, until, rating).conditions()
     if after is not None:
         check_id(after)
         last = session.get(Job, after)
@@ -229,20 +226,29 @@ def list_page(
             raise JobNotFoundError(after)
         cursor = _cursor(Place(last.created_at, last.id))
         conditions.append(cursor > _KEY if newest_first else cursor < _KEY)
-    query = sa.select(Job).order_by(*order).limit(limit)
-    if len(statuses) > 1:
-        # The index of jobs by status has the jobs of each in order, and not those of several.
-        pages = (
-            sa.select(Job.id).where(Job.status == s, *conditions).order_by(*order).limit(limit)
-            for s in statuses
-        )
-        ids = sa.union_all(*(sa.select(page.subquery().c.id) for page in pages))
-        query = query.where(Job.id.in_(ids))
-    else:
-        query = query.where(*(Job.status == status for status in statuses), *conditions)
+    query = _select_page(conditions, statuses, order, limit)
     if with_attempts:
         query = query.options(selectinload(Job.attempts))
     return list(session.scalars(query))
+
+
+def _select_page(
+    conditions: Sequence[sa.ColumnElement[bool]],
+    statuses: Collection[Status],
+    order: Sequence[sa.SQLColumnExpression[Any]],
+    limit: int,
+) -> sa.Select[Job]:
+    """Select up to ``limit`` jobs that meet conditions, with one of the statuses if there are any, in an order."""
+    query = sa.select(Job).order_by(*order).limit(limit)
+    if len(statuses) < 2:
+        return query.where(*(Job.status == status for status in statuses), *conditions)
+    # The index of jobs by status has the jobs of each in order, and not those of several.
+    pages = (
+        sa.select(Job.id).where(Job.status == s, *conditions).order_by(*order).limit(limit)
+        for s in statuses
+    )
+    ids = sa.union_all(*(sa.select(page.subquery().c.id) for page in pages))
+    return query.where(Job.id.in_(ids))
 
 
 def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
@@ -254,21 +260,27 @@ def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
 
 
 def list_between(
-    session: Session, filters: Filters, after: Place | None, last: Place, limit: int
+    session: Session,
+    filters: Filters,
+    statuses: Collection[Status],
+    after: Place | None,
+    last: Place,
+    limit: int,
 ) -> list[Job]:
     """Return jobs in the order of creation, with all that their histories have.
 
     Args:
         session: of the unit of work.
         filters: which jobs.
+        statuses: of the jobs; none for all.
         after: the place before the first one; it need not be there any more. None for the beginning.
         last: the place of the last one.
         limit: the maximum number.
     """
-    query = filters.select().where(_cursor(last) >= _KEY)
+    conditions = [*filters.conditions(), _cursor(last) >= _KEY]
     if after is not None:
-        query = query.where(_cursor(after) < _KEY)
-    query = query.order_by(Job.created_at, Job.id).limit(limit)
+        conditions.append(_cursor(after) < _KEY)
+    query = _select_page(conditions, statuses, (Job.created_at, Job.id), limit)
     return list(session.scalars(query.options(*log.HISTORY)))
 
 

@@ -6,16 +6,18 @@ A page begins after the place of the page before and not after its last job, whi
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from jobs.database import Database
 from jobs.models import Job
-from jobs.statements import jobs
-from jobs.statements.jobs import Filters, Place
+from jobs.statements import jobs, log
+from jobs.statements.jobs import Place
 from jobs.tlog.proof import Proof
-from jobs.use_cases import proving
+from jobs.use_cases import proving, searching
+from jobs.use_cases.searching import Filters, Order
 
 __all__ = ["Exported", "Filters", "pages"]
 
@@ -36,6 +38,7 @@ def pages(
     owner: str | None,
     filters: Filters,
     *,
+    of: str | None = None,
     with_proofs: bool = False,
     size: int = PAGE,
 ) -> Generator[list[Exported]]:
@@ -44,23 +47,40 @@ def pages(
     Args:
         database: of the jobs.
         owner: whose jobs may be read; None for all.
-        filters: which of them.
+        filters: which of them. Those that need the search index find jobs that have ended.
+        of: only jobs of this owner; None for all that ``owner`` has.
         with_proofs: whether to add the proofs of their entries, and of those of their reviews and erasures.
         size: the maximum number of jobs of a page.
     """
-    if owner is not None:
-        if filters.owner not in (None, owner):
-            return
-        filters = replace(filters, owner=owner)
+    if of is not None and owner is not None and of != owner:
+        return
+    whose = owner if of is None else of
+    plain = jobs.Filters(whose, filters.since, filters.until, filters.rating)
     with database.read() as connection:
-        last = jobs.find_last(connection, filters)
+        last = jobs.find_last(connection, plain)
+    if last is None:
+        return
+    indexed = filters.need_index
+    # What the search index has does not end by itself: jobs that are created meanwhile are left out.
+    within = replace(filters, until=last.created_at + dt.timedelta(microseconds=1))
     after: Place | None = None
-    while last is not None:
+    cursor: str | None = None
+    while True:
+        ids: list[str] = []
+        if indexed:
+            listed = searching.list_jobs(
+                database, whose, within, limit=size, after=cursor, order=Order.OLDEST
+            )
+            ids, cursor = [each.job.id for each in listed.jobs], listed.next
         with database.read_session() as session:
-            found = jobs.list_between(session, filters, after, last, size)
+            if indexed:
+                loaded = log.load_jobs(session, ids)
+                found = [loaded[job_id] for job_id in ids if job_id in loaded]
+            else:
+                found = jobs.list_between(session, plain, filters.statuses, after, last, size)
             proofs = proving.prove_all(session.connection(), found) if with_proofs else {}
         if found:
             after = Place(found[-1].created_at, found[-1].id)
             yield [Exported(job, proofs) for job in found]
-        if len(found) < size:
+        if cursor is None if indexed else len(found) < size:
             return

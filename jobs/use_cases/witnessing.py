@@ -30,7 +30,7 @@ class Asking(NamedTuple):
     failures: int
 
 
-def take(database: Database, witness: str, seconds: float) -> Asking | None:
+def begin_asking(database: Database, witness: str, seconds: float) -> Asking | None:
     """Return what a witness is to be asked now; None if it has cosigned the newest checkpoint, or is not to be asked.
 
     Args:

@@ -69,6 +69,7 @@ from jobs.use_cases import (
     system,
     verifying_jobs,
     webhooks,
+    witnessing,
     workers,
 )
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
@@ -406,16 +407,27 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
     assert not run(sealing.any_pending, database)
 
 
+def ask_a_witness(run: Callable[..., Any], database: Database) -> None:
+    """Let a witness cosign, and fail to."""
+    asking = run(witnessing.begin_asking, database, "w.example", 0)
+    run(witnessing.prove_consistency, database, 1, asking.size)
+    run(witnessing.failed, database, "w.example", 1, 1)
+    run(witnessing.cosigned, database, "w.example", asking.size, "— w.example AAAAAAAA\n")
+    assert run(witnessing.begin_asking, database, "w.example", 0) is None
+
+
 def export_and_import(run: Callable[..., Any], database: Database, job_id: str) -> None:
     """Export the first pages, and import a job that is there."""
 
-    def pages(filters: exporting.Filters) -> None:
-        for _ in islice(exporting.pages(database, None, filters, with_proofs=True), 2):
+    def pages(filters: exporting.Filters, of: str | None = None) -> None:
+        for _ in islice(exporting.pages(database, None, filters, of=of, with_proofs=True), 2):
             pass
 
     run(pages, exporting.Filters())
-    run(pages, exporting.Filters(status=Status.COMPLETED))
-    run(pages, exporting.Filters(owner=ANONYMOUS, since=dt.datetime.now(dt.UTC)))
+    run(pages, exporting.Filters(statuses=(Status.COMPLETED,)))
+    run(pages, exporting.Filters(statuses=(Status.FAILED, Status.CANCELLED)))
+    run(pages, exporting.Filters(since=dt.datetime.now(dt.UTC)), ANONYMOUS)
+    run(pages, exporting.Filters(query=parse("fox")))
     job = queries.get_job(database, None, job_id, with_history=True)
     for use_case in (importing.check, importing.add):
         run(use_case, database, {1: job}, lambda *_: None)
@@ -551,6 +563,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(sweeping.sweep, database)
         other_runtime = replace(RUNTIME, description={"engine": "other"})
         run(workers.register, database, "worker-2", "localhost", 2, other_runtime)
+        run(workers.set_runtime, database, "worker-2", other_runtime)
         run(workers.set_state, database, "worker-2", WorkerState.READY)
         run(restarting.restart_jobs, database, 600)
         assert run(restarting.restart_jobs, database, 0), "the model of the released stages is gone"
@@ -578,6 +591,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert run(proving.get_checkpoint, database) is not None
         assert run(proving.get_tile, database, 0, Tile(0, 2)) is not None
         assert run(proving.get_bundle, database, Tile(0, 2)) is not None
+        ask_a_witness(run, database)
         export_and_import(run, database, prepared[1].job_id)
         review_and_erase(run, database, prepared[1].job_id)
         assert run(retention.delete_workers, database) is not None

@@ -32,7 +32,7 @@ def export_jobs() -> Response:
     It has the jobs that there are when it begins. Its rows are of one of three shapes: whole histories, pairs of
     texts of which one is better, or prompts with their completions.
     """
-    chosen = job_filters.exported({"format", "shape", "role", "compression"})
+    chosen, of = job_filters.exported({"format", "shape", "role", "compression"})
     shape = Shape(query.choice("shape", Shape.HISTORY, tuple(Shape)))
     roles = _roles(shape)
     kind, encoding = _kind()
@@ -42,7 +42,7 @@ def export_jobs() -> Response:
         raise InvalidRequestError(f"{error}.", code="not_installed") from error
     with ExitStack() as stack:
         stack.enter_context(get_services().waiter.slot())  # A slow reader occupies a thread.
-        reply = Response(write(_rows(shape, chosen, roles)), content_type=kind.media_type)
+        reply = Response(write(_rows(shape, chosen, of, roles)), content_type=kind.media_type)
         reply.call_on_close(stack.pop_all().close)
     name = f"helixq-{shape}{kind.suffix}"
     reply.headers.set("Content-Disposition", "attachment", filename=name)
@@ -79,11 +79,17 @@ def _accepted() -> Compression | None:
     return next((c for c in ENCODINGS if accepted[c] > 0 and c.available), None)
 
 
-def _rows(shape: Shape, chosen: Filters, roles: tuple[Role, ...]) -> Iterator[list[Row]]:
+def _rows(
+    shape: Shape, chosen: Filters, of: str | None, roles: tuple[Role, ...]
+) -> Iterator[list[Row]]:
     """Return the rows of an export in pages. The request is read now, since it is over when they are made."""
     services, caller = get_services(), get_caller()
     pages = exporting.pages(
-        services.database, caller.readable_owner, chosen, with_proofs=shape is Shape.HISTORY
+        services.database,
+        caller.readable_owner,
+        chosen,
+        of=of,
+        with_proofs=shape is Shape.HISTORY,
     )
 
     def made() -> Iterator[list[Row]]:

@@ -119,13 +119,42 @@ _PERIOD = (
 )
 #: Which jobs are meant.
 FILTERS = (
-    Parameter("status", {"enum": ["", *Status]}),
+    Parameter("status", _TEXT, f"One or several, separated by commas: {', '.join(Status)}."),
     Parameter("owner", _TEXT, "Only jobs of this owner."),
     *_PERIOD,
     Parameter(
         "rating",
         {"enum": ["", "-1", "0", "1", "none"]},
         "The last rating of the regeneration in a review, or `none`.",
+    ),
+    Parameter(
+        "q",
+        {"type": "string", "maxLength": MAX_LENGTH},
+        'Full text: words, `"phrases"`, `prefix*`, `-not`, `one OR other`.',
+    ),
+    Parameter("adapter", _TEXT, "Name or digest of an adapter."),
+    Parameter("model", _TEXT, "Digest of the model."),
+    Parameter("worker", _TEXT, "Id or host of a worker."),
+    Parameter(
+        "min_attempts",
+        {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS},
+        "A stage had so many attempts, or more.",
+    ),
+    *(
+        Parameter(
+            name,
+            {"type": "number", "minimum": 0, "maximum": 1},
+            "Share of words that the regenerator changed of the actor's draft.",
+        )
+        for name in ("min_changed", "max_changed")
+    ),
+    *(
+        Parameter(
+            name,
+            {"type": "number", "minimum": 0, "maximum": MAX_DURATION},
+            "Seconds from the job's acceptance to its end.",
+        )
+        for name in ("min_duration", "max_duration")
     ),
 )
 #: The errors of the log are plain text.
@@ -374,41 +403,7 @@ OPERATIONS = {
             Parameter(
                 "after", _TEXT, "What `next` of the page before has, or the id of its last entry."
             ),
-            Parameter(
-                "status",
-                _TEXT,
-                f"One or several, separated by commas: {', '.join(Status)}.",
-            ),
-            *FILTERS[1:],
-            Parameter(
-                "q",
-                {"type": "string", "maxLength": MAX_LENGTH},
-                'Full text: words, `"phrases"`, `prefix*`, `-not`, `one OR other`.',
-            ),
-            Parameter("adapter", _TEXT, "Name or digest of an adapter."),
-            Parameter("model", _TEXT, "Digest of the model."),
-            Parameter("worker", _TEXT, "Id or host of a worker."),
-            Parameter(
-                "min_attempts",
-                {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS},
-                "A stage had so many attempts, or more.",
-            ),
-            *(
-                Parameter(
-                    name,
-                    {"type": "number", "minimum": 0, "maximum": 1},
-                    "Share of words that the regenerator changed of the actor's draft.",
-                )
-                for name in ("min_changed", "max_changed")
-            ),
-            *(
-                Parameter(
-                    name,
-                    {"type": "number", "minimum": 0, "maximum": MAX_DURATION},
-                    "Seconds from the job's acceptance to its end.",
-                )
-                for name in ("min_duration", "max_duration")
-            ),
+            *FILTERS,
         ),
         error=schemas.Problem,
     ),

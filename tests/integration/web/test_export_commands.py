@@ -20,7 +20,7 @@ from cli.main import main
 from cli.statuses import ExitStatus
 from jobs.database import Database
 from jobs.formats.compression import decompressed
-from jobs.use_cases import proving
+from jobs.use_cases import indexing, proving
 from tests.integration.sealed import seal
 from tests.integration.web.client import Client, ask, finish, serving
 from tests.receiver import Receiver, status
@@ -300,6 +300,26 @@ def test_an_export_with_erased_texts_is_verified_and_imported(
     )
     assert run("import", file, "--key", key).exit_code == 0
     assert run("verify").exit_code == 0
+
+
+def test_exports_have_the_filters_of_lists(
+    web: Client, database: Database, ended: list[str], jobs: Command
+) -> None:
+    blue = ask(web, input="A fox?", metadata={"team": "blue"})["id"]
+    finish(database, blue)
+    indexing.put(database, indexing.prepare(database))
+    for options, expected in (
+        (["-q", "fox"], [blue]),
+        (["--metadata", "team=blue", "--status", "completed", "--status", "failed"], [blue]),
+        (["--max-duration", "1000", "--min-changed", "0"], [*ended, blue]),
+        (["--rating", "1"], []),
+    ):
+        output = jobs("export", *options).output
+        assert [json.loads(line)["id"] for line in output.splitlines()] == expected, options
+    traces = json.loads(jobs("export", "--format", "otlp", "-q", "fox").output)
+    spans = traces["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert len({span["traceId"] for span in spans}) == 1
+    assert jobs("export", "--metadata", "team").exit_code == 2
 
 
 def test_traces_are_sent_to_a_receiver(ended: list[str], jobs: Command, tmp_path: Path) -> None:

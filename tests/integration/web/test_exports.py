@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +23,7 @@ from jobs.formats.writing import FileKind, Format, kind_of, to_json
 from jobs.models import Job, Scope
 from jobs.protocol.shapes import COLUMNS, Shape
 from jobs.tlog.proof import Proof
-from jobs.use_cases import deletion, exporting, keys, proving, stages, workers
+from jobs.use_cases import deletion, exporting, indexing, keys, proving, stages, workers
 from jobs.use_cases.stages import Output
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER, new_database
@@ -223,6 +224,68 @@ def test_jobs_come_in_the_order_of_creation_with_the_filters_of_the_list(
     assert [row["id"] for row in lines(web, "since=2020-01-01&owner=anonymous")] == ids
 
 
+def test_an_export_has_the_jobs_that_the_list_finds(
+    web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting.pages, "__kwdefaults__", {"with_proofs": False, "size": 2})
+    ids = [
+        end(
+            web,
+            database,
+            input=f"Question {n} about {'foxes' if n % 3 else 'dogs'}?",
+            metadata={"team": "blue" if n % 2 else "red"},
+        )
+        for n in range(7)
+    ]
+    ask(web, input="Foxes that wait?")
+    cancelled = ask(web)["id"]
+    web.post(f"/v1/responses/{cancelled}/cancel")
+    review(web, ids[4], regeneration=1)
+    indexing.put(database, indexing.prepare(database))
+    worker = quote(web.get(f"/api/jobs/{ids[0]}").json["attempts"][0]["worker"]["id"])
+    model = web.get(f"/api/jobs/{ids[0]}").json["model"]
+    for query, count in (
+        ("q=foxes", 4),
+        ("q=foxes+OR+dogs&metadata.team=blue", 3),
+        ("metadata.team=red&rating=1", 1),
+        ("rating=1", 1),
+        (f"worker={worker}&model={model}", 7),
+        ("adapter=nobody", 0),
+        ("min_attempts=2", 0),
+        ("min_changed=0.1&max_duration=1000", 7),
+        ("min_duration=1000000", 0),
+        ("status=completed,cancelled", 8),
+        ("status=completed,cancelled&q=foxes&owner=anonymous", 4),
+        ("q=foxes&owner=somebody", 0),
+        ("q=foxes&until=2020-01-01", 0),
+    ):
+        found = [row["id"] for row in lines(web, query)]
+        listed = web.get(f"/api/jobs?{query}&order=asc&limit=100").json["data"]
+        assert found == [job["id"] for job in listed], query
+        assert len(found) == count, query
+    assert {row["job_id"] for row in lines(web, "shape=sft&q=foxes&role=actor")} == {
+        ids[n] for n in (1, 2, 4, 5)
+    }
+
+
+def test_a_search_ends_with_the_job_that_was_the_newest_when_it_began(
+    web: Client, database: Database
+) -> None:
+    def more(count: int) -> list[str]:
+        new = [end(web, database) for _ in range(count)]
+        indexing.put(database, indexing.prepare(database))
+        return new
+
+    ids = more(4)
+    filters = exporting.Filters(worker=WORKER)
+    pages = exporting.pages(database, None, filters, size=2)
+    seen = [exported.job.id for exported in next(pages)]
+    deletion.delete(database, None, seen[-1])  # The place where the next page begins.
+    more(1)
+    seen += [exported.job.id for page in pages for exported in page]
+    assert seen == ids
+
+
 def test_an_export_ends_with_the_job_that_was_the_newest_when_it_began(
     web: Client, database: Database
 ) -> None:
@@ -403,6 +466,10 @@ def test_parquet_has_many_row_groups(web: Client, database: Database) -> None:
         ("color=red", "`color`"),
         ("status=odd", "`status`"),
         ("since=x", "`since`"),
+        ("limit=5", "There is no parameter `limit`"),
+        ("q=!!", "word"),
+        ("min_attempts=x", "`min_attempts`"),
+        ("status=failed&status=queued", "`status` must be given once"),
     ],
 )
 def test_a_wrong_parameter_is_named(web: Client, query: str, named: str) -> None:

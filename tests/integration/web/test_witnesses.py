@@ -321,10 +321,12 @@ def test_the_newest_cosignatures_are_kept(
 
 
 def test_what_a_witness_is_asked_is_taken_once(database: Database, job_id: str) -> None:
-    asking = witnessing.take(database, "w+00000000", 60)
+    asking = witnessing.begin_asking(database, "w+00000000", 60)
     assert asking is not None
     assert (asking.size, asking.old_size, asking.failures) == (1, 0, 0)
-    assert witnessing.take(database, "w+00000000", 60) is None
+    assert witnessing.begin_asking(database, "w+00000000", 60) is None
     witnessing.failed(database, "w+00000000", 0, 1)
-    assert witnessing.take(database, "w+00000000", 60) is None, "not before the delay has passed"
+    assert witnessing.begin_asking(database, "w+00000000", 60) is None, (
+        "not before the delay has passed"
+    )
     assert job_id
