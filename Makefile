@@ -2,6 +2,7 @@
 # make test   checks everything; with COVERAGE=1 it also shows which lines and branches were run
 # make check  lints, checks types, and runs the unit tests; for while you work
 # make clients [CLIENTS="openai-1 …"]    real clients, at pinned versions, against a real server
+# make receivers    histories as traces in a real receiver, Arize Phoenix (190 MB are downloaded once)
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # PyTorch would only take them from each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
 
-.PHONY: run test check clients lint format clean
+.PHONY: run test check clients receivers lint format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
@@ -26,6 +27,10 @@ check: lint
 clients: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
 	$(BIN)/python -m tests.clients $(CLIENTS)
+
+receivers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,otlp]'
+	$(BIN)/python -m tests.receivers
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -27,17 +27,17 @@ def create(client: Client) -> str:
     """Make a client's environment, if it is not there; return its interpreter."""
     if client.is_node:
         return _create_node(client.requirements.parent)
-    return _create_python(FOLDER / client.name, client.requirements)
+    return create_python(FOLDER / client.name, client.requirements)
 
 
 def upgrade(clients: Sequence[Client]) -> None:
     """Pin the newest versions of clients, and of all that they need."""
     for client in clients:
         if not client.is_node:
-            _compile("\n".join([client.package, *client.extras]), client.requirements)
+            compile_requirements("\n".join([client.package, *client.extras]), client.requirements)
     node = next((client.requirements for client in clients if client.is_node), None)
     if node is not None:
-        _compile(NODE_PACKAGE, HERE / "requirements-node.txt")
+        compile_requirements(NODE_PACKAGE, HERE / "requirements-node.txt")
         names = json.loads(node.read_text(encoding="utf-8"))["dependencies"]
         newest = [f"{name}@latest" for name in names]
         _call(
@@ -47,7 +47,8 @@ def upgrade(clients: Sequence[Client]) -> None:
         )
 
 
-def _create_python(folder: Path, requirements: Path) -> str:
+def create_python(folder: Path, requirements: Path) -> str:
+    """Make an environment of pinned packages, if it is not there; return its interpreter."""
     python = str(folder / "bin" / "python")
     if not _is_current(folder, requirements):
         _call(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
@@ -82,11 +83,12 @@ def _path_with_node() -> str:
         version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True)
         if int(version.stdout.lstrip("v").split(".")[0]) >= NODE:
             return path
-    python = _create_python(FOLDER / "nodejs", HERE / "requirements-node.txt")
+    python = create_python(FOLDER / "nodejs", HERE / "requirements-node.txt")
     return os.pathsep.join([str(Path(python).parent), path])
 
 
-def _compile(packages: str, requirements: Path) -> None:
+def compile_requirements(packages: str, requirements: Path) -> None:
+    """Pin the newest versions of packages, and of all that they need."""
     options = ["--quiet", "--upgrade", "--universal", "--no-annotate", "--no-header"]
     version = ["--python-version", PYTHON]
     output = ["--output-file", str(requirements)]
