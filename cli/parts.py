@@ -23,6 +23,7 @@ from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
+from jobs.trace_sending import TraceSending
 from jobs.use_cases import keys
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.workers import Runtime
@@ -111,13 +112,15 @@ def maintain(settings: Settings) -> None:
         )
         webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
         witnesses = Witnessing(database, settings.log_witnesses)
+        traces = TraceSending(database, settings.otlp_endpoint)
         maintenance.start()
         webhooks.start()
         witnesses.start()
+        traces.start()
         log.info("running the background duties")
         signals.wait()
         log.info("stopping")
-        for thread in (witnesses, webhooks, maintenance):
+        for thread in (traces, witnesses, webhooks, maintenance):
             while not thread.stop(timeout=0.1) and signals.count < 2:
                 pass
 

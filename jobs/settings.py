@@ -182,6 +182,8 @@ class Settings(BaseModel):
         tuple[Witness, ...],
         BeforeValidator(lambda value: witnesses(value) if isinstance(value, str) else value),
     ] = ()
+    #: Where ended jobs are sent as OpenTelemetry's traces.
+    otlp_endpoint: str | None = None
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("data_dir")
@@ -219,6 +221,15 @@ class Settings(BaseModel):
         name, origin = Signer.parse(value).name, info.data.get("log_origin")
         if origin not in (None, name):
             raise ValueError(f"it is a key of {name}, and HELIXQ_LOG_ORIGIN is {origin}")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp_endpoint(cls, value: str | None) -> str | None:
+        if value is not None:
+            address = urlsplit(value)
+            if address.scheme not in ("http", "https") or not address.hostname:
+                raise ValueError("it should be an address such as http://127.0.0.1:6006/v1/traces")
         return value
 
     @field_validator("database_url")
@@ -304,7 +315,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         first = error.errors()[0]
         field = str(first["loc"][0])
         # URLs may contain passwords.
-        secret = field in ("api_key", "log_key") or field.endswith("_url")
+        secret = field in ("api_key", "log_key", "otlp_endpoint") or field.endswith("_url")
         shown = "" if secret else f"={values[field]}"
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error

@@ -26,6 +26,7 @@ from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from jobs.retrying import retry
 from jobs.settings import Settings
+from jobs.trace_sending import TraceSending
 from jobs.use_cases import workers
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.workers import Runtime
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 EngineFactory = Callable[[Callable[[Runtime], None]], tuple[Engine, Runtime]]
 #: Seconds between two attempts to reach a server, and between two warnings about it.
 RETRY_DELAY, LOG_INTERVAL = 1.0, 10.0
-#: Seconds that a stop waits for the reply of a witness.
+#: Seconds that a stop waits for the reply of a witness, and of a receiver of traces.
 STOP_TIMEOUT = 1.0
 
 
@@ -92,6 +93,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         )
         webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
         witnesses = Witnessing(database, settings.log_witnesses)
+        traces = TraceSending(database, settings.otlp_endpoint)
 
         def on_ready() -> None:
             # Celery ignores errors of its signals' handlers, so transient ones must be retried here.
@@ -107,11 +109,13 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         maintenance.start()
         webhooks.start()
         witnesses.start()
+        traces.start()
         try:
             return consume(
                 app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, on_ready=on_ready
             )
         finally:
+            traces.stop(timeout=STOP_TIMEOUT)
             witnesses.stop(timeout=STOP_TIMEOUT)
             webhooks.stop()
             maintenance.stop()

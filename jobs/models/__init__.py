@@ -16,6 +16,7 @@ from jobs.models.log import (
     LogState,
     LogTile,
     LogWitness,
+    TraceReceiver,
 )
 from jobs.models.reviews import Review
 from jobs.models.rollups import Rollup, RollupModel
@@ -57,6 +58,7 @@ __all__ = [
     "SearchDocument",
     "Status",
     "Tokenizer",
+    "TraceReceiver",
     "WebhookDelivery",
     "WebhookEndpoint",
     "Worker",

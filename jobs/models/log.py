@@ -114,6 +114,21 @@ class LogCosignature(Base):
     __table_args__ = (sa.Index(None, "witness", "size"),)
 
 
+class TraceReceiver(Base):
+    """A receiver of traces, and how far it has the jobs of the log (`jobs.use_cases.tracing`)."""
+
+    __tablename__ = "trace_receivers"
+
+    #: SHA-256 of its address, which may have a password.
+    receiver: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    #: The first entry whose job it does not have.
+    next_index: Mapped[int] = mapped_column(sa.BigInteger)
+    #: How often in a row it has not taken what was sent.
+    failures: Mapped[int]
+    #: Before then nobody sends: a process waits for its reply, or it failed.
+    next_at: Mapped[dt.datetime]
+
+
 class LogDeletion(Base):
     """The deletion of a job that has an entry, until the log has an entry of it."""
 

@@ -1,4 +1,4 @@
-"""Witnesses of the transparency log, and their cosignatures.
+"""Witnesses of the transparency log, their cosignatures, and receivers of traces.
 
 Revision ID: 0017
 Revises: 0016
@@ -33,9 +33,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("size", "witness", name="pk_log_cosignatures"),
     )
     op.create_index("ix_log_cosignatures_witness_size", "log_cosignatures", ["witness", "size"])
+    op.create_table(
+        "trace_receivers",
+        sa.Column("receiver", sa.String(64), nullable=False),
+        sa.Column("next_index", sa.BigInteger, nullable=False),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("next_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("receiver", name="pk_trace_receivers"),
+    )
 
 
 def downgrade() -> None:
-    """Remove the tables. Witnesses are asked again after an upgrade."""
+    """Remove the tables. Witnesses are asked again after an upgrade; traces go on with the jobs that end then."""
+    op.drop_table("trace_receivers")
     op.drop_table("log_cosignatures")
     op.drop_table("log_witnesses")

@@ -12,10 +12,12 @@ import pytest
 from jobs.database import Database
 from jobs.models import ANONYMOUS, AttemptStatus, Status, WorkerState
 from jobs.tlog.cosignature import Cosigner, require
+from jobs.trace_sending import TraceSending
 from jobs.use_cases import outbox, proving, queries, workers
 from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
+from tests.receiver import Receiver
 from tests.servers import Process, RedisServer, helixq, start
 from tests.witness import Witness
 
@@ -45,6 +47,9 @@ def test_duties_without_a_worker(database: Database, environ: dict[str, str]) ->
     witness = Witness("witness.example")
     witness.log_key = str(proving.list_keys(database)[0])
     environ["HELIXQ_LOG_WITNESSES"] = witness.setting
+    receiver = Receiver()
+    environ["HELIXQ_OTLP_ENDPOINT"] = receiver.url
+    TraceSending(database, receiver.url).send()  # Its place is after the job that has ended.
     workers.set_state(database, WORKER, WorkerState.READY)
     job = submit(database)
     claim(database, job)
@@ -53,9 +58,13 @@ def test_duties_without_a_worker(database: Database, environ: dict[str, str]) ->
     maintain.wait_for(f"{job.id}: its worker stopped responding")
     maintain.wait_for("published 1 jobs from the outbox")
     witness.wait_for(1)
+    end(database)
+    [trace] = receiver.wait_for(1)
     stop(maintain)
+    receiver.close()
     witness.close()
-    assert witness.statuses == [200]
+    assert b"invoke_agent helixnet" in trace.body
+    assert set(witness.statuses) == {200}
     note = proving.get_checkpoint(database)
     assert note is not None
     assert require(note, [Cosigner.parse(witness.key)])

@@ -67,6 +67,7 @@ from jobs.use_cases import (
     submission,
     sweeping,
     system,
+    tracing,
     verifying_jobs,
     webhooks,
     witnessing,
@@ -416,6 +417,14 @@ def ask_a_witness(run: Callable[..., Any], database: Database) -> None:
     assert run(witnessing.begin_asking, database, "w.example", 0) is None
 
 
+def send_traces(run: Callable[..., Any], database: Database) -> None:
+    """Send ended jobs to a receiver, which takes them the second time."""
+    sending = run(tracing.begin_sending, database, "receiver", history, 0)
+    assert sending.histories
+    run(tracing.note_unsent, database, "receiver", 1)
+    run(tracing.note_sent, database, "receiver", sending.end)
+
+
 def export_and_import(run: Callable[..., Any], database: Database, job_id: str) -> None:
     """Export the first pages, and import a job that is there."""
 
@@ -580,6 +589,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         documents = run(indexing.prepare, database)
         assert run(indexing.put, database, documents) == len(documents) > 1
         read_statistics(run, database)
+        run(tracing.begin_sending, database, "receiver", history, 0)
         prepared = run(sealing.prepare, database, history)
         assert 1 < len(prepared) < 10
         assert run(sealing.append, database, prepared, Signing()) == len(prepared)
@@ -592,6 +602,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert run(proving.get_tile, database, 0, Tile(0, 2)) is not None
         assert run(proving.get_bundle, database, Tile(0, 2)) is not None
         ask_a_witness(run, database)
+        send_traces(run, database)
         export_and_import(run, database, prepared[1].job_id)
         review_and_erase(run, database, prepared[1].job_id)
         assert run(retention.delete_workers, database) is not None

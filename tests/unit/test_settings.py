@@ -225,6 +225,14 @@ def test_witnesses_are_keys_and_addresses() -> None:
             settings.load({"HELIXQ_LOG_WITNESSES": value})
 
 
+def test_a_receiver_of_traces_is_an_address_and_never_shown() -> None:
+    address = "https://user:secret@traces.example/v1/traces"
+    assert settings.load({"HELIXQ_OTLP_ENDPOINT": address}).otlp_endpoint == address
+    with pytest.raises(settings.SettingsError, match="should be an address such as") as caught:
+        settings.load({"HELIXQ_OTLP_ENDPOINT": address.replace("https", "ftp")})
+    assert "secret" not in str(caught.value)
+
+
 def test_a_key_of_the_log_is_checked_and_never_shown() -> None:
     key = Signer.generate("example.com/log").to_text()
     assert settings.load({"HELIXQ_LOG_KEY": key}).log_key == key

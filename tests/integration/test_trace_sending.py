@@ -1,0 +1,141 @@
+"""Ended jobs are sent to a receiver of traces: a real HTTP server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from jobs.column_types import utcnow
+from jobs.database import Database
+from jobs.models import TraceReceiver
+from jobs.trace_sending import TraceSending
+from jobs.use_cases import deletion, tracing
+from tests.integration.sealed import end, seal
+from tests.receiver import Receiver, status
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def sending(database: Database, receiver: Receiver) -> TraceSending:
+    """What sends to the receiver; `send` is what its thread calls. It has looked once."""
+    end(database)
+    seal(database)
+    sending = TraceSending(database, receiver.url)
+    assert sending.send() is False
+    return sending
+
+
+def received(receiver: Receiver) -> list[str]:
+    """Return the jobs of the traces that have come, in their order."""
+    ids = []
+    for request in receiver.received:
+        assert request.headers["content-type"] == "application/x-protobuf"
+        sent = ExportTraceServiceRequest.FromString(request.body)
+        for span in sent.resource_spans[0].scope_spans[0].spans:
+            told = {each.key: each.value.string_value for each in span.attributes}
+            if not span.parent_span_id:
+                ids.append(told["gen_ai.response.id"])
+    return ids
+
+
+def let_send_again(database: Database) -> None:
+    """Let the time after a failure pass."""
+    with database.write() as connection:
+        connection.execute(sa.update(TraceReceiver).values(next_at=utcnow(-1)))
+
+
+def test_each_job_is_sent_once_it_is_in_the_log(
+    database: Database, receiver: Receiver, sending: TraceSending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "MAX_ENTRIES", 2)
+    jobs = [end(database).id for _ in range(3)]
+    assert sending.send() is False, "not before"
+    seal(database)
+    deletion.delete(database, None, jobs[1])
+    seal(database)
+    other = TraceSending(database, receiver.url)
+    while sending.send() or other.send():
+        pass
+    assert received(receiver) == [jobs[0], jobs[2]]
+    last = end(database).id
+    seal(database)
+    assert other.send()
+    assert received(receiver)[2:] == [last]
+
+
+def test_one_process_sends_at_a_time(database: Database, sending: TraceSending) -> None:
+    assert sending
+    end(database)
+    seal(database)
+    name = sending._receiver
+    begun = tracing.begin_sending(database, name, lambda job: {"id": job.id}, 60)
+    assert begun is not None
+    assert (len(begun.histories), begun.end, begun.failures) == (1, 2, 0)
+    assert tracing.begin_sending(database, name, lambda job: {"id": job.id}, 60) is None
+
+
+def test_what_was_not_taken_is_sent_again(
+    database: Database,
+    receiver: Receiver,
+    sending: TraceSending,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "jobs.trace_sending")
+    first = end(database).id
+    seal(database)
+    receiver.reply = status(503)
+    for _ in range(2):
+        let_send_again(database)
+        assert sending.send() is False
+    assert sending.send() is False, "too early"
+    assert received(receiver) == [first, first]
+    assert caplog.messages == ["the receiver of traces replied with the status 503"]
+    receiver.reply = status(200)
+    let_send_again(database)
+    assert sending.send()
+    assert caplog.messages[1:] == ["the receiver of traces takes them again"]
+    # What it refuses for good does not keep others back.
+    refused = end(database).id
+    seal(database)
+    receiver.reply = status(400)
+    assert sending.send()
+    assert caplog.messages[2:] == [f"the receiver of traces refuses {refused}: status 400"]
+    receiver.reply = status(200)
+    last = end(database).id
+    seal(database)
+    assert sending.send()
+    assert received(receiver) == [first, first, first, refused, last]
+
+
+def test_nobody_there(
+    database: Database,
+    receiver: Receiver,
+    sending: TraceSending,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert receiver.url
+    away = TraceSending(database, "http://127.0.0.1:1/v1/traces")
+    away.send()
+    end(database)
+    seal(database)
+    assert away.send() is False
+    assert "the receiver of traces does not respond" in caplog.text
+    assert sending.send(), "each receiver has a place of its own"
+
+
+def test_without_a_receiver_nothing_is_done(database: Database) -> None:
+    sending = TraceSending(database, None)
+    sending.start()
+    assert sending.stop()
+    with database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(TraceReceiver)) == 0
