@@ -67,8 +67,8 @@ def verify_job(
         job = jobs.get(session, owner, job_id, with_history=True)
         connection = session.connection()
         told = describe(job)
-        note = log.get_checkpoint(connection)
-        if job.log_index is None or note is None:
+        newest = log.newest_checkpoint(connection)
+        if job.log_index is None or newest is None:
             return Verdict("unsealed")
         records: list[_Record] = [_Record("the job", told, job.log_index)]
         records += [_Record(f"review {r['id']}", r, _index(r)) for r in told["reviews"]]
@@ -76,7 +76,7 @@ def verify_job(
         sealed = [(r.name, r.told, r.entry) for r in records if r.entry is not None]
         try:
             keys = [Verifier.parse(row.verifier) for row in log.keys(connection)]
-            checkpoint = open_checkpoint(note, keys)
+            checkpoint = open_checkpoint(newest.note, keys)
             nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
             entries = {
                 row.entry_index: row.entry

@@ -17,8 +17,9 @@ from jobs import settings
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
+from jobs.protocol.history import history
 from jobs.statements import log
-from jobs.use_cases import proving, sealing, witnessing
+from jobs.use_cases import proving, sealing, verifying_jobs, witnessing
 from jobs.use_cases.sealing import Signing
 from jobs.witnessing import Witnessing, WitnessThread
 from tests.integration.sealed import seal
@@ -296,6 +297,8 @@ def test_a_cosigned_checkpoint_is_shown_rather_than_a_newer_one(
     seal(database)
     # Its entry is in the newest checkpoint only.
     assert "\n4\n" in web.get(f"/api/jobs/{new}/proof").text
+    verdict = verifying_jobs.verify_job(database, None, new, history)
+    assert (verdict.outcome, verdict.size) == ("verified", 4)
     assert web.get(f"/api/jobs/{job_id}/proof").text.endswith(shown)
     proofs = [json.loads(line)["proof"] for line in web.get("/api/jobs/export").text.splitlines()]
     assert [proof.endswith(shown) for proof in proofs] == [True, False]
