@@ -17,6 +17,7 @@ from cli.client import FINAL, Client
 from cli.colour import ROLES
 from cli.fields import Fields
 from cli.screen import Screen
+from cli.status import MOST
 from cli.statuses import ExitStatus, Interrupted, of_job
 from jobs.pipeline import Role, label
 
@@ -205,7 +206,9 @@ class _Progress:
 def _queued(place: dict[str, Any]) -> str:
     parts = ["queued"]
     if place.get("place"):
-        parts = [f"queued, {ordinal(place['place'])} of {place['queued']}"]
+        later = " or later" if place["place"] >= MOST else ""
+        more = " or more" if place["queued"] >= MOST else ""
+        parts = [f"queued, {ordinal(place['place'])}{later} of {place['queued']}{more}"]
     if (wait := place.get("wait")) is not None:
         parts.append(f"about {wait:.0f} s" if wait < MINUTES else f"about {wait / 60:.0f} min")
     if (ready := place.get("ready_workers")) is not None:

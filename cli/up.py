@@ -18,9 +18,10 @@ import redis
 
 from cli import parts
 from cli.errors import ExpectedError
+from jobs import demo_model
 from jobs.database import Database
 from jobs.progress import Progress
-from jobs.settings import DEMO_CHECKPOINT, Settings
+from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
 from jobs.use_cases import workers
 
@@ -35,11 +36,8 @@ RESTART_DELAY = 1.0
 #: Ctrl-C, a request to terminate, and a closed terminal window.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
-DEMO_BASE = str(DEMO_CHECKPOINT / "base")
-#: The demo refuses most questions: say what it can answer before somebody asks.
 DEMO_GREETING = (
-    "the demo model adds numbers of up to three digits and multiplies numbers of up to two; "
-    'ask it, for example: "What is 47 * 36?"'
+    f'the demo model {demo_model.ABILITY}; ask it, for example: "{demo_model.EXAMPLES[0]}"'
 )
 
 
@@ -121,7 +119,7 @@ def run(settings: Settings) -> int:
         try:
             _start_all(settings, running, signals, stack)
             log.info("HelixQ is ready: %s (press Ctrl-C to stop)", settings.url)
-            if settings.base_model == DEMO_BASE:
+            if settings.base_model == demo_model.BASE:
                 log.info("%s", DEMO_GREETING)
             while True:
                 _restart(running, signals)

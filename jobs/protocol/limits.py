@@ -77,6 +77,32 @@ def fit(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> Fi
     return Fit(requested or min(default, available), turns)
 
 
+class Size(NamedTuple):
+    """How long a prompt is, and how long it may be."""
+
+    tokens: int
+    #: With a longer one, the texts of all stages would not fit the model's context.
+    max_tokens: int
+
+
+def measure(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> Size | None:
+    """Return the size of a request's longest prompt, with an empty answer and an empty critique.
+
+    Args:
+        request: a valid one.
+        turns: the turns before the question.
+        counter: counts the tokens of the prompts.
+
+    Returns:
+        None if no worker has ever started: then the model is not known.
+    """
+    count = _count(request, turns, counter)
+    if count is None:
+        return None
+    needed = len(Role) * (request.max_output_tokens or MIN_OUTPUT_TOKENS) + RESERVED_TOKENS
+    return Size(max(count.tokens), max(0, count.context - needed))
+
+
 def surely_fits(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> bool:
     """Return whether a request fits by an estimate that costs less than `fit`, and errs on its side.
 

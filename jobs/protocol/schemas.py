@@ -96,6 +96,15 @@ class InputTokens(Reply):
     cache_write_tokens: int
 
 
+class InputTokenCount(Reply):
+    """How long the longest prompt of a request is."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+    #: With a longer one, the texts of all stages would not fit the model's context.
+    max_input_tokens: int
+
+
 class OutputTokens(Reply):
     reasoning_tokens: int
 

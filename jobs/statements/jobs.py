@@ -313,22 +313,32 @@ def count_queued(connection: sa.Connection) -> int:
 def count_ahead(
     connection: sa.Connection, priority: int, published_at: dt.datetime | None
 ) -> tuple[int, int]:
-    """Return how many queued jobs come before one, and how many there are: counts of an index.
+    """Return how many queued jobs come before one, and how many there are, each up to `CAP`.
 
     Args:
         connection: in any transaction.
         priority: of the job.
         published_at: when its message was published; None if it was not, which places it last.
     """
-    earlier = sa.true()
+    earlier = Job.published_at.is_not(None)
     if published_at is not None:
-        earlier = Job.published_at < sa.literal(published_at, UTCDateTime())  # type: ignore[assignment]
-    ahead = sa.or_(Job.priority > priority, sa.and_(Job.priority == priority, earlier))
-    counted = sa.select(sa.func.count()).where(IS_QUEUED)
-    row = connection.execute(
-        sa.select(counted.where(ahead).scalar_subquery(), counted.scalar_subquery())
+        earlier = Job.published_at < sa.literal(published_at, UTCDateTime())
+
+    def counted(*conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
+        # In the order of the index of queued jobs: else PostgreSQL may read the table, where it expects
+        # to find `CAP` of them soon.
+        order = Job.priority, Job.published_at
+        rows = sa.select(Job.id).where(IS_QUEUED, *conditions).order_by(*order).limit(CAP)
+        return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
+
+    more_urgent, before, queued = connection.execute(
+        sa.select(
+            counted(Job.priority > priority),
+            counted(Job.priority == priority, earlier),
+            counted(),
+        )
     ).one()
-    return row[0], row[1]
+    return min(more_urgent + before, CAP), queued
 
 
 def last_ends(connection: sa.Connection, limit: int) -> list[dt.datetime]:

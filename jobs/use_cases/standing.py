@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from jobs.database import Database
 from jobs.models import Job, Status
+from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.statements import jobs, workers
+from jobs.statements.jobs import CAP
+
+__all__ = ["CAP", "Outlook", "Standing", "find_outlook", "find_standing"]
 
 #: How many of the jobs that ended last say how fast the queue moves, and how old they may be.
 SAMPLE = 20
@@ -20,20 +24,29 @@ MIN_SAMPLE = 3
 class Standing:
     """What a job waits for."""
 
-    #: 1 for the next one; None for a job that has begun.
+    #: 1 for the next one; None for a job that has begun. `CAP` means that or later.
     place: int | None
-    #: All queued jobs, this one included.
+    #: All queued jobs, this one included. `CAP` means that or more.
     queued: int
     #: Workers that are ready, and have the job's model if it has begun.
     ready: int
     #: When any worker was last alive; None if there never was one.
     seen_at: dt.datetime | None
-    #: The expected time until it starts; None if it is not known.
+    #: The expected time until it starts; None if it is not known, as for all from the place `CAP` on.
     wait: dt.timedelta | None
 
 
-def find(database: Database, job: Job, now: dt.datetime) -> Standing:
-    """Return where a job stands. It costs a few counts of indexes, the longest one of the queued jobs.
+@dataclass(frozen=True)
+class Outlook:
+    """What a question waits for that is asked now."""
+
+    standing: Standing
+    #: The name of the base and the tokens of the context of each model that is served.
+    serving: list[tuple[str, int]]
+
+
+def find_standing(database: Database, job: Job, now: dt.datetime) -> Standing:
+    """Return where a job stands. No count goes further than `CAP`, whatever the queue.
 
     Args:
         database: of the job.
@@ -47,8 +60,32 @@ def find(database: Database, job: Job, now: dt.datetime) -> Standing:
             return Standing(None, 0, ready, seen_at, None)
         ahead, queued = jobs.count_ahead(connection, job.priority, job.published_at)
         ends = jobs.last_ends(connection, SAMPLE) if ready else []
+    place = min(ahead + 1, CAP)
+    return Standing(place, max(queued, place), ready, seen_at, _wait(ends, place, now))
+
+
+def find_outlook(database: Database, now: dt.datetime) -> Outlook:
+    """Return what a question waits for that is asked now, and what would answer it.
+
+    Args:
+        database: to ask in.
+        now: the time.
+    """
+    with database.read() as connection:
+        ready = workers.count_ready(connection, None)
+        seen_at = None if ready else workers.last_seen(connection)
+        ahead, queued = jobs.count_ahead(connection, DEFAULT_PRIORITY, now)
+        ends = jobs.last_ends(connection, SAMPLE) if ready else []
+        rows = workers.serving(connection)
+    serving = [(row.runtime.get("base", {}).get("name", ""), row.context) for row in rows]
+    place = min(ahead + 1, CAP)
+    stands = Standing(place, queued, ready, seen_at, _wait(ends, place, now))
+    return Outlook(stands, list(dict.fromkeys(serving)))
+
+
+def _wait(ends: list[dt.datetime], place: int, now: dt.datetime) -> dt.timedelta | None:
+    """Return how long a job waits at a place, by when the last ones ended."""
     recent = [end for end in ends if now - end < MAX_AGE]
-    wait = None
-    if len(recent) >= MIN_SAMPLE:
-        wait = (now - recent[-1]) / len(recent) * (ahead + 1)
-    return Standing(ahead + 1, max(queued, ahead + 1), ready, seen_at, wait)
+    if len(recent) < MIN_SAMPLE or place >= CAP:
+        return None
+    return (now - recent[-1]) / len(recent) * place

@@ -63,6 +63,7 @@ from jobs.use_cases import (
     sealing,
     searching,
     stages,
+    standing,
     statistics,
     submission,
     sweeping,
@@ -492,6 +493,13 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(queries.get_version, database, ANONYMOUS, job.id)
         for owner in (None, ANONYMOUS):
             run(queries.find_beside, database, owner, job)
+        # The first in the queue, the last one, and one without a message.
+        for priority, published_at in ((9, job.published_at), (0, job.published_at), (0, None)):
+            waits = Job(status=Status.QUEUED, priority=priority, published_at=published_at)
+            stands = run(standing.find_standing, database, waits, dt.datetime.now(dt.UTC))
+            assert (stands.place == standing.CAP) == (queued == MANY and priority == 0)
+        outlook = run(standing.find_outlook, database, dt.datetime.now(dt.UTC))
+        assert (outlook.standing.queued == standing.CAP) == (queued == MANY)
         for newest_first in (True, False):
             page, _ = run(
                 queries.list_jobs,

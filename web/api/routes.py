@@ -74,7 +74,7 @@ def job_place(job_id: str) -> Response:
     """Reply with a job's place in the queue, and how many workers could take it."""
     services = get_services()
     job = queries.get_job(services.database, services.readable_owner, job_id)
-    found = standing.find(services.database, job, dt.datetime.now(dt.UTC))
+    found = standing.find_standing(services.database, job, dt.datetime.now(dt.UTC))
     return jsonify(
         status=job.status,
         place=found.place,

@@ -241,6 +241,12 @@ OPERATIONS = {
     "v1.delete": Operation(
         "Responses", {200: Reply("It is deleted.", schemas.DeletedResponse)}, errors=(404,)
     ),
+    "v1.input_tokens": Operation(
+        "Responses",
+        {200: Reply("The number of tokens.", schemas.InputTokenCount)},
+        body=CreateResponse,
+        errors=(404, 503),
+    ),
     "v1.input_items": Operation(
         "Responses",
         {200: Reply("A page of items.", schemas.InputItemList)},

@@ -92,7 +92,7 @@ def get(job_id: str) -> Job:
 
 def sentence(job: Job, now: dt.datetime) -> str:
     """Return where a job stands that has not ended."""
-    return standing.describe(job, places.find(get_services().database, job, now), now)
+    return standing.describe(job, places.find_standing(get_services().database, job, now), now)
 
 
 def news(job_id: str) -> dict[str, Any]:

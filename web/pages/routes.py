@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from jobs.errors import QueueFullError, QuotaExceededError
-from jobs.models import Job, Scope
+from jobs.models import Scope
 from jobs.protocol.errors import ProtocolError, translate
 from jobs.protocol.new_job import new_job
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries
 from web.caller import get_caller
 from web.errors import headers_of, status_of
-from web.pages import asking, filters, history, job_page
+from web.pages import ask_page, asking, filters, history, job_page
 from web.pages import stats as stats_page
 from web.services import get_services
 
@@ -30,14 +30,14 @@ filters.register(blueprint)
 
 @blueprint.get("/")
 def ask() -> Response | str:
-    """Show the form: empty, or with what a job was asked (``?from=ID``)."""
+    """Show the form: empty, with a question (``?question=…``), or with what a job was asked (``?from=ID``)."""
     if not get_caller().may(Scope.ASK):
         return redirect(url_for("pages.jobs"), code=303)
     if job_id := request.args.get("from"):
         services = get_services()
         job = queries.get_job(services.database, services.readable_owner, job_id)
-        return _form(asking.of_job(job), again=job)
-    return _form({})
+        return ask_page.show(asking.of_job(job), again=job)
+    return ask_page.show({"question": request.args.get("question", "")})
 
 
 @blueprint.post("/")
@@ -53,7 +53,7 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
         error = translate(caught)
         # The API's message for this error is about parameters that the form does not have.
         message = "Enter a question." if error.code == "empty_input" else error.message
-        return _form(form, message), status_of(error), headers_of(error)
+        return ask_page.show(form, message), status_of(error), headers_of(error)
     return redirect(url_for("pages.job", job_id=job.id), code=303)
 
 
@@ -73,8 +73,3 @@ def stats() -> Response | str | tuple[str, int]:
 def job(job_id: str) -> str:
     """Show a job: the final answer first, then all texts, the timeline and the evidence."""
     return job_page.show(job_id)
-
-
-def _form(given: dict[str, str], message: str | None = None, again: Job | None = None) -> str:
-    settings = any(value.strip() for name, value in given.items() if name != "question")
-    return render_template("ask.html", given=given, open=settings, message=message, again=again)

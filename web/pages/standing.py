@@ -9,7 +9,7 @@ from jobs import pipeline
 from jobs.models import Attempt, Job
 from jobs.protocol.response import item_id
 from jobs.timing import SWEEP_INTERVAL
-from jobs.use_cases.standing import Standing
+from jobs.use_cases.standing import CAP, Standing
 from web.pages import view
 from web.pages.options import Options
 
@@ -34,7 +34,30 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
     if standing.place is None:
         return f"The next stage waits for a worker; {ready}."
     wait = "" if standing.wait is None else f", {_about(standing.wait)}"
-    return f"{_ordinal(standing.place)} of {standing.queued}{wait}; {ready}."
+    later = " or later" if standing.place >= CAP else ""
+    more = " or more" if standing.queued >= CAP else ""
+    return f"{_ordinal(standing.place)}{later} of {standing.queued:,}{more}{wait}; {ready}."
+
+
+def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
+    """Return how long a question would wait that is asked now.
+
+    Args:
+        standing: of a job that would be accepted now.
+        now: the time.
+    """
+    if not standing.ready:
+        if standing.seen_at is None:
+            return "No worker was ever started: questions wait for one."
+        return f"No worker is ready (last seen {_clock(standing.seen_at, now)}): questions wait."
+    ready = f"{standing.ready} worker{'' if standing.ready == 1 else 's'} ready"
+    if not standing.queued:
+        return f"{ready}, no question waits."
+    more = " or more" if standing.queued >= CAP else ""
+    waiting = f"{standing.queued:,}{more} questions wait"
+    ahead = "1 question waits" if standing.queued == 1 else waiting
+    wait = "" if standing.wait is None else f"; a new one starts in {_about(standing.wait)}"
+    return f"{ready}, {ahead}{wait}."
 
 
 def news(job: Job, sentence: str, now: dt.datetime) -> dict[str, Any]:
@@ -90,4 +113,4 @@ def _ordinal(number: int) -> str:
     ending = (
         "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     )
-    return f"{number}{ending}"
+    return f"{number:,}{ending}"

@@ -15,6 +15,7 @@ from jobs.protocol import body, served_models
 from jobs.protocol.conversation import earlier_turns
 from jobs.protocol.errors import InvalidRequestError, ProtocolError
 from jobs.protocol.input_items import input_item_list
+from jobs.protocol.limits import measure
 from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response, response_list
@@ -158,6 +159,23 @@ def delete(job_id: str) -> Response:
     """Delete a job with its history, and stop it if it has not ended."""
     get_services().delete(job_id)
     return json_response({"id": job_id, "object": "response", "deleted": True})
+
+
+@blueprint.post("/responses/input_tokens")
+def input_tokens() -> Response:
+    """Count the tokens of a request without asking it."""
+    services = get_services()
+    valid = validate(read_json())
+    turns = earlier_turns(valid, services.database, services.owner)
+    size = measure(valid, turns or [], services.tokens)
+    if size is None:
+        raise HTTPError(
+            503,
+            "No worker has ever started, so the model is not known, and neither are its tokens.",
+            code="model_not_loaded",
+        )
+    counted = {"input_tokens": size.tokens, "max_input_tokens": size.max_tokens}
+    return json_response({"object": "response.input_tokens", **counted})
 
 
 @blueprint.get("/responses/<job_id>/input_items")

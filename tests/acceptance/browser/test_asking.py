@@ -69,8 +69,13 @@ def test_an_invalid_question_shows_an_error_in_the_form(browser: Browser, servic
         expect(page.get_by_role("alert")).to_have_text("Enter a question.")
         expect(question).to_have_value(" \n ")
 
+        tokens = page.get_by_text(re.compile(r"\d of [\d,]+ tokens"))
+        question.fill("Why?")
+        expect(tokens).to_be_visible()
+        expect(tokens).not_to_contain_text("too long")
         long = "\nWhy, oh why? " * 1000
         question.fill(long)
+        expect(tokens).to_contain_text("too long")
         page.get_by_role("button", name="Ask").click()
         expect(page.get_by_role("alert")).to_contain_text("too long")
         expect(page.get_by_role("alert")).to_contain_text("Shorten the question")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import html
+from urllib.parse import quote_plus
+
+from jobs import demo_model
 from jobs.database import Database
-from jobs.models import ANONYMOUS
-from jobs.use_cases import queries, stages
+from jobs.models import ANONYMOUS, WorkerState
+from jobs.use_cases import queries, stages, workers
+from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.web.client import Client, ask, finish, serving
 from tests.servers import RedisServer
@@ -73,3 +78,36 @@ def test_the_jobs_page_says_why_a_job_failed(web: Client, database: Database) ->
     assert claim is not None
     stages.fail(database, claim, "server_error", "the GPU is on fire")
     assert "the GPU is on fire" in web.get("/jobs").text
+
+
+def test_the_form_says_what_answers_and_how_long_questions_wait(
+    web: Client, database: Database, tokenizer_json: str
+) -> None:
+    def shown() -> str:
+        return html.unescape(web.get("/").text)
+
+    assert "No worker is ready" in shown()
+    assert "Recent jobs" not in shown()
+    base = {"name": "mistralai/Mistral-7B-v0.1"}
+    runtime = Runtime({"engine": "none", "base": base}, 8192, tokenizer_json)
+    workers.register(database, "worker-2", "localhost", 2, runtime)
+    workers.set_state(database, "worker-2", WorkerState.READY)
+    page = shown()
+    assert "Answers come from mistralai/Mistral-7B-v0.1, with a context of 8,192 tokens." in page
+    assert "1 worker ready, no question waits." in page
+    job_id = ask(web)["id"]
+    page = shown()
+    assert "1 worker ready, 1 question waits" in page
+    assert f'href="/jobs/{job_id}">Why?</a>' in page
+    assert demo_model.ABILITY not in page
+
+
+def test_the_form_has_questions_that_the_demo_can_answer(web: Client, database: Database) -> None:
+    runtime = Runtime({"engine": "none", "base": {"name": demo_model.BASE}}, 4096, "{}")
+    workers.register(database, "worker-2", "localhost", 2, runtime)
+    workers.set_state(database, "worker-2", WorkerState.READY)
+    page = html.unescape(web.get("/").text)
+    assert demo_model.ABILITY in page
+    for question in demo_model.EXAMPLES:
+        link = f"/?question={quote_plus(question, safe='')}"
+        assert question in html.unescape(web.get(link).text).partition("<textarea")[2]

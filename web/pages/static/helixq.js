@@ -2,6 +2,8 @@
 
 // Milliseconds before a failed request is retried.
 const RETRY_DELAY = 2000;
+// Milliseconds after the last key before the tokens of a question are counted.
+const COUNT_DELAY = 500;
 // Milliseconds between checks of a job: where it stands, and whether it ended without an event.
 const CHECK_INTERVAL = 15000;
 // Milliseconds without text after which the page says so.
@@ -42,6 +44,35 @@ function askForm(form) {
     sent = true;
     setTimeout(() => { sent = false; }, RETRY_DELAY);
   });
+}
+
+// Say while the user types how many tokens the question has, and how many it may have.
+function countTokens(form) {
+  const shown = form.querySelector("[data-tokens]");
+  const { question, instructions } = form.elements;
+  let timer, request;
+  const count = async () => {
+    request?.abort();
+    request = new AbortController();
+    try {
+      if (!question.value.trim()) throw new Error("nothing to count");
+      const reply = await fetch(form.dataset.count, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ input: question.value, instructions: instructions.value || null }),
+        signal: request.signal,
+      });
+      if (!reply.ok) throw new Error(reply.status);
+      const { input_tokens: tokens, max_input_tokens: most } = await reply.json();
+      shown.textContent = `${tokens.toLocaleString()} of ${most.toLocaleString()} tokens, with the prompt around it`;
+      if (tokens > most) shown.textContent += ": too long";
+      shown.classList.toggle("error", tokens > most);
+      shown.hidden = false;
+    } catch (error) { if (error.name !== "AbortError") shown.hidden = true; }
+  };
+  const later = () => { clearTimeout(timer); timer = setTimeout(count, COUNT_DELAY); };
+  for (const field of [question, instructions]) field.addEventListener("input", later);
+  if (question.value) count();
 }
 
 function notify(text) {
@@ -344,7 +375,10 @@ function follow(address, news) {
 
 prepare(document);
 const form = document.querySelector("form.ask");
-if (form) askForm(form);
+if (form) {
+  askForm(form);
+  countTokens(form);
+}
 const article = document.querySelector("article[data-response]");
 if (article) follow(article.dataset.response, article.dataset.news);
 if (document.querySelector("article[data-run]")) jobPage();
