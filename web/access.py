@@ -25,7 +25,7 @@ COOKIE = "helixq_session"
 OPEN_BLUEPRINTS = {"health", "log", "login", "openapi"}
 OPEN_ENDPOINTS = {"pages.static"}
 #: What may be changed with the scope `audit` too.
-AUDITOR_ENDPOINTS = {"api.add_review", "pages.review"}
+AUDITOR_ENDPOINTS = {"api.add_review", "pages.review", "pages.submit_review"}
 CHALLENGE = 'Bearer realm="HelixQ"'
 
 

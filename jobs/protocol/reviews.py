@@ -14,6 +14,8 @@ from jobs.use_cases.reviewing import Agreement, NewReview, Rating, Verdict
 
 #: The maximum number of characters of a reviewer's name.
 MAX_NAME = 40
+#: The largest seed of a sample.
+MAX_SEED = 10**9
 #: Of one request to erase.
 MAX_TEXTS = 1000
 

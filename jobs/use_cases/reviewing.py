@@ -32,6 +32,8 @@ MAX_REVIEWS = 100_000
 RATINGS = ("critique", "regeneration")
 
 Rating = Literal["critique", "regeneration"]
+#: What is reviewed next: a sample, or what reviewers disagree on.
+Kind = Literal["unreviewed", "disagreements"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,30 @@ class Verdict(NamedTuple):
 
     critique: int | None
     regeneration: int | None
+
+
+class Mark(NamedTuple):
+    """A job in the order in which a person reviews jobs: whatever follows it is next."""
+
+    job_id: str
+    #: Whether others had reviewed it. Those that nobody reviewed come first.
+    reviewed: bool
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a person reviews next, and how far that person is."""
+
+    #: None if nothing follows.
+    next: Mark | None
+    #: The number of jobs from the next one on, it included, and of those that were skipped before it.
+    left: int
+    skipped: int
+    #: Of the newest `WINDOW` completed jobs: how many there are, how many the person has reviewed, and how many
+    #: anybody has. Of disagreements: how many there are, and how many of these the person has reviewed.
+    jobs: int
+    done: int
+    done_by_anybody: int
 
 
 class Agreement(NamedTuple):
@@ -120,7 +146,7 @@ def queue(
     owner: str | None,
     *,
     reviewer: str,
-    kind: Literal["unreviewed", "disagreements"],
+    kind: Kind,
     seed: int,
     limit: int,
     since: dt.datetime | None = None,
@@ -143,17 +169,59 @@ def queue(
     with database.read_session() as session:
         connection = session.connection()
         if kind == "disagreements":
-            rows = reviews.recent(connection, owner, since=since, until=until, limit=MAX_REVIEWS)
-            order = list(dict.fromkeys(row.job_id for row in rows))
-            verdicts = current(reversed(rows))
-            chosen = [job_id for job_id in order if disagree(verdicts[job_id])]
+            chosen, verdicts = _disagreements(connection, owner, since, until, MAX_REVIEWS)
         else:
-            ids = reviews.recent_jobs(connection, owner, since=since, until=until, limit=WINDOW)
-            verdicts = current(reviews.of_jobs(connection, ids))
+            ids, verdicts = _sampled(connection, owner, since, until)
             left = [job_id for job_id in ids if reviewer not in verdicts.get(job_id, ())]
             chosen = sorted(left, key=lambda job_id: (job_id in verdicts, _rank(seed, job_id)))
         found = reviews.summaries(session, chosen[:limit])
     return [(job, verdicts.get(job.id, {})) for job in found]
+
+
+def next_turn(
+    database: Database,
+    owner: str | None,
+    *,
+    reviewer: str,
+    kind: Kind,
+    seed: int,
+    after: Mark | None = None,
+    since: dt.datetime | None = None,
+    until: dt.datetime | None = None,
+) -> Turn:
+    """Return what a person reviews next, in an order that reviews do not change: that of the sample.
+
+    Args:
+        database: of the jobs.
+        owner: of the jobs; None for all.
+        reviewer: who reviews. Jobs that this person has reviewed are left out, unless reviewers disagree.
+        kind: as for `queue`; ``disagreements`` are those of the newest `WINDOW` reviews' jobs.
+        seed: of the sample.
+        after: the last job that was skipped, or of disagreements the last one that was seen.
+        since, until: as for `queue`.
+    """
+    with database.read() as connection:
+        if kind == "disagreements":
+            ids, verdicts = _disagreements(connection, owner, since, until, WINDOW)
+        else:
+            ids, verdicts = _sampled(connection, owner, since, until)
+    own = [job_id for job_id in ids if reviewer in verdicts.get(job_id, ())]
+    left = ids if kind == "disagreements" else set(ids).difference(own)
+
+    def place(mark: Mark) -> tuple[bool, bytes]:
+        return mark.reviewed, _rank(seed, mark.job_id)
+
+    # Disagreements have all been reviewed.
+    marks = [Mark(job_id, kind == "unreviewed" and job_id in verdicts) for job_id in left]
+    following = sorted((m for m in marks if after is None or place(m) > place(after)), key=place)
+    return Turn(
+        next=following[0] if following else None,
+        left=len(following),
+        skipped=len(marks) - len(following),
+        jobs=len(ids),
+        done=len(own),
+        done_by_anybody=sum(job_id in verdicts for job_id in ids),
+    )
 
 
 def agreement(
@@ -162,17 +230,18 @@ def agreement(
     *,
     since: dt.datetime | None = None,
     until: dt.datetime | None = None,
+    limit: int = MAX_REVIEWS,
 ) -> dict[Rating, Agreement]:
     """Return how far reviewers agree, for each rating.
 
     Args:
         database: of the jobs.
         owner: of the jobs; None for all.
-        since, until: the reviews were created from ``since`` on, and before ``until``. Of more than
-            `MAX_REVIEWS`, the newest count.
+        since, until: the reviews were created from ``since`` on, and before ``until``.
+        limit: of more reviews, the newest count.
     """
     with database.read() as connection:
-        rows = reviews.recent(connection, owner, since=since, until=until, limit=MAX_REVIEWS)
+        rows = reviews.recent(connection, owner, since=since, until=until, limit=limit)
     verdicts = current(reversed(rows))
     return {"critique": _agreement(verdicts, 0), "regeneration": _agreement(verdicts, 1)}
 
@@ -199,6 +268,34 @@ def disagree(verdicts: dict[str, Verdict]) -> bool:
     return any(
         len({verdict[index] for verdict in verdicts.values()} - {None}) > 1 for index in (0, 1)
     )
+
+
+Verdicts = dict[str, dict[str, Verdict]]
+
+
+def _sampled(
+    connection: sa.Connection,
+    owner: str | None,
+    since: dt.datetime | None,
+    until: dt.datetime | None,
+) -> tuple[list[str], Verdicts]:
+    """Return the newest `WINDOW` completed jobs, and the verdicts on them."""
+    ids = reviews.recent_jobs(connection, owner, since=since, until=until, limit=WINDOW)
+    return ids, current(reviews.of_jobs(connection, ids))
+
+
+def _disagreements(
+    connection: sa.Connection,
+    owner: str | None,
+    since: dt.datetime | None,
+    until: dt.datetime | None,
+    limit: int,
+) -> tuple[list[str], Verdicts]:
+    """Return the jobs that reviewers disagree on, those first that were reviewed last, and all verdicts."""
+    rows = reviews.recent(connection, owner, since=since, until=until, limit=limit)
+    order = list(dict.fromkeys(row.job_id for row in rows))
+    verdicts = current(reversed(rows))
+    return [job_id for job_id in order if disagree(verdicts.get(job_id, {}))], verdicts
 
 
 def _rank(seed: int, job_id: str) -> bytes:

@@ -17,9 +17,6 @@ from web.caller import get_caller
 from web.request_body import read_json
 from web.services import get_services
 
-#: The largest seed.
-MAX_SEED = 10**9
-
 
 @blueprint.get("/jobs/<job_id>/reviews")
 def list_reviews(job_id: str) -> Response:
@@ -64,7 +61,7 @@ def review_queue() -> Response:
         services.readable_owner,
         reviewer=query.text("reviewer", services.owner, protocol.MAX_NAME),
         kind="disagreements" if kind == "disagreements" else "unreviewed",
-        seed=query.integer("seed", 0, 0, MAX_SEED),
+        seed=query.integer("seed", 0, 0, protocol.MAX_SEED),
         limit=query.integer("limit", query.DEFAULT_PAGE_SIZE, 1, query.MAX_PAGE_SIZE),
         since=query.time("since"),
         until=query.time("until"),

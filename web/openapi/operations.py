@@ -21,10 +21,9 @@ from jobs.protocol.batches import CreateBatch
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
-from jobs.protocol.reviews import MAX_NAME, CreateReview, DeleteJobs, EraseTexts
+from jobs.protocol.reviews import MAX_NAME, MAX_SEED, CreateReview, DeleteJobs, EraseTexts
 from jobs.protocol.shapes import Shape
 from jobs.search.query import MAX_LENGTH
-from web.api.reviews import MAX_SEED
 from web.job_filters import MAX_ATTEMPTS, MAX_DURATION
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from web.v1 import files

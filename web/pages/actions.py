@@ -8,13 +8,8 @@ from flask import Response, render_template, request, url_for
 from flask import redirect as redirect_to
 from werkzeug.wrappers import Response as BaseResponse
 
-from jobs.protocol import reviews as protocol
-from jobs.protocol.reviews import CreateReview
-from jobs.protocol.validation import parse
-from jobs.use_cases import reviewing
 from jobs.use_cases.replaying import replay_of
-from web.caller import get_caller
-from web.pages import job_page, view
+from web.pages import job_page, review_form, view
 from web.pages.routes import blueprint
 from web.services import get_services
 
@@ -42,27 +37,7 @@ def replay(job_id: str) -> BaseResponse:
 @blueprint.post("/jobs/<job_id>/review")
 def review(job_id: str) -> BaseResponse:
     """Add a review of a job that has ended, and redirect to its page."""
-    services, caller = get_services(), get_caller()
-    form = {name: value.replace("\r\n", "\n") for name, value in request.form.items()}
-    given: dict[str, Any] = {
-        name: int(form[name]) for name in reviewing.RATINGS if form.get(name) in ("-1", "0", "1")
-    }
-    for name in ("corrected_answer", "note"):
-        if form.get(name, "").strip():
-            given[name] = form[name]
-    if tags := [tag.strip() for tag in form.get("tags", "").split(",") if tag.strip()]:
-        given["tags"] = tags
-    if caller.key is None and (reviewer := form.get("reviewer", "").strip()):
-        given["reviewer"] = reviewer
-    body = parse(CreateReview, given)
-    reviewing.add(
-        services.database,
-        services.readable_owner,
-        job_id,
-        protocol.new_review(body),
-        reviewer=body.reviewer or caller.owner,
-        key_id=None if caller.key is None else caller.key.id,
-    )
+    review_form.add(job_id)
     return _to_job(job_id, "reviews")
 
 

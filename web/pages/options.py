@@ -42,13 +42,18 @@ class Options:
 
     def url(self, job_id: str, anchor: str | None = None, **changes: Any) -> str:
         """Return the address of a job's page with these options, or with some of them changed."""
-        new = replace(self, **changes)
         return url_for(
             "pages.job",
             job_id=job_id,
-            diff=None if new.diff == "side" else new.diff,
-            text="exact" if new.exact else None,
-            invisible="1" if new.invisible else None,
-            verify="1" if new.verify else None,
             _anchor=anchor,
+            **replace(self, **changes).parameters(),  # type: ignore[arg-type]  # names of parameters
         )
+
+    def parameters(self) -> dict[str, str | None]:
+        """Return the parameters of an address that has these options; None for a default."""
+        return {
+            "diff": None if self.diff == "side" else self.diff,
+            "text": "exact" if self.exact else None,
+            "invisible": "1" if self.invisible else None,
+            "verify": "1" if self.verify else None,
+        }

@@ -184,7 +184,7 @@ function jobPage() {
     send(event.target);
   });
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest("input, textarea, select, [contenteditable]");
+    const typing = event.target.closest("input:not([type=radio]), textarea, select");
     if (event.key !== "d" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     show(document.querySelector("[data-next-diff]").href);
   });
