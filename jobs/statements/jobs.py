@@ -320,7 +320,7 @@ def count_ahead(
         priority: of the job.
         published_at: when its message was published; None if it was not, which places it last.
     """
-    earlier = Job.published_at.is_not(None)
+    earlier: sa.ColumnElement[bool] = Job.published_at.is_not(None)
     if published_at is not None:
         earlier = Job.published_at < sa.literal(published_at, UTCDateTime())
 
