@@ -1,4 +1,4 @@
-"""What requests use: the database, the queue, live progress, the key cache, the token counter, the waiter."""
+"""What requests use: the database, the queue, live progress, the caches, the token counter, the waiter."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from jobs.use_cases.submission import NewJob
 from web.caller import get_caller
 from web.key_cache import KeyCache
 from web.running import Running
+from web.summary_cache import SummaryCache
 from web.waiting import Waiter
 
 
@@ -33,6 +34,7 @@ class Services:
         self.keys = KeyCache(self.database)
         self.tokens = TokenCounter(self.database)
         self.counts = QueuedCounts()
+        self.summaries = SummaryCache(self.database)
         self.running = Running()
         self.waiter = Waiter(self.database, self.progress, self.running)
 

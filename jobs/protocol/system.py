@@ -22,7 +22,7 @@ def system_object(system: System, database: str) -> dict[str, Any]:
         "at": rfc3339(system.now),
         "version": version("helixq"),
         "database": database,
-        "workers": [_worker(worker) for worker in system.workers],
+        "workers": [worker_object(worker) for worker in system.workers],
         "queue": {
             "queued": system.queued,
             "oldest_at": rfc3339(system.oldest_queued_at),
@@ -50,7 +50,8 @@ def system_object(system: System, database: str) -> dict[str, Any]:
     }
 
 
-def _worker(running: RunningWorker) -> dict[str, Any]:
+def worker_object(running: RunningWorker) -> dict[str, Any]:
+    """Return a worker of the reply."""
     worker = running.worker
     runtime = worker.runtime
     return {

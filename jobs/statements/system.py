@@ -9,12 +9,23 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow_once
-from jobs.models import Attempt, AttemptStatus, Job, LogCheckpoint, WebhookDelivery, Worker
+from jobs.models import (
+    Attempt,
+    AttemptStatus,
+    DeliveryStatus,
+    Job,
+    LogCheckpoint,
+    WebhookDelivery,
+    WebhookEndpoint,
+    Worker,
+)
 from jobs.statements.jobs import CAP, IS_IN_PROGRESS, IS_LEASED, IS_QUEUED, up_to_cap
-from jobs.statements.workers import MAX_LOADING
+from jobs.statements.workers import IMPORTED, MAX_LOADING
 
 #: The maximum number of workers.
 MAX_WORKERS = 100
+#: The maximum number of endpoints whose failed deliveries are looked at.
+MAX_ENDPOINTS = 50
 
 
 def list_workers(session: Session) -> list[Worker]:
@@ -24,11 +35,49 @@ def list_workers(session: Session) -> list[Worker]:
     return list(session.scalars(query))
 
 
+def list_last_seen(session: Session, limit: int) -> list[Worker]:
+    """Return the workers that were seen last, whatever became of them; not those of imported jobs."""
+    query = sa.select(Worker).order_by(Worker.seen_at.desc()).limit(limit)
+    return [w for w in session.scalars(query) if w.tokenizer_digest != IMPORTED]
+
+
+def list_failed_deliveries(
+    session: Session, owner: str | None, limit: int
+) -> list[tuple[WebhookDelivery, WebhookEndpoint]]:
+    """Return the newest deliveries that were given up, of the newest `MAX_ENDPOINTS` endpoints of an owner."""
+    endpoints = sa.select(WebhookEndpoint).order_by(WebhookEndpoint.created_at.desc())
+    if owner is not None:
+        endpoints = endpoints.where(WebhookEndpoint.owner == owner)
+    found = {each.id: each for each in session.scalars(endpoints.limit(MAX_ENDPOINTS))}
+    if not found:
+        return []
+    newest = WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc()
+    # The index has the deliveries of each endpoint in order, and not those of several.
+    pages = (
+        sa.select(WebhookDelivery.id)
+        .where(
+            WebhookDelivery.endpoint_id == endpoint_id,
+            WebhookDelivery.status == DeliveryStatus.FAILED,
+        )
+        .order_by(*newest)
+        .limit(limit)
+        for endpoint_id in found
+    )
+    ids = sa.union_all(*(sa.select(page.subquery().c.id) for page in pages))
+    query = sa.select(WebhookDelivery).where(WebhookDelivery.id.in_(ids)).order_by(*newest)
+    return [(each, found[each.endpoint_id]) for each in session.scalars(query.limit(limit))]
+
+
 def count_running(connection: sa.Connection) -> dict[str, int]:
     """Return how many stages each worker runs, by its id."""
     leased = sa.select(Job.worker_id).where(IS_LEASED).limit(CAP).subquery()
     query = sa.select(leased.c.worker_id, sa.func.count()).group_by(leased.c.worker_id)
     return {str(row[0]): row[1] for row in connection.execute(query)}
+
+
+def count_all_queued(connection: sa.Connection) -> int:
+    """Count the jobs that wait for their first stage, up to `CAP`."""
+    return up_to_cap(connection, sa.select(Job.priority).where(IS_QUEUED))
 
 
 def count_queued(connection: sa.Connection) -> dict[str, int]:

@@ -80,6 +80,13 @@ def list_ready(session: Session) -> list[Worker]:
     return list(session.scalars(sa.select(Worker).where(_is_ready())))
 
 
+def ready_runtimes(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
+    """Return what the workers run that are ready and alive."""
+    # In the order of the index: PostgreSQL would read the table for a few of any.
+    query = sa.select(Worker.runtime).where(_is_ready()).order_by(Worker.seen_at.desc())
+    return list(connection.scalars(query.limit(limit)))
+
+
 def count_ready(connection: sa.Connection, model: str | None) -> int:
     """Return how many workers are ready and alive; only those with a model, unless it is None."""
     query = sa.select(sa.func.count()).where(_is_ready())

@@ -8,14 +8,28 @@ from dataclasses import dataclass
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import AttemptStatus, Worker, WorkerState
+from jobs.models import AttemptStatus, WebhookDelivery, WebhookEndpoint, Worker, WorkerState
 from jobs.pipeline import MAX_ROUNDS, Role, stages
-from jobs.statements import log, system
+from jobs.statements import log, system, workers
 from jobs.statements.jobs import CAP
 from jobs.timing import ALIVE_FOR
 
+__all__ = [
+    "CAP",
+    "RunningWorker",
+    "Summary",
+    "System",
+    "describe",
+    "list_failed",
+    "list_gone",
+    "summarize",
+]
+
 #: How many owners are named: those with the most open jobs.
 MAX_OWNERS = 20
+#: How many workers that are gone are named, and how many deliveries that failed.
+MAX_GONE = 20
+MAX_FAILED = 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,42 @@ class System:
     checkpoint_at: dt.datetime | None
 
 
+@dataclass(frozen=True)
+class Summary:
+    """The least that one wants to know of a service."""
+
+    #: The workers that are ready, up to `jobs.statements.system.MAX_WORKERS`, and the names of their base models.
+    ready: int
+    models: list[str]
+    #: The jobs that wait for their first stage, up to `CAP`.
+    queued: int
+
+
+def summarize(database: Database) -> Summary:
+    """Return the least that one wants to know. It costs two short queries."""
+    with database.read() as connection:
+        runtimes = workers.ready_runtimes(connection, system.MAX_WORKERS)
+        queued = system.count_all_queued(connection)
+    names = {runtime.get("base", {}).get("name") for runtime in runtimes}
+    return Summary(len(runtimes), sorted(filter(None, names)), queued)
+
+
+def list_gone(database: Database) -> list[Worker]:
+    """Return the last `MAX_GONE` workers that stopped, or were not seen for long; the last seen first."""
+    with database.read_session() as session:
+        running = {worker.id for worker in system.list_workers(session)}
+        found = system.list_last_seen(session, len(running) + MAX_GONE)
+        return [worker for worker in found if worker.id not in running]
+
+
+def list_failed(
+    database: Database, owner: str | None
+) -> list[tuple[WebhookDelivery, WebhookEndpoint]]:
+    """Return the last `MAX_FAILED` webhooks of an owner (None: of all) that were given up, the newest first."""
+    with database.read_session() as session:
+        return system.list_failed_deliveries(session, owner, MAX_FAILED)
+
+
 def describe(database: Database) -> System:
     """Return what runs and what waits. It costs the same however long the history and the queue are."""
     with database.read_session() as session:
@@ -59,7 +109,7 @@ def describe(database: Database) -> System:
         now = connection.scalar(utcnow().select())
         assert now is not None  # noqa: S101 (a time is never null)
         runs = system.count_running(connection)
-        workers = [
+        running_workers = [
             RunningWorker(worker, _state(worker, now), runs.get(worker.id, 0))
             for worker in system.list_workers(session)
         ]
@@ -73,7 +123,7 @@ def describe(database: Database) -> System:
         origin, size = log.state(connection)
         return System(
             now,
-            workers,
+            running_workers,
             queued.total(),
             system.oldest_queued(connection),
             running,

@@ -397,6 +397,7 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
     for kind in ("unreviewed", "disagreements"):
         for owner in (None, ANONYMOUS):
             run(reviewing.queue, database, owner, reviewer="ann", kind=kind, seed=1, limit=20)
+            run(reviewing.next_turn, database, owner, reviewer="ann", kind=kind, seed=1)
     run(reviewing.agreement, database, ANONYMOUS)
     for rating in (0, 1):
         for owner in (None, ANONYMOUS):
@@ -592,6 +593,10 @@ def test_no_use_case_scans_the_history_or_the_queue(
         )
         run(database.check_writable)
         run(system.describe, database)
+        run(system.summarize, database)
+        assert len(run(system.list_gone, database)) == system.MAX_GONE
+        for owner in (None, HOOKED):
+            run(system.list_failed, database, owner)
         work_on_batches(run, database)
         assert run(indexing.any_pending, database)
         documents = run(indexing.prepare, database)

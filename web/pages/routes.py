@@ -13,7 +13,7 @@ from jobs.protocol.validation import validate
 from jobs.use_cases import queries
 from web.caller import get_caller
 from web.errors import headers_of, status_of
-from web.pages import ask_page, asking, filters, history, job_page
+from web.pages import ask_page, asking, filters, footer, history, job_page
 from web.pages import stats as stats_page
 from web.services import get_services
 
@@ -26,6 +26,7 @@ blueprint = Blueprint(
     static_url_path="/assets",
 )
 filters.register(blueprint)
+footer.register(blueprint)
 
 
 @blueprint.get("/")

@@ -42,11 +42,13 @@ def test_without_a_key_only_health_and_the_login_are_open(app: Any) -> None:
     error = web.get("/v1/models").json["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", None)
     assert web.get("/api/jobs/resp_0").mimetype == "application/problem+json"
-    for path in ("/", "/jobs", "/jobs/resp_0?a=b&c"):
+    assert "queued" in browser(app).get("/jobs").text.split("<footer>")[1]
+    for path in ("/", "/jobs", "/jobs/resp_0?a=b&c", "/review", "/system"):
         reply = web.get(path)
         assert reply.status_code == 303
         page = web.get(reply.headers["Location"])
         assert f'value="{path.replace("&", "&amp;")}"' in page.text
+        assert "<footer>" not in page.text, "it is for those who have logged in"
     assert web.post("/", data={"question": "Why?"}).headers["Location"] == "/login"
     assert web.get("/healthz").status_code == 200
     assert web.get("/readyz").status_code == 503, (
@@ -98,6 +100,7 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
             f"/compare?left={job_id}&right={other_id}",
             f"/compare?left={other_id}&right={job_id}",
             f"/?from={job_id}",
+            f"/review?job={job_id}",
         ):
             assert web.get(path).status_code == 404, path
         for path in ("/jobs", "/api/jobs"):
@@ -109,6 +112,7 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
         for path in (
             f"/v1/responses/{job_id}/cancel",
             *(f"/jobs/{job_id}/{action}" for action in ("cancel", "retry", "replay", "review")),
+            f"/review/{job_id}",
         ):
             assert web.post(path, data={"critique": "1"}).status_code == 404, path
         assert web.delete(f"/v1/responses/{job_id}").status_code == 404
@@ -117,6 +121,11 @@ def test_jobs_of_another_owner_are_not_found(app: Any) -> None:
         assert code(reply) == (400, "previous_response_not_found")
         assert [job["id"] for job in web.get("/v1/responses").json["data"]] == [other_id]
         assert job_id not in web.get("/jobs").text
+        for kind in ("unreviewed", "disagreements"):
+            assert job_id not in web.get(f"/review?kind={kind}").text
+        assert web.get("/system").status_code == 403
+        assert "/system" not in web.get("/jobs").text
+        assert web.post("/system/deliveries/whd_0/redeliver").status_code == 404
     assert [job["id"] for job in again.get("/v1/responses").json["data"]] == [job_id]
     assert again.get(f"/v1/responses/{job_id}").json["status"] == "queued"
 
@@ -173,7 +182,11 @@ def test_audit_reads_the_histories_of_all_owners(app: Any) -> None:
         assert web.get("/").headers["Location"] == "/jobs"
         assert web.post("/", data={"question": "Why?"}).status_code == 403
         assert web.post(f"/jobs/{job_id}/replay").status_code == 403
-        assert web.post(f"/jobs/{job_id}/review", data={"critique": "1"}).status_code == 409
+        for path in (f"/jobs/{job_id}/review", f"/review/{job_id}"):
+            assert web.post(path, data={"critique": "1"}).status_code == 409
+        assert web.get("/review").status_code == 200
+        assert alice.key.owner in web.get("/system").text
+        assert web.post("/system/deliveries/whd_0/redeliver").status_code == 403
         for path in ("/v1/responses", f"/v1/responses/{job_id}/cancel"):
             reply = web.post(path, json={"input": "Why?"})
             assert code(reply) == (403, "insufficient_scope")

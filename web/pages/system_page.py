@@ -1,0 +1,68 @@
+"""The page of what runs and what waits, for those who operate a service."""
+
+from __future__ import annotations
+
+import datetime as dt
+from importlib.metadata import version
+
+from flask import redirect, render_template, url_for
+from werkzeug.wrappers import Response
+
+from jobs.models import AttemptStatus, Scope, WebhookEndpoint
+from jobs.protocol.system import worker_object
+from jobs.use_cases import deliveries
+from jobs.use_cases import system as use_case
+from jobs.use_cases.system import CAP
+from web.access import check_scope
+from web.caller import get_caller
+from web.pages.routes import blueprint
+from web.services import get_services
+
+
+@blueprint.get("/system")
+def system() -> str:
+    """Show what runs and what waits."""
+    check_scope(Scope.AUDIT)
+    services, caller = get_services(), get_caller()
+    database, owner = services.database, services.readable_owner
+    found = use_case.describe(database)
+    last = sum(found.attempts.values())
+
+    def may_repeat(endpoint: WebhookEndpoint) -> bool:
+        return caller.may(Scope.ASK) and caller.changeable_owner in (None, endpoint.owner)
+
+    return render_template(
+        "system.html",
+        system=found,
+        version=version("helixq"),
+        database=database.engine.dialect.name,
+        workers=[worker_object(each) for each in found.workers],
+        gone=use_case.list_gone(database),
+        owners=found.owners if owner is None else None,
+        last=last,
+        lost=found.attempts.get(AttemptStatus.LOST, 0),
+        released=found.attempts.get(AttemptStatus.RELEASED, 0),
+        failed=use_case.list_failed(database, owner),
+        may_repeat=may_repeat,
+        ago=lambda time: _ago(found.now - time),
+        capped=_capped,
+    )
+
+
+@blueprint.post("/system/deliveries/<delivery_id>/redeliver")
+def redeliver(delivery_id: str) -> Response:
+    """Send a webhook again that was given up, and redirect to the page."""
+    deliveries.redeliver(get_services().database, get_caller().changeable_owner, delivery_id)
+    return redirect(url_for("pages.system", _anchor="webhooks"), code=303)
+
+
+def _capped(number: int) -> str:
+    return f"{number:,} or more" if number >= CAP else f"{number:,}"
+
+
+def _ago(delta: dt.timedelta) -> str:
+    seconds = max(0, round(delta.total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
