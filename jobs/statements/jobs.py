@@ -224,8 +224,8 @@ def list_page(
         last = session.get(Job, after)
         if last is None or owner not in (None, last.owner):
             raise JobNotFoundError(after)
-        cursor = _cursor(Place(last.created_at, last.id))
-        conditions.append(cursor > _KEY if newest_first else cursor < _KEY)
+        place = cursor(Place(last.created_at, last.id))
+        conditions.append(place > KEY if newest_first else place < KEY)
     query = _select_page(conditions, statuses, order, limit)
     if with_attempts:
         query = query.options(selectinload(Job.attempts))
@@ -277,17 +277,31 @@ def list_between(
         last: the place of the last one.
         limit: the maximum number.
     """
-    conditions = [*filters.conditions(), _cursor(last) >= _KEY]
+    conditions = [*filters.conditions(), cursor(last) >= KEY]
     if after is not None:
-        conditions.append(_cursor(after) < _KEY)
+        conditions.append(cursor(after) < KEY)
     query = _select_page(conditions, statuses, (Job.created_at, Job.id), limit)
     return list(session.scalars(query.options(*log.HISTORY)))
 
 
+def place_of(connection: sa.Connection, owner: str | None, job_id: str) -> Place:
+    """Return the place of an owner's job in the order of creation.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
+    check_id(job_id)
+    query = sa.select(Job.created_at, Job.owner).where(Job.id == job_id)
+    row = connection.execute(query).one_or_none()
+    if row is None or owner not in (None, row.owner):
+        raise JobNotFoundError(job_id)
+    return Place(row.created_at, job_id)
+
+
 def find_beside(connection: sa.Connection, owner: str | None, place: Place) -> list[str | None]:
     """Return the ids of an owner's jobs before and after a place in the order of creation; None for none."""
-    older = _cursor(place) > _KEY, (Job.created_at.desc(), Job.id.desc())
-    newer = _cursor(place) < _KEY, (Job.created_at, Job.id)
+    older = cursor(place) > KEY, (Job.created_at.desc(), Job.id.desc())
+    newer = cursor(place) < KEY, (Job.created_at, Job.id)
     own = () if owner is None else (Job.owner == owner,)
     return [
         connection.scalar(sa.select(Job.id).where(condition, *own).order_by(*order).limit(1))
@@ -295,10 +309,12 @@ def find_beside(connection: sa.Connection, owner: str | None, place: Place) -> l
     ]
 
 
-_KEY = sa.tuple_(Job.created_at, Job.id)
+#: The places of jobs.
+KEY = sa.tuple_(Job.created_at, Job.id)
 
 
-def _cursor(place: Place) -> sa.Tuple:
+def cursor(place: Place) -> sa.Tuple:
+    """Return a place, to be compared with `KEY`."""
     return sa.tuple_(sa.literal(place.created_at, UTCDateTime()), sa.literal(place.job_id))
 
 

@@ -7,11 +7,12 @@ A page begins after the place of the page before and not after its last job, whi
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from jobs.database import Database
+from jobs.errors import JobNotFoundError
 from jobs.models import Job
 from jobs.statements import jobs, log
 from jobs.statements.jobs import Place
@@ -19,7 +20,7 @@ from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
 from jobs.use_cases.searching import Filters, Order
 
-__all__ = ["Exported", "Filters", "pages"]
+__all__ = ["Exported", "Filters", "pages", "selected"]
 
 #: Jobs of a page. A job may have 11 stages of a whole context each.
 PAGE = 50
@@ -84,3 +85,43 @@ def pages(
             yield [Exported(job, proofs) for job in found]
         if cursor is None if indexed else len(found) < size:
             return
+
+
+def selected(
+    database: Database,
+    owner: str | None,
+    job_ids: Sequence[str],
+    *,
+    with_proofs: bool = False,
+    size: int = PAGE,
+) -> Iterator[list[Exported]]:
+    """Return jobs in the order of their ids as they are given, in pages as `pages` has them.
+
+    Args:
+        database: of the jobs.
+        owner: whose jobs may be read; None for all.
+        job_ids: of the jobs.
+        with_proofs: as in `pages`.
+        size: the maximum number of jobs of a page.
+
+    Raises:
+        JobNotFoundError: the owner lacks one of the jobs now. One that is deleted later is left out.
+    """
+    for job_id in job_ids:
+        jobs.check_id(job_id)
+    with database.read() as connection:
+        found = jobs.versions(connection, list(job_ids))
+    for job_id in job_ids:
+        if job_id not in found or owner not in (None, found[job_id][0]):
+            raise JobNotFoundError(job_id)
+
+    def made() -> Iterator[list[Exported]]:
+        for first in range(0, len(job_ids), size):
+            ids = job_ids[first : first + size]
+            with database.read_session() as session:
+                loaded = log.load_jobs(session, ids)
+                there = [loaded[job_id] for job_id in ids if job_id in loaded]
+                proofs = proving.prove_all(session.connection(), there) if with_proofs else {}
+            yield [Exported(job, proofs) for job in there]
+
+    return made()

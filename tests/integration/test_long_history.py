@@ -54,6 +54,7 @@ from jobs.use_cases import (
     indexing,
     keys,
     outbox,
+    overview,
     proving,
     queries,
     restarting,
@@ -439,6 +440,12 @@ def export_and_import(run: Callable[..., Any], database: Database, job_id: str) 
     run(pages, exporting.Filters(statuses=(Status.FAILED, Status.CANCELLED)))
     run(pages, exporting.Filters(since=dt.datetime.now(dt.UTC)), ANONYMOUS)
     run(pages, exporting.Filters(query=parse("fox")))
+
+    def selected(ids: list[str]) -> None:
+        assert [len(page) for page in exporting.selected(database, None, ids)] == [50, 50]
+
+    page, _ = queries.list_jobs(database, None, limit=100, status=Status.COMPLETED)
+    run(selected, [job.id for job in page])
     job = queries.get_job(database, None, job_id, with_history=True)
     for use_case in (importing.check, importing.add):
         run(use_case, database, {1: job}, lambda *_: None)
@@ -464,6 +471,22 @@ def search_jobs(run: Callable[..., Any], database: Database) -> None:
             if text in ("why", "fox", "dog -fox", '"fox dog"'):
                 assert len(page.jobs) == 20, text
     run(searching.list_jobs, database, None, Filters(metadata={"no": "one"}), limit=20)
+
+
+def look_over(run: Callable[..., Any], database: Database) -> None:
+    """Show what a page with a list of jobs has besides them; the history is newer than its oldest job."""
+    for owner in (None, ANONYMOUS):
+        oldest, _ = queries.list_jobs(database, owner, limit=1, newest_first=False)
+        page, _ = queries.list_jobs(database, owner, limit=100, status=Status.COMPLETED)
+        assert len(run(overview.openings, database, [job.id for job in page])) == 100
+        for since in (None, oldest[0].created_at):
+            counts = run(overview.count_by_status, database, owner, since=since)
+            assert counts[Status.COMPLETED] == overview.MAX_COUNT
+        for statuses in ((), (Status.COMPLETED,), (Status.FAILED, Status.COMPLETED)):
+            for job in (oldest[0], page[0]):
+                filters = Filters(statuses=statuses)
+                count = run(overview.count_newer, database, owner, filters, job.id)
+                assert count == overview.MAX_NEW or job is page[0]
 
 
 @pytest.mark.parametrize("queued", [FEW, MANY])
@@ -527,6 +550,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
             run(queries.list_jobs, database, ANONYMOUS, limit=20, status=status, until=now)
         run(queries.list_jobs, database, ANONYMOUS, limit=20, since=now)
         search_jobs(run, database)
+        look_over(run, database)
         run(deletion.delete, database, ANONYMOUS, submit(database).id)
         key, secret = run(keys.create, database, "k", [Scope.ASK], max_queued=10)
         run(submission.submit, database, "k", QUESTION, max_queued=1_000_000, key=key)
