@@ -53,16 +53,17 @@ class Wanted(NamedTuple):
     order: Order
 
 
-def wanted(size: int = query.DEFAULT_PAGE_SIZE) -> Wanted:
+def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) -> Wanted:
     """Return which page of which list of jobs is requested.
 
     Args:
         size: the default number of jobs of a page.
+        others: the names of the parameters that the request may have besides.
 
     Raises:
         InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
     """
-    _check_names("filter", PARAMETERS)
+    _check_names("filter", {*PARAMETERS, *others})
     filters = _filters()
     default = Order.NEWEST if filters.query is None else Order.RELEVANCE
     order = Order(query.choice("order", default, tuple(Order)))
@@ -151,6 +152,25 @@ def exported(others: Collection[str]) -> tuple[Filters, str | None]:
     """
     _check_names("parameter", {*FILTERS, *others})
     return _filters(), owner()
+
+
+def selected() -> list[str] | None:
+    """Return the ids of the jobs that the current request names one by one; None if it names none.
+
+    Raises:
+        InvalidRequestError: there are too many, or filters besides.
+    """
+    ids = list(dict.fromkeys(filter(None, request.args.get("ids", "").split(","))))
+    if not ids:
+        return None
+    filtered = any(name in FILTERS or name.startswith(METADATA) for name in request.args)
+    if len(ids) > query.MAX_PAGE_SIZE or filtered:
+        raise InvalidRequestError(
+            f"`ids` must be up to {query.MAX_PAGE_SIZE} ids of jobs, separated by commas, without other filters.",
+            code="invalid_value",
+            param="ids",
+        )
+    return ids
 
 
 def _rating() -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from flask import Response, request
@@ -14,7 +14,7 @@ from jobs.pipeline import Role
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.shapes import COLUMNS, Shape, rows
 from jobs.use_cases import exporting
-from jobs.use_cases.exporting import Filters
+from jobs.use_cases.exporting import Exported
 from web import job_filters, query
 from web.api.routes import blueprint
 from web.caller import get_caller
@@ -32,7 +32,8 @@ def export_jobs() -> Response:
     It has the jobs that there are when it begins. Its rows are of one of three shapes: whole histories, pairs of
     texts of which one is better, or prompts with their completions.
     """
-    chosen, of = job_filters.exported({"format", "shape", "role", "compression"})
+    chosen, of = job_filters.exported({"format", "shape", "role", "compression", "ids"})
+    ids = job_filters.selected()
     shape = Shape(query.choice("shape", Shape.HISTORY, tuple(Shape)))
     roles = _roles(shape)
     kind, encoding = _kind()
@@ -40,9 +41,16 @@ def export_jobs() -> Response:
         write = writing(FileKind(kind.format, encoding or kind.compression), COLUMNS[shape])
     except NotInstalledError as error:
         raise InvalidRequestError(f"{error}.", code="not_installed") from error
+    database, owner = get_services().database, get_caller().readable_owner
+    with_proofs = shape is Shape.HISTORY
+    pages: Iterable[list[Exported]]
+    if ids is None:
+        pages = exporting.pages(database, owner, chosen, of=of, with_proofs=with_proofs)
+    else:
+        pages = exporting.selected(database, owner, ids, with_proofs=with_proofs)
     with ExitStack() as stack:
         stack.enter_context(get_services().waiter.slot())  # A slow reader occupies a thread.
-        reply = Response(write(_rows(shape, chosen, of, roles)), content_type=kind.media_type)
+        reply = Response(write(_rows(shape, pages, roles)), content_type=kind.media_type)
         reply.call_on_close(stack.pop_all().close)
     name = f"helixq-{shape}{kind.suffix}"
     reply.headers.set("Content-Disposition", "attachment", filename=name)
@@ -80,17 +88,10 @@ def _accepted() -> Compression | None:
 
 
 def _rows(
-    shape: Shape, chosen: Filters, of: str | None, roles: tuple[Role, ...]
+    shape: Shape, pages: Iterable[list[Exported]], roles: tuple[Role, ...]
 ) -> Iterator[list[Row]]:
     """Return the rows of an export in pages. The request is read now, since it is over when they are made."""
     services, caller = get_services(), get_caller()
-    pages = exporting.pages(
-        services.database,
-        caller.readable_owner,
-        chosen,
-        of=of,
-        with_proofs=shape is Shape.HISTORY,
-    )
 
     def made() -> Iterator[list[Row]]:
         for page in pages:

@@ -499,8 +499,10 @@ OPERATIONS = {
             Parameter("shape", {"enum": [*Shape], "default": Shape.HISTORY}),
             Parameter("role", {"enum": ["all", *Role]}, "Whose texts; of the shape `sft` alone."),
             Parameter("compression", {"enum": [*Compression]}, "Parquet is compressed inside."),
+            Parameter("ids", _TEXT, "These jobs, separated by commas: up to 100, and no filters."),
             *FILTERS,
         ),
+        errors=(404,),
         error=schemas.Problem,
     ),
     "api.replay_job": Operation(
