@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from jobs.errors import CursorError
-from jobs.models import Status
+from jobs.models import Scope, Status
 from jobs.protocol.errors import InvalidRequestError, translate
-from jobs.protocol.history import page
-from web.job_filters import METADATA, find, wanted
+from jobs.use_cases import overview
+from jobs.use_cases.searching import Order, Page
+from web.caller import get_caller
+from web.job_filters import FILTERS, METADATA, PARAMETERS, Wanted, find, wanted
+from web.pages import job_rows
+from web.services import get_services
 
 PAGE_SIZE = 25
 RATINGS = (("", "Any"), ("1", "+1"), ("0", "0"), ("-1", "-1"), ("none", "None"))
 #: The filters that are behind "More filters".
 _MORE = (
+    "rating",
     "adapter",
+    "model",
     "worker",
     "since",
     "until",
@@ -25,6 +34,36 @@ _MORE = (
     "min_duration",
     "min_changed",
 )
+#: What says which page of the list it is, and not which list.
+_PLACE = ("after", "before", "select")
+_REVERSED = {Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST}
+
+
+def url(parameters: Mapping[str, str]) -> str:
+    """Return the address of a list."""
+    query = urlencode(parameters)
+    return f"{url_for('pages.jobs')}?{query}" if query else url_for("pages.jobs")
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Where the page's neighbours are; None where there is none."""
+
+    first: str | None = None
+    #: The page before, of a list by age.
+    back: str | None = None
+    onward: str | None = None
+
+
+@dataclass(frozen=True)
+class _Chip:
+    """A status to filter by."""
+
+    name: str
+    #: None where it is not known.
+    count: str | None
+    url: str
+    current: bool
 
 
 def show() -> Response | str | tuple[str, int]:
@@ -32,35 +71,173 @@ def show() -> Response | str | tuple[str, int]:
     given = request.args.to_dict()
     stated = {name: value for name, value in given.items() if value.strip()}
     if stated != given:  # A form sends what was left empty.
-        return redirect(_url(stated), code=303)
-    jobs: list[Any] = []
-    following, message = None, None
+        return redirect(url(stated), code=303)
+    asked = {name: value for name, value in stated.items() if name not in _PLACE}
+    chosen, message = None, None
+    found, links = Page([], None), _Links()
     try:
-        chosen = wanted(PAGE_SIZE)
-        found = find(chosen)
+        chosen = wanted(PAGE_SIZE, others=_PLACE)
+        found, links = _page(chosen, stated)
     except (InvalidRequestError, CursorError) as error:
         message = translate(error).message
-    else:
-        entries = page(found.jobs, chosen.filters.query)
-        jobs = list(zip((listed.job for listed in found.jobs), entries, strict=True))
-        following = found.next and _url({**stated, "after": found.next})
+    if (
+        "before" in stated
+        and not message
+        and links.back is None
+        and len(found.jobs) < _size(chosen)
+    ):
+        # Fewer jobs are newer than a page has: the newest page has all of them.
+        return redirect(url(asked), code=303)
+    rows = job_rows.rows(get_services().database, found.jobs, chosen and chosen.filters.query)
     metadata = {name: value for name, value in stated.items() if name.startswith(METADATA)}
     text = render_template(
         "jobs.html",
-        jobs=jobs,
+        rows=rows,
+        models=job_rows.models(rows),
         given=stated,
-        statuses=Status,
+        chips=_chips(chosen, asked),
         ratings=RATINGS,
         metadata=metadata,
+        hidden=_hidden(asked),
         more_filters=metadata or any(name in stated for name in _MORE),
-        filtered=stated.keys() - {"after", "limit", "order"},
-        paged="after" in stated,
-        first=_url({name: value for name, value in stated.items() if name != "after"}),
-        following=following,
+        filtered=asked.keys() - {"limit", "order"},
+        ranked=chosen is not None and chosen.order is Order.RELEVANCE,
+        oldest_first=chosen is not None and chosen.order is Order.OLDEST,
+        paged="after" in stated or "before" in stated,
+        links=links,
+        by_age=url({**asked, "order": "desc"}),
+        all_selected="select" in stated,
+        select_all=url({**stated, "select": "page"}),
+        export_all=_export(asked),
+        back=urlencode({name: value for name, value in stated.items() if name != "select"}),
+        news=_news(chosen, stated, found),
+        may_ask=get_caller().may(Scope.ASK),
         message=message,
     )
     return (text, 400) if message else text
 
 
-def _url(parameters: dict[str, str]) -> str:
-    return url_for("pages.jobs", **parameters)  # type: ignore[arg-type]  # names of parameters
+def news() -> dict[str, Any]:
+    """Reply with how many jobs a list has that were created after one of them.
+
+    Raises:
+        CursorError: there is no such job.
+        InvalidRequestError: a filter is wrong, or of the search index.
+    """
+    chosen = wanted(PAGE_SIZE)
+    if chosen.after is None or not overview.can_count(chosen.filters):
+        raise InvalidRequestError(
+            "New jobs are counted after a job, by `status`, `owner`, `since` and `until`.",
+            code="invalid_value",
+            param="after",
+        )
+    owner, nobody = _owner(chosen)
+    count = 0
+    if not nobody:
+        database = get_services().database
+        count = overview.count_newer(database, owner, chosen.filters, chosen.after)
+    return {"count": count, "more": count == overview.MAX_NEW}
+
+
+def _size(chosen: Wanted | None) -> int:
+    return PAGE_SIZE if chosen is None else chosen.limit
+
+
+def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
+    """Return a page and its neighbours. A page after or before a job stays the same while jobs arrive."""
+    backwards = "before" in stated
+    asked = {name: value for name, value in stated.items() if name not in _PLACE}
+    ranked = chosen.order is Order.RELEVANCE
+    if backwards and (ranked or "after" in stated):
+        raise InvalidRequestError(
+            "`before` goes neither with `after` nor with `order=relevance`.",
+            code="invalid_value",
+            param="before",
+        )
+
+    def link(name: str, cursor: str | None) -> str | None:
+        return cursor and url({**asked, name: cursor})
+
+    if not backwards:
+        found = find(chosen)
+        first = found.jobs[0].job.id if found.jobs and "after" in stated and not ranked else None
+        onward = link("after", found.next)
+        return found, _Links(
+            url(asked) if "after" in stated else None, link("before", first), onward
+        )
+    page = find(chosen._replace(after=stated["before"], order=_REVERSED[chosen.order]))
+    found = Page(page.jobs[::-1], page.next)
+    last = found.jobs[-1].job.id if found.jobs else None
+    return found, _Links(url(asked), link("before", page.next), link("after", last))
+
+
+def _owner(chosen: Wanted) -> tuple[str | None, bool]:
+    """Return whose jobs are listed, None for all; and whether that is nobody whom the caller may read."""
+    readable = get_services().readable_owner
+    if chosen.owner is None:
+        return readable, False
+    return chosen.owner, readable not in (None, chosen.owner)
+
+
+def _chips(chosen: Wanted | None, asked: dict[str, str]) -> list[_Chip]:
+    """Return the statuses to filter by, with their counts where an index has them."""
+    counts: dict[Status, int] | None = None
+    if chosen is not None and overview.can_count(chosen.filters):
+        owner, nobody = _owner(chosen)
+        since, until = chosen.filters.since, chosen.filters.until
+        counts = dict.fromkeys(Status, 0)
+        if not nobody:
+            database = get_services().database
+            counts = overview.count_by_status(database, owner, since=since, until=until)
+    total = None if counts is None else sum(counts.values())
+    bounded = counts is not None and overview.MAX_COUNT in counts.values()
+    others = {name: value for name, value in asked.items() if name != "status"}
+    current = asked.get("status")
+    chips = [_Chip("All", _number(total, bounded), url(others), current is None)]
+    for status in Status:
+        count = None if counts is None else counts[status]
+        chips.append(
+            _Chip(
+                job_rows.STATUSES[status],
+                _number(count, count == overview.MAX_COUNT),
+                url({**others, "status": status.value}),
+                current == status.value,
+            )
+        )
+    return chips
+
+
+def _number(count: int | None, bounded: bool) -> str | None:
+    if count is None:
+        return None
+    return f"{overview.MAX_COUNT:,}+" if bounded else f"{count:,}"
+
+
+def _hidden(asked: dict[str, str]) -> dict[str, str]:
+    """Return what the form keeps of the address and does not show."""
+    kept = set(PARAMETERS) - {"q", *_MORE}
+    # Without words to search for there is no relevance.
+    return {n: value for n, value in asked.items() if n in kept and value != Order.RELEVANCE}
+
+
+def _export(asked: dict[str, str]) -> str:
+    """Return where all jobs of the list are exported, whichever page it is."""
+    filters = {n: value for n, value in asked.items() if n in FILTERS or n.startswith(METADATA)}
+    query = urlencode(filters)
+    return f"{url_for('api.export_jobs')}?{query}" if query else url_for("api.export_jobs")
+
+
+def _news(chosen: Wanted | None, stated: dict[str, str], found: Page) -> str | None:
+    """Return where the script asks for new jobs; None where they would not be on this page."""
+    if (
+        chosen is None
+        or not found.jobs
+        or chosen.order is not Order.NEWEST
+        or "after" in stated
+        or "before" in stated
+        or not overview.can_count(chosen.filters)
+    ):
+        return None
+    names = ("status", "owner", "since", "until")
+    filters = {name: stated[name] for name in names if name in stated}
+    return f"{url_for('pages.jobs_news')}?{urlencode({**filters, 'after': found.jobs[0].job.id})}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, redirect, request, url_for
 from werkzeug.wrappers import Response
 
@@ -62,6 +64,12 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
 def jobs() -> Response | str | tuple[str, int]:
     """List the jobs, and search them."""
     return history.show()
+
+
+@blueprint.get("/jobs/news")
+def jobs_news() -> dict[str, Any]:
+    """Reply with how many jobs of a list are newer than one of them."""
+    return history.news()
 
 
 @blueprint.get("/stats")

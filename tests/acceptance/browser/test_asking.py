@@ -48,7 +48,7 @@ def test_a_question_shows_its_three_texts_live(page: Page, service: Service) -> 
     assert texts(page) == outputs(service, job_of(page))
 
     page.get_by_role("link", name="Jobs").click()
-    newest = page.get_by_role("listitem").first
+    newest = page.locator("tbody tr").first
     expect(newest).to_contain_text("Completed")
     newest.get_by_role("link", name=QUESTION).click()
     expect(page).to_have_url(JOB_PAGE)

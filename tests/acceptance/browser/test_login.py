@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
-from werkzeug.serving import make_server
 
-import migrations
-from jobs import settings
 from jobs.database import Database
 from jobs.models import Scope
 from jobs.pipeline import Sampling
 from jobs.use_cases import keys, submission
 from jobs.use_cases.submission import NewJob
+from tests.acceptance.browser.in_process import served
 from tests.acceptance.browser.page import JOB_PAGE, faint, opened, status
-from web import create_app, key_cache
-from web.services import Services
+from web import key_cache
 
 pytestmark = pytest.mark.browser
 
@@ -28,28 +24,8 @@ pytestmark = pytest.mark.browser
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Database]]:
     """A web that requires API keys, without a worker and in this process: its URL and its database."""
     monkeypatch.setattr(key_cache, "TTL", 0)
-    app = create_app(
-        settings.load(
-            {
-                "HELIXQ_AUTH": "required",
-                "HELIXQ_DATABASE_URL": f"sqlite:///{tmp_path / 'jobs.sqlite3'}",
-                "HELIXQ_REDIS_URL": "unix:///nowhere.sock",
-            }
-        )
-    )
-    services: Services = app.extensions["helixq"]
-    migrations.migrate(services.database.engine)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", services.database
-    services.waiter.stopping = lambda: True
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    services.keys.close()
-    services.database.close()
-    services.progress.close()
+    with served(tmp_path, "required") as web:
+        yield web
 
 
 def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> None:

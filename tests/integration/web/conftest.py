@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from werkzeug.serving import make_server
 
@@ -72,3 +73,22 @@ def app(
     url = new_database(request.param, request, tmp_path_factory.mktemp("db"))
     with serving(url, redis_server.url, HOST="0.0.0.0") as web:  # noqa: S104 (nothing is bound)
         yield web.application
+
+
+@pytest.fixture
+def selects() -> Any:
+    """Count the queries of a function."""
+
+    def count(run: Any) -> int:
+        statements: list[str] = []
+
+        def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if statement.lstrip().startswith("SELECT"):
+                statements.append(statement)
+
+        sa.event.listen(sa.Engine, "before_cursor_execute", note)
+        run()
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+        return len(statements)
+
+    return count

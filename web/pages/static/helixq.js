@@ -1,5 +1,7 @@
 // What the script adds to the pages: local times, live texts, actions that stay on the page, keys.
 
+import { localTimes } from "./times.js";
+
 // Milliseconds before a failed request is retried.
 const RETRY_DELAY = 2000;
 // Milliseconds after the last key before the tokens of a question are counted.
@@ -11,17 +13,7 @@ const SILENCE = 5000;
 // The maximum number of bytes of a form. The server would refuse a larger one, and the text would be lost.
 const MAX_FORM = 1 << 20;
 
-// How times are shown: with their zone.
-const LOCAL = { dateStyle: "medium", timeStyle: "long" };
-
 const pause = () => new Promise((resolve) => setTimeout(resolve, RETRY_DELAY));
-
-function localTimes(root) {
-  for (const time of root.querySelectorAll("time[datetime]")) {
-    time.title = time.textContent;
-    time.textContent = new Date(time.dateTime).toLocaleString(undefined, LOCAL);
-  }
-}
 
 function askForm(form) {
   form.querySelector("[data-submit-hint]").hidden = false;

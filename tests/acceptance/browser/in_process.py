@@ -1,0 +1,48 @@
+"""A web in the tests' own process, without a worker, for pages that need none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from werkzeug.serving import make_server
+
+import migrations
+from jobs import settings
+from jobs.database import Database
+from web import create_app
+from web.services import Services
+
+
+@contextmanager
+def served(folder: Path, auth: str) -> Iterator[tuple[str, Database]]:
+    """Serve an empty database; yield its URL and the database.
+
+    Args:
+        folder: of the database.
+        auth: the setting ``AUTH``.
+    """
+    app = create_app(
+        settings.load(
+            {
+                "HELIXQ_AUTH": auth,
+                "HELIXQ_DATABASE_URL": f"sqlite:///{folder / 'jobs.sqlite3'}",
+                "HELIXQ_REDIS_URL": "unix:///nowhere.sock",
+            }
+        )
+    )
+    services: Services = app.extensions["helixq"]
+    migrations.migrate(services.database.engine)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", services.database
+    services.waiter.stopping = lambda: True
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    services.keys.close()
+    services.database.close()
+    services.progress.close()
