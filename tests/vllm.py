@@ -7,9 +7,11 @@ It stands for what a GPU would be needed for. The shapes of its replies are thos
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -45,6 +47,8 @@ class VLLM:
         self.go_on.set()
         #: Set when a completion's connection was closed by the client.
         self.closed = threading.Event()
+        #: Open connections.
+        self.connections: set[socket.socket] = set()
         self.in_flight = 0
         self.most_in_flight = 0
         self.lock = threading.Lock()
@@ -66,7 +70,11 @@ class VLLM:
         }
 
     def stop(self) -> None:
+        """Stop, and close all connections as a process that ends does."""
         self.go_on.set()
+        for connection in list(self.connections):
+            with suppress(OSError):  # It has just ended.
+                connection.shutdown(socket.SHUT_RDWR)
         self.http.shutdown()
         self.http.server_close()
         self._thread.join()
@@ -86,6 +94,14 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "uvicorn", ""
     server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.vllm.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.vllm.connections.discard(self.connection)
+        super().finish()
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -49,15 +49,13 @@ def make_engine(settings: Settings, register: Callable[[Runtime], None]) -> tupl
         with phase("asking the servers"):
             said = loop.call(servers.start())
         context = _context(settings, said)
-        runtime = Runtime(_describe(settings, servers), context, tokenizer)
+        slots = _slots(settings)
+        runtime = Runtime(_describe(settings, servers, slots, context), context, tokenizer)
         register(runtime)
     except BaseException:
         loop.call(servers.close())
         loop.stop()
         raise
-    slots = min(SLOTS_PER_SERVER * len(settings.engine_url), MAX_AUTO_SLOTS)
-    if settings.slots != "auto":
-        slots = settings.slots
     engine = OpenAIEngine(
         loop,
         servers,
@@ -81,14 +79,23 @@ def _stop_worker(reason: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _describe(settings: Settings, servers: Servers) -> dict[str, object]:
+def _slots(settings: Settings) -> int:
+    """Return the maximum number of requests in flight."""
+    if settings.slots != "auto":
+        return settings.slots
+    return min(SLOTS_PER_SERVER * len(settings.engine_url), MAX_AUTO_SLOTS)
+
+
+def _describe(settings: Settings, servers: Servers, slots: int, context: int) -> dict[str, object]:
     """Return what a worker runs, for job histories."""
     descriptions = servers.descriptions
     first = next(iter(descriptions.values()))
-    base = {"name": settings.base_model} if _has_base(settings) else None
+    # The setting, or the base that the server says its adapters belong to.
+    base = settings.base_model if _has_base(settings) else first.parent
     return {
         "engine": OpenAIEngine.name,
-        **({"base": base} if base else {}),
+        "engine_config": {"slots": slots, "max_context": context},
+        **({} if base is None else {"base": {"name": base}}),
         "adapters": {role.value: {"name": name} for role, name in settings.adapters.items()},
         "digests": NO_DIGESTS,
         "served": first.served,

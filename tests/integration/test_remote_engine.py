@@ -114,6 +114,8 @@ def test_the_record_says_what_the_server_says(vllm: VLLM) -> None:
         vllm.url: {"software": "uvicorn", "version": "0.11.0", "max_model_len": MAX_MODEL_LEN}
     }
     assert described["omitted_parameters"] == []
+    assert described["base"] == {"name": BASE}
+    assert described["engine_config"] == {"slots": 64, "max_context": MAX_MODEL_LEN}
     assert KEY not in str(described)
     assert [body["model"] for body in vllm.warm_ups] == list(NAMES.values())
 
@@ -225,9 +227,20 @@ def test_a_cancel_and_a_deadline_close_the_stream(vllm: VLLM, engine: Engine) ->
     engine.close = lambda: None  # type: ignore[method-assign]  # the fixture's
 
 
-def test_a_server_that_restarts_is_waited_for(vllm: VLLM, engine: Engine) -> None:
+def test_a_server_that_restarts_is_waited_for(
+    vllm: VLLM, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed = threading.Event()
+    failed = servers.Servers.failed
+
+    def notice(self: servers.Servers, member: servers.Member) -> None:
+        failed(self, member)
+        noticed.set()
+
+    monkeypatch.setattr(servers.Servers, "failed", notice)
     vllm.stop()
     generation = engine.submit(Request(Role.ACTOR, PROMPT, Sampling()))
+    assert noticed.wait(PATIENCE)
     assert not generation.finished
     again = VLLM(vllm.port)
     try:
@@ -235,7 +248,6 @@ def test_a_server_that_restarts_is_waited_for(vllm: VLLM, engine: Engine) -> Non
         assert len(again.warm_ups) == len(Role), "it is checked before it is used again"
     finally:
         again.stop()
-        vllm.stop = lambda: None  # type: ignore[method-assign]  # the fixture's
 
 
 def test_a_worker_stops_when_its_server_serves_another_model(

@@ -298,6 +298,8 @@ class OpenAIEngine:
         except UnavailableError as error:
             if error.unreachable:
                 self._servers.failed(member)
+            else:
+                member.check_now.set()  # It may have been replaced by another one.
             raise
         finally:
             del member.running[task]

@@ -58,6 +58,12 @@ class Description:
     about: dict[str, Any]
 
     @property
+    def parent(self) -> str | None:
+        """The base of the roles' models, if the server says it."""
+        parents = {of.get("parent") for of in self.served.values()} - {None}
+        return str(parents.pop()) if len(parents) == 1 else None
+
+    @property
     def identity(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         """What a text depends on, as far as it is known. All servers of a worker have the same."""
         return self.served, tuple(n for n in self.omitted if n in parameters.CHANGE_TEXTS)
