@@ -230,7 +230,9 @@ def _engine_server(settings: Settings, url: str) -> Finding:
         names = {model["id"] for model in reply.json()["data"]}
     except (ValueError, KeyError, TypeError):
         return warning(f"{url} does not list its models: a worker tries them when it starts")
-    if missing := [name for name in settings.adapters.values() if name not in names]:
+    # SGLang names an adapter `base:adapter`, and lists its base.
+    wanted = {name: {name, name.rpartition(":")[0]} for name in settings.adapters.values()}
+    if missing := [name for name, spellings in wanted.items() if not spellings & names]:
         return error(
             f"{url} does not list {', '.join(missing)}: correct HELIXQ_ADAPTERS, or serve them there"
         )

@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
                 for name in refused
             ]  # fmt: skip
             return self.send(422, {"detail": detail})
-        if body["model"] not in NAMES.values():
+        if body["model"].removeprefix(f"{BASE}:") not in NAMES.values():
             return self.error(404, "NotFoundError", f"The model `{body['model']}` does not exist.")
         if body["prompt"] == "Hello":
             vllm.warm_ups.append(body)

@@ -132,6 +132,16 @@ def test_the_record_says_what_the_server_says(vllm: VLLM) -> None:
     assert model() != runtime.model, "other adapters"
 
 
+def test_adapters_that_are_named_by_their_base_have_its_context(vllm: VLLM) -> None:
+    """As at SGLang, which does not list them."""
+    names = ",".join(f"{role}={BASE}:{name}" for role, name in NAMES.items())
+    with engine_of(vllm.settings(HELIXQ_ADAPTERS=names)) as (engine, runtime):
+        assert engine.max_model_len == MAX_MODEL_LEN
+        assert ask(engine).text == "".join(vllm.text)
+        assert vllm.bodies[0]["model"] == f"{BASE}:{NAMES[Role.ACTOR]}"
+        assert runtime.description["served"]["actor"]["root"] == BASE
+
+
 def test_what_the_server_refuses_is_left_out_and_said(
     vllm: VLLM, caplog: pytest.LogCaptureFixture
 ) -> None:

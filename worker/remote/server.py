@@ -80,6 +80,10 @@ class Listed:
     #: Of any entry, such as ``vllm``.
     owners: set[str] = field(default_factory=set)
 
+    def entry(self, name: str) -> dict[str, Any]:
+        """Return what is listed of a model. SGLang's ``base:adapter`` has the entry of its base."""
+        return self.entries.get(name) or self.entries.get(name.rpartition(":")[0], {})
+
 
 class Server:
     """One address. All its coroutines run on one event loop."""
@@ -142,7 +146,7 @@ class Server:
                 **{
                     key: value
                     for key in _STABLE
-                    if (value := listed.entries.get(name, {}).get(key)) is not None
+                    if (value := listed.entry(name).get(key)) is not None
                 },
             }
             for role, name in self.models.items()
@@ -339,7 +343,7 @@ def raise_if_error(event: dict[str, Any], api_key: str | None) -> None:
 
 def _length(listed: Listed, name: str) -> int | None:
     """Return the context of a model: its own, or that of the base that it is an adapter of."""
-    entry = listed.entries.get(name, {})
+    entry = listed.entry(name)
     for candidate in (entry, listed.entries.get(str(entry.get("parent")), {})):
         length = candidate.get("max_model_len")
         if isinstance(length, int) and length > 0:
