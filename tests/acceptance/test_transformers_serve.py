@@ -77,6 +77,9 @@ def test_its_texts_are_those_of_the_reference_engine(service: Service) -> None:
     assert worker["served"]["actor"]["name"].endswith("/actor")
     (server,) = worker["servers"].values()
     assert server["software"] == "uvicorn"
+    with service.http() as http:
+        page = http.get(f"/jobs/{job}").text
+        assert "top-k 50 (not applied: the server refuses it)" in page
     engine = start_engine(DEMO_CHECKPOINT)
     try:
         for attempt in history["attempts"]:
