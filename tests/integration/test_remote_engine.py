@@ -260,6 +260,15 @@ def test_a_server_that_restarts_is_waited_for(
         again.stop()
 
 
+def test_a_server_that_does_not_come_back_fails_the_request(
+    vllm: VLLM, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MAX_OUTAGE", 0.3)
+    vllm.stop()
+    with pytest.raises(EngineError, match=r"no server responds for 0\.3 seconds|several tries"):
+        ask(engine)
+
+
 def test_a_worker_stops_when_its_server_serves_another_model(
     vllm: VLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
