@@ -199,13 +199,44 @@ def log_key(settings: Settings) -> Findings:
 
 
 def model(settings: Settings) -> Findings:
-    """Whether base and adapters are there, and their files whole: their headers are read, and no weights."""
+    """Whether base and adapters are there, and their files whole: their headers are read, and no weights.
+
+    With an engine elsewhere, whether its servers respond and list the roles' models.
+    """
+    if settings.engine == "openai":
+        for url in settings.engine_url:
+            yield _engine_server(settings, url)
+        return
     references = {"HELIXQ_BASE_MODEL": settings.base_model} | {
         f"HELIXQ_ADAPTERS ({role})": reference for role, reference in settings.adapters.items()
     }
     for setting, reference in references.items():
         name = "config.json" if setting == "HELIXQ_BASE_MODEL" else "adapter_config.json"
         yield _checkpoint(setting, reference, name)
+
+
+def _engine_server(settings: Settings, url: str) -> Finding:
+    key = settings.engine_api_key
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    try:
+        reply = httpx2.get(f"{url}/models", headers=headers, timeout=TIMEOUT, trust_env=False)
+    except httpx2.RequestError as problem:
+        return error(
+            f"no server answers at {url} ({problem}): start it, or correct HELIXQ_ENGINE_URL"
+        )
+    if reply.status_code in (401, 403):
+        return error(f"{url} refuses the API key: correct HELIXQ_ENGINE_API_KEY")
+    try:
+        names = {model["id"] for model in reply.json()["data"]}
+    except (ValueError, KeyError, TypeError):
+        return warning(f"{url} does not list its models: a worker tries them when it starts")
+    # SGLang names an adapter `base:adapter`, and lists its base.
+    wanted = {name: {name, name.rpartition(":")[0]} for name in settings.adapters.values()}
+    if missing := [name for name, spellings in wanted.items() if not spellings & names]:
+        return error(
+            f"{url} does not list {', '.join(missing)}: correct HELIXQ_ADAPTERS, or serve them there"
+        )
+    return ok(f"{url} has the models of all roles")
 
 
 def _checkpoint(setting: str, reference: str, config: str) -> Finding:
@@ -271,7 +302,7 @@ def workers(settings: Settings) -> Findings:
         )
     for worker in ready:
         base = worker.runtime.get("base", {}).get("name")
-        if base not in (None, settings.base_model):
+        if base not in (None, settings.base_model) and settings.engine != "openai":
             yield warning(
                 f"{worker.id} serves {base}, and HELIXQ_BASE_MODEL here is {settings.base_model}: make them the same"
             )

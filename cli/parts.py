@@ -58,10 +58,15 @@ def web(settings: Settings) -> None:
 def worker(settings: Settings) -> int:
     """Run a worker until a signal stops it; return the exit status."""
     from worker import main
+
+    start = time.monotonic()
+    if settings.engine == "openai":
+        from worker import remote_engine
+
+        return main.run(settings, partial(remote_engine.make_engine, settings), start)
     from worker.checkpoints import digests
     from worker.phases import phase
 
-    start = time.monotonic()
     # Hashing warms the page cache for loading, and runs in parallel with the imports.
     with digests.begin(settings) as hashing:
         with phase("importing PyTorch, transformers and PEFT"):

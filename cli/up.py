@@ -119,7 +119,7 @@ def run(settings: Settings) -> int:
         try:
             _start_all(settings, running, signals, stack)
             log.info("HelixQ is ready: %s (press Ctrl-C to stop)", settings.url)
-            if settings.base_model == demo_model.BASE:
+            if settings.base_model == demo_model.BASE and settings.engine != "openai":
                 log.info("%s", DEMO_GREETING)
             while True:
                 _restart(running, signals)

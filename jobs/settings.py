@@ -55,7 +55,7 @@ def by_role(value: str) -> dict[Role, str]:
         if name not in set(Role):
             raise ValueError(f"{name!r} is not a role; the roles are {roles}")
         if not equals or not reference:
-            raise ValueError(f"{name} needs a folder or a hub id: {name}=…")
+            raise ValueError(f"{name} needs a folder, a hub id or a model's name: {name}=…")
         if name in adapters:
             raise ValueError(f"{name} is given twice")
         adapters[Role(name)] = reference
@@ -120,6 +120,29 @@ def witnesses(value: str) -> tuple[Witness, ...]:
     return tuple(found)
 
 
+def engine_urls(value: str) -> tuple[str, ...]:
+    """Parse the addresses of servers: ``http://gpu1:8000/v1,http://gpu2:8000/v1``.
+
+    Raises:
+        ValueError: a part is no such address, or is given twice.
+    """
+    urls: list[str] = []
+    for part in value.split(","):
+        url = part.strip().rstrip("/")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an address should look like http://host:8000/v1")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("an address has no user and no password; set HELIXQ_ENGINE_API_KEY")
+        if not parts.path.endswith("/v1") or parts.query or parts.fragment:
+            raise ValueError("an address ends in /v1, as in http://host:8000/v1")
+        _ = parts.port  # It raises an error if it is none.
+        if url in urls:
+            raise ValueError("an address is given twice")
+        urls.append(url)
+    return tuple(urls)
+
+
 class Settings(BaseModel):
     """The program's settings; a field ``x`` is the variable ``HELIXQ_X``."""
 
@@ -147,6 +170,16 @@ class Settings(BaseModel):
     slots: Annotated[int | Literal["auto"], BeforeValidator(number_of_slots)] = "auto"
     #: The maximum number of tokens of prompt and output together; the model's own limit if not given.
     max_context: int | None = Field(default=None, ge=16)
+    #: What generates: in the worker, or ``openai`` for servers with OpenAI's API. ``auto`` is ``batching`` where
+    #: it can serve the adapters, and ``reference`` otherwise.
+    engine: Literal["auto", "batching", "reference", "openai"] = "auto"
+    #: The servers of ``engine=openai``, each an address that ends in ``/v1``.
+    engine_url: Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda value: engine_urls(value) if isinstance(value, str) else value),
+    ] = ()
+    #: The API key that these servers get.
+    engine_api_key: str | None = None
     #: The database; a SQLite file in ``data_dir`` if not given.
     database_url: str | None = None
     #: The broker; the Redis that ``helixq up`` runs in ``data_dir`` if not given.
@@ -194,7 +227,7 @@ class Settings(BaseModel):
         except RuntimeError as error:
             raise ValueError("there is no such home directory") from error
 
-    @field_validator("api_key")
+    @field_validator("api_key", "engine_api_key")
     @classmethod
     def _api_key(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch("[!-~]+", value):
@@ -310,12 +343,52 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             values[field] = value.strip()
     try:
         # Not strict: all values are text, and are converted to numbers and paths.
-        return Settings.model_validate(values, strict=False)
+        settings = Settings.model_validate(values, strict=False)
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
         # URLs may contain passwords.
-        secret = field in ("api_key", "log_key", "otlp_endpoint") or field.endswith("_url")
+        secret = field == "otlp_endpoint" or field.endswith(("_key", "_url"))
         shown = "" if secret else f"={values[field]}"
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error
+    _check_engine(settings)
+    return settings
+
+
+def _check_engine(settings: Settings) -> None:
+    """Check that the settings of the engine fit each other.
+
+    Raises:
+        SettingsError: one is missing, or has no effect with the others.
+    """
+    given = settings.model_fields_set
+    if settings.engine != "openai":
+        for field in ("engine_url", "engine_api_key"):
+            if field in given:
+                raise SettingsError(
+                    f"{PREFIX}{field.upper()} has no effect with HELIXQ_ENGINE={settings.engine}; "
+                    "set HELIXQ_ENGINE=openai, or leave it out"
+                )
+        return
+    if not settings.engine_url:
+        raise SettingsError(
+            "HELIXQ_ENGINE=openai needs HELIXQ_ENGINE_URL, the address of a server such as http://host:8000/v1"
+        )
+    if "adapters" not in given:
+        raise SettingsError(
+            "HELIXQ_ENGINE=openai needs HELIXQ_ADAPTERS, the name of each role's model at the server: "
+            "actor=…,critic=…,regenerator=…"
+        )
+    # The server decides them. Who sets them would believe that they are kept.
+    for field, neutral in (
+        ("dtype", "auto"),
+        ("quantization", "none"),
+        ("device", "auto"),
+        ("split_special_tokens", False),
+    ):
+        if field in given and getattr(settings, field) != neutral:
+            raise SettingsError(
+                f"{PREFIX}{field.upper()} has no effect with HELIXQ_ENGINE=openai: the server decides it; "
+                "leave it out"
+            )

@@ -53,6 +53,13 @@ def make_engine(
     _silence_libraries()
     checkpoints = find_checkpoints(settings, digests)
     reasons = loading.batching_unsupported_reasons(checkpoints)
+    if reasons and settings.engine == "batching":
+        raise CheckpointError(
+            f"HELIXQ_ENGINE=batching cannot be used, because of {'; '.join(reasons)}; "
+            "set HELIXQ_ENGINE=auto"
+        )
+    if settings.engine == "reference":
+        reasons = ["HELIXQ_ENGINE=reference"]
     slots = None if settings.slots == "auto" else settings.slots
     with phase("hashing and loading"):
         engine, runtime = load_and_register(checkpoints, digests, slots, reasons, register)

@@ -28,6 +28,7 @@ from worker.engine.interface import (
     EngineError,
     FinishReason,
     Generation,
+    InterruptedGenerationError,
     Request,
 )
 from worker.progress_publisher import ProgressPublisher
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two attempts while the database does not respond.
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.1, 5.0
+
+#: Attempts at a stage after which a generation that was interrupted fails, instead of running again.
+MAX_INTERRUPTED_ATTEMPTS = 5
 
 T = TypeVar("T")
 
@@ -141,6 +145,10 @@ class StageRunner:
         self._publisher.publish_text(claim.job_id, claim.attempt_id, generation)
         try:
             completion = generation.result()
+        except ContextExceededError as error:
+            return self._fail(claim, "context_length_exceeded", str(error))
+        except InterruptedGenerationError as error:
+            return self._interrupted(claim, generation, error)
         except EngineError as error:
             message = f"the {claim.stage.role} failed: {error}"
             return self._fail(claim, "server_error", message, _partial_output(claim, generation))
@@ -165,13 +173,30 @@ class StageRunner:
             log.info("%s: %s finished, but its lease was lost", claim.job_id, claim.stage.role)
             return False
         log.info(
-            "%s: %s finished: %d tokens, %s",
+            "%s: %s finished: %s tokens, %s",
             claim.job_id,
             claim.stage.role,
-            output.output_tokens,
+            "unknown" if output.output_tokens is None else output.output_tokens,
             output.finish_reason,
         )
         return True
+
+    def _interrupted(
+        self, claim: Claim, generation: Generation, error: InterruptedGenerationError
+    ) -> bool:
+        """Release a stage that its engine lost, so that it runs again; fail it if that was tried before."""
+        if claim.attempt_number >= MAX_INTERRUPTED_ATTEMPTS:
+            message = (
+                f"the {claim.stage.role} failed at its attempt {claim.attempt_number}: {error}"
+            )
+            return self._fail(claim, "server_error", message, _partial_output(claim, generation))
+        if self.with_retries(lambda: stages.release(self._database, claim, str(error))):
+            log.warning("%s: %s runs again: %s", claim.job_id, claim.stage.role, error)
+        else:
+            output = _partial_output(claim, generation)
+            self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
+            log.info("%s: %s stopped", claim.job_id, claim.stage.role)
+        return False
 
     def _fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
         if self.with_retries(lambda: stages.fail(self._database, claim, code, message, output)):
@@ -255,8 +280,8 @@ def _output(completion: Completion, start: float) -> Output:
     return Output(
         text=completion.text,
         delta_lengths=[len(delta) for delta in completion.deltas],
-        prompt_tokens=completion.prompt_tokens,
-        output_tokens=completion.output_tokens,
+        prompt_tokens=completion.prompt_tokens if completion.tokens_known else None,
+        output_tokens=completion.output_tokens if completion.tokens_known else None,
         finish_reason=completion.finish_reason.value,
         max_output_tokens=completion.max_output_tokens,
         first_token_after=None if first is None else first - start,

@@ -390,7 +390,8 @@ class Checkpoint(Reply):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    digest: str
+    #: Not there if only a server has the weights.
+    digest: str | None = None
     revision: str | None = None
 
 

@@ -51,7 +51,7 @@ class TokenCounter:
         whose context has the least room beside the longest text.
 
         Returns:
-            None if no worker has ever started: then the model is not known.
+            None if no worker has ever started, or none has a tokenizer: then only the engine can count.
         """
         with self._lock:
             if time.monotonic() - self._refreshed_at >= self.REFRESH:
@@ -64,11 +64,13 @@ class TokenCounter:
         return min(counts, key=lambda c: c.context - max(c.tokens, default=0), default=None)
 
     def _refresh(self) -> None:
+        served = workers.list_serving(self._database)
         self._tokenizers = {
             serving: self._tokenizers.get(serving) or self._load(serving)
-            for serving in workers.list_serving(self._database)
+            for serving in served
+            if serving.has_tokenizer
         }
-        if self._tokenizers:
+        if served:
             self._refreshed_at = time.monotonic()
 
     def _load(self, serving: Serving) -> Tokenizer:

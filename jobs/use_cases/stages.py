@@ -25,6 +25,8 @@ class Claim:
 
     job_id: str
     attempt_id: int
+    #: 1 for the first attempt at the stage.
+    attempt_number: int
     lease_token: int
     stage: Stage
     last: bool
@@ -43,7 +45,7 @@ class Output:
     text: str
     #: Characters of each streamed piece of ``text``, in order; they add up to its length.
     delta_lengths: list[int]
-    #: None if the generation raised an error.
+    #: None if the generation raised an error, or a server did not say it.
     prompt_tokens: int | None
     output_tokens: int | None
     #: ``stop``, ``length``, ``cancelled``, ``deadline`` or ``error``.
@@ -105,6 +107,7 @@ def claim(
         )
         turns = [Turn(**turn) for turn in job.turns or ()]
         prompt = pipeline.prompt(stage, job.system, job.question, outputs, turns)
+        number = 1 + sum(a.stage_index == stage_index for a in earlier)
         attempt_id = attempts.add(
             connection,
             job_id=job_id,
@@ -112,7 +115,7 @@ def claim(
             role=stage.role,
             round=stage.round,
             run=job.run,
-            number=1 + sum(a.stage_index == stage_index for a in earlier),
+            number=number,
             lease_token=job.lease_token,
             worker_id=worker_id,
             status=AttemptStatus.RUNNING,
@@ -128,6 +131,7 @@ def claim(
         return Claim(
             job_id=job_id,
             attempt_id=attempt_id,
+            attempt_number=number,
             lease_token=job.lease_token,
             stage=stage,
             last=stage_index == len(stages) - 1,

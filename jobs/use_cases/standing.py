@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 
 from jobs.database import Database
 from jobs.models import Job, Status
@@ -77,10 +78,16 @@ def find_outlook(database: Database, now: dt.datetime) -> Outlook:
         ahead, queued = jobs.count_ahead(connection, DEFAULT_PRIORITY, now)
         ends = jobs.last_ends(connection, SAMPLE) if ready else []
         rows = workers.serving(connection)
-    serving = [(row.runtime.get("base", {}).get("name", ""), row.context) for row in rows]
+    serving = [(_name(row.runtime), row.context) for row in rows]
     place = min(ahead + 1, CAP)
     stands = Standing(place, queued, ready, seen_at, _wait(ends, place, now))
     return Outlook(stands, list(dict.fromkeys(serving)))
+
+
+def _name(runtime: dict[str, Any]) -> str:
+    """Return the name of the base that a worker serves, or the server that has it and does not say."""
+    named = runtime.get("base", {}).get("name") or next(iter(runtime.get("servers", {})), "")
+    return str(named)
 
 
 def _wait(ends: list[dt.datetime], place: int, now: dt.datetime) -> dt.timedelta | None:

@@ -23,7 +23,7 @@ class Runtime:
 
     description: dict[str, Any]
     context: int
-    #: The text of ``tokenizer.json``.
+    #: The text of ``tokenizer.json``; empty if only the server that generates has it.
     tokenizer: str
 
     @cached_property
@@ -34,6 +34,9 @@ class Runtime:
         engine, since each samples in its own way. Names and hosts change no text. Devices and
         software versions may round differently, and the context only says where a text is cut,
         which its attempt records: workers that differ in these alone share jobs.
+
+        Where a server generates, nobody here knows its weights. What it says of them takes their place
+        (``served``), and which parameters it does not take.
         """
         description = self.description
         adapters = description.get("adapters", {})
@@ -45,7 +48,14 @@ class Runtime:
             "split_special_tokens": description.get("split_special_tokens", False),
             "engine": description.get("engine"),
         }
+        if "served" in description:
+            identity["served"] = description["served"]
+            identity["omitted_parameters"] = description.get("omitted_parameters")
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+#: The digest of no tokenizer.
+_NO_TOKENIZER = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,11 @@ class Serving:
     tokenizer_digest: str
     #: Whether special tokens in a prompt are text; ``tokenizer.json`` does not say it.
     split_special_tokens: bool
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether tokens can be counted. If not, only the server that generates can."""
+        return self.tokenizer_digest != _NO_TOKENIZER
 
 
 def register(database: Database, worker_id: str, host: str, pid: int, runtime: Runtime) -> None:

@@ -17,8 +17,10 @@ from jobs.settings import Settings
 from tests.adapters import change_config
 from tests.random_weights import build
 from worker.checkpoints import discovery, loading
+from worker.checkpoints.digests import Digests
 from worker.checkpoints.discovery import find_checkpoints
 from worker.checkpoints.errors import CheckpointError
+from worker.local_engine import make_engine
 from worker.lora.adapter import mismatched_base
 
 
@@ -315,6 +317,19 @@ def test_an_option_that_this_peft_does_not_know_is_named_in_a_warning(
     (warning,) = logged(caplog, settings_for(copy))
     assert "the actor adapter" in warning
     assert "use_tomorrows_method" in warning
+
+
+def test_the_engine_can_be_chosen(copy: Path) -> None:
+    """`auto` is tested everywhere: `batching` where it can serve the adapters, and `reference` otherwise."""
+    chosen = settings_for(copy, HELIXQ_ENGINE="reference")
+    engine, runtime = make_engine(chosen, Digests(), lambda _: None)
+    engine.close()
+    assert (engine.name, runtime.description["engine"]) == ("reference", "reference")
+    change_config(copy / "critic", use_dora=True)
+    with pytest.raises(
+        CheckpointError, match=r"HELIXQ_ENGINE=batching cannot be used, because of .*critic"
+    ):
+        make_engine(settings_for(copy, HELIXQ_ENGINE="batching"), Digests(), lambda _: None)
 
 
 def point_nowhere(folder: Path) -> None:

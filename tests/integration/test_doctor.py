@@ -33,6 +33,7 @@ from jobs.tlog.note import Signer
 from jobs.use_cases import workers
 from tests.conftest import RUNTIME, WORKER, create_database, model_settings
 from tests.servers import RedisServer, free_port
+from tests.vllm import VLLM
 
 
 @pytest.fixture
@@ -277,3 +278,17 @@ def test_the_web(given: Callable[..., Settings], database: Database) -> None:
             server.shutdown()
             thread.join()
     assert "no web answers" in only("web", given(**named))
+
+
+def test_an_engine_elsewhere(given: Callable[..., Settings]) -> None:
+    vllm = VLLM()
+    elsewhere = {name.removeprefix("HELIXQ_"): value for name, value in vllm.settings().items()}
+    try:
+        assert found("model", given(**elsewhere)) == []
+        wrong = {**elsewhere, "ADAPTERS": "actor=helix-actor,critic=nobody,regenerator=none"}
+        assert "does not list nobody, none: correct HELIXQ_ADAPTERS" in only(
+            "model", given(**wrong)
+        )
+    finally:
+        vllm.stop()
+    assert f"error: no server answers at {vllm.url}" in only("model", given(**elsewhere))

@@ -21,9 +21,10 @@ from jobs.use_cases import cancellation, queries, stages, submission
 from jobs.use_cases.stages import Claim, Output
 from jobs.use_cases.submission import NewJob
 from tests.conftest import WORKER, start_engine
+from worker.engine.interface import Generation, InterruptedGenerationError, Request
 from worker.engine.reference import ReferenceEngine
 from worker.progress_publisher import ProgressPublisher
-from worker.tasks import StageRunner
+from worker.tasks import MAX_INTERRUPTED_ATTEMPTS, StageRunner
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +253,38 @@ def test_a_finished_text_waits_for_the_database(
     runner.run(job.id, 0)
     assert queries.get_job(database, ANONYMOUS, job.id).stage_index == 1
     assert next(faults, None) is None
+
+
+class BreakingEngine:
+    """An engine whose server breaks off in each text."""
+
+    name = "breaking"
+    max_num_seqs = 1
+    max_model_len = 4096
+
+    def submit(self, request: Request) -> Generation:
+        generation = Generation(request)
+        generation.emit("The")
+        generation.finish(InterruptedGenerationError("it broke off"))
+        return generation
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stage_that_always_breaks_off_fails_in_the_end(
+    database: Database, publisher: ProgressPublisher
+) -> None:
+    runner = StageRunner(database, BreakingEngine(), publisher, WORKER, job_timeout=60)
+    job = submit(database, 8)
+    for _ in range(MAX_INTERRUPTED_ATTEMPTS):
+        with pytest.raises(Ignore):
+            runner.run(job.id, 0)
+    ended = queries.get_job(database, ANONYMOUS, job.id)
+    assert ended.status is Status.FAILED
+    assert ended.error_message == "the actor failed at its attempt 5: it broke off"
+    assert [a.status for a in ended.attempts] == [
+        *[AttemptStatus.RELEASED] * 4,
+        AttemptStatus.FAILED,
+    ]
+    assert ended.attempts[-1].output == "The"

@@ -31,7 +31,7 @@ def loaded(imports: str, unwanted: set[str]) -> str:
         "jobs.queue, jobs.database, jobs.progress, jobs.maintenance",
         "web",
         "cli.main",
-        "worker.main",
+        "worker.main, worker.remote_engine",
     ],
 )
 def test_commands_without_a_model_import_no_model_library(modules: str) -> None:

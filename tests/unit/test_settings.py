@@ -247,3 +247,44 @@ def test_a_key_of_the_log_is_checked_and_never_shown() -> None:
         with pytest.raises(settings.SettingsError, match=message) as caught:
             settings.load(variables)
         assert key[40:-2] not in str(caught.value)
+
+
+#: What `ENGINE=openai` needs.
+ELSEWHERE = {
+    "HELIXQ_ENGINE": "openai",
+    "HELIXQ_ENGINE_URL": "http://gpu1:8000/v1, https://gpu2/v1/",
+    "HELIXQ_ADAPTERS": "actor=a,critic=c,regenerator=r",
+}
+
+
+def test_an_engine_elsewhere_is_set_as_a_whole() -> None:
+    loaded = settings.load({**ELSEWHERE, "HELIXQ_ENGINE_API_KEY": "sk-1", "HELIXQ_DEVICE": ""})
+    assert loaded.engine_url == ("http://gpu1:8000/v1", "https://gpu2/v1")
+    assert loaded.adapters[Role.CRITIC] == "c"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"HELIXQ_ENGINE": "vllm"}, "HELIXQ_ENGINE=vllm is wrong: .*'openai'"),
+        ({"HELIXQ_ENGINE_URL": ""}, "HELIXQ_ENGINE=openai needs HELIXQ_ENGINE_URL"),
+        ({"HELIXQ_ADAPTERS": ""}, "HELIXQ_ENGINE=openai needs HELIXQ_ADAPTERS"),
+        ({"HELIXQ_ENGINE": ""}, "HELIXQ_ENGINE_URL has no effect with HELIXQ_ENGINE=auto"),
+        ({"HELIXQ_ENGINE": "reference"}, "HELIXQ_ENGINE_URL has no effect with .*=reference"),
+        ({"HELIXQ_ENGINE_URL": "gpu1:8000/v1"}, "HELIXQ_ENGINE_URL is wrong: .*http://host:8000"),
+        ({"HELIXQ_ENGINE_URL": "http://gpu1:8000"}, "HELIXQ_ENGINE_URL is wrong: .*ends in /v1"),
+        ({"HELIXQ_ENGINE_URL": "http://h/v1?key=x"}, "HELIXQ_ENGINE_URL is wrong: .*ends in /v1"),
+        ({"HELIXQ_ENGINE_URL": "http://u:secret@h/v1"}, "HELIXQ_ENGINE_URL is wrong: .*no user"),
+        ({"HELIXQ_ENGINE_URL": "http://h:x/v1"}, "HELIXQ_ENGINE_URL is wrong"),
+        ({"HELIXQ_ENGINE_URL": "http://h/v1,http://h/v1/"}, "is wrong: .*given twice"),
+        ({"HELIXQ_ENGINE_API_KEY": "secret ü"}, "HELIXQ_ENGINE_API_KEY is wrong: .*ASCII"),
+        ({"HELIXQ_DTYPE": "bfloat16"}, "HELIXQ_DTYPE has no effect with HELIXQ_ENGINE=openai"),
+        ({"HELIXQ_DEVICE": "cuda"}, "HELIXQ_DEVICE has no effect with HELIXQ_ENGINE=openai"),
+        ({"HELIXQ_QUANTIZATION": "4bit"}, "HELIXQ_QUANTIZATION has no effect"),
+        ({"HELIXQ_SPLIT_SPECIAL_TOKENS": "true"}, "HELIXQ_SPLIT_SPECIAL_TOKENS has no effect"),
+    ],
+)
+def test_half_an_engine_elsewhere_is_refused(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        settings.load({**ELSEWHERE, **changes})
+    assert "secret" not in str(caught.value)

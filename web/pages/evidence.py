@@ -65,12 +65,14 @@ def _evidence(job: Job, index: int, attempt: Attempt) -> Evidence:
     run = f", run {attempt.run}" if job.run > 1 else ""
     erased = job.erased or {}
     greedy = " (greedy)" if attempt.temperature == 0 else ""
+    omitted = attempt.worker.runtime.get("omitted_parameters", [])
     facts = [
         (
             "Sampling",
-            f"temperature {attempt.temperature:g}{greedy}, top-k {attempt.top_k}, top-p {attempt.top_p:g}",
+            f"temperature {attempt.temperature:g}{greedy}, "
+            f"top-k {attempt.top_k}{_omitted('top_k', omitted)}, top-p {attempt.top_p:g}",
         ),
-        ("Seed", str(attempt.seed)),
+        ("Seed", f"{attempt.seed}{_omitted('seed', omitted)}"),
         ("Tokens", _tokens(attempt)),
         ("Finish reason", attempt.finish_reason or "none"),
         *(
@@ -92,6 +94,11 @@ def _evidence(job: Job, index: int, attempt: Attempt) -> Evidence:
         output=None if view.is_erased(job, attempt) else attempt.output or "",
         facts=facts,
     )
+
+
+def _omitted(name: str, omitted: list[str]) -> str:
+    """Say of a parameter that the engine's server does not take it."""
+    return " (not applied: the server refuses it)" if name in omitted else ""
 
 
 def _tokens(attempt: Attempt) -> str:
@@ -123,4 +130,4 @@ def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _leaves(value, label)
         else:
-            yield label, str(value)
+            yield label, ", ".join(map(str, value)) if isinstance(value, list) else str(value)

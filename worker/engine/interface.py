@@ -31,6 +31,10 @@ class ContextExceededError(EngineError):
     """The prompt leaves no room for a single new token."""
 
 
+class InterruptedGenerationError(EngineError):
+    """The engine lost the request through no fault of its own: it may run again, from its beginning."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt for one role."""
@@ -60,6 +64,8 @@ class Completion:
     max_output_tokens: int
     #: Time of the first new token on the clock of `time.monotonic` (seconds); None without one.
     first_token_at: float | None
+    #: Whether the numbers of tokens are known. They are 0 if a server did not say them.
+    tokens_known: bool = True
 
 
 class Generation:

@@ -1,0 +1,368 @@
+"""One server with OpenAI's completions API: what it says of itself, and its completions."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from jobs.pipeline import Role, Sampling
+from jobs.webhooks.retries import parse_retry_after
+from worker.remote import parameters
+from worker.remote.errors import RefusedError, UnavailableError, message_of
+from worker.remote.event_stream import StreamError, events
+
+log = logging.getLogger(__name__)
+
+#: Seconds to connect; and for a reply that is no completion.
+CONNECT_TIMEOUT, REPLY_TIMEOUT = 5.0, 10.0
+#: Seconds for the first request to a model: some servers load it then.
+WARM_UP_TIMEOUT = 600.0
+#: The prompt that each role generates one token from before the worker is ready.
+WARM_UP_PROMPT = "Hello"
+#: Statuses after which the same request may succeed.
+_BUSY = (408, 409, 425, 429, 503)
+#: What a server says of a model that does not change while it serves the same one.
+_STABLE = ("root", "parent", "owned_by", "meta")
+#: Where servers say what they are, outside of ``/v1``: whose `owned_by` asks there, and what is kept.
+_ABOUT = (
+    ("vllm", "/version", ("version",)),
+    ("sglang", "/get_model_info", ("model_path", "weight_version")),
+    ("llamacpp", "/props", ("build_info", "model_path")),
+    (None, "/info", ("version", "model_id", "model_sha", "model_dtype", "max_total_tokens")),
+)
+#: Those of them that name weights.
+_WEIGHTS = ("model_id", "model_sha", "model_dtype", "model_path", "weight_version")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a server says of itself and of the roles' models."""
+
+    #: By role: the model's name, and what the server lists of it.
+    served: dict[str, Any]
+    #: Parameters that it refuses (`parameters.OPTIONAL`).
+    omitted: tuple[str, ...]
+    #: Tokens of prompt and output together; None if it does not say.
+    max_model_len: int | None
+    #: Whether it has a list of models.
+    listed: bool
+    #: For the record: its software, and the like.
+    about: dict[str, Any]
+
+    @property
+    def parent(self) -> str | None:
+        """The base of the roles' models, if the server says it."""
+        parents = {of.get("parent") for of in self.served.values()} - {None}
+        return str(parents.pop()) if len(parents) == 1 else None
+
+    @property
+    def identity(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What a text depends on, as far as it is known. All servers of a worker have the same."""
+        return self.served, tuple(n for n in self.omitted if n in parameters.CHANGE_TEXTS)
+
+
+@dataclass
+class Listed:
+    """What ``/v1/models`` says."""
+
+    entries: dict[str, dict[str, Any]]
+    #: Whether there is a list at all. `transformers serve` has none where its hub cache is empty.
+    answered: bool = True
+    software: str | None = None
+    #: Of any entry, such as ``vllm``.
+    owners: set[str] = field(default_factory=set)
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Return what is listed of a model. SGLang's ``base:adapter`` has the entry of its base."""
+        return self.entries.get(name) or self.entries.get(name.rpartition(":")[0], {})
+
+
+class Server:
+    """One address. All its coroutines run on one event loop."""
+
+    def __init__(self, url: str, models: Mapping[Role, str], api_key: str | None) -> None:
+        """
+        Args:
+            url: ends in ``/v1``.
+            models: the model's name of each role.
+            api_key: sent as a bearer token; never logged.
+        """
+        self.url = url
+        self.models = dict(models)
+        #: Parameters that it has refused, and that requests leave out.
+        self.omitted: set[str] = set()
+        self._api_key = api_key
+        headers = {"User-Agent": "HelixQ", "Content-Type": "application/json"}
+        if api_key is not None:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._http = httpx2.AsyncClient(
+            headers=headers,
+            timeout=httpx2.Timeout(REPLY_TIMEOUT, connect=CONNECT_TIMEOUT, pool=None),
+            # As many as there are requests: the engine limits them.
+            # Without the environment's proxies, and with its SSL_CERT_FILE.
+            trust_env=False,
+            transport=httpx2.AsyncHTTPTransport(
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+                socket_options=_keepalive(),
+            ),
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def list_models(self) -> Listed:
+        """Ask for the models. A server without a list has none.
+
+        Raises:
+            UnavailableError: it does not respond.
+            RefusedError: it refuses the API key.
+        """
+        reply = await self._get(f"{self.url}/models")
+        listed = Listed({}, reply.status_code == 200, reply.headers.get("server"))
+        if reply.status_code in (401, 403):
+            raise RefusedError(reply.status_code, message_of(reply.content, self._api_key))
+        if reply.status_code != 500:  # Without a list, completions tell whether it works.
+            self._raise_if_unavailable(reply, reply.content)
+        data = _object(reply).get("data") if listed.answered else None
+        for entry in data if isinstance(data, list) else []:
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                listed.entries[entry["id"]] = entry
+                listed.owners.add(str(entry.get("owned_by")))
+        return listed
+
+    def served(self, listed: Listed) -> dict[str, Any]:
+        """Return what a list says of the roles' models."""
+        return {
+            role.value: {
+                "name": name,
+                **{
+                    key: value
+                    for key in _STABLE
+                    if (value := listed.entry(name).get(key)) is not None
+                },
+            }
+            for role, name in self.models.items()
+        }
+
+    async def describe(self) -> Description:
+        """Ask what it serves, and generate a token with each role's model.
+
+        So a model that is not there, and parameters that are refused, are known before any job.
+
+        Raises:
+            UnavailableError: it does not respond.
+            RefusedError: it refuses the API key, or a model.
+        """
+        listed = await self.list_models()
+        about: dict[str, Any] = {"software": listed.software} if listed.software else {}
+        for owner, path, names in _ABOUT:
+            if owner is None or owner in listed.owners:
+                said = await self._about(path)
+                about |= {name: said[name] for name in names if said.get(name) is not None}
+        self.omitted.clear()
+        for role in Role:
+            if fingerprint := await self._warm_up(role):
+                about["system_fingerprint"] = fingerprint
+        served = self.served(listed)
+        if weights := {name: about[name] for name in _WEIGHTS if name in about}:
+            served["base"] = weights
+        lengths = [length for name in self.models.values() if (length := _length(listed, name))]
+        if not lengths and isinstance(about.get("max_total_tokens"), int):
+            lengths = [about["max_total_tokens"]]
+        max_model_len = min(lengths, default=None)
+        if max_model_len is not None:
+            about["max_model_len"] = max_model_len
+        return Description(
+            served, tuple(sorted(self.omitted)), max_model_len, listed.answered, about
+        )
+
+    async def _warm_up(self, role: Role) -> str | None:
+        """Generate one token; return the server's fingerprint. Parameters that it refuses are left out from then on."""
+        sampling = Sampling(max_output_tokens=1)
+        while True:
+            try:
+                async with self.complete(
+                    role, WARM_UP_PROMPT, sampling, 1, WARM_UP_TIMEOUT
+                ) as stream:
+                    fingerprint = None
+                    async for event in stream:
+                        raise_if_error(event, self._api_key)
+                        fingerprint = event.get("system_fingerprint") or fingerprint
+                    return None if fingerprint is None else str(fingerprint)
+            except RefusedError as error:
+                refused = self.refused_parameters(error)
+                if not refused:
+                    raise
+                self.omitted |= refused
+                log.warning(
+                    "%s refuses %s: requests go without (%s)",
+                    self.url,
+                    " and ".join(sorted(refused)),
+                    error.message,
+                )
+
+    def refused_parameters(self, error: RefusedError) -> set[str]:
+        """Return the parameters that an error names, that may be left out, and that were sent."""
+        return {
+            name for name in parameters.OPTIONAL if name not in self.omitted and error.names(name)
+        }
+
+    @asynccontextmanager
+    async def complete(
+        self,
+        role: Role,
+        prompt: str,
+        sampling: Sampling,
+        max_tokens: int,
+        timeout: float | None = None,
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """Start a completion; its events follow as they are generated. Leaving the context closes the connection.
+
+        Args:
+            role: whose model generates.
+            prompt: the exact prompt.
+            sampling: of the stage.
+            max_tokens: the maximum number of new tokens.
+            timeout: the maximum number of seconds between two pieces; None for no limit: a request may
+                wait long at a busy server. Health checks notice one that hangs.
+
+        Raises:
+            UnavailableError: it does not respond, or not to the end.
+            RefusedError: it refuses the request.
+        """
+        body = parameters.body(self.models[role], prompt, sampling, max_tokens, self.omitted)
+        request = self._http.build_request(
+            "POST",
+            f"{self.url}/completions",
+            # As ASCII, which has any text that Python has.
+            content=json.dumps(body).encode(),
+            headers={"Accept": "text/event-stream"},
+            timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT, write=30, pool=None),
+        )
+        reply: httpx2.Response | None = None
+        try:
+            reply = await self._http.send(request, stream=True)
+            if reply.status_code != 200:
+                error = await reply.aread()
+                self._raise_if_unavailable(reply, error)
+                raise RefusedError(reply.status_code, self._refusal(reply, error))
+            yield events(reply.aiter_bytes())
+        except httpx2.RequestError as failure:
+            raise self._unavailable(failure) from failure
+        except StreamError as failure:
+            raise RefusedError(200, str(failure)) from failure
+        finally:
+            if reply is not None:
+                await reply.aclose()
+
+    async def count_tokens(self, role: Role, prompt: str) -> int | None:
+        """Return the tokens of a prompt by the server's ``/tokenize``; None if it has none (vLLM, SGLang have)."""
+        try:
+            reply = await self._http.post(
+                f"{self._root}/tokenize",
+                content=json.dumps({"model": self.models[role], "prompt": prompt}).encode(),
+            )
+        except httpx2.HTTPError:
+            return None
+        count = _object(reply).get("count") if reply.status_code == 200 else None
+        return count if isinstance(count, int) else None
+
+    @property
+    def _root(self) -> str:
+        return self.url.removesuffix("/v1")
+
+    async def _get(self, url: str) -> httpx2.Response:
+        try:
+            return await self._http.get(url)
+        except httpx2.RequestError as failure:
+            raise self._unavailable(failure) from failure
+
+    def _unavailable(self, failure: httpx2.RequestError) -> UnavailableError:
+        unreachable = isinstance(failure, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return UnavailableError(
+            f"{self.url}: {failure or type(failure).__name__}",
+            fault=not unreachable,
+            unreachable=unreachable,
+        )
+
+    async def _about(self, path: str) -> dict[str, Any]:
+        """Return what a server says at a path; nothing if there is none."""
+        try:
+            reply = await self._get(self._root + path)
+        except UnavailableError:
+            return {}
+        return _object(reply) if reply.status_code == 200 else {}
+
+    def _raise_if_unavailable(self, reply: httpx2.Response, body: bytes) -> None:
+        status = reply.status_code
+        if status not in _BUSY and status < 500:
+            return
+        retry_after = parse_retry_after(
+            reply.headers.get("retry-after", ""), dt.datetime.now(dt.UTC)
+        )
+        message = message_of(body, self._api_key)
+        raise UnavailableError(
+            f"{self.url} replied with {status}: {message}"
+            if message
+            else f"{self.url} replied with {status}",
+            retry_after=retry_after,
+            fault=status not in _BUSY,
+        )
+
+    def _refusal(self, reply: httpx2.Response, body: bytes) -> str:
+        message = message_of(body, self._api_key)
+        if reply.is_redirect:
+            message = f"it redirects to {reply.headers.get('location')}"
+        return message or f"status {reply.status_code}"
+
+
+def raise_if_error(event: dict[str, Any], api_key: str | None) -> None:
+    """Raise the error that an event of a stream is, if it is one.
+
+    Raises:
+        RefusedError: the request is wrong.
+        UnavailableError: the server failed.
+    """
+    error = event.get("error")
+    if not error:
+        return
+    message = message_of(json.dumps(event).encode(), api_key)
+    code = error.get("code") if isinstance(error, dict) else None
+    if isinstance(code, int) and 400 <= code < 500 and code not in _BUSY:
+        raise RefusedError(code, message)
+    raise UnavailableError(message, fault=True)
+
+
+def _length(listed: Listed, name: str) -> int | None:
+    """Return the context of a model: its own, or that of the base that it is an adapter of."""
+    entry = listed.entry(name)
+    for candidate in (entry, listed.entries.get(str(entry.get("parent")), {})):
+        length = candidate.get("max_model_len")
+        if isinstance(length, int) and length > 0:
+            return length
+    return None
+
+
+def _object(reply: httpx2.Response) -> dict[str, Any]:
+    try:
+        value = json.loads(reply.content)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _keepalive() -> list[tuple[int, int, int]]:
+    """Return socket options that end a connection to a machine that is gone within a minute."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # Not on all systems.
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
