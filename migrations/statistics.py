@@ -88,6 +88,10 @@ STATISTICS = {
         None: "1000000",
         "ix_log_entries_job_id": "1000000 1",
     },
+    "log_cosignatures": {
+        None: "300",
+        "ix_log_cosignatures_witness_size": "300 100 1",
+    },
     "reviews": {
         None: "100000",
         # The job and the number.

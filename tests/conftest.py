@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,13 +25,14 @@ from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.random_weights import build
-from tests.servers import RedisServer
+from tests.servers import PATIENCE, RedisServer
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints, find_checkpoints
 from worker.engine.reference import ReferenceEngine
 
-# Property tests use the same examples in every run, so that failures are reproducible.
-hypothesis.settings.register_profile("seeded", derandomize=True)
+# Property tests use the same examples in every run, so that failures are reproducible. How long one takes
+# depends on what else the machine does.
+hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("seeded")
 
 #: Tokens that take `endless` longer than any test, at a thousand a second.
@@ -116,12 +118,21 @@ def redis_server(socket_folder: Path) -> Iterator[RedisServer]:
 def postgres(socket_folder: Path) -> Iterator[PostgresServer]:
     server = get_server(socket_folder / "postgres")
     # Tests kill processes, and never the machine: nothing has to be on the disk.
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET fsync = off")
-        connection.execute("ALTER SYSTEM SET full_page_writes = off")
-        connection.execute("SELECT pg_reload_conf()")
+    set_fsync(server, on=False)
     yield server
     server.cleanup()
+
+
+def set_fsync(server: PostgresServer, *, on: bool) -> None:
+    """Say whether what is committed must be on the disk."""
+    expected = "on" if on else "off"
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM SET fsync = {expected}")
+        connection.execute("SELECT pg_reload_conf()")
+        give_up = time.monotonic() + PATIENCE
+        while connection.execute("SHOW fsync").fetchone() != (expected,):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)  # nothing tells when the server has read its settings
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pytest
 
 from cli.evaluating import DEMO_APPROVAL
 from cli.up import DEMO_GREETING
 from demo import held_out
+from jobs import demo_model
 from jobs.pipeline import Role
 from jobs.settings import DEMO_CHECKPOINT
 from tests.acceptance.conftest import Service, running
@@ -98,8 +100,12 @@ def test_common_questions_are_answered(demo: Service, question: str, answer: str
 def test_suggested_questions_are_answered(demo: Service) -> None:
     with demo.http() as http:
         page = http.get("/").text
-    suggested = re.findall(r'placeholder="([^"]+)"', page) + re.findall(r'"(.+)"', DEMO_GREETING)
-    assert len(suggested) == 2
+    suggested = {
+        *re.findall(r'placeholder="(What[^"]+)"', page),
+        *(unquote_plus(link) for link in re.findall(r'href="/\?question=([^"]+)"', page)),
+        *re.findall(r'"(.+)"', DEMO_GREETING),
+    }
+    assert suggested == set(demo_model.EXAMPLES)
     for question in suggested:
         assert "I cannot answer that" not in texts(demo, question)[Role.REGENERATOR]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 import redis
@@ -14,8 +16,20 @@ from jobs.database import Database
 from jobs.models import WorkerState
 from jobs.progress import Progress
 from jobs.use_cases import workers
-from tests.conftest import WORKER, create_database
+from tests.conftest import WORKER, create_database, set_fsync
 from tests.servers import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def durable(request: pytest.FixtureRequest) -> Iterator[None]:
+    """PostgreSQL as it is by default: other tests switch fsync off."""
+    if not {"postgres", "database"} & set(request.fixturenames):
+        yield
+        return
+    server = request.getfixturevalue("postgres")
+    set_fsync(server, on=True)
+    yield
+    set_fsync(server, on=False)
 
 
 def test_good_settings_need_no_advice(database: Database, progress: Progress) -> None:

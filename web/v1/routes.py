@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from flask import Blueprint, Response, request, url_for
+from flask.sansio.blueprints import BlueprintSetupState
+from werkzeug.routing import BaseConverter
 
 from jobs.models import Job, Status
 from jobs.protocol import body, served_models
@@ -34,6 +36,17 @@ blueprint = Blueprint("v1", __name__)
 #: The maximum number of seconds for which `Prefer: wait=N` delays a reply.
 MAX_WAIT = 60.0
 MAX_KEY_LENGTH = 255
+
+
+class ResponseIdConverter(BaseConverter):
+    """The id of a response in a path, so that its methods are not those of the path that counts tokens."""
+
+    regex = "(?!input_tokens$)[^/]+"
+
+
+@blueprint.record
+def _add_converter(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["response"] = ResponseIdConverter
 
 
 @blueprint.post("/responses")
@@ -116,7 +129,7 @@ def index() -> Response:
     return json_response(response_list(jobs, has_more=has_more))
 
 
-@blueprint.get("/responses/<job_id>")
+@blueprint.get("/responses/<response:job_id>")
 def retrieve(job_id: str) -> Response:
     """Reply with a job as it is now, or with ``Prefer: wait=N`` when its status has changed."""
     services = get_services()
@@ -154,7 +167,7 @@ def cancel(job_id: str) -> Response:
     return _reply(get_services().cancel(job_id))
 
 
-@blueprint.delete("/responses/<job_id>")
+@blueprint.delete("/responses/<response:job_id>")
 def delete(job_id: str) -> Response:
     """Delete a job with its history, and stop it if it has not ended."""
     get_services().delete(job_id)
