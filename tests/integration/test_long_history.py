@@ -101,7 +101,7 @@ ENDPOINT: dict[str, Any] = {
 COUNTED = Counted("completed", 3, 0, 0, 1, None, None, None, 0, 0)
 #: The maximum that one call may read: rows and index entries on PostgreSQL, a tenth of the virtual
 #: machine's instructions on SQLite. A scan of the workers alone would be `WORKERS` or more.
-MAX_ROWS = 6_000
+MAX_ROWS = 9_000
 
 
 def multiply(connection: sa.Connection, table: str, where: str, count: int, **changes: str) -> None:
