@@ -51,7 +51,8 @@ def get_metrics() -> BaseResponse:
     check_scope(Scope.AUDIT)
     serve: WSGIApplication = current_app.extensions["helixq.metrics"]
     # The library serves GET alone, and Flask takes the body off what HEAD asks for.
-    return Response.from_app(serve, {**request.environ, "REQUEST_METHOD": "GET"})
+    environ = {**request.environ, "REQUEST_METHOD": "GET"}
+    return current_app.response_class.from_app(serve, environ)
 
 
 def init_app(app: Flask, services: Services) -> None:

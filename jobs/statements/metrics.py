@@ -40,7 +40,9 @@ def now(connection: sa.Connection) -> dt.datetime:
 
 def count_queued(connection: sa.Connection, limit: int) -> int:
     """Count the jobs that wait for their first stage, lines of batches included, up to a limit."""
-    queued = sa.select(sa.literal_column("1", sa.Integer)).select_from(Job).where(IS_QUEUED).limit(limit)
+    queued = (
+        sa.select(sa.literal_column("1", sa.Integer)).select_from(Job).where(IS_QUEUED).limit(limit)
+    )
     return connection.scalar(sa.select(sa.func.count()).select_from(queued.subquery())) or 0
 
 

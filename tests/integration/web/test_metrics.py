@@ -187,7 +187,7 @@ def test_it_says_that_its_servers_are_away(web: Client, monkeypatch: pytest.Monk
     def away(*_: Any) -> None:
         raise sa.exc.OperationalError("SELECT", {}, Exception("away"))
 
-    monkeypatch.setattr(exporter.metrics, "measure", away)
+    monkeypatch.setattr(metrics, "measure", away)
     now = Scrape(web)
     assert (now("database_up"), now("redis_up")) == (0, 1)
     assert "helixq_jobs_queued" not in now.text, "no number rather than an old one"
