@@ -15,7 +15,7 @@ from fasteners import ReaderWriterLock
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from jobs import transient
+from jobs import logs, transient
 from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.queue import task_name
@@ -79,6 +79,10 @@ class StageRunner:
         Raises:
             Ignore: ends the chain: the stage cannot be claimed, or the next one must not follow.
         """
+        with logs.bound(job_id=job_id, stage=stage_index):
+            self._run(job_id, stage_index)
+
+    def _run(self, job_id: str, stage_index: int) -> None:
         with self._exclusive.read_lock():
             if (claim := self._claim(job_id, stage_index)) is not None:
                 self._run_claimed(claim)
@@ -117,7 +121,8 @@ class StageRunner:
         with self._lock:
             self._running[key] = None
         try:
-            recorded = self._generate_and_record(claim)
+            with logs.bound(role=claim.stage.role.value, attempt_id=claim.attempt_id):
+                recorded = self._generate_and_record(claim)
         except Exception as error:
             # Whatever it is, the stage must not stay in progress while nothing runs it.
             log.exception("%s: a stage failed", job_id)
@@ -245,8 +250,9 @@ class StageRunner:
     def publish_later(self, job_id: str, stage_index: int, error: Exception) -> None:
         """Mark a stage whose message Redis refused as unpublished: the next sweep publishes it."""
         reason = transient.reason(error)
-        log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
-        self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
+        with logs.bound(job_id=job_id, stage=stage_index):
+            log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
+            self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
 
     def cancel_lost(self) -> None:
         """Cancel the generations whose leases are lost: the job was cancelled or taken back by a sweep."""
