@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from jobs import logs
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.models import ApiKey, Batch, Job
@@ -161,17 +162,18 @@ def delete_matching(
 
 def _publish(database: Database, publisher: Publisher, job: Job) -> None:
     """Publish a job's next stage. If that fails, a sweep does it: the client gets no error."""
-    try:
+    with logs.bound(job_id=job.id):
         try:
-            publisher.publish(
-                job.id,
-                stage_index=job.stage_index,
-                rounds=job.rounds,
-                priority=job.priority,
-                model=job.model,
-            )
-        except QueueUnavailableError as error:
-            log.warning("%s: accepted; will be published later: %s", job.id, error)
-            outbox.mark_unpublished(database, job.id, job.stage_index)
-    except Exception:  # Whatever it is: a sweep publishes again what no worker claims.
-        log.exception("%s: accepted; will be published later", job.id)
+            try:
+                publisher.publish(
+                    job.id,
+                    stage_index=job.stage_index,
+                    rounds=job.rounds,
+                    priority=job.priority,
+                    model=job.model,
+                )
+            except QueueUnavailableError as error:
+                log.warning("%s: accepted; will be published later: %s", job.id, error)
+                outbox.mark_unpublished(database, job.id, job.stage_index)
+        except Exception:  # Whatever it is: a sweep publishes again what no worker claims.
+            log.exception("%s: accepted; will be published later", job.id)

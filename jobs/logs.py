@@ -6,10 +6,29 @@ import datetime as dt
 import json
 import logging
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 
-#: The id of the request that this thread serves; None outside of requests.
-request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_NOTHING: Mapping[str, str | int] = MappingProxyType({})
+#: What this thread works on, by the names of the fields that each of its lines has.
+_context: ContextVar[Mapping[str, str | int]] = ContextVar("context", default=_NOTHING)
+
+
+@contextmanager
+def bound(**fields: str | int) -> Iterator[None]:
+    """Add fields to all lines that this thread logs within the block, such as a job's id."""
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def begin(**fields: str | int) -> None:
+    """Set the fields of all lines that this thread logs from now on, and drop those before."""
+    _context.set(fields or _NOTHING)
 
 
 class TextFormatter(logging.Formatter):
@@ -17,12 +36,15 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self, program: str) -> None:
         super().__init__(
-            f"%(asctime)s {program:<6} %(levelname)-7s %(message)s%(request)s", datefmt="%H:%M:%S"
+            f"%(asctime)s {program:<6} %(levelname)-7s %(message)s%(ids)s", datefmt="%H:%M:%S"
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        current = request_id.get()
-        record.request = "" if current is None else f" [{current}]"
+        message = record.getMessage()
+        # The ids that it does not have itself; numbers say little without their names.
+        fields = _context.get().values()
+        ids = [each for each in fields if isinstance(each, str) and each not in message]
+        record.ids = f" [{' '.join(ids)}]" if ids else ""
         return super().format(record)
 
 
@@ -36,9 +58,8 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "pid": record.process,
             "message": record.getMessage(),
+            **_context.get(),
         }
-        if (current := request_id.get()) is not None:
-            line["request_id"] = current
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

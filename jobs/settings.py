@@ -189,6 +189,8 @@ class Settings(BaseModel):
     #: The address of the web, also for ``ask`` and ``chat``.
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=1, le=65535)
+    #: The port at which a worker serves metrics; none if not given.
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
     #: Whether API keys are required; ``auto`` requires them unless the web listens on loopback only.
     auth: Literal["auto", "required", "off"] = "auto"
     #: The API key that ``ask`` and ``chat`` send.
@@ -226,6 +228,13 @@ class Settings(BaseModel):
             return value.expanduser().absolute()
         except RuntimeError as error:
             raise ValueError("there is no such home directory") from error
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _metrics_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value == info.data.get("port"):
+            raise ValueError("it is HELIXQ_PORT too, where the web has /metrics itself")
+        return value
 
     @field_validator("api_key", "engine_api_key")
     @classmethod

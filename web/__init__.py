@@ -11,6 +11,7 @@ from web import (
     errors,
     health,
     log,
+    metrics,
     openapi,
     pages,
     rate_limits,
@@ -38,6 +39,7 @@ def create_app(settings: Settings) -> Flask:
     Feeds(services.database, services.progress).init_app(app)
     Replies(services.database).init_app(app)
     services.running.init_app(app)
+    metrics.init_app(app, services)
     request_id.init_app(app)
     security.init_app(app, settings)
     access.init_app(app, settings)
@@ -49,5 +51,6 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(pages.login_blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(metrics.blueprint)
     app.register_blueprint(openapi.blueprint)
     return app

@@ -1,6 +1,7 @@
 """Errors as HTTP responses, in the shape of the part of the site that was requested.
 
-``/v1`` has OpenAI's errors, ``/api`` those of RFC 9457, ``/log`` plain text, and everything else a page.
+``/v1`` has OpenAI's errors, ``/api`` those of RFC 9457, ``/log`` and ``/metrics`` plain text, and everything else
+a page.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def error_response(error: ProtocolError) -> Response:
     elif path.startswith("/api/"):
         response = jsonify(title=title, status=status, detail=error.message, code=error.code)
         response.content_type = "application/problem+json"
-    elif path.startswith("/log/"):
+    elif path.startswith(("/log/", "/metrics/")):
         response = make_response(f"{error.message}\n")
         response.mimetype = "text/plain"
     else:

@@ -1,4 +1,4 @@
-"""An id for each request: in the header of its reply, and in the log."""
+"""An id for each request: in the header of its reply, and in the log, beside that of the job that it is about."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import secrets
 
 from flask import Flask, Response, g, request
 
-from jobs.logs import request_id
+from jobs import logs
 
 HEADER = "x-request-id"
+_JOB_ID = re.compile(r"resp_[0-9a-z]{1,32}")
 
 
 def init_app(app: Flask) -> None:
@@ -20,11 +21,14 @@ def init_app(app: Flask) -> None:
 
 
 def _begin() -> None:
-    request_id.set(_current_id())
+    job_id = (request.view_args or {}).get("job_id", "")
+    # Anything may be in a path; and a line of the log goes to a terminal.
+    of_job = {"job_id": job_id} if _JOB_ID.fullmatch(job_id) else {}
+    logs.begin(request_id=_current_id(), **of_job)
 
 
 def _end(_error: BaseException | None) -> None:
-    request_id.set(None)  # The thread serves other requests.
+    logs.begin()  # The thread serves other requests.
 
 
 def _current_id() -> str:

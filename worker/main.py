@@ -36,6 +36,7 @@ from worker import tasks
 from worker.consumer import consume
 from worker.engine.interface import Engine
 from worker.heartbeat import Heartbeat
+from worker.metrics import MetricsServer
 from worker.progress_publisher import ProgressPublisher
 from worker.tasks import StageRunner
 
@@ -59,7 +60,9 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
 
     Raises:
         migrations.SchemaError: the schema is not at the latest revision.
+        worker.metrics.AddressError: metrics cannot be served at the address of the settings.
     """
+    metrics = MetricsServer(settings)
     database = Database(settings.database)
     progress = Progress(settings.redis)
     _wait_for("the database", lambda: migrations.check(database.engine), transient.is_transient)
@@ -81,6 +84,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         )
         app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)
+        metrics.watch(engine, runner, worker_id, runtime)
         heartbeat = Heartbeat(database, runner, worker_id)
         maintenance = Maintenance(
             database,
@@ -123,6 +127,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
             engine.close()
             publisher.stop()
     finally:
+        metrics.close()
         _set_stopped(database, worker_id)
         progress.close()
         database.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from fasteners import ReaderWriterLock
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from jobs import transient
+from jobs import logs, transient
 from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.queue import task_name
@@ -40,6 +41,8 @@ MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.1, 5.0
 
 #: Attempts at a stage after which a generation that was interrupted fails, instead of running again.
 MAX_INTERRUPTED_ATTEMPTS = 5
+#: Why an attempt ended whose job was cancelled, or taken back by a sweep, before it could be recorded.
+LEASE_LOST = "lease_lost"
 
 T = TypeVar("T")
 
@@ -65,6 +68,8 @@ class StageRunner:
         self._running: dict[tuple[str, int], Generation | None] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        #: Attempts that ended, by role and reason; see `ended`.
+        self._ended: Counter[tuple[Role, str]] = Counter()
         #: A stage that must run exclusively holds it to write, all others to read.
         self._exclusive = ReaderWriterLock()
 
@@ -74,6 +79,10 @@ class StageRunner:
         Raises:
             Ignore: ends the chain: the stage cannot be claimed, or the next one must not follow.
         """
+        with logs.bound(job_id=job_id, stage=stage_index):
+            self._run(job_id, stage_index)
+
+    def _run(self, job_id: str, stage_index: int) -> None:
         with self._exclusive.read_lock():
             if (claim := self._claim(job_id, stage_index)) is not None:
                 self._run_claimed(claim)
@@ -112,7 +121,8 @@ class StageRunner:
         with self._lock:
             self._running[key] = None
         try:
-            recorded = self._generate_and_record(claim)
+            with logs.bound(role=claim.stage.role.value, attempt_id=claim.attempt_id):
+                recorded = self._generate_and_record(claim)
         except Exception as error:
             # Whatever it is, the stage must not stay in progress while nothing runs it.
             log.exception("%s: a stage failed", job_id)
@@ -160,9 +170,11 @@ class StageRunner:
             if self._stopping.is_set() and self.with_retries(
                 lambda: stages.release(self._database, claim, "the worker shut down")
             ):
+                self._count(claim, "released")
                 log.info("%s: %s returns to the queue", claim.job_id, claim.stage.role)
             else:
                 self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
+                self._count(claim, "cancelled")
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
             return False
         if completion.finish_reason is FinishReason.DEADLINE:
@@ -170,8 +182,10 @@ class StageRunner:
         if not self.with_retries(lambda: stages.record(self._database, claim, output)):
             # The job was cancelled meanwhile, or this worker was considered lost.
             self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
+            self._count(claim, LEASE_LOST)
             log.info("%s: %s finished, but its lease was lost", claim.job_id, claim.stage.role)
             return False
+        self._count(claim, output.finish_reason)
         log.info(
             "%s: %s finished: %s tokens, %s",
             claim.job_id,
@@ -191,18 +205,22 @@ class StageRunner:
             )
             return self._fail(claim, "server_error", message, _partial_output(claim, generation))
         if self.with_retries(lambda: stages.release(self._database, claim, str(error))):
+            self._count(claim, "interrupted")
             log.warning("%s: %s runs again: %s", claim.job_id, claim.stage.role, error)
         else:
             output = _partial_output(claim, generation)
             self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
+            self._count(claim, LEASE_LOST)
             log.info("%s: %s stopped", claim.job_id, claim.stage.role)
         return False
 
     def _fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
         if self.with_retries(lambda: stages.fail(self._database, claim, code, message, output)):
+            self._count(claim, code)
             log.warning("%s: failed: %s", claim.job_id, message)
         else:
             self.with_retries(lambda: stages.keep_partial(self._database, claim, output))
+            self._count(claim, LEASE_LOST)
             log.info("%s: failed after its lease was lost: %s", claim.job_id, message)
         return False
 
@@ -219,11 +237,22 @@ class StageRunner:
         with self._lock:
             return list(self._running)
 
+    @property
+    def ended(self) -> dict[tuple[Role, str], int]:
+        """How many attempts ended here, by role and reason: a finish reason, an error's code, or what befell them."""
+        with self._lock:
+            return dict(self._ended)
+
+    def _count(self, claim: Claim, reason: str) -> None:
+        with self._lock:
+            self._ended[claim.stage.role, reason] += 1
+
     def publish_later(self, job_id: str, stage_index: int, error: Exception) -> None:
         """Mark a stage whose message Redis refused as unpublished: the next sweep publishes it."""
         reason = transient.reason(error)
-        log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
-        self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
+        with logs.bound(job_id=job_id, stage=stage_index):
+            log.warning("%s: stage %d is published later: %s", job_id, stage_index, reason)
+            self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
 
     def cancel_lost(self) -> None:
         """Cancel the generations whose leases are lost: the job was cancelled or taken back by a sweep."""

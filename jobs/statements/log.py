@@ -28,7 +28,7 @@ from jobs.models import (
 from jobs.tlog.entry import parse_entry
 
 #: The condition of the partial index of jobs that are not in the log yet.
-_IS_UNSEALED = sa.and_(
+IS_UNSEALED = sa.and_(
     Job.finished_at.is_not(None), Job.worker_id.is_(None), Job.log_index.is_(None)
 )
 #: Those of reviews and erasures.
@@ -38,7 +38,7 @@ _ERASURE_IS_UNSEALED = Erasure.log_index.is_(None)
 _FIRST_UNSEALED = [
     sa.select(column).where(condition).order_by(column).limit(1).scalar_subquery()
     for column, condition in (
-        (Job.finished_at, _IS_UNSEALED),
+        (Job.finished_at, IS_UNSEALED),
         (Review.created_at, _REVIEW_IS_UNSEALED),
         (Erasure.id, _ERASURE_IS_UNSEALED),
     )
@@ -56,7 +56,7 @@ _SEAL = (
         Job.id == sa.bindparam("job"),
         # It may have been retried meanwhile, and have ended again.
         Job.finished_at == sa.bindparam("end", type_=UTCDateTime()),
-        _IS_UNSEALED,
+        IS_UNSEALED,
     )
     .values(log_index=sa.bindparam("index"), log_salt=sa.bindparam("salt"))
 )
@@ -82,7 +82,7 @@ def any_pending(connection: sa.Connection) -> bool:
 
 def load_unsealed(session: Session, limit: int) -> list[Job]:
     """Return ended jobs without an entry, those that ended first, with all that their histories have."""
-    query = sa.select(Job).where(_IS_UNSEALED).order_by(Job.finished_at).limit(limit)
+    query = sa.select(Job).where(IS_UNSEALED).order_by(Job.finished_at).limit(limit)
     return list(session.scalars(query.options(*HISTORY)))
 
 
@@ -385,7 +385,7 @@ def find_misplaced(connection: sa.Connection) -> sa.Row[*tuple[Any, ...]] | None
 
 def count_unsealed(connection: sa.Connection, limit: int | None = None) -> int:
     """Count the ended jobs that are not in the log yet, up to a limit."""
-    unsealed = sa.select(Job.finished_at).where(_IS_UNSEALED).limit(limit).subquery()
+    unsealed = sa.select(Job.finished_at).where(IS_UNSEALED).limit(limit).subquery()
     return connection.scalar(sa.select(sa.func.count()).select_from(unsealed)) or 0
 
 
@@ -404,7 +404,7 @@ def find_passed_over(connection: sa.Connection, seconds: float) -> str | None:
     earlier = Job.finished_at < last - dt.timedelta(seconds=seconds)
     query = (
         sa.select(Job.id)
-        .where(_IS_UNSEALED, earlier, Job.origin_proof.is_(None))
+        .where(IS_UNSEALED, earlier, Job.origin_proof.is_(None))
         .order_by(Job.finished_at)
         .limit(1)
     )

@@ -93,11 +93,18 @@ def oldest_queued(connection: sa.Connection) -> dt.datetime | None:
     return connection.scalar(query)
 
 
-def count_in_progress(connection: sa.Connection) -> list[sa.Row[*tuple[Any, ...]]]:
-    """Return numbers of jobs that have begun, by owner, by the index of the stage, and by whether it runs."""
+def count_in_progress(
+    connection: sa.Connection, limit: int = CAP
+) -> list[sa.Row[*tuple[Any, ...]]]:
+    """Return numbers of jobs that have begun, by owner, by the index of the stage, and by whether it runs.
+
+    Args:
+        connection: in any transaction.
+        limit: the maximum number of jobs.
+    """
     is_running = Job.worker_id.is_not(None).label("is_running")
     begun = (
-        sa.select(Job.owner, Job.stage_index, is_running).where(IS_IN_PROGRESS).limit(CAP)
+        sa.select(Job.owner, Job.stage_index, is_running).where(IS_IN_PROGRESS).limit(limit)
     ).subquery()
     groups = (begun.c.owner, begun.c.stage_index, begun.c.is_running)
     query = sa.select(*groups, sa.func.count().label("jobs")).group_by(*groups)

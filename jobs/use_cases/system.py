@@ -16,12 +16,14 @@ from jobs.timing import ALIVE_FOR
 
 __all__ = [
     "CAP",
+    "ROLES",
     "RunningWorker",
     "Summary",
     "System",
     "describe",
     "list_failed",
     "list_gone",
+    "state_of",
     "summarize",
 ]
 
@@ -30,6 +32,8 @@ MAX_OWNERS = 20
 #: How many workers that are gone are named, and how many deliveries that failed.
 MAX_GONE = 20
 MAX_FAILED = 20
+#: The role of each stage of a job.
+ROLES = [stage.role for stage in stages(MAX_ROUNDS)]
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,13 @@ def describe(database: Database) -> System:
         assert now is not None  # noqa: S101 (a time is never null)
         runs = system.count_running(connection)
         running_workers = [
-            RunningWorker(worker, _state(worker, now), runs.get(worker.id, 0))
+            RunningWorker(worker, state_of(worker, now), runs.get(worker.id, 0))
             for worker in system.list_workers(session)
         ]
         queued, begun = Counter(system.count_queued(connection)), Counter[str]()
         running, waiting = dict.fromkeys(Role, 0), dict.fromkeys(Role, 0)
-        roles = [stage.role for stage in stages(MAX_ROUNDS)]
         for owner, stage_index, is_running, number in system.count_in_progress(connection):
-            (running if is_running else waiting)[roles[stage_index]] += number
+            (running if is_running else waiting)[ROLES[stage_index]] += number
             begun[owner] += number
         most = (queued + begun).most_common(MAX_OWNERS)
         origin, size = log.state(connection)
@@ -138,7 +141,8 @@ def describe(database: Database) -> System:
         )
 
 
-def _state(worker: Worker, now: dt.datetime) -> str:
+def state_of(worker: Worker, now: dt.datetime) -> str:
+    """Return the state of a worker that has not stopped; see `RunningWorker.state`."""
     is_lost = worker.state is WorkerState.READY and now - worker.seen_at > dt.timedelta(
         seconds=ALIVE_FOR
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def environ(checkpoint: Path, tmp_path: Path) -> dict[str, str]:
         **model_settings(checkpoint),
         "HELIXQ_DATA_DIR": str(tmp_path / "data"),
         "HELIXQ_PORT": str(free_port()),
+        "HELIXQ_METRICS_PORT": str(free_port()),
     }
 
 
@@ -69,6 +71,13 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     assert "\n\n\nCRITIQUE: " in chat.output
     assert "\n\n\nREGENERATION: " in chat.output
     assert chat.output.endswith("\nYou: You: \n")
+
+    # The web and its worker say what they did.
+    assert "helixq_jobs_queued" in httpx2.get(f"{url}/metrics", trust_env=False).text
+    told = httpx2.get(f"http://127.0.0.1:{environ['HELIXQ_METRICS_PORT']}/metrics", trust_env=False)
+    steps = re.search(r"^helixq_engine_steps_total (\S+)$", told.text, re.MULTILINE)
+    assert steps is not None
+    assert float(steps[1]) > 0
 
     # A worker that is killed is started again.
     [worker] = [c for c in children if c.cmdline()[-1] == "worker"]

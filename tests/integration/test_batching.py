@@ -195,7 +195,9 @@ def test_preempted_sequences_are_recomputed_to_the_same_text(
         engine = make(checkpoint, tokenizer, max_num_batched_tokens=32, **options)
         completions.append([g.result() for g in [engine.submit(r) for r in requests]])
         engine.close()
-    assert caplog.text.count("preempted a request") > 1
+    preemptions = caplog.text.count("preempted a request")
+    assert preemptions > 1
+    assert engine.stats().num_preemptions == preemptions
     assert [i for i in range(32) if not same(completions[0][i], completions[1][i])] == []
     assert [c.deltas for c in completions[0]] == [c.deltas for c in completions[1]], (
         "with the same deltas"

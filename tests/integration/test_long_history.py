@@ -53,6 +53,7 @@ from jobs.use_cases import (
     importing,
     indexing,
     keys,
+    metrics,
     outbox,
     overview,
     proving,
@@ -508,6 +509,8 @@ def test_no_use_case_scans_the_history_or_the_queue(
             max_rows[name] = max(max_rows.get(name, 0), rows_read())
             return result
 
+        ended = metrics.Ended()
+        run(ended.read, database)
         run(sweeping.any_unfinished, database)
         keyed = replace(QUESTION, idempotency_key="k", request_digest="d")
         job, _ = run(submission.submit, database, ANONYMOUS, keyed, max_queued=1_000_000)
@@ -621,6 +624,9 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert len(run(system.list_gone, database)) == system.MAX_GONE
         for owner in (None, HOOKED):
             run(system.list_failed, database, owner)
+        run(metrics.measure, database, limit=1000)
+        jobs, attempts = run(ended.read, database)
+        assert 5 < len(jobs) < len(attempts) < 100, "of the history it reads what is new"
         work_on_batches(run, database)
         assert run(indexing.any_pending, database)
         documents = run(indexing.prepare, database)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy.exc import OperationalError
 from transformers import AutoTokenizer
 
+from jobs import logs
 from jobs.database import Database
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.pipeline import Sampling
@@ -115,6 +118,33 @@ def test_live_text_is_the_recorded_text(
     assert [len(delta) for delta in live] == attempt.delta_lengths
     assert attempt.finish_reason == "length"
     assert attempt.output_tokens == 40
+
+
+def test_every_line_of_a_stage_has_its_ids(
+    database: Database, runner: StageRunner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers = logging.getLogger().handlers[:]
+    logs.configure("json", "worker")
+    job = submit(database, 2)
+    try:
+        runner.run(job.id, 0)
+        with pytest.raises(Ignore):
+            runner.run(job.id, 0)
+        runner.publish_later(job.id, 1, OperationalError("", {}, Exception("it hangs")))
+        logging.getLogger("worker").info("of no stage")
+    finally:
+        logging.getLogger().handlers[:] = handlers
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line[0] == "{"]
+    *of_stages, other = [line for line in lines if line["logger"].startswith("worker")]
+    assert [(line["job_id"], line["stage"]) for line in of_stages] == [
+        (job.id, 0),
+        (job.id, 0),
+        (job.id, 1),
+    ]
+    [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
+    for line in of_stages[:2]:
+        assert (line["role"], line["attempt_id"]) == ("actor", attempt.id)
+    assert "job_id" not in other
 
 
 def test_a_duplicate_message_is_ignored(database: Database, runner: StageRunner) -> None:

@@ -146,7 +146,7 @@ def test_a_preempted_request_does_not_wait_for_a_failed_step(
     def fails(plan: Any) -> bool:
         """The step before a preemption, which has the last token of the preempted sequence."""
         scheduler = engine._loop.scheduler
-        free = engine._runner.kv.num_free_blocks  # type: ignore[attr-defined]  # of blocks
+        free = engine._runner.kv.num_free_blocks
         due = sum(
             (s.num_computed_tokens + 1) % BLOCK_SIZE == 0
             for s in scheduler.running

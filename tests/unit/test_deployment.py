@@ -61,9 +61,10 @@ def test_the_command_of_a_service_exists(name: str) -> None:
     assert name in main.commands
 
 
-def test_only_the_web_is_published_and_on_loopback_only() -> None:
+def test_only_the_web_and_grafana_are_published_and_on_loopback_only() -> None:
     services = compose(HELIXQ_PORT="9000")
-    assert [name for name, service in services.items() if "ports" in service] == ["web"]
+    assert [name for name, service in services.items() if "ports" in service] == ["web", "grafana"]
+    assert services["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
     assert services["web"]["ports"] == ["127.0.0.1:9000:8000"]
     # The port in the container, which the web listens on and the healthcheck uses.
     assert settings.load(services["web"]["environment"]).port == 8000

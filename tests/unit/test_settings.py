@@ -52,6 +52,8 @@ def test_slots_are_a_number_or_auto() -> None:
     [
         ("HELIXQ_PORT", "http", "HELIXQ_PORT=http is wrong: .*integer"),
         ("HELIXQ_PORT", "70000", "HELIXQ_PORT=70000 is wrong: .*65535"),
+        ("HELIXQ_METRICS_PORT", "0", "HELIXQ_METRICS_PORT=0 is wrong: .*1"),
+        ("HELIXQ_METRICS_PORT", "8000", "HELIXQ_METRICS_PORT=8000 is wrong: it is HELIXQ_PORT"),
         ("HELIXQ_DTYPE", "int8", "HELIXQ_DTYPE=int8 is wrong: .*'float16'"),
         ("HELIXQ_DEVICE", "tpu", "HELIXQ_DEVICE=tpu is wrong"),
         ("HELIXQ_SLOTS", "0", "HELIXQ_SLOTS=0 is wrong: .*from 1 to 1024, or auto$"),

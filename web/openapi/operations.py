@@ -158,6 +158,9 @@ FILTERS = (
 )
 #: The errors of the log are plain text.
 _LOG_ERRORS = {status: Reply(ERRORS[status], media="text/plain") for status in (400, 500, 503)}
+_METRICS_ERRORS = {
+    status: Reply(ERRORS[status], media="text/plain") for status in sorted(COMMON_ERRORS)
+}
 _UPLOAD = {
     "type": "object",
     "properties": {
@@ -596,6 +599,14 @@ OPERATIONS = {
         },
         error=None,
         is_open=True,
+    ),
+    "metrics.get_metrics": Operation(
+        "Health",
+        {
+            200: Reply("The metrics.", media=("text/plain", "application/openmetrics-text")),
+            **_METRICS_ERRORS,
+        },
+        error=None,
     ),
 }
 #: Blueprints that are not described: what they serve is for browsers.

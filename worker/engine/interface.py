@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jobs.pipeline import Role, Sampling
 
@@ -161,6 +161,28 @@ class EngineConfig:
     cuda_graphs: bool
 
 
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine does now, and what it has done since it started. None is what it does not measure."""
+
+    #: Requests that are decoded together, and that wait.
+    num_running: int
+    num_waiting: int
+    #: Steps, and the seconds that they took, scheduling included.
+    num_steps: int | None = None
+    step_seconds: float | None = None
+    #: Tokens that steps computed, of prompts and outputs, without rejected drafts.
+    num_computed_tokens: int | None = None
+    #: Requests that were evicted from the KV cache, to be computed again.
+    num_preemptions: int | None = None
+    #: Blocks of the KV cache, or rows of one of rows; and how many of them running requests have.
+    num_kv_blocks: int | None = None
+    num_used_kv_blocks: int | None = None
+    #: Memory of the CUDA device in bytes: what all processes use, and what there is.
+    gpu_memory_used: int | None = None
+    gpu_memory: int | None = None
+
+
 class Engine(Protocol):
     """A base model with adapters, ready to generate."""
 
@@ -182,4 +204,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Cancel running requests, and stop."""
+        ...
+
+
+@runtime_checkable
+class MeasuredEngine(Engine, Protocol):
+    """An engine that says what it does."""
+
+    def stats(self) -> EngineStats:
+        """Return what it does. Any thread may call it; it reads counters, and costs steps nothing."""
         ...

@@ -24,6 +24,7 @@ from worker.engine.interface import (
     Completion,
     EngineConfig,
     EngineError,
+    EngineStats,
     FinishReason,
     Generation,
     Request,
@@ -107,6 +108,12 @@ class ReferenceEngine:
         generation = Generation(request)
         self._waiting.put((generation, prompt_token_ids, max_output_tokens))
         return generation
+
+    def stats(self) -> EngineStats:
+        """Return what the engine does; see `worker.engine.interface.MeasuredEngine`."""
+        current = self._current
+        is_running = current is not None and not current.finished
+        return EngineStats(num_running=int(is_running), num_waiting=self._waiting.qsize())
 
     def close(self) -> None:
         self._closed.set()

@@ -45,10 +45,19 @@ def test_the_log_has_the_request_id(web: Client, capsys: pytest.CaptureFixture[s
         web.application.view_functions["health.healthz"] = lambda: 1 / 0
         web.application.config["PROPAGATE_EXCEPTIONS"] = False
         assert web.get("/healthz", headers={"X-Request-ID": "abc"}).status_code == 500
+        web.application.view_functions["api.job"] = lambda job_id: 1 / 0  # noqa: ARG005 (Flask names it)
+        assert web.get("/api/jobs/resp_1", headers={"X-Request-ID": "abc"}).status_code == 500
+        logging.getLogger("web").warning("of no request")
+        logs.configure("text", "web")
+        assert web.get("/api/jobs/resp_1", headers={"X-Request-ID": "abc"}).status_code == 500
     finally:
         logging.getLogger().handlers[:] = handlers
-    [line] = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert (line["request_id"], line["message"]) == ("abc", "request failed")
+    written = capsys.readouterr().err.splitlines()
+    first, of_job, after = (json.loads(line) for line in written[:3])
+    assert (first["request_id"], first["message"]) == ("abc", "request failed")
+    assert (of_job["request_id"], of_job["job_id"]) == ("abc", "resp_1")
+    assert ("job_id" in first, "request_id" in after) == (False, False)
+    assert written[3].endswith("request failed [abc resp_1]")
 
 
 def test_a_body_may_be_gzipped(web: Client) -> None:

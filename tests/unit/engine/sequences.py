@@ -81,13 +81,13 @@ class RowCache:
             expected = content(s, end, s.adapter_id)
             self._rows[s.row][start:end] = expected[start:]
             assert self._rows[s.row][:end] == expected
-        assert self._manager.num_free_rows == len(self._rows) - len(list(running))
+        assert self._manager.num_free_blocks == len(self._rows) - len(list(running))
 
     def damage(self, sequence: Sequence) -> None:
         self._rows[sequence.row] = [None] * CONTEXT
 
     def check_all_free(self) -> None:
-        assert self._manager.num_free_rows == len(self._rows)
+        assert self._manager.num_free_blocks == len(self._rows)
 
 
 class BlockCache:

@@ -16,7 +16,7 @@ from worker.engine.batching.loop import EngineLoop
 from worker.engine.batching.runner_setup import CaptureFactory, RunnerSetup, build_runner
 from worker.engine.batching.scheduler_output import PrefillChunk, SchedulerOutput
 from worker.engine.batching.sequence import Sequence
-from worker.engine.interface import EngineConfig, Generation, Request
+from worker.engine.interface import EngineConfig, EngineStats, Generation, Request
 from worker.engine.kv.block_manager import BlockManager
 from worker.engine.lora.linear import LoRALinear
 from worker.engine.speculative.drafter import Drafter
@@ -147,6 +147,7 @@ class BatchingEngine:
         self._tokenizer = tokenizer
         self._encode = Encoder(tokenizer, max_model_len)
         self._runner = setup.runner
+        self._device = setup.device
         drafter: Drafter | None = None
         if speculation and not setup.runner.async_scheduling:
             drafter = Drafter(len(self._adapter_names))
@@ -182,6 +183,26 @@ class BatchingEngine:
     def num_computed_tokens(self) -> int:
         """Number of tokens that steps have computed so far, without rejected drafts."""
         return self._loop.executor.num_computed_tokens
+
+    def stats(self) -> EngineStats:
+        """Return what the engine does; see `worker.engine.interface.MeasuredEngine`."""
+        scheduler, executor, kv = self._loop.scheduler, self._loop.executor, self._runner.kv
+        used = total = None
+        if self._device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self._device)
+            used = total - free
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=self._loop.num_waiting,
+            num_steps=executor.num_steps,
+            step_seconds=self._loop.step_seconds,
+            num_computed_tokens=executor.num_computed_tokens,
+            num_preemptions=scheduler.num_preemptions,
+            num_kv_blocks=kv.num_blocks,
+            num_used_kv_blocks=kv.num_blocks - kv.num_free_blocks,
+            gpu_memory_used=used,
+            gpu_memory=total,
+        )
 
     def submit(self, request: Request) -> Generation:
         prompt_token_ids, max_output_tokens = self._encode(request)

@@ -66,12 +66,20 @@ class EngineLoop:
         self._closed = threading.Event()
         self._output = OutputProcessor(tokenizer)
         self._flushed_at = time.monotonic()
+        self._step_began_at = self._flushed_at
+        #: Seconds of all steps so far, scheduling included.
+        self.step_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence. Any thread may call it."""
         self._submitted.put(sequence)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait to run. Any thread may call it."""
+        return self._submitted.qsize() + self.scheduler.num_waiting
 
     def close(self) -> None:
         """Fail what is running and waiting, and stop."""
@@ -116,7 +124,7 @@ class EngineLoop:
                 self.scheduler.add(sequence)
 
     def _finish_cancelled_and_overdue(self) -> None:
-        now = time.monotonic()
+        self._step_began_at = now = time.monotonic()
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
             if sequence.generation.cancelled:
                 self._finish(sequence, FinishReason.CANCELLED)
@@ -126,6 +134,7 @@ class EngineLoop:
     def _flush_outputs(self) -> None:
         """Hand whole deltas of new tokens to the output processor, a few times a second."""
         now = time.monotonic()
+        self.step_seconds += now - self._step_began_at
         if now - self._flushed_at < FLUSH_INTERVAL:
             return
         self._flushed_at = now

@@ -41,6 +41,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._arrivals = itertools.count()
+        #: Sequences that were preempted so far.
+        self.num_preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; a preempted one keeps its position in the order of arrival."""
@@ -61,6 +63,10 @@ class Scheduler:
     @property
     def waiting(self) -> list[Sequence]:
         return [sequence for *_, sequence in self._waiting]
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
 
     def schedule(self) -> SchedulerOutput:
         """Choose what the next step computes, and admit sequences while there is room for prompts.
@@ -114,6 +120,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         """Queue a running sequence again, with its tokens."""
+        self.num_preemptions += 1
         self.remove(sequence)
         self.add(sequence)
 

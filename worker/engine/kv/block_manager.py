@@ -70,6 +70,10 @@ class BlockManager:
         self._hashes: WeakKeyDictionary[Sequence, list[bytes]] = WeakKeyDictionary()
 
     @property
+    def num_blocks(self) -> int:
+        return self._pool.num_blocks
+
+    @property
     def num_free_blocks(self) -> int:
         """Number of blocks that can be allocated, those that hold reusable prefixes included."""
         return self._pool.num_free_blocks

@@ -29,6 +29,11 @@ class BlockPool:
         self._block_of_hash: dict[bytes, int] = {}
 
     @property
+    def num_blocks(self) -> int:
+        """Number of blocks that are free or have been allocated; block 0 is neither."""
+        return len(self._ref_counts) - 1
+
+    @property
     def num_free_blocks(self) -> int:
         """Number of blocks that can be allocated, those that hold reusable prefixes included."""
         return len(self._free)
@@ -36,7 +41,7 @@ class BlockPool:
     @property
     def is_unused(self) -> bool:
         """Whether no sequence has a block."""
-        return len(self._free) == len(self._ref_counts) - 1
+        return len(self._free) == self.num_blocks
 
     def lookup(self, hashes: list[bytes]) -> list[int]:
         """Return the cached blocks of the longest prefix of a chain of hashes."""

@@ -15,6 +15,14 @@ class KVCacheManager(Protocol):
     allocated at once. So steps must run on a device in the order in which they are scheduled.
     """
 
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks of the cache that sequences can have: rows, in a cache of rows."""
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Number of blocks that can be allocated, those that hold reusable prefixes included."""
+
     def allocate(self, sequence: Sequence) -> bool:
         """Allocate memory for all tokens of a waiting sequence, prompt and output.
 

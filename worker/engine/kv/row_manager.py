@@ -18,6 +18,7 @@ class RowManager:
             max_model_len: maximum number of tokens of a row.
             num_adapters: number of adapters.
         """
+        self._num_rows = num_rows
         self._free_rows = set(range(num_rows))
         self._prefix_cache = RowPrefixCache(num_rows, max_model_len, num_adapters)
         self._copies: list[RowAllocation] = []
@@ -65,5 +66,9 @@ class RowManager:
         return self._prefix_cache.common_prefix_len([s.row for s in sequences])
 
     @property
-    def num_free_rows(self) -> int:
+    def num_blocks(self) -> int:
+        return self._num_rows
+
+    @property
+    def num_free_blocks(self) -> int:
         return len(self._free_rows)
