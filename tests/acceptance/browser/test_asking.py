@@ -95,7 +95,7 @@ def test_an_invalid_question_shows_an_error_in_the_form(browser: Browser, servic
 
 def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     def tab_to(target: Locator) -> None:
-        for _ in range(20):
+        for _ in range(60):  # more than a page of jobs has before its first row
             page.keyboard.press("Tab")
             if target.evaluate("e => e === document.activeElement"):
                 # The focus must be visible.
