@@ -61,7 +61,7 @@ class Client:
             except httpx2.TransportError as error:
                 if is_last or isinstance(error, httpx2.ConnectError):
                     raise self._unreachable(error) from error
-                time.sleep(RECONNECT_DELAY)
+                time.sleep(RECONNECT_DELAY)  # The server may be restarting.
             except ValueError as error:
                 raise ExpectedError(f"the question cannot be sent: {error}") from error
             else:

@@ -63,7 +63,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
     Raises:
         InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
     """
-    _check_names("filter", {*PARAMETERS, *others})
+    query.check_names("filter", sorted({*PARAMETERS, *others}), METADATA)
     filters = _filters()
     default = Order.NEWEST if filters.query is None else Order.RELEVANCE
     order = Order(query.choice("order", default, tuple(Order)))
@@ -80,21 +80,6 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
         request.args.get("after"),
         order,
     )
-
-
-def _check_names(kind: str, known: Collection[str]) -> None:
-    """Check that the request has only parameters that there are, each once."""
-    for name, values in request.args.lists():
-        if name not in known and not (name.startswith(METADATA) and name != METADATA):
-            raise InvalidRequestError(
-                f"There is no {kind} `{name}`; there are {', '.join(sorted(known))} and metadata.KEY.",
-                code="unknown_parameter",
-                param=name,
-            )
-        if len(values) > 1:
-            raise InvalidRequestError(
-                f"`{name}` must be given once.", code="invalid_value", param=name
-            )
 
 
 def _filters() -> Filters:
@@ -150,7 +135,7 @@ def exported(others: Collection[str]) -> tuple[Filters, str | None]:
     Raises:
         InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
     """
-    _check_names("parameter", {*FILTERS, *others})
+    query.check_names("parameter", sorted({*FILTERS, *others}), METADATA)
     return _filters(), owner()
 
 

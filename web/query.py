@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 from flask import request
@@ -108,3 +109,29 @@ def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
             param=name,
         )
     return value
+
+
+def check_names(kind: str, known: Collection[str], prefix: str | None = None) -> None:
+    """Check that the request has only parameters that there are, each once.
+
+    Args:
+        kind: what the parameters are called.
+        known: their names.
+        prefix: of names that end with a key of the client's; None for no such names.
+
+    Raises:
+        InvalidRequestError: a parameter is unknown, or given twice.
+    """
+    for name, values in request.args.lists():
+        has_key = prefix is not None and name.startswith(prefix) and name != prefix
+        if name not in known and not has_key:
+            keyed = "" if prefix is None else f" and {prefix}KEY"
+            raise InvalidRequestError(
+                f"There is no {kind} `{name}`; there are {', '.join(known)}{keyed}.",
+                code="unknown_parameter",
+                param=name,
+            )
+        if len(values) > 1:
+            raise InvalidRequestError(
+                f"`{name}` must be given once.", code="invalid_value", param=name
+            )

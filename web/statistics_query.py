@@ -24,17 +24,7 @@ def wanted() -> Query:
     Raises:
         InvalidRequestError: a parameter is unknown, given twice or has a wrong value.
     """
-    for name, values in request.args.lists():
-        if name not in PARAMETERS:
-            raise InvalidRequestError(
-                f"There is no parameter `{name}`; there are {', '.join(PARAMETERS)}.",
-                code="unknown_parameter",
-                param=name,
-            )
-        if len(values) > 1:
-            raise InvalidRequestError(
-                f"`{name}` must be given once.", code="invalid_value", param=name
-            )
+    query.check_names("parameter", PARAMETERS)
     by, key = _by()
     return Query(
         since=query.time("since"),
