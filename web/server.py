@@ -28,6 +28,7 @@ from waitress.utilities import Error
 from web import MAX_BODY
 from web.dispatcher import Dispatcher
 from web.errors import HTTPError, error_response, is_upload, too_large
+from web.event_loop import EventLoop
 from web.multipart import MAX_UPLOAD
 from web.waiting import MAX_WAITING
 
@@ -51,7 +52,7 @@ REQUEST_BUFFER = 1 << 16
 RESPONSE_BUFFER = 1 << 18
 #: Bytes of an event stream that are buffered. Then the stream waits for its reader.
 MAX_STREAM_BUFFER = 1 << 20
-#: The maximum number of connections accepted in one turn of the loop: each turn visits them all.
+#: The maximum number of connections accepted in one turn of the loop: the others wait meanwhile.
 MAX_ACCEPTS = 100
 
 
@@ -167,6 +168,16 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             self.total_outbufs_len or self.will_close or self.close_when_flushed or self.unread
         )
 
+    def add_channel(self, map: Any = None) -> None:  # noqa: A002 (waitress's name)
+        super().add_channel(map)
+        self.server.event_loop.ask(self._fileno)
+
+    def del_channel(self, map: Any = None) -> None:  # noqa: A002 (waitress's name)
+        self.server.event_loop.forget(self._fileno)
+        # There may be room for another one.
+        self.server.event_loop.ask(self.server._fileno)
+        super().del_channel(map)
+
     def service(self) -> None:
         self.server.serving.channel = self
         try:
@@ -258,12 +269,15 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             ident="",
         )
         self.adj.uploads = _Uploads(self.adj)
+        self.event_loop = EventLoop(self._map, super().pull_trigger)
 
     def pull_trigger(self) -> None:
         """Wake the loop, unless it would have nothing to do for the connection that the caller serves."""
         channel: _Channel | None = getattr(self.serving, "channel", None)
-        if channel is None or not channel.quiet:
+        if channel is None:
             super().pull_trigger()
+        elif not channel.quiet:
+            self.event_loop.ask_now(channel._fileno)
 
     def handle_accept(self) -> None:
         """Accept all connections that wait, up to a maximum."""
@@ -293,8 +307,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
         Args:
             timeout: the maximum number of seconds to wait.
         """
-        wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)
+        self.event_loop.run_once(timeout)
 
     def stop_accepting(self) -> None:
         """Close the listening socket."""
+        self.event_loop.forget(self._fileno)
         wasyncore.dispatcher.close(self)
