@@ -23,7 +23,7 @@ from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.jsonl import Line, read_lines
 from jobs.models import BatchStatus, Job
-from jobs.pipeline import Turn
+from jobs.pipeline import NextStage, Turn
 from jobs.progress import Progress
 from jobs.protocol import batch_lines
 from jobs.protocol.conversation import earlier_turns
@@ -314,16 +314,12 @@ class BatchRunner:
 
     def _publish(self, jobs: Sequence[Job]) -> None:
         """Publish accepted jobs. What Redis does not take, a sweep publishes."""
-        for position, job in enumerate(jobs):
-            try:
-                self._publisher.publish(
-                    job.id, stage_index=0, rounds=job.rounds, priority=job.priority
-                )
-            except QueueUnavailableError as error:
-                log.warning("lines of batches are published later: %s", error)
-                for later in jobs[position:]:
-                    outbox.mark_unpublished(self._database, later.id, 0)
-                return
+        following = [NextStage(job.id, 0, job.rounds, job.priority) for job in jobs]
+        try:
+            self._publisher.publish(following)
+        except QueueUnavailableError as error:
+            log.warning("lines of batches are published later: %s", error)
+            outbox.put_back(self._database, following)
 
     def _write_answers(self, batch_id: str) -> bool:
         """Write the answers of lines whose jobs have ended; return whether there were any."""

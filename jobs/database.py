@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs import database_url
-from jobs.lookups import Lookups
+from jobs.combining import Combiner
 from jobs.models import Base
 
 #: Seconds to wait for another writer, if a SQLite URL does not set ``timeout``.
@@ -75,7 +75,7 @@ class Database:
         """
         self.engine = create_engine(url)
         self._reader = self._viewer = self.engine
-        self._lookups: dict[Callable[..., Any], Lookups[str, Any]] = {}
+        self._lookups: dict[Callable[..., Any], Combiner[str, Any]] = {}
         self._writing: AbstractContextManager[object] = nullcontext()
         if self.engine.dialect.name == "sqlite":
             self._writing = _Turn()
@@ -116,12 +116,17 @@ class Database:
         """
         lookups = self._lookups.get(fetch)
         if lookups is None:
-            made: Lookups[str, Any] = Lookups(
-                lambda keys: self.look(lambda connection: fetch(connection, keys))
-            )
+            made: Combiner[str, Any] = Combiner(lambda keys: self._fetch(fetch, keys))
             lookups = self._lookups.setdefault(fetch, made)
-        found: T | None = lookups.get(key)
+        found: T | None = lookups.do(key)
         return found
+
+    def _fetch(
+        self, fetch: Callable[[sa.Connection, list[str]], Mapping[str, T]], keys: list[str]
+    ) -> list[T | None]:
+        different = list(dict.fromkeys(keys))
+        found = self.look(lambda connection: fetch(connection, different))
+        return [found.get(key) for key in keys]
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

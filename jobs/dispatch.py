@@ -9,6 +9,7 @@ from jobs import logs
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.models import ApiKey, Batch, Job
+from jobs.pipeline import NextStage
 from jobs.progress import Progress
 from jobs.protocol.history import history
 from jobs.queue import Publisher
@@ -22,48 +23,39 @@ from jobs.use_cases import (
     retrying,
     submission,
 )
-from jobs.use_cases.submission import NewJob
+from jobs.use_cases.submission import JobRequest
 
 log = logging.getLogger(__name__)
 
 
-def submit(
+def submit_all(
     database: Database,
     publisher: Publisher,
-    owner: str,
-    new: NewJob,
+    requests: Sequence[JobRequest],
     *,
     max_queued: int,
-    key: ApiKey | None = None,
     counts: QueuedCounts | None = None,
-) -> Job:
-    """Accept a job and publish it to the workers; see `submission.submit`.
+) -> list[Job | Exception]:
+    """Accept jobs together and publish them to the workers; see `submission.submit_all`.
 
-    The job is accepted when it is committed. If Redis is away, a sweep publishes it later.
+    They are accepted when they are committed. If Redis is away, a sweep publishes them later.
 
     Args:
         database: of the jobs.
         publisher: publishes to the workers.
-        owner: of the job.
-        new: the job.
+        requests: for the jobs.
         max_queued: the maximum number of queued jobs of all owners.
-        key: the API key that the job is submitted with, if any.
         counts: of the queued jobs, if this process submits many.
 
     Returns:
-        The job, or the one that an earlier request with its idempotency key created.
-
-    Raises:
-        QueueFullError: there are ``max_queued`` queued jobs.
-        QuotaExceededError: there are as many queued jobs of the key as it allows.
-        IdempotencyError: the key was used for a different request.
+        for each: the job, or the one that an earlier request with its idempotency key created, or why it
+        is refused.
     """
-    job, created = submission.submit(
-        database, owner, new, max_queued=max_queued, key=key, counts=counts
-    )
-    if created:
-        _publish(database, publisher, job)
-    return job
+    outcomes = submission.submit_all(database, requests, max_queued=max_queued, counts=counts)
+    accepted = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+    if created := [job for job, is_new in accepted if is_new]:
+        _publish(database, publisher, created)
+    return [outcome if isinstance(outcome, Exception) else outcome[0] for outcome in outcomes]
 
 
 def cancel(database: Database, progress: Progress, owner: str | None, job_id: str) -> Job:
@@ -87,7 +79,7 @@ def retry(
         NotRetriableError: it has not failed.
     """
     job = retrying.retry(database, owner, job_id)
-    _publish(database, publisher, job)
+    _publish(database, publisher, [job])
     progress.publish_change(job_id)
     return job
 
@@ -160,20 +152,20 @@ def delete_matching(
     return step
 
 
-def _publish(database: Database, publisher: Publisher, job: Job) -> None:
-    """Publish a job's next stage. If that fails, a sweep does it: the client gets no error."""
-    with logs.bound(job_id=job.id):
+def _publish(database: Database, publisher: Publisher, jobs: Sequence[Job]) -> None:
+    """Publish the next stages of jobs. If that fails, a sweep does it: the client gets no error."""
+    stages = [
+        NextStage(job.id, job.stage_index, job.rounds, job.priority, job.model) for job in jobs
+    ]
+    try:
         try:
-            try:
-                publisher.publish(
-                    job.id,
-                    stage_index=job.stage_index,
-                    rounds=job.rounds,
-                    priority=job.priority,
-                    model=job.model,
-                )
-            except QueueUnavailableError as error:
-                log.warning("%s: accepted; will be published later: %s", job.id, error)
-                outbox.mark_unpublished(database, job.id, job.stage_index)
-        except Exception:  # Whatever it is: a sweep publishes again what no worker claims.
-            log.exception("%s: accepted; will be published later", job.id)
+            publisher.publish(stages)
+        except QueueUnavailableError as error:
+            for each in stages:
+                with logs.bound(job_id=each.job_id):
+                    log.warning("%s: accepted; will be published later: %s", each.job_id, error)
+            outbox.put_back(database, stages)
+    except Exception:  # Whatever it is: a sweep publishes again what no worker claims.
+        for each in stages:
+            with logs.bound(job_id=each.job_id):
+                log.exception("%s: accepted; will be published later", each.job_id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections import deque
 
 from jobs.batch_runner import BatchRunner
 from jobs.database import Database
@@ -163,25 +162,16 @@ class Maintenance(DutyThread):
         published = 0
         for model in sorted(models):
             while published < MAX_PUBLISHED and (
-                waiting := deque(
-                    outbox.take_unpublished(self._database, queue_empty=queue_empty, model=model)
+                waiting := outbox.take_unpublished(
+                    self._database, queue_empty=queue_empty, model=model
                 )
             ):
                 try:
-                    while waiting:
-                        job = waiting[0]
-                        self._publisher.publish(
-                            job.job_id,
-                            stage_index=job.stage_index,
-                            rounds=job.rounds,
-                            priority=job.priority,
-                            model=job.model,
-                        )
-                        waiting.popleft()
-                        published += 1
-                finally:
-                    if waiting:
-                        outbox.put_back(self._database, waiting)
+                    self._publisher.publish(waiting)
+                except BaseException:
+                    outbox.put_back(self._database, waiting)
+                    raise
+                published += len(waiting)
         if published:
             log.info("published %d jobs from the outbox", published)
 

@@ -107,6 +107,20 @@ def stages(rounds: int = 1) -> tuple[Stage, ...]:
     )
 
 
+@dataclass(frozen=True)
+class NextStage:
+    """The next stage of a job: what its message to the workers is made of."""
+
+    job_id: str
+    stage_index: int
+    #: The job's.
+    rounds: int
+    #: The job's. It applies to the first stage; later stages go first.
+    priority: int
+    #: The model of the job's run; None if no stage of it was claimed yet.
+    model: str | None = None
+
+
 def prompt(
     stage: Stage,
     system: str,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flask import Flask, current_app
 
 from jobs import dispatch
+from jobs.combining import Combiner
 from jobs.database import Database
 from jobs.models import Batch, Job
 from jobs.progress import Progress
@@ -15,7 +16,7 @@ from jobs.queue import Publisher, make_app
 from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
 from jobs.use_cases.deletion import Step
-from jobs.use_cases.submission import NewJob
+from jobs.use_cases.submission import JobRequest, NewJob
 from web.caller import get_caller
 from web.key_cache import KeyCache
 from web.running import Running
@@ -34,6 +35,7 @@ class Services:
         self.keys = KeyCache(self.database)
         self.tokens = TokenCounter(self.database)
         self.counts = QueuedCounts()
+        self._submissions = Combiner(self._submit_all)
         self.summaries = SummaryCache(self.database)
         self.running = Running()
         self.waiter = Waiter(self.database, self.progress, self.running)
@@ -53,15 +55,17 @@ class Services:
         app.extensions["helixq"] = self
 
     def submit(self, new: NewJob) -> Job:
-        """Accept a job of the current request's owner; see `dispatch.submit`."""
+        """Accept a job of the current request's owner, together with those of other threads."""
         caller = get_caller()
-        return dispatch.submit(
+        with self.running.paused():  # More are accepted together.
+            return self._submissions.do(JobRequest(caller.owner, new, caller.key))
+
+    def _submit_all(self, requests: Sequence[JobRequest]) -> list[Job | Exception]:
+        return dispatch.submit_all(
             self.database,
             self.publisher,
-            caller.owner,
-            new,
+            requests,
             max_queued=self.settings.max_queued,
-            key=caller.key,
             counts=self.counts,
         )
 

@@ -91,19 +91,33 @@ class Place(NamedTuple):
 #: The columns of a job by attribute. Those with a default get it when the row is added.
 _COLUMNS = {attribute.key: attribute.columns[0] for attribute in Job.__mapper__.column_attrs}
 _DEFAULTED = {key: column for key, column in _COLUMNS.items() if column.default is not None}
-_INSERT = sa.insert(Job.__table__).returning(*_DEFAULTED.values())  # type: ignore[arg-type]  # a table
+_INSERT = sa.insert(Job.__table__).returning(Job.id, *_DEFAULTED.values())  # type: ignore[arg-type]  # a table
 
 
-def add(connection: sa.Connection, job: Job) -> None:
-    """Add a job that no session knows, and set its columns that have a default.
+def add_all(connection: sa.Connection, jobs: Sequence[Job]) -> None:
+    """Add jobs that no session knows, and set their columns that have a default.
 
-    The mapper would do the same in four times the time.
+    The mapper would do the same in four times the time. Several take one statement.
+
+    Args:
+        connection: in a transaction that writes.
+        jobs: at least one; all have values for the same columns.
     """
-    values = {
-        column.key: job.__dict__[key] for key, column in _COLUMNS.items() if key in job.__dict__
-    }
-    for key, value in zip(_DEFAULTED, connection.execute(_INSERT, values).one(), strict=True):
-        set_committed_value(job, key, value)
+    rows = connection.execute(
+        _INSERT,
+        [
+            {
+                column.key: job.__dict__[key]
+                for key, column in _COLUMNS.items()
+                if key in job.__dict__
+            }
+            for job in jobs
+        ],
+    )
+    by_id = {job_id: values for job_id, *values in rows}
+    for job in jobs:
+        for key, value in zip(_DEFAULTED, by_id[job.id], strict=True):
+            set_committed_value(job, key, value)
 
 
 def check_id(job_id: str) -> None:

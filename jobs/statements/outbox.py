@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.models import Job, Status
-from jobs.pipeline import MAX_PRIORITY
+from jobs.pipeline import MAX_PRIORITY, NextStage
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_OPEN, IS_QUEUED, select_unlocked
 
 #: Seconds after which a message that nobody took may count as lost, if there is evidence.
@@ -28,19 +27,6 @@ EVIDENCE = 500
 _PRIORITIES = range(MAX_PRIORITY + 1)
 #: The priority of a job's message.
 _PRIORITY = sa.case((Job.status == Status.IN_PROGRESS, MAX_PRIORITY), else_=Job.priority)
-
-
-@dataclass(frozen=True)
-class UnpublishedJob:
-    """A job whose next stage has no message in Redis."""
-
-    job_id: str
-    stage_index: int
-    rounds: int
-    #: The question's; the highest for a job that has begun.
-    priority: int
-    #: The run's; None if no stage of it was claimed yet.
-    model: str | None
 
 
 def _queued_before(priority: int) -> sa.Select[str]:
@@ -110,7 +96,7 @@ def find(connection: sa.Connection, *, queue_empty: bool, model: str, limit: int
     return ids[:limit]
 
 
-def take(connection: sa.Connection, ids: Sequence[str]) -> list[UnpublishedJob]:
+def take(connection: sa.Connection, ids: Sequence[str]) -> list[NextStage]:
     """Mark jobs that `find` returned as published, but for those that changed or were taken since.
 
     Returns:
@@ -129,7 +115,7 @@ def take(connection: sa.Connection, ids: Sequence[str]) -> list[UnpublishedJob]:
         .returning(Job.id, Job.stage_index, Job.rounds, _PRIORITY, Job.model)
     ).all()
     order = {job_id: number for number, job_id in enumerate(ids)}
-    return [UnpublishedJob(*row) for row in sorted(rows, key=lambda row: order[row.id])]
+    return [NextStage(*row) for row in sorted(rows, key=lambda row: order[row.id])]
 
 
 def _lost_if_published_before(connection: sa.Connection, queue_empty: bool) -> list[dt.datetime]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobs.database import Database
+from jobs.pipeline import NextStage
 from jobs.statements import outbox
-from jobs.statements.outbox import UnpublishedJob
-
-__all__ = ["UnpublishedJob", "mark_unpublished", "put_back", "take_unpublished"]
 
 
 def mark_unpublished(database: Database, job_id: str, stage_index: int) -> None:
@@ -19,7 +17,7 @@ def mark_unpublished(database: Database, job_id: str, stage_index: int) -> None:
 
 def take_unpublished(
     database: Database, *, queue_empty: bool, model: str, limit: int = 100
-) -> list[UnpublishedJob]:
+) -> list[NextStage]:
     """Take jobs out of the outbox, to publish them.
 
     These are the jobs that were never published, or were released or taken back; that have begun and do
@@ -49,7 +47,7 @@ def take_unpublished(
         return outbox.take(connection, ids)
 
 
-def put_back(database: Database, jobs: Sequence[UnpublishedJob]) -> None:
-    """Put jobs back that were taken and could not be published."""
+def put_back(database: Database, stages: Sequence[NextStage]) -> None:
+    """Put stages back that count as published and could not be."""
     with database.write() as connection:
-        outbox.mark_unpublished(connection, [(job.job_id, job.stage_index) for job in jobs])
+        outbox.mark_unpublished(connection, [(each.job_id, each.stage_index) for each in stages])

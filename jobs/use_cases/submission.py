@@ -17,7 +17,7 @@ from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling, Turn
 from jobs.queued_counts import QueuedCounts
 from jobs.statements import jobs
-from jobs.transient import retry_on_conflict
+from jobs.transient import is_transient, retry_on_conflict
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,20 @@ def new_id() -> str:
     return f"resp_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
-@retry_on_conflict
+@dataclass(frozen=True)
+class JobRequest:
+    """A request for a new job: the job, and whose it is."""
+
+    owner: str
+    new: NewJob
+    #: The API key that it is submitted with, if any. It may have a maximum of queued jobs of its own.
+    key: ApiKey | None = None
+
+
+#: An accepted job, and whether it is new.
+Accepted = tuple[Job, bool]
+
+
 def submit(
     database: Database,
     owner: str,
@@ -60,48 +73,129 @@ def submit(
     max_queued: int,
     key: ApiKey | None = None,
     counts: QueuedCounts | None = None,
-) -> tuple[Job, bool]:
-    """Accept a job. Once this returns, the job is durable and counts as published.
-
-    The look-up of the idempotency key, the checks of the limits and the new row are one unit of work.
-
-    Args:
-        database: of the jobs.
-        owner: of the job.
-        new: the job.
-        max_queued: the maximum number of queued jobs of all owners.
-        key: the API key that the job is submitted with, if any. It may have a maximum of its own.
-        counts: of the queued jobs, if this process submits many.
-
-    Returns:
-        the job, and whether it is new. It is not if its idempotency key was used for the same request
-        before: then it is the job of that request, as it is now.
+) -> Accepted:
+    """Accept one job; see `submit_all`.
 
     Raises:
         QueueFullError: there are ``max_queued`` queued jobs.
         QuotaExceededError: there are as many queued jobs of the key as it allows.
         IdempotencyError: the key was used for a different request.
     """
+    request = JobRequest(owner, new, key)
+    (outcome,) = submit_all(database, [request], max_queued=max_queued, counts=counts)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def submit_all(
+    database: Database,
+    requests: Sequence[JobRequest],
+    *,
+    max_queued: int,
+    counts: QueuedCounts | None = None,
+) -> list[Accepted | Exception]:
+    """Accept jobs in one transaction. Once this returns, they are durable and count as published.
+
+    Each has its own outcome: what is wrong with one of them refuses that one only.
+
+    Args:
+        database: of the jobs.
+        requests: for the jobs.
+        max_queued: the maximum number of queued jobs of all owners.
+        counts: of the queued jobs, if this process submits many.
+
+    Returns:
+        for each, in their order: the job and whether it is new, or why it is refused, as `submit` raises it. It is not new if its idempotency key was used for the same request before: then it is
+        the job of that request, as it is now.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: the database accepts none.
+    """
+    counts = counts or QueuedCounts()
     try:
-        with database.write() as connection:
-            if new.idempotency_key is not None:
-                with Session(connection, expire_on_commit=False) as session:
-                    existing = _find_existing(
-                        session, owner, new.idempotency_key, new.request_digest
-                    )
-                if existing:
-                    return existing, False
-            _check_limits(connection, max_queued, key, counts or QueuedCounts())
-            job = build_job(owner, new, None if key is None else key.id)
-            jobs.add(connection, job)
-        return job, True
-    except sa.exc.IntegrityError:
-        # PostgreSQL: another transaction committed the same key after this one had looked for it.
-        if existing := find_by_idempotency_key(
-            database, owner, new.idempotency_key, new.request_digest
-        ):
+        return _submit_together(database, requests, max_queued, counts)
+    except sa.exc.DBAPIError as error:
+        if is_transient(error):
+            raise
+        if len(requests) > 1:
+            return [
+                outcome
+                for each in requests
+                for outcome in submit_all(database, [each], max_queued=max_queued, counts=counts)
+            ]
+        return [_outcome_of_error(database, requests[0], error)]
+
+
+@retry_on_conflict
+def _submit_together(
+    database: Database,
+    requests: Sequence[JobRequest],
+    max_queued: int,
+    counts: QueuedCounts,
+) -> list[Accepted | Exception]:
+    outcomes: list[Accepted | Exception] = []
+    with database.write() as connection:
+        unit = _Unit(connection)
+        for each in requests:
+            try:
+                outcomes.append(_accept(unit, each, max_queued, counts))
+            except (IdempotencyError, QueueFullError, QuotaExceededError) as error:
+                outcomes.append(error)
+        unit.flush()
+    return outcomes
+
+
+class _Unit:
+    """A unit of work that adds jobs: together, unless something has to be looked up meanwhile."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._new: list[Job] = []
+
+    def add(self, job: Job) -> None:
+        """Add a job, now or later."""
+        self._new.append(job)
+
+    def flush(self) -> sa.Connection:
+        """Add the jobs that are to be added; return the connection, for a query that sees them."""
+        if self._new:
+            jobs.add_all(self._connection, self._new)
+            self._new = []
+        return self._connection
+
+
+def _accept(unit: _Unit, request: JobRequest, max_queued: int, counts: QueuedCounts) -> Accepted:
+    """Add a job, unless its idempotency key has one, or there are too many."""
+    new, key = request.new, request.key
+    if new.idempotency_key is not None:
+        with Session(unit.flush(), expire_on_commit=False) as session:
+            existing = _find_existing(
+                session, request.owner, new.idempotency_key, new.request_digest
+            )
+        if existing:
             return existing, False
-        raise
+    _check_limits(unit, max_queued, key, counts)
+    job = build_job(request.owner, new, None if key is None else key.id)
+    unit.add(job)
+    return job, True
+
+
+def _outcome_of_error(
+    database: Database, request: JobRequest, error: sa.exc.DBAPIError
+) -> Accepted | Exception:
+    """Return the outcome of a job that the database refused."""
+    if not isinstance(error, sa.exc.IntegrityError):
+        return error
+    # PostgreSQL: another transaction committed the same key after this one had looked for it.
+    new = request.new
+    try:
+        existing = find_by_idempotency_key(
+            database, request.owner, new.idempotency_key, new.request_digest
+        )
+    except IdempotencyError as conflict:
+        return conflict
+    return error if existing is None else (existing, False)
 
 
 def find_by_idempotency_key(
@@ -129,15 +223,13 @@ def _find_existing(
     return job
 
 
-def _check_limits(
-    connection: sa.Connection, max_queued: int, key: ApiKey | None, counts: QueuedCounts
-) -> None:
-    if not counts.admit(None, max_queued, lambda: jobs.count_queued(connection)):
+def _check_limits(unit: _Unit, max_queued: int, key: ApiKey | None, counts: QueuedCounts) -> None:
+    if not counts.admit(None, max_queued, lambda: jobs.count_queued(unit.flush())):
         raise QueueFullError
     if key is None or key.max_queued is None:
         return
     if not counts.admit(
-        key.id, key.max_queued, lambda: jobs.count_queued_by_key(connection, key.id)
+        key.id, key.max_queued, lambda: jobs.count_queued_by_key(unit.flush(), key.id)
     ):
         raise QuotaExceededError(key.max_queued)
 

@@ -34,11 +34,11 @@ from jobs.models import (
     Worker,
     WorkerState,
 )
+from jobs.pipeline import NextStage
 from jobs.protocol.history import history
 from jobs.queued_counts import QueuedCounts
 from jobs.search.query import parse
 from jobs.statements import search
-from jobs.statements.outbox import UnpublishedJob
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, start_of
 from jobs.tlog.tiles import Tile
@@ -577,7 +577,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
             )
         run(outbox.mark_unpublished, database, job.id, 0)
         waiting = [submit(database) for _ in range(3)]
-        taken = [UnpublishedJob(job.id, 0, 1, 5, None) for job in waiting]
+        taken = [NextStage(job.id, 0, 1, 5, None) for job in waiting]
         run(outbox.put_back, database, taken)
         for stage_index in range(3):
             claimed = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from jobs.pipeline import Role
+from jobs.pipeline import MAX_PRIORITY, NextStage, Role
 from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Publisher, make_app, task_name
 from tests.servers import RedisServer
 
@@ -32,10 +32,32 @@ def test_later_stages_go_to_the_models_queue(redis_server: RedisServer) -> None:
         assert (client.llen(own), client.llen(questions)) == (1, 0)
         assert 0 < client.ttl(own) <= MODEL_QUEUE_EXPIRY, "until it is unused"
         publisher = Publisher(app)
-        publisher.publish("job", stage_index=0, rounds=1, priority=9, model="digest")
+        publisher.publish([NextStage("job", 0, 1, 9, model="digest")])
         assert client.llen(own) == 2, "a first stage that was claimed and released"
-        publisher.publish("job", stage_index=0, rounds=1, priority=9)
-        Publisher(make_app(redis_server.url)).publish("job", stage_index=0, rounds=1, priority=9)
+        publisher.publish([NextStage("job", 0, 1, 9)])
+        Publisher(make_app(redis_server.url)).publish([NextStage("job", 0, 1, 9)])
         assert (client.llen(own), client.llen(questions)) == (2, 2)
         assert publisher.queue_length() == 2
         client.delete(own, questions)
+
+
+def test_many_jobs_go_to_redis_at_once_and_in_their_order(redis_server: RedisServer) -> None:
+    key = f"{KEY_PREFIX}helixq"
+    app = make_app(redis_server.url)
+    stages = [NextStage(f"job-{number}", 0, 1, MAX_PRIORITY) for number in range(50)]
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.delete(key)
+        Publisher(app).publish(stages[:1])  # connects
+        before = client.info("stats")["total_reads_processed"]
+        Publisher(app).publish(stages[1:])
+        assert client.info("stats")["total_reads_processed"] - before < 10
+        with app.connection_for_read() as connection:
+            queue = connection.SimpleQueue("helixq")
+            received = [queue.get(timeout=10) for _ in stages]
+        client.delete(key)
+    assert [message.payload[0] for message in received] == [[each.job_id, 0] for each in stages]
+    links = received[-1].payload[2]["chain"]
+    assert [(link["task"], link["args"]) for link in reversed(links)] == [
+        ("helixq.critic", ["job-49", 1]),
+        ("helixq.regenerator", ["job-49", 2]),
+    ]

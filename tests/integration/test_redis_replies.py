@@ -11,6 +11,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from jobs.errors import QueueUnavailableError
+from jobs.pipeline import NextStage
 from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from tests.replying import REPLIES, ReplyingProxy
@@ -31,7 +32,7 @@ def test_redis_errors_count_as_unavailable(proxy: ReplyingProxy, reply: str) -> 
     url = f"redis://127.0.0.1:{proxy.port}/0"
     app, progress = make_app(url), Progress(url)
     publisher = Publisher(app)
-    publisher.publish("job", stage_index=0, rounds=1, priority=9)
+    publisher.publish([NextStage("job", 0, rounds=1, priority=9)])
     with app.connection_for_read() as connection, progress.follow("job") as follower:
         connection.ensure_connection(max_retries=1)
         channel: Any = connection.default_channel  # celery-types does not know Redis's
@@ -40,7 +41,7 @@ def test_redis_errors_count_as_unavailable(proxy: ReplyingProxy, reply: str) -> 
         proxy.refuse(reply)
         try:
             with pytest.raises(QueueUnavailableError):
-                publisher.publish("job", stage_index=0, rounds=1, priority=9)
+                publisher.publish([NextStage("job", 0, rounds=1, priority=9)])
             with pytest.raises(QueueUnavailableError):
                 publisher.queue_length()
             progress.publish_change("job")  # warns
@@ -55,7 +56,7 @@ def test_redis_errors_count_as_unavailable(proxy: ReplyingProxy, reply: str) -> 
         finally:
             proxy.allow()
         progress.ping()
-        publisher.publish("job", stage_index=0, rounds=1, priority=9)
+        publisher.publish([NextStage("job", 0, rounds=1, priority=9)])
         assert publisher.queue_length() == 2
         channel.queue_purge("helixq")
     progress.close()

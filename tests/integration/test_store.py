@@ -19,6 +19,7 @@ from jobs.statements import leases
 from jobs.statements import workers as workers_statements
 from jobs.use_cases import cancellation, queries, stages, submission, sweeping, workers
 from jobs.use_cases.stages import Claim
+from jobs.use_cases.submission import JobRequest, NewJob
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
 
@@ -184,6 +185,61 @@ def test_an_idempotency_key_gives_the_same_job(database: Database) -> None:
         )
     assert len({job.id for job, _ in submitted}) == 1
     assert sum(created for _, created in submitted) == 1
+
+
+def test_jobs_accepted_together_have_each_its_own_outcome(database: Database) -> None:
+    def request(new: NewJob, owner: str = ANONYMOUS) -> JobRequest:
+        return JobRequest(owner, new)
+
+    keyed = replace(QUESTION, idempotency_key="k", request_digest="a")
+    earlier, _ = submission.submit(database, ANONYMOUS, keyed, max_queued=10)
+    new = replace(keyed, idempotency_key="new")
+    outcomes = submission.submit_all(
+        database,
+        [
+            request(QUESTION),
+            request(keyed),
+            request(replace(keyed, request_digest="b")),
+            request(new),
+            request(new),
+            request(keyed, "other"),
+            request(QUESTION),
+            request(QUESTION),
+        ],
+        max_queued=5,
+    )
+    kinds = [
+        type(outcome) if isinstance(outcome, Exception) else outcome[1] for outcome in outcomes
+    ]
+    assert kinds == [True, False, IdempotencyError, True, False, True, True, QueueFullError]
+    accepted = [outcome[0] for outcome in outcomes if not isinstance(outcome, Exception)]
+    assert accepted[1].id == earlier.id
+    assert accepted[2].id == accepted[3].id
+    assert (accepted[2].owner, accepted[4].owner) == (ANONYMOUS, "other")
+    for job in accepted:
+        stored = queries.get_job(database, job.owner, job.id)
+        assert (stored.created_at, stored.ready_at, stored.status, stored.run) == (
+            job.created_at,
+            job.ready_at,
+            job.status,
+            job.run,
+        )
+    assert len({job.id for job in accepted}) == 5
+
+
+def test_a_job_that_the_database_refuses_harms_no_other(database: Database) -> None:
+    broken = replace(QUESTION, question=None)  # type: ignore[arg-type]  # NOT NULL
+    outcomes = submission.submit_all(
+        database,
+        [JobRequest(ANONYMOUS, each) for each in (QUESTION, broken, QUESTION)],
+        max_queued=10,
+    )
+    assert [isinstance(outcome, sa.exc.IntegrityError) for outcome in outcomes] == [
+        False,
+        True,
+        False,
+    ]
+    assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 2
 
 
 def test_a_full_queue_refuses_jobs(database: Database) -> None:

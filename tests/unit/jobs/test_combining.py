@@ -1,4 +1,4 @@
-"""Lookups of several threads, together in one query."""
+"""Work of several threads, done together by one of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from jobs import lookups
-from jobs.lookups import Lookups
+from jobs import combining, logs
+from jobs.combining import Combiner
 
 #: Seconds within which what is expected happens.
 SOON = 30
@@ -18,32 +18,32 @@ CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid"}
 
 
 class Query:
-    """A query that takes until it is told to end."""
+    """Work that looks keys up, and takes until it is told to end."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self) -> None:
         self.keys: list[list[str]] = []
-        self.error = error
+        self.error: Exception | None = None
         self.begun = threading.Semaphore(0)
         self.end = threading.Semaphore(0)
 
-    def run(self, keys: list[str]) -> dict[str, str]:
+    def run(self, keys: list[str]) -> list[str | Exception]:
         self.keys.append(keys)
         self.begun.release()
         assert self.end.acquire(timeout=SOON)
         if self.error:
             raise self.error
-        return {key: CAPITALS[key] for key in keys if key in CAPITALS}
+        return [CAPITALS.get(key) or KeyError(key) for key in keys]
 
 
 def ask(
-    executor: ThreadPoolExecutor, capitals: Lookups[str, str], *keys: str
-) -> list[Future[str | None]]:
+    executor: ThreadPoolExecutor, capitals: Combiner[str, str], *keys: str
+) -> list[Future[str]]:
     """Look up keys in threads, each after the one before has begun to wait."""
     futures = []
     waiting: Any = capitals
     for key in keys:
         before = len(waiting._waiting)
-        futures.append(executor.submit(capitals.get, key))
+        futures.append(executor.submit(capitals.do, key))
         give_up = time.monotonic() + SOON
         while len(waiting._waiting) == before:
             assert time.monotonic() < give_up
@@ -57,29 +57,29 @@ def executor() -> Any:
         yield made
 
 
-def test_lookups_that_arrive_while_a_query_runs_share_the_next_one(
+def test_what_arrives_while_work_runs_is_done_together_next(
     executor: ThreadPoolExecutor,
 ) -> None:
     query = Query()
-    capitals = Lookups(query.run)
-    first = executor.submit(capitals.get, "France")
+    capitals: Combiner[str, str] = Combiner(query.run)
+    first = executor.submit(capitals.do, "France")
     assert query.begun.acquire(timeout=SOON)
-    others = ask(executor, capitals, "Italy", "Atlantis", "France", "Italy")
+    others = ask(executor, capitals, "Italy", "France", "Italy")
     query.end.release(2)
     assert first.result(SOON) == "Paris"
-    assert [each.result(SOON) for each in others] == ["Rome", None, "Paris", "Rome"]
-    assert query.keys == [["France"], ["Italy", "Atlantis", "France"]]
+    assert [each.result(SOON) for each in others] == ["Rome", "Paris", "Rome"]
+    assert query.keys == [["France"], ["Italy", "France", "Italy"]]
     query.end.release()
-    assert capitals.get("Spain") == "Madrid"
+    assert capitals.do("Spain") == "Madrid"
 
 
-def test_a_query_has_a_maximum_of_keys(
+def test_there_is_a_maximum_of_items(
     executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookups, "MAX_KEYS", 2)
+    monkeypatch.setattr(combining, "MAX_ITEMS", 2)
     query = Query()
-    capitals = Lookups(query.run)
-    first = executor.submit(capitals.get, "France")
+    capitals: Combiner[str, str] = Combiner(query.run)
+    first = executor.submit(capitals.do, "France")
     assert query.begun.acquire(timeout=SOON)
     others = ask(executor, capitals, "Italy", "France", "Spain")
     query.end.release(3)
@@ -88,12 +88,12 @@ def test_a_query_has_a_maximum_of_keys(
     assert query.keys == [["France"], ["Italy", "France"], ["Spain"]]
 
 
-def test_an_error_reaches_those_who_share_the_query_and_nobody_else(
+def test_an_error_of_the_work_reaches_those_who_share_it_and_nobody_else(
     executor: ThreadPoolExecutor,
 ) -> None:
     query = Query()
-    capitals = Lookups(query.run)
-    first = executor.submit(capitals.get, "France")
+    capitals: Combiner[str, str] = Combiner(query.run)
+    first = executor.submit(capitals.do, "France")
     assert query.begun.acquire(timeout=SOON)
     others = ask(executor, capitals, "Italy", "Spain")
     query.end.release()
@@ -106,4 +106,24 @@ def test_an_error_reaches_those_who_share_the_query_and_nobody_else(
             each.result(SOON)
     query.error = None
     query.end.release()
-    assert capitals.get("Italy") == "Rome"
+    assert capitals.do("Italy") == "Rome"
+
+
+def test_an_error_of_an_item_reaches_its_thread_alone(executor: ThreadPoolExecutor) -> None:
+    query = Query()
+    capitals: Combiner[str, str] = Combiner(query.run)
+    first = executor.submit(capitals.do, "France")
+    assert query.begun.acquire(timeout=SOON)
+    others = ask(executor, capitals, "Atlantis", "Italy", "Eldorado")
+    query.end.release(2)
+    assert first.result(SOON) == "Paris"
+    assert [type(each.exception(SOON)) for each in others] == [KeyError, type(None), KeyError]
+    assert others[1].result() == "Rome"
+
+
+def test_the_work_knows_nothing_of_the_thread_that_does_it() -> None:
+    def fields(items: list[str]) -> list[str]:
+        return [str(dict(logs._context.get())) for _ in items]
+
+    with logs.bound(request_id="req_1"):
+        assert Combiner(fields).do("anything") == "{}"
