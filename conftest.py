@@ -6,11 +6,14 @@ import gc
 import os
 import re
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from execnet import XSpec
     from xdist.scheduler import LoadScopeScheduling
     from xdist.workermanage import WorkerController
 
@@ -71,6 +74,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """``-n logical``: one for each processor. ``-n auto``: more, since many tests wait."""
     processors = len(os.sched_getaffinity(0))
     return processors if config.option.numprocesses == "logical" else 1 + 2 * processors
+
+
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[XSpec]) -> None:
+    """Fork the processes from one that has imported what they need: each would take ten seconds."""
+    if config.getoption(
+        "cov_source", None
+    ):  # Imported before, much would look as if it were not run.
+        return
+    from tests.forked import start_server
+
+    start_server("tests.preloaded", "tests.preloaded_for_tests")
+    client = Path(__file__).parent / "tests" / "fork_client.py"
+    for spec in specs:
+        spec.python = f"{sys.executable} -IS {client}"
 
 
 def unit_of(nodeid: str) -> str:
