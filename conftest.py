@@ -37,7 +37,6 @@ WAITING = [
     "acceptance/test_description",
     "acceptance/test_clients",
     "acceptance/test_storm",
-    "acceptance/test_log_kills",
     "acceptance/test_batches",
     "acceptance/test_examples",
 ]
@@ -47,6 +46,8 @@ COMPUTING = [
     "unit/engine/cuda/test_kernels",
     "integration/test_gpu_check",
     "integration/test_bench",
+    "acceptance/browser/test_appearance",
+    "acceptance/browser/test_asking",
     "integration/test_cuda_graphs",
     "integration/test_batching",
     "integration/test_log",
@@ -77,7 +78,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[XSpec]) -> None:
-    """Fork the processes from one that has imported what they need: each would take ten seconds."""
+    """Fork the processes from one that has imported what they need, instead of importing it in each."""
     if config.getoption(
         "cov_source", None
     ):  # Imported before, much would look as if it were not run.

@@ -13,5 +13,4 @@ import psycopg
 import pyarrow.parquet
 import schemathesis
 import scipy.stats
-import sympy
 import triton
