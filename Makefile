@@ -13,12 +13,16 @@ BIN := $(VENV)/bin
 # PyTorch would only take them from each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
 
-.PHONY: run test check clients receivers lint format clean
+.PHONY: run test check clients receivers lint style types tests format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
 
-test: lint
+# mypy computes on one processor for longer than a minute: meanwhile the tests begin.
+test: style
+	$(MAKE) --jobs=2 types tests
+
+tests: $(VENV)/.installed
 	$(PYTEST) -n auto --durations=20 $(if $(COVERAGE),--cov --cov-report=term)
 
 check: lint
@@ -32,9 +36,13 @@ receivers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,otlp]'
 	$(BIN)/python -m tests.receivers
 
-lint: $(VENV)/.installed
+lint: style types
+
+style: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
 	$(BIN)/mypy
 
 format: $(VENV)/.installed

@@ -6,11 +6,14 @@ import gc
 import os
 import re
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from execnet import XSpec
     from xdist.scheduler import LoadScopeScheduling
     from xdist.workermanage import WorkerController
 
@@ -34,7 +37,6 @@ WAITING = [
     "acceptance/test_description",
     "acceptance/test_clients",
     "acceptance/test_storm",
-    "acceptance/test_log_kills",
     "acceptance/test_batches",
     "acceptance/test_examples",
 ]
@@ -44,6 +46,8 @@ COMPUTING = [
     "unit/engine/cuda/test_kernels",
     "integration/test_gpu_check",
     "integration/test_bench",
+    "acceptance/browser/test_appearance",
+    "acceptance/browser/test_asking",
     "integration/test_cuda_graphs",
     "integration/test_batching",
     "integration/test_log",
@@ -71,6 +75,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """``-n logical``: one for each processor. ``-n auto``: more, since many tests wait."""
     processors = len(os.sched_getaffinity(0))
     return processors if config.option.numprocesses == "logical" else 1 + 2 * processors
+
+
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[XSpec]) -> None:
+    """Fork the processes from one that has imported what they need, instead of importing it in each."""
+    if config.getoption(
+        "cov_source", None
+    ):  # Imported before, much would look as if it were not run.
+        return
+    from tests.forked import start_server
+
+    start_server("tests.preloaded", "tests.preloaded_for_tests")
+    client = Path(__file__).parent / "tests" / "fork_client.py"
+    for spec in specs:
+        spec.python = f"{sys.executable} -IS {client}"
 
 
 def unit_of(nodeid: str) -> str:

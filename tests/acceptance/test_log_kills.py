@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -13,8 +12,8 @@ from jobs.protocol.history import history
 from jobs.statements import log
 from jobs.use_cases import deletion, erasing, proving, reviewing, verifying
 from jobs.use_cases.reviewing import NewReview
+from tests import servers
 from tests.integration.sealed import end, seal
-from tests.servers import PATIENCE
 
 #: Seals, and kills itself after one call of a statement, or after the commit.
 PROGRAM = """
@@ -50,15 +49,19 @@ POINTS = [
 ]
 
 
+def be_killed_while_sealing(database_url: str, point: str) -> None:
+    """Run a process that seals until it kills itself."""
+    program = (sys.executable, "-c", PROGRAM)
+    process = servers.forked(database_url, point, environ={}, program=program)
+    assert process.wait() == -signal.SIGKILL, process.output
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_a_process_killed_while_it_seals_loses_nothing(
     database: Database, database_url: str, point: str
 ) -> None:
     ended = [end(database) for _ in range(3)]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, database_url, point], check=False, timeout=PATIENCE
-    )
-    assert done.returncode == -signal.SIGKILL
+    be_killed_while_sealing(database_url, point)
     seal(database)
     deletion.delete(database, None, ended[1].id)
     seal(database)
@@ -80,10 +83,7 @@ def test_reviews_and_erasures_of_a_killed_process_are_sealed_once(
     seal(database)
     reviewing.add(database, None, job.id, NewReview(critique=1, note="x"), reviewer="ann")
     erasing.erase(database, None, job.id, history, ["/question"], erased_by="ann")
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, database_url, point], check=False, timeout=PATIENCE
-    )
-    assert done.returncode == -signal.SIGKILL
+    be_killed_while_sealing(database_url, point)
     seal(database)
     report = verifying.verify(database, history)
     assert (report.entries, report.jobs, report.reviews, report.erasures) == (3, 1, 1, 1)

@@ -16,7 +16,7 @@ import pytest
 from cli.up import Part
 from jobs.stop_signals import StopSignals
 from tests.conftest import model_settings
-from tests.servers import Process, free_port, helixq
+from tests.servers import Process, forked, free_port, helixq
 
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
 
@@ -38,7 +38,7 @@ def family(process: Process) -> list[psutil.Process]:
 
 
 def run(*arguments: str, environ: dict[str, str]) -> str:
-    process = helixq(*arguments, environ=environ)
+    process = forked(*arguments, environ=environ)
     assert process.wait() == 0, process.output
     process.stop()
     return process.output

@@ -1,4 +1,4 @@
-"""Engines with the random checkpoint."""
+"""Engines with the random checkpoint. For imports inside functions see `tests.conftest`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from tests.conftest import load_models
-from tests.integration.batches import CONTEXT, make
-from worker.engine.batching.engine import BatchingEngine
-from worker.engine.reference import ReferenceEngine
+
+if TYPE_CHECKING:
+    from worker.engine.batching.engine import BatchingEngine
+    from worker.engine.reference import ReferenceEngine
 
 
 @pytest.fixture(scope="session")
 def tokenizer(checkpoint: Path) -> Any:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(checkpoint / "base")
 
 
 @pytest.fixture(scope="session")
 def reference(checkpoint: Path, tokenizer: Any) -> Iterator[ReferenceEngine]:
+    from tests.integration.batches import CONTEXT
+    from worker.engine.reference import ReferenceEngine
+
     engine = ReferenceEngine(load_models(checkpoint), tokenizer, max_model_len=CONTEXT)
     yield engine
     engine.close()
@@ -37,6 +42,8 @@ def paged(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def engine(checkpoint: Path, tokenizer: Any, paged: bool) -> Iterator[BatchingEngine]:
+    from tests.integration.batches import make
+
     engine = make(checkpoint, tokenizer, paged=paged)
     yield engine
     assert not engine._loop.scheduler.running

@@ -80,13 +80,21 @@ def test_a_thread_outlives_the_failure_of_a_request(caplog: pytest.LogCaptureFix
     assert "ValueError: broken" in caplog.text
 
 
-def test_requests_that_wait_are_cancelled_at_the_end() -> None:
+def test_requests_that_wait_are_cancelled_at_the_end_and_threads_end() -> None:
+    before = set(threading.enumerate())
     dispatcher = Dispatcher(1)
     first, second = Request(), Request()
     for request in (first, second):
         dispatcher.add_task(request)
     assert first.begun.wait(SOON)
+    idle = Dispatcher(2)
+    wait_for_idle(idle, 2)
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 3
     dispatcher.shutdown()
+    idle.shutdown()
     first.end.set()
-    wait_for_idle(dispatcher, 1)
+    for thread in threads:
+        thread.join(SOON)
+        assert not thread.is_alive()
     assert (first.cancelled, second.cancelled, second.begun.is_set()) == (False, True, False)

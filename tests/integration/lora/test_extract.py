@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from tests import servers
 from tests.integration.lora.fine_tunes import (
     DOWN,
     LINEAR,
@@ -257,6 +256,15 @@ def test_an_existing_output_is_not_overwritten(base: Path, tuned: Path, tmp_path
     assert {p.name for p in tmp_path.iterdir()} == {"tuned", "out"}
 
 
+#: The program, with a limit on the size of files.
+LIMITED = """
+import resource
+import runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+runpy.run_module("cli", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize("command", ["extract", "merge"])
 def test_a_full_disk_leaves_no_partial_output(
     checkpoint: Path, base: Path, tuned: Path, tmp_path: Path, command: str
@@ -267,16 +275,11 @@ def test_a_full_disk_leaves_no_partial_output(
         ["--tuned", str(tuned)] if command == "extract" else ["--adapter", checkpoint / "actor"]
     )
     options = [] if command == "merge" else ["--rank", "16"]
-    arguments = ["--base", base, *source, *options, "--out", out]
-    process = subprocess.run(
-        [sys.executable, "-m", "cli", "lora", command, *arguments],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 1
-    assert process.stderr.startswith("Error: ")
-    assert "cannot be written (File too large); nothing was left behind." in process.stderr
-    assert re.search(r"out/\w+\.safetensors: \S+\.weight cannot", process.stderr), process.stderr
+    arguments = ["lora", command, "--base", base, *source, *options, "--out", out]
+    program = (sys.executable, "-c", LIMITED)
+    process = servers.forked(*map(str, arguments), environ={}, program=program)
+    assert process.wait() == 1
+    assert process.output.startswith("Error: ")
+    assert "cannot be written (File too large); nothing was left behind." in process.output
+    assert re.search(r"out/\w+\.safetensors: \S+\.weight cannot", process.output), process.output
     assert [p.name for p in tmp_path.iterdir()] == ["tuned"]
