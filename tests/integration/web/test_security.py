@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.use_cases import queries
-from tests.integration.web.client import Client
+from tests.integration.web.client import Client, ask
 
 
 def test_a_server_of_this_machine_has_no_other_name(web: Client, database: Database) -> None:
@@ -22,3 +24,33 @@ def test_a_server_of_this_machine_has_no_other_name(web: Client, database: Datab
     for host in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
         assert web.get("/", headers={"Host": host}).status_code == 200
     assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
+
+
+def test_redirects_and_links_do_not_follow_the_host(web: Client) -> None:
+    job_id = ask(web)["id"]
+    headers = {"Host": "localhost:666", "X-Forwarded-Host": "evil.example"}
+    asked = web.post("/", data={"question": "Why?"}, headers=headers)
+    for reply in (
+        asked,
+        web.post(f"/jobs/{job_id}/cancel", headers=headers),
+        web.post("/api/jobs/{job_id}/replay", headers=headers),
+        web.post("/v1/responses", json={"input": "Why?", "background": True}, headers=headers),
+        web.get("/api/jobs?limit=1", headers=headers),
+        web.get(f"/jobs/{job_id}", headers=headers),
+        web.get("/none", headers=headers),
+    ):
+        assert "evil" not in reply.text
+        assert reply.headers.get("Location", "/").startswith("/")
+        assert not reply.headers.get("Location", "/").startswith("//")
+
+
+def test_file_names_inject_no_header(web: Client) -> None:
+    name = 'a"; filename=b\r\nSet-Cookie: c=d\r\n\r\n\u202eä/../x'
+    form = {"purpose": "batch", "file": (io.BytesIO(b"{}\n"), name)}
+    made = web.post("/v1/files", data=form, content_type="multipart/form-data").json
+    reply = web.get(f"/v1/files/{made['id']}/content")
+    assert "Set-Cookie" not in reply.headers
+    disposition = reply.headers["Content-Disposition"]
+    assert disposition.startswith("attachment; filename")
+    assert disposition.isprintable()
+    assert reply.mimetype == "application/octet-stream"
