@@ -26,7 +26,7 @@ TOKENS = (
     ),
     *(b"..", b"/", b"%00", b"x" * 2000, "٣".encode(), "\u202e".encode(), "ſ".encode()),
 )
-ODD = (
+ODD: tuple[Any, ...] = (
     *(
         None,
         True,
@@ -68,7 +68,8 @@ def changed_json(draw: st.DrawFn, seeds: tuple[Any, ...]) -> bytes:
     """Some JSON with a few other values, names and parts."""
     value = json.loads(json.dumps(draw(st.sampled_from(seeds))))
     for _ in range(draw(st.integers(1, 4))):
-        holder, key = {"": value}, ""
+        holder: Any = {"": value}
+        key: Any = ""
         # Down to some value.
         for _ in range(draw(st.integers(0, 6))):
             inner: Any = holder[key]

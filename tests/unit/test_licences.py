@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -43,9 +44,9 @@ def installed() -> dict[str, Distribution]:
 
 def licence(package: Distribution) -> str:
     """Return a package's licence, as it names it."""
-    about = package.metadata
+    about: Any = package.metadata
     named = [text for text in about.get_all("Classifier", []) if text.startswith("License ::")]
-    return about.get("License-Expression") or "; ".join(named) or about.get("License") or ""
+    return str(about.get("License-Expression") or "; ".join(named) or about.get("License") or "")
 
 
 def test_licences_are_known_and_allow_everything() -> None:
