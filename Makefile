@@ -3,6 +3,8 @@
 # make check  lints, checks types, and runs the unit tests; for while you work
 # make clients [CLIENTS="openai-1 …"]    real clients, at pinned versions, against a real server
 # make receivers    histories as traces in a real receiver, Arize Phoenix (190 MB are downloaded once)
+# make fuzz [SECONDS=30 TARGETS="note import"]    odd input for the parsers of what strangers send
+# make audit     known vulnerabilities of the pinned versions; asks PyPI
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 # PyTorch would only take them from each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
 
-.PHONY: run test check clients receivers lint style types tests format clean
+.PHONY: run test check clients receivers fuzz audit lint style types tests format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
@@ -36,6 +38,16 @@ receivers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,otlp]'
 	$(BIN)/python -m tests.receivers
 
+# Where atheris has no wheel, hypothesis chooses the inputs.
+fuzz: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --only-binary :all: atheris
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),30) $(TARGETS)
+
+# An environment of its own: the auditor's packages are no part of what is audited.
+audit:
+	test -x .audit/bin/pip-audit || ($(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit)
+	.audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
 lint: style types
 
 style: $(VENV)/.installed
@@ -50,7 +62,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .clients demo/build
+	rm -rf $(VENV) .audit .clients demo/build
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'

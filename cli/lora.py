@@ -168,7 +168,7 @@ def inspect(adapter: str, convert: bool, as_json: bool) -> None:
     from worker.checkpoints import digests
     from worker.lora import inspect as inspection
 
-    folder = _resolve(adapter, "ADAPTER")
+    folder = _resolve(adapter, "ADAPTER", pickles=True)
     if convert:
         click.echo(f"wrote {inspection.convert(folder)}", err=True)
     description = inspection.inspect(folder)
@@ -256,13 +256,13 @@ def _warn(message: str) -> None:
     click.echo(f"Warning: {message}.", err=True)
 
 
-def _resolve(reference: str, option: str) -> Path:
+def _resolve(reference: str, option: str, *, pickles: bool = False) -> Path:
     """Return a model's or an adapter's folder, downloaded from the hub if needed."""
     from worker.checkpoints.errors import CheckpointError
     from worker.checkpoints.hub import resolve
 
     try:
-        return resolve(reference, option)
+        return resolve(reference, option, pickles=pickles)
     except CheckpointError as error:
         raise ExpectedError(str(error)) from error
 

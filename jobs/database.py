@@ -200,12 +200,16 @@ def create_engine(url: str, *, for_looks: bool = False) -> sa.Engine:
             connect_args=options,
             # Whatever the default of the server, the database or the role is.
             isolation_level="AUTOCOMMIT" if for_looks else "READ COMMITTED",
+            hide_parameters=True,  # Errors are logged, and the parameters are people's texts.
             **pool,
         )
         sa.event.listen(engine, "handle_error", _disconnect_from_standby)
+        sa.event.listen(engine, "handle_error", _remove_values)
         return engine
     timeout = float(str(parsed.query.get("timeout", SQLITE_BUSY_TIMEOUT)))
-    engine = sa.create_engine(parsed, connect_args={"timeout": timeout}, **pool)
+    engine = sa.create_engine(
+        parsed, connect_args={"timeout": timeout}, hide_parameters=True, **pool
+    )
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
@@ -316,6 +320,13 @@ def _binary_cursor() -> type[Any]:
             self.format = psycopg.pq.Format.BINARY
 
     return BinaryCursor
+
+
+def _remove_values(context: sa.engine.ExceptionContext) -> None:
+    """Keep the first line of PostgreSQL's errors alone: others have the values of the row."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args and isinstance(error.args[0], str):
+            error.args = (error.args[0].partition("\n")[0], *error.args[1:])
 
 
 def _disconnect_from_standby(context: sa.ExceptionContext) -> None:

@@ -139,6 +139,15 @@ class QuotaExceededError(UserError):
         )
 
 
+class TooManyBatchesError(UserError):
+    """An owner has as many batches that have not ended as there may be."""
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(
+            f"{maximum} batches of an owner may be open, and as many are. Retry when one has ended."
+        )
+
+
 class IdempotencyError(UserError):
     """The idempotency key was used before, with a different request."""
 

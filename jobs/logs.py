@@ -5,12 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
+from typing import Any
 
+#: What moves a terminal's cursor, begins a line, or shows text in another order: C0 but for tabs, C1, the
+#: separators of lines and paragraphs, and overrides of direction.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 _NOTHING: Mapping[str, str | int] = MappingProxyType({})
 #: What this thread works on, by the names of the fields that each of its lines has.
 _context: ContextVar[Mapping[str, str | int]] = ContextVar("context", default=_NOTHING)
@@ -31,8 +38,16 @@ def begin(**fields: str | int) -> None:
     _context.set(fields or _NOTHING)
 
 
+def visible(text: str) -> str:
+    """Return a text in one line, with its control characters as escapes such as ``\\x1b``."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 class TextFormatter(logging.Formatter):
-    """Formats each record as a line of text, and its traceback if it has one."""
+    """Formats each record as a line of text, and its traceback, indented, if it has one.
+
+    What others write into a message begins no line of its own.
+    """
 
     def __init__(self, program: str) -> None:
         super().__init__(
@@ -46,6 +61,15 @@ class TextFormatter(logging.Formatter):
         ids = [each for each in fields if isinstance(each, str) and each not in message]
         record.ids = f" [{' '.join(ids)}]" if ids else ""
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        """Format a record without its traceback."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
+        """Format the traceback of an exception."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {visible(line)}" for line in lines)
 
 
 class JSONFormatter(logging.Formatter):
@@ -62,7 +86,10 @@ class JSONFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        # JSON escapes some control characters itself. The others are all within its strings.
+        return _CONTROLS.sub(
+            lambda match: f"\\u{ord(match[0]):04x}", json.dumps(line, ensure_ascii=False)
+        )
 
 
 def configure(log_format: str, program: str) -> None:

@@ -143,6 +143,10 @@ def engine_urls(value: str) -> tuple[str, ...]:
     return tuple(urls)
 
 
+#: What the representation of the settings leaves out: it may get into a log.
+Secret = Annotated[str | None, Field(repr=False)]
+
+
 class Settings(BaseModel):
     """The program's settings; a field ``x`` is the variable ``HELIXQ_X``."""
 
@@ -179,11 +183,11 @@ class Settings(BaseModel):
         BeforeValidator(lambda value: engine_urls(value) if isinstance(value, str) else value),
     ] = ()
     #: The API key that these servers get.
-    engine_api_key: str | None = None
+    engine_api_key: Secret = None
     #: The database; a SQLite file in ``data_dir`` if not given.
-    database_url: str | None = None
+    database_url: Secret = None
     #: The broker; the Redis that ``helixq up`` runs in ``data_dir`` if not given.
-    redis_url: str | None = None
+    redis_url: Secret = None
     #: The folder of the embedded database and Redis.
     data_dir: Path = Field(default=Path("data"), validate_default=True)
     #: The address of the web, also for ``ask`` and ``chat``.
@@ -194,7 +198,7 @@ class Settings(BaseModel):
     #: Whether API keys are required; ``auto`` requires them unless the web listens on loopback only.
     auth: Literal["auto", "required", "off"] = "auto"
     #: The API key that ``ask`` and ``chat`` send.
-    api_key: str | None = None
+    api_key: Secret = None
     #: The maximum number of queued jobs. More are refused with 429.
     max_queued: int = Field(default=10_000, ge=1)
     #: The maximum number of seconds of a job, from the start of its first stage.
@@ -211,14 +215,14 @@ class Settings(BaseModel):
     #: The name of the transparency log in its checkpoints; one is made with the log if not given.
     log_origin: str | None = None
     #: The key that signs the transparency log; the database keeps one if not given.
-    log_key: str | None = None
+    log_key: Secret = None
     #: Witnesses that cosign the transparency log.
     log_witnesses: Annotated[
         tuple[Witness, ...],
         BeforeValidator(lambda value: witnesses(value) if isinstance(value, str) else value),
     ] = ()
     #: Where ended jobs are sent as OpenTelemetry's traces.
-    otlp_endpoint: str | None = None
+    otlp_endpoint: Secret = None
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("data_dir")

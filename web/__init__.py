@@ -29,7 +29,7 @@ MAX_BODY = 1 << 20
 
 def create_app(settings: Settings) -> Flask:
     """Make the application. It connects to the database and Redis at the first request."""
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)  # The pages have their own.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider

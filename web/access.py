@@ -31,15 +31,20 @@ CHALLENGE = 'Bearer realm="HelixQ"'
 
 def init_app(app: Flask, settings: Settings) -> None:
     """Set the caller of every request of an application, or refuse the request."""
+    app.before_request(lambda: authenticate(settings))
     if settings.auth_required:
-        app.before_request(_authenticate)
         app.after_request(_keep_private)
-    else:
-        app.before_request(lambda: set_caller(EVERYBODY))
 
 
-def _authenticate() -> BaseResponse | None:
-    """Set the caller, redirect to the login page, or raise 401 or 403."""
+def authenticate(settings: Settings) -> BaseResponse | None:
+    """Set the caller of the current request, or return a redirection to the login page.
+
+    Raises:
+        HTTPError: it has no valid key (401), or one that does not allow it (403).
+    """
+    if not settings.auth_required:
+        set_caller(EVERYBODY)
+        return None
     # A request without an endpoint gets 404 or 405.
     if (
         request.endpoint is None

@@ -19,11 +19,19 @@ SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 def init_app(app: Flask, settings: Settings) -> None:
     """Protect an application."""
-    if settings.loopback:
-        hosts = {"localhost", "127.0.0.1", "::1", settings.host}
-        app.before_request(lambda: _check_host(hosts))
-    app.before_request(_check_origin)
+    app.before_request(lambda: check_request(settings))
     app.after_request(_add_headers)
+
+
+def check_request(settings: Settings) -> None:
+    """Check where the current request comes from.
+
+    Raises:
+        HTTPError: from another site's page (403), or by a name that is not this machine's (400).
+    """
+    if settings.loopback:
+        _check_host({"localhost", "127.0.0.1", "::1", settings.host})
+    _check_origin()
 
 
 def _check_host(hosts: set[str]) -> None:
@@ -64,4 +72,5 @@ def _add_headers(response: Response) -> Response:
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "same-origin")
     response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     return response

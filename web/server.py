@@ -8,10 +8,12 @@ none.
 from __future__ import annotations
 
 import copy
+import logging
 import socket
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -25,12 +27,14 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
-from web import MAX_BODY
+from web import MAX_BODY, upload_checks
 from web.dispatcher import Dispatcher
 from web.errors import HTTPError, error_response, is_upload, too_large
 from web.event_loop import EventLoop
 from web.multipart import MAX_UPLOAD
 from web.waiting import MAX_WAITING
+
+log = logging.getLogger(__name__)
 
 #: Requests that are served at the same time: those that wait for jobs, and 56 others.
 THREADS = MAX_WAITING + 56
@@ -79,10 +83,13 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
             message, code = f"{error.body}.", "server_error"
         if error.code == 503:
             code = "too_many_uploads"
+        refused = HTTPError(error.code, message, code=code)
+        if isinstance(error, _RefusedError):
+            refused = error.reason
         self.channel.refused = True
         app: Flask = self.channel.server.flask
         with app.test_request_context(getattr(self.request, "path", "") or "/"):
-            response = error_response(HTTPError(error.code, message, code=code))
+            response = error_response(refused)
             response = app.process_response(response)
         body = response.get_data()
         self.status = response.status
@@ -97,10 +104,21 @@ class _TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no type
     reason = "Service Unavailable"
 
 
+class _RefusedError(Error):  # type: ignore[misc]  # waitress has no types
+    """The application refuses the request."""
+
+    def __init__(self, reason: HTTPError) -> None:
+        super().__init__(reason.message)
+        self.code = reason.status
+        self.reason = reason
+
+
 class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """A request. An upload may be larger than others, and take longer."""
 
     is_upload = False
+    #: Whether an upload is refused; None before that is asked.
+    check: _UploadCheck | None = None
     adj: Adjustments
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -137,6 +155,48 @@ class _Uploads:
         self.adj.max_request_body_size = MAX_UPLOAD + 1
 
 
+class _UploadCheck:
+    """Asks on a thread whether an upload is refused. Nothing more of it is read meanwhile."""
+
+    def __init__(self, channel: _Channel, request: _Parser) -> None:
+        self._channel = channel
+        self._request = request
+        self._reason: HTTPError | None = None
+        self.done = False
+
+    def service(self) -> None:
+        server: Server = self._channel.server
+        try:
+            self._reason = upload_checks.refusal(
+                server.flask, self._request.path, self._request.headers
+            )
+        except Exception:
+            log.exception("an upload was not checked before it arrived")
+        self.done = True
+        server.checked.append(self)
+        server.pull_trigger()
+
+    def cancel(self) -> None:
+        """Do nothing: the server stops."""
+
+    def finish(self) -> None:
+        """Reply to a request that is refused. The loop calls it."""
+        channel, request = self._channel, self._request
+        # Nobody else may keep a request: it is one of the uploads until it is forgotten.
+        del self._channel, self._request
+        channel.server.event_loop.ask(channel._fileno)  # It may be read again.
+        with channel.requests_lock:
+            if self._reason is None or channel.request is not request or not channel.connected:
+                return
+            channel.server.adj.uploads.requests.discard(request)
+            request.error = _RefusedError(self._reason)
+            request.completed = True
+            channel.request = None
+            channel.requests.append(request)
+            if len(channel.requests) == 1:
+                channel.server.add_task(channel)
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection with time limits."""
 
@@ -157,7 +217,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     def readable(self) -> bool:
         # In this order: see `quiet`.
         self.unread = True
-        readable = self.draining or bool(super().readable())
+        check = None if self.request is None else self.request.check
+        waits = check is not None and not check.done
+        readable = self.draining or (not waits and bool(super().readable()))
         self.unread = not readable
         return readable
 
@@ -219,8 +281,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
             return False
         before = self.request
         accepted: bool = super().received(data)
-        if self.request is not before:
+        request = self.request
+        if request is not before:
             self.started_at = time.time()
+        if request is not None and request.is_upload and request.check is None:
+            request.check = _UploadCheck(self, request)
+            self.server.add_task(request.check)
         return accepted
 
     def timed_out(self, now: float) -> bool:
@@ -249,6 +315,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
         self.flask = app
         #: The connection whose request the current thread serves.
         self.serving = threading.local()
+        #: Uploads of which it is known whether they are refused.
+        self.checked: deque[_UploadCheck] = deque()
         super().__init__(
             app,
             _sock=listener,
@@ -308,6 +376,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             timeout: the maximum number of seconds to wait.
         """
         self.event_loop.run_once(timeout)
+        while self.checked:
+            self.checked.popleft().finish()
 
     def stop_accepting(self) -> None:
         """Close the listening socket."""

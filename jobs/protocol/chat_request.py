@@ -86,7 +86,7 @@ class ChatOptions(CommonOptions):
 class CreateChatCompletion(ChatOptions):
     """The parameters of ``POST /v1/chat/completions``."""
 
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)]
     model: str | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)

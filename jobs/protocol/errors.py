@@ -28,6 +28,7 @@ from jobs.errors import (
     QueueFullError,
     QuotaExceededError,
     StatisticsError,
+    TooManyBatchesError,
     UserError,
 )
 from jobs.use_cases.deletion import WrongCursorError
@@ -202,6 +203,8 @@ def translate(error: Exception) -> ProtocolError:
             return RateLimitedError(str(error), code="queue_full")
         case QuotaExceededError():
             return RateLimitedError(str(error), code="quota_exceeded")
+        case TooManyBatchesError():
+            return RateLimitedError(str(error), code="too_many_batches")
         case IdempotencyError():
             return ConflictError(str(error), code="idempotency_key_reused")
         case SQLAlchemyError() if transient.is_transient(error):

@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Discriminator,
+    Field,
     Tag,
     WithJsonSchema,
 )
@@ -91,7 +92,8 @@ Part = Annotated[
     Discriminator(_part_tag),
 ]
 Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")], Discriminator(_kind)
+    Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(fail_fast=True), Tag("<list>")],
+    Discriminator(_kind),
 ]
 
 
@@ -164,6 +166,6 @@ Item = Annotated[
     Discriminator(_item_tag),
 ]
 Input = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Item], Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[list[Item], Field(fail_fast=True), Tag("<list>")],
     Discriminator(_kind),
 ]

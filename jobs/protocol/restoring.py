@@ -34,17 +34,23 @@ def restore(exported: Mapping[str, Any], checked: Checked) -> Job:
     Raises:
         HistoryError: it is no history, or cannot be stored as it is.
     """
-    if exported["origin"] != origin(exported["origin_proof"]):
-        raise HistoryError("`origin` is not that of its proof")
     try:
-        plain, hashes = without_erased(exported, lambda name: _EMPTY.get(name, ""))
-        job = _job(plain)
-        job.erased = hashes or None
-        job.log_salt, job.log_salts = _salts(checked.salts)
+        return _restore(exported, checked)
+    except HistoryError:
+        raise
     except KeyError as error:
         raise HistoryError(f"it lacks the field `{error.args[0]}`") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise HistoryError(f"a field has a wrong type or value: {error}") from error
+
+
+def _restore(exported: Mapping[str, Any], checked: Checked) -> Job:
+    if exported["origin"] != origin(exported["origin_proof"]):
+        raise HistoryError("`origin` is not that of its proof")
+    plain, hashes = without_erased(exported, lambda name: _EMPTY.get(name, ""))
+    job = _job(plain)
+    job.erased = hashes or None
+    job.log_salt, job.log_salts = _salts(checked.salts)
     if not job.status.final or any(a.status is AttemptStatus.RUNNING for a in job.attempts):
         raise HistoryError("it has an entry in a log, and has not ended")
     told = {name: value for name, value in exported.items() if name not in _ADDED}

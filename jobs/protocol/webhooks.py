@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.models import WebhookDelivery, WebhookEndpoint
 from jobs.use_cases.webhooks import EVENT_TYPES
@@ -23,7 +23,7 @@ class CreateEndpoint(_Body):
 
     url: str
     name: str
-    event_types: list[str]
+    event_types: Annotated[list[str], Field(fail_fast=True)]
 
 
 class UpdateEndpoint(_Body):
@@ -31,7 +31,7 @@ class UpdateEndpoint(_Body):
 
     url: str | None = None
     name: str | None = None
-    event_types: list[str] | None = None
+    event_types: Annotated[list[str], Field(fail_fast=True)] | None = None
 
 
 class RotateSecret(_Body):

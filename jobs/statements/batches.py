@@ -142,6 +142,12 @@ def find_open(connection: sa.Connection, runner: str) -> Sequence[sa.Row[*tuple[
     return connection.execute(_FIND_OPEN, {"runner": runner}).all()
 
 
+def count_open(session: Session, owner: str) -> int:
+    """Return the number of an owner's batches that have not ended."""
+    query = sa.select(sa.func.count()).select_from(Batch).where(_IS_OPEN, Batch.owner == owner)
+    return session.scalar(query) or 0
+
+
 def count_submitted(connection: sa.Connection) -> dict[str, Submitted]:
     """Count the submitted lines of each batch."""
     rows = connection.execute(_SUBMITTED).all()

@@ -408,7 +408,7 @@ def parse_entry(entry: bytes) -> dict[str, Any]:
     """Return what an entry says; empty if it is none of ours."""
     try:
         value = json.loads(entry)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) and value.get("type") in TYPES else {}
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import IdempotencyError, NoSuchFileError
+from jobs.errors import IdempotencyError, NoSuchFileError, TooManyBatchesError
 from jobs.models import Batch, BatchStatus, File, FilePurpose, FileState, Job
 from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.statements import batches, deliveries, files
@@ -31,6 +31,8 @@ from jobs.use_cases.submission import NewJob, build_job
 
 #: Seconds in which a batch must be answered: 24 hours.
 COMPLETION_WINDOW = 86_400.0
+#: Batches of an owner that have not ended. The processes that work on batches look at all that are open.
+MAX_OPEN_OF_OWNER = 100
 #: Seconds that a line is queued until it has the priority of a single question.
 PATIENCE = 60.0
 #: Of a failed validation; it ends when there are so many.
@@ -147,6 +149,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
 
     Raises:
         NoSuchFileError: the owner has no such input file.
+        TooManyBatchesError: `MAX_OPEN_OF_OWNER` batches of the owner have not ended.
         IdempotencyError: the idempotency key was used for a different request.
     """
     batch_id = new_id()
@@ -159,6 +162,8 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
             file = files.get(session, owner, new.input_file_id)
             if file.purpose is not FilePurpose.BATCH:
                 raise NoSuchFileError(new.input_file_id)
+            if batches.count_open(session, owner) >= MAX_OPEN_OF_OWNER:
+                raise TooManyBatchesError(MAX_OPEN_OF_OWNER)
             batch = Batch(
                 id=batch_id,
                 owner=owner,

@@ -39,8 +39,8 @@ def parse_retry_after(value: str, now: dt.datetime) -> float | None:
         return float(text[:9])
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=dt.UTC)
-    return max(0.0, (date - now).total_seconds())
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=dt.UTC)
+        return max(0.0, (date - now).total_seconds())
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None  # Of the parser too, which knows few dates that are none.

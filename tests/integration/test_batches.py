@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from openai import BadRequestError, NotFoundError
+from openai import BadRequestError, NotFoundError, RateLimitError
 
 from jobs import batch_runner
 from jobs.column_types import utcnow
@@ -212,6 +212,19 @@ def test_a_repeated_request_makes_no_second_batch(service: BatchService) -> None
     assert first == second
     with pytest.raises(Exception, match="different request"):
         service.client.batches.create(**{**parameters, "metadata": {"a": "b"}})
+
+
+def test_an_owner_has_a_maximum_of_open_batches(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MAX_OPEN_OF_OWNER", 2)
+    ids = [service.create(lines(1)) for _ in range(2)]
+    with pytest.raises(RateLimitError) as caught:
+        service.create(lines(1))
+    assert caught.value.code == "too_many_batches"
+    service.client.batches.cancel(ids[0])
+    service.complete(ids[0])
+    service.create(lines(1))
 
 
 def test_batches_are_listed_in_pages_newest_first(service: BatchService) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from operator import methodcaller
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 import migrations
 from jobs.database import Database
 from jobs.errors import ErasedError
-from jobs.formats.compression import BrokenFileError, Compression
+from jobs.formats.compression import BrokenFileError, Compression, compressor
 from jobs.formats.writing import FileKind, Format, to_json, writing
 from jobs.importer import Line, RefusedError, Report, import_file, read_histories
 from jobs.models import Job, Worker, WorkerState
@@ -529,6 +530,23 @@ def test_a_line_that_is_no_history_is_refused(
     with pytest.raises(RefusedError, match=reason):
         load(exported[0] + line + b"\n", empty)
     assert count(empty) == 0
+
+
+@pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
+def test_a_bomb_is_not_unpacked(kind: Compression, tmp_path: Path) -> None:
+    """A line without end is dropped as it comes, and nothing else is kept of it."""
+    packer = compressor(kind)
+    zeros = bytes(1 << 20)
+    with (tmp_path / "bomb").open("wb") as file:
+        for _ in range(200):
+            file.write(packer.compress(zeros))
+        file.write(packer.flush())
+    assert (tmp_path / "bomb").stat().st_size < 1 << 20
+    tracemalloc.start()
+    with (tmp_path / "bomb").open("rb") as file, pytest.raises(RefusedError, match="longer than"):
+        list(read_histories(file, []))
+    assert tracemalloc.get_traced_memory()[1] < 160 << 20
+    tracemalloc.stop()
 
 
 def test_a_file_that_ends_early_is_refused(

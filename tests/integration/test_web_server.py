@@ -18,8 +18,9 @@ import pytest
 
 import migrations
 from jobs import settings
+from jobs.models import Scope
 from jobs.protocol.shapes import rows
-from jobs.use_cases import exporting
+from jobs.use_cases import exporting, keys
 from tests.integration.rows import submit
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, serve
@@ -232,6 +233,53 @@ def test_only_some_uploads_may_go_on_at_once(
             reply = read_all(refused)
         assert reply.startswith(b"HTTP/1.1 503")
         assert b"too_many_uploads" in reply
+
+
+def test_an_upload_is_refused_before_it_is_sent(environ: dict[str, str]) -> None:
+    """Without a key that allows it, nothing of it is stored, and it takes no upload's place."""
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        + b"{}\n" * 100_000
+        + b"\r\n--x--\r\n"
+    )
+    with running({**environ, "HELIXQ_AUTH": "required"}) as (place, services):
+        _, asker = keys.create(services.database, "a", [Scope.ASK])
+        _, auditor = keys.create(services.database, "b", [Scope.AUDIT])
+
+        def begin(*headers: str) -> socket.socket:
+            connection = socket.create_connection(place, PATIENCE)
+            lines = [
+                "POST /v1/files HTTP/1.1",
+                f"Host: 127.0.0.1:{place[1]}",
+                "Content-Type: multipart/form-data; boundary=x",
+                f"Content-Length: {len(form)}",
+                "Connection: close",
+                *headers,
+            ]
+            connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+            return connection
+
+        for headers, status, code in (
+            ((), 401, "missing_api_key"),
+            (("Authorization: Bearer hq_wrong",), 401, "invalid_api_key"),
+            (("Cookie: helixq_session=wrong",), 401, "missing_api_key"),
+            ((f"Authorization: Bearer {auditor}",), 403, "insufficient_scope"),
+            (
+                (f"Authorization: Bearer {asker}", "Origin: https://evil.example"),
+                403,
+                "cross_site_request",
+            ),
+        ):
+            for _ in range(web_server.MAX_UPLOADS):
+                with begin(*headers) as connection:
+                    reply = read_all(connection)
+                assert reply.startswith(b"HTTP/1.1 %d" % status)
+                assert b'"code":"%s"' % code.encode() in reply
+        with begin(f"Authorization: Bearer {asker}") as connection:
+            connection.sendall(form[:50_000])
+            connection.sendall(form[50_000:])
+            assert read_all(connection).startswith(b"HTTP/1.1 200")
 
 
 def test_an_upload_that_goes_on_has_more_time(

@@ -35,6 +35,7 @@ def log_in() -> Response | tuple[str, int, dict[str, str]]:
         message = "This key is wrong, or it was revoked or has expired."
         page = render_template("login.html", next=after, message=message)
         return page, 401, {"WWW-Authenticate": CHALLENGE}
+    _end_session()
     reply = redirect(after if _OWN_PATH.fullmatch(after) else url_for("pages.ask"), code=303)
     reply.set_cookie(
         COOKIE,
@@ -51,10 +52,15 @@ def log_in() -> Response | tuple[str, int, dict[str, str]]:
 @blueprint.post("/logout")
 def log_out() -> Response:
     """End the browser's session, and redirect to the login page."""
+    _end_session()
+    reply = redirect(url_for("login.form"), code=303)
+    reply.delete_cookie(COOKIE, httponly=True, samesite="Lax")
+    return reply
+
+
+def _end_session() -> None:
+    """End the session of the browser, if it has one."""
     services = get_services()
     if secret := request.cookies.get(COOKIE):
         keys.log_out(services.database, secret)
         services.keys.forget_session(secret)
-    reply = redirect(url_for("login.form"), code=303)
-    reply.delete_cookie(COOKIE, httponly=True, samesite="Lax")
-    return reply

@@ -24,7 +24,6 @@ blueprint = Blueprint(
     __name__,
     template_folder="templates",
     static_folder="static",
-    # Flask reserves /static for a folder of the application, which has none.
     static_url_path="/assets",
 )
 filters.register(blueprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 from contextlib import suppress
@@ -232,6 +233,33 @@ def _find_checkpoint(reference: str, setting: str, config: str, digests: Digests
             f"{setting}: there is no {config} in {path}; "
             "give a folder in Hugging Face's format or a hub id"
         )
+    _check_names(path, setting)
     with explain_errors(f"{setting}: {path}", "check its files, or fetch it again"):
         hashing = digests.begin(path)
     return Checkpoint(name=reference, path=path, hashing=hashing)
+
+
+def _check_names(folder: Path, setting: str) -> None:
+    """Check that the files that a checkpoint names are in its folder: its digest is of nothing else.
+
+    Raises:
+        CheckpointError: one is elsewhere.
+    """
+    named: list[object] = [_json_object(folder / "config.json").get("transformers_weights")]
+    for index in folder.glob("*.index.json"):
+        shards = _json_object(index).get("weight_map")
+        named += shards.values() if isinstance(shards, dict) else []
+    for name in named:
+        if isinstance(name, str) and (Path(name).name != name or "\\" in name):
+            raise CheckpointError(
+                f"{setting}: {folder} names the file {name!r}, which is not in the folder itself; fetch it again"
+            )
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """Return what a file holds; nothing if it is not there, or damaged, which others report."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

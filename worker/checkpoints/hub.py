@@ -18,15 +18,18 @@ log = logging.getLogger(__name__)
 _SNAPSHOT = re.compile(r".*/snapshots/([0-9a-f]{40})")
 
 
-def resolve(reference: str, setting: str) -> Path:
+def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
     """Return the folder of a model or an adapter, downloaded from the hub if needed.
 
     Args:
         reference: a folder, or a hub id with optional ``@revision``.
         setting: the setting or option that has the reference, for errors.
+        pickles: whether one of the hub may have its weights as pickles alone. Who uploads one to the hub
+            decides what reading it does, as far as the reader has faults.
 
     Raises:
-        CheckpointError: the folder does not exist, and the hub id cannot be downloaded.
+        CheckpointError: the folder does not exist, and the hub id cannot be downloaded, or has no
+            safetensors.
     """
     folder = Path(reference).expanduser()
     if folder.is_dir():
@@ -39,17 +42,22 @@ def resolve(reference: str, setting: str) -> Path:
         folder = Path(
             snapshot_download(repo, revision=revision or None, allow_patterns=[*ALLOW_PATTERNS])
         )
-        if not any(folder.glob("*.safetensors")):
+        if pickles and not any(folder.glob("*.safetensors")):
             patterns = [*ALLOW_PATTERNS, *PICKLE_PATTERNS]
             folder = Path(
                 snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
             )
-        return folder.absolute()
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
             f"{first_line(error)}"
         ) from error
+    if not pickles and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{setting}: {reference} has no safetensors files at the hub, and pickles of the hub are not "
+            f"loaded; convert an adapter once with `helixq lora inspect {reference} --convert`, or give a folder"
+        )
+    return folder.absolute()
 
 
 def commit_of(folder: Path) -> str | None:

@@ -72,6 +72,7 @@ _PROMPT_LEARNING = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PRO
 _UNSUPPORTED_OPTIONS = {
     "arrow_config": "it is a router over other adapters, which its folder does not contain",
     "layer_replication": "it repeats layers of the base, which PEFT cannot decode with a cache",
+    "megatron_config": "it is for the layers of Megatron, and names the module that PEFT would import",
     "monteclora_config": "it is a MonteCLoRA, which draws its factors at random",
     "use_qalora": "it is a QALoRA, which needs a base quantized by GPTQ",
 }

@@ -89,7 +89,9 @@ def _said(value: Any) -> str:
                 said = _said(value[name])
                 # FastAPI's: the place of a wrong field. Not its input, which is the whole request.
                 place = value.get("loc") if name == "msg" else None
-                return f"{'.'.join(map(str, place))}: {said}" if place else said
+                if isinstance(place, list) and place:
+                    return f"{'.'.join(map(str, place))}: {said}"
+                return said
         return json.dumps(value)
     if isinstance(value, list):
         return "; ".join(map(_said, value))

@@ -15,14 +15,13 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from jobs.database import Database
-from jobs.models import Job, Scope
+from jobs.models import Job
 from jobs.tlog.checkpoint import open_checkpoint
 from jobs.tlog.note import Note, Signer, Verifier
 from jobs.tlog.proof import Proof
-from jobs.use_cases import deletion, keys, proving
+from jobs.use_cases import deletion, proving
 from tests.integration.sealed import seal
-from tests.integration.web.client import Client, ask, finish, services_of, serving
-from tests.servers import RedisServer
+from tests.integration.web.client import Client, ask, finish
 from tests.unit.tlog import rfc6962
 
 Command = Callable[..., Result]
@@ -122,24 +121,6 @@ def test_bundles_are_compressed_for_who_takes_it(web: Client, sealed: list[str])
     assert packed.content_encoding == "gzip"
     assert gzip.decompress(packed.data) == plain.data
     assert "Accept-Encoding" in packed.headers["Vary"]
-
-
-def test_the_log_is_open_and_proofs_are_not(database_url: str, redis_server: RedisServer) -> None:
-    with serving(database_url, redis_server.url, AUTH="required") as web:
-        database = services_of(web).database
-        secrets = {name: keys.create(database, name, [Scope.ASK])[1] for name in ("mine", "other")}
-        headers = {n: {"Authorization": f"Bearer {secret}"} for n, secret in secrets.items()}
-        assert web.get("/log/checkpoint").status_code == 404
-        assert web.get("/log/tile/0/000").status_code == 404
-        assert web.get("/api/jobs/resp_0/proof").status_code == 401
-        assert web.get("/api/jobs/resp_0/proof", headers=headers["mine"]).status_code == 404
-
-
-def test_proofs_are_of_own_jobs(web: Client, database: Database, sealed: list[str]) -> None:
-    with database.write() as connection:
-        connection.execute(sa.update(Job).where(Job.id == sealed[0]).values(owner="somebody"))
-    assert web.get(f"/api/jobs/{sealed[0]}/proof").status_code == 404
-    assert web.get(f"/api/jobs/{sealed[1]}/proof").status_code == 200
 
 
 # The commands.

@@ -36,6 +36,25 @@ def test_a_browser_logs_in_and_out(app: Any) -> None:
     assert web.get("/jobs").status_code == 303, "the session itself has ended"
 
 
+def test_a_session_cannot_be_fixed(app: Any) -> None:
+    """A login begins a session of its own, whatever cookie the browser had, and ends the one before."""
+    (_, mine), (_, other) = new_key(app), new_key(app)
+    attacker, web = app.test_client(), app.test_client()
+    attacker.post("/login", data={"key": other})
+    planted = attacker.get_cookie(COOKIE).value
+    for before in ("planted", planted):
+        web.set_cookie(COOKIE, before)
+        assert web.post("/login", data={"key": mine}).status_code == 303
+        assert web.get_cookie(COOKIE).value not in (before, planted)
+        assert attacker.get("/jobs").status_code == (303 if before == planted else 200)
+    first = web.get_cookie(COOKIE).value
+    web.post("/login", data={"key": mine})
+    stolen = app.test_client()
+    stolen.set_cookie(COOKIE, first)
+    assert stolen.get("/jobs").status_code == 303
+    assert web.get("/jobs").status_code == 200
+
+
 def test_a_login_redirects_to_own_paths_only(app: Any) -> None:
     _, secret = new_key(app)
     for target in (

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jobs.database import Database
-from jobs.models import Scope
 from jobs.use_cases import stages
 from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, Client, ask
-from tests.integration.web.with_keys import browser, code, program
+from tests.integration.web.with_keys import code
 
 
 def fail(database: Database, job_id: str) -> None:
@@ -65,15 +62,3 @@ def test_the_page_of_a_failed_job_has_a_button(web: Client, database: Database) 
     assert 'class="error"' not in page
     assert "Failed: it broke" in page, "the attempt stays in the timeline"
     assert "data-response" in page, "the page follows the job"
-
-
-def test_a_job_is_retried_by_those_who_may_change_it(app: Any) -> None:
-    alice, bob, admin = program(app), program(app), program(app, Scope.ADMIN)
-    auditor, page = program(app, Scope.AUDIT), browser(app)
-    job_id = alice.post("/v1/responses", json={"input": "Why?", "background": True}).json["id"]
-    path = f"/api/jobs/{job_id}/retry"
-    assert code(bob.post(path)) == (404, "not_found")
-    assert page.post(f"/jobs/{job_id}/retry").status_code == 404
-    assert auditor.post(path).status_code == 403
-    for client in (alice, admin):
-        assert code(client.post(path)) == (409, "not_retriable")

@@ -328,8 +328,6 @@ def test_who_may_review_erase_and_delete(app: Any, tokenizer_json: str) -> None:
     assert [(e["by"], e["key"]) for e in erasures] == [
         (web.key.owner, web.key.id) for web in (alice, admin)
     ]
-    for web, status in ((auditor, 403), (bob, 404)):
-        assert web.delete(f"/api/jobs/{job_id}").status_code == status
     match = {"owner": alice.key.owner}
     assert code(auditor.post("/api/jobs/delete", json=match)) == (403, "insufficient_scope")
     nothing = {"matched": 0, "deleted": 0, "after": None}
@@ -337,8 +335,6 @@ def test_who_may_review_erase_and_delete(app: Any, tokenizer_json: str) -> None:
     assert bob.post("/api/jobs/delete", json={"metadata": {"a": "b"}}).json == nothing
     assert admin.post("/api/jobs/delete", json=match).json["deleted"] == 1
     assert alice.get(f"/api/jobs/{job_id}").status_code == 404
-    for path in ("/api/jobs/resp_0/reviews", "/api/reviews/queue", "/api/reviews/agreement"):
-        assert code(app.test_client().get(path)) == (401, "missing_api_key")
 
 
 # The commands.

@@ -8,12 +8,11 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import ANONYMOUS, Scope, Worker, WorkerState
+from jobs.models import ANONYMOUS, Worker, WorkerState
 from jobs.use_cases import stages, sweeping, workers
 from tests.conftest import WORKER
 from tests.integration.rows import let_leases_run_out
 from tests.integration.web.client import Client, ask, finish
-from tests.integration.web.with_keys import code, program
 
 
 def test_a_waiting_job_has_a_place_by_priority_and_age(web: Client, database: Database) -> None:
@@ -36,14 +35,6 @@ def test_a_waiting_job_has_a_place_by_priority_and_age(web: Client, database: Da
     assert (place(second)["place"], place(second)["ready_workers"]) == (2, 1)
     assert (place(first)["status"], place(first)["place"]) == ("in_progress", None)
     assert web.get("/api/jobs/resp_none/place").status_code == 404
-
-
-def test_a_place_is_its_owners(app: Any) -> None:
-    alice, bob = program(app), program(app)
-    path = f"/api/jobs/{ask(alice)['id']}/place"
-    assert alice.get(path).status_code == 200
-    assert bob.get(path).status_code == 404
-    assert code(app.test_client().get(path)) == (401, "missing_api_key")
 
 
 def test_the_system_is_described(web: Client, database: Database) -> None:
@@ -75,10 +66,3 @@ def test_the_system_is_described(web: Client, database: Database) -> None:
     assert web.get("/api/system").json["workers"][0]["state"] == "lost"
     workers.set_state(database, WORKER, WorkerState.STOPPED)
     assert web.get("/api/system").json["workers"] == []
-
-
-def test_the_system_is_for_auditors(app: Any) -> None:
-    assert program(app, Scope.AUDIT).get("/api/system").status_code == 200
-    assert program(app, Scope.ADMIN).get("/api/system").status_code == 200
-    assert code(program(app).get("/api/system")) == (403, "insufficient_scope")
-    assert code(app.test_client().get("/api/system")) == (401, "missing_api_key")

@@ -14,11 +14,11 @@ from flask import Flask, Response
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 from werkzeug.serving import make_server
 
-from jobs.models import ANONYMOUS, Scope
-from jobs.use_cases import cancellation, keys, webhooks, workers
+from jobs.models import ANONYMOUS
+from jobs.use_cases import cancellation, webhooks, workers
 from jobs.use_cases.workers import Runtime
 from jobs.webhook_delivery import WebhookDelivery
-from tests.conftest import WORKER, new_database
+from tests.conftest import WORKER
 from tests.integration.rows import submit
 from tests.integration.web.client import Client, ask, finish, services_of, serving
 from tests.receiver import Receiver, status
@@ -149,40 +149,6 @@ def test_deliveries_are_listed_and_repeated(web: Client) -> None:
         assert web.post(f"/v1/webhook_deliveries/{lost}/redeliver").status_code == 404
     assert web.get("/v1/webhook_endpoints/we_%00").status_code == 404
     assert web.get(f"{path}?after=whd_0").status_code == 404
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_endpoints_belong_to_an_owner(
-    kind: str, request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
-) -> None:
-    url = new_database(kind, request, tmp_path)
-    with serving(url, redis_server.url, AUTH="required") as web:
-        database = services_of(web).database
-        headers = {
-            name: {"Authorization": f"Bearer {keys.create(database, name, [scope])[1]}"}
-            for name, scope in (
-                *(("alice", Scope.ASK), ("bob", Scope.ASK)),
-                *(("auditor", Scope.AUDIT), ("root", Scope.ADMIN)),
-            )
-        }
-        body = {"url": "https://example.com/", "name": "a", "event_types": EVENTS}
-        made = web.post("/v1/webhook_endpoints", json=body, headers=headers["alice"]).json
-        path = f"/v1/webhook_endpoints/{made['id']}"
-        calls = [
-            ("GET", path, None),
-            ("POST", path, {"name": "b"}),
-            ("GET", f"{path}/deliveries", None),
-            ("POST", f"{path}/rotate_secret", {}),
-            ("POST", f"{path}/test", {"event_type": "response.failed"}),
-            ("DELETE", path, None),
-        ]
-        for caller, expected in (("bob", 404), ("auditor", 403)):
-            for method, url, data in calls:
-                reply = web.open(url, method=method, json=data, headers=headers[caller])
-                assert reply.status_code == expected, (caller, method, url)
-        assert web.get("/v1/webhook_endpoints", headers=headers["bob"]).json["data"] == []
-        assert web.get(path, headers=headers["alice"]).status_code == 200
-        assert web.delete(path, headers=headers["root"]).status_code == 200
 
 
 def test_the_receiver_in_the_document(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.errors import InvalidRequestError, NotFoundError
+from jobs.protocol.request import CreateResponse
 from jobs.protocol.validation import validate, validate_chat
 
 
@@ -274,3 +278,19 @@ def test_messages_say_what_is_allowed(data: dict[str, Any], message: str) -> Non
     with pytest.raises(InvalidRequestError) as excinfo:
         validate(data)
     assert excinfo.value.message == message
+
+
+@pytest.mark.parametrize("item", ["[]", "1", "{}", '{"role": "user", "content": [1, 1, 1]}'])
+def test_a_wrong_list_is_read_to_its_first_error(
+    item: str,
+) -> None:
+    """A body within the limit may have half a million of them, and errors cost most."""
+    many = json.loads(f"[{','.join([item] * 1000)}]")
+    for model, body in (
+        (CreateResponse, {"input": many}),
+        (CreateChatCompletion, {"messages": many}),
+        (CreateResponse, {"input": "Why?", "include": many}),
+    ):
+        with pytest.raises(ValidationError) as raised:
+            model.model_validate(body)
+        assert raised.value.error_count() < 10
