@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobs.database import Database
-from jobs.statements import outbox
+from jobs.statements import outbox, pauses
 from jobs.statements.outbox import UnpublishedJob
 
 __all__ = ["UnpublishedJob", "mark_unpublished", "put_back", "take_unpublished"]
@@ -25,7 +25,7 @@ def take_unpublished(
     These are the jobs that were never published, or were released or taken back; that have begun and do
     not continue, although such jobs go first; that were overtaken by a question that came later; and
     those that nobody claimed although Redis has no messages, or for so long that nobody can tell why. A
-    duplicate message does no harm.
+    duplicate message does no harm. While the queue is paused, there are none, since nobody would claim them.
 
     They count as published from now on, so that only one of several sweeps takes each.
 
@@ -42,6 +42,8 @@ def take_unpublished(
     with (
         database.read() as connection
     ):  # As a rule there is nothing to do, which should lock nothing.
+        if pauses.is_paused(connection):
+            return []
         ids = outbox.find(connection, queue_empty=queue_empty, model=model, limit=limit)
     if not ids:
         return []

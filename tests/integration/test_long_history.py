@@ -580,10 +580,10 @@ def test_no_use_case_scans_the_history_or_the_queue(
         taken = [UnpublishedJob(job.id, 0, 1, 5, None) for job in waiting]
         run(outbox.put_back, database, taken)
         for stage_index in range(3):
+            run(stages.why_refused, database, job.id, stage_index)
             claimed = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)
             run(workers.heartbeat, database, WORKER, [(job.id, claimed.lease_token)])
             run(workers.held_leases, database, WORKER)
-            run(stages.needs_exclusive_worker, database, job.id, stage_index)
             run(stages.record, database, claimed, OUTPUT)
         for end in (stages.release, stages.fail):
             run(
