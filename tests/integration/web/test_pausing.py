@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from cli.main import main
 from jobs.database import Database
 from jobs.models import Scope, WorkerState
+from jobs.protocol import schemas
 from jobs.use_cases import stages, workers
 from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, Client, ask, finish
@@ -66,6 +67,11 @@ def test_all_say_that_the_queue_is_paused(web: Client, database: Database, addre
     assert "\nhelixq_queue_paused 1.0\n" in web.get("/metrics").text
     system = web.get("/api/system").json
     assert system["queue"]["paused"] == system["pauses"][0] == again["pause"]
+    # They are as they are described.
+    schemas.PauseChange.model_validate(again)
+    schemas.System.model_validate(system)
+    schemas.QueuePlace.model_validate(place)
+    schemas.Readiness.model_validate(ready.json)
     status = helixq("status").output
     assert re.search(
         r"\nqueue    paused, 2 queued, the oldest for \d+ s\n         The queue is paused since",
@@ -79,6 +85,7 @@ def test_all_say_that_the_queue_is_paused(web: Client, database: Database, addre
     assert helixq("resume").output == "The queue was not paused.\n"
     assert web.get("/readyz").json["queue"] == "open"
     assert web.get(f"/api/jobs/{waiting}/place").json["paused"] is None
+    schemas.PauseChange.model_validate(web.post("/api/system/resume").json)
     (kept,) = web.get("/api/system").json["pauses"]
     assert (kept["paused_by"], kept["resumed_by"]) == ("anonymous", "anonymous")
     assert kept["resumed_at"] > kept["paused_at"]
