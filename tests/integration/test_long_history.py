@@ -56,6 +56,7 @@ from jobs.use_cases import (
     metrics,
     outbox,
     overview,
+    pausing,
     proving,
     queries,
     restarting,
@@ -554,6 +555,10 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(queries.list_jobs, database, ANONYMOUS, limit=20, since=now)
         search_jobs(run, database)
         look_over(run, database)
+        for ask in (pausing.pause, pausing.resume):
+            run(pausing.is_paused, database)
+            run(pausing.current, database)
+            run(ask, database, "ops", *([None] if ask is pausing.pause else []))
         run(deletion.delete, database, ANONYMOUS, submit(database).id)
         key, secret = run(keys.create, database, "k", [Scope.ASK], max_queued=10)
         run(submission.submit, database, "k", QUESTION, max_queued=1_000_000, key=key)
