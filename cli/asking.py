@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import threading
 import time
@@ -16,7 +17,7 @@ import click
 from cli.client import FINAL, Client
 from cli.colour import ROLES
 from cli.fields import Fields
-from cli.screen import Screen
+from cli.screen import Screen, printable
 from cli.status import MOST
 from cli.statuses import ExitStatus, Interrupted, of_job
 from jobs.pipeline import Role, label
@@ -204,6 +205,10 @@ class _Progress:
 
 
 def _queued(place: dict[str, Any]) -> str:
+    if paused := place.get("paused"):
+        at = dt.datetime.fromisoformat(paused["paused_at"]).astimezone()
+        note = f": {paused['note'].rstrip('.')}" if paused["note"] else ""
+        return printable(f"queued · paused since {at:%H:%M}{note}")
     parts = ["queued"]
     if place.get("place"):
         later = " or later" if place["place"] >= MOST else ""

@@ -286,7 +286,8 @@ def _damage(file: Path) -> str | None:
 def workers(settings: Settings) -> Findings:
     """Whether a worker is ready, with the model of the settings."""
     with open_database(settings) as db:
-        found = system.describe(db).workers
+        described = system.describe(db)
+    found = described.workers
     ready = [running.worker for running in found if running.state == "ready"]
     lost = [running.worker.id for running in found if running.state == "lost"]
     if not ready:
@@ -300,6 +301,12 @@ def workers(settings: Settings) -> Findings:
         yield warning(
             "the workers have several models, which take different jobs: give all of them the same settings"
         )
+    for pause in described.pauses:
+        if pause.resumed_at is None:
+            yield warning(
+                f"the queue is paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}, so that no "
+                "stage starts: resume it with `helixq resume`"
+            )
     for worker in ready:
         base = worker.runtime.get("base", {}).get("name")
         if base not in (None, settings.base_model) and settings.engine != "openai":

@@ -113,6 +113,14 @@ class Client:
         """Return what runs and what waits."""
         return self._reach("GET", "/api/system")
 
+    def pause(self, note: str | None) -> dict[str, Any]:
+        """Pause the queue; return the pause, and whether it is new."""
+        return self._reach("POST", "/api/system/pause", json={"note": note})
+
+    def resume(self) -> dict[str, Any]:
+        """Resume the queue; return the last pause, and whether it has ended now."""
+        return self._reach("POST", "/api/system/resume")
+
     def replay(self, job_id: str) -> str:
         """Submit a job again; return the id of the job that replays it."""
         return str(self._reach("POST", f"/api/jobs/{job_id}/replay")["id"])

@@ -47,6 +47,8 @@ EXAMPLES = {
     "lora extract": "helixq lora extract --base mistral --tuned actor-full --out actor",
     "lora merge": "helixq lora merge --base mistral --adapter actor --out merged",
     "lora inspect": "helixq lora inspect actor",
+    "pause": "helixq pause --note 'New GPU, back at 15:00'",
+    "resume": "helixq resume",
     "status": "helixq status\nhelixq status --json workers,queue",
     "webhooks create": "helixq webhooks create https://example.com/hook --events response.completed",
     "webhooks list": "helixq webhooks list",

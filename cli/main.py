@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import colour, completion, doctor, evaluating, status
+from cli import colour, completion, doctor, evaluating, pausing, status
 from cli.bench import bench
 from cli.errors import UnreachableError, explain, fail
 from cli.fields import Fields, json_fields
@@ -212,6 +212,8 @@ main.add_command(evaluating.command)
 main.add_command(jobs)
 main.add_command(keys)
 main.add_command(lora)
+main.add_command(pausing.pause)
+main.add_command(pausing.resume)
 main.add_command(status.command, "status")
 main.add_command(webhooks)
 add_examples(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from cli.client import Client
 from cli.fields import Command, Fields, json_fields
 from cli.listing import count
 from cli.options import server
+from cli.pausing import sentence
 from jobs.protocol import schemas
 from jobs.settings import Settings
 
@@ -48,14 +50,16 @@ def _lines(url: str, readiness: dict[str, Any], system: dict[str, Any]) -> list[
         for role, number in queue["stages"].items()
         if number["running"] or number["waiting"]
     ]
+    paused = queue["paused"]
     oldest = f", the oldest for {_ago(now, queue['oldest_at'])}" if queue["oldest_at"] else ""
     signed = f", signed {_ago(now, log['checkpoint_at'])} ago" if log["checkpoint_at"] else ""
     return [
         f"web      {'not ready, ' + '; '.join(amiss) if amiss else 'ready'}: {url}, "
         f"HelixQ {system['version']}, {system['database']}",
-        *(_worker(now, worker) for worker in system["workers"]),
+        *(line for worker in system["workers"] for line in _worker(now, worker)),
         *([] if system["workers"] else ["worker   none"]),
-        f"queue    {_capped(queue['queued'])} queued{oldest}",
+        f"queue    {'' if paused is None else 'paused, '}{_capped(queue['queued'])} queued{oldest}",
+        *([] if paused is None else [f"         {sentence(paused)}"]),
         *(f"         {stage}" for stage in stages),
         *(
             f"         {owner['owner']}: {_capped(owner['queued'])} queued, {owner['in_progress']} in progress"
@@ -67,15 +71,32 @@ def _lines(url: str, readiness: dict[str, Any], system: dict[str, Any]) -> list[
     ]
 
 
-def _worker(now: dt.datetime, worker: dict[str, Any]) -> str:
+def _worker(now: dt.datetime, worker: dict[str, Any]) -> Iterator[str]:
     state = worker["state"]
     if state == "lost":
         state = f"lost, last seen {_ago(now, worker['seen_at'])} ago"
     slots = "" if worker["slots"] is None else f" of {worker['slots']}"
-    return (
+    yield (
         f"worker   {worker['id']}: {state}, {worker['running']}{slots} running, {worker['engine']} on "
         f"{worker['device']}, context {worker['context']}, {worker['base']} ({worker['model'][7:19]})"
     )
+    if used := _usage(worker["usage"]):
+        yield f"         {', '.join(used)}"
+
+
+def _usage(usage: dict[str, int | None]) -> Iterator[str]:
+    if (resident := usage["resident_memory_bytes"]) is not None:
+        yield f"{_size(resident)} of memory"
+    total, used = usage["gpu_memory_bytes"], usage["gpu_memory_used_bytes"]
+    if total is not None and used is not None:
+        yield f"{_size(used)} of {_size(total)} of GPU memory"
+    blocks, taken = usage["kv_cache_blocks"], usage["kv_cache_blocks_used"]
+    if blocks is not None and taken is not None:
+        yield f"{taken} of {blocks} blocks of the KV cache"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _capped(number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 RETRY_INTERVAL = 0.5
 #: The maximum number of seconds that one read blocks.
 MAX_BLOCK = 1.0
+#: Seconds between two wakings of a subscriber by text, for each stream that is read here, and the maximum. To wake a
+#: thread costs more than to send what it has, and the text of 100 jobs comes 1,000 times a second.
+PACE, MAX_PACE = 0.0015, 0.25
 #: Seconds after which Redis drops the wake-up stream of a process that has gone.
 WAKE_EXPIRY = 3600
 
@@ -33,6 +37,8 @@ class Subscription:
         self._changed = threading.Condition(threading.Lock())
         self._entries: list[Fields] = []
         self._away = False
+        #: When the subscriber was woken last.
+        self._woken_at = 0.0
         #: The id of the last entry that was received.
         self.cursor: EntryId = (0, 0)
 
@@ -51,12 +57,23 @@ class Subscription:
 
     # --- the listener's thread --------------------------------------------------------
 
-    def put(self, entries: list[tuple[EntryId, Fields]]) -> None:
-        if new := [fields for entry_id, fields in entries if entry_id > self.cursor]:
-            self.cursor = entries[-1][0]
-            with self._changed:
-                self._entries += new
-                self._changed.notify_all()
+    def put(self, entries: list[tuple[EntryId, Fields]]) -> bool:
+        """Add the entries that are new; return whether the subscriber should be woken at once: not by text alone."""
+        new = [fields for entry_id, fields in entries if entry_id > self.cursor]
+        self.cursor = max(self.cursor, entries[-1][0])
+        with self._changed:
+            self._entries += new
+        return any("text" not in fields for fields in new)
+
+    def wake(self, pace: float) -> bool:
+        """Wake the subscriber, unless it was woken less than ``pace`` seconds ago; return whether it was woken now."""
+        now = time.monotonic()
+        if now - self._woken_at < pace:
+            return False
+        self._woken_at = now
+        with self._changed:
+            self._changed.notify_all()
+        return True
 
     def set_away(self) -> None:
         with self._changed:
@@ -83,6 +100,8 @@ class Listener:
         #: new subscriptions.
         self._wake_key = f"helixq:wake:{secrets.token_hex(8)}"
         self._wake_cursor: EntryId = (0, 0)
+        #: Subscribers with text that they do not know of, each with the seconds between two wakings.
+        self._to_wake: dict[Subscription, float] = {}
 
     @contextmanager
     def subscribe(self, key: str) -> Iterator[Subscription]:
@@ -146,7 +165,7 @@ class Listener:
         # redis-py types the replies of all protocols and versions at once.
         reply: Any = self._redis.xread(
             {key: f"{cursor[0]}-{cursor[1]}" for key, cursor in cursors.items()},
-            block=round(MAX_BLOCK * 1000),
+            block=round((MAX_PACE if self._to_wake else MAX_BLOCK) * 1000),
         )
         streams = reply.items() if isinstance(reply, dict) else reply or ()
         return {
@@ -157,9 +176,16 @@ class Listener:
         for entry_id, _ in streams.pop(self._wake_key, []):
             self._wake_cursor = entry_id
         with self._lock:
+            pace = min(MAX_PACE, PACE * len(self._subscriptions))
             for key, entries in streams.items():
                 for subscription in self._subscriptions.get(key, ()):
-                    subscription.put(entries)
+                    at_once = subscription.put(entries)
+                    self._to_wake[subscription] = 0 if at_once else pace
+        self._to_wake = {
+            subscription: pace
+            for subscription, pace in self._to_wake.items()
+            if not subscription.wake(pace)
+        }
 
     def _set_away(self) -> None:
         """Make all subscribers read the database instead, and pause, so that no thread spins."""

@@ -109,6 +109,10 @@ STATISTICS = {
         # The primary key: owner, level, start and model.
         "sqlite_autoindex_rollups_1": "100000 5000 2000 3 1",
     },
+    "pauses": {
+        None: "100",
+        "ix_pauses_current": "1 1",
+    },
     "login_sessions": {
         None: "100",
         "ix_login_sessions_expires_at": "100 1",

@@ -6,7 +6,7 @@ import redis
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.use_cases import workers
+from jobs.use_cases import pausing, workers
 from web.services import get_services
 
 blueprint = Blueprint("health", __name__)
@@ -24,7 +24,10 @@ def readyz() -> tuple[Response, int]:
     """Check the database, Redis and the workers: reply with 200, or with 503 and what is missing."""
     services = get_services()
     checks = {"database": "ok", "redis": "ok", "worker": "ok"}
+    # Paused, the service is ready: it accepts questions.
+    queue = "unknown"
     try:
+        queue = "paused" if pausing.is_paused(services.database) else "open"
         if not workers.list_ready(services.database):
             loading = workers.any_loading(services.database)
             checks["worker"] = "a worker loads its model" if loading else "no worker is ready"
@@ -36,4 +39,5 @@ def readyz() -> tuple[Response, int]:
     except redis.RedisError:
         checks["redis"] = "unreachable"
     ready = set(checks.values()) == {"ok"}
-    return jsonify(status="ok" if ready else "unavailable", checks=checks), 200 if ready else 503
+    status = "ok" if ready else "unavailable"
+    return jsonify(status=status, checks=checks, queue=queue), 200 if ready else 503

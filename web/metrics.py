@@ -166,6 +166,7 @@ class Service(Collector):
             return
         numbers: dict[str, tuple[str, float]] = {
             "jobs_queued": ("Jobs that wait for their first stage.", waiting.queued),
+            "queue_paused": ("Whether the queue is paused (1) or not (0).", waiting.is_paused),
             "oldest_queued_job_age_seconds": (
                 "Seconds that the oldest of them has waited.",
                 waiting.oldest_queued_age,

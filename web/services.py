@@ -9,12 +9,13 @@ from flask import Flask, current_app
 from jobs import dispatch
 from jobs.combining import Combiner
 from jobs.database import Database
-from jobs.models import Batch, Job
+from jobs.models import Batch, Job, Pause
 from jobs.progress import Progress
 from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher, make_app
 from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
+from jobs.use_cases import pausing
 from jobs.use_cases.deletion import Step
 from jobs.use_cases.submission import JobRequest, NewJob
 from web.caller import get_caller
@@ -83,6 +84,19 @@ class Services:
         """Cancel a batch that the current request may change; see `dispatch.cancel_batch`."""
         owner = get_caller().changeable_owner
         return dispatch.cancel_batch(self.database, self.progress, owner, batch_id)
+
+    def pause(self, note: str | None) -> tuple[Pause, bool]:
+        """Pause the queue in the name of the current request's owner; see `pausing.pause`."""
+        said = (note or "").strip() or None
+        paused = pausing.pause(self.database, get_caller().owner, said)
+        self.summaries.forget()
+        return paused
+
+    def resume(self) -> tuple[Pause | None, bool]:
+        """Resume the queue in the name of the current request's owner; see `pausing.resume`."""
+        resumed = pausing.resume(self.database, get_caller().owner)
+        self.summaries.forget()
+        return resumed
 
     def delete(self, job_id: str) -> None:
         """Delete a job that the current request may change; see `dispatch.delete`."""

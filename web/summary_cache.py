@@ -30,6 +30,10 @@ class SummaryCache:
         #: None if the database did not respond.
         self.summary: Summary | None = None
 
+    def forget(self) -> None:
+        """Let the next page ask again: what it says has changed."""
+        self._asked_at = -math.inf
+
     def refresh(self) -> None:
         """Ask for a summary if the last one is old, and no other thread is asking."""
         if time.monotonic() - self._asked_at < MAX_AGE or not self._lock.acquire(blocking=False):

@@ -75,6 +75,7 @@ def consume(
 def _stop_on_signal(runner: StageRunner, signals: StopSignals) -> None:
     """Shut down gracefully at the first signal, and at once at the second. Every stage is recorded or released."""
     signals.wait()
+    runner.drain()
     if signals.count < 2:
         log.info("stopping; stages in progress have %g seconds to finish", GRACE_PERIOD)
     state.should_stop = 0  # type: ignore[assignment]  # typed after its first value

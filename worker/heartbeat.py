@@ -1,10 +1,14 @@
-"""Records that a worker is alive, renews its leases, and cancels generations whose leases are lost."""
+"""Records that a worker is alive, renews its leases, and cancels generations whose leases are lost.
+
+It also notices that the queue is resumed.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+from collections.abc import Callable, Mapping
 
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
@@ -16,24 +20,45 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two checks for lost leases: a cancelled job stops generating within a second.
 CANCEL_INTERVAL = 0.4
+#: Seconds between two looks whether the queue is still paused.
+PAUSE_INTERVAL = 1.0
 
 
 class Heartbeat(DutyThread):
-    """Two duties on their own thread, so that nothing slow, such as a Redis that hangs, delays them.
+    """Duties on their own thread, so that nothing slow, such as a Redis that hangs, delays them.
 
     Start it before the maintenance: the first heartbeat must come before the first sweep.
     """
 
-    def __init__(self, database: Database, runner: StageRunner, worker_id: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        runner: StageRunner,
+        worker_id: str,
+        usage: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """
+        Args:
+            database: of the worker.
+            runner: whose leases it renews.
+            worker_id: of the worker.
+            usage: returns what the worker uses, by `worker.usage`.
+        """
         self._database = database
+        self._usage = usage
         self._runner = runner
         self._worker_id = worker_id
-        duties = [Duty(HEARTBEAT_INTERVAL, self.beat), Duty(CANCEL_INTERVAL, self.cancel_lost)]
+        duties = [
+            Duty(HEARTBEAT_INTERVAL, self.beat),
+            Duty(CANCEL_INTERVAL, self.cancel_lost),
+            Duty(PAUSE_INTERVAL, self.check_pause),
+        ]
         super().__init__("heartbeat", duties, poll=CANCEL_INTERVAL / 2)
 
     def beat(self) -> bool:
-        """Record that the worker is alive, and renew its leases. It shuts down if its row was deleted."""
-        if not workers.heartbeat(self._database, self._worker_id, self._runner.running):
+        """Record that the worker is alive and what it uses, and renew its leases. It shuts down if its row was deleted."""
+        running, usage = self._runner.running, self._usage()
+        if not workers.heartbeat(self._database, self._worker_id, running, usage):
             log.critical(
                 "stopping: this worker's row was deleted, since it sent no heartbeat for too long"
             )
@@ -43,4 +68,9 @@ class Heartbeat(DutyThread):
     def cancel_lost(self) -> bool:
         """Cancel the generations whose leases are lost."""
         self._runner.cancel_lost()
+        return False
+
+    def check_pause(self) -> bool:
+        """Let stages be claimed that wait for the end of a pause, if it has ended."""
+        self._runner.check_pause()
         return False

@@ -39,6 +39,7 @@ from worker.heartbeat import Heartbeat
 from worker.metrics import MetricsServer
 from worker.progress_publisher import ProgressPublisher
 from worker.tasks import StageRunner
+from worker.usage import UsageMeter
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 EngineFactory = Callable[[Callable[[Runtime], None]], tuple[Engine, Runtime]]
 #: Seconds between two attempts to reach a server, and between two warnings about it.
 RETRY_DELAY, LOG_INTERVAL = 1.0, 10.0
-#: Seconds that a stop waits for the reply of a witness, and of a receiver of traces.
+#: Seconds that a stop waits for the reply of a witness, of a receiver of traces, and of the device.
 STOP_TIMEOUT = 1.0
 
 
@@ -85,7 +86,8 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)
         metrics.watch(engine, runner, worker_id, runtime)
-        heartbeat = Heartbeat(database, runner, worker_id)
+        meter = UsageMeter(engine)
+        heartbeat = Heartbeat(database, runner, worker_id, lambda: meter.last)
         maintenance = Maintenance(
             database,
             Publisher(app),
@@ -109,6 +111,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
                 time.monotonic() - start,
             )
 
+        meter.start()
         heartbeat.start()
         maintenance.start()
         webhooks.start()
@@ -124,6 +127,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
             webhooks.stop()
             maintenance.stop()
             heartbeat.stop()
+            meter.stop(timeout=STOP_TIMEOUT)
             engine.close()
             publisher.stop()
     finally:

@@ -20,8 +20,8 @@ from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.queue import task_name
 from jobs.retrying import retry
-from jobs.use_cases import outbox, stages, workers
-from jobs.use_cases.stages import DEADLINE_EXCEEDED, Claim, Output
+from jobs.use_cases import outbox, pausing, stages, workers
+from jobs.use_cases.stages import DEADLINE_EXCEEDED, Claim, Output, Refusal
 from worker.engine.interface import (
     Completion,
     ContextExceededError,
@@ -41,6 +41,8 @@ MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.1, 5.0
 
 #: Attempts at a stage after which a generation that was interrupted fails, instead of running again.
 MAX_INTERRUPTED_ATTEMPTS = 5
+#: How often a stage is tried to claim: it may have to run exclusively, and the queue may be paused meanwhile.
+MAX_CLAIMS = 3
 #: Why an attempt ended whose job was cancelled, or taken back by a sweep, before it could be recorded.
 LEASE_LOST = "lease_lost"
 
@@ -72,6 +74,11 @@ class StageRunner:
         self._ended: Counter[tuple[Role, str]] = Counter()
         #: A stage that must run exclusively holds it to write, all others to read.
         self._exclusive = ReaderWriterLock()
+        #: Stages whose messages threads hold until the queue is resumed, and what they wait for.
+        self._held = 0
+        self._resumed = threading.Event()
+        #: Whether such threads end instead: a sweep publishes their stages again.
+        self._draining = threading.Event()
 
     def run(self, job_id: str, stage_index: int) -> None:
         """Claim and run one stage; return once its output is recorded.
@@ -83,22 +90,71 @@ class StageRunner:
             self._run(job_id, stage_index)
 
     def _run(self, job_id: str, stage_index: int) -> None:
-        with self._exclusive.read_lock():
-            if (claim := self._claim(job_id, stage_index)) is not None:
-                self._run_claimed(claim)
-                return
-        if self.with_retries(
-            lambda: stages.needs_exclusive_worker(self._database, job_id, stage_index)
-        ):
-            with self._exclusive.write_lock():
-                if (claim := self._claim(job_id, stage_index, exclusive=True)) is not None:
-                    log.warning(
-                        "%s: stage %d lost its workers; it runs exclusively", job_id, stage_index
-                    )
+        exclusive, tries = False, 0
+        while tries < MAX_CLAIMS:
+            lock = self._exclusive.write_lock() if exclusive else self._exclusive.read_lock()
+            with lock:
+                claim = self._claim(job_id, stage_index, exclusive=exclusive)
+                if claim is not None:
+                    if exclusive:
+                        log.warning(
+                            "%s: stage %d lost its workers; it runs exclusively",
+                            job_id,
+                            stage_index,
+                        )
                     self._run_claimed(claim)
                     return
+            refusal = self.with_retries(
+                lambda: stages.why_refused(self._database, job_id, stage_index)
+            )
+            if refusal is Refusal.NOT_READY:
+                break
+            if refusal is Refusal.PAUSED:
+                self._hold(job_id, stage_index)
+                continue
+            exclusive = refusal is Refusal.NEEDS_EXCLUSIVE_WORKER
+            tries += 1
         log.debug("%s: stage %d cannot be claimed", job_id, stage_index)
         raise Ignore("the stage cannot be claimed")
+
+    def _hold(self, job_id: str, stage_index: int) -> None:
+        """Wait until the queue is resumed; then the stage can be claimed.
+
+        While its threads wait, the worker takes no further messages, and so those in Redis keep their order. The
+        message of this stage is not in Redis any more: should this process be killed, a sweep publishes the stage
+        after the pause.
+
+        Raises:
+            Ignore: the worker is stopping.
+        """
+        self.with_retries(lambda: outbox.mark_unpublished(self._database, job_id, stage_index))
+        with self._lock:
+            resumed = self._resumed
+            self._held += 1
+        log.info("%s: stage %d waits: the queue is paused", job_id, stage_index)
+        try:
+            if not self._draining.is_set():
+                resumed.wait()
+        finally:
+            with self._lock:
+                self._held -= 1
+        if self._draining.is_set():
+            raise Ignore("the worker is stopping")
+
+    def check_pause(self) -> None:
+        """Let the stages that are held be claimed, if the queue is not paused any more."""
+        if self._held and not pausing.is_paused(self._database):
+            self._release_held()
+
+    def drain(self) -> None:
+        """Hold no stages any more: the worker is stopping."""
+        self._draining.set()
+        self._release_held()
+
+    def _release_held(self) -> None:
+        with self._lock:
+            resumed, self._resumed = self._resumed, threading.Event()
+        resumed.set()
 
     def _claim(self, job_id: str, stage_index: int, *, exclusive: bool = False) -> Claim | None:
         if self._stopping.is_set():
@@ -268,6 +324,7 @@ class StageRunner:
     def stop(self) -> None:
         """Cancel all generations and release their stages. No other stage is claimed."""
         self._stopping.set()
+        self.drain()
         with self._lock:
             for generation in self._running.values():
                 if generation is not None:

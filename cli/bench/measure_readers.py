@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +30,8 @@ from jobs.use_cases.workers import Runtime
 
 #: Seconds between two messages with new text: the worker's.
 INTERVAL = 0.1
+#: Seconds between two requests of an open page for where its job stands (`web/pages/static/helixq.js`).
+NEWS_INTERVAL = 15.0
 #: Maximum seconds for the web to start, and for a message to arrive.
 TIMEOUT = 60.0
 WORKER = "bench"
@@ -42,11 +45,15 @@ class Result:
 
     readers: int
     jobs: int
+    #: Whether the readers are open pages, which ask where their jobs stand every `NEWS_INTERVAL` seconds.
+    pages: bool
     #: The number of deltas of each text before the measurement.
     before: int
     messages: int
     #: Seconds of the web's processor time for each message to each reader.
     cost: float
+    #: The web's processor time as a share of one core.
+    core: float
     #: Seconds from publishing to reading: median and 99th percentile.
     median_delay: float
     late_delay: float
@@ -54,7 +61,7 @@ class Result:
 
 def run(
     folder: Path,
-    cases: list[tuple[int, int, int]],
+    cases: list[tuple[int, int, int, bool]],
     *,
     seconds: float,
     on_progress: Callable[[str], object] = lambda _: None,
@@ -63,7 +70,8 @@ def run(
 
     Args:
         folder: an empty folder, for the data.
-        cases: numbers of readers, of jobs that they share evenly, and of deltas published before.
+        cases: numbers of readers, of jobs that they share evenly, and of deltas published before; and whether the
+            readers are open pages.
         seconds: how long to measure each.
         on_progress: called with a description of the next step.
 
@@ -90,10 +98,10 @@ def run(
             processes.run("web", settings, urls, path="/healthz", timeout=TIMEOUT)
         )
         results = []
-        for readers, jobs, before in cases:
-            on_progress(f"{readers} readers of {jobs} jobs")
+        for readers, jobs, before, pages in cases:
+            on_progress(f"{readers} {'pages' if pages else 'readers'} of {jobs} jobs")
             with Readers(settings, database, progress, web, readers, jobs) as case:
-                results.append(case.measure(before, seconds))
+                results.append(case.measure(before, seconds, pages=pages))
         return results
 
 
@@ -126,6 +134,8 @@ class Readers:
         self._selector = selectors.DefaultSelector()
         self._delays: list[float] = []
         self._received = 0
+        self._asked = 0
+        self._http = HTTPConnection("127.0.0.1", settings.port, timeout=TIMEOUT)
         for number in range(readers):
             job_id = self._claims[number % jobs].job_id
             connection = socket.create_connection(("127.0.0.1", settings.port))
@@ -150,8 +160,9 @@ class Readers:
                     self._selector.unregister(stream.connection)
                     stream.connection.close()
         self._selector.close()
+        self._http.close()
 
-    def measure(self, before: int, seconds: float) -> Result:
+    def measure(self, before: int, seconds: float, *, pages: bool = False) -> Result:
         for _ in range(before):
             self._publish()
         self._publish()
@@ -161,7 +172,10 @@ class Readers:
         for turn in range(round(seconds / INTERVAL)):
             self._read(seconds=max(0.0, start + turn * INTERVAL - time.monotonic()))
             self._publish()
+            if pages:
+                self._ask(until=int((turn + 1) * INTERVAL * self.readers / NEWS_INTERVAL))
         self._read(until=self._published * self.readers)
+        elapsed = time.monotonic() - start
         used = processor(self._web) - used
         delays = sorted(self._delays)
         return Result(
@@ -169,7 +183,9 @@ class Readers:
             jobs=len(self._claims),
             before=before,
             messages=self._received - received,
+            pages=pages,
             cost=used / (self._received - received),
+            core=used / elapsed,
             median_delay=delays[len(delays) // 2],
             late_delay=delays[len(delays) * 99 // 100],
         )
@@ -181,6 +197,17 @@ class Readers:
         if claim is None:
             raise ExpectedError("the job was claimed by another worker")
         return claim
+
+    def _ask(self, *, until: int) -> None:
+        """Ask where jobs stand, one after another, until ``until`` requests were made in all."""
+        while self._asked < until:
+            job_id = self._claims[self._asked % len(self._claims)].job_id
+            self._http.request("GET", f"/jobs/{job_id}/news")
+            reply = self._http.getresponse()
+            reply.read()
+            if reply.status != 200:
+                raise ExpectedError(f"the web says {reply.status} of where a job stands")
+            self._asked += 1
 
     def _publish(self) -> None:
         """Publish the next delta of every job, all in one request as a worker does."""

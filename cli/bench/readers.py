@@ -9,6 +9,9 @@ import click
 
 from cli.bench import common
 
+#: The number of open pages.
+PAGES = 100
+
 
 @click.command()
 @click.option(
@@ -33,11 +36,19 @@ from cli.bench import common
 def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
     """Measure what readers of event streams cost the web.
 
-    Every job gets ten messages a second. In the last case, each text already has --pieces deltas.
+    Every job gets ten messages a second. In one case, each text already has --pieces deltas. The last cases are 100
+    open pages, of as many running jobs and of one, which also ask where their jobs stand.
     """
     from cli.bench import measure_readers
 
-    cases = [(1, 1, 0), (count, count, 0), (count, 1, 0), (count, 1, pieces)]
+    cases = [
+        (1, 1, 0, False),
+        (count, count, 0, False),
+        (count, 1, 0, False),
+        (count, 1, pieces, False),
+        (PAGES, PAGES, 0, True),
+        (PAGES, 1, 0, True),
+    ]
     with common.temporary_folder() as folder:
         results = measure_readers.run(
             folder,
@@ -54,12 +65,12 @@ def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
     )
     click.echo(
         "| readers | jobs | deltas before | messages | processor ms a message | times one reader "
-        "| delay, median | 99 of 100 |"
+        "| of a core | delay, median | 99 of 100 |"
     )
-    click.echo("|---|---|---|---|---|---|---|---|")
+    click.echo("|---|---|---|---|---|---|---|---|---|")
     for r in results:
         click.echo(
-            f"| {r.readers} | {r.jobs} | {r.before:,} | {r.messages:,} | {r.cost * 1000:.3f} "
-            f"| {r.cost / results[0].cost:.2f} | {r.median_delay * 1000:.1f} ms "
+            f"| {r.readers}{' pages' if r.pages else ''} | {r.jobs} | {r.before:,} | {r.messages:,} "
+            f"| {r.cost * 1000:.3f} | {r.cost / results[0].cost:.2f} | {r.core:.3f} | {r.median_delay * 1000:.1f} ms "
             f"| {r.late_delay * 1000:.1f} ms |"
         )

@@ -18,6 +18,7 @@ from jobs.models.log import (
     LogWitness,
     TraceReceiver,
 )
+from jobs.models.pauses import Pause
 from jobs.models.reviews import Review
 from jobs.models.rollups import Rollup, RollupModel
 from jobs.models.search import SearchDocument
@@ -51,6 +52,7 @@ __all__ = [
     "LogTile",
     "LogWitness",
     "LoginSession",
+    "Pause",
     "Review",
     "Rollup",
     "RollupModel",

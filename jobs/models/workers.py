@@ -48,6 +48,8 @@ class Worker(Base):
     ready_at: Mapped[dt.datetime | None]
     #: Base, adapters (name and content digest each), engine, device, dtype, software versions.
     runtime: Mapped[dict[str, Any]]
+    #: What its process and its engine use, as its last heartbeat said (`jobs.protocol.schemas.WorkerUsage`).
+    usage: Mapped[dict[str, Any] | None]
     #: SHA-256 over what texts depend on (`jobs.use_cases.workers.Runtime.model`).
     model: Mapped[str] = mapped_column(sa.String(64))
     #: The maximum number of tokens of prompt and output together.

@@ -502,14 +502,25 @@ class Summary(Reply):
     error: StageError | None
 
 
+class QueuePause(Reply):
+    """Since when the queue is paused, and what the operator says of it."""
+
+    paused_at: Time
+    note: str | None
+
+
 class QueuePlace(Reply):
-    """How a job waits: ``place`` is 1 for the job that starts next, and null once it does not wait."""
+    """How a job waits.
+
+    ``place`` is 1 for the job that starts next, and null once it does not wait, or while the queue is paused.
+    """
 
     status: Status
     place: int | None
     queued: int
     ready_workers: int
     wait: float | None
+    paused: QueuePause | None
 
 
 class SnippetPart(Reply):
@@ -959,6 +970,36 @@ class Readiness(Reply):
 
     status: Literal["ok", "unavailable"]
     checks: Checks
+    queue: Literal["open", "paused", "unknown"]
+
+
+class WorkerUsage(Reply):
+    """What a worker uses, as its last heartbeat said. Null is what it does not measure. Blocks are pages or rows."""
+
+    resident_memory_bytes: int | None
+    gpu_memory_bytes: int | None
+    gpu_memory_used_bytes: int | None
+    num_requests_running: int | None
+    num_requests_waiting: int | None
+    kv_cache_blocks: int | None
+    kv_cache_blocks_used: int | None
+
+
+class Pause(Reply):
+    """A pause of the queue. ``resumed_at`` is null while it lasts."""
+
+    paused_at: Time
+    paused_by: str
+    note: str | None
+    resumed_at: Time | None
+    resumed_by: str | None
+
+
+class PauseChange(Reply):
+    """The last pause of the queue, if there ever was one, and whether the request began or ended it."""
+
+    changed: bool
+    pause: Pause | None
 
 
 class SystemWorker(Reply):
@@ -973,6 +1014,7 @@ class SystemWorker(Reply):
     seen_at: Time
     running: int
     slots: int | None
+    usage: WorkerUsage
     context: int
     model: Digest
     base: str | None
@@ -999,6 +1041,7 @@ class OwnerCounts(Reply):
 
 class SystemQueue(Reply):
     queued: int
+    paused: Pause | None
     oldest_at: Time | None
     stages: dict[Role, StageCounts]
     owners: list[OwnerCounts]
@@ -1033,6 +1076,7 @@ class System(Reply):
     database: Literal["sqlite", "postgresql"]
     workers: list[SystemWorker]
     queue: SystemQueue
+    pauses: list[Pause]
     attempts: LastAttempts
     webhooks: PendingWebhooks
     log: SystemLog

@@ -5,10 +5,33 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from jobs.models import AttemptStatus
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.models import AttemptStatus, Pause
 from jobs.pipeline import Role
 from jobs.protocol.history import rfc3339
 from jobs.use_cases.system import RunningWorker, System
+
+#: What workers say that they use.
+USAGE = (
+    "resident_memory_bytes",
+    "gpu_memory_bytes",
+    "gpu_memory_used_bytes",
+    "num_requests_running",
+    "num_requests_waiting",
+    "kv_cache_blocks",
+    "kv_cache_blocks_used",
+)
+#: The maximum number of characters of a pause's note.
+MAX_NOTE = 500
+
+
+class PauseQueue(BaseModel):
+    """The body of ``POST /api/system/pause``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    note: str | None = Field(default=None, max_length=MAX_NOTE)
 
 
 def system_object(system: System, database: str) -> dict[str, Any]:
@@ -18,6 +41,7 @@ def system_object(system: System, database: str) -> dict[str, Any]:
         system: what runs and what waits.
         database: the name of the kind of database.
     """
+    pauses = [pause_object(pause) for pause in system.pauses]
     return {
         "at": rfc3339(system.now),
         "version": version("helixq"),
@@ -25,6 +49,7 @@ def system_object(system: System, database: str) -> dict[str, Any]:
         "workers": [worker_object(worker) for worker in system.workers],
         "queue": {
             "queued": system.queued,
+            "paused": next((told for told in pauses if told["resumed_at"] is None), None),
             "oldest_at": rfc3339(system.oldest_queued_at),
             "stages": {
                 role: {"running": system.running[role], "waiting": system.waiting[role]}
@@ -35,6 +60,7 @@ def system_object(system: System, database: str) -> dict[str, Any]:
                 for owner, (queued, begun) in system.owners.items()
             ],
         },
+        "pauses": pauses,
         "attempts": {
             "last": sum(system.attempts.values()),
             "lost": system.attempts.get(AttemptStatus.LOST, 0),
@@ -50,10 +76,21 @@ def system_object(system: System, database: str) -> dict[str, Any]:
     }
 
 
+def pause_object(pause: Pause) -> dict[str, Any]:
+    """Return a pause of the queue."""
+    return {
+        "paused_at": rfc3339(pause.paused_at),
+        "paused_by": pause.paused_by,
+        "note": pause.note,
+        "resumed_at": rfc3339(pause.resumed_at),
+        "resumed_by": pause.resumed_by,
+    }
+
+
 def worker_object(running: RunningWorker) -> dict[str, Any]:
     """Return a worker of the reply."""
     worker = running.worker
-    runtime = worker.runtime
+    runtime, usage = worker.runtime, worker.usage or {}
     return {
         "id": worker.id,
         "host": worker.host,
@@ -64,6 +101,7 @@ def worker_object(running: RunningWorker) -> dict[str, Any]:
         "seen_at": rfc3339(worker.seen_at),
         "running": running.running,
         "slots": runtime.get("engine_config", {}).get("slots"),
+        "usage": {name: usage.get(name) for name in USAGE},
         "context": worker.context,
         "model": f"sha256:{worker.model}",
         "base": runtime.get("base", {}).get("name"),

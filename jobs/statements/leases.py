@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.models import Job, Status, Worker
-from jobs.statements import attempts, endings
+from jobs.statements import attempts, endings, pauses
 from jobs.statements.jobs import IS_LEASED, IS_OPEN_EXPANDED, select_unlocked
 from jobs.timing import LEASE
 
@@ -38,6 +38,7 @@ _CLAIM = (
         Job.stage_index == sa.bindparam("stage"),
         IS_OPEN_EXPANDED,
         Job.lease_expires_at.is_(None),
+        pauses.IS_NOT_PAUSED_LOCKED,
         sa.or_(Job.model.is_(None), Job.model == _MODEL),
         sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
         sa.or_(
@@ -71,6 +72,16 @@ _CLAIM = (
         Job.ready_at,
         Job.deadline_at,
         utcnow().label("now"),
+    )
+)
+
+#: Whether the ``stage`` of a ``job`` is there to be claimed.
+_IS_READY = sa.select(
+    sa.exists().where(
+        Job.id == sa.bindparam("job"),
+        Job.stage_index == sa.bindparam("stage"),
+        IS_OPEN_EXPANDED,
+        Job.lease_expires_at.is_(None),
     )
 )
 
@@ -117,7 +128,7 @@ def claim(
     job_timeout: float,
     exclusive: bool,
 ) -> sa.Row[*tuple[Any, ...]] | None:
-    """Take the lease on a job's stage, if the stage is ready and the worker has the run's model.
+    """Take the lease on a job's stage, if it is ready, the worker has the run's model, and the queue is not paused.
 
     The first claim of a run sets its model; the first claim of a job sets its deadline.
 
@@ -144,6 +155,11 @@ def claim(
             "exclusive": exclusive,
         },
     ).one_or_none()
+
+
+def is_ready(connection: sa.Connection, job_id: str, stage_index: int) -> bool:
+    """Return whether a job's stage is there to be claimed: by some worker, once the queue is not paused."""
+    return bool(connection.scalar(_IS_READY, {"job": job_id, "stage": stage_index}))
 
 
 def give_back(

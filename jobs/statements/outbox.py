@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from jobs.column_types import UTCDateTime, utcnow, utcnow_once
 from jobs.models import Job, Status
 from jobs.pipeline import MAX_PRIORITY, NextStage
+from jobs.statements import pauses
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_OPEN, IS_QUEUED, select_unlocked
 
 #: Seconds after which a message that nobody took may count as lost, if there is evidence.
@@ -124,9 +125,9 @@ def _lost_if_published_before(connection: sa.Connection, queue_empty: bool) -> l
     Redis delivers higher priorities first, and the messages of one priority in their order. So a message
     is lost if a question that came after it, and is not more urgent, has started.
     """
-    recent, old = connection.execute(
-        sa.select(utcnow(-REPUBLISH_AFTER), utcnow(-REPUBLISH_ALWAYS_AFTER))
-    ).one()
+    recent, old = (
+        pauses.ago(connection, seconds) for seconds in (REPUBLISH_AFTER, REPUBLISH_ALWAYS_AFTER)
+    )
     if queue_empty:
         return [recent for _ in _PRIORITIES]
     ended = (

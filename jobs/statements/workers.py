@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -69,10 +69,11 @@ def set_runtime(connection: sa.Connection, worker_id: str, runtime: dict[str, An
     connection.execute(sa.update(Worker).where(Worker.id == worker_id).values(runtime=runtime))
 
 
-def set_seen(connection: sa.Connection, worker_id: str) -> bool:
-    """Note that a worker is alive; return False if its row was deleted."""
-    statement = sa.update(Worker).where(Worker.id == worker_id).values(seen_at=utcnow())
-    return bool(connection.execute(statement).rowcount)
+def set_seen(connection: sa.Connection, worker_id: str, usage: Mapping[str, int] | None) -> bool:
+    """Note that a worker is alive, and what it uses; return False if its row was deleted."""
+    statement = sa.update(Worker).where(Worker.id == worker_id)
+    values = {"seen_at": utcnow(), "usage": usage}
+    return bool(connection.execute(statement.values(values)).rowcount)
 
 
 def list_ready(session: Session) -> list[Worker]:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.models import AttemptStatus
 from jobs.pipeline import Role
-from jobs.statements import log, metrics, system
+from jobs.statements import log, metrics, pauses, system
 from jobs.use_cases.system import ROLES, state_of
 
 #: Counts end here: what is read is bounded, however much waits.
@@ -37,6 +37,7 @@ class Waiting:
     """What runs and what waits. No number counts further than its limit."""
 
     queued: int
+    is_paused: bool
     #: Seconds that the oldest of them has waited; 0 if there is none.
     oldest_queued_age: float
     #: Stages of jobs that have begun, by role.
@@ -74,6 +75,7 @@ def measure(database: Database, limit: int = MOST) -> Waiting:
         _, log_size = log.state(connection)
         return Waiting(
             queued=metrics.count_queued(connection, limit),
+            is_paused=pauses.is_paused(connection),
             oldest_queued_age=since(system.oldest_queued(connection)),
             running=running,
             waiting=waiting,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jobs.database import Database
 from jobs.pipeline import NextStage
-from jobs.statements import outbox
+from jobs.statements import outbox, pauses
 
 
 def mark_unpublished(database: Database, job_id: str, stage_index: int) -> None:
@@ -23,7 +23,7 @@ def take_unpublished(
     These are the jobs that were never published, or were released or taken back; that have begun and do
     not continue, although such jobs go first; that were overtaken by a question that came later; and
     those that nobody claimed although Redis has no messages, or for so long that nobody can tell why. A
-    duplicate message does no harm.
+    duplicate message does no harm. While the queue is paused, there are none, since nobody would claim them.
 
     They count as published from now on, so that only one of several sweeps takes each.
 
@@ -40,6 +40,8 @@ def take_unpublished(
     with (
         database.read() as connection
     ):  # As a rule there is nothing to do, which should lock nothing.
+        if pauses.is_paused(connection):
+            return []
         ids = outbox.find(connection, queue_empty=queue_empty, model=model, limit=limit)
     if not ids:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from jobs import pipeline
 from jobs.database import Database
 from jobs.models import AttemptStatus, Status
 from jobs.pipeline import Sampling, Stage, Turn
-from jobs.statements import attempts, leases
+from jobs.statements import attempts, leases, pauses
 
 #: The reason of a job that failed because it took too long.
 DEADLINE_EXCEEDED = "the job exceeded its time limit (HELIXQ_JOB_TIMEOUT)"
@@ -68,7 +69,7 @@ def claim(
     """Claim a stage: take its lease, and begin an attempt with its exact prompt.
 
     A duplicate or outdated message finds nothing to claim, and neither does a worker whose model is not
-    that of the job's run. The first claim of a run sets its model.
+    that of the job's run, or any worker while the queue is paused. The first claim of a run sets its model.
 
     Args:
         database: of the jobs.
@@ -76,7 +77,7 @@ def claim(
         stage_index: of the stage.
         worker_id: of the worker that will run it.
         job_timeout: seconds that the job may take from its first claim on.
-        exclusive: whether the worker runs nothing else meanwhile (`needs_exclusive_worker`).
+        exclusive: whether the worker runs nothing else meanwhile (`Refusal.NEEDS_EXCLUSIVE_WORKER`).
     """
     with database.write() as connection:
         job = leases.claim(
@@ -142,10 +143,29 @@ def claim(
         )
 
 
-def needs_exclusive_worker(database: Database, job_id: str, stage_index: int) -> bool:
-    """Return whether a stage has lost enough attempts that it must run with no other beside it."""
+class Refusal(Enum):
+    """Why a stage was not claimed."""
+
+    #: It was claimed, or its job has ended.
+    NOT_READY = auto()
+    #: The queue is paused.
+    PAUSED = auto()
+    #: It has lost enough attempts that it must run with no other beside it.
+    NEEDS_EXCLUSIVE_WORKER = auto()
+    #: The worker has another model, or the reason is there no more.
+    OTHER = auto()
+
+
+def why_refused(database: Database, job_id: str, stage_index: int) -> Refusal:
+    """Return why a stage was not claimed."""
     with database.read() as connection:
-        return attempts.count_lost(connection, job_id, stage_index) >= leases.EXCLUSIVE_AFTER
+        if not leases.is_ready(connection, job_id, stage_index):
+            return Refusal.NOT_READY
+        if pauses.is_paused(connection):
+            return Refusal.PAUSED
+        if attempts.count_lost(connection, job_id, stage_index) >= leases.EXCLUSIVE_AFTER:
+            return Refusal.NEEDS_EXCLUSIVE_WORKER
+        return Refusal.OTHER
 
 
 def record(database: Database, claim: Claim, output: Output) -> bool:

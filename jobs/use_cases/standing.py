@@ -9,8 +9,9 @@ from typing import Any
 from jobs.database import Database
 from jobs.models import Job, Status
 from jobs.pipeline import DEFAULT_PRIORITY
-from jobs.statements import jobs, workers
+from jobs.statements import jobs, pauses, workers
 from jobs.statements.jobs import CAP
+from jobs.statements.pauses import LastPause
 
 __all__ = ["CAP", "Outlook", "Standing", "find_outlook", "find_standing"]
 
@@ -35,6 +36,8 @@ class Standing:
     seen_at: dt.datetime | None
     #: The expected time until it starts; None if it is not known, as for all from the place `CAP` on.
     wait: dt.timedelta | None
+    #: If the queue is paused. Then there is neither place nor wait: nobody knows when it is resumed.
+    pause: LastPause | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,16 @@ def find_standing(database: Database, job: Job, now: dt.datetime) -> Standing:
     with database.read() as connection:
         ready = workers.count_ready(connection, job.model)
         seen_at = None if ready else workers.last_seen(connection)
+        last = pauses.last(connection)
+        pause = None if last is None or last.resumed_at else last
         if job.status is not Status.QUEUED:
-            return Standing(None, 0, ready, seen_at, None)
+            return Standing(None, 0, ready, seen_at, None, pause)
         ahead, queued = jobs.count_ahead(connection, job.priority, job.published_at)
+        if pause is not None:
+            return Standing(None, max(queued, 1), ready, seen_at, None, pause)
         ends = jobs.last_ends(connection, SAMPLE) if ready else []
     place = min(ahead + 1, CAP)
-    return Standing(place, max(queued, place), ready, seen_at, _wait(ends, place, now))
+    return Standing(place, max(queued, place), ready, seen_at, _wait(ends, place, now, last))
 
 
 def find_outlook(database: Database, now: dt.datetime) -> Outlook:
@@ -78,9 +85,13 @@ def find_outlook(database: Database, now: dt.datetime) -> Outlook:
         ahead, queued = jobs.count_ahead(connection, DEFAULT_PRIORITY, now)
         ends = jobs.last_ends(connection, SAMPLE) if ready else []
         rows = workers.serving(connection)
+        last = pauses.last(connection)
     serving = [(_name(row.runtime), row.context) for row in rows]
     place = min(ahead + 1, CAP)
-    stands = Standing(place, queued, ready, seen_at, _wait(ends, place, now))
+    if last is None or last.resumed_at is not None:
+        stands = Standing(place, queued, ready, seen_at, _wait(ends, place, now, last))
+    else:
+        stands = Standing(None, queued, ready, seen_at, None, last)
     return Outlook(stands, list(dict.fromkeys(serving)))
 
 
@@ -90,9 +101,14 @@ def _name(runtime: dict[str, Any]) -> str:
     return str(named)
 
 
-def _wait(ends: list[dt.datetime], place: int, now: dt.datetime) -> dt.timedelta | None:
-    """Return how long a job waits at a place, by when the last ones ended."""
-    recent = [end for end in ends if now - end < MAX_AGE]
+def _wait(
+    ends: list[dt.datetime], place: int, now: dt.datetime, last: LastPause | None
+) -> dt.timedelta | None:
+    """Return how long a job waits at a place, by when the last ones ended since the last pause."""
+    since = now - MAX_AGE
+    if last is not None and last.resumed_at is not None:
+        since = max(since, last.resumed_at)
+    recent = [end for end in ends if end > since]
     if len(recent) < MIN_SAMPLE or place >= CAP:
         return None
     return (now - recent[-1]) / len(recent) * place

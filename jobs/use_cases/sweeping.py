@@ -10,8 +10,8 @@ from jobs import pipeline
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import AttemptStatus, Job
-from jobs.statements import attempts, jobs, leases
-from jobs.statements.jobs import IS_IN_PROGRESS
+from jobs.statements import attempts, jobs, leases, pauses
+from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED
 from jobs.use_cases.stages import DEADLINE_EXCEEDED
 
 #: Seconds after its deadline after which a job ends even if a worker holds its lease.
@@ -61,9 +61,10 @@ def _overdue() -> sa.ColumnElement[bool]:
     return sa.and_(
         IS_IN_PROGRESS,
         sa.or_(
-            sa.and_(Job.worker_id.is_(None), Job.deadline_at < utcnow()),
+            # The end of a pause adds the time that it took to the deadlines of the jobs that waited.
+            sa.and_(Job.worker_id.is_(None), Job.deadline_at < utcnow(), pauses.IS_NOT_PAUSED),
             # The worker that holds the lease should have ended the job by now.
-            Job.deadline_at < utcnow(-DEADLINE_GRACE),
+            sa.and_(IS_LEASED, Job.deadline_at < utcnow(-DEADLINE_GRACE)),
         ),
     )
 

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import AttemptStatus, WebhookDelivery, WebhookEndpoint, Worker, WorkerState
+from jobs.models import (
+    AttemptStatus,
+    Pause,
+    WebhookDelivery,
+    WebhookEndpoint,
+    Worker,
+    WorkerState,
+)
 from jobs.pipeline import MAX_ROUNDS, Role, stages
-from jobs.statements import log, system, workers
+from jobs.statements import log, pauses, system, workers
 from jobs.statements.jobs import CAP
 from jobs.timing import ALIVE_FOR
 
@@ -32,6 +39,8 @@ MAX_OWNERS = 20
 #: How many workers that are gone are named, and how many deliveries that failed.
 MAX_GONE = 20
 MAX_FAILED = 20
+#: How many pauses of the queue are named.
+MAX_PAUSES = 10
 #: The role of each stage of a job.
 ROLES = [stage.role for stage in stages(MAX_ROUNDS)]
 
@@ -68,6 +77,8 @@ class System:
     log_size: int
     unsealed: int
     checkpoint_at: dt.datetime | None
+    #: The last pauses of the queue, the newest first.
+    pauses: list[Pause]
 
 
 @dataclass(frozen=True)
@@ -79,15 +90,18 @@ class Summary:
     models: list[str]
     #: The jobs that wait for their first stage, up to `CAP`.
     queued: int
+    #: Since when the queue is paused.
+    paused_at: dt.datetime | None = None
 
 
 def summarize(database: Database) -> Summary:
-    """Return the least that one wants to know. It costs two short queries."""
+    """Return the least that one wants to know. It costs three short queries."""
     with database.read() as connection:
         runtimes = workers.ready_runtimes(connection, system.MAX_WORKERS)
         queued = system.count_all_queued(connection)
+        paused_at = pauses.paused_at(connection)
     names = {runtime.get("base", {}).get("name") for runtime in runtimes}
-    return Summary(len(runtimes), sorted(filter(None, names)), queued)
+    return Summary(len(runtimes), sorted(filter(None, names)), queued, paused_at)
 
 
 def list_gone(database: Database) -> list[Worker]:
@@ -138,6 +152,7 @@ def describe(database: Database) -> System:
             size,
             log.count_unsealed(connection, CAP),
             system.last_checkpoint(connection),
+            pauses.newest(session, MAX_PAUSES),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -106,7 +106,12 @@ def set_state(database: Database, worker_id: str, state: WorkerState) -> None:
         workers.set_state(connection, worker_id, state)
 
 
-def heartbeat(database: Database, worker_id: str, running: Collection[tuple[str, int]]) -> bool:
+def heartbeat(
+    database: Database,
+    worker_id: str,
+    running: Collection[tuple[str, int]],
+    usage: Mapping[str, int] | None = None,
+) -> bool:
     """Note that a worker is alive, and extend its leases on the stages that it is running.
 
     Args:
@@ -114,12 +119,13 @@ def heartbeat(database: Database, worker_id: str, running: Collection[tuple[str,
         worker_id: of the worker.
         running: (job id, lease token) of the stages that its threads are running. A lease that no
             thread knows of expires, as after a claim whose reply was lost.
+        usage: what it uses, by name (`jobs.protocol.schemas.WorkerUsage`); None if it is not known.
 
     Returns:
         False if the worker was not seen for so long that its row was deleted: it can claim nothing.
     """
     with database.write() as connection:
-        is_registered = workers.set_seen(connection, worker_id)
+        is_registered = workers.set_seen(connection, worker_id, usage)
         if running:
             leases.extend(connection, worker_id, running)
         return is_registered

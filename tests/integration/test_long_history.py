@@ -56,6 +56,7 @@ from jobs.use_cases import (
     metrics,
     outbox,
     overview,
+    pausing,
     proving,
     queries,
     restarting,
@@ -554,6 +555,10 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(queries.list_jobs, database, ANONYMOUS, limit=20, since=now)
         search_jobs(run, database)
         look_over(run, database)
+        for ask in (pausing.pause, pausing.resume):
+            run(pausing.is_paused, database)
+            run(pausing.current, database)
+            run(ask, database, "ops", *([None] if ask is pausing.pause else []))
         run(deletion.delete, database, ANONYMOUS, submit(database).id)
         key, secret = run(keys.create, database, "k", [Scope.ASK], max_queued=10)
         run(submission.submit, database, "k", QUESTION, max_queued=1_000_000, key=key)
@@ -580,10 +585,10 @@ def test_no_use_case_scans_the_history_or_the_queue(
         taken = [NextStage(job.id, 0, 1, 5, None) for job in waiting]
         run(outbox.put_back, database, taken)
         for stage_index in range(3):
+            run(stages.why_refused, database, job.id, stage_index)
             claimed = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)
             run(workers.heartbeat, database, WORKER, [(job.id, claimed.lease_token)])
             run(workers.held_leases, database, WORKER)
-            run(stages.needs_exclusive_worker, database, job.id, stage_index)
             run(stages.record, database, claimed, OUTPUT)
         for end in (stages.release, stages.fail):
             run(

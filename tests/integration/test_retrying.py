@@ -107,7 +107,9 @@ def test_workers_that_were_lost_before_a_retry_do_not_count(database: Database) 
         assert (stored.status, stored.error_code) == (Status.FAILED, "worker_lost")
         if not end:
             retrying.retry(database, ANONYMOUS, job.id)
-            assert not stages.needs_exclusive_worker(database, job.id, 0)
+            assert (
+                stages.why_refused(database, job.id, 0) is not stages.Refusal.NEEDS_EXCLUSIVE_WORKER
+            )
     lost = [a.status for a in get(database, job).attempts]
     assert lost == [AttemptStatus.LOST] * 2 * MAX_LOST
 

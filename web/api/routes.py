@@ -11,7 +11,7 @@ from werkzeug.routing import BaseConverter
 from jobs.errors import JobNotFoundError, NoSuchPartError, NotImportedError, NotSealedError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.history import history, summary
+from jobs.protocol.history import history, rfc3339, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import report
 from jobs.use_cases import proving, queries, standing
@@ -81,6 +81,8 @@ def job_place(job_id: str) -> Response:
         queued=found.queued,
         ready_workers=found.ready,
         wait=None if found.wait is None else round(found.wait.total_seconds(), 1),
+        paused=found.pause
+        and {"paused_at": rfc3339(found.pause.paused_at), "note": found.pause.note},
     )
 
 

@@ -1,14 +1,16 @@
-"""The endpoint of ``/api/system``: what runs and what waits."""
+"""The endpoints of ``/api/system``: what runs and what waits, pausing and resuming the queue."""
 
 from __future__ import annotations
 
 from flask import Response, jsonify
 
 from jobs.models import Scope
-from jobs.protocol.system import system_object
+from jobs.protocol.system import PauseQueue, pause_object, system_object
+from jobs.protocol.validation import parse
 from jobs.use_cases import system
 from web.access import check_scope
 from web.api.routes import blueprint
+from web.request_body import read_json
 from web.services import get_services
 
 
@@ -18,3 +20,19 @@ def get_system() -> Response:
     check_scope(Scope.AUDIT)
     database = get_services().database
     return jsonify(system_object(system.describe(database), database.engine.dialect.name))
+
+
+@blueprint.post("/system/pause")
+def pause_queue() -> Response:
+    """Pause the queue: no stage starts until it is resumed. Those that run finish, and questions are accepted."""
+    check_scope(Scope.ADMIN)
+    paused, is_new = get_services().pause(parse(PauseQueue, read_json()).note)
+    return jsonify(changed=is_new, pause=pause_object(paused))
+
+
+@blueprint.post("/system/resume")
+def resume_queue() -> Response:
+    """Resume the queue."""
+    check_scope(Scope.ADMIN)
+    last, was_paused = get_services().resume()
+    return jsonify(changed=was_paused, pause=None if last is None else pause_object(last))

@@ -23,6 +23,7 @@ from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED, CreateReview, DeleteJobs, EraseTexts
 from jobs.protocol.shapes import Shape
+from jobs.protocol.system import PauseQueue
 from jobs.search.query import MAX_LENGTH
 from web.job_filters import MAX_ATTEMPTS, MAX_DURATION
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
@@ -533,6 +534,17 @@ OPERATIONS = {
     "api.get_system": Operation(
         "Audits",
         {200: Reply("What runs and what waits.", schemas.System)},
+        error=schemas.Problem,
+    ),
+    "api.pause_queue": Operation(
+        "Audits",
+        {200: Reply("The queue is paused.", schemas.PauseChange)},
+        body=PauseQueue,
+        error=schemas.Problem,
+    ),
+    "api.resume_queue": Operation(
+        "Audits",
+        {200: Reply("The queue is not paused.", schemas.PauseChange)},
         error=schemas.Problem,
     ),
     "api.job_place": Operation(

@@ -44,6 +44,7 @@ def _of(summary: Summary) -> list[str]:
             summary.ready, f"{summary.ready} workers ready"
         ),
         f"{summary.queued:,}{more} queued",
+        *([f"paused since {summary.paused_at:%H:%M} UTC"] if summary.paused_at else []),
     ]
 
 

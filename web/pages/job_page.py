@@ -11,7 +11,7 @@ from jobs.errors import JobNotFoundError
 from jobs.models import Job, Scope
 from jobs.protocol.history import history
 from jobs.protocol.replay import report
-from jobs.use_cases import queries, verifying_jobs
+from jobs.use_cases import pausing, queries, verifying_jobs
 from jobs.use_cases import standing as places
 from web.caller import get_caller
 from web.errors import HTTPError
@@ -92,7 +92,12 @@ def get(job_id: str) -> Job:
 
 def sentence(job: Job, now: dt.datetime) -> str:
     """Return where a job stands that has not ended."""
-    return standing.describe(job, places.find_standing(get_services().database, job, now), now)
+    database = get_services().database
+    if view.running(job) is None:
+        found = places.find_standing(database, job, now)
+    else:
+        found = places.Standing(None, 0, 0, None, None, pausing.current(database))
+    return standing.describe(job, found, now)
 
 
 def news(job_id: str) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import datetime as dt
 from typing import Any
 
 from jobs import pipeline
-from jobs.models import Attempt, Job
+from jobs.models import Attempt, Job, Status
 from jobs.protocol.response import item_id
 from jobs.timing import SWEEP_INTERVAL
+from jobs.use_cases.pausing import LastPause
 from jobs.use_cases.standing import CAP, Standing
 from web.pages import view
 from web.pages.options import Options
@@ -24,7 +25,14 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
     """
     running = view.running(job)
     if running is not None:
-        return _running(job, running, now)
+        told = _running(job, running, now)
+        return told if standing.pause is None else f"{told} {paused(standing.pause, now)}"
+    if standing.pause is not None:
+        if standing.place is None and job.status is Status.IN_PROGRESS:
+            return f"{paused(standing.pause, now)} The next stage waits."
+        more = " or more" if standing.queued >= CAP else ""
+        others = f"{standing.queued:,}{more} questions wait"
+        return f"{paused(standing.pause, now)} {'1 question waits' if standing.queued == 1 else others}."
     if not standing.ready:
         if standing.seen_at is None:
             return "No worker was ever started."
@@ -46,6 +54,8 @@ def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
         standing: of a job that would be accepted now.
         now: the time.
     """
+    if standing.pause is not None:
+        return f"{paused(standing.pause, now)} Questions are accepted, and wait."
     if not standing.ready:
         if standing.seen_at is None:
             return "No worker was ever started: questions wait for one."
@@ -58,6 +68,12 @@ def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
     ahead = "1 question waits" if standing.queued == 1 else waiting
     wait = "" if standing.wait is None else f"; a new one starts in {_about(standing.wait)}"
     return f"{ready}, {ahead}{wait}."
+
+
+def paused(pause: LastPause, now: dt.datetime) -> str:
+    """Return that the queue is paused, since when, and what the operator says of it."""
+    note = "" if pause.note is None else f": {pause.note.rstrip('.')}"
+    return f"The queue is paused since {_clock(pause.paused_at, now)}{note}."
 
 
 def news(job: Job, sentence: str, now: dt.datetime) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from importlib.metadata import version
 
-from flask import redirect, render_template, url_for
+from flask import redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from jobs.models import AttemptStatus, Scope, WebhookEndpoint
-from jobs.protocol.system import worker_object
+from jobs.protocol.system import MAX_NOTE, worker_object
 from jobs.use_cases import deliveries
 from jobs.use_cases import system as use_case
 from jobs.use_cases.system import CAP
@@ -44,9 +44,28 @@ def system() -> str:
         released=found.attempts.get(AttemptStatus.RELEASED, 0),
         failed=use_case.list_failed(database, owner),
         may_repeat=may_repeat,
+        may_pause=caller.key is None or caller.may(Scope.ADMIN),
+        max_note=MAX_NOTE,
         ago=lambda time: _ago(found.now - time),
         capped=_capped,
+        size=_size,
     )
+
+
+@blueprint.post("/system/pause")
+def pause() -> Response:
+    """Pause the queue, and redirect to the page."""
+    check_scope(Scope.ADMIN)
+    get_services().pause(request.form.get("note", "")[:MAX_NOTE])
+    return redirect(url_for("pages.system", _anchor="queue-title"), code=303)
+
+
+@blueprint.post("/system/resume")
+def resume() -> Response:
+    """Resume the queue, and redirect to the page."""
+    check_scope(Scope.ADMIN)
+    get_services().resume()
+    return redirect(url_for("pages.system", _anchor="queue-title"), code=303)
 
 
 @blueprint.post("/system/deliveries/<delivery_id>/redeliver")
@@ -58,6 +77,11 @@ def redeliver(delivery_id: str) -> Response:
 
 def _capped(number: int) -> str:
     return f"{number:,} or more" if number >= CAP else f"{number:,}"
+
+
+def _size(size: int) -> str:
+    """Return bytes as MiB or GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _ago(delta: dt.timedelta) -> str:

@@ -29,6 +29,7 @@ def test_a_waiting_job_has_a_place_by_priority_and_age(web: Client, database: Da
         "queued": 4,
         "ready_workers": 0,
         "wait": None,
+        "paused": None,
     }
     workers.set_state(database, WORKER, WorkerState.READY)
     finish(database, first, 1)

@@ -54,7 +54,7 @@ def test_the_page_says_what_runs_and_what_waits(
 
     page = told(web)
     for part in (
-        "host-ready-1, process 7 ready-1 ● ready 0 s ago 1 of 8 running /models/tiny",
+        "host-ready-1, process 7 ready-1 ● ready 0 s ago 1 of 8 running not known /models/tiny",
         "actor act-1 batching on cpu, context 512 torch 2.11",
         "host-gone-1, process 7 gone-1 stopped",
         "1 job waits for the first stage, the oldest accepted",

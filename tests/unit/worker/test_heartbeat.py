@@ -37,6 +37,9 @@ class FakeRunner:
     def cancel_lost(self) -> None:
         self.looked.set()
 
+    def check_pause(self) -> None:
+        pass
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:

@@ -1,0 +1,61 @@
+"""`helixq pause` and `helixq resume`: whether workers start further stages."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+import click
+
+from cli.client import Client
+from cli.fields import Command, Fields, json_fields
+from cli.options import server
+from cli.screen import printable
+from jobs.protocol import schemas
+from jobs.protocol.system import MAX_NOTE
+from jobs.settings import Settings
+
+
+@click.command(cls=Command)
+@click.option("--note", metavar="TEXT", help=f"What users are told, up to {MAX_NOTE} characters.")
+@json_fields(schemas.PauseChange)
+@server
+@click.pass_obj
+def pause(settings: Settings, /, note: str | None, fields: Fields | None, url: str | None) -> None:
+    """Pause the queue: stages that run finish, and no other starts until `helixq resume`.
+
+    Questions are accepted, and wait. A server that requires keys wants one with the scope admin.
+    """
+    with Client(url or settings.url, settings.api_key) as client:
+        changed = client.pause(note)
+    _show(changed, fields, sentence(changed["pause"]))
+
+
+@click.command(cls=Command)
+@json_fields(schemas.PauseChange)
+@server
+@click.pass_obj
+def resume(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
+    """Resume the queue that `helixq pause` paused."""
+    with Client(url or settings.url, settings.api_key) as client:
+        changed = client.resume()
+    said = "The queue was not paused."
+    if changed["changed"]:
+        said = f"The queue is resumed. It was {_since(changed['pause'])}."
+    _show(changed, fields, said)
+
+
+def sentence(pause: dict[str, Any]) -> str:
+    """Return since when the queue is paused, by whom, and the note."""
+    return f"The queue is {_since(pause)}."
+
+
+def _since(pause: dict[str, Any]) -> str:
+    at = dt.datetime.fromisoformat(pause["paused_at"])
+    note = f": {pause['note'].rstrip('.')}" if pause["note"] else ""
+    return printable(f"paused since {at:%Y-%m-%d %H:%M} UTC by {pause['paused_by']}{note}")
+
+
+def _show(changed: dict[str, Any], fields: Fields | None, said: str) -> None:
+    click.echo(json.dumps(fields.of(changed), indent=2) if fields else said)
