@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 import webbrowser
@@ -59,8 +58,7 @@ def follow(
             f"or end it with `helixq jobs cancel {job_id}{hint}`."
         ) from None
     if fields:
-        shown = fields.of(response, answer=answer(response), page=client.page(job_id))
-        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+        fields.print(response, answer=answer(response), page=client.page(job_id))
     elif final and (text := answer(response)):
         screen.write(text if text.endswith("\n") else f"{text}\n")
     return of_job(response["status"])

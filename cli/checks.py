@@ -19,8 +19,8 @@ import httpx2
 import redis
 import sqlalchemy as sa
 
+from cli.database import open_database
 from cli.errors import explain
-from cli.listing import open_database
 from jobs import advice
 from jobs.column_types import utcnow
 from jobs.settings import Settings

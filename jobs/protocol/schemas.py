@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs import pipeline
-from jobs.models import AttemptStatus, BatchStatus, DeliveryStatus, FilePurpose, Scope, Status
+from jobs.enums import AttemptStatus, BatchStatus, DeliveryStatus, FilePurpose, Scope, Status
 from jobs.pipeline import Role
 from jobs.protocol.items import RefusalPart
 from jobs.protocol.request import Context

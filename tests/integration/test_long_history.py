@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from jobs import queued_counts, use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
+from jobs.enums import Order
 from jobs.errors import StatisticsError
 from jobs.models import (
     ANONYMOUS,
@@ -79,7 +80,7 @@ from jobs.use_cases import (
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
-from jobs.use_cases.searching import Filters, Order
+from jobs.use_cases.searching import Filters
 from jobs.use_cases.statistics import By, Query
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER

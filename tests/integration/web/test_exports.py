@@ -18,10 +18,11 @@ import sqlalchemy as sa
 import zstandard
 
 from jobs.database import Database
+from jobs.enums import Shape
 from jobs.formats.compression import Compression, decompressed
 from jobs.formats.writing import FileKind, Format, kind_of, to_json
 from jobs.models import Job, Scope
-from jobs.protocol.shapes import COLUMNS, Shape
+from jobs.protocol.shapes import COLUMNS
 from jobs.tlog.proof import Proof
 from jobs.use_cases import deletion, exporting, indexing, keys, proving, stages, workers
 from jobs.use_cases.stages import Output
