@@ -185,6 +185,10 @@ class Job(Base):
             "id",
             where="rating IS NOT NULL",
         ),
+        # The replays of a job.
+        partial(
+            "ix_jobs_replay_of", "replay_of", "created_at", "id", where="replay_of IS NOT NULL"
+        ),
         # Those that the search index does not have as they are, or that are not counted.
         partial(
             "ix_jobs_unindexed",

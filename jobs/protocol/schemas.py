@@ -584,6 +584,16 @@ class Replay(Reply):
     changed: list[Change]
 
 
+class ReplayOfJob(Reply):
+    """A job that replays the job of the history."""
+
+    id: JobId
+    created_at: Time
+    status: Status
+    #: Whether every text is the same; null as long as that is not known.
+    identical: bool | None
+
+
 class LogPlace(Reply):
     """An entry in the transparency log, and the salt of the texts in its record, or the salts of those left."""
 
@@ -829,6 +839,7 @@ class History(Summary):
     """Everything that is stored about a job."""
 
     replay: Replay | None
+    replays: list[ReplayOfJob]
     system: str | ErasedText
     context: Context
     turns: ErasedText | list[Turn] | None
