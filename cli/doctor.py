@@ -34,7 +34,8 @@ def command(
 
     It changes nothing. The exit status is 1 if there is an error; warnings leave it 0.
     """
-    from cli.checks import Level, Result, run
+    from cli.checks import run
+    from cli.checks.findings import Level, Result
 
     if isinstance(found, Exception):
         results = iter([Result("settings", Level.ERROR, str(found))])
