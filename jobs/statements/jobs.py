@@ -198,7 +198,7 @@ def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | Non
 
 def list_replays(session: Session, owner: str | None, job_id: str, limit: int) -> list[Job]:
     """Return the newest replays of a job, with their attempts and the workers that ran them."""
-    conditions = [Job.replay_of == job_id, sa.text("replay_of IS NOT NULL")]
+    conditions = [Job.replay_of == job_id]
     if owner is not None:
         conditions.append(Job.owner == owner)
     return list(
