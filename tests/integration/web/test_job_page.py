@@ -299,9 +299,9 @@ def test_a_page_is_small_and_costs_few_queries(
     assert counts[0] == counts[1] <= 18
     page = web.get(f"/jobs/{small}")
     addresses = {*re.findall(r'(?:href|src)="(/assets/[^"]*)"', page.text)}
-    assert len(addresses) == 3
+    assert len(addresses) == 4
     size = len(page.data)
-    for address in {*addresses, "/assets/times.js"}:
+    for address in {*addresses, "/assets/keys.js", "/assets/times.js"}:
         with web.get(address) as file:
             size += len(file.data)
     assert size <= 60_000
