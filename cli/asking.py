@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import threading
 import time
 import webbrowser
@@ -60,8 +59,7 @@ def follow(
             f"or end it with `helixq jobs cancel {job_id}{hint}`."
         ) from None
     if fields:
-        shown = fields.of(response, answer=answer(response), page=client.page(job_id))
-        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+        fields.print(response, answer=answer(response), page=client.page(job_id))
     elif final and (text := answer(response)):
         screen.write(text if text.endswith("\n") else f"{text}\n")
     return of_job(response["status"])

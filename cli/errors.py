@@ -20,14 +20,14 @@ class UnreachableError(ExpectedError):
 
 def explain(error: Exception) -> str | None:
     """Return an error as one sentence; None if a user cannot fix it."""
-    # Imported here since it is slow, and most commands end without an error.
+    if isinstance(error, UserError):
+        return str(error)
+    # Imported here since it is slow, and most commands end without such an error.
     import sqlalchemy as sa
     from redis import RedisError
 
     from jobs import transient
 
-    if isinstance(error, UserError):
-        return str(error)
     reason = transient.reason(error)
     if isinstance(error, sa.exc.SQLAlchemyError):
         return f"the database cannot be used ({reason}): {_advice(error)}"

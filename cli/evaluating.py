@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.errors import ExpectedError
+from cli.fields import Command, Fields, json_fields
 from cli.outputs import check_package, check_picture, check_writable
 from jobs.pipeline import DEFAULT_SYSTEM, MAX_SEED, Role, Sampling
-from jobs.settings import Settings, by_role
 
 if TYPE_CHECKING:  # importing torch takes seconds
+    from jobs.settings import Settings
     from worker.checkpoints.discovery import Checkpoints
     from worker.evaluation.forms import Form
     from worker.evaluation.measure import Measurement
@@ -43,7 +44,7 @@ class Options:
     system: str
     sampling: Sampling
     batch: int
-    as_json: bool
+    fields: Fields | None
     transcripts: Path | None
     markdown: Path | None
     plot: Path | None
@@ -72,7 +73,10 @@ def run(settings: Settings, options: Options) -> None:
         report.write_into(options.markdown)
     if options.plot:
         report.plot(options.plot)
-    click.echo(json.dumps(report.describe(), indent=2) if options.as_json else report.markdown())
+    if options.fields:
+        options.fields.print(report.describe())
+    else:
+        click.echo(report.markdown())
 
 
 def _check(options: Options) -> None:
@@ -176,6 +180,8 @@ def _extract(
 def _full(_context: click.Context, _option: click.Parameter, value: str | None) -> dict[Role, Path]:
     if value is None:
         return {}
+    from jobs.settings import by_role
+
     try:
         folders = {role: Path(folder).expanduser() for role, folder in by_role(value).items()}
     except ValueError as error:
@@ -199,7 +205,7 @@ def _ranks(_context: click.Context, _option: click.Parameter, value: str | None)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command("eval")
+@click.command("eval", cls=Command)
 @click.argument("task", required=False, type=FILE)
 @click.option(
     "--answer",
@@ -237,7 +243,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Number of texts generated together.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the measurement as JSON.")
+@json_fields(("adapters", "full", "adapters_against_full", "ranks"))
 @click.option("--transcripts", type=FILE, help="Write every text to this file, as JSON lines.")
 @click.option("--markdown", type=FILE, help="Write the tables into this Markdown file.")
 @click.option("--plot", type=FILE, help="Plot them into this file (.svg, .png or .pdf).")

@@ -1,28 +1,28 @@
-"""`helixq jobs export` and `import`: many histories as a file."""
+"""`helixq jobs export`: many histories as a file."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from cli import listing, traces
+from cli import traces
 from cli.client import Client
 from cli.errors import ExpectedError
-from cli.options import filter_parameters, job_filters, log_keys, server
+from cli.options import filter_parameters, job_filters, server
+from cli.tables import count
+from jobs.enums import Shape
 from jobs.formats.compression import Compression
 from jobs.formats.writing import FileKind, Format, kind_of
-from jobs.importer import import_file
 from jobs.pipeline import Role
-from jobs.protocol.shapes import Shape
-from jobs.settings import Settings
-from jobs.tlog.note import Verifier
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
 
 #: A format that is made here, of histories as the server exports them.
 OTLP = "otlp"
@@ -84,7 +84,7 @@ def export(
         with Client(url or settings.url, settings.api_key) as client:
             lines = client.export(parameters)
             if endpoint is not None:
-                click.echo(f"Sent {listing.count(traces.send(endpoint, lines), 'trace')}.")
+                click.echo(f"Sent {count(traces.send(endpoint, lines), 'trace')}.")
             else:
                 _write(traces.in_json(lines), output)
         return
@@ -104,54 +104,6 @@ def export(
         parameters["compression"] = str(compression)
     with Client(url or settings.url, settings.api_key) as client:
         _write(client.export(parameters), output)
-
-
-@click.command("import")
-@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True, path_type=Path))
-@log_keys
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.pass_obj
-def import_(settings: Settings, /, file: Path, keys: list[Verifier], as_json: bool) -> None:
-    """Import the histories of a file into the database, with their proofs.
-
-    FILE is an export of the shape history as JSON Lines, compressed or not; - is standard input. The whole file is
-    checked first, and nothing of it is imported if a line is not as it was recorded. Standard input is checked and
-    imported 100 jobs at a time. Jobs that are there already are left as they are.
-    """
-    is_stream = str(file) == "-" or not file.is_file()
-    with listing.open_database(settings) as database:
-        report = import_file(lambda: open_file(file), database, keys, check_first=not is_stream)
-    if as_json:
-        click.echo(json.dumps({**vars(report), "logs": sorted(report.logs)}))
-        return
-    said = f"Imported {listing.count(report.imported, 'job')}"
-    if report.logs:
-        said += f" of {', '.join(sorted(report.logs))}"
-    if not keys and report.logs:
-        said += ", whose signatures were not checked, since no --key was given"
-    said += "."
-    if report.present:
-        said += f" {listing.count(report.present, 'job')} {_was(report.present)} there already."
-    if report.left_out:
-        said += (
-            f" {listing.count(report.left_out, 'job')} {_was(report.left_out)} left out: they had no "
-            "entry in a log yet."
-        )
-    click.echo(said)
-
-
-def open_file(file: Path) -> IO[bytes]:
-    """Open a file to read; ``-`` is standard input."""
-    if str(file) == "-":
-        return sys.stdin.buffer
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise ExpectedError(f"{file} cannot be read ({error.strerror})") from error
-
-
-def _was(number: int) -> str:
-    return "was" if number == 1 else "were"
 
 
 def _write(data: Iterable[bytes], output: Path | None) -> None:

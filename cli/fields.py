@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import click
-
-from jobs.protocol import schemas
+from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,25 +23,53 @@ class Fields:
         Args:
             names: of the fields; None for all.
         """
-        self._names = names
+        self.names = names
 
     def of(self, data: dict[str, Any], **further: Any) -> dict[str, Any]:
-        """Return the chosen fields of an object.
+        """Return the chosen fields of an object. One that the object lacks is None.
 
         Args:
             data: the object, which is returned whole if no fields were chosen.
             further: fields that it has if they are chosen.
         """
-        if self._names is None:
+        if self.names is None:
             return data
-        return {name: further[name] if name in further else data[name] for name in self._names}
+        return {name: further[name] if name in further else data.get(name) for name in self.names}
+
+    def print(
+        self, data: dict[str, Any] | list[dict[str, Any]], *, lines: bool = False, **further: Any
+    ) -> None:
+        """Print the chosen fields as JSON.
+
+        Args:
+            data: an object, or a list of objects.
+            lines: whether to print it in one line.
+            further: as in `of`.
+        """
+        chosen = (
+            self.of(data, **further)
+            if isinstance(data, dict)
+            else [self.of(each, **further) for each in data]
+        )
+        click.echo(json.dumps(chosen, ensure_ascii=False, indent=None if lines else 2))
 
 
 class _FieldsType(click.ParamType[Fields]):
     name = "fields"
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    def __init__(self, known: str | Sequence[str], further: Sequence[str]) -> None:
+        self._known, self._further = known, further
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of all fields."""
+        if not isinstance(self._known, str):
+            return [*self._known, *self._further]
+        # Imported here since it takes a while, and most commands print no JSON.
+        from jobs.protocol import schemas
+
+        shape: type[schemas.Reply] = getattr(schemas, self._known)
+        return [*shape.model_fields, *self._further]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, Fields):
@@ -55,6 +84,18 @@ class _FieldsType(click.ParamType[Fields]):
                 ctx,
             )
         return Fields(names)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (click's)
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Return the fields that the last name may become."""
+        before, comma, last = incomplete.rpartition(",")
+        return [
+            CompletionItem(before + comma + name) for name in self.names if name.startswith(last)
+        ]
 
 
 class Command(click.Command):
@@ -81,18 +122,17 @@ def _are_fields(text: str, names: Sequence[str], *, certainly: bool) -> bool:
     return certainly or any(name in names for name in text.split(","))
 
 
-def json_fields(known: type[schemas.Reply] | Sequence[str], *further: str) -> Callable[[F], F]:
-    """Add the option ``fields``: the `Fields` of ``--json``, or None.
+def json_fields(known: str | Sequence[str], *further: str) -> Callable[[F], F]:
+    """Add the option ``fields``: the `Fields` of ``--json``, or None. The command must be a `Command`.
 
     Args:
-        known: the names of the fields, or the shape that has them.
+        known: the names of the fields, or the name of the shape in `jobs.protocol.schemas` that has them.
         further: names of more fields.
     """
-    names = [*(known.model_fields if isinstance(known, type) else known), *further]
     return click.option(
         "--json",
         "fields",
-        type=_FieldsType(names),
+        type=_FieldsType(known, further),
         metavar="[FIELDS]",
         help="Print JSON, or only these fields of it, separated by commas. An unknown one lists them all.",
     )

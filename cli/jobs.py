@@ -1,6 +1,7 @@
 """`helixq jobs`: list, show, watch, cancel, retry and replay the jobs of a server.
 
-Exports are in `cli.exports`; proofs in `cli.trust`; reviews, erasures and deletions in `cli.reviewing`.
+Exports are in `cli.exports`, imports in `cli.imports`, proofs in `cli.proofs` and `cli.trust`, and reviews,
+erasures and deletions in `cli.reviewing`.
 """
 
 from __future__ import annotations
@@ -10,42 +11,27 @@ import json
 import random
 import shutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli import asking, exports, reviewing, trust
+from cli import asking
 from cli.client import Client
-from cli.fields import Fields, json_fields
-from cli.help import Group
+from cli.fields import Command, Fields, json_fields
 from cli.options import address, filter_parameters, job_filters, server
 from cli.screen import printable
+from jobs.enums import Order
 from jobs.pipeline import Role, label
-from jobs.protocol import schemas
-from jobs.settings import Settings
-from jobs.use_cases.searching import Order
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
 
 #: Columns of a list beside the question: id, status, time, duration and the spaces between them.
 OTHER_COLUMNS = 37 + 2 + 11 + 2 + 17 + 2 + 9 + 2
 MIN_QUESTION = 20
 
 
-@click.group(cls=Group)
-def jobs() -> None:
-    """List, show, watch, cancel, retry, replay, review, erase, delete, export, import and verify jobs."""
-
-
-jobs.add_command(exports.export)
-jobs.add_command(exports.import_)
-jobs.add_command(trust.proof)
-jobs.add_command(trust.verify)
-jobs.add_command(trust.log_key)
-jobs.add_command(reviewing.review)
-jobs.add_command(reviewing.erase)
-jobs.add_command(reviewing.delete)
-
-
-@jobs.command("list")
+@click.command("list", cls=Command)
 @job_filters
 @click.option(
     "--order",
@@ -53,7 +39,7 @@ jobs.add_command(reviewing.delete)
     help="By relevance, the default with -q, or by age: desc or asc.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
-@json_fields(schemas.ListedJob)
+@json_fields("ListedJob")
 @server
 @click.pass_obj
 def list_(
@@ -69,8 +55,11 @@ def list_(
     width = max(MIN_QUESTION, shutil.get_terminal_size((120, 24)).columns - OTHER_COLUMNS)
     with Client(url or settings.url, settings.api_key) as client:
         for job in client.list_jobs(parameters, limit):
-            click.echo(_to_json(fields.of(job)) if fields else _row(job, width))
-            if job["snippets"] and not fields:
+            if fields:
+                fields.print(job, lines=True)
+                continue
+            click.echo(_row(job, width))
+            if job["snippets"]:
                 click.echo(f"    {_snippet(job['snippets'][0])}")
 
 
@@ -84,9 +73,9 @@ def _snippet(snippet: dict[str, Any]) -> str:
     return f"{snippet['field']}: {''.join(parts)}"
 
 
-@jobs.command()
+@click.command(cls=Command)
 @click.argument("job_id", metavar="ID")
-@json_fields(schemas.History, "page")
+@json_fields("History", "page")
 @server
 @click.pass_obj
 def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | None) -> None:
@@ -94,7 +83,7 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
     with Client(url or settings.url, settings.api_key) as client:
         history, page = client.history(job_id), client.page(job_id)
     if fields:
-        click.echo(_to_json(fields.of(history, page=page), indent=2))
+        fields.print(history, page=page)
         return
     for name in ("id", "status", "owner", "created_at", "started_at", "finished_at", "model"):
         if history[name] is not None:
@@ -114,9 +103,9 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
             click.echo(f"CORRECTED ANSWER: {_text(review['corrected_answer'])}")
 
 
-@jobs.command()
+@click.command(cls=Command)
 @click.argument("job_id", metavar="ID")
-@json_fields(schemas.Response, "answer", "page")
+@json_fields("Response", "answer", "page")
 @click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
 @server
 @click.pass_obj
@@ -131,7 +120,7 @@ def watch(
     sys.exit(status)
 
 
-@jobs.command()
+@click.command(cls=Command)
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @server
 @click.pass_obj
@@ -142,7 +131,7 @@ def cancel(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> 
             click.echo(f"{job_id} is {client.cancel(job_id)['status']}.")
 
 
-@jobs.command()
+@click.command(cls=Command)
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @server
 @click.pass_obj
@@ -153,14 +142,14 @@ def retry(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> N
             click.echo(f"{job_id} is {client.retry(job_id)['status']}.")
 
 
-@jobs.command()
+@click.command(cls=Command)
 @click.argument("job_ids", metavar="[ID...]", nargs=-1)
 @click.option(
     "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
 )
 @click.option("--until", metavar="TIME", help="And created before.")
 @click.option("--sample", type=click.IntRange(min=1), help="Only so many of them, at random.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job.")
+@json_fields("Replay", "id")
 @server
 @click.pass_obj
 def replay(
@@ -168,7 +157,7 @@ def replay(
     /,
     job_ids: tuple[str, ...],
     sample: int | None,
-    as_json: bool,
+    fields: Fields | None,
     url: str | None,
     **times: str | None,
 ) -> None:
@@ -188,7 +177,10 @@ def replay(
             history = client.history(job_id)
             report = history["replay"]
             all_identical &= report["identical"] is True
-            click.echo(_to_json({"id": job_id, **report}) if as_json else _verdict(history))
+            if fields:
+                fields.print({"id": job_id, **report}, lines=True)
+            else:
+                click.echo(_verdict(history))
     sys.exit(not all_identical)
 
 
@@ -261,7 +253,3 @@ def _review_heading(review: dict[str, Any]) -> str:
 def _text(text: str | dict[str, Any]) -> str:
     """Return a text of a history for a terminal."""
     return printable(text) if isinstance(text, str) else "(erased)"
-
-
-def _to_json(data: dict[str, Any], indent: int | None = None) -> str:
-    return json.dumps(data, ensure_ascii=False, indent=indent)

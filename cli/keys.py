@@ -1,20 +1,24 @@
-"""`helixq keys`: make, list and revoke API keys."""
+"""`helixq keys`: make, list and revoke API keys.
+
+What uses the database is imported by the commands themselves: that takes half a second, which their help and
+completion do without.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.fields import Fields, json_fields
-from cli.help import Group
-from cli.listing import minute, open_database, print_table
-from jobs.models import ApiKey, Scope
-from jobs.settings import Settings
-from jobs.use_cases import keys as use_cases
-from jobs.use_cases.keys import KeyState
+from cli.fields import Command, Fields, json_fields
+from cli.tables import minute, print_table
+from jobs.enums import Scope
+
+if TYPE_CHECKING:
+    from jobs.models import ApiKey
+    from jobs.settings import Settings
+    from jobs.use_cases.keys import KeyState
 
 SECONDS_PER_DAY = 86_400.0
 MAX_DAYS = 36_500
@@ -34,12 +38,7 @@ KEY_FIELDS = (
 )
 
 
-@click.group(cls=Group)
-def keys() -> None:
-    """Make, list and revoke API keys."""
-
-
-@keys.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.option(
     "--scope",
@@ -59,7 +58,7 @@ def keys() -> None:
 @click.option(
     "--requests-per-minute", type=click.IntRange(min=1), help="Maximum number of requests a minute."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the key as JSON.")
+@json_fields(("key", *KEY_FIELDS))
 @click.pass_obj
 def create(
     settings: Settings,
@@ -70,12 +69,15 @@ def create(
     days: int | None,
     max_queued: int | None,
     requests_per_minute: int | None,
-    as_json: bool,
+    fields: Fields | None,
 ) -> None:
     """Make a key and print it. It is shown this once: only its hash is stored.
 
     NAME says what the key is for.
     """
+    from cli.database import open_database
+    from jobs.use_cases import keys as use_cases
+
     with open_database(settings) as database:
         key, secret = use_cases.create(
             database,
@@ -86,8 +88,8 @@ def create(
             max_queued=max_queued,
             requests_per_minute=requests_per_minute,
         )
-    if as_json:
-        click.echo(json.dumps({"key": secret, **_to_dict(key, KeyState.ACTIVE)}, indent=2))
+    if fields:
+        fields.print({"key": secret, **_to_dict(key, use_cases.KeyState.ACTIVE)})
         return
     click.echo(
         f"{key.id}: owner {key.owner}, {', '.join(key.scopes)}, {_expiry(key)}. "
@@ -97,15 +99,18 @@ def create(
     click.echo(secret)
 
 
-@keys.command("list")
+@click.command("list", cls=Command)
 @json_fields(KEY_FIELDS)
 @click.pass_obj
 def list_(settings: Settings, /, fields: Fields | None) -> None:
     """List all keys, revoked and expired ones included."""
+    from cli.database import open_database
+    from jobs.use_cases import keys as use_cases
+
     with open_database(settings) as database:
         found = use_cases.list_keys(database)
     if fields:
-        click.echo(json.dumps([fields.of(_to_dict(key, state)) for key, state in found], indent=2))
+        fields.print([_to_dict(key, state) for key, state in found])
         return
     heads = ("id", "key", "name", "owner", "scopes", "state", "created", "last used", "expires")
     rows = [
@@ -125,16 +130,19 @@ def list_(settings: Settings, /, fields: Fields | None) -> None:
     print_table(heads, rows)
 
 
-@keys.command()
+@click.command(cls=Command)
 @click.argument("key_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="Print the key as JSON.")
+@json_fields(KEY_FIELDS)
 @click.pass_obj
-def revoke(settings: Settings, /, key_id: str, as_json: bool) -> None:
+def revoke(settings: Settings, /, key_id: str, fields: Fields | None) -> None:
     """Revoke a key for good. A web that runs notices within seconds; the key's jobs continue."""
+    from cli.database import open_database
+    from jobs.use_cases import keys as use_cases
+
     with open_database(settings) as database:
         key = use_cases.revoke(database, key_id)
-    if as_json:
-        click.echo(json.dumps(_to_dict(key, KeyState.REVOKED), indent=2))
+    if fields:
+        fields.print(_to_dict(key, use_cases.KeyState.REVOKED))
     else:
         click.echo(f"{key.id} ({key.name}) is revoked.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.errors import ExpectedError
-from cli.help import Group
+from cli.fields import Command, Fields, json_fields
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +20,21 @@ if TYPE_CHECKING:
     from worker.lora.inspect import Description
 
 DTYPES = ("float32", "float16", "bfloat16")
-
-
-@click.group(cls=Group)
-def lora() -> None:
-    """Extract, merge and inspect adapters."""
+INSPECT_FIELDS = (
+    "base",
+    "ranks",
+    "alphas",
+    "scalings",
+    "targets",
+    "layers",
+    "replaced",
+    "parameters",
+    "bytes",
+    "dtypes",
+    "file",
+    "unsupported_reasons",
+    "digest",
+)
 
 
 def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
@@ -38,7 +47,7 @@ def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
     return parts
 
 
-@lora.command()
+@click.command(cls=Command)
 @click.option("--base", required=True, metavar="MODEL", help="A folder, or a hub id.")
 @click.option("--tuned", required=True, metavar="MODEL", help="A full fine-tune of the base.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The adapter's folder.")
@@ -68,7 +77,7 @@ def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
 @click.option("--seed", type=int, default=0, help="Seed of the sketches.")
 @click.option("--ignore-tokenizer", is_flag=True, help="Accept vocabularies that differ.")
 @click.option("--force", is_flag=True, help="Replace the model or adapter in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_fields(("out", "layers", "rest", "total", "warnings"))
 def extract(
     base: str,
     tuned: str,
@@ -80,7 +89,7 @@ def extract(
     base_name: str | None,
     dtype: str | None,
     device: str,
-    as_json: bool,
+    fields: Fields | None,
     **options: Any,
 ) -> None:
     """Extract an adapter from a full fine-tune of a base.
@@ -117,21 +126,21 @@ def extract(
         _warn(warning)
     if any(rest.kept for rest in report.rest):
         _warn("an adapter that stores whole modules is served one request at a time")
-    if as_json:
-        click.echo(json.dumps({"out": str(out), **report.to_json()}, indent=2))
+    if fields:
+        fields.print({"out": str(out), **report.to_json()})
     else:
         _print(report, out)
 
 
-@lora.command()
+@click.command(cls=Command)
 @click.option("--base", required=True, metavar="MODEL", help="A folder, or a hub id.")
 @click.option("--adapter", required=True, metavar="ADAPTER", help="A folder, or a hub id.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The model's folder.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the model (default: as --base).")
 @click.option("--force", is_flag=True, help="Replace the model or adapter in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_fields(("out", "layers", "replaced", "tensors", "bytes", "seconds", "warnings"))
 def merge(
-    base: str, adapter: str, out: Path, dtype: str | None, force: bool, as_json: bool
+    base: str, adapter: str, out: Path, dtype: str | None, force: bool, fields: Fields | None
 ) -> None:
     """Merge an adapter into its base, as a full model."""
     from dataclasses import asdict
@@ -150,8 +159,8 @@ def merge(
         )
     for warning in report.warnings:
         _warn(warning)
-    if as_json:
-        click.echo(json.dumps({"out": str(out), **asdict(report)}, indent=2))
+    if fields:
+        fields.print({"out": str(out), **asdict(report)})
         return
     click.echo(
         f"{out}: {report.tensors} tensors, {report.bytes / 1e6:.1f} MB; {report.layers} layers "
@@ -159,11 +168,11 @@ def merge(
     )
 
 
-@lora.command()
+@click.command(cls=Command)
 @click.argument("adapter")
 @click.option("--convert", is_flag=True, help="First convert a pickled adapter to safetensors.")
-@click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
-def inspect(adapter: str, convert: bool, as_json: bool) -> None:
+@json_fields(INSPECT_FIELDS)
+def inspect(adapter: str, convert: bool, fields: Fields | None) -> None:
     """Show what an adapter holds, and whether it can be batched."""
     from worker.checkpoints import digests
     from worker.lora import inspect as inspection
@@ -173,8 +182,8 @@ def inspect(adapter: str, convert: bool, as_json: bool) -> None:
         click.echo(f"wrote {inspection.convert(folder)}", err=True)
     description = inspection.inspect(folder)
     digest = f"sha256:{digests.digest(folder)}"
-    if as_json:
-        click.echo(json.dumps({**description.to_json(), "digest": digest}, indent=2))
+    if fields:
+        fields.print({**description.to_json(), "digest": digest})
         return
     for line in _lines(description, digest):
         click.echo(line)

@@ -9,51 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from jobs.models import Status
-from jobs.tlog.cosignature import Cosigner
-from jobs.tlog.note import NoteError, Verifier
+from jobs.enums import Status
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def log_keys(command: F) -> F:
-    """Add the option ``keys`` with the public keys of logs."""
-    return click.option(
-        "--key",
-        "keys",
-        metavar="VKEY",
-        multiple=True,
-        callback=_parse_keys,
-        help="The log's public key, as `helixq jobs log-key` prints it; may be repeated.",
-    )(command)
-
-
-def _parse_keys(_context: click.Context, _option: object, keys: tuple[str, ...]) -> list[Verifier]:
-    try:
-        return [Verifier.parse(key) for key in keys]
-    except NoteError as error:
-        raise click.UsageError(f"--key: {error}.") from error
-
-
-def witnesses(command: F) -> F:
-    """Add the option ``witnesses`` with the keys of witnesses whose cosignatures are required."""
-    return click.option(
-        "--witness",
-        "witnesses",
-        metavar="VKEY",
-        multiple=True,
-        callback=_parse_witnesses,
-        help="The public key of a witness that must have cosigned; may be repeated.",
-    )(command)
-
-
-def _parse_witnesses(
-    _context: click.Context, _option: object, keys: tuple[str, ...]
-) -> list[Cosigner]:
-    try:
-        return [Cosigner.parse(key) for key in keys]
-    except NoteError as error:
-        raise click.UsageError(f"--witness: {error}.") from error
 
 
 def job_filters(command: F) -> F:

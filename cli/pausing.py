@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,14 +11,14 @@ from cli.client import Client
 from cli.fields import Command, Fields, json_fields
 from cli.options import server
 from cli.screen import printable
-from jobs.protocol import schemas
-from jobs.protocol.system import MAX_NOTE
-from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
 
 
 @click.command(cls=Command)
-@click.option("--note", metavar="TEXT", help=f"What users are told, up to {MAX_NOTE} characters.")
-@json_fields(schemas.PauseChange)
+@click.option("--note", metavar="TEXT", help="What users are told.")
+@json_fields("PauseChange")
 @server
 @click.pass_obj
 def pause(settings: Settings, /, note: str | None, fields: Fields | None, url: str | None) -> None:
@@ -33,7 +32,7 @@ def pause(settings: Settings, /, note: str | None, fields: Fields | None, url: s
 
 
 @click.command(cls=Command)
-@json_fields(schemas.PauseChange)
+@json_fields("PauseChange")
 @server
 @click.pass_obj
 def resume(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
@@ -58,4 +57,7 @@ def _since(pause: dict[str, Any]) -> str:
 
 
 def _show(changed: dict[str, Any], fields: Fields | None, said: str) -> None:
-    click.echo(json.dumps(fields.of(changed), indent=2) if fields else said)
+    if fields:
+        fields.print(changed)
+    else:
+        click.echo(said)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.client import Client
+from cli.fields import Command, Fields, json_fields
 from cli.options import server
-from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
 
 RATING = click.Choice(["-1", "0", "1", "+1"])
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("job_id", metavar="ID")
 @click.option("--critique", type=RATING, help="Whether the critique is right.")
 @click.option("--regeneration", type=RATING, help="Whether the regeneration is good.")
@@ -22,7 +24,7 @@ RATING = click.Choice(["-1", "0", "1", "+1"])
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="May be repeated.")
 @click.option("--note", metavar="TEXT", help="Anything else.")
 @click.option("--reviewer", metavar="NAME", help="Who you are, on a server without API keys.")
-@click.option("--json", "as_json", is_flag=True, help="Print the review as JSON.")
+@json_fields("Review")
 @server
 @click.pass_obj
 def review(
@@ -32,7 +34,7 @@ def review(
     critique: str | None,
     regeneration: str | None,
     tags: tuple[str, ...],
-    as_json: bool,
+    fields: Fields | None,
     url: str | None,
     **texts: str | None,
 ) -> None:
@@ -45,10 +47,13 @@ def review(
         body["tags"] = list(tags)
     with Client(url or settings.url, settings.api_key) as client:
         added = client.review(job_id, body)
-    click.echo(json.dumps(added, ensure_ascii=False) if as_json else f"{added['id']} is added.")
+    if fields:
+        fields.print(added, lines=True)
+    else:
+        click.echo(f"{added['id']} is added.")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("job_id", metavar="ID")
 @click.option(
     "--text",
@@ -59,7 +64,7 @@ def review(
 )
 @click.option("--all", "all_texts", is_flag=True, help="All texts, those of reviews included.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print the pointers as JSON.")
+@json_fields("Erased")
 @server
 @click.pass_obj
 def erase(
@@ -69,7 +74,7 @@ def erase(
     texts: tuple[str, ...],
     all_texts: bool,
     yes: bool,
-    as_json: bool,
+    fields: Fields | None,
     url: str | None,
 ) -> None:
     """Erase texts of a job that has ended, with their copies in the job. What is left still verifies."""
@@ -80,8 +85,8 @@ def erase(
         click.confirm(f"Erase {what} of {job_id}? They cannot be restored.", abort=True, err=True)
     with Client(url or settings.url, settings.api_key) as client:
         erased = client.erase(job_id, "all" if all_texts else list(texts))
-    if as_json:
-        click.echo(json.dumps(erased))
+    if fields:
+        fields.print(erased, lines=True)
         return
     for pointer in erased["erased"]:
         click.echo(f"{pointer} is erased.")

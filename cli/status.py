@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.client import Client
 from cli.fields import Command, Fields, json_fields
-from cli.listing import count
 from cli.options import server
 from cli.pausing import sentence
-from jobs.protocol import schemas
-from jobs.settings import Settings
+from cli.tables import count
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
 
 #: Where counts of the server end (`jobs.statements.jobs.CAP`).
 MOST = 1000
 
 
 @click.command(cls=Command)
-@json_fields(schemas.System, "ready")
+@json_fields("System", "ready")
 @server
 @click.pass_obj
 def command(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
@@ -34,7 +34,7 @@ def command(settings: Settings, /, fields: Fields | None, url: str | None) -> No
     with Client(url or settings.url, settings.api_key) as client:
         readiness, system = client.readiness(), client.system()
     if fields:
-        click.echo(json.dumps(fields.of({"ready": readiness, **system}), indent=2))
+        fields.print({"ready": readiness, **system})
     else:
         for line in _lines(client.url, readiness, system):
             click.echo(line)

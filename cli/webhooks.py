@@ -1,26 +1,30 @@
-"""`helixq webhooks`: endpoints that are told when jobs end, and what was delivered to them."""
+"""`helixq webhooks`: endpoints that are told when jobs end, and what was delivered to them.
+
+What uses the database is imported by the commands themselves: that takes half a second, which their help and
+completion do without.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.errors import ExpectedError
-from cli.help import Group
-from cli.listing import minute, open_database, print_table
-from jobs import webhook_delivery
-from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.protocol.webhooks import delivery_object, endpoint_object
-from jobs.settings import Settings
-from jobs.use_cases import deliveries as delivery_cases
-from jobs.use_cases import webhooks as use_cases
-from jobs.use_cases.webhooks import EVENT_TYPES
+from cli.fields import Command, Fields, json_fields
+from cli.tables import minute, print_table
+from jobs.enums import ANONYMOUS, DeliveryStatus
 from jobs.webhooks import signing
+from jobs.webhooks.events import EVENT_TYPES
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+if TYPE_CHECKING:
+    from jobs.models import WebhookDelivery, WebhookEndpoint
+    from jobs.settings import Settings
+
+_of_endpoint = json_fields("WebhookEndpoint", "owner")
+_of_secret = json_fields("NewWebhookSecret", "owner")
+_of_delivery = json_fields("WebhookDelivery")
 _events = click.option(
     "--events",
     metavar="TYPE,…",
@@ -28,17 +32,12 @@ _events = click.option(
 )
 
 
-@click.group(cls=Group)
-def webhooks() -> None:
-    """Register URLs that are told when jobs end, and see what was delivered."""
-
-
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("url")
 @_events
 @click.option("--owner", default=ANONYMOUS, show_default=True, help="Whose jobs it is told about.")
 @click.option("--name", help="Says what it is for (default: the URL).")
-@_json
+@_of_secret
 @click.pass_obj
 def create(
     settings: Settings,
@@ -47,9 +46,12 @@ def create(
     events: str | None,
     owner: str,
     name: str | None,
-    as_json: bool,
+    fields: Fields | None,
 ) -> None:
     """Register URL and print the secret that signs its webhooks. It is shown this once."""
+    from cli.database import open_database
+    from jobs.use_cases import webhooks as use_cases
+
     with open_database(settings) as database:
         endpoint = use_cases.create(
             database,
@@ -59,19 +61,22 @@ def create(
             event_types=_types(events) or EVENT_TYPES,
             allowed=settings.webhook_allowed_networks,
         )
-    _print_secret(endpoint, as_json=as_json)
+    _print_secret(endpoint, fields=fields)
 
 
-@webhooks.command("list")
+@click.command("list", cls=Command)
 @click.option("--owner", help="Only those of this owner (default: all).")
-@_json
+@_of_endpoint
 @click.pass_obj
-def list_(settings: Settings, /, owner: str | None, as_json: bool) -> None:
+def list_(settings: Settings, /, owner: str | None, fields: Fields | None) -> None:
     """List the endpoints."""
+    from cli.database import open_database
+    from jobs.use_cases import webhooks as use_cases
+
     with open_database(settings) as database:
         endpoints, _ = use_cases.list_endpoints(database, owner, newest_first=False)
-    if as_json:
-        _print_json([_endpoint(endpoint) for endpoint in endpoints])
+    if fields:
+        fields.print([_endpoint(endpoint) for endpoint in endpoints])
         return
     rows = [
         (e.id, e.name, e.owner, e.url, _state(e), f"{len(e.event_types)}", minute(e.created_at))
@@ -80,23 +85,26 @@ def list_(settings: Settings, /, owner: str | None, as_json: bool) -> None:
     print_table(("id", "name", "owner", "url", "state", "events", "created"), rows)
 
 
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
-@_json
+@_of_endpoint
 @click.pass_obj
-def show(settings: Settings, /, endpoint_id: str, as_json: bool) -> None:
+def show(settings: Settings, /, endpoint_id: str, fields: Fields | None) -> None:
     """Show an endpoint."""
+    from cli.database import open_database
+    from jobs.use_cases import webhooks as use_cases
+
     with open_database(settings) as database:
         endpoint = use_cases.get(database, None, endpoint_id)
-    _print_endpoint(endpoint, as_json=as_json)
+    _print_endpoint(endpoint, fields=fields)
 
 
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
 @click.option("--url", help="A new URL.")
 @click.option("--name", help="A new name.")
 @_events
-@_json
+@_of_endpoint
 @click.pass_obj
 def update(
     settings: Settings,
@@ -105,9 +113,12 @@ def update(
     url: str | None,
     name: str | None,
     events: str | None,
-    as_json: bool,
+    fields: Fields | None,
 ) -> None:
     """Change an endpoint, and enable it if it is disabled."""
+    from cli.database import open_database
+    from jobs.use_cases import webhooks as use_cases
+
     with open_database(settings) as database:
         endpoint = use_cases.update(
             database,
@@ -118,36 +129,42 @@ def update(
             event_types=_types(events),
             allowed=settings.webhook_allowed_networks,
         )
-    _print_endpoint(endpoint, as_json=as_json)
+    _print_endpoint(endpoint, fields=fields)
 
 
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
 @click.pass_obj
 def delete(settings: Settings, /, endpoint_id: str) -> None:
     """Delete an endpoint with its deliveries."""
+    from cli.database import open_database
+    from jobs.use_cases import webhooks as use_cases
+
     with open_database(settings) as database:
         use_cases.delete(database, None, endpoint_id)
     click.echo(f"{endpoint_id} is deleted.")
 
 
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
 @click.option(
     "--keep-old",
     is_flag=True,
     help="For 24 hours, sign with both secrets, so that the receiver can be changed meanwhile.",
 )
-@_json
+@_of_secret
 @click.pass_obj
-def rotate(settings: Settings, /, endpoint_id: str, keep_old: bool, as_json: bool) -> None:
+def rotate(settings: Settings, /, endpoint_id: str, keep_old: bool, fields: Fields | None) -> None:
     """Give an endpoint a new secret and print it. It is shown this once."""
+    from cli.database import open_database
+    from jobs.use_cases import webhooks as use_cases
+
     with open_database(settings) as database:
         endpoint = use_cases.rotate_secret(database, None, endpoint_id, keep_previous=keep_old)
-    _print_secret(endpoint, as_json=as_json)
+    _print_secret(endpoint, fields=fields)
 
 
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
 @click.option(
     "--event",
@@ -160,6 +177,9 @@ def rotate(settings: Settings, /, endpoint_id: str, keep_old: bool, as_json: boo
 @click.pass_obj
 def ping(settings: Settings, /, endpoint_id: str, event_type: str) -> None:
     """Send an event about nothing to an endpoint, from this machine, and print the reply's status."""
+    from cli.database import open_database
+    from jobs import webhook_delivery
+
     with open_database(settings) as database:
         outcome = webhook_delivery.send_sample(
             database, None, endpoint_id, event_type, settings.webhook_allowed_networks
@@ -169,7 +189,7 @@ def ping(settings: Settings, /, endpoint_id: str, event_type: str) -> None:
     click.echo(f"{outcome.status_code} after {outcome.duration * 1000:.0f} ms")
 
 
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
 @click.option(
     "--status", type=click.Choice([status.value for status in DeliveryStatus]), help="Only these."
@@ -177,12 +197,16 @@ def ping(settings: Settings, /, endpoint_id: str, event_type: str) -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many."
 )
-@_json
+@_of_delivery
 @click.pass_obj
 def deliveries(
-    settings: Settings, /, endpoint_id: str, status: str | None, limit: int, as_json: bool
+    settings: Settings, /, endpoint_id: str, status: str | None, limit: int, fields: Fields | None
 ) -> None:
     """List the deliveries to an endpoint, the newest first."""
+    from cli.database import open_database
+    from jobs.protocol.webhooks import delivery_object
+    from jobs.use_cases import deliveries as delivery_cases
+
     with open_database(settings) as database:
         found, _ = delivery_cases.list_deliveries(
             database,
@@ -191,22 +215,26 @@ def deliveries(
             limit=limit,
             status=None if status is None else DeliveryStatus(status),
         )
-    if as_json:
-        _print_json([delivery_object(delivery) for delivery in found])
+    if fields:
+        fields.print([delivery_object(delivery) for delivery in found])
     else:
         _print_deliveries(found)
 
 
-@webhooks.command()
+@click.command(cls=Command)
 @click.argument("delivery_id", metavar="ID")
-@_json
+@_of_delivery
 @click.pass_obj
-def redeliver(settings: Settings, /, delivery_id: str, as_json: bool) -> None:
+def redeliver(settings: Settings, /, delivery_id: str, fields: Fields | None) -> None:
     """Send an event again. ID is a delivery's; a worker or `helixq maintain` sends it."""
+    from cli.database import open_database
+    from jobs.protocol.webhooks import delivery_object
+    from jobs.use_cases import deliveries as delivery_cases
+
     with open_database(settings) as database:
         delivery = delivery_cases.redeliver(database, None, delivery_id)
-    if as_json:
-        _print_json(delivery_object(delivery))
+    if fields:
+        fields.print(delivery_object(delivery))
     else:
         click.echo(f"{delivery.id} is {delivery.status.value}.")
 
@@ -215,11 +243,9 @@ def _types(events: str | None) -> Sequence[str] | None:
     return None if events is None else [part.strip() for part in events.split(",")]
 
 
-def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=2))
-
-
 def _endpoint(endpoint: WebhookEndpoint, *, with_secret: bool = False) -> dict[str, Any]:
+    from jobs.protocol.webhooks import endpoint_object
+
     return {**endpoint_object(endpoint, with_secret=with_secret), "owner": endpoint.owner}
 
 
@@ -227,9 +253,9 @@ def _state(endpoint: WebhookEndpoint) -> str:
     return "enabled" if endpoint.disabled_at is None else "disabled"
 
 
-def _print_secret(endpoint: WebhookEndpoint, *, as_json: bool) -> None:
-    if as_json:
-        _print_json(_endpoint(endpoint, with_secret=True))
+def _print_secret(endpoint: WebhookEndpoint, *, fields: Fields | None) -> None:
+    if fields:
+        fields.print(_endpoint(endpoint, with_secret=True))
         return
     click.echo(
         f"{endpoint.id}: {endpoint.url}, events of the owner {endpoint.owner}. "
@@ -239,9 +265,9 @@ def _print_secret(endpoint: WebhookEndpoint, *, as_json: bool) -> None:
     click.echo(endpoint.secret)
 
 
-def _print_endpoint(endpoint: WebhookEndpoint, *, as_json: bool) -> None:
-    if as_json:
-        _print_json(_endpoint(endpoint))
+def _print_endpoint(endpoint: WebhookEndpoint, *, fields: Fields | None) -> None:
+    if fields:
+        fields.print(_endpoint(endpoint))
         return
     rows = {
         "id": endpoint.id,

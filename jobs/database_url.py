@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,6 +43,11 @@ def checked(value: str) -> str:
     else:
         raise ValueError("only sqlite:///… and postgresql://… are supported")
     return url.render_as_string(hide_password=False)
+
+
+def of_file(file: Path) -> str:
+    """Return the URL of a SQLite file."""
+    return sa.URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def _with_one_host(value: str) -> str:

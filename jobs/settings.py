@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-import sqlalchemy as sa
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,7 +24,7 @@ from pydantic import (
     field_validator,
 )
 
-from jobs import database_url, redis_url
+from jobs import redis_url
 from jobs.errors import UserError
 from jobs.pipeline import Role
 from jobs.webhooks.targets import Network
@@ -281,7 +280,12 @@ class Settings(BaseModel):
     @field_validator("database_url")
     @classmethod
     def _database_url(cls, value: str | None) -> str | None:
-        return None if value is None else database_url.checked(value)
+        if value is None:
+            return None
+        # Imported here, and below, since it imports SQLAlchemy, which clients of a server do without.
+        from jobs import database_url
+
+        return database_url.checked(value)
 
     @field_validator("redis_url")
     @classmethod
@@ -293,8 +297,9 @@ class Settings(BaseModel):
         """The database's URL."""
         if self.database_url is not None:
             return self.database_url
-        file = str(self.data_dir / "helixq.sqlite3")
-        return sa.URL.create("sqlite", database=file).render_as_string()
+        from jobs import database_url
+
+        return database_url.of_file(self.data_dir / "helixq.sqlite3")
 
     @cached_property
     def redis_socket(self) -> Path:

@@ -36,6 +36,7 @@ STATISTICS = {
         "ix_jobs_unindexed": "100 1",
         "ix_jobs_rating": "100000 30000 1 1",
         "ix_jobs_owner_rating": "100000 1000 300 1 1",
+        "ix_jobs_replay_of": "10000 2 1 1",
     },
     "attempts": {
         None: "3000000",

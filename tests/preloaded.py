@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # It would only slow the imports down: what is imported stays.
+
+import cli.database
+import cli.keys
 import cli.main
 import cli.parts
+import cli.questions
+import cli.running
+import cli.up
 import web.serve
 import worker.local_engine
 import worker.main

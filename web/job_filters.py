@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from flask import request
 
+from jobs.enums import Order
 from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError
 from jobs.search.query import Node, QueryError, parse
 from jobs.use_cases import searching
 from jobs.use_cases.queries import ANY
-from jobs.use_cases.searching import Filters, Order
+from jobs.use_cases.searching import Filters
 from web import query
 from web.services import get_services
 

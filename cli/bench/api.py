@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
 from cli.bench import common
+from cli.fields import Command, Fields, json_fields
 
 
-@click.command()
+@click.command(cls=Command)
 @common.count_option("--webs", 2, "Web processes.")
 @common.count_option("--waiting", 10_000, "Jobs that wait at the beginning.")
 @click.option(
@@ -27,8 +27,8 @@ from cli.bench import common
     show_default=True,
     help="How long each measurement takes.",
 )
-@common.json_option
-def api(webs: int, waiting: int, streams: int, seconds: float, as_json: bool) -> None:
+@json_fields(("machine", "results"))
+def api(webs: int, waiting: int, streams: int, seconds: float, fields: Fields | None) -> None:
     """Measure how fast webs accept questions and answer polls, and what event streams cost.
 
     Each text of the streams gets ten messages a second, and every message must arrive. The load comes from
@@ -45,9 +45,9 @@ def api(webs: int, waiting: int, streams: int, seconds: float, as_json: bool) ->
             seconds=seconds,
             on_progress=common.show_progress,
         )
-    if as_json:
+    if fields:
         output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
-        click.echo(json.dumps(output, indent=2))
+        fields.print(output)
         return
     click.echo(
         f"{webs} web processes, {seconds:g} seconds each, {waiting:,} jobs wait, "

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
-from cli.bench.common import json_option, machine, show_progress, temporary_folder
+from cli.bench.common import machine, show_progress, temporary_folder
+from cli.fields import Command, Fields, json_fields
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--lines",
     type=click.IntRange(min=1, max=50_000),
@@ -25,8 +25,8 @@ from cli.bench.common import json_option, machine, show_progress, temporary_fold
     help="Minimum of each line; the questions repeat their text.",
 )
 @click.option("--database-url", help="An empty database (default: SQLite).")
-@json_option
-def batch(lines: int, line_bytes: int, database_url: str | None, as_json: bool) -> None:
+@json_fields(("machine", "batch"))
+def batch(lines: int, line_bytes: int, database_url: str | None, fields: Fields | None) -> None:
     """Measure how long `helixq up` takes to accept a batch, from its first byte to its last valid line."""
     from cli.bench import measure_batch
 
@@ -38,8 +38,8 @@ def batch(lines: int, line_bytes: int, database_url: str | None, as_json: bool) 
             database_url=database_url,
             on_progress=show_progress,
         )
-    if as_json:
-        click.echo(json.dumps({"machine": machine(), "batch": asdict(result)}, indent=2))
+    if fields:
+        fields.print({"machine": machine(), "batch": asdict(result)})
         return
     click.echo(f"A batch through `helixq up` on the demo's model; {machine()}.\n")
     click.echo("| lines | MiB | upload | validation | memory of the web | of the worker |")

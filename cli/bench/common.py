@@ -15,9 +15,6 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The option that prints JSON instead of a table.
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-
 #: The option of the seed.
 seed_option = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of the jobs, or of random weights."

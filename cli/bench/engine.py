@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from cli.bench import common
 from cli.errors import ExpectedError
+from cli.fields import Command, Fields, json_fields
 from cli.outputs import check_picture
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     return numbers
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--model",
     "which",
@@ -76,7 +76,7 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     help="Also measure this llama-server of llama.cpp (on a CPU, for each number of slots).",
 )
 @common.seed_option
-@common.json_option
+@json_fields(("machine", "model", "results"))
 def engine(
     which: str,
     jobs: int,
@@ -87,7 +87,7 @@ def engine(
     plot: Path | None,
     llama_server: Path | None,
     seed: int,
-    as_json: bool,
+    fields: Fields | None,
 ) -> None:
     """Compare the batching engine with the reference engine.
 
@@ -156,13 +156,13 @@ def engine(
                 on_progress=common.show_progress,
             )
             curves.draw(plot, results, points)
-    if as_json:
+    if fields:
         output = {
             "machine": common.machine(),
             "model": which,
             "results": [r.to_json() for r in results],
         }
-        click.echo(json.dumps(output, indent=2))
+        fields.print(output)
         return
     baseline = results[0]
     click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {common.machine()}.\n")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
 from cli.bench import common
+from cli.fields import Command, Fields, json_fields
 
 
-@click.command()
+@click.command(cls=Command)
 @common.count_option("--jobs", 1_000_000, "Stored jobs.", minimum=1000)
 @common.count_option("--pages", 40, "Pages to read of each list.")
 @common.count_option("--writes", 400, "Jobs to write, with and without the index.", minimum=50)
-@common.json_option
-def history(jobs: int, pages: int, writes: int, as_json: bool) -> None:
+@json_fields(("machine", "results"))
+def history(jobs: int, pages: int, writes: int, fields: Fields | None) -> None:
     """Measure lists with filters, full-text search, single histories, and what the index costs writes.
 
     It needs about 10 GB of disk for each database with a million jobs, and half an hour.
@@ -26,9 +26,9 @@ def history(jobs: int, pages: int, writes: int, as_json: bool) -> None:
         results = measure_history.run(
             folder, jobs=jobs, pages=pages, writes=writes, on_progress=common.show_progress
         )
-    if as_json:
+    if fields:
         output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
-        click.echo(json.dumps(output, indent=2))
+        fields.print(output)
         return
     click.echo(f"{jobs:,} jobs, {pages} pages of each list; {common.machine()}.\n")
     for result in results:

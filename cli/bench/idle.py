@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from cli.bench import common
+from cli.fields import Command, Fields, json_fields
 
 
-@click.command()
+@click.command(cls=Command)
 @common.count_option("--jobs", 30, "The number of jobs, one at a time.")
 @common.count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
 @common.count_option("--old", 100_000, "The number of ended jobs in the database of the sweep.")
 @common.seed_option
-@common.json_option
-def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) -> None:
+@json_fields(("machine", "jobs", "seconds"))
+def idle(jobs: int, max_output_tokens: int, old: int, seed: int, fields: Fields | None) -> None:
     """Measure the latency that an idle service adds to a job.
 
     The engine alone and the service answer each question in turn, on SQLite. A sweep is
@@ -48,10 +47,8 @@ def idle(jobs: int, max_output_tokens: int, old: int, seed: int, as_json: bool) 
         "sweep_without_history": sweeps[0],
         "sweep": sweeps[1],
     }
-    if as_json:
-        click.echo(
-            json.dumps({"machine": common.machine(), "jobs": jobs, "seconds": seconds}, indent=2)
-        )
+    if fields:
+        fields.print({"machine": common.machine(), "jobs": jobs, "seconds": seconds})
         return
     click.echo(f"demo, {jobs} jobs one at a time; {common.machine()}.\n")
     click.echo("| median | ms |")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import click
 
 from cli.bench import common
 from cli.errors import ExpectedError
+from cli.fields import Command, Fields, json_fields
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--mergekit",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -20,8 +20,8 @@ from cli.errors import ExpectedError
 )
 @common.count_option("--rank", 64, "Rank of the adapters.")
 @common.seed_option
-@common.json_option
-def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
+@json_fields(("machine", "rank", "results"))
+def lora(mergekit: Path | None, rank: int, seed: int, fields: Fields | None) -> None:
     """Compare the extraction of adapters with mergekit.
 
     Both extract from one decoder layer of Mistral-7B's sizes.
@@ -50,13 +50,13 @@ def lora(mergekit: Path | None, rank: int, seed: int, as_json: bool) -> None:
             seed=seed,
             on_progress=common.show_progress,
         )
-    if as_json:
+    if fields:
         output = {
             "machine": common.machine(),
             "rank": rank,
             "results": [r.to_json() for r in results],
         }
-        click.echo(json.dumps(output, indent=2))
+        fields.print(output)
         return
     baseline = results[-1]
     click.echo(f"Rank {rank}, one decoder layer of Mistral-7B's sizes; {common.machine()}.\n")

@@ -21,6 +21,7 @@ from cli.bench.stores import postgresql, sqlite
 from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.database_url import checked
+from jobs.enums import Order
 from jobs.models import ANONYMOUS, Status
 from jobs.pipeline import Sampling
 from jobs.protocol.history import history, page
@@ -28,7 +29,7 @@ from jobs.protocol.stats import statistics as statistics_as_json
 from jobs.search.query import parse
 from jobs.use_cases import indexing, queries, searching, stages, submission
 from jobs.use_cases import statistics as statistics_of_jobs
-from jobs.use_cases.searching import Filters, Order
+from jobs.use_cases.searching import Filters
 from jobs.use_cases.stages import Output
 from jobs.use_cases.statistics import By, Query
 from jobs.use_cases.submission import NewJob

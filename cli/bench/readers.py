@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
 from cli.bench import common
+from cli.fields import Command, Fields, json_fields
 
 #: The number of open pages.
 PAGES = 100
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--readers",
     "count",
@@ -32,8 +32,8 @@ PAGES = 100
     show_default=True,
     help="How long each case is measured.",
 )
-@common.json_option
-def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
+@json_fields(("machine", "results"))
+def readers(count: int, pieces: int, seconds: float, fields: Fields | None) -> None:
     """Measure what readers of event streams cost the web.
 
     Every job gets ten messages a second. In one case, each text already has --pieces deltas. The last cases are 100
@@ -56,9 +56,9 @@ def readers(count: int, pieces: int, seconds: float, as_json: bool) -> None:
             seconds=seconds,
             on_progress=common.show_progress,
         )
-    if as_json:
+    if fields:
         output = {"machine": common.machine(), "results": [asdict(result) for result in results]}
-        click.echo(json.dumps(output, indent=2))
+        fields.print(output)
         return
     click.echo(
         f"{seconds:g} seconds each, ten messages a second of each job; {common.machine()}.\n"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from cli.bench import common
+from cli.fields import Command, Fields, json_fields
 
 
-@click.command()
+@click.command(cls=Command)
 @common.count_option("--jobs", 256, "The number of jobs.")
 @common.count_option(
     "--reference-jobs", 16, "The number of these jobs that run on the reference engine, too."
@@ -17,9 +16,14 @@ from cli.bench import common
 @common.count_option("--at-once", 64, "The number of jobs that are in the service at once.")
 @common.count_option("--max-output-tokens", 256, "Maximum number of new tokens per stage.")
 @common.seed_option
-@common.json_option
+@json_fields(("machine", "results"))
 def service(
-    jobs: int, reference_jobs: int, at_once: int, max_output_tokens: int, seed: int, as_json: bool
+    jobs: int,
+    reference_jobs: int,
+    at_once: int,
+    max_output_tokens: int,
+    seed: int,
+    fields: Fields | None,
 ) -> None:
     """Compare `helixq up` with the reference engine alone.
 
@@ -56,10 +60,10 @@ def service(
         ("reference engine alone", 1, baseline.jobs_an_hour, baseline.tokens_a_second),
         ("service", at_once, jobs / seconds * 3600, tokens / seconds),
     ]
-    if as_json:
+    if fields:
         keys = ("program", "at_once", "jobs_an_hour", "tokens_a_second")
         results = [dict(zip(keys, row, strict=True)) for row in rows]
-        click.echo(json.dumps({"machine": common.machine(), "results": results}, indent=2))
+        fields.print({"machine": common.machine(), "results": results})
         return
     click.echo(
         f"demo, {jobs} jobs, up to {max_output_tokens} new tokens a stage; {common.machine()}.\n"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from cli.bench import common
+from cli.fields import Command, Fields, json_fields
 
 
-@click.command()
+@click.command(cls=Command)
 @common.count_option("--jobs", 256, "The number of jobs.")
 @common.count_option("--idle-jobs", 20, "The number of these that also run one at a time.")
 @common.count_option("--at-once", 64, "The number of jobs that are in the service at once.")
@@ -23,8 +23,10 @@ from cli.bench import common
     help="The file of the recorded figures.",
 )
 @click.option("--record", is_flag=True, help="Record the figures of this run.")
-@common.json_option
-def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_json: bool) -> None:
+@json_fields(("now", "recorded"))
+def track(
+    jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, fields: Fields | None
+) -> None:
     """Compare the service with the recorded figures.
 
     Measures an idle job, and many jobs at once.
@@ -43,9 +45,9 @@ def track(jobs: int, idle_jobs: int, at_once: int, file: Path, record: bool, as_
             machine=common.machine(),
             on_progress=common.show_progress,
         )
-    if as_json:
+    if fields:
         output = {"now": asdict(now), "recorded": asdict(recorded) if recorded else None}
-        click.echo(json.dumps(output, indent=2))
+        fields.print(output)
     else:
         click.echo(figures.table(now, recorded))
     if record:

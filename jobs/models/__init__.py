@@ -1,18 +1,30 @@
 """The tables, a module for each part of the service."""
 
+from jobs.enums import (
+    ANONYMOUS,
+    OPEN,
+    AttemptStatus,
+    BatchStatus,
+    DeliveryStatus,
+    FilePurpose,
+    FileState,
+    LogKind,
+    Scope,
+    Status,
+    WorkerState,
+)
 from jobs.models.base import Base
-from jobs.models.batches import Batch, BatchLine, BatchStatus
+from jobs.models.batches import Batch, BatchLine
 from jobs.models.erasures import Erasure
-from jobs.models.files import File, FileChunk, FilePurpose, FileState
-from jobs.models.jobs import ANONYMOUS, OPEN, Attempt, AttemptStatus, Job, Status
-from jobs.models.keys import ApiKey, LoginSession, Scope
+from jobs.models.files import File, FileChunk
+from jobs.models.jobs import Attempt, Job
+from jobs.models.keys import ApiKey, LoginSession
 from jobs.models.log import (
     LogCheckpoint,
     LogCosignature,
     LogDeletion,
     LogEntry,
     LogKey,
-    LogKind,
     LogState,
     LogTile,
     LogWitness,
@@ -22,8 +34,8 @@ from jobs.models.pauses import Pause
 from jobs.models.reviews import Review
 from jobs.models.rollups import Rollup, RollupModel
 from jobs.models.search import SearchDocument
-from jobs.models.webhooks import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.models.workers import Tokenizer, Worker, WorkerState
+from jobs.models.webhooks import WebhookDelivery, WebhookEndpoint
+from jobs.models.workers import Tokenizer, Worker
 
 __all__ = [
     "ANONYMOUS",

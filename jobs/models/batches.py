@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.column_types import ExactJSON, ExactText, utcnow
+from jobs.enums import BatchStatus
 from jobs.models.base import Base, enum, partial
-
-
-class BatchStatus(StrEnum):
-    """A batch's status, as the API shows it."""
-
-    VALIDATING = "validating"
-    FAILED = "failed"
-    IN_PROGRESS = "in_progress"
-    #: The completion window is over: the lines that are left become errors.
-    FINALIZING = "finalizing"
-    COMPLETED = "completed"
-    EXPIRED = "expired"
-    #: A client cancelled it: the lines that are left become errors.
-    CANCELLING = "cancelling"
-    CANCELLED = "cancelled"
 
 
 class Batch(Base):

@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.column_types import ExactText, utcnow
+from jobs.enums import FilePurpose, FileState
 from jobs.models.base import Base, enum, partial
-
-
-class FileState(StrEnum):
-    """The state of a file. Clients see those that are `PROCESSED`."""
-
-    #: A client is sending it.
-    UPLOADING = "uploading"
-    #: A batch that has not ended is writing it.
-    WRITING = "writing"
-    PROCESSED = "processed"
-    #: Nobody sees it any more; its content is deleted a little at a time.
-    DELETED = "deleted"
-
-
-class FilePurpose(StrEnum):
-    """What a file is for."""
-
-    #: The requests of a batch.
-    BATCH = "batch"
-    #: The answers or the errors of a batch.
-    BATCH_OUTPUT = "batch_output"
 
 
 class File(Base):

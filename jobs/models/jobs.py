@@ -8,56 +8,18 @@ and ended, and never change after that: they are the job's history.
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from jobs.column_types import ExactJSON, ExactText, utcnow
+from jobs.enums import AttemptStatus, Status
 from jobs.models.base import ROW_ID, Base, enum, partial
 from jobs.models.erasures import Erasure
 from jobs.models.reviews import Review
 from jobs.models.workers import Worker
 from jobs.pipeline import Role
-
-
-class Status(StrEnum):
-    """A job's status, as the API shows it."""
-
-    QUEUED = "queued"
-    IN_PROGRESS = "in_progress"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    #: All stages ran, but the final answer was cut at its token limit.
-    INCOMPLETE = "incomplete"
-
-    @property
-    def final(self) -> bool:
-        return self not in OPEN
-
-
-#: The owner of jobs that were accepted without an API key.
-ANONYMOUS = "anonymous"
-
-
-OPEN = (Status.QUEUED, Status.IN_PROGRESS)
-
-
-class AttemptStatus(StrEnum):
-    """The status of an attempt."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    #: The stage raised an error or exceeded the job's deadline.
-    FAILED = "failed"
-    #: The worker stopped responding.
-    LOST = "lost"
-    #: The worker shut down and released the stage.
-    RELEASED = "released"
-    #: The job was cancelled, and the worker stopped, or stopped responding.
-    CANCELLED = "cancelled"
 
 
 class Job(Base):
@@ -222,6 +184,10 @@ class Job(Base):
             "created_at",
             "id",
             where="rating IS NOT NULL",
+        ),
+        # The replays of a job.
+        partial(
+            "ix_jobs_replay_of", "replay_of", "created_at", "id", where="replay_of IS NOT NULL"
         ),
         # Those that the search index does not have as they are, or that are not counted.
         partial(

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.column_types import utcnow
 from jobs.models.base import Base
-
-
-class Scope(StrEnum):
-    """What an API key allows."""
-
-    #: Submit questions; read and cancel the owner's jobs.
-    ASK = "ask"
-    #: Read the histories of all owners.
-    AUDIT = "audit"
-    #: Everything, with the jobs of all owners.
-    ADMIN = "admin"
 
 
 class ApiKey(Base):

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.column_types import utcnow
+from jobs.enums import LogKind
 from jobs.models.base import ROW_ID, Base, enum
-
-
-class LogKind(StrEnum):
-    """What an entry of the log records."""
-
-    #: The end of a job.
-    JOB = "job"
-    #: The deletion of a job that has an entry.
-    DELETION = "deletion"
-    #: A review of a job that has an entry.
-    REVIEW = "review"
-    #: The erasure of texts of a job that has an entry.
-    ERASURE = "erasure"
 
 
 class LogState(Base):

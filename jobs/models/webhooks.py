@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.column_types import utcnow
+from jobs.enums import DeliveryStatus
 from jobs.models.base import Base, enum, partial
-
-
-class DeliveryStatus(StrEnum):
-    """The status of the delivery of an event to a webhook endpoint."""
-
-    #: To be sent when `WebhookDelivery.next_attempt_at` has come.
-    PENDING = "pending"
-    #: A process is sending it, until then at most.
-    SENDING = "sending"
-    DELIVERED = "delivered"
-    #: Given up.
-    FAILED = "failed"
 
 
 class WebhookEndpoint(Base):

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.column_types import utcnow
+from jobs.enums import WorkerState
 from jobs.models.base import Base, enum, partial
-
-
-class WorkerState(StrEnum):
-    """The state of a worker."""
-
-    LOADING = "loading"
-    READY = "ready"
-    STOPPED = "stopped"
 
 
 class Tokenizer(Base):

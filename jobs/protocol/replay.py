@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from jobs.models import Attempt, Job
+from jobs.protocol.history import rfc3339
 
 #: Characters shown before and after the first difference of two texts.
 BEFORE, AFTER = 30, 50
@@ -50,6 +51,19 @@ def report(original: Job | None, replay: Job) -> dict[str, Any]:
             result["changed"] = _changed(before, after)
     result["identical"] = result["difference"] is None
     return result
+
+
+def replays(original: Job, found: list[Job]) -> list[dict[str, Any]]:
+    """Return what a history says about the replays of its job."""
+    return [
+        {
+            "id": replay.id,
+            "created_at": rfc3339(replay.created_at),
+            "status": replay.status.value,
+            "identical": report(original, replay)["identical"],
+        }
+        for replay in found
+    ]
 
 
 def _missing(before: Attempt) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs import pipeline
-from jobs.models import AttemptStatus, BatchStatus, DeliveryStatus, FilePurpose, Scope, Status
+from jobs.enums import AttemptStatus, BatchStatus, DeliveryStatus, FilePurpose, Scope, Status
 from jobs.pipeline import Role
 from jobs.protocol.items import RefusalPart
 from jobs.protocol.request import Context
@@ -595,6 +595,16 @@ class Replay(Reply):
     changed: list[Change]
 
 
+class ReplayOfJob(Reply):
+    """A job that replays the job of the history."""
+
+    id: JobId
+    created_at: Time
+    status: Status
+    #: Whether every text is the same; null as long as that is not known.
+    identical: bool | None
+
+
 class LogPlace(Reply):
     """An entry in the transparency log, and the salt of the texts in its record, or the salts of those left."""
 
@@ -840,6 +850,7 @@ class History(Summary):
     """Everything that is stored about a job."""
 
     replay: Replay | None
+    replays: list[ReplayOfJob]
     system: str | ErasedText
     context: Context
     turns: ErasedText | list[Turn] | None

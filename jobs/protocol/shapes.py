@@ -7,26 +7,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from jobs.enums import Shape
 from jobs.formats.columns import Kind
 from jobs.models import Attempt, AttemptStatus, Job, Status
 from jobs.pipeline import Role
 from jobs.protocol.history import history, rfc3339
 from jobs.use_cases.exporting import Exported
-
-
-class Shape(StrEnum):
-    """What the rows of an export are."""
-
-    #: A row for each job, with everything.
-    HISTORY = "history"
-    #: A row for each job whose final text differs from its draft.
-    PREFERENCE = "preference"
-    #: A row for each stage.
-    SFT = "sft"
 
 
 class Review(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.models import WebhookDelivery, WebhookEndpoint
-from jobs.use_cases.webhooks import EVENT_TYPES
 from jobs.webhooks import signing
+from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
 
 

@@ -210,6 +210,22 @@ def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | Non
     )
 
 
+def list_replays(session: Session, owner: str | None, job_id: str, limit: int) -> list[Job]:
+    """Return the newest replays of a job, with their attempts and the workers that ran them."""
+    conditions = [Job.replay_of == job_id]
+    if owner is not None:
+        conditions.append(Job.owner == owner)
+    return list(
+        session.scalars(
+            sa.select(Job)
+            .where(*conditions)
+            .order_by(Job.created_at.desc(), Job.id.desc())
+            .limit(limit)
+            .options(selectinload(Job.attempts).selectinload(Attempt.worker))
+        )
+    )
+
+
 def list_page(
     session: Session,
     owner: str | None,

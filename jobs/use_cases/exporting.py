@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from jobs.database import Database
+from jobs.enums import Order
 from jobs.errors import JobNotFoundError
 from jobs.models import Job
 from jobs.statements import jobs, log
 from jobs.statements.jobs import Place
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
-from jobs.use_cases.searching import Filters, Order
+from jobs.use_cases.searching import Filters
 
 __all__ = ["Exported", "Filters", "pages", "selected"]
 

@@ -17,7 +17,11 @@ __all__ = [
     "get_job",
     "get_version",
     "list_jobs",
+    "list_replays",
 ]
+
+#: Replays of a job that its history names: their texts are read, to compare them.
+MAX_REPLAYS = 10
 
 
 def get_job(
@@ -57,6 +61,18 @@ def find_beside(database: Database, owner: str | None, job: Job) -> tuple[str | 
     with database.read() as connection:
         older, newer = jobs.find_beside(connection, owner, place)
     return older, newer
+
+
+def list_replays(database: Database, owner: str | None, job_id: str) -> list[Job]:
+    """Return the newest replays of a job, up to `MAX_REPLAYS`, with their attempts.
+
+    Args:
+        database: of the jobs.
+        owner: of the replays; None for any.
+        job_id: of the job that they replay.
+    """
+    with database.read_session() as session:
+        return jobs.list_replays(session, owner, job_id, MAX_REPLAYS)
 
 
 def list_jobs(

@@ -10,13 +10,13 @@ import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from jobs.database import Database
+from jobs.enums import Order
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument, Status
 from jobs.search import facets
@@ -28,14 +28,6 @@ from jobs.statements.search import LAST_ID, MAX_EFFORT, Wanted
 
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
-
-
-class Order(StrEnum):
-    """The order of a list."""
-
-    NEWEST = "desc"
-    OLDEST = "asc"
-    RELEVANCE = "relevance"
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,9 @@ from jobs.models import WebhookEndpoint
 from jobs.statements import webhooks
 from jobs.transient import retry_on_conflict
 from jobs.webhooks import signing, targets
+from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.targets import Network
 
-#: What can be asked for, under OpenAI's names.
-EVENT_TYPES = (
-    "response.completed",
-    "response.failed",
-    "response.cancelled",
-    "response.incomplete",
-    "batch.completed",
-    "batch.failed",
-    "batch.expired",
-    "batch.cancelled",
-)
 MAX_NAME = 100
 #: The maximum number of endpoints of an owner: each job's end makes a row for each.
 MAX_ENDPOINTS = 20

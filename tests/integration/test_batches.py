@@ -31,6 +31,7 @@ from jobs.use_cases import (
     webhooks,
 )
 from jobs.use_cases.batches import LineResult, Submission
+from jobs.webhooks.events import EVENT_TYPES
 from tests.conftest import WORKER
 from tests.integration.batch_service import (
     CHAT,
@@ -270,7 +271,7 @@ def test_webhooks_tell_how_batches_and_their_jobs_ended(service: BatchService) -
         ANONYMOUS,
         url="https://example.com/hook",
         name="all",
-        event_types=webhooks.EVENT_TYPES,
+        event_types=EVENT_TYPES,
         allowed=(),
     )
 

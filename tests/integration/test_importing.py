@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import migrations
 from jobs.database import Database
+from jobs.enums import Shape
 from jobs.errors import ErasedError
 from jobs.formats.compression import BrokenFileError, Compression, compressor
 from jobs.formats.writing import FileKind, Format, to_json, writing
@@ -27,7 +28,7 @@ from jobs.importer import Line, RefusedError, Report, import_file, read_historie
 from jobs.models import Job, Worker, WorkerState
 from jobs.pipeline import Turn
 from jobs.protocol.history import history
-from jobs.protocol.shapes import COLUMNS, Shape, rows
+from jobs.protocol.shapes import COLUMNS, rows
 from jobs.tlog.entry import parse_entry, review_digest, review_texts, salts_of, texts
 from jobs.tlog.note import Signer, Verifier
 from jobs.use_cases import (

@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 import migrations
 from jobs import pipeline
 from jobs.database import Database
+from jobs.enums import Shape
 from jobs.formats.writing import FileKind, Format, writing
 from jobs.pipeline import Role
-from jobs.protocol.shapes import COLUMNS, Shape, rows
+from jobs.protocol.shapes import COLUMNS, rows
 from jobs.settings import DEMO_CHECKPOINT
 from jobs.use_cases import exporting, stages, workers
 from tests.conftest import RUNTIME, WORKER

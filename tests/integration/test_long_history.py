@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from jobs import queued_counts, use_cases
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
+from jobs.enums import Order
 from jobs.errors import StatisticsError
 from jobs.models import (
     ANONYMOUS,
@@ -80,8 +81,9 @@ from jobs.use_cases import (
 from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
-from jobs.use_cases.searching import Filters, Order
+from jobs.use_cases.searching import Filters
 from jobs.use_cases.statistics import By, Query
+from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
@@ -96,7 +98,7 @@ HOOKED = "hooked"
 ENDPOINT: dict[str, Any] = {
     "url": "https://example.com/",
     "name": "hook",
-    "event_types": webhooks.EVENT_TYPES,
+    "event_types": EVENT_TYPES,
     "allowed": (),
 }
 #: What a job of the history counts for.
@@ -167,6 +169,9 @@ def fill(database: Database, queued: int) -> None:
                 started_at=created,
                 finished_at=ago(f"{days_ago} * 86400 + 20"),
                 log_index=f"{days_ago} * 100000 + n.i",
+                replay_of="'resp_2old' || (n.i - n.i / 400 * 400)"
+                if name == "new"
+                else "old.replay_of",
                 unindexed="0",
                 counted=f"'{json.dumps(COUNTED.dump())}'",
             )
@@ -521,6 +526,9 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(queries.get_version, database, ANONYMOUS, job.id)
         for owner in (None, ANONYMOUS):
             run(queries.find_beside, database, owner, job)
+            assert (
+                len(run(queries.list_replays, database, owner, "resp_2old7")) == queries.MAX_REPLAYS
+            )
         # The first in the queue, the last one, and one without a message.
         for priority, published_at in ((9, job.published_at), (0, job.published_at), (0, None)):
             waits = Job(status=Status.QUEUED, priority=priority, published_at=published_at)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 import migrations
 from jobs.database import Database, begin
+from jobs.enums import Order
 from jobs.errors import CursorError
 from jobs.models import ANONYMOUS, Job, SearchDocument, Status
 from jobs.search.query import has, parse
@@ -27,7 +28,7 @@ from jobs.use_cases import (
     submission,
     workers,
 )
-from jobs.use_cases.searching import Filters, Order
+from jobs.use_cases.searching import Filters
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 from tests.integration.test_long_history import multiply

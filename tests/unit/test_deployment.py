@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml  # type: ignore[import-untyped]  # PyYAML ships no types
 
@@ -58,7 +59,7 @@ def test_the_settings_of_a_service_are_accepted(name: str) -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_command_of_a_service_exists(name: str) -> None:
     assert compose()[name]["command"] == ["helixq", name]
-    assert name in main.commands
+    assert name in main.list_commands(click.Context(main))
 
 
 def test_only_the_web_and_grafana_are_published_and_on_loopback_only() -> None:

@@ -109,9 +109,10 @@ def accepted(words: list[str]) -> bool:
     """Whether the program has the command of a line, and its options."""
     command: click.Command = main
     while words and isinstance(command, click.Group) and not words[0].startswith("-"):
-        if words[0] not in command.commands:
+        found = command.get_command(click.Context(command), words.pop(0))
+        if found is None:
             return False
-        command = command.commands[words.pop(0)]
+        command = found
     options = {"--help", "--version"} | {o for p in command.params for o in p.opts}
     return all(word.split("=")[0] in options for word in words if word.startswith("--"))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.commands import COMMANDS
 from jobs import protocol
 
 
@@ -36,6 +37,55 @@ def loaded(imports: str, unwanted: set[str]) -> str:
 )
 def test_commands_without_a_model_import_no_model_library(modules: str) -> None:
     assert loaded(modules, {"torch", "transformers", "peft"}) == ""
+
+
+#: Completes words, and runs commands; prints what each found or its status, and which modules were imported until then.
+CLIENT = """
+import sys
+from click.testing import CliRunner
+from cli.commands import COMMANDS
+from cli.main import main
+
+def show(words, told):
+    print(*words, told, *sorted({unwanted} & set(sys.modules)))
+
+def complete(*words):
+    asked = {{"COMP_WORDS": " ".join(("helixq", *words)), "COMP_CWORD": str(len(words))}}
+    environ = {{"_HELIXQ_COMPLETE": "bash_complete", **asked}}
+    show(words, len(CliRunner().invoke(main, prog_name="helixq", env=environ).output.split()))
+
+complete("jobs", "re")
+complete("jobs", "list", "--status", "f")
+for path in COMMANDS:
+    complete(*path.split(), "--hel")
+for line in {commands}:
+    show([line], CliRunner().invoke(main, line.split()).exit_code)
+"""
+
+
+def test_completion_and_commands_of_a_client_import_no_library_of_a_server() -> None:
+    unwanted = {"alembic", "celery", "flask", "redis", "sqlalchemy", "torch", "transformers"}
+    nobody = "--url 127.0.0.1:1"
+    commands = [
+        "--version",
+        "--help",
+        f"ask why {nobody}",
+        f"jobs list --json id {nobody}",
+        f"status {nobody}",
+    ]
+    code = CLIENT.format(unwanted=unwanted | {"pydantic"}, commands=commands)
+    lines = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert lines[0] == "jobs re 3"
+    assert lines[1:-5] == [
+        "jobs list --status f 1",
+        *(f"{path} --hel 1" for path in COMMANDS),
+    ]
+    # The settings are pydantic's.
+    assert lines[-5:] == [
+        "--version 0",
+        "--help 0",
+        *(f"{command} 3 pydantic" for command in commands[2:]),
+    ]
 
 
 def test_the_protocol_needs_no_http() -> None:

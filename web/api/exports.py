@@ -7,12 +7,13 @@ from contextlib import ExitStack
 
 from flask import Response, request
 
+from jobs.enums import Shape
 from jobs.formats.compression import Compression
 from jobs.formats.extra import NotInstalledError
 from jobs.formats.writing import FileKind, Format, Row, writing
 from jobs.pipeline import Role
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.shapes import COLUMNS, Shape, rows
+from jobs.protocol.shapes import COLUMNS, rows
 from jobs.use_cases import exporting
 from jobs.use_cases.exporting import Exported
 from web import job_filters, query

@@ -13,7 +13,7 @@ from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, rfc3339, summary
 from jobs.protocol.history import page as histories
-from jobs.protocol.replay import report
+from jobs.protocol.replay import replays, report
 from jobs.use_cases import proving, queries, standing
 from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
@@ -66,7 +66,8 @@ def job(job_id: str) -> Response:
         except JobNotFoundError:
             original = None
         replay = report(original, stored)
-    return jsonify({**history(stored), "replay": replay})
+    found = queries.list_replays(services.database, services.readable_owner, job_id)
+    return jsonify({**history(stored), "replay": replay, "replays": replays(stored, found)})
 
 
 @blueprint.get("/jobs/<job_id>/place")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from jobs.enums import Shape
 from jobs.formats.compression import Compression
 from jobs.formats.writing import MEDIA_TYPES, Format
 from jobs.models import DeliveryStatus, FilePurpose, Status
@@ -22,7 +23,6 @@ from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED, CreateReview, DeleteJobs, EraseTexts
-from jobs.protocol.shapes import Shape
 from jobs.protocol.system import PauseQueue
 from jobs.search.query import MAX_LENGTH
 from web.job_filters import MAX_ATTEMPTS, MAX_DURATION

@@ -59,13 +59,12 @@ def _row(
     job, attempt = (left, before) if before is not None else (right, after)
     assert attempt is not None  # noqa: S101 (one of both is there)
     both = old is not None and new is not None
-    side = Options(diff="side", invisible=options.invisible)
     return Row(
         title=view.title(job, attempt.role, attempt.round),
         same_prompt=same_prompt,
         same_text=old == new if both else None,
-        left=None if old is None else texts.draft(old, new if both else old, side),  # type: ignore[arg-type]
-        right=None if new is None else texts.final(old if both else new, new, side),  # type: ignore[arg-type]
+        left=None if old is None else texts.beside(None, old, new, options),
+        right=None if new is None else texts.beside(old, new, None, options),
     )
 
 

@@ -10,11 +10,12 @@ from urllib.parse import urlencode
 from flask import redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
+from jobs.enums import Order
 from jobs.errors import CursorError
 from jobs.models import Scope, Status
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.use_cases import overview
-from jobs.use_cases.searching import Order, Page
+from jobs.use_cases.searching import Page
 from web.caller import get_caller
 from web.job_filters import FILTERS, METADATA, PARAMETERS, Wanted, find, wanted
 from web.pages import job_rows

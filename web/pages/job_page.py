@@ -57,6 +57,8 @@ def show(job_id: str) -> str:
         record=evidence.record(job),
         verdict=verdict,
         replay=_replay(job),
+        replays=_replays(job),
+        max_replays=queries.MAX_REPLAYS,
         may_replay=may_ask and bool(job.finished) and not job.has_lost_texts,
         may_review=job.status.final,
     )
@@ -107,6 +109,13 @@ def news(job_id: str) -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC)
     told = "" if job.status.final else sentence(job, now)
     return standing.news(job, told, now)
+
+
+def _replays(job: Job) -> list[tuple[Job, bool | None]]:
+    """Return the newest replays of a job, and whether all texts of each are the job's."""
+    services = get_services()
+    found = queries.list_replays(services.database, services.readable_owner, job.id)
+    return [(replay, report(job, replay)["identical"]) for replay in found]
 
 
 def _replay(job: Job) -> dict[str, Any] | None:

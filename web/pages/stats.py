@@ -310,10 +310,12 @@ def _with_interval(estimate: dict[str, Any], written: Callable[[float], str]) ->
     return f"{written(estimate['value'])} [{written(estimate['low'])}, {written(estimate['high'])}]"
 
 
-def form(measure: str) -> Callable[[float | None], str]:
-    """Return what writes values of a measure."""
+def form(measure: str, part: str = "mean") -> Callable[[float | None], str]:
+    """Return what writes values of a measure: means, or percentiles such as ``p50``."""
     name = measure.rpartition(".")[2]
-    if name in ("rate", "prompt_tokens", "output_tokens"):
+    if name in ("prompt_tokens", "output_tokens"):
+        return _number if part == "mean" else _whole
+    if name == "rate":
         return _number
     return _percent if name in protocol.SHARES or name == "changed" else _seconds
 
@@ -326,6 +328,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def _seconds(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from markupsafe import Markup
@@ -14,19 +15,41 @@ from web.pages.options import Options
 _changes = lru_cache(maxsize=32)(changes)
 
 
-def draft(text: str, final: str, options: Options) -> Markup:
-    """Return a draft, with the words marked that the final text does not have."""
-    if options.diff != "side":
-        return marked(text, options.invisible)
-    return _joined(_changes(text, final), options, removed=True, added=False)
+def inline(before: str, text: str, options: Options) -> Markup:
+    """Return a text with the words marked that the text before it does not have, and those that it removed."""
+    parts: list[Markup] = []
+    for change in _changes(before, text):
+        # White space alone is no change of words.
+        if change.equal or not (change.before.strip() or change.after.strip()):
+            parts.append(marked(change.after, options.invisible))
+            continue
+        if change.before:
+            parts.append(_removed(marked(change.before, options.invisible)))
+        if change.after:
+            parts.append(_added(marked(change.after, options.invisible)))
+    return Markup("").join(parts)
 
 
-def final(before: str, text: str, options: Options) -> Markup:
-    """Return a final text, with the words marked that its draft does not have; inline, also those removed."""
-    if options.diff == "off":
-        return marked(text, options.invisible)
-    inline = options.diff == "inline"
-    return _joined(_changes(before, text), options, removed=inline, added=True)
+def beside(before: str | None, text: str, after: str | None, options: Options) -> Markup:
+    """Return a text with the words marked that the text before it does not have, or that the one after it removed.
+
+    Args:
+        before, after: the texts beside it; None for none.
+        text: the text.
+        options: of the reader.
+    """
+    added = removed = [(text, False)]
+    if before is not None:
+        added = [_piece(change, change.after) for change in _changes(before, text)]
+    if after is not None:
+        removed = [_piece(change, change.before) for change in _changes(text, after)]
+    parts: list[Markup] = []
+    for piece, is_added, is_removed in _both(added, removed):
+        part = marked(piece, options.invisible)
+        if is_removed:
+            part = _removed(part)
+        parts.append(_added(part) if is_added else part)
+    return Markup("").join(parts)
 
 
 def changed_words(before: str, after: str) -> tuple[int, int]:
@@ -38,15 +61,35 @@ def changed_words(before: str, after: str) -> tuple[int, int]:
     )
 
 
-def _joined(passages: list[Change], options: Options, *, removed: bool, added: bool) -> Markup:
-    parts: list[Markup] = []
-    for change in passages:
-        # White space alone is no change of words.
-        if change.equal or not (change.before.strip() or change.after.strip()):
-            parts.append(marked(change.after if added else change.before, options.invisible))
-            continue
-        if removed and change.before:
-            parts.append(Markup("<del>{}</del>").format(marked(change.before, options.invisible)))
-        if added and change.after:
-            parts.append(Markup("<ins>{}</ins>").format(marked(change.after, options.invisible)))
-    return Markup("").join(parts)
+def _removed(text: Markup) -> Markup:
+    return Markup("<del>{}</del>").format(text)
+
+
+def _added(text: Markup) -> Markup:
+    return Markup("<ins>{}</ins>").format(text)
+
+
+def _piece(change: Change, text: str) -> tuple[str, bool]:
+    """Return a piece of a text, and whether words of it changed."""
+    return text, not change.equal and bool(text.strip())
+
+
+def _both(
+    first: list[tuple[str, bool]], second: list[tuple[str, bool]]
+) -> Iterator[tuple[str, bool, bool]]:
+    """Yield the pieces that two divisions of the same text have in common, with the marks of both."""
+    ends = [[], []]  # type: list[list[tuple[int, bool]]]
+    for pieces, found in ((first, ends[0]), (second, ends[1])):
+        end = 0
+        for piece, mark in pieces:
+            end += len(piece)
+            found.append((end, mark))
+    text = "".join(piece for piece, _ in first)
+    start, places = 0, [0, 0]
+    while start < len(text):
+        (one, first_mark), (other, second_mark) = (ends[n][places[n]] for n in (0, 1))
+        end = min(one, other)
+        if end > start:
+            yield text[start:end], first_mark, second_mark
+        places = [places[0] + (one == end), places[1] + (other == end)]
+        start = end

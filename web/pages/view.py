@@ -51,6 +51,8 @@ class StageView:
     finished: bool
     erased: bool
     state: str
+    #: Whether it is the one to show where only one fits: the last that has begun.
+    shown: bool
     #: The text so far as HTML, with the changes marked as the reader wants them.
     text: Markup
     #: Of a regeneration: how many words it removed from its draft and added. None without a draft.
@@ -95,6 +97,7 @@ def stages(job: Job, now: dt.datetime, options: Options) -> list[StageView]:
                 finished=attempt is not None and attempt.status is AttemptStatus.FINISHED,
                 erased=attempt is not None and is_erased(job, attempt),
                 state=_state(job, attempt, now),
+                shown=stage.index == max(last, default=0),
                 text=text,
                 changed=changed,
             )
@@ -147,11 +150,14 @@ def _text(
     if text is None:
         attempt = last.get(stage.index)
         return marked(attempt.output if attempt else None, options.invisible), None
-    if stage.role is Role.REGENERATOR and before is not None:
-        return texts.final(before, text, options), texts.changed_words(before, text)
-    if stage.role is Role.ACTOR and after is not None:
-        return texts.draft(text, after, options), None
-    return marked(text, options.invisible), None
+    if stage.role is Role.CRITIC:
+        return marked(text, options.invisible), None
+    changed = None if before is None else texts.changed_words(before, text)
+    if options.diff == "side":
+        return texts.beside(before, text, after, options), changed
+    if options.diff == "inline" and before is not None:
+        return texts.inline(before, text, options), changed
+    return marked(text, options.invisible), changed
 
 
 def earlier_runs(job: Job) -> list[RunView]:

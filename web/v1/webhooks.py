@@ -10,6 +10,7 @@ from jobs.protocol import webhooks as protocol
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.validation import parse
 from jobs.use_cases import deliveries, webhooks
+from jobs.webhooks.events import EVENT_TYPES
 from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
@@ -90,9 +91,9 @@ def test_webhook_endpoint(endpoint_id: str) -> Response:
     """Send an event about nothing to an endpoint, and reply with what it replied."""
     services = get_services()
     event_type = parse(protocol.SendSample, read_json()).event_type
-    if event_type not in webhooks.EVENT_TYPES:
+    if event_type not in EVENT_TYPES:
         raise InvalidRequestError(
-            f"`event_type` must be one of: {', '.join(webhooks.EVENT_TYPES)}.",
+            f"`event_type` must be one of: {', '.join(EVENT_TYPES)}.",
             code="invalid_value",
             param="event_type",
         )

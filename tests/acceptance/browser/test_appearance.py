@@ -16,12 +16,43 @@ from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.stages import Output
 from jobs.use_cases.submission import NewJob
 from tests.acceptance.browser.page import faint, opened, settled, status, stay, stayed, text
+from tests.acceptance.browser.pdf import text_of
 from tests.acceptance.conftest import Service
 
 pytestmark = pytest.mark.browser
 
 #: Without a script, everything is as wide as here.
 NARROW = {"width": 320, "height": 640}
+#: What a page has in all, with its style and script, in bytes.
+MAX_BYTES = 60_000
+WEIGHT = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+  .filter((entry) => ["navigation", "link", "script", "img", "other"].includes(entry.initiatorType))
+  .reduce((sum, entry) => sum + entry.decodedBodySize, 0)"""
+#: What is animated.
+MOVING = """() => document.getAnimations().map((each) => each.effect.target.outerHTML)"""
+#: What looks the same as something that it should be told apart from, or as the ground.
+ALIKE = """() => {
+  const of = (selector, property, pseudo) => {
+    const element = document.querySelector(selector);
+    return element && getComputedStyle(element, pseudo)[property];
+  };
+  const alike = [];
+  const differ = (name, values) => {
+    const there = values.filter(Boolean);
+    if (new Set(there).size < there.length) alike.push(name);
+  };
+  const kinds = ["queued", "prompt", "writing"];
+  differ("timeline", [of("body", "backgroundColor"), ...kinds.map((kind) => of(`rect.${kind}`, "fill"))]);
+  differ("legend", [of("body", "backgroundColor"), ...kinds.map((kind) => of(`.key.${kind}`, "backgroundColor"))]);
+  differ("changes", [of("ins", "textDecorationLine"), of("del", "textDecorationLine"), "none"]);
+  differ("the current page", [...new Set([...document.querySelectorAll("header nav a:not([aria-current])")].slice(1)
+    .map((link) => getComputedStyle(link).textDecorationLine)), of("header nav a[aria-current]", "textDecorationLine")]);
+  differ("statuses", [...new Set([...document.querySelectorAll("td.status")].map((each) => each.className))]
+    .map((name) => of(`td.${name.replaceAll(" ", ".")}`, "content", "::before")));
+  for (const mark of document.querySelectorAll(".chart .area, .chart .line, .chart .marker, .chart text"))
+    if (getComputedStyle(mark).color === of("body", "backgroundColor")) alike.push(mark.outerHTML);
+  return alike;
+}"""
 HOSTILE = (
     "# Title\n\n<script>document.title = 'owned'</script> <img src=x onerror=\"document.title = 'owned'\">\n\n"
     "[a](javascript:document.title='owned') ![b](http://203.0.113.1/pixel.png) [c](https://example.org)\n\n"
@@ -76,6 +107,20 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
         "/review?since=2100-01-01",
         "/system",
     ]
+    with opened(browser, viewport=NARROW, forced_colors="active", reduced_motion="reduce") as (
+        page,
+        _,
+    ):
+        for path in paths:
+            page.goto(service.url + path)
+            page.wait_for_load_state()
+            # Of the hostile job, the texts alone are longer.
+            assert other in path or page.evaluate(WEIGHT) <= MAX_BYTES, path
+            page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+            assert page.evaluate(MOVING) == [], path
+            assert page.evaluate(ALIKE) == [], path
+            found = Axe().run(page)
+            assert found.violations_count == 0, (path, found.generate_report())
     for scheme in ("light", "dark"):
         with opened(browser, viewport=NARROW, color_scheme=scheme) as (page, _):
             for path in paths:
@@ -160,12 +205,6 @@ def test_a_long_and_hostile_answer_does_no_harm(browser: Browser, service: Servi
         expect(page.get_by_text("Add a review")).to_be_visible()
         assert stayed(page)
 
-        page.emulate_media(media="print")
-        expect(page.get_by_role("button", name="Replay")).to_be_hidden()
-        expect(page.get_by_role("navigation", name="Main")).to_be_hidden()
-        expect(text(page, "Critique")).to_be_visible()
-        page.emulate_media(media="screen")
-
         page.get_by_role("button", name="Replay").click()
         page.wait_for_url(lambda url: not url.split("?")[0].endswith(job_id))
         page.wait_for_load_state()
@@ -179,8 +218,17 @@ def test_a_long_and_hostile_answer_does_no_harm(browser: Browser, service: Servi
 
 def test_a_jobs_page_without_javascript(browser: Browser, service: Service) -> None:
     job_id = answered(service, "Why?", ["One two.", "Three.", "One four."])
-    with opened(browser, java_script_enabled=False) as (page, _):
+    with opened(browser, java_script_enabled=False, viewport=NARROW) as (page, _):
         page.goto(f"{service.url}/jobs/{job_id}")
+        # One text at a time, by mouse and by keyboard.
+        for title in ("Regeneration", "Answer", "Critique"):
+            if title == "Answer":
+                page.get_by_text("Answer", exact=True).first.click()
+            if title == "Critique":
+                page.keyboard.press("ArrowRight")
+            expect(page.get_by_role("radio", name=title, exact=True)).to_be_checked()
+            expect(page.locator(".stage:visible")).to_have_count(1)
+            expect(text(page, title)).to_be_visible()
         page.get_by_role("link", name="inline").click()
         expect(page.locator(".stage del")).to_have_text("two.")
         page.get_by_role("link", name="Verify").click()
@@ -189,6 +237,29 @@ def test_a_jobs_page_without_javascript(browser: Browser, service: Service) -> N
         page.get_by_role("group", name="Regeneration").get_by_label("+1 good").check()
         page.get_by_role("button", name="Save the review").click()
         expect(page.locator(".review")).to_contain_text("regeneration +1")
+        # What is printed is all of the job, what is folded and behind tabs too, and nothing to click on.
+        printed = text_of(page.pdf())
+        texts = (
+            "Finalanswer",
+            "Onetwo.",
+            "Three.",
+            "Onefour.",
+            "Timeline",
+            "Systemprompt",
+            "regeneration+1",
+        )
+        for part in (*texts, "SYSTEM:Bebad.", "USER:Why?", "Finishreason", job_id):
+            assert part in printed, part
+        for part in (
+            "HelixQ",
+            "Replay",
+            "Askagain",
+            "Savethereview",
+            "Exacttext",
+            "Olderjob",
+            "Verify",
+        ):
+            assert part not in printed, part
         page.get_by_role("link", name="Ask again with changes").click()
         page.get_by_label("Seed").fill("7")
         page.get_by_role("button", name="Ask").click()

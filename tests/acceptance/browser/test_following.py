@@ -78,6 +78,39 @@ def test_text_streams_until_a_cancel(page: Page, slow: Service) -> None:
     assert slow.wait(job_id)["status"] == "cancelled"
 
 
+def test_a_cancel_survives_a_lost_connection(browser: Browser, slow: Service) -> None:
+    with opened(browser) as (page, complaints):
+        for loses_reply in (False, True):
+            job_id = slow.submit(QUESTION, max_output_tokens=LONG)
+            page.goto(f"{slow.url}/jobs/{job_id}")
+            stay(page)
+            expect(text(page, "Answer")).not_to_be_empty()
+            cancel = page.get_by_role("button", name="Cancel")
+            if loses_reply:
+                # The server cancels, and the page hears of it otherwise.
+                def lose(route: Route) -> None:
+                    route.fetch(max_redirects=0)
+                    route.abort("connectionreset")
+
+                page.route("**/jobs/*/cancel", lose)
+                cancel.click()
+            else:
+                page.context.set_offline(True)
+                cancel.click()
+                expect(status(page)).to_contain_text("The server does not respond. Try again.")
+                expect(status(page)).to_contain_text("In progress")
+                expect(cancel).to_be_enabled()
+                page.context.set_offline(False)
+                cancel.click()
+            expect(status(page)).to_have_text("Cancelled")
+            settled(page)
+            assert stayed(page)
+            assert slow.wait(job_id)["status"] == "cancelled"
+            assert text(page, "Answer").text_content() == outputs(slow, job_id)[0]
+        assert all("net::ERR_" in complaint for complaint in complaints)
+        complaints.clear()
+
+
 def test_a_cancel_in_another_tab_is_shown_and_keeps_focus(page: Page, slow: Service) -> None:
     job_id = slow.submit(QUESTION, max_output_tokens=LONG)
     page.goto(f"{slow.url}/jobs/{job_id}")

@@ -121,6 +121,38 @@ def test_the_list_by_keyboard(browser: Browser, web: tuple[str, Database]) -> No
         page.keyboard.press("Enter")
         expect(page).to_have_url(re.compile(r"/jobs/resp_\w+$"))
 
+        # Keys of one character can be switched off, on all pages and for good (WCAG 2.1.4).
+        page.wait_for_load_state()
+        address = page.url
+        page.keyboard.press("?")
+        dialog = page.get_by_role("dialog", name="Keys")
+        expect(dialog).to_contain_text("show the changes in another way")
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        dialog.get_by_label("Single keys are on").uncheck()
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        for key in ("d", "?"):
+            page.keyboard.press(key)
+        expect(dialog).to_be_hidden()
+        page.goto(f"{url}/jobs")
+        page.wait_for_load_state()
+        expect(page.get_by_text("next and previous job")).to_be_hidden()
+        for key in ("j", "/", "?"):
+            page.keyboard.press(key)
+        expect(page.locator("body")).to_be_focused()
+        page.get_by_role("button", name="Keys").click()
+        expect(dialog).to_contain_text("next and previous job")
+        dialog.get_by_label("Single keys are on").check()
+        dialog.get_by_role("button", name="Close").click()
+        expect(page.get_by_text("next and previous job")).to_be_visible()
+        page.keyboard.press("/")
+        expect(page.get_by_label("Search")).to_be_focused()
+        page.goto(address)
+        page.wait_for_load_state()
+        page.keyboard.press("d")
+        expect(page).to_have_url(re.compile("diff=inline"))
+
 
 def test_the_list_on_a_phone_and_without_a_script(
     browser: Browser, web: tuple[str, Database]

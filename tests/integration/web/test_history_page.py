@@ -344,8 +344,12 @@ def test_a_long_page_is_small_and_costs_few_queries(
     page = web.get("/jobs?limit=50")
     assert page.text.count('<q dir="auto">An answer of a few sentences.') == 50
     size = len(page.data)
-    addresses = {*re.findall(r'(?:href|src)="(/assets/[^"]*)"', page.text), "/assets/times.js"}
-    assert len(addresses) == 5
+    addresses = {
+        *re.findall(r'(?:href|src)="(/assets/[^"]*)"', page.text),
+        "/assets/keys.js",
+        "/assets/times.js",
+    }
+    assert len(addresses) == 6
     for address in addresses:
         with web.get(address) as file:
             size += len(file.data)

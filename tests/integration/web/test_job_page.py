@@ -59,6 +59,29 @@ def test_the_answer_comes_first_and_changes_are_marked(web: Client, database: Da
     assert web.get(f"/jobs/{job_id}?diff=x&text=y&verify=2").text.count("<del>") == 1
 
 
+def test_each_round_shows_what_it_removed_beside_the_next(web: Client, database: Database) -> None:
+    job_id = ask(web, rounds=2)["id"]
+    answer(database, job_id, "one two three", "No.", "one four three five", "No.", "one four six")
+    page = web.get(f"/jobs/{job_id}?diff=side").text
+    texts = [
+        re.sub(r"</?bdi[^>]*>", "", text)
+        for text in re.findall(r'<div class="text" id="text-[^>]*>(.*?)</div>', page)
+    ]
+    assert texts[0] == "one <del>two </del>three"
+    # Of the words that the second round removed, one came with the first.
+    assert texts[2] == "one <ins>four </ins><del>three </del><ins><del>five</del></ins>"
+    assert texts[4] == "one four <ins>six</ins>"
+    # On a narrow screen the last one that has begun is shown, and the others behind tabs.
+    tabs = re.findall(r'<input class="tab"[^>]*?(checked)?><label[^>]*>([^<]*)<', page)
+    assert tabs == [
+        ("", "Answer"),
+        ("", "Critique 1"),
+        ("", "Regeneration 1"),
+        ("", "Critique 2"),
+        ("checked", "Regeneration 2"),
+    ]
+
+
 def test_texts_that_deceive_are_marked_everywhere(web: Client, database: Database) -> None:
     text = "evil \u202etxt.exe"
     job_id = ask(web, input=text, metadata={"a": text})["id"]
@@ -203,6 +226,17 @@ def test_actions_lead_back_to_the_page(web: Client, database: Database) -> None:
     assert (
         "The texts differ, first in the output of stage 3 (regenerator), at character 14." in replay
     )
+    same_id = web.post(f"/jobs/{job_id}/replay").headers["Location"].rsplit("/", 1)[1]
+    original = " ".join(text_of(part(web.get(f"/jobs/{job_id}").text, "replay")).split())
+    assert re.search(
+        r"Replays of this job .* Queued not compared yet .* ✗ The texts differ Compare", original
+    )
+    told = web.get(f"/api/jobs/{job_id}").json["replays"]
+    assert [(each["id"], each["status"], each["identical"]) for each in told] == [
+        (same_id, "queued", None),
+        (replay_id, "completed", False),
+    ]
+    assert web.get(f"/api/jobs/{replay_id}").json["replays"] == []
     comparison = web.get(f"/compare?left={job_id}&right={replay_id}").text
     assert "Nothing differs" in comparison
     assert comparison.count("✓ The texts are the same.") == 2
@@ -265,9 +299,9 @@ def test_a_page_is_small_and_costs_few_queries(
     assert counts[0] == counts[1] <= 18
     page = web.get(f"/jobs/{small}")
     addresses = {*re.findall(r'(?:href|src)="(/assets/[^"]*)"', page.text)}
-    assert len(addresses) == 3
+    assert len(addresses) == 4
     size = len(page.data)
-    for address in {*addresses, "/assets/times.js"}:
+    for address in {*addresses, "/assets/keys.js", "/assets/times.js"}:
         with web.get(address) as file:
             size += len(file.data)
     assert size <= 60_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from typing import Any
 
 import pytest
@@ -164,6 +165,12 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     for by in ("hour", "day", "model", "adapter"):
         page = web.get(f"/stats?by={by}")
         assert page.text.count("<svg") == 5
+        # Percentiles of tokens are whole, their means need not be.
+        percentiles = re.findall(
+            r'tokens (?:written|of the prompt)</th>.*?data-label="Median">([^<]*)<', page.text
+        )
+        assert percentiles
+        assert all(re.fullmatch(r"[\d,]+|–", value) for value in percentiles)
         assert len(page.data) < 60_000
 
 

@@ -13,6 +13,7 @@ from jobs.database import Database
 from jobs.models import DeliveryStatus, WebhookDelivery, WorkerState
 from jobs.use_cases import cancellation, stages, system, webhooks, workers
 from jobs.use_cases.workers import Runtime
+from jobs.webhooks.events import EVENT_TYPES
 from tests.conftest import WORKER
 from tests.integration.sealed import seal
 from tests.integration.web.client import Client, ask, finish, services_of
@@ -70,7 +71,7 @@ def test_the_page_says_what_runs_and_what_waits(
 def test_webhooks_that_were_given_up_are_sent_again(web: Client, database: Database) -> None:
     endpoint: dict[str, Any] = {
         "url": "https://example.com/",
-        "event_types": webhooks.EVENT_TYPES,
+        "event_types": EVENT_TYPES,
         "allowed": (),
     }
     for owner in ("anonymous", "other"):

@@ -17,6 +17,7 @@ from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpo
 from jobs.settings import networks
 from jobs.use_cases import deliveries, webhooks
 from jobs.webhook_delivery import WebhookDelivery as Duty
+from jobs.webhooks.events import EVENT_TYPES
 from tests.receiver import Receiver
 from tests.servers import PATIENCE
 
@@ -44,7 +45,7 @@ def register(database: Database) -> Register:
     """Register endpoints."""
 
     def register(url: str, owner: str = ANONYMOUS, **changes: Any) -> WebhookEndpoint:
-        values = {"name": "test", "event_types": webhooks.EVENT_TYPES, **changes}
+        values = {"name": "test", "event_types": EVENT_TYPES, **changes}
         return webhooks.create(database, owner, url=url, allowed=LOOPBACK, **values)
 
     return register

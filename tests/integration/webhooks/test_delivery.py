@@ -20,6 +20,7 @@ from jobs.database import Database
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, WebhookDelivery, WebhookEndpoint
 from jobs.use_cases import cancellation, deliveries, webhooks
 from jobs.webhooks import sending as module
+from jobs.webhooks.events import EVENT_TYPES
 from tests.integration.rows import submit
 from tests.integration.webhooks.conftest import (
     LOOPBACK,
@@ -320,7 +321,7 @@ def test_other_spellings_of_loopback_are_not_connected_to(
     url = f"https://{host}:{receiver.port}/hook"
     try:
         endpoint = webhooks.create(
-            database, ANONYMOUS, url=url, name="a", event_types=webhooks.EVENT_TYPES, allowed=()
+            database, ANONYMOUS, url=url, name="a", event_types=EVENT_TYPES, allowed=()
         )
     except webhooks.EndpointError:
         return  # It was seen through at once.

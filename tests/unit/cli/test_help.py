@@ -3,36 +3,66 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from cli import colour
+from cli.commands import COMMANDS, GROUPS
 from cli.fields import Command, Fields, json_fields
-from cli.help import EXAMPLES
 from cli.main import main
 
-
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, command in group.commands.items():
-        yield (*path, name)
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
+PATHS = [*GROUPS, *COMMANDS]
 
 
-@pytest.mark.parametrize("path", list(commands(main)), ids=" ".join)
-def test_the_help_is_whole_and_has_an_example(path: tuple[str, ...]) -> None:
-    shown = CliRunner().invoke(main, [*path, "--help"], terminal_width=80).output
+def command_at(path: str) -> click.Command:
+    command: click.Command = main
+    for name in path.split():
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), name)
+        assert found is not None
+        command = found
+    return command
+
+
+def test_every_command_is_in_the_list_of_its_group() -> None:
+    for path, summary in [*GROUPS.items(), *((p, entry.summary) for p, entry in COMMANDS.items())]:
+        shown = CliRunner().invoke(main, [*path.split()[:-1], "--help"], terminal_width=200).output
+        listed = " ".join(shown[shown.index("Commands:") :].split())
+        assert f"{path.split()[-1]} {summary}" in listed
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_help_is_whole_and_has_an_example(path: str) -> None:
+    shown = CliRunner().invoke(main, [*path.split(), "--help"], terminal_width=80).output
     assert not [
         line for line in shown.splitlines() if line.endswith("...") and not line.startswith("Usage")
     ]
-    example = EXAMPLES.get(" ".join(path))
-    assert (example is None) == ("Commands:" in shown)
-    if example is not None:
-        assert all(line in shown for line in example.split("\n"))
-        assert shlex.split(example.split("|")[-1].partition("helixq ")[2])[: len(path)] == [*path]
+    if path in GROUPS:
+        assert "Commands:" in shown
+        return
+    summary, example = COMMANDS[path][1:]
+    assert command_at(path).get_short_help_str(limit=1000) == summary
+    assert all(line in shown for line in example.split("\n"))
+    assert (
+        shlex.split(example.split("|")[-1].partition("helixq ")[2])[: len(path.split())]
+        == path.split()
+    )
+
+
+def test_json_has_fields_to_choose_wherever_there_is_json() -> None:
+    with_json = []
+    for path in COMMANDS:
+        command = command_at(path)
+        for option in (option for option in command.params if "--json" in option.opts):
+            assert isinstance(command, Command)
+            refused = CliRunner().invoke(main, [*path.split(), "--json=id,nonsense"])
+            assert refused.exit_code == 2
+            listed = refused.output.partition("The fields are ")[2].rstrip(".\n").split(", ")
+            assert ", ".join(listed) == ", ".join(option.type.names)  # type: ignore[attr-defined]
+            with_json.append(path)
+    assert {"ask", "doctor", "jobs verify", "webhooks create", "bench api"} <= {*with_json}
 
 
 @click.command(cls=Command)

@@ -1,5 +1,6 @@
 // What the script adds to the pages: local times, live texts, actions that stay on the page, keys.
 
+import { onKeys, showHints } from "./keys.js";
 import { localTimes } from "./times.js";
 
 // Milliseconds before a failed request is retried.
@@ -118,7 +119,8 @@ function update(page, more) {
 // What differs from a page without a script.
 function prepare(root) {
   localTimes(root);
-  for (const element of root.querySelectorAll("[data-copy], [data-key-hint]")) element.hidden = false;
+  showHints(root);
+  for (const element of root.querySelectorAll("[data-copy]")) element.hidden = false;
 }
 
 const parsed = async (reply) => new DOMParser().parseFromString(await reply.text(), "text/html");
@@ -175,10 +177,8 @@ function jobPage() {
     event.preventDefault();
     send(event.target);
   });
-  document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest("input:not([type=radio]), textarea, select");
-    if (event.key !== "d" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    show(document.querySelector("[data-next-diff]").href);
+  onKeys([["d", "show the changes in another way"]], "input:not([type=radio]), textarea, select", ({ key }) => {
+    if (key === "d") show(document.querySelector("[data-next-diff]").href);
   });
   // What is folded is printed too.
   let opened = [];
@@ -229,6 +229,7 @@ function follow(address, news) {
   let pieces = [];
   let silent = false;
   let checking = false;
+  let chosen = false;
 
   // Elapsed time and speed, each second; and that nothing comes.
   function tick() {
@@ -332,6 +333,8 @@ function follow(address, news) {
     const whole = (id) => part(id, "text")?.hasAttribute("data-whole") ?? true;
     on("response.output_item.added", ({ item: { id } }) => {
       if (whole(id)) return;
+      // On a narrow screen, the text that is written is shown, unless the reader chose another.
+      if (!chosen) part(id, "tab").checked = true;
       part(id, "state").textContent = "writing";
       heardAt = performance.now();
       check();
@@ -359,6 +362,7 @@ function follow(address, news) {
     for (const name of ["completed", "incomplete", "failed"]) on(`response.${name}`, end);
   }
 
+  document.querySelector(".stages").addEventListener("change", () => { chosen = true; });
   const timer = setInterval(check, CHECK_INTERVAL);
   const clock = setInterval(tick, 1000);
   document.addEventListener("visibilitychange", connect);

@@ -1,5 +1,6 @@
 // What the script adds to the list of jobs: local times, keys, the selection, new jobs, saved views.
 
+import { onKeys, showHints } from "./keys.js";
 import { localTimes } from "./times.js";
 
 // Milliseconds between checks for new jobs.
@@ -12,8 +13,6 @@ const search = document.querySelector("[type=search]");
 
 // Keys: the row with the focus is the current one, so that Enter opens its job by itself.
 function onKey(event) {
-  const typing = event.target.closest("input:not([type=checkbox]), textarea, select");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "/") {
     event.preventDefault();
     search.select();
@@ -122,10 +121,11 @@ function views(place) {
 }
 
 localTimes(document);
-document.addEventListener("keydown", onKey);
+const keys = [["j k", "next and previous job"], ["Enter", "open"], ["x", "select"], ["/", "search"]];
+onKeys(keys, "input:not([type=checkbox]), textarea, select", onKey);
 if (boxes.length) {
   selection();
-  document.querySelector("[data-key-hint]").hidden = false;
+  showHints(document);
 }
 const bar = document.querySelector("[data-news]");
 if (bar) news(bar);

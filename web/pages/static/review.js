@@ -1,5 +1,7 @@
 // Reviewing by keyboard: each control with data-key has a key.
 
+import { onKeys } from "./keys.js";
+
 const form = document.querySelector("form.rating");
 const TEXT = "textarea, select, input:not([type=radio])";
 
@@ -19,7 +21,7 @@ if (form) document.addEventListener("keydown", (event) => {
     form.requestSubmit();
     return;
   }
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || target.closest("dialog")) return;
   if (typing) {
     if (key === "Escape") typing.blur();
     return;
@@ -27,8 +29,15 @@ if (form) document.addEventListener("keydown", (event) => {
   if (key === "Enter" && !target.closest("a, button, summary, input")) {
     event.preventDefault();
     form.requestSubmit();
-    return;
   }
+});
+
+const KEYS = [
+  ["1 2 3", "rate the regeneration"], ["q w e", "rate the critique"],
+  ["c n t", "corrected answer, note, tags"], ["s", "skip"], ["Enter", "save; in a field Ctrl + Enter"], ["Esc", "leave a field"],
+];
+if (form) onKeys(KEYS, TEXT, (event) => {
+  const { key } = event;
   const control = form.querySelector(`[data-key="${CSS.escape(key)}"]`);
   if (!control) return;
   event.preventDefault();

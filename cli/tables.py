@@ -1,31 +1,11 @@
-"""What commands on the database share: the database, and tables of rows."""
+"""Tables of rows, and numbers and times in sentences."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import click
-
-import migrations
-from jobs.database import Database
-from jobs.settings import Settings
-
-
-@contextmanager
-def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database of the settings, and close it at the end of the block.
-
-    Raises:
-        migrations.SchemaError: its schema is not at the latest revision.
-    """
-    database = Database(settings.database)
-    try:
-        migrations.check(database.engine)
-        yield database
-    finally:
-        database.close()
 
 
 def print_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

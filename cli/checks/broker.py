@@ -1,0 +1,44 @@
+"""Redis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from cli.checks.findings import Findings, error, ok, warning
+from jobs import advice
+from jobs.settings import Settings
+
+#: The first version of Redis with all that is used.
+MIN_REDIS = (6, 2)
+TIMEOUT = 5.0
+
+
+def check(settings: Settings) -> Findings:
+    """Whether Redis responds, and how it keeps what it holds."""
+    with redis.Redis.from_url(
+        settings.redis,
+        socket_connect_timeout=TIMEOUT,
+        socket_timeout=TIMEOUT,
+        decode_responses=True,
+    ) as client:
+        client.ping()
+        try:
+            info: dict[str, Any] = client.info()
+        except redis.ResponseError:
+            yield warning(
+                "Redis responds, and does not let this user read INFO: allow it, to check the rest"
+            )
+            return
+        version = str(info["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < MIN_REDIS:
+            yield error(f"Redis is {version}: install {'.'.join(map(str, MIN_REDIS))} or newer")
+        else:
+            yield ok(f"Redis {version} responds")
+        if not info.get("aof_enabled"):
+            yield warning(
+                "Redis keeps no append-only file, so that a restart delays waiting jobs: set appendonly yes"
+            )
+        for sentence in advice.about_redis(client):
+            yield warning(sentence)

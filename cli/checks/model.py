@@ -1,0 +1,98 @@
+"""The model: checkpoints here, or servers elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx2
+
+from cli.checks.findings import Finding, Findings, error, ok, warning
+from jobs.settings import Settings
+
+TIMEOUT = 5.0
+
+
+def check(settings: Settings) -> Findings:
+    """Whether base and adapters are there, and their files whole: their headers are read, and no weights.
+
+    With an engine elsewhere, whether its servers respond and list the roles' models.
+    """
+    if settings.engine == "openai":
+        for url in settings.engine_url:
+            yield _engine_server(settings, url)
+        return
+    references = {"HELIXQ_BASE_MODEL": settings.base_model} | {
+        f"HELIXQ_ADAPTERS ({role})": reference for role, reference in settings.adapters.items()
+    }
+    for setting, reference in references.items():
+        name = "config.json" if setting == "HELIXQ_BASE_MODEL" else "adapter_config.json"
+        yield _checkpoint(setting, reference, name)
+
+
+def _engine_server(settings: Settings, url: str) -> Finding:
+    key = settings.engine_api_key
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    try:
+        reply = httpx2.get(f"{url}/models", headers=headers, timeout=TIMEOUT, trust_env=False)
+    except httpx2.RequestError as problem:
+        return error(
+            f"no server answers at {url} ({problem}): start it, or correct HELIXQ_ENGINE_URL"
+        )
+    if reply.status_code in (401, 403):
+        return error(f"{url} refuses the API key: correct HELIXQ_ENGINE_API_KEY")
+    try:
+        names = {model["id"] for model in reply.json()["data"]}
+    except (ValueError, KeyError, TypeError):
+        return warning(f"{url} does not list its models: a worker tries them when it starts")
+    # SGLang names an adapter `base:adapter`, and lists its base.
+    wanted = {name: {name, name.rpartition(":")[0]} for name in settings.adapters.values()}
+    if missing := [name for name, spellings in wanted.items() if not spellings & names]:
+        return error(
+            f"{url} does not list {', '.join(missing)}: correct HELIXQ_ADAPTERS, or serve them there"
+        )
+    return ok(f"{url} has the models of all roles")
+
+
+def _checkpoint(setting: str, reference: str, config: str) -> Finding:
+    folder = Path(reference).expanduser()
+    if not folder.is_dir():
+        if reference.startswith((".", "~", "/")) or reference.count("/") != 1:
+            return error(f"{setting}: there is no folder {reference}: correct the setting")
+        # Imported here since it is slow.
+        from huggingface_hub import try_to_load_from_cache
+
+        repo, _, revision = reference.partition("@")
+        cached = try_to_load_from_cache(repo, config, revision=revision or None)
+        if not isinstance(cached, str):
+            return warning(
+                f"{setting}: {reference} is not in the cache of this machine: a worker downloads it from the hub"
+            )
+        folder = Path(cached).parent
+    try:
+        json.loads((folder / config).read_bytes())
+    except FileNotFoundError:
+        return error(f"{setting}: {folder} has no {config}: give the folder that has it")
+    except (OSError, ValueError) as problem:
+        return error(f"{setting}: {folder / config} cannot be read ({problem}): copy it again")
+    if config == "config.json" and not (folder / "tokenizer.json").is_file():
+        return error(f"{setting}: {folder} has no tokenizer.json: copy it from the model")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not [*folder.glob("*.bin")]:
+        return error(f"{setting}: {folder} has no weights: copy its *.safetensors")
+    for file in files:
+        if damage := _damage(file):
+            return error(f"{setting}: {file} {damage}: copy it again")
+    return ok(f"{setting}: {reference} is whole")
+
+
+def _damage(file: Path) -> str | None:
+    """Return what is wrong with a file of safetensors by its header and its size; None if nothing is."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            opened.keys()
+    except (OSError, SafetensorError) as problem:
+        return f"is damaged ({problem})"
+    return None

@@ -1,0 +1,75 @@
+"""Groups of commands that import a command when it is asked for, as click's documentation describes it.
+
+The names of commands and their help come from `cli.commands`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+from click.shell_completion import CompletionItem
+
+from cli.commands import COMMANDS, GROUPS, Entry
+
+
+class Group(click.Group):
+    """The commands and groups whose names in `cli.commands` begin with the group's own."""
+
+    def __init__(self, name: str | None = None, *, path: str = "", **options: object) -> None:
+        """
+        Args:
+            name: of the group.
+            path: its name in `cli.commands`; empty for the program.
+            options: those of `click.Group`.
+        """
+        super().__init__(name, **options)  # type: ignore[arg-type]
+        self._prefix = f"{path} " if path else ""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's)
+        """Return the names of the group's commands."""
+        return sorted(
+            path.removeprefix(self._prefix)
+            for path in (*COMMANDS, *GROUPS)
+            if path.startswith(self._prefix) and " " not in path.removeprefix(self._prefix)
+        )
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 (click's)
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Return a command, imported the first time; None if there is none of the name."""
+        path = self._prefix + cmd_name
+        if cmd_name not in self.commands:
+            if path in GROUPS:
+                self.add_command(Group(cmd_name, path=path, help=GROUPS[path]))
+            elif path in COMMANDS:
+                self.add_command(_load(COMMANDS[path]), cmd_name)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each command with the whole first sentence of its help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._summary(name)) for name in self.list_commands(ctx)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin so, or the group's options."""
+        return [
+            CompletionItem(name, help=self._summary(name))
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ] + click.Command.shell_complete(self, ctx, incomplete)
+
+    def _summary(self, name: str) -> str:
+        path = self._prefix + name
+        return GROUPS[path] if path in GROUPS else COMMANDS[path].summary
+
+
+def _load(entry: Entry) -> click.Command:
+    """Import a command, and show its example below its help."""
+    module, name = entry.where.split(":")
+    command: click.Command = getattr(import_module(module), name)
+    # The mark keeps the lines as they are.
+    command.epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in entry.example.split("\n"))
+    return command

@@ -1,0 +1,83 @@
+"""`helixq ask` and `chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli import asking, chatting
+from cli.client import Client
+from cli.fields import Command, Fields, json_fields
+from cli.options import address, read_question, server
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+
+@click.command(cls=Command)
+@click.argument("question", required=False)
+@click.option("--no-wait", is_flag=True, help="Print the job's id and exit.")
+@click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
+@json_fields("Response", "answer", "page")
+@click.option("--open", "opens", is_flag=True, help="Open the job's page in a browser.")
+@click.option("--system", metavar="TEXT", help="System prompt (default: the model card's).")
+@click.option("--temperature", type=float, help="0 is greedy decoding.")
+@click.option("--top-k", type=int, help="Sample from this many tokens; 0 is all.")
+@click.option("--top-p", type=float, help="Sample from tokens with this total probability.")
+@click.option("--max-output-tokens", type=int, help="Maximum number of new tokens per stage.")
+@click.option("--seed", type=int, help="The same seed gives the same texts.")
+@click.option("--rounds", type=int, help="Rounds of critique and regeneration, 1 to 5.")
+@click.option("--priority", type=int, help="0 to 9; higher runs first.")
+@server
+@click.pass_obj
+def ask(
+    settings: Settings,
+    /,
+    question: str | None,
+    no_wait: bool,
+    final: bool,
+    fields: Fields | None,
+    opens: bool,
+    url: str | None,
+    system: str | None,
+    **options: Any,
+) -> None:
+    """Ask one question and print the three texts.
+
+    Without QUESTION, or with `-`, it is read from standard input. On a terminal a line tells how the job goes on.
+    Ctrl-C does not end the job.
+    """
+    if final and (fields or no_wait):
+        raise click.UsageError("--final goes neither with --json nor with --no-wait.")
+    if no_wait and fields and not {"id", "page"}.issuperset(fields.names or ()):
+        raise click.UsageError("--no-wait knows only the fields id and page.")
+    given = {**options, "instructions": system, "input": read_question(question)}
+    with Client(url or settings.url, settings.api_key) as client:
+        job_id = client.submit({k: v for k, v in given.items() if v is not None})
+        if opens:
+            asking.open_page(client.page(job_id))
+        if no_wait:
+            if fields:
+                fields.print({"id": job_id, "page": client.page(job_id)}, lines=True)
+            else:
+                click.echo(job_id)
+            return
+        status = asking.follow(client, job_id, fields=fields, final=final, hint=address(url))
+    sys.exit(status)
+
+
+@click.command()
+@server
+@click.pass_obj
+def chat(settings: Settings, /, url: str | None) -> None:
+    """Ask questions in a loop, like the model card's program.
+
+    On a terminal, lines are edited and kept in a history, a pasted block is one question, and so is what stands
+    between two lines of three quotes. /help lists the commands. Ctrl-C cancels the question that is being answered,
+    and Ctrl-D ends the loop.
+    """
+    with Client(url or settings.url, settings.api_key) as client:
+        status = chatting.Chat(client).run()
+    sys.exit(status)

@@ -1,0 +1,77 @@
+"""`helixq up`, `web`, `worker`, `maintain` and `migrate`. `cli.up` and `cli.parts` implement them.
+
+These are imported by the commands, since they import most of the program, which their help does without.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs import logs
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+
+@click.command()
+@click.pass_obj
+def up(settings: Settings) -> None:
+    """Run Redis, the database, one worker and the web in one place."""
+    from cli import up as module
+
+    logs.configure(settings.log_format, "up")
+    sys.exit(module.run(settings))
+
+
+@click.command()
+@click.pass_obj
+def web(settings: Settings) -> None:
+    """Run the web server."""
+    from cli import parts
+
+    logs.configure(settings.log_format, "web")
+    parts.web(settings)
+
+
+@click.command()
+@click.pass_obj
+def worker(settings: Settings) -> None:
+    """Run one worker. It waits for Redis and the database."""
+    from cli import parts
+
+    logs.configure(settings.log_format, "worker")
+    sys.exit(parts.worker(settings))
+
+
+@click.command()
+@click.pass_obj
+def maintain(settings: Settings) -> None:
+    """Run the background duties without a worker.
+
+    They take back lost stages, publish unpublished jobs, work on batches, send webhooks, and delete
+    what is old. Every worker runs them too; use this where no worker may be running.
+    """
+    from cli import parts
+
+    logs.configure(settings.log_format, "maintain")
+    parts.maintain(settings)
+
+
+@click.command()
+@click.option(
+    "--to",
+    "target",
+    default="head",
+    help="The revision to migrate to, up or down: head, base or an id.",
+)
+@click.pass_obj
+def migrate(settings: Settings, target: str) -> None:
+    """Migrate the database schema to the latest revision."""
+    from cli import parts
+
+    logs.configure(settings.log_format, "migrate")
+    revision = parts.migrate(settings, target)
+    click.echo(f"The database schema is at revision {revision or 'base (empty)'}.")

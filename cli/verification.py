@@ -1,0 +1,193 @@
+"""What `helixq jobs verify` checks, and what it says."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cli.errors import ExpectedError
+from cli.files import open_file
+from cli.tables import count
+from jobs.importer import read_histories
+from jobs.tlog.cosignature import Cosigner, require
+from jobs.tlog.entry import is_erased, parse_entry, recorded_as, texts
+from jobs.tlog.note import NoteError, Verifier
+from jobs.tlog.proof import HEADER, Proof
+from jobs.use_cases import verifying
+from jobs.use_cases.importing import RefusedError
+
+
+def verify_proof(
+    file: Path, trusted: list[Verifier], witnesses: list[Cosigner], history_file: Path | None
+) -> dict[str, Any]:
+    """Check a proof, and a history against it.
+
+    Raises:
+        NoteError, ProofError: the proof is wrong, or lacks a cosignature of a witness.
+        TamperedError: the history is not the one that the entry has the digest of.
+    """
+    proof = Proof.parse(read(file))
+    if proof.extra is None:
+        raise NoteError("the proof has no entry in its `extra` line, so it is none of HelixQ's")
+    checkpoint = proof.verify(proof.extra, trusted)
+    entry = parse_entry(proof.extra)
+    result = {
+        "verified": True,
+        "origin": checkpoint.origin,
+        "size": checkpoint.size,
+        "witnesses": _times(require(proof.checkpoint, witnesses)),
+        "index": proof.index,
+        "entry": entry,
+    }
+    if history_file is not None:
+        try:
+            told = json.loads(read(history_file))
+            name = recorded_as(told, entry)
+            erased = [pointer for pointer, text in texts(told).items() if is_erased(text)]
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
+            raise verifying.TamperedError(
+                f"{history_file} is no whole history of a job that is in the log"
+            ) from error
+        if name is None:
+            raise verifying.TamperedError(
+                f"the history of {told['id']} is not the one that was recorded in entry {proof.index}"
+            )
+        result |= {"job": told["id"], "record": name, "erased": erased}
+    return result
+
+
+def is_proof(file: Path) -> bool:
+    with open_file(file) as opened:
+        return opened.read(len(HEADER)) == HEADER.encode()
+
+
+def verify_export(file: Path, trusted: list[Verifier], witnesses: list[Cosigner]) -> dict[str, Any]:
+    """Check an export of histories, each with its proof.
+
+    Raises:
+        RefusedError: one of them is not as it was recorded, or its proof lacks a cosignature of a witness.
+        BrokenFileError: the file is not whole.
+    """
+    verified = without_entry = of_others = erased = unproved = 0
+    logs = set()
+    is_witnessed = cache(lambda note: require(note, witnesses))
+    with open_file(file) as opened:
+        for line in read_histories(opened, trusted):
+            if line.checked is None:
+                without_entry += 1
+            else:
+                try:
+                    is_witnessed(line.checked.proof.checkpoint)
+                except NoteError as error:
+                    raise RefusedError(line.number, f"{line.history['id']}: {error}") from error
+                verified += 1
+                logs.add(line.checked.proof.log)
+                of_others += not line.checked.origin_signed
+                erased += bool(line.checked.erased)
+                unproved += line.checked.unproved
+    return {
+        "verified": True,
+        "histories": verified,
+        "logs": sorted(logs),
+        "without_entry": without_entry,
+        # Those with texts that were erased, which cannot be checked.
+        "erased": erased,
+        # Imported there from logs whose keys were not given.
+        "unchecked_origins": of_others,
+        # Reviews and erasures without a proof.
+        "unproved": unproved,
+    }
+
+
+def _times(witnessed: Mapping[str, int]) -> dict[str, str]:
+    """Return the times of cosignatures as RFC 3339 in UTC."""
+    return {
+        name: dt.datetime.fromtimestamp(time, dt.UTC).isoformat().replace("+00:00", "Z")
+        for name, time in witnessed.items()
+    }
+
+
+def _cosigned(result: Mapping[str, Any]) -> str:
+    """Return the sentence on who cosigned a checkpoint, and when."""
+    by = ", ".join(f"{name} at {time}" for name, time in result["witnesses"].items())
+    return f" Cosigned by {by}." if by else ""
+
+
+def all_proved(result: Mapping[str, Any]) -> str:
+    number = result["histories"]
+    verb = "is as it was" if number == 1 else "are as they were"
+    said = f"Verified: {count(number, 'history', 'histories')} {verb} recorded"
+    if result["logs"]:
+        said += f" in {', '.join(result['logs'])}"
+    said += "."
+    if without := result["without_entry"]:
+        said += (
+            f" {count(without, 'history', 'histories')} had no entry yet, and cannot be checked."
+        )
+    if erased := result["erased"]:
+        said += (
+            f" Texts of {count(erased, 'history', 'histories')} were erased, and are not checked."
+        )
+    if unproved := result["unproved"]:
+        said += f" {count(unproved, 'review or erasure', 'reviews and erasures')} had no proof."
+    if unchecked := result["unchecked_origins"]:
+        said += (
+            f" {count(unchecked, 'history', 'histories')} came from logs whose keys were not given."
+        )
+    return said
+
+
+def proved(result: Mapping[str, Any]) -> str:
+    at, digest = result["entry"].get("at"), result["entry"].get("digest")
+    place = f"entry {result['index']} of {result['origin']}"
+    recorded = f"recorded at {at} with {result['size']} entries signed"
+    if "job" in result:
+        without = ""
+        if result["erased"]:
+            without = (
+                f" These texts were erased, and are not checked: {', '.join(result['erased'])}."
+            )
+        said = (
+            f"Verified: the {result['record']} of {result['job']} is {place}, {recorded}.{without}"
+        )
+    else:
+        said = f"Verified: the record with the digest {digest} is {place}, {recorded}."
+    return f"{said}{_cosigned(result)}"
+
+
+def as_recorded(report: verifying.Report) -> str:
+    waiting = ""
+    if report.unsealed:
+        verb = "is" if report.unsealed == 1 else "are"
+        waiting = f" {count(report.unsealed, 'ended job')} {verb} not in it yet."
+    if not report.entries:
+        return f"The log is empty.{waiting}"
+    verbs = "is as it was" if report.jobs == 1 else "are as they were"
+    added = [
+        count(number, name)
+        for number, name in ((report.reviews, "review"), (report.erasures, "erasure"))
+        if number
+    ]
+    retried = f"{report.retried} retried after an end, " if report.retried else ""
+    witnessed = "".join(
+        f" {name} has cosigned {size} of them." for name, size in report.witnessed.items()
+    )
+    besides = f" with {' and '.join(added)}" if added else ""
+    return (
+        f"Verified: {count(report.jobs, 'job')}{besides} {verbs} recorded in {report.origin}, "
+        f"{retried}{report.deleted} deleted; {count(report.checkpoints, 'checkpoint')} on {report.entries} entries "
+        f"agree{'s' if report.checkpoints == 1 else ''}.{witnessed}{waiting}"
+    )
+
+
+def read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ExpectedError(f"{file} is not UTF-8") from error
+    except OSError as error:
+        raise ExpectedError(f"{file} cannot be read ({error.strerror})") from error
