@@ -3,6 +3,8 @@
 # make check  lints, checks types, and runs the unit tests; for while you work
 # make clients [CLIENTS="openai-1 …"]    real clients, at pinned versions, against a real server
 # make receivers    histories as traces in a real receiver, Arize Phoenix (190 MB are downloaded once)
+# make wheel        dist/helixq-*.whl, and an sdist
+# make pythons [PYTHONS="python3.11 python3.14"] [EXTRAS=embedded]    the wheel, installed and used with each
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
@@ -13,7 +15,11 @@ BIN := $(VENV)/bin
 # PyTorch would only take them from each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
 
-.PHONY: run test check clients receivers lint format clean
+# What `make pythons` tries, and with which extras: `embedded` does without PyTorch.
+PYTHONS ?= $(PYTHON)
+EXTRAS ?= up
+
+.PHONY: run test check clients receivers wheel pythons lint format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
@@ -32,6 +38,15 @@ receivers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,otlp]'
 	$(BIN)/python -m tests.receivers
 
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+pythons: wheel
+	for python in $(PYTHONS); do \
+		$$python tests/pythons.py dist/helixq-*.whl --extras $(EXTRAS) --constraints constraints.txt || exit 1; \
+	done
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,11 +57,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .clients demo/build
+	rm -rf $(VENV) .clients demo/build dist
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[embedded,eval,export,otlp,learn,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[up,eval,export,otlp,learn,dev]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python aics-tlog
 	touch $@

@@ -353,7 +353,7 @@ def gpu(settings: Settings) -> Findings:
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        yield error("PyTorch is not installed: pip install helixq")
+        yield error("PyTorch is not installed: pip install 'helixq[worker]'")
         return
     if torch.endswith("+cpu"):
         yield error(

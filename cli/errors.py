@@ -9,13 +9,26 @@ import click
 from cli.statuses import ExitStatus
 from jobs.errors import UserError
 
+#: What the extra `worker` brings.
+MODEL_LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tqdm")
+
 
 class ExpectedError(UserError):
     """A command cannot be carried out; the message is one sentence."""
 
+    status = ExitStatus.FAILED
+
 
 class UnreachableError(ExpectedError):
     """The server cannot be reached, or responded with a 5xx status; a retry may help."""
+
+    status = ExitStatus.UNREACHABLE
+
+
+class UnusableModelError(ExpectedError):
+    """A worker cannot use its checkpoints, and could not after a restart either."""
+
+    status = ExitStatus.UNUSABLE
 
 
 def explain(error: Exception) -> str | None:
@@ -28,6 +41,8 @@ def explain(error: Exception) -> str | None:
 
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in MODEL_LIBRARIES:
+        return f"{error.name} is not installed: pip install 'helixq[worker]'"
     reason = transient.reason(error)
     if isinstance(error, sa.exc.SQLAlchemyError):
         return f"the database cannot be used ({reason}): {_advice(error)}"
@@ -53,17 +68,16 @@ def _advice(error: Exception) -> str:
     }.get(str(getattr(original, "sqlstate", None)), "start it, or check HELIXQ_DATABASE_URL")
 
 
-class _Unreachable(click.ClickException):
-    exit_code = ExitStatus.UNREACHABLE
-
-
-def fail(message: str, *, unreachable: bool = False) -> click.ClickException:
-    """Return the exception that ends a command: it prints one sentence, with the status of a failure.
+def fail(message: str, status: ExitStatus = ExitStatus.FAILED) -> click.ClickException:
+    """Return the exception that ends a command: it prints one sentence.
 
     Args:
         message: what is wrong, and how to fix it.
-        unreachable: whether it is that the server cannot be reached.
+        status: the exit status.
     """
     text = message.strip()
-    kind = _Unreachable if unreachable else click.ClickException
+    # click has the exit status in the class.
+    kind: type[click.ClickException] = type(
+        "Failure", (click.ClickException,), {"exit_code": status}
+    )
     return kind(text if text.endswith((".", "?", "`")) else f"{text}.")

@@ -10,14 +10,14 @@ import click
 
 from cli import colour, completion, doctor, evaluating, status
 from cli.bench import bench
-from cli.errors import UnreachableError, explain, fail
+from cli.errors import ExpectedError, explain, fail
 from cli.fields import Fields, json_fields
 from cli.help import Group, add_examples
 from cli.jobs import jobs
 from cli.keys import keys
 from cli.lora import lora
 from cli.options import address, read_question, server
-from cli.statuses import Interrupted
+from cli.statuses import ExitStatus, Interrupted
 from cli.webhooks import webhooks
 from jobs import logs, settings
 from jobs.protocol import schemas
@@ -41,7 +41,8 @@ class _Group(Group):
         except Exception as error:
             if (sentence := explain(error)) is None:
                 raise
-            raise fail(sentence, unreachable=isinstance(error, UnreachableError)) from error
+            status = error.status if isinstance(error, ExpectedError) else ExitStatus.FAILED
+            raise fail(sentence, status) from error
 
     def resolve_command(
         self, context: click.Context, args: list[str]
