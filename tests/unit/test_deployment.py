@@ -309,7 +309,7 @@ def requirements(name: str) -> dict[str, list[str]]:
 def needed(*extras: str) -> Iterator[str]:
     """Yield what HelixQ needs on Linux with some extras: names with versions, as constraints.txt has them."""
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    versions = {
+    versions: dict[str, str] = {
         canonicalize_name(n): v for n, v in re.findall(r"^([\w.-]+)==(\S+)", constraints, re.M)
     }
     python = {"python_version": "3.13", "python_full_version": "3.13.0"}
