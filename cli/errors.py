@@ -9,19 +9,34 @@ import click
 from cli.statuses import ExitStatus
 from jobs.errors import UserError
 
+#: What the extra `worker` brings.
+MODEL_LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tqdm")
+
 
 class ExpectedError(UserError):
     """A command cannot be carried out; the message is one sentence."""
 
+    status = ExitStatus.FAILED
+
 
 class UnreachableError(ExpectedError):
     """The server cannot be reached, or responded with a 5xx status; a retry may help."""
+
+    status = ExitStatus.UNREACHABLE
+
+
+class UnusableModelError(ExpectedError):
+    """A worker cannot use its checkpoints, and could not after a restart either."""
+
+    status = ExitStatus.UNUSABLE
 
 
 def explain(error: Exception) -> str | None:
     """Return an error as one sentence; None if a user cannot fix it."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in MODEL_LIBRARIES:
+        return f"{error.name} is not installed: pip install 'helixq[worker]'"
     # Imported here since it is slow, and most commands end without such an error.
     import sqlalchemy as sa
     from redis import RedisError
@@ -53,17 +68,16 @@ def _advice(error: Exception) -> str:
     }.get(str(getattr(original, "sqlstate", None)), "start it, or check HELIXQ_DATABASE_URL")
 
 
-class _Unreachable(click.ClickException):
-    exit_code = ExitStatus.UNREACHABLE
-
-
-def fail(message: str, *, unreachable: bool = False) -> click.ClickException:
-    """Return the exception that ends a command: it prints one sentence, with the status of a failure.
+def fail(message: str, status: ExitStatus = ExitStatus.FAILED) -> click.ClickException:
+    """Return the exception that ends a command: it prints one sentence.
 
     Args:
         message: what is wrong, and how to fix it.
-        unreachable: whether it is that the server cannot be reached.
+        status: the exit status.
     """
     text = message.strip()
-    kind = _Unreachable if unreachable else click.ClickException
+    # click has the exit status in the class.
+    kind: type[click.ClickException] = type(
+        "Failure", (click.ClickException,), {"exit_code": status}
+    )
     return kind(text if text.endswith((".", "?", "`")) else f"{text}.")

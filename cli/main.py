@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from cli import colour
-from cli.errors import UnreachableError, explain, fail
+from cli.errors import ExpectedError, explain, fail
 from cli.group import Group
-from cli.statuses import Interrupted
+from cli.statuses import ExitStatus, Interrupted
 
 
 class _Program(Group):
@@ -32,7 +32,8 @@ class _Program(Group):
         except Exception as error:
             if (sentence := explain(error)) is None:
                 raise
-            raise fail(sentence, unreachable=isinstance(error, UnreachableError)) from error
+            status = error.status if isinstance(error, ExpectedError) else ExitStatus.FAILED
+            raise fail(sentence, status) from error
 
     def resolve_command(
         self, context: click.Context, args: list[str]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import alembic.util
 
 import migrations
-from cli.errors import ExpectedError
+from cli.errors import MODEL_LIBRARIES, ExpectedError, UnusableModelError
 from jobs import advice
 from jobs.database import Database, create_engine
 from jobs.maintenance import Maintenance
@@ -74,19 +74,32 @@ def worker(settings: Settings) -> int:
         try:
             return main.run(settings, partial(make_engine, settings, hashing), start)
         except error_class as error:
-            raise ExpectedError(str(error)) from error
+            raise UnusableModelError(str(error)) from error
         finally:
             # Otherwise the objects outlive their libraries, and Triton reports leaks.
             gc.unfreeze()
 
 
 def _import_engine() -> tuple[Callable[..., tuple[Engine, Runtime]], type[Exception]]:
-    """Import and return the function that creates the engine, and the error that it raises."""
+    """Import and return the function that creates the engine, and the error that it raises.
+
+    Raises:
+        UnusableModelError: a library is not installed.
+    """
     # Importing torch takes seconds, so other commands do not. Garbage collection would only slow it down:
     # what is imported stays.
     gc.disable()
     from worker.checkpoints.errors import CheckpointError
-    from worker.local_engine import make_engine
+
+    try:
+        from worker.local_engine import make_engine
+    except ModuleNotFoundError as error:
+        if error.name not in MODEL_LIBRARIES:
+            raise
+        raise UnusableModelError(
+            f"{error.name} is not installed: pip install 'helixq[worker]', or set HELIXQ_ENGINE=openai for a "
+            "server elsewhere"
+        ) from error
 
     # Exclude the imported objects from later collections, each of which would take half a second.
     gc.freeze()

@@ -22,6 +22,8 @@ class ExitStatus(IntEnum):
     UNREACHABLE = 3
     #: The job was cancelled.
     CANCELLED = 4
+    #: A worker cannot use its checkpoints: a supervisor need not restart it. The number is sysexits' EX_CONFIG.
+    UNUSABLE = 78
     #: Ctrl-C ended the command.
     INTERRUPTED = 130
 

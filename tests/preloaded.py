@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
-gc.disable()  # It would only slow the imports down: what is imported stays.
-
 import cli.database
 import cli.keys
 import cli.main

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx2
 
 from cli.errors import ExpectedError
+from jobs.program import PROGRAM
 from jobs.settings import Settings
 
 #: Seconds between two polls of a starting process.
@@ -51,7 +51,7 @@ def run(
     log = settings.data_dir.with_suffix(".log")
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", command],
+            [*PROGRAM, command],
             env={**own, **environ},
             stdout=stream,
             stderr=stream,

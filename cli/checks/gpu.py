@@ -22,7 +22,7 @@ def check(settings: Settings) -> Findings:
     try:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        yield error("PyTorch is not installed: pip install helixq")
+        yield error("PyTorch is not installed: pip install 'helixq[worker]'")
         return
     if torch.endswith("+cpu"):
         yield error(

@@ -119,7 +119,7 @@ def test_a_missing_model_stops_up(environ: dict[str, str]) -> None:
     up.stop()
     assert "Error: HELIXQ_BASE_MODEL: there is no folder /no/such/model." in up.output
     assert up.output.strip().endswith(
-        "the worker exited with status 1; the reason is logged above."
+        "the worker exited with status 78; the reason is logged above."
     )
     assert "Traceback" not in up.output
 

@@ -290,3 +290,39 @@ def test_half_an_engine_elsewhere_is_refused(changes: dict[str, str], message: s
     with pytest.raises(SettingsError, match=message) as caught:
         settings.load({**ELSEWHERE, **changes})
     assert "secret" not in str(caught.value)
+
+
+def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for name, value in {
+        "DATABASE_URL": "postgresql+psycopg://u:p@db/helixq",
+        "REDIS_URL": "redis://:p@redis:6379/0",
+        "API_KEY": "hq_secret",
+    }.items():
+        file.write_text(f"{value}\n")
+        loaded = settings.load({f"HELIXQ_{name}_FILE": str(file), f"HELIXQ_{name}": ""})
+        assert getattr(loaded, name.lower()) == value
+    assert {f"{name}_FILE".lower() for name in ("PORT", "HOST")}.isdisjoint(settings.SECRETS)
+
+
+def test_an_empty_file_of_a_secret_counts_as_not_set(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("\n")
+    assert settings.load({"HELIXQ_LOG_KEY_FILE": str(file)}) == settings.load({})
+
+
+def test_a_file_of_a_secret_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    missing = {"HELIXQ_API_KEY_FILE": str(file)}
+    with pytest.raises(
+        SettingsError, match=r"HELIXQ_API_KEY_FILE=.* \(No such file or directory\)"
+    ):
+        settings.load(missing)
+    file.write_text("two words")
+    with pytest.raises(SettingsError, match=r"^HELIXQ_API_KEY is wrong") as caught:
+        settings.load(missing)
+    assert "two words" not in str(caught.value)
+    with pytest.raises(SettingsError, match="HELIXQ_API_KEY and HELIXQ_API_KEY_FILE are both set"):
+        settings.load({"HELIXQ_API_KEY": "hq_secret", **missing})
+    with pytest.raises(SettingsError, match="HELIXQ_PORT_FILE is not a setting"):
+        settings.load({"HELIXQ_PORT_FILE": str(file)})

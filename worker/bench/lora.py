@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
+from jobs.program import PROGRAM
 from worker.lora import LoraError
 from worker.lora.adapter import open_adapter
 from worker.lora.layout import read_layout
@@ -73,7 +73,7 @@ def helixq_extractor(*options: str) -> Extractor:
 
     def command(base: Path, tuned: Path, out: Path, rank: int) -> list[str | Path]:
         models: list[str | Path] = ["--base", base, "--tuned", tuned, "--out", out]
-        helixq = [sys.executable, "-m", "cli", "lora", "extract"]
+        helixq = [*PROGRAM, "lora", "extract"]
         return [*helixq, *models, "--rank", str(rank), "--device", "cpu", *options]
 
     return Extractor(" ".join(("helixq lora extract", *options)), command)
