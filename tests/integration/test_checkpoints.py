@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from click.testing import CliRunner
@@ -233,7 +234,7 @@ def test_a_pickle_of_the_hub_is_not_loaded(
     torch.save(load_file(file), folder / "adapter_model.bin")
     file.unlink()
     fetched: list[str] = []
-    fetch = hub.snapshot_download
+    fetch = huggingface_hub.snapshot_download
 
     def note(*arguments: Any, **options: Any) -> str:
         fetched.extend(options["allow_patterns"])
