@@ -20,11 +20,11 @@ from werkzeug.routing import Rule
 
 from jobs.enums import Scope
 from jobs.protocol import schemas
-from web.openapi.operations import (
+from web.openapi.operations import OPERATIONS
+from web.openapi.operations.description import (
     BODY_ERRORS,
     COMMON_ERRORS,
     ERRORS,
-    OPERATIONS,
     Operation,
     Parameter,
     Reply,
