@@ -24,7 +24,7 @@ class ExitStatus(IntEnum):
     CANCELLED = 4
     #: A worker cannot use its checkpoints: a supervisor need not restart it. The number is sysexits' EX_CONFIG.
     UNUSABLE = 78
-    #: Ctrl-C ended the command.
+    #: Ctrl-C ended the command, or SIGTERM a benchmark.
     INTERRUPTED = 130
 
 

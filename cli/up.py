@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import logging
@@ -10,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +20,7 @@ from cli import parts
 from cli.errors import ExpectedError
 from jobs import demo_model
 from jobs.database import Database
-from jobs.program import PROGRAM
+from jobs.program import PROGRAM, die_with_parent
 from jobs.progress import Progress
 from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
@@ -38,7 +36,6 @@ WATCH_INTERVAL = 0.2
 RESTART_DELAY = 1.0
 #: Ctrl-C, a request to terminate, and a closed terminal window.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
 DEMO_GREETING = (
     f'the demo model {demo_model.ABILITY}; ask it, for example: "{demo_model.EXAMPLES[0]}"'
 )
@@ -61,7 +58,7 @@ class Part:
             self._command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     @property
@@ -99,12 +96,6 @@ class Part:
             log.warning("%s does not stop; killing it", self.name)
             self.signal(signal.SIGKILL)
             self._process.wait()
-
-
-def _die_with_parent() -> None:
-    """On Linux, end this child when its parent is killed; elsewhere only Ctrl-C ends it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run(settings: Settings) -> int:

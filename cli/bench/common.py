@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -58,6 +60,18 @@ def show_progress(text: str) -> None:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield an empty folder, and delete it at the end of the block."""
-    with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
-        yield Path(folder)
+    """Yield an empty folder, and delete it at the end of the block.
+
+    SIGTERM ends the block as Ctrl-C does, so that the processes that were started in it are stopped.
+    """
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="helixq-bench-") as folder:
+            yield Path(folder)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # A second one must not interrupt the cleaning up.
+    raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 
 from cli.errors import ExpectedError
-from jobs.program import PROGRAM
+from jobs.program import PROGRAM, die_with_parent
 from jobs.settings import Settings
 
 #: Seconds between two polls of a starting process.
@@ -32,6 +32,8 @@ def run(
     command: str, settings: Settings, environ: dict[str, str], *, path: str, timeout: float
 ) -> Iterator[int]:
     """Run a command of `helixq` in a process of its own until the end of the block.
+
+    On Linux it ends with this process, too, however that ends.
 
     Args:
         command: ``up`` or ``web``.
@@ -55,6 +57,7 @@ def run(
             env={**own, **environ},
             stdout=stream,
             stderr=stream,
+            preexec_fn=die_with_parent,
         )
     try:
         wait_until_ready(process, settings.url + path, log, timeout)

@@ -40,7 +40,7 @@ class Worker(Base):
     ready_at: Mapped[dt.datetime | None]
     #: Base, adapters (name and content digest each), engine, device, dtype, software versions.
     runtime: Mapped[dict[str, Any]]
-    #: What its process and its engine use, as its last heartbeat said (`jobs.protocol.schemas.WorkerUsage`).
+    #: What its process and its engine use, as its last heartbeat said (`jobs.protocol.schemas.system.WorkerUsage`).
     usage: Mapped[dict[str, Any] | None]
     #: SHA-256 over what texts depend on (`jobs.use_cases.workers.Runtime.model`).
     model: Mapped[str] = mapped_column(sa.String(64))

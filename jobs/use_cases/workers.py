@@ -119,7 +119,7 @@ def heartbeat(
         worker_id: of the worker.
         running: (job id, lease token) of the stages that its threads are running. A lease that no
             thread knows of expires, as after a claim whose reply was lost.
-        usage: what it uses, by name (`jobs.protocol.schemas.WorkerUsage`); None if it is not known.
+        usage: what it uses, by name (`jobs.protocol.schemas.system.WorkerUsage`); None if it is not known.
 
     Returns:
         False if the worker was not seen for so long that its row was deleted: it can claim nothing.

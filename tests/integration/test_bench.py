@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 from cli.main import main
 from jobs.pipeline import Sampling
 from jobs.settings import DEMO_CHECKPOINT
+from tests.servers import PATIENCE, helixq
 from worker.bench import engine, lora
 from worker.bench.lora import Extractor, Sizes
 from worker.lora import LoraError
@@ -152,3 +155,20 @@ def test_readers_are_measured_while_text_is_published() -> None:
     for r in results:
         assert r["messages"] == 3 * r["readers"], "each reader received each delta"
         assert 0 < r["median_delay"] <= r["late_delay"]
+
+
+def test_sigterm_ends_a_benchmark_with_its_processes_and_its_folder(tmp_path: Path) -> None:
+    options = ("--readers", "1", "--pieces", "0", "--seconds", "600")
+    bench = helixq("bench", "readers", *options, environ={"TMPDIR": str(tmp_path)})
+    try:
+        bench.wait_for("1 readers of 1 jobs")
+        children = psutil.Process(bench.popen.pid).children(recursive=True)
+        assert len(children) == 2, "Redis and a web"
+        assert list(tmp_path.glob("helixq-bench-*"))
+        bench.signal(signal.SIGTERM)
+        assert bench.wait() == 130, bench.output
+        assert "Traceback" not in bench.output
+        assert psutil.wait_procs(children, PATIENCE)[1] == []
+        assert list(tmp_path.glob("helixq-bench-*")) == []
+    finally:
+        bench.stop()

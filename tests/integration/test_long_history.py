@@ -521,6 +521,8 @@ def test_no_use_case_scans_the_history_or_the_queue(
         keyed = replace(QUESTION, idempotency_key="k", request_digest="d")
         job, _ = run(submission.submit, database, ANONYMOUS, keyed, max_queued=1_000_000)
         run(submission.submit, database, ANONYMOUS, keyed, max_queued=1_000_000)
+        together = [submission.JobRequest(ANONYMOUS, new) for new in (keyed, QUESTION)]
+        run(submission.submit_all, database, together, max_queued=1_000_000)
         run(submission.find_by_idempotency_key, database, ANONYMOUS, "k", "d")
         run(queries.get_job, database, ANONYMOUS, job.id)
         run(queries.get_version, database, ANONYMOUS, job.id)

@@ -18,12 +18,13 @@ from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema
 from pydantic import BaseModel
 from werkzeug.routing import Rule
 
+from jobs.enums import Scope
 from jobs.protocol import schemas
-from web.openapi.operations import (
+from web.openapi.operations import OPERATIONS
+from web.openapi.operations.description import (
     BODY_ERRORS,
     COMMON_ERRORS,
     ERRORS,
-    OPERATIONS,
     Operation,
     Parameter,
     Reply,
@@ -40,12 +41,6 @@ _MESSAGE = {
     "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
     "required": ["data"],
 }
-#: The names of models that describe replies.
-_REPLIES = {
-    name
-    for name, value in vars(schemas).items()
-    if isinstance(value, type) and issubclass(value, schemas.Reply)
-}
 
 
 def describe(app: Flask) -> dict[str, Any]:
@@ -57,7 +52,7 @@ def describe(app: Flask) -> dict[str, Any]:
     key = {
         "type": "http",
         "scheme": "bearer",
-        "description": f"An API key, where the server requires one. Scopes: {', '.join(schemas.SCOPES)}.",
+        "description": f"An API key, where the server requires one. Scopes: {', '.join(Scope)}.",
     }
     document = construct_open_api_with_schema_class(
         OpenAPI.model_validate(
@@ -69,11 +64,19 @@ def describe(app: Flask) -> dict[str, Any]:
             }
         )
     ).model_dump(mode="json", by_alias=True, exclude_none=True)
+    replies = {shape.__name__ for shape in _derived(schemas.Reply)}
     for name, schema in document["components"]["schemas"].items():
         _simplify(schema)
-        if name not in _REPLIES:
+        if name not in replies:
             _allow_nulls(schema, nested=not name.startswith("Create"))
     return document
+
+
+def _derived(shape: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield a model and all that are derived from it."""
+    yield shape
+    for each in shape.__subclasses__():
+        yield from _derived(each)
 
 
 def described_routes(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:

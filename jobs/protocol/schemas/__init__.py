@@ -1,0 +1,77 @@
+"""The shapes of replies, for the description of the API: what `response`, `history` and others return.
+
+Nothing is made from them. The tests check that replies have these shapes, and no other members. Each area of the API
+has a module. The names here are those of whole replies, and those of objects whose members commands print.
+"""
+
+from jobs.protocol.schemas.base import Reply
+from jobs.protocol.schemas.batches import Batch, BatchList
+from jobs.protocol.schemas.chat import ChatCompletion
+from jobs.protocol.schemas.erasures import DeletedJob, DeletedJobs, Erased
+from jobs.protocol.schemas.errors import ErrorReply, Problem
+from jobs.protocol.schemas.files import DeletedFile, File, FileList
+from jobs.protocol.schemas.health import Alive, Readiness
+from jobs.protocol.schemas.history import History, Replay
+from jobs.protocol.schemas.input_items import InputItemList
+from jobs.protocol.schemas.lists import ListedJob, SummaryList
+from jobs.protocol.schemas.responses import DeletedResponse, InputTokenCount, Response, ResponseList
+from jobs.protocol.schemas.reviews import Agreements, Review, ReviewList, ReviewQueue
+from jobs.protocol.schemas.served_models import ModelList, ServedModel
+from jobs.protocol.schemas.stats import Statistics
+from jobs.protocol.schemas.summary import Summary
+from jobs.protocol.schemas.system import PauseChange, QueuePlace, System
+from jobs.protocol.schemas.webhooks import (
+    DeletedWebhookEndpoint,
+    NewWebhookSecret,
+    WebhookDelivery,
+    WebhookDeliveryList,
+    WebhookEndpoint,
+    WebhookEndpointList,
+    WebhookEventTypeList,
+    WebhookTest,
+)
+
+__all__ = [
+    "Agreements",
+    "Alive",
+    "Batch",
+    "BatchList",
+    "ChatCompletion",
+    "DeletedFile",
+    "DeletedJob",
+    "DeletedJobs",
+    "DeletedResponse",
+    "DeletedWebhookEndpoint",
+    "Erased",
+    "ErrorReply",
+    "File",
+    "FileList",
+    "History",
+    "InputItemList",
+    "InputTokenCount",
+    "ListedJob",
+    "ModelList",
+    "NewWebhookSecret",
+    "PauseChange",
+    "Problem",
+    "QueuePlace",
+    "Readiness",
+    "Replay",
+    "Reply",
+    "Response",
+    "ResponseList",
+    "Review",
+    "ReviewList",
+    "ReviewQueue",
+    "ServedModel",
+    "Statistics",
+    "Summary",
+    "SummaryList",
+    "System",
+    "WebhookDelivery",
+    "WebhookDeliveryList",
+    "WebhookEndpoint",
+    "WebhookEndpointList",
+    "WebhookEventTypeList",
+    "WebhookTest",
+]

@@ -1,0 +1,49 @@
+"""The shapes of chat completions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from jobs.protocol.request import Context
+from jobs.protocol.schemas.base import Model, Reply, Timestamp
+from jobs.protocol.schemas.responses import InputTokens, OutputTokens
+
+
+class ChatAnswer(Reply):
+    role: Literal["assistant"]
+    content: str
+    reasoning_content: str
+    refusal: None
+    annotations: list[Any] = Field(max_length=0)
+
+
+class ChatChoice(Reply):
+    index: Literal[0]
+    message: ChatAnswer
+    logprobs: None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatUsage(Reply):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: InputTokens
+    completion_tokens_details: OutputTokens
+
+
+class ChatCompletion(Reply):
+    """A job as OpenAI's chat completion."""
+
+    id: str = Field(pattern=r"^chatcmpl-[0-9a-f]{32}$")
+    object: Literal["chat.completion"]
+    created: Timestamp
+    model: Model
+    service_tier: Literal["default"]
+    system_fingerprint: None
+    choices: list[ChatChoice] = Field(min_length=1, max_length=1)
+    usage: ChatUsage
+    metadata: dict[str, str]
+    context: Context

@@ -1,0 +1,42 @@
+"""The shapes of what was erased or deleted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jobs.protocol.schemas.base import Digest, JobId, Reply, Time
+
+
+class Erased(Reply):
+    """The texts that a request erased, as JSON pointers into the history."""
+
+    id: JobId
+    erased: list[str]
+
+
+class DeletedJob(Reply):
+    id: JobId
+    deleted: Literal[True]
+
+
+class DeletedJobs(Reply):
+    """What a step of a deletion found, and where the next one begins."""
+
+    matched: int
+    deleted: int
+    after: str | None
+
+
+class ErasurePlace(Reply):
+    index: int | None
+
+
+class Erasure(Reply):
+    """A request that erased texts."""
+
+    at: Time
+    by: str
+    key: str | None
+    texts: list[str]
+    digest: Digest
+    log: ErasurePlace

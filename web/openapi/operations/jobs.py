@@ -1,0 +1,87 @@
+"""Lists, histories, exports, replays, erasures and deletions of jobs."""
+
+from __future__ import annotations
+
+from jobs.enums import Shape
+from jobs.formats.compression import Compression
+from jobs.formats.writing import MEDIA_TYPES, Format
+from jobs.pipeline import Role
+from jobs.protocol import schemas
+from jobs.protocol.reviews import DeleteJobs, EraseTexts
+from web.openapi.operations.description import Operation, Parameter, Reply
+from web.openapi.operations.parameters import FILTERS, PAGE, TEXT
+
+OPERATIONS = {
+    "api.list_jobs": Operation(
+        "Audits",
+        {200: Reply("A page of jobs.", schemas.SummaryList)},
+        parameters=(
+            *PAGE[:1],
+            Parameter(
+                "order",
+                {"enum": ["desc", "asc", "relevance"]},
+                "`relevance` (the default with `q`), or by age: `desc` (the default without) or `asc`.",
+            ),
+            Parameter(
+                "after", TEXT, "What `next` of the page before has, or the id of its last entry."
+            ),
+            *FILTERS,
+        ),
+        error=schemas.Problem,
+    ),
+    "api.erase_texts": Operation(
+        "Audits",
+        {200: Reply("The texts that were erased.", schemas.Erased)},
+        body=EraseTexts,
+        errors=(404, 409),
+        error=schemas.Problem,
+    ),
+    "api.delete_job": Operation(
+        "Audits",
+        {200: Reply("It is deleted.", schemas.DeletedJob)},
+        errors=(404,),
+        error=schemas.Problem,
+    ),
+    "api.delete_jobs": Operation(
+        "Audits",
+        {200: Reply("What this step deleted.", schemas.DeletedJobs)},
+        body=DeleteJobs,
+        error=schemas.Problem,
+    ),
+    "api.export_jobs": Operation(
+        "Audits",
+        {200: Reply("The file, while it is made.", media=MEDIA_TYPES)},
+        parameters=(
+            Parameter("format", {"enum": [*Format], "default": Format.JSONL}),
+            Parameter("shape", {"enum": [*Shape], "default": Shape.HISTORY}),
+            Parameter("role", {"enum": ["all", *Role]}, "Whose texts; of the shape `sft` alone."),
+            Parameter("compression", {"enum": [*Compression]}, "Parquet is compressed inside."),
+            Parameter("ids", TEXT, "These jobs, separated by commas: up to 100, and no filters."),
+            *FILTERS,
+        ),
+        errors=(404,),
+        error=schemas.Problem,
+    ),
+    "api.replay_job": Operation(
+        "Audits",
+        {
+            202: Reply(
+                "The job was accepted.", schemas.Summary, headers={"Location": "Its history."}
+            )
+        },
+        errors=(404, 422),
+        error=schemas.Problem,
+    ),
+    "api.retry_job": Operation(
+        "Audits",
+        {202: Reply("The job goes on.", schemas.Summary, headers={"Location": "Its history."})},
+        errors=(404, 409),
+        error=schemas.Problem,
+    ),
+    "api.job": Operation(
+        "Audits",
+        {200: Reply("The job's history.", schemas.History)},
+        errors=(404,),
+        error=schemas.Problem,
+    ),
+}

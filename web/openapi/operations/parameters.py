@@ -1,0 +1,76 @@
+"""Parameters that several endpoints have."""
+
+from __future__ import annotations
+
+from jobs.models import Status
+from jobs.search.query import MAX_LENGTH
+from web.job_filters import MAX_ATTEMPTS, MAX_DURATION
+from web.openapi.operations.description import Parameter
+from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from web.v1.routes import MAX_KEY_LENGTH
+
+TEXT = {"type": "string"}
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
+    "Makes it safe to repeat the request: the same key and body get the first reply again.",
+    "header",
+)
+
+
+def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> tuple[Parameter, ...]:
+    """Return the parameters of lists."""
+    return (
+        Parameter(
+            "limit", {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
+        ),
+        Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}),
+        Parameter("after", TEXT, "The id of the last entry of the page before."),
+    )
+
+
+PAGE = page()
+PERIOD = (
+    Parameter("since", TEXT, "Created from then on: Unix seconds, or RFC 3339."),
+    Parameter("until", TEXT, "Created before then: Unix seconds, or RFC 3339."),
+)
+#: Which jobs are meant.
+FILTERS = (
+    Parameter("status", TEXT, f"One or several, separated by commas: {', '.join(Status)}."),
+    Parameter("owner", TEXT, "Only jobs of this owner."),
+    *PERIOD,
+    Parameter(
+        "rating",
+        {"enum": ["", "-1", "0", "1", "none"]},
+        "The last rating of the regeneration in a review, or `none`.",
+    ),
+    Parameter(
+        "q",
+        {"type": "string", "maxLength": MAX_LENGTH},
+        'Full text: words, `"phrases"`, `prefix*`, `-not`, `one OR other`.',
+    ),
+    Parameter("adapter", TEXT, "Name or digest of an adapter."),
+    Parameter("model", TEXT, "Digest of the model."),
+    Parameter("worker", TEXT, "Id or host of a worker."),
+    Parameter(
+        "min_attempts",
+        {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS},
+        "A stage had so many attempts, or more.",
+    ),
+    *(
+        Parameter(
+            name,
+            {"type": "number", "minimum": 0, "maximum": 1},
+            "Share of words that the regenerator changed of the actor's draft.",
+        )
+        for name in ("min_changed", "max_changed")
+    ),
+    *(
+        Parameter(
+            name,
+            {"type": "number", "minimum": 0, "maximum": MAX_DURATION},
+            "Seconds from the job's acceptance to its end.",
+        )
+        for name in ("min_duration", "max_duration")
+    ),
+)

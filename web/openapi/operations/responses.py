@@ -1,0 +1,101 @@
+"""Responses, chat completions and models."""
+
+from __future__ import annotations
+
+from jobs.models import Status
+from jobs.protocol import schemas
+from jobs.protocol.chat_request import CreateChatCompletion
+from jobs.protocol.request import CreateResponse
+from web.openapi.operations.description import Operation, Parameter, Reply
+from web.openapi.operations.parameters import IDEMPOTENCY_KEY, PAGE, TEXT
+from web.v1.routes import MAX_WAIT
+
+_LOCATION = {
+    "Location": "The response's address.",
+    "Retry-After": "Seconds until it may have changed.",
+}
+
+OPERATIONS = {
+    "v1.create": Operation(
+        "Responses",
+        {
+            200: Reply(
+                "The finished response, or its event stream.", schemas.Response, streams=True
+            ),
+            202: Reply("The job was accepted.", schemas.Response, headers=_LOCATION),
+        },
+        body=CreateResponse,
+        parameters=(IDEMPOTENCY_KEY,),
+        errors=(404,),
+    ),
+    "v1.index": Operation(
+        "Responses",
+        {200: Reply("A page of responses.", schemas.ResponseList)},
+        parameters=(
+            *PAGE,
+            Parameter("status", {"enum": ["", *Status]}),
+            Parameter("since", TEXT, "Created from then on: Unix seconds, or RFC 3339."),
+            Parameter("until", TEXT, "Created before then: Unix seconds, or RFC 3339."),
+        ),
+        errors=(404,),
+    ),
+    "v1.retrieve": Operation(
+        "Responses",
+        {
+            200: Reply(
+                "The response as it is now, or its event stream.",
+                schemas.Response,
+                streams=True,
+                headers={
+                    "ETag": "Changes with the response.",
+                    "Retry-After": "Until the job has ended.",
+                },
+            ),
+            304: Reply("The response has not changed."),
+        },
+        parameters=(
+            Parameter("stream", {"enum": ["true", "false"], "default": "false"}),
+            Parameter(
+                "starting_after",
+                {"type": "integer", "minimum": -1, "maximum": 10**9},
+                "Skips the events up to this sequence number.",
+            ),
+            Parameter("Last-Event-ID", TEXT, "As `starting_after`.", "header"),
+            Parameter(
+                "Prefer",
+                TEXT,
+                f"`wait=N`: reply when the status has changed, or after N seconds, at most {MAX_WAIT:.0f}.",
+                "header",
+            ),
+            Parameter("If-None-Match", TEXT, "An `ETag`.", "header"),
+        ),
+        errors=(404, 412),
+    ),
+    "v1.cancel": Operation(
+        "Responses", {200: Reply("The response.", schemas.Response)}, errors=(404,)
+    ),
+    "v1.delete": Operation(
+        "Responses", {200: Reply("It is deleted.", schemas.DeletedResponse)}, errors=(404,)
+    ),
+    "v1.input_tokens": Operation(
+        "Responses",
+        {200: Reply("The number of tokens.", schemas.InputTokenCount)},
+        body=CreateResponse,
+        errors=(404, 503),
+    ),
+    "v1.input_items": Operation(
+        "Responses",
+        {200: Reply("A page of items.", schemas.InputItemList)},
+        parameters=PAGE,
+        errors=(404,),
+    ),
+    "v1.create_chat_completion": Operation(
+        "Chat completions",
+        {200: Reply("The chat completion, or its chunks.", schemas.ChatCompletion, streams=True)},
+        body=CreateChatCompletion,
+        parameters=(IDEMPOTENCY_KEY,),
+        errors=(404, 409),
+    ),
+    "v1.models": Operation("Models", {200: Reply("The models.", schemas.ModelList)}),
+    "v1.model": Operation("Models", {200: Reply("The model.", schemas.ServedModel)}, errors=(404,)),
+}

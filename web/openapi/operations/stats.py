@@ -1,0 +1,31 @@
+"""Statistics."""
+
+from __future__ import annotations
+
+from jobs.protocol import schemas
+from web.openapi.operations.description import Operation, Parameter, Reply
+from web.openapi.operations.parameters import PERIOD, TEXT
+
+OPERATIONS = {
+    "api.stats": Operation(
+        "Audits",
+        {200: Reply("The statistics.", schemas.Statistics)},
+        parameters=(
+            Parameter(
+                "by",
+                TEXT,
+                "What jobs are grouped by: `hour`, `day`, `model`, `adapter` or `metadata.KEY`.",
+            ),
+            *PERIOD,
+            Parameter("owner", TEXT, "Only jobs of this owner."),
+            Parameter("model", TEXT, "Digest of the model."),
+            Parameter("adapter", TEXT, "Name or digest of an adapter."),
+            Parameter(
+                "compare",
+                TEXT,
+                "Two models or adapters, separated by a comma: digests, or names of adapters.",
+            ),
+        ),
+        error=schemas.Problem,
+    ),
+}
