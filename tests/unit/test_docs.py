@@ -128,6 +128,8 @@ def test_the_map_has_every_page() -> None:
     linked = {link.partition("#")[0] for link, _ in _LINK.findall(prose("docs/index.md"))}
     pages = {file.name for file in ROOT.glob("docs/*.md")} - {"index.md"}
     assert pages - linked == set()
+    # So has the site that `make docs` builds.
+    assert pages - set(re.findall(r": (\S+\.md)$", text("mkdocs.yml"), re.MULTILINE)) == set()
 
 
 def test_the_glossarys_terms_are_in_order_and_in_use() -> None:
