@@ -6,6 +6,7 @@
 # make fuzz [SECONDS=30 TARGETS="note import"]    odd input for the parsers of what strangers send
 # make audit     known vulnerabilities of the pinned versions; asks PyPI
 # make requirements    the hashes of what the images install, from constraints.txt
+# make docs       the documentation as a site in build/docs; a warning is an error
 # make wheel        dist/helixq-*.whl, and an sdist
 # make pythons [PYTHONS="python3.11 python3.14"] [EXTRAS=embedded]    the wheel, installed and used with each
 # All build .venv first; they need Python 3.11 or newer, and nothing else.
@@ -22,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorde
 PYTHONS ?= $(PYTHON)
 EXTRAS ?= up
 
-.PHONY: run test check clients receivers fuzz audit requirements wheel pythons
+.PHONY: run test check clients receivers fuzz audit requirements docs wheel pythons
 .PHONY: lint style types tests format clean
 
 run: $(VENV)/.installed
@@ -60,6 +61,11 @@ requirements: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
 	$(BIN)/python deploy/lock.py
 
+# An environment of its own, as for the audit: nothing else needs these packages.
+docs:
+	test -x .docs/bin/mkdocs || ($(PYTHON) -m venv .docs && .docs/bin/pip install --quiet -r deploy/documentation.txt)
+	.docs/bin/mkdocs build --strict --quiet
+
 wheel: $(VENV)/.installed
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
@@ -83,7 +89,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .audit .clients demo/build dist
+	rm -rf $(VENV) .audit .clients .docs demo/build build dist
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'

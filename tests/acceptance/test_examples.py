@@ -32,7 +32,7 @@ OTHERS = {
 _BLOCK = re.compile(r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A program that the examples in sh may start; blocks with others are about installing and deploying.
 _COMMAND = re.compile(
-    r"curl\b|(?:echo \"[^\"]*\" \| )?(?:\S*/)?helixq (?:ask|chat|keys|status|pause|resume|jobs (?:list|show|watch|replay|export|import|review|erase|delete|proof|verify|log-key))\b"
+    r"curl\b|sed\b|(?:echo \"[^\"]*\" \| |\w+=\$\()?(?:\S*/)?helixq (?:ask|chat|doctor|keys|status|pause|resume|jobs (?:list|show|watch|replay|export|import|review|erase|delete|proof|verify|log-key))\b"
 )
 
 
@@ -66,24 +66,26 @@ DOCUMENTS = [
 ]
 
 
-@pytest.fixture
-def service(document: str, socket_folder: Path) -> Iterator[Service]:
-    """A service for the examples of a document: they make keys, whose names are taken then."""
-    folder = socket_folder / f"examples-{Path(document).stem}"
+@pytest.fixture(scope="module")
+def service(socket_folder: Path) -> Iterator[Service]:
+    """A service for the examples of all documents."""
+    folder = socket_folder / "examples"
     database = f"sqlite:///{folder / 'jobs.sqlite3'}"
     with running(DEMO_CHECKPOINT, database, folder, program=WORKER) as running_service:
         yield running_service
 
 
 @pytest.fixture
-def values(service: Service) -> dict[str, str]:
-    """What stands for what in the examples: addresses and ids."""
-    create = servers.forked("keys", "create", "example", "--json", environ=service.environ)
+def values(document: str, service: Service) -> dict[str, str]:
+    """What stands for what in the examples: addresses, ids, and names of keys that are taken."""
+    name = Path(document).stem
+    create = servers.forked("keys", "create", name, "--json", environ=service.environ)
     assert create.wait() == 0, create.output
     return {
         "http://127.0.0.1:8000": service.url,
         "https://helixq.example": service.url,
         "key_4f1d2a9c6b7e8035": json.loads(create.output)["id"],
+        "keys create ": f"keys create {name}-",
     }
 
 
@@ -138,12 +140,16 @@ def first_checkpoint(service: Service) -> str:
 
 
 def run(code: str, environ: dict[str, str]) -> None:
-    """Run commands of a shell, the program from here, forked, and not from where it is installed."""
+    """Run commands of a shell, the program from here, forked, and not from where it is installed.
+
+    Variables that they set are there for the next commands in the same folder, as in a terminal.
+    """
     program = f'helixq() {{ "{sys.executable}" -IS "{fork_client.__file__}" -m cli "$@"; }}'
     curl = 'curl() { command curl --fail --silent --show-error --noproxy "*" "$@"; }'
     code = re.sub(r"^\S*/helixq ", "helixq ", code, flags=re.MULTILINE)
+    before = "set -a; [ ! -e .variables ] || . ./.variables"
     done = subprocess.run(
-        ["/bin/bash", "-euc", f"{program}\n{curl}\n{code}"],
+        ["/bin/bash", "-euc", f"{before}\n{program}\n{curl}\n{code}\nexport -p > .variables"],
         env={**os.environ, **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

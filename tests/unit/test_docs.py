@@ -122,3 +122,18 @@ def test_settings_exist(name: str) -> None:
     named = set(re.findall(rf"\b{PREFIX}([A-Z_]+[A-Z])\b", text(name)))
     files = {f"{secret}_file" for secret in SECRETS}
     assert {n.lower() for n in named} - set(Settings.model_fields) - files == set()
+
+
+def test_the_map_has_every_page() -> None:
+    linked = {link.partition("#")[0] for link, _ in _LINK.findall(prose("docs/index.md"))}
+    pages = {file.name for file in ROOT.glob("docs/*.md")} - {"index.md"}
+    assert pages - linked == set()
+    # So has the site that `make docs` builds.
+    assert pages - set(re.findall(r": (\S+\.md)$", text("mkdocs.yml"), re.MULTILINE)) == set()
+
+
+def test_the_glossarys_terms_are_in_order_and_in_use() -> None:
+    terms = [term.lower() for term in re.findall(r"^## (.+)$", text("docs/glossary.md"), re.M)]
+    assert terms == sorted(set(terms))
+    others = "\n".join(prose(n) for n in NAMES if n != "docs/glossary.md").lower()
+    assert [t for t in terms if not re.search(rf"\b{t}s?\b", others)] == []
