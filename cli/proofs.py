@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write it to this file.",
 )
-@click.option("--origin", is_flag=True, help="The proof that an imported job came with.")
+@click.option("--origin", is_flag=True, help="The proof that it was imported with.")
 @click.option(
     "--review", type=click.IntRange(min=0), metavar="NUMBER", help="The proof of this review."
 )
@@ -46,10 +46,10 @@ def proof(
     Reviews and erasures have proofs of their own, and are counted from 0 on, as in the job's history.
     """
     parameters = {name: str(number) for name, number in parts.items() if number is not None}
+    if len(parameters) > 1:
+        raise click.UsageError("Give one of --review and --erasure.")
     if origin:
         parameters["origin"] = "true"
-    if len(parameters) > 1:
-        raise click.UsageError("Give one of --origin, --review and --erasure.")
     with Client(url or settings.url, settings.api_key) as client:
         text = client.proof(job_id, **parameters)
     if output is None:

@@ -103,10 +103,12 @@ class ErasedError(UserError):
 
 
 class NotImportedError(UserError):
-    """The job ended in this database, so that it has no proof of another log."""
+    """A job, a review or an erasure was not imported with a proof, so that it has none of another log."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"{job_id} was not imported, so it has no proof of another log.")
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} was not imported with a proof, so it has no proof of another log."
+        )
 
 
 class StatisticsError(UserError):

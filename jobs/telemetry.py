@@ -2,7 +2,7 @@
 
 A job is a trace: its root span is the invocation of the agent ``helixnet``, and each attempt at a stage is a span below it
 with the prompt, the text, the sampling and the tokens. Ratings of reviews are events of the span of the text that they
-are about. Erased texts are left out. Names of attributes are those of the conventions
+are about, or where that span was sent before, of a span of their own below it. Erased texts are left out. Names of attributes are those of the conventions
 (https://github.com/open-telemetry/semantic-conventions-genai); what they do not have begins with ``helixq.``.
 
 The ids of a trace and of its spans are hashes of the job's id, so that a job that is exported again is the same trace.
@@ -32,6 +32,8 @@ _FAILED = ("failed", "lost")
 _RATED = {"critique": "critic", "regeneration": "regenerator"}
 
 Value = str | int | float | bool | Sequence[str] | None
+#: A review: the history of its job, and its id.
+Rating = tuple[Mapping[str, Any], str]
 
 
 class Exporter:
@@ -51,9 +53,17 @@ class Exporter:
         self._common = load("common.v1.common_pb2")
         self._resource = load("resource.v1.resource_pb2")
 
-    def to_protobuf(self, histories: Iterable[Mapping[str, Any]]) -> bytes:
-        """Return a request as a server takes it."""
-        data: bytes = self._request(histories).SerializeToString()
+    def to_protobuf(
+        self, histories: Iterable[Mapping[str, Any]], ratings: Iterable[Rating] | None = None
+    ) -> bytes:
+        """Return a request as a server takes it.
+
+        Args:
+            histories: of the jobs to send.
+            ratings: reviews to send as spans of their own; then the jobs' spans have none. None for those of the
+                histories, as events of the jobs' spans.
+        """
+        data: bytes = self._request(histories, ratings).SerializeToString()
         return data
 
     def to_json(self, histories: Iterable[Mapping[str, Any]]) -> str:
@@ -69,10 +79,13 @@ class Exporter:
                             span[name] = base64.b64decode(span[name]).hex()
         return json.dumps(told, separators=(",", ":"))
 
-    def _request(self, histories: Iterable[Mapping[str, Any]]) -> Any:
+    def _request(
+        self, histories: Iterable[Mapping[str, Any]], ratings: Iterable[Rating] | None = None
+    ) -> Any:
         service = {"service.name": PROVIDER, "service.version": version("helixq")}
         scope = self._common.InstrumentationScope(name=PROVIDER, version=version("helixq"))
-        spans = [span for history in histories for span in self._spans(history)]
+        spans = [s for history in histories for s in self._spans(history, rated=ratings is None)]
+        spans += [s for rating in ratings or () for s in self._rating_spans(*rating)]
         return self._service.ExportTraceServiceRequest(
             resource_spans=[
                 self._trace.ResourceSpans(
@@ -82,8 +95,8 @@ class Exporter:
             ]
         )
 
-    def _spans(self, history: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield the spans of a job that has ended; none of another."""
+    def _spans(self, history: Mapping[str, Any], *, rated: bool) -> Iterator[Any]:
+        """Yield the spans of a job that has ended, with its ratings or without; none of another."""
         if history["finished_at"] is None:
             return
         history, _ = without_erased(history, lambda _: None)
@@ -112,7 +125,10 @@ class Exporter:
                         time_unix_nano=_nanoseconds(attempt["first_token_at"]),
                     )
                 )
-            events += self._ratings(history, number)
+            if rated:
+                for review in history["reviews"]:
+                    of_text = self._ratings(history, review)
+                    events += [event for rated_number, event in of_text if rated_number == number]
             yield self._trace.Span(
                 **common,
                 span_id=_id(f"{job_id}/{number}", SPAN_ID),
@@ -126,27 +142,57 @@ class Exporter:
                 status=self._status((attempt["error"] or attempt["status"]) if failed else None),
             )
 
-    def _ratings(self, history: Mapping[str, Any], number: int) -> Iterator[Any]:
-        """Yield the ratings of an attempt's text, which are those of the last finished text of its role."""
-        for name, role in _RATED.items():
-            if number != _last(history, role):
+    def _rating_spans(self, history: Mapping[str, Any], review_id: str) -> Iterator[Any]:
+        """Yield a span for each rating of a review, below the span of the text that it is about."""
+        history, _ = without_erased(history, lambda _: None)
+        job_id = history["id"]
+        for review in history["reviews"]:
+            if review["id"] != review_id:
                 continue
-            for review in history["reviews"]:
-                if review[name] is not None:
-                    yield self._trace.Span.Event(
-                        name="gen_ai.evaluation.result",
-                        time_unix_nano=_nanoseconds(review["created_at"]),
-                        attributes=self._attributes(
-                            {
-                                "gen_ai.evaluation.name": name,
-                                "gen_ai.evaluation.score.value": float(review[name]),
-                                "gen_ai.evaluation.explanation": review["note"],
-                                "gen_ai.response.id": history["id"],
-                                "helixq.review.id": review["id"],
-                                "helixq.reviewer": review["reviewer"],
-                            }
-                        ),
-                    )
+            time = _nanoseconds(review["created_at"])
+            for number, event in self._ratings(history, review):
+                role = history["attempts"][number]["role"]
+                yield self._trace.Span(
+                    trace_id=_id(job_id, TRACE_ID),
+                    span_id=_id(f"{job_id}/{review_id}/{number}", SPAN_ID),
+                    parent_span_id=_id(f"{job_id}/{number}", SPAN_ID),
+                    name=f"review {role}",
+                    kind=self._trace.Span.SPAN_KIND_INTERNAL,
+                    start_time_unix_nano=time,
+                    end_time_unix_nano=time,
+                    attributes=event.attributes,
+                    events=[event],
+                    status=self._status(None),
+                )
+
+    def _ratings(
+        self, history: Mapping[str, Any], review: Mapping[str, Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the ratings of a review as events, each after the number of the attempt whose text it is about.
+
+        That is the last finished text of the role.
+        """
+        for name, role in _RATED.items():
+            number = _last(history, role)
+            if review[name] is None or number is None:
+                continue
+            yield (
+                number,
+                self._trace.Span.Event(
+                    name="gen_ai.evaluation.result",
+                    time_unix_nano=_nanoseconds(review["created_at"]),
+                    attributes=self._attributes(
+                        {
+                            "gen_ai.evaluation.name": name,
+                            "gen_ai.evaluation.score.value": float(review[name]),
+                            "gen_ai.evaluation.explanation": review["note"],
+                            "gen_ai.response.id": history["id"],
+                            "helixq.review.id": review["id"],
+                            "helixq.reviewer": review["reviewer"],
+                        }
+                    ),
+                ),
+            )
 
     def _status(self, error: str | None) -> Any:
         if error is None:

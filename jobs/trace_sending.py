@@ -1,4 +1,4 @@
-"""The duty that sends ended jobs to a receiver of traces (OpenTelemetry's OTLP over HTTP), on a thread of its own."""
+"""The duty that sends ended jobs and reviews to a receiver of traces (OpenTelemetry's OTLP over HTTP), on a thread of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRANSIENT = frozenset({401, 403, 404, 407, 408, 425, 429})
 
 
 class TraceSending(DutyThread):
-    """Sends ended jobs to a receiver; nothing if there is none."""
+    """Sends ended jobs and reviews to a receiver; nothing if there is none."""
 
     def __init__(self, database: Database, endpoint: str | None) -> None:
         """
@@ -52,7 +52,7 @@ class TraceSending(DutyThread):
         return self._exporter is None or super().stop(timeout)
 
     def send(self) -> bool:
-        """Send jobs that the receiver does not have.
+        """Send jobs and reviews that the receiver does not have.
 
         Returns:
             whether to call it again at once.
@@ -60,7 +60,7 @@ class TraceSending(DutyThread):
         sending = tracing.begin_sending(self._database, self._receiver, history, LEASE)
         if sending is None:
             return False
-        failure = self._post(sending) if sending.histories else None
+        failure = self._post(sending) if sending.histories or sending.reviews else None
         if failure is None:
             if self._failure is not None:
                 log.info("the receiver of traces takes them again")
@@ -74,11 +74,11 @@ class TraceSending(DutyThread):
         return False
 
     def _post(self, sending: tracing.Sending) -> str | None:
-        """Send jobs; return why they must be sent again, or None. The reason follows "the receiver of traces"."""
+        """Send jobs and reviews; return why they must be sent again, or None. The reason follows "the receiver of traces"."""
         import httpx2  # Here, since most processes send no traces.
 
         assert self._exporter is not None  # noqa: S101 (there is no duty without it)
-        data = self._exporter.to_protobuf(sending.histories)
+        data = self._exporter.to_protobuf(sending.histories, sending.reviews)
         headers = {"Content-Type": "application/x-protobuf"}
         try:
             reply = httpx2.post(
@@ -88,7 +88,8 @@ class TraceSending(DutyThread):
             return f"does not respond ({str(error) or type(error).__name__})"
         if 400 <= reply.status_code < 500 and reply.status_code not in TRANSIENT:
             # It would refuse them for ever, and all that follow would wait.
-            ids = ", ".join(told["id"] for told in sending.histories)
+            reviews = [review_id for _, review_id in sending.reviews]
+            ids = ", ".join([*(told["id"] for told in sending.histories), *reviews])
             log.error("the receiver of traces refuses %s: status %d", ids, reply.status_code)
             return None
         return None if reply.is_success else f"replied with the status {reply.status_code}"

@@ -29,5 +29,7 @@ class Erasure(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
     #: Its entry in the log.
     log_index: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: Of an imported erasure: the proof of its entry in the first log that had it, as in `Review`.
+    origin_proof: Mapped[str | None] = mapped_column(sa.Text)
 
     __table_args__ = (partial("ix_erasures_unsealed", "id", where="log_index IS NULL"),)

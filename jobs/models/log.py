@@ -108,7 +108,7 @@ class TraceReceiver(Base):
 
     #: SHA-256 of its address, which may have a password.
     receiver: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
-    #: The first entry whose job it does not have.
+    #: The first entry whose job or review it does not have.
     next_index: Mapped[int] = mapped_column(sa.BigInteger)
     #: How often in a row it has not taken what was sent.
     failures: Mapped[int]

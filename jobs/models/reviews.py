@@ -40,6 +40,8 @@ class Review(Base):
     log_index: Mapped[int | None] = mapped_column(sa.BigInteger)
     log_salt: Mapped[bytes | None]
     log_salts: Mapped[dict[str, str] | None] = mapped_column(ExactJSON)
+    #: Of an imported review: the proof of its entry in the first log that had it; null if it came without one.
+    origin_proof: Mapped[str | None] = mapped_column(sa.Text)
 
     __table_args__ = (
         sa.UniqueConstraint("job_id", "number"),

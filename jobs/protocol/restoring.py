@@ -11,12 +11,12 @@ from jobs.models import Attempt, AttemptStatus, Erasure, Job, Review, Status, Wo
 from jobs.pipeline import Role
 from jobs.protocol.history import history, origin
 from jobs.tlog.entry import Salts, salts_of, without_erased
-from jobs.tlog.exported import Checked, HistoryError
+from jobs.tlog.exported import PROOFS, Checked, HistoryError
 
 #: Fields that say where a history is from, and not what it is.
 OF_THE_LOG = frozenset({"digest", "log", "origin"})
 #: What an export adds to a history.
-_ADDED = frozenset({"proof", "origin_proof", "review_proofs", "erasure_proofs"})
+_ADDED = frozenset({"proof", "origin_proof", *PROOFS})
 #: The entries of reviews and erasures, which are of one log too.
 _PLACE = re.compile(r"/(reviews|erasures)/\d+/log/index")
 #: What the columns of erased texts have, if it is not an empty text.
@@ -57,6 +57,10 @@ def _restore(exported: Mapping[str, Any], checked: Checked) -> Job:
     if (pointer := difference(told, history(job))) is not None:
         raise HistoryError(f"`{pointer}` cannot be stored as it is")
     job.origin_proof = checked.origin.text
+    for review, proof in zip(job.reviews, checked.review_origins, strict=True):
+        review.origin_proof = proof
+    for erasure, proof in zip(job.erasures, checked.erasure_origins, strict=True):
+        erasure.origin_proof = proof
     return job
 
 

@@ -86,6 +86,8 @@ COLUMNS = MappingProxyType(
             "origin_proof": Kind.TEXT,
             "review_proofs": Kind.JSON,
             "erasure_proofs": Kind.JSON,
+            "review_origin_proofs": Kind.JSON,
+            "erasure_origin_proofs": Kind.JSON,
         },
         Shape.PREFERENCE: {
             "prompt": Kind.TEXT,
@@ -127,6 +129,8 @@ def rows(
             "origin_proof": job.origin_proof,
             "review_proofs": [_proof(exported, review.log_index) for review in job.reviews],
             "erasure_proofs": [_proof(exported, erasure.log_index) for erasure in job.erasures],
+            "review_origin_proofs": [review.origin_proof for review in job.reviews],
+            "erasure_origin_proofs": [erasure.origin_proof for erasure in job.erasures],
         }
         yield {**history(job), **proofs}
     elif shape is Shape.PREFERENCE:

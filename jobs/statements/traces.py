@@ -9,7 +9,7 @@ from jobs.models import TraceReceiver
 
 
 def find_place(connection: sa.Connection, receiver: str) -> int | None:
-    """Return the first entry of the log whose job a receiver does not have; None for a new receiver."""
+    """Return the first entry of the log whose job or review a receiver does not have; None for a new receiver."""
     query = sa.select(TraceReceiver.next_index).where(TraceReceiver.receiver == receiver)
     return connection.scalar(query)
 

@@ -379,18 +379,23 @@ def deletion_entry(index: int, at: str) -> bytes:
     return canonical({"type": DELETION, "at": at, "entry": index})
 
 
-def review_entry(index: int, digest: str, at: str) -> bytes:
+def review_entry(index: int, digest: str, at: str, proof: str | None = None) -> bytes:
     """Return the entry of a review.
 
     Args:
         index: of the job's entry.
         digest: of the review's record.
         at: when this entry is appended: RFC 3339.
+        proof: of a review that was imported, the hash of the proof that it came with, as in `import_entry`.
     """
-    return canonical({"type": REVIEW, "at": at, "entry": index, "digest": digest})
+    return canonical(
+        {"type": REVIEW, "at": at, "entry": index, "digest": digest, **_imported(proof)}
+    )
 
 
-def erasure_entry(index: int, texts: Sequence[str], digest: str, at: str) -> bytes:
+def erasure_entry(
+    index: int, texts: Sequence[str], digest: str, at: str, proof: str | None = None
+) -> bytes:
     """Return the entry that says that texts of a job were erased.
 
     Args:
@@ -398,10 +403,10 @@ def erasure_entry(index: int, texts: Sequence[str], digest: str, at: str) -> byt
         texts: their JSON pointers into the job's history.
         digest: of the erasure's record.
         at: when this entry is appended: RFC 3339.
+        proof: as in `review_entry`.
     """
-    return canonical(
-        {"type": ERASURE, "at": at, "entry": index, "texts": list(texts), "digest": digest}
-    )
+    told = {"type": ERASURE, "at": at, "entry": index, "texts": list(texts), "digest": digest}
+    return canonical({**told, **_imported(proof)})
 
 
 def parse_entry(entry: bytes) -> dict[str, Any]:
@@ -421,6 +426,10 @@ def _hashed(
     salts: Salts, prefix: str, values: Mapping[str, Any], names: Iterable[str]
 ) -> dict[str, str | None]:
     return {name: text_hash(salts, f"{prefix}/{name}", values[name]) for name in names}
+
+
+def _imported(proof: str | None) -> dict[str, str]:
+    return {} if proof is None else {"proof": proof}
 
 
 def _retries(history: Mapping[str, Any]) -> dict[str, Any]:

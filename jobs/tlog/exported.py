@@ -1,15 +1,15 @@
 """Exported histories: each is checked by itself, with nothing but what is in its line and the public keys.
 
 A line of an export of histories has a job's history, the proof of its entry (``proof``), those of the entries of its
-reviews and erasures (``review_proofs`` and ``erasure_proofs``), and for a job that was imported the proof that it came
-with (``origin_proof``).
+reviews and erasures (``review_proofs`` and ``erasure_proofs``), and for what was imported the proofs that it came
+with (``origin_proof``, ``review_origin_proofs`` and ``erasure_origin_proofs``).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.tlog import merkle
@@ -35,6 +35,10 @@ from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import Note, NoteError, Verifier
 from jobs.tlog.proof import Proof
 
+#: What a line has for its reviews and erasures, each with one for each of them or null. Those of an earlier version
+#: lack them.
+PROOFS = ("review_proofs", "erasure_proofs", "review_origin_proofs", "erasure_origin_proofs")
+
 
 class HistoryError(ValueError):
     """A history is not the one that was recorded. The message says what differs."""
@@ -52,11 +56,25 @@ class Checked:
     proof: Proof
     #: The proof of the log where the job ended: the same, unless it was imported there.
     origin: Proof
-    #: Whether the signature of each of them was checked.
+    #: Those of the first logs that had its reviews, and its erasures; None for one without a proof.
+    review_origins: Sequence[str | None]
+    erasure_origins: Sequence[str | None]
+    #: Whether the signature of its proof was checked, and whether those of all first logs were.
     signed: bool
     origin_signed: bool
     #: The number of reviews and erasures without a proof: as whoever wrote them into the history.
     unproved: int
+
+
+@dataclass
+class _Additions:
+    """What was found of the proofs of reviews and erasures."""
+
+    review: list[str | None] = field(default_factory=list)
+    erasure: list[str | None] = field(default_factory=list)
+    unproved: int = 0
+    #: Whether the signatures of all that were imported were checked.
+    signed: bool = True
 
 
 def proof_hash(proof: str) -> str:
@@ -70,8 +88,8 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
     Args:
         history: a line of an export.
         trusted: the keys that may have signed. If none are given, no signature is checked: then the history is
-            the one that its proof was made for, by whomever. The signature of an imported job's first log is
-            checked if a key of that log is among them.
+            the one that its proof was made for, by whomever. The signature of the first log of an imported job, or of
+            an imported review or erasure, is checked if a key of that log is among them.
 
     Raises:
         HistoryError: something is not as it was recorded.
@@ -94,23 +112,35 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
     if parsed.index != index:
         raise HistoryError(f"it claims entry {index}, and its proof is of entry {parsed.index}")
     _compare(entry, recorded)
+    origin, origin_signed = parsed, signed
+    if entry["type"] == JOB:
+        if origin_proof is not None:
+            raise HistoryError("its entry says that it ended in this log, and it has another proof")
+    elif not isinstance(origin_proof, str) or proof_hash(origin_proof) != entry.get("proof"):
+        raise HistoryError(
+            "the proof that it was imported with is not the one that its entry names"
+        )
+    else:
+        origin, first, origin_signed = _open(origin_proof, trusted, required=False)
+        _compare(first, recorded)
     try:
-        unproved = _check_proofs(history, parsed, trusted)
+        additions = _check_proofs(history, parsed, origin, trusted)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, HistoryError):
             raise
         raise HistoryError("it has no proofs of its reviews and erasures as it should") from error
-    if entry["type"] == JOB:
-        if origin_proof is not None:
-            raise HistoryError("its entry says that it ended in this log, and it has another proof")
-        return Checked(recorded, salts, erased, parsed, parsed, signed, signed, unproved)
-    if not isinstance(origin_proof, str) or proof_hash(origin_proof) != entry.get("proof"):
-        raise HistoryError(
-            "the proof that it was imported with is not the one that its entry names"
-        )
-    origin, first, origin_signed = _open(origin_proof, trusted, required=False)
-    _compare(first, recorded)
-    return Checked(recorded, salts, erased, parsed, origin, signed, origin_signed, unproved)
+    return Checked(
+        recorded,
+        salts,
+        erased,
+        parsed,
+        origin,
+        additions.review,
+        additions.erasure,
+        signed,
+        origin_signed and additions.signed,
+        additions.unproved,
+    )
 
 
 def _check_salts(salts: Salts, whose: str) -> None:
@@ -134,35 +164,64 @@ def _check_additions(history: Mapping[str, Any]) -> None:
         raise HistoryError(f"it was changed: {reason}")
 
 
-def _check_proofs(history: Mapping[str, Any], proof: Proof, trusted: Sequence[Verifier]) -> int:
-    """Check the proofs of reviews and erasures; return how many of them have none.
+def _check_proofs(
+    history: Mapping[str, Any], proof: Proof, first: Proof, trusted: Sequence[Verifier]
+) -> _Additions:
+    """Check the proofs of reviews and erasures.
 
     Args:
-        history: a line of an export. One of an earlier version has no such proofs.
+        history: a line of an export.
         proof: of the job's entry.
+        first: of the job's entry in the log where it ended: the same, unless it was imported.
         trusted: as for `check`.
     """
-    ends = {history["log"]["index"], *(retry["entry"] for retry in history["retries"])}
-    unproved = 0
-    for kind, name in ((REVIEW, "review"), (ERASURE, "erasure")):
+    retried = {retry["entry"] for retry in history["retries"]}
+    found = _Additions()
+    for kind, name, origins in (
+        (REVIEW, "review", found.review),
+        (ERASURE, "erasure", found.erasure),
+    ):
         records = history[f"{name}s"]
-        proofs = history.get(f"{name}_proofs")
-        if proofs is None:
-            proofs = [None] * len(records)
-        for number, (record, text) in enumerate(zip(records, proofs, strict=True)):
-            if text is None:
-                unproved += 1
+        none = [None] * len(records)  # As in one of an earlier version.
+        proofs = history.get(f"{name}_proofs", none), history.get(f"{name}_origin_proofs", none)
+        for number, (record, text, origin) in enumerate(zip(records, *proofs, strict=True)):
+            named = None
+            if text is not None:
+                parsed, entry, _ = _open(text, trusted, required=True)
+                if (
+                    not _records(entry, kind, record)
+                    or entry["entry"] not in {proof.index, *retried}
+                    or parsed.log != proof.log
+                    or parsed.index != record["log"]["index"]
+                ):
+                    raise HistoryError(f"the proof of its {name} {number} is of another entry")
+                named = entry.get("proof")
+            if origin is None and named is None:
+                origins.append(text)
+                found.unproved += text is None
                 continue
-            parsed, entry, _ = _open(text, trusted, required=True)
-            if (
-                entry.get("type") != kind
-                or entry["digest"] != record["digest"]
-                or entry["entry"] not in ends
-                or parsed.log != proof.log
-                or parsed.index != record["log"]["index"]
+            # Without an entry yet, nothing names the proof that an imported one came with.
+            is_named = text is not None or proof is first
+            if not isinstance(origin, str) or (is_named and proof_hash(origin) != named):
+                raise HistoryError(
+                    f"the proof that its {name} {number} was imported with is not the one that its entry names"
+                )
+            parsed, entry, signed = _open(origin, trusted, required=False)
+            if not _records(entry, kind, record) or (
+                parsed.log == first.log and entry["entry"] not in {first.index, *retried}
             ):
-                raise HistoryError(f"the proof of its {name} {number} is of another entry")
-    return unproved
+                raise HistoryError(
+                    f"the proof that its {name} {number} was imported with is of another entry"
+                )
+            origins.append(origin)
+            found.signed = found.signed and signed
+            found.unproved += text is None and not signed and bool(trusted)
+    return found
+
+
+def _records(entry: Mapping[str, Any], kind: str, record: Mapping[str, Any]) -> bool:
+    """Return whether an entry is of this review or erasure."""
+    return entry.get("type") == kind and entry["digest"] == record["digest"]
 
 
 def _check_digest(told: Mapping[str, Any], right: str, name: str) -> None:

@@ -2,8 +2,8 @@
 
 They ended under another log, and that log's proof stays with each of them (`Job.origin_proof`). The log of this
 database gets an entry too (`jobs.use_cases.sealing`), of another type than that of a job that ended here: it says
-that the history was imported, and which proof it had. Its reviews and erasures get the entries that they would get
-if they had been made here.
+that the history was imported, and which proof it had. Its reviews and erasures get the usual entries, which name the
+proofs that they had.
 """
 
 from __future__ import annotations

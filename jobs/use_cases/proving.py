@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from functools import cache
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.errors import NoSuchPartError, NotImportedError, NotSealedError
-from jobs.models import Job
+from jobs.models import Erasure, Job, Review
 from jobs.statements import jobs, log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
@@ -50,16 +50,24 @@ def prove(
     """
     with database.read_session() as session:
         job = jobs.get(session, owner, job_id, with_history=part is not None)
-        index, ended = job.log_index, job.status.final
-        if part is not None:
-            of_job = job.reviews if part is Part.REVIEW else job.erasures
-            if number >= len(of_job):
-                raise NoSuchPartError(job_id, part, number, len(of_job))
-            index = of_job[number].log_index
+        index, ended = _row(job, part, number).log_index, job.status.final
         proofs = [] if index is None else prove_entries(session.connection(), [index])
     if not proofs:
-        raise NotSealedError(f"The {part} {number} of {job_id}" if part else job_id, ended=ended)
+        raise NotSealedError(_name(job_id, part, number), ended=ended)
     return proofs[0]
+
+
+def _row(job: Job, part: Part | None, number: int) -> Job | Review | Erasure:
+    if part is None:
+        return job
+    of_job: Sequence[Review | Erasure] = job.reviews if part is Part.REVIEW else job.erasures
+    if number >= len(of_job):
+        raise NoSuchPartError(job.id, part, number, len(of_job))
+    return of_job[number]
+
+
+def _name(job_id: str, part: Part | None, number: int) -> str:
+    return job_id if part is None else f"The {part} {number} of {job_id}"
 
 
 def prove_all(connection: sa.Connection, jobs: Iterable[Job]) -> dict[int, Proof]:
@@ -108,18 +116,25 @@ def prove_entries(connection: sa.Connection, indexes: Collection[int]) -> list[P
     return [each for each in proofs if each is not None]
 
 
-def origin_proof(database: Database, owner: str | None, job_id: str) -> Proof:
-    """Return the proof that an imported job came with.
+def origin_proof(
+    database: Database, owner: str | None, job_id: str, part: Part | None = None, number: int = 0
+) -> Proof:
+    """Return the proof that an imported job, or a review or an erasure of one, came with.
+
+    Args:
+        database, owner, job_id, part, number: as for `prove`.
 
     Raises:
         JobNotFoundError: the owner has no such job.
-        NotImportedError: the job ended here.
+        NoSuchPartError: the job has no such review or erasure.
+        NotImportedError: it was made here, or came without a proof.
     """
     with database.read_session() as session:
-        job = jobs.get(session, owner, job_id)
-    if job.origin_proof is None:
-        raise NotImportedError(job_id)
-    return Proof.parse(job.origin_proof)
+        job = jobs.get(session, owner, job_id, with_history=part is not None)
+        proof = _row(job, part, number).origin_proof
+    if proof is None:
+        raise NotImportedError(_name(job_id, part, number))
+    return Proof.parse(proof)
 
 
 def get_checkpoint(database: Database) -> str | None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.errors import LogKeyError
-from jobs.models import Job, LogKind
+from jobs.models import Erasure, Job, LogKind, Review
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
@@ -101,25 +101,40 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
         changed = log.load_jobs(session, {row.job_id for row in (*reviews, *erasures)})
     prepared = []
     for job in ended:
-        origin = job.origin_proof and proof_hash(job.origin_proof)
         salt, history = job.log_salt, describe(job)
         said_of = history["digest"]  # An imported job keeps its salts, and so its digest.
         if said_of is None:
             salt = new_salt()
             said_of = digest(history, salt)
         prepared.append(
-            Prepared(LogKind.JOB, job.id, job.id, said_of, salt, end=job.finished_at, origin=origin)
+            Prepared(
+                LogKind.JOB,
+                job.id,
+                job.id,
+                said_of,
+                salt,
+                end=job.finished_at,
+                origin=_origin(job),
+            )
         )
     told = {job_id: describe(job) for job_id, job in changed.items()}
     for review_id, job_id in reviews:
-        [said] = [review for review in told[job_id]["reviews"] if review["id"] == review_id]
-        index = changed[job_id].log_index
+        ids = [review.id for review in changed[job_id].reviews]
+        number, index = ids.index(review_id), changed[job_id].log_index
         prepared.append(
-            Prepared(LogKind.REVIEW, review_id, job_id, said["digest"], job_index=index)
+            Prepared(
+                LogKind.REVIEW,
+                review_id,
+                job_id,
+                told[job_id]["reviews"][number]["digest"],
+                job_index=index,
+                origin=_origin(changed[job_id].reviews[number]),
+            )
         )
     for erasure_id, job_id in erasures:
-        ids = [erasure.id for erasure in changed[job_id].erasures]
-        said = told[job_id]["erasures"][ids.index(erasure_id)]
+        places = [erasure.id for erasure in changed[job_id].erasures]
+        number = places.index(erasure_id)
+        said = told[job_id]["erasures"][number]
         index, erased = changed[job_id].log_index, said["texts"]
         prepared.append(
             Prepared(
@@ -129,6 +144,7 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
                 said["digest"],
                 job_index=index,
                 texts=erased,
+                origin=_origin(changed[job_id].erasures[number]),
             )
         )
     return prepared
@@ -212,8 +228,13 @@ def _entry(one: Prepared, at: str) -> bytes:
             return import_entry(one.digest, at, one.origin)
         return job_entry(one.digest, at)
     if one.kind is LogKind.REVIEW:
-        return review_entry(one.job_index, one.digest, at)
-    return erasure_entry(one.job_index, one.texts, one.digest, at)
+        return review_entry(one.job_index, one.digest, at, one.origin)
+    return erasure_entry(one.job_index, one.texts, one.digest, at, one.origin)
+
+
+def _origin(row: Job | Review | Erasure) -> str | None:
+    """Return the hash of the proof that a record was imported with; None if it came with none."""
+    return None if row.origin_proof is None else proof_hash(row.origin_proof)
 
 
 def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Signer) -> None:

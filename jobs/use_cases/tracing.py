@@ -1,8 +1,8 @@
-"""Tracing: a receiver of traces gets each job once the log has its end.
+"""Tracing: a receiver of traces gets each job once the log has its end, and each review once the log has it.
 
-The log is the order: a receiver has a place in it, and gets the jobs of the entries from there on. One process sends at a
-time: it takes the receiver's row for as long as a reply may take. A job may be sent twice, as after a crash before
-the place was moved, and is the same trace then.
+The log is the order: a receiver has a place in it, and gets the jobs and reviews of the entries from there on. Reviews
+follow their job in it. One process sends at a time: it takes the receiver's row for as long as a reply may take. A job or
+a review may be sent twice, as after a crash before the place was moved, and is the same span then.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Sending(NamedTuple):
 
     #: Of jobs that have ended; perhaps none.
     histories: Sequence[dict[str, Any]]
+    #: Reviews with a rating: the history of the job, and the id of each.
+    reviews: Sequence[tuple[dict[str, Any], str]]
     #: The place after them.
     end: int
     failures: int
@@ -37,7 +39,7 @@ def begin_sending(
 ) -> Sending | None:
     """Return what a receiver is to be sent now; None if it has everything, or is not to be sent anything.
 
-    A new receiver gets the jobs that end from now on.
+    A new receiver gets the jobs that end, and the reviews that are made, from now on.
 
     Args:
         database: of the jobs.
@@ -64,15 +66,30 @@ def begin_sending(
     end = min(row.next_index + MAX_ENTRIES, size)
     with database.read_session() as session:
         entries = log.list_entries(session.connection(), row.next_index, end)
-        ended = {e.job_id: e.entry_index for e in entries if e.kind is LogKind.JOB}
-        jobs = log.load_jobs(session, ended)
-    # Of a job that was retried, the last end is told.
-    told = [describe(jobs[i]) for i, at in ended.items() if i in jobs and jobs[i].log_index == at]
-    return Sending(told, end, row.failures)
+        sent = (LogKind.JOB, LogKind.REVIEW)
+        jobs = log.load_jobs(session, {e.job_id for e in entries if e.kind in sent})
+    told = {job_id: describe(job) for job_id, job in jobs.items()}
+    ended: list[dict[str, Any]] = []
+    reviews: list[tuple[dict[str, Any], str]] = []
+    for entry in entries:
+        job = jobs.get(entry.job_id)  # It may be deleted.
+        if job is None:
+            continue
+        # Of a job that was retried, the last end is told.
+        if entry.kind is LogKind.JOB and job.log_index == entry.entry_index:
+            ended.append(told[job.id])
+        elif entry.kind is LogKind.REVIEW:
+            reviews += [
+                (told[job.id], review.id)
+                for review in job.reviews
+                if review.log_index == entry.entry_index
+                and (review.critique, review.regeneration) != (None, None)
+            ]
+    return Sending(ended, reviews, end, row.failures)
 
 
 def note_sent(database: Database, receiver: str, end: int) -> None:
-    """Note that a receiver has the jobs of all entries before ``end``."""
+    """Note that a receiver has the jobs and reviews of all entries before ``end``."""
     with database.write() as connection:
         traces.update(connection, receiver, 0, next_index=end, failures=0)
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.errors import UserError
-from jobs.models import Job, LogKind
+from jobs.models import Erasure, Job, LogKind, Review
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
@@ -304,18 +304,19 @@ def _check_jobs(
             if job.log_index != index:
                 raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
             _check_job(told[job_id], said, name)
-            if (job.origin_proof and proof_hash(job.origin_proof)) != said.get("proof"):
-                raise TamperedError(
-                    f"{name} was changed: the proof that it was imported with differs"
-                )
+            _check_origin(job, said, name)
             report.jobs += 1
         elif said["entry"] not in {job.log_index, *_ends(job)}:
             raise TamperedError(f"entry {index}, of job {job_id}, is of another job's")
         elif kind is LogKind.REVIEW:
-            _check_review(told[job_id], said, index)
+            number = _check_review(told[job_id], said, index)
+            review = job.reviews[number]
+            _check_origin(review, said, f"review {review.id} of job {job_id} (entry {index})")
             report.reviews += 1
         else:
-            _check_erasure(told[job_id], said, index)
+            number = _check_erasure(told[job_id], said, index)
+            name = f"an erasure of texts of job {job_id} (entry {index})"
+            _check_origin(job.erasures[number], said, name)
             report.erasures += 1
 
 
@@ -332,8 +333,14 @@ def _check_job(told: dict[str, Any], said: dict[str, Any], name: str) -> None:
         raise TamperedError(f"{name} was changed: {reason}")
 
 
-def _check_review(told: dict[str, Any], said: dict[str, Any], index: int) -> None:
-    """Compare a review with its entry."""
+def _check_origin(row: Job | Review | Erasure, said: dict[str, Any], name: str) -> None:
+    """Compare the proof that a record was imported with, if it was, with its entry."""
+    if (row.origin_proof and proof_hash(row.origin_proof)) != said.get("proof"):
+        raise TamperedError(f"{name} was changed: the proof that it was imported with differs")
+
+
+def _check_review(told: dict[str, Any], said: dict[str, Any], index: int) -> int:
+    """Compare a review with its entry; return its place among those of the job."""
     claim = [review for review in told["reviews"] if _index(review) == index]
     right = [review for review in told["reviews"] if review["digest"] == said["digest"]]
     of = f"of job {told['id']}"
@@ -348,10 +355,11 @@ def _check_review(told: dict[str, Any], said: dict[str, Any], index: int) -> Non
         )
     if added := [review["id"] for review in claim if review is not right[0]]:
         raise TamperedError(f"review {added[0]} {of} was added: it claims entry {index} of another")
+    return [review is right[0] for review in told["reviews"]].index(True)
 
 
-def _check_erasure(told: dict[str, Any], said: dict[str, Any], index: int) -> None:
-    """Compare an erasure with its entry."""
+def _check_erasure(told: dict[str, Any], said: dict[str, Any], index: int) -> int:
+    """Compare an erasure with its entry; return its place among those of the job."""
     found = [erasure for erasure in told["erasures"] if _index(erasure) == index]
     name = f"an erasure of texts of job {told['id']} (entry {index})"
     if not found:
@@ -360,6 +368,7 @@ def _check_erasure(told: dict[str, Any], said: dict[str, Any], index: int) -> No
         raise TamperedError(f"{name} was added")
     if found[0]["digest"] != said["digest"] or found[0]["texts"] != said["texts"]:
         raise TamperedError(f"{name} was changed")
+    return [erasure is found[0] for erasure in told["erasures"]].index(True)
 
 
 def _index(told: dict[str, Any]) -> int | None:

@@ -74,6 +74,8 @@ def sealed(told: dict[str, Any]) -> dict[str, Any]:
         "origin_proof": None,
         "review_proofs": [],
         "erasure_proofs": [],
+        "review_origin_proofs": [],
+        "erasure_origin_proofs": [],
     }
     told["digest"] = entry.digest(told, SALT)
     appended = entry.job_entry(told["digest"], "2026-01-02T03:04:05Z")

@@ -18,6 +18,8 @@ TRIGGERS = {
     "reviews_keep_rows": "reviews",
     "erasures_keep": "erasures",
     "erasures_keep_rows": "erasures",
+    "reviews_keep_origin": "reviews",
+    "erasures_keep_origin": "erasures",
 }
 
 #: Values for columns where SQL cannot make one from the old.

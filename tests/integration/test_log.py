@@ -492,6 +492,39 @@ def test_changes_of_the_log_itself_are_noticed(database: Database) -> None:
     ).startswith("checkpoint ")
 
 
+def test_a_change_of_any_column_of_the_log_is_noticed(database: Database) -> None:
+    end(database), end(database)
+    seal(database)
+    end(database)
+    seal(database)
+    for table, where in (
+        ("log_entries", "entry_index = 2"),
+        ("log_tiles", "level = 0"),
+        ("log_checkpoints", "size = 3"),
+        ("log_state", "id = 1"),
+        ("log_keys", "id = 1"),
+    ):
+        for column in Job.metadata.tables[table].columns:
+            # The times and keys of rows, and what signs from now on, say nothing about what was signed.
+            if (table, column.name) == ("log_keys", "private") or column.name in {
+                "id",
+                "created_at",
+            }:
+                continue
+            value = {
+                "kind": "'review'",
+                "job_id": "(SELECT min(job_id) FROM log_entries WHERE entry_index = 0)",
+                "verifier": f"'{Signer.generate('helixq/other').verifier}'",
+                "entry": "(SELECT entry FROM log_entries WHERE entry_index = 0)",
+                "hashes": "(SELECT entry FROM log_entries WHERE entry_index = 0)",
+                "note": "replace(note, 'A', 'B')",
+                "origin": "'helixq/other'",
+            }.get(column.name, f"{column.name} + 1")
+            # It fails unless `verify` finds it.
+            change(database, f"UPDATE {table} SET {column.name} = {value} WHERE {where}")  # noqa: S608 (of this file's own words)
+    assert is_as_recorded(database).entries == 3
+
+
 def test_a_shortened_log_is_noticed(database: Database) -> None:
     jobs = []
     for _ in range(3):

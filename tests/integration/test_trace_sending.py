@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,10 +13,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import TraceReceiver
+from jobs.protocol.history import history
 from jobs.trace_sending import TraceSending
-from jobs.use_cases import deletion, tracing
+from jobs.use_cases import deletion, erasing, reviewing, tracing
 from tests.integration.sealed import end, seal
-from tests.receiver import Receiver, status
+from tests.receiver import Receiver, Webhook, status
 
 
 @pytest.fixture
@@ -41,11 +43,31 @@ def received(receiver: Receiver) -> list[str]:
     for request in receiver.received:
         assert request.headers["content-type"] == "application/x-protobuf"
         sent = ExportTraceServiceRequest.FromString(request.body)
-        for span in sent.resource_spans[0].scope_spans[0].spans:
-            told = {each.key: each.value.string_value for each in span.attributes}
-            if not span.parent_span_id:
-                ids.append(told["gen_ai.response.id"])
+        roots = [s for s in sent.resource_spans[0].scope_spans[0].spans if not s.parent_span_id]
+        ids += [attributes(span)["gen_ai.response.id"] for span in roots]
     return ids
+
+
+def attributes(told: Any) -> dict[str, Any]:
+    """Return the attributes of a span or an event."""
+    return {
+        each.key: getattr(each.value, each.value.WhichOneof("value")) for each in told.attributes
+    }
+
+
+def spans(request: Webhook) -> dict[str, Any]:
+    """Return the spans of a request by their ids."""
+    sent = ExportTraceServiceRequest.FromString(request.body)
+    return {span.span_id: span for span in sent.resource_spans[0].scope_spans[0].spans}
+
+
+def ratings(span: Any) -> list[tuple[str, float, str | None]]:
+    """Return the ratings of a span."""
+    told = [attributes(e) for e in span.events if e.name == "gen_ai.evaluation.result"]
+    prefix = "gen_ai.evaluation."
+    return [
+        (t[f"{prefix}name"], t[f"{prefix}score.value"], t.get(f"{prefix}explanation")) for t in told
+    ]
 
 
 def let_send_again(database: Database) -> None:
@@ -115,6 +137,61 @@ def test_what_was_not_taken_is_sent_again(
     seal(database)
     assert sending.send()
     assert received(receiver) == [first, first, first, refused, last]
+
+
+def test_a_review_follows_its_job_as_scores_of_its_texts(
+    database: Database, receiver: Receiver, sending: TraceSending, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(**verdict: Any) -> str:
+        new = reviewing.NewReview(**verdict)
+        return reviewing.add(database, None, job.id, new, reviewer="ann")
+
+    job = end(database)
+    early = add(regeneration=1)  # Before the job is sent: it is told once too.
+    seal(database)
+    assert sending.send()
+    seal(database)
+    assert sending.send()
+    first, second = receiver.received
+    sent = spans(first)
+    assert [ratings(span) for span in sent.values()] == [[]] * 4
+    [span] = spans(second).values()
+    assert ratings(span) == [("regeneration", 1.0, None)]
+    assert attributes(span.events[0])["helixq.review.id"] == early
+    # A later one is sent again until it is taken.
+    late = add(critique=-1, regeneration=0, note="No.")
+    seal(database)
+    receiver.reply = status(503)
+    assert sending.send() is False
+    receiver.reply = status(200)
+    let_send_again(database)
+    while sending.send():
+        pass
+    missed, taken = receiver.received[2:]
+    assert missed.body == taken.body
+    found = spans(taken).values()
+    for span, role, rated in zip(
+        found,
+        ("critic", "regenerator"),
+        (("critique", -1.0, "No."), ("regeneration", 0.0, "No.")),
+        strict=True,
+    ):
+        parent = sent[span.parent_span_id]
+        assert span.trace_id == parent.trace_id
+        assert attributes(parent)["helixq.role"] == role
+        assert ratings(span) == [rated]
+        assert attributes(span)["helixq.review.id"] == late
+    # What was erased meanwhile is left out, and so are words alone, which are no score.
+    add(note="Words.")
+    last = add(critique=1, note="Mine.")
+    erasing.erase(database, None, job.id, history, ["/reviews/3/note"], erased_by="bob")
+    seal(database)
+    receiver.reply = status(400)
+    while sending.send():
+        pass
+    [refused] = receiver.received[4:]
+    assert [ratings(span) for span in spans(refused).values()] == [[("critique", 1.0, None)]]
+    assert f"the receiver of traces refuses {last}: status 400" in caplog.text
 
 
 def test_nobody_there(

@@ -95,17 +95,13 @@ def job_proof(job_id: str) -> Response:
     of_origin = query.choice("origin", "false", ("true", "false")) == "true"
     parts = [part for part in Part if part in request.args]
     number = query.integer(parts[0], 0, 0, MAX_NUMBER) if parts else 0
-    if len(parts) + of_origin > 1:
+    if len(parts) > 1:
         raise InvalidRequestError(
-            "Give one of `origin`, `review` and `erasure`.", code="invalid_value", param=parts[0]
+            "Give one of `review` and `erasure`.", code="invalid_value", param=parts[0]
         )
+    prove = proving.origin_proof if of_origin else proving.prove
     try:
-        if of_origin:
-            found = proving.origin_proof(*reader)
-        elif parts:
-            found = proving.prove(*reader, parts[0], number)
-        else:
-            found = proving.prove(*reader)
+        found = prove(*reader, parts[0] if parts else None, number)
     except NoSuchPartError as error:
         raise HTTPError(404, str(error), code="not_found") from error
     except NotSealedError as error:

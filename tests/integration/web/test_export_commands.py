@@ -110,7 +110,7 @@ def test_a_job_that_was_not_imported_has_one_proof(
     reply = web.get(f"/api/jobs/{ended[0]}/proof?origin=true")
     assert (reply.status_code, reply.json["code"]) == (404, "not_imported")
     refused = jobs("proof", ended[0], "--origin")
-    assert (refused.exit_code, "was not imported" in refused.output) == (1, True)
+    assert (refused.exit_code, "was not imported with" in refused.output) == (1, True)
     assert web.get(f"/api/jobs/{ended[0]}/proof?origin=maybe").status_code == 400
 
 

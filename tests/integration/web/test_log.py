@@ -174,10 +174,10 @@ def test_reviews_and_erasures_have_proofs_of_their_own(
     assert f"The review 1 of {job_id} is not in the log yet" in reply.json["detail"]
     assert web.post(f"/api/jobs/{job_id}/erase", json={"texts": ["/metadata"]}).status_code == 200
     seal(database)
-    for query in ("review=2", "erasure=1"):
+    for query in ("review=2", "erasure=1", "review=2&origin=true"):
         reply = web.get(f"{path}?{query}")
         assert (reply.status_code, reply.json["code"]) == (404, "not_found")
-    for query in ("review=-1", "review=x", "review=0&erasure=0", "erasure=0&origin=true"):
+    for query in ("review=-1", "review=x", "review=0&erasure=0", "erasure=0&origin=maybe"):
         assert web.get(f"{path}?{query}").status_code == 400, query
     key = jobs("log-key").output.strip()
     history, proof = tmp_path / "history.json", tmp_path / "a.tlog-proof"
@@ -205,7 +205,9 @@ def test_reviews_and_erasures_have_proofs_of_their_own(
     changed.write_text(history.read_text().replace("Second.", "Another."))
     done = jobs("verify", proof, "--key", key, "--history", changed)
     assert (done.exit_code, "is not the one that was recorded" in done.output) == (1, True)
-    assert jobs("proof", job_id, "--review", 0, "--origin").exit_code == 2
+    assert jobs("proof", job_id, "--review", 0, "--erasure", 0).exit_code == 2
+    refused = jobs("proof", job_id, "--review", 0, "--origin")
+    assert (refused.exit_code, "has no proof of another log" in refused.output) == (1, True)
 
 
 def test_the_database_is_verified(

@@ -16,7 +16,7 @@ OPERATIONS = {
             Parameter(
                 "origin",
                 {"enum": ["true", "false"], "default": "false"},
-                "The proof that an imported job came with, of the log where it ended.",
+                "The proof that it was imported with, of the first log that had it.",
             ),
             Parameter(
                 "review",
