@@ -12,7 +12,7 @@ GROUPS = {
     "bench": "Run benchmarks, each against a baseline.",
     "jobs": "List, show, watch, cancel, retry, replay, review, erase, delete, export, import and verify jobs.",
     "keys": "Make, list and revoke API keys.",
-    "lora": "Extract, merge and inspect adapters.",
+    "lora": "Extract, merge, inspect and convert adapters.",
     "webhooks": "Register URLs that are told when jobs end, and see what was delivered.",
 }
 
@@ -202,6 +202,11 @@ COMMANDS = {
         "helixq keys list --json id,name,state",
     ),
     "keys revoke": Entry("cli.keys:revoke", "Revoke a key for good.", "helixq keys revoke ID"),
+    "lora convert": Entry(
+        "cli.lora:convert",
+        "Convert pickled adapters to safetensors, once.",
+        "helixq lora convert rhysjones/HelixNet-LMoE-Actor",
+    ),
     "lora extract": Entry(
         "cli.lora:extract",
         "Extract an adapter from a full fine-tune of a base.",

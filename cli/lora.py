@@ -1,4 +1,4 @@
-"""`helixq lora`: extract adapters from models, merge them, inspect them."""
+"""`helixq lora`: extract adapters from models, merge them, inspect and convert them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cli.fields import Command, Fields, json_fields
 if TYPE_CHECKING:
     import torch
 
+    from jobs.settings import Settings
     from worker.lora.extraction_report import ExtractionReport
     from worker.lora.inspect import Description
 
@@ -169,17 +170,34 @@ def merge(
 
 
 @click.command(cls=Command)
+@click.argument("adapters", metavar="[ADAPTER]...", nargs=-1)
+@click.pass_obj
+def convert(settings: Settings, /, adapters: tuple[str, ...]) -> None:
+    """Convert pickled adapters to safetensors, once.
+
+    ADAPTER is a folder, or a hub id. Without one, those of HELIXQ_ADAPTERS that are hub ids are converted: workers
+    load no pickles of the hub. Adapters that have safetensors are left as they are.
+    """
+    from worker.checkpoints.hub import is_hub_id
+    from worker.lora import inspect as inspection
+
+    for adapter in adapters or sorted(filter(is_hub_id, set(settings.adapters.values()))):
+        folder = _resolve(adapter, "ADAPTER" if adapters else "HELIXQ_ADAPTERS", pickles=True)
+        if any(folder.glob("*.safetensors")):
+            click.echo(f"{adapter}: has safetensors")
+        else:
+            click.echo(f"{adapter}: wrote {inspection.convert(folder)}")
+
+
+@click.command(cls=Command)
 @click.argument("adapter")
-@click.option("--convert", is_flag=True, help="First convert a pickled adapter to safetensors.")
 @json_fields(INSPECT_FIELDS)
-def inspect(adapter: str, convert: bool, fields: Fields | None) -> None:
+def inspect(adapter: str, fields: Fields | None) -> None:
     """Show what an adapter holds, and whether it can be batched."""
     from worker.checkpoints import digests
     from worker.lora import inspect as inspection
 
     folder = _resolve(adapter, "ADAPTER", pickles=True)
-    if convert:
-        click.echo(f"wrote {inspection.convert(folder)}", err=True)
     description = inspection.inspect(folder)
     digest = f"sha256:{digests.digest(folder)}"
     if fields:

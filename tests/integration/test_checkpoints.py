@@ -241,12 +241,36 @@ def test_a_pickle_of_the_hub_is_not_loaded(
         return str(fetch(*arguments, **options))
 
     monkeypatch.setattr(hub, "snapshot_download", note)
-    with pytest.raises(CheckpointError, match="`helixq lora inspect team/actor --convert`"):
+    with pytest.raises(CheckpointError, match="`helixq lora convert team/actor`"):
         hub.resolve("team/actor", "HELIXQ_ADAPTERS (actor)")
     assert not any("bin" in pattern or pattern == "*" or "py" in pattern for pattern in fetched)
-    result = CliRunner().invoke(main, ["lora", "inspect", "team/actor", "--convert"])
-    assert result.exit_code == 0, result.output
+    # Those of the settings: of the hub, the one that is pickled. Folders may be on other machines only.
+    shutil.copytree(
+        checkpoint / "critic",
+        repository.with_name("models--team--critic") / "snapshots" / ("c" * 40),
+    )
+    monkeypatch.setenv(
+        "HELIXQ_ADAPTERS", f"actor=team/actor,critic=team/critic@{'c' * 40},regenerator=/nowhere"
+    )
+    for outcome in (f"wrote {file}", "has safetensors"):
+        result = CliRunner().invoke(main, ["lora", "convert"])
+        assert result.exit_code == 0, result.output
+        assert result.output.splitlines() == [
+            f"team/actor: {outcome}",
+            f"team/critic@{'c' * 40}: has safetensors",
+        ]
     assert hub.resolve("team/actor", "HELIXQ_ADAPTERS (actor)") == folder
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]  # a call to make
+
+    file.unlink()
+    torch.save({"x": Trap()}, folder / "adapter_model.bin")
+    result = CliRunner().invoke(main, ["lora", "convert", "team/actor"])
+    assert result.exit_code == 1, result.output
+    assert not file.exists()
+    assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("model_type", ["odd", "mistral"])

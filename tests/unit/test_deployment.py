@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import click
 import jsonschema_rs
 import pytest
 import yaml  # type: ignore[import-untyped]  # PyYAML ships no types
@@ -23,8 +22,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cli.commands import COMMANDS
 from cli.doctor import NAMES
-from cli.main import main
 from jobs import settings
 from jobs.database import MAX_CONNECTIONS
 from jobs.settings import PREFIX, Settings
@@ -65,9 +64,9 @@ def compose(**environ: str) -> dict[str, Any]:
     return services
 
 
-OURS = ["migrate", "web", "maintain", "worker", "worker-elsewhere", "demo"]
+OURS = ["migrate", "web", "maintain", "adapters", "worker", "worker-elsewhere", "demo"]
 #: Those of PostgreSQL and Redis.
-SERVERS = [name for name in OURS if name != "demo"]
+SERVERS = [name for name in OURS if name not in ("adapters", "demo")]
 #: What a user must give the service besides the secrets.
 NEEDED = {
     "worker-elsewhere": {
@@ -141,9 +140,9 @@ def test_services_have_the_secrets_that_they_read() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_command_of_a_service_exists(name: str) -> None:
-    program, command = compose()[name]["command"]
+    program, *command = compose()[name]["command"]
     assert program == "helixq"
-    assert command in main.list_commands(click.Context(main))
+    assert command in [path.split() for path in COMMANDS]
 
 
 def read_by() -> dict[str, set[str]]:
@@ -215,6 +214,19 @@ def test_the_worker_serves_the_cards_checkpoints(secrets: Path) -> None:
     }
 
 
+def test_a_worker_waits_until_its_adapters_are_converted() -> None:
+    """In the cache that it uses, and those that it is given."""
+    for values in ({}, {"HELIXQ_ADAPTERS": "actor=a/b,critic=a/c,regenerator=a/d"}):
+        services = compose(**values)
+        adapters, worker = services["adapters"], services["worker"]
+        condition = worker["depends_on"]["adapters"]["condition"]
+        assert condition == "service_completed_successfully"
+        assert set(adapters["volumes"]) <= set(worker["volumes"])
+        for name in ("HELIXQ_ADAPTERS", "HF_TOKEN_PATH"):
+            assert adapters["environment"][name] == worker["environment"][name]
+        assert adapters["image"] == worker["image"]
+
+
 def test_the_worker_fits_a_card_of_24_gb(secrets: Path) -> None:
     """By the sizes in docs/deployment.md, "Memory and disk"."""
     loaded = settings.load(environment("worker", secrets))
@@ -261,7 +273,7 @@ def test_every_image_is_built_once() -> None:
 
 def test_every_service_is_watched_contained_and_logs_within_bounds() -> None:
     for name, service in compose().items():
-        one_shot = service["restart"] == "no" and name == "migrate"
+        one_shot = service["restart"] == "no" and name in ("migrate", "adapters")
         assert ("healthcheck" in service) != (one_shot or name in WITHOUT_SHELL), name
         assert service["logging"]["options"] == {"max-size": "20m", "max-file": "5"}, name
         assert "no-new-privileges:true" in service["security_opt"], name
@@ -273,7 +285,8 @@ def test_every_service_is_watched_contained_and_logs_within_bounds() -> None:
             assert mounts <= {"/var/lib/helixq", "/var/cache/huggingface"}, name
         # A worker that cannot use its checkpoints is not started for ever.
         wanted = "on-failure:5" if name.startswith("worker") else "unless-stopped"
-        assert service["restart"] == ("no" if name in ("migrate", "demo") else wanted), name
+        once = one_shot or name == "demo"
+        assert service["restart"] == ("no" if once else wanted), name
 
 
 def test_health_is_checked_by_what_is_there() -> None:

@@ -34,7 +34,7 @@ def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder.absolute()
-    if reference.startswith((".", "~", "/")) or reference.count("/") != 1:
+    if not is_hub_id(reference):
         raise CheckpointError(f"{setting}: there is no folder {reference}")
     repo, _, revision = reference.partition("@")
     log.info("fetching %s from the hub (or its local cache)", reference)
@@ -55,9 +55,14 @@ def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
     if not pickles and not any(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{setting}: {reference} has no safetensors files at the hub, and pickles of the hub are not "
-            f"loaded; convert an adapter once with `helixq lora inspect {reference} --convert`, or give a folder"
+            f"loaded; convert an adapter once with `helixq lora convert {reference}`, or give a folder"
         )
     return folder.absolute()
+
+
+def is_hub_id(reference: str) -> bool:
+    """Return whether a reference names a repository of the hub, unless there is such a folder."""
+    return not reference.startswith((".", "~", "/")) and reference.count("/") == 1
 
 
 def commit_of(folder: Path) -> str | None:

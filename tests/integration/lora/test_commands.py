@@ -56,8 +56,10 @@ def test_the_cards_alpha_gives_a_warning(base: Path, tuned: Path, tmp_path: Path
     assert inspect(tmp_path / "out").scalings == [2.0]
 
 
-def test_a_pickle_is_converted_by_inspect(pickled: Path) -> None:
-    assert "file        adapter_model.safetensors" in run("inspect", pickled, "--convert").output
+def test_a_pickle_is_converted(pickled: Path) -> None:
+    assert "file        adapter_model.bin" in run("inspect", pickled).output
+    run("convert", pickled)
+    assert "file        adapter_model.safetensors" in run("inspect", pickled).output
 
 
 def test_bad_input_is_one_sentence(base: Path, tuned: Path, tmp_path: Path) -> None:
