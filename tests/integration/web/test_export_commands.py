@@ -286,6 +286,8 @@ def test_an_export_with_erased_texts_is_verified_and_imported(
     key: str,
     jobs: Command,
     run: Command,
+    there: str,
+    redis_server: RedisServer,
     tmp_path: Path,
 ) -> None:
     web.post(f"/api/jobs/{ended[0]}/reviews", json={"regeneration": -1, "note": "Mine."})
@@ -300,6 +302,13 @@ def test_an_export_with_erased_texts_is_verified_and_imported(
     )
     assert run("import", file, "--key", key).exit_code == 0
     assert run("verify").exit_code == 0
+    path = f"/api/jobs/{ended[0]}/proof"
+    review = web.get(f"{path}?review=0").text
+    with serving(there, redis_server.url, migrate=False) as other:
+        assert other.get(f"{path}?review=0&origin=true").text == review
+        assert other.get(f"{path}?review=0").status_code == 409, "it has no entry here yet"
+        # The erasure had none where it was made.
+        assert other.get(f"{path}?erasure=0&origin=true").status_code == 404
 
 
 def test_exports_have_the_filters_of_lists(
