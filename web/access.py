@@ -26,6 +26,8 @@ OPEN_BLUEPRINTS = {"health", "log", "login", "openapi"}
 OPEN_ENDPOINTS = {"pages.static"}
 #: What may be changed with the scope `audit` too.
 AUDITOR_ENDPOINTS = {"api.add_review", "pages.review", "pages.submit_review"}
+#: What only operators may change.
+ADMIN_ENDPOINTS = {"api.pause_queue", "api.resume_queue", "pages.pause", "pages.resume"}
 CHALLENGE = 'Bearer realm="HelixQ"'
 
 
@@ -106,7 +108,10 @@ def check_scope(scope: Scope) -> None:
 
 
 def _check_scope(caller: Caller, *, reads: bool) -> None:
-    if not caller.may(Scope.ASK, *([Scope.AUDIT] if reads else [])):
+    if request.endpoint in ADMIN_ENDPOINTS:
+        if not caller.may(Scope.ADMIN):
+            raise _insufficient(Scope.ADMIN)
+    elif not caller.may(Scope.ASK, *([Scope.AUDIT] if reads else [])):
         raise _insufficient(Scope.ASK)
 
 

@@ -73,6 +73,7 @@ def test_a_job_has_one_model_and_restarts_when_it_is_gone(service: Service) -> N
     with ThreadPoolExecutor() as pool:
         reader = pool.submit(read, service, job_id)
         service.worker.wait_for("^dying$")
+        service.worker.stop()
         before: Any = service.history(job_id)
         service.worker = servers.worker(upgraded)
         service.worker.wait_for(f"{job_id}: its worker stopped responding")

@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import Expr, MatchOp, VectorSelector
 
-from jobs import settings
 from jobs.pipeline import Role
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.web.client import serving
@@ -179,8 +178,13 @@ def test_the_services_that_watch_find_their_files_and_targets() -> None:
     targets = {
         job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]
     }
-    port = settings.load(services["worker"]["environment"]).metrics_port
-    assert targets == {"helixq": ["web:8000"], "helixq-worker": [f"worker:{port}"]}
+    workers = ("worker", "worker-elsewhere")
+    ports = {name: services[name]["environment"]["HELIXQ_METRICS_PORT"] for name in workers}
+    assert targets == {
+        "helixq": ["web:8000"],
+        "helixq-worker": [f"{name}:{port}" for name, port in ports.items()],
+        "collector": ["collector:8888"],
+    }
     [key] = services["prometheus"]["secrets"]
     credentials = config["scrape_configs"][0]["authorization"]["credentials_file"]
     assert Path(credentials).name == key

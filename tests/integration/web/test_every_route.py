@@ -33,6 +33,8 @@ class Access(StrEnum):
     READ = "read"
     #: Keys with the scope `audit` alone.
     AUDIT = "audit"
+    #: Keys with the scope `admin` alone.
+    ADMIN = "admin"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Route:
     leaves: bool = False
 
 
-OPEN, ASK, READ, AUDIT = (Route(access) for access in Access)
+OPEN, ASK, READ, AUDIT, ADMIN = (Route(access) for access in Access)
 
 #: By method and rule. ``{job}`` and so on stand for the ids of somebody's things.
 ROUTES: dict[str, Route] = {
@@ -94,6 +96,8 @@ ROUTES: dict[str, Route] = {
     ),
     "POST /review/<job_id>": Route(Access.READ, form={"critique": "1"}),
     "POST /system/deliveries/<delivery_id>/redeliver": ASK,
+    "POST /system/pause": ADMIN,
+    "POST /system/resume": ADMIN,
     # Auditing.
     "DELETE /api/jobs/<job:job_id>": ASK,
     "GET /api/jobs": Route(Access.READ, {"after": "{job}"}, names=True, foreign=400),
@@ -107,6 +111,8 @@ ROUTES: dict[str, Route] = {
     "GET /api/stats": READ,
     "GET /api/system": AUDIT,
     "GET /metrics": AUDIT,
+    "POST /api/system/pause": Route(Access.ADMIN, json={}),
+    "POST /api/system/resume": ADMIN,
     "POST /api/jobs/<job_id>/erase": Route(Access.ASK, json={"texts": ["/system"]}),
     "POST /api/jobs/<job_id>/replay": ASK,
     "POST /api/jobs/<job_id>/retry": ASK,
@@ -298,12 +304,16 @@ def test_too_small_a_scope_is_refused(site: Any) -> None:
     asker, auditor = program(site), program(site, Scope.AUDIT)
     things = make_things(asker)
     for route, given in ROUTES.items():
-        if given.access in (Access.ASK, Access.AUDIT):
-            key, scope = (auditor, "ask") if given.access is Access.ASK else (asker, "audit")
-            reply = request(key, route, things)
-            assert reply.status_code == 403, route
-            assert f'scope="{scope}"' in reply.headers["WWW-Authenticate"], route
-        elif given.access is Access.READ:
+        for key, lacks in (
+            (asker, (Access.AUDIT, Access.ADMIN)),
+            (auditor, (Access.ASK, Access.ADMIN)),
+        ):
+            if given.access in lacks:
+                reply = request(key, route, things)
+                assert reply.status_code == 403, route
+                wanted = f'scope="{given.access}"'
+                assert wanted in reply.headers["WWW-Authenticate"], route
+        if given.access is Access.READ:
             assert request(auditor, route, things).status_code not in (401, 403, 404), route
 
 
