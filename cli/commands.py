@@ -158,6 +158,11 @@ COMMANDS = {
         "Print the public keys of the transparency log, the newest first.",
         "helixq jobs log-key",
     ),
+    "jobs new-log": Entry(
+        "cli.trust:new_log",
+        "Let the transparency log go on under a new name, after an older backup was restored.",
+        "helixq jobs new-log",
+    ),
     "jobs proof": Entry(
         "cli.proofs:proof",
         "Print the proof that a job is in the transparency log: a C2SP tlog-proof file.",

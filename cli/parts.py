@@ -126,7 +126,7 @@ def maintain(settings: Settings) -> None:
             model=None,
             model_timeout=settings.model_timeout,
             retention_days=settings.retention_days,
-            signing=Signing.of(settings.log_key, settings.log_origin),
+            signing=Signing.of(settings.log_key, settings.log_origin, settings.data_dir),
         )
         webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
         witnesses = Witnessing(database, settings.log_witnesses)

@@ -162,3 +162,19 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None) -> None:
         raise ExpectedError("the log has no key yet: it gets one when the first job has ended")
     for key in reversed(keys):
         click.echo(str(key))
+
+
+@click.command("new-log")
+@click.pass_obj
+def new_log(settings: Settings, /) -> None:
+    """Let the transparency log go on under a new name, after an older backup was restored.
+
+    All entries stay, and get a new key and a new checkpoint. HELIXQ_LOG_ORIGIN or HELIXQ_LOG_KEY, if set, give the new
+    name. The new public key is printed.
+    """
+    from cli.database import open_database
+    from jobs.use_cases import sealing
+
+    signing = sealing.Signing.of(settings.log_key, settings.log_origin)
+    with open_database(settings) as database:
+        click.echo(str(sealing.begin_new_log(database, signing)))

@@ -124,6 +124,10 @@ class LogKeyError(UserError):
     """This process cannot sign the log. The message says why."""
 
 
+class LogSetBackError(LogKeyError):
+    """The log does not continue a checkpoint that was signed. The message says what to do."""
+
+
 class QueueFullError(UserError):
     """As many jobs as `HELIXQ_MAX_QUEUED` allows are queued already."""
 

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 CLEANUP_INTERVAL = 3600.0
 #: Seconds between two looks for ended jobs that the log does not have.
 SEAL_INTERVAL = 1.0
+#: Seconds between two looks for a checkpoint that another machine signed.
+CHECKPOINT_INTERVAL = 60.0
 #: Seconds between two looks for ended jobs that the search index does not have.
 INDEX_INTERVAL = 1.0
 #: Seconds between two looks for files to delete, and for something to do for a batch.
@@ -98,6 +100,7 @@ class Maintenance(DutyThread):
         self._workers_until: dt.datetime | None = None
         duties = [
             Duty(SWEEP_INTERVAL, self.sweep),
+            Duty(CHECKPOINT_INTERVAL, self.keep_checkpoint),
             Duty(SEAL_INTERVAL, self.seal),
             Duty(INDEX_INTERVAL, self.index),
             Duty(BATCHES_INTERVAL, self.work_on_batches),
@@ -187,12 +190,29 @@ class Maintenance(DutyThread):
             prepared = sealing.prepare(self._database, history)
             sealing.append(self._database, prepared, self._signing)
         except LogKeyError as error:
-            if str(error) != self._unsigned:
-                log.error("ended jobs do not get into the log: %s", error)
-            self._unsigned = str(error)
+            self._say_unsigned(error)
             return False
         self._unsigned = None
         return len(prepared) >= sealing.MAX_JOBS
+
+    def keep_checkpoint(self) -> bool:
+        """Keep the log's newest checkpoint on this machine; say so if the log was set back.
+
+        Returns:
+            False: there is nothing to do again at once.
+        """
+        if self._signing.kept is not None:
+            try:
+                sealing.keep_newest(self._database, self._signing.kept)
+            except LogKeyError as error:
+                self._say_unsigned(error)
+        return False
+
+    def _say_unsigned(self, error: LogKeyError) -> None:
+        """Say why the log cannot be signed, once."""
+        if str(error) != self._unsigned:
+            log.error("ended jobs do not get into the log: %s", error)
+        self._unsigned = str(error)
 
     def index(self) -> bool:
         """Put ended jobs, and what changed of them, into the search index.

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from cli.checks.findings import Findings, error, ok, warning
 from cli.database import open_database
+from jobs.errors import LogKeyError
+from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.settings import Settings
 from jobs.statements import log
 from jobs.tlog.note import Signer
+from jobs.use_cases import sealing
 
 
 def check(settings: Settings) -> Findings:
     """Whether this machine's settings can sign the transparency log."""
-    with open_database(settings) as db, db.read() as connection:
-        origin, size = log.state(connection)
-        known = log.keys(connection)
+    kept = KeptCheckpoint(settings.data_dir)
+    with open_database(settings) as db:
+        with db.read() as connection:
+            origin, size = log.state(connection)
+            known = log.keys(connection)
+        try:
+            sealing.require_continued(db, kept)
+        except LogKeyError as problem:
+            yield error(str(problem))
+            return
     if origin is None:
         yield ok("the transparency log is empty")
         return

@@ -220,6 +220,12 @@ def add_checkpoint(connection: sa.Connection, size: int, note: str) -> None:
     connection.execute(sa.insert(LogCheckpoint).values(size=size, note=note))
 
 
+def forget_checkpoints(connection: sa.Connection) -> None:
+    """Delete all checkpoints, their cosignatures, and what is known of witnesses."""
+    for table in (LogCosignature, LogWitness, LogCheckpoint):
+        connection.execute(sa.delete(table))
+
+
 def newest_checkpoint(connection: sa.Connection) -> sa.Row[int, str] | None:
     """Return size and note of the newest checkpoint, without cosignatures."""
     return connection.execute(_CHECKPOINT).one_or_none()

@@ -5,6 +5,9 @@ checkpoint are committed together. So a process may die at any time, and several
 lost, nothing is appended twice, and there is one log. What takes long, reading and hashing the histories,
 comes before it. An ended job never changes but for erasures, which change no digest, so that what was read is
 still right. Reviews and erasures follow the entry of their job, and name it.
+
+A log that does not continue the newest checkpoint that this machine kept is not signed: its database was restored from an
+older backup. `begin_new_log` lets it go on under a new name.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.errors import LogKeyError
+from jobs.errors import LogKeyError, LogSetBackError
+from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import Erasure, Job, LogKind, Review
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
@@ -49,11 +54,14 @@ class Signing(NamedTuple):
     key: Signer | None = None
     #: `HELIXQ_LOG_ORIGIN`; None for the name that the log has.
     origin: str | None = None
+    #: The newest checkpoint that this machine knows; None to keep none.
+    kept: KeptCheckpoint | None = None
 
     @classmethod
-    def of(cls, key: str | None, origin: str | None) -> Signing:
+    def of(cls, key: str | None, origin: str | None, data_dir: Path | None = None) -> Signing:
         """Return what the settings give."""
-        return cls(Signer.parse(key) if key else None, origin)
+        kept = KeptCheckpoint(data_dir) if data_dir is not None else None
+        return cls(Signer.parse(key) if key else None, origin, kept)
 
 
 class Prepared(NamedTuple):
@@ -167,10 +175,15 @@ def append(
 
     Raises:
         LogKeyError: this process cannot sign the log.
+        LogSetBackError: the log does not continue the checkpoint that this machine kept.
     """
+    note = None
     with database.write() as connection:
         origin, size, now = log.lock(connection)
         signer = _signer(connection, origin, signing)
+        if signing.kept is not None:
+            # Within the lock: nobody signs more meanwhile.
+            _require_continued(connection, signer.name, size, signing.kept.read())
         at = _time(now)
         rows: list[dict[str, Any]] = []
 
@@ -186,8 +199,90 @@ def append(
         if rows:
             log.add_entries(connection, rows)
             leaves = [merkle.leaf_hash(row["entry"]) for row in rows]
-            _grow(connection, size, leaves, signer)
-        return len(rows)
+            note = _grow(connection, size, leaves, signer)
+    if note is not None and signing.kept is not None:
+        # Once it is committed: what was rolled back was shown to nobody.
+        signing.kept.keep(note)
+    return len(rows)
+
+
+def keep_newest(database: Database, kept: KeptCheckpoint) -> None:
+    """Keep the newest checkpoint, whichever process signed it.
+
+    Raises:
+        LogSetBackError: the log does not continue the checkpoint that this machine kept.
+    """
+    newest = require_continued(database, kept)
+    if newest is not None:
+        kept.keep(newest)
+
+
+def require_continued(database: Database, kept: KeptCheckpoint) -> str | None:
+    """Return the log's newest checkpoint; None if it has none.
+
+    Raises:
+        LogSetBackError: the log does not continue the checkpoint that this machine kept.
+    """
+    known = kept.read()  # First: what was signed before is in the database that is read then.
+    with database.read() as connection:
+        origin, size = log.state(connection)
+        _require_continued(connection, origin, size, known)
+        newest = log.newest_checkpoint(connection)
+        return newest and newest.note
+
+
+@retry_on_conflict
+def begin_new_log(database: Database, signing: Signing) -> Verifier:
+    """Let the log go on under a new name and with a new key, and sign it so; return its public key.
+
+    All entries stay. The checkpoints and cosignatures of the old name are deleted: they are kept by those who need them.
+
+    Args:
+        database: of the log.
+        signing: the new key or the new name; without either, both are made.
+
+    Raises:
+        LogKeyError: the log has no name yet, or the key or name that was given is its old one.
+    """
+    with database.write() as connection:
+        old, size, _ = log.lock(connection)
+        if old is None:
+            raise LogKeyError("the log has no name yet: it gets one with its first entry")
+        key, wanted, _ = signing
+        if old in (wanted, key and key.name):
+            raise LogKeyError(
+                f"the log is {old} already: set HELIXQ_LOG_ORIGIN to a new name or unset it, and HELIXQ_LOG_KEY to a "
+                "key of the new name (`helixq jobs log-key --new`) or unset it"
+            )
+        if key is not None and wanted not in (None, key.name):
+            raise LogKeyError(
+                f"HELIXQ_LOG_KEY is a key of {key.name}, and HELIXQ_LOG_ORIGIN is {wanted}"
+            )
+        signer = key or Signer.generate(wanted or _new_origin())
+        log.forget_checkpoints(connection)
+        log.set_origin(connection, signer.name)
+        log.add_key(connection, str(signer.verifier), signer.private if key is None else None)
+        if size:
+            _sign(connection, size, signer)
+        return signer.verifier
+
+
+def _require_continued(
+    connection: sa.Connection, origin: str | None, size: int, known: Checkpoint | None
+) -> None:
+    """Refuse a log that does not continue the checkpoint that was kept."""
+    if known is None or known.origin != origin:
+        return
+    if known.size > size:
+        differs = f"{known.size} entries were signed, and the database has {size}"
+    elif merkle.root(known.size, _nodes(connection)) != known.root:
+        differs = f"the first {known.size} entries are others than those that were signed"
+    else:
+        return
+    raise LogSetBackError(
+        f"the log {origin} was set back: {differs} (HELIXQ_DATA_DIR/log-checkpoint). "
+        "If an older backup was restored, restore a newer one, or run `helixq jobs new-log`: the log goes on under a new name"
+    )
 
 
 @retry_on_conflict
@@ -237,8 +332,8 @@ def _origin(row: Job | Review | Erasure) -> str | None:
     return None if row.origin_proof is None else proof_hash(row.origin_proof)
 
 
-def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Signer) -> None:
-    """Add leaves to the tree of ``size`` leaves, and sign the new one."""
+def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Signer) -> str:
+    """Add leaves to the tree of ``size`` leaves, and sign the new one; return the signed checkpoint."""
 
     def read(level: int, index: int) -> bytes:
         return log.get_tile(connection, level, index)
@@ -247,16 +342,32 @@ def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Sig
     for (level, index), hashes in changed.items():
         log.set_tile(connection, level, index, hashes)
     size += len(leaves)
-    checkpoint = Checkpoint(signer.name, size, merkle.root(size, tiles.nodes(read)))
-    log.add_checkpoint(connection, size, checkpoint.sign(signer))
     log.set_size(connection, size)
+    return _sign(connection, size, signer)
+
+
+def _sign(connection: sa.Connection, size: int, signer: Signer) -> str:
+    """Sign the tree of ``size`` leaves; return the signed checkpoint."""
+    root = merkle.root(size, _nodes(connection))
+    note = Checkpoint(signer.name, size, root).sign(signer)
+    log.add_checkpoint(connection, size, note)
+    return note
+
+
+def _nodes(connection: sa.Connection) -> Callable[[int, int], bytes]:
+    """Return what reads the nodes of the tree, each tile once."""
+    return tiles.nodes(lambda level, index: log.get_tile(connection, level, index))
+
+
+def _new_origin() -> str:
+    return f"helixq/{secrets.token_hex(8)}"
 
 
 def _signer(connection: sa.Connection, origin: str | None, signing: Signing) -> Signer:
     """Return the key that signs the log; name the log and make a key if it has none."""
-    key, wanted = signing
+    key, wanted, _ = signing
     if origin is None:
-        origin = wanted or (key.name if key else f"helixq/{secrets.token_hex(8)}")
+        origin = wanted or (key.name if key else _new_origin())
         log.set_origin(connection, origin)
     elif wanted not in (None, origin):
         raise LogKeyError(f"HELIXQ_LOG_ORIGIN is {wanted}, and the log is {origin} for good")
