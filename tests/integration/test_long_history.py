@@ -44,6 +44,9 @@ from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, start_of
 from jobs.tlog.tiles import Tile
 from jobs.use_cases import (
+    batch_answers,
+    batch_validation,
+    batch_work,
     batches,
     cancellation,
     deletion,
@@ -78,7 +81,9 @@ from jobs.use_cases import (
     witnessing,
     workers,
 )
-from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
+from jobs.use_cases.batch_answers import LineResult, Submission
+from jobs.use_cases.batch_validation import Piece
+from jobs.use_cases.batches import NewBatch
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.searching import Filters
@@ -346,24 +351,30 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     run(batches.get_batch, database, ANONYMOUS, batch.id)
     run(batches.list_batches, database, ANONYMOUS, limit=20)
     run(batches.list_batches, database, ANONYMOUS, limit=20, after=batch.id)
-    row = run(batches.take_batch, database, batch.id, "me")
-    run(batches.input_size, database, row)
-    lines = [batches.ValidatedLine(number, str(number), 0, 2) for number in range(1, 4)]
-    run(batches.record_piece, database, batch.id, "me", Piece(0, 3, 3, lines, [], last=True))
-    row = run(batches.take_batch, database, batch.id, "me")
-    run(batches.pending_lines, database, row, 20)
+    row = run(batch_work.take_batch, database, batch.id, "me")
+    run(batch_work.input_size, database, row)
+    lines = [batch_validation.ValidatedLine(number, str(number), 0, 2) for number in range(1, 4)]
+    run(
+        batch_validation.record_piece,
+        database,
+        batch.id,
+        "me",
+        Piece(0, 3, 3, lines, [], last=True),
+    )
+    row = run(batch_work.take_batch, database, batch.id, "me")
+    run(batch_answers.pending_lines, database, row, 20)
     line = replace(QUESTION, batch_id=batch.id, custom_id="1")
     submitted = Submission(0, 1, {1: line})
-    [job] = run(batches.record_lines, database, batch.id, "me", [], submitted)
-    assert [work.queued for work in run(batches.find_work, database, "me")] == [1]
-    run(batches.raise_waiting_lines, database)
+    [job] = run(batch_answers.record_lines, database, batch.id, "me", [], submitted)
+    assert [work.queued for work in run(batch_work.find_work, database, "me")] == [1]
+    run(batch_answers.raise_waiting_lines, database)
     cancellation.cancel(database, ANONYMOUS, job.id)
-    run(batches.ended_lines, database, batch.id, limit=20)
-    run(batches.record_lines, database, batch.id, "me", [LineResult(1, b"{}\n", failed=True)])
-    run(batches.expire_batch, database, batch.id, "me")
+    run(batch_answers.ended_lines, database, batch.id, limit=20)
+    run(batch_answers.record_lines, database, batch.id, "me", [LineResult(1, b"{}\n", failed=True)])
+    run(batch_work.expire_batch, database, batch.id, "me")
     other = run(batches.create, database, ANONYMOUS, replace(new, idempotency_key=None))
     run(batches.cancel_batch, database, ANONYMOUS, other.id)
-    run(batches.end_unstarted, database, other.id, "me")
+    run(batch_work.end_unstarted, database, other.id, "me")
     run(batches.delete_batches, database, 1)
     run(files.delete_file, database, ANONYMOUS, file_id)
     run(files.sweep_files, database, 1)
