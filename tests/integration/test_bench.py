@@ -151,7 +151,10 @@ def test_readers_are_measured_while_text_is_published() -> None:
         (3, 3, 0),
         (3, 1, 0),
         (3, 1, 20),
+        (100, 100, 0),
+        (100, 1, 0),
     ]
+    assert [r["pages"] for r in results] == [False, False, False, False, True, True]
     for r in results:
         assert r["messages"] == 3 * r["readers"], "each reader received each delta"
         assert 0 < r["median_delay"] <= r["late_delay"]
