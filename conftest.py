@@ -50,6 +50,7 @@ COMPUTING = [
     "acceptance/browser/test_asking",
     "integration/test_cuda_graphs",
     "integration/test_batching",
+    "integration/test_log_tampering",
     "integration/test_log",
     "integration/test_batches",
     "integration/test_evaluation",

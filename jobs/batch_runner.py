@@ -1,7 +1,7 @@
 """The background duty that works on batches: validates their lines, submits them, and writes their answers.
 
-It runs in every worker and in `helixq maintain`. Each step is a use case (`jobs.use_cases.batches`), so a
-process may die between any two of them, and another one goes on.
+It runs in every worker and in `helixq maintain`. Each step is a use case (of `jobs.use_cases.batch_work`,
+`batch_validation` or `batch_answers`), so a process may die between any two of them, and another one goes on.
 
 Lines wait in their batch and not in the queue: a few of them are jobs at a time, shared between owners and
 between an owner's batches, and with the lowest priority. So a single question waits for no more than a job
@@ -40,8 +40,10 @@ from jobs.protocol.request import CreateResponse
 from jobs.protocol.response import response
 from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher
-from jobs.use_cases import batches, files, outbox
-from jobs.use_cases.batches import LineResult, Piece, Submission, ValidatedLine, Work
+from jobs.use_cases import batch_answers, batch_validation, batch_work, files, outbox
+from jobs.use_cases.batch_answers import LineResult, Submission
+from jobs.use_cases.batch_validation import Piece, ValidatedLine
+from jobs.use_cases.batch_work import Work
 from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
@@ -106,7 +108,7 @@ class BatchRunner:
         """
         deadline = time.monotonic() + MAX_TIME
         busy = False
-        work = batches.find_work(self._database, self._name)
+        work = batch_work.find_work(self._database, self._name)
         shares = share(work)
         for one in work:
             if one.taken or self._stopped.is_set() or time.monotonic() > deadline:
@@ -128,12 +130,12 @@ class BatchRunner:
             case BatchStatus.VALIDATING:
                 return self._note_end(
                     work.batch_id,
-                    batches.end_unstarted(self._database, work.batch_id, self._name),
+                    batch_work.end_unstarted(self._database, work.batch_id, self._name),
                 )
             case BatchStatus.CANCELLING | BatchStatus.FINALIZING:
                 return self._give_up(work, deadline)
         if work.expired:
-            ended = batches.expire_batch(self._database, work.batch_id, self._name)
+            ended = batch_work.expire_batch(self._database, work.batch_id, self._name)
             for job_id in ended or ():
                 self._progress.publish_change(job_id)
             return ended is not None
@@ -148,10 +150,10 @@ class BatchRunner:
 
     def _validate(self, batch_id: str, deadline: float) -> bool:
         """Validate a batch's input, for as long as there is time."""
-        batch = batches.take_batch(self._database, batch_id, self._name)
+        batch = batch_work.take_batch(self._database, batch_id, self._name)
         if batch is None or batch.status is not BatchStatus.VALIDATING:
             return False
-        size = batches.input_size(self._database, batch)
+        size = batch_work.input_size(self._database, batch)
         lines = read_lines(
             self._reader(batch.input_file_id),
             batch.validated_bytes,
@@ -161,7 +163,7 @@ class BatchRunner:
         while True:
             started = time.monotonic()
             piece = self._validate_piece(batch, lines, position, number, total, size)
-            status = batches.record_piece(self._database, batch_id, self._name, piece)
+            status = batch_validation.record_piece(self._database, batch_id, self._name, piece)
             if status is not BatchStatus.VALIDATING:
                 return self._note_end(batch_id, status)
             position, number = piece.end, piece.last_line
@@ -228,7 +230,7 @@ class BatchRunner:
                 refused = self._refusal(error, batch.id, number)
                 code, message, param = batch_lines.in_line_terms(refused)
                 errors.append(_error(code, number, message, param))
-            if len(errors) + len(batch.errors) >= batches.MAX_ERRORS:
+            if len(errors) + len(batch.errors) >= batch_validation.MAX_ERRORS:
                 last = True
                 break
         return Piece(start, position, number, found, errors, last)
@@ -273,13 +275,13 @@ class BatchRunner:
 
     def _submit(self, batch_id: str, count: int) -> bool:
         """Make jobs of a batch's next lines."""
-        batch = batches.take_batch(self._database, batch_id, self._name)
+        batch = batch_work.take_batch(self._database, batch_id, self._name)
         if batch is None or batch.status is not BatchStatus.IN_PROGRESS:
             return False
         jobs: dict[int, NewJob] = {}
         refused: list[LineResult] = []
         size, last_line = 0, batch.submitted_line
-        pending = batches.pending_lines(self._database, batch, min(count, PIECE_LINES))
+        pending = batch_answers.pending_lines(self._database, batch, min(count, PIECE_LINES))
         first = pending[0].start if pending else 0
         lines = read_lines(
             self._reader(batch.input_file_id, chunks=1), first, max_length=batch_lines.MAX_LINE
@@ -301,7 +303,9 @@ class BatchRunner:
         if last_line == batch.submitted_line:
             return False
         submission = Submission(batch.submitted_line, last_line, jobs)
-        submitted = batches.record_lines(self._database, batch_id, self._name, refused, submission)
+        submitted = batch_answers.record_lines(
+            self._database, batch_id, self._name, refused, submission
+        )
         self._publish(submitted or [])
         return submitted is not None
 
@@ -323,31 +327,31 @@ class BatchRunner:
 
     def _write_answers(self, batch_id: str) -> bool:
         """Write the answers of lines whose jobs have ended; return whether there were any."""
-        batch = batches.take_batch(self._database, batch_id, self._name)
+        batch = batch_work.take_batch(self._database, batch_id, self._name)
         if batch is None:
             return False
-        ended = batches.ended_lines(self._database, batch_id, limit=MAX_ANSWERS)
+        ended = batch_answers.ended_lines(self._database, batch_id, limit=MAX_ANSWERS)
         results = [
             _result(batch, number, custom_id, job_id, job)
             for number, custom_id, job_id, job in ended
         ]
-        recorded = batches.record_lines(self._database, batch_id, self._name, results)
+        recorded = batch_answers.record_lines(self._database, batch_id, self._name, results)
         return bool(results) and recorded is not None
 
     def _give_up(self, work: Work, deadline: float) -> bool:
         """Write what is there of a batch that is cancelled or has expired, and errors for all other lines."""
-        batch = batches.take_batch(self._database, work.batch_id, self._name)
+        batch = batch_work.take_batch(self._database, work.batch_id, self._name)
         if batch is None:
             return False
         if batch.in_progress_at is None:
             return self._note_end(
-                batch.id, batches.end_unstarted(self._database, batch.id, self._name)
+                batch.id, batch_work.end_unstarted(self._database, batch.id, self._name)
             )
         while self._write_answers(batch.id):
             if time.monotonic() > deadline:
                 return True
         code, message = _GIVEN_UP[batch.status]
-        while lines := batches.pending_lines(self._database, batch, PIECE_LINES):
+        while lines := batch_answers.pending_lines(self._database, batch, PIECE_LINES):
             results = [
                 LineResult(
                     number,
@@ -358,12 +362,14 @@ class BatchRunner:
             ]
             submission = Submission(batch.submitted_line, lines[-1].number)
             if (
-                batches.record_lines(self._database, batch.id, self._name, results, submission)
+                batch_answers.record_lines(
+                    self._database, batch.id, self._name, results, submission
+                )
                 is None
                 or time.monotonic() > deadline
             ):
                 return True
-            batch = batches.take_batch(self._database, batch.id, self._name)
+            batch = batch_work.take_batch(self._database, batch.id, self._name)
             if batch is None:
                 break
         return True

@@ -19,6 +19,7 @@ from jobs.protocol.history import history
 from jobs.queue import Publisher
 from jobs.timing import ALIVE_FOR, HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL
 from jobs.use_cases import (
+    batch_answers,
     batches,
     files,
     indexing,
@@ -232,7 +233,7 @@ class Maintenance(DutyThread):
 
     def raise_waiting_lines(self) -> bool:
         """Let lines of batches that have waited long take their turn among single questions."""
-        if count := batches.raise_waiting_lines(self._database):
+        if count := batch_answers.raise_waiting_lines(self._database):
             log.info("%d lines of batches have waited long and get the default priority", count)
         return False
 

@@ -29,7 +29,7 @@ MAX_OPEN = 1000
 _IS_OPEN = Batch.ended_at.is_(None)
 _IS_SUBMITTED = BatchLine.job_id.is_not(None)
 
-#: Parameters: ``runner``. Returns what `jobs.use_cases.batches.Work` has.
+#: Parameters: ``runner``. Returns what `jobs.use_cases.batch_work.Work` has.
 _FIND_OPEN = (
     sa.select(
         Batch.id,

@@ -57,7 +57,7 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 def _arrange(point: str) -> None:
     from jobs import batch_runner
     from jobs.queue import Publisher
-    from jobs.use_cases import batches, deliveries, stages
+    from jobs.use_cases import batch_answers, batch_validation, deliveries, stages
     from worker import local_engine
     from worker.engine.batching.step import StepExecutor
     from worker.tasks import StageRunner
@@ -93,13 +93,13 @@ def _arrange(point: str) -> None:
             after(stages, "record", records(2))
         case "validated":
             batch_runner.PIECE_LINES = 10
-            after(batches, "record_piece", lambda *_: True)
+            after(batch_validation, "record_piece", lambda *_: True)
         case "submitted":
             before(Publisher, "publish")
         case "answered":
-            before(batches, "record_lines", answers)
+            before(batch_answers, "record_lines", answers)
         case "written":
-            after(batches, "record_lines", answers)
+            after(batch_answers, "record_lines", answers)
         case "webhook_sent":
             before(deliveries, "record")
         case _:

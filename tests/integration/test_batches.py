@@ -18,6 +18,9 @@ from jobs.models import ANONYMOUS, Batch, BatchLine, BatchStatus, File, FileChun
 from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.protocol.history import history
 from jobs.use_cases import (
+    batch_answers,
+    batch_validation,
+    batch_work,
     batches,
     cancellation,
     deletion,
@@ -30,7 +33,7 @@ from jobs.use_cases import (
     submission,
     webhooks,
 )
-from jobs.use_cases.batches import LineResult, Submission
+from jobs.use_cases.batch_answers import LineResult, Submission
 from jobs.webhooks.events import EVENT_TYPES
 from tests.conftest import WORKER
 from tests.integration.batch_service import (
@@ -427,10 +430,10 @@ def test_lines_take_their_turn_among_questions_that_never_end(service: BatchServ
     batch_id = service.create(lines(20))
     service.validate(batch_id)
     service.runner.run()
-    assert batches.raise_waiting_lines(service.database) == 0
-    service.shift(Job, "created_at", -batches.PATIENCE - 1)
-    assert batches.raise_waiting_lines(service.database) == batch_runner.MIN_WINDOW
-    assert batches.raise_waiting_lines(service.database) == 0, "once is enough"
+    assert batch_answers.raise_waiting_lines(service.database) == 0
+    service.shift(Job, "created_at", -batch_answers.PATIENCE - 1)
+    assert batch_answers.raise_waiting_lines(service.database) == batch_runner.MIN_WINDOW
+    assert batch_answers.raise_waiting_lines(service.database) == 0, "once is enough"
     taken = outbox.take_unpublished(service.database, queue_empty=False, model="")
     assert {(job.job_id, job.priority) for job in taken} == {
         (job_id, DEFAULT_PRIORITY) for job_id in service.queued(batch_id)
@@ -440,23 +443,23 @@ def test_lines_take_their_turn_among_questions_that_never_end(service: BatchServ
 def test_a_process_that_was_too_slow_changes_nothing(service: BatchService) -> None:
     """It had a batch, and another process has gone on with it."""
     batch_id = service.create(lines(600))
-    slow = batches.take_batch(service.database, batch_id, "slow")
+    slow = batch_work.take_batch(service.database, batch_id, "slow")
     assert slow is not None
     assert not service.runner.run(), "the other one has it"
     service.end_leases()
     service.validate(batch_id)
-    piece = batches.Piece(0, 10, 1, [], [], last=True)
-    assert batches.record_piece(service.database, batch_id, "slow", piece) is None
+    piece = batch_validation.Piece(0, 10, 1, [], [], last=True)
+    assert batch_validation.record_piece(service.database, batch_id, "slow", piece) is None
     service.runner.run()
     submitted = Submission(after=0, last_line=1, jobs={1: QUESTION})
     for _ in range(2):
-        assert batches.record_lines(service.database, batch_id, "slow", [], submitted) is None
+        assert batch_answers.record_lines(service.database, batch_id, "slow", [], submitted) is None
         service.end_leases()
     job_id = service.queued(batch_id)[0]
     finish(service.database, job_id)
     result = LineResult(1, b"twice\n", failed=False)
-    assert batches.record_lines(service.database, batch_id, "slow", [result]) == []
-    assert batches.record_lines(service.database, batch_id, "slow", [result]) == []
+    assert batch_answers.record_lines(service.database, batch_id, "slow", [result]) == []
+    assert batch_answers.record_lines(service.database, batch_id, "slow", [result]) == []
     counts = service.get(batch_id).request_counts
     assert counts is not None
     assert counts.completed == 1, "the line was there once"
@@ -486,7 +489,7 @@ def test_one_batch_that_cannot_go_on_stops_no_other(
     broken, fine = service.create(lines(1)), service.create(lines(1))
     step = service.runner._step
 
-    def fail(work: batches.Work, *arguments: Any) -> bool:  # a fake bug
+    def fail(work: batch_work.Work, *arguments: Any) -> bool:  # a fake bug
         if work.batch_id == broken:
             raise RuntimeError("a bug")
         return step(work, *arguments)
@@ -545,7 +548,7 @@ def test_an_erased_text_is_gone_from_the_output_file(service: BatchService, endp
 def test_a_line_that_is_in_two_chunks_is_erased(
     service: BatchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "CHUNK", 700)
+    monkeypatch.setattr(batch_answers, "CHUNK", 700)
     monkeypatch.setattr("jobs.use_cases.erasing.READ_CHUNKS", 1)
     batch_id = service.create(lines(4))
     done = service.complete(batch_id)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
-import json
 import pkgutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
@@ -20,30 +18,19 @@ import pytest
 import sqlalchemy as sa
 
 from jobs import queued_counts, use_cases
-from jobs.column_types import utcnow
-from jobs.database import Database, begin
+from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import StatisticsError
-from jobs.models import (
-    ANONYMOUS,
-    DeliveryStatus,
-    Job,
-    Rollup,
-    Scope,
-    SearchDocument,
-    Status,
-    Worker,
-    WorkerState,
-)
+from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
 from jobs.pipeline import NextStage
 from jobs.protocol.history import history
 from jobs.queued_counts import QueuedCounts
 from jobs.search.query import parse
-from jobs.statements import search
-from jobs.statistics.counted import Counted
-from jobs.statistics.periods import Level, start_of
 from jobs.tlog.tiles import Tile
 from jobs.use_cases import (
+    batch_answers,
+    batch_validation,
+    batch_work,
     batches,
     cancellation,
     deletion,
@@ -78,194 +65,25 @@ from jobs.use_cases import (
     witnessing,
     workers,
 )
-from jobs.use_cases.batches import LineResult, NewBatch, Piece, Submission
+from jobs.use_cases.batch_answers import LineResult, Submission
+from jobs.use_cases.batch_validation import Piece
+from jobs.use_cases.batches import NewBatch
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.searching import Filters
 from jobs.use_cases.statistics import By, Query
-from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
+from tests.integration.long_history import ENDPOINT, HOOKED, WORKERS, fill
 from tests.integration.rows import OUTPUT, QUESTION, claim, let_leases_run_out, submit
+from tests.integration.rows_read import counting
 
-JOBS = 20_000
-WORKERS = 10_000
 #: Queued questions with messages in Redis.
 FEW = 300
 MANY = 20_000
-#: An owner with a webhook endpoint.
-HOOKED = "hooked"
-ENDPOINT: dict[str, Any] = {
-    "url": "https://example.com/",
-    "name": "hook",
-    "event_types": EVENT_TYPES,
-    "allowed": (),
-}
-#: What a job of the history counts for.
-COUNTED = Counted("completed", 3, 0, 0, 1, None, None, None, 0, 0)
 #: The maximum that one call may read: rows and index entries on PostgreSQL, a tenth of the virtual
 #: machine's instructions on SQLite. A scan of the workers alone would be `WORKERS` or more.
 MAX_ROWS = 9_000
-
-
-def multiply(connection: sa.Connection, table: str, where: str, count: int, **changes: str) -> None:
-    """Add ``count`` copies of rows, with new values in SQL; ``n.i`` is the number of the copy."""
-    columns = [c["name"] for c in sa.inspect(connection).get_columns(table)]
-    if table == "attempts":
-        columns.remove("id")
-    values = ", ".join(changes.get(name, f"old.{name}") for name in columns)
-    connection.exec_driver_sql(
-        f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 (of this file's own words)
-        "WITH RECURSIVE n(i) AS "
-        f"(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
-        f"SELECT {values} FROM n, {table} AS old WHERE {where}"
-    )
-
-
-def fill(database: Database, queued: int) -> None:
-    """Add a history: workers of a hundred days, and jobs, half of them of the last minute.
-
-    Of the workers, half were killed. A question of priority 0 is older than the newer jobs, all of
-    them of priority 9, and so it may well wait.
-    """
-    sqlite = database.engine.dialect.name == "sqlite"
-
-    def ago(seconds: str) -> str:
-        if sqlite:
-            return f"strftime('%Y-%m-%d %H:%M:%f', 'now', -({seconds}) || ' seconds') || '000'"
-        return f"now() - ({seconds}) * interval '1 second'"
-
-    ended, starved, waiting = (
-        submit(database, priority=9),
-        submit(database, priority=0),
-        submit(database),
-    )
-    for stage_index in range(3):
-        assert stages.record(database, claim(database, ended, stage_index), OUTPUT)
-    with database.engine.begin() as connection:
-        begin(connection, write=True)
-        days = ago(f"n.i * 100.0 * 86400 / {WORKERS}")
-        killed = {"started_at": days, "seen_at": days, "ready_at": days, "state": "'ready'"}
-        stopped = {**killed, "state": "'stopped'", "stopped_at": days}
-        for name, values in (("killed", killed), ("stopped", stopped)):
-            new = {"id": f"'{name}-' || n.i", "host": "'localhost'", "pid": "1", **values}
-            multiply(connection, "workers", f"old.id = '{WORKER}'", WORKERS // 2, **new)
-        multiply(
-            connection,
-            "jobs",
-            f"old.id = '{waiting.id}'",
-            queued,
-            id="'resp_1' || n.i",
-        )
-        for name, days_ago in (("old", 10), ("new", 0)):
-            created = ago(f"{days_ago} * 86400 + 50 - 0.001 * n.i")
-            multiply(
-                connection,
-                "jobs",
-                f"old.id = '{ended.id}'",
-                JOBS // 2,
-                id=f"'resp_2{name}' || n.i",
-                created_at=created,
-                started_at=created,
-                finished_at=ago(f"{days_ago} * 86400 + 20"),
-                log_index=f"{days_ago} * 100000 + n.i",
-                replay_of="'resp_2old' || (n.i - n.i / 400 * 400)"
-                if name == "new"
-                else "old.replay_of",
-                unindexed="0",
-                counted=f"'{json.dumps(COUNTED.dump())}'",
-            )
-            multiply(
-                connection,
-                "attempts",
-                f"old.job_id = '{ended.id}'",
-                JOBS // 2,
-                job_id=f"'resp_2{name}' || n.i",
-                worker_id="'stopped-1'",
-            )
-        add_documents(connection, ended.id)
-        late = sa.update(Job).where(Job.id == starved.id)
-        connection.execute(late.values(published_at=utcnow(-60)))
-    add_deliveries(database)
-    add_rollups(database)
-    if not sqlite:  # SQLite's statistics are those of the migrations.
-        with database.engine.connect() as connection:
-            connection.exec_driver_sql("ANALYZE")
-            connection.commit()
-
-
-def add_documents(connection: sa.Connection, job_id: str) -> None:
-    """Add the search documents of the jobs that have ended, a second apart each; half of them are of a fox."""
-    sqlite = connection.dialect.name == "sqlite"
-    [job] = connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().all()
-    moment = search.first_id(job["created_at"])
-    columns = {
-        "id": moment,
-        "job_id": job_id,
-        "attempts": 1,
-        "changed": 0.5,
-        "duration": 1.0,
-        "details": {},
-        "terms": "_doc why",
-        "words": " why _ ",
-    }
-    connection.execute(sa.insert(SearchDocument).values(columns))
-    for number, name in enumerate(("new", "old")):
-        document_id = f"{moment} - CAST(n.i AS BIGINT) * 2000000 * 2048 - {number}"
-        terms = "old.terms || CASE n.i - n.i / 2 * 2 WHEN 0 THEN ' dog fox' ELSE ' dog' END"
-        if not sqlite:
-            for bits in search.PERIODS:
-                period = f"to_hex(({document_id}) >> {bits + search.TIE_BITS})"
-                terms += f" || ' _t{bits}_' || {period}"
-        multiply(
-            connection,
-            "search_documents",
-            f"old.job_id = '{job_id}'",
-            JOBS // 2,
-            id=f"({document_id})",
-            job_id=f"'resp_2{name}' || n.i",
-            terms=terms,
-            words="' why _ ' || CASE n.i - n.i / 2 * 2 WHEN 0 THEN 'fox dog ' ELSE 'dog why ' END",
-        )
-
-
-def add_deliveries(database: Database) -> None:
-    """Add webhooks that were delivered, to an endpoint of an owner."""
-    webhooks.create(database, HOOKED, **ENDPOINT)
-    job, _ = submission.submit(database, HOOKED, QUESTION, max_queued=1_000_000)
-    cancellation.cancel(database, HOOKED, job.id)
-    [taken] = deliveries.take(database, room=lambda _: 8, limit=8)
-    deliveries.record(database, [(taken, Outcome(204, None, 0.1))])
-    with database.engine.begin() as connection:
-        begin(connection, write=True)
-        multiply(
-            connection,
-            "webhook_deliveries",
-            f"old.id = '{taken.id}'",
-            JOBS,
-            id="'whd_' || n.i",
-            object_id="'resp_2new' || n.i",
-        )
-
-
-def add_rollups(database: Database) -> None:
-    """Add the rollups of a history of 10 years: as many as there are jobs in each hour of it."""
-    sqlite = database.engine.dialect.name == "sqlite"
-    now = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
-    tally = {"counts": {"jobs": 1, "completed": 1}, "measures": {}}
-    with database.write() as connection:
-        for level, number, unit in ((Level.HOUR, 20_000, "hour"), (Level.DAY, 3650, "day")):
-            first = {"owner": "", "level": level, "start": start_of(level, now), "model": "m"}
-            connection.execute(sa.insert(Rollup).values(**first, jobs=1, tally=tally))
-            start = f"old.start - n.i * interval '1 {unit}'"
-            if sqlite:
-                start = f"strftime('%Y-%m-%d %H:%M:%f', old.start, -n.i || ' {unit}s') || '000'"
-            multiply(connection, "rollups", f"old.level = '{level}'", number, start=start)
-        month = start_of(Level.MONTH, now)
-        for _ in range(120):
-            first = {"owner": "", "level": Level.MONTH, "start": month, "model": "m"}
-            connection.execute(sa.insert(Rollup).values(**first, jobs=1, tally=tally))
-            month = start_of(Level.MONTH, month - dt.timedelta(days=1))
 
 
 def read_statistics(run: Callable[..., Any], database: Database) -> None:
@@ -285,51 +103,6 @@ def read_statistics(run: Callable[..., Any], database: Database) -> None:
         run(statistics.read, database, None, of_jobs, max_jobs=500)
 
 
-@contextmanager
-def counting(database: Database) -> Iterator[Callable[[], int]]:
-    """Count the rows that the database reads: the yielded function returns the number since its last call."""
-    if database.engine.dialect.name == "sqlite":
-        steps = 0
-
-        def step() -> int:
-            nonlocal steps
-            steps += 1
-            return 0
-
-        def watch(connection: Any, *_: Any) -> None:
-            connection.set_progress_handler(step, 10)
-
-        sa.event.listen(database.engine, "checkout", watch)
-        last = 0
-
-        def rows_read() -> int:
-            nonlocal last
-            now, before, last = steps, last, steps
-            return now - before
-
-        yield rows_read
-        sa.event.remove(database.engine, "checkout", watch)
-        return
-
-    before = 0
-
-    def read() -> int:
-        nonlocal before
-        with database.engine.connect() as connection:  # the only one that there is in the pool
-            connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
-            connection.commit()
-            total = connection.exec_driver_sql(
-                "SELECT (SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))"
-                " FROM pg_stat_user_tables)"
-                " + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)"
-            ).scalar_one()
-            connection.rollback()
-        now, before_, before = int(total), before, int(total)
-        return now - before_
-
-    yield read
-
-
 def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     """Run the use cases of files and batches."""
     file_id = run(files.begin_upload, database, ANONYMOUS, "in.jsonl")
@@ -346,24 +119,30 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     run(batches.get_batch, database, ANONYMOUS, batch.id)
     run(batches.list_batches, database, ANONYMOUS, limit=20)
     run(batches.list_batches, database, ANONYMOUS, limit=20, after=batch.id)
-    row = run(batches.take_batch, database, batch.id, "me")
-    run(batches.input_size, database, row)
-    lines = [batches.ValidatedLine(number, str(number), 0, 2) for number in range(1, 4)]
-    run(batches.record_piece, database, batch.id, "me", Piece(0, 3, 3, lines, [], last=True))
-    row = run(batches.take_batch, database, batch.id, "me")
-    run(batches.pending_lines, database, row, 20)
+    row = run(batch_work.take_batch, database, batch.id, "me")
+    run(batch_work.input_size, database, row)
+    lines = [batch_validation.ValidatedLine(number, str(number), 0, 2) for number in range(1, 4)]
+    run(
+        batch_validation.record_piece,
+        database,
+        batch.id,
+        "me",
+        Piece(0, 3, 3, lines, [], last=True),
+    )
+    row = run(batch_work.take_batch, database, batch.id, "me")
+    run(batch_answers.pending_lines, database, row, 20)
     line = replace(QUESTION, batch_id=batch.id, custom_id="1")
     submitted = Submission(0, 1, {1: line})
-    [job] = run(batches.record_lines, database, batch.id, "me", [], submitted)
-    assert [work.queued for work in run(batches.find_work, database, "me")] == [1]
-    run(batches.raise_waiting_lines, database)
+    [job] = run(batch_answers.record_lines, database, batch.id, "me", [], submitted)
+    assert [work.queued for work in run(batch_work.find_work, database, "me")] == [1]
+    run(batch_answers.raise_waiting_lines, database)
     cancellation.cancel(database, ANONYMOUS, job.id)
-    run(batches.ended_lines, database, batch.id, limit=20)
-    run(batches.record_lines, database, batch.id, "me", [LineResult(1, b"{}\n", failed=True)])
-    run(batches.expire_batch, database, batch.id, "me")
+    run(batch_answers.ended_lines, database, batch.id, limit=20)
+    run(batch_answers.record_lines, database, batch.id, "me", [LineResult(1, b"{}\n", failed=True)])
+    run(batch_work.expire_batch, database, batch.id, "me")
     other = run(batches.create, database, ANONYMOUS, replace(new, idempotency_key=None))
     run(batches.cancel_batch, database, ANONYMOUS, other.id)
-    run(batches.end_unstarted, database, other.id, "me")
+    run(batch_work.end_unstarted, database, other.id, "me")
     run(batches.delete_batches, database, 1)
     run(files.delete_file, database, ANONYMOUS, file_id)
     run(files.sweep_files, database, 1)

@@ -30,8 +30,8 @@ from jobs.use_cases import (
 )
 from jobs.use_cases.searching import Filters
 from tests.conftest import RUNTIME, WORKER
+from tests.integration.long_history import multiply
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
-from tests.integration.test_long_history import multiply
 
 VOCABULARY = [
     "fox",

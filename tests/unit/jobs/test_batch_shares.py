@@ -6,7 +6,7 @@ import dataclasses
 
 from jobs.batch_runner import MIN_WINDOW, WINDOW_PER_RUNNING, share
 from jobs.models import BatchStatus
-from jobs.use_cases.batches import Work
+from jobs.use_cases.batch_work import Work
 
 BIG = Work(
     batch_id="big",
