@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from jobs import queued_counts, use_cases
 from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import StatisticsError
+from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
 from jobs.pipeline import NextStage
 from jobs.protocol.history import history
@@ -277,7 +279,7 @@ def look_over(run: Callable[..., Any], database: Database) -> None:
 
 @pytest.mark.parametrize("queued", [FEW, MANY])
 def test_no_use_case_scans_the_history_or_the_queue(
-    database: Database, queued: int, monkeypatch: pytest.MonkeyPatch
+    database: Database, queued: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # A web counts the queued jobs once a second: here once.
     counts = QueuedCounts()
@@ -442,6 +444,10 @@ def test_no_use_case_scans_the_history_or_the_queue(
         send_traces(run, database)
         export_and_import(run, database, prepared[1].job_id)
         review_and_erase(run, database, prepared[1].job_id)
+        kept = KeptCheckpoint(tmp_path)
+        run(sealing.keep_newest, database, kept)
+        assert run(sealing.require_continued, database, kept) is not None
+        run(sealing.begin_new_log, database, Signing())
         assert run(retention.delete_workers, database) is not None
         assert run(retention.delete_jobs, database, 50) == 0
         assert run(retention.delete_jobs, database, 5) == 100

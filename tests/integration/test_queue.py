@@ -50,7 +50,7 @@ def test_many_jobs_go_to_redis_at_once_and_in_their_order(redis_server: RedisSer
         Publisher(app).publish(stages[:1])  # connects
         before = client.info("stats")["total_reads_processed"]
         Publisher(app).publish(stages[1:])
-        assert client.info("stats")["total_reads_processed"] - before < 10
+        assert client.info("stats")["total_reads_processed"] - before < len(stages) // 2
         with app.connection_for_read() as connection:
             queue = connection.SimpleQueue("helixq")
             received = [queue.get(timeout=10) for _ in stages]
