@@ -88,7 +88,7 @@ class _FieldsType(click.ParamType[Fields]):
     def shell_complete(
         self,
         ctx: click.Context,  # noqa: ARG002 (click's)
-        param: click.Parameter,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002 (click's)
         incomplete: str,
     ) -> list[CompletionItem]:
         """Return the fields that the last name may become."""

@@ -6,6 +6,7 @@ The names of commands and their help come from `cli.commands`.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,14 +17,14 @@ from cli.commands import COMMANDS, GROUPS, Entry
 class Group(click.Group):
     """The commands and groups whose names in `cli.commands` begin with the group's own."""
 
-    def __init__(self, name: str | None = None, *, path: str = "", **options: object) -> None:
+    def __init__(self, name: str | None = None, *, path: str = "", **options: Any) -> None:
         """
         Args:
             name: of the group.
             path: its name in `cli.commands`; empty for the program.
             options: those of `click.Group`.
         """
-        super().__init__(name, **options)  # type: ignore[arg-type]
+        super().__init__(name, **options)
         self._prefix = f"{path} " if path else ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's)
