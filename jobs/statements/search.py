@@ -272,7 +272,7 @@ def find(
         rows = search.rows(low, high, level, limit - len(found.ids), ordered=ordered)
         if len(rows) >= search.maximum(limit - len(found.ids)):
             if not ordered:
-                level = max(0, level - 4)  # The newest of them may be any.
+                level = max(0, level - search.levels_back)  # The newest of them may be any.
                 continue
             last = rows[-1].id
             low, high = (last, high) if newest_first else (low, last + 1)
@@ -291,7 +291,8 @@ def find(
             found.stopped_at = end if newest_first else first
             return found
         if 4 * len(rows) < search.maximum(limit - len(found.ids)):
-            level = min(level + 1, len(PERIODS))  # Four times as long, at least.
+            # Four times as long, at least. Without any match, the estimate was wrong.
+            level = min(level + (1 if rows else 2), len(PERIODS))
     return found
 
 
@@ -311,6 +312,9 @@ class _Search:
         self._matches = sa.and_(sa.true(), *conditions) if conditions else None
         #: Whether rows of any period come in order.
         self.is_ordered = self._sqlite
+        #: How much shorter a period should be that had more than the maximum of rows: where that is small, there
+        #: may be few more.
+        self.levels_back = 4 if self._matches is None else 2
 
     def maximum(self, limit: int) -> int:
         """Return the maximum number of rows at once, of which ``limit`` are needed."""
@@ -331,6 +335,8 @@ class _Search:
         query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
         ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
         count = max(1.0, connection.execute(_PLAN_BY_INDEX).one()[0])
+        if ids:
+            next_id = ids[0]  # Periods before it are empty, and there may be many.
         if len(ids) < _PROBE:
             return everything, next_id
         match = sa.select(sa.true()).where(self._found_by(self._node))
@@ -340,7 +346,7 @@ class _Search:
         span = abs(ids[0] - ids[-1]) >> TIE_BITS
         wanted = span * 1.5 * limit * count / matching / _PROBE
         level = next((n for n, bits in enumerate(PERIODS) if 1 << bits >= wanted), everything)
-        return level, ids[0]
+        return level, next_id
 
     def _estimate(self, query: sa.Select[bool]) -> float:
         """Return how many rows PostgreSQL's planner expects."""

@@ -140,6 +140,23 @@ def test_every_query_finds_all_its_jobs_in_order_whatever_the_pages(
                 assert found == (expected if order is Order.NEWEST else expected[::-1]), text
 
 
+def test_times_without_jobs_are_not_searched_when_matches_are_more_than_estimated(
+    database: Database, history: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # PostgreSQL's planner takes words for independent, so for words that come together its estimate is too low.
+    monkeypatch.setattr(search._Search, "_estimate", lambda *_: 1.0)
+    monkeypatch.setattr(search, "_MAX_COMPARED", 10)
+    statements: list[str] = []
+    note = lambda *arguments: statements.append(arguments[2])  # noqa: E731
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        found = find(database, '"quick fox"')
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", note)
+    assert found == [i for i, text in history.items() if " quick fox " in text]
+    assert len(statements) < 40
+
+
 def test_numbers_are_compared_exactly(database: Database, history: dict[str, str]) -> None:
     with database.read() as connection:
         rows = connection.execute(sa.select(SearchDocument.job_id, SearchDocument.duration)).all()
