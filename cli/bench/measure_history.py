@@ -22,6 +22,7 @@ from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.database_url import checked
 from jobs.enums import Order
+from jobs.maintenance import INDEX_INTERVAL
 from jobs.models import ANONYMOUS, Status
 from jobs.pipeline import Sampling
 from jobs.protocol.history import history, page
@@ -39,8 +40,6 @@ LIMIT = 20
 ROUND = 50
 #: Jobs written a second: 72,000 an hour, more than one GPU answers.
 RATE = 20.0
-#: Seconds between two looks of the duty.
-POLL = 0.05
 UNINDEXED = "finished_at IS NOT NULL AND worker_id IS NULL AND (unindexed > 0 OR counted IS NULL)"
 
 
@@ -237,12 +236,14 @@ def _writes(database: Database, url: str, count: int) -> tuple[float, float, flo
     with _indexing(url) as control:
         for number in range(0, 2 * count, ROUND):
             with_index = bool(number // ROUND % 2)
-            control.working.set() if with_index else control.working.clear()
+            control.working.clear()
             with database.write() as connection:
                 if with_index:
                     connection.exec_driver_sql(definition)
                 else:
                     connection.exec_driver_sql("DROP INDEX ix_jobs_unindexed")
+            if with_index:
+                control.working.set()
             start = time.perf_counter()
             for turn in range(ROUND):
                 time.sleep(max(0.0, start + turn / RATE - time.perf_counter()))
@@ -309,8 +310,8 @@ def _index(
         if prepared:
             count.value += indexing.put(database, prepared)
             cost.value += time.process_time() - begun
-        else:
-            stopped.wait(POLL)
+        if len(prepared) < indexing.MAX_JOBS:
+            stopped.wait(INDEX_INTERVAL)
     database.close()
 
 
