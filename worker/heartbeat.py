@@ -6,8 +6,6 @@ It also notices that the queue is resumed.
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from collections.abc import Callable, Mapping
 
 from jobs.database import Database
@@ -36,6 +34,7 @@ class Heartbeat(DutyThread):
         runner: StageRunner,
         worker_id: str,
         usage: Callable[[], Mapping[str, int]] = dict,
+        register: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -43,7 +42,9 @@ class Heartbeat(DutyThread):
             runner: whose leases it renews.
             worker_id: of the worker.
             usage: returns what the worker uses, by `worker.usage`.
+            register: registers the worker again.
         """
+        self._register = register
         self._database = database
         self._usage = usage
         self._runner = runner
@@ -56,13 +57,11 @@ class Heartbeat(DutyThread):
         super().__init__("heartbeat", duties, poll=CANCEL_INTERVAL / 2)
 
     def beat(self) -> bool:
-        """Record that the worker is alive and what it uses, and renew its leases. It shuts down if its row was deleted."""
+        """Record that the worker is alive and what it uses, and renew its leases. Register it if it has no row."""
         running, usage = self._runner.running, self._usage()
         if not workers.heartbeat(self._database, self._worker_id, running, usage):
-            log.critical(
-                "stopping: this worker's row was deleted, since it sent no heartbeat for too long"
-            )
-            os.kill(os.getpid(), signal.SIGTERM)
+            log.warning("the database does not know this worker any more; it registers again")
+            self._register()
         return False
 
     def cancel_lost(self) -> bool:
