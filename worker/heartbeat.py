@@ -5,7 +5,6 @@ It also notices that the queue is resumed.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 
 from jobs.database import Database
@@ -13,8 +12,6 @@ from jobs.duties import Duty, DutyThread
 from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.use_cases import workers
 from worker.tasks import StageRunner
-
-log = logging.getLogger(__name__)
 
 #: Seconds between two checks for lost leases: a cancelled job stops generating within a second.
 CANCEL_INTERVAL = 0.4
@@ -60,7 +57,6 @@ class Heartbeat(DutyThread):
         """Record that the worker is alive and what it uses, and renew its leases. Register it if it has no row."""
         running, usage = self._runner.running, self._usage()
         if not workers.heartbeat(self._database, self._worker_id, running, usage):
-            log.warning("the database does not know this worker any more; it registers again")
             self._register()
         return False
 

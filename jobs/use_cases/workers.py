@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.models import Worker, WorkerState
 from jobs.statements import leases, workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def register_again(
     except sa.exc.IntegrityError:
         return  # Another thread did it.
     set_state(database, worker_id, WorkerState.READY)
+    log.warning("the database did not know this worker any more; it registered again")
 
 
 def set_runtime(database: Database, worker_id: str, runtime: Runtime) -> None:
