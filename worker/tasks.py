@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -108,6 +109,8 @@ class StageRunner:
         self._ended: Counter[tuple[Role, str]] = Counter()
         #: A stage that must run exclusively holds it to write, all others to read.
         self._exclusive = ReaderWriterLock()
+        #: Those that run exclusively, or wait until they can: (job id, stage index).
+        self._exclusive_stages: set[tuple[str, int]] = set()
         #: Stages whose messages threads hold until the queue is resumed, and what they wait for.
         self._held = 0
         self._resumed = threading.Event()
@@ -126,8 +129,7 @@ class StageRunner:
     def _run(self, job_id: str, stage_index: int) -> None:
         exclusive, tries = False, 0
         while tries < MAX_CLAIMS:
-            lock = self._exclusive.write_lock() if exclusive else self._exclusive.read_lock()
-            with lock:
+            with self._lock_for(job_id, stage_index, exclusive=exclusive):
                 claim = self._claim(job_id, stage_index, exclusive=exclusive)
                 if claim is not None:
                     if exclusive:
@@ -152,6 +154,30 @@ class StageRunner:
             tries += 1
         log.debug("%s: stage %d cannot be claimed", job_id, stage_index)
         raise Ignore("the stage cannot be claimed")
+
+    @contextmanager
+    def _lock_for(self, job_id: str, stage_index: int, *, exclusive: bool) -> Iterator[None]:
+        """Let a stage run beside others, or exclusively.
+
+        Raises:
+            Ignore: another thread waits to run it exclusively.
+        """
+        if not exclusive:
+            with self._exclusive.read_lock():
+                yield
+            return
+        # Those that run may take long, and sweeps publish the stage again meanwhile: each message would take a thread.
+        stage = job_id, stage_index
+        with self._lock:
+            if stage in self._exclusive_stages:
+                raise Ignore("another thread waits to run the stage")
+            self._exclusive_stages.add(stage)
+        try:
+            with self._exclusive.write_lock():
+                yield
+        finally:
+            with self._lock:
+                self._exclusive_stages.remove(stage)
 
     def _hold(self, job_id: str, stage_index: int) -> None:
         """Wait until the queue is resumed; then the stage can be claimed.

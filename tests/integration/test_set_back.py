@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
 
 import pytest
 import sqlalchemy as sa
@@ -15,37 +14,13 @@ from jobs.models import ANONYMOUS, Attempt, AttemptStatus, Job, Status, Worker
 from jobs.progress import Progress
 from jobs.use_cases import queries, stages, workers
 from tests.conftest import RUNTIME, WORKER
+from tests.integration.held_engine import HeldEngine, finish
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.servers import PATIENCE
-from worker.engine.interface import Completion, FinishReason, Generation, Request
 from worker.progress_publisher import ProgressPublisher
 from worker.tasks import StageRunner
 
 OTHER = "worker-2"
-
-
-class HeldEngine:
-    """A fake of an engine: its generations end when the test says so."""
-
-    name = "held"
-    max_num_seqs = 2
-    max_model_len = 4096
-
-    def __init__(self) -> None:
-        self.generations: Queue[Generation] = Queue()
-
-    def submit(self, request: Request) -> Generation:
-        generation = Generation(request)
-        self.generations.put(generation)
-        return generation
-
-    def close(self) -> None:
-        pass
-
-
-def finish(generation: Generation) -> None:
-    reason = FinishReason.CANCELLED if generation.cancelled else FinishReason.STOP
-    generation.finish(Completion("Yes.", ["Yes."], 3, 2, reason, 1024, None))
 
 
 def forget_claims(database: Database) -> None:
