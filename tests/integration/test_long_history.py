@@ -406,7 +406,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(workers.register, database, "worker-2", "localhost", 2, other_runtime)
         run(workers.set_runtime, database, "worker-2", other_runtime)
         run(workers.set_state, database, "worker-2", WorkerState.READY)
-        run(workers.register_again, database, "worker-3", "localhost", 3, other_runtime)
+        run(workers.register_again, database, "worker-2", "localhost", 2, other_runtime)
         run(restarting.restart_jobs, database, 600)
         assert run(restarting.restart_jobs, database, 0), "the model of the released stages is gone"
         run(workers.list_ready, database)
