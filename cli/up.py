@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -135,10 +136,7 @@ def _start_all(
     def until(condition: Callable[[], object]) -> None:
         while not condition():
             for part in running:
-                if part.status is not None:
-                    raise ExpectedError(
-                        f"{part.name} exited with status {part.status}; the reason is logged above"
-                    )
+                _check_runs(part)
             _pause(signals, WATCH_INTERVAL / 4)
 
     progress = Progress(settings.redis)
@@ -207,9 +205,10 @@ def start_redis(settings: Settings, stack: ExitStack) -> Part:
     """Start a real redis-server on a Unix socket, with every write in its append-only file."""
     program = find_redis()
     socket_path = settings.redis_socket
-    socket_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if socket_path.parent != settings.data_dir:
+        stack.enter_context(_socket_folder(socket_path.parent))
     folder = settings.data_dir / "redis"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     log_file = settings.data_dir / "redis.log"
     command = [program]
     options = {
@@ -229,6 +228,55 @@ def start_redis(settings: Settings, stack: ExitStack) -> Part:
     stack.callback(lambda: socket_path.unlink(missing_ok=True))
     log.info("Redis keeps its data in %s and logs to %s", folder, log_file)
     return part
+
+
+@contextmanager
+def _socket_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of a socket that has no place in the data folder; delete it at the end of the block.
+
+    Raises:
+        ExpectedError: it cannot be made, or is of another user, who could answer in the place of Redis.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        stat = folder.lstat()
+    except OSError as error:
+        raise ExpectedError(
+            f"the folder {folder} of Redis's socket cannot be made ({error.strerror}): set HELIXQ_DATA_DIR or "
+            "TMPDIR to a folder with a short path"
+        ) from error
+    if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+        raise ExpectedError(
+            f"others can write to the folder {folder} of Redis's socket: delete it, or set HELIXQ_DATA_DIR to a "
+            "folder with a short path"
+        )
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def wait_for_redis(redis: Part, progress: Progress) -> None:
+    """Return once Redis, which was just started, answers.
+
+    Raises:
+        ExpectedError: it ended.
+    """
+    while not answers(progress):
+        _check_runs(redis)
+        time.sleep(WATCH_INTERVAL / 4)  # A server that starts notifies nobody.
+
+
+def _check_runs(part: Part) -> None:
+    """
+    Raises:
+        ExpectedError: a part has ended.
+    """
+    if part.status is not None:
+        raise ExpectedError(
+            f"{part.name} exited with status {part.status}; the reason is logged above"
+        )
 
 
 def _pause(signals: StopSignals, seconds: float) -> None:

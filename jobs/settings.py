@@ -45,6 +45,13 @@ class SettingsError(UserError):
     """A setting is wrong or unknown. The message names it."""
 
 
+def _can_be_socket(path: Path) -> bool:
+    """Whether all programs find a Unix socket at a path. Redis cuts off a longer one without a word."""
+    # redis-py and Kombu quote special characters in URLs differently.
+    plain = re.fullmatch(r"[\w/.+ -]+", str(path), re.ASCII)
+    return plain is not None and len(os.fsencode(path)) <= MAX_SOCKET_PATH
+
+
 def by_role(value: str) -> dict[Role, str]:
     """Parse ``actor=…,critic=…,regenerator=…``; return the reference of each role.
 
@@ -308,13 +315,11 @@ class Settings(BaseModel):
     @cached_property
     def redis_socket(self) -> Path:
         """The Unix socket of the embedded Redis: in ``data_dir`` unless its path is too long or unusual."""
-        socket = self.data_dir / "redis.sock"
-        # redis-py and Kombu quote special characters in URLs differently.
-        plain = re.fullmatch(r"[\w/.+ -]+", str(socket), re.ASCII)
-        if plain and len(os.fsencode(socket)) <= MAX_SOCKET_PATH:
-            return socket
-        name = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"helixq-{os.getuid()}-{name}" / "redis.sock"
+        name = f"helixq-{os.getuid()}-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]}"
+        # TMPDIR may be too long as well.
+        last = Path("/tmp") / name / "redis.sock"  # noqa: S108 (who makes the folder checks whose it is)
+        sockets = (self.data_dir / "redis.sock", Path(tempfile.gettempdir()) / name / "redis.sock")
+        return next(filter(_can_be_socket, sockets), last)
 
     @cached_property
     def redis(self) -> str:

@@ -17,6 +17,12 @@ from tests.conftest import create_database
 SQLITE = (
     "import sqlite3, sys; source, copy = map(sqlite3.connect, sys.argv[1:]); source.backup(copy)"
 )
+#: From docs/backups.md too: what the settings of a base backup need.
+RECOVERY = """
+restore_command = 'cp {archive}/%f %p'
+recovery_target_time = '{moment}'
+recovery_target_action = 'promote'
+"""
 
 
 def run(*command: str | Path) -> None:

@@ -14,6 +14,7 @@ from celery.signals import worker_ready
 from celery.worker import state
 
 from jobs.stop_signals import StopSignals
+from worker import own_stop
 from worker.tasks import StageRunner
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def consume(
     )
     worker.start()
     signals.ignore()
-    return int(worker.exitcode or 0)
+    return own_stop.status_after(int(worker.exitcode or 0))
 
 
 def _stop_on_signal(runner: StageRunner, signals: StopSignals) -> None:

@@ -5,9 +5,6 @@ It also notices that the queue is resumed.
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 from collections.abc import Callable, Mapping
 
 from jobs.database import Database
@@ -15,8 +12,6 @@ from jobs.duties import Duty, DutyThread
 from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.use_cases import workers
 from worker.tasks import StageRunner
-
-log = logging.getLogger(__name__)
 
 #: Seconds between two checks for lost leases: a cancelled job stops generating within a second.
 CANCEL_INTERVAL = 0.4
@@ -36,6 +31,7 @@ class Heartbeat(DutyThread):
         runner: StageRunner,
         worker_id: str,
         usage: Callable[[], Mapping[str, int]] = dict,
+        register: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -43,7 +39,9 @@ class Heartbeat(DutyThread):
             runner: whose leases it renews.
             worker_id: of the worker.
             usage: returns what the worker uses, by `worker.usage`.
+            register: registers the worker again.
         """
+        self._register = register
         self._database = database
         self._usage = usage
         self._runner = runner
@@ -56,13 +54,10 @@ class Heartbeat(DutyThread):
         super().__init__("heartbeat", duties, poll=CANCEL_INTERVAL / 2)
 
     def beat(self) -> bool:
-        """Record that the worker is alive and what it uses, and renew its leases. It shuts down if its row was deleted."""
+        """Record that the worker is alive and what it uses, and renew its leases. Register it if it has no row."""
         running, usage = self._runner.running, self._usage()
         if not workers.heartbeat(self._database, self._worker_id, running, usage):
-            log.critical(
-                "stopping: this worker's row was deleted, since it sent no heartbeat for too long"
-            )
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._register()
         return False
 
     def cancel_lost(self) -> bool:

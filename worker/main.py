@@ -80,14 +80,22 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         _wait_for("the database", describe, transient.is_transient)
         gc.freeze()  # All objects so far live on: later collections skip them.
         publisher = ProgressPublisher(progress)
+        register = partial(
+            workers.register_again, database, worker_id, socket.gethostname(), os.getpid(), runtime
+        )
         runner = StageRunner(
-            database, engine, publisher, worker_id, job_timeout=settings.job_timeout
+            database,
+            engine,
+            publisher,
+            worker_id,
+            job_timeout=settings.job_timeout,
+            register=register,
         )
         app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)
         metrics.watch(engine, runner, worker_id, runtime)
         meter = UsageMeter(engine)
-        heartbeat = Heartbeat(database, runner, worker_id, lambda: meter.last)
+        heartbeat = Heartbeat(database, runner, worker_id, lambda: meter.last, register)
         maintenance = Maintenance(
             database,
             Publisher(app),

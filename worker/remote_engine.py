@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import platform
-import signal
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +13,13 @@ from tokenizers import Tokenizer
 
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
+from worker import own_stop
 from worker.engine.interface import Engine
 from worker.phases import phase
 from worker.remote.engine import EventLoop, OpenAIEngine
 from worker.remote.errors import RemoteError
 from worker.remote.server import Description, Server
 from worker.remote.servers import Servers
-
-log = logging.getLogger(__name__)
 
 #: Requests in flight for each server, and for all of them, with `HELIXQ_SLOTS=auto`. vLLM decodes 256 at once by
 #: default and queues the rest.
@@ -75,8 +71,7 @@ async def _servers(settings: Settings) -> Servers:
 
 def _stop_worker(reason: str) -> None:
     """Stop this worker: it would record what the servers no longer are. Its stages return to the queue."""
-    log.critical("stopping: %s; the next start registers what they serve now", reason)
-    os.kill(os.getpid(), signal.SIGTERM)
+    own_stop.stop(f"{reason}; the next start registers what they serve now")
 
 
 def _slots(settings: Settings) -> int:

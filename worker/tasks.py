@@ -6,7 +6,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from celery import Celery, Task
@@ -49,6 +51,28 @@ LEASE_LOST = "lease_lost"
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
+class _Running:
+    """A claimed stage that runs here."""
+
+    job_id: str
+    lease_token: int
+    #: None before the engine has the request.
+    generation: Generation | None = None
+    is_cancelled: bool = False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What the database knows it by."""
+        return self.job_id, self.lease_token
+
+    def cancel(self) -> None:
+        """Cancel it, now or as soon as the engine has the request."""
+        self.is_cancelled = True
+        if self.generation is not None:
+            self.generation.cancel()
+
+
 class StageRunner:
     """Runs stages for the tasks, and keeps track of those that are running. Thread-safe."""
 
@@ -60,20 +84,33 @@ class StageRunner:
         worker_id: str,
         *,
         job_timeout: float,
+        register: Callable[[], object] = lambda: None,
     ) -> None:
+        """
+        Args:
+            database: of the jobs.
+            engine: generates.
+            publisher: gets the texts and the changes of jobs.
+            worker_id: of this worker.
+            job_timeout: seconds that a job may take from its first claim on.
+            register: registers this worker again, after the database has lost its row.
+        """
+        self._register = register
         self._database = database
         self._engine = engine
         self._publisher = publisher
         self._worker_id = worker_id
         self._job_timeout = job_timeout
-        #: Generations by job id and lease token; None before the engine has the request.
-        self._running: dict[tuple[str, int], Generation | None] = {}
+        #: What runs here, in the order of the claims.
+        self._running: list[_Running] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         #: Attempts that ended, by role and reason; see `ended`.
         self._ended: Counter[tuple[Role, str]] = Counter()
         #: A stage that must run exclusively holds it to write, all others to read.
         self._exclusive = ReaderWriterLock()
+        #: Those that run exclusively, or wait until they can: (job id, stage index).
+        self._exclusive_stages: set[tuple[str, int]] = set()
         #: Stages whose messages threads hold until the queue is resumed, and what they wait for.
         self._held = 0
         self._resumed = threading.Event()
@@ -92,8 +129,7 @@ class StageRunner:
     def _run(self, job_id: str, stage_index: int) -> None:
         exclusive, tries = False, 0
         while tries < MAX_CLAIMS:
-            lock = self._exclusive.write_lock() if exclusive else self._exclusive.read_lock()
-            with lock:
+            with self._lock_for(job_id, stage_index, exclusive=exclusive):
                 claim = self._claim(job_id, stage_index, exclusive=exclusive)
                 if claim is not None:
                     if exclusive:
@@ -105,17 +141,43 @@ class StageRunner:
                     self._run_claimed(claim)
                     return
             refusal = self.with_retries(
-                lambda: stages.why_refused(self._database, job_id, stage_index)
+                lambda: stages.why_refused(self._database, job_id, stage_index, self._worker_id)
             )
             if refusal is Refusal.NOT_READY:
                 break
             if refusal is Refusal.PAUSED:
                 self._hold(job_id, stage_index)
                 continue
+            if refusal is Refusal.NOT_REGISTERED:
+                self.with_retries(self._register)
             exclusive = refusal is Refusal.NEEDS_EXCLUSIVE_WORKER
             tries += 1
         log.debug("%s: stage %d cannot be claimed", job_id, stage_index)
         raise Ignore("the stage cannot be claimed")
+
+    @contextmanager
+    def _lock_for(self, job_id: str, stage_index: int, *, exclusive: bool) -> Iterator[None]:
+        """Let a stage run beside others, or exclusively.
+
+        Raises:
+            Ignore: another thread waits to run it exclusively.
+        """
+        if not exclusive:
+            with self._exclusive.read_lock():
+                yield
+            return
+        # Those that run may take long, and sweeps publish the stage again meanwhile: each message would take a thread.
+        stage = job_id, stage_index
+        with self._lock:
+            if stage in self._exclusive_stages:
+                raise Ignore("another thread waits to run the stage")
+            self._exclusive_stages.add(stage)
+        try:
+            with self._exclusive.write_lock():
+                yield
+        finally:
+            with self._lock:
+                self._exclusive_stages.remove(stage)
 
     def _hold(self, job_id: str, stage_index: int) -> None:
         """Wait until the queue is resumed; then the stage can be claimed.
@@ -173,24 +235,28 @@ class StageRunner:
 
     def _run_claimed(self, claim: Claim) -> None:
         job_id = claim.job_id
-        key = (claim.job_id, claim.lease_token)
+        running = _Running(job_id, claim.lease_token)
         with self._lock:
-            self._running[key] = None
+            # A database that was set back does not know of its earlier claim, and repeats the token.
+            for forgotten in self._running:
+                if forgotten.key == running.key:
+                    forgotten.cancel()
+            self._running.append(running)
         try:
             with logs.bound(role=claim.stage.role.value, attempt_id=claim.attempt_id):
-                recorded = self._generate_and_record(claim)
+                recorded = self._generate_and_record(claim, running)
         except Exception as error:
             # Whatever it is, the stage must not stay in progress while nothing runs it.
             log.exception("%s: a stage failed", job_id)
             recorded = self._fail(claim, "server_error", f"{type(error).__name__}: {error}")
         finally:
             with self._lock:
-                del self._running[key]
+                self._running.remove(running)
             self._publisher.publish_change(job_id)
         if not recorded:
             raise Ignore("the chain ends here")
 
-    def _generate_and_record(self, claim: Claim) -> bool:
+    def _generate_and_record(self, claim: Claim, running: _Running) -> bool:
         """Return whether the text was recorded, so that the next stage follows."""
         start = time.monotonic()
         log.info("%s: %s starts", claim.job_id, claim.stage.role)
@@ -207,7 +273,7 @@ class StageRunner:
             )
         except ContextExceededError as error:
             return self._fail(claim, "context_length_exceeded", str(error))
-        self._set_generation(claim, generation)
+        self._set_generation(running, generation)
         self._publisher.publish_text(claim.job_id, claim.attempt_id, generation)
         try:
             completion = generation.result()
@@ -280,18 +346,18 @@ class StageRunner:
             log.info("%s: failed after its lease was lost: %s", claim.job_id, message)
         return False
 
-    def _set_generation(self, claim: Claim, generation: Generation) -> None:
+    def _set_generation(self, running: _Running, generation: Generation) -> None:
         """Make a generation known to `cancel_lost` and `stop`."""
         with self._lock:
-            self._running[claim.job_id, claim.lease_token] = generation
-        if self._stopping.is_set():
-            generation.cancel()
+            running.generation = generation
+            if running.is_cancelled or self._stopping.is_set():
+                generation.cancel()
 
     @property
     def running(self) -> list[tuple[str, int]]:
         """The (job id, lease token) pairs of the running stages."""
         with self._lock:
-            return list(self._running)
+            return [each.key for each in self._running]
 
     @property
     def ended(self) -> dict[tuple[Role, str], int]:
@@ -313,22 +379,21 @@ class StageRunner:
     def cancel_lost(self) -> None:
         """Cancel the generations whose leases are lost: the job was cancelled or taken back by a sweep."""
         with self._lock:
-            running = dict(self._running)
+            running = list(self._running)
         if not running:
             return
         held_leases = workers.held_leases(self._database, self._worker_id)
-        for key, generation in running.items():
-            if generation is not None and key not in held_leases:
-                generation.cancel()
+        for each in running:
+            if each.generation is not None and each.key not in held_leases:
+                each.generation.cancel()
 
     def stop(self) -> None:
         """Cancel all generations and release their stages. No other stage is claimed."""
         self._stopping.set()
         self.drain()
         with self._lock:
-            for generation in self._running.values():
-                if generation is not None:
-                    generation.cancel()
+            for each in self._running:
+                each.cancel()
 
     def with_retries(self, call: Callable[[], T]) -> T:
         """Call the database until it responds, so that no finished text is lost; return the result.

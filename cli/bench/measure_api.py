@@ -6,7 +6,6 @@ import itertools
 import json
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -129,8 +128,7 @@ class _Service:
             self._database, self._progress = Database(first.database), Progress(first.redis)
             stack.callback(self._database.close)
             stack.callback(self._progress.close)
-            while not up.answers(self._progress):
-                time.sleep(0.05)  # A server that starts notifies nobody.
+            up.wait_for_redis(redis, self._progress)
             tokenizer = (DEMO_CHECKPOINT / "base" / "tokenizer.json").read_text(encoding="utf-8")
             runtime = Runtime({"engine": "none"}, CONTEXT, tokenizer)
             workers.register(self._database, WORKER, "localhost", 1, runtime)

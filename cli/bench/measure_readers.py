@@ -88,8 +88,7 @@ def run(
         database, progress = Database(settings.database), Progress(settings.redis)
         stack.callback(database.close)
         stack.callback(progress.close)
-        while not up.answers(progress):
-            time.sleep(INTERVAL)  # A server that starts notifies nobody.
+        up.wait_for_redis(redis, progress)
         workers.register(
             database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}")
         )

@@ -17,11 +17,10 @@ from sqlalchemy.orm import Session, selectinload, undefer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
-from jobs.column_types import UTCDateTime, utcnow, utcnow_once
+from jobs.column_types import UTCDateTime, utcnow
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
-from jobs.statements import deliveries, endings, log, rollups
-from jobs.statements.rollups import Change
+from jobs.statements import endings, log
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -417,71 +416,6 @@ def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:
     endings.follow_up(connection, connection.execute(statement.returning(*endings.COLUMNS)).all())
 
 
-def delete(connection: sa.Connection, owner: str | None, job_id: str) -> bool:
-    """Delete an owner's job with its attempts and webhooks; return whether there was one."""
-    condition = Job.id == job_id
-    if owner is not None:
-        condition = sa.and_(condition, Job.owner == owner)
-    return bool(_delete(connection, condition))
-
-
-def list_from(
-    connection: sa.Connection,
-    owner: str | None,
-    after: tuple[dt.datetime, str] | None,
-    limit: int,
-) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
-    """Return id, time and metadata of an owner's jobs, the oldest first, after a time and an id."""
-    query = sa.select(Job.id, Job.created_at, Job.metadata_.label("pairs"))
-    if owner is not None:
-        query = query.where(Job.owner == owner)
-    if after is not None:
-        time, job_id = sa.literal(after[0], UTCDateTime()), sa.literal(after[1])
-        query = query.where(sa.tuple_(Job.created_at, Job.id) > sa.tuple_(time, job_id))
-    return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
-
-
-def delete_all(connection: sa.Connection, job_ids: Collection[str]) -> int:
-    """Delete jobs by their ids with their attempts and webhooks; return how many there were."""
-    return _delete(connection, Job.id.in_(list(job_ids)))
-
-
-def _delete(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
-    """Delete jobs with their attempts and webhooks, take them off the statistics, and note it for the log.
-
-    Returns:
-        how many there were.
-    """
-    # All is of the deleted row: a transaction that seals or counts the job may have come first.
-    columns = (
-        Job.id,
-        Job.log_index,
-        Job.retries,
-        Job.created_at,
-        Job.owner,
-        Job.model,
-        Job.counted,
-    )
-    statement = sa.delete(Job).where(condition).returning(*columns)
-    deleted = connection.execute(statement).all()
-    if deleted:
-        deliveries.delete_of_objects(connection, [row.id for row in deleted])
-        entries = (
-            (row.id, index)
-            for row in deleted
-            for index in (row.log_index, *(retry["entry"] for retry in row.retries))
-        )
-        log.note_deletions(connection, [entry for entry in entries if entry[1] is not None])
-        rollups.apply(
-            connection,
-            [
-                Change(row.created_at, row.owner, row.model, before=row.counted, after=None)
-                for row in deleted
-            ],
-        )
-    return len(deleted)
-
-
 def any_match(*conditions: sa.ColumnElement[bool]) -> sa.Select[bool]:
     """Select whether any job meets any of some conditions: one look at an index each."""
     return sa.select(sa.or_(*(sa.exists().where(condition) for condition in conditions)))
@@ -517,16 +451,3 @@ def fail(
     ).all()
     endings.follow_up(connection, failed)
     return [job.id for job in failed]
-
-
-def delete_ended(connection: sa.Connection, seconds: float, *, limit: int) -> int:
-    """Delete up to ``limit`` jobs that ended more than ``seconds`` ago, the oldest first, with their webhooks.
-
-    A job whose attempt is still running stays for now.
-
-    Returns:
-        how many were deleted.
-    """
-    condition = sa.and_(Job.finished_at < utcnow_once(-seconds), Job.worker_id.is_(None))
-    oldest = select_unlocked(condition).order_by(Job.finished_at).limit(limit)
-    return _delete(connection, Job.id.in_(oldest))

@@ -8,7 +8,7 @@ Each statement is one conditional UPDATE, so that exactly one of several concurr
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,6 +17,19 @@ from jobs.models import Job, Status, Worker
 from jobs.statements import attempts, endings, pauses
 from jobs.statements.jobs import IS_LEASED, IS_OPEN_EXPANDED, select_unlocked
 from jobs.timing import LEASE
+
+
+class Lease(NamedTuple):
+    """A lease, and who holds it."""
+
+    #: The job's id.
+    job: str
+    token: int
+    #: The index of the stage.
+    stage: int
+    #: The worker's id.
+    worker: str
+
 
 #: The number of lost attempts at one stage that ends its job as failed.
 MAX_LOST = 3
@@ -39,7 +52,8 @@ _CLAIM = (
         IS_OPEN_EXPANDED,
         Job.lease_expires_at.is_(None),
         pauses.IS_NOT_PAUSED_LOCKED,
-        sa.or_(Job.model.is_(None), Job.model == _MODEL),
+        # Null, and so not met, if the worker is not registered.
+        sa.func.coalesce(Job.model, _MODEL) == _MODEL,
         sa.or_(Job.deadline_at.is_(None), Job.deadline_at > utcnow()),
         sa.or_(
             sa.bindparam("exclusive", type_=sa.Boolean),
@@ -85,13 +99,20 @@ _IS_READY = sa.select(
     )
 )
 
-#: Returns the lease ``token`` of a ``job`` that has not ended. Further parameters: new columns.
+#: The lease ``token`` on the ``stage`` of a ``job`` that ``worker`` holds. The token alone would do, if a database could
+#: not be set back: then its next claims repeat tokens that others still know.
+_IS_HELD = sa.and_(
+    Job.id == sa.bindparam("job"),
+    Job.lease_token == sa.bindparam("token"),
+    Job.stage_index == sa.bindparam("stage"),
+    Job.worker_id == sa.bindparam("worker"),
+)
+
+#: Returns a lease on a job that has not ended. Further parameters: new columns.
 RELEASE = (
     sa.update(Job)
     .where(
-        Job.id == sa.bindparam("job"),
-        Job.lease_token == sa.bindparam("token"),
-        IS_LEASED,
+        _IS_HELD,
         IS_OPEN_EXPANDED,
     )
     .values(lease_expires_at=None, worker_id=None, ready_at=utcnow())
@@ -105,15 +126,10 @@ END = RELEASE.values(finished_at=utcnow()).returning(*endings.COLUMNS)
 #: The same after the last stage.
 COMPLETE = END.values(stage_index=Job.stage_index + 1)
 
-#: Returns the lease ``token`` of a ``job`` that has ended.
+#: Returns a lease on a job that has ended.
 _RELEASE_ENDED = (
     sa.update(Job)
-    .where(
-        Job.id == sa.bindparam("job"),
-        Job.lease_token == sa.bindparam("token"),
-        IS_LEASED,
-        Job.finished_at.is_not(None),
-    )
+    .where(_IS_HELD, Job.finished_at.is_not(None))
     .values(lease_expires_at=None, worker_id=None)
     .returning(Job.status, Job.error_message)
 )
@@ -163,25 +179,20 @@ def is_ready(connection: sa.Connection, job_id: str, stage_index: int) -> bool:
 
 
 def give_back(
-    connection: sa.Connection,
-    statement: sa.Update,
-    job_id: str,
-    lease_token: int,
-    values: Mapping[str, object],
+    connection: sa.Connection, statement: sa.Update, lease: Lease, values: Mapping[str, object]
 ) -> bool:
     """Return a lease, and change the job with it.
 
     Args:
         connection: in a transaction that writes.
         statement: `RELEASE`, `ADVANCE`, `END` or `COMPLETE`.
-        job_id: of the job.
-        lease_token: of the lease.
+        lease: the lease.
         values: further columns of the job.
 
     Returns:
         False if the job has ended or the lease is held no more: then nothing is changed.
     """
-    parameters = {"job": job_id, "token": lease_token, **values}
+    parameters = {**lease._asdict(), **values}
     result = connection.execute(statement, parameters)
     if not result.returns_rows:
         return bool(result.rowcount)
@@ -190,16 +201,13 @@ def give_back(
     return bool(ended)
 
 
-def give_back_ended(
-    connection: sa.Connection, job_id: str, lease_token: int
-) -> sa.Row[Status, str | None] | None:
+def give_back_ended(connection: sa.Connection, lease: Lease) -> sa.Row[Status, str | None] | None:
     """Return the lease of a job that has ended, if it is still held.
 
     Returns:
         the job's status and error message; None if nothing was changed.
     """
-    parameters = {"job": job_id, "token": lease_token}
-    return connection.execute(_RELEASE_ENDED, parameters).one_or_none()
+    return connection.execute(_RELEASE_ENDED, lease._asdict()).one_or_none()
 
 
 def extend(connection: sa.Connection, worker_id: str, leases: Collection[tuple[str, int]]) -> None:

@@ -48,6 +48,11 @@ def load(session: Session, ids: Collection[str]) -> dict[str, Worker]:
     return {w.id: w for w in session.scalars(sa.select(Worker).where(Worker.id.in_(ids)))}
 
 
+def is_registered(connection: sa.Connection, worker_id: str) -> bool:
+    """Return whether a worker has a row."""
+    return bool(connection.scalar(sa.select(sa.exists().where(Worker.id == worker_id))))
+
+
 def set_state(connection: sa.Connection, worker_id: str, state: WorkerState) -> None:
     """Set a worker's state, and the times that depend on it."""
     connection.execute(
@@ -70,7 +75,7 @@ def set_runtime(connection: sa.Connection, worker_id: str, runtime: dict[str, An
 
 
 def set_seen(connection: sa.Connection, worker_id: str, usage: Mapping[str, int] | None) -> bool:
-    """Note that a worker is alive, and what it uses; return False if its row was deleted."""
+    """Note that a worker is alive, and what it uses; return False if it has no row."""
     statement = sa.update(Worker).where(Worker.id == worker_id)
     values = {"seen_at": utcnow(), "usage": usage}
     return bool(connection.execute(statement.values(values)).rowcount)

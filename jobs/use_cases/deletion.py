@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, UserError
-from jobs.statements import jobs
+from jobs.statements import deletions, jobs
 from jobs.transient import retry_on_conflict
 
 #: Jobs that one step looks at, and deletes: nobody else can write to SQLite meanwhile.
@@ -46,7 +46,7 @@ def delete(database: Database, owner: str | None, job_id: str) -> None:
     """
     jobs.check_id(job_id)
     with database.write() as connection:
-        if not jobs.delete(connection, owner, job_id):
+        if not deletions.delete(connection, owner, job_id):
             raise JobNotFoundError(job_id)
 
 
@@ -75,7 +75,7 @@ def delete_matching(
     """
     place = None if after is None else _parse(after)
     with database.read() as connection:
-        rows = jobs.list_from(connection, owner, place, MAX_READ)
+        rows = deletions.list_from(connection, owner, place, MAX_READ)
     ids: list[str] = []
     for count, row in enumerate(rows, 1):
         if metadata.items() <= row.pairs.items():
@@ -85,7 +85,7 @@ def delete_matching(
             break
     if ids and not dry_run:
         with database.write() as connection:
-            jobs.delete_all(connection, ids)
+            deletions.delete_all(connection, ids)
     ended = len(rows) < MAX_READ and len(ids) < MAX_DELETED
     if not rows or ended:
         return Step(ids, None)

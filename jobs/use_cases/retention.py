@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from jobs.database import Database
-from jobs.statements import jobs, workers
+from jobs.statements import deletions, workers
 from jobs.transient import retry_on_conflict
 
 SECONDS_PER_DAY = 86_400.0
@@ -24,7 +24,7 @@ def delete_jobs(database: Database, days: int, *, limit: int = 100) -> int:
         how many were deleted.
     """
     with database.write() as connection:
-        return jobs.delete_ended(connection, days * SECONDS_PER_DAY, limit=limit)
+        return deletions.delete_ended(connection, days * SECONDS_PER_DAY, limit=limit)
 
 
 def delete_workers(

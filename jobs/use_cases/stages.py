@@ -14,7 +14,8 @@ from jobs import pipeline
 from jobs.database import Database
 from jobs.models import AttemptStatus, Status
 from jobs.pipeline import Sampling, Stage, Turn
-from jobs.statements import attempts, leases, pauses
+from jobs.statements import attempts, leases, pauses, workers
+from jobs.statements.leases import Lease
 
 #: The reason of a job that failed because it took too long.
 DEADLINE_EXCEEDED = "the job exceeded its time limit (HELIXQ_JOB_TIMEOUT)"
@@ -29,6 +30,7 @@ class Claim:
     #: 1 for the first attempt at the stage.
     attempt_number: int
     lease_token: int
+    worker_id: str
     stage: Stage
     last: bool
     prompt: str
@@ -37,6 +39,11 @@ class Claim:
     started_at: dt.datetime
     #: Seconds from then to the job's deadline.
     seconds_left: float
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that it took."""
+        return Lease(self.job_id, self.lease_token, self.stage.index, self.worker_id)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,7 @@ def claim(
             attempt_id=attempt_id,
             attempt_number=number,
             lease_token=job.lease_token,
+            worker_id=worker_id,
             stage=stage,
             last=stage_index == len(stages) - 1,
             prompt=prompt,
@@ -152,17 +160,21 @@ class Refusal(Enum):
     PAUSED = auto()
     #: It has lost enough attempts that it must run with no other beside it.
     NEEDS_EXCLUSIVE_WORKER = auto()
+    #: The worker has no row, since the database was set back or the worker was silent for too long.
+    NOT_REGISTERED = auto()
     #: The worker has another model, or the reason is there no more.
     OTHER = auto()
 
 
-def why_refused(database: Database, job_id: str, stage_index: int) -> Refusal:
-    """Return why a stage was not claimed."""
+def why_refused(database: Database, job_id: str, stage_index: int, worker_id: str) -> Refusal:
+    """Return why a worker could not claim a stage."""
     with database.read() as connection:
         if not leases.is_ready(connection, job_id, stage_index):
             return Refusal.NOT_READY
         if pauses.is_paused(connection):
             return Refusal.PAUSED
+        if not workers.is_registered(connection, worker_id):
+            return Refusal.NOT_REGISTERED
         if attempts.count_lost(connection, job_id, stage_index) >= leases.EXCLUSIVE_AFTER:
             return Refusal.NEEDS_EXCLUSIVE_WORKER
         return Refusal.OTHER
@@ -213,7 +225,7 @@ def keep_partial(database: Database, claim: Claim, output: Output | None) -> Non
     because its worker was taken for dead.
     """
     with database.write() as connection:
-        job = leases.give_back_ended(connection, claim.job_id, claim.lease_token)
+        job = leases.give_back_ended(connection, claim.lease)
         if job is not None:
             columns = _columns(claim, output) if output else {}
             attempts.end_after_job(
@@ -236,7 +248,7 @@ def _end(
 ) -> bool:
     """Give the lease back and end the attempt, both with new values."""
     with database.write() as connection:
-        if not leases.give_back(connection, statement, claim.job_id, claim.lease_token, job):
+        if not leases.give_back(connection, statement, claim.lease, job):
             return False
         attempts.end(connection, claim.job_id, claim.lease_token, status, **attempt)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.models import Worker, WorkerState
 from jobs.statements import leases, workers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,22 @@ def register(database: Database, worker_id: str, host: str, pid: int, runtime: R
         )
 
 
+def register_again(
+    database: Database, worker_id: str, host: str, pid: int, runtime: Runtime
+) -> None:
+    """Register a worker that is ready and has no row.
+
+    The database was restored to a time before its start, or a failover lost what was committed last; or the worker
+    was silent for so long that its row was deleted.
+    """
+    try:
+        register(database, worker_id, host, pid, runtime)
+    except sa.exc.IntegrityError:
+        return  # Another thread did it.
+    set_state(database, worker_id, WorkerState.READY)
+    log.warning("the database did not know this worker any more; it registered again")
+
+
 def set_runtime(database: Database, worker_id: str, runtime: Runtime) -> None:
     """Describe what a worker serves. Its model stays the one that it was registered with."""
     with database.write() as connection:
@@ -122,7 +141,7 @@ def heartbeat(
         usage: what it uses, by name (`jobs.protocol.schemas.system.WorkerUsage`); None if it is not known.
 
     Returns:
-        False if the worker was not seen for so long that its row was deleted: it can claim nothing.
+        False if the worker has no row: it can claim nothing. See `register_again`.
     """
     with database.write() as connection:
         is_registered = workers.set_seen(connection, worker_id, usage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -122,3 +123,12 @@ def test_a_worker_that_is_killed_and_a_server_that_breaks_off_lose_nothing(
             (2, "finished"),
         ]
     assert "Traceback" not in service.worker.output
+
+
+def test_a_worker_whose_server_serves_another_model_fails_so_that_it_is_restarted(
+    service: Service, vllm: VLLM
+) -> None:
+    vllm.root = "/other"
+    service.worker.wait_for("stopping: .*; the next start registers what they serve now")
+    assert service.worker.wait() == os.EX_TEMPFAIL
+    service.start_worker()

@@ -34,7 +34,7 @@ from jobs.use_cases import (
 from jobs.use_cases.sealing import Signing
 from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
-from tests.backups import SQLITE, back_up, restore
+from tests.backups import RECOVERY, SQLITE, back_up, restore
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
 from tests.integration.tampering import is_as_recorded
@@ -53,7 +53,9 @@ def note_of(database: Database) -> str:
 
 
 def test_the_documented_command_is_the_one_that_is_tested() -> None:
-    assert f'"{SQLITE}"' in (ROOT / "docs/backups.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs/backups.md").read_text(encoding="utf-8")
+    assert f'"{SQLITE}"' in documented
+    assert RECOVERY.format(archive="/archive", moment="2026-11-28 03:11:52.25+00") in documented
 
 
 def test_a_restored_database_goes_on(

@@ -376,7 +376,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         taken = [NextStage(job.id, 0, 1, 5, None) for job in waiting]
         run(outbox.put_back, database, taken)
         for stage_index in range(3):
-            run(stages.why_refused, database, job.id, stage_index)
+            run(stages.why_refused, database, job.id, stage_index, WORKER)
             claimed = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)
             run(workers.heartbeat, database, WORKER, [(job.id, claimed.lease_token)])
             run(workers.held_leases, database, WORKER)
@@ -406,6 +406,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(workers.register, database, "worker-2", "localhost", 2, other_runtime)
         run(workers.set_runtime, database, "worker-2", other_runtime)
         run(workers.set_state, database, "worker-2", WorkerState.READY)
+        run(workers.register_again, database, "worker-2", "localhost", 2, other_runtime)
         run(restarting.restart_jobs, database, 600)
         assert run(restarting.restart_jobs, database, 0), "the model of the released stages is gone"
         run(workers.list_ready, database)

@@ -81,12 +81,12 @@ def test_nothing_is_claimed_while_the_queue_is_paused(database: Database) -> Non
             assert not stages.claim(
                 database, job.id, stage_index, WORKER, job_timeout=60, exclusive=exclusive
             )
-        assert stages.why_refused(database, job.id, stage_index) is Refusal.PAUSED
+        assert stages.why_refused(database, job.id, stage_index, WORKER) is Refusal.PAUSED
     # What runs goes on to its end, and can be cancelled; questions are accepted.
     workers.heartbeat(database, WORKER, [(running.id, claimed.lease_token)])
     assert stages.record(database, claimed, OUTPUT)
-    assert stages.why_refused(database, running.id, 0) is Refusal.NOT_READY
-    assert stages.why_refused(database, running.id, 1) is Refusal.PAUSED
+    assert stages.why_refused(database, running.id, 0, WORKER) is Refusal.NOT_READY
+    assert stages.why_refused(database, running.id, 1, WORKER) is Refusal.PAUSED
     cancellation.cancel(database, ANONYMOUS, waiting.id)
     late = submit(database)
 
@@ -156,7 +156,7 @@ def test_no_stage_is_claimed_after_a_pause_has_returned(database: Database) -> N
                 counts.append(claims())
                 # Whoever held a snapshot of before has had time for many claims since.
                 for job in jobs:
-                    stages.why_refused(database, job.id, 0)
+                    stages.why_refused(database, job.id, 0, WORKER)
                 assert claims() == counts[-1]
                 pausing.resume(database, "ops")
         finally:

@@ -27,6 +27,7 @@ from jobs.use_cases import (
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
 from jobs.use_cases.verifying import TamperedError, verify
+from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.integration.sealed import seal
 
@@ -108,7 +109,8 @@ def test_workers_that_were_lost_before_a_retry_do_not_count(database: Database) 
         if not end:
             retrying.retry(database, ANONYMOUS, job.id)
             assert (
-                stages.why_refused(database, job.id, 0) is not stages.Refusal.NEEDS_EXCLUSIVE_WORKER
+                stages.why_refused(database, job.id, 0, WORKER)
+                is not stages.Refusal.NEEDS_EXCLUSIVE_WORKER
             )
     lost = [a.status for a in get(database, job).attempts]
     assert lost == [AttemptStatus.LOST] * 2 * MAX_LOST

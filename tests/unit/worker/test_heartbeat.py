@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -81,17 +81,18 @@ def test_a_heartbeat_renews_the_leases_of_running_stages(
     assert seconds_left(database, forgotten.id) <= 1
 
 
-def test_a_worker_whose_row_was_deleted_shuts_down(
-    database: Database, duties: Heartbeat, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_the_database_has_lost_registers_again(
+    database: Database, runner: FakeRunner
 ) -> None:
-    signals: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda *arguments: signals.append(arguments))
-    duties.beat()
-    assert signals == []
+    runtime = Runtime({}, 4096, "{}")
+    register = partial(workers.register_again, database, WORKER, "localhost", 7, runtime)
+    duties = Heartbeat(database, cast("StageRunner", runner), WORKER, register=register)
     with database.engine.begin() as connection:
         connection.execute(sa.delete(Worker))
     duties.beat()
-    assert signals == [(os.getpid(), signal.SIGTERM)]
+    duties.beat()
+    [worker] = workers.list_ready(database)
+    assert (worker.id, worker.model) == (WORKER, runtime.model)
 
 
 def test_the_thread_beats_and_looks_for_lost_leases_until_it_is_stopped(
