@@ -81,7 +81,12 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         gc.freeze()  # All objects so far live on: later collections skip them.
         publisher = ProgressPublisher(progress)
         runner = StageRunner(
-            database, engine, publisher, worker_id, job_timeout=settings.job_timeout
+            database,
+            engine,
+            publisher,
+            worker_id,
+            job_timeout=settings.job_timeout,
+            sends_traces=settings.otlp_endpoint is not None,
         )
         app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)

@@ -15,7 +15,7 @@ from fasteners import ReaderWriterLock
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from jobs import logs, transient
+from jobs import logs, trace_context, transient
 from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.queue import task_name
@@ -60,12 +60,15 @@ class StageRunner:
         worker_id: str,
         *,
         job_timeout: float,
+        sends_traces: bool = False,
     ) -> None:
         self._database = database
         self._engine = engine
         self._publisher = publisher
         self._worker_id = worker_id
         self._job_timeout = job_timeout
+        #: Whether the spans of attempts are sent to a receiver, so that those of servers elsewhere are below them.
+        self._sends_traces = sends_traces
         #: Generations by job id and lease token; None before the engine has the request.
         self._running: dict[tuple[str, int], Generation | None] = {}
         self._lock = threading.Lock()
@@ -203,6 +206,7 @@ class StageRunner:
                     sampling=claim.sampling,
                     deadline=start + claim.seconds_left,
                     priority=claim.stage.index,
+                    trace_headers=self._trace_headers(claim),
                 )
             )
         except ContextExceededError as error:
@@ -212,19 +216,31 @@ class StageRunner:
         try:
             completion = generation.result()
         except ContextExceededError as error:
-            return self._fail(claim, "context_length_exceeded", str(error))
+            return self._fail(
+                claim, "context_length_exceeded", str(error), server=generation.server
+            )
         except InterruptedGenerationError as error:
             return self._interrupted(claim, generation, error)
         except EngineError as error:
             message = f"the {claim.stage.role} failed: {error}"
             return self._fail(claim, "server_error", message, _partial_output(claim, generation))
-        return self._record(claim, completion, _output(completion, start))
+        return self._record(claim, completion, _output(completion, generation, start))
+
+    def _trace_headers(self, claim: Claim) -> dict[str, str]:
+        trace = trace_context.of_attempt(
+            claim.job_id,
+            claim.number,
+            claim.traceparent,
+            claim.tracestate,
+            is_sent=self._sends_traces,
+        )
+        return {} if trace is None else trace.headers
 
     def _record(self, claim: Claim, completion: Completion, output: Output) -> bool:
         """Store the output of a generation; return whether it is the stage's text."""
         if completion.finish_reason is FinishReason.CANCELLED:
             if self._stopping.is_set() and self.with_retries(
-                lambda: stages.release(self._database, claim, "the worker shut down")
+                lambda: stages.release(self._database, claim, "the worker shut down", output.server)
             ):
                 self._count(claim, "released")
                 log.info("%s: %s returns to the queue", claim.job_id, claim.stage.role)
@@ -260,7 +276,8 @@ class StageRunner:
                 f"the {claim.stage.role} failed at its attempt {claim.attempt_number}: {error}"
             )
             return self._fail(claim, "server_error", message, _partial_output(claim, generation))
-        if self.with_retries(lambda: stages.release(self._database, claim, str(error))):
+        server = generation.server
+        if self.with_retries(lambda: stages.release(self._database, claim, str(error), server)):
             self._count(claim, "interrupted")
             log.warning("%s: %s runs again: %s", claim.job_id, claim.stage.role, error)
         else:
@@ -270,8 +287,18 @@ class StageRunner:
             log.info("%s: %s stopped", claim.job_id, claim.stage.role)
         return False
 
-    def _fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
-        if self.with_retries(lambda: stages.fail(self._database, claim, code, message, output)):
+    def _fail(
+        self,
+        claim: Claim,
+        code: str,
+        message: str,
+        output: Output | None = None,
+        *,
+        server: str | None = None,
+    ) -> bool:
+        if self.with_retries(
+            lambda: stages.fail(self._database, claim, code, message, output, server=server)
+        ):
             self._count(claim, code)
             log.warning("%s: failed: %s", claim.job_id, message)
         else:
@@ -358,10 +385,11 @@ def _partial_output(claim: Claim, generation: Generation) -> Output:
         finish_reason="error",
         max_output_tokens=claim.sampling.max_output_tokens,
         first_token_after=None,
+        server=generation.server,
     )
 
 
-def _output(completion: Completion, start: float) -> Output:
+def _output(completion: Completion, generation: Generation, start: float) -> Output:
     first = completion.first_token_at
     return Output(
         text=completion.text,
@@ -371,6 +399,7 @@ def _output(completion: Completion, start: float) -> Output:
         finish_reason=completion.finish_reason.value,
         max_output_tokens=completion.max_output_tokens,
         first_token_after=None if first is None else first - start,
+        server=generation.server,
     )
 
 
