@@ -179,17 +179,17 @@ class StageRunner:
         key = (claim.job_id, claim.lease_token)
         with self._lock:
             self._running[key] = None
-        try:
-            with logs.bound(role=claim.stage.role.value, attempt_id=claim.attempt_id):
+        with logs.bound(**self._fields(claim)):
+            try:
                 recorded = self._generate_and_record(claim)
-        except Exception as error:
-            # Whatever it is, the stage must not stay in progress while nothing runs it.
-            log.exception("%s: a stage failed", job_id)
-            recorded = self._fail(claim, "server_error", f"{type(error).__name__}: {error}")
-        finally:
-            with self._lock:
-                del self._running[key]
-            self._publisher.publish_change(job_id)
+            except Exception as error:
+                # Whatever it is, the stage must not stay in progress while nothing runs it.
+                log.exception("%s: a stage failed", job_id)
+                recorded = self._fail(claim, "server_error", f"{type(error).__name__}: {error}")
+            finally:
+                with self._lock:
+                    del self._running[key]
+                self._publisher.publish_change(job_id)
         if not recorded:
             raise Ignore("the chain ends here")
 
@@ -226,6 +226,17 @@ class StageRunner:
             return self._fail(claim, "server_error", message, _partial_output(claim, generation))
         return self._record(claim, completion, _output(completion, generation, start))
 
+    def _fields(self, claim: Claim) -> dict[str, str | int]:
+        """Return what all lines about an attempt have, besides job and stage."""
+        fields: dict[str, str | int] = {
+            "role": claim.stage.role.value,
+            "attempt": claim.attempt_number,
+            "attempt_id": claim.attempt_id,
+        }
+        if claim.traceparent is not None or self._sends_traces:
+            fields["trace_id"] = trace_context.of_job(claim.job_id, claim.traceparent).trace_id
+        return fields
+
     def _trace_headers(self, claim: Claim) -> dict[str, str]:
         trace = trace_context.of_attempt(
             claim.job_id,
@@ -259,11 +270,12 @@ class StageRunner:
             return False
         self._count(claim, output.finish_reason)
         log.info(
-            "%s: %s finished: %s tokens, %s",
+            "%s: %s finished: %s tokens, %s%s",
             claim.job_id,
             claim.stage.role,
             "unknown" if output.output_tokens is None else output.output_tokens,
             output.finish_reason,
+            "" if output.server is None else f", by {output.server}",
         )
         return True
 
@@ -407,6 +419,8 @@ def register(app: Celery, runner: StageRunner) -> None:
     """Register the tasks of the three roles with a Celery app."""
 
     def run(job_id: str, stage_index: int) -> None:
+        # Until the thread takes another message: Celery has something to say of this one after its task.
+        logs.begin(job_id=job_id, stage=stage_index)
         runner.run(job_id, stage_index)
 
     class Stage(Task):  # type: ignore[type-arg]  # generic for type checkers alone

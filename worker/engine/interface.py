@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -79,6 +80,8 @@ class Generation:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        #: Of the caller: lines of the log about the request, which an engine's thread writes, have what is bound there.
+        self.context = copy_context()
         #: The address of the server that generates it, if the engine is elsewhere and has picked one.
         self.server: str | None = None
         self._deltas: list[str] = []
