@@ -107,6 +107,7 @@ def test_one_trace_from_the_clients_span_to_the_engines_server(
     service: Service, vllm: VLLM, traces: Receiver
 ) -> None:
     vllm.traces.clear()
+    vllm.replies = [fake.busy]
     trace_id, client = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     job = ask(service, traceparent=f"00-{trace_id}-{client}-01", tracestate="vendor=x,other=y")
     spans = Spans(traces).of(trace_id, 9)
@@ -125,13 +126,18 @@ def test_one_trace_from_the_clients_span_to_the_engines_server(
     assert told["gen_ai.response.id"] == job
     assert attributes(sent)["messaging.message.conversation_id"] == job
     assert b"secret" not in b"".join(each.body for each in traces.received)
+    # A line that the engine's thread writes has the stage that it is about.
+    line = service.worker.wait_for(f"trying again in .* replied with 429.* job_id={job}")
+    for field in ("stage=0", "role=actor", "attempt=1", f"trace_id={trace_id}"):
+        assert f" {field}" in line
+    service.worker.wait_for(f"{job}: critic finished: 5 tokens, stop, by {vllm.url}")
     history: Any = service.history(job)
     assert history["traceparent"] == f"00-{trace_id}-{sent.span_id.hex()}-01"
     for process, text, attempt, header in zip(
         spans["process helixq"],
         spans["text_completion helixnet"],
         history["attempts"],
-        vllm.traces,
+        vllm.traces[1:],
         strict=True,
     ):
         assert (process.parent_span_id, text.parent_span_id) == (agent.span_id, process.span_id)
