@@ -213,6 +213,7 @@ def test_a_job_runs_all_its_stages_there(service: Service, vllm: VLLM) -> None:
         assert http.get("/api/jobs", params={"adapter": NAMES[Role.ACTOR]}).status_code == 200
         page = http.get(f"/jobs/{job}").text
         assert "helix-actor" in page
+        assert page.count(f"<dt>Server</dt><dd>{vllm.url}</dd>") == 3
     # Too long for the server, which nobody else can know.
     long = service.submit("word " * 5000)
     response = service.wait(long)
