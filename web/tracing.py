@@ -56,7 +56,10 @@ def close(app: Flask) -> None:
 def given() -> TraceContext | None:
     """Return the client's span that the current request is below, if it names one."""
     headers = request.headers
-    return trace_context.parse(headers.get("traceparent"), headers.get("tracestate"))
+    traceparent = headers.get("traceparent")
+    return (
+        None if traceparent is None else trace_context.parse(traceparent, headers.get("tracestate"))
+    )
 
 
 @contextmanager
