@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jobs.settings import Settings, SettingsError
 
 #: The checks (`cli.checks.CHECKS`, which is slow to import).
-NAMES = ("data", "database", "redis", "log", "model", "gpu", "worker", "web")
+NAMES = ("data", "database", "redis", "log", "model", "gpu", "worker", "web", "metrics", "traces")
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from jobs import transient
+from jobs import logs, transient
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.jsonl import Line, read_lines
@@ -113,13 +113,14 @@ class BatchRunner:
         for one in work:
             if one.taken or self._stopped.is_set() or time.monotonic() > deadline:
                 continue
-            try:
-                busy |= self._step(one, shares.get(one.batch_id, 0), deadline)
-            except Exception as error:
-                if transient.is_transient(error):
-                    raise
-                # Other batches go on.
-                log.exception("%s: a step failed", one.batch_id)
+            with logs.bound(batch_id=one.batch_id):
+                try:
+                    busy |= self._step(one, shares.get(one.batch_id, 0), deadline)
+                except Exception as error:
+                    if transient.is_transient(error):
+                        raise
+                    # Other batches go on.
+                    log.exception("%s: a step failed", one.batch_id)
         return busy
 
     def _step(self, work: Work, lines: int, deadline: float) -> bool:

@@ -1,41 +1,46 @@
-"""Logging to standard error: text, or JSON lines (`HELIXQ_LOG_FORMAT`)."""
+"""Logging to standard error: text, or JSON lines (`HELIXQ_LOG_FORMAT`).
+
+Everybody logs with the standard library, we as well as the libraries. structlog's formatter makes the lines, and adds
+what is bound to the context: a request, a job, a stage. A thread has a context of its own, and so has a task of asyncio,
+which begins with that of whoever created it.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
-from typing import Any
+import traceback
+from collections.abc import MutableMapping
+from contextlib import AbstractContextManager
+from typing import Any, TextIO
+
+import structlog
+from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars
+from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter
+from structlog.stdlib import ProcessorFormatter
 
 #: What moves a terminal's cursor, begins a line, or shows text in another order: C0 but for tabs, C1, the
 #: separators of lines and paragraphs, and overrides of direction.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
-_NOTHING: Mapping[str, str | int] = MappingProxyType({})
-#: What this thread works on, by the names of the fields that each of its lines has.
-_context: ContextVar[Mapping[str, str | int]] = ContextVar("context", default=_NOTHING)
+
+Line = MutableMapping[str, Any]
 
 
-@contextmanager
-def bound(**fields: str | int) -> Iterator[None]:
-    """Add fields to all lines that this thread logs within the block, such as a job's id."""
-    token = _context.set({**_context.get(), **fields})
-    try:
-        yield
-    finally:
-        _context.reset(token)
+def bound(**fields: str | int) -> AbstractContextManager[None]:
+    """Add fields to all lines that are logged within the block, such as a job's id."""
+    return bound_contextvars(**fields)
 
 
 def begin(**fields: str | int) -> None:
-    """Set the fields of all lines that this thread logs from now on, and drop those before."""
-    _context.set(fields or _NOTHING)
+    """Set the fields of all lines that are logged from now on, and drop those before."""
+    clear_contextvars()
+    bind_contextvars(**fields)
 
 
 def visible(text: str) -> str:
@@ -43,53 +48,43 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-class TextFormatter(logging.Formatter):
-    """Formats each record as a line of text, and its traceback, indented, if it has one.
+def formatter(log_format: str, program: str) -> ProcessorFormatter:
+    """Return what makes lines of records; see `configure`."""
+    processors: list[structlog.types.Processor]
+    if log_format == "json":
+        processors = [
+            _describe,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ]
+    else:
 
-    What others write into a message begins no line of its own.
-    """
+        def name(_logger: Any, _method: str, line: Line) -> Line:
+            record: logging.LogRecord = line["_record"]
+            line["time"] = dt.datetime.fromtimestamp(record.created).strftime("%H:%M:%S")  # noqa: DTZ006 (local)
+            line["program"], line["level"] = program, record.levelname
+            return line
 
-    def __init__(self, program: str) -> None:
-        super().__init__(
-            f"%(asctime)s {program:<6} %(levelname)-7s %(message)s%(ids)s", datefmt="%H:%M:%S"
-        )
-
-    def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        # The ids that it does not have itself; numbers say little without their names.
-        fields = _context.get().values()
-        ids = [each for each in fields if isinstance(each, str) and each not in message]
-        record.ids = f" [{' '.join(ids)}]" if ids else ""
-        return super().format(record)
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        """Format a record without its traceback."""
-        return visible(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's name)
-        """Format the traceback of an exception."""
-        lines = super().formatException(ei).split("\n")
-        return "\n".join(f"  {visible(line)}" for line in lines)
-
-
-class JSONFormatter(logging.Formatter):
-    """Formats each record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "pid": record.process,
-            "message": record.getMessage(),
-            **_context.get(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        # JSON escapes some control characters itself. The others are all within its strings.
-        return _CONTROLS.sub(
-            lambda match: f"\\u{ord(match[0]):04x}", json.dumps(line, ensure_ascii=False)
-        )
+        processors = [
+            name,
+            structlog.contextvars.merge_contextvars,
+            _make_visible,
+            ConsoleRenderer(
+                columns=[
+                    _column("time"),
+                    _column("program", width=6),
+                    _column("level", width=7),
+                    _column("event"),
+                    Column("", KeyValueColumnFormatter("", "", "", value_repr=str)),
+                ],
+                exception_formatter=_write_traceback,
+                sort_keys=False,
+            ),
+        ]
+    return ProcessorFormatter(
+        processors=[processors[0], ProcessorFormatter.remove_processors_meta, *processors[1:]]
+    )
 
 
 def configure(log_format: str, program: str) -> None:
@@ -100,8 +95,53 @@ def configure(log_format: str, program: str) -> None:
         program: a name that each line of text shows.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JSONFormatter() if log_format == "json" else TextFormatter(program))
+    handler.setFormatter(formatter(log_format, program))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for room in ("cli", "jobs", "web", "worker"):
         logging.getLogger(room).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
+
+
+def _describe(_logger: Any, _method: str, line: Line) -> Line:
+    """Say when and where a line of JSON is from."""
+    record: logging.LogRecord = line["_record"]
+    return {
+        "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "pid": record.process,
+        "message": line.pop("event"),
+        **line,
+    }
+
+
+def _to_json(line: Line, **_: Any) -> str:
+    # JSON escapes some control characters itself. The others are all within its strings.
+    return _CONTROLS.sub(
+        lambda match: f"\\u{ord(match[0]):04x}", json.dumps(line, ensure_ascii=False, default=str)
+    )
+
+
+def _make_visible(_logger: Any, _method: str, line: Line) -> Line:
+    """Let what others write begin no line of text; leave out the ids that the message has itself."""
+    message = visible(line["event"])
+    shown = {
+        name: visible(value) if isinstance(value, str) else value
+        for name, value in line.items()
+        if name in ("time", "level", "program")
+        or not isinstance(value, str)
+        or value not in message
+    }
+    return {**shown, "event": message}
+
+
+def _write_traceback(file: TextIO, exc_info: Any) -> None:
+    """Write the traceback of an exception, indented."""
+    text = io.StringIO()
+    traceback.print_exception(*exc_info, file=text)
+    for line in text.getvalue().rstrip("\n").split("\n"):
+        file.write(f"\n  {visible(line)}")
+
+
+def _column(name: str, width: int = 0) -> Column:
+    return Column(name, KeyValueColumnFormatter(None, "", "", value_repr=str, width=width))

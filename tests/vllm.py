@@ -40,6 +40,8 @@ class VLLM:
         self.bodies: list[dict[str, Any]] = []
         self.warm_ups: list[dict[str, Any]] = []
         self.authorizations: set[str | None] = set()
+        #: Of the same completions, the headers of W3C Trace Context.
+        self.traces: list[tuple[str | None, str | None]] = []
         #: Replies to the next completions.
         self.replies: list[Reply] = []
         #: A completion stops after its first word and goes on when this is set.
@@ -160,6 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             vllm.warm_ups.append(body)
             return self.complete(body, [" there"])
         vllm.bodies.append(body)
+        vllm.traces.append((self.headers.get("traceparent"), self.headers.get("tracestate")))
         if vllm.replies:
             return vllm.replies.pop(0)(self)
         return self.complete(body, vllm.text)

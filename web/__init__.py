@@ -17,6 +17,7 @@ from web import (
     rate_limits,
     request_id,
     security,
+    tracing,
     v1,
 )
 from web.services import Services
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> Flask:
     services.running.init_app(app)
     metrics.init_app(app, services)
     request_id.init_app(app)
+    tracing.init_app(app, settings)
     security.init_app(app, settings)
     access.init_app(app, settings)
     rate_limits.init_app(app, settings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from contextvars import Context
 from typing import Protocol
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,15 @@ class Dispatcher:
                     self._idle.append(wake)
             if task is None and (task := wake.wait()) is None:
                 return
-            try:
-                task.service()
-            except BaseException:
-                log.exception("a request could not be served")
+            # In a context of its own: what it binds to the lines of the log is forgotten with it.
+            Context().run(_serve, task)
+
+
+def _serve(task: Task) -> None:
+    try:
+        task.service()
+    except BaseException:
+        log.exception("a request could not be served")
 
 
 class _Wake:

@@ -8,6 +8,7 @@ import secrets
 from flask import Flask, Response, g, request
 
 from jobs import logs
+from web import tracing
 
 HEADER = "x-request-id"
 _JOB_ID = re.compile(r"resp_[0-9a-z]{1,32}")
@@ -17,18 +18,16 @@ def init_app(app: Flask) -> None:
     """Give an id to each request of an application."""
     app.before_request(_begin)
     app.after_request(_add_header)
-    app.teardown_request(_end)
 
 
 def _begin() -> None:
     job_id = (request.view_args or {}).get("job_id", "")
     # Anything may be in a path; and a line of the log goes to a terminal.
     of_job = {"job_id": job_id} if _JOB_ID.fullmatch(job_id) else {}
-    logs.begin(request_id=_current_id(), **of_job)
-
-
-def _end(_error: BaseException | None) -> None:
-    logs.begin()  # The thread serves other requests.
+    trace = tracing.given()
+    of_trace = {} if trace is None else {"trace_id": trace.trace_id}
+    # The thread forgets it after the request (`web.dispatcher`).
+    logs.begin(request_id=_current_id(), **of_job, **of_trace)
 
 
 def _current_id() -> str:

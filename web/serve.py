@@ -12,7 +12,7 @@ import time
 from jobs.errors import UserError
 from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
-from web import create_app
+from web import create_app, tracing
 from web.open_files import raise_limit
 from web.server import Server
 from web.services import Services
@@ -58,6 +58,7 @@ def serve(settings: Settings) -> None:
         deadline = time.monotonic() + SHUTDOWN_TIMEOUT
         while server.busy and signals.count < 2 and time.monotonic() < deadline:
             server.run_once(MAX_TURN / 10)
+    tracing.close(app)
 
 
 def check_address(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from jobs.use_cases import pausing
 from jobs.use_cases.deletion import Step
 from jobs.use_cases.submission import JobRequest, NewJob
+from web import tracing
 from web.caller import get_caller
 from web.key_cache import KeyCache
 from web.running import Running
@@ -58,8 +59,10 @@ class Services:
     def submit(self, new: NewJob) -> Job:
         """Accept a job of the current request's owner, together with those of other threads."""
         caller = get_caller()
-        with self.running.paused():  # More are accepted together.
-            return self._submissions.do(JobRequest(caller.owner, new, caller.key))
+        with tracing.sending() as sending, self.running.paused():  # More are accepted together.
+            job = self._submissions.do(JobRequest(caller.owner, new, caller.key, sending.trace))
+            sending.job_id = job.id
+        return job
 
     def _submit_all(self, requests: Sequence[JobRequest]) -> list[Job | Exception]:
         return dispatch.submit_all(

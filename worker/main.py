@@ -90,6 +90,7 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
             worker_id,
             job_timeout=settings.job_timeout,
             register=register,
+            sends_traces=settings.otlp_endpoint is not None,
         )
         app = make_app(settings.redis, runtime.model)
         tasks.register(app, runner)

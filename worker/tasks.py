@@ -17,7 +17,7 @@ from fasteners import ReaderWriterLock
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from jobs import logs, transient
+from jobs import logs, trace_context, transient
 from jobs.database import Database
 from jobs.pipeline import Role
 from jobs.queue import task_name
@@ -85,6 +85,7 @@ class StageRunner:
         *,
         job_timeout: float,
         register: Callable[[], object] = lambda: None,
+        sends_traces: bool = False,
     ) -> None:
         """
         Args:
@@ -94,6 +95,8 @@ class StageRunner:
             worker_id: of this worker.
             job_timeout: seconds that a job may take from its first claim on.
             register: registers this worker again, after the database has lost its row.
+            sends_traces: whether the spans of attempts are sent to a receiver, so that those of an engine's server
+                belong below them.
         """
         self._register = register
         self._database = database
@@ -103,6 +106,7 @@ class StageRunner:
         self._job_timeout = job_timeout
         #: What runs here, in the order of the claims.
         self._running: list[_Running] = []
+        self._sends_traces = sends_traces
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         #: Attempts that ended, by role and reason; see `ended`.
@@ -242,17 +246,17 @@ class StageRunner:
                 if forgotten.key == running.key:
                     forgotten.cancel()
             self._running.append(running)
-        try:
-            with logs.bound(role=claim.stage.role.value, attempt_id=claim.attempt_id):
+        with logs.bound(**self._fields(claim)):
+            try:
                 recorded = self._generate_and_record(claim, running)
-        except Exception as error:
-            # Whatever it is, the stage must not stay in progress while nothing runs it.
-            log.exception("%s: a stage failed", job_id)
-            recorded = self._fail(claim, "server_error", f"{type(error).__name__}: {error}")
-        finally:
-            with self._lock:
-                self._running.remove(running)
-            self._publisher.publish_change(job_id)
+            except Exception as error:
+                # Whatever it is, the stage must not stay in progress while nothing runs it.
+                log.exception("%s: a stage failed", job_id)
+                recorded = self._fail(claim, "server_error", f"{type(error).__name__}: {error}")
+            finally:
+                with self._lock:
+                    self._running.remove(running)
+                self._publisher.publish_change(job_id)
         if not recorded:
             raise Ignore("the chain ends here")
 
@@ -269,6 +273,7 @@ class StageRunner:
                     sampling=claim.sampling,
                     deadline=start + claim.seconds_left,
                     priority=claim.stage.index,
+                    trace_headers=self._trace_headers(claim),
                 )
             )
         except ContextExceededError as error:
@@ -278,19 +283,42 @@ class StageRunner:
         try:
             completion = generation.result()
         except ContextExceededError as error:
-            return self._fail(claim, "context_length_exceeded", str(error))
+            return self._fail(
+                claim, "context_length_exceeded", str(error), server=generation.server
+            )
         except InterruptedGenerationError as error:
             return self._interrupted(claim, generation, error)
         except EngineError as error:
             message = f"the {claim.stage.role} failed: {error}"
             return self._fail(claim, "server_error", message, _partial_output(claim, generation))
-        return self._record(claim, completion, _output(completion, start))
+        return self._record(claim, completion, _output(completion, generation, start))
+
+    def _fields(self, claim: Claim) -> dict[str, str | int]:
+        """Return what all lines about an attempt have, besides job and stage."""
+        fields: dict[str, str | int] = {
+            "role": claim.stage.role.value,
+            "attempt": claim.attempt_number,
+            "attempt_id": claim.attempt_id,
+        }
+        if claim.traceparent is not None or self._sends_traces:
+            fields["trace_id"] = trace_context.of_job(claim.job_id, claim.traceparent).trace_id
+        return fields
+
+    def _trace_headers(self, claim: Claim) -> dict[str, str]:
+        trace = trace_context.of_attempt(
+            claim.job_id,
+            claim.number,
+            claim.traceparent,
+            claim.tracestate,
+            is_sent=self._sends_traces,
+        )
+        return {} if trace is None else trace.headers
 
     def _record(self, claim: Claim, completion: Completion, output: Output) -> bool:
         """Store the output of a generation; return whether it is the stage's text."""
         if completion.finish_reason is FinishReason.CANCELLED:
             if self._stopping.is_set() and self.with_retries(
-                lambda: stages.release(self._database, claim, "the worker shut down")
+                lambda: stages.release(self._database, claim, "the worker shut down", output.server)
             ):
                 self._count(claim, "released")
                 log.info("%s: %s returns to the queue", claim.job_id, claim.stage.role)
@@ -309,11 +337,12 @@ class StageRunner:
             return False
         self._count(claim, output.finish_reason)
         log.info(
-            "%s: %s finished: %s tokens, %s",
+            "%s: %s finished: %s tokens, %s%s",
             claim.job_id,
             claim.stage.role,
             "unknown" if output.output_tokens is None else output.output_tokens,
             output.finish_reason,
+            "" if output.server is None else f", by {output.server}",
         )
         return True
 
@@ -326,7 +355,8 @@ class StageRunner:
                 f"the {claim.stage.role} failed at its attempt {claim.attempt_number}: {error}"
             )
             return self._fail(claim, "server_error", message, _partial_output(claim, generation))
-        if self.with_retries(lambda: stages.release(self._database, claim, str(error))):
+        server = generation.server
+        if self.with_retries(lambda: stages.release(self._database, claim, str(error), server)):
             self._count(claim, "interrupted")
             log.warning("%s: %s runs again: %s", claim.job_id, claim.stage.role, error)
         else:
@@ -336,8 +366,18 @@ class StageRunner:
             log.info("%s: %s stopped", claim.job_id, claim.stage.role)
         return False
 
-    def _fail(self, claim: Claim, code: str, message: str, output: Output | None = None) -> bool:
-        if self.with_retries(lambda: stages.fail(self._database, claim, code, message, output)):
+    def _fail(
+        self,
+        claim: Claim,
+        code: str,
+        message: str,
+        output: Output | None = None,
+        *,
+        server: str | None = None,
+    ) -> bool:
+        if self.with_retries(
+            lambda: stages.fail(self._database, claim, code, message, output, server=server)
+        ):
             self._count(claim, code)
             log.warning("%s: failed: %s", claim.job_id, message)
         else:
@@ -423,10 +463,11 @@ def _partial_output(claim: Claim, generation: Generation) -> Output:
         finish_reason="error",
         max_output_tokens=claim.sampling.max_output_tokens,
         first_token_after=None,
+        server=generation.server,
     )
 
 
-def _output(completion: Completion, start: float) -> Output:
+def _output(completion: Completion, generation: Generation, start: float) -> Output:
     first = completion.first_token_at
     return Output(
         text=completion.text,
@@ -436,6 +477,7 @@ def _output(completion: Completion, start: float) -> Output:
         finish_reason=completion.finish_reason.value,
         max_output_tokens=completion.max_output_tokens,
         first_token_after=None if first is None else first - start,
+        server=generation.server,
     )
 
 
@@ -443,6 +485,8 @@ def register(app: Celery, runner: StageRunner) -> None:
     """Register the tasks of the three roles with a Celery app."""
 
     def run(job_id: str, stage_index: int) -> None:
+        # Until the thread takes another message: Celery has something to say of this one after its task.
+        logs.begin(job_id=job_id, stage=stage_index)
         runner.run(job_id, stage_index)
 
     class Stage(Task):  # type: ignore[type-arg]  # generic for type checkers alone

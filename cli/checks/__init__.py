@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from cli.checks import broker, data, database, gpu, log_key, model, web, workers
+from cli.checks import (
+    broker,
+    data,
+    database,
+    gpu,
+    log_key,
+    metrics,
+    model,
+    traces,
+    web,
+    workers,
+)
 from cli.checks.findings import Findings, Level, Result
 from cli.errors import explain
 from jobs.settings import Settings
@@ -19,6 +30,8 @@ CHECKS: dict[str, Callable[[Settings], Findings]] = {
     "gpu": gpu.check,
     "worker": workers.check,
     "web": web.check,
+    "metrics": metrics.check,
+    "traces": traces.check,
 }
 #: Those that are left out if the database cannot be used.
 NEED_DATABASE = {"log", "worker"}

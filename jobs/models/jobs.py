@@ -69,6 +69,9 @@ class Job(Base):
     custom_id: Mapped[str | None] = mapped_column(ExactText)
     #: The job that this one replays. It is no foreign key: that job may be deleted.
     replay_of: Mapped[str | None] = mapped_column(sa.String(40))
+    #: The span that the job is below, and what tracing systems pass on with it (`jobs.trace_context`).
+    traceparent: Mapped[str | None] = mapped_column(sa.String(55))
+    tracestate: Mapped[str | None] = mapped_column(sa.String(512))
 
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
     #: When the first stage first started.
@@ -242,6 +245,8 @@ class Attempt(Base):
     #: The fencing token of its lease.
     lease_token: Mapped[int]
     worker_id: Mapped[str] = mapped_column(sa.ForeignKey("workers.id"), index=True)
+    #: The address of the server that generated the text, if the worker's engine is elsewhere and it is known.
+    server: Mapped[str | None] = mapped_column(sa.Text)
     status: Mapped[AttemptStatus] = mapped_column(enum(AttemptStatus, "status"))
 
     #: The exact text that the model was given.

@@ -43,6 +43,7 @@ def history(job: Job) -> dict[str, Any]:
         "max_output_tokens": job.max_output_tokens,
         "seed": job.seed,
         "background": job.background,
+        "traceparent": job.traceparent,
         "deadline_at": rfc3339(job.deadline_at),
         "restarts": [_restart(restart) for restart in job.restarts],
         "retries": [_retry(retry) for retry in job.retries],
@@ -172,6 +173,7 @@ def _attempt(attempt: Attempt, pointer: str, text: _Texts) -> dict[str, Any]:
         "first_token_at": rfc3339(attempt.first_token_at),
         "finished_at": rfc3339(attempt.finished_at),
         "error": text(f"{pointer}/error", attempt.error),
+        "server": attempt.server,
         "worker": {
             "id": attempt.worker.id,
             "host": attempt.worker.host,

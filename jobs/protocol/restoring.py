@@ -142,6 +142,7 @@ def _job(told: Mapping[str, Any]) -> Job:
         batch_id=batch and batch["id"],
         custom_id=batch and batch["custom_id"],
         replay_of=told["replay_of"],
+        traceparent=told["traceparent"],
         created_at=created_at,
         started_at=_time(told["started_at"]),
         finished_at=_time(told["finished_at"]),
@@ -192,6 +193,7 @@ def _attempt(number: int, told: Mapping[str, Any], workers: dict[str, Worker]) -
         first_token_at=_time(told["first_token_at"]),
         finished_at=_time(told["finished_at"]),
         error=told["error"],
+        server=told["server"],
     )
 
 

@@ -73,6 +73,7 @@ COLUMNS = MappingProxyType(
             "max_output_tokens": Kind.INTEGER,
             "seed": Kind.INTEGER,
             "background": Kind.BOOLEAN,
+            "traceparent": Kind.TEXT,
             "deadline_at": Kind.TEXT,
             "restarts": Kind.JSON,
             "retries": Kind.JSON,

@@ -85,6 +85,8 @@ _CLAIM = (
         Job.seed,
         Job.ready_at,
         Job.deadline_at,
+        Job.traceparent,
+        Job.tracestate,
         utcnow().label("now"),
     )
 )

@@ -93,6 +93,9 @@ _ATTEMPT_PLAIN = (
     "worker",
 )
 _ATTEMPT_TEXTS = ("prompt", "output", "error")
+#: Fields that are recorded as they are, if they have a value: older records did not know them.
+_OPTIONAL = ("retries", "traceparent")
+_ATTEMPT_OPTIONAL = ("server",)
 _REVIEW_PLAIN = ("id", "number", "key", "created_at", "critique", "regeneration")
 _REVIEW_TEXTS = ("reviewer", "corrected_answer", "tags", "note")
 _ERASURE_PLAIN = ("at", "by", "key", "texts")
@@ -276,10 +279,11 @@ def record(history: Mapping[str, Any], salts: Salts) -> dict[str, Any]:
         **_hashed(salts, "", history, _TEXTS),
         "batch": batch and {"id": batch["id"], **_hashed(salts, "/batch", batch, ("custom_id",))},
         "error": error and {"code": error["code"], **_hashed(salts, "/error", error, ("message",))},
-        **_retries(history),
+        **_present_only(history, _OPTIONAL),
         "attempts": [
             {
                 **{name: attempt[name] for name in _ATTEMPT_PLAIN},
+                **_present_only(attempt, _ATTEMPT_OPTIONAL),
                 **_hashed(salts, f"/attempts/{number}", attempt, _ATTEMPT_TEXTS),
             }
             for number, attempt in enumerate(history["attempts"])
@@ -432,9 +436,9 @@ def _imported(proof: str | None) -> dict[str, str]:
     return {} if proof is None else {"proof": proof}
 
 
-def _retries(history: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the retries of a job; nothing if there are none, as in records that knew none."""
-    return {"retries": history["retries"]} if history.get("retries") else {}
+def _present_only(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return fields that are there; those without a value are left out, as in records that did not know them."""
+    return {name: values[name] for name in names if values.get(name)}
 
 
 def _depth(value: Any) -> int:

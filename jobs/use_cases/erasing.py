@@ -137,6 +137,8 @@ def _erase(
                 Job.log_salts: _kept(salts, left),
                 # It would tell whether a guess of the request is right.
                 Job.request_digest: None,
+                # Nobody here knows what others have put into it.
+                Job.tracestate: None,
             }
         columns[Job.erased] = hashes
         erasures.update_job(connection, job_id, columns)

@@ -39,6 +39,14 @@ class Claim:
     started_at: dt.datetime
     #: Seconds from then to the job's deadline.
     seconds_left: float
+    #: The span that the job is below, if any, and what goes with it (`jobs.trace_context`).
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    @property
+    def number(self) -> int:
+        """The place of the attempt among all of the job, from 0 on. Every claim adds one."""
+        return self.lease_token - 1
 
     @property
     def lease(self) -> Lease:
@@ -62,6 +70,8 @@ class Output:
     max_output_tokens: int
     #: Seconds from the claim to the first token, by the worker's monotonic clock.
     first_token_after: float | None
+    #: The address of the server that generated it, if the engine is elsewhere.
+    server: str | None = None
 
 
 def claim(
@@ -148,6 +158,8 @@ def claim(
             sampling=sampling,
             started_at=job.now,
             seconds_left=(job.deadline_at - job.now).total_seconds(),
+            traceparent=job.traceparent,
+            tracestate=job.tracestate,
         )
 
 
@@ -196,26 +208,48 @@ def record(database: Database, claim: Claim, output: Output) -> bool:
 
 
 def fail(
-    database: Database, claim: Claim, code: str, message: str, output: Output | None = None
+    database: Database,
+    claim: Claim,
+    code: str,
+    message: str,
+    output: Output | None = None,
+    *,
+    server: str | None = None,
 ) -> bool:
     """End a job whose stage failed, with the reason and the text so far.
+
+    Args:
+        database: of the job.
+        claim: of the stage.
+        code, message: the reason.
+        output: the text so far, if any.
+        server: the server that refused it, if there is no text and the engine is elsewhere.
 
     Returns:
         False if the job has ended or the lease is lost: then nothing is recorded.
     """
     job = {"status": Status.FAILED, "error_code": code, "error_message": message}
-    columns = {"error": message, **(_columns(claim, output) if output else {})}
+    columns = {"error": message, "server": server}
+    if output is not None:
+        columns |= _columns(claim, output)
     return _end(database, claim, leases.END, job, AttemptStatus.FAILED, columns)
 
 
-def release(database: Database, claim: Claim, reason: str) -> bool:
+def release(database: Database, claim: Claim, reason: str, server: str | None = None) -> bool:
     """Give a claimed stage back, so that another worker can run it. A sweep publishes it.
+
+    Args:
+        database: of the job.
+        claim: of the stage.
+        reason: for the history.
+        server: the server that generated its text, if the engine is elsewhere.
 
     Returns:
         False if the job has ended or the lease is lost: then nothing is changed.
     """
     job = {"published_at": None}
-    return _end(database, claim, leases.RELEASE, job, AttemptStatus.RELEASED, {"error": reason})
+    attempt = {"error": reason, "server": server}
+    return _end(database, claim, leases.RELEASE, job, AttemptStatus.RELEASED, attempt)
 
 
 def keep_partial(database: Database, claim: Claim, output: Output | None) -> None:
@@ -268,4 +302,5 @@ def _columns(claim: Claim, output: Output) -> dict[str, Any]:
         "finish_reason": output.finish_reason,
         "max_output_tokens": output.max_output_tokens,
         "first_token_at": first_token_at,
+        "server": output.server,
     }

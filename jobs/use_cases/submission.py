@@ -17,6 +17,7 @@ from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling, Turn
 from jobs.queued_counts import QueuedCounts
 from jobs.statements import jobs
+from jobs.trace_context import TraceContext
 from jobs.transient import is_transient, retry_on_conflict
 
 
@@ -59,6 +60,8 @@ class JobRequest:
     new: NewJob
     #: The API key that it is submitted with, if any. It may have a maximum of queued jobs of its own.
     key: ApiKey | None = None
+    #: The span that the job is below, if its request belongs to a trace.
+    trace: TraceContext | None = None
 
 
 #: An accepted job, and whether it is new.
@@ -176,7 +179,7 @@ def _accept(unit: _Unit, request: JobRequest, max_queued: int, counts: QueuedCou
         if existing:
             return existing, False
     _check_limits(unit, max_queued, key, counts)
-    job = build_job(request.owner, new, None if key is None else key.id)
+    job = build_job(request.owner, new, None if key is None else key.id, request.trace)
     unit.add(job)
     return job, True
 
@@ -234,7 +237,9 @@ def _check_limits(unit: _Unit, max_queued: int, key: ApiKey | None, counts: Queu
         raise QuotaExceededError(key.max_queued)
 
 
-def build_job(owner: str, new: NewJob, key_id: str | None) -> Job:
+def build_job(
+    owner: str, new: NewJob, key_id: str | None, trace: TraceContext | None = None
+) -> Job:
     """Return the row of a new job, which counts as published."""
     return Job(
         id=new_id(),
@@ -260,5 +265,7 @@ def build_job(owner: str, new: NewJob, key_id: str | None) -> Job:
         batch_id=new.batch_id,
         custom_id=new.custom_id,
         replay_of=new.replay_of,
+        traceparent=None if trace is None else trace.traceparent,
+        tracestate=None if trace is None else trace.state,
         attempts=[],
     )

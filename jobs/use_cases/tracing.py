@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from jobs import trace_context
 from jobs.database import Database
 from jobs.models import Job, LogKind
 from jobs.statements import log, traces
@@ -73,7 +74,8 @@ def begin_sending(
     reviews: list[tuple[dict[str, Any], str]] = []
     for entry in entries:
         job = jobs.get(entry.job_id)  # It may be deleted.
-        if job is None:
+        # The caller decides for its trace whether anything of it is sent.
+        if job is None or not trace_context.of_job(job.id, job.traceparent).is_sampled:
             continue
         # Of a job that was retried, the last end is told.
         if entry.kind is LogKind.JOB and job.log_index == entry.entry_index:

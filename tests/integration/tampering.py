@@ -14,6 +14,7 @@ from jobs.use_cases import verifying
 #: The triggers that protect histories, by their tables.
 TRIGGERS = {
     "attempts_keep": "attempts",
+    "attempts_keep_server": "attempts",
     "reviews_keep": "reviews",
     "reviews_keep_rows": "reviews",
     "erasures_keep": "erasures",

@@ -10,8 +10,10 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,8 +34,10 @@ from jobs.statements import log
 from jobs.tlog.note import Signer
 from jobs.use_cases import workers
 from tests.conftest import RUNTIME, WORKER, create_database, model_settings
+from tests.receiver import Receiver, status
 from tests.servers import RedisServer, free_port
 from tests.vllm import VLLM
+from worker.metrics import MetricsServer
 
 
 @pytest.fixture
@@ -144,6 +148,19 @@ def test_redis(
             client.config_set("maxmemory-policy", "allkeys-lru")
             client.config_set("maxmemory", "1gb")
             assert "set noeviction" in only("redis", fine)
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.05))
+            assert "of maxmemory, which is" in only("redis", fine)
+            client.config_set("maxmemory", 0)
+            info = redis.Redis.info
+
+            def after_a_failure(self: Any, *sections: str) -> Any:
+                """Stand for a Redis whose disk is full."""
+                return {**info(self, *sections), "aof_last_write_status": "err"}
+
+            monkeypatch.setattr(redis.Redis, "info", after_a_failure)
+            assert "error: Redis could not write its append-only file" in only("redis", fine)
+            monkeypatch.setattr(redis.Redis, "info", info)
         finally:
             for name, value in (
                 ("appendonly", "no"),
@@ -278,6 +295,49 @@ def test_the_web(given: Callable[..., Settings], database: Database) -> None:
             server.shutdown()
             thread.join()
     assert "no web answers" in only("web", given(**named))
+
+
+def test_the_metrics(given: Callable[..., Settings]) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), _Answering) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = str(server.server_port)
+        try:
+            _Answering.reply = b"hello"
+            assert "status 200 and no metrics" in only("metrics", given(PORT=port))
+            _Answering.reply = b"helixq_build_info 1.0"
+            assert found("metrics", given(PORT=port)) == []
+            away = {"PORT": str(free_port())}
+            assert "another program answers" in only("metrics", given(**away, METRICS_PORT=port))
+        finally:
+            server.shutdown()
+            thread.join()
+    worker = given(**away, METRICS_PORT=str(free_port()))
+    assert found("metrics", worker) == [], "the port is free"
+    serving = MetricsServer(worker)
+    try:
+        assert "that is not ready serves metrics" in only("metrics", worker)
+        engine = SimpleNamespace(name="none", max_num_seqs=2)
+        runner = SimpleNamespace(running=[], ended={})
+        serving.watch(engine, runner, WORKER, RUNTIME)  # type: ignore[arg-type]  # what it reads of them
+        assert found("metrics", worker) == []
+    finally:
+        serving.close()
+    elsewhere = given(**away, HOST="192.0.2.1", METRICS_PORT="1")
+    assert "no worker can serve metrics at 192.0.2.1:1" in only("metrics", elsewhere)
+
+
+def test_the_receiver_of_traces(given: Callable[..., Settings]) -> None:
+    assert found("traces", given()) == []
+    with closing(Receiver()) as receiver:
+        address = receiver.url.replace("//", "//user:secret@")
+        assert found("traces", given(OTLP_ENDPOINT=address)) == []
+        receiver.reply = status(401)
+        said = only("traces", given(OTLP_ENDPOINT=address))
+        assert said.startswith(f"error: the receiver of traces at {receiver.url} replied with")
+        receiver.reply = status(400)
+        assert "refuses them: status 400" in only("traces", given(OTLP_ENDPOINT=address))
+    assert "does not respond" in only("traces", given(OTLP_ENDPOINT=address))
 
 
 def test_an_engine_elsewhere(given: Callable[..., Settings]) -> None:

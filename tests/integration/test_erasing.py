@@ -64,6 +64,9 @@ def test_an_erased_question_is_gone_everywhere_and_the_job_still_verifies(
 ) -> None:
     job = end(database, question=SECRET, input_items=ITEMS, request_digest="d" * 64)
     other = end(database)
+    with database.write() as connection:
+        traced = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "x=5551234"}
+        connection.execute(sa.update(Job).where(Job.id == job.id).values(**traced))
     seal(database)
     before = history(get(database, job))
     assert SECRET in everything(database)
@@ -73,6 +76,7 @@ def test_an_erased_question_is_gone_everywhere_and_the_job_still_verifies(
     assert "d" * 64 not in everything(database), "a digest of the request would confirm a guess"
     after = history(get(database, job))
     assert after["digest"] == before["digest"]
+    assert after["traceparent"] == before["traceparent"] == traced["traceparent"]
     assert after["question"] == {"erased": True, "hash": after["question"]["hash"]}
     assert after["attempts"][0]["prompt"]["erased"] is True
     assert (after["system"], after["attempts"][0]["output"]) == ("Be brief.", "Because.")

@@ -34,6 +34,7 @@ BOOKKEEPING = {
         "unindexed",
         "counted",
         "retried_at",
+        "tracestate",
     },
     "attempts": {"id", "lease_token", "delta_lengths"},
 }

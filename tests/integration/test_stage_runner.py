@@ -143,7 +143,7 @@ def test_every_line_of_a_stage_has_its_ids(
     ]
     [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
     for line in of_stages[:2]:
-        assert (line["role"], line["attempt_id"]) == ("actor", attempt.id)
+        assert (line["role"], line["attempt_id"], line["attempt"]) == ("actor", attempt.id, 1)
     assert "job_id" not in other
 
 

@@ -43,7 +43,8 @@ def received(receiver: Receiver) -> list[str]:
     for request in receiver.received:
         assert request.headers["content-type"] == "application/x-protobuf"
         sent = ExportTraceServiceRequest.FromString(request.body)
-        roots = [s for s in sent.resource_spans[0].scope_spans[0].spans if not s.parent_span_id]
+        spans = sent.resource_spans[0].scope_spans[0].spans
+        roots = [s for s in spans if s.name.startswith("invoke_agent")]
         ids += [attributes(span)["gen_ai.response.id"] for span in roots]
     return ids
 
@@ -99,7 +100,7 @@ def test_one_process_sends_at_a_time(database: Database, sending: TraceSending) 
     assert sending
     end(database)
     seal(database)
-    name = sending._receiver
+    name = sending._name
     begun = tracing.begin_sending(database, name, lambda job: {"id": job.id}, 60)
     assert begun is not None
     assert (len(begun.histories), begun.end, begun.failures) == (1, 2, 0)
@@ -154,7 +155,7 @@ def test_a_review_follows_its_job_as_scores_of_its_texts(
     assert sending.send()
     first, second = receiver.received
     sent = spans(first)
-    assert [ratings(span) for span in sent.values()] == [[]] * 4
+    assert [ratings(span) for span in sent.values()] == [[]] * 7
     [span] = spans(second).values()
     assert ratings(span) == [("regeneration", 1.0, None)]
     assert attributes(span.events[0])["helixq.review.id"] == early

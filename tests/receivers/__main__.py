@@ -87,8 +87,10 @@ def compare(histories: list[dict[str, Any]], receiver: Phoenix) -> list[str]:
             wrong.append(f"{what}: Phoenix shows {shown!r}, and it is {right!r}")
 
     attempts = [attempt for history in histories for attempt in history["attempts"]]
-    spans = receiver.spans(len(histories) + len(attempts))
-    check("spans", len(spans), len(histories) + len(attempts))
+    # Of an attempt: that its message was processed, and the request to the model.
+    count = len(histories) + 2 * len(attempts)
+    spans = receiver.spans(count)
+    check("spans", len(spans), count)
     check("traces", len({span["context"]["trace_id"] for span in spans}), len(histories))
     project = receiver.project()
     check("counted traces", project["traceCount"], len(histories))
@@ -109,7 +111,9 @@ def compare(histories: list[dict[str, Any]], receiver: Phoenix) -> list[str]:
                 _content(attributes, "output"),
                 history["attempts"][-1]["output"],
             )
-            own = [s for s in spans if s["parent_id"] == root["context"]["span_id"]]
+            processed = [s for s in spans if s["parent_id"] == root["context"]["span_id"]]
+            above = {s["context"]["span_id"] for s in processed}
+            own = [s for s in spans if s["parent_id"] in above]
             own.sort(key=lambda span: str(span["start_time"]))
             check(f"{name}: stages", len(own), len(history["attempts"]))
             for span, attempt in zip(own, history["attempts"], strict=False):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
 
 import pytest
 
+from jobs import logs
 from web.dispatcher import Dispatcher
+
+log = logging.getLogger(__name__)
 
 #: Seconds within which what is expected happens.
 SOON = 30
@@ -98,3 +103,29 @@ def test_requests_that_wait_are_cancelled_at_the_end_and_threads_end() -> None:
         thread.join(SOON)
         assert not thread.is_alive()
     assert (first.cancelled, second.cancelled, second.begun.is_set()) == (False, True, False)
+
+
+def test_what_a_request_binds_to_the_log_is_forgotten_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its own lines have it to the last one."""
+    caplog.handler.setFormatter(logs.formatter("json", "web"))
+
+    class Binding(Request):
+        def service(self) -> None:
+            if self._error:
+                logs.begin(request_id="req_1")
+            log.error("served")
+            super().service()
+
+    dispatcher = Dispatcher(1)
+    for request in (Binding(ValueError()), Binding()):
+        served(dispatcher, request)
+        wait_for_idle(dispatcher, 1)
+    lines = [json.loads(line) for line in caplog.text.splitlines()]
+    assert [(line["message"], line.get("request_id")) for line in lines] == [
+        ("served", "req_1"),
+        ("a request could not be served", "req_1"),
+        ("served", None),
+    ]
+    dispatcher.shutdown()

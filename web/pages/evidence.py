@@ -75,6 +75,7 @@ def _evidence(job: Job, index: int, attempt: Attempt) -> Evidence:
         ("Seed", f"{attempt.seed}{_omitted('seed', omitted)}"),
         ("Tokens", _tokens(attempt)),
         ("Finish reason", attempt.finish_reason or "none"),
+        *([] if attempt.server is None else [("Server", attempt.server)]),
         *(
             (name, _time(time))
             for name, time in (

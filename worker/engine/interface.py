@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +47,8 @@ class Request:
     deadline: float = math.inf
     #: Requests with a higher priority are scheduled first.
     priority: int = 0
+    #: Headers that say which trace it belongs to, for servers elsewhere (W3C Trace Context).
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class Generation:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        #: Of the caller: lines of the log about the request, which an engine's thread writes, have what is bound there.
+        self.context = copy_context()
+        #: The address of the server that generates it, if the engine is elsewhere and has picked one.
+        self.server: str | None = None
         self._deltas: list[str] = []
         self._changed = threading.Condition()
         self._cancelled = threading.Event()

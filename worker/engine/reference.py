@@ -137,8 +137,8 @@ class ReferenceEngine:
                 continue
             try:
                 generation.finish(self._generate(generation, prompt_token_ids, max_output_tokens))
-            except Exception as error:  # whatever it is, only this request fails
-                log.exception("a request failed")
+            except Exception as error:  # noqa: BLE001 (whatever it is, only this request fails)
+                generation.context.run(log.exception, "a request failed")
                 generation.finish(EngineError(f"{type(error).__name__}: {error}"))
 
     @torch.inference_mode()

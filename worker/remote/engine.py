@@ -269,6 +269,7 @@ class OpenAIEngine:
             task.cancel()
 
         member.running[task] = interrupt
+        generation.server = member.url
         try:
             try:
                 return await self._stream(generation, progress, member)
@@ -310,7 +311,11 @@ class OpenAIEngine:
         request = generation.request
         progress.finish_reason = None
         async with member.server.complete(
-            request.role, request.prompt, request.sampling, progress.max_tokens
+            request.role,
+            request.prompt,
+            request.sampling,
+            progress.max_tokens,
+            trace_headers=request.trace_headers,
         ) as stream:
             async for event in stream:
                 raise_if_error(event, self._api_key)

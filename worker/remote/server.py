@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -223,6 +224,7 @@ class Server:
         sampling: Sampling,
         max_tokens: int,
         timeout: float | None = None,
+        trace_headers: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """Start a completion; its events follow as they are generated. Leaving the context closes the connection.
 
@@ -233,6 +235,7 @@ class Server:
             max_tokens: the maximum number of new tokens.
             timeout: the maximum number of seconds between two pieces; None for no limit: a request may
                 wait long at a busy server. Health checks notice one that hangs.
+            trace_headers: say which trace it belongs to.
 
         Raises:
             UnavailableError: it does not respond, or not to the end.
@@ -244,7 +247,7 @@ class Server:
             f"{self.url}/completions",
             # As ASCII, which has any text that Python has.
             content=json.dumps(body).encode(),
-            headers={"Accept": "text/event-stream"},
+            headers={"Accept": "text/event-stream", **trace_headers},
             timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT, write=30, pool=None),
         )
         reply: httpx2.Response | None = None

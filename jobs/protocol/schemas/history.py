@@ -89,6 +89,8 @@ class Attempt(Reply):
     first_token_at: Time | None
     finished_at: Time | None
     error: str | ErasedText | None
+    #: The engine's server that generated the text, if there is one and it is known.
+    server: str | None
     worker: Worker
 
 
@@ -155,6 +157,8 @@ class History(Summary):
     max_output_tokens: int
     seed: int
     background: bool
+    #: The span that the request belongs to, as W3C's header.
+    traceparent: str | None
     deadline_at: Time | None
     restarts: list[Restart]
     retries: list[Retry]

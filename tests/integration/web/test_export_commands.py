@@ -212,9 +212,9 @@ def test_a_job_is_a_trace_and_its_stages_are_spans(
     [resource] = json.loads(line)["resourceSpans"]
     assert attributes(resource["resource"])["service.name"] == "helixq"
     spans = resource["scopeSpans"][0]["spans"]
-    assert len(spans) == 8
+    assert len(spans) == 14
     assert len({span["traceId"] for span in spans}) == len(ended)
-    for job_id, (root, *stages) in zip(ended, (spans[:4], spans[4:]), strict=True):
+    for job_id, (root, *stages) in zip(ended, (spans[:7], spans[7:]), strict=True):
         history = web.get(f"/api/jobs/{job_id}").json
         told = attributes(root)
         assert (root["name"], len(root["traceId"]), len(root["spanId"])) == (
@@ -226,8 +226,15 @@ def test_a_job_is_a_trace_and_its_stages_are_spans(
         [asked] = json.loads(told["gen_ai.input.messages"])
         part = {"type": "text", "content": history["question"]}
         assert asked == {"role": "user", "parts": [part]}
-        for span, attempt in zip(stages, history["attempts"], strict=True):
-            assert (span["parentSpanId"], span["traceId"]) == (root["spanId"], root["traceId"])
+        assert "parentSpanId" not in root
+        for process, span, attempt in zip(
+            stages[::2], stages[1::2], history["attempts"], strict=True
+        ):
+            assert process["name"] == "process helixq"
+            assert attributes(process)["messaging.message.conversation_id"] == job_id
+            for below, above in ((process, root), (span, process)):
+                assert below["parentSpanId"] == above["spanId"]
+                assert below["traceId"] == root["traceId"]
             told = attributes(span)
             assert told["gen_ai.operation.name"] == "text_completion"
             assert told["helixq.role"] == attempt["role"]
@@ -272,7 +279,7 @@ def test_ratings_are_evaluations_of_the_texts_and_erased_texts_are_left_out(
         ("regenerator", "regeneration", 1, None),
     ]
     assert {told["gen_ai.response.id"] for _, told in found} == {first}
-    erased = [attributes(span) for span in spans[4:]]
+    erased = [attributes(span) for span in spans[7:] if span["name"] != "process helixq"]
     assert not any(
         name.startswith(("gen_ai.input", "gen_ai.output.m")) for t in erased for name in t
     )
@@ -339,7 +346,7 @@ def test_traces_are_sent_to_a_receiver(ended: list[str], jobs: Command, tmp_path
         assert request.headers["content-type"] == "application/x-protobuf"
         sent = ExportTraceServiceRequest.FromString(request.body)
         spans = sent.resource_spans[0].scope_spans[0].spans
-        assert [len(span.span_id) for span in spans] == [8] * 8
+        assert [len(span.span_id) for span in spans] == [8] * 14
         receiver.reply = status(503)
         refused = jobs(*command)
         assert (refused.exit_code, "status 503, after 0 were sent" in refused.output) == (1, True)

@@ -6,8 +6,10 @@ import gzip
 import json
 import logging
 import zlib
+from collections.abc import Iterator
 
 import pytest
+from flask import Response
 
 from jobs import logs
 from tests.integration.web.client import Client
@@ -38,6 +40,11 @@ def test_a_proxys_request_id_is_kept_if_it_is_harmless(web: Client) -> None:
         assert request_id(given).startswith("req_")
 
 
+def stream() -> Iterator[str]:
+    logging.getLogger("waitress").warning("of a library")
+    yield "streamed"
+
+
 def test_the_log_has_the_request_id(web: Client, capsys: pytest.CaptureFixture[str]) -> None:
     handlers = logging.getLogger().handlers[:]
     logs.configure("json", "web")
@@ -47,17 +54,22 @@ def test_the_log_has_the_request_id(web: Client, capsys: pytest.CaptureFixture[s
         assert web.get("/healthz", headers={"X-Request-ID": "abc"}).status_code == 500
         web.application.view_functions["api.job"] = lambda job_id: 1 / 0  # noqa: ARG005 (Flask names it)
         assert web.get("/api/jobs/resp_1", headers={"X-Request-ID": "abc"}).status_code == 500
-        logging.getLogger("web").warning("of no request")
+        # Of a trace, and while its body is sent, which is after Flask is done with it.
+        web.application.view_functions["health.healthz"] = lambda: Response(stream())
+        traced = {"X-Request-ID": "abd", "traceparent": f"00-{'a' * 32}-{'b' * 16}-00"}
+        assert web.get("/healthz", headers=traced).text == "streamed"
         logs.configure("text", "web")
         assert web.get("/api/jobs/resp_1", headers={"X-Request-ID": "abc"}).status_code == 500
     finally:
         logging.getLogger().handlers[:] = handlers
     written = capsys.readouterr().err.splitlines()
-    first, of_job, after = (json.loads(line) for line in written[:3])
+    first, of_job, streamed = (json.loads(line) for line in written[:3])
     assert (first["request_id"], first["message"]) == ("abc", "request failed")
     assert (of_job["request_id"], of_job["job_id"]) == ("abc", "resp_1")
-    assert ("job_id" in first, "request_id" in after) == (False, False)
-    assert written[3].endswith("request failed [abc resp_1]")
+    assert "job_id" not in first
+    assert (streamed["request_id"], streamed["trace_id"]) == ("abd", "a" * 32)
+    text = next(line for line in written[3:] if "request failed" in line)
+    assert set(text.split("request failed ")[1].split()) == {"request_id=abc", "job_id=resp_1"}
 
 
 def test_a_body_may_be_gzipped(web: Client) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from structlog.contextvars import get_contextvars
 
 from jobs import combining, logs
 from jobs.combining import Combiner
@@ -123,7 +124,7 @@ def test_an_error_of_an_item_reaches_its_thread_alone(executor: ThreadPoolExecut
 
 def test_the_work_knows_nothing_of_the_thread_that_does_it() -> None:
     def fields(items: list[str]) -> list[str]:
-        return [str(dict(logs._context.get())) for _ in items]
+        return [str(get_contextvars()) for _ in items]
 
     with logs.bound(request_id="req_1"):
         assert Combiner(fields).do("anything") == "{}"

@@ -73,7 +73,9 @@ class StepExecutor:
     def execute(self, output: SchedulerOutput) -> None:
         """Launch a step, and read it or, with async scheduling, the step before."""
         for sequence in output.preempted:
-            log.info("out of KV cache: preempted a request of %d tokens", len(sequence))
+            sequence.generation.context.run(
+                log.info, "out of KV cache: preempted a request of %d tokens", len(sequence)
+            )
         launched = self._launch(output) if output else None
         if self._runner.async_scheduling:
             launched, self._in_flight = self._in_flight, launched

@@ -1,0 +1,35 @@
+"""The receiver of traces."""
+
+from __future__ import annotations
+
+import logging
+from urllib.parse import urlsplit
+
+from cli.checks.findings import Findings, error, ok
+from jobs.settings import Settings
+from jobs.telemetry import Exporter
+from jobs.trace_receiver import RefusedError, TraceReceiver, UnavailableError
+
+TIMEOUT = 5.0
+#: What it would say, the findings say.
+_log = logging.Logger(__name__, logging.CRITICAL)
+
+
+def check(settings: Settings) -> Findings:
+    """Whether the receiver of traces takes a request, which has no spans."""
+    if settings.otlp_endpoint is None:
+        yield ok("HELIXQ_OTLP_ENDPOINT is not set: no traces are sent")
+        return
+    # The address may have a password.
+    address = urlsplit(settings.otlp_endpoint)
+    place = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+    try:
+        data = Exporter().to_protobuf([])
+        TraceReceiver(settings.otlp_endpoint, TIMEOUT, _log).send(data)
+    except (RefusedError, UnavailableError) as problem:
+        said = f"refuses them: {problem}" if isinstance(problem, RefusedError) else str(problem)
+        yield error(
+            f"the receiver of traces at {place} {said}: start it, or correct HELIXQ_OTLP_ENDPOINT"
+        )
+    else:
+        yield ok(f"the receiver of traces at {place} takes them")

@@ -1,0 +1,80 @@
+"""A receiver of traces: OpenTelemetry's OTLP over HTTP."""
+
+from __future__ import annotations
+
+import logging
+
+#: Statuses after which the same request may succeed later. After others of a client's errors it is not repeated.
+TRANSIENT = frozenset({401, 403, 404, 407, 408, 425, 429})
+
+
+class RefusedError(Exception):
+    """The receiver would refuse the same spans for ever."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+
+
+class UnavailableError(Exception):
+    """The receiver did not take spans now. The reason follows "the receiver of traces"."""
+
+
+class TraceReceiver:
+    """A receiver, and whether it was away when it was called last. It is used by one thread at a time."""
+
+    def __init__(self, endpoint: str, timeout: float, log: logging.Logger) -> None:
+        """
+        Args:
+            endpoint: its address, such as ``http://127.0.0.1:6006/v1/traces``. It may have a password.
+            timeout: seconds that it may take.
+            log: gets a line when it is away, and when it is back.
+        """
+        self.timeout = timeout
+        self._endpoint = endpoint
+        self._log = log
+        #: Why it takes nothing, so that it is said once.
+        self._failure: str | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it has not taken what it was sent last."""
+        return self._failure is not None
+
+    def send(self, data: bytes) -> None:
+        """Send an `ExportTraceServiceRequest`.
+
+        Raises:
+            RefusedError, UnavailableError: it does not take it.
+        """
+        try:
+            self._post(data)
+        except UnavailableError as error:
+            if self._failure != str(error):
+                self._log.warning("the receiver of traces %s", error)
+            self._failure = str(error)
+            raise
+        except RefusedError:
+            self._note_reply()
+            raise
+        self._note_reply()
+
+    def _note_reply(self) -> None:
+        if self._failure is not None:
+            self._log.info("the receiver of traces takes them again")
+        self._failure = None
+
+    def _post(self, data: bytes) -> None:
+        import httpx2  # Here, since most processes send no traces.
+
+        headers = {"Content-Type": "application/x-protobuf"}
+        try:
+            reply = httpx2.post(
+                self._endpoint, content=data, headers=headers, timeout=self.timeout, trust_env=False
+            )
+        except httpx2.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise UnavailableError(f"does not respond ({reason})") from error
+        if 400 <= reply.status_code < 500 and reply.status_code not in TRANSIENT:
+            raise RefusedError(reply.status_code)
+        if not reply.is_success:
+            raise UnavailableError(f"replied with the status {reply.status_code}")

@@ -1,0 +1,74 @@
+"""Which trace a request belongs to: that of its client, if it sends ``traceparent``, or one that begins here.
+
+With `HELIXQ_OTLP_ENDPOINT` the request has spans of its own (`web.request_spans`). Without it nothing of OpenTelemetry is
+imported, and a job that the request submits is below the client's span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from flask import Flask, current_app, request
+
+from jobs import trace_context
+from jobs.settings import Settings
+from jobs.trace_context import TraceContext
+
+
+class Sending:
+    """A job that is being submitted: what it is below, and which one it is once that is known."""
+
+    def __init__(self, trace: TraceContext | None) -> None:
+        self.trace = trace
+        self.job_id: str | None = None
+
+
+class Spans(Protocol):
+    """Makes the spans of requests."""
+
+    def sending(self) -> Iterator[Sending]: ...
+    def close(self) -> None: ...
+
+
+def init_app(app: Flask, settings: Settings) -> None:
+    """Trace the requests of an application, if there is a receiver.
+
+    Raises:
+        NotInstalledError: OpenTelemetry's SDK is not installed.
+    """
+    app.extensions["helixq.spans"] = None
+    if settings.otlp_endpoint is not None:
+        from web.request_spans import RequestSpans
+
+        spans = RequestSpans(settings.otlp_endpoint)
+        spans.init_app(app)
+        app.extensions["helixq.spans"] = spans
+
+
+def close(app: Flask) -> None:
+    """Send what has ended, and no more."""
+    if (spans := _spans(app)) is not None:
+        spans.close()
+
+
+def given() -> TraceContext | None:
+    """Return the client's span that the current request is below, if it names one."""
+    headers = request.headers
+    traceparent = headers.get("traceparent")
+    return (
+        None if traceparent is None else trace_context.parse(traceparent, headers.get("tracestate"))
+    )
+
+
+@contextmanager
+def sending() -> Iterator[Sending]:
+    """Let the job that is submitted meanwhile be below the current request."""
+    spans = _spans(current_app)
+    yield from iter([Sending(given())]) if spans is None else spans.sending()
+
+
+def _spans(app: Flask) -> Spans | None:
+    spans: Spans | None = app.extensions["helixq.spans"]
+    return spans
