@@ -70,7 +70,7 @@ def is_ready(service: Service) -> bool:
 def messages(client: redis.Redis) -> int:
     client.execute_command("SELECT 1")  # type: ignore[no-untyped-call]  # redis-py has no types there
     keys: Any = client.keys("helixq:helixq*")
-    return sum(int(client.llen(key)) for key in keys)  # type: ignore[arg-type]  # (the same)
+    return sum(int(client.llen(key)) for key in keys)
 
 
 def check_ended_once(service: Service, job_ids: list[str]) -> None:
