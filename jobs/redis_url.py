@@ -74,7 +74,7 @@ def checked(value: str) -> str:
         place, number = quote(path), options_by_name.pop("db", "0")
     else:
         if scheme in SENTINEL_SCHEMES:
-            name, _, path = path.removeprefix("/").partition("/")
+            name, path = map(unquote, url.path.removeprefix("/").partition("/")[::2])
             if not name:
                 raise ValueError(
                     "after the sentinels it should have the name of their primary: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,10 +41,11 @@ def tls_servers(folder: Path) -> Iterator[TlsServers]:
         folder: an empty one.
     """
     program = shutil.which("redis-server")
-    if program is None:
+    if program is None or not _speaks_tls(program):
+        missing = "no redis-server with TLS is installed"
         if os.environ.get("REQUIRE_REDIS_TLS"):
-            pytest.fail("no redis-server is installed")
-        pytest.skip("no redis-server is installed")
+            pytest.fail(missing)
+        pytest.skip(missing)
     certificate = make_certificate(folder / "server")
     port, sentinel_port = free_port(), free_port()
     tls = ["--port", "0", "--bind", "127.0.0.1", "--tls-auth-clients", "no", "--tls-replication"]
@@ -57,12 +59,12 @@ def tls_servers(folder: Path) -> Iterator[TlsServers]:
     try:
         options = ["--tls-port", str(port), "--save", "", "--requirepass", PASSWORD]
         processes.append(start([program, *tls, *options], os.environ, cwd=folder))
-        processes[0].wait_for("Ready to accept connections|Failed|FATAL")
+        processes[0].wait_for("Ready to accept connections")
         options = ["--tls-port", str(sentinel_port), "--sentinel"]
         processes.append(
             start([program, str(configuration), *tls, *options], os.environ, cwd=folder)
         )
-        processes[1].wait_for("monitor master|Failed|FATAL")
+        processes[1].wait_for("monitor master")
         yield TlsServers(
             f"rediss://:p%2Fw%40@127.0.0.1:{port}/1",
             f"rediss+sentinel://:p%2Fw%40@127.0.0.1:{sentinel_port}/{NAME}/1",
@@ -71,6 +73,14 @@ def tls_servers(folder: Path) -> Iterator[TlsServers]:
     finally:
         for process in processes:
             process.stop()
+
+
+def _speaks_tls(program: str) -> bool:
+    # It stops at the first option that it does not know.
+    tried = subprocess.run(
+        [program, "--tls-port", "0", "--unknown"], capture_output=True, text=True, check=False
+    )
+    return "tls-port" not in tried.stdout + tried.stderr
 
 
 def make_certificate(folder: Path) -> Path:

@@ -118,8 +118,17 @@ class Sentinels:
     def fail_over(self) -> None:
         """Exchange primary and replica, as for maintenance."""
         before = self.primary
-        self._client.execute_command(f"SENTINEL FAILOVER {NAME}")
+        until(self._begins_to_fail_over)
         self.wait_until_replaced(before)
+
+    def _begins_to_fail_over(self) -> bool:
+        try:
+            self._client.execute_command(f"SENTINEL FAILOVER {NAME}")
+        except redis.ResponseError as error:
+            # It has not asked the replica yet, since that was started again.
+            assert "NOGOODSLAVE" in str(error)  # noqa: PT017 (it is one of two outcomes)
+            return False
+        return True
 
     def wait_until_replaced(self, before: Server) -> None:
         until(lambda: self.primary is not before)
