@@ -89,7 +89,7 @@ def test_the_queue_and_all_others_ask_the_same_sentinels(
 ) -> None:
     spelled = checked(url)
     assert checked(spelled) == spelled
-    connection = make_app(spelled).connection_for_read()
+    connection: Any = make_app(spelled).connection_for_read()
     virtual: Any = connection.transport
     channel = virtual.Channel.__new__(virtual.Channel)
     channel.connection = virtual
