@@ -29,6 +29,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 #: One that is missing here costs nothing but time.
 WAITING = [
     "acceptance/test_faults",
+    "acceptance/test_redis_failover",
+    "acceptance/test_postgresql_failover",
     "acceptance/test_outages",
     "acceptance/test_hosts",
     "acceptance/test_rolling_upgrade",

@@ -47,6 +47,11 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, sa.exc.SQLAlchemyError):
         return f"the database cannot be used ({reason}): {_advice(error)}"
     if isinstance(error, RedisError):
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            return (
+                f"Redis cannot be reached ({reason}): ssl_ca_certs in HELIXQ_REDIS_URL should name the authority that "
+                "signed its certificate, and its address there should be one that the certificate has"
+            )
         return f"Redis cannot be reached ({reason}): start it, or check HELIXQ_REDIS_URL"
     return None
 

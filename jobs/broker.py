@@ -1,12 +1,17 @@
-"""How Celery connects to Redis, and how often it tries while that is away."""
+"""How Celery connects to Redis, also through Sentinel, and how often it tries while that is away."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import kombu
+from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.sentinel import SentinelConnectionPool
+
+from jobs.redis_clients import Sentinels
+from jobs.redis_url import sentinel_url
 
 #: A key that never exists: popping from it checks whether Redis accepts writes.
 PROBE = "probe"
@@ -41,3 +46,34 @@ class Connection(kombu.Connection):
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
         return super().ensure_connection(*arguments, **{"interval_max": MAX_RETRY_DELAY, **options})
+
+
+class SentinelChannel(kombu_redis.SentinelChannel):
+    """Kombu's channel to the primary that Sentinel names, with the program's own `Sentinels`.
+
+    The option ``redis_url`` of the transport has them. In Kombu they are alternative broker URLs, each of which needs
+    user, password and number again, and while no primary is up, it would try each of them in turn.
+    """
+
+    from_transport_options = (*kombu_redis.SentinelChannel.from_transport_options, "redis_url")
+    redis_url: str
+    socket_timeout: float
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
+        url = sentinel_url(self.redis_url)
+        assert url is not None  # noqa: S101 (no other URL has this transport)
+        sentinels = Sentinels(url, self.socket_timeout)
+        # Kombu closes them with the channel.
+        if asynchronous:
+            self._async_sentinel_manager = sentinels
+        else:
+            self._sentinel_manager = sentinels
+        parameters = self._connparams(asynchronous)  # type: ignore[attr-defined]  # celery-types lacks it
+        del parameters["host"], parameters["port"]
+        return SentinelConnectionPool(url.name, sentinels, **parameters)  # type: ignore[no-untyped-call]  # no types there
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """Kombu's transport with this channel."""
+
+    Channel = SentinelChannel

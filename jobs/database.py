@@ -39,6 +39,9 @@ POSTGRESQL_DEFAULTS = {
     "keepalives_count": 3,
     "fallback_application_name": "helixq",
 }
+#: The same for a URL with several hosts, of which only one is the primary: a standby could not be written, and may lag
+#: behind it.
+SEVERAL_HOSTS_DEFAULTS = {"target_session_attrs": "read-write"}
 #: The maximum number of connections of a process: for units of work, for single queries, and of both.
 POOL_SIZE = 8
 LOOK_POOL_SIZE = 2
@@ -187,8 +190,11 @@ def create_engine(url: str, *, for_looks: bool = False) -> sa.Engine:
     pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0, "pool_use_lifo": True}
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
+        defaults = POSTGRESQL_DEFAULTS | (
+            SEVERAL_HOSTS_DEFAULTS if database_url.has_several_hosts(parsed) else {}
+        )
         options = {
-            **{key: value for key, value in POSTGRESQL_DEFAULTS.items() if key not in parsed.query},
+            **{key: value for key, value in defaults.items() if key not in parsed.query},
             "prepare_threshold": database_url.prepare_threshold(parsed),
             # Whatever the role, the database or the environment says: texts are Unicode.
             "client_encoding": "UTF8",

@@ -72,6 +72,12 @@ def _with_one_host(value: str) -> str:
     return f"{scheme}{separator}{user}{at}{path}?{where}" + (f"&{query}" if query else "")
 
 
+def has_several_hosts(url: sa.URL) -> bool:
+    """Return whether a PostgreSQL URL that `checked` returned names several hosts."""
+    hosts = url.query.get("host", ())
+    return len(hosts) > 1 if isinstance(hosts, tuple) else "," in hosts
+
+
 def _has_port(place: str) -> bool:
     return place.rpartition("]")[2].count(":") == 1
 

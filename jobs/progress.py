@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from jobs import advice, logs
+from jobs import advice, logs, redis_clients
 from jobs.listening import Listener, Subscription
 
 log = logging.getLogger(__name__)
@@ -75,14 +73,10 @@ class Progress:
     """Publishes and follows the progress of jobs. Threads may share it."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis = redis.Redis.from_url(
-            redis_url,
-            socket_connect_timeout=TIMEOUT,
-            socket_timeout=TIMEOUT,
-            # One retry replaces a connection to a server that was restarted. More of them would delay
-            # work that does not need Redis.
-            retry=Retry(NoBackoff(), 1),
-            decode_responses=True,
+        # One retry replaces a connection to a server that was restarted. More of them would delay work that
+        # does not need Redis.
+        self._redis = redis_clients.connect(
+            redis_url, timeout=TIMEOUT, retries=1, decode_responses=True
         )
         self._away = threading.Event()
         self._listener = Listener(self._redis)

@@ -32,6 +32,9 @@ MODEL_QUEUE_EXPIRY = 3600.0
 KEY_PREFIX = "helixq:"
 #: Seconds to wait for Redis.
 TIMEOUT = 3
+#: Seconds after which a consumer drops a connection that does not answer, as when its server has lost power. Kombu's
+#: own are 25.
+HEALTH_CHECK_INTERVAL = 5
 
 
 def model_queue(model: str) -> Queue:
@@ -92,6 +95,9 @@ def make_app(redis_url: str, model: str | None = None) -> Celery:
             "priority_steps": list(range(MAX_PRIORITY + 1)),
             "socket_connect_timeout": TIMEOUT,
             "socket_timeout": TIMEOUT,
+            "health_check_interval": HEALTH_CHECK_INTERVAL,
+            # For Sentinel.
+            "redis_url": redis_url,
             # Publishing is tried twice, since a request waits for it; then a sweep does it. A
             # consumer reconnects as set above.
             "max_retries": 1,

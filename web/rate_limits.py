@@ -17,9 +17,8 @@ from flask import Flask, Response, g
 from limits import RateLimitItemPerMinute
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from jobs import redis_clients
 from jobs.settings import Settings
 from web.caller import get_caller
 from web.errors import HTTPError
@@ -36,11 +35,9 @@ class RateLimits:
     """Counts the requests of keys that have a limit. Threads share it."""
 
     def __init__(self, redis_url: str) -> None:
-        pool = redis.ConnectionPool.from_url(
+        pool = redis_clients.make_pool(
             redis_url,
-            socket_connect_timeout=TIMEOUT,
-            socket_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
+            timeout=TIMEOUT,
             max_connections=1000,  # More than there are threads.
         )
         storage = RedisStorage("redis://", connection_pool=pool, key_prefix="helixq:limit")

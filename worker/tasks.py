@@ -147,6 +147,9 @@ class StageRunner:
             refusal = self.with_retries(
                 lambda: stages.why_refused(self._database, job_id, stage_index, self._worker_id)
             )
+            if refusal is Refusal.NO_SUCH_JOB:
+                log.info("%s: its message is dropped: no such job is in the database", job_id)
+                raise Ignore("there is no such job")
             if refusal is Refusal.NOT_READY:
                 break
             if refusal is Refusal.PAUSED:

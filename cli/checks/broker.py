@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from cli.checks.findings import Findings, error, ok, warning
-from jobs import advice
+from jobs import advice, redis_clients
 from jobs.settings import Settings
 
 #: The first version of Redis with all that is used.
@@ -24,12 +24,7 @@ _WRITES = {
 
 def check(settings: Settings) -> Findings:
     """Whether Redis responds, and how it keeps what it holds."""
-    with redis.Redis.from_url(
-        settings.redis,
-        socket_connect_timeout=TIMEOUT,
-        socket_timeout=TIMEOUT,
-        decode_responses=True,
-    ) as client:
+    with redis_clients.connect(settings.redis, timeout=TIMEOUT, decode_responses=True) as client:
         client.ping()
         try:
             info: dict[str, Any] = client.info()

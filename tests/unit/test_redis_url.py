@@ -8,6 +8,8 @@ import kombu
 import pytest
 import redis
 
+from jobs.queue import make_app
+from jobs.redis_clients import connect, make_pool
 from jobs.redis_url import broker_options, checked
 
 PASSWORD = "p/w:%?#é@"
@@ -61,3 +63,61 @@ def test_certificates_are_verified_by_default() -> None:
     assert broker_options(checked("rediss://h/0"))["broker_use_ssl"] == {
         "ssl_cert_reqs": "required"
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "sentinels", "name", "expected"),
+    [
+        ("redis+sentinel://a,b:7000,c/main", ["a:26379", "b:7000", "c:26379"], "main", {"db": 0}),
+        ("redis+sentinel://a,[::1]:7000/m", ["a:26379", "::1:7000"], "m", {"db": 0}),
+        (
+            f"redis+sentinel://us%40er:{QUOTED}@a,b/ma%2Fin/3?sentinel_username=s&sentinel_password=t%26",
+            ["a:26379", "b:26379"],
+            "ma/in",
+            {"db": 3, "username": "us@er", "password": PASSWORD},
+        ),
+        (
+            "rediss+sentinel://a/m?db=2&ssl_check_hostname=false",
+            ["a:26379"],
+            "m",
+            {"db": 2, "ssl_cert_reqs": "required", "ssl_check_hostname": False},
+        ),
+    ],
+)
+def test_the_queue_and_all_others_ask_the_same_sentinels(
+    url: str, sentinels: list[str], name: str, expected: dict[str, Any]
+) -> None:
+    spelled = checked(url)
+    assert checked(spelled) == spelled
+    connection: Any = make_app(spelled).connection_for_read()
+    virtual: Any = connection.transport
+    channel = virtual.Channel.__new__(virtual.Channel)
+    channel.connection = virtual
+    channel.redis_url = connection.transport_options["redis_url"]
+    channel.socket_timeout = 3.0
+    pools: list[Any] = [make_pool(spelled, timeout=3.0), channel._sentinel_managed_pool()]
+    for pool in pools:
+        assert pool.service_name == name
+        parameters = pool.connection_kwargs
+        assert {key: parameters.get(key) for key in expected} == expected
+        asked: list[Any] = [
+            each.get_connection_kwargs() for each in pool.sentinel_manager.sentinels
+        ]
+        assert [f"{each['host']}:{each['port']}" for each in asked] == sentinels
+        own = {each["username"] for each in asked}, {each["password"] for each in asked}
+        assert own == (({"s"}, {"t&"}) if "sentinel_username" in url else ({None}, {None}))
+        ssl = {each.get("ssl_check_hostname") for each in asked}
+        assert ssl == ({False} if "rediss" in url else {None})
+
+
+def test_sentinels_that_do_not_answer_are_named_and_no_password_is() -> None:
+    url = checked(
+        "redis+sentinel://:hunter2@127.0.0.1:1,127.0.0.1:2/main?sentinel_password=hunter3"
+    )
+    with pytest.raises(redis.ConnectionError) as excinfo:
+        connect(url, timeout=1.0).ping()
+    message = str(excinfo.value)
+    assert message.startswith("no sentinel knows a primary main that is up: 127.0.0.1:1: ")
+    assert "; 127.0.0.1:2: " in message
+    assert "hunter" not in message
+    assert "\n" not in message
