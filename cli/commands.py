@@ -122,6 +122,11 @@ COMMANDS = {
         "Compare `helixq up` with the reference engine alone.",
         "helixq bench service --json",
     ),
+    "bench soak": Entry(
+        "cli.bench.soak:soak",
+        "Ask for a while at a share of the capacity, and say what grows.",
+        "helixq bench soak --minutes 20 --share 0.8",
+    ),
     "bench track": Entry(
         "cli.bench.track:track",
         "Compare the service with the recorded figures.",
