@@ -132,6 +132,11 @@ COMMANDS = {
         "Compare the service with the recorded figures.",
         "helixq bench track",
     ),
+    "bench workers": Entry(
+        "cli.bench.workers:workers",
+        "Measure jobs an hour by the number of workers, on both databases.",
+        "helixq bench workers --workers 1,2,4,8 --plot workers.svg",
+    ),
     "jobs cancel": Entry("cli.jobs:cancel", "Cancel jobs.", "helixq jobs cancel ID"),
     "jobs delete": Entry(
         "cli.reviewing:delete",

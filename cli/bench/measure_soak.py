@@ -272,7 +272,9 @@ class Watch:
             later = second_half(series)
             line = trend(later)
             jobs = rate * (later[-1][0] - later[0][0])
-            grows = line.grows(ALLOWED_BYTES if unit == "bytes" else ALLOWED_COUNT)
+            # Redis keeps a job's live text for an hour, and grows for as long: its lasting keys tell.
+            judged = unit != "bytes" or part != "Redis"
+            grows = judged and line.grows(ALLOWED_BYTES if unit == "bytes" else ALLOWED_COUNT)
             growths.append(Growth(part, what, unit, line, line.rise / jobs, grows))
         return growths
 
@@ -294,7 +296,7 @@ class Watch:
         return [
             (created.timestamp(), (finished - created).total_seconds())
             for job_id, created, finished in rows
-            if job_id in wanted
+            if finished and job_id in wanted
         ]
 
     def processor(self) -> dict[str, float]:
