@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -176,9 +177,12 @@ class _Service:
         Args:
             count: of the workers.
             slots: of each.
-            seconds: how long to count.
+            seconds: how long to count at least.
             job_seconds: of a job whose GPU is simulated.
         """
+        if job_seconds is not None:
+            # Slots that began together end together: parts of such a wave would be chance.
+            seconds = math.ceil(seconds / job_seconds) * job_seconds
         self._start(count)
         at_once = count * slots
         self._ask(2 * at_once)
