@@ -34,6 +34,7 @@ WAITING = [
     "acceptance/test_outages",
     "acceptance/test_hosts",
     "acceptance/test_rolling_upgrade",
+    "acceptance/test_migrating",
     "acceptance/test_kills",
     "acceptance/browser/test_following",
     "acceptance/test_description",

@@ -122,10 +122,20 @@ COMMANDS = {
         "Compare `helixq up` with the reference engine alone.",
         "helixq bench service --json",
     ),
+    "bench soak": Entry(
+        "cli.bench.soak:soak",
+        "Ask for a while at a share of the capacity, and say what grows.",
+        "helixq bench soak --minutes 20 --share 0.8",
+    ),
     "bench track": Entry(
         "cli.bench.track:track",
         "Compare the service with the recorded figures.",
         "helixq bench track",
+    ),
+    "bench workers": Entry(
+        "cli.bench.workers:workers",
+        "Measure jobs an hour by the number of workers, on both databases.",
+        "helixq bench workers --workers 1,2,4,8 --plot workers.svg",
     ),
     "jobs cancel": Entry("cli.jobs:cancel", "Cancel jobs.", "helixq jobs cancel ID"),
     "jobs delete": Entry(

@@ -29,6 +29,21 @@ def count_option(name: str, default: int, text: str, *, minimum: int = 1) -> Cal
     return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
+def numbers(_: click.Context, option: click.Parameter, value: str | None) -> list[int]:
+    """Return the numbers of an option such as ``1,64``, as its callback; none if it is not given."""
+    if value is None:
+        return []
+    try:
+        found = [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is not a list of numbers such as 1,64", param=option
+        ) from error
+    if min(found) < 1:
+        raise click.BadParameter("each number must be at least 1", param=option)
+    return found
+
+
 def demo_questions(count: int) -> list[str]:
     """Return held-out questions with the longest numbers, half sums and half products."""
     from jobs.settings import DEMO_CHECKPOINT

@@ -26,18 +26,6 @@ CONTEXT = 1024
 LENGTHS = (64, 256, 512, 1024, 2048)
 
 
-def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in value.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(
-            f"{value!r} is not a list of numbers such as 1,64", param=option
-        ) from error
-    if min(numbers) < 1:
-        raise click.BadParameter("each number must be at least 1", param=option)
-    return numbers
-
-
 @click.command(cls=Command)
 @click.option(
     "--model",
@@ -55,7 +43,7 @@ def _numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]
     "--slots",
     default="1,64",
     show_default=True,
-    callback=_numbers,
+    callback=common.numbers,
     metavar="N,N,…",
     help="Numbers of sequences that the batching engine decodes at once, each measured.",
 )

@@ -79,9 +79,10 @@ def run(
             selector.register(connection, selectors.EVENT_READ, idle[-1])
         sent = 0
         start = time.perf_counter()
+        # Several replies may arrive together: no more are asked for than are wanted.
         while (now := time.perf_counter()) - start < seconds and len(delays) != maximum:
             timeout = TIMEOUT
-            while idle:
+            while idle and sent != maximum:
                 due = now if rate is None else start + sent / rate
                 if due > now:
                     timeout = due - now

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from cli import parts, up
 from cli.bench import load, processes
 from cli.bench.common import demo_questions
-from cli.bench.measure_readers import Readers, processor
+from cli.bench.measure_readers import Readers
+from cli.bench.resources import processor
 from cli.bench.stores import postgresql, sqlite
 from cli.errors import ExpectedError
 from jobs.database import Database, begin

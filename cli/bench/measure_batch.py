@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import httpx2
 
-from cli.bench import processes
+from cli.bench import processes, resources
 from cli.bench.common import demo_questions
 from cli.errors import ExpectedError
 from jobs.settings import Settings
@@ -60,8 +58,7 @@ def run(
     Raises:
         ExpectedError: the service does not start, or the batch is refused.
     """
-    if sys.platform != "linux":
-        raise ExpectedError("the memory of another process is read from Linux's /proc")
+    resources.check_system()
     settings = Settings(data_dir=folder / "data", port=processes.free_port())
     environ = {} if database_url is None else {"HELIXQ_DATABASE_URL": database_url}
     file = folder / "batch.jsonl"
@@ -70,7 +67,7 @@ def run(
     with (
         processes.run("up", settings, environ, path="/readyz", timeout=TIMEOUT) as pid,
         httpx2.Client(base_url=settings.url, timeout=TIMEOUT, trust_env=False) as client,
-        _watching({name: _child(pid, name) for name in ("web", "worker")}) as grown,
+        _watching({name: resources.child(pid, name) for name in ("web", "worker")}) as grown,
     ):
         on_progress(f"uploading {file.stat().st_size >> 20} MiB")
         start = time.monotonic()
@@ -125,30 +122,17 @@ def _checked(reply: httpx2.Response) -> dict[str, object]:
     return data
 
 
-def _child(parent: int, command: str) -> int:
-    """Return the process id of a part of `helixq up`."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (entry / "stat").read_text()
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue  # It has ended.
-        if int(stat.rpartition(")")[2].split()[1]) == parent and command.encode() in arguments:
-            return int(entry.name)
-    raise ExpectedError(f"{command} does not run")
-
-
 @contextmanager
 def _watching(pids: dict[str, int]) -> Iterator[dict[str, int]]:
     """Yield how many bytes the memory of processes has grown so far at most, by their names."""
-    before = {name: _resident(pid) for name, pid in pids.items()}
+    before = {name: resources.resident(pid) for name, pid in pids.items()}
     grown = dict.fromkeys(pids, 0)
     stopped = threading.Event()
 
     def watch() -> None:
         while not stopped.wait(POLL_INTERVAL):
             for name, pid in pids.items():
-                grown[name] = max(grown[name], _resident(pid) - before[name])
+                grown[name] = max(grown[name], resources.resident(pid) - before[name])
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -157,8 +141,3 @@ def _watching(pids: dict[str, int]) -> Iterator[dict[str, int]]:
     finally:
         stopped.set()
         thread.join()
-
-
-def _resident(pid: int) -> int:
-    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(match[1]) << 10 if match else 0

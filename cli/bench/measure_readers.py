@@ -16,6 +16,7 @@ from typing import Self
 
 from cli import parts, up
 from cli.bench import processes
+from cli.bench.resources import processor
 from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.models import ANONYMOUS
@@ -235,9 +236,3 @@ class Readers:
                 stream.rest = buffer[max(end_of_deltas, len(buffer) - 64) :]
         if until is not None and self._received < until:
             raise ExpectedError(f"{until - self._received} messages did not arrive")
-
-
-def processor(pid: int) -> float:
-    """Return the processor time that a process's threads have used, in seconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

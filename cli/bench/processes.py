@@ -29,17 +29,17 @@ def free_port() -> int:
 
 @contextmanager
 def run(
-    command: str, settings: Settings, environ: dict[str, str], *, path: str, timeout: float
+    command: str, settings: Settings, environ: dict[str, str], *, path: str | None, timeout: float
 ) -> Iterator[int]:
     """Run a command of `helixq` in a process of its own until the end of the block.
 
     On Linux it ends with this process, too, however that ends.
 
     Args:
-        command: ``up`` or ``web``.
-        settings: its data folder and port. The log is written beside the folder.
+        command: ``up``, ``web`` or another one that runs until it is stopped.
+        settings: its data folder and port. The log is written beside the folder, with the command's name.
         environ: further settings. Those of the caller do not reach the process.
-        path: of the URL that responds with 200 when the process is ready.
+        path: of the URL that responds with 200 when the process is ready; None not to wait for it.
         timeout: maximum number of seconds until it is ready.
 
     Yields:
@@ -50,7 +50,7 @@ def run(
     """
     own = {k: v for k, v in os.environ.items() if not k.startswith("HELIXQ_")}
     own |= {"HELIXQ_DATA_DIR": str(settings.data_dir), "HELIXQ_PORT": str(settings.port)}
-    log = settings.data_dir.with_suffix(".log")
+    log = settings.data_dir.with_name(f"{settings.data_dir.name}-{command}.log")
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [*PROGRAM, command],
@@ -60,7 +60,8 @@ def run(
             preexec_fn=die_with_parent,
         )
     try:
-        wait_until_ready(process, settings.url + path, log, timeout)
+        if path is not None:
+            wait_until_ready(process, settings.url + path, log, timeout)
         yield process.pid
     finally:
         process.send_signal(signal.SIGINT)

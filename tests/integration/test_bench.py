@@ -144,6 +144,21 @@ def test_webs_are_measured_while_jobs_wait_on_both_databases() -> None:
         assert r["stream_share"] > 0
 
 
+def test_workers_are_measured_with_simulated_gpus_on_both_databases(tmp_path: Path) -> None:
+    plot = tmp_path / "workers.svg"
+    options = ("--workers", "1", "--slots", "4", "--text-seconds", "0.2", "--seconds", "1")
+    results = bench("workers", *options, "--plot", str(plot))["results"]
+    assert [(r["database"], r["engine"]) for r in results] == [
+        ("SQLite", "simulated"),
+        ("PostgreSQL", "simulated"),
+    ]
+    for r in results:
+        assert r["possible"] == pytest.approx(4 / 0.6 * 3600)
+        assert 0 < r["jobs_an_hour"] < 2 * r["possible"]
+        assert min(r["worker_cost"], r["redis_cost"]) > 0
+    assert plot.read_text().startswith("<?xml")
+
+
 def test_readers_are_measured_while_text_is_published() -> None:
     results = bench("readers", "--readers", "3", "--pieces", "20", "--seconds", "0.3")["results"]
     assert [(r["readers"], r["jobs"], r["before"]) for r in results] == [
