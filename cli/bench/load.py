@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import selectors
 import socket
@@ -79,7 +80,9 @@ def run(
             selector.register(connection, selectors.EVENT_READ, idle[-1])
         sent = 0
         start = time.perf_counter()
-        while (now := time.perf_counter()) - start < seconds and len(delays) != maximum:
+        # Replies come several at once: there may be more than the maximum.
+        most = math.inf if maximum is None else maximum
+        while (now := time.perf_counter()) - start < seconds and len(delays) < most:
             timeout = TIMEOUT
             while idle:
                 due = now if rate is None else start + sent / rate
