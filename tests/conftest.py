@@ -191,8 +191,10 @@ def create_database(
     """Make a database, empty or as its template; return its URL."""
     name = next(_names)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        # Copying files takes a quarter of the time that PostgreSQL's own choice takes, to log each page.
         connection.execute(
-            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE {template}"
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE {template} "
+            "STRATEGY FILE_COPY"
         )
     return str(postgres.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
 
