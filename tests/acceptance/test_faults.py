@@ -28,6 +28,8 @@ from tests.servers import PATIENCE, RedisServer
 SOON = 200
 #: Tokens that take about a second, and far less than the grace period on a busy machine.
 SHORT = 120
+#: What a test asserts is up to Redis and to signals: the database has no part in it.
+any_database = pytest.mark.parametrize("whole_service", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -95,6 +97,7 @@ def test_a_running_job_that_is_deleted_stops_and_frees_its_slot(service: Service
     assert service.wait(next_id)["status"] == "incomplete"
 
 
+@any_database
 def test_later_stages_go_before_new_questions_and_those_by_priority(service: Service) -> None:
     """While the only slot is taken, stages wait in this order."""
     running_id = service.submit("Go on", max_output_tokens=SOON)
@@ -129,6 +132,7 @@ def test_a_job_continues_after_its_worker_is_killed(service: Service) -> None:
     assert attempts(service, str(first["id"])) == [(n, "finished") for n in range(3)]
 
 
+@any_database
 def test_a_second_sigterm_releases_the_stage_at_once(service: Service) -> None:
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
@@ -144,6 +148,7 @@ def test_a_second_sigterm_releases_the_stage_at_once(service: Service) -> None:
         http.post(f"/v1/responses/{job_id}/cancel")
 
 
+@any_database
 def test_sigquit_releases_the_stage(service: Service) -> None:
     """Celery would acknowledge the unfinished task."""
     job_id = service.submit("Go on", max_output_tokens=LONG)
@@ -157,6 +162,7 @@ def test_sigquit_releases_the_stage(service: Service) -> None:
         http.post(f"/v1/responses/{job_id}/cancel")
 
 
+@any_database
 def test_a_short_stage_finishes_after_sigterm(service: Service) -> None:
     job_id = service.submit("Go on", max_output_tokens=SHORT)
     service.wait_for_text(job_id)
@@ -170,6 +176,7 @@ def test_a_short_stage_finishes_after_sigterm(service: Service) -> None:
     assert service.wait(waiting)["status"] == "incomplete"
 
 
+@any_database
 def test_the_web_closes_streams_on_sigterm(service: Service) -> None:
     """Streams end, waiting replies return the current state, and jobs continue."""
     job_id = service.submit("Go on", max_output_tokens=LONG)
@@ -217,6 +224,7 @@ def test_an_empty_redis_loses_no_job(service: Service) -> None:
         assert attempts(service, job_id) == [(n, "finished") for n in range(3)]
 
 
+@any_database
 def test_a_stage_that_ends_during_a_redis_outage_blocks_nothing(service: Service) -> None:
     """The next stage cannot be published. The worker must go on with other jobs."""
     job_id = service.submit("Go on", max_output_tokens=SOON)

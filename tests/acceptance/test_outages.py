@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 from tests import servers
 from tests.acceptance import small_disk
 from tests.acceptance.conftest import PACED, Service, running
-from tests.conftest import LONG, create_database
+from tests.conftest import LONG, create_database, discard
 from tests.proxy import Proxy
 from tests.replying import ReplyingProxy
 from tests.servers import PATIENCE
@@ -65,7 +65,7 @@ def server(socket_folder: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL for these tests alone."""
     server = get_server(socket_folder / "outages")
     yield server
-    server.cleanup()
+    discard(server)
 
 
 @pytest.fixture(scope="module")

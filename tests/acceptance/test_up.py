@@ -50,7 +50,7 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     up.wait_for(f"HelixQ is ready: {url}")
     children = family(up)
 
-    second = helixq("up", environ={**environ, "HELIXQ_PORT": str(free_port())})
+    second = forked("up", environ={**environ, "HELIXQ_PORT": str(free_port())})
     assert second.wait() == 1
     second.stop()
     assert "another `helixq up` uses" in second.output
@@ -129,7 +129,7 @@ def test_an_unusable_data_folder_is_reported(tmp_path: Path) -> None:
     file.touch()
     for command in ("up", "migrate"):
         environ = {"HELIXQ_DATA_DIR": str(file), "HELIXQ_PORT": str(free_port())}
-        process = helixq(command, environ=environ)
+        process = forked(command, environ=environ)
         assert process.wait() == 1
         process.stop()
         assert "Error: the data folder" in process.output
