@@ -226,6 +226,7 @@ class Maintenance(DutyThread):
             return False
         prepared = indexing.prepare(self._database)
         indexing.put(self._database, prepared)
+        indexing.merge(self._database)
         return len(prepared) == indexing.MAX_JOBS
 
     def work_on_batches(self) -> bool:

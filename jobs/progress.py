@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +22,9 @@ from jobs.listening import Listener, Subscription
 
 log = logging.getLogger(__name__)
 
-#: Seconds after its last entry for which a stream is kept.
-EXPIRY = 3600
+#: Seconds after its last entry for which a stream is kept, and after the entry that its job has ended: readers that are
+#: behind then find all of its text in the database.
+EXPIRY, EXPIRY_OF_ENDED = 3600, 60
 #: Seconds to wait for Redis.
 TIMEOUT = 3
 
@@ -102,18 +103,24 @@ class Progress:
         """Publish that a job's rows changed."""
         self.publish([(job_id, None)])
 
-    def publish(self, updates: Sequence[tuple[str, TextDeltas | None]]) -> None:
+    def publish(
+        self,
+        updates: Sequence[tuple[str, TextDeltas | None]],
+        ended: Collection[str] = (),
+    ) -> None:
         """Publish several updates at once, in their order. If Redis is away, they are dropped.
 
         Args:
             updates: job ids, each with the next pieces of its text, or None if its rows changed.
+            ended: those of the ids whose jobs have ended.
         """
         try:
             with self._redis.pipeline(transaction=False) as pipe:
                 for job_id, text in updates:
                     pipe.xadd(_key(job_id), _fields(text))
                 for job_id in dict(updates):
-                    pipe.expire(_key(job_id), EXPIRY)
+                    seconds = EXPIRY_OF_ENDED if job_id in ended else EXPIRY
+                    pipe.expire(_key(job_id), seconds)
                 pipe.execute()
         except redis.RedisError as error:
             # Readers get the text when the stage is recorded; the stage itself must go on.

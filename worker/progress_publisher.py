@@ -39,8 +39,8 @@ class ProgressPublisher:
         self._condition = threading.Condition()
         #: By job and attempt.
         self._streams: dict[tuple[str, int], _Stream] = {}
-        #: The ids of jobs whose rows have changed, in this order (an ordered set: the values mean nothing).
-        self._changed: dict[str, None] = {}
+        #: The ids of jobs whose rows have changed, in this order, and whether they have ended.
+        self._changed: dict[str, bool] = {}
         self._stopped = False
         self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
         self._thread.start()
@@ -51,10 +51,15 @@ class ProgressPublisher:
             self._streams[job_id, attempt_id] = _Stream(generation)
             self._condition.notify()
 
-    def publish_change(self, job_id: str) -> None:
-        """Publish that a job's rows have changed, after the text generated so far. Returns at once."""
+    def publish_change(self, job_id: str, *, ended: bool = False) -> None:
+        """Publish that a job's rows have changed, after the text generated so far. Returns at once.
+
+        Args:
+            job_id: of the job.
+            ended: whether it has ended.
+        """
         with self._condition:
-            self._changed[job_id] = None
+            self._changed[job_id] = ended
             self._condition.notify()
 
     def stop(self) -> None:
@@ -78,7 +83,8 @@ class ProgressPublisher:
             try:
                 updates = [*self._take_deltas(streams), *((job_id, None) for job_id in changed)]
                 if updates:
-                    self._progress.publish(updates)
+                    ended = [job_id for job_id, has_ended in changed.items() if has_ended]
+                    self._progress.publish(updates, ended)
             except Exception:
                 # Whatever it is, the thread must go on: without it, no text is streamed.
                 log.exception("progress was not published")

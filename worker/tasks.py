@@ -249,6 +249,7 @@ class StageRunner:
                 if forgotten.key == running.key:
                     forgotten.cancel()
             self._running.append(running)
+        recorded = False
         with logs.bound(**self._fields(claim)):
             try:
                 recorded = self._generate_and_record(claim, running)
@@ -259,7 +260,7 @@ class StageRunner:
             finally:
                 with self._lock:
                     self._running.remove(running)
-                self._publisher.publish_change(job_id)
+                self._publisher.publish_change(job_id, ended=recorded and claim.last)
         if not recorded:
             raise Ignore("the chain ends here")
 

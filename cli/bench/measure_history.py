@@ -309,6 +309,7 @@ def _index(
         prepared = indexing.prepare(database) if working.is_set() else []
         if prepared:
             count.value += indexing.put(database, prepared)
+            indexing.merge(database)
             cost.value += time.process_time() - begun
         if len(prepared) < indexing.MAX_JOBS:
             stopped.wait(INDEX_INTERVAL)

@@ -27,7 +27,9 @@ from jobs.use_cases import counting
 from jobs.word_changes import changed_share
 
 #: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.
-MAX_JOBS = 20
+MAX_JOBS = 10
+#: The maximum number of merges after a transaction: more than its documents ask for.
+MAX_MERGES = 20
 #: The maximum number of words of a job that are indexed: PostgreSQL's ``tsvector`` takes 1 MiB of terms.
 MAX_WORDS = 100_000
 MAX_TERMS_SIZE = 900_000
@@ -58,6 +60,16 @@ def put(database: Database, prepared: list[NewDocument]) -> int:
         rollups.add_models(connection, dict(ChainMap(*(new.models for new in done))))
         rollups.apply(connection, [new.counted for new in done])
     return len(done)
+
+
+def merge(database: Database) -> None:
+    """Merge what was put into SQLite's index lately, in transactions so short that no writer waits for them."""
+    if database.engine.dialect.name != "sqlite":
+        return
+    for _ in range(MAX_MERGES):
+        with database.write() as connection:
+            if not search.merge_some(connection):
+                return
 
 
 def document(job: Job) -> NewDocument:

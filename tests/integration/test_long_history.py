@@ -428,6 +428,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert run(indexing.any_pending, database)
         documents = run(indexing.prepare, database)
         assert run(indexing.put, database, documents) == len(documents) > 1
+        run(indexing.merge, database)
         read_statistics(run, database)
         run(tracing.begin_sending, database, "receiver", history, 0)
         prepared = run(sealing.prepare, database, history)

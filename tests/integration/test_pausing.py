@@ -236,7 +236,7 @@ class Engine:
 
 
 class Publisher:
-    def publish_change(self, _job_id: str) -> None: ...
+    def publish_change(self, _job_id: str, *, ended: bool = False) -> None: ...
 
 
 def test_a_worker_holds_what_it_took_until_the_queue_is_resumed(database: Database) -> None:

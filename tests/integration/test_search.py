@@ -6,6 +6,7 @@ import datetime as dt
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -299,6 +300,30 @@ def test_a_change_is_indexed_even_if_it_comes_while_the_job_is_indexed(database:
     assert find(database, "fox") == [], "it is forgotten at once"
     index(database)
     assert find(database, "fox") == [job.id]
+
+
+def test_sqlite_merges_its_index_apart_from_putting_documents_into_it(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
+    migrations.migrate(database.engine)
+    workers.register(database, WORKER, "localhost", 1, RUNTIME)
+
+    def segments() -> int:
+        # A row of this table is the first page of a segment's leaf that has a term.
+        with database.read() as connection:
+            return int(
+                connection.exec_driver_sql(
+                    "SELECT count(DISTINCT segid) FROM search_index_idx"
+                ).scalar_one()
+            )
+
+    for number in range(6):
+        end(database, question=f"word{number}")
+        assert indexing.put(database, indexing.prepare(database)) == 1
+    assert segments() == 6
+    indexing.merge(database)
+    assert segments() < 4
+    assert len(find(database, "word*")) == 6
+    database.close()
 
 
 def test_two_processes_index_a_job_once(database: Database) -> None:

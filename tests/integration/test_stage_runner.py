@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from celery.exceptions import Ignore
 from safetensors.torch import load_file, save_file
 from sqlalchemy.exc import OperationalError
@@ -24,6 +25,7 @@ from jobs.use_cases import cancellation, deletion, queries, stages, submission
 from jobs.use_cases.stages import Claim, Output
 from jobs.use_cases.submission import NewJob
 from tests.conftest import WORKER, start_engine
+from tests.servers import RedisServer
 from worker.engine.interface import Generation, InterruptedGenerationError, Request
 from worker.engine.reference import ReferenceEngine
 from worker.progress_publisher import ProgressPublisher
@@ -104,6 +106,25 @@ def test_generated_nul_characters_are_kept(
     assert [a.output for a in stored.attempts] == ["\0\0\0"] * 3
     assert "RESPONSE: \0\0\0 \nCRITIQUE: \0\0\0 \nREGENERATOR:" in stored.attempts[2].prompt
     assert live_text(progress, job)[0] == "\0"
+
+
+def test_live_text_is_kept_for_a_minute_after_the_end(
+    database: Database,
+    runner: StageRunner,
+    publisher: ProgressPublisher,
+    progress: Progress,
+    redis_server: RedisServer,
+) -> None:
+    job = submit(database, 3)
+    for stage_index in range(2):
+        runner.run(job.id, stage_index)
+    with redis.Redis.from_url(redis_server.url) as client:
+        live_text(progress, job)
+        [key] = client.scan_iter(f"helixq:*{job.id}")
+        assert client.ttl(key) > 3000
+        runner.run(job.id, 2)
+        publisher.stop()
+        assert 0 < client.ttl(key) <= 60
 
 
 def test_live_text_is_the_recorded_text(

@@ -23,7 +23,7 @@ class FakeProgress:
         self.errors: list[Exception] = []
         self._published = threading.Condition()
 
-    def publish(self, updates: Updates) -> None:
+    def publish(self, updates: Updates, _ended: object = ()) -> None:
         with self._published:
             if self.errors:
                 raise self.errors.pop()
