@@ -106,11 +106,12 @@ def unit(name: str) -> int:
 def _distribution(tally: Tally, name: str) -> dict[str, Any]:
     measure = tally.measures.get(name) or Measure()
     per = unit(name)
+    values = measure.percentiles([p / 100 for p in PERCENTILES])
     return {
         "count": measure.count,
         "total": _rounded(measure.total / per),
         "mean": _rounded(measure.mean, per),
-        **{f"p{p}": _rounded(measure.percentile(p / 100), per) for p in PERCENTILES},
+        **{f"p{p}": _rounded(v, per) for p, v in zip(PERCENTILES, values, strict=True)},
     }
 
 

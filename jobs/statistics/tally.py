@@ -7,6 +7,8 @@ the tally of two hours is the sum of theirs, and means, intervals and percentile
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,19 +67,25 @@ class Measure:
         # Integers: nothing cancels.
         return (self.count * self.squares - self.total**2) / (self.count * (self.count - 1))
 
-    def percentile(self, share: float) -> float | None:
-        """Return the value below which a share of the values is, by interpolating in its bucket."""
+    def percentiles(self, shares: Sequence[float]) -> list[float | None]:
+        """Return the values below which shares of the values are, by interpolating in their buckets.
+
+        Args:
+            shares: in ascending order.
+        """
         if not self.count:
-            return None
+            return [None] * len(shares)
         if self.count * self.squares == self.total**2:  # All are the same.
-            return self.total / self.count
-        wanted, below = share * self.count, 0
-        buckets = sorted((int(b), c) for b, c in self.buckets.items() if c > 0)
+            return [self.total / self.count] * len(shares)
+        ends: list[float | None] = []
+        buckets = sorted([(int(b), c) for b, c in self.buckets.items() if c > 0])
+        left, below = deque(shares), 0
         for bucket, count in buckets:
-            if below + count >= wanted:
-                return self._within(bucket, (wanted - below) / count)
+            while left and below + count >= (wanted := left[0] * self.count):
+                ends.append(self._within(bucket, (wanted - below) / count))
+                left.popleft()
             below += count
-        return self._within(buckets[-1][0], 1.0)
+        return ends + [self._within(buckets[-1][0], 1.0)] * len(left)
 
     def _bucket(self, value: int) -> str:
         if self.is_share:
