@@ -20,7 +20,7 @@ RETRY_INTERVAL = 0.5
 MAX_BLOCK = 1.0
 #: Seconds between two wakings of a subscriber by text, for each stream that is read here, and the maximum. To wake a
 #: thread costs more than to send what it has, and the text of 100 jobs comes 1,000 times a second.
-PACE, MAX_PACE = 0.0005, 0.1
+PACE, MAX_PACE = 0.0015, 0.15
 #: Seconds after which Redis drops the wake-up stream of a process that has gone.
 WAKE_EXPIRY = 3600
 

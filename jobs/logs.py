@@ -97,8 +97,8 @@ def configure(log_format: str, program: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(log_format, program))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for room in ("cli", "jobs", "web", "worker"):
-        logging.getLogger(room).setLevel(logging.INFO)
+    for package in ("cli", "jobs", "web", "worker"):
+        logging.getLogger(package).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
 
 

@@ -272,7 +272,7 @@ class Watch:
             later = second_half(series)
             line = trend(later)
             jobs = rate * (later[-1][0] - later[0][0])
-            # Redis keeps a job's live text for an hour, and grows for as long: its lasting keys tell.
+            # Redis keeps a job's live text for a minute after its end, and grows in a short run: its lasting keys tell.
             judged = unit != "bytes" or part != "Redis"
             grows = judged and line.grows(ALLOWED_BYTES if unit == "bytes" else ALLOWED_COUNT)
             growths.append(Growth(part, what, unit, line, line.rise / jobs, grows))
