@@ -146,7 +146,7 @@ def test_changes_of_the_log_itself_are_noticed(database: Database) -> None:
     assert tamper(
         database,
         swapped(1, second.entry),
-        "UPDATE log_checkpoints SET note = replace(note, 'A', 'B')",
+        "UPDATE log_checkpoints SET note = replace(note, '1', '2')",
     ).startswith("checkpoint ")
 
 
@@ -175,7 +175,7 @@ def test_a_change_of_any_column_of_the_log_is_noticed(database: Database) -> Non
                 "verifier": f"'{Signer.generate('helixq/other').verifier}'",
                 "entry": "(SELECT entry FROM log_entries WHERE entry_index = 0)",
                 "hashes": "(SELECT entry FROM log_entries WHERE entry_index = 0)",
-                "note": "replace(note, 'A', 'B')",
+                "note": "replace(note, '3', '4')",  # The size is always there; other letters may not be.
                 "origin": "'helixq/other'",
             }.get(column.name, f"{column.name} + 1")
             # It fails unless `verify` finds it.
