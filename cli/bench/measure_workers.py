@@ -193,11 +193,12 @@ class _Service:
                 raise ExpectedError(f"{at_once} jobs did not end within {TIMEOUT:g} seconds")
             self._top_up(at_once)
         start, first, used = time.monotonic(), self._ended(), self._used()
-        while (elapsed := time.monotonic() - start) < seconds:
+        # A busy machine may take longer for a single job.
+        while (elapsed := time.monotonic() - start) < seconds or self._ended() == first:
+            if elapsed > seconds + TIMEOUT:
+                raise ExpectedError(f"no job ended within {elapsed:.0f} seconds")
             self._top_up(at_once)
         done = self._ended() - first
-        if not done:
-            raise ExpectedError(f"no job ended in {seconds:g} seconds: allow more --seconds")
         workers_used, redis_used = (b - a for a, b in zip(used, self._used(), strict=True))
         return Result(
             database=self._name,
