@@ -246,6 +246,7 @@ def _writes(database: Database, url: str, count: int) -> tuple[float, float, flo
                 control.working.set()
             start = time.perf_counter()
             for turn in range(ROUND):
+                # An even rate, whatever a write takes.
                 time.sleep(max(0.0, start + turn / RATE - time.perf_counter()))
                 begun = time.perf_counter()
                 _write(database, number)
