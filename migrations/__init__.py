@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 
 from jobs.database import begin
 from jobs.errors import UserError
-from migrations import statistics
+from migrations import compatibility, statistics
 
 #: The key of the advisory lock that a migration holds in PostgreSQL: "helixq" as bytes.
 LOCK = int.from_bytes(b"helixq")
@@ -67,7 +67,7 @@ def current(engine: sa.Engine) -> str | None:
 
 
 def check(engine: sa.Engine) -> None:
-    """Check that the database has the program's schema.
+    """Check that the database has the program's schema, or a newer one that says that the program runs on it.
 
     Raises:
         SchemaError: it has another schema or none; there is no database; or its encoding is not UTF8.
@@ -75,6 +75,9 @@ def check(engine: sa.Engine) -> None:
     _check_file(engine.url)
     actual, expected = current(engine), head()
     if actual is not None and not _known(actual):
+        with engine.connect() as connection:
+            if compatibility.suits(connection, expected):
+                return
         raise SchemaError(_newer(actual))
     if actual != expected:
         raise SchemaError(
@@ -85,6 +88,8 @@ def check(engine: sa.Engine) -> None:
 
 def migrate(engine: sa.Engine, target: str = "head") -> None:
     """Bring the schema to ``target``: ``head``, ``base`` or a revision, up or down.
+
+    A newer program's schema stays as it is, where ``target`` is ``head`` and this program runs on it.
 
     Raises:
         alembic.util.CommandError: there is no such revision.
@@ -100,6 +105,8 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         now = MigrationContext.configure(connection).get_current_revision()
         if now is not None and not _known(now):
+            if target == "head" and compatibility.suits(connection, head()):
+                return
             raise SchemaError(_newer(now))
         ahead = [
             revision.revision for revision in _scripts().iterate_revisions("head", now or "base")
@@ -108,6 +115,8 @@ def migrate(engine: sa.Engine, target: str = "head") -> None:
         up = target_revision != "base" and (target_revision == now or target_revision in ahead)
         if target_revision != now:
             (command.upgrade if up else command.downgrade)(_config(connection), target)
+        after = MigrationContext.configure(connection).get_current_revision()
+        compatibility.write(connection, _scripts(), after)
         statistics.write(connection)
 
 

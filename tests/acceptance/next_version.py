@@ -16,15 +16,16 @@ from tests.acceptance import paced
 FOLDER = Path(__file__).parent / "next_migrations"
 
 
-def arrange() -> None:
-    """Add the folder of the next version's migrations."""
+def arrange(versions: int = 1) -> None:
+    """Add the migrations of so many next versions."""
     make_config = migrations._config
+    folders = [Path(migrations.__file__).parent / "versions"]
+    folders += [FOLDER / str(number) for number in range(1, versions + 1)]
 
     def config(connection: Any = None) -> Any:
         made = make_config(connection)
-        versions = Path(migrations.__file__).parent / "versions"
         made.set_main_option("path_separator", "os")
-        made.set_main_option("version_locations", os.pathsep.join(map(str, (versions, FOLDER))))
+        made.set_main_option("version_locations", os.pathsep.join(map(str, folders)))
         return made
 
     migrations._config = config

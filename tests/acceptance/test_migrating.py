@@ -1,9 +1,12 @@
-"""A migration that only adds runs while jobs run: the old processes go on, and new ones work beside them."""
+"""Migrations run while jobs run: old processes go on and may start again, and new ones work beside them.
+
+First a version that only adds to the schema, then one that removes what no process needs any more.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ from tests import servers
 from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import new_database
 
-NEXT = (sys.executable, "-m", "tests.acceptance.next_version")
+NEXT, AFTER_NEXT = (
+    (sys.executable, "-m", f"tests.acceptance.{name}")
+    for name in ("next_version", "version_after_next")
+)
 JOBS, TOKENS = 8, 40
 
 
@@ -38,28 +44,54 @@ def workers(service: Service, job_id: str) -> list[str]:
     return [a["worker"]["id"] for a in history["attempts"]]
 
 
-def test_a_migration_that_only_adds_runs_while_jobs_run(service: Service) -> None:
-    jobs = [service.submit(f"Go on {i}", max_output_tokens=TOKENS) for i in range(JOBS)]
+def migrate(service: Service, program: Sequence[str]) -> None:
+    command = servers.forked("migrate", environ=service.environ, program=program)
+    assert command.wait() == 0, command.output
+    command.stop()
+
+
+def ask(service: Service, question: str) -> list[str]:
+    return [service.submit(f"{question} {i}", max_output_tokens=TOKENS) for i in range(JOBS)]
+
+
+def test_migrations_run_while_jobs_run(service: Service) -> None:
+    jobs = ask(service, "Go on")
     service.wait_for_text(jobs[0])
-    migrate = servers.forked("migrate", environ=service.environ, program=NEXT)
-    assert migrate.wait() == 0, migrate.output
+    migrate(service, NEXT)
     # Questions are asked of the old web, and both workers answer them.
     new = servers.worker(service.environ, NEXT)
     try:
         new.wait_for("ready: ")
-        jobs += [service.submit(f"And on {i}", max_output_tokens=TOKENS) for i in range(JOBS)]
+        jobs += ask(service, "And on")
         for job_id in jobs:
             assert service.wait(job_id)["status"] == "incomplete"
         assert len({worker for job_id in jobs for worker in workers(service, job_id)}) == 2
-        for output in (service.web.output, service.worker.output, new.output):
-            assert "Traceback" not in output
-        # The old worker stops, and cannot come back.
+        # An old process that ends may start again, and finds nothing to migrate.
+        service.worker.kill()
+        migrate(service, PACED)
+        service.worker = servers.worker(service.environ, PACED)
+        service.worker.wait_for("ready: ")
         service.worker.stop()
-        old = servers.worker(service.environ, PACED)
-        assert old.wait() != 0
-        old.wait_for("of a newer HelixQ")
-        last = service.submit("The last", max_output_tokens=TOKENS)
-        assert service.wait(last)["status"] == "incomplete"
-        assert len(set(workers(service, last))) == 1
+        # The version after the next removes what the next one does not need. The next one goes on, and may start
+        # again; an old one may not.
+        jobs = ask(service, "And after")
+        service.wait_for_text(jobs[0])
+        migrate(service, AFTER_NEXT)
+        newest = servers.worker(service.environ, AFTER_NEXT)
+        try:
+            newest.wait_for("ready: ")
+            for job_id in jobs:
+                assert service.wait(job_id)["status"] == "incomplete"
+            new.stop()
+            new = servers.worker(service.environ, NEXT)
+            new.wait_for("ready: ")
+            old = servers.worker(service.environ, PACED)
+            assert old.wait() != 0
+            old.wait_for("of a newer HelixQ")
+            old.stop()
+        finally:
+            newest.stop()
+        for output in (service.web.output, service.worker.output, new.output, newest.output):
+            assert "Traceback" not in output
     finally:
         new.stop()

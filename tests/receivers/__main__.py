@@ -1,7 +1,8 @@
 """``python -m tests.receivers``: histories in a real receiver of traces, Arize Phoenix. `make receivers` runs it.
 
-It installs Phoenix at the versions that are pinned here, starts it and a HelixQ server, exports histories with
-`helixq jobs export --format otlp --endpoint …`, and asks Phoenix for them. The status is 1 if something is missing.
+It installs Phoenix at the versions that are pinned here, and starts it and HelixQ servers. One's histories are exported
+with `helixq jobs export --format otlp --endpoint …`, another sends its own as jobs end (`HELIXQ_OTLP_ENDPOINT`). Then it
+asks Phoenix for them. The status is 1 if something is missing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +40,45 @@ def main(*, upgrade: bool) -> None:
     python = environments.create_python(environments.FOLDER / "phoenix", REQUIREMENTS)
     with tempfile.TemporaryDirectory(prefix="hq-") as name:
         folder = Path(name)
-        database = f"sqlite:///{folder / 'server' / 'jobs.sqlite3'}"
-        with (
-            serving(DEMO_CHECKPOINT, database, folder / "server", program=WORKER) as service,
-            phoenix.running(python, folder / "phoenix") as receiver,
-        ):
-            histories = _histories(service)
-            for _ in range(2):  # The second time, the same traces.
-                export = servers.forked(
-                    *("jobs", "export", "--format", "otlp", "--endpoint", receiver.endpoint),
-                    *("--url", service.url),
-                    environ=service.environ,
-                )
-                assert export.wait() == 0, export.output
-                export.stop()
-            wrong = compare(histories, receiver)
+        with phoenix.running(python, folder / "phoenix") as receiver:
+            exported = _exported(folder / "exported", receiver)
+            wrong = compare(exported, receiver, live=False)
+            sent = _sent(folder / "sent", receiver)
+            wrong += compare(sent, receiver, live=True)
+            histories = exported + sent
+            wrong += compare_project(histories, receiver)
     for line in wrong:
         click.echo(line)
     click.echo(f"{len(histories)} histories, {len(wrong)} differences")
     sys.exit(bool(wrong))
+
+
+def _exported(folder: Path, receiver: Phoenix) -> list[dict[str, Any]]:
+    """Return histories that a command has sent."""
+    with _serving(folder) as service:
+        histories = _histories(service)
+        for _ in range(2):  # The second time, the same traces.
+            export = servers.forked(
+                *("jobs", "export", "--format", "otlp", "--endpoint", receiver.endpoint),
+                *("--url", service.url),
+                environ=service.environ,
+            )
+            assert export.wait() == 0, export.output
+            export.stop()
+    return histories
+
+
+def _sent(folder: Path, receiver: Phoenix) -> list[dict[str, Any]]:
+    """Return histories that a server has sent by itself."""
+    with _serving(folder, HELIXQ_OTLP_ENDPOINT=receiver.endpoint) as service:
+        histories = _histories(service)
+        receiver.spans(_count(histories, live=False) + _count(histories, live=True))
+    return histories
+
+
+def _serving(folder: Path, **settings: str) -> AbstractContextManager[Service]:
+    database = f"sqlite:///{folder / 'jobs.sqlite3'}"
+    return serving(DEMO_CHECKPOINT, database, folder, program=WORKER, **settings)
 
 
 def _histories(service: Service) -> list[dict[str, Any]]:
@@ -75,10 +98,50 @@ def _histories(service: Service) -> list[dict[str, Any]]:
         time.sleep(0.2)
 
 
-def compare(histories: list[dict[str, Any]], receiver: Phoenix) -> list[str]:
+def _count(histories: list[dict[str, Any]], *, live: bool) -> int:
+    """Return how many spans histories have."""
+    # Of an attempt: that its message was processed, and the request to the model.
+    count = sum(1 + 2 * len(history["attempts"]) for history in histories)
+    if live:
+        # The request that submitted a job, its first message, and each rating.
+        count += 2 * len(histories) + sum(len(list(_ratings(history))) for history in histories)
+    return count
+
+
+def _ratings(history: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what is rated, and the review."""
+    for review in history["reviews"]:
+        for rated in ("critique", "regeneration"):
+            if review[rated] is not None:
+                yield rated, review
+
+
+def compare_project(histories: list[dict[str, Any]], receiver: Phoenix) -> list[str]:
+    """Return what Phoenix counts otherwise than the histories have it, of which half were sent live."""
+    attempts = [attempt for history in histories for attempt in history["attempts"]]
+    half = len(histories) // 2
+    right = {
+        "traceCount": len(histories),
+        "recordCount": _count(histories[:half], live=False) + _count(histories[half:], live=True),
+        "tokenCountTotal": sum(a["prompt_tokens"] + a["output_tokens"] for a in attempts),
+    }
+    project = receiver.project()
+    return [
+        f"Phoenix counts {project[name]} as {name}, and it is {number}"
+        for name, number in right.items()
+        if project[name] != number
+    ]
+
+
+def compare(histories: list[dict[str, Any]], receiver: Phoenix, *, live: bool) -> list[str]:
     """Return what Phoenix lacks, or shows otherwise than the histories have it.
 
     It reads the attributes of the GenAI conventions, and makes its own of them: those that begin with ``llm.``.
+
+    Args:
+        histories: that it has received.
+        receiver: that has received them.
+        live: whether the server sent them, so that ratings are spans, and not events.
     """
     wrong: list[str] = []
 
@@ -86,17 +149,16 @@ def compare(histories: list[dict[str, Any]], receiver: Phoenix) -> list[str]:
         if shown != right:
             wrong.append(f"{what}: Phoenix shows {shown!r}, and it is {right!r}")
 
-    attempts = [attempt for history in histories for attempt in history["attempts"]]
-    # Of an attempt: that its message was processed, and the request to the model.
-    count = len(histories) + 2 * len(attempts)
-    spans = receiver.spans(count)
-    check("spans", len(spans), count)
-    check("traces", len({span["context"]["trace_id"] for span in spans}), len(histories))
-    project = receiver.project()
-    check("counted traces", project["traceCount"], len(histories))
-    check("counted spans", project["recordCount"], len(spans))
-    tokens = sum(a["prompt_tokens"] + a["output_tokens"] for a in attempts)
-    check("counted tokens", project["tokenCountTotal"], tokens)
+    names = {history["id"] for history in histories}
+    every = receiver.spans(_count(histories, live=live))
+    traces = {
+        span["context"]["trace_id"]
+        for span in every
+        if span["attributes"].get("gen_ai.response.id") in names
+    }
+    spans = [span for span in every if span["context"]["trace_id"] in traces]
+    check("spans", len(spans), _count(histories, live=live))
+    check("traces", len(traces), len(histories))
     for history in histories:
         name = history["id"]
         roots = [s for s in spans if s["attributes"].get("gen_ai.response.id") == name]
@@ -117,12 +179,18 @@ def compare(histories: list[dict[str, Any]], receiver: Phoenix) -> list[str]:
             own.sort(key=lambda span: str(span["start_time"]))
             check(f"{name}: stages", len(own), len(history["attempts"]))
             for span, attempt in zip(own, history["attempts"], strict=False):
-                _compare_stage(span, attempt, history, check)
+                below = [s for s in spans if s["parent_id"] == span["context"]["span_id"]]
+                events = [event for each in (span, *below) for event in each["events"]]
+                _compare_stage(span, events, attempt, history, check)
     return wrong
 
 
 def _compare_stage(
-    span: dict[str, Any], attempt: dict[str, Any], history: dict[str, Any], check: Any
+    span: dict[str, Any],
+    events: list[dict[str, Any]],
+    attempt: dict[str, Any],
+    history: dict[str, Any],
+    check: Any,
 ) -> None:
     attributes, name = span["attributes"], f"{history['id']}, {attempt['role']}"
     check(f"{name}: kind", span["span_kind"], "LLM")
@@ -137,12 +205,12 @@ def _compare_stage(
     rated = {"critic": "critique", "regenerator": "regeneration"}.get(attempt["role"], "")
     scores = [
         (event["attributes"]["gen_ai.evaluation.score.value"], review["note"])
-        for event in span["events"]
+        for event in events
         if event["name"] == "gen_ai.evaluation.result"
         for review in history["reviews"]
         if review["id"] == event["attributes"]["helixq.review.id"]
     ]
-    right = [(r[rated], r["note"]) for r in history["reviews"] if r.get(rated) is not None]
+    right = [(review[rated], review["note"]) for what, review in _ratings(history) if what == rated]
     check(f"{name}: scores", scores, right)
 
 

@@ -8,7 +8,9 @@ from alembic import op
 import migrations
 
 revision = "next_expand"
-down_revision = max(Path(migrations.__file__).parent.glob("versions/0*.py")).name[:4]
+down_revision = compatible_from = max(Path(migrations.__file__).parent.glob("versions/0*.py")).name[
+    :4
+]
 
 
 def upgrade() -> None:
