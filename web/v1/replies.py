@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from jobs.use_cases.queries import JobVersion
 
 #: The maximum number of bytes of all texts that are kept.
 MAX_BYTES = 1 << 25
+#: Seconds for which a reply is kept that nobody asks for. Clients poll more often, and then no more.
+MAX_AGE = 120.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Replies:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Reply] = OrderedDict()
+        #: Each with the time at which it was last asked for, the longest ago first.
+        self._kept: OrderedDict[str, tuple[Reply, float]] = OrderedDict()
         self._bytes = 0
 
     def init_app(self, app: Flask) -> None:
@@ -56,8 +60,9 @@ class Replies:
         # that never comes back.
         version = queries.get_version(self._database, owner, job_id)
         with self._lock:
-            kept = self._kept.get(job_id)
+            kept, _ = self._kept.get(job_id, (None, 0.0))
             if kept is not None and kept.version == version:
+                self._kept[job_id] = kept, time.monotonic()
                 self._kept.move_to_end(job_id)
                 return kept
         job = queries.get_job(self._database, owner, job_id)
@@ -67,12 +72,16 @@ class Replies:
         return reply
 
     def _keep(self, job_id: str, reply: Reply) -> None:
+        now = time.monotonic()
         with self._lock:
-            before = self._kept.pop(job_id, None)
-            self._kept[job_id] = reply
+            before, _ = self._kept.pop(job_id, (None, 0.0))
+            self._kept[job_id] = reply, now
             self._bytes += len(reply.body) - (0 if before is None else len(before.body))
-            while self._bytes > MAX_BYTES:
-                _, oldest = self._kept.popitem(last=False)
+            while self._kept:
+                oldest, asked_at = next(iter(self._kept.values()))
+                if self._bytes <= MAX_BYTES and asked_at >= now - MAX_AGE:
+                    break
+                self._kept.popitem(last=False)
                 self._bytes -= len(oldest.body)
 
 

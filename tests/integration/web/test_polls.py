@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +101,22 @@ def test_what_is_kept_is_bounded(
         assert poll(web, job.id)["id"] == job.id
     assert list(kept._kept) == [job.id for job in jobs[2:]]
     assert kept._bytes == 3 * size
+
+
+def test_what_nobody_asks_for_is_not_kept(
+    web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = web.application.extensions["helixq.replies"]
+    polled, forgotten, last = [submit(database).id for _ in range(3)]
+    poll(web, polled)
+    poll(web, forgotten)
+    monkeypatch.setattr(replies, "MAX_AGE", 60.0)
+    monkeypatch.setattr(replies, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 40))
+    poll(web, polled)
+    monkeypatch.setattr(replies, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 80))
+    size = len(web.get(f"/v1/responses/{last}").data)
+    assert list(kept._kept) == [polled, last]
+    assert kept._bytes == size + len(web.get(f"/v1/responses/{polled}").data)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
