@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import migrations
+from cli.main import main
 from jobs import pipeline
 from jobs.database import Database
 from jobs.enums import Shape
@@ -170,18 +174,42 @@ def test_a_trainer_of_preferences_takes_it(
 DOCUMENT = Path(__file__).parents[2] / "docs" / "learning.md"
 
 
-def test_the_script_of_the_document_makes_adapters(
+def test_the_commands_of_the_document_make_adapters_and_evaluate_them(
     exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asking, training = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+    text = DOCUMENT.read_text()
+    asking, training = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     compile(asking, "ask.py", "exec")
     (tmp_path / "pairs.parquet").write_bytes((exports / "preference.parquet").read_bytes())
     (tmp_path / "demo").symlink_to(DOCUMENT.parents[1] / "demo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    before = evaluate(text, "Before")
     exec(compile(training, "train.py", "exec"), {})  # noqa: S102 (our own)
     for role in Role:
-        before = load_file(DEMO_CHECKPOINT / role / "adapter_model.safetensors")
-        after = load_file(tmp_path / "learned" / role / "adapter_model.safetensors")
-        assert before.keys() == after.keys()
-        assert any(not torch.equal(before[name], after[name]) for name in before)
+        shipped = load_file(DEMO_CHECKPOINT / role / "adapter_model.safetensors")
+        learned = load_file(tmp_path / "learned" / role / "adapter_model.safetensors")
+        assert shipped.keys() == learned.keys()
+        assert any(not torch.equal(shipped[name], learned[name]) for name in shipped)
+    after = evaluate(text, "After")
+    assert [each["question"] for each in after] == [each["question"] for each in before]
+
+
+def evaluate(text: str, heading: str) -> list[dict[str, Any]]:
+    """Run the commands below a heading on two questions; return what `helixq eval` wrote of them."""
+    found = re.search(rf"^## {heading}\n.*?^```sh\n(.*?)^```$", text, re.M | re.S)
+    assert found
+    environ = {}
+    for line in found[1].splitlines():
+        program, *arguments = shlex.split(line)
+        if program == "export":
+            environ.update([arguments[0].split("=", 1)])
+        elif program == ".venv/bin/helixq":
+            few = ["--limit", "2", "--max-output-tokens", "24", "--transcripts", f"{heading}.jsonl"]
+            ran = CliRunner().invoke(main, [*arguments, *few], env=environ)
+            assert ran.exit_code == 0, ran.output
+            for role in ("actor", "regenerator"):
+                assert role in ran.output
+        else:
+            subprocess.run(["/bin/sh", "-ec", line], check=True)
+    return [json.loads(line) for line in Path(f"{heading}.jsonl").open()]
