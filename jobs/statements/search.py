@@ -10,9 +10,10 @@ its planner estimates.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any as AnyType
 from typing import NamedTuple
@@ -64,8 +65,12 @@ LAST_ID = 2**63 - 1
 PERIODS = tuple(range(26, 46, 2))
 #: Documents by which the density of a range is measured.
 _PROBE = 64
-#: The maximum number of documents to read at once, where the index answers alone, and where words are compared.
-_MAX_FOUND, _MAX_COMPARED = 2000, 300
+#: The maximum number of documents to find at once, where the index answers alone and where they are compared, and the
+#: number to compare at once.
+_MAX_FOUND, _MAX_CANDIDATES, _MAX_COMPARED = 2000, 1000, 300
+#: The share of the time searched that a period may have. With a longer one all is searched at once: its term has so many
+#: documents that it costs the index more than it saves.
+_MOST = 1 / 4
 #: Documents that a search may compare in vain before it stops.
 MAX_EFFORT = 1000
 
@@ -81,11 +86,13 @@ _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
 _TERMS: sa.ColumnElement[AnyType] = sa.literal_column(
     "array_to_tsvector(string_to_array(terms, ' '))"
 )
-#: The number of documents. And from here on no plans that read documents rather than the index, nor compiling,
-#: which takes longer than the search.
+#: The number of documents, and the lowest and the highest id. And from here on no plans that read documents rather than
+#: the index, nor compiling, which takes longer than the search.
 _PLAN_BY_INDEX = sa.text(
-    "SELECT reltuples::float8, set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true), "
-    "set_config('jit', 'off', true) FROM pg_class WHERE oid = 'search_documents'::regclass"
+    "SELECT reltuples::float8 AS number, (SELECT min(id) FROM search_documents) AS lowest, "
+    "(SELECT max(id) FROM search_documents) AS highest, set_config('enable_seqscan', 'off', true), "
+    "set_config('enable_indexscan', 'off', true), set_config('jit', 'off', true) "
+    "FROM pg_class WHERE oid = 'search_documents'::regclass"
 )
 
 
@@ -280,39 +287,46 @@ def find(
     """
     search = _Search(connection, wanted, newest_first)
     found = Found()
-    level, next_id = search.begin(first, end, limit)
-    if newest_first:
-        end = min(end, next_id + 1)
-    else:
-        first = max(first, next_id)
+    level, first, end = search.begin(first, end, limit)
     while first < end:
         ordered = search.is_ordered or level == 0
         low, high = search.period(level, first, end)
-        rows = search.rows(low, high, level, limit - len(found.ids), ordered=ordered)
-        if len(rows) >= search.maximum(limit - len(found.ids)):
+        most = search.maximum(limit - len(found.ids))
+        ids = search.candidates(low, high, level, most, ordered=ordered)
+        if len(ids) >= most:
             if not ordered:
-                level = max(0, level - search.levels_back)  # The newest of them may be any.
+                level = search.shorter(level, first, end)  # The newest of them may be any.
                 continue
-            last = rows[-1].id
-            low, high = (last, high) if newest_first else (low, last + 1)
-        rows.sort(key=lambda row: row.id, reverse=newest_first)
-        matches = [row.id for row in rows if row.matches]
-        found.ids += matches
-        if len(found.ids) >= limit:
-            del found.ids[limit:]
-            return found
+            low, high = (ids[-1], high) if newest_first else (low, ids[-1] + 1)
+        ids.sort(reverse=newest_first)
+        for compared in search.matches(ids):
+            found.ids += compared.matching
+            if len(found.ids) >= limit:
+                del found.ids[limit:]
+                return found
+            effort -= len(compared.ids) - len(compared.matching)
+            last = compared.ids[-1]
+            if effort <= 0 and last != ids[-1]:
+                found.stopped_at = last if newest_first else last + 1
+                return found
         if newest_first:
             end = low
         else:
             first = high
-        effort -= len(rows) - len(matches)
         if effort <= 0 and first < end:
             found.stopped_at = end if newest_first else first
             return found
-        if 4 * len(rows) < search.maximum(limit - len(found.ids)):
-            # Four times as long, at least. Without any match, the estimate was wrong.
-            level = min(level + (1 if rows else 2), len(PERIODS))
+        rate = len(ids) / (high - low)
+        if 4 * len(ids) < search.maximum(limit - len(found.ids)):
+            level = search.longer(level, rate, first, end, limit - len(found.ids))
     return found
+
+
+class _Compared(NamedTuple):
+    """Documents that were compared."""
+
+    ids: list[int]
+    matching: list[int]
 
 
 class _Search:
@@ -328,44 +342,50 @@ class _Search:
             contains = sa.func.instr if self._sqlite else sa.func.strpos
             words = sa.column("words", sa.Text)
             conditions.append(_compared(wanted.node, lambda text: contains(words, text) > 0))
-        self._matches = sa.and_(sa.true(), *conditions) if conditions else None
-        #: Whether rows of any period come in order.
+        self._condition = sa.and_(sa.true(), *conditions) if conditions else None
+        #: Whether documents of any period come in order.
         self.is_ordered = self._sqlite
-        #: How much shorter a period should be that had more than the maximum of rows: where that is small, there
+        #: How much shorter a period should be that had more than the maximum of documents: where that is small, there
         #: may be few more.
-        self.levels_back = 4 if self._matches is None else 2
+        self._levels_back = 4 if self._condition is None else 2
 
     def maximum(self, limit: int) -> int:
-        """Return the maximum number of rows at once, of which ``limit`` are needed."""
-        if self._matches is not None:
-            return _MAX_COMPARED
+        """Return the maximum number of candidates at once, if ``limit`` matches are needed."""
+        if self._condition is not None:
+            return _MAX_COMPARED if self.is_ordered else _MAX_CANDIDATES
         return limit if self.is_ordered else _MAX_FOUND
 
-    def begin(self, first: int, end: int, limit: int) -> tuple[int, int]:
-        """Return how long the first period should be, as its level, and the id in a range that comes first.
+    def begin(self, first: int, end: int, limit: int) -> tuple[int, int, int]:
+        """Return how long the first period should be, as its level, and the part of a range that has documents.
 
         A period is to have about as many matches as are needed.
         """
         everything = len(PERIODS)
-        next_id = end - 1 if self._newest_first else first
         if self._sqlite:
-            return everything, next_id
+            return everything, first, end
         connection = self._connection
         query = sa.select(_documents.c.id).where(_documents.c.id >= first, _documents.c.id < end)
         ids = list(connection.scalars(self._in_order(query, _documents.c.id).limit(_PROBE)))
-        count = max(1.0, connection.execute(_PLAN_BY_INDEX).one()[0])
-        if ids:
-            next_id = ids[0]  # Periods before it are empty, and there may be many.
+        documents = connection.execute(_PLAN_BY_INDEX).one()
+        if not ids:
+            return everything, first, first
+        # Periods without documents may be many.
+        if self._newest_first:
+            first, end = max(first, int(documents.lowest)), ids[0] + 1
+        else:
+            first, end = ids[0], min(end, int(documents.highest) + 1)
         if len(ids) < _PROBE:
-            return everything, next_id
+            return everything, first, end
         match = sa.select(sa.true()).where(self._found_by(self._node))
         matching = self._estimate(match.select_from(_documents))
         if matching <= self.maximum(limit) / 4:
-            return everything, next_id
+            return everything, first, end
         span = abs(ids[0] - ids[-1]) >> TIE_BITS
-        wanted = span * 1.5 * limit * count / matching / _PROBE
+        wanted = span * 1.5 * limit * max(1.0, documents.number) / matching / _PROBE
         level = next((n for n, bits in enumerate(PERIODS) if 1 << bits >= wanted), everything)
-        return level, next_id
+        if self._is_most(level, first, end) and matching <= self.maximum(limit) / 2:
+            level = everything
+        return level, first, end
 
     def _estimate(self, query: sa.Select[bool]) -> float:
         """Return how many rows PostgreSQL's planner expects."""
@@ -378,6 +398,33 @@ class _Search:
     def _found_by(self, node: Node) -> sa.ColumnElement[bool]:
         return _TERMS.op("@@", is_comparison=True)(sa.cast(to_tsquery(node), _TSQuery))
 
+    def longer(self, level: int, rate: float, first: int, end: int, limit: int) -> int:
+        """Return the level of periods that are four times as long, or more, for what is left of a range.
+
+        Args:
+            level: of a period that had few candidates.
+            rate: how many it had for each id that there might be.
+            first, end: what is left of the range.
+            limit: the number of matches that are needed.
+        """
+        level += 1 if rate else 2  # Without any candidate, the estimate was wrong.
+        if self._is_most(level, first, end) and rate * (end - first) < self.maximum(limit) / 2:
+            return len(PERIODS)
+        return min(level, len(PERIODS) - 1)
+
+    def shorter(self, level: int, first: int, end: int) -> int:
+        """Return the level of shorter periods, for one that had more than the maximum of documents."""
+        level = max(0, level - self._levels_back)
+        while level and self._is_most(level, first, end):
+            level -= 1
+        return level
+
+    def _is_most(self, level: int, first: int, end: int) -> bool:
+        """Return whether periods of a level are so long that all of a range should be searched at once."""
+        if level >= len(PERIODS):
+            return True
+        return 1 << PERIODS[level] + TIE_BITS > _MOST * (end - first)
+
     def period(self, level: int, first: int, end: int) -> tuple[int, int]:
         """Return the part of a range that is in the period it begins with, or ends with."""
         if level == len(PERIODS):
@@ -387,10 +434,8 @@ class _Search:
             return max(first, (end - 1) >> bits << bits), end
         return first, min(end, ((first >> bits) + 1) << bits)
 
-    def rows(
-        self, low: int, high: int, level: int, limit: int, *, ordered: bool
-    ) -> list[sa.Row[int, bool]]:
-        """Return up to `maximum` documents that the index finds in a part of a period, and if they match."""
+    def candidates(self, low: int, high: int, level: int, most: int, *, ordered: bool) -> list[int]:
+        """Return up to ``most`` documents that the index finds in a part of a period."""
         if self._sqlite:
             key: sa.ColumnElement[int] = _fts.c.rowid
             query = sa.select(key.label("id")).where(
@@ -398,8 +443,6 @@ class _Search:
                 key >= low,
                 key < high,
             )
-            if self._matches is not None:
-                query = query.join(_documents, _documents.c.id == key)
         else:
             node = self._node
             if level < len(PERIODS):
@@ -413,16 +456,31 @@ class _Search:
             )
         if ordered:
             query = self._in_order(query, key)
-        query = query.limit(self.maximum(limit))
-        if self._matches is None:
-            return list(self._connection.execute(query.add_columns(sa.true().label("matches"))))
-        columns = [_documents.c[name] for name in ("attempts", "changed", "duration", "words")]
-        some = query.add_columns(*columns).subquery()
-        matches = sa.select(some.c.id, sa.type_coerce(self._matches, sa.Boolean).label("matches"))
-        return list(self._connection.execute(matches.select_from(some)))
+        return list(self._connection.scalars(query.limit(most)))
+
+    def matches(self, ids: list[int]) -> Iterator[_Compared]:
+        """Compare documents that the index has found, some at a time."""
+        if self._condition is None:
+            if ids:
+                yield _Compared(ids, ids)
+            return
+        for start in range(0, len(ids), _MAX_COMPARED):
+            some = ids[start : start + _MAX_COMPARED]
+            found = sa.select(_documents.c.id).where(_is_any(self._connection, some))
+            matching = set(self._connection.scalars(found.where(self._condition)))
+            yield _Compared(some, [each for each in some if each in matching])
 
     def _in_order(self, query: sa.Select[int], key: sa.ColumnElement[int]) -> sa.Select[int]:
         return query.order_by(key.desc() if self._newest_first else key.asc())
+
+
+def _is_any(connection: sa.Connection, ids: Collection[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that a document's id is one of many, as one parameter: hundreds take long to compile."""
+    if connection.dialect.name == "postgresql":
+        array = sa.literal(list(ids), sa.ARRAY(sa.BigInteger))
+        return _documents.c.id == sa.any_(array)
+    each = sa.func.json_each(json.dumps(list(ids))).table_valued("value")
+    return _documents.c.id.in_(sa.select(each.c.value))
 
 
 class _TSQuery(sa.types.UserDefinedType[str]):
@@ -451,7 +509,7 @@ def _compared(node: Node, contains: AnyType) -> sa.ColumnElement[bool]:
 
 def words_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
     """Return the words of documents, by their ids."""
-    query = sa.select(_documents.c.id, _documents.c.words).where(_documents.c.id.in_(ids))
+    query = sa.select(_documents.c.id, _documents.c.words).where(_is_any(connection, ids))
     return {row.id: row.words for row in connection.execute(query)}
 
 

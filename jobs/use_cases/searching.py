@@ -20,7 +20,7 @@ from jobs.enums import Order
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument, Status
 from jobs.search import facets
-from jobs.search.query import EVERY, All, Any, Node, Term
+from jobs.search.query import All, Any, Node, Term
 from jobs.search.ranking import score
 from jobs.statements import jobs, search
 from jobs.statements.jobs import ANY
@@ -289,10 +289,10 @@ def _ranked(
 
 def _wanted(owner: str | None, filters: Filters) -> Wanted:
     """Return filters as a query of the index."""
-    parts: list[Node] = [Term(EVERY)]
+    parts: list[Node] = []
     conditions: list[sa.ColumnElement[bool]] = []
     if filters.query is not None:
-        parts = [filters.query]
+        parts += filters.query.of if isinstance(filters.query, All) else (filters.query,)
     if owner is not None:
         parts.append(Term(facets.term("owner", owner)))
     if filters.statuses:
