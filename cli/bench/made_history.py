@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from jobs.database import Database, begin
 from jobs.models import Attempt, AttemptStatus, Job, Rollup, Status
 from jobs.pipeline import DEFAULT_SYSTEM, Role, prompt, stages
-from jobs.statements import search
+from jobs.statements import documents
 from jobs.statements.rollups import ALL_OWNERS
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, start_of
@@ -289,8 +289,8 @@ def _copy(
     document_id = f"({milliseconds} * 1000 * 2048)"
     terms = f"old.terms || ' ' || {word}"
     if not sqlite:
-        for bits in search.PERIODS:
-            terms += f" || ' _t{bits}_' || to_hex({document_id} >> {bits + search.TIE_BITS})"
+        for bits in documents.PERIODS:
+            terms += f" || ' _t{bits}_' || to_hex({document_id} >> {bits + documents.TIE_BITS})"
     changes = {
         "jobs": {
             "id": job_id,

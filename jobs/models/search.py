@@ -19,7 +19,7 @@ class SearchDocument(Base):
 
     __tablename__ = "search_documents"
 
-    #: Sorts as jobs do by `Job.created_at` (`jobs.statements.search.first_id`).
+    #: Sorts as jobs do by `Job.created_at` (`jobs.statements.documents.first_id`).
     id: Mapped[int] = mapped_column(ROW_ID, primary_key=True, autoincrement=False)
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
     #: The most attempts at one stage.

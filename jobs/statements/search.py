@@ -1,25 +1,21 @@
-"""Statements on the search index: its documents, and looking for them.
+"""Statements that search.
 
-A document's id begins with its job's time of creation, so that SQLite's FTS5 finds documents in the order of
-jobs. PostgreSQL's GIN cannot: it finds all documents of a term before it returns the first. So it has terms
-of time too, for periods of several lengths, and a search for frequent terms looks for them within one period
-after another, from the newest on (`find`). How frequent they are, and so how long the periods should be, is what
-its planner estimates.
+SQLite's FTS5 finds documents in the order of jobs. PostgreSQL's GIN finds all documents of a term before it returns the
+first. So there a search for frequent terms looks for them within one period after another, from the newest on
+(`find`), by the terms of periods that documents have (`jobs.statements.documents`). How frequent they are, and so how
+long the periods should be, is what PostgreSQL's planner estimates.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import re
-import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any as AnyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, load_only, selectinload, undefer
+from sqlalchemy.orm import Session, load_only
 
 from jobs.column_types import UTCDateTime
 from jobs.models import Attempt, Job, SearchDocument
@@ -35,34 +31,8 @@ from jobs.search.query import (
     to_fts5,
     to_tsquery,
 )
-from jobs.statements.rollups import Change
+from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, first_id, period_term, tie
 
-#: The condition of the partial index of jobs that the search index does not have as they are, or that are not counted.
-_IS_UNINDEXED = sa.and_(
-    Job.finished_at.is_not(None),
-    Job.worker_id.is_(None),
-    sa.or_(Job.unindexed > sa.literal_column("0"), Job.counted.is_(None)),
-)
-#: In the order of the index, which PostgreSQL may take for larger than it is, and then not look at.
-_ANY_UNINDEXED = sa.select(sa.literal(1)).where(_IS_UNINDEXED).order_by(Job.finished_at).limit(1)
-_TAKE = (
-    sa.update(Job)
-    .where(
-        Job.id == sa.bindparam("job"),
-        Job.unindexed >= sa.bindparam("changes"),
-        # It was not retried, and what it counts for is still what was read.
-        Job.finished_at.is_not(None),
-        Job.counted.is_not_distinct_from(sa.bindparam("before")),
-    )
-    .values(unindexed=Job.unindexed - sa.bindparam("changes"), counted=sa.bindparam("after"))
-)
-
-#: Bits of a document's id after the microseconds of its job's time.
-TIE_BITS = 11
-#: The maximum id.
-LAST_ID = 2**63 - 1
-#: The lengths of periods: powers of two of a microsecond, from a minute to half a year.
-PERIODS = tuple(range(26, 46, 2))
 #: Documents by which the density of a range is measured.
 _PROBE = 64
 #: The maximum number of documents to find at once, where the index answers alone and where they are compared, and the
@@ -74,13 +44,6 @@ _MOST = 1 / 4
 #: Documents that a search may compare in vain before it stops.
 MAX_EFFORT = 1000
 
-#: Pages that SQLite merges in one transaction, in less than a millisecond.
-_MERGED_PAGES = 16
-_MERGE = sa.text(
-    f"INSERT INTO search_index(search_index, rank) VALUES ('merge', {_MERGED_PAGES})"  # noqa: S608 (a number)
-)
-
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _documents = SearchDocument.__table__
 _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
 _TERMS: sa.ColumnElement[AnyType] = sa.literal_column(
@@ -94,22 +57,6 @@ _PLAN_BY_INDEX = sa.text(
     "set_config('enable_indexscan', 'off', true), set_config('jit', 'off', true) "
     "FROM pg_class WHERE oid = 'search_documents'::regclass"
 )
-
-
-class NewDocument(NamedTuple):
-    """What the index is to have of a job."""
-
-    job_id: str
-    created_at: dt.datetime
-    #: `Job.unindexed` when the job was read.
-    changes: int
-    #: The columns of `SearchDocument` but its ids and terms.
-    columns: dict[str, AnyType]
-    terms: list[str]
-    #: What the statistics are to have of it, in the place of what they have (`jobs.statements.rollups`).
-    counted: Change
-    #: The description of its model, by the model.
-    models: dict[str, dict[str, AnyType]]
 
 
 @dataclass(frozen=True)
@@ -129,137 +76,6 @@ class Found:
     ids: list[int] = field(default_factory=list)
     #: The id up to which it searched, if it gave up; None if it found enough, or searched all.
     stopped_at: int | None = None
-
-
-def reindex(connection: sa.Connection, job_id: str, *, forget: bool = False) -> None:
-    """Have a job indexed again, since something that is searched has changed: within seconds, by the duty.
-
-    Args:
-        connection: of the transaction that changes it.
-        job_id: of the job.
-        forget: whether it is not to be found until then, as when a text is erased.
-    """
-    changed = sa.update(Job).where(Job.id == job_id).values(unindexed=Job.unindexed + 1)
-    connection.execute(changed)
-    if forget:
-        connection.execute(sa.delete(SearchDocument).where(SearchDocument.job_id == job_id))
-
-
-def any_unindexed(connection: sa.Connection) -> bool:
-    """Return whether the index lacks a job that has ended, or a change of one, or whether one is not counted."""
-    return connection.scalar(_ANY_UNINDEXED) is not None
-
-
-def load_unindexed(session: Session, limit: int) -> list[Job]:
-    """Return jobs that the index does not have as they are, those that ended first, with attempts and reviews."""
-    attempts = selectinload(Job.attempts)
-    query = (
-        sa.select(Job)
-        .where(_IS_UNINDEXED)
-        .order_by(Job.finished_at)
-        .limit(limit)
-        .options(
-            undefer(Job.counted),
-            attempts.load_only(
-                Attempt.job_id,
-                Attempt.stage_index,
-                Attempt.role,
-                Attempt.run,
-                Attempt.status,
-                Attempt.output,
-                Attempt.prompt_tokens,
-                Attempt.output_tokens,
-                Attempt.started_at,
-                Attempt.first_token_at,
-                Attempt.finished_at,
-            ),
-            attempts.selectinload(Attempt.worker),
-            selectinload(Job.reviews),
-        )
-    )
-    return list(session.scalars(query))
-
-
-def put(connection: sa.Connection, new: NewDocument) -> bool:
-    """Put a job into the index, in the place of what the index has of it.
-
-    Returns:
-        False if another process did, or the job is gone.
-    """
-    values = {"before": new.counted.before, "after": new.counted.after}
-    taken = connection.execute(_TAKE, {"job": new.job_id, "changes": new.changes, **values})
-    if not taken.rowcount:
-        return False
-    old = sa.delete(SearchDocument).where(SearchDocument.job_id == new.job_id)
-    document_id = connection.scalar(old.returning(SearchDocument.id))
-    if document_id is None:
-        document_id = first_id(new.created_at) + _tie(new.job_id)
-    insert = _insert_of(connection)
-    while True:
-        terms = new.terms
-        if connection.dialect.name == "postgresql":
-            terms = [*terms, *_period_terms(document_id)]
-        row = {
-            **new.columns,
-            "id": document_id,
-            "job_id": new.job_id,
-            "terms": " ".join(terms),
-        }
-        if connection.scalar(insert, row) is not None:
-            return True
-        document_id += 1  # Another job of the same moment has this id.
-
-
-def merge_some(connection: sa.Connection) -> bool:
-    """Merge a few pages of SQLite's index: a search reads each of its segments.
-
-    Returns:
-        whether there may be more to merge.
-    """
-    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # it is of SQLite
-    before = driver.total_changes
-    connection.execute(_MERGE)
-    return driver.total_changes - before > 1  # The statement itself counts as one.
-
-
-def _insert_of(connection: sa.Connection) -> AnyType:
-    """Return the statement that inserts a document unless its id is taken."""
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return (
-            postgresql_insert(SearchDocument)
-            .on_conflict_do_nothing(index_elements=["id"])
-            .returning(SearchDocument.id)
-        )
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return (
-        sqlite_insert(SearchDocument)
-        .on_conflict_do_nothing(index_elements=["id"])
-        .returning(SearchDocument.id)
-    )
-
-
-def first_id(moment: dt.datetime) -> int:
-    """Return the lowest id of documents whose jobs were created at a time or later."""
-    microseconds = (moment - _EPOCH) // dt.timedelta(microseconds=1)
-    return min(max(microseconds, 0) << TIE_BITS, LAST_ID)
-
-
-def _tie(job_id: str) -> int:
-    """Return where a job comes among those of the same moment, mostly as its id does."""
-    match = re.fullmatch(r"resp_[0-9a-f]{12}([0-9a-f]{3})[0-9a-f]{17}", job_id)
-    return int(match[1], 16) >> 1 if match else 0
-
-
-def _period_terms(document_id: int) -> list[str]:
-    return [_period_term(level, document_id) for level in range(len(PERIODS))]
-
-
-def _period_term(level: int, document_id: int) -> str:
-    bits = PERIODS[level]
-    return f"_t{bits}_{document_id >> (TIE_BITS + bits):x}"
 
 
 def find(
@@ -446,7 +262,7 @@ class _Search:
         else:
             node = self._node
             if level < len(PERIODS):
-                node = All((node, Term(_period_term(level, low))))
+                node = All((node, Term(period_term(level, low))))
             key = _documents.c.id
             # The sum keeps the planner from reading the documents of the range.
             query = sa.select(key.label("id")).where(
@@ -554,4 +370,4 @@ def id_of(connection: sa.Connection, owner: str | None, job_id: str) -> int | No
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
-    return first_id(row[1]) + _tie(job_id) if row[0] is None else int(row[0])
+    return first_id(row[1]) + tie(job_id) if row[0] is None else int(row[0])

@@ -21,7 +21,7 @@ from jobs.database import Database
 from jobs.errors import LineNotWrittenError, NoSuchTextError, NotEndedError, NotSealedError
 from jobs.jsonl import find_line
 from jobs.models import Attempt, Batch, Job, Review
-from jobs.statements import erasures, files, jobs, log, search
+from jobs.statements import documents, erasures, files, jobs, log
 from jobs.tlog.entry import (
     Salts,
     is_erased,
@@ -142,7 +142,7 @@ def _erase(
             }
         columns[Job.erased] = hashes
         erasures.update_job(connection, job_id, columns)
-        search.reindex(connection, job_id, forget=True)
+        documents.reindex(connection, job_id, forget=True)
         if any(_IN_FILES.fullmatch(pointer) for pointer in new):
             for file_id, start, end in lines:
                 keep = "/batch/custom_id" not in hashes

@@ -18,9 +18,9 @@ from jobs.pipeline import Role
 from jobs.search import facets
 from jobs.search.query import EVERY
 from jobs.search.words import BREAK, terms, words
-from jobs.statements import rollups, search
+from jobs.statements import documents, rollups
+from jobs.statements.documents import NewDocument
 from jobs.statements.rollups import Change
-from jobs.statements.search import NewDocument
 from jobs.statistics.counted import MILLION, Counted
 from jobs.transient import retry_on_conflict
 from jobs.use_cases import counting
@@ -38,13 +38,13 @@ MAX_TERMS_SIZE = 900_000
 def any_pending(database: Database) -> bool:
     """Return whether the index or the statistics lack an ended job, or a change of one."""
     with database.read() as connection:
-        return search.any_unindexed(connection)
+        return documents.any_unindexed(connection)
 
 
 def prepare(database: Database, *, limit: int = MAX_JOBS) -> list[NewDocument]:
     """Return what the index is to have of jobs that it does not have as they are, those that ended first."""
     with database.read_session() as session:
-        jobs = search.load_unindexed(session, limit)
+        jobs = documents.load_unindexed(session, limit)
     return [document(job) for job in jobs]
 
 
@@ -56,7 +56,7 @@ def put(database: Database, prepared: list[NewDocument]) -> int:
         the number of jobs that were put there.
     """
     with database.write() as connection:
-        done = [new for new in prepared if search.put(connection, new)]
+        done = [new for new in prepared if documents.put(connection, new)]
         rollups.add_models(connection, dict(ChainMap(*(new.models for new in done))))
         rollups.apply(connection, [new.counted for new in done])
     return len(done)
@@ -68,7 +68,7 @@ def merge(database: Database) -> None:
         return
     for _ in range(MAX_MERGES):
         with database.write() as connection:
-            if not search.merge_some(connection):
+            if not documents.merge_some(connection):
                 return
 
 

@@ -10,7 +10,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, NotRetriableError
 from jobs.models import Job, Status
-from jobs.statements import jobs, rollups, search
+from jobs.statements import documents, jobs, rollups
 from jobs.statements.rollups import Change
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.queries import get_job
@@ -76,7 +76,7 @@ def retry(database: Database, owner: str | None, job_id: str) -> Job:
             )
         )
         # A list of ended jobs should not have it any more.
-        search.reindex(connection, job_id, forget=True)
+        documents.reindex(connection, job_id, forget=True)
         change = Change(job.created_at, job.owner, job.model, before=job.counted, after=None)
         rollups.apply(connection, [change])
     return get_job(database, owner, job_id)

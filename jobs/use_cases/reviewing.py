@@ -21,7 +21,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import NotEndedError
 from jobs.models import Job
-from jobs.statements import jobs, reviews, search
+from jobs.statements import documents, jobs, reviews
 from jobs.tlog.entry import new_salt
 from jobs.transient import retry_on_conflict
 
@@ -137,7 +137,7 @@ def add(
         )
         if review.regeneration is not None:
             reviews.set_rating(connection, job_id, review.regeneration)
-        search.reindex(connection, job_id)
+        documents.reindex(connection, job_id)
     return review_id
 
 

@@ -22,9 +22,10 @@ from jobs.models import Attempt, Job, SearchDocument, Status
 from jobs.search import facets
 from jobs.search.query import All, Any, Node, Term
 from jobs.search.ranking import score
-from jobs.statements import jobs, search
+from jobs.statements import documents, jobs, search
+from jobs.statements.documents import LAST_ID
 from jobs.statements.jobs import ANY
-from jobs.statements.search import LAST_ID, MAX_EFFORT, Wanted
+from jobs.statements.search import MAX_EFFORT, Wanted
 
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
@@ -184,8 +185,8 @@ class _Bounds(NamedTuple):
     def of(cls, filters: Filters) -> _Bounds:
         first, end = filters.since, filters.until
         return cls(
-            0 if first is None else search.first_id(first),
-            LAST_ID if end is None else search.first_id(end),
+            0 if first is None else documents.first_id(first),
+            LAST_ID if end is None else documents.first_id(end),
         )
 
 

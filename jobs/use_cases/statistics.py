@@ -18,7 +18,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import StatisticsError
 from jobs.models import OPEN, Status
-from jobs.statements import rollups, search
+from jobs.statements import documents, rollups
 from jobs.statements.rollups import MAX_OPEN, NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
@@ -158,7 +158,7 @@ def read(
                 rows = rollups.read(connection, whose, runs)
                 parts = [_Part(r.start, r.model, None, Tally.load(r.tally)) for r in rows]
             open_jobs = rollups.count_open(connection, whose, since, until, OPEN)
-        is_current = not search.any_unindexed(connection)
+        is_current = not documents.any_unindexed(connection)
     parts = [part for part in parts if _is_wanted(part.model, query, models)]
     groups: dict[Key, Tally] = {}
     by_model: dict[str, Tally] = {}

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
 from jobs.models import Job, Rollup, SearchDocument
-from jobs.statements import search
+from jobs.statements import documents
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, start_of
 from jobs.use_cases import cancellation, deliveries, stages, submission, webhooks
@@ -124,7 +124,7 @@ def add_documents(connection: sa.Connection, job_id: str) -> None:
     """Add the search documents of the jobs that have ended, a second apart each; half of them are of a fox."""
     sqlite = connection.dialect.name == "sqlite"
     [job] = connection.execute(sa.select(Job).where(Job.id == job_id)).mappings().all()
-    moment = search.first_id(job["created_at"])
+    moment = documents.first_id(job["created_at"])
     columns = {
         "id": moment,
         "job_id": job_id,
@@ -140,8 +140,8 @@ def add_documents(connection: sa.Connection, job_id: str) -> None:
         document_id = f"{moment} - CAST(n.i AS BIGINT) * 2000000 * 2048 - {number}"
         terms = "old.terms || CASE n.i - n.i / 2 * 2 WHEN 0 THEN ' dog fox' ELSE ' dog' END"
         if not sqlite:
-            for bits in search.PERIODS:
-                period = f"to_hex(({document_id}) >> {bits + search.TIE_BITS})"
+            for bits in documents.PERIODS:
+                period = f"to_hex(({document_id}) >> {bits + documents.TIE_BITS})"
                 terms += f" || ' _t{bits}_' || {period}"
         multiply(
             connection,

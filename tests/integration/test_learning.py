@@ -199,11 +199,12 @@ def evaluate(text: str, heading: str) -> list[dict[str, Any]]:
     """Run the commands below a heading on two questions; return what `helixq eval` wrote of them."""
     found = re.search(rf"^## {heading}\n.*?^```sh\n(.*?)^```$", text, re.M | re.S)
     assert found
-    environ = {}
+    environ: dict[str, str] = {}
     for line in found[1].splitlines():
         program, *arguments = shlex.split(line)
         if program == "export":
-            environ.update([arguments[0].split("=", 1)])
+            name, _, value = arguments[0].partition("=")
+            environ[name] = value
         elif program == ".venv/bin/helixq":
             few = ["--limit", "2", "--max-output-tokens", "24", "--transcripts", f"{heading}.jsonl"]
             ran = CliRunner().invoke(main, [*arguments, *few], env=environ)

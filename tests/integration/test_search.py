@@ -18,7 +18,7 @@ from jobs.errors import CursorError
 from jobs.models import ANONYMOUS, Job, SearchDocument, Status
 from jobs.search.query import has, parse
 from jobs.search.words import words
-from jobs.statements import search
+from jobs.statements import documents, search
 from jobs.use_cases import (
     cancellation,
     deletion,
@@ -296,13 +296,13 @@ def test_a_change_is_indexed_even_if_it_comes_while_the_job_is_indexed(database:
     job = end(database, question="fox")
     prepared = indexing.prepare(database)
     with database.write() as connection:
-        search.reindex(connection, job.id)
+        documents.reindex(connection, job.id)
     assert indexing.put(database, prepared) == 1
     assert indexing.any_pending(database)
     assert index(database) == 1
     assert find(database, "fox") == [job.id]
     with database.write() as connection:
-        search.reindex(connection, job.id, forget=True)
+        documents.reindex(connection, job.id, forget=True)
     assert find(database, "fox") == [], "it is forgotten at once"
     index(database)
     assert find(database, "fox") == [job.id]
