@@ -10,8 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import sqlite3
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload, undefer
