@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,9 @@ class Service:
         """OpenAI's client. It finds the authority in the environment."""
         return OpenAI(base_url=f"{self.proxy.url}/v1", api_key=self.key, max_retries=0)
 
-    def http(self, proxy: Nginx | None = None, **headers: str) -> httpx2.Client:
+    def http(
+        self, headers: Mapping[str, str] | None = None, proxy: Nginx | None = None
+    ) -> httpx2.Client:
         proxy = proxy or self.proxy
         context = ssl.create_default_context(cafile=proxy.authority)
         return httpx2.Client(
@@ -154,7 +156,7 @@ def test_a_silent_stream_outlives_the_proxys_patience(service: Service) -> None:
     assert impatient(documented()) != documented()
     with (
         nginx(service.web_port, impatient) as proxy,
-        service.http(proxy, **service.bearer) as http,
+        service.http(service.bearer, proxy) as http,
         ThreadPoolExecutor(1) as other,
     ):
         body = {"input": "Why?"}
@@ -173,7 +175,7 @@ def test_what_is_large(service: Service) -> None:
         content = b"x" * (3 << 20)
         file = openai.files.create(file=("ä😀.jsonl", content), purpose="batch")
         assert openai.files.content(file.id).content == content
-    with service.http(**service.bearer) as http:
+    with service.http(service.bearer) as http:
         reply = http.post("/v1/responses", json={"input": "x" * (2 << 20)})
         assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
     upload = (
@@ -256,7 +258,7 @@ def test_an_export_arrives_as_it_is_made(service: Service, monkeypatch: pytest.M
     monkeypatch.setattr(exports, "rows", held)
     _, key = keys.create(service.services.database, "exporter", [Scope.ASK])
     headers = {"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"}
-    with service.http(**headers) as http:
+    with service.http(headers) as http:
         body = {"input": "Why?", "background": True}
         asked = [http.post("/v1/responses", json=body).json()["id"] for _ in range(3)]
         exported = []
