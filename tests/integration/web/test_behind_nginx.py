@@ -225,7 +225,7 @@ def test_pages_behind_tls(service: Service) -> None:
 
 
 def test_only_the_own_name_is_served(service: Service) -> None:
-    """And browsers get HTTP/2, where a page of a running job takes none of six connections."""
+    """And browsers get HTTP/2, with no limit of six connections."""
     with service.http() as http:
         assert http.get("/healthz").status_code == 200
         assert http.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
@@ -280,7 +280,7 @@ def test_an_export_arrives_as_it_is_made(service: Service, monkeypatch: pytest.M
 def test_what_needs_no_key(service: Service) -> None:
     with service.http() as http:
         for path in ("/healthz", "/openapi.json", "/login", "/log/checkpoint"):
-            assert http.get(path).status_code in (200, 404)
+            assert http.get(path).status_code != 401
         for path in ("/metrics", "/api/system", "/api/stats", "/v1/models"):
             assert http.get(path).status_code == 401
 
