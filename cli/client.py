@@ -35,6 +35,8 @@ class Client:
             base_url=self.url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx2.Timeout(30, read=60),
+            # Nothing of the environment but SSL_CERT_FILE and SSL_CERT_DIR: no proxies, no .netrc.
+            verify=httpx2.create_ssl_context(),
             trust_env=False,
         )
 
@@ -253,6 +255,11 @@ class Client:
         return reply
 
     def _unreachable(self, error: Exception) -> UnreachableError:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return UnreachableError(
+                f"{self.url} cannot be trusted ({error}): SSL_CERT_FILE should name the authority that signed its "
+                "certificate, and the URL should have a name that the certificate has"
+            )
         return UnreachableError(
             f"no server answers at {self.url} ({error}): start one with `make run` or "
             "`helixq up`, or give another address with --url"

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.certificates import KEY, make_certificate
 from tests.servers import Process, free_port, start
 
 NAME = "main"
@@ -50,7 +45,7 @@ def tls_servers(folder: Path) -> Iterator[TlsServers]:
     port, sentinel_port = free_port(), free_port()
     tls = ["--port", "0", "--bind", "127.0.0.1", "--tls-auth-clients", "no", "--tls-replication"]
     tls += ["yes", "--tls-ca-cert-file", str(certificate), "--tls-cert-file", str(certificate)]
-    tls += ["--tls-key-file", str(folder / "server" / "key.pem")]
+    tls += ["--tls-key-file", str(folder / "server" / KEY)]
     configuration = folder / "sentinel.conf"
     configuration.write_text(
         f"sentinel monitor {NAME} 127.0.0.1 {port} 1\nsentinel auth-pass {NAME} {PASSWORD}\n"
@@ -81,31 +76,3 @@ def _speaks_tls(program: str) -> bool:
         [program, "--tls-port", "0", "--unknown"], capture_output=True, text=True, check=False
     )
     return "tls-port" not in tried.stdout + tried.stderr
-
-
-def make_certificate(folder: Path) -> Path:
-    """Make a key and a certificate for 127.0.0.1 that it has signed itself; return the certificate's file."""
-    folder.mkdir()
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
-    now = dt.datetime.now(dt.UTC)
-    address = x509.IPAddress(ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    file = folder / "certificate.pem"
-    file.write_bytes(certificate.public_bytes(pem))
-    return file

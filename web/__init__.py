@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from jobs.settings import Settings
 from web import (
@@ -47,6 +48,8 @@ def create_app(settings: Settings) -> Flask:
     access.init_app(app, settings)
     rate_limits.init_app(app, settings)
     errors.init_app(app)
+    # Of what a proxy says, the scheme alone, for the addresses that pages show. `Host` comes unchanged.
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=1, x_host=0)  # type: ignore[method-assign]  # Flask's way
     app.register_blueprint(v1.blueprint, url_prefix="/v1")
     app.register_blueprint(api.blueprint, url_prefix="/api")
     app.register_blueprint(log.blueprint, url_prefix="/log")

@@ -108,11 +108,11 @@ def is_upload(method: str, path: str) -> bool:
 
 def _hint(path: str) -> str:
     """Return what is probably wrong with a client's base URL, if it is."""
-    base = f"{request.host_url}v1"
+    # Without the address: behind a proxy with TLS, the scheme is not known here.
     if path.startswith("/v1/v1/"):
-        return f" The client adds `/v1` by itself: its base URL should be {request.host_url}."
+        return " The client adds `/v1` by itself: its base URL should end without it."
     if f"{path}/".startswith(_ENDPOINTS):
-        return f" The base URL of clients is {base}."
+        return " The base URL of clients ends with `/v1`."
     return ""
 
 

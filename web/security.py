@@ -29,7 +29,8 @@ def check_request(settings: Settings) -> None:
     Raises:
         HTTPError: from another site's page (403), or by a name that is not this machine's (400).
     """
-    if settings.loopback:
+    # Where keys are required, a page that has another name for this machine has neither key nor cookie.
+    if settings.loopback and not settings.auth_required:
         _check_host({"localhost", "127.0.0.1", "::1", settings.host})
     _check_origin()
 

@@ -334,6 +334,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             outbuf_overflow=RESPONSE_BUFFER,
             outbuf_high_watermark=MAX_STREAM_BUFFER,
             log_socket_errors=False,
+            # The application says what it takes from a proxy.
+            clear_untrusted_proxy_headers=False,
             ident="",
         )
         self.adj.uploads = _Uploads(self.adj)

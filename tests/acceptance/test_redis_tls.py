@@ -13,7 +13,8 @@ from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from jobs.redis_url import checked
 from tests.acceptance.conftest import running
-from tests.redis_tls import TlsServers, make_certificate, tls_servers
+from tests.certificates import make_certificate
+from tests.redis_tls import TlsServers, tls_servers
 from web.rate_limits import RateLimits
 
 

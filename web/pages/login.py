@@ -43,8 +43,8 @@ def log_in() -> Response | tuple[str, int, dict[str, str]]:
         max_age=int(keys.SESSION_LIFETIME),
         httponly=True,
         samesite="Lax",
-        # The proxy in front speaks TLS, and the browser says so.
-        secure=request.headers.get("Origin", "").startswith("https://"),
+        # The proxy in front speaks TLS, and it or the browser says so.
+        secure=request.is_secure or request.headers.get("Origin", "").startswith("https://"),
     )
     return reply
 

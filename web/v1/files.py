@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from urllib.parse import quote
 
 from flask import Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import dump_options_header
 
 from jobs.models import File, FilePurpose
 from jobs.protocol.files import check_purpose, file_list, file_object, parse_fields
@@ -119,8 +121,17 @@ def file_content(file_id: str) -> Response:
         )
         reply.call_on_close(stack.pop_all().close)
     reply.content_length = file.size
-    reply.headers.set("Content-Disposition", "attachment", filename=file.name)
+    reply.headers["Content-Disposition"] = _attachment(file.name)
     return reply
+
+
+def _attachment(name: str) -> str:
+    """Return the ``Content-Disposition`` of a file with any name, as RFC 6266 has it: headers are Latin-1."""
+    ascii_name = "".join(c if c.isascii() and c.isprintable() else "_" for c in name)
+    names = {"filename": ascii_name}
+    if ascii_name != name:
+        names["filename*"] = f"UTF-8''{quote(name, safe='')}"
+    return dump_options_header("attachment", names)
 
 
 def _content(file_id: str, size: int) -> Iterator[bytes]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.use_cases import queries
-from tests.integration.web.client import Client, ask
+from tests.integration.web.client import Client, ask, serving
+from tests.servers import RedisServer
 
 
 def test_a_server_of_this_machine_has_no_other_name(web: Client, database: Database) -> None:
@@ -24,6 +26,16 @@ def test_a_server_of_this_machine_has_no_other_name(web: Client, database: Datab
     for host in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
         assert web.get("/", headers={"Host": host}).status_code == 200
     assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
+
+
+def test_a_server_with_keys_may_have_any_name(redis_server: RedisServer, tmp_path: Path) -> None:
+    """A proxy on the same machine passes its own name on. Where keys are required, a name alone is of no use."""
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    with serving(url, redis_server.url, AUTH="required") as web:
+        headers = {"Host": "helixq.example"}
+        assert web.get("/healthz", headers=headers).status_code == 200
+        assert web.get("/", headers=headers).headers["Location"] == "/login?next=/"
+        assert web.get("/v1/models", headers=headers).status_code == 401
 
 
 def test_redirects_and_links_do_not_follow_the_host(web: Client) -> None:
@@ -53,4 +65,5 @@ def test_file_names_inject_no_header(web: Client) -> None:
     disposition = reply.headers["Content-Disposition"]
     assert disposition.startswith("attachment; filename")
     assert disposition.isprintable()
+    disposition.encode("latin-1")  # as the server does
     assert reply.mimetype == "application/octet-stream"
