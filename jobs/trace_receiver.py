@@ -69,7 +69,13 @@ class TraceReceiver:
         headers = {"Content-Type": "application/x-protobuf"}
         try:
             reply = httpx2.post(
-                self._endpoint, content=data, headers=headers, timeout=self.timeout, trust_env=False
+                self._endpoint,
+                content=data,
+                headers=headers,
+                timeout=self.timeout,
+                # Of the environment only SSL_CERT_FILE: no proxies.
+                verify=httpx2.create_ssl_context(),
+                trust_env=False,
             )
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__

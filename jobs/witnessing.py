@@ -78,7 +78,9 @@ class WitnessThread(DutyThread):
         self._failure: str | None = None
         import httpx2  # Here, since most processes ask no witness.
 
-        self._http = httpx2.Client(timeout=TIMEOUT, trust_env=False)
+        # Of the environment only SSL_CERT_FILE: no proxies.
+        context = httpx2.create_ssl_context()
+        self._http = httpx2.Client(timeout=TIMEOUT, verify=context, trust_env=False)
         super().__init__(
             f"witness {self._key.name}",
             [Duty(INTERVAL, self.ask)],

@@ -34,7 +34,14 @@ def _engine_server(settings: Settings, url: str) -> Finding:
     key = settings.engine_api_key
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
-        reply = httpx2.get(f"{url}/models", headers=headers, timeout=TIMEOUT, trust_env=False)
+        # As the engine asks it: of the environment only SSL_CERT_FILE.
+        reply = httpx2.get(
+            f"{url}/models",
+            headers=headers,
+            timeout=TIMEOUT,
+            verify=httpx2.create_ssl_context(),
+            trust_env=False,
+        )
     except httpx2.RequestError as problem:
         return error(
             f"no server answers at {url} ({problem}): start it, or correct HELIXQ_ENGINE_URL"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from jobs.models import TraceReceiver
 from jobs.protocol.history import history
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import deletion, erasing, reviewing, tracing
+from tests.certificates import KEY, make_certificate
 from tests.integration.sealed import end, seal
 from tests.receiver import Receiver, Webhook, status
 
@@ -75,6 +77,26 @@ def let_send_again(database: Database) -> None:
     """Let the time after a failure pass."""
     with database.write() as connection:
         connection.execute(sa.update(TraceReceiver).values(next_at=utcnow(-1)))
+
+
+def test_a_receiver_with_a_certificate_of_its_own(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path / "tls")
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate.read_bytes() + (tmp_path / "tls" / KEY).read_bytes())
+    receiver = Receiver(certificate=both)
+    sending = TraceSending(database, receiver.url)
+    sending.send()
+    job = end(database)
+    seal(database)
+    sending.send()
+    assert receiver.received == [], "it is not trusted"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    let_send_again(database)
+    sending.send()
+    receiver.close()
+    assert received(receiver) == [job.id]
 
 
 def test_each_job_is_sent_once_it_is_in_the_log(
