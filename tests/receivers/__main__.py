@@ -161,7 +161,8 @@ def compare(histories: list[dict[str, Any]], receiver: Phoenix, *, live: bool) -
     check("traces", len(traces), len(histories))
     for history in histories:
         name = history["id"]
-        roots = [s for s in spans if s["attributes"].get("gen_ai.response.id") == name]
+        own = [s for s in spans if s["attributes"].get("gen_ai.response.id") == name]
+        roots = [s for s in own if s["name"].startswith("invoke_agent ")]
         check(f"{name}: roots", len(roots), 1)
         for root in roots:
             attributes = root["attributes"]
