@@ -11,7 +11,7 @@ from jobs.database import Database
 from jobs.duties import Duty, DutyThread
 from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.use_cases import workers
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 #: Seconds between two checks for lost leases: a cancelled job stops generating within a second.
 CANCEL_INTERVAL = 0.4

@@ -26,7 +26,7 @@ from jobs.pipeline import Role
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
 from worker.engine.interface import Engine, EngineStats, FinishReason, MeasuredEngine
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 #: What an engine may measure: the field of `EngineStats`, the metric's name, and what it says.
 GAUGES = {

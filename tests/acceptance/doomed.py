@@ -60,7 +60,7 @@ def _arrange(point: str) -> None:
     from jobs.use_cases import batch_answers, batch_validation, deliveries, stages
     from worker import local_engine
     from worker.engine.batching.step import StepExecutor
-    from worker.tasks import StageRunner
+    from worker.stage_runner import StageRunner
 
     warm_up = local_engine.WARM_UP_PROMPT
 

@@ -20,7 +20,7 @@ from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.integration.rows import claim, submit
 from worker.heartbeat import Heartbeat
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 #: Seconds of any wait; a good run needs a fraction.
 PATIENCE = 30
