@@ -32,7 +32,7 @@ from jobs.telemetry_attributes import (
     of_job,
     of_message,
 )
-from jobs.tlog.entry import without_erased
+from jobs.tlog.record import without_erased
 
 #: Fields of spans that are bytes, which OTLP's JSON has in hexadecimal and protobuf's in base64.
 _IDS = ("traceId", "spanId", "parentSpanId")

@@ -27,17 +27,11 @@ from jobs.models import Erasure, Job, LogKind, Review
 from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
-from jobs.tlog.entry import (
-    deletion_entry,
-    digest,
-    erasure_entry,
-    import_entry,
-    job_entry,
-    new_salt,
-    review_entry,
-)
+from jobs.tlog.entry import deletion_entry, erasure_entry, import_entry, job_entry, review_entry
 from jobs.tlog.exported import proof_hash
 from jobs.tlog.note import Signer, Verifier
+from jobs.tlog.record import digest
+from jobs.tlog.salted import new_salt
 from jobs.transient import retry_on_conflict
 
 #: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.

@@ -21,18 +21,11 @@ from jobs.statements import log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
 from jobs.tlog.cosignature import Cosigner, require
-from jobs.tlog.entry import (
-    DELETION,
-    ERASURE,
-    IMPORT,
-    JOB,
-    REVIEW,
-    misfit,
-    parse_entry,
-)
+from jobs.tlog.entry import DELETION, ERASURE, IMPORT, JOB, REVIEW, parse_entry
 from jobs.tlog.exported import proof_hash
 from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
+from jobs.tlog.record import misfit
 from jobs.tlog.tiles import WIDTH
 
 #: Entries and checkpoints that are read at once.

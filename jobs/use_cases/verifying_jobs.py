@@ -16,9 +16,10 @@ from jobs.models import Job
 from jobs.statements import jobs, log
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import open_checkpoint
-from jobs.tlog.entry import misfit, parse_entry
+from jobs.tlog.entry import parse_entry
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Verifier
+from jobs.tlog.record import misfit
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,11 @@ from jobs.models import Erasure, Job, Review, Worker, WorkerState
 from jobs.pipeline import Turn
 from jobs.protocol.history import history
 from jobs.protocol.shapes import COLUMNS, rows
-from jobs.tlog.entry import parse_entry, review_digest, review_texts, salts_of, texts
+from jobs.tlog.entry import parse_entry
 from jobs.tlog.exported import PROOFS
 from jobs.tlog.note import Signer, Verifier
+from jobs.tlog.record import review_digest, review_texts, texts
+from jobs.tlog.salted import salts_of
 from jobs.use_cases import (
     cancellation,
     deletion,
