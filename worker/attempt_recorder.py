@@ -47,7 +47,7 @@ class AttemptRecorder:
 
     @property
     def ended(self) -> dict[tuple[Role, str], int]:
-        """How many attempts ended here, by role and reason: a finish reason, an error's code, or what befell them."""
+        """How many attempts ended here, by role and reason: a finish reason, an error's code, or what else ended them."""
         with self._lock:
             return dict(self._ended)
 

@@ -15,7 +15,7 @@ from worker.stage_runner import StageRunner
 
 #: Seconds between two checks for lost leases: a cancelled job stops generating within a second.
 CANCEL_INTERVAL = 0.4
-#: Seconds between two looks whether the queue is still paused.
+#: Seconds between two checks whether the queue is still paused.
 PAUSE_INTERVAL = 1.0
 
 

@@ -30,7 +30,8 @@ from worker.waiting_stages import ExclusiveStages, HeldStages
 
 log = logging.getLogger(__name__)
 
-#: How often a stage is tried to claim: it may have to run exclusively, and the queue may be paused meanwhile.
+#: The maximum number of tries to claim a stage: the worker may first have to register again, and the stage may have to
+#: run exclusively. Waiting for the end of a pause is no try.
 MAX_CLAIMS = 3
 
 
@@ -46,7 +47,7 @@ class _Running:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What the database knows it by."""
+        """What identifies it in the database."""
         return self.job_id, self.lease_token
 
     def cancel(self) -> None:
@@ -243,7 +244,7 @@ class StageRunner:
         )
 
     def _fields(self, claim: Claim) -> dict[str, str | int]:
-        """Return what all lines about an attempt have, besides job and stage."""
+        """Return the fields of all log lines about an attempt, besides job and stage."""
         fields: dict[str, str | int] = {
             "role": claim.stage.role.value,
             "attempt": claim.attempt_number,
@@ -278,7 +279,7 @@ class StageRunner:
 
     @property
     def ended(self) -> dict[tuple[Role, str], int]:
-        """How many attempts ended here, by role and reason: a finish reason, an error's code, or what befell them."""
+        """How many attempts ended here, by role and reason: a finish reason, an error's code, or what else ended them."""
         return self._recorder.ended
 
     def publish_later(self, job_id: str, stage_index: int, error: Exception) -> None:

@@ -18,7 +18,7 @@ def register(app: Celery, runner: StageRunner) -> None:
     """Register the tasks of the three roles with a Celery app."""
 
     def run(job_id: str, stage_index: int) -> None:
-        # Until the thread takes another message: Celery has something to say of this one after its task.
+        # They last until the thread takes another message: Celery logs about this one after its task, too.
         logs.begin(job_id=job_id, stage=stage_index)
         runner.run(job_id, stage_index)
 

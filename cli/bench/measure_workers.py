@@ -31,7 +31,7 @@ STAGES = len(stages(1))
 CONNECTIONS = 32
 #: Pieces a second in which simulated texts are streamed. A worker publishes texts as often.
 PIECES = 10.0
-#: Seconds between two looks at the queue.
+#: Seconds between two checks of the queue.
 POLL_INTERVAL = 0.1
 SIMULATED, DEMO = "simulated", "demo"
 
