@@ -55,7 +55,7 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 
 
 def _arrange(point: str) -> None:
-    from jobs import batch_runner
+    from jobs import batch_input
     from jobs.queue import Publisher
     from jobs.use_cases import batch_answers, batch_validation, deliveries, stages
     from worker import local_engine
@@ -92,7 +92,7 @@ def _arrange(point: str) -> None:
         case "done":
             after(stages, "record", records(2))
         case "validated":
-            batch_runner.PIECE_LINES = 10
+            batch_input.PIECE_LINES = 10
             after(batch_validation, "record_piece", lambda *_: True)
         case "submitted":
             before(Publisher, "publish")
