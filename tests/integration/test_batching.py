@@ -59,12 +59,19 @@ from worker.engine.models.paged_llama import PagedLlama
 from worker.engine.reference import ReferenceEngine
 
 
-def test_greedy_texts_match_the_reference_engine(
-    engine: BatchingEngine, reference: ReferenceEngine
-) -> None:
-    """200 prompts of all roles and lengths, from several threads, with cancels in between."""
+@pytest.fixture(scope="module")
+def greedy(reference: ReferenceEngine) -> list[tuple[Request, Completion]]:
+    """200 prompts of all roles and lengths, with the reference engine's completions."""
     rng = random.Random(0)
     requests = [request(rng) for _ in range(200)]
+    return [(r, reference.submit(r).result()) for r in requests]
+
+
+def test_greedy_texts_match_the_reference_engine(
+    engine: BatchingEngine, greedy: list[tuple[Request, Completion]]
+) -> None:
+    """From several threads, with cancels in between."""
+    requests, expected = zip(*greedy, strict=True)
     completions: dict[int, Completion] = {}
 
     def client(indices: list[int], seed: int) -> None:
@@ -84,7 +91,6 @@ def test_greedy_texts_match_the_reference_engine(
         thread.start()
     for thread in threads:
         thread.join()
-    expected = [reference.submit(r).result() for r in requests]
     assert [i for i in range(200) if not same(completions[i], expected[i])] == []
 
 
@@ -188,7 +194,7 @@ def test_preempted_sequences_are_recomputed_to_the_same_text(
     """Memory for some of the eight growing sequences. With rows, all have room."""
     caplog.set_level("INFO")
     rng = random.Random(11)
-    requests = [request(rng, temperature=temperature) for _ in range(32)]
+    requests = [request(rng, temperature=temperature) for _ in range(16)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=80)) for r in requests]
     completions = []
     for options in ({"paged": False}, {"paged": True, "num_blocks": FEW}):
@@ -198,7 +204,7 @@ def test_preempted_sequences_are_recomputed_to_the_same_text(
     preemptions = caplog.text.count("preempted a request")
     assert preemptions > 1
     assert engine.stats().num_preemptions == preemptions
-    assert [i for i in range(32) if not same(completions[0][i], completions[1][i])] == []
+    assert [i for i in range(16) if not same(completions[0][i], completions[1][i])] == []
     assert [c.deltas for c in completions[0]] == [c.deltas for c in completions[1]], (
         "with the same deltas"
     )
@@ -251,17 +257,29 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
     assert steps[True] < 0.8 * steps[False]
 
 
-def test_a_sliding_window_is_kept(
-    sliding: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
-) -> None:
+@pytest.fixture(scope="module")
+def windowed_texts(sliding: Path, tokenizer: Any) -> list[tuple[Request, str]]:
+    """Prompts, with the reference engine's texts under a sliding window."""
     rng = random.Random(2)
     requests = [request(rng) for _ in range(24)]
+    reference = ReferenceEngine(load_models(sliding), tokenizer, max_model_len=CONTEXT)
+    texts = [(r, reference.submit(r).result().text) for r in requests]
+    reference.close()
+    return texts
+
+
+def test_a_sliding_window_is_kept(
+    sliding: Path,
+    tokenizer: Any,
+    engine: BatchingEngine,
+    paged: bool,
+    windowed_texts: list[tuple[Request, str]],
+) -> None:
+    requests, expected = zip(*windowed_texts, strict=True)
     windowed = make(sliding, tokenizer, max_num_batched_tokens=7, paged=paged)
     texts = [g.result().text for g in [windowed.submit(r) for r in requests]]
     windowed.close()
-    reference = ReferenceEngine(load_models(sliding), tokenizer, max_model_len=CONTEXT)
-    assert texts == [reference.submit(r).result().text for r in requests]
-    reference.close()
+    assert texts == list(expected)
     assert texts != [engine.submit(r).result().text for r in requests], "the window matters"
 
 
