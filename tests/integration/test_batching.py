@@ -194,7 +194,7 @@ def test_preempted_sequences_are_recomputed_to_the_same_text(
     """Memory for some of the eight growing sequences. With rows, all have room."""
     caplog.set_level("INFO")
     rng = random.Random(11)
-    requests = [request(rng, temperature=temperature) for _ in range(16)]
+    requests = [request(rng, temperature=temperature) for _ in range(32)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=80)) for r in requests]
     completions = []
     for options in ({"paged": False}, {"paged": True, "num_blocks": FEW}):
@@ -204,7 +204,7 @@ def test_preempted_sequences_are_recomputed_to_the_same_text(
     preemptions = caplog.text.count("preempted a request")
     assert preemptions > 1
     assert engine.stats().num_preemptions == preemptions
-    assert [i for i in range(16) if not same(completions[0][i], completions[1][i])] == []
+    assert [i for i in range(32) if not same(completions[0][i], completions[1][i])] == []
     assert [c.deltas for c in completions[0]] == [c.deltas for c in completions[1]], (
         "with the same deltas"
     )
