@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from jobs.database import Database
 from jobs.errors import UserError
 from jobs.models import Erasure, Job, LogKind, Review
-from jobs.statements import checkpoints, log
+from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
 from jobs.tlog.cosignature import Cosigner, require
@@ -221,7 +221,7 @@ class _Cosigned:
         self._report = report
         self._left = {
             (size, witness): line
-            for size, witness, line in checkpoints.list_cosignatures(
+            for size, witness, line in log_checkpoints.list_cosignatures(
                 connection, list(self._by_label)
             )
         }
@@ -255,7 +255,7 @@ def _stored_heads(
 ) -> Iterator[Head]:
     """Yield the stored checkpoints, the smallest first."""
     size = -1
-    while rows := checkpoints.list_checkpoints(connection, size, PAGE):
+    while rows := log_checkpoints.list_checkpoints(connection, size, PAGE):
         for size, note in rows:
             head = _open(note, keys, report.origin, f"checkpoint {size}")
             if head.size != size:

@@ -19,12 +19,12 @@ from tests.integration.sealed import end, seal
 PROGRAM = """
 import os, signal, sys
 from jobs.database import Database
-from jobs.statements import checkpoints, log
+from jobs.statements import log, log_checkpoints
 from tests.integration.sealed import seal
 
 url, point = sys.argv[1:]
 if point != "committed":
-    module = checkpoints if point == "add_checkpoint" else log
+    module = log_checkpoints if point == "add_checkpoint" else log
     original = getattr(module, point)
 
     def call(*arguments, **named):
