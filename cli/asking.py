@@ -21,7 +21,7 @@ from cli.status import MOST
 from cli.statuses import ExitStatus, Interrupted, of_job
 from jobs.pipeline import Role, label
 
-#: Seconds between two looks at a job's place in the queue, and between two drawings of the live line.
+#: Seconds between two checks of a job's place in the queue, and between two drawings of the live line.
 PLACE_INTERVAL, TICK = 2.0, 0.2
 #: Seconds over which tokens are counted for their rate.
 RATE_WINDOW = 5.0

@@ -14,9 +14,11 @@ from cli.files import open_file
 from cli.tables import count
 from jobs.importer import read_histories
 from jobs.tlog.cosignature import Cosigner, require
-from jobs.tlog.entry import is_erased, parse_entry, recorded_as, texts
+from jobs.tlog.entry import parse_entry, recorded_as
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.proof import HEADER, Proof
+from jobs.tlog.record import texts
+from jobs.tlog.salted import is_erased
 from jobs.use_cases import verifying
 from jobs.use_cases.importing import RefusedError
 

@@ -1,7 +1,7 @@
-"""How far reviewers agree, beyond what chance would bring.
+"""How far reviewers agree, beyond agreement by chance.
 
-Both measures are 1 where all agree, and 0 where ratings say no more than chance. scikit-learn and the package
-`krippendorff` have them too; the first is large, and the second has the GPL.
+Both measures are 1 if all agree, and 0 if they agree no more often than by chance. scikit-learn and the package
+`krippendorff` have them too; the first is large, and the second is under the GPL.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
         pairs: the ratings of each job by the first and by the second reviewer.
 
     Returns:
-        None if there are no pairs, or if chance alone makes the reviewers agree, since each gave one and the
-        same rating to all jobs.
+        None if there are no pairs, or if both reviewers gave all jobs the same rating, so that chance alone
+        makes them agree.
     """
     if not pairs:
         return None
@@ -41,7 +41,7 @@ def krippendorff_alpha(units: Sequence[Sequence[int]]) -> float | None:
     section E. https://repository.upenn.edu/handle/20.500.14332/2043
 
     Args:
-        units: the ratings of each job, by whomever. Jobs with fewer than two count for nothing.
+        units: the ratings of each job, whoever gave them. Jobs with fewer than two are ignored.
 
     Returns:
         None if no job has two ratings, or if all ratings are the same.

@@ -14,45 +14,27 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from jobs import logs, transient
+from jobs import batch_input, logs, transient
+from jobs.batch_input import BatchInput
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
-from jobs.jsonl import Line, read_lines
 from jobs.models import BatchStatus, Job
-from jobs.pipeline import NextStage, Turn
+from jobs.pipeline import NextStage
 from jobs.progress import Progress
 from jobs.protocol import batch_lines
-from jobs.protocol.conversation import earlier_turns
-from jobs.protocol.errors import (
-    CancelledError,
-    ErrorKind,
-    InvalidRequestError,
-    ProtocolError,
-    translate,
-)
-from jobs.protocol.limits import surely_fits
-from jobs.protocol.new_job import new_job
-from jobs.protocol.request import CreateResponse
+from jobs.protocol.errors import CancelledError, ProtocolError
 from jobs.protocol.response import response
-from jobs.protocol.tokens import TokenCounter
 from jobs.queue import Publisher
-from jobs.use_cases import batch_answers, batch_validation, batch_work, files, outbox
+from jobs.use_cases import batch_answers, batch_validation, batch_work, outbox
 from jobs.use_cases.batch_answers import LineResult, Submission
-from jobs.use_cases.batch_validation import Piece, ValidatedLine
 from jobs.use_cases.batch_work import Work
 from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
 
-#: The maximum number of lines of a batch, as in OpenAI's API.
-MAX_LINES = 50_000
-#: The maximum number of lines and bytes that are validated or submitted in one transaction.
-PIECE_LINES = 250
-PIECE_BYTES = 1 << 20
 #: Seconds of one call at most: sweeps run in between.
 MAX_TIME = 1.0
 #: The share of the time of a step for which to wait after it: a worker's engine needs the interpreter too.
@@ -96,7 +78,7 @@ class BatchRunner:
         self._publisher = publisher
         self._progress = progress
         self._stopped = stopped
-        self._tokens = TokenCounter(database)
+        self._input = BatchInput(database)
         #: The process's name for its leases.
         self._name = secrets.token_hex(16)
 
@@ -147,23 +129,17 @@ class BatchRunner:
             done |= self._submit(work.batch_id, lines)
         return done
 
-    # Validation.
-
     def _validate(self, batch_id: str, deadline: float) -> bool:
         """Validate a batch's input, for as long as there is time."""
         batch = batch_work.take_batch(self._database, batch_id, self._name)
         if batch is None or batch.status is not BatchStatus.VALIDATING:
             return False
         size = batch_work.input_size(self._database, batch)
-        lines = read_lines(
-            self._reader(batch.input_file_id),
-            batch.validated_bytes,
-            max_length=batch_lines.MAX_LINE,
-        )
+        lines = self._input.lines(batch, batch.validated_bytes)
         position, number, total = batch.validated_bytes, batch.validated_lines, batch.total
         while True:
             started = time.monotonic()
-            piece = self._validate_piece(batch, lines, position, number, total, size)
+            piece = self._input.validate(batch, lines, position, number, total, size)
             status = batch_validation.record_piece(self._database, batch_id, self._name, piece)
             if status is not BatchStatus.VALIDATING:
                 return self._note_end(batch_id, status)
@@ -171,108 +147,6 @@ class BatchRunner:
             total += len(piece.lines)
             if time.monotonic() > deadline or self._pause(started):
                 return True
-
-    def _validate_piece(
-        self,
-        batch: Any,
-        lines: Iterator[Line],
-        start: int,
-        number: int,
-        total: int,
-        size: int,
-    ) -> Piece:
-        """Validate the next lines of an input file.
-
-        Args:
-            batch: its row.
-            lines: of its input, from the next one on.
-            start: where the next line begins, in bytes.
-            number: of the line before it.
-            total: the number of requests before it.
-            size: of the file in bytes.
-        """
-        position = start
-        found: list[ValidatedLine] = []
-        errors: list[dict[str, Any]] = []
-        last = False
-        while len(found) < PIECE_LINES and position - start < PIECE_BYTES:
-            line = next(lines, None)
-            if line is None:
-                last = True
-                if position < size:
-                    errors.append(_error("file_not_found", None, "The input file was deleted."))
-                break
-            number += 1
-            position = line.end
-            if line.text is not None and not line.text.strip():
-                continue
-            if total + len(found) >= MAX_LINES:
-                last = True
-                message = f"A batch has at most {MAX_LINES:,} requests."
-                errors.append(_error("request_limit_exceeded", number, message))
-                break
-            try:
-                if line.text is None:
-                    raise InvalidRequestError(
-                        f"The line is larger than {batch_lines.MAX_LINE >> 20} MiB.",
-                        code="line_too_large",
-                    )
-                data = batch_lines.parse_line(_without_mark(line.text, number))
-                custom_id = batch_lines.custom_id_of(data)
-                # Also of a line that is wrong, so that duplicates are found.
-                found.append(ValidatedLine(number, custom_id, line.start, line.length))
-                body = batch_lines.body_of(data, batch.endpoint)
-            except InvalidRequestError as error:
-                errors.append(_error(error.code, number, error.message, error.param))
-                continue
-            try:
-                self._check(batch, body)
-            except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
-                refused = self._refusal(error, batch.id, number)
-                code, message, param = batch_lines.in_line_terms(refused)
-                errors.append(_error(code, number, message, param))
-            if len(errors) + len(batch.errors) >= batch_validation.MAX_ERRORS:
-                last = True
-                break
-        return Piece(start, position, number, found, errors, last)
-
-    def _check(self, batch: Any, body: dict[str, Any]) -> None:
-        """Check that a line can become a job.
-
-        Raises:
-            ProtocolError: the line is refused.
-        """
-        request, turns = self._request(batch, body)
-        # The exact count of a long question's tokens would take most of the time. It follows when the
-        # line becomes a job.
-        if not surely_fits(request, turns or [], self._tokens):
-            new_job(request, self._tokens, turns)
-
-    def _new_job(self, batch: Any, body: dict[str, Any]) -> NewJob:
-        """Return the job that a line asks for.
-
-        Raises:
-            ProtocolError: the line is refused.
-        """
-        request, turns = self._request(batch, body)
-        return new_job(request, self._tokens, turns)
-
-    def _request(
-        self, batch: Any, body: dict[str, Any]
-    ) -> tuple[CreateResponse, list[Turn] | None]:
-        request = batch_lines.to_request(body, batch.endpoint, batch.chat_context)
-        return request, earlier_turns(request, self._database, batch.owner)
-
-    def _refusal(self, error: Exception, batch_id: str, number: int) -> ProtocolError:
-        """Return why a line is refused. An error that may pass is raised again."""
-        if transient.is_transient(error):
-            raise error
-        refused = translate(error)
-        if refused.kind is ErrorKind.INTERNAL:
-            log.error("%s: line %d failed", batch_id, number, exc_info=error)
-        return refused
-
-    # Submission and answers.
 
     def _submit(self, batch_id: str, count: int) -> bool:
         """Make jobs of a batch's next lines."""
@@ -282,23 +156,23 @@ class BatchRunner:
         jobs: dict[int, NewJob] = {}
         refused: list[LineResult] = []
         size, last_line = 0, batch.submitted_line
-        pending = batch_answers.pending_lines(self._database, batch, min(count, PIECE_LINES))
-        first = pending[0].start if pending else 0
-        lines = read_lines(
-            self._reader(batch.input_file_id, chunks=1), first, max_length=batch_lines.MAX_LINE
+        pending = batch_answers.pending_lines(
+            self._database, batch, min(count, batch_input.PIECE_LINES)
         )
+        first = pending[0].start if pending else 0
+        lines = self._input.lines(batch, first, chunks=1)
         for number, custom_id, start, length in pending:
-            if size and size + length > PIECE_BYTES:
+            if size and size + length > batch_input.PIECE_BYTES:
                 break
             size += length
             last_line = number
             try:
                 line = next((line for line in lines if line.start >= start), None)
-                jobs[number] = self._line_job(batch, number, custom_id, line)
+                jobs[number] = self._input.job(batch, number, custom_id, line)
             except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
                 # It was valid, but the model or an earlier response has changed since.
                 text = batch_lines.refused_line(
-                    batch_id, number, custom_id, self._refusal(error, batch_id, number), None
+                    batch_id, number, custom_id, self._input.refusal(error, batch_id, number), None
                 )
                 refused.append(LineResult(number, text, failed=True))
         if last_line == batch.submitted_line:
@@ -309,13 +183,6 @@ class BatchRunner:
         )
         self._publish(submitted or [])
         return submitted is not None
-
-    def _line_job(self, batch: Any, number: int, custom_id: str, line: Line | None) -> NewJob:
-        if line is None or line.text is None:
-            raise InvalidRequestError("The input file was deleted.", code="file_not_found")
-        data = batch_lines.parse_line(_without_mark(line.text, number))
-        job = self._new_job(batch, batch_lines.body_of(data, batch.endpoint))
-        return replace(job, batch_id=batch.id, custom_id=custom_id)
 
     def _publish(self, jobs: Sequence[Job]) -> None:
         """Publish accepted jobs. What Redis does not take, a sweep publishes."""
@@ -352,7 +219,7 @@ class BatchRunner:
             if time.monotonic() > deadline:
                 return True
         code, message = _GIVEN_UP[batch.status]
-        while lines := batch_answers.pending_lines(self._database, batch, PIECE_LINES):
+        while lines := batch_answers.pending_lines(self._database, batch, batch_input.PIECE_LINES):
             results = [
                 LineResult(
                     number,
@@ -374,9 +241,6 @@ class BatchRunner:
             if batch is None:
                 break
         return True
-
-    def _reader(self, file_id: str, chunks: int = files.READ_CHUNKS) -> Callable[[int], bytes]:
-        return lambda position: files.read_file(self._database, file_id, position, chunks=chunks)
 
     def _note_end(self, batch_id: str, status: BatchStatus | None) -> bool:
         if status is not None:
@@ -450,12 +314,3 @@ def _result(batch: Any, number: int, custom_id: str, job_id: str, job: Job | Non
         output_tokens=usage["output_tokens"],
         reasoning_tokens=usage["output_tokens_details"]["reasoning_tokens"],
     )
-
-
-def _error(code: str, line: int | None, message: str, param: str | None = None) -> dict[str, Any]:
-    return {"code": code, "line": line, "message": message, "param": param}
-
-
-def _without_mark(line: bytes, number: int) -> bytes:
-    """Return a line without the byte order mark that some editors put before the first one."""
-    return line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line

@@ -32,7 +32,7 @@ class ExactText(sa.types.TypeDecorator[str]):
 
 
 class ExactJSON(sa.types.TypeDecorator[Any]):
-    """A JSON value as text, the way it came: PostgreSQL's ``jsonb`` takes no NUL and keeps no order."""
+    """A JSON value as text, kept as it came: PostgreSQL's ``jsonb`` takes no NUL and keeps no order."""
 
     impl = sa.Text
     cache_ok = True

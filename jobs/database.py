@@ -27,7 +27,7 @@ from jobs.models import Base
 
 #: Seconds to wait for another writer, if a SQLite URL does not set ``timeout``.
 SQLITE_BUSY_TIMEOUT = 30.0
-#: Seconds between two looks whether another process has finished to write to SQLite.
+#: Seconds between two checks whether another process has finished writing to SQLite.
 LOCK_POLL_INTERVAL = 0.0005
 #: Defaults for the options of a PostgreSQL URL. The timeouts (``tcp_user_timeout`` in milliseconds, all
 #: others in seconds) are shorter than a lease, so that a dead network is noticed before it expires.
@@ -52,8 +52,8 @@ READ_ONLY = "25006"
 T = TypeVar("T")
 
 
-class _Turn:
-    """The turn of a thread to write to SQLite. The others of the process wait for it instead of polling."""
+class _WriterLock:
+    """Held by the thread that writes to SQLite. The other threads of the process wait for it instead of polling."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class Database:
         self._lookups: dict[Callable[..., Any], Combiner[str, Any]] = {}
         self._writing: AbstractContextManager[object] = nullcontext()
         if self.engine.dialect.name == "sqlite":
-            self._writing = _Turn()
+            self._writing = _WriterLock()
         if self.engine.dialect.name == "postgresql":
             # Several queries of one unit of work must see the same snapshot.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
@@ -95,9 +95,9 @@ class Database:
             yield connection
 
     def look(self, query: Callable[[sa.Connection], T]) -> T:
-        """Run one query, which needs no transaction; return what ``query`` makes of a connection.
+        """Run one query, outside of a transaction; return what ``query`` returns.
 
-        In PostgreSQL it takes half the time of `read`, because nothing else goes to the server.
+        In PostgreSQL it takes half the time of `read`, because nothing but the query goes to the server.
         """
         try:
             with self._viewer.connect() as connection:
@@ -111,7 +111,7 @@ class Database:
     def look_up(
         self, fetch: Callable[[sa.Connection, list[str]], Mapping[str, T]], key: str
     ) -> T | None:
-        """Do the same for what belongs to a key; None for nothing. Threads share queries.
+        """Return what a query finds for a key, or None. Threads that look up keys at the same time share a query.
 
         Args:
             fetch: a function of a module; it runs the query for some keys.
@@ -285,8 +285,8 @@ def begin(connection: sa.Connection, *, write: bool) -> None:
 def _wait_for_write_lock(connection: sa.Connection) -> None:
     """Begin a transaction that writes to SQLite.
 
-    SQLite itself polls more and more seldom, down to ten times a second, and so may miss all the moments at
-    which a busy database is free.
+    SQLite itself polls less and less often, down to ten times a second, and so may miss every moment at which
+    a busy database is free.
     """
     sqlite: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]  # it is of SQLite
     [timeout] = sqlite.execute("PRAGMA busy_timeout").fetchone()
@@ -329,7 +329,7 @@ def _binary_cursor() -> type[Any]:
 
 
 def _remove_values(context: sa.engine.ExceptionContext) -> None:
-    """Keep the first line of PostgreSQL's errors alone: others have the values of the row."""
+    """Keep only the first line of PostgreSQL's errors: the other lines show values of the row."""
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None and error.args and isinstance(error.args[0], str):
             error.args = (error.args[0].partition("\n")[0], *error.args[1:])

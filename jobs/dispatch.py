@@ -143,7 +143,7 @@ def delete_matching(
     """Delete the next jobs of an owner or with metadata, and notify their readers; see `deletion.delete_matching`.
 
     Raises:
-        WrongCursorError: ``after`` is none.
+        WrongCursorError: ``after`` is not what an earlier step returned.
     """
     step = deletion.delete_matching(database, owner, metadata, after=after, dry_run=dry_run)
     for job_id in [] if dry_run else step.ids:

@@ -1,4 +1,4 @@
-"""Background duties: functions that a thread calls at intervals, whatever happens to one of them."""
+"""Background duties: functions that a thread calls at intervals, even if some of them fail."""
 
 from __future__ import annotations
 

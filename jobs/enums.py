@@ -72,7 +72,7 @@ class DeliveryStatus(StrEnum):
 
     #: To be sent when `WebhookDelivery.next_attempt_at` has come.
     PENDING = "pending"
-    #: A process is sending it, until then at most.
+    #: A process is sending it. Another one may send it again once `next_attempt_at` has come.
     SENDING = "sending"
     DELIVERED = "delivered"
     #: Given up.

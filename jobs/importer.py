@@ -105,8 +105,8 @@ def import_file(
         open_file: opens the file.
         database: gets the jobs.
         trusted: the keys that may have signed the proofs.
-        check_first: read the whole file, and import nothing if a line is refused. Without, for what can be read
-            only once, the batches before that of the line are imported.
+        check_first: read the whole file first, and import nothing if a line is refused. If not, as for a file
+            that can be read only once, the batches before the one with the refused line are imported.
 
     Raises:
         RefusedError: a line is refused.

@@ -49,7 +49,7 @@ class KeptCheckpoint:
     def keep(self, note: str) -> None:
         """Keep a checkpoint instead of an older one, or of one of another log.
 
-        Where nothing can be written, this is said once, and nothing is kept.
+        If the file cannot be written, a warning is logged once, and nothing is kept.
         """
         checkpoint = Checkpoint.parse(Note.parse(note).text)
         part = self.file.with_name(f".{NAME}-{os.getpid()}-{threading.get_ident()}")

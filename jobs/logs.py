@@ -1,8 +1,8 @@
 """Logging to standard error: text, or JSON lines (`HELIXQ_LOG_FORMAT`).
 
-Everybody logs with the standard library, we as well as the libraries. structlog's formatter makes the lines, and adds
-what is bound to the context: a request, a job, a stage. A thread has a context of its own, and so has a task of asyncio,
-which begins with that of whoever created it.
+The program and its libraries log with the standard library. structlog's formatter makes the lines, and adds what is
+bound to the context: a request, a job, a stage. Each thread has its own context. So does each asyncio task, which
+starts with a copy of its creator's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from structlog.contextvars import bind_contextvars, bound_contextvars, clear_con
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter
 from structlog.stdlib import ProcessorFormatter
 
-#: What moves a terminal's cursor, begins a line, or shows text in another order: C0 but for tabs, C1, the
+#: Characters that move a terminal's cursor, begin a line, or show text in another order: C0 but for tabs, C1, the
 #: separators of lines and paragraphs, and overrides of direction.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
@@ -49,7 +49,7 @@ def visible(text: str) -> str:
 
 
 def formatter(log_format: str, program: str) -> ProcessorFormatter:
-    """Return what makes lines of records; see `configure`."""
+    """Return the formatter that turns log records into lines; see `configure`."""
     processors: list[structlog.types.Processor]
     if log_format == "json":
         processors = [
@@ -123,7 +123,7 @@ def _to_json(line: Line, **_: Any) -> str:
 
 
 def _make_visible(_logger: Any, _method: str, line: Line) -> Line:
-    """Let what others write begin no line of text; leave out the ids that the message has itself."""
+    """Escape control characters, so that nothing in a value begins a line; leave out fields that the message repeats."""
     message = visible(line["event"])
     shown = {
         name: visible(value) if isinstance(value, str) else value

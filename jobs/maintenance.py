@@ -36,16 +36,16 @@ from jobs.use_cases.sealing import Signing
 log = logging.getLogger(__name__)
 
 CLEANUP_INTERVAL = 3600.0
-#: Seconds between two looks for ended jobs that the log does not have.
+#: Seconds between two checks for ended jobs that the log does not have.
 SEAL_INTERVAL = 1.0
-#: Seconds between two looks for a checkpoint that another machine signed.
+#: Seconds between two checks for a checkpoint that another machine signed.
 CHECKPOINT_INTERVAL = 60.0
-#: Seconds between two looks for ended jobs that the search index does not have.
+#: Seconds between two checks for ended jobs that the search index does not have.
 INDEX_INTERVAL = 1.0
-#: Seconds between two looks for files to delete, and for something to do for a batch.
+#: Seconds between two checks for files to delete, and for something to do for a batch.
 FILES_INTERVAL = 60.0
 BATCHES_INTERVAL = 1.0
-#: Seconds between two looks for lines of batches that have waited long.
+#: Seconds between two checks for lines of batches that have waited long.
 WAITING_INTERVAL = 15.0
 #: The maximum number of seconds of one cleanup: sweeps run in between.
 CLEANUP_TIME = 1.0
@@ -81,7 +81,7 @@ class Maintenance(DutyThread):
             model: of the jobs that have begun and are to be published; None for the models of all workers
                 that are ready.
             model_timeout: seconds that a job waits for a worker with its model before it is restarted.
-            retention_days: how long jobs are kept; 0 for ever.
+            retention_days: how long jobs are kept; 0 means forever.
             signing: signs the log.
         """
         self._database = database

@@ -1,7 +1,7 @@
-"""How many jobs are queued, counted seldom.
+"""The number of queued jobs, without counting them for each new one.
 
 A count reads each queued job, and on SQLite all other writers wait for it: with 10,000 queued jobs it takes
-longer than all else that accepting one needs. So a process counts once a second, and adds what it accepts itself.
+longer than everything else that accepting a job takes. So a process counts once a second, and adds what it accepts itself.
 Near a limit it counts each time.
 """
 
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 #: Seconds after which a count is repeated.
 MAX_AGE = 1.0
-#: Near a limit: this many jobs or a tenth of the limit are left. Other processes may accept fewer in `MAX_AGE`.
+#: A count is near its limit once fewer jobs than this, or than a tenth of the limit, are left. Other processes accept
+#: fewer than that within `MAX_AGE`.
 MARGIN = 1000
-#: The number of counts from which on old ones are forgotten.
+#: With more counts than this, old ones are forgotten.
 MANY = 1000
 
 

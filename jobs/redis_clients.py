@@ -51,9 +51,9 @@ class Sentinels(Sentinel):
         }
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Return host and port of the primary that the first sentinel names which knows one that is up.
+        """Return host and port of the primary, from the first sentinel that knows one that is up.
 
-        redis-py's own method exchanges two elements of its list, which threads share: one can get lost.
+        redis-py's own method swaps two elements of its list. Threads share the list, so a sentinel could get lost.
 
         Raises:
             redis.sentinel.MasterNotFoundError: none does.
@@ -122,7 +122,7 @@ def connect(redis_url: str, *, timeout: float, retries: int = 0, **options: Any)
 
 
 def _check_files(redis_url: str) -> None:
-    # redis-py would say that there is no such file, and not which.
+    # redis-py's own error would not name the file.
     for option, path in tls_files(redis_url).items():
         if not os.access(path, os.R_OK):
             raise RedisFileError(

@@ -1,10 +1,10 @@
-"""Histories as OpenTelemetry traces, by the semantic conventions for generative AI.
+"""Histories as OpenTelemetry traces, following the semantic conventions for generative AI.
 
 A job's span is the invocation of the agent ``helixnet``. Below it, a span for each attempt at a stage says that a worker
 processed its message, and one below that is the request to the model, with the prompt, the text, the sampling and the
-tokens. Ratings of reviews are events of the span of the text that they
-are about, or where that span was sent before, of a span of their own below it. Erased texts are left out. Names of attributes are those of the conventions
-(https://github.com/open-telemetry/semantic-conventions-genai); see `jobs.telemetry_attributes`.
+tokens. The ratings of a review are events of the span whose text they are about. If that span was sent before the
+review, they are events of a span of their own below it. Erased texts are left out. Names of attributes are those of
+the conventions (https://github.com/open-telemetry/semantic-conventions-genai); see `jobs.telemetry_attributes`.
 
 A job whose request belongs to a trace is a part of that one (`jobs.trace_context`); others are traces of their own. All
 ids are hashes of the job's id, so that a job that is exported again is the same trace.
@@ -32,7 +32,7 @@ from jobs.telemetry_attributes import (
     of_job,
     of_message,
 )
-from jobs.tlog.entry import without_erased
+from jobs.tlog.record import without_erased
 
 #: Fields of spans that are bytes, which OTLP's JSON has in hexadecimal and protobuf's in base64.
 _IDS = ("traceId", "spanId", "parentSpanId")
@@ -44,7 +44,7 @@ Rating = tuple[Mapping[str, Any], str]
 
 
 class Exporter:
-    """Makes requests of OTLP (`ExportTraceServiceRequest`) of histories.
+    """Turns histories into requests of OTLP (`ExportTraceServiceRequest`).
 
     Raises:
         NotInstalledError: opentelemetry-proto is not installed.
@@ -103,7 +103,7 @@ class Exporter:
         )
 
     def _spans(self, history: Mapping[str, Any], *, rated: bool) -> Iterator[Any]:
-        """Yield the spans of a job that has ended, with its ratings or without; none of another."""
+        """Yield the spans of a job, with its ratings or without; none if it has not ended."""
         if history["finished_at"] is None:
             return
         history, _ = without_erased(history, lambda _: None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-#: Between two heartbeats of a worker.
+#: Seconds between two heartbeats of a worker.
 HEARTBEAT_INTERVAL = 5.0
-#: For which a claim or a heartbeat extends a lease. With a sweep at `SWEEP_INTERVAL`, the stages of a
-#: crashed worker are back well within the promised 30.
+#: Seconds for which a claim or a heartbeat extends a lease. With a sweep every `SWEEP_INTERVAL`, the stages of a
+#: crashed worker return to the queue well within the promised 30 seconds.
 LEASE = 15.0
-#: Between two sweeps of a worker.
+#: Seconds between two sweeps of a worker.
 SWEEP_INTERVAL = 5.0
-#: After its last heartbeat, for which a worker counts as alive.
+#: Seconds after its last heartbeat for which a worker counts as alive.
 ALIVE_FOR = 20.0

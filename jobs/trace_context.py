@@ -1,4 +1,4 @@
-"""W3C Trace Context: which trace of others a job belongs to, and the ids of the job's own spans.
+"""W3C Trace Context: the trace that a job belongs to, and the ids of the job's own spans.
 
 A request may have the header ``traceparent`` (https://www.w3.org/TR/trace-context/). The job keeps it in the database,
 and not in the messages of the queue, which may be lost and published again: so all of its stages belong to that trace,
@@ -30,7 +30,7 @@ _TRACESTATE = re.compile(r"(?=.{3,512}\Z)[!-<>-~ ]+=[ -~]+")
 
 @dataclass(frozen=True)
 class TraceContext:
-    """A span that others are below."""
+    """A span that is the parent of others."""
 
     #: In hexadecimal, as in the headers.
     trace_id: str
@@ -51,7 +51,7 @@ class TraceContext:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of a request that it makes."""
+        """The headers of a request that is made within the span."""
         told = {"traceparent": self.traceparent}
         return told if self.state is None else {**told, "tracestate": self.state}
 
@@ -77,14 +77,14 @@ def of_job(job_id: str, traceparent: str | None) -> TraceContext:
 def of_attempt(
     job_id: str, number: int, traceparent: str | None, tracestate: str | None, *, is_sent: bool
 ) -> TraceContext | None:
-    """Return what a request to a server elsewhere is below, if anything.
+    """Return the parent of the spans that a server elsewhere makes for an attempt; None for no parent.
 
     Args:
         job_id: of the job.
         number: see `attempt_span`.
         traceparent, tracestate: the job's.
-        is_sent: whether the job's own spans are sent to a receiver. If not, the server's spans are below the one that
-            the job's would have been below.
+        is_sent: whether the job's own spans are sent to a receiver. If not, the server's spans have the parent that
+            the job's would have had.
     """
     if not is_sent:
         return parse(traceparent, tracestate)

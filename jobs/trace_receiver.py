@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-#: Statuses after which the same request may succeed later. After others of a client's errors it is not repeated.
+#: Statuses after which the same request may succeed later. After any other 4xx status it is not repeated.
 TRANSIENT = frozenset({401, 403, 404, 407, 408, 425, 429})
 
 
 class RefusedError(Exception):
-    """The receiver would refuse the same spans for ever."""
+    """The receiver would refuse the same spans each time."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")

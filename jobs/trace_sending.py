@@ -14,14 +14,14 @@ from jobs.use_cases import tracing
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for jobs that the receiver does not have.
+#: Seconds between two checks for jobs that the receiver does not have.
 INTERVAL = 1.0
-#: Seconds that the receiver may take, and for which a process keeps it to itself.
+#: Seconds that the receiver may take to reply, and for which no other process sends to it.
 TIMEOUT, LEASE = 10.0, 60.0
 
 
 class TraceSending(DutyThread):
-    """Sends ended jobs and reviews to a receiver; nothing if there is none."""
+    """Sends ended jobs and reviews to a receiver. Does nothing without one."""
 
     def __init__(self, database: Database, endpoint: str | None) -> None:
         """
@@ -77,7 +77,7 @@ class TraceSending(DutyThread):
         try:
             self._receiver.send(self._exporter.to_protobuf(sending.histories, sending.reviews))
         except RefusedError as error:
-            # It would refuse them for ever, and all that follow would wait.
+            # The receiver would refuse them each time, and everything after them would wait.
             reviews = [review_id for _, review_id in sending.reviews]
             ids = ", ".join([*(told["id"] for told in sending.histories), *reviews])
             log.error("the receiver of traces refuses %s: %s", ids, error)

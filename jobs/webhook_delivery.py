@@ -1,4 +1,4 @@
-"""The duty that sends webhooks: what is due is taken from the outbox, sent, and what came of it recorded.
+"""The duty that sends webhooks: it takes due deliveries from the outbox, sends them, and records the outcomes.
 
 It runs beside the maintenance in every worker and in `helixq maintain`. Several processes may run it at once.
 Webhooks are sent at least once: a process that dies after it has sent one, and before that is recorded,
@@ -26,7 +26,7 @@ from jobs.webhooks.targets import Network
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for deliveries that are due.
+#: Seconds between two checks for deliveries that are due.
 INTERVAL = 0.5
 #: Seconds between two checks of whether one has been sent.
 POLL_INTERVAL = 0.1
@@ -157,7 +157,7 @@ def send_sample(
     event_type: str,
     allowed: Collection[Network],
 ) -> Outcome:
-    """Send an event about nothing to an owner's endpoint, once and at once; return what came of it.
+    """Send a sample event to an owner's endpoint, without retries; return the outcome.
 
     Raises:
         EndpointNotFoundError: the owner (None: any) has no such endpoint.

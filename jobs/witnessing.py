@@ -17,7 +17,7 @@ from jobs.use_cases.witnessing import Asking
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for a checkpoint that a witness has not cosigned.
+#: Seconds between two checks for a checkpoint that a witness has not cosigned.
 INTERVAL = 1.0
 #: Seconds that a witness may take for each piece of its reply, and for all of it.
 TIMEOUT, MAX_TIME = 5.0, 15.0
@@ -25,7 +25,7 @@ TIMEOUT, MAX_TIME = 5.0, 15.0
 LEASE = 60.0
 #: The maximum number of bytes of a reply.
 MAX_REPLY = 1 << 16
-#: How often a witness is asked again at once, because it has cosigned another tree than was known.
+#: How often a witness is asked again at once after it replied that it has cosigned a tree of another size.
 MAX_CONFLICTS = 2
 #: What a status means. The messages follow the name of the witness.
 _REASONS = {

@@ -31,7 +31,7 @@ def changed_share(before: str, after: str) -> float:
     """Return which share of the words of two texts has no counterpart in the other, from 0 to 1.
 
     Words are separated by white space. 0 means that both have the same words in the same order, and 1 that
-    nothing of ``before`` is in ``after``. Of long texts, very frequent words are compared only beside others.
+    nothing of ``before`` is in ``after``. In long texts, a very frequent word counts only next to other equal words.
     """
     old, new = before.split(), after.split()
     total = len(old) + len(new)
@@ -96,7 +96,7 @@ def _blocks(old: list[str], new: list[str]) -> list[tuple[int, int, int]]:
             continue
         end = _equal_words(old[low_old:high_old][::-1], new[low_new:high_new][::-1])
         if end:
-            # Another passage before its end: it comes back as one that is equal from its start.
+            # The equal end becomes a passage of its own, which will be found equal from its start.
             left.append((high_old - end, high_old, high_new - end, high_new))
             left.append((low_old, high_old - end, low_new, high_new - end))
             continue

@@ -67,13 +67,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slow checkpoint whose texts never end by themselves: only a limit, a cancel or a fault ends them."""
+    return build_endless(tmp_path_factory.mktemp("endless"), layers=12)
+
+
+def build_endless(folder: Path, *, layers: int) -> Path:
+    """Build a checkpoint whose texts never end by themselves."""
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
 
     from tests.random_weights import build
 
-    folder = tmp_path_factory.mktemp("endless")
-    build(folder, layers=12, context=4 * LONG)
+    build(folder, layers=layers, context=4 * LONG)
     weights = load_file(folder / "base" / "model.safetensors")
     end = AutoTokenizer.from_pretrained(folder / "base").eos_token_id
     weights["lm_head.weight"][end] *= -100

@@ -20,8 +20,8 @@ from web.services import get_services
 
 #: The cookie with the secret of a login session.
 COOKIE = "helixq_session"
-#: What is open to everybody: health checks, logging in, the API's description, and the files of the pages. And the
-#: log: it has digests only, and whoever checks the service by it needs no key that would let them read everything.
+#: What is open to everybody: health checks, logging in, the API's description, and the files of the pages. The log,
+#: too: it has digests only, and whoever checks the service with it should not need a key that reads everything.
 OPEN_BLUEPRINTS = {"health", "log", "login", "openapi"}
 OPEN_ENDPOINTS = {"pages.static"}
 #: What may be changed with the scope `audit` too.

@@ -68,7 +68,7 @@ def error_response(error: ProtocolError) -> Response:
     """Return the response to a request that failed."""
     status = status_of(error)
     title = HTTPStatus(status).phrase
-    # With the slash, a path is below its prefix also if it is the prefix.
+    # With the slash, a path that equals a prefix starts with it, too.
     path = f"{request.path}/"
     if path.startswith(("/v1/", *_ENDPOINTS)):
         response = jsonify(error=error.to_dict())
@@ -107,7 +107,7 @@ def is_upload(method: str, path: str) -> bool:
 
 
 def _hint(path: str) -> str:
-    """Return what is probably wrong with a client's base URL, if it is."""
+    """Return a hint if a client's base URL is probably wrong; an empty text otherwise."""
     # Without the address: behind a proxy with TLS, the scheme is not known here.
     if path.startswith("/v1/v1/"):
         return " The client adds `/v1` by itself: its base URL should end without it."

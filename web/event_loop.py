@@ -1,8 +1,8 @@
 """The loop that waits for connections.
 
-Waitress's own asks each open connection in each turn what to wait for, and tells the system all of it. Most
-connections are as they were. Here a turn costs what the connections that changed cost, however many are
-open.
+Waitress's own loop asks each open connection in each turn what to wait for, and passes all of that to the
+system, although most connections have not changed. Here the cost of a turn depends on the connections that
+have changed, not on how many are open.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from waitress import wasyncore
 
-#: Seconds after which all connections are asked, for what happened to one without anybody saying so.
+#: Seconds between two turns that ask all connections, in case one has changed without a call of `EventLoop.ask`.
 ASK_ALL_INTERVAL = 1.0
 
 _POLL_EVENTS = {
@@ -77,7 +77,7 @@ class EventLoop:
         Args:
             timeout: the maximum number of seconds to wait.
         """
-        # First: a thread that does not see it wakes the loop, and one that does was before what follows.
+        # Before all else: what a thread adds after this line wakes the loop again, and what came earlier is handled below.
         self._woken = False
         now = time.monotonic()
         if now >= self._ask_all_at:

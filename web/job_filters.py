@@ -1,4 +1,4 @@
-"""The query parameters that say which jobs are meant: those of the list of jobs and of exports."""
+"""The query parameters that select jobs, in the list of jobs and in exports."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
 
 
 def _filters() -> Filters:
-    # A form sends what was left empty.
+    # A form also sends fields that were left empty.
     text = (request.args.get("q") or "").strip() or None
     attempts = query.integer("min_attempts", 1, 1, MAX_ATTEMPTS)
     return Filters(
@@ -113,7 +113,7 @@ def find(page: Wanted) -> searching.Page:
     """Return the requested page of jobs that the caller may read.
 
     Raises:
-        CursorError: the page begins nowhere.
+        CursorError: there is no such page.
     """
     services = get_services()
     return searching.list_jobs(

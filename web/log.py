@@ -1,6 +1,6 @@
 """``/log``: the transparency log as C2SP's tlog-tiles, for everybody.
 
-Tiles and bundles never change, and a checkpoint every few seconds at most: caches may keep them so long.
+Tiles and bundles never change, so caches may keep them. A checkpoint may be cached for a second.
 """
 
 from __future__ import annotations

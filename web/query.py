@@ -1,4 +1,7 @@
-"""Query parameters of the endpoints of ``/v1`` and ``/api``."""
+"""Query parameters of the endpoints of ``/v1`` and ``/api``.
+
+Each function raises `InvalidRequestError`, which names the parameter, if its value is wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """How many requests a minute an API key may make, counted in Redis for all web processes.
 
-Flask-Limiter would do it too, but it sets `Retry-After` on every reply, which tells clients here when to
-poll again, and while Redis is away it tries to reach it on the way of requests. This uses the library
-below it, `limits`.
+This uses `limits`, the library below Flask-Limiter. Flask-Limiter itself sets `Retry-After` on every reply,
+which tells clients here when to poll again, and while Redis is away it lets requests wait for it.
 """
 
 from __future__ import annotations

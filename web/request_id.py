@@ -22,7 +22,7 @@ def init_app(app: Flask) -> None:
 
 def _begin() -> None:
     job_id = (request.view_args or {}).get("job_id", "")
-    # Anything may be in a path; and a line of the log goes to a terminal.
+    # A path may contain anything, and log lines are shown on terminals.
     of_job = {"job_id": job_id} if _JOB_ID.fullmatch(job_id) else {}
     trace = tracing.given()
     of_trace = {} if trace is None else {"trace_id": trace.trace_id}

@@ -1,4 +1,4 @@
-"""Spans of requests, sent as they end: by OpenTelemetry's SDK, and by its conventions for HTTP and for messaging.
+"""Spans of requests, sent when they end, by OpenTelemetry's SDK. They follow its conventions for HTTP and messaging.
 
 A request has a span if its client's span is sampled, or if it submits a job: polls that nobody traces make no traces. The
 job is below the span in which it is sent to the queue. What happens to it later is sent by whoever runs it
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SERVICE = "helixq-web"
 #: Seconds between two requests to the receiver, and that one may take.
 INTERVAL, TIMEOUT = 1.0, 3.0
-#: What others are called, since clients may send any word.
+#: Other methods are recorded as ``_OTHER``, since clients may send any word.
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"}
 
 
@@ -54,7 +54,7 @@ class RequestSpans:
         )
         export = _load("opentelemetry.sdk.trace.export", "opentelemetry-sdk")
         self._exporter = _exporter(export, endpoint)
-        # Its sampler is what OTEL_TRACES_SAMPLER says: with none, the client's, or all.
+        # OTEL_TRACES_SAMPLER sets the sampler. By default it follows the client's span, and samples all without one.
         self._provider = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(
             export.BatchSpanProcessor(self._exporter, schedule_delay_millis=INTERVAL * 1000)
@@ -67,7 +67,7 @@ class RequestSpans:
         app.after_request(self._reply)
 
     def close(self) -> None:
-        """Send what has ended, and no more."""
+        """Send the spans that have ended, and stop."""
         self._exporter.is_closing = True
         self._provider.shutdown()
 
@@ -85,7 +85,7 @@ class RequestSpans:
                 "messaging.operation.type": "send",
             },
         )
-        # Of a trace that is not sampled there is no span here, and what follows is below the client's.
+        # A trace that is not sampled has no span here, and the client's is the parent of what follows.
         context = span.get_span_context()
         sent = Sending(_trace(context) if context.trace_flags.sampled or given is None else given)
         try:

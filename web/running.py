@@ -2,7 +2,7 @@
 
 Python runs one thread at a time. A thread that comes back from the database or from Redis waits until the
 others have had their turns, and on SQLite everybody who wants to write waits for it. So with many requests at
-once each costs half as much again, and fewer are served. Those that are too many wait here instead.
+once, each costs half as much again, and fewer are served. Requests beyond a maximum wait here instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_RUNNING = 8
 #: Seconds after which a request runs nevertheless: those before it may wait for a database that does not
 #: respond.
 PATIENCE = 1.0
-#: What runs at once: supervisors ask whether the process responds, however busy it is.
+#: Paths that need no slot: supervisors ask whether the process responds, however busy it is.
 EXEMPT = {"/healthz", "/livez"}
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

@@ -46,7 +46,7 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     services: Services = app.extensions["helixq"]
     server = Server(app, listener, max_connections)
-    # What is there now stays. To look through all of it again would hold up all requests for 0.1 s.
+    # The objects so far live on. A full collection that looked through them would hold up all requests for 0.1 s.
     gc.collect()
     gc.freeze()
     with StopSignals(signal.SIGTERM, signal.SIGINT, notify=server.pull_trigger) as signals:

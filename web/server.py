@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 THREADS = MAX_WAITING + 56
 #: Seconds that a client may take to send a request.
 REQUEST_TIMEOUT = 60.0
-#: Bytes a second that an upload may take longer for.
+#: An upload may take a second longer for every so many bytes.
 MIN_UPLOAD_RATE = 1 << 14
 #: Uploads at the same time. Each has a file of the system until all of it has arrived.
 MAX_UPLOADS = 16

@@ -1,4 +1,4 @@
-"""The query parameters of statistics: those of the API and of the page."""
+"""The query parameters of statistics, for the API and for the page."""
 
 from __future__ import annotations
 

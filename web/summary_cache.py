@@ -1,4 +1,4 @@
-"""What the footer of the pages says: asked for seldom, so that a page costs no query for it."""
+"""The figures in the footer of the pages, cached for a few seconds, so that most pages cost no query for them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which trace a request belongs to: that of its client, if it sends ``traceparent``, or one that begins here.
 
 With `HELIXQ_OTLP_ENDPOINT` the request has spans of its own (`web.request_spans`). Without it nothing of OpenTelemetry is
-imported, and a job that the request submits is below the client's span.
+imported, and the client's span is the parent of a job that the request submits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.trace_context import TraceContext
 
 
 class Sending:
-    """A job that is being submitted: what it is below, and which one it is once that is known."""
+    """A job that is being submitted: the span that is its parent, and its id once it is known."""
 
     def __init__(self, trace: TraceContext | None) -> None:
         self.trace = trace
@@ -48,13 +48,13 @@ def init_app(app: Flask, settings: Settings) -> None:
 
 
 def close(app: Flask) -> None:
-    """Send what has ended, and no more."""
+    """Send the spans that have ended, and stop."""
     if (spans := _spans(app)) is not None:
         spans.close()
 
 
 def given() -> TraceContext | None:
-    """Return the client's span that the current request is below, if it names one."""
+    """Return the client's span that is the parent of the current request; None if the request names none."""
     headers = request.headers
     traceparent = headers.get("traceparent")
     return (
@@ -64,7 +64,7 @@ def given() -> TraceContext | None:
 
 @contextmanager
 def sending() -> Iterator[Sending]:
-    """Let the job that is submitted meanwhile be below the current request."""
+    """Make the current request the parent of the job that is submitted in the block."""
     spans = _spans(current_app)
     yield from iter([Sending(given())]) if spans is None else spans.sending()
 

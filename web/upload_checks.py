@@ -1,7 +1,7 @@
-"""Refuses uploads when their headers have arrived, before what follows is stored in a file of the system.
+"""Refuses uploads as soon as their headers have arrived, before their bodies are stored in temporary files.
 
-All of a request arrives before the application gets it, and an upload may be large. So the server asks here
-first whether the application would refuse it: by its key, or by the page that it comes from.
+The application gets a request once all of it has arrived, and an upload may be large. So the server first asks
+here whether the application would refuse it: for its key, or for the page that it comes from.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def refusal(app: Flask, path: str, headers: Mapping[str, str]) -> HTTPError | No
         except HTTPError as error:
             return error
         except SQLAlchemyError:
-            pass  # The application says so once all of it is there.
+            pass  # The application replies with this error once the whole upload has arrived.
     return None

@@ -1,4 +1,4 @@
-"""Requests that wait for jobs: how many may, and how they do."""
+"""Requests that wait for jobs, and the maximum number of them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from celery.worker import state
 
 from jobs.stop_signals import StopSignals
 from worker import own_stop
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from jobs.database import Database
 from jobs.duties import Duty, DutyThread
 from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.use_cases import workers
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 #: Seconds between two checks for lost leases: a cancelled job stops generating within a second.
 CANCEL_INTERVAL = 0.4
-#: Seconds between two looks whether the queue is still paused.
+#: Seconds between two checks whether the queue is still paused.
 PAUSE_INTERVAL = 1.0
 
 

@@ -38,7 +38,7 @@ from worker.engine.interface import Engine
 from worker.heartbeat import Heartbeat
 from worker.metrics import MetricsServer
 from worker.progress_publisher import ProgressPublisher
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 from worker.usage import UsageMeter
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """A worker's metrics, for Prometheus: at a port of their own, if `HELIXQ_METRICS_PORT` is given.
 
-They read counters that the engine and the stages keep anyway, when a scrape asks for them. Names and units follow
-Prometheus's conventions, and vLLM's words where it measures the same.
+A scrape reads counters that the engine and the stage runner keep anyway. Names and units follow Prometheus's
+conventions, and vLLM's names where it measures the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jobs.pipeline import Role
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
 from worker.engine.interface import Engine, EngineStats, FinishReason, MeasuredEngine
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 #: What an engine may measure: the field of `EngineStats`, the metric's name, and what it says.
 GAUGES = {
@@ -53,7 +53,7 @@ class AddressError(UserError):
 
 
 class MetricsServer:
-    """Serves a worker's metrics on threads of its own; nothing if the settings have no port for it."""
+    """Serves a worker's metrics on threads of its own. Does nothing if the settings have no port for it."""
 
     def __init__(self, settings: Settings) -> None:
         """Start to serve the process's own metrics: memory, open files, processor time.

@@ -70,7 +70,7 @@ async def _servers(settings: Settings) -> Servers:
 
 
 def _stop_worker(reason: str) -> None:
-    """Stop this worker: it would record what the servers no longer are. Its stages return to the queue."""
+    """Stop this worker: its records would name models that the servers no longer serve. Its stages return to the queue."""
     own_stop.stop(f"{reason}; the next start registers what they serve now")
 
 

@@ -1,4 +1,4 @@
-"""What a worker uses: memory, and of its engine slots and the KV cache. Its heartbeats record it.
+"""What a worker uses: memory, and the slots and the KV cache of its engine. Heartbeats record it.
 
 The names are those of the worker's metrics, without their prefix.
 """

@@ -20,13 +20,7 @@ from cli.fields import Command, Fields, json_fields
     show_default=True,
     help="Event streams at once, of one web.",
 )
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=10.0,
-    show_default=True,
-    help="How long each measurement takes.",
-)
+@common.seconds_option("--seconds", 10.0, "How long each measurement takes.")
 @json_fields(("machine", "results"))
 def api(webs: int, waiting: int, streams: int, seconds: float, fields: Fields | None) -> None:
     """Measure how fast webs accept questions and answer polls, and what event streams cost.

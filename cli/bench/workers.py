@@ -35,21 +35,13 @@ if TYPE_CHECKING:
     help="Also measure these numbers of workers with the demo's model.",
 )
 @common.count_option("--slots", 64, "Of each worker.")
-@click.option(
+@common.seconds_option(
     "--text-seconds",
-    type=click.FloatRange(min=0.1),
-    default=2.7,
-    show_default=True,
-    help="What a text takes on a simulated GPU. The default is that of an H100 with 64 jobs at once.",
+    2.7,
+    "What a text takes on a simulated GPU. The default is that of an H100 with 64 jobs at once.",
 )
 @common.count_option("--max-output-tokens", 256, "Of each text.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=30.0,
-    show_default=True,
-    help="How long each number of workers is measured.",
-)
+@common.seconds_option("--seconds", 30.0, "How long each number of workers is measured.")
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),

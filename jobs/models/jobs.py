@@ -110,7 +110,7 @@ class Job(Base):
 
     #: The job's entry in the log; null until it is sealed (`jobs.use_cases.sealing`).
     log_index: Mapped[int | None] = mapped_column(sa.BigInteger)
-    #: The secret salt of the texts' hashes in its record (`jobs.tlog.entry`).
+    #: The secret salt of the texts' hashes in its record (`jobs.tlog.salted`).
     log_salt: Mapped[bytes | None]
     #: Instead of it once a text was erased: the salts of the texts that are left, in hexadecimal.
     log_salts: Mapped[dict[str, str] | None] = mapped_column(ExactJSON)

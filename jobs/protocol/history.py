@@ -11,9 +11,10 @@ from jobs.models import Attempt, Erasure, Job, Review
 from jobs.pipeline import Role
 from jobs.search.query import Node
 from jobs.search.snippets import Highlighter, Snippet
-from jobs.tlog.entry import Salts, digest, erased, erasure_digest, review_digest, salts_of
 from jobs.tlog.note import NoteError
 from jobs.tlog.proof import Proof
+from jobs.tlog.record import digest, erasure_digest, review_digest
+from jobs.tlog.salted import Salts, erased, salts_of
 from jobs.use_cases.searching import Listed
 
 #: What the texts of the roles are called in snippets.

@@ -10,8 +10,9 @@ from typing import Any
 from jobs.models import Attempt, AttemptStatus, Erasure, Job, Review, Status, Worker
 from jobs.pipeline import Role
 from jobs.protocol.history import history, origin
-from jobs.tlog.entry import Salts, salts_of, without_erased
 from jobs.tlog.exported import PROOFS, Checked, HistoryError
+from jobs.tlog.record import without_erased
+from jobs.tlog.salted import Salts, salts_of
 
 #: Fields that say where a history is from, and not what it is.
 OF_THE_LOG = frozenset({"digest", "log", "origin"})

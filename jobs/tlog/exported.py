@@ -14,26 +14,12 @@ from typing import Any
 
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import Checkpoint
-from jobs.tlog.entry import (
-    ERASURE,
-    IMPORT,
-    JOB,
-    REVIEW,
-    SALT_SIZE,
-    Salts,
-    digest,
-    erasure_digest,
-    is_erased,
-    misfit,
-    parse_entry,
-    review_digest,
-    review_texts,
-    salts_of,
-    texts,
-)
+from jobs.tlog.entry import ERASURE, IMPORT, JOB, REVIEW, parse_entry
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import Note, NoteError, Verifier
 from jobs.tlog.proof import Proof
+from jobs.tlog.record import digest, erasure_digest, misfit, review_digest, review_texts, texts
+from jobs.tlog.salted import SALT_SIZE, Salts, is_erased, salts_of
 
 #: What a line has for its reviews and erasures, each with one for each of them or null. Those of an earlier version
 #: lack them.

@@ -19,7 +19,7 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 class WrongCursorError(UserError):
-    """A cursor is none that a step returned."""
+    """A cursor is not one that a step returned."""
 
     def __init__(self) -> None:
         super().__init__("`after` must be what the reply before has as `after`.")

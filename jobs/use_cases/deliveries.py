@@ -1,4 +1,4 @@
-"""Delivering events to webhook endpoints: a process takes what is due, sends it and records what came of it."""
+"""Delivering events to webhook endpoints: a process takes due deliveries, sends them and records the outcomes."""
 
 from __future__ import annotations
 

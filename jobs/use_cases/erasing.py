@@ -22,15 +22,8 @@ from jobs.errors import LineNotWrittenError, NoSuchTextError, NotEndedError, Not
 from jobs.jsonl import find_line
 from jobs.models import Attempt, Batch, Job, Review
 from jobs.statements import documents, erasures, files, jobs, log
-from jobs.tlog.entry import (
-    Salts,
-    is_erased,
-    own_salt,
-    review_texts,
-    salts_of,
-    text_hash,
-    texts,
-)
+from jobs.tlog.record import review_texts, texts
+from jobs.tlog.salted import Salts, is_erased, own_salt, salts_of, text_hash
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.files import READ_CHUNKS
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.errors import NoSuchPartError, NotImportedError, NotSealedError
 from jobs.models import Erasure, Job, Review
-from jobs.statements import jobs, log
+from jobs.statements import jobs, log, log_checkpoints
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.merkle import HASH_SIZE
@@ -102,7 +102,7 @@ def prove_entries(connection: sa.Connection, indexes: Collection[int]) -> list[P
         (Checkpoint.parse(Note.parse(note).text).size, note)
         # One that many witnesses have cosigned, and for entries that are too new for it, another.
         for least in (0, max(indexes) + 1)
-        if (note := log.get_checkpoint(connection, least)) is not None
+        if (note := log_checkpoints.get_checkpoint(connection, least)) is not None
     ]
     nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
 
@@ -143,7 +143,7 @@ def get_checkpoint(database: Database) -> str | None:
     It is the newest one that has the most cosignatures, but none that is `MAX_AGE` old if there is a newer one.
     """
     with database.read() as connection:
-        return log.get_checkpoint(connection, max_age=MAX_AGE)
+        return log_checkpoints.get_checkpoint(connection, max_age=MAX_AGE)
 
 
 def get_tile(database: Database, level: int, tile: Tile) -> bytes | None:

@@ -22,7 +22,7 @@ from jobs.database import Database
 from jobs.errors import NotEndedError
 from jobs.models import Job
 from jobs.statements import documents, jobs, reviews
-from jobs.tlog.entry import new_salt
+from jobs.tlog.salted import new_salt
 from jobs.transient import retry_on_conflict
 
 #: How many of the newest jobs the queue is sampled from, and how many reviews it and agreement look at.

@@ -24,20 +24,14 @@ from jobs.database import Database
 from jobs.errors import LogKeyError, LogSetBackError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import Erasure, Job, LogKind, Review
-from jobs.statements import log
+from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
-from jobs.tlog.entry import (
-    deletion_entry,
-    digest,
-    erasure_entry,
-    import_entry,
-    job_entry,
-    new_salt,
-    review_entry,
-)
+from jobs.tlog.entry import deletion_entry, erasure_entry, import_entry, job_entry, review_entry
 from jobs.tlog.exported import proof_hash
 from jobs.tlog.note import Signer, Verifier
+from jobs.tlog.record import digest
+from jobs.tlog.salted import new_salt
 from jobs.transient import retry_on_conflict
 
 #: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.
@@ -227,7 +221,7 @@ def require_continued(database: Database, kept: KeptCheckpoint) -> str | None:
     with database.read() as connection:
         origin, size = log.state(connection)
         _require_continued(connection, origin, size, known)
-        newest = log.newest_checkpoint(connection)
+        newest = log_checkpoints.newest_checkpoint(connection)
         return newest and newest.note
 
 
@@ -259,7 +253,7 @@ def begin_new_log(database: Database, signing: Signing) -> Verifier:
                 f"HELIXQ_LOG_KEY is a key of {key.name}, and HELIXQ_LOG_ORIGIN is {wanted}"
             )
         signer = key or Signer.generate(wanted or _new_origin())
-        log.forget_checkpoints(connection)
+        log_checkpoints.forget_checkpoints(connection)
         log.set_origin(connection, signer.name)
         log.add_key(connection, str(signer.verifier), signer.private if key is None else None)
         if size:
@@ -350,7 +344,7 @@ def _sign(connection: sa.Connection, size: int, signer: Signer) -> str:
     """Sign the tree of ``size`` leaves; return the signed checkpoint."""
     root = merkle.root(size, _nodes(connection))
     note = Checkpoint(signer.name, size, root).sign(signer)
-    log.add_checkpoint(connection, size, note)
+    log_checkpoints.add_checkpoint(connection, size, note)
     return note
 
 

@@ -17,22 +17,15 @@ from sqlalchemy.orm import Session
 from jobs.database import Database
 from jobs.errors import UserError
 from jobs.models import Erasure, Job, LogKind, Review
-from jobs.statements import log
+from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
 from jobs.tlog.cosignature import Cosigner, require
-from jobs.tlog.entry import (
-    DELETION,
-    ERASURE,
-    IMPORT,
-    JOB,
-    REVIEW,
-    misfit,
-    parse_entry,
-)
+from jobs.tlog.entry import DELETION, ERASURE, IMPORT, JOB, REVIEW, parse_entry
 from jobs.tlog.exported import proof_hash
 from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
+from jobs.tlog.record import misfit
 from jobs.tlog.tiles import WIDTH
 
 #: Entries and checkpoints that are read at once.
@@ -228,7 +221,9 @@ class _Cosigned:
         self._report = report
         self._left = {
             (size, witness): line
-            for size, witness, line in log.list_cosignatures(connection, list(self._by_label))
+            for size, witness, line in log_checkpoints.list_cosignatures(
+                connection, list(self._by_label)
+            )
         }
 
     def check(self, size: int, note: str) -> None:
@@ -260,7 +255,7 @@ def _stored_heads(
 ) -> Iterator[Head]:
     """Yield the stored checkpoints, the smallest first."""
     size = -1
-    while rows := log.list_checkpoints(connection, size, PAGE):
+    while rows := log_checkpoints.list_checkpoints(connection, size, PAGE):
         for size, note in rows:
             head = _open(note, keys, report.origin, f"checkpoint {size}")
             if head.size != size:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from jobs.database import Database
 from jobs.models import Job
-from jobs.statements import jobs, log
+from jobs.statements import jobs, log, log_checkpoints
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import open_checkpoint
-from jobs.tlog.entry import misfit, parse_entry
+from jobs.tlog.entry import parse_entry
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Verifier
+from jobs.tlog.record import misfit
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def verify_job(
         job = jobs.get(session, owner, job_id, with_history=True)
         connection = session.connection()
         told = describe(job)
-        newest = log.newest_checkpoint(connection)
+        newest = log_checkpoints.newest_checkpoint(connection)
         if job.log_index is None or newest is None:
             return Verdict("unsealed")
         records: list[_Record] = [_Record("the job", told, job.log_index)]

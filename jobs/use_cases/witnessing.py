@@ -12,7 +12,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.statements import log
+from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle, tiles
 
 #: Seconds after a failure before a witness is asked again: doubled with each failure in a row.
@@ -39,16 +39,16 @@ def begin_asking(database: Database, witness: str, seconds: float) -> Asking | N
         seconds: for how long nobody else asks it.
     """
     with database.read() as connection:
-        newest = log.newest_checkpoint(connection)
-        if newest is None or log.is_cosigned(connection, newest.size, witness):
+        newest = log_checkpoints.newest_checkpoint(connection)
+        if newest is None or log_checkpoints.is_cosigned(connection, newest.size, witness):
             return None
     try:
         with database.write() as connection:
-            log.add_witness(connection, witness)
+            log_checkpoints.add_witness(connection, witness)
     except sa.exc.IntegrityError:
         pass  # PostgreSQL: another process added it at the same time.
     with database.write() as connection:
-        row = log.take_witness(connection, witness, seconds)
+        row = log_checkpoints.take_witness(connection, witness, seconds)
     if row is None:
         return None
     # Where the database was restored from a backup, the witness has seen more.
@@ -72,8 +72,8 @@ def cosigned(database: Database, witness: str, size: int, line: str) -> None:
         line: of its signature.
     """
     with database.write() as connection:
-        log.add_cosignature(connection, size, witness, line)
-        log.set_witness(connection, witness, seconds=0, size=size, failures=0)
+        log_checkpoints.add_cosignature(connection, size, witness, line)
+        log_checkpoints.set_witness(connection, witness, seconds=0, size=size, failures=0)
 
 
 def failed(database: Database, witness: str, size: int, failures: int) -> None:
@@ -87,4 +87,6 @@ def failed(database: Database, witness: str, size: int, failures: int) -> None:
     """
     delay = min(MIN_DELAY * 2 ** min(failures - 1, 16), MAX_DELAY)
     with database.write() as connection:
-        log.set_witness(connection, witness, seconds=delay, size=size, failures=failures)
+        log_checkpoints.set_witness(
+            connection, witness, seconds=delay, size=size, failures=failures
+        )

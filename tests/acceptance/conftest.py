@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from openai import OpenAI
 
 from tests import servers
-from tests.conftest import model_settings, new_database
+from tests.conftest import build_endless, model_settings, new_database
 from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port
 
-#: Starts workers for the checkpoint `endless`: its texts are waited for, or never end.
+#: Starts workers for the checkpoint `long_texts`: its texts are waited for, or never end.
 PACED = (sys.executable, "-m", "tests.acceptance.paced")
 
 
@@ -74,6 +75,11 @@ class Service:
             history: dict[str, object] = http.get(f"/api/jobs/{job_id}").json()
         return history
 
+    def attempts(self, job_id: str) -> list[tuple[int, str]]:
+        """Return stage index and status of each attempt of a job."""
+        history: Any = self.history(job_id)
+        return [(attempt["position"], attempt["status"]) for attempt in history["attempts"]]
+
     def start_worker(self) -> None:
         self.worker = servers.worker(self.environ, self.program)
         self.worker.wait_for("ready: ")
@@ -114,6 +120,12 @@ def running(
         service.web.stop()
         service.worker.stop()
         redis.stop()
+
+
+@pytest.fixture(scope="session")
+def long_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint whose texts never end by themselves. `PACED` workers take their time for them."""
+    return build_endless(tmp_path_factory.mktemp("long"), layers=2)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

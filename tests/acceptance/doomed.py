@@ -55,12 +55,12 @@ def _sequences(plan: Any, part: str) -> list[Any]:
 
 
 def _arrange(point: str) -> None:
-    from jobs import batch_runner
+    from jobs import batch_input
     from jobs.queue import Publisher
     from jobs.use_cases import batch_answers, batch_validation, deliveries, stages
     from worker import local_engine
     from worker.engine.batching.step import StepExecutor
-    from worker.tasks import StageRunner
+    from worker.stage_runner import StageRunner
 
     warm_up = local_engine.WARM_UP_PROMPT
 
@@ -92,7 +92,7 @@ def _arrange(point: str) -> None:
         case "done":
             after(stages, "record", records(2))
         case "validated":
-            batch_runner.PIECE_LINES = 10
+            batch_input.PIECE_LINES = 10
             after(batch_validation, "record_piece", lambda *_: True)
         case "submitted":
             before(Publisher, "publish")

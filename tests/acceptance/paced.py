@@ -11,8 +11,8 @@ from typing import Any
 
 from cli.main import main
 
-#: Seconds before each step: a text gets up to 200 tokens a second.
-PAUSE = 0.005
+#: Seconds before each step: a text gets up to 50 tokens a second. A step computes for a few milliseconds.
+PAUSE = 0.02
 
 
 def arrange() -> None:

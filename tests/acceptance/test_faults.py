@@ -25,9 +25,9 @@ from tests.conftest import LONG, create_database, model_settings, new_database
 from tests.servers import PATIENCE, RedisServer
 
 #: Tokens of a stage that is still running at the test's next step, and ends soon after.
-SOON = 200
+SOON = 80
 #: Tokens that take about a second, and far less than the grace period on a busy machine.
-SHORT = 120
+SHORT = 45
 #: What a test asserts is up to Redis and to signals: the database has no part in it.
 any_database = pytest.mark.parametrize("whole_service", ["sqlite"], indirect=True)
 
@@ -35,14 +35,14 @@ any_database = pytest.mark.parametrize("whole_service", ["sqlite"], indirect=Tru
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def whole_service(
     request: pytest.FixtureRequest,
-    endless: Path,
+    long_texts: Path,
     socket_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     """A service whose model never ends a text by itself."""
     database = new_database(request.param, request, tmp_path_factory.mktemp("db"))
     folder = socket_folder / f"faults-{request.param}"
-    with running(endless, database, folder, program=PACED, HELIXQ_SLOTS="1") as running_service:
+    with running(long_texts, database, folder, program=PACED, HELIXQ_SLOTS="1") as running_service:
         yield running_service
 
 
@@ -57,11 +57,6 @@ def service(whole_service: Service) -> Iterator[Service]:
     if whole_service.web.popen.poll() is not None:
         whole_service.web = servers.web(whole_service.environ)
         whole_service.web.wait_for("listening")
-
-
-def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
-    history: Any = service.history(job_id)
-    return [(attempt["position"], attempt["status"]) for attempt in history["attempts"]]
 
 
 def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
@@ -117,7 +112,7 @@ def test_later_stages_go_before_new_questions_and_those_by_priority(service: Ser
 
 
 def test_a_job_continues_after_its_worker_is_killed(service: Service) -> None:
-    job_id = service.submit("Go on", max_output_tokens=40, rounds=1)
+    job_id = service.submit("Go on", max_output_tokens=15, rounds=1)
     first = service.wait(job_id)
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
@@ -126,10 +121,10 @@ def test_a_job_continues_after_its_worker_is_killed(service: Service) -> None:
     restarted_at = time.monotonic()
     service.worker.wait_for(f"{job_id}: actor starts")
     assert time.monotonic() - restarted_at < 30
-    assert attempts(service, job_id) == [(0, "lost"), (0, "running")]
+    assert service.attempts(job_id) == [(0, "lost"), (0, "running")]
     with service.http() as http:
         http.post(f"/v1/responses/{job_id}/cancel")
-    assert attempts(service, str(first["id"])) == [(n, "finished") for n in range(3)]
+    assert service.attempts(str(first["id"])) == [(n, "finished") for n in range(3)]
 
 
 @any_database
@@ -140,10 +135,10 @@ def test_a_second_sigterm_releases_the_stage_at_once(service: Service) -> None:
     service.worker.wait_for("stages in progress have")
     service.worker.signal(signal.SIGTERM)
     assert service.worker.wait() == 0
-    assert attempts(service, job_id) == [(0, "released")]
+    assert service.attempts(job_id) == [(0, "released")]
     service.start_worker()
     service.worker.wait_for(f"{job_id}: actor starts")
-    assert attempts(service, job_id) == [(0, "released"), (0, "running")]
+    assert service.attempts(job_id) == [(0, "released"), (0, "running")]
     with service.http() as http:
         http.post(f"/v1/responses/{job_id}/cancel")
 
@@ -155,7 +150,7 @@ def test_sigquit_releases_the_stage(service: Service) -> None:
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGQUIT)
     assert service.worker.wait() == 0
-    assert attempts(service, job_id) == [(0, "released")]
+    assert service.attempts(job_id) == [(0, "released")]
     service.start_worker()
     service.worker.wait_for(f"{job_id}: actor starts")
     with service.http() as http:
@@ -168,11 +163,11 @@ def test_a_short_stage_finishes_after_sigterm(service: Service) -> None:
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGTERM)
     assert service.worker.wait() == 0
-    assert attempts(service, job_id) == [(0, "finished")]
+    assert service.attempts(job_id) == [(0, "finished")]
     waiting = service.submit("Wait", max_output_tokens=3)
     service.start_worker()
     assert service.wait(job_id)["status"] == "incomplete"
-    assert attempts(service, job_id) == [(0, "finished"), (1, "finished"), (2, "finished")]
+    assert service.attempts(job_id) == [(0, "finished"), (1, "finished"), (2, "finished")]
     assert service.wait(waiting)["status"] == "incomplete"
 
 
@@ -206,7 +201,7 @@ def test_the_web_closes_streams_on_sigterm(service: Service) -> None:
     assert service.web.wait() == 0
     service.web = servers.web(service.environ)
     service.web.wait_for("listening")
-    assert attempts(service, job_id) == [(0, "running")]
+    assert service.attempts(job_id) == [(0, "running")]
     with service.http() as http:
         http.post(f"/v1/responses/{job_id}/cancel")
     assert service.wait(reply.json()["id"])["status"] == "incomplete"
@@ -221,7 +216,7 @@ def test_an_empty_redis_loses_no_job(service: Service) -> None:
     service.redis.start()
     for job_id in (running_id, *waiting, accepted):
         assert service.wait(job_id)["status"] == "incomplete"
-        assert attempts(service, job_id) == [(n, "finished") for n in range(3)]
+        assert service.attempts(job_id) == [(n, "finished") for n in range(3)]
 
 
 @any_database
@@ -234,7 +229,7 @@ def test_a_stage_that_ends_during_a_redis_outage_blocks_nothing(service: Service
     service.worker.wait_for(f"{job_id}: stage 1 is published later: Error 111 connecting")
     service.redis.start()
     assert service.wait(job_id)["status"] == "incomplete"
-    assert attempts(service, job_id) == [(n, "finished") for n in range(3)]
+    assert service.attempts(job_id) == [(n, "finished") for n in range(3)]
 
 
 def test_a_worker_waits_for_its_servers(

@@ -22,11 +22,13 @@ JOBS = 24
 
 @pytest.fixture(scope="module")
 def service(
-    request: pytest.FixtureRequest, endless: Path, socket_folder: Path, tmp_path_factory: Any
+    request: pytest.FixtureRequest, long_texts: Path, socket_folder: Path, tmp_path_factory: Any
 ) -> Iterator[Service]:
     """A web, Redis and PostgreSQL; no worker."""
     database = new_database("postgresql", request, tmp_path_factory.mktemp("db"))
-    with running(endless, database, socket_folder / "hosts", HELIXQ_SLOTS="2") as running_service:
+    with running(
+        long_texts, database, socket_folder / "hosts", HELIXQ_SLOTS="2"
+    ) as running_service:
         running_service.worker.stop()
         yield running_service
 

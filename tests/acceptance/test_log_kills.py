@@ -19,18 +19,19 @@ from tests.integration.sealed import end, seal
 PROGRAM = """
 import os, signal, sys
 from jobs.database import Database
-from jobs.statements import log
+from jobs.statements import log, log_checkpoints
 from tests.integration.sealed import seal
 
 url, point = sys.argv[1:]
 if point != "committed":
-    original = getattr(log, point)
+    module = log_checkpoints if point == "add_checkpoint" else log
+    original = getattr(module, point)
 
     def call(*arguments, **named):
         original(*arguments, **named)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(log, point, call)
+    setattr(module, point, call)
 seal(Database(url))
 os.kill(os.getpid(), signal.SIGKILL)
 """

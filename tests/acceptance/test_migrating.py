@@ -20,16 +20,16 @@ NEXT, AFTER_NEXT = (
     (sys.executable, "-m", f"tests.acceptance.{name}")
     for name in ("next_version", "version_after_next")
 )
-JOBS, TOKENS = 8, 40
+JOBS, TOKENS = 8, 16
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def service(
-    request: pytest.FixtureRequest, endless: Path, socket_folder: Path, tmp_path: Path
+    request: pytest.FixtureRequest, long_texts: Path, socket_folder: Path, tmp_path: Path
 ) -> Iterator[Service]:
     database = new_database(request.param, request, tmp_path)
     folder = socket_folder / f"migrating-{request.param}"
-    with running(endless, database, folder, program=PACED, HELIXQ_SLOTS="2") as running_service:
+    with running(long_texts, database, folder, program=PACED, HELIXQ_SLOTS="2") as running_service:
         yield running_service
 
 

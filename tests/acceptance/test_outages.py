@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import psycopg
@@ -30,7 +29,7 @@ from tests.replying import ReplyingProxy
 from tests.servers import PATIENCE
 
 #: Tokens of a stage that ends during an outage.
-STAGE = 250
+STAGE = 100
 #: Seconds without a server: longer than any single attempt.
 OUTAGE = 8.0
 FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
@@ -46,7 +45,7 @@ def redis_proxy(socket_folder: Path) -> Iterator[ReplyingProxy]:
 
 @pytest.fixture(scope="module")
 def sqlite(
-    endless: Path,
+    long_texts: Path,
     socket_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     redis_proxy: ReplyingProxy,
@@ -55,7 +54,7 @@ def sqlite(
     url = f"redis://127.0.0.1:{redis_proxy.port}"
     folder = socket_folder / "outage-s"
     with running(
-        endless, database, folder, program=PACED, HELIXQ_SLOTS="2", HELIXQ_REDIS_URL=url
+        long_texts, database, folder, program=PACED, HELIXQ_SLOTS="2", HELIXQ_REDIS_URL=url
     ) as running_service:
         yield running_service
 
@@ -69,17 +68,12 @@ def server(socket_folder: Path) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def postgresql(endless: Path, socket_folder: Path, server: PostgresServer) -> Iterator[Service]:
+def postgresql(long_texts: Path, socket_folder: Path, server: PostgresServer) -> Iterator[Service]:
     database = create_database(server)
     with running(
-        endless, database, socket_folder / "outage-p", program=PACED, HELIXQ_SLOTS="2"
+        long_texts, database, socket_folder / "outage-p", program=PACED, HELIXQ_SLOTS="2"
     ) as running_service:
         yield running_service
-
-
-def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
-    history: Any = service.history(job_id)
-    return [(attempt["position"], attempt["status"]) for attempt in history["attempts"]]
 
 
 def ask(service: Service) -> httpx2.Response:
@@ -114,24 +108,26 @@ def test_a_full_disk_refuses_questions_and_loses_no_text(sqlite: Service) -> Non
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard_limit))
         refused(until(sqlite, 503))
         sqlite.worker.wait_for("the database does not respond, trying again")
-        assert attempts(sqlite, job_id) == [(0, "running")], "stored jobs can be read"
+        assert sqlite.attempts(job_id) == [(0, "running")], "stored jobs can be read"
     finally:
         for pid, limit in before.items():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
     accepted = until(sqlite, 202).json()["id"]
     for submitted_id in (job_id, accepted):
         assert sqlite.wait(submitted_id)["status"] == "incomplete"
-        assert attempts(sqlite, submitted_id) == FINISHED
+        assert sqlite.attempts(submitted_id) == FINISHED
 
 
 def test_a_full_postgresql_disk_refuses_questions_and_loses_no_text(
-    endless: Path, socket_folder: Path
+    long_texts: Path, socket_folder: Path
 ) -> None:
     folder = socket_folder / "small"
     folder.mkdir()
     with (
         small_disk.postgresql(folder) as (disk, database),
-        running(endless, database, folder / "service", program=PACED, HELIXQ_SLOTS="2") as service,
+        running(
+            long_texts, database, folder / "service", program=PACED, HELIXQ_SLOTS="2"
+        ) as service,
     ):
         job_id = service.submit("Go on", max_output_tokens=STAGE)
         service.wait_for_text(job_id)
@@ -146,7 +142,7 @@ def test_a_full_postgresql_disk_refuses_questions_and_loses_no_text(
         accepted = until(service, 202).json()["id"]
         for submitted_id in (job_id, accepted):
             assert service.wait(submitted_id)["status"] == "incomplete"
-            assert attempts(service, submitted_id) == FINISHED
+            assert service.attempts(submitted_id) == FINISHED
 
 
 def _with_children(pid: int) -> list[int]:
@@ -172,7 +168,7 @@ def test_a_hanging_redis_delays_requests_only_briefly(sqlite: Service) -> None:
         process.signal(signal.SIGCONT)
     for asked_id in (running_id, accepted.json()["id"]):
         assert sqlite.wait(asked_id)["status"] == "incomplete"
-        assert attempts(sqlite, asked_id) == FINISHED
+        assert sqlite.attempts(asked_id) == FINISHED
 
 
 @contextmanager
@@ -238,7 +234,7 @@ def test_jobs_wait_for_a_redis_that_refuses_writes(sqlite: Service) -> None:
                 sqlite.worker.wait_for("Redis", count=before + 1)
     for job_id in job_ids:
         assert sqlite.wait(job_id)["status"] == "incomplete"
-        assert attempts(sqlite, job_id) == FINISHED
+        assert sqlite.attempts(job_id) == FINISHED
     assert sqlite.worker.popen.poll() is None
 
 
@@ -258,7 +254,7 @@ def test_no_redis_error_ends_a_job(sqlite: Service, redis_proxy: ReplyingProxy) 
         redis_proxy.allow()
     for job_id in job_ids:
         assert sqlite.wait(job_id)["status"] == "incomplete"
-        assert attempts(sqlite, job_id) == FINISHED
+        assert sqlite.attempts(job_id) == FINISHED
     assert sqlite.worker.popen.poll() is None
     log = sqlite.worker.output[before:]
     for clutter in ("raised unexpected", "DeprecationWarning"):
@@ -287,7 +283,7 @@ def test_a_read_only_database_refuses_questions_and_loses_no_text(
     accepted = until(postgresql, 202).json()["id"]
     for submitted_id in (job_id, accepted):
         assert postgresql.wait(submitted_id)["status"] == "incomplete"
-        assert attempts(postgresql, submitted_id) == FINISHED
+        assert postgresql.attempts(submitted_id) == FINISHED
 
 
 def test_a_temporarily_missing_privilege_ends_no_job(
@@ -329,7 +325,7 @@ def test_a_killed_postgresql_loses_no_job(postgresql: Service, server: PostgresS
     accepted = until(postgresql, 202).json()["id"]
     for submitted_id in (job_id, accepted):
         assert postgresql.wait(submitted_id)["status"] == "incomplete"
-        assert attempts(postgresql, submitted_id) == FINISHED
+        assert postgresql.attempts(submitted_id) == FINISHED
 
 
 def _start(server: PostgresServer, killed: int) -> None:
@@ -367,7 +363,7 @@ def test_a_partitioned_worker_is_replaced_and_cannot_record(postgresql: Service)
         postgresql.worker.wait_for(f"{job_id}: actor starts")
         proxy.mend()
         far.wait_for(f"{job_id}: actor stopped")
-        assert attempts(postgresql, job_id) == [(0, "lost"), (0, "running")]
+        assert postgresql.attempts(job_id) == [(0, "lost"), (0, "running")]
         with postgresql.http() as http:
             http.post(f"/v1/responses/{job_id}/cancel")
         assert postgresql.wait(job_id)["status"] == "cancelled"
@@ -375,6 +371,6 @@ def test_a_partitioned_worker_is_replaced_and_cannot_record(postgresql: Service)
     finally:
         far.stop()
         proxy.close()
-    assert attempts(postgresql, job_id) == [(0, "lost"), (0, "cancelled")]
+    assert postgresql.attempts(job_id) == [(0, "lost"), (0, "cancelled")]
     waiting = postgresql.submit("Go on", max_output_tokens=3)
     assert postgresql.wait(waiting)["status"] == "incomplete"

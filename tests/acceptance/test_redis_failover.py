@@ -16,7 +16,7 @@ from tests.acceptance.conftest import PACED, Service, running
 from tests.sentinels import Sentinels, until
 
 #: Tokens of a stage that lasts longer than a failover.
-STAGE = 400
+STAGE = 160
 FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
 
 
@@ -29,14 +29,14 @@ def sentinels(socket_folder: Path) -> Iterator[Sentinels]:
 
 @pytest.fixture(scope="module")
 def service(
-    endless: Path,
+    long_texts: Path,
     socket_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     sentinels: Sentinels,
 ) -> Iterator[Service]:
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
     with running(
-        endless,
+        long_texts,
         database,
         socket_folder / "failover",
         program=PACED,
@@ -44,11 +44,6 @@ def service(
         HELIXQ_REDIS_URL=sentinels.url,
     ) as running_service:
         yield running_service
-
-
-def attempts(service: Service, job_id: str) -> list[tuple[int, str]]:
-    history: Any = service.history(job_id)
-    return [(attempt["position"], attempt["status"]) for attempt in history["attempts"]]
 
 
 def read(service: Service, job_id: str) -> list[dict[str, Any]]:
@@ -76,7 +71,7 @@ def messages(client: redis.Redis) -> int:
 def check_ended_once(service: Service, job_ids: list[str]) -> None:
     for job_id in job_ids:
         assert service.wait(job_id)["status"] == "incomplete"
-        assert attempts(service, job_id) == FINISHED
+        assert service.attempts(job_id) == FINISHED
     assert service.worker.popen.poll() is None
 
 

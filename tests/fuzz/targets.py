@@ -30,12 +30,14 @@ from jobs.protocol.reviews import CreateReview, DeleteJobs, EraseTexts
 from jobs.protocol.validation import parse, validate, validate_chat
 from jobs.search import query
 from jobs.tlog import entry, exported, merkle, tiles
+from jobs.tlog.canonical import canonical
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.cosignature import Cosigner, read_reply
 from jobs.tlog.exported import HistoryError
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import Note, NoteError, Signer, Verifier, encode
 from jobs.tlog.proof import Proof
+from jobs.tlog.record import digest
 from jobs.webhooks import retries
 from jobs.webhooks import targets as webhook_targets
 from jobs.webhooks.targets import TargetError
@@ -77,7 +79,7 @@ def sealed(told: dict[str, Any]) -> dict[str, Any]:
         "review_origin_proofs": [],
         "erasure_origin_proofs": [],
     }
-    told["digest"] = entry.digest(told, SALT)
+    told["digest"] = digest(told, SALT)
     appended = entry.job_entry(told["digest"], "2026-01-02T03:04:05Z")
     checkpoint = Checkpoint(SIGNER.name, 1, merkle.leaf_hash(appended)).sign(SIGNER)
     told["proof"] = Proof(0, [], checkpoint, appended).text
@@ -189,8 +191,8 @@ def _canonical(data: bytes) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return
-    canonical = entry.canonical(value)
-    assert entry.canonical(json.loads(canonical)) == canonical
+    spelled = canonical(value)
+    assert canonical(json.loads(spelled)) == spelled
 
 
 def _entry(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Engines with the random checkpoint. For imports inside functions see `tests.conftest`."""
+"""Engines with the random checkpoint, and a second database. For imports inside functions see `tests.conftest`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import load_models
+from jobs.database import Database
+from tests.conftest import load_models, new_database
 
 if TYPE_CHECKING:
     from worker.engine.batching.engine import BatchingEngine
@@ -59,3 +60,22 @@ def sliding(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "base" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "sliding_window": 16}))
     return folder
+
+
+@pytest.fixture
+def elsewhere(
+    database_url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Database]:
+    """Another database of the same kind, without workers."""
+    kind = database_url.partition(":")[0].partition("+")[0]
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    database = Database(new_database(kind, request, folder))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may damage."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))

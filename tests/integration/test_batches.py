@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from openai import BadRequestError, NotFoundError, RateLimitError
 
-from jobs import batch_runner
+from jobs import batch_input, batch_runner
 from jobs.column_types import utcnow
 from jobs.errors import LineNotWrittenError
 from jobs.models import ANONYMOUS, Batch, BatchLine, BatchStatus, File, FileChunk, Job, Status
@@ -162,7 +162,7 @@ def test_files_without_valid_requests_fail(service: BatchService) -> None:
 def test_a_batch_has_a_maximum_of_lines(
     service: BatchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_runner, "MAX_LINES", 3)
+    monkeypatch.setattr(batch_input, "MAX_LINES", 3)
     assert service.validate(service.create(lines(3))).status == "in_progress"
     batch = service.validate(service.create(lines(4)))
     assert batch.errors is not None

@@ -59,12 +59,19 @@ from worker.engine.models.paged_llama import PagedLlama
 from worker.engine.reference import ReferenceEngine
 
 
-def test_greedy_texts_match_the_reference_engine(
-    engine: BatchingEngine, reference: ReferenceEngine
-) -> None:
-    """200 prompts of all roles and lengths, from several threads, with cancels in between."""
+@pytest.fixture(scope="module")
+def greedy(reference: ReferenceEngine) -> list[tuple[Request, Completion]]:
+    """200 prompts of all roles and lengths, with the reference engine's completions."""
     rng = random.Random(0)
     requests = [request(rng) for _ in range(200)]
+    return [(r, reference.submit(r).result()) for r in requests]
+
+
+def test_greedy_texts_match_the_reference_engine(
+    engine: BatchingEngine, greedy: list[tuple[Request, Completion]]
+) -> None:
+    """From several threads, with cancels in between."""
+    requests, expected = zip(*greedy, strict=True)
     completions: dict[int, Completion] = {}
 
     def client(indices: list[int], seed: int) -> None:
@@ -84,7 +91,6 @@ def test_greedy_texts_match_the_reference_engine(
         thread.start()
     for thread in threads:
         thread.join()
-    expected = [reference.submit(r).result() for r in requests]
     assert [i for i in range(200) if not same(completions[i], expected[i])] == []
 
 
@@ -251,17 +257,29 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
     assert steps[True] < 0.8 * steps[False]
 
 
-def test_a_sliding_window_is_kept(
-    sliding: Path, tokenizer: Any, engine: BatchingEngine, paged: bool
-) -> None:
+@pytest.fixture(scope="module")
+def windowed_texts(sliding: Path, tokenizer: Any) -> list[tuple[Request, str]]:
+    """Prompts, with the reference engine's texts under a sliding window."""
     rng = random.Random(2)
     requests = [request(rng) for _ in range(24)]
+    reference = ReferenceEngine(load_models(sliding), tokenizer, max_model_len=CONTEXT)
+    texts = [(r, reference.submit(r).result().text) for r in requests]
+    reference.close()
+    return texts
+
+
+def test_a_sliding_window_is_kept(
+    sliding: Path,
+    tokenizer: Any,
+    engine: BatchingEngine,
+    paged: bool,
+    windowed_texts: list[tuple[Request, str]],
+) -> None:
+    requests, expected = zip(*windowed_texts, strict=True)
     windowed = make(sliding, tokenizer, max_num_batched_tokens=7, paged=paged)
     texts = [g.result().text for g in [windowed.submit(r) for r in requests]]
     windowed.close()
-    reference = ReferenceEngine(load_models(sliding), tokenizer, max_model_len=CONTEXT)
-    assert texts == [reference.submit(r).result().text for r in requests]
-    reference.close()
+    assert texts == list(expected)
     assert texts != [engine.submit(r).result().text for r in requests], "the window matters"
 
 

@@ -28,7 +28,8 @@ from jobs.protocol.input_items import input_item_list
 from jobs.protocol.replay import report
 from jobs.protocol.response import response
 from jobs.statements import erasures, log
-from jobs.tlog.entry import digest, review_digest, salts_of
+from jobs.tlog.record import digest, review_digest
+from jobs.tlog.salted import salts_of
 from jobs.use_cases import deletion, erasing, queries, reviewing, stages, sweeping
 from jobs.use_cases.replaying import replay_of
 from jobs.use_cases.reviewing import NewReview

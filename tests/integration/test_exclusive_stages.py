@@ -14,7 +14,7 @@ from tests.integration.held_engine import HeldEngine, finish
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.servers import PATIENCE
 from worker.progress_publisher import ProgressPublisher
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 
 def test_a_stage_that_waits_to_run_exclusively_takes_one_thread(

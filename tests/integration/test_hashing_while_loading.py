@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -11,11 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from jobs import settings
 from jobs.pipeline import Role
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
-from tests.conftest import model_settings
+from tests.integration.checkpoints import settings_for
 from worker import local_engine
 from worker.checkpoints import digests, loading
 from worker.checkpoints.digests import Digests
@@ -25,14 +23,8 @@ from worker.engine.interface import Engine
 
 
 @pytest.fixture
-def copy(checkpoint: Path, tmp_path: Path) -> Path:
-    """A checkpoint that a test may damage."""
-    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-
-
-@pytest.fixture
 def configured(copy: Path) -> Settings:
-    return settings.load({**model_settings(copy), "HELIXQ_DATA_DIR": str(copy / "data")})
+    return settings_for(copy)
 
 
 @pytest.fixture

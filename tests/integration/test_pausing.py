@@ -31,7 +31,7 @@ from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import PATIENCE
 from worker.engine.interface import ContextExceededError, Request
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 #: How often the queue is paused while others claim, and how many claim.
 PAUSES, CLAIMERS = 15, 4

@@ -32,7 +32,7 @@ from tests.integration.web.client import serving
 from tests.servers import RedisServer, free_port
 from worker.engine.interface import Completion, FinishReason, Generation, Request
 from worker.progress_publisher import ProgressPublisher
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 
 @pytest.fixture

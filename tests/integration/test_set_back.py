@@ -18,7 +18,7 @@ from tests.integration.held_engine import HeldEngine, finish
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.servers import PATIENCE
 from worker.progress_publisher import ProgressPublisher
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 OTHER = "worker-2"
 

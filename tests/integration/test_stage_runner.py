@@ -26,10 +26,11 @@ from jobs.use_cases.stages import Claim, Output
 from jobs.use_cases.submission import NewJob
 from tests.conftest import WORKER, start_engine
 from tests.servers import RedisServer
+from worker.attempt_recorder import MAX_INTERRUPTED_ATTEMPTS
 from worker.engine.interface import Generation, InterruptedGenerationError, Request
 from worker.engine.reference import ReferenceEngine
 from worker.progress_publisher import ProgressPublisher
-from worker.tasks import MAX_INTERRUPTED_ATTEMPTS, StageRunner
+from worker.stage_runner import StageRunner
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from worker.engine.interface import EngineStats
 from worker.engine.reference import ReferenceEngine
 from worker.metrics import AddressError, MetricsServer
 from worker.progress_publisher import ProgressPublisher
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a request is tried, counted from its first failure, while servers are away or busy.
 MAX_OUTAGE = 600.0
-#: Tries of a request that servers answer with an error of their own.
+#: Tries of a request at which servers fail.
 MAX_FAULTS = 5
 #: Seconds before the second try; doubled with each, up to the second number.
 FIRST_DELAY, MAX_DELAY = 0.5, 15.0
@@ -73,7 +73,7 @@ class EventLoop:
 
 
 class _RemoteGeneration(Generation):
-    """A generation whose cancel interrupts its task at once: nothing has to be generated for it to be noticed."""
+    """A generation whose cancel interrupts its task at once, without waiting for the next piece of text."""
 
     def __init__(self, request: Request, on_cancel: Callable[[], None]) -> None:
         super().__init__(request)
@@ -156,7 +156,7 @@ class OpenAIEngine:
         task: asyncio.Task[None] | None = None
 
         def cancel() -> None:
-            # The loop calls what it is given in order: the task is there.
+            # The loop makes calls in their order, so `start` has created the task by then.
             self._loop.soon(lambda: None if task is None else task.cancel())
 
         def start() -> None:
@@ -328,7 +328,7 @@ class OpenAIEngine:
         return progress.completion(_FINISH_REASONS[reason])
 
     def _take(self, event: dict[str, Any], generation: Generation, progress: _Progress) -> None:
-        """Take what an event of a stream brings: text, the reason of its end, numbers of tokens."""
+        """Take the text, the reason of its end, and the numbers of tokens from an event of a stream."""
         if isinstance(event.get("usage"), dict):
             progress.usage = event["usage"]
         choices = event.get("choices")

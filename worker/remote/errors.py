@@ -39,7 +39,7 @@ class UnavailableError(Exception):
         Args:
             reason: why, for the log and the history.
             retry_after: seconds that the server asked to wait.
-            fault: whether it failed at the request, which may be the request's doing.
+            fault: whether the server failed while it served the request, which may be the cause.
             unreachable: whether it could not be connected to.
         """
         super().__init__(reason)

@@ -78,7 +78,7 @@ class Listed:
     #: Whether there is a list at all. `transformers serve` has none where its hub cache is empty.
     answered: bool = True
     software: str | None = None
-    #: Of any entry, such as ``vllm``.
+    #: The ``owned_by`` of all entries, such as ``vllm``.
     owners: set[str] = field(default_factory=set)
 
     def entry(self, name: str) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class Server:
         request = self._http.build_request(
             "POST",
             f"{self.url}/completions",
-            # As ASCII, which has any text that Python has.
+            # In ASCII, JSON can express any Python string, lone surrogates included.
             content=json.dumps(body).encode(),
             headers={"Accept": "text/event-stream", **trace_headers},
             timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT, write=30, pool=None),

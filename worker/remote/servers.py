@@ -1,4 +1,4 @@
-"""Several servers of the same models: which are healthy, and which of them has the least to do."""
+"""Several servers of the same models: which of them are healthy, and which runs the fewest requests."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LOG_INTERVAL = 10.0
 
 
 class Member:
-    """One of the servers, and where it stands."""
+    """One of the servers, and its state."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.usable = False
-        #: Whether it responds, and serves something else than the worker has registered.
+        #: Whether it responds, but serves other models than the worker has registered.
         self.differs = False
         self.failed_checks = 0
         #: Set to have it checked at once.

@@ -14,6 +14,7 @@ from werkzeug.serving import make_server
 
 from cli.main import main
 from jobs.database import Database
+from jobs.models import Job
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER, new_database
@@ -31,9 +32,35 @@ def tokenizer_json(checkpoint: Path) -> str:
 def web(database_url: str, redis_server: RedisServer, tokenizer_json: str) -> Iterator[Client]:
     """A client. A worker is registered, but none runs."""
     with serving(database_url, redis_server.url) as client:
-        runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
-        workers.register(services_of(client).database, WORKER, "localhost", 1, runtime)
+        _register(client, tokenizer_json)
         yield client
+
+
+def _register(client: Client, tokenizer_json: str) -> None:
+    runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
+    workers.register(services_of(client).database, WORKER, "localhost", 1, runtime)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_web(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    tokenizer_json: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Client]:
+    """A client for all tests of a module, as `web` is for one."""
+    url = new_database(request.param, request, tmp_path_factory.mktemp("db"))
+    with serving(url, redis_server.url) as client:
+        _register(client, tokenizer_json)
+        yield client
+
+
+@pytest.fixture
+def emptied_web(shared_web: Client) -> Client:
+    """The client of the module, with no jobs in the database."""
+    with services_of(shared_web).database.write() as connection:
+        connection.execute(sa.delete(Job))
+    return shared_web
 
 
 @pytest.fixture

@@ -17,13 +17,14 @@ from cli.errors import ExpectedError
 from jobs import settings
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Scope
-from jobs.use_cases import keys, submission
+from jobs.use_cases import exporting, keys, submission
 from tests.integration.rows import QUESTION
 from tests.integration.web.client import Client as WebClient
 from tests.integration.web.client import ask, services_of
+from tests.integration.web.exports import lines
 from tests.integration.web.with_keys import browser, code, new_key, program
 from tests.servers import RedisServer
-from web import serve
+from web import key_cache, serve
 
 
 def test_without_a_key_pages_lead_to_the_login_and_the_rest_says_so(app: Any) -> None:
@@ -209,3 +210,26 @@ def test_without_required_keys_the_header_is_ignored(web: WebClient) -> None:
     page = web.get(f"/jobs/{job_id}").text
     assert "Log out" not in page
     assert "Owner" not in page
+
+
+def test_an_owner_exports_its_own_jobs_and_an_auditor_all(app: Any) -> None:
+    mine, other = program(app), program(app)
+    asked = [ask(client)["id"] for client in (mine, other)]
+    assert [row["id"] for row in lines(mine)] == asked[:1]
+    assert lines(mine, f"owner={other.key.owner}") == []
+    auditor = program(app, Scope.AUDIT)
+    assert {row["id"] for row in lines(auditor)} >= set(asked)
+    assert [row["id"] for row in lines(auditor, f"owner={other.key.owner}")] == asked[1:]
+    reply = app.test_client().get("/api/jobs/export")
+    assert (reply.status_code, reply.mimetype) == (401, "application/problem+json")
+
+
+def test_an_export_ends_when_its_key_is_revoked(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_cache, "TTL", 0.0)
+    monkeypatch.setattr(exporting.pages, "__kwdefaults__", {"with_proofs": False, "size": 1})
+    client = program(app)
+    ask(client), ask(client)
+    reply = client.get("/api/jobs/export", buffered=False)  # The first page is made.
+    keys.revoke(app.extensions["helixq"].database, client.key.id)
+    with pytest.raises(ConnectionAbortedError):
+        _ = reply.data

@@ -1,93 +1,31 @@
-"""Exports: every shape in every format, streamed in the order of creation, and what a client can get wrong."""
+"""Exports: the rows of every shape, streamed in the order of creation, and what a client can get wrong."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
-import zstandard
 
 from jobs.database import Database
 from jobs.enums import Shape
-from jobs.formats.compression import Compression, decompressed
-from jobs.formats.writing import FileKind, Format, kind_of, to_json
-from jobs.models import Job, Scope
 from jobs.protocol.shapes import COLUMNS
 from jobs.tlog.proof import Proof
-from jobs.use_cases import deletion, exporting, indexing, keys, proving, stages, workers
+from jobs.use_cases import deletion, exporting, indexing, proving
 from jobs.use_cases.stages import Output
-from jobs.use_cases.workers import Runtime
-from tests.conftest import WORKER, new_database
+from tests.conftest import WORKER
 from tests.integration.sealed import seal
-from tests.integration.web.client import Client, ask, finish, services_of, serving
-from tests.integration.web.with_keys import program
-from tests.servers import RedisServer
-from web import key_cache
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def served(
-    request: pytest.FixtureRequest,
-    redis_server: RedisServer,
-    tokenizer_json: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Client]:
-    """A client of one application on each database: to make one takes longer than these tests."""
-    url = new_database(request.param, request, tmp_path_factory.mktemp("db"))
-    with serving(url, redis_server.url) as client:
-        runtime = Runtime({"engine": "none"}, 4096, tokenizer_json)
-        workers.register(services_of(client).database, WORKER, "localhost", 1, runtime)
-        yield client
+from tests.integration.web.client import Client, ask, finish, services_of
+from tests.integration.web.exports import FINISHED, end, erase, from_csv, lines, parquet, review
 
 
 @pytest.fixture
-def web(served: Client) -> Client:
-    """The client, with no jobs in the database."""
-    with services_of(served).database.write() as connection:
-        connection.execute(sa.delete(Job))
-    return served
-
-
-FINISHED = [
-    Output(text, [len(text)], 20, 3, "stop", 1024, 0.0)
-    for text in ("=1+1", "Wrong: 2\u2028é\0.", "@SUM(1)")
-]
-
-
-def end(web: Client, database: Database, *outputs: Output, **body: Any) -> str:
-    """Ask, and run the stages with these texts; return the job's id."""
-    job_id: str = ask(web, **body)["id"]
-    for index, output in enumerate(outputs or FINISHED):
-        claim = stages.claim(database, job_id, index, WORKER, job_timeout=60)
-        assert claim is not None
-        stages.record(database, claim, output)
-    return job_id
-
-
-def review(web: Client, job_id: str, **verdict: Any) -> None:
-    reply = web.post(f"/api/jobs/{job_id}/reviews", json=verdict)
-    assert reply.status_code == 201, reply.text
-
-
-def erase(web: Client, job_id: str, *texts: str) -> None:
-    reply = web.post(f"/api/jobs/{job_id}/erase", json={"texts": texts or "all"})
-    assert reply.status_code == 200, reply.text
-
-
-def lines(web: Client, query: str = "") -> list[dict[str, Any]]:
-    reply = web.get(f"/api/jobs/export?{query}")
-    assert reply.status_code == 200, reply.text
-    return [json.loads(line) for line in reply.data.splitlines()]
+def web(emptied_web: Client) -> Client:
+    """One client for all tests: to make one takes longer than they do."""
+    return emptied_web
 
 
 def test_a_history_has_everything_and_its_proof(web: Client, database: Database) -> None:
@@ -332,133 +270,6 @@ def test_a_server_that_stops_does_not_pretend_that_the_file_is_whole(
         web.get("/api/jobs/export")
 
 
-# Formats.
-
-
-def parquet(data: bytes) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data)).to_pylist()
-    return rows
-
-
-def from_csv(data: bytes) -> list[dict[str, Any]]:
-    return list(csv.DictReader(io.StringIO(data.decode(), newline="")))
-
-
-@pytest.mark.parametrize("shape", Shape)
-def test_all_formats_say_the_same(web: Client, database: Database, shape: Shape) -> None:
-    reviewed = end(web, database, metadata={"team": "=cmd()"})
-    end(web, database)
-    seal(database)
-    review(web, reviewed, critique=-1, regeneration=-1, tags=["=a", "b"], note="@SUM(2)")
-    rows = lines(web, f"shape={shape}")
-    assert len(rows) in (2, 6)
-    stored = parquet(web.get(f"/api/jobs/export?shape={shape}&format=parquet").data)
-    cells = from_csv(web.get(f"/api/jobs/export?shape={shape}&format=csv").data)
-    assert len(stored) == len(cells) == len(rows)
-    for row, typed, texts in zip(rows, stored, cells, strict=True):
-        assert list(row) == list(typed) == list(texts) == list(COLUMNS[shape])
-        for name, kind in COLUMNS[shape].items():
-            value, cell = typed[name], texts[name]
-            if kind == "json":
-                assert (None if value is None else json.loads(value)) == row[name]
-                assert (json.loads(cell) if cell else None) == row[name]
-            else:
-                assert value == row[name]
-                written = "" if value is None else str(value)
-                if kind == "texts" and value is not None:
-                    written = to_json(value)
-                if kind == "boolean":
-                    written = written.lower()
-                assert cell.removeprefix("'") == written
-
-
-@pytest.mark.parametrize("shape", Shape)
-def test_no_cell_of_a_csv_is_executed(web: Client, database: Database, shape: Shape) -> None:
-    for start in ("=", "+", "-", "@", "\t", "\r", "\n=", "'=", "＝"):
-        text = f'{start}HYPERLINK("http://example.com";"a,b")'
-        output = Output(text, [len(text)], 20, 3, "stop", 1024, 0.0)
-        end(web, database, output, output, replace(output, text=f"{text}."), input=text)
-    reply = web.get(f"/api/jobs/export?shape={shape}&format=csv")
-    assert reply.content_type == "text/csv; charset=utf-8"
-    cells = [cell for row in from_csv(reply.data) for cell in row.values()]
-    assert not [c for c in cells if c and c[0] in "=+-@\t\r\n＝＋－＠"]
-    # In quotes, so that a spreadsheet whose separator is `;` finds no cells in them.
-    assert '"\'=HYPERLINK(""http' in reply.text
-
-
-@pytest.mark.parametrize("format_", [Format.JSONL, Format.CSV])
-def test_a_file_may_be_compressed(web: Client, database: Database, format_: Format) -> None:
-    end(web, database)
-    seal(database)
-    path = f"/api/jobs/export?format={format_}"
-    plain = web.get(path)
-    assert plain.content_encoding is None
-    for compression in ("gzip", "zstd"):
-        reply = web.get(f"{path}&compression={compression}", headers={"Accept-Encoding": "gzip"})
-        assert (reply.mimetype, reply.content_encoding) == (f"application/{compression}", None)
-        kind = FileKind(format_, Compression(compression))
-        name = f"helixq-history{kind.suffix}"
-        assert reply.headers["Content-Disposition"] == f"attachment; filename={name}"
-        assert kind_of(name) == kind
-        assert b"".join(decompressed(io.BytesIO(reply.data))) == plain.data
-    for accepted, used in (("gzip, zstd", "zstd"), ("gzip, zstd;q=0", "gzip"), ("br", None)):
-        reply = web.get(path, headers={"Accept-Encoding": accepted})
-        assert (reply.content_encoding, reply.content_type) == (used, plain.content_type)
-        data = reply.data
-        if used:
-            data = b"".join(decompressed(io.BytesIO(data)))
-        assert data == plain.data
-        assert "Accept-Encoding" in reply.headers["Vary"]
-
-
-@pytest.mark.parametrize("compression", Compression)
-def test_parquet_is_compressed_inside(
-    web: Client, database: Database, compression: Compression
-) -> None:
-    end(web, database)
-    reply = web.get(
-        f"/api/jobs/export?format=parquet&compression={compression}",
-        headers={"Accept-Encoding": "gzip"},
-    )
-    assert (reply.mimetype, reply.content_encoding) == ("application/vnd.apache.parquet", None)
-    column = pq.ParquetFile(io.BytesIO(reply.data)).metadata.row_group(0).column(0)
-    expected = "UNCOMPRESSED" if compression is Compression.NONE else compression.upper()
-    assert column.compression == expected
-
-
-def test_an_empty_export_is_a_file_too(web: Client) -> None:
-    for shape in Shape:
-        assert web.get(f"/api/jobs/export?shape={shape}").data == b""
-        packed = web.get(f"/api/jobs/export?shape={shape}&compression=gzip").data
-        assert gzip.decompress(packed) == b""
-        packed = web.get(f"/api/jobs/export?shape={shape}&compression=zstd").data
-        assert zstandard.ZstdDecompressor().decompressobj().decompress(packed) == b""
-        assert from_csv(web.get(f"/api/jobs/export?shape={shape}&format=csv").data) == []
-        table = pq.read_table(
-            io.BytesIO(web.get(f"/api/jobs/export?shape={shape}&format=parquet").data)
-        )
-        assert (table.num_rows, table.column_names) == (0, list(COLUMNS[shape]))
-
-
-def test_parquet_has_many_row_groups(web: Client, database: Database) -> None:
-    job_id = end(web, database)
-    names = ", ".join(c.name for c in Job.__table__.columns if c.name != "id")
-    with database.write() as connection:
-        connection.execute(
-            sa.text(
-                f"INSERT INTO jobs (id, {names}) SELECT 'resp_' || n, {names} FROM jobs, "  # noqa: S608 (of this file's own words)
-                "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers "
-                "WHERE n < 1500) SELECT n FROM numbers) AS numbers WHERE id = :id"
-            ),
-            {"id": job_id},
-        )
-    file = pq.ParquetFile(io.BytesIO(web.get("/api/jobs/export?format=parquet").data))
-    assert [file.metadata.row_group(i).num_rows for i in range(2)] == [1000, 501]
-
-
-# What can be wrong.
-
-
 @pytest.mark.parametrize(
     ("query", "named"),
     [
@@ -494,26 +305,3 @@ def test_a_package_that_is_missing_is_named(
     assert f"needs {package}" in reply.json["detail"]
     assert "pip install 'helixq[export]'" in reply.json["detail"]
     assert lines(web) == []
-
-
-def test_an_owner_exports_its_own_jobs_and_an_auditor_all(app: Any) -> None:
-    mine, other = program(app), program(app)
-    asked = [ask(client)["id"] for client in (mine, other)]
-    assert [row["id"] for row in lines(mine)] == asked[:1]
-    assert lines(mine, f"owner={other.key.owner}") == []
-    auditor = program(app, Scope.AUDIT)
-    assert {row["id"] for row in lines(auditor)} >= set(asked)
-    assert [row["id"] for row in lines(auditor, f"owner={other.key.owner}")] == asked[1:]
-    reply = app.test_client().get("/api/jobs/export")
-    assert (reply.status_code, reply.mimetype) == (401, "application/problem+json")
-
-
-def test_an_export_ends_when_its_key_is_revoked(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_cache, "TTL", 0.0)
-    monkeypatch.setattr(exporting.pages, "__kwdefaults__", {"with_proofs": False, "size": 1})
-    client = program(app)
-    ask(client), ask(client)
-    reply = client.get("/api/jobs/export", buffered=False)  # The first page is made.
-    keys.revoke(app.extensions["helixq"].database, client.key.id)
-    with pytest.raises(ConnectionAbortedError):
-        _ = reply.data

@@ -19,7 +19,8 @@ from jobs.database import Database
 from jobs.models import Job, Scope
 from jobs.progress import Progress, TextDeltas
 from jobs.protocol.schemas import Agreements, Erased, History, Review, ReviewQueue
-from jobs.tlog.entry import digest, salts_of
+from jobs.tlog.record import digest
+from jobs.tlog.salted import salts_of
 from jobs.use_cases import proving, queries, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER

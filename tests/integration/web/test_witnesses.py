@@ -18,7 +18,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
 from jobs.protocol.history import history
-from jobs.statements import log
+from jobs.statements import log, log_checkpoints
 from jobs.use_cases import proving, sealing, verifying_jobs, witnessing
 from jobs.use_cases.sealing import Signing
 from jobs.witnessing import Witnessing, WitnessThread
@@ -312,7 +312,7 @@ def test_the_newest_cosignatures_are_kept(
     database: Database, job_id: str, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert job_id
-    monkeypatch.setattr(log, "MAX_COSIGNATURES", 2)
+    monkeypatch.setattr(log_checkpoints, "MAX_COSIGNATURES", 2)
     thread = thread_of(database, witness)
     for _ in range(4):
         grow(database, 1)

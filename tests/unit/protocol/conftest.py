@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-import migrations
 from jobs.database import Database
 from jobs.protocol.tokens import TokenCounter
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
+from tests.conftest import new_database
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """An empty database on SQLite."""
-    database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
-    migrations.migrate(database.engine)
+    database = Database(new_database("sqlite", request, tmp_path))
     yield database
     database.close()
 

@@ -12,15 +12,15 @@ from typing import cast
 import pytest
 import sqlalchemy as sa
 
-import migrations
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import Job, Worker
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
+from tests.conftest import new_database
 from tests.integration.rows import claim, submit
 from worker.heartbeat import Heartbeat
-from worker.tasks import StageRunner
+from worker.stage_runner import StageRunner
 
 #: Seconds of any wait; a good run needs a fraction.
 PATIENCE = 30
@@ -42,9 +42,8 @@ class FakeRunner:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite3'}")
-    migrations.migrate(database.engine)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    database = Database(new_database("sqlite", request, tmp_path))
     workers.register(database, WORKER, "localhost", os.getpid(), Runtime({}, 4096, "{}"))
     yield database
     database.close()
