@@ -73,7 +73,8 @@ def test_an_export_takes_the_place_of_a_file_and_of_nothing_else(
     pipe, link, linked = (tmp_path / name for name in ("pipe", "link", "linked.jsonl"))
     os.mkfifo(pipe)
     link.symlink_to(linked)
-    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # So that opening it for writing waits for nobody.
+    # Opening a pipe for writing waits for a reader.
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
     try:
         assert jobs("export", "-o", str(pipe)).exit_code == 0
         assert len(os.read(reader, 1 << 16).splitlines()) == len(ended)
