@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sys
 import time
@@ -48,7 +49,7 @@ class Client:
 
     def page(self, job_id: str) -> str:
         """Return the address of a job's page."""
-        return f"{self.url}/jobs/{job_id}"
+        return f"{self.url}/jobs/{_checked(job_id)}"
 
     def submit(self, body: dict[str, Any]) -> str:
         """Submit a question and return the job's id.
@@ -72,7 +73,7 @@ class Client:
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job, and return its response."""
-        return self._reach("POST", f"/v1/responses/{job_id}/cancel")
+        return self._reach("POST", f"/v1/responses/{_checked(job_id)}/cancel")
 
     def list_jobs(
         self, parameters: dict[str, str], limit: int | None = None
@@ -97,7 +98,7 @@ class Client:
     def place(self, job_id: str) -> dict[str, Any]:
         """Return a job's place in the queue; nothing if it cannot be had."""
         try:
-            return self._call("GET", f"/api/jobs/{job_id}/place")
+            return self._call("GET", f"/api/jobs/{_checked(job_id)}/place")
         except (ExpectedError, httpx2.TransportError):
             return {}
 
@@ -125,27 +126,27 @@ class Client:
 
     def replay(self, job_id: str) -> str:
         """Submit a job again; return the id of the job that replays it."""
-        return str(self._reach("POST", f"/api/jobs/{job_id}/replay")["id"])
+        return str(self._reach("POST", f"/api/jobs/{_checked(job_id)}/replay")["id"])
 
     def retry(self, job_id: str) -> dict[str, Any]:
         """Let a failed job go on, and return its summary."""
-        return self._reach("POST", f"/api/jobs/{job_id}/retry")
+        return self._reach("POST", f"/api/jobs/{_checked(job_id)}/retry")
 
     def history(self, job_id: str) -> dict[str, Any]:
         """Return the history of a job."""
-        return self._reach("GET", f"/api/jobs/{job_id}")
+        return self._reach("GET", f"/api/jobs/{_checked(job_id)}")
 
     def review(self, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
         """Add a review of a job; return it."""
-        return self._reach("POST", f"/api/jobs/{job_id}/reviews", json=body)
+        return self._reach("POST", f"/api/jobs/{_checked(job_id)}/reviews", json=body)
 
     def erase(self, job_id: str, texts: list[str] | str) -> dict[str, Any]:
         """Erase texts of a job; return which were."""
-        return self._reach("POST", f"/api/jobs/{job_id}/erase", json={"texts": texts})
+        return self._reach("POST", f"/api/jobs/{_checked(job_id)}/erase", json={"texts": texts})
 
     def delete(self, job_id: str) -> None:
         """Delete a job."""
-        self._reach("DELETE", f"/api/jobs/{job_id}")
+        self._reach("DELETE", f"/api/jobs/{_checked(job_id)}")
 
     def delete_matching(self, body: dict[str, Any]) -> int:
         """Delete the jobs that a filter matches, or with ``dry_run`` only count them; return their number."""
@@ -178,7 +179,9 @@ class Client:
     def proof(self, job_id: str, **parameters: str) -> str:
         """Return the proof that a job, a ``review`` or an ``erasure`` of it is in the transparency log."""
         try:
-            return self._request("GET", f"/api/jobs/{job_id}/proof", params=parameters).text
+            return self._request(
+                "GET", f"/api/jobs/{_checked(job_id)}/proof", params=parameters
+            ).text
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -214,7 +217,7 @@ class Client:
                     if event["type"] in FINAL:
                         return
                 # The server closed the stream: it is shutting down, or there are no more events.
-                response = self._call("GET", f"/v1/responses/{job_id}")
+                response = self._call("GET", f"/v1/responses/{_checked(job_id)}")
                 if response["status"] not in ("queued", "in_progress"):
                     yield {"type": FINAL[0], "response": response}
                     return
@@ -229,7 +232,7 @@ class Client:
     def _events(self, job_id: str, after: int) -> Iterator[dict[str, Any] | None]:
         """Yield None once the stream has begun, and then its events."""
         params = {"stream": "true", "starting_after": str(after)}
-        with self._http.stream("GET", f"/v1/responses/{job_id}", params=params) as reply:
+        with self._http.stream("GET", f"/v1/responses/{_checked(job_id)}", params=params) as reply:
             if reply.status_code != 200:
                 reply.read()
                 raise _error(reply)
@@ -245,7 +248,11 @@ class Client:
             raise self._unreachable(error) from error
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        data: dict[str, Any] = self._request(method, path, **options).json()
+        reply = self._request(method, path, **options)
+        try:
+            data: dict[str, Any] = reply.json()
+        except ValueError as error:
+            raise ExpectedError(_strange(reply)) from error
         return data
 
     def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
@@ -275,8 +282,23 @@ def _error(reply: httpx2.Response) -> ExpectedError:
         data = reply.json()
         message = str(data["detail"] if "detail" in data else data["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        message = f"the server responded with status {reply.status_code}, and not as HelixQ does: check the URL"
+        message = _strange(reply)
     else:
         if reply.status_code == 401:
             message += " Set HELIXQ_API_KEY."
     return UnreachableError(message) if reply.status_code >= 500 else ExpectedError(message)
+
+
+def _strange(reply: httpx2.Response) -> str:
+    return f"the server responded with status {reply.status_code}, and not as HelixQ does: check the URL"
+
+
+def _checked(job_id: str) -> str:
+    """Return the id of a job. What is none could name another path.
+
+    Raises:
+        ExpectedError: it is none.
+    """
+    if not re.fullmatch("resp_[0-9a-z]+", job_id):
+        raise ExpectedError(f"{job_id!r} is not the id of a job: these begin with `resp_`")
+    return job_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 import click
@@ -11,6 +12,10 @@ from jobs.errors import UserError
 
 #: What the extra `worker` brings.
 MODEL_LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tqdm")
+
+
+#: The errors of a disk, a quota or a limit that has no room left.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ExpectedError(UserError):
@@ -37,6 +42,8 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in MODEL_LIBRARIES:
         return f"{error.name} is not installed: pip install 'helixq[worker]'"
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"{error.filename or 'the output'} cannot be written ({error.strerror}): make room"
     # Imported here since it is slow, and most commands end without such an error.
     import sqlalchemy as sa
     from redis import RedisError

@@ -122,13 +122,21 @@ def _copy(data: Iterable[bytes], file: IO[bytes]) -> None:
 
 @contextmanager
 def _replacing(output: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of another when it is whole, and is deleted otherwise."""
-    part = output.with_name(f"{output.name}.part")
+    """Open a file that takes the place of another when it is whole, and is deleted otherwise.
+
+    A device or a pipe, such as ``/dev/stdout``, is written to, and a link stays one.
+    """
+    file = output.resolve()
+    part = file.with_name(f"{file.name}.part")
     try:
-        with part.open("wb") as file:
-            yield file
-            os.fsync(file.fileno())
-        part.replace(output)
+        if file.exists() and not file.is_file():
+            with output.open("wb") as opened:
+                yield opened
+            return
+        with part.open("wb") as opened:
+            yield opened
+            os.fsync(opened.fileno())
+        part.replace(file)
     except OSError as error:
         raise ExpectedError(f"{output} cannot be written ({error.strerror})") from error
     finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -84,7 +86,19 @@ def _parameter(value: str | float) -> str:
 
 
 def _with_scheme(_context: click.Context, _option: object, url: str | None) -> str | None:
-    return f"http://{url}" if url and "://" not in url else url
+    if not url:
+        return None
+    url = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # The port is no number, or a bracket is missing.
+        named = None
+    if not named or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise click.BadParameter(
+            f"{url!r} is not the URL of a server, such as http://127.0.0.1:8000."
+        )
+    return url
 
 
 def server(command: F) -> F:
@@ -117,4 +131,7 @@ def read_question(question: str | None) -> str:
             raise click.UsageError("The question on standard input is not UTF-8.") from error
     if not question or not question.strip():
         raise click.UsageError("The question is empty.")
+    # Bytes of an argument that are no text are surrogates.
+    if re.search("[\ud800-\udfff]", question):
+        raise click.UsageError("The question is not UTF-8.")
     return question

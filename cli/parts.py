@@ -21,7 +21,7 @@ from jobs.database import Database, create_engine
 from jobs.maintenance import Maintenance
 from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
-from jobs.settings import Settings
+from jobs.settings import DATA_DIR_MODE, Settings
 from jobs.stop_signals import StopSignals
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import keys
@@ -154,7 +154,7 @@ def migrate(settings: Settings, target: str) -> str | None:
     """Migrate the schema to a revision; return that revision."""
     if settings.database_url is None:
         try:
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            settings.data_dir.mkdir(mode=DATA_DIR_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise unusable(settings.data_dir, error) from error
     engine = create_engine(settings.database)

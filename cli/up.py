@@ -23,7 +23,7 @@ from jobs import demo_model
 from jobs.database import Database
 from jobs.program import PROGRAM, die_with_parent
 from jobs.progress import Progress
-from jobs.settings import Settings
+from jobs.settings import DATA_DIR_MODE, Settings
 from jobs.stop_signals import StopSignals
 from jobs.use_cases import workers
 
@@ -208,7 +208,7 @@ def start_redis(settings: Settings, stack: ExitStack) -> Part:
     if socket_path.parent != settings.data_dir:
         stack.enter_context(_socket_folder(socket_path.parent))
     folder = settings.data_dir / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=DATA_DIR_MODE, parents=True, exist_ok=True)
     log_file = settings.data_dir / "redis.log"
     command = [program]
     options = {
@@ -317,7 +317,7 @@ def _listens(settings: Settings) -> bool:
 def _data_dir(folder: Path) -> Iterator[None]:
     """Lock the data folder: two programs in one folder would share a Redis socket."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=DATA_DIR_MODE, parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise parts.unusable(folder, error) from error

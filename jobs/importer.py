@@ -6,7 +6,6 @@ them one transaction.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -15,6 +14,7 @@ from jobs.database import Database
 from jobs.formats.compression import decompressed
 from jobs.jsonl import read_lines
 from jobs.models import OPEN, Job
+from jobs.protocol.body import loads
 from jobs.protocol.restoring import disagreement, restore
 from jobs.tlog import exported
 from jobs.tlog.exported import Checked, HistoryError
@@ -72,7 +72,7 @@ def read_histories(file: IO[bytes], trusted: Sequence[Verifier]) -> Iterator[Lin
         if not line.text.strip():
             continue
         try:
-            told = json.loads(line.text)
+            told = loads(line.text)
         except (ValueError, RecursionError) as error:
             raise RefusedError(number, f"it is no JSON ({error})") from error
         if not isinstance(told, dict) or not {"id", "attempts", "log"} <= told.keys():

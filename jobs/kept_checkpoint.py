@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 from jobs.errors import LogKeyError
+from jobs.settings import DATA_DIR_MODE
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.note import Note, NoteError
 
@@ -57,7 +58,7 @@ class KeptCheckpoint:
             known = self.read()
             if known and known.origin == checkpoint.origin and known.size >= checkpoint.size:
                 return
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.parent.mkdir(mode=DATA_DIR_MODE, parents=True, exist_ok=True)
             part.write_text(note, encoding="utf-8")
             part.replace(self.file)
         except (OSError, LogKeyError) as error:

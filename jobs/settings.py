@@ -34,6 +34,8 @@ PREFIX = "HELIXQ_"
 #: has one.
 SECRETS = ("database_url", "redis_url", "engine_api_key", "api_key", "log_key", "otlp_endpoint")
 FILE_SUFFIX = "_FILE"
+#: Of a data folder that is made: it has the histories, and in the database the key that signs the log.
+DATA_DIR_MODE = 0o700
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
 
 #: The maximum length of a Unix socket's path in bytes. Linux allows 107, macOS 103.

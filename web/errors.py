@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
-from flask import Flask, Response, jsonify, make_response, render_template, request
+from flask import Flask, Response, current_app, jsonify, make_response, render_template, request
+from flask.globals import request_ctx
 from sqlalchemy.exc import SQLAlchemyError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
 
 from jobs import transient
 from jobs.protocol.errors import STATUSES, ErrorKind, ProtocolError, translate
@@ -79,6 +80,9 @@ def error_response(error: ProtocolError) -> Response:
         response = make_response(f"{error.message}\n")
         response.mimetype = "text/plain"
     else:
+        if request_ctx.url_adapter is None:
+            # Flask routes no request whose host cannot be a name, and the page has links.
+            request_ctx.url_adapter = current_app.url_map.bind("localhost")
         response = make_response(render_template("error.html", title=title, error=error))
     response.status_code = status
     response.headers.update(headers_of(error))
@@ -125,6 +129,8 @@ def _handle_http(error: HTTPException) -> Response:
         405: ("method_not_allowed", f"{request.path} does not support {request.method}."),
         413: ("request_too_large", too_large(request.method, request.path)),
     }.get(status, ("bad_request", error.description or HTTPStatus(status).description))
+    if isinstance(error, BadHost):
+        message = "The `Host` header is not the name of a host."
     response = error_response(HTTPError(status, message, code=code))
     for name, value in error.get_headers():
         if name.lower() == "allow":

@@ -22,7 +22,7 @@ from flask import Flask
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
@@ -67,6 +67,12 @@ class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types
         with self.channel.sent_together():
             super().write(data)
 
+    def build_response_header(self) -> bytes:
+        header: bytes = super().build_response_header()
+        if self.request.command == "HEAD":
+            self.chunked_response = False  # No body, and so no last chunk either.
+        return header
+
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
     """Responds to a malformed request, in the shape of the part of the site that was requested."""
@@ -79,6 +85,8 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
             message = too_large(self.request.command, self.request.path)
         elif error.code == 431:
             message = f"The request headers are larger than {MAX_HEADERS >> 10} KiB."
+        elif error.code == 501:
+            message, code = "`Transfer-Encoding` must be `chunked`.", "unsupported_encoding"
         elif error.code >= 500:
             message, code = f"{error.body}.", "server_error"
         if error.code == 503:
@@ -123,6 +131,9 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
 
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            # A proxy may believe the one and we the other, and take the rest for another request.
+            raise ParsingError("It has both Content-Length and Transfer-Encoding")
         self.is_upload = is_upload(self.command, self.path)
         if self.is_upload:
             # The settings of one server, so a place for what its requests share.

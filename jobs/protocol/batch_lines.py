@@ -7,7 +7,7 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from jobs.models import Job
-from jobs.protocol.body import check_depth
+from jobs.protocol.body import NotFiniteError, check_depth, loads
 from jobs.protocol.chat_completion import chat_completion, error_of
 from jobs.protocol.chat_request import in_chat_terms
 from jobs.protocol.errors import STATUSES, InvalidRequestError, ProtocolError
@@ -42,9 +42,10 @@ def parse_line(line: bytes) -> dict[str, Any]:
         InvalidRequestError: it is not a JSON object.
     """
     try:
-        data = json.loads(line)
+        data = loads(line)
     except (ValueError, RecursionError) as error:
-        reason = f": {error}" if isinstance(error, json.JSONDecodeError) else ""
+        told = isinstance(error, json.JSONDecodeError | NotFiniteError)
+        reason = f": {error}" if told else ""
         raise InvalidRequestError(
             f"The line is not valid JSON{reason}.", code="invalid_json_line"
         ) from error

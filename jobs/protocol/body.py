@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+import math
+from typing import Any, NoReturn
 
 from jobs.protocol.errors import InvalidRequestError
 
@@ -14,6 +15,31 @@ MAX_DEPTH = 100
 _FLOATS = ("temperature", "top_p")
 
 
+class NotFiniteError(ValueError):
+    """A number that JSON cannot spell: replies that repeat it could not be read."""
+
+
+def loads(text: bytes) -> Any:
+    """Parse what a client sent as JSON.
+
+    Python's parser takes ``NaN`` and ``Infinity``, which are no JSON, and reads ``1e400`` as infinity.
+
+    Raises:
+        NotFiniteError: there is such a number.
+        ValueError, RecursionError: it is not JSON, or not in Unicode, or too deep, or has a number with too many digits.
+    """
+    return json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+
+
+def _not_finite(text: str) -> NoReturn:
+    raise NotFiniteError(f"{text[:20]} is no number that JSON has")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _not_finite(text)
+
+
 def parse(body: bytes) -> dict[str, Any]:
     """Parse a body; `jobs.protocol.validation.validate` checks its parameters.
 
@@ -21,8 +47,8 @@ def parse(body: bytes) -> dict[str, Any]:
         InvalidRequestError: the body is not a JSON object.
     """
     try:
-        data = json.loads(body)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = loads(body)
+    except (json.JSONDecodeError, UnicodeDecodeError, NotFiniteError) as error:
         raise InvalidRequestError(
             f"The body is not valid JSON: {error}.", code="invalid_json"
         ) from error

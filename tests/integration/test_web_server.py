@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import threading
 import time
@@ -97,6 +98,36 @@ def test_ipv6(environ: dict[str, str]) -> None:
         assert (reply.status, reply.read()[:12]) == (202, b'{"id":"resp_')
         assert reply.headers["Location"].startswith("/v1/responses/")
         connection.close()
+
+
+def test_odd_requests_get_one_reply_without_a_bug(environ: dict[str, str]) -> None:
+    post = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    body = b'{"input": "Why?", "background": true}'
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    requests = {
+        post + b"Transfer-Encoding: chunked\r\n\r\n" + chunks: "202 ACCEPTED",
+        # A proxy may believe the length and not the chunks: what follows would be another request.
+        post
+        + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + chunks: "400 bad_request",
+        post + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + chunks: "501 unsupported_encoding",
+        post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" + chunks: "400 bad_request",
+    }
+    with serving(environ) as place:
+        for request, expected in requests.items():
+            with socket.create_connection(place, PATIENCE) as connection:
+                connection.sendall(request)
+                head, _, content = read_all(connection).partition(b"\r\n\r\n")
+            status, *code = expected.split(" ")
+            assert head.startswith(f"HTTP/1.1 {status}".encode())
+            if status != "202":
+                assert json.loads(content)["error"]["code"] == code[0]
+                assert ".." not in content.decode()
+        # A reply without a length ends with a chunk of its own; one to HEAD has none.
+        with socket.create_connection(place, PATIENCE) as connection:
+            connection.sendall(b"HEAD /api/jobs/export HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            head, _, content = read_all(connection).partition(b"\r\n\r\n")
+            assert (head[:15], content) == (b"HTTP/1.1 200 OK", b"")
 
 
 def test_the_loop_never_waits_while_a_client_does(environ: dict[str, str]) -> None:

@@ -124,6 +124,17 @@ def test_settings_exist(name: str) -> None:
     assert {n.lower() for n in named} - set(Settings.model_fields) - files == set()
 
 
+def test_the_table_of_errors_has_every_code() -> None:
+    given = set()
+    for file in [*ROOT.glob("jobs/**/*.py"), *ROOT.glob("web/**/*.py")]:
+        source = file.read_text(encoding="utf-8")
+        given |= set(re.findall(r'\bcode="([a-z_]+)"', source))
+        given |= set(re.findall(r'StatisticsError\(\s*"\w+",\s*"(\w+)"', source))
+    # Those of a batch's lines and of streams are described where these are.
+    described = set(_CODE.findall(prose("docs/http.md")))
+    assert given - described == set()
+
+
 def test_the_map_has_every_page() -> None:
     linked = {link.partition("#")[0] for link, _ in _LINK.findall(prose("docs/index.md"))}
     pages = {file.name for file in ROOT.glob("docs/*.md")} - {"index.md"}

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from jobs.settings import Settings
+from jobs.settings import DATA_DIR_MODE, Settings
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Digests:
         if self._cache_file is None or not new:
             return
         try:
-            self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+            self._cache_file.parent.mkdir(mode=DATA_DIR_MODE, parents=True, exist_ok=True)
             # Replace the file atomically, since another worker may be reading it.
             part = self._cache_file.with_name(f"{self._cache_file.name}.{uuid4().hex}")
             try:

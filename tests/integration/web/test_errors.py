@@ -37,7 +37,14 @@ def test_bad_questions_are_refused_and_not_stored(web: Client, database: Databas
 BAD_BODIES = [
     ("{", "application/json", 400, "invalid_json"),
     ("[1]", "application/json", 400, "invalid_type"),
-    ('{"input": "x", "temperature": NaN}', "application/json", 400, "invalid_value"),
+    ('{"input": "x", "temperature": NaN}', "application/json", 400, "invalid_json"),
+    # A reply that repeated it would be no JSON.
+    (
+        '{"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "annotations": [1e400]}]}]}',
+        "application/json",
+        400,
+        "invalid_json",
+    ),
     ('{"input": "x"}', "text/plain", 415, "unsupported_type"),
     ('{"input": "x", "model": "gpt-5"}', "application/json", 404, "model_not_found"),
     ('"' + "x" * (1 << 20) + '"', "application/json", 413, "request_too_large"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
@@ -63,6 +64,27 @@ def run(there: str) -> Command:
     return lambda *arguments, **options: CliRunner().invoke(
         main, ["jobs", *map(str, arguments)], env=env, **options
     )
+
+
+def test_an_export_takes_the_place_of_a_file_and_of_nothing_else(
+    jobs: Command, ended: list[str], tmp_path: Path
+) -> None:
+    """A pipe, a device or a link stays what it is."""
+    pipe, link, linked = (tmp_path / name for name in ("pipe", "link", "linked.jsonl"))
+    os.mkfifo(pipe)
+    link.symlink_to(linked)
+    # Opening a pipe for writing waits for a reader.
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        assert jobs("export", "-o", str(pipe)).exit_code == 0
+        assert len(os.read(reader, 1 << 16).splitlines()) == len(ended)
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert jobs("export", "-o", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert len(linked.read_bytes().splitlines()) == len(ended)
+    assert sorted(tmp_path.glob("*.part")) == []
 
 
 def test_histories_go_from_one_server_to_another(

@@ -93,6 +93,16 @@ def test_an_unknown_job_is_an_error_in_one_sentence(jobs: Command) -> None:
         assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("given", ["", "export", "../stats", "resp_0/place", "resp_0?stream=true"])
+def test_what_is_no_id_of_a_job_names_nothing_else(jobs: Command, given: str) -> None:
+    for command in ("show", "watch", "cancel"):
+        result = jobs(command, given)
+        assert result.exit_code == 1
+        assert result.output == (
+            f"Error: {given!r} is not the id of a job: these begin with `resp_`\n"
+        )
+
+
 def test_a_failed_job_is_retried(web: Client, database: Database, jobs: Command) -> None:
     job_id = ask(web)["id"]
     claim = stages.claim(database, job_id, 0, WORKER, job_timeout=60)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
+
 from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.use_cases import queries
@@ -36,6 +38,24 @@ def test_a_server_with_keys_may_have_any_name(redis_server: RedisServer, tmp_pat
         assert web.get("/healthz", headers=headers).status_code == 200
         assert web.get("/", headers=headers).headers["Location"] == "/login?next=/"
         assert web.get("/v1/models", headers=headers).status_code == 401
+
+
+#: Those that cannot be the name of a host, and so cannot be routed.
+ODD_HOSTS = ("a..b", ".127.0.0.1", "x" * 64, "a/b", "[", "127.0.0.1:x")
+
+
+@pytest.mark.parametrize("listens", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 (nothing is bound)
+def test_a_host_that_is_none_is_no_bug(
+    redis_server: RedisServer, tmp_path: Path, listens: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    expected = (400,) if listens == "127.0.0.1" else (200, 400, 404)
+    with serving(url, redis_server.url, HOST=listens, AUTH="off") as web:
+        web.application.config["PROPAGATE_EXCEPTIONS"] = False
+        for host in ODD_HOSTS:
+            for path in ("/jobs", "/none", "/v1/responses", "/api/jobs", "/healthz", "/log/none"):
+                reply = web.get(path, headers={"Host": host})
+                assert reply.status_code in expected, (host, path)
 
 
 def test_redirects_and_links_do_not_follow_the_host(web: Client) -> None:

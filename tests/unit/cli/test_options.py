@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli.options import server
+from cli.options import read_question, server
 
 
 @click.command()
@@ -25,3 +25,18 @@ def command(url: str | None) -> None:
 )
 def test_a_server_is_named_by_its_url_or_its_host_and_port(given: str, url: str) -> None:
     assert CliRunner().invoke(command, ["--url", given]).output == f"{url}\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["http://[::1", "ftp://example.com", "http://", "example.com:port", "a b", "localhost:0"],
+)
+def test_what_is_no_url_of_a_server_is_refused(given: str) -> None:
+    result = CliRunner().invoke(command, ["--url", given])
+    assert result.exit_code == 2
+    assert "is not the URL of a server" in result.output
+
+
+def test_a_question_in_another_encoding_is_refused() -> None:
+    with pytest.raises(click.UsageError, match="not UTF-8"):
+        read_question("What is \udcff?")

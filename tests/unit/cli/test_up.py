@@ -29,6 +29,12 @@ def test_redis_is_redislites_or_else_the_systems(
         assert up.find_redis() == str(tmp_path / name)
 
 
+def test_others_cannot_read_the_data_folder_that_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "data"
+    with up._data_dir(folder):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.fixture
 def long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """Settings with a long data folder, and temporary files in a folder of their own."""

@@ -43,7 +43,9 @@ def test_a_line_becomes_a_request_of_the_lowest_priority() -> None:
     assert (chat.question, chat.priority, chat.context) == ("Why?", 0, "question")
 
 
-@pytest.mark.parametrize("text", ["{", "", "[1]", "nonsense", "[" * 100_000, "\x00", '{"a": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "", "[1]", "nonsense", "[" * 100_000, "\x00", '{"a": 1}}', '{"a": NaN}']
+)
 def test_what_is_no_json_object_is_refused(text: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         check(text)
