@@ -41,13 +41,13 @@ def resume(settings: Settings, /, fields: Fields | None, url: str | None) -> Non
         changed = client.resume()
     said = "The queue was not paused."
     if changed["changed"]:
-        said = f"The queue is resumed. It was {_since(changed['pause'])}."
+        said = f"The queue is resumed. It had been {_since(changed['pause'])}."
     _show(changed, fields, said)
 
 
 def sentence(pause: dict[str, Any]) -> str:
     """Return since when the queue is paused, by whom, and the note."""
-    return f"The queue is {_since(pause)}."
+    return f"The queue has been {_since(pause)}."
 
 
 def _since(pause: dict[str, Any]) -> str:

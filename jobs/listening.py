@@ -6,7 +6,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -21,6 +22,12 @@ MAX_BLOCK = 1.0
 #: Seconds between two wakings of a subscriber by text, for each stream that is read here, and the maximum. To wake a
 #: thread costs more than to send what it has, and the text of 100 jobs comes 1,000 times a second.
 PACE, MAX_PACE = 0.0015, 0.15
+#: Subscribers with text that run at the same time. Python runs one thread at a time: those that wait for it wake up
+#: every 5 ms to ask for it, and interrupt the one that runs.
+TURNS = 2
+#: Seconds after which all others run too: some may wait for the database or their clients, or for more requests than
+#: Python can run at once.
+TURNS_TIMEOUT = 0.05
 #: Seconds after which Redis drops the wake-up stream of a process that has gone.
 WAKE_EXPIRY = 3600
 
@@ -32,13 +39,18 @@ EntryId = tuple[int, int]
 class Subscription:
     """The entries of one stream that its subscriber has not taken yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: _Turns) -> None:
         # A lock of its own: news wake hundreds of subscribers at the same time.
         self._changed = threading.Condition(threading.Lock())
         self._entries: list[Fields] = []
         self._away = False
-        #: When the subscriber was woken last.
-        self._woken_at = 0.0
+        #: Whether the subscriber waits for entries.
+        self._waiting = False
+        self._turns = turns
+        #: When it was told of text last.
+        self.told_at = 0.0
+        #: Whether it is in the line of those that have text.
+        self.in_line = False
         #: The id of the last entry that was received.
         self.cursor: EntryId = (0, 0)
 
@@ -48,12 +60,21 @@ class Subscription:
         Returns:
             the entries, and whether Redis was away since the last call.
         """
+        self._turns.pass_on()
         with self._changed:
             if not (self._entries or self._away):
+                self._waiting = True
                 self._changed.wait(timeout)
+                self._waiting = False
             entries, self._entries = self._entries, []
             away, self._away = self._away, False
         return entries, away
+
+    def wake(self) -> bool:
+        """Wake the subscriber; return whether it waits. One that does not takes its entries when it comes back."""
+        with self._changed:
+            self._changed.notify_all()
+            return self._waiting
 
     # --- the listener's thread --------------------------------------------------------
 
@@ -65,20 +86,46 @@ class Subscription:
             self._entries += new
         return any("text" not in fields for fields in new)
 
-    def wake(self, pace: float) -> bool:
-        """Wake the subscriber, unless it was woken less than ``pace`` seconds ago; return whether it was woken now."""
-        now = time.monotonic()
-        if now - self._woken_at < pace:
-            return False
-        self._woken_at = now
-        with self._changed:
-            self._changed.notify_all()
-        return True
-
     def set_away(self) -> None:
         with self._changed:
             self._away = True
             self._changed.notify_all()
+
+
+class _Turns:
+    """The line of subscribers that have text: a few run, and each that is done wakes the next one. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._line: deque[Subscription] = deque()
+        #: Since when there is somebody in the line.
+        self._since = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._line)
+
+    def add(self, subscriptions: Iterable[Subscription], now: float) -> None:
+        """Put subscribers at the end, and let the first ones run. The listener calls it in each turn."""
+        if not self._line:
+            self._since = now
+        for subscription in subscriptions:
+            if not subscription.in_line:
+                subscription.in_line = True
+                self._line.append(subscription)
+        overdue = now - self._since > TURNS_TIMEOUT
+        for _ in range(len(self._line) if overdue else TURNS):
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Wake the next one that waits."""
+        # Looked at first: most calls find nobody.
+        while self._line:
+            try:
+                subscription = self._line.popleft()
+            except IndexError:  # Another thread was faster.
+                return
+            subscription.in_line = False
+            if subscription.wake():
+                return
 
 
 class Listener:
@@ -102,11 +149,12 @@ class Listener:
         self._wake_cursor: EntryId = (0, 0)
         #: Subscribers with text that they do not know of, each with the seconds between two wakings.
         self._to_wake: dict[Subscription, float] = {}
+        self._turns = _Turns()
 
     @contextmanager
     def subscribe(self, key: str) -> Iterator[Subscription]:
         """Subscribe to a stream from its start."""
-        subscription = Subscription()
+        subscription = Subscription(self._turns)
         with self._lock:
             self._subscriptions.setdefault(key, []).append(subscription)
             if self._thread is None:
@@ -121,6 +169,7 @@ class Listener:
                 self._subscriptions[key].remove(subscription)
                 if not self._subscriptions[key]:
                     del self._subscriptions[key]
+            self._turns.pass_on()
 
     def close(self) -> None:
         """Stop the thread."""
@@ -165,7 +214,7 @@ class Listener:
         # redis-py types the replies of all protocols and versions at once.
         reply: Any = self._redis.xread(
             {key: f"{cursor[0]}-{cursor[1]}" for key, cursor in cursors.items()},
-            block=round((MAX_PACE if self._to_wake else MAX_BLOCK) * 1000),
+            block=round((MAX_PACE if self._to_wake or self._turns else MAX_BLOCK) * 1000),
         )
         streams = reply.items() if isinstance(reply, dict) else reply or ()
         return {
@@ -175,17 +224,22 @@ class Listener:
     def _distribute(self, streams: dict[str, list[tuple[EntryId, Fields]]]) -> None:
         for entry_id, _ in streams.pop(self._wake_key, []):
             self._wake_cursor = entry_id
+        now = time.monotonic()
         with self._lock:
             pace = min(MAX_PACE, PACE * len(self._subscriptions))
             for key, entries in streams.items():
                 for subscription in self._subscriptions.get(key, ()):
-                    at_once = subscription.put(entries)
-                    self._to_wake[subscription] = 0 if at_once else pace
-        self._to_wake = {
-            subscription: pace
-            for subscription, pace in self._to_wake.items()
-            if not subscription.wake(pace)
-        }
+                    if subscription.put(entries):
+                        subscription.told_at = now
+                        self._to_wake.pop(subscription, None)
+                        subscription.wake()
+                    else:
+                        self._to_wake[subscription] = pace
+        due = [each for each, pace in self._to_wake.items() if now - each.told_at >= pace]
+        for subscription in due:
+            subscription.told_at = now
+            del self._to_wake[subscription]
+        self._turns.add(due, now)
 
     def _set_away(self) -> None:
         """Make all subscribers read the database instead, and pause, so that no thread spins."""

@@ -6,6 +6,7 @@ module imports the standard library only, so that the engine can use its types.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -94,6 +95,7 @@ def label(role: Role, round_: int, rounds: int) -> str:
     return LABELS[role] if rounds == 1 or role is Role.ACTOR else f"{LABELS[role]} {round_}"
 
 
+@functools.cache
 def stages(rounds: int = 1) -> tuple[Stage, ...]:
     """Return a job's stages: the actor, then critic and regenerator in each round."""
     return (

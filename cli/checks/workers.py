@@ -29,7 +29,7 @@ def check(settings: Settings) -> Findings:
     for pause in described.pauses:
         if pause.resumed_at is None:
             yield warning(
-                f"the queue is paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}, so that no "
+                f"the queue has been paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}, so that no "
                 "stage starts: resume it with `helixq resume`"
             )
     for worker in ready:

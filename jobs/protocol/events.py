@@ -31,6 +31,7 @@ from jobs.protocol.response import (
 #: An event without its sequence number.
 Event = dict[str, Any]
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 #: Statuses of attempts that ended without a stored text.
 _TEXT_LOST = (AttemptStatus.LOST, AttemptStatus.RELEASED)
 
@@ -63,20 +64,57 @@ def events(job: Job, live: dict[int, list[str]]) -> Iterator[Event | None]:
         yield {"type": f"response.{name}", "response": response(job)}
 
 
-def deltas(job: Job, attempt: Attempt, text: str) -> list[Event]:
-    """Return the events of one piece of an attempt's text: `events_per_piece` of them."""
-    return list(_deltas(job, pipeline.stages(job.rounds)[attempt.stage_index], attempt, text))
+class Pieces:
+    """The events of the pieces of an attempt's text. What all pieces have in common is made once.
 
+    A piece of a draft or a critique is one of the item's content and one of its summary: some clients
+    show the one, some the other.
+    """
 
-def events_per_piece(job: Job, attempt: Attempt) -> int:
-    """Return how many events a piece of an attempt's text has."""
-    return 1 if is_message(job, pipeline.stages(job.rounds)[attempt.stage_index]) else 2
+    def __init__(self, job: Job, attempt: Attempt) -> None:
+        stage = pipeline.stages(job.rounds)[attempt.stage_index]
+        location = _location(job, stage, attempt)
+        name, extra = _text_event(job, stage)
+        #: The events of a piece without its text.
+        self._events: list[Event] = [{"type": f"{name}.delta", **location, **extra}]
+        if not is_message(job, stage):
+            summary = _summary_location(location)
+            self._events.insert(0, {"type": "response.reasoning_summary_text.delta", **summary})
+        #: Their types, and the events as JSON up to the text.
+        self._heads = [
+            (str(event["type"]), f'{_dumps(event)[:-1]},"delta":') for event in self._events
+        ]
+
+    def __len__(self) -> int:
+        """Return how many events a piece has."""
+        return len(self._events)
+
+    def events(self, text: str) -> list[Event]:
+        """Return the events of one piece."""
+        return [{**event, "delta": text} for event in self._events]
+
+    def to_json(self, text: str, sequence_number: int) -> list[tuple[str, str]]:
+        """Return the types of a piece's events, and the events as `to_json` does.
+
+        Args:
+            text: of the piece.
+            sequence_number: of its first event.
+        """
+        delta = _dumps(text)
+        return [
+            (kind, f'{head}{delta},"sequence_number":{number}}}')
+            for number, (kind, head) in enumerate(self._heads, sequence_number)
+        ]
 
 
 def to_json(event: Event, sequence_number: int) -> str:
     """Return an event as JSON, in ASCII."""
+    return _dumps({**event, "sequence_number": sequence_number})
+
+
+def _dumps(value: Any) -> str:
     # ASCII: some readers take U+2028 and similar characters for the end of a line.
-    return json.dumps({**event, "sequence_number": sequence_number}, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _streamed_attempt(job: Job, run: int, stage: Stage) -> Attempt | None:
@@ -100,6 +138,7 @@ def _stage_events(
     location = _location(job, stage, attempt)
     summary = _summary_location(location)
     name, extra = _text_event(job, stage)
+    pieces = Pieces(job, attempt)
     yield {
         "type": "response.output_item.added",
         "output_index": location["output_index"],
@@ -118,15 +157,15 @@ def _stage_events(
     }
     if attempt.status is AttemptStatus.RUNNING:
         for piece in live.get(attempt.id, []):
-            yield from _deltas(job, stage, attempt, piece)
+            yield from pieces.events(piece)
         return
     text = attempt.output or ""
     for piece in _pieces(text, attempt.delta_lengths or []):
-        yield from _deltas(job, stage, attempt, piece)
+        yield from pieces.events(piece)
     if attempt.status in _TEXT_LOST:
         # The maximum number of pieces: one for each token, and one for the end.
-        pieces = attempt.max_output_tokens + 1
-        yield from itertools.repeat(None, pieces * events_per_piece(job, attempt))
+        most = attempt.max_output_tokens + 1
+        yield from itertools.repeat(None, most * len(pieces))
     complete = attempt.status is AttemptStatus.FINISHED and attempt.finish_reason == "stop"
     status = "completed" if complete else "incomplete"
     if not is_message(job, stage):
@@ -147,23 +186,6 @@ def _stage_events(
         "output_index": location["output_index"],
         "item": output_item(job, stage, text, status, attempt.run),
     }
-
-
-def _deltas(job: Job, stage: Stage, attempt: Attempt, text: str) -> Iterator[Event]:
-    """Yield the events of one piece of an attempt's text.
-
-    A piece of a draft or a critique is one of the item's content and one of its summary: some clients
-    show the one, some the other.
-    """
-    location = _location(job, stage, attempt)
-    name, extra = _text_event(job, stage)
-    if not is_message(job, stage):
-        yield {
-            "type": "response.reasoning_summary_text.delta",
-            **_summary_location(location),
-            "delta": text,
-        }
-    yield {"type": f"{name}.delta", **location, "delta": text, **extra}
 
 
 def _summary_location(location: dict[str, Any]) -> dict[str, Any]:

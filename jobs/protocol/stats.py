@@ -16,6 +16,13 @@ from jobs.use_cases.statistics import AdapterKey, By, Key, Side, Statistics
 
 #: The percentiles that distributions have.
 PERCENTILES = (50, 90, 99)
+#: The distribution of no values.
+_NO_VALUES: dict[str, Any] = {
+    "count": 0,
+    "total": 0.0,
+    "mean": None,
+    **{f"p{percentile}": None for percentile in PERCENTILES},
+}
 #: The measures of a stage.
 STAGE_MEASURES = ("time", "first_token", "prompt_tokens", "output_tokens", "rate")
 #: What shares are compared: those that count as the first of those that count as any of the others.
@@ -60,7 +67,7 @@ def statistics(read: Statistics) -> dict[str, Any]:
             {"key": _key(by, key, read), **figures(tally)} for key, tally in read.groups.items()
         ],
         "others": others,
-        "comparison": None if read.compared is None else _comparison(read),
+        "comparison": comparison(read),
     }
 
 
@@ -104,7 +111,9 @@ def unit(name: str) -> int:
 
 
 def _distribution(tally: Tally, name: str) -> dict[str, Any]:
-    measure = tally.measures.get(name) or Measure()
+    measure = tally.measures.get(name)
+    if measure is None or not measure.count:
+        return _NO_VALUES.copy()
     per = unit(name)
     values = measure.percentiles([p / 100 for p in PERCENTILES])
     return {
@@ -148,8 +157,10 @@ def _named(of: Any) -> dict[str, Any] | None:
     return None if of is None else {"name": of.get("name"), "digest": of.get("digest")}
 
 
-def _comparison(read: Statistics) -> dict[str, Any]:
-    assert read.compared is not None  # noqa: S101 (the caller looked)
+def comparison(read: Statistics) -> dict[str, Any] | None:
+    """Return how the two sides compare that were asked for; None if none were."""
+    if read.compared is None:
+        return None
     first, second = read.compared
     return {
         "first": _side(first, read),

@@ -39,6 +39,7 @@ def show(given: dict[str, str], message: str | None = None, again: Job | None = 
         models=[(_short(base), context) for base, context in outlook.serving],
         demo=demo_model if bases == {demo_model.BASE} else None,
         outlook=outlook_sentence(outlook.standing, now),
+        held=outlook.standing.pause is not None or not outlook.standing.ready,
         recent=recent,
     )
 

@@ -18,6 +18,7 @@ class Row:
     """A stage of both jobs."""
 
     title: str
+    role: str
     #: Whether the prompts, and the texts, are the same; None where a job has no such text, or it was erased.
     same_prompt: bool | None
     same_text: bool | None
@@ -61,6 +62,7 @@ def _row(
     both = old is not None and new is not None
     return Row(
         title=view.title(job, attempt.role, attempt.round),
+        role=attempt.role.value,
         same_prompt=same_prompt,
         same_text=old == new if both else None,
         left=None if old is None else texts.beside(None, old, new, options),

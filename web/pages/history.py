@@ -193,8 +193,8 @@ def _chips(chosen: Wanted | None, asked: dict[str, str]) -> list[_Chip]:
     total = None if counts is None else sum(counts.values())
     bounded = counts is not None and overview.MAX_COUNT in counts.values()
     others = {name: value for name, value in asked.items() if name != "status"}
-    current = asked.get("status")
-    chips = [_Chip("All", _number(total, bounded), url(others), current is None)]
+    current = asked.get("status", "").split(",")
+    chips = [_Chip("All", _number(total, bounded), url(others), "status" not in asked)]
     for status in Status:
         count = None if counts is None else counts[status]
         chips.append(
@@ -202,7 +202,7 @@ def _chips(chosen: Wanted | None, asked: dict[str, str]) -> list[_Chip]:
                 job_rows.STATUSES[status],
                 _number(count, count == overview.MAX_COUNT),
                 url({**others, "status": status.value}),
-                current == status.value,
+                status.value in current,
             )
         )
     return chips

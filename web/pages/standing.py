@@ -73,7 +73,7 @@ def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
 def paused(pause: LastPause, now: dt.datetime) -> str:
     """Return that the queue is paused, since when, and what the operator says of it."""
     note = "" if pause.note is None else f": {pause.note.rstrip('.')}"
-    return f"The queue is paused since {_clock(pause.paused_at, now)}{note}."
+    return f"The queue has been paused since {_clock(pause.paused_at, now)}{note}."
 
 
 def news(job: Job, sentence: str, now: dt.datetime) -> dict[str, Any]:

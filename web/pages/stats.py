@@ -123,7 +123,7 @@ def _shown(read: Statistics) -> dict[str, Any]:
         left_out = f"The tables have the last {MAX_ROWS} of {len(rows)}; the charts have all."
     elif others := len(read.groups) + read.other_values - len(rows):
         left_out = f"And {others} more with fewer jobs."
-    comparison = protocol.statistics(read)["comparison"]
+    comparison = protocol.comparison(read)
     return {
         "read": read,
         "total": protocol.figures(read.total),

@@ -23,7 +23,10 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a bar: ``queued``, ``prompt`` or ``writing``, from where and how wide, in percent."""
+    """A part of a bar: ``queued``, ``prompt``, ``writing`` or ``ran``, from where and how wide, in percent.
+
+    When the first token came is stored at the end. Until then, and if the attempt was lost, it only ran.
+    """
 
     kind: str
     start: float
@@ -37,12 +40,17 @@ class Bar:
     attempt: Attempt
     parts: list[Part]
     queued: dt.timedelta
-    #: None for what has not begun.
+    #: None for what is not known.
     prompt: dt.timedelta | None
     writing: dt.timedelta | None
     lost: bool
     #: How it ended, in words; None while it is running.
     outcome: str | None
+
+    @property
+    def ran(self) -> bool:
+        """Whether it is not known when it had read its prompt."""
+        return any(part.kind == "ran" for part in self.parts)
 
     @property
     def rate(self) -> float | None:
@@ -87,7 +95,8 @@ def _bar(attempt: Attempt, place: Callable[[dt.datetime], float], now: dt.dateti
     first = attempt.first_token_at
     times = [
         ("queued", attempt.queued_at, attempt.started_at),
-        ("prompt", attempt.started_at, first or end),
+        ("prompt", attempt.started_at, first),
+        ("ran", None if first else attempt.started_at, end),
         ("writing", first, end if first else None),
     ]
     parts = [
@@ -99,7 +108,7 @@ def _bar(attempt: Attempt, place: Callable[[dt.datetime], float], now: dt.dateti
         attempt=attempt,
         parts=parts,
         queued=max(attempt.started_at - attempt.queued_at, dt.timedelta()),
-        prompt=(first or end) - attempt.started_at,
+        prompt=first - attempt.started_at if first else None,
         writing=end - first if first else None,
         lost=attempt.status in LOST,
         outcome=outcome(attempt),

@@ -45,6 +45,7 @@ class StageView:
     #: The id of its output item, which its events name.
     item_id: str
     role: str
+    round: int
     title: str
     #: The last attempt at it, if there was one.
     attempt: Attempt | None
@@ -92,6 +93,7 @@ def stages(job: Job, now: dt.datetime, options: Options) -> list[StageView]:
             StageView(
                 item_id=item_id(job, stage),
                 role=stage.role.value,
+                round=stage.round,
                 title=title(job, stage.role, stage.round),
                 attempt=attempt,
                 finished=attempt is not None and attempt.status is AttemptStatus.FINISHED,

@@ -17,9 +17,9 @@ from flask import Flask, current_app
 
 from jobs.database import Database
 from jobs.errors import JobNotFoundError
-from jobs.models import Attempt, AttemptStatus, Job
+from jobs.models import AttemptStatus
 from jobs.progress import Follower, Progress
-from jobs.protocol.events import Event, deltas, events, events_per_piece
+from jobs.protocol.events import Event, Pieces, events
 from jobs.use_cases import queries
 from jobs.use_cases.queries import JobVersion
 from web.v1 import sse
@@ -82,8 +82,8 @@ class Feed:
         self._live: dict[int, list[str]] = {}
         #: The ids of the attempts that were seen in the rows.
         self._seen_attempts: set[int] = set()
-        #: The running attempt, as (job, attempt, index of the message with its first piece).
-        self._running: tuple[Job, Attempt, int] | None = None
+        #: The running attempt, as (its id, its pieces' events, index of the message with its first piece).
+        self._running: tuple[int, Pieces, int] | None = None
 
     @property
     def ended(self) -> bool:
@@ -188,9 +188,9 @@ class Feed:
             return
         if running:
             attempt = running[-1]
-            pieces = len(self._live.get(attempt.id, []))
-            first_piece = len(current) - pieces * events_per_piece(job, attempt)
-            self._running = job, attempt, first_piece
+            pieces = Pieces(job, attempt)
+            first_piece = len(current) - len(self._live.get(attempt.id, [])) * len(pieces)
+            self._running = attempt.id, pieces, first_piece
         self._append(current[len(self._messages) :])
 
     def _append_live_text(self) -> None:
@@ -200,15 +200,22 @@ class Feed:
         """
         if self._running is None:
             return
-        job, attempt, first_piece = self._running
-        pieces = self._live.get(attempt.id, [])
+        attempt_id, pieces, first_piece = self._running
+        texts = self._live.get(attempt_id, [])
         # Messages are appended a piece at a time.
-        sent = max(0, len(self._messages) - first_piece) // events_per_piece(job, attempt)
-        self._append([event for piece in pieces[sent:] for event in deltas(job, attempt, piece)])
+        sent = max(0, len(self._messages) - first_piece) // len(pieces)
+        messages: list[bytes] = []
+        number = len(self._messages)  # Only this thread appends to it.
+        for text in texts[sent:]:
+            messages += sse.piece_messages(pieces, text, number + len(messages))
+        self._extend(messages)
 
     def _append(self, new: Sequence[Event | None]) -> None:
-        start = len(self._messages)  # Only this thread appends to it.
-        messages = [_message(event, number) for number, event in enumerate(new, start)]
+        self._extend(
+            [_message(event, number) for number, event in enumerate(new, len(self._messages))]
+        )
+
+    def _extend(self, messages: list[bytes]) -> None:
         with self._changed:
             self._messages += messages
 

@@ -5,7 +5,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
-from jobs.protocol.events import Event, to_json
+from jobs.protocol.events import Event, Pieces, to_json
 
 #: A comment that shows that a silent stream is alive. It is one line, without the empty line that would
 #: end an event: the official OpenAI clients hand out an event without data there, once they have seen
@@ -15,9 +15,24 @@ KEEPALIVE = b": waiting\n"
 
 def message(event: Event, sequence_number: int) -> bytes:
     """Return an event as a message of a stream."""
+    return _message(event["type"], to_json(event, sequence_number), sequence_number)
+
+
+def piece_messages(pieces: Pieces, text: str, sequence_number: int) -> list[bytes]:
+    """Return the events of a piece of a text as messages of a stream.
+
+    Args:
+        pieces: makes the events.
+        text: of the piece.
+        sequence_number: of its first event.
+    """
+    events = pieces.to_json(text, sequence_number)
+    return [_message(*event, number) for number, event in enumerate(events, sequence_number)]
+
+
+def _message(kind: str, data: str, sequence_number: int) -> bytes:
     # The id lets a browser's EventSource resume by itself after a lost connection.
-    data = to_json(event, sequence_number)
-    return f"id: {sequence_number}\nevent: {event['type']}\ndata: {data}\n\n".encode("ascii")
+    return f"id: {sequence_number}\nevent: {kind}\ndata: {data}\n\n".encode("ascii")
 
 
 def data_message(data: str) -> bytes:

@@ -50,7 +50,11 @@ def test_a_search_finds_words_and_shows_where(web: Client, database: Database) -
     page = web.get("/jobs?q=nothing").text
     assert questions(page) == []
     assert "No job matches." in page
+    assert "The best matches first." not in page
     assert link(page, "Show all jobs") == "/jobs"
+    page = web.get("/jobs?q=no*").text
+    assert "At least 3 letters or digits" in page
+    assert "No job matches." not in page, "it was not searched for"
 
 
 def test_filters_are_in_the_address_and_in_the_form(web: Client, database: Database) -> None:
@@ -166,6 +170,8 @@ def test_counts_stop_and_follow_the_filters(
     page = web.get("/jobs?q=why&status=completed").text
     assert link(page, "Failed") == "/jobs?q=why&status=failed"
     assert re.search('href="/jobs[?]q=why&amp;status=completed" aria-current="true"', page)
+    page = web.get("/jobs?status=completed,queued").text
+    assert re.findall('aria-current="true">(.*?) <span>', page) == ["Queued", "Completed"]
     monkeypatch.setattr(overview, "MAX_COUNT", 2)
     counts = chips("/jobs")
     assert (counts["All"], counts["Queued"], counts["Completed"]) == ("2+", "2+", "1")

@@ -41,14 +41,14 @@ def test_all_say_that_the_queue_is_paused(web: Client, database: Database, addre
 
     paused = helixq("pause", "--note", NOTE)
     assert re.fullmatch(
-        r"The queue is paused since [-\d]+ [:\d]+ UTC by anonymous: New GPU <b>�\[2J\.\n",
+        r"The queue has been paused since [-\d]+ [:\d]+ UTC by anonymous: New GPU <b>�\[2J\.\n",
         paused.output,
     )
     again = json.loads(helixq("pause", "--note", "other", "--json").output)
     assert (again["changed"], again["pause"]["note"]) == (False, NOTE)
     late = ask(web)["id"]
 
-    since = r"[Tt]he queue is paused since \d\d:\d\d UTC: New GPU &lt;b&gt;\S*\[2J\."
+    since = r"[Tt]he queue has been paused since \d\d:\d\d UTC: New GPU &lt;b&gt;\S*\[2J\."
     for path, rest in (
         ("/", "Questions are accepted, and wait."),
         (f"/jobs/{waiting}", "2 questions wait."),
@@ -74,14 +74,14 @@ def test_all_say_that_the_queue_is_paused(web: Client, database: Database, addre
     schemas.Readiness.model_validate(ready.json)
     status = helixq("status").output
     assert re.search(
-        r"\nqueue    paused, 2 queued, the oldest for \d+ s\n         The queue is paused since",
+        r"\nqueue    paused, 2 queued, the oldest for \d+ s\n         The queue has been paused since",
         status,
     )
     assert stages.claim(database, waiting, 0, WORKER, job_timeout=60) is None
     assert stages.record(database, claim, OUTPUT)
 
     resumed = helixq("resume").output
-    assert resumed.startswith("The queue is resumed. It was paused since ")
+    assert resumed.startswith("The queue is resumed. It had been paused since ")
     assert helixq("resume").output == "The queue was not paused.\n"
     assert web.get("/readyz").json["queue"] == "open"
     assert web.get(f"/api/jobs/{waiting}/place").json["paused"] is None

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.models import AttemptStatus, Job, Status
 from tests.unit.protocol.rows import END, add_attempt, completed_job, make_job
-from web.pages import view
+from web.pages import timeline, view
 from web.pages.filters import clock, duration
 from web.pages.options import Options
 
@@ -83,6 +83,17 @@ def test_an_earlier_run_shows_what_had_finished() -> None:
     assert (run.number, run.ended_at, run.model, run.reason) == (1, at, "ab" * 6, "No worker.")
     assert run.texts == [("Answer", "One two.")]
     assert [stage.attempt for stage in stages_of(job)] == [None] * 3
+
+
+def test_the_timeline_does_not_guess_what_a_running_attempt_does() -> None:
+    """When its first token came is stored at its end."""
+    job = make_job(Status.IN_PROGRESS)
+    add_attempt(job, 0)
+    add_attempt(job, 1, AttemptStatus.RUNNING).first_token_at = None
+    done, running = timeline.bars(job, END)
+    assert [part.kind for part in done.parts] == ["queued", "prompt", "writing"]
+    assert [part.kind for part in running.parts] == ["queued", "ran"]
+    assert (done.ran, running.ran, running.prompt, running.writing) == (False, True, None, None)
 
 
 def test_times_and_durations() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from jobs.models import AttemptStatus, Job, Status
-from jobs.protocol.events import deltas, events, to_json
+from jobs.protocol.events import Pieces, events, to_json
 from jobs.protocol.response import response
 from tests.unit.protocol.rows import add_attempt, completed_job, make_job
 
@@ -71,7 +73,9 @@ def test_a_running_stage_has_the_live_pieces() -> None:
     assert types(before) == [*BEGIN, *REASONING[:3]]
     stream = all_events(job, {attempt.id: ["One ", "t"]})
     assert stream[: len(before)] == before
-    assert stream[len(before) :] == [*deltas(job, attempt, "One "), *deltas(job, attempt, "t")]
+    pieces = Pieces(job, attempt)
+    assert stream[len(before) :] == [*pieces.events("One "), *pieces.events("t")]
+    assert len(pieces) == len(pieces.events("One "))
 
 
 def test_a_cancelled_job_ends_as_incomplete() -> None:
@@ -147,7 +151,20 @@ def test_json_is_ascii() -> None:
     job = make_job(Status.IN_PROGRESS)
     attempt = add_attempt(job, 0, AttemptStatus.RUNNING)
     text = "ä\u2028\n\0☃"
-    body = to_json(deltas(job, attempt, text)[-1], 3)
+    body = to_json(Pieces(job, attempt).events(text)[-1], 3)
     assert body.isascii()
     assert "\n" not in body
     assert (json.loads(body)["delta"], json.loads(body)["sequence_number"]) == (text, 3)
+
+
+@pytest.mark.parametrize("stage_index", [0, 2])
+def test_live_pieces_are_the_json_of_their_events(stage_index: int) -> None:
+    """A stream has the same bytes while a text is generated and when it is read later."""
+    job = make_job(Status.IN_PROGRESS)
+    for earlier in range(stage_index):
+        add_attempt(job, earlier)
+    attempt = add_attempt(job, stage_index, AttemptStatus.RUNNING)
+    pieces, text = Pieces(job, attempt), 'ä\u2028\n"☃'
+    expected = [(e["type"], to_json(e, 7 + n)) for n, e in enumerate(pieces.events(text))]
+    assert pieces.to_json(text, 7) == expected
+    assert len(expected) == len(pieces) == (2 if stage_index == 0 else 1)
