@@ -42,7 +42,7 @@ _MAX_FOUND, _MAX_CANDIDATES, _MAX_COMPARED = 2000, 1000, 300
 #: documents that it costs the index more than it saves.
 _MOST = 1 / 4
 #: Documents that a search may compare in vain before it stops.
-MAX_EFFORT = 1000
+MAX_EFFORT = 500
 
 _documents = SearchDocument.__table__
 _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
