@@ -17,6 +17,7 @@ import click
 
 from cli import asking
 from cli.client import Client
+from cli.each_job import EachJob, print_each
 from cli.fields import Command, Fields, json_fields
 from cli.options import address, filter_parameters, job_filters, server
 from cli.screen import printable
@@ -127,8 +128,7 @@ def watch(
 def cancel(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> None:
     """Cancel jobs. One that has ended stays as it is."""
     with Client(url or settings.url, settings.api_key) as client:
-        for job_id in job_ids:
-            click.echo(f"{job_id} is {client.cancel(job_id)['status']}.")
+        print_each(job_ids, lambda job_id: f"{job_id} is {client.cancel(job_id)['status']}.")
 
 
 @click.command(cls=Command)
@@ -138,8 +138,7 @@ def cancel(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> 
 def retry(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> None:
     """Let failed jobs go on from their first unfinished stage."""
     with Client(url or settings.url, settings.api_key) as client:
-        for job_id in job_ids:
-            click.echo(f"{job_id} is {client.retry(job_id)['status']}.")
+        print_each(job_ids, lambda job_id: f"{job_id} is {client.retry(job_id)['status']}.")
 
 
 @click.command(cls=Command)
@@ -169,9 +168,11 @@ def replay(
         ids = list(job_ids) or _completed(client, between)
         if sample and sample < len(ids):
             ids = random.SystemRandom().sample(ids, sample)
-        all_identical = True
+        each = EachJob()
         # All are submitted before the first is waited for: the engine batches them.
-        for job_id in [client.replay(job_id) for job_id in ids]:
+        replays = list(each.results(ids, client.replay))
+        all_identical = not each.failed
+        for job_id in replays:
             for _ in client.events(job_id):
                 pass
             history = client.history(job_id)

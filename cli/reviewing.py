@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.client import Client
+from cli.each_job import print_each
 from cli.fields import Command, Fields, json_fields
 from cli.options import server
 
@@ -134,9 +135,12 @@ def delete(
         if job_ids:
             if not yes:
                 click.confirm(f"Delete {_count(len(job_ids))}?", abort=True, err=True)
-            for job_id in job_ids:
+
+            def delete_one(job_id: str) -> str:
                 client.delete(job_id)
-                click.echo(f"{job_id} is deleted.")
+                return f"{job_id} is deleted."
+
+            print_each(job_ids, delete_one)
             return
         body: dict[str, Any] = {"metadata": metadata}
         if owner is not None:

@@ -322,7 +322,7 @@ def _sides(
         if not side.models:
             raise StatisticsError(
                 "compare",
-                "not_found",
+                "invalid_value",
                 f"No ended job is of a model or an adapter {side.name!r}. `compare` takes two digests "
                 "or names of adapters, separated by a comma.",
             )

@@ -75,6 +75,18 @@ def test_jobs_are_cancelled(web: Client, database: Database, jobs: Command) -> N
     assert web.get(f"/v1/responses/{waiting}").json["status"] == "cancelled"
 
 
+def test_a_job_that_is_refused_leaves_the_others(web: Client, jobs: Command) -> None:
+    for command, said in (("cancel", "cancelled"), ("delete", "deleted")):
+        given = [ask(web)["id"], "resp_none", "none", ask(web)["id"]]
+        result = jobs(command, *given, *(["--yes"] if command == "delete" else []))
+        assert result.exit_code == 1
+        first, unknown, odd, last = result.output.splitlines()
+        assert (first, last) == (f"{given[0]} is {said}.", f"{given[3]} is {said}.")
+        assert unknown.startswith("Error: ")
+        assert "resp_none" in unknown
+        assert odd.startswith("Error: 'none' is not the id of a job")
+
+
 def test_a_job_that_has_ended_is_watched_to_its_end(
     web: Client, database: Database, jobs: Command
 ) -> None:

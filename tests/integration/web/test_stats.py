@@ -184,7 +184,7 @@ def test_what_is_wrong_is_named(web: Client) -> None:
         ("by=hour&since=2020-01-01", "range_too_long"),
         ("by=day&since=0001-01-01&until=9999-12-31T23:59:59", "range_too_long"),
         ("compare=one", "invalid_value"),
-        ("compare=one,two", "not_found"),
+        ("compare=one,two", "invalid_value"),
         ("model=x", "invalid_value"),
         ("owner=%00", "invalid_value"),
     ):
