@@ -46,6 +46,14 @@ def make_certificate(folder: Path) -> Path:
     return file
 
 
+def make_server_file(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate; return its file, and one with the key too, as servers read it."""
+    certificate = make_certificate(folder)
+    file = folder / "server.pem"
+    file.write_bytes(certificate.read_bytes() + (folder / KEY).read_bytes())
+    return certificate, file
+
+
 def _usage() -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,

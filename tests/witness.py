@@ -10,6 +10,7 @@ import base64
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import aics_tlog
@@ -26,7 +27,9 @@ NOW = 1_790_000_000
 class Witness:
     """Cosigns the checkpoints of one log."""
 
-    def __init__(self, name: str, *, post_quantum: bool = False) -> None:
+    def __init__(
+        self, name: str, *, post_quantum: bool = False, certificate: Path | None = None
+    ) -> None:
         self.name = name
         #: The log's verifier key. Others are not known to it.
         self.log_key: str | None = None
@@ -47,7 +50,7 @@ class Witness:
         self._id = hashlib.sha256(name.encode() + b"\n" + kind + public).digest()[:4]
         #: Its verifier key.
         self.key = f"{name}+{self._id.hex()}+{base64.b64encode(kind + public).decode()}"
-        self._receiver = Receiver()
+        self._receiver = Receiver(certificate=certificate)
         self._receiver.reply = self._reply
         self.url = self._receiver.url.removesuffix("/hook")
 

@@ -17,7 +17,7 @@ from jobs.models import TraceReceiver
 from jobs.protocol.history import history
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import deletion, erasing, reviewing, tracing
-from tests.certificates import KEY, make_certificate
+from tests.certificates import make_server_file
 from tests.integration.sealed import end, seal
 from tests.receiver import Receiver, Webhook, status
 
@@ -82,10 +82,8 @@ def let_send_again(database: Database) -> None:
 def test_a_receiver_with_a_certificate_of_its_own(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate = make_certificate(tmp_path / "tls")
-    both = tmp_path / "both.pem"
-    both.write_bytes(certificate.read_bytes() + (tmp_path / "tls" / KEY).read_bytes())
-    receiver = Receiver(certificate=both)
+    certificate, file = make_server_file(tmp_path / "tls")
+    receiver = Receiver(certificate=file)
     sending = TraceSending(database, receiver.url)
     sending.send()
     job = end(database)

@@ -22,6 +22,7 @@ from jobs.statements import log, log_checkpoints
 from jobs.use_cases import proving, sealing, verifying_jobs, witnessing
 from jobs.use_cases.sealing import Signing
 from jobs.witnessing import Witnessing, WitnessThread
+from tests.certificates import make_server_file
 from tests.integration.sealed import seal
 from tests.integration.web.client import Client, ask, finish
 from tests.witness import Witness
@@ -98,6 +99,22 @@ def with_wrong_cosignature(text: str, witness: Witness) -> str:
     """Return a text with another digit in the cosignature of a witness."""
     before, dash, after = text.partition(f"— {witness.name} ")
     return f"{before}{dash}{after[:40]}{'B' if after[40] == 'A' else 'A'}{after[41:]}"
+
+
+def test_a_witness_with_a_certificate_of_its_own(
+    web: Client, database: Database, job_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert job_id
+    certificate, file = make_server_file(tmp_path / "tls")
+    witness = Witness("secure.example", certificate=file)
+    witness.log_key = str(proving.list_keys(database)[0])
+    thread_of(database, witness).ask()
+    assert not cosigned_by(web.get("/log/checkpoint").text, witness), "it is not trusted"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    let_ask_again(database)
+    thread_of(database, witness).ask()
+    witness.close()
+    assert cosigned_by(web.get("/log/checkpoint").text, witness)
 
 
 def test_checkpoints_and_proofs_are_cosigned(
