@@ -6,7 +6,6 @@ import datetime as dt
 import ipaddress
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -21,6 +20,7 @@ from jobs.models import ANONYMOUS, DeliveryStatus, Job, WebhookDelivery, Webhook
 from jobs.use_cases import cancellation, deliveries, webhooks
 from jobs.webhooks import sending as module
 from jobs.webhooks.events import EVENT_TYPES
+from tests.certificates import make_server_file
 from tests.integration.rows import submit
 from tests.integration.webhooks.conftest import (
     LOOPBACK,
@@ -32,7 +32,7 @@ from tests.integration.webhooks.conftest import (
     wait_for,
 )
 from tests.receiver import Receiver, status
-from tests.servers import PROGRAM, RedisServer, forked, works
+from tests.servers import PROGRAM, RedisServer, forked
 
 URL = "http://127.0.0.1:9999/"
 
@@ -332,21 +332,10 @@ def test_other_spellings_of_loopback_are_not_connected_to(
     assert receiver.received == []
 
 
-@pytest.mark.skipif(not works("openssl", "version"), reason="openssl makes the certificate")
 def test_certificates_are_verified(
     database: Database, register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "certificate.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost "
-        "-addext subjectAltName=DNS:localhost"
-    )
-    key = tmp_path / "key.pem"
-    subprocess.run(
-        [*command.split(), "-keyout", str(key), "-out", str(file)], check=True, capture_output=True
-    )
-    with file.open("a") as stream:
-        stream.write(key.read_text())
+    certificate, file = make_server_file(tmp_path / "tls")
     receiver = Receiver(certificate=file)
     receiver.url = receiver.url.replace("127.0.0.1", "localhost")
     module._ssl_context.cache_clear()
@@ -356,7 +345,7 @@ def test_certificates_are_verified(
         [delivery] = wait_for(database, endpoint, has_failed(1))
         assert "certificate" in delivery.attempts[0]["error"].lower()
         assert receiver.received == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         module._ssl_context.cache_clear()
         make_due(database)
         wait_for(database, endpoint, all_are(DeliveryStatus.DELIVERED))
