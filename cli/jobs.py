@@ -11,6 +11,7 @@ import json
 import random
 import shutil
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,8 @@ from cli.each_job import EachJob, print_each
 from cli.fields import Command, Fields, json_fields
 from cli.options import address, filter_parameters, job_filters, server
 from cli.screen import printable
+from cli.statuses import Interrupted
+from cli.tables import count
 from jobs.enums import Order
 from jobs.pipeline import Role, label
 
@@ -89,6 +92,8 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
     for name in ("id", "status", "owner", "created_at", "started_at", "finished_at", "model"):
         if history[name] is not None:
             click.echo(f"{name.removesuffix('_at') + ':':<11}{history[name]}")
+    if replay := history["replay"]:
+        click.echo(f"replay:    of {replay['of']}: {_comparison(history)}")
     if history["error"]:
         click.echo(f"error:     {_text(history['error']['message'])}")
     click.echo(f"\nQUESTION: {_text(history['question'])}")
@@ -169,20 +174,33 @@ def replay(
         if sample and sample < len(ids):
             ids = random.SystemRandom().sample(ids, sample)
         each = EachJob()
-        # All are submitted before the first is waited for: the engine batches them.
-        replays = list(each.results(ids, client.replay))
-        all_identical = not each.failed
-        for job_id in replays:
-            for _ in client.events(job_id):
-                pass
-            history = client.history(job_id)
-            report = history["replay"]
-            all_identical &= report["identical"] is True
-            if fields:
-                fields.print({"id": job_id, **report}, lines=True)
-            else:
-                click.echo(_verdict(history))
-    sys.exit(not all_identical)
+        all_identical = True
+        running: deque[str] = deque()
+        try:
+            # All are submitted before the first is waited for: the engine batches them.
+            running.extend(each.results(ids, client.replay))
+            while running:
+                for _ in client.events(running[0]):
+                    pass
+                history = client.history(running[0])
+                report = history["replay"]
+                all_identical &= report["identical"] is True
+                if fields:
+                    fields.print({"id": history["id"], **report}, lines=True)
+                else:
+                    click.echo(
+                        f"{report['of']}, replayed as {history['id']}: {_comparison(history)}"
+                    )
+                running.popleft()
+        except KeyboardInterrupt:
+            if not running:
+                raise
+            verb = "goes" if len(running) == 1 else "go"
+            raise Interrupted(
+                f"Interrupted; {count(len(running), 'replay')} {verb} on, and `helixq jobs show ID` compares the "
+                f"texts: {' '.join(running)}"
+            ) from None
+    sys.exit(each.failed or not all_identical)
 
 
 def _completed(client: Client, between: dict[str, str]) -> list[str]:
@@ -191,14 +209,13 @@ def _completed(client: Client, between: dict[str, str]) -> list[str]:
     return [job["id"] for job in jobs if job["replay_of"] is None]
 
 
-def _verdict(history: dict[str, Any]) -> str:
+def _comparison(history: dict[str, Any]) -> str:
     """Return what a replay showed, in one line."""
     report = history["replay"]
-    name = f"{report['of']}, replayed as {history['id']}"
     if report["identical"]:
-        return f"{name}: identical"
+        return "identical"
     if (difference := report["difference"]) is None:
-        return f"{name}: not compared, since it was deleted, texts were erased, or the replay is {history['status']}"
+        return f"not compared, since it was deleted, texts were erased, or the replay is {history['status']}"
     changed = ", ".join(change["field"] for change in report["changed"]) or "nothing"
     stage = difference["role"]
     if history["rounds"] > 1 and stage != Role.ACTOR:
@@ -207,7 +224,7 @@ def _verdict(history: dict[str, Any]) -> str:
         printable(json.dumps(difference[k], ensure_ascii=False)) for k in ("original", "replay")
     )
     return (
-        f"{name}: the {difference['field']} of the {stage} differs from character {difference['at']} on: "
+        f"the {difference['field']} of the {stage} differs from character {difference['at']} on: "
         f"{old} became {new}; the worker differs in: {changed}"
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from cli.errors import ExpectedError
 from cli.files import open_file
 from cli.tables import count
+from jobs.formats.compression import BrokenFileError
 from jobs.importer import read_histories
 from jobs.tlog.cosignature import Cosigner, require
 from jobs.tlog.entry import parse_entry, recorded_as
@@ -72,7 +73,7 @@ def verify_export(file: Path, trusted: list[Verifier], witnesses: list[Cosigner]
 
     Raises:
         RefusedError: one of them is not as it was recorded, or its proof lacks a cosignature of a witness.
-        BrokenFileError: the file is not whole.
+        BrokenFileError: the file is not whole, or holds no history.
     """
     verified = without_entry = of_others = erased = unproved = 0
     logs = set()
@@ -91,6 +92,9 @@ def verify_export(file: Path, trusted: list[Verifier], witnesses: list[Cosigner]
                 of_others += not line.checked.origin_signed
                 erased += bool(line.checked.erased)
                 unproved += line.checked.unproved
+    # A download that failed leaves an empty file, and nothing in it is as it was recorded.
+    if not verified + without_entry:
+        raise BrokenFileError("the file holds no history")
     return {
         "verified": True,
         "histories": verified,

@@ -17,6 +17,9 @@ from web.caller import get_caller
 from web.request_body import read_json
 from web.services import get_services
 
+#: The parameters of a range of time.
+TIMES = ("since", "until")
+
 
 @blueprint.get("/jobs/<job_id>/reviews")
 def list_reviews(job_id: str) -> Response:
@@ -54,6 +57,7 @@ def add_review(job_id: str) -> Response:
 @blueprint.get("/reviews/queue")
 def review_queue() -> Response:
     """List jobs to review next: a sample of those without a review, or those that reviewers disagree on."""
+    query.check_names("parameter", ("kind", "limit", "reviewer", "seed", *TIMES))
     services = get_services()
     kind = query.choice("kind", "unreviewed", ("unreviewed", "disagreements"))
     found = reviewing.queue(
@@ -72,6 +76,7 @@ def review_queue() -> Response:
 @blueprint.get("/reviews/agreement")
 def review_agreement() -> Response:
     """Reply with how far reviewers agree: Cohen's kappa of two, Krippendorff's alpha of more."""
+    query.check_names("parameter", TIMES)
     services = get_services()
     found = reviewing.agreement(
         services.database,

@@ -90,6 +90,7 @@ def job_place(job_id: str) -> Response:
 @blueprint.get("/jobs/<job_id>/proof")
 def job_proof(job_id: str) -> Response:
     """Reply with the proof that an entry of a job is in the log: a tlog-proof file."""
+    query.check_names("parameter", ("origin", *Part))
     services = get_services()
     reader = services.database, services.readable_owner, job_id
     of_origin = query.choice("origin", "false", ("true", "false")) == "true"

@@ -204,6 +204,9 @@ def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
             assert refused.exit_code == 1, refused.output
             assert said in refused.output
             assert "Traceback" not in refused.output
+    file.write_bytes(b"")  # Of a download that failed.
+    refused = run("verify", file, "--key", key)
+    assert (refused.exit_code, "holds no history" in refused.output) == (1, True)
     assert json.loads(run("import", "-", "--json", input=data).output)["present"] == 0
     file.write_bytes(data)
     assert "FILE needs --key" in run("verify", file).output

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import Result
 
+from cli.client import Client as HTTPClient
 from jobs.database import Database
 from jobs.models import Status
 from jobs.use_cases import indexing, queries, stages
@@ -166,6 +167,25 @@ def test_a_replay_with_the_same_texts_is_identical(web: Client, jobs: Command) -
     for name in ("question", "system", "seed", "temperature", "rounds", "max_output_tokens"):
         assert replayed[name] == original[name]
     assert original["replay"] is None
+    assert f"\nreplay:    of {job_id}: identical\n" in jobs("show", listed["id"]).output
+
+
+def test_an_interrupted_replay_names_those_that_go_on(
+    web: Client, database: Database, jobs: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    originals = [ask(web)["id"] for _ in range(2)]
+    for job_id in originals:
+        finish(database, job_id)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt  # As Ctrl-C does, at a moment that a signal would seldom meet.
+
+    monkeypatch.setattr(HTTPClient, "events", interrupt)
+    result = jobs("replay", *originals)
+    assert result.exit_code == 130
+    replays = {j["id"] for j in web.get("/api/jobs").json["data"] if j["replay_of"]}
+    assert "Interrupted; 2 replays go on" in result.output
+    assert set(result.output.split()[-2:]) == replays
 
 
 def test_a_replay_with_another_text_says_where_it_differs(

@@ -177,7 +177,13 @@ def test_reviews_and_erasures_have_proofs_of_their_own(
     for query in ("review=2", "erasure=1", "review=2&origin=true"):
         reply = web.get(f"{path}?{query}")
         assert (reply.status_code, reply.json["code"]) == (404, "not_found")
-    for query in ("review=-1", "review=x", "review=0&erasure=0", "erasure=0&origin=maybe"):
+    for query in (
+        "review=-1",
+        "review=x",
+        "review=0&erasure=0",
+        "erasure=0&origin=maybe",
+        "reviev=0",
+    ):
         assert web.get(f"{path}?{query}").status_code == 400, query
     key = jobs("log-key").output.strip()
     history, proof = tmp_path / "history.json", tmp_path / "a.tlog-proof"

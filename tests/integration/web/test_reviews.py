@@ -152,6 +152,8 @@ def test_the_queue_and_agreement(web: Client) -> None:
     assert found["regeneration"]["jobs"] == 3
     for query in ("kind=all", "seed=-1", "limit=0", "reviewer=", "since=x"):
         assert code(web.get(f"/api/reviews/queue?{query}")) == (400, "invalid_value")
+    for path in ("queue?sinec=2026-01-01", "agreement?kind=disagreements"):
+        assert code(web.get(f"/api/reviews/{path}")) == (400, "unknown_parameter")
 
 
 # Erasures.
