@@ -42,6 +42,8 @@ SEAL_INTERVAL = 1.0
 CHECKPOINT_INTERVAL = 60.0
 #: Seconds between two checks for ended jobs that the search index does not have.
 INDEX_INTERVAL = 1.0
+#: Seconds between two checkpoints of SQLite's write-ahead log.
+WAL_INTERVAL = 1.0
 #: Seconds between two checks for files to delete, and for something to do for a batch.
 FILES_INTERVAL = 60.0
 BATCHES_INTERVAL = 1.0
@@ -105,6 +107,7 @@ class Maintenance(DutyThread):
             Duty(CHECKPOINT_INTERVAL, self.keep_checkpoint),
             Duty(SEAL_INTERVAL, self.seal),
             Duty(INDEX_INTERVAL, self.index),
+            Duty(WAL_INTERVAL, self.checkpoint_wal),
             Duty(BATCHES_INTERVAL, self.work_on_batches),
             Duty(WAITING_INTERVAL, self.raise_waiting_lines),
             Duty(FILES_INTERVAL, self.sweep_files),
@@ -228,6 +231,15 @@ class Maintenance(DutyThread):
         indexing.put(self._database, prepared)
         indexing.merge(self._database)
         return len(prepared) == indexing.MAX_JOBS
+
+    def checkpoint_wal(self) -> bool:
+        """Copy SQLite's write-ahead log into the database file, so that nobody who answers a request has to.
+
+        Returns:
+            False: there is nothing to do again at once.
+        """
+        self._database.checkpoint_wal()
+        return False
 
     def work_on_batches(self) -> bool:
         """Validate, submit and answer lines of batches; see `BatchRunner.run`."""

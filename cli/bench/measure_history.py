@@ -300,7 +300,6 @@ def _index(
 ) -> None:
     database = Database(url)
     while not stopped.is_set():
-        working.wait()
         begun = time.process_time()
         prepared = indexing.prepare(database) if working.is_set() else []
         if prepared:
@@ -308,6 +307,7 @@ def _index(
             indexing.merge(database)
             cost.value += time.process_time() - begun
         if len(prepared) < indexing.MAX_JOBS:
+            database.checkpoint_wal()
             stopped.wait(INDEX_INTERVAL)
     database.close()
 

@@ -45,7 +45,7 @@ LAST_ID = 2**63 - 1
 #: The lengths of periods: powers of two of a microsecond, from a minute to half a year.
 PERIODS = tuple(range(26, 46, 2))
 #: Pages that SQLite merges in one transaction, in less than a millisecond.
-_MERGED_PAGES = 16
+_MERGED_PAGES = 4
 _MERGE = sa.text(
     f"INSERT INTO search_index(search_index, rank) VALUES ('merge', {_MERGED_PAGES})"  # noqa: S608 (a number)
 )

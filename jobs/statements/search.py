@@ -41,6 +41,8 @@ _MAX_FOUND, _MAX_CANDIDATES, _MAX_COMPARED = 2000, 1000, 300
 #: The share of the time searched that a period may have. With a longer one all is searched at once: its term has so many
 #: documents that it costs the index more than it saves.
 _MOST = 1 / 4
+#: The share of the maximum number of candidates that a longer period may be expected to have.
+_FULL = 0.7
 #: Documents that a search may compare in vain before it stops.
 MAX_EFFORT = 500
 
@@ -217,16 +219,23 @@ class _Search:
     def longer(self, level: int, rate: float, first: int, end: int, limit: int) -> int:
         """Return the level of periods that are four times as long, or more, for what is left of a range.
 
+        It is the same level if longer ones are likely to have more than the maximum of candidates.
+
         Args:
             level: of a period that had few candidates.
             rate: how many it had for each id that there might be.
             first, end: what is left of the range.
             limit: the number of matches that are needed.
         """
-        level += 1 if rate else 2  # Without any candidate, the estimate was wrong.
-        if self._is_most(level, first, end) and rate * (end - first) < self.maximum(limit) / 2:
+        longest = level + (1 if rate else 2)  # Without any candidate, the estimate was wrong.
+        most = self.maximum(limit)
+        if self._is_most(longest, first, end) and rate * (end - first) < most / 2:
             return len(PERIODS)
-        return min(level, len(PERIODS) - 1)
+        longest = min(longest, len(PERIODS) - 1)
+        # Candidates that are too many are found in vain.
+        while longest > level and rate * (1 << PERIODS[longest] + TIE_BITS) > most * _FULL:
+            longest -= 1
+        return longest
 
     def shorter(self, level: int, first: int, end: int) -> int:
         """Return the level of shorter periods, for one that had more than the maximum of documents."""

@@ -9,6 +9,7 @@ of it (`Job.counted`), in the same transaction.
 
 from __future__ import annotations
 
+import time
 from collections import ChainMap
 from itertools import chain, islice
 
@@ -29,7 +30,9 @@ from jobs.word_changes import changed_share
 #: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.
 MAX_JOBS = 10
 #: The maximum number of merges after a transaction: more than its documents ask for.
-MAX_MERGES = 20
+MAX_MERGES = 30
+#: How long a pause between two merges is, in durations of the merge.
+PAUSE = 4
 #: The maximum number of words of a job that are indexed: PostgreSQL's ``tsvector`` takes 1 MiB of terms.
 MAX_WORDS = 100_000
 MAX_TERMS_SIZE = 900_000
@@ -55,7 +58,7 @@ def put(database: Database, prepared: list[NewDocument]) -> int:
     Returns:
         the number of jobs that were put there.
     """
-    with database.write() as connection:
+    with database.write(durable=False) as connection:
         done = [new for new in prepared if documents.put(connection, new)]
         rollups.add_models(connection, dict(ChainMap(*(new.models for new in done))))
         rollups.apply(connection, [new.counted for new in done])
@@ -63,13 +66,17 @@ def put(database: Database, prepared: list[NewDocument]) -> int:
 
 
 def merge(database: Database) -> None:
-    """Merge what was put into SQLite's index lately, in transactions so short that no writer waits for them."""
+    """Merge what was put into SQLite's index lately, in short transactions, with pauses for other writers."""
     if database.engine.dialect.name != "sqlite":
         return
     for _ in range(MAX_MERGES):
-        with database.write() as connection:
+        begun = time.monotonic()
+        with database.write(durable=False) as connection:
             if not documents.merge_some(connection):
                 return
+        # A writer that meets a lock asks for it again after some milliseconds: without pauses it would meet
+        # one transaction after another.
+        time.sleep(PAUSE * (time.monotonic() - begun))
 
 
 def document(job: Job) -> NewDocument:

@@ -6,7 +6,7 @@ import datetime as dt
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,6 +219,22 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(tmp_path: Path) -> N
     with pytest.raises(sa.exc.OperationalError, match="does not support a write-ahead log"):
         engine.connect()
     engine.dispose()
+
+
+def test_only_what_can_be_done_again_does_not_wait_for_the_disk(database: Database) -> None:
+    """A setting that stayed behind would let the next commit be lost."""
+    is_sqlite = database.engine.dialect.name == "sqlite"
+    query = sa.text("PRAGMA synchronous" if is_sqlite else "SHOW synchronous_commit")
+    off, on = (1, 2) if is_sqlite else ("off", "on")
+    for fails in (False, True):
+        with suppress(ZeroDivisionError), database.write(durable=False) as connection:
+            assert connection.scalar(query) == off
+            if fails:
+                raise ZeroDivisionError
+        with database.write() as connection:
+            assert connection.scalar(query) == on
+        with database.read() as connection:
+            assert connection.scalar(query) == on
 
 
 def test_a_deleted_or_replaced_database_file_is_not_written(tmp_path: Path) -> None:

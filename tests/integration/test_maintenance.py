@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import sqlalchemy as sa
 
+import migrations
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import QueueUnavailableError
@@ -200,6 +205,25 @@ def test_a_running_process_seals_within_seconds(
         time.sleep(0.05)  # there is no event for an entry of the log
     process.stop()
     assert verifying.verify(database, history).jobs == 1
+
+
+def test_the_duties_copy_the_write_ahead_log_into_the_file(
+    tmp_path: Path, progress: Progress, redis_server: RedisServer
+) -> None:
+    """A writer does so only when the log is four times as long as by default: it is held up for that long."""
+    file, copy = tmp_path / "jobs.sqlite3", tmp_path / "copy.sqlite3"
+    database = Database(f"sqlite:///{file}")
+    migrations.migrate(database.engine)
+    with closing(sqlite3.connect(file)) as reader:
+        [pages] = reader.execute("PRAGMA wal_autocheckpoint").fetchone()
+    with database.read() as connection:
+        assert connection.scalar(sa.text("PRAGMA wal_autocheckpoint")) == 4 * pages
+    job = submit(database)
+    duties(database, progress, redis_server).checkpoint_wal()
+    shutil.copy(file, copy)  # Without the log.
+    with closing(sqlite3.connect(copy)) as found:
+        assert found.execute("SELECT id FROM jobs").fetchall() == [(job.id,)]
+    database.close()
 
 
 def test_it_is_said_once_that_the_log_cannot_be_signed(
