@@ -52,10 +52,11 @@ fuzz: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --only-binary :all: atheris
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),30) $(TARGETS)
 
-# An environment of its own: the auditor's packages are no part of what is audited.
+# An environment of its own: the auditor's packages are no part of what is audited. A package that cannot be looked up
+# fails the audit: otherwise it would pass unchecked.
 audit:
 	test -x .audit/bin/pip-audit || ($(PYTHON) -m venv .audit && .audit/bin/pip install --quiet pip-audit)
-	.audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	.audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 requirements: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clients]'
