@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.statements.webhooks import IS_ENABLED, by_age
+from jobs.statements.paging import by_age
+from jobs.statements.webhooks import IS_ENABLED
 from jobs.webhooks.retries import GIVE_UP_AFTER
 
 #: Parameter: ``owner``.

@@ -11,9 +11,10 @@ import re
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import UTCDateTime, utcnow, utcnow_once
+from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import NoSuchFileError
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
+from jobs.statements.paging import by_age
 
 #: Seconds after which a file that a client is still sending counts as lost with its web process.
 UPLOAD_LOST_AFTER = 7200.0
@@ -136,20 +137,17 @@ def list_page(
     Raises:
         NoSuchFileError: the owner has no file with the id ``after``.
     """
-    order = ((c.desc() if newest_first else c.asc()) for c in (File.created_at, File.id))
-    query = sa.select(File).where(File.owner == owner, _IS_VISIBLE).order_by(*order).limit(limit)
+    query = sa.select(File).where(File.owner == owner, _IS_VISIBLE).limit(limit)
     if purpose is not None:
         query = query.where(File.purpose == purpose)
+    last = None
     if after is not None:
         check_id(after)
         # It may have been deleted since it was listed.
         last = session.get(File, after)
         if last is None or last.owner != owner:
             raise NoSuchFileError(after)
-        key = sa.tuple_(File.created_at, File.id)
-        cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
-        query = query.where(key < cursor if newest_first else key > cursor)
-    return list(session.scalars(query))
+    return list(session.scalars(by_age(query, File, last, newest_first=newest_first)))
 
 
 def read(connection: sa.Connection, file_id: str, position: int, *, chunks: int) -> bytes:

@@ -115,15 +115,22 @@ def get_batch(database: Database, owner: str | None, batch_id: str) -> Batch:
 
 
 def list_batches(
-    database: Database, owner: str, *, limit: int, after: str | None = None
+    database: Database,
+    owner: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    newest_first: bool = True,
 ) -> tuple[list[Batch], bool]:
-    """Return a page of an owner's batches, newest first, and whether more follow.
+    """Return a page of an owner's batches by age, and whether more follow.
 
     Raises:
         NoSuchBatchError: the owner has no batch with the id ``after``.
     """
     with database.read_session() as session:
-        page = batches.list_page(session, owner, limit=limit + 1, after=after)
+        page = batches.list_page(
+            session, owner, limit=limit + 1, after=after, newest_first=newest_first
+        )
     return page[:limit], len(page) > limit
 
 

@@ -39,11 +39,15 @@ def create_batch() -> Response:
 
 @blueprint.get("/batches")
 def list_batches() -> Response:
-    """List batches, newest first."""
+    """List batches by age; the newest first unless the request says otherwise."""
     services = get_services()
     page = query.page()
     found, has_more = batches.list_batches(
-        services.database, services.owner, limit=page.limit, after=page.after
+        services.database,
+        services.owner,
+        limit=page.limit,
+        after=page.after,
+        newest_first=page.order == "desc",
     )
     return json_response(batch_list(found, has_more=has_more))
 

@@ -84,7 +84,7 @@ class _Upload:
 
 @blueprint.get("/files")
 def list_files() -> Response:
-    """List files, newest first."""
+    """List files by age; the newest first unless the request says otherwise."""
     services = get_services()
     page = query.page(MAX_PAGE_SIZE, MAX_PAGE_SIZE)
     purpose = query.choice("purpose", "", ("", *FilePurpose))
