@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import NoSuchFileError
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
+from jobs.statements import clock
 from jobs.statements.paging import by_age
 
 #: Seconds after which a file that a client is still sending counts as lost with its web process.
@@ -99,8 +100,7 @@ def finish(
         file_id: of the file.
         expires_in: seconds from now; None for never.
     """
-    now = connection.scalar(sa.select(utcnow()))
-    assert now is not None  # noqa: S101 (a clock has a time)
+    now = clock.now(connection)
     expires_at = None if expires_in is None else now + dt.timedelta(seconds=expires_in)
     statement = (
         sa.update(File)

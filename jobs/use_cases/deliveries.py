@@ -16,7 +16,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.statements import deliveries, webhooks
+from jobs.statements import clock, deliveries, webhooks
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.webhooks import get_endpoint
 from jobs.webhooks import retries, signing
@@ -192,7 +192,7 @@ def sample(
     """
     with database.read_session() as session:
         endpoint = get_endpoint(session, owner, endpoint_id)
-        now = session.scalars(sa.select(utcnow())).one()
+        now = clock.now(session.connection())
     prefix = {"response": "resp"}.get(kind := event_type.partition(".")[0], kind)
     event_id = deliveries.new_event_id()
     body = event_body(event_id, event_type, f"{prefix}_{'0' * 32}", now)

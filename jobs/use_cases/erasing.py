@@ -16,12 +16,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import LineNotWrittenError, NoSuchTextError, NotEndedError, NotSealedError
 from jobs.jsonl import find_line
 from jobs.models import Attempt, Batch, Job, Review
-from jobs.statements import documents, erasures, files, jobs, log
+from jobs.statements import clock, documents, erasures, files, jobs, log
 from jobs.tlog.record import review_texts, texts
 from jobs.tlog.salted import Salts, is_erased, own_salt, salts_of, text_hash
 from jobs.transient import retry_on_conflict
@@ -108,7 +107,7 @@ def _erase(
         new = [p for p, value in present.items() if p in wanted and not is_erased(value)]
         if not new:
             return []
-        now = connection.scalar(sa.select(utcnow()))
+        now = clock.now(connection)
         for start in range(0, len(new), MAX_TEXTS):
             part = new[start : start + MAX_TEXTS]
             erasures.add(

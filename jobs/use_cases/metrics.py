@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.models import AttemptStatus
 from jobs.pipeline import Role
-from jobs.statements import log, metrics, pauses, system
+from jobs.statements import clock, log, metrics, pauses, system
 from jobs.use_cases.system import ROLES, state_of
 
 #: Counts end here: what is read is bounded, however much waits.
@@ -63,7 +63,7 @@ def measure(database: Database, limit: int = MOST) -> Waiting:
     """
     with database.read_session() as session:
         connection = session.connection()
-        now = metrics.now(connection)
+        now = clock.now(connection)
 
         def since(moment: dt.datetime | None) -> float:
             return 0.0 if moment is None else max(0.0, (now - moment).total_seconds())
@@ -124,7 +124,7 @@ class Ended:
             return self._jobs(connection), self._attempts(connection)
 
     def _begin(self, connection: sa.Connection) -> None:
-        self._since = self._job_at = metrics.now(connection)
+        self._since = self._job_at = clock.now(connection)
         self._last = metrics.last_attempt(connection)
         self._running = set(metrics.running_attempts(connection, MAX_RUNNING))
         self._begun = True

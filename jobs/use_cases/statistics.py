@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import StatisticsError
 from jobs.models import OPEN, Status
-from jobs.statements import documents, rollups
+from jobs.statements import clock, documents, rollups
 from jobs.statements.rollups import MAX_OPEN, NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
@@ -213,8 +212,7 @@ def _range(
 ) -> tuple[dt.datetime, dt.datetime]:
     """Return the range that is read: from a whole hour or day to another."""
     level = Level.DAY if query.by is By.DAY else Level.HOUR
-    now = connection.scalar(sa.select(utcnow()))
-    assert now is not None  # noqa: S101 (a clock has a time)
+    now = clock.now(connection)
     until = at_or_after(level, _within(now if query.until is None else query.until))
     if query.since is not None:
         since = start_of(level, _within(query.since))

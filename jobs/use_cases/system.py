@@ -6,7 +6,6 @@ import datetime as dt
 from collections import Counter
 from dataclasses import dataclass
 
-from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import (
     AttemptStatus,
@@ -17,7 +16,7 @@ from jobs.models import (
     WorkerState,
 )
 from jobs.pipeline import MAX_ROUNDS, Role, stages
-from jobs.statements import log, pauses, system, workers
+from jobs.statements import clock, log, pauses, system, workers
 from jobs.statements.jobs import CAP
 from jobs.timing import ALIVE_FOR
 
@@ -124,8 +123,7 @@ def describe(database: Database) -> System:
     """Return what runs and what waits. It costs the same however long the history and the queue are."""
     with database.read_session() as session:
         connection = session.connection()
-        now = connection.scalar(utcnow().select())
-        assert now is not None  # noqa: S101 (a time is never null)
+        now = clock.now(connection)
         runs = system.count_running(connection)
         running_workers = [
             RunningWorker(worker, state_of(worker, now), runs.get(worker.id, 0))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
@@ -14,7 +12,7 @@ from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, rfc3339, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import replays, report
-from jobs.use_cases import proving, queries, standing
+from jobs.use_cases import clock, proving, queries, standing
 from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
@@ -75,7 +73,7 @@ def job_place(job_id: str) -> Response:
     """Reply with a job's place in the queue, and how many workers could take it."""
     services = get_services()
     job = queries.get_job(services.database, services.readable_owner, job_id)
-    found = standing.find_standing(services.database, job, dt.datetime.now(dt.UTC))
+    found = standing.find_standing(services.database, job, clock.now(services.database))
     return jsonify(
         status=job.status,
         place=found.place,

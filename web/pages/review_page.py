@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ from jobs.errors import NotEndedError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED
-from jobs.use_cases import reviewing
+from jobs.use_cases import clock, reviewing
 from jobs.use_cases.reviewing import Agreement, Kind, Mark
 from web import query
 from web.caller import get_caller
@@ -117,7 +116,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
     if others and kind == "unreviewed":
         skip["reviewed"] = "1"
     saved = request.args.get("saved", "")
-    now = dt.datetime.now(dt.UTC)
+    now = clock.now(services.database)
     agreement = reviewing.agreement(services.database, owner, limit=reviewing.WINDOW, **times)
     return render_template(
         "review.html",
