@@ -14,6 +14,7 @@ from jobs.database import Database
 from jobs.models import Attempt, Job, Worker, WorkerState
 from jobs.use_cases import stages, workers
 from jobs.use_cases.stages import Output
+from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.sealed import seal
 from tests.integration.tampering import drop_triggers
@@ -82,8 +83,12 @@ def test_each_round_shows_what_it_removed_beside_the_next(web: Client, database:
     ]
 
 
-def test_texts_that_deceive_are_marked_everywhere(web: Client, database: Database) -> None:
+def test_texts_that_deceive_are_marked_everywhere(
+    web: Client, database: Database, tokenizer_json: str
+) -> None:
     text = "evil \u202etxt.exe"
+    runtime = Runtime({"engine": text, "base": {"name": text}}, 4096, tokenizer_json)
+    workers.set_runtime(database, WORKER, runtime)
     job_id = ask(web, input=text, metadata={"a": text})["id"]
     answer(database, job_id, text, text, text)
     pages = [

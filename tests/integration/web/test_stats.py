@@ -174,6 +174,14 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
         assert len(page.data) < 60_000
 
 
+def test_values_of_metadata_show_what_deceives(web: Client, database: Database) -> None:
+    finish(database, ask(web, metadata={"team": "\u202egreen"})["id"])
+    count(database)
+    page = web.get("/stats?by=metadata.team").text
+    assert "⟨RLO⟩green" in page
+    assert "\u202e" not in page
+
+
 def test_what_is_wrong_is_named(web: Client) -> None:
     for query, expected in (
         ("by=week", "invalid_value"),
