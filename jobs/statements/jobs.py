@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload, undefer
+from sqlalchemy.orm import Session, defer, selectinload, undefer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
@@ -257,7 +257,9 @@ def list_page(
         conditions.append(place > KEY if newest_first else place < KEY)
     query = _select_page(conditions, statuses, order, limit)
     if with_attempts:
-        query = query.options(selectinload(Job.attempts))
+        # A page of long conversations would have many prompts, which responses do not show.
+        attempts = selectinload(Job.attempts)
+        query = query.options(attempts.options(defer(Attempt.prompt), defer(Attempt.delta_lengths)))
     return list(session.scalars(query))
 
 
