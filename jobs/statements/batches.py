@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer, selectinload
 
 from jobs.column_types import utcnow, utcnow_once
-from jobs.errors import NoSuchBatchError
+from jobs.errors import BatchNotFoundError
 from jobs.models import OPEN, Attempt, Batch, BatchLine, BatchStatus, Job, Status
 from jobs.statements import deliveries, endings
 from jobs.statements.jobs import IS_QUEUED
@@ -97,22 +97,22 @@ def check_id(batch_id: str) -> None:
     """Check that a text can be a batch's id. Not every text can be a parameter of a statement.
 
     Raises:
-        NoSuchBatchError: it cannot.
+        BatchNotFoundError: it cannot.
     """
     if not re.fullmatch(r"batch_[0-9a-z]{1,32}", batch_id):
-        raise NoSuchBatchError(batch_id)
+        raise BatchNotFoundError(batch_id)
 
 
 def get(session: Session, owner: str | None, batch_id: str) -> Batch:
     """Return an owner's batch.
 
     Raises:
-        NoSuchBatchError: the owner has no such batch.
+        BatchNotFoundError: the owner has no such batch.
     """
     check_id(batch_id)
     batch = session.get(Batch, batch_id)
     if batch is None or owner not in (None, batch.owner):
-        raise NoSuchBatchError(batch_id)
+        raise BatchNotFoundError(batch_id)
     return batch
 
 
@@ -129,7 +129,7 @@ def list_page(
     """Return up to ``limit`` batches of an owner, by age.
 
     Raises:
-        NoSuchBatchError: the owner has no batch with the id ``after``.
+        BatchNotFoundError: the owner has no batch with the id ``after``.
     """
     query = sa.select(Batch).where(Batch.owner == owner).limit(limit)
     last = None if after is None else get(session, owner, after)

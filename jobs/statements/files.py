@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
-from jobs.errors import NoSuchFileError
+from jobs.errors import StoredFileNotFoundError
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
 from jobs.statements import clock
 from jobs.statements.paging import by_age
@@ -50,10 +50,10 @@ def check_id(file_id: str) -> None:
     """Check that a text can be a file's id. Not every text can be a parameter of a statement.
 
     Raises:
-        NoSuchFileError: it cannot.
+        StoredFileNotFoundError: it cannot.
     """
     if not re.fullmatch(r"file-[0-9a-z]{1,32}", file_id):
-        raise NoSuchFileError(file_id)
+        raise StoredFileNotFoundError(file_id)
 
 
 def add(
@@ -114,12 +114,12 @@ def get(session: Session, owner: str | None, file_id: str) -> File:
     """Return an owner's file.
 
     Raises:
-        NoSuchFileError: the owner has no such file.
+        StoredFileNotFoundError: the owner has no such file.
     """
     check_id(file_id)
     file = session.scalar(sa.select(File).where(File.id == file_id, _IS_VISIBLE))
     if file is None or owner not in (None, file.owner):
-        raise NoSuchFileError(file_id)
+        raise StoredFileNotFoundError(file_id)
     return file
 
 
@@ -135,7 +135,7 @@ def list_page(
     """Return up to ``limit`` files of an owner, by age.
 
     Raises:
-        NoSuchFileError: the owner has no file with the id ``after``.
+        StoredFileNotFoundError: the owner has no file with the id ``after``.
     """
     query = sa.select(File).where(File.owner == owner, _IS_VISIBLE).limit(limit)
     if purpose is not None:
@@ -146,7 +146,7 @@ def list_page(
         # It may have been deleted since it was listed.
         last = session.get(File, after)
         if last is None or last.owner != owner:
-            raise NoSuchFileError(after)
+            raise StoredFileNotFoundError(after)
     return list(session.scalars(by_age(query, File, last, newest_first=newest_first)))
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import IdempotencyError, NoSuchFileError, TooManyBatchesError
+from jobs.errors import IdempotencyError, StoredFileNotFoundError, TooManyBatchesError
 from jobs.models import Batch, FilePurpose
 from jobs.statements import batches, files
 from jobs.transient import retry_on_conflict
@@ -56,7 +56,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
         the batch, or the one that an earlier request with its idempotency key created.
 
     Raises:
-        NoSuchFileError: the owner has no such input file.
+        StoredFileNotFoundError: the owner has no such input file.
         TooManyBatchesError: `MAX_OPEN_OF_OWNER` batches of the owner have not ended.
         IdempotencyError: the idempotency key was used for a different request.
     """
@@ -69,7 +69,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
                     return _same_request(existing, new)
             file = files.get(session, owner, new.input_file_id)
             if file.purpose is not FilePurpose.BATCH:
-                raise NoSuchFileError(new.input_file_id)
+                raise StoredFileNotFoundError(new.input_file_id)
             if batches.count_open(session, owner) >= MAX_OPEN_OF_OWNER:
                 raise TooManyBatchesError(MAX_OPEN_OF_OWNER)
             batch = Batch(
@@ -108,7 +108,7 @@ def get_batch(database: Database, owner: str | None, batch_id: str) -> Batch:
     """Return an owner's batch (None: any owner's).
 
     Raises:
-        NoSuchBatchError: the owner has no such batch.
+        BatchNotFoundError: the owner has no such batch.
     """
     with database.read_session() as session:
         return batches.get(session, owner, batch_id)
@@ -125,7 +125,7 @@ def list_batches(
     """Return a page of an owner's batches by age, and whether more follow.
 
     Raises:
-        NoSuchBatchError: the owner has no batch with the id ``after``.
+        BatchNotFoundError: the owner has no batch with the id ``after``.
     """
     with database.read_session() as session:
         page = batches.list_page(
@@ -142,7 +142,7 @@ def cancel_batch(database: Database, owner: str | None, batch_id: str) -> tuple[
     later, and then the batch is cancelled.
 
     Raises:
-        NoSuchBatchError: the owner has no such batch.
+        BatchNotFoundError: the owner has no such batch.
     """
     batches.check_id(batch_id)
     with database.write_session() as session:

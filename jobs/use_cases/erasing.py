@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.errors import LineNotWrittenError, NoSuchTextError, NotEndedError, NotSealedError
+from jobs.errors import LineNotWrittenError, NotEndedError, NotSealedError, TextNotFoundError
 from jobs.jsonl import find_line
 from jobs.models import Attempt, Batch, Job, Review
 from jobs.statements import clock, documents, erasures, files, jobs, log
@@ -76,7 +76,7 @@ def erase(
         NotEndedError: the job has not ended.
         NotSealedError: the job has no entry in the log yet.
         LineNotWrittenError: the job's answer is about to be written to its batch's file.
-        NoSuchTextError: the job has no text at a pointer.
+        TextNotFoundError: the job has no text at a pointer.
     """
     lines = _find_lines(database, owner, job_id)
     return _erase(database, owner, job_id, describe, asked, lines, erased_by, key_id)
@@ -102,7 +102,7 @@ def _erase(
         present = {**own, **theirs}
         for pointer in asked or ():
             if pointer not in present:
-                raise NoSuchTextError(job_id, pointer)
+                raise TextNotFoundError(job_id, pointer)
         wanted = present if asked is None else with_copies(told, asked)
         new = [p for p, value in present.items() if p in wanted and not is_erased(value)]
         if not new:

@@ -11,7 +11,7 @@ import secrets
 import time
 
 from jobs.database import Database
-from jobs.errors import NoSuchFileError
+from jobs.errors import StoredFileNotFoundError
 from jobs.models import File, FilePurpose, FileState
 from jobs.statements import files
 
@@ -45,11 +45,11 @@ def append(database: Database, file_id: str, data: bytes) -> None:
     """Append a chunk to a file that a client sends.
 
     Raises:
-        NoSuchFileError: it was given up, because it took too long.
+        StoredFileNotFoundError: it was given up, because it took too long.
     """
     with database.write() as connection:
         if not files.append(connection, file_id, FileState.UPLOADING, data):
-            raise NoSuchFileError(file_id)
+            raise StoredFileNotFoundError(file_id)
 
 
 def finish_upload(database: Database, file_id: str, expires_in: int) -> File:
@@ -61,11 +61,11 @@ def finish_upload(database: Database, file_id: str, expires_in: int) -> File:
         expires_in: seconds from now.
 
     Raises:
-        NoSuchFileError: it was given up, because it took too long.
+        StoredFileNotFoundError: it was given up, because it took too long.
     """
     with database.write_session() as session:
         if not files.finish(session.connection(), file_id, expires_in=expires_in):
-            raise NoSuchFileError(file_id)
+            raise StoredFileNotFoundError(file_id)
         return files.get(session, None, file_id)
 
 
@@ -79,7 +79,7 @@ def get_file(database: Database, owner: str | None, file_id: str) -> File:
     """Return an owner's file (None: any owner's).
 
     Raises:
-        NoSuchFileError: the owner has no such file.
+        StoredFileNotFoundError: the owner has no such file.
     """
     with database.read_session() as session:
         return files.get(session, owner, file_id)
@@ -97,7 +97,7 @@ def list_files(
     """Return a page of an owner's files by age, and whether more follow.
 
     Raises:
-        NoSuchFileError: the owner has no file with the id ``after``.
+        StoredFileNotFoundError: the owner has no file with the id ``after``.
     """
     with database.read_session() as session:
         page = files.list_page(
@@ -128,12 +128,12 @@ def delete_file(database: Database, owner: str | None, file_id: str) -> None:
     A batch that has not ended goes on reading its input.
 
     Raises:
-        NoSuchFileError: the owner has no such file.
+        StoredFileNotFoundError: the owner has no such file.
     """
     files.check_id(file_id)
     with database.write() as connection:
         if not files.mark_deleted(connection, owner, file_id):
-            raise NoSuchFileError(file_id)
+            raise StoredFileNotFoundError(file_id)
 
 
 def sweep_files(database: Database, retention_days: int = 0) -> bool:

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.errors import JobNotFoundError, NoSuchPartError, NotImportedError, NotSealedError
+from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError, PartNotFoundError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, rfc3339, summary
@@ -101,7 +101,7 @@ def job_proof(job_id: str) -> Response:
     prove = proving.origin_proof if of_origin else proving.prove
     try:
         found = prove(*reader, parts[0] if parts else None, number)
-    except NoSuchPartError as error:
+    except PartNotFoundError as error:
         raise HTTPError(404, str(error), code="not_found") from error
     except NotSealedError as error:
         raise HTTPError(409, str(error), code="not_sealed") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response
 
-from jobs.errors import NoSuchFileError
+from jobs.errors import StoredFileNotFoundError
 from jobs.protocol import body
 from jobs.protocol.batches import batch_list, batch_object, no_input, parse_batch
 from jobs.use_cases import batches
@@ -32,7 +32,7 @@ def create_batch() -> Response:
         batch = batches.create(
             services.database, caller.owner, new, None if caller.key is None else caller.key.id
         )
-    except NoSuchFileError as error:
+    except StoredFileNotFoundError as error:
         raise no_input(new.input_file_id) from error
     return json_response(batch_object(batch))
 
