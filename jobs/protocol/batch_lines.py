@@ -44,8 +44,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
     try:
         data = loads(line)
     except (ValueError, RecursionError) as error:
-        told = isinstance(error, json.JSONDecodeError | NotFiniteError)
-        reason = f": {error}" if told else ""
+        says_why = isinstance(error, json.JSONDecodeError | NotFiniteError)
+        reason = f": {error}" if says_why else ""
         raise InvalidRequestError(
             f"The line is not valid JSON{reason}.", code="invalid_json_line"
         ) from error

@@ -71,7 +71,7 @@ def delete_matching(
         dry_run: whether to delete nothing.
 
     Raises:
-        DeletionCursorError: ``after`` is none.
+        DeletionCursorError: ``after`` is not what a step returned.
     """
     place = None if after is None else _parse(after)
     with database.read() as connection:

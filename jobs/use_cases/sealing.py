@@ -104,22 +104,22 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
     prepared = []
     for job in ended:
         salt, history = job.log_salt, describe(job)
-        said_of = history["digest"]  # An imported job keeps its salts, and so its digest.
-        if said_of is None:
+        job_digest = history["digest"]  # An imported job keeps its salts, and so its digest.
+        if job_digest is None:
             salt = new_salt()
-            said_of = digest(history, salt)
+            job_digest = digest(history, salt)
         prepared.append(
             Prepared(
                 LogKind.JOB,
                 job.id,
                 job.id,
-                said_of,
+                job_digest,
                 salt,
                 end=job.finished_at,
                 origin=_origin(job),
             )
         )
-    told = {job_id: describe(job) for job_id, job in changed.items()}
+    histories = {job_id: describe(job) for job_id, job in changed.items()}
     for review_id, job_id in reviews:
         ids = [review.id for review in changed[job_id].reviews]
         number, index = ids.index(review_id), changed[job_id].log_index
@@ -128,7 +128,7 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
                 LogKind.REVIEW,
                 review_id,
                 job_id,
-                told[job_id]["reviews"][number]["digest"],
+                histories[job_id]["reviews"][number]["digest"],
                 job_index=index,
                 origin=_origin(changed[job_id].reviews[number]),
             )
@@ -136,14 +136,14 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
     for erasure_id, job_id in erasures:
         places = [erasure.id for erasure in changed[job_id].erasures]
         number = places.index(erasure_id)
-        said = told[job_id]["erasures"][number]
-        index, erased = changed[job_id].log_index, said["texts"]
+        erasure_record = histories[job_id]["erasures"][number]
+        index, erased = changed[job_id].log_index, erasure_record["texts"]
         prepared.append(
             Prepared(
                 LogKind.ERASURE,
                 erasure_id,
                 job_id,
-                said["digest"],
+                erasure_record["digest"],
                 job_index=index,
                 texts=erased,
                 origin=_origin(changed[job_id].erasures[number]),

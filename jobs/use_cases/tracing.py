@@ -69,7 +69,7 @@ def begin_sending(
         entries = log.list_entries(session.connection(), row.next_index, end)
         sent = (LogKind.JOB, LogKind.REVIEW)
         jobs = log.load_jobs(session, {e.job_id for e in entries if e.kind in sent})
-    told = {job_id: describe(job) for job_id, job in jobs.items()}
+    histories = {job_id: describe(job) for job_id, job in jobs.items()}
     ended: list[dict[str, Any]] = []
     reviews: list[tuple[dict[str, Any], str]] = []
     for entry in entries:
@@ -77,12 +77,12 @@ def begin_sending(
         # The caller decides for its trace whether anything of it is sent.
         if job is None or not trace_context.of_job(job.id, job.traceparent).is_sampled:
             continue
-        # Of a job that was retried, the last end is told.
+        # Of a job that was retried, the last end is sent.
         if entry.kind is LogKind.JOB and job.log_index == entry.entry_index:
-            ended.append(told[job.id])
+            ended.append(histories[job.id])
         elif entry.kind is LogKind.REVIEW:
             reviews += [
-                (told[job.id], review.id)
+                (histories[job.id], review.id)
                 for review in job.reviews
                 if review.log_index == entry.entry_index
                 and (review.critique, review.regeneration) != (None, None)

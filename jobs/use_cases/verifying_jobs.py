@@ -39,10 +39,10 @@ class Verdict:
 
 
 class _Record(NamedTuple):
-    """A job, a review or an erasure: its name in messages, what its history says, and the entry that it claims."""
+    """A job, a review or an erasure: its name in messages, its part of the history, and the entry that it claims."""
 
     name: str
-    told: dict[str, Any]
+    fields: dict[str, Any]
     entry: int | None
 
 
@@ -67,14 +67,14 @@ def verify_job(
     with database.read_session() as session:
         job = jobs.get(session, owner, job_id, with_history=True)
         connection = session.connection()
-        told = describe(job)
+        history = describe(job)
         newest = log_checkpoints.newest_checkpoint(connection)
         if job.log_index is None or newest is None:
             return Verdict("unsealed")
-        records: list[_Record] = [_Record("the job", told, job.log_index)]
-        records += [_Record(f"review {r['id']}", r, _index(r)) for r in told["reviews"]]
-        records += [_Record(f"the erasure of {r['at']}", r, _index(r)) for r in told["erasures"]]
-        sealed = [(r.name, r.told, r.entry) for r in records if r.entry is not None]
+        records: list[_Record] = [_Record("the job", history, job.log_index)]
+        records += [_Record(f"review {r['id']}", r, _index(r)) for r in history["reviews"]]
+        records += [_Record(f"the erasure of {r['at']}", r, _index(r)) for r in history["erasures"]]
+        sealed = [(r.name, r.fields, r.entry) for r in records if r.entry is not None]
         try:
             keys = [Verifier.parse(row.verifier) for row in log.keys(connection)]
             checkpoint = open_checkpoint(newest.note, keys)
@@ -98,7 +98,7 @@ def verify_job(
                     raise _DiffersError(
                         f"{name[0].upper()}{name[1:]} was changed: entry {index} differs."
                     )
-            if (reason := misfit(told)) is not None:
+            if (reason := misfit(history)) is not None:
                 raise _DiffersError(f"The job was changed: {reason}.")
         except _DiffersError as error:
             return Verdict("differs", str(error))
@@ -114,5 +114,5 @@ def verify_job(
     )
 
 
-def _index(told: dict[str, Any]) -> int | None:
-    return (told["log"] or {}).get("index")
+def _index(record: dict[str, Any]) -> int | None:
+    return (record["log"] or {}).get("index")

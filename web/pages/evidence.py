@@ -55,8 +55,8 @@ def record(job: Job) -> dict[str, Any]:
     Args:
         job: with its input items, its reviews and its erasures.
     """
-    told = history(job)
-    return {"digest": told["digest"], "index": (told["log"] or {}).get("index")}
+    described = history(job)
+    return {"digest": described["digest"], "index": (described["log"] or {}).get("index")}
 
 
 def _evidence(job: Job, index: int, attempt: Attempt) -> Evidence:

@@ -107,8 +107,8 @@ def news(job_id: str) -> dict[str, Any]:
     services = get_services()
     job = queries.get_job(services.database, services.readable_owner, job_id)
     now = clock.now(services.database)
-    told = "" if job.status.final else sentence(job, now)
-    return standing.news(job, told, now)
+    text = "" if job.status.final else sentence(job, now)
+    return standing.news(job, text, now)
 
 
 def _replays(job: Job) -> list[tuple[Job, bool | None]]:
