@@ -102,7 +102,7 @@ def verify_job(
                 raise _DiffersError(f"The job was changed: {reason}.")
         except _DiffersError as error:
             return Verdict("differs", str(error))
-        except (NoteError, ProofError, ValueError, KeyError) as error:
+        except (NoteError, ProofError, ValueError, LookupError) as error:
             return Verdict("differs", f"The log itself does not fit: {error}")
     return Verdict(
         "verified",

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.models import Attempt, Job, Worker, WorkerState
+from jobs.models import Attempt, Job, LogTile, Worker, WorkerState
 from jobs.use_cases import stages, workers
 from jobs.use_cases.stages import Output
 from jobs.use_cases.workers import Runtime
@@ -153,6 +153,9 @@ def test_verify_says_whether_the_record_is_the_logs(web: Client, database: Datab
             sa.update(Attempt).where(Attempt.stage_index == 1).values(output="Fine.")
         )
     assert "✗ Does not match. The job was changed: entry 0 differs." in verdict()
+    with database.write() as connection:
+        connection.execute(sa.update(LogTile).values(hashes=b""))
+    assert "The log itself does not fit: tile 0 of level 0 is too short" in verdict()
 
 
 def test_where_a_job_stands(web: Client, database: Database) -> None:
