@@ -22,7 +22,9 @@ from jobs.models import (
     LogTile,
     Review,
 )
+from jobs.tlog import tiles
 from jobs.tlog.entry import parse_entry
+from jobs.tlog.merkle import Nodes
 
 #: The condition of the partial index of jobs that are not in the log yet.
 IS_UNSEALED = sa.and_(
@@ -197,6 +199,11 @@ def get_tile(connection: sa.Connection, level: int, index: int) -> bytes:
     """Return the hashes of a tile; nothing if there is none."""
     parameters = {"tile_level": level, "index": index}
     return connection.scalar(_TILE, parameters) or b""
+
+
+def nodes(connection: sa.Connection) -> Nodes:
+    """Return what reads the nodes of the tree, each tile once."""
+    return tiles.nodes(lambda level, index: get_tile(connection, level, index))
 
 
 def set_tile(connection: sa.Connection, level: int, index: int, hashes: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
-from functools import cache
 
 import sqlalchemy as sa
 
@@ -104,7 +103,7 @@ def prove_entries(connection: sa.Connection, indexes: Collection[int]) -> list[P
         for least in (0, max(indexes) + 1)
         if (note := log_checkpoints.get_checkpoint(connection, least)) is not None
     ]
-    nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
+    nodes = log.nodes(connection)
 
     def proof(index: int, entry: bytes) -> Proof | None:
         for size, note in heads:

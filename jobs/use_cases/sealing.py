@@ -269,7 +269,7 @@ def _require_continued(
         return
     if known.size > size:
         differs = f"{known.size} entries were signed, and the database has {size}"
-    elif merkle.root(known.size, _nodes(connection)) != known.root:
+    elif merkle.root(known.size, log.nodes(connection)) != known.root:
         differs = f"the first {known.size} entries are others than those that were signed"
     else:
         return
@@ -342,15 +342,10 @@ def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Sig
 
 def _sign(connection: sa.Connection, size: int, signer: Signer) -> str:
     """Sign the tree of ``size`` leaves; return the signed checkpoint."""
-    root = merkle.root(size, _nodes(connection))
+    root = merkle.root(size, log.nodes(connection))
     note = Checkpoint(signer.name, size, root).sign(signer)
     log_checkpoints.add_checkpoint(connection, size, note)
     return note
-
-
-def _nodes(connection: sa.Connection) -> Callable[[int, int], bytes]:
-    """Return what reads the nodes of the tree, each tile once."""
-    return tiles.nodes(lambda level, index: log.get_tile(connection, level, index))
 
 
 def _new_origin() -> str:

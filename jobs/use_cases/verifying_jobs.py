@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 from jobs.database import Database
 from jobs.models import Job
 from jobs.statements import jobs, log, log_checkpoints
-from jobs.tlog import merkle, tiles
+from jobs.tlog import merkle
 from jobs.tlog.checkpoint import open_checkpoint
 from jobs.tlog.entry import parse_entry
 from jobs.tlog.merkle import ProofError
@@ -78,7 +77,7 @@ def verify_job(
         try:
             keys = [Verifier.parse(row.verifier) for row in log.keys(connection)]
             checkpoint = open_checkpoint(newest.note, keys)
-            nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
+            nodes = log.nodes(connection)
             entries = {
                 row.entry_index: row.entry
                 for row in log.get_entries(connection, [index for _, _, index in sealed])
