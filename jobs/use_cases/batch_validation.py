@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.ids import new_id
 from jobs.models import BatchStatus, FilePurpose, FileState
 from jobs.statements import batches, files
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.batch_work import end
-from jobs.use_cases.files import new_id as new_file_id
 
 #: Of a failed validation; it ends when there are so many.
 MAX_ERRORS = 100
@@ -103,7 +103,7 @@ def _begin(connection: sa.Connection, batch: sa.Row[*tuple[Any, ...]]) -> dict[s
     """Make the files of a batch that is valid; return the columns that change."""
     ids = {}
     for column, kind in (("output_file_id", "output"), ("error_file_id", "error")):
-        ids[column] = new_file_id()
+        ids[column] = new_id("file-")
         files.add(
             connection,
             ids[column],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -11,6 +9,7 @@ import sqlalchemy as sa
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import IdempotencyError, StoredFileNotFoundError, TooManyBatchesError
+from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose
 from jobs.statements import batches, files
 from jobs.transient import retry_on_conflict
@@ -37,11 +36,6 @@ class NewBatch:
     request_digest: str | None = None
 
 
-def new_id() -> str:
-    """Return a new batch id. Ids sort by age."""
-    return f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-
-
 @retry_on_conflict
 def create(database: Database, owner: str, new: NewBatch, key_id: str | None = None) -> Batch:
     """Accept a batch; its lines are validated later.
@@ -60,7 +54,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
         TooManyBatchesError: `MAX_OPEN_OF_OWNER` batches of the owner have not ended.
         IdempotencyError: the idempotency key was used for a different request.
     """
-    batch_id = new_id()
+    batch_id = new_id("batch_")
     try:
         with database.write_session() as session:
             if new.idempotency_key is not None:

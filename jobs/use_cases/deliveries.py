@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
+from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from jobs.statements import clock, deliveries, webhooks
 from jobs.transient import retry_on_conflict
@@ -194,7 +195,7 @@ def sample(
         endpoint = get_endpoint(session, owner, endpoint_id)
         now = clock.now(session.connection())
     prefix = {"response": "resp"}.get(kind := event_type.partition(".")[0], kind)
-    event_id = deliveries.new_event_id()
+    event_id = new_id("evt_")
     body = event_body(event_id, event_type, f"{prefix}_{'0' * 32}", now)
     secrets = _secrets(endpoint, now)
     return endpoint.url, signing.headers(event_id, int(now.timestamp()), body, secrets), body

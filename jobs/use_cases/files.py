@@ -7,11 +7,9 @@ others can write to SQLite in between. Nobody sees a file before its last transa
 
 from __future__ import annotations
 
-import secrets
-import time
-
 from jobs.database import Database
 from jobs.errors import StoredFileNotFoundError
+from jobs.ids import new_id
 from jobs.models import File, FilePurpose, FileState
 from jobs.statements import files
 
@@ -28,14 +26,9 @@ DELETED_CHUNKS = 40
 SECONDS_PER_DAY = 86_400.0
 
 
-def new_id() -> str:
-    """Return a new file id. Ids sort by age."""
-    return f"file-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-
-
 def begin_upload(database: Database, owner: str, name: str) -> str:
     """Begin a file that a client sends; return its id."""
-    file_id = new_id()
+    file_id = new_id("file-")
     with database.write() as connection:
         files.add(connection, file_id, owner, name, FilePurpose.BATCH, FileState.UPLOADING)
     return file_id

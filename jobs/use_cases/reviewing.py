@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import secrets
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -20,6 +18,7 @@ from jobs.agreement import cohen_kappa, krippendorff_alpha
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import NotEndedError
+from jobs.ids import new_id
 from jobs.models import Job
 from jobs.statements import documents, jobs, reviews
 from jobs.tlog.salted import new_salt
@@ -115,7 +114,7 @@ def add(
         JobNotFoundError: the owner has no such job.
         NotEndedError: the job has not ended.
     """
-    review_id = f"rev_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    review_id = new_id("rev_")
     with database.write() as connection:
         job = jobs.lock(connection, owner, job_id)
         if not job.status.final:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.errors import IdempotencyError, QueueFullError, QuotaExceededError
+from jobs.ids import new_id
 from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling, Turn
 from jobs.queued_counts import QueuedCounts
@@ -45,11 +44,6 @@ class NewJob:
     custom_id: str | None = None
     #: The job that is replayed.
     replay_of: str | None = None
-
-
-def new_id() -> str:
-    """Return a new job id: 48 bits of time, so that ids sort by age, and 80 random bits."""
-    return f"resp_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 @dataclass(frozen=True)
@@ -242,7 +236,7 @@ def build_job(
 ) -> Job:
     """Return the row of a new job, which counts as published."""
     return Job(
-        id=new_id(),
+        id=new_id("resp_"),
         owner=owner,
         key_id=key_id,
         question=new.question,
