@@ -82,7 +82,7 @@ def record_piece(
         total = batch.total + len(lines)
         last = piece.last or len(errors) >= MAX_ERRORS
         if last and not total and not errors:
-            errors = [_error("empty_file", None, "The input file has no requests.")]
+            errors = [line_error("empty_file", None, "The input file has no requests.")]
         if last and errors:
             batches.remove_lines(connection, batch_id)
             end(connection, batch, BatchStatus.FAILED, errors=errors[:MAX_ERRORS], total=0)
@@ -124,14 +124,24 @@ def _distinct(
     for line in lines:
         if line.custom_id in known:
             message = f"Another line has the same `custom_id`: {line.custom_id!r}."
-            errors.append(_error("duplicate_custom_id", line.number, message, "custom_id"))
+            errors.append(line_error("duplicate_custom_id", line.number, message, "custom_id"))
         else:
             known.add(line.custom_id)
             distinct.append(line)
     return distinct, errors
 
 
-def _error(code: str, line: int | None, message: str, param: str | None = None) -> dict[str, Any]:
+def line_error(
+    code: str, line: int | None, message: str, param: str | None = None
+) -> dict[str, Any]:
+    """Return an error of a batch, as it is stored.
+
+    Args:
+        code: what is wrong, for programs.
+        line: its number; None for the file as a whole.
+        message: what is wrong, for people.
+        param: the field that is wrong, if it is one.
+    """
     return {"code": code, "line": line, "message": message, "param": param}
 
 

@@ -12,8 +12,8 @@ from jobs.errors import IdempotencyError, StoredFileNotFoundError, TooManyBatche
 from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose
 from jobs.statements import batches, files
+from jobs.timing import SECONDS_PER_DAY
 from jobs.transient import retry_on_conflict
-from jobs.use_cases.files import SECONDS_PER_DAY
 
 #: Seconds in which a batch must be answered: 24 hours.
 COMPLETION_WINDOW = 86_400.0

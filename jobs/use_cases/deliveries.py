@@ -86,9 +86,8 @@ def take(database: Database, *, room: Callable[[str], int], limit: int) -> list[
         room: returns how many more of an endpoint may be taken.
         limit: the maximum number of deliveries.
     """
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         due = deliveries.find_due_endpoints(connection)
     endpoint_ids = [endpoint_id for endpoint_id in due if room(endpoint_id) > 0]
     if not endpoint_ids or limit < 1:

@@ -12,6 +12,7 @@ from jobs.errors import StoredFileNotFoundError
 from jobs.ids import new_id
 from jobs.models import File, FilePurpose, FileState
 from jobs.statements import files
+from jobs.timing import SECONDS_PER_DAY
 
 #: Bytes of a chunk.
 CHUNK = 1 << 18
@@ -23,7 +24,6 @@ READ_CHUNKS = 16
 DEFAULT_EXPIRY = 30 * 86_400
 #: Chunks of deleted files that one transaction deletes.
 DELETED_CHUNKS = 40
-SECONDS_PER_DAY = 86_400.0
 
 
 def begin_upload(database: Database, owner: str, name: str) -> str:
@@ -140,9 +140,8 @@ def sweep_files(database: Database, retention_days: int = 0) -> bool:
         whether more is left to delete.
     """
     retention = retention_days * SECONDS_PER_DAY if retention_days else None
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         if not files.any_to_sweep(connection, retention):
             return False
     with database.write() as connection:
