@@ -11,6 +11,7 @@ from jobs.models import Attempt, Erasure, Job, Review
 from jobs.pipeline import Role
 from jobs.search.query import Node
 from jobs.search.snippets import Highlighter, Snippet
+from jobs.times import rfc3339
 from jobs.tlog.note import NoteError
 from jobs.tlog.proof import Proof
 from jobs.tlog.record import digest, erasure_digest, review_digest
@@ -263,8 +264,3 @@ def origin(proof: str | None) -> dict[str, Any] | None:
     except NoteError:  # Somebody changed the row, as `helixq jobs verify` says.
         return None
     return {"log": parsed.log, "index": parsed.index} if isinstance(parsed, Proof) else None
-
-
-def rfc3339(time: dt.datetime | None) -> str | None:
-    """Return a time as RFC 3339 in UTC with milliseconds."""
-    return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

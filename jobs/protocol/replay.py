@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from jobs.models import Attempt, Job
-from jobs.protocol.history import rfc3339
+from jobs.times import rfc3339
 
 #: Characters shown before and after the first difference of two texts.
 BEFORE, AFTER = 30, 50

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.models import AttemptStatus, Pause
 from jobs.pipeline import Role
-from jobs.protocol.history import rfc3339
+from jobs.times import rfc3339
 from jobs.use_cases.system import RunningWorker, System
 
 #: What workers say that they use.

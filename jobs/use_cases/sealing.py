@@ -25,6 +25,7 @@ from jobs.errors import LogKeyError, LogSetBackError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import Erasure, Job, LogKind, Review
 from jobs.statements import log, log_checkpoints
+from jobs.times import rfc3339
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.entry import deletion_entry, erasure_entry, import_entry, job_entry, review_entry
@@ -178,7 +179,7 @@ def append(
         if signing.kept is not None:
             # Within the lock: nobody signs more meanwhile.
             _require_continued(connection, signer.name, size, signing.kept.read())
-        at = _time(now)
+        at = rfc3339(now)
         rows: list[dict[str, Any]] = []
 
         def add(kind: LogKind, job_id: str, entry: bytes) -> None:
@@ -380,8 +381,3 @@ def _signer(connection: sa.Connection, origin: str | None, signing: Signing) -> 
     elif verifier != verifiers[-1]:
         raise LogKeyError("HELIXQ_LOG_KEY is an old key of the log: give this process the newest")
     return key
-
-
-def _time(time: dt.datetime) -> str:
-    """Return a time as RFC 3339 in UTC with milliseconds."""
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,9 +9,10 @@ from werkzeug.routing import BaseConverter
 from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError, PartNotFoundError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.history import history, rfc3339, summary
+from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import replays, report
+from jobs.times import rfc3339
 from jobs.use_cases import clock, proving, queries, standing
 from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of

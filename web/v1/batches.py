@@ -6,7 +6,8 @@ from flask import Response
 
 from jobs.errors import StoredFileNotFoundError
 from jobs.protocol import body
-from jobs.protocol.batches import batch_list, batch_object, no_input, parse_batch
+from jobs.protocol.batches import batch_object, no_input, parse_batch
+from jobs.protocol.lists import list_object
 from jobs.use_cases import batches
 from web import query
 from web.caller import get_caller
@@ -49,7 +50,7 @@ def list_batches() -> Response:
         after=page.after,
         newest_first=page.order == "desc",
     )
-    return json_response(batch_list(found, has_more=has_more))
+    return json_response(list_object(map(batch_object, found), has_more=has_more))
 
 
 @blueprint.get("/batches/<batch_id>")

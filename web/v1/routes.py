@@ -18,9 +18,10 @@ from jobs.protocol.conversation import earlier_turns
 from jobs.protocol.errors import InvalidRequestError, ProtocolError
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.limits import measure
+from jobs.protocol.lists import list_object
 from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
-from jobs.protocol.response import response, response_list
+from jobs.protocol.response import response
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
 from web import query
@@ -126,7 +127,7 @@ def index() -> Response:
         until=query.time("until"),
         with_attempts=True,
     )
-    return json_response(response_list(jobs, has_more=has_more))
+    return json_response(list_object(map(response, jobs), has_more=has_more))
 
 
 @blueprint.get("/responses/<response:job_id>")
