@@ -403,12 +403,6 @@ def count_queued_by_key(connection: sa.Connection, key_id: str) -> int:
     return connection.scalar(query) or 0
 
 
-def up_to_cap(connection: sa.Connection, rows: sa.Select[Any]) -> int:
-    """Count rows, up to `CAP`."""
-    limited = rows.limit(CAP).subquery()
-    return connection.scalar(sa.select(sa.func.count()).select_from(limited)) or 0
-
-
 def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:
     """End an owner's job as cancelled, unless it has ended."""
     statement = sa.update(Job).where(Job.id == job_id, Job.status.in_(OPEN))

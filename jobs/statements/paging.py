@@ -1,4 +1,4 @@
-"""Pages of a list by age, which begin after the last row of the page before."""
+"""Pages of a list by age, and counts of rows that end at a limit."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def by_age(
     key = sa.tuple_(*columns)
     cursor = sa.tuple_(sa.literal(after.created_at, UTCDateTime()), sa.literal(after.id))
     return query.where(key < cursor if newest_first else key > cursor)
+
+
+def count_up_to(connection: sa.Connection, limit: int | None, rows: sa.Select[Any]) -> int:
+    """Count the rows of a query, up to a limit if there is one."""
+    counted = rows.limit(limit).subquery()
+    return connection.scalar(sa.select(sa.func.count()).select_from(counted)) or 0

@@ -19,7 +19,8 @@ from jobs.models import (
     WebhookEndpoint,
     Worker,
 )
-from jobs.statements.jobs import CAP, IS_IN_PROGRESS, IS_LEASED, IS_QUEUED, up_to_cap
+from jobs.statements.jobs import CAP, IS_IN_PROGRESS, IS_LEASED, IS_QUEUED
+from jobs.statements.paging import count_up_to
 from jobs.statements.workers import IMPORTED, MAX_LOADING
 
 #: The maximum number of workers.
@@ -75,13 +76,13 @@ def count_running(connection: sa.Connection) -> dict[str, int]:
     return {str(row[0]): row[1] for row in connection.execute(query)}
 
 
-def count_all_queued(connection: sa.Connection) -> int:
-    """Count the jobs that wait for their first stage, up to `CAP`."""
-    return up_to_cap(connection, sa.select(Job.priority).where(IS_QUEUED))
+def count_queued(connection: sa.Connection, limit: int = CAP) -> int:
+    """Count the jobs that wait for their first stage, lines of batches included, up to a limit."""
+    return count_up_to(connection, limit, sa.select(Job.priority).where(IS_QUEUED))
 
 
-def count_queued(connection: sa.Connection) -> dict[str, int]:
-    """Return how many jobs of each owner wait for their first stage."""
+def count_queued_by_owner(connection: sa.Connection) -> dict[str, int]:
+    """Return how many of the first `CAP` jobs that wait for their first stage each owner has."""
     queued = sa.select(Job.owner).where(IS_QUEUED).limit(CAP).subquery()
     query = sa.select(queued.c.owner, sa.func.count()).group_by(queued.c.owner)
     return {row[0]: row[1] for row in connection.execute(query)}
@@ -119,9 +120,9 @@ def count_last_attempts(connection: sa.Connection) -> dict[AttemptStatus, int]:
 
 
 def count_pending_deliveries(connection: sa.Connection) -> int:
-    """Count the webhooks that are to be sent."""
-    pending = sa.select(WebhookDelivery.endpoint_id)
-    return up_to_cap(connection, pending.where(WebhookDelivery.next_attempt_at.is_not(None)))
+    """Count the webhooks that are to be sent, up to `CAP`."""
+    is_pending = WebhookDelivery.next_attempt_at.is_not(None)
+    return count_up_to(connection, CAP, sa.select(WebhookDelivery.endpoint_id).where(is_pending))
 
 
 def last_checkpoint(connection: sa.Connection) -> dt.datetime | None:

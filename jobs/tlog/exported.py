@@ -116,16 +116,16 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
             raise
         raise HistoryError("it has no proofs of its reviews and erasures as it should") from error
     return Checked(
-        recorded,
-        salts,
-        erased,
-        parsed,
-        origin,
-        additions.review,
-        additions.erasure,
-        signed,
-        origin_signed and additions.signed,
-        additions.unproved,
+        digest=recorded,
+        salts=salts,
+        erased=erased,
+        proof=parsed,
+        origin=origin,
+        review_origins=additions.review,
+        erasure_origins=additions.erasure,
+        signed=signed,
+        origin_signed=origin_signed and additions.signed,
+        unproved=additions.unproved,
     )
 
 

@@ -74,7 +74,7 @@ def measure(database: Database, limit: int = MOST) -> Waiting:
         deliveries, due_at = metrics.pending_deliveries(connection, limit)
         _, log_size = log.state(connection)
         return Waiting(
-            queued=metrics.count_queued(connection, limit),
+            queued=system.count_queued(connection, limit),
             is_paused=pauses.is_paused(connection),
             oldest_queued_age=since(system.oldest_queued(connection)),
             running=running,

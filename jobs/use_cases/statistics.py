@@ -185,18 +185,18 @@ def read(
             ordered = ordered[:MAX_VALUES]
         groups = dict(ordered)
     return Statistics(
-        query,
-        since,
-        until,
-        total,
-        groups,
-        other_values,
-        others,
-        open_jobs,
-        is_current,
-        by_model,
-        models,
-        compared,
+        query=query,
+        since=since,
+        until=until,
+        total=total,
+        groups=groups,
+        other_values=other_values,
+        others=others,
+        open=open_jobs,
+        is_current=is_current,
+        by_model=by_model,
+        models=models,
+        compared=compared,
     )
 
 

@@ -97,7 +97,7 @@ def summarize(database: Database) -> Summary:
     """Return the least that one wants to know. It costs three short queries."""
     with database.read() as connection:
         runtimes = workers.ready_runtimes(connection, system.MAX_WORKERS)
-        queued = system.count_all_queued(connection)
+        queued = system.count_queued(connection)
         paused_at = pauses.paused_at(connection)
     names = {runtime.get("base", {}).get("name") for runtime in runtimes}
     return Summary(len(runtimes), sorted(filter(None, names)), queued, paused_at)
@@ -129,7 +129,7 @@ def describe(database: Database) -> System:
             RunningWorker(worker, state_of(worker, now), runs.get(worker.id, 0))
             for worker in system.list_workers(session)
         ]
-        queued, begun = Counter(system.count_queued(connection)), Counter[str]()
+        queued, begun = Counter(system.count_queued_by_owner(connection)), Counter[str]()
         running, waiting = dict.fromkeys(Role, 0), dict.fromkeys(Role, 0)
         for owner, stage_index, is_running, number in system.count_in_progress(connection):
             (running if is_running else waiting)[ROLES[stage_index]] += number
@@ -137,20 +137,20 @@ def describe(database: Database) -> System:
         most = (queued + begun).most_common(MAX_OWNERS)
         origin, size = log.state(connection)
         return System(
-            now,
-            running_workers,
-            queued.total(),
-            system.oldest_queued(connection),
-            running,
-            waiting,
-            {owner: (queued[owner], begun[owner]) for owner, _ in most},
-            system.count_last_attempts(connection),
-            system.count_pending_deliveries(connection),
-            origin,
-            size,
-            log.count_unsealed(connection, CAP),
-            system.last_checkpoint(connection),
-            pauses.newest(session, MAX_PAUSES),
+            now=now,
+            workers=running_workers,
+            queued=queued.total(),
+            oldest_queued_at=system.oldest_queued(connection),
+            running=running,
+            waiting=waiting,
+            owners={owner: (queued[owner], begun[owner]) for owner, _ in most},
+            attempts=system.count_last_attempts(connection),
+            deliveries=system.count_pending_deliveries(connection),
+            log_origin=origin,
+            log_size=size,
+            unsealed=log.count_unsealed(connection, CAP),
+            checkpoint_at=system.last_checkpoint(connection),
+            pauses=pauses.newest(session, MAX_PAUSES),
         )
 
 
