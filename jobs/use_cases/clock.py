@@ -10,4 +10,4 @@ from jobs.statements import clock
 
 def now(database: Database) -> dt.datetime:
     """Return the database's time."""
-    return database.look(clock.now)
+    return database.query(clock.now)

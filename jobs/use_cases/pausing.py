@@ -73,10 +73,10 @@ def resume(database: Database, resumed_by: str) -> tuple[Pause | None, bool]:
 
 def is_paused(database: Database) -> bool:
     """Return whether the queue is paused."""
-    return database.look(pauses.is_paused)
+    return database.query(pauses.is_paused)
 
 
 def current(database: Database) -> LastPause | None:
     """Return the pause that lasts; None if the queue is not paused."""
-    last = database.look(pauses.last)
+    last = database.query(pauses.last)
     return None if last is None or last.resumed_at is not None else last

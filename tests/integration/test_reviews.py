@@ -265,7 +265,7 @@ def test_turns_go_through_the_sample_once_whoever_else_reviews(database: Databas
 
     def turn(after: Mark | None = None, **options: Any) -> Turn:
         options = {"owner": None, "reviewer": "ann", "kind": "unreviewed", "seed": 1, **options}
-        return reviewing.next_turn(database, after=after, **options)
+        return reviewing.next_review(database, after=after, **options)
 
     assert turn() == Turn(Mark(sample[0], False), 6, 0, 6, 0, 1)
     seen = [turn().next]

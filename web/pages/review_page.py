@@ -93,7 +93,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         reviewer = query.text("reviewer", caller.owner, MAX_NAME)
     after = request.args.get("after")
     times = {"since": query.time("since"), "until": query.time("until")}
-    turn = reviewing.next_turn(
+    progress = reviewing.next_review(
         services.database,
         owner,
         reviewer=reviewer,
@@ -102,8 +102,8 @@ def _show(job: Job | None, message: str | None = None) -> str:
         after=None if after is None else Mark(after, request.args.get("reviewed") == "1"),
         **times,
     )
-    if job is None and turn.next is not None:
-        job = job_page.get(turn.next.job_id)
+    if job is None and progress.next is not None:
+        job = job_page.get(progress.next.job_id)
     here = _of_request(*_QUEUE, *_PLACE)
     of_request = Options.of_request()
     options = _Options(diff=of_request.diff, invisible=of_request.invisible, address=here)
@@ -121,7 +121,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
     return render_template(
         "review.html",
         job=job,
-        turn=turn,
+        progress=progress,
         kind=kind,
         kinds={name: (label, _url({**queue, "kind": name})) for name, label in KINDS.items()},
         reviewer=reviewer,
