@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from jobs.models import Job
 from jobs.protocol.body import NotFiniteError, check_depth, loads
@@ -26,13 +26,6 @@ MAX_CUSTOM_ID = 512
 PRIORITY = 0
 
 _NAMES = ("custom_id", "method", "url", "body")
-
-
-class BatchRequest(NamedTuple):
-    """What a line of an input file asks."""
-
-    custom_id: str
-    body: dict[str, Any]
 
 
 def parse_line(line: bytes) -> dict[str, Any]:

@@ -103,8 +103,8 @@ def submit_all(
         counts: of the queued jobs, if this process submits many.
 
     Returns:
-        for each, in their order: the job and whether it is new, or why it is refused, as `submit` raises it. It is not new if its idempotency key was used for the same request before: then it is
-        the job of that request, as it is now.
+        for each, in their order: the job and whether it is new, or why it is refused, as `submit` raises it. If its
+        idempotency key was used for the same request before, the job is that of the earlier request, as it is now.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database accepts none.
