@@ -85,7 +85,7 @@ def show() -> Response | str | tuple[str, int]:
     except (InvalidRequestError, StatisticsError) as error:
         message = translate(error).message
     by = stated.get("by", "day")
-    first, _, second = stated.get("compare", "").partition(",")
+    first, second = (name.strip() for name in f"{stated.get('compare', '')},".split(",")[:2])
     text = render_template(
         "stats.html",
         given=stated,

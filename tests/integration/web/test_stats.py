@@ -162,6 +162,8 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     page = web.get(sent.location).text
     assert "<b>0" not in page
     assert "25 % [" in page
+    spaced = web.get("/stats?compare=actor-v1,%20actor-v2").text
+    assert "Second: actor-v2, 8 jobs" in " ".join(spaced.split())
     for by in ("hour", "day", "model", "adapter"):
         page = web.get(f"/stats?by={by}")
         assert page.text.count("<svg") == 5
