@@ -10,6 +10,7 @@ import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,11 +118,16 @@ class Ended:
             jobs: ``status``, ``created_at``, ``finished_at``; attempts: ``role``, ``status``, ``prompt_tokens``,
             ``output_tokens``, ``queued_at``, ``started_at``, ``first_token_at``, ``finished_at``.
         """
-        with database.read() as connection:
-            if not self._begun:
-                self._begin(connection)
-                return [], []
-            return self._jobs(connection), self._attempts(connection)
+        state = {name: copy(value) for name, value in vars(self).items()}
+        try:
+            with database.read() as connection:
+                if not self._begun:
+                    self._begin(connection)
+                    return [], []
+                return self._jobs(connection), self._attempts(connection)
+        except BaseException:
+            vars(self).update(state)  # The next call returns what this one had found already.
+            raise
 
     def _begin(self, connection: sa.Connection) -> None:
         self._since = self._job_at = clock.now(connection)
