@@ -19,7 +19,8 @@ from jobs.models import (
     WebhookEndpoint,
     Worker,
 )
-from jobs.statements.jobs import CAP, IS_IN_PROGRESS, IS_LEASED, IS_QUEUED
+from jobs.statements.in_queue import CAP
+from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED
 from jobs.statements.paging import count_up_to
 from jobs.statements.workers import IMPORTED, MAX_LOADING
 
@@ -74,24 +75,6 @@ def count_running(connection: sa.Connection) -> dict[str, int]:
     leased = sa.select(Job.worker_id).where(IS_LEASED).limit(CAP).subquery()
     query = sa.select(leased.c.worker_id, sa.func.count()).group_by(leased.c.worker_id)
     return {str(row[0]): row[1] for row in connection.execute(query)}
-
-
-def count_queued(connection: sa.Connection, limit: int = CAP) -> int:
-    """Count the jobs that wait for their first stage, lines of batches included, up to a limit."""
-    return count_up_to(connection, limit, sa.select(Job.priority).where(IS_QUEUED))
-
-
-def count_queued_by_owner(connection: sa.Connection) -> dict[str, int]:
-    """Return how many of the first `CAP` jobs that wait for their first stage each owner has."""
-    queued = sa.select(Job.owner).where(IS_QUEUED).limit(CAP).subquery()
-    query = sa.select(queued.c.owner, sa.func.count()).group_by(queued.c.owner)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def oldest_queued(connection: sa.Connection) -> dt.datetime | None:
-    """Return when the job was accepted that has waited longest for its first stage."""
-    query = sa.select(Job.created_at).where(IS_QUEUED).order_by(Job.created_at, Job.id).limit(1)
-    return connection.scalar(query)
 
 
 def count_in_progress(

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.models import AttemptStatus
 from jobs.pipeline import Role
-from jobs.statements import clock, log, metrics, pauses, system
+from jobs.statements import clock, in_queue, log, metrics, pauses, system
 from jobs.use_cases.system import ROLES, state_of
 
 #: Counts end here: what is read is bounded, however much waits.
@@ -75,9 +75,9 @@ def measure(database: Database, limit: int = MOST) -> Waiting:
         deliveries, due_at = metrics.pending_deliveries(connection, limit)
         _, log_size = log.state(connection)
         return Waiting(
-            queued=system.count_queued(connection, limit),
+            queued=in_queue.count(connection, limit),
             is_paused=pauses.is_paused(connection),
-            oldest_queued_age=since(system.oldest_queued(connection)),
+            oldest_queued_age=since(in_queue.oldest(connection)),
             running=running,
             waiting=waiting,
             workers=Counter(state_of(each, now) for each in system.list_workers(session)),

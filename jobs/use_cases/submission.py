@@ -15,7 +15,7 @@ from jobs.ids import new_id
 from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling, Turn
 from jobs.queued_counts import QueuedCounts
-from jobs.statements import jobs
+from jobs.statements import in_queue, jobs
 from jobs.trace_context import TraceContext
 from jobs.transient import is_transient, retry_on_conflict
 
@@ -221,12 +221,12 @@ def _find_existing(
 
 
 def _check_limits(unit: _Unit, max_queued: int, key: ApiKey | None, counts: QueuedCounts) -> None:
-    if not counts.admit(None, max_queued, lambda: jobs.count_queued(unit.flush())):
+    if not counts.admit(None, max_queued, lambda: in_queue.count_without_lines(unit.flush())):
         raise QueueFullError
     if key is None or key.max_queued is None:
         return
     if not counts.admit(
-        key.id, key.max_queued, lambda: jobs.count_queued_by_key(unit.flush(), key.id)
+        key.id, key.max_queued, lambda: in_queue.count_of_key(unit.flush(), key.id)
     ):
         raise QuotaExceededError(key.max_queued)
 

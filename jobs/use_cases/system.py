@@ -16,8 +16,8 @@ from jobs.models import (
     WorkerState,
 )
 from jobs.pipeline import MAX_ROUNDS, Role, stages
-from jobs.statements import clock, log, pauses, system, workers
-from jobs.statements.jobs import CAP
+from jobs.statements import clock, in_queue, log, pauses, system, workers
+from jobs.statements.in_queue import CAP
 from jobs.timing import ALIVE_FOR
 
 __all__ = [
@@ -57,7 +57,7 @@ class RunningWorker:
 
 @dataclass(frozen=True)
 class System:
-    """What runs and what waits. No number counts further than `jobs.statements.jobs.CAP`."""
+    """What runs and what waits. No number counts further than `jobs.statements.in_queue.CAP`."""
 
     now: dt.datetime
     workers: list[RunningWorker]
@@ -97,7 +97,7 @@ def summarize(database: Database) -> Summary:
     """Return the least that one wants to know. It costs three short queries."""
     with database.read() as connection:
         runtimes = workers.ready_runtimes(connection, system.MAX_WORKERS)
-        queued = system.count_queued(connection)
+        queued = in_queue.count(connection)
         paused_at = pauses.paused_at(connection)
     names = {runtime.get("base", {}).get("name") for runtime in runtimes}
     return Summary(len(runtimes), sorted(filter(None, names)), queued, paused_at)
@@ -129,7 +129,7 @@ def describe(database: Database) -> System:
             RunningWorker(worker, state_of(worker, now), runs.get(worker.id, 0))
             for worker in system.list_workers(session)
         ]
-        queued, begun = Counter(system.count_queued_by_owner(connection)), Counter[str]()
+        queued, begun = Counter(in_queue.count_by_owner(connection)), Counter[str]()
         running, waiting = dict.fromkeys(Role, 0), dict.fromkeys(Role, 0)
         for owner, stage_index, is_running, number in system.count_in_progress(connection):
             (running if is_running else waiting)[ROLES[stage_index]] += number
@@ -140,7 +140,7 @@ def describe(database: Database) -> System:
             now=now,
             workers=running_workers,
             queued=queued.total(),
-            oldest_queued_at=system.oldest_queued(connection),
+            oldest_queued_at=in_queue.oldest(connection),
             running=running,
             waiting=waiting,
             owners={owner: (queued[owner], begun[owner]) for owner, _ in most},
