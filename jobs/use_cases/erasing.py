@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ from jobs.tlog.record import review_texts, texts
 from jobs.tlog.salted import Salts, is_erased, own_salt, salts_of, text_hash
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.files import READ_CHUNKS
+from jobs.use_cases.sealing import Describe
 
 #: Texts of one entry of the log: it may have 65,535 bytes.
 MAX_TEXTS = 1000
@@ -51,7 +52,7 @@ def erase(
     database: Database,
     owner: str | None,
     job_id: str,
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     asked: Sequence[str] | None,
     *,
     erased_by: str,
@@ -63,7 +64,7 @@ def erase(
         database: of the job.
         owner: of the job; None for any.
         job_id: of the job.
-        describe: returns the history of a job (`jobs.protocol.history`).
+        describe: returns the history of a job.
         asked: JSON pointers into the history; None for all texts.
         erased_by: who asks for it.
         key_id: of the API key that it was asked with, if any.
@@ -87,7 +88,7 @@ def _erase(
     database: Database,
     owner: str | None,
     job_id: str,
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     asked: Sequence[str] | None,
     lines: Iterable[tuple[str, int, int]],
     erased_by: str,

@@ -7,15 +7,16 @@ a review may be sent twice, as after a crash before the place was moved, and is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from jobs import trace_context
 from jobs.database import Database
-from jobs.models import Job, LogKind
+from jobs.models import LogKind
 from jobs.statements import log, traces
+from jobs.use_cases.sealing import Describe
 
 #: Entries that are looked at for one request.
 MAX_ENTRIES = 50
@@ -36,7 +37,7 @@ class Sending(NamedTuple):
 
 
 def begin_sending(
-    database: Database, receiver: str, describe: Callable[[Job], dict[str, Any]], seconds: float
+    database: Database, receiver: str, describe: Describe, seconds: float
 ) -> Sending | None:
     """Return what a receiver is to be sent now; None if it has everything, or is not to be sent anything.
 
@@ -45,7 +46,7 @@ def begin_sending(
     Args:
         database: of the jobs.
         receiver: SHA-256 of its address.
-        describe: returns the history of a job (`jobs.protocol.history`).
+        describe: returns the history of a job.
         seconds: for how long nobody else sends.
     """
     with database.read() as connection:

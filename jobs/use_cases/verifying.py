@@ -7,7 +7,7 @@ of each job, review and erasure is compared with its entry. The first difference
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.record import misfit
 from jobs.tlog.tiles import WIDTH
+from jobs.use_cases.sealing import Describe
 
 #: Entries and checkpoints that are read at once.
 PAGE = WIDTH
@@ -78,7 +79,7 @@ class Head(NamedTuple):
 
 def verify(
     database: Database,
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     *,
     trusted: Sequence[Verifier] = (),
     witnesses: Sequence[Cosigner] = (),
@@ -88,7 +89,7 @@ def verify(
 
     Args:
         database: to verify.
-        describe: returns the history of a job (`jobs.protocol.history`).
+        describe: returns the history of a job.
         trusted: the keys that may have signed; if none are given, those that the database names. Only keys from
             elsewhere reveal that the log was replaced as a whole.
         witnesses: those that must have cosigned the log. Their cosignatures that are kept are checked.
@@ -270,7 +271,7 @@ def _stored_heads(
 def _check_jobs(
     session: Session,
     rows: Sequence[sa.Row[int, LogKind, str, bytes]],
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     report: Report,
 ) -> None:
     """Compare the jobs that entries are about, and what was added to them, with the entries."""

@@ -6,12 +6,10 @@ erasures with their entries, and proves that each entry is in the newest checkpo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jobs.database import Database
-from jobs.models import Job
 from jobs.statements import jobs, log, log_checkpoints
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import open_checkpoint
@@ -19,6 +17,7 @@ from jobs.tlog.entry import parse_entry
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.record import misfit
+from jobs.use_cases.sealing import Describe
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,14 @@ class _DiffersError(Exception):
     """Something is not what the log recorded. The message says what."""
 
 
-def verify_job(
-    database: Database, owner: str | None, job_id: str, describe: Callable[[Job], dict[str, Any]]
-) -> Verdict:
+def verify_job(database: Database, owner: str | None, job_id: str, describe: Describe) -> Verdict:
     """Compare a job with the log. The keys are those that the database names.
 
     Args:
         database: of the job.
         owner: of the job; None for any.
         job_id: of the job.
-        describe: returns the history of a job (`jobs.protocol.history`).
+        describe: returns the history of a job.
 
     Raises:
         JobNotFoundError: the owner has no such job.
