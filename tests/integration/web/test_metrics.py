@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from jobs.database import Database
 from jobs.models import Attempt, Job, Scope, WorkerState
+from jobs.statements import metrics as statements
 from jobs.use_cases import cancellation, metrics, stages, sweeping, workers
 from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
@@ -234,7 +235,7 @@ def test_ends_that_were_found_before_a_query_failed_are_counted_later(
         raise sa.exc.OperationalError("SELECT", {}, Exception("the connection was lost"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.metrics, "attempts_after", fail)
+        patch.setattr(statements, "attempts_after", fail)
         with pytest.raises(sa.exc.OperationalError):
             ended.read(database)
     jobs, attempts = ended.read(database)
