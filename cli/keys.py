@@ -14,13 +14,13 @@ import click
 from cli.fields import Command, Fields, json_fields
 from cli.tables import minute, print_table
 from jobs.enums import Scope
+from jobs.timing import SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     from jobs.models import ApiKey
     from jobs.settings import Settings
     from jobs.use_cases.keys import KeyState
 
-SECONDS_PER_DAY = 86_400.0
 MAX_DAYS = 36_500
 KEY_FIELDS = (
     "id",

@@ -17,7 +17,7 @@ from cli.tables import count
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
-#: Where counts of the server end (`jobs.statements.jobs.CAP`).
+#: Where counts of the server end (`jobs.statements.in_queue.CAP`).
 MOST = 1000
 
 

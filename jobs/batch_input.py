@@ -19,7 +19,7 @@ from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
 from jobs.use_cases import batch_validation, files
-from jobs.use_cases.batch_validation import Piece, ValidatedLine
+from jobs.use_cases.batch_validation import Piece, ValidatedLine, line_error
 from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class BatchInput:
             if line is None:
                 last = True
                 if position < size:
-                    errors.append(_error("file_not_found", None, "The input file was deleted."))
+                    errors.append(line_error("file_not_found", None, "The input file was deleted."))
                 break
             number += 1
             position = line.end
@@ -89,7 +89,7 @@ class BatchInput:
             if total + len(found) >= MAX_LINES:
                 last = True
                 message = f"A batch has at most {MAX_LINES:,} requests."
-                errors.append(_error("request_limit_exceeded", number, message))
+                errors.append(line_error("request_limit_exceeded", number, message))
                 break
             try:
                 if line.text is None:
@@ -103,14 +103,14 @@ class BatchInput:
                 found.append(ValidatedLine(number, custom_id, line.start, line.length))
                 body = batch_lines.body_of(data, batch.endpoint)
             except InvalidRequestError as error:
-                errors.append(_error(error.code, number, error.message, error.param))
+                errors.append(line_error(error.code, number, error.message, error.param))
                 continue
             try:
                 self._check(batch, body)
             except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
                 refused = self.refusal(error, batch.id, number)
                 code, message, param = batch_lines.in_line_terms(refused)
-                errors.append(_error(code, number, message, param))
+                errors.append(line_error(code, number, message, param))
             if len(errors) + len(batch.errors) >= batch_validation.MAX_ERRORS:
                 last = True
                 break
@@ -165,10 +165,6 @@ class BatchInput:
         if refused.kind is ErrorKind.INTERNAL:
             log.error("%s: line %d failed", batch_id, number, exc_info=error)
         return refused
-
-
-def _error(code: str, line: int | None, message: str, param: str | None = None) -> dict[str, Any]:
-    return {"code": code, "line": line, "message": message, "param": param}
 
 
 def _without_mark(line: bytes, number: int) -> bytes:

@@ -47,8 +47,8 @@ POSTGRESQL_DEFAULTS = {
 SEVERAL_HOSTS_DEFAULTS = {"target_session_attrs": "read-write"}
 #: The maximum number of connections of a process: for units of work, for single queries, and of both.
 POOL_SIZE = 8
-LOOK_POOL_SIZE = 2
-MAX_CONNECTIONS = POOL_SIZE + LOOK_POOL_SIZE
+AUTOCOMMIT_POOL_SIZE = 2
+MAX_CONNECTIONS = POOL_SIZE + AUTOCOMMIT_POOL_SIZE
 #: SQLSTATE of a write in a read-only transaction, as on a standby.
 READ_ONLY = "25006"
 
@@ -80,7 +80,7 @@ class Database:
             url: as `jobs.database_url.checked` returns it. Nothing connects before the first use.
         """
         self.engine = create_engine(url)
-        self._reader = self._viewer = self.engine
+        self._reader = self._autocommit = self.engine
         self._lookups: dict[Callable[..., Any], Combiner[str, Any]] = {}
         self._writing: AbstractContextManager[object] = nullcontext()
         if self.engine.dialect.name == "sqlite":
@@ -88,7 +88,7 @@ class Database:
         if self.engine.dialect.name == "postgresql":
             # Several queries of one unit of work must see the same snapshot.
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
-            self._viewer = create_engine(url, for_looks=True)
+            self._autocommit = create_engine(url, autocommit=True)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -97,19 +97,19 @@ class Database:
             begin(connection, write=False)
             yield connection
 
-    def look(self, query: Callable[[sa.Connection], T]) -> T:
-        """Run one query, outside of a transaction; return what ``query`` returns.
+    def query(self, run: Callable[[sa.Connection], T]) -> T:
+        """Run one query in autocommit, without a transaction; return what ``run`` returns.
 
         In PostgreSQL it takes half the time of `read`, because nothing but the query goes to the server.
         """
         try:
-            with self._viewer.connect() as connection:
-                return query(connection)
+            with self._autocommit.connect() as connection:
+                return run(connection)
         except sa.exc.DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-        with self._viewer.connect() as connection:  # The server had closed it.
-            return query(connection)
+        with self._autocommit.connect() as connection:  # The server had closed it.
+            return run(connection)
 
     def look_up(
         self, fetch: Callable[[sa.Connection, list[str]], Mapping[str, T]], key: str
@@ -131,7 +131,7 @@ class Database:
         self, fetch: Callable[[sa.Connection, list[str]], Mapping[str, T]], keys: list[str]
     ) -> list[T | None]:
         different = list(dict.fromkeys(keys))
-        found = self.look(lambda connection: fetch(connection, different))
+        found = self.query(lambda connection: fetch(connection, different))
         return [found.get(key) for key in keys]
 
     @contextmanager
@@ -198,10 +198,10 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
-        self._viewer.dispose()
+        self._autocommit.dispose()
 
 
-def create_engine(url: str, *, for_looks: bool = False) -> sa.Engine:
+def create_engine(url: str, *, autocommit: bool = False) -> sa.Engine:
     """Return the engine for a URL.
 
     Its connections keep no state in PostgreSQL beyond a transaction, prepared statements included
@@ -210,7 +210,7 @@ def create_engine(url: str, *, for_looks: bool = False) -> sa.Engine:
     """
     # A thread holds at most one connection, and none while it waits or computes: threads beyond the pool
     # size wait only briefly. LIFO reuses the connection whose caches are warm.
-    size = LOOK_POOL_SIZE if for_looks else POOL_SIZE
+    size = AUTOCOMMIT_POOL_SIZE if autocommit else POOL_SIZE
     pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0, "pool_use_lifo": True}
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -226,10 +226,10 @@ def create_engine(url: str, *, for_looks: bool = False) -> sa.Engine:
         }
         engine = sa.create_engine(
             parsed,
-            pool_pre_ping=not for_looks,
+            pool_pre_ping=not autocommit,
             connect_args=options,
             # Whatever the default of the server, the database or the role is.
-            isolation_level="AUTOCOMMIT" if for_looks else "READ COMMITTED",
+            isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
             hide_parameters=True,  # Errors are logged, and the parameters are people's texts.
             **pool,
         )

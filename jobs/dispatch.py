@@ -88,7 +88,7 @@ def cancel_batch(database: Database, progress: Progress, owner: str | None, batc
     """Begin to cancel a batch, and notify the readers of its jobs; see `batches.cancel_batch`.
 
     Raises:
-        NoSuchBatchError: there is no such batch.
+        BatchNotFoundError: there is no such batch.
     """
     batch, cancelled = batches.cancel_batch(database, owner, batch_id)
     for job_id in cancelled:
@@ -143,7 +143,7 @@ def delete_matching(
     """Delete the next jobs of an owner or with metadata, and notify their readers; see `deletion.delete_matching`.
 
     Raises:
-        WrongCursorError: ``after`` is not what an earlier step returned.
+        DeletionCursorError: ``after`` is not what an earlier step returned.
     """
     step = deletion.delete_matching(database, owner, metadata, after=after, dry_run=dry_run)
     for job_id in [] if dry_run else step.ids:

@@ -24,14 +24,14 @@ class CursorError(UserError):
         )
 
 
-class NoSuchFileError(UserError):
+class StoredFileNotFoundError(UserError):
     """No file with this id exists for this owner."""
 
     def __init__(self, file_id: str) -> None:
         super().__init__(f"No such file: {file_id!r}.")
 
 
-class NoSuchBatchError(UserError):
+class BatchNotFoundError(UserError):
     """No batch with this id exists for this owner."""
 
     def __init__(self, batch_id: str) -> None:
@@ -76,7 +76,7 @@ class LineNotWrittenError(UserError):
         )
 
 
-class NoSuchTextError(UserError):
+class TextNotFoundError(UserError):
     """A job has no text at a JSON pointer."""
 
     def __init__(self, job_id: str, pointer: str) -> None:
@@ -87,7 +87,7 @@ class NoSuchTextError(UserError):
         self.pointer = pointer
 
 
-class NoSuchPartError(UserError):
+class PartNotFoundError(UserError):
     """A job has no review or erasure of a number."""
 
     def __init__(self, job_id: str, part: str, number: int, count: int) -> None:

@@ -72,24 +72,24 @@ def read_histories(file: IO[bytes], trusted: Sequence[Verifier]) -> Iterator[Lin
         if not line.text.strip():
             continue
         try:
-            told = loads(line.text)
+            history = loads(line.text)
         except (ValueError, RecursionError) as error:
             raise RefusedError(number, f"it is no JSON ({error})") from error
-        if not isinstance(told, dict) or not {"id", "attempts", "log"} <= told.keys():
+        if not isinstance(history, dict) or not {"id", "attempts", "log"} <= history.keys():
             raise RefusedError(number, "it is no history: export with `--shape history`")
         try:
             checked = None
-            if told["log"] is not None or told.get("status") not in tuple(OPEN):
-                checked = _check(told, trusted)
+            if history["log"] is not None or history.get("status") not in tuple(OPEN):
+                checked = _check(history, trusted)
         except HistoryError as error:
-            raise RefusedError(number, f"the history of {told['id']}: {error}") from error
-        yield Line(number, told, checked)
+            raise RefusedError(number, f"the history of {history['id']}: {error}") from error
+        yield Line(number, history, checked)
 
 
-def _check(told: dict[str, Any], trusted: Sequence[Verifier]) -> Checked | None:
-    if told["log"] is None and told.get("digest") is None and told.get("proof") is None:
+def _check(history: dict[str, Any], trusted: Sequence[Verifier]) -> Checked | None:
+    if history["log"] is None and history.get("digest") is None and history.get("proof") is None:
         return None  # Exported within the second before it was sealed.
-    return exported.check(told, trusted)
+    return exported.check(history, trusted)
 
 
 def import_file(

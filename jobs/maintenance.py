@@ -193,12 +193,12 @@ class Maintenance(DutyThread):
             return False
         try:
             prepared = sealing.prepare(self._database, history)
-            sealing.append(self._database, prepared, self._signing)
+            appended = sealing.append(self._database, prepared, self._signing)
         except LogKeyError as error:
             self._say_unsigned(error)
             return False
         self._unsigned = None
-        return len(prepared) >= sealing.MAX_JOBS
+        return max(len(prepared), appended) >= sealing.MAX_JOBS  # Deletions are not prepared.
 
     def keep_checkpoint(self) -> bool:
         """Keep the log's newest checkpoint on this machine; say so if the log was set back.

@@ -77,14 +77,14 @@ class Exporter:
         """Return a request as a line of OTLP's JSON."""
         from google.protobuf.json_format import MessageToDict
 
-        told = MessageToDict(self._request(histories), use_integers_for_enums=True)
-        for resource in told.get("resourceSpans", []):
+        request = MessageToDict(self._request(histories), use_integers_for_enums=True)
+        for resource in request.get("resourceSpans", []):
             for scope in resource["scopeSpans"]:
                 for span in scope.get("spans", []):
                     for name in _IDS:
                         if name in span:
                             span[name] = base64.b64decode(span[name]).hex()
-        return json.dumps(told, separators=(",", ":"))
+        return json.dumps(request, separators=(",", ":"))
 
     def _request(
         self, histories: Iterable[Mapping[str, Any]], ratings: Iterable[Rating] | None = None

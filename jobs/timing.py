@@ -11,3 +11,6 @@ LEASE = 15.0
 SWEEP_INTERVAL = 5.0
 #: Seconds after its last heartbeat for which a worker counts as alive.
 ALIVE_FOR = 20.0
+
+#: For what is set in days.
+SECONDS_PER_DAY = 86_400.0

@@ -52,8 +52,8 @@ class TraceContext:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of a request that is made within the span."""
-        told = {"traceparent": self.traceparent}
-        return told if self.state is None else {**told, "tracestate": self.state}
+        headers = {"traceparent": self.traceparent}
+        return headers if self.state is None else {**headers, "tracestate": self.state}
 
 
 def parse(traceparent: str | None, tracestate: str | None = None) -> TraceContext | None:

@@ -79,5 +79,5 @@ class TraceSending(DutyThread):
         except RefusedError as error:
             # The receiver would refuse them each time, and everything after them would wait.
             reviews = [review_id for _, review_id in sending.reviews]
-            ids = ", ".join([*(told["id"] for told in sending.histories), *reviews])
+            ids = ", ".join([*(history["id"] for history in sending.histories), *reviews])
             log.error("the receiver of traces refuses %s: %s", ids, error)

@@ -31,19 +31,13 @@ def changed_share(before: str, after: str) -> float:
     """Return which share of the words of two texts has no counterpart in the other, from 0 to 1.
 
     Words are separated by white space. 0 means that both have the same words in the same order, and 1 that
-    nothing of ``before`` is in ``after``. In long texts, a very frequent word counts only next to other equal words.
+    nothing of ``before`` is in ``after``. Long texts are compared as in `changes`, in as little time.
     """
     old, new = before.split(), after.split()
-    total = len(old) + len(new)
     if old == new:
         return 0.0
-    start = _equal_words(old, new)
-    old, new = old[start:], new[start:]
-    end = _equal_words(old[::-1], new[::-1])
-    old, new = old[: len(old) - end], new[: len(new) - end]
-    matcher = SequenceMatcher(None, old, new, autojunk=len(old) * len(new) > EXACT)
-    equal = start + end + sum(block.size for block in matcher.get_matching_blocks())
-    return 1 - 2 * equal / total
+    equal = sum(size for _, _, size in _blocks(old, new))
+    return 1 - 2 * equal / (len(old) + len(new))
 
 
 def changes(before: str, after: str) -> list[Change]:

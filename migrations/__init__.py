@@ -19,8 +19,6 @@ from migrations import compatibility, statistics
 
 #: The key of the advisory lock that a migration holds in PostgreSQL: "helixq" as bytes.
 LOCK = int.from_bytes(b"helixq")
-
-
 #: Timeouts that a role or database may set, and that a migration of a long history would exceed.
 TIMEOUTS = (
     "statement_timeout",

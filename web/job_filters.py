@@ -141,18 +141,18 @@ def exported(others: Collection[str]) -> tuple[Filters, str | None]:
 
 
 def selected() -> list[str] | None:
-    """Return the ids of the jobs that the current request names one by one; None if it names none.
+    """Return the ids of the jobs that the current request names one by one; None if it has no parameter ``ids``.
 
     Raises:
-        InvalidRequestError: there are too many, or filters besides.
+        InvalidRequestError: there are none or too many, or filters besides.
     """
-    ids = list(dict.fromkeys(filter(None, request.args.get("ids", "").split(","))))
-    if not ids:
+    if "ids" not in request.args:
         return None
+    ids = list(dict.fromkeys(filter(None, request.args["ids"].split(","))))
     filtered = any(name in FILTERS or name.startswith(METADATA) for name in request.args)
-    if len(ids) > query.MAX_PAGE_SIZE or filtered:
+    if not 0 < len(ids) <= query.MAX_PAGE_SIZE or filtered:
         raise InvalidRequestError(
-            f"`ids` must be up to {query.MAX_PAGE_SIZE} ids of jobs, separated by commas, without other filters.",
+            f"`ids` must be 1 to {query.MAX_PAGE_SIZE} ids of jobs, separated by commas, without other filters.",
             code="invalid_value",
             param="ids",
         )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Flask, g, request
 from werkzeug.wrappers import Response
@@ -109,14 +110,14 @@ class RequestSpans:
     def _server_span(self) -> Any:
         """Return the current request's span, which began with it."""
         if "span" not in g:
-            host, _, port = request.host.rpartition(":") if ":" in request.host else ("", "", "")
+            address, port = split_host(request.host)
             attributes = {
                 "http.request.method": _method(),
                 "http.route": _route(),
                 "url.path": request.path,
                 "url.scheme": request.scheme,
-                "server.address": host or request.host,
-                "server.port": int(port) if port.isdecimal() else None,
+                "server.address": address,
+                "server.port": port,
                 "user_agent.original": request.headers.get("User-Agent"),
             }
             given = tracing.given()
@@ -151,6 +152,15 @@ class RequestSpans:
             # A stream ends later.
             response.call_on_close(span.end)
         return response
+
+
+def split_host(host: str) -> tuple[str, int | None]:
+    """Return the address and the port, if it has one, of a ``Host`` header; all of one that is malformed."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return parts.hostname or host, parts.port
+    except ValueError:
+        return host, None
 
 
 def _method() -> str:

@@ -90,8 +90,8 @@ class Services:
 
     def pause(self, note: str | None) -> tuple[Pause, bool]:
         """Pause the queue in the name of the current request's owner; see `pausing.pause`."""
-        said = (note or "").strip() or None
-        paused = pausing.pause(self.database, get_caller().owner, said)
+        note = (note or "").strip() or None
+        paused = pausing.pause(self.database, get_caller().owner, note)
         self.summaries.forget()
         return paused
 

@@ -66,7 +66,10 @@ def given() -> TraceContext | None:
 def sending() -> Iterator[Sending]:
     """Make the current request the parent of the job that is submitted in the block."""
     spans = _spans(current_app)
-    yield from iter([Sending(given())]) if spans is None else spans.sending()
+    if spans is None:
+        yield Sending(given())
+    else:
+        yield from spans.sending()
 
 
 def _spans(app: Flask) -> Spans | None:

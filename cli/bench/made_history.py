@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.database import Database, begin
+from jobs.ids import new_id
 from jobs.models import Attempt, AttemptStatus, Job, Rollup, Status
 from jobs.pipeline import DEFAULT_SYSTEM, Role, prompt, stages
 from jobs.statements import documents
@@ -19,7 +20,7 @@ from jobs.statements.rollups import ALL_OWNERS
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, start_of
 from jobs.statistics.tally import Tally
-from jobs.use_cases import indexing, submission, workers
+from jobs.use_cases import indexing, workers
 from jobs.use_cases.workers import Runtime
 
 #: Jobs with texts of their own; all others are copies of them, each with a word that no other has.
@@ -114,7 +115,7 @@ def _add_templates(database: Database) -> list[str]:
         runtime = Runtime({"engine": "none", "adapters": names}, 4096, "{}")
         workers.register(database, f"worker-{adapter}", f"host-{adapter}", 1, runtime)
     now = dt.datetime.now(dt.UTC)
-    ids = [submission.new_id() for _ in range(TEMPLATES)]
+    ids = [new_id("resp_") for _ in range(TEMPLATES)]
     with database.write_session() as session:
         for number, job_id in enumerate(ids):
             session.add_all(_template(rng, vocabulary, number, job_id, now))

@@ -17,6 +17,7 @@ from cli.bench import load, processes, resources, servers, stores
 from cli.bench.common import demo_questions
 from cli.bench.measure_readers import Readers
 from jobs.database import begin
+from jobs.ids import new_id
 from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling
 from jobs.settings import DEMO_CHECKPOINT, Settings
@@ -193,7 +194,7 @@ class _Service:
 
     def _fill(self, waiting: int) -> list[str]:
         """Add jobs that wait; return their ids."""
-        job_ids = [submission.new_id() for _ in range(waiting)]
+        job_ids = [new_id("resp_") for _ in range(waiting)]
         new = NewJob("Why?", "", Sampling(), 1, 5, background=True, metadata={})
         job, _ = submission.submit(self._database, ANONYMOUS, new, max_queued=1 << 30)
         columns = [column.name for column in Job.__table__.columns if column.name != "id"]

@@ -17,11 +17,11 @@ import migrations
 from cli.bench import measure_service
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
+from jobs.ids import new_id
 from jobs.models import ANONYMOUS, Job, Status
 from jobs.pipeline import Sampling
 from jobs.settings import DEMO_CHECKPOINT
 from jobs.use_cases import sweeping
-from jobs.use_cases.submission import new_id
 from worker.bench.engine import Model, run_jobs
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.threads import run_in_fresh_thread
@@ -122,7 +122,7 @@ def sweep(folder: Path, old: int, rounds: int = 200) -> float:
         }
         statement = sa.insert(Job).values(finished_at=utcnow())
         if old:
-            connection.execute(statement, [{**row, "id": new_id()} for _ in range(old)])
+            connection.execute(statement, [{**row, "id": new_id("resp_")} for _ in range(old)])
     times = []
     for _ in range(rounds):
         start = time.perf_counter()

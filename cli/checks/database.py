@@ -22,7 +22,7 @@ def check(settings: Settings) -> Findings:
         db.check_writable()
         yield ok(f"{db.engine.dialect.name} responds, and its schema is up to date")
         before = dt.datetime.now(dt.UTC)
-        now = db.look(lambda connection: connection.scalar(sa.select(utcnow())))
+        now = db.query(lambda connection: connection.scalar(sa.select(utcnow())))
         after = dt.datetime.now(dt.UTC)
         if now is not None:
             skew = max((before - now).total_seconds(), (now - after).total_seconds(), 0.0)

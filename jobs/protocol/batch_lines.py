@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from jobs.models import Job
 from jobs.protocol.body import NotFiniteError, check_depth, loads
@@ -28,13 +28,6 @@ PRIORITY = 0
 _NAMES = ("custom_id", "method", "url", "body")
 
 
-class BatchRequest(NamedTuple):
-    """What a line of an input file asks."""
-
-    custom_id: str
-    body: dict[str, Any]
-
-
 def parse_line(line: bytes) -> dict[str, Any]:
     """Parse a line of an input file.
 
@@ -44,8 +37,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
     try:
         data = loads(line)
     except (ValueError, RecursionError) as error:
-        told = isinstance(error, json.JSONDecodeError | NotFiniteError)
-        reason = f": {error}" if told else ""
+        says_why = isinstance(error, json.JSONDecodeError | NotFiniteError)
+        reason = f": {error}" if says_why else ""
         raise InvalidRequestError(
             f"The line is not valid JSON{reason}.", code="invalid_json_line"
         ) from error

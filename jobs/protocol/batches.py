@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +14,7 @@ from jobs.protocol.files import check_expiry
 from jobs.protocol.options import neutral, one_of
 from jobs.protocol.request import Metadata
 from jobs.protocol.validation import check_metadata, parse
+from jobs.times import timestamp
 from jobs.use_cases.batches import NewBatch
 
 _WINDOW = "24h"
@@ -84,7 +83,7 @@ def batch_object(batch: Batch) -> dict[str, Any]:
     ended = batch.ended_at is not None
 
     def ended_as(status: BatchStatus) -> int | None:
-        return _timestamp(batch.ended_at) if batch.status is status else None
+        return timestamp(batch.ended_at) if batch.status is status else None
 
     return {
         "id": batch.id,
@@ -97,14 +96,14 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "status": batch.status.value,
         "output_file_id": batch.output_file_id if ended else None,
         "error_file_id": batch.error_file_id if ended else None,
-        "created_at": _timestamp(batch.created_at),
-        "in_progress_at": _timestamp(batch.in_progress_at),
-        "expires_at": _timestamp(batch.expires_at),
-        "finalizing_at": _timestamp(batch.finalizing_at),
+        "created_at": timestamp(batch.created_at),
+        "in_progress_at": timestamp(batch.in_progress_at),
+        "expires_at": timestamp(batch.expires_at),
+        "finalizing_at": timestamp(batch.finalizing_at),
         "completed_at": ended_as(BatchStatus.COMPLETED),
         "failed_at": ended_as(BatchStatus.FAILED),
         "expired_at": ended_as(BatchStatus.EXPIRED),
-        "cancelling_at": _timestamp(batch.cancelling_at),
+        "cancelling_at": timestamp(batch.cancelling_at),
         "cancelled_at": ended_as(BatchStatus.CANCELLED),
         "request_counts": {
             "total": batch.total,
@@ -120,18 +119,3 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         },
         "metadata": batch.metadata_,
     }
-
-
-def batch_list(batches: Sequence[Batch], *, has_more: bool) -> dict[str, Any]:
-    """Return one page of a list of batches."""
-    return {
-        "object": "list",
-        "data": [batch_object(batch) for batch in batches],
-        "first_id": batches[0].id if batches else None,
-        "last_id": batches[-1].id if batches else None,
-        "has_more": has_more,
-    }
-
-
-def _timestamp(time: dt.datetime | None) -> int | None:
-    return None if time is None else int(time.timestamp())

@@ -13,14 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import transient
 from jobs.errors import (
+    BatchNotFoundError,
     CursorError,
     ErasedError,
     IdempotencyError,
     JobNotFoundError,
     LineNotWrittenError,
-    NoSuchBatchError,
-    NoSuchFileError,
-    NoSuchTextError,
     NotEndedError,
     NothingToReplayError,
     NotRetriableError,
@@ -28,10 +26,12 @@ from jobs.errors import (
     QueueFullError,
     QuotaExceededError,
     StatisticsError,
+    StoredFileNotFoundError,
+    TextNotFoundError,
     TooManyBatchesError,
     UserError,
 )
-from jobs.use_cases.deletion import WrongCursorError
+from jobs.use_cases.deletion import DeletionCursorError
 from jobs.use_cases.deliveries import DeliveryNotFoundError, EndpointDisabledError
 from jobs.use_cases.webhooks import EndpointError, EndpointNotFoundError
 
@@ -166,8 +166,8 @@ def translate(error: Exception) -> ProtocolError:
             return error
         case (
             JobNotFoundError()
-            | NoSuchFileError()
-            | NoSuchBatchError()
+            | StoredFileNotFoundError()
+            | BatchNotFoundError()
             | EndpointNotFoundError()
             | DeliveryNotFoundError()
         ):
@@ -189,9 +189,9 @@ def translate(error: Exception) -> ProtocolError:
             return ConflictError(str(error), code="nothing_to_replay")
         case ErasedError():
             return ConflictError(str(error), code="erased")
-        case NoSuchTextError():
+        case TextNotFoundError():
             return InvalidRequestError(str(error), code="no_such_text", param="texts")
-        case WrongCursorError():
+        case DeletionCursorError():
             return InvalidRequestError(str(error), code="invalid_value", param="after")
         case NotEndedError():
             return TooEarlyError(str(error), code="not_ended")

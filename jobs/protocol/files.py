@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jobs.models import File, FilePurpose
 from jobs.protocol.errors import InvalidRequestError
+from jobs.times import timestamp
 
 #: The seconds that a file may be kept: an hour to 30 days.
 MIN_EXPIRY, MAX_EXPIRY = 3600, 2_592_000
@@ -27,23 +28,12 @@ def file_object(file: File) -> dict[str, Any]:
         "id": file.id,
         "object": "file",
         "bytes": file.size,
-        "created_at": int(file.created_at.timestamp()),
-        "expires_at": None if file.expires_at is None else int(file.expires_at.timestamp()),
+        "created_at": timestamp(file.created_at),
+        "expires_at": timestamp(file.expires_at),
         "filename": file.name,
         "purpose": file.purpose.value,
         "status": "processed",
         "status_details": None,
-    }
-
-
-def file_list(files: Sequence[File], *, has_more: bool) -> dict[str, Any]:
-    """Return one page of a list of files."""
-    return {
-        "object": "list",
-        "data": [file_object(file) for file in files],
-        "first_id": files[0].id if files else None,
-        "last_id": files[-1].id if files else None,
-        "has_more": has_more,
     }
 
 

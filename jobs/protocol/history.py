@@ -11,6 +11,7 @@ from jobs.models import Attempt, Erasure, Job, Review
 from jobs.pipeline import Role
 from jobs.search.query import Node
 from jobs.search.snippets import Highlighter, Snippet
+from jobs.times import rfc3339
 from jobs.tlog.note import NoteError
 from jobs.tlog.proof import Proof
 from jobs.tlog.record import digest, erasure_digest, review_digest
@@ -30,7 +31,7 @@ def history(job: Job) -> dict[str, Any]:
         job: with its input items, its attempts and their workers, its reviews and its erasures loaded.
     """
     text = _Texts(job)
-    told = {
+    record = {
         **summary(job),
         "system": text("/system", job.system),
         "context": job.context,
@@ -58,8 +59,8 @@ def history(job: Job) -> dict[str, Any]:
     }
     log = _log(job)  # An imported job has its salt before it has its place.
     if log is None:
-        return {**told, "digest": None, "log": None}
-    return {**told, "digest": _of(digest, told, log), "log": log}
+        return {**record, "digest": None, "log": None}
+    return {**record, "digest": _of(digest, record, log), "log": log}
 
 
 def summary(job: Job) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _attempt(attempt: Attempt, pointer: str, text: _Texts) -> dict[str, Any]:
 
 def _review(job: Job, review: Review, text: _Texts) -> dict[str, Any]:
     pointer = f"/reviews/{review.number}"
-    told = {
+    record = {
         "id": review.id,
         "number": review.number,
         "reviewer": text(f"{pointer}/reviewer", review.reviewer),
@@ -201,20 +202,20 @@ def _review(job: Job, review: Review, text: _Texts) -> dict[str, Any]:
     }
     log = _log(review)
     if log is None:
-        return {**told, "digest": None, "log": None}
-    return {**told, "digest": _of(partial(review_digest, job.id), told, log), "log": log}
+        return {**record, "digest": None, "log": None}
+    return {**record, "digest": _of(partial(review_digest, job.id), record, log), "log": log}
 
 
 def _erasure(job: Job, erasure: Erasure) -> dict[str, Any]:
-    told = {
+    record = {
         "at": rfc3339(erasure.created_at),
         "by": erasure.erased_by,
         "key": erasure.key_id,
         "texts": erasure.texts,
     }
     return {
-        **told,
-        "digest": erasure_digest(job.id, told, job.erased or {}),
+        **record,
+        "digest": erasure_digest(job.id, record, job.erased or {}),
         "log": {"index": erasure.log_index},
     }
 
@@ -229,11 +230,11 @@ def _log(row: Job | Review) -> dict[str, Any] | None:
 
 
 def _of(
-    digest: Callable[[dict[str, Any], Salts], str], told: dict[str, Any], log: dict[str, Any]
+    digest: Callable[[dict[str, Any], Salts], str], record: dict[str, Any], log: dict[str, Any]
 ) -> str | None:
     """Return a digest; None if the salts are not those of the texts, because somebody changed the database."""
     try:
-        return digest(told, salts_of(log))
+        return digest(record, salts_of(log))
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
@@ -263,8 +264,3 @@ def origin(proof: str | None) -> dict[str, Any] | None:
     except NoteError:  # Somebody changed the row, as `helixq jobs verify` says.
         return None
     return {"log": parsed.log, "index": parsed.index} if isinstance(parsed, Proof) else None
-
-
-def rfc3339(time: dt.datetime | None) -> str | None:
-    """Return a time as RFC 3339 in UTC with milliseconds."""
-    return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.lists import list_object
 
 
 def input_item_list(
@@ -33,14 +34,7 @@ def input_item_list(
                 f"The input has no item with the id {after!r}.", code="invalid_value", param="after"
             )
         items = items[ids.index(after) + 1 :]
-    page = items[:limit]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(items) > limit,
-    }
+    return list_object(items[:limit], has_more=len(items) > limit)
 
 
 def _item(job: Job, number: int, sent: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from jobs.protocol.tokens import TokenCount, TokenCounter
 MIN_OUTPUT_TOKENS = 16
 #: Tokens of the context that are kept free: joined texts can have more tokens than the texts alone.
 RESERVED_TOKENS = 8
-
-
 #: Tokens by which an estimate may be wrong.
 MARGIN = 64
 
@@ -104,7 +102,7 @@ def measure(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -
 
 
 def surely_fits(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> bool:
-    """Return whether a request fits by an estimate that costs less than `fit`, and errs on its side.
+    """Return whether a request fits, by an estimate that costs less than `fit`; False where only `fit` can tell.
 
     A token has at least one byte, and the longest prompt has about the most tokens.
 

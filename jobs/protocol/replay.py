@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from jobs.models import Attempt, Job
-from jobs.protocol.history import rfc3339
+from jobs.times import rfc3339
 
 #: Characters shown before and after the first difference of two texts.
 BEFORE, AFTER = 30, 50
@@ -81,7 +81,10 @@ def _difference(before: Attempt, after: Attempt) -> dict[str, Any] | None:
         old, new = getattr(before, field), getattr(after, field)
         if old == new:
             continue
-        at = next(i for i, (a, b) in enumerate(zip_longest(old or "", new or "")) if a != b)
+        pairs = enumerate(zip_longest(old or "", new or ""))
+        at = next(
+            (i for i, (a, b) in pairs if a != b), 0
+        )  # One may be missing and the other empty.
         return {
             **_stage(before),
             "field": field,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Sequence
 from typing import Any
 
 from jobs import pipeline
 from jobs.models import Attempt, Job, Status
 from jobs.pipeline import Stage
 from jobs.protocol.options import DEFAULTS
+from jobs.times import timestamp
 
 
 def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -> dict[str, Any]:
@@ -30,10 +29,10 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
     return {
         "id": job.id,
         "object": "response",
-        "created_at": _timestamp(job.created_at),
+        "created_at": timestamp(job.created_at),
         "status": status.value,
         "background": job.background,
-        "completed_at": _timestamp(job.finished_at) if status is Status.COMPLETED else None,
+        "completed_at": timestamp(job.finished_at) if status is Status.COMPLETED else None,
         "error": error,
         "incomplete_details": (
             {"reason": "max_output_tokens"} if status is Status.INCOMPLETE else None
@@ -62,23 +61,7 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         "priority": job.priority,
         "run": run or job.run,
         # The texts that were erased then or before are empty.
-        "erased_at": _timestamp(job.erased_at) if job.has_lost_texts else None,
-    }
-
-
-def response_list(jobs: Sequence[Job], *, has_more: bool) -> dict[str, Any]:
-    """Return one page of a list of responses.
-
-    Args:
-        jobs: of this page, in order, with their attempts loaded.
-        has_more: whether another page follows.
-    """
-    return {
-        "object": "list",
-        "data": [response(job) for job in jobs],
-        "first_id": jobs[0].id if jobs else None,
-        "last_id": jobs[-1].id if jobs else None,
-        "has_more": has_more,
+        "erased_at": timestamp(job.erased_at) if job.has_lost_texts else None,
     }
 
 
@@ -162,7 +145,3 @@ def _usage(job: Job, finished: list[Attempt]) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": prompt_tokens + output_tokens,
     }
-
-
-def _timestamp(time: dt.datetime | None) -> int | None:
-    return None if time is None else int(time.timestamp())

@@ -54,8 +54,8 @@ def _restore(exported: Mapping[str, Any], checked: Checked) -> Job:
     job.log_salt, job.log_salts = _salts(checked.salts)
     if not job.status.final or any(a.status is AttemptStatus.RUNNING for a in job.attempts):
         raise HistoryError("it has an entry in a log, and has not ended")
-    told = {name: value for name, value in exported.items() if name not in _ADDED}
-    if (pointer := difference(told, history(job))) is not None:
+    given = {name: value for name, value in exported.items() if name not in _ADDED}
+    if (pointer := difference(given, history(job))) is not None:
         raise HistoryError(f"`{pointer}` cannot be stored as it is")
     job.origin_proof = checked.origin.text
     for review, proof in zip(job.reviews, checked.review_origins, strict=True):
@@ -99,129 +99,129 @@ def disagreement(there: Job, other: Job) -> str | None:
         there: the stored job, with all that its history has.
         other: that of the file.
     """
-    stored, told = history(there), history(other)
+    stored, given = history(there), history(other)
     for name in ("reviews", "erasures"):
         found = [each["digest"] for each in stored[name]]
-        for number, each in enumerate(told[name]):
+        for number, each in enumerate(given[name]):
             if number == len(found):
                 return f"lacks the file's `/{name}/{number}`"
             if each["digest"] != found[number]:
                 return f"its `/{name}/{number}` differs"
-        stored.pop(name), told.pop(name)
-    if stored["digest"] is not None and stored["digest"] == told["digest"]:
+        stored.pop(name), given.pop(name)
+    if stored["digest"] is not None and stored["digest"] == given["digest"]:
         return None
     for name in ("erased_at", "rating"):
-        stored.pop(name), told.pop(name)
-    pointer = difference(stored, told)
+        stored.pop(name), given.pop(name)
+    pointer = difference(stored, given)
     return None if pointer is None else f"its `{pointer}` differs"
 
 
-def _job(told: Mapping[str, Any]) -> Job:
-    batch, error, attempts = told["batch"], told["error"], told["attempts"]
+def _job(data: Mapping[str, Any]) -> Job:
+    batch, error, attempts = data["batch"], data["error"], data["attempts"]
     workers: dict[str, Worker] = {}
-    created_at = _time(told["created_at"])
+    created_at = _time(data["created_at"])
     job = Job(
-        id=_text(told["id"]),
-        owner=_text(told["owner"]),
-        key_id=told["key"],
-        status=Status(told["status"]),
-        question=_text(told["question"]),
-        system=_text(told["system"]),
-        input_items=told["input_items"],
-        turns=told["turns"],
-        previous_response_id=told["previous_response_id"],
-        options=told["options"] or None,
-        temperature=told["temperature"],
-        top_k=told["top_k"],
-        top_p=told["top_p"],
-        max_output_tokens=told["max_output_tokens"],
-        seed=told["seed"],
-        rounds=told["rounds"],
-        priority=told["priority"],
-        background=told["background"],
-        metadata_=told["metadata"],
+        id=_text(data["id"]),
+        owner=_text(data["owner"]),
+        key_id=data["key"],
+        status=Status(data["status"]),
+        question=_text(data["question"]),
+        system=_text(data["system"]),
+        input_items=data["input_items"],
+        turns=data["turns"],
+        previous_response_id=data["previous_response_id"],
+        options=data["options"] or None,
+        temperature=data["temperature"],
+        top_k=data["top_k"],
+        top_p=data["top_p"],
+        max_output_tokens=data["max_output_tokens"],
+        seed=data["seed"],
+        rounds=data["rounds"],
+        priority=data["priority"],
+        background=data["background"],
+        metadata_=data["metadata"],
         batch_id=batch and batch["id"],
         custom_id=batch and batch["custom_id"],
-        replay_of=told["replay_of"],
-        traceparent=told["traceparent"],
+        replay_of=data["replay_of"],
+        traceparent=data["traceparent"],
         created_at=created_at,
-        started_at=_time(told["started_at"]),
-        finished_at=_time(told["finished_at"]),
-        deadline_at=_time(told["deadline_at"]),
-        model=_digest(told["model"]),
-        run=told["run"],
-        restarts=[_restart(restart) for restart in told["restarts"]],
-        retries=[_retry(retry) for retry in told["retries"]],
+        started_at=_time(data["started_at"]),
+        finished_at=_time(data["finished_at"]),
+        deadline_at=_time(data["deadline_at"]),
+        model=_digest(data["model"]),
+        run=data["run"],
+        restarts=[_restart(restart) for restart in data["restarts"]],
+        retries=[_retry(retry) for retry in data["retries"]],
         error_code=error and error["code"],
         error_message=error and error["message"],
-        erased_at=_time(told["erased_at"]),
-        rating=told["rating"],
+        erased_at=_time(data["erased_at"]),
+        rating=data["rating"],
         # What leads a job through the queue, and means nothing after its end.
         ready_at=created_at,
         published_at=created_at,
         lease_token=len(attempts),
         attempts=[_attempt(number, each, workers) for number, each in enumerate(attempts, 1)],
-        reviews=[_review(review) for review in told["reviews"]],
-        erasures=[_erasure(erasure) for erasure in told["erasures"]],
+        reviews=[_review(review) for review in data["reviews"]],
+        erasures=[_erasure(erasure) for erasure in data["erasures"]],
     )
     job.stage_index = len(job.finished)
     return job
 
 
-def _attempt(number: int, told: Mapping[str, Any], workers: dict[str, Worker]) -> Attempt:
-    worker = _worker(told["worker"])
+def _attempt(number: int, data: Mapping[str, Any], workers: dict[str, Worker]) -> Attempt:
+    worker = _worker(data["worker"])
     return Attempt(
-        stage_index=told["position"],
-        role=Role(told["role"]),
-        round=told["round"],
-        run=told["run"],
-        number=told["number"],
+        stage_index=data["position"],
+        role=Role(data["role"]),
+        round=data["round"],
+        run=data["run"],
+        number=data["number"],
         lease_token=number,
         worker=workers.setdefault(worker.id, worker),
-        status=AttemptStatus(told["status"]),
-        prompt=_text(told["prompt"]),
-        output=told["output"],
-        temperature=told["temperature"],
-        top_k=told["top_k"],
-        top_p=told["top_p"],
-        max_output_tokens=told["max_output_tokens"],
-        seed=told["seed"],
-        prompt_tokens=told["prompt_tokens"],
-        output_tokens=told["output_tokens"],
-        finish_reason=told["finish_reason"],
-        queued_at=_time(told["queued_at"]),
-        started_at=_time(told["started_at"]),
-        first_token_at=_time(told["first_token_at"]),
-        finished_at=_time(told["finished_at"]),
-        error=told["error"],
-        server=told["server"],
+        status=AttemptStatus(data["status"]),
+        prompt=_text(data["prompt"]),
+        output=data["output"],
+        temperature=data["temperature"],
+        top_k=data["top_k"],
+        top_p=data["top_p"],
+        max_output_tokens=data["max_output_tokens"],
+        seed=data["seed"],
+        prompt_tokens=data["prompt_tokens"],
+        output_tokens=data["output_tokens"],
+        finish_reason=data["finish_reason"],
+        queued_at=_time(data["queued_at"]),
+        started_at=_time(data["started_at"]),
+        first_token_at=_time(data["first_token_at"]),
+        finished_at=_time(data["finished_at"]),
+        error=data["error"],
+        server=data["server"],
     )
 
 
-def _review(told: Mapping[str, Any]) -> Review:
-    salt, salts = _salts(salts_of(told["log"]))
+def _review(data: Mapping[str, Any]) -> Review:
+    salt, salts = _salts(salts_of(data["log"]))
     return Review(
-        id=_text(told["id"]),
-        number=told["number"],
-        reviewer=_text(told["reviewer"]),
-        key_id=told["key"],
-        critique=told["critique"],
-        regeneration=told["regeneration"],
-        corrected_answer=told["corrected_answer"],
-        tags=told["tags"],
-        note=told["note"],
-        created_at=_time(told["created_at"]),
+        id=_text(data["id"]),
+        number=data["number"],
+        reviewer=_text(data["reviewer"]),
+        key_id=data["key"],
+        critique=data["critique"],
+        regeneration=data["regeneration"],
+        corrected_answer=data["corrected_answer"],
+        tags=data["tags"],
+        note=data["note"],
+        created_at=_time(data["created_at"]),
         log_salt=salt,
         log_salts=salts,
     )
 
 
-def _erasure(told: Mapping[str, Any]) -> Erasure:
+def _erasure(data: Mapping[str, Any]) -> Erasure:
     return Erasure(
-        texts=told["texts"],
-        erased_by=_text(told["by"]),
-        key_id=told["key"],
-        created_at=_time(told["at"]),
+        texts=data["texts"],
+        erased_by=_text(data["by"]),
+        key_id=data["key"],
+        created_at=_time(data["at"]),
     )
 
 
@@ -232,30 +232,30 @@ def _salts(salts: Salts) -> tuple[bytes | None, dict[str, str] | None]:
     return None, {pointer: salt.hex() for pointer, salt in salts.items()}
 
 
-def _worker(told: Mapping[str, Any]) -> Worker:
+def _worker(data: Mapping[str, Any]) -> Worker:
     return Worker(
-        id=_text(told["id"]),
-        host=_text(told["host"]),
-        pid=told["pid"],
-        model=_digest(told["model"]),
-        runtime={name: value for name, value in told.items() if name not in _WORKER},
+        id=_text(data["id"]),
+        host=_text(data["host"]),
+        pid=data["pid"],
+        model=_digest(data["model"]),
+        runtime={name: value for name, value in data.items() if name not in _WORKER},
     )
 
 
-def _restart(told: Mapping[str, Any]) -> dict[str, Any]:
+def _restart(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "run": told["run"],
-        "at": dt.datetime.fromisoformat(told["at"]).isoformat(),
-        "model": _digest(told["model_before"]),
-        "reason": told["reason"],
+        "run": data["run"],
+        "at": dt.datetime.fromisoformat(data["at"]).isoformat(),
+        "model": _digest(data["model_before"]),
+        "reason": data["reason"],
     }
 
 
-def _retry(told: Mapping[str, Any]) -> dict[str, Any]:
+def _retry(data: Mapping[str, Any]) -> dict[str, Any]:
     times = {
-        name: dt.datetime.fromisoformat(told[name]).isoformat() for name in ("at", "finished_at")
+        name: dt.datetime.fromisoformat(data[name]).isoformat() for name in ("at", "finished_at")
     }
-    return {**times, "code": told["code"], "entry": told["entry"]}
+    return {**times, "code": data["code"], "entry": data["entry"]}
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,8 @@ from jobs.enums import Shape
 from jobs.formats.columns import Kind
 from jobs.models import Attempt, AttemptStatus, Job, Status
 from jobs.pipeline import Role
-from jobs.protocol.history import history, rfc3339
+from jobs.protocol.history import history
+from jobs.times import rfc3339
 from jobs.use_cases.exporting import Exported
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from jobs.models import Status
 from jobs.pipeline import Role
-from jobs.protocol.history import rfc3339
 from jobs.statistics.counted import MILLION
 from jobs.statistics.intervals import Mean, Share, difference_of_means, difference_of_shares
 from jobs.statistics.tally import Measure, Tally
+from jobs.times import rfc3339
 from jobs.use_cases.statistics import AdapterKey, By, Key, Side, Statistics
 
 #: The percentiles that distributions have.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.models import AttemptStatus, Pause
 from jobs.pipeline import Role
-from jobs.protocol.history import rfc3339
+from jobs.times import rfc3339
 from jobs.use_cases.system import RunningWorker, System
 
 #: What workers say that they use.
@@ -49,7 +49,7 @@ def system_object(system: System, database: str) -> dict[str, Any]:
         "workers": [worker_object(worker) for worker in system.workers],
         "queue": {
             "queued": system.queued,
-            "paused": next((told for told in pauses if told["resumed_at"] is None), None),
+            "paused": next((pause for pause in pauses if pause["resumed_at"] is None), None),
             "oldest_at": rfc3339(system.oldest_queued_at),
             "stages": {
                 role: {"running": system.running[role], "waiting": system.waiting[role]}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.models import WebhookDelivery, WebhookEndpoint
+from jobs.times import timestamp
 from jobs.webhooks import signing
 from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
@@ -57,15 +56,15 @@ def endpoint_object(endpoint: WebhookEndpoint, *, with_secret: bool = False) -> 
     return {
         "id": endpoint.id,
         "object": "webhook_endpoint",
-        "created_at": _seconds(endpoint.created_at),
-        "updated_at": _seconds(endpoint.updated_at),
+        "created_at": timestamp(endpoint.created_at),
+        "updated_at": timestamp(endpoint.updated_at),
         "name": endpoint.name,
         "url": endpoint.url,
         "event_types": endpoint.event_types,
         "signing_secret_hint": signing.hint(endpoint.secret),
         **secret,
         # HelixQ's own.
-        "disabled_at": _seconds(endpoint.disabled_at),
+        "disabled_at": timestamp(endpoint.disabled_at),
     }
 
 
@@ -81,22 +80,10 @@ def delivery_object(delivery: WebhookDelivery) -> dict[str, Any]:
             "data": {"id": delivery.object_id},
         },
         "status": delivery.status.value,
-        "created_at": _seconds(delivery.created_at),
-        "next_attempt_at": _seconds(delivery.next_attempt_at),
-        "finished_at": _seconds(delivery.finished_at),
+        "created_at": timestamp(delivery.created_at),
+        "next_attempt_at": timestamp(delivery.next_attempt_at),
+        "finished_at": timestamp(delivery.finished_at),
         "attempts": delivery.attempts,
-    }
-
-
-def page(items: Iterable[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """Return one page of a list."""
-    data = list(items)
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": has_more,
     }
 
 
@@ -114,7 +101,3 @@ def sample_result(endpoint_id: str, event_type: str, outcome: Outcome) -> dict[s
         "status_code": outcome.status_code,
         "success": True,
     }
-
-
-def _seconds(time: dt.datetime | None) -> int | None:
-    return None if time is None else int(time.timestamp())

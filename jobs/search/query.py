@@ -1,7 +1,7 @@
 """What somebody searches for: the text of a query, as a tree, and as the two databases understand it.
 
-The index has terms without positions, so it answers a phrase with all jobs that have its words, and
-`Query.exact` then looks at their words. It answers everything else exactly.
+The index has terms without positions. So it answers a phrase with all jobs that have its words, whose texts are then
+searched for the words in a row; it answers everything else exactly.
 """
 
 from __future__ import annotations

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer, selectinload
 
-from jobs.column_types import UTCDateTime, utcnow, utcnow_once
-from jobs.errors import NoSuchBatchError
+from jobs.column_types import utcnow, utcnow_once
+from jobs.errors import BatchNotFoundError
 from jobs.models import OPEN, Attempt, Batch, BatchLine, BatchStatus, Job, Status
 from jobs.statements import deliveries, endings
 from jobs.statements.jobs import IS_QUEUED
+from jobs.statements.paging import by_age
 from jobs.timing import LEASE
 
 #: The statuses in which a client can cancel a batch.
@@ -96,22 +97,22 @@ def check_id(batch_id: str) -> None:
     """Check that a text can be a batch's id. Not every text can be a parameter of a statement.
 
     Raises:
-        NoSuchBatchError: it cannot.
+        BatchNotFoundError: it cannot.
     """
     if not re.fullmatch(r"batch_[0-9a-z]{1,32}", batch_id):
-        raise NoSuchBatchError(batch_id)
+        raise BatchNotFoundError(batch_id)
 
 
 def get(session: Session, owner: str | None, batch_id: str) -> Batch:
     """Return an owner's batch.
 
     Raises:
-        NoSuchBatchError: the owner has no such batch.
+        BatchNotFoundError: the owner has no such batch.
     """
     check_id(batch_id)
     batch = session.get(Batch, batch_id)
     if batch is None or owner not in (None, batch.owner):
-        raise NoSuchBatchError(batch_id)
+        raise BatchNotFoundError(batch_id)
     return batch
 
 
@@ -122,19 +123,17 @@ def find_by_idempotency_key(session: Session, owner: str, key: str) -> Batch | N
     )
 
 
-def list_page(session: Session, owner: str, *, limit: int, after: str | None) -> list[Batch]:
-    """Return up to ``limit`` batches of an owner, newest first.
+def list_page(
+    session: Session, owner: str, *, limit: int, after: str | None, newest_first: bool
+) -> list[Batch]:
+    """Return up to ``limit`` batches of an owner, by age.
 
     Raises:
-        NoSuchBatchError: the owner has no batch with the id ``after``.
+        BatchNotFoundError: the owner has no batch with the id ``after``.
     """
-    query = sa.select(Batch).where(Batch.owner == owner)
-    if after is not None:
-        last = get(session, owner, after)
-        cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
-        query = query.where(sa.tuple_(Batch.created_at, Batch.id) < cursor)
-    order = (Batch.created_at.desc(), Batch.id.desc())
-    return list(session.scalars(query.order_by(*order).limit(limit)))
+    query = sa.select(Batch).where(Batch.owner == owner).limit(limit)
+    last = None if after is None else get(session, owner, after)
+    return list(session.scalars(by_age(query, Batch, last, newest_first=newest_first)))
 
 
 def find_open(connection: sa.Connection, runner: str) -> Sequence[sa.Row[*tuple[Any, ...]]]:

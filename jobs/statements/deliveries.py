@@ -7,7 +7,6 @@ token, and ``next_attempt_at`` the end of the lease. If the process dies, the de
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -15,8 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
+from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.statements.webhooks import IS_ENABLED, by_age
+from jobs.statements.paging import by_age
+from jobs.statements.webhooks import IS_ENABLED
 from jobs.webhooks.retries import GIVE_UP_AFTER
 
 #: Parameter: ``owner``.
@@ -35,11 +36,6 @@ _ADD = sa.insert(WebhookDelivery).values(
 )
 
 
-def new_event_id() -> str:
-    """Return a new event id: 48 bits of time, so that ids sort by age, and 80 random bits."""
-    return f"evt_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-
-
 def add_event(connection: sa.Connection, owner: str, event_type: str, object_id: str) -> None:
     """Add an event to the outbox, for each endpoint of the owner that wants its type.
 
@@ -50,7 +46,7 @@ def add_event(connection: sa.Connection, owner: str, event_type: str, object_id:
         object_id: what the event is about, such as a job's id.
     """
     endpoints = connection.execute(_ENDPOINTS, {"owner": owner}).all()
-    event_id = new_event_id()
+    event_id = new_id("evt_")
     rows = [
         {
             "id": f"whd_{secrets.token_hex(16)}",

@@ -11,9 +11,11 @@ import re
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import UTCDateTime, utcnow, utcnow_once
-from jobs.errors import NoSuchFileError
+from jobs.column_types import utcnow, utcnow_once
+from jobs.errors import StoredFileNotFoundError
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
+from jobs.statements import clock
+from jobs.statements.paging import by_age
 
 #: Seconds after which a file that a client is still sending counts as lost with its web process.
 UPLOAD_LOST_AFTER = 7200.0
@@ -48,10 +50,10 @@ def check_id(file_id: str) -> None:
     """Check that a text can be a file's id. Not every text can be a parameter of a statement.
 
     Raises:
-        NoSuchFileError: it cannot.
+        StoredFileNotFoundError: it cannot.
     """
     if not re.fullmatch(r"file-[0-9a-z]{1,32}", file_id):
-        raise NoSuchFileError(file_id)
+        raise StoredFileNotFoundError(file_id)
 
 
 def add(
@@ -98,8 +100,7 @@ def finish(
         file_id: of the file.
         expires_in: seconds from now; None for never.
     """
-    now = connection.scalar(sa.select(utcnow()))
-    assert now is not None  # noqa: S101 (a clock has a time)
+    now = clock.now(connection)
     expires_at = None if expires_in is None else now + dt.timedelta(seconds=expires_in)
     statement = (
         sa.update(File)
@@ -113,12 +114,12 @@ def get(session: Session, owner: str | None, file_id: str) -> File:
     """Return an owner's file.
 
     Raises:
-        NoSuchFileError: the owner has no such file.
+        StoredFileNotFoundError: the owner has no such file.
     """
     check_id(file_id)
     file = session.scalar(sa.select(File).where(File.id == file_id, _IS_VISIBLE))
     if file is None or owner not in (None, file.owner):
-        raise NoSuchFileError(file_id)
+        raise StoredFileNotFoundError(file_id)
     return file
 
 
@@ -134,22 +135,19 @@ def list_page(
     """Return up to ``limit`` files of an owner, by age.
 
     Raises:
-        NoSuchFileError: the owner has no file with the id ``after``.
+        StoredFileNotFoundError: the owner has no file with the id ``after``.
     """
-    order = ((c.desc() if newest_first else c.asc()) for c in (File.created_at, File.id))
-    query = sa.select(File).where(File.owner == owner, _IS_VISIBLE).order_by(*order).limit(limit)
+    query = sa.select(File).where(File.owner == owner, _IS_VISIBLE).limit(limit)
     if purpose is not None:
         query = query.where(File.purpose == purpose)
+    last = None
     if after is not None:
         check_id(after)
         # It may have been deleted since it was listed.
         last = session.get(File, after)
         if last is None or last.owner != owner:
-            raise NoSuchFileError(after)
-        key = sa.tuple_(File.created_at, File.id)
-        cursor = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
-        query = query.where(key < cursor if newest_first else key > cursor)
-    return list(session.scalars(query))
+            raise StoredFileNotFoundError(after)
+    return list(session.scalars(by_age(query, File, last, newest_first=newest_first)))
 
 
 def read(connection: sa.Connection, file_id: str, position: int, *, chunks: int) -> bytes:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload, undefer
+from sqlalchemy.orm import Session, defer, selectinload, undefer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
@@ -31,9 +31,6 @@ IS_LEASED = Job.worker_id.is_not(None)
 
 #: The same as `IS_OPEN`, for statements that are built once: SQLAlchemy expands an ``IN`` at each execution.
 IS_OPEN_EXPANDED = sa.or_(*(Job.status == status for status in OPEN))
-
-#: Counts of what may be long end here.
-CAP = 1000
 
 #: As the rating of a list: any, or none.
 ANY = 2
@@ -257,7 +254,9 @@ def list_page(
         conditions.append(place > KEY if newest_first else place < KEY)
     query = _select_page(conditions, statuses, order, limit)
     if with_attempts:
-        query = query.options(selectinload(Job.attempts))
+        # A page of long conversations would have many prompts, which responses do not show.
+        attempts = selectinload(Job.attempts)
+        query = query.options(attempts.options(defer(Attempt.prompt), defer(Attempt.delta_lengths)))
     return list(session.scalars(query))
 
 
@@ -345,66 +344,6 @@ KEY = sa.tuple_(Job.created_at, Job.id)
 def cursor(place: Place) -> sa.Tuple:
     """Return a place, to be compared with `KEY`."""
     return sa.tuple_(sa.literal(place.created_at, UTCDateTime()), sa.literal(place.job_id))
-
-
-def count_queued(connection: sa.Connection) -> int:
-    """Count the jobs of all owners that wait for their first stage, but for the lines of batches."""
-    # Two counts of an index each. A condition on both would be looked up in the rows.
-    queued = sa.select(sa.func.count()).where(IS_QUEUED).scalar_subquery()
-    lines = sa.select(sa.func.count()).where(IS_QUEUED, Job.batch_id.is_not(None)).scalar_subquery()
-    return connection.scalar(sa.select(queued - lines)) or 0
-
-
-def count_ahead(
-    connection: sa.Connection, priority: int, published_at: dt.datetime | None
-) -> tuple[int, int]:
-    """Return how many queued jobs come before one, and how many there are, each up to `CAP`.
-
-    Args:
-        connection: in any transaction.
-        priority: of the job.
-        published_at: when its message was published; None if it was not, which places it last.
-    """
-    earlier: sa.ColumnElement[bool] = Job.published_at.is_not(None)
-    if published_at is not None:
-        earlier = Job.published_at < sa.literal(published_at, UTCDateTime())
-
-    def counted(*conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
-        # In the order of the index of queued jobs: else PostgreSQL may read the table, where it expects
-        # to find `CAP` of them soon.
-        order = Job.priority, Job.published_at
-        rows = sa.select(Job.id).where(IS_QUEUED, *conditions).order_by(*order).limit(CAP)
-        return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
-
-    more_urgent, before, queued = connection.execute(
-        sa.select(
-            counted(Job.priority > priority),
-            counted(Job.priority == priority, earlier),
-            counted(),
-        )
-    ).one()
-    return min(more_urgent + before, CAP), queued
-
-
-def last_ends(connection: sa.Connection, limit: int) -> list[dt.datetime]:
-    """Return when the jobs ended that ended last, the newest first."""
-    query = sa.select(Job.finished_at).where(Job.finished_at.is_not(None))
-    times = connection.scalars(query.order_by(Job.finished_at.desc()).limit(limit))
-    return [time for time in times if time is not None]
-
-
-def count_queued_by_key(connection: sa.Connection, key_id: str) -> int:
-    """Count the jobs of an API key that wait for their first stage, but for the lines of batches."""
-    query = sa.select(sa.func.count()).where(
-        IS_QUEUED, Job.key_id == key_id, Job.batch_id.is_(None)
-    )
-    return connection.scalar(query) or 0
-
-
-def up_to_cap(connection: sa.Connection, rows: sa.Select[Any]) -> int:
-    """Count rows, up to `CAP`."""
-    limited = rows.limit(CAP).subquery()
-    return connection.scalar(sa.select(sa.func.count()).select_from(limited)) or 0
 
 
 def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:

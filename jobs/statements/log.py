@@ -22,7 +22,10 @@ from jobs.models import (
     LogTile,
     Review,
 )
+from jobs.statements.paging import count_up_to
+from jobs.tlog import tiles
 from jobs.tlog.entry import parse_entry
+from jobs.tlog.merkle import Nodes
 
 #: The condition of the partial index of jobs that are not in the log yet.
 IS_UNSEALED = sa.and_(
@@ -199,6 +202,11 @@ def get_tile(connection: sa.Connection, level: int, index: int) -> bytes:
     return connection.scalar(_TILE, parameters) or b""
 
 
+def nodes(connection: sa.Connection) -> Nodes:
+    """Return what reads the nodes of the tree, each tile once."""
+    return tiles.nodes(lambda level, index: get_tile(connection, level, index))
+
+
 def set_tile(connection: sa.Connection, level: int, index: int, hashes: bytes) -> None:
     """Add a tile, or extend one."""
     parameters = {"tile_level": level, "index": index, "data": hashes}
@@ -266,9 +274,8 @@ def find_misplaced(connection: sa.Connection) -> sa.Row[*tuple[Any, ...]] | None
 
 
 def count_unsealed(connection: sa.Connection, limit: int | None = None) -> int:
-    """Count the ended jobs that are not in the log yet, up to a limit."""
-    unsealed = sa.select(Job.finished_at).where(IS_UNSEALED).limit(limit).subquery()
-    return connection.scalar(sa.select(sa.func.count()).select_from(unsealed)) or 0
+    """Count the ended jobs that are not in the log yet, up to a limit; all of them by default."""
+    return count_up_to(connection, limit, sa.select(Job.finished_at).where(IS_UNSEALED))
 
 
 def find_passed_over(connection: sa.Connection, seconds: float) -> str | None:

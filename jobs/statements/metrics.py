@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import UTCDateTime, utcnow
+from jobs.column_types import UTCDateTime
 from jobs.models import Attempt, AttemptStatus, Job, WebhookDelivery
-from jobs.statements.jobs import IS_LEASED, IS_QUEUED
+from jobs.statements.jobs import IS_LEASED
 from jobs.statements.log import IS_UNSEALED
 
 #: Attempts, and whether their jobs were imported.
@@ -29,21 +29,6 @@ _ATTEMPTS = sa.select(
     Attempt.finished_at,
     Job.origin_proof.is_not(None).label("is_imported"),
 ).join(Job, Job.id == Attempt.job_id)
-
-
-def now(connection: sa.Connection) -> dt.datetime:
-    """Return the database's time."""
-    time = connection.scalar(utcnow().select())
-    assert time is not None  # noqa: S101 (a time is never null)
-    return time
-
-
-def count_queued(connection: sa.Connection, limit: int) -> int:
-    """Count the jobs that wait for their first stage, lines of batches included, up to a limit."""
-    queued = (
-        sa.select(sa.literal_column("1", sa.Integer)).select_from(Job).where(IS_QUEUED).limit(limit)
-    )
-    return connection.scalar(sa.select(sa.func.count()).select_from(queued.subquery())) or 0
 
 
 def pending_deliveries(connection: sa.Connection, limit: int) -> tuple[int, dt.datetime | None]:

@@ -120,8 +120,3 @@ def ago(connection: sa.Connection, seconds: float) -> dt.datetime:
         moment -= resumed_at - paused_at
     found: dt.datetime = moment
     return found
-
-
-def now(connection: sa.Connection) -> dt.datetime:
-    """Return the database's time."""
-    return connection.execute(sa.select(utcnow())).scalar_one()

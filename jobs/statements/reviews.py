@@ -88,7 +88,7 @@ def recent(
     return list(connection.execute(newest))
 
 
-def summaries(session: Session, job_ids: Collection[str]) -> list[Job]:
+def list_jobs(session: Session, job_ids: Collection[str]) -> list[Job]:
     """Return jobs by their ids, in the order of these."""
     found = {
         job.id: job for job in session.scalars(sa.select(Job).where(Job.id.in_(list(job_ids))))

@@ -19,7 +19,9 @@ from jobs.models import (
     WebhookEndpoint,
     Worker,
 )
-from jobs.statements.jobs import CAP, IS_IN_PROGRESS, IS_LEASED, IS_QUEUED, up_to_cap
+from jobs.statements.in_queue import CAP
+from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED
+from jobs.statements.paging import count_up_to
 from jobs.statements.workers import IMPORTED, MAX_LOADING
 
 #: The maximum number of workers.
@@ -75,24 +77,6 @@ def count_running(connection: sa.Connection) -> dict[str, int]:
     return {str(row[0]): row[1] for row in connection.execute(query)}
 
 
-def count_all_queued(connection: sa.Connection) -> int:
-    """Count the jobs that wait for their first stage, up to `CAP`."""
-    return up_to_cap(connection, sa.select(Job.priority).where(IS_QUEUED))
-
-
-def count_queued(connection: sa.Connection) -> dict[str, int]:
-    """Return how many jobs of each owner wait for their first stage."""
-    queued = sa.select(Job.owner).where(IS_QUEUED).limit(CAP).subquery()
-    query = sa.select(queued.c.owner, sa.func.count()).group_by(queued.c.owner)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def oldest_queued(connection: sa.Connection) -> dt.datetime | None:
-    """Return when the job was accepted that has waited longest for its first stage."""
-    query = sa.select(Job.created_at).where(IS_QUEUED).order_by(Job.created_at, Job.id).limit(1)
-    return connection.scalar(query)
-
-
 def count_in_progress(
     connection: sa.Connection, limit: int = CAP
 ) -> list[sa.Row[*tuple[Any, ...]]]:
@@ -119,9 +103,9 @@ def count_last_attempts(connection: sa.Connection) -> dict[AttemptStatus, int]:
 
 
 def count_pending_deliveries(connection: sa.Connection) -> int:
-    """Count the webhooks that are to be sent."""
-    pending = sa.select(WebhookDelivery.endpoint_id)
-    return up_to_cap(connection, pending.where(WebhookDelivery.next_attempt_at.is_not(None)))
+    """Count the webhooks that are to be sent, up to `CAP`."""
+    is_pending = WebhookDelivery.next_attempt_at.is_not(None)
+    return count_up_to(connection, CAP, sa.select(WebhookDelivery.endpoint_id).where(is_pending))
 
 
 def last_checkpoint(connection: sa.Connection) -> dt.datetime | None:

@@ -9,8 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.column_types import UTCDateTime, utcnow
-from jobs.models import WebhookDelivery, WebhookEndpoint
+from jobs.column_types import utcnow
+from jobs.models import WebhookEndpoint
+from jobs.statements.paging import by_age
 
 #: The condition of endpoints that events are sent to.
 IS_ENABLED = WebhookEndpoint.disabled_at.is_(None)
@@ -68,23 +69,6 @@ def list_page(
     if owner is not None:
         query = query.where(WebhookEndpoint.owner == owner)
     return list(session.scalars(by_age(query, WebhookEndpoint, after, newest_first=newest_first)))
-
-
-def by_age(
-    query: sa.Select[Any],
-    table: type[WebhookEndpoint | WebhookDelivery],
-    after: WebhookEndpoint | WebhookDelivery | None,
-    *,
-    newest_first: bool,
-) -> sa.Select[Any]:
-    """Order a query of a table by the age of its rows, and begin after a row."""
-    columns = (table.created_at, table.id)
-    query = query.order_by(*(c.desc() if newest_first else c.asc() for c in columns))
-    if after is None:
-        return query
-    key = sa.tuple_(*columns)
-    cursor = sa.tuple_(sa.literal(after.created_at, UTCDateTime()), sa.literal(after.id))
-    return query.where(key < cursor if newest_first else key > cursor)
 
 
 def update(session: Session, endpoint: WebhookEndpoint, **values: Any) -> None:

@@ -24,8 +24,6 @@ ED25519, ML_DSA_44 = b"\4", b"\6"
 KEY_SIZES = {ED25519: 32, ML_DSA_44: 1312}
 TIMESTAMP_SIZE = 8
 MAX_TIMESTAMP = 2**63 - 1
-#: The maximum number of hashes of a consistency proof.
-MAX_PROOF = 63
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ def erasure_entry(
         at: when this entry is appended: RFC 3339.
         proof: as in `review_entry`.
     """
-    told = {"type": ERASURE, "at": at, "entry": index, "texts": list(texts), "digest": digest}
-    return canonical({**told, **_imported(proof)})
+    entry = {"type": ERASURE, "at": at, "entry": index, "texts": list(texts), "digest": digest}
+    return canonical({**entry, **_imported(proof)})
 
 
 def parse_entry(entry: bytes) -> dict[str, Any]:
@@ -101,18 +101,18 @@ def recorded_as(history: Mapping[str, Any], entry: Mapping[str, Any]) -> str | N
     Raises:
         KeyError, TypeError, ValueError: it is no history of a job that is in a log.
     """
-    kind, told = entry.get("type"), entry.get("digest")
+    kind, recorded = entry.get("type"), entry.get("digest")
     if kind in (JOB, IMPORT):
-        return "history" if digest(history, salts_of(history["log"])) == told else None
+        return "history" if digest(history, salts_of(history["log"])) == recorded else None
     if kind == REVIEW:
         for number, review in enumerate(history["reviews"]):
-            if review_digest(history["id"], review, salts_of(review["log"])) == told:
+            if review_digest(history["id"], review, salts_of(review["log"])) == recorded:
                 return f"review {number}"
     if kind == ERASURE:
         own = {**texts(history), **review_texts(history)}
         hashes = {pointer: value["hash"] for pointer, value in own.items() if is_erased(value)}
         for number, erasure in enumerate(history["erasures"]):
-            if erasure_digest(history["id"], erasure, hashes) == told:
+            if erasure_digest(history["id"], erasure, hashes) == recorded:
                 return f"erasure {number}"
     return None
 

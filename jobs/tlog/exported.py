@@ -82,12 +82,12 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
     """
     try:
         salts = salts_of(history["log"])
-        index, told, proof = history["log"]["index"], history["digest"], history["proof"]
+        index, given, proof = history["log"]["index"], history["digest"], history["proof"]
         origin_proof = history["origin_proof"]
         recorded = digest(history, salts)
         _check_salts(salts, "its")
-        if recorded != told:
-            raise HistoryError(f"its digest should be {recorded}, and it says {told}")
+        if recorded != given:
+            raise HistoryError(f"its digest should be {recorded}, and it says {given}")
         _check_additions(history)
         erased = [p for p, v in {**texts(history), **review_texts(history)}.items() if is_erased(v)]
     except HistoryError:
@@ -116,16 +116,16 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
             raise
         raise HistoryError("it has no proofs of its reviews and erasures as it should") from error
     return Checked(
-        recorded,
-        salts,
-        erased,
-        parsed,
-        origin,
-        additions.review,
-        additions.erasure,
-        signed,
-        origin_signed and additions.signed,
-        additions.unproved,
+        digest=recorded,
+        salts=salts,
+        erased=erased,
+        proof=parsed,
+        origin=origin,
+        review_origins=additions.review,
+        erasure_origins=additions.erasure,
+        signed=signed,
+        origin_signed=origin_signed and additions.signed,
+        unproved=additions.unproved,
     )
 
 
@@ -210,10 +210,10 @@ def _records(entry: Mapping[str, Any], kind: str, record: Mapping[str, Any]) -> 
     return entry.get("type") == kind and entry["digest"] == record["digest"]
 
 
-def _check_digest(told: Mapping[str, Any], right: str, name: str) -> None:
-    if told["digest"] != right:
+def _check_digest(record: Mapping[str, Any], right: str, name: str) -> None:
+    if record["digest"] != right:
         raise HistoryError(
-            f"the digest of its {name} should be {right}, and it says {told['digest']}"
+            f"the digest of its {name} should be {right}, and it says {record['digest']}"
         )
 
 

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 #: The signature type of Ed25519.
 ED25519 = b"\1"
 KEY_SIZE = 32
-SIGNATURE_SIZE = 64
 ID_SIZE = 4
 PRIVATE = "PRIVATE+KEY+"
 #: The maximum number of bytes and of signatures of a note that is read.

@@ -149,9 +149,8 @@ def raise_waiting_lines(database: Database) -> int:
     While there are always single questions, lines would otherwise never be asked. A sweep publishes them
     again; the messages that they have find nothing to claim.
     """
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         if not batches.any_waiting(connection, PATIENCE):
             return 0
     with database.write() as connection:

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
+from jobs.ids import new_id
 from jobs.models import BatchStatus, FilePurpose, FileState
 from jobs.statements import batches, files
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.batch_work import end
-from jobs.use_cases.files import new_id as new_file_id
 
 #: Of a failed validation; it ends when there are so many.
 MAX_ERRORS = 100
@@ -82,7 +82,7 @@ def record_piece(
         total = batch.total + len(lines)
         last = piece.last or len(errors) >= MAX_ERRORS
         if last and not total and not errors:
-            errors = [_error("empty_file", None, "The input file has no requests.")]
+            errors = [line_error("empty_file", None, "The input file has no requests.")]
         if last and errors:
             batches.remove_lines(connection, batch_id)
             end(connection, batch, BatchStatus.FAILED, errors=errors[:MAX_ERRORS], total=0)
@@ -103,7 +103,7 @@ def _begin(connection: sa.Connection, batch: sa.Row[*tuple[Any, ...]]) -> dict[s
     """Make the files of a batch that is valid; return the columns that change."""
     ids = {}
     for column, kind in (("output_file_id", "output"), ("error_file_id", "error")):
-        ids[column] = new_file_id()
+        ids[column] = new_id("file-")
         files.add(
             connection,
             ids[column],
@@ -124,14 +124,24 @@ def _distinct(
     for line in lines:
         if line.custom_id in known:
             message = f"Another line has the same `custom_id`: {line.custom_id!r}."
-            errors.append(_error("duplicate_custom_id", line.number, message, "custom_id"))
+            errors.append(line_error("duplicate_custom_id", line.number, message, "custom_id"))
         else:
             known.add(line.custom_id)
             distinct.append(line)
     return distinct, errors
 
 
-def _error(code: str, line: int | None, message: str, param: str | None = None) -> dict[str, Any]:
+def line_error(
+    code: str, line: int | None, message: str, param: str | None = None
+) -> dict[str, Any]:
+    """Return an error of a batch, as it is stored.
+
+    Args:
+        code: what is wrong, for programs.
+        line: its number; None for the file as a whole.
+        message: what is wrong, for people.
+        param: the field that is wrong, if it is one.
+    """
     return {"code": code, "line": line, "message": message, "param": param}
 
 

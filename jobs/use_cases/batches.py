@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import IdempotencyError, NoSuchFileError, TooManyBatchesError
+from jobs.errors import IdempotencyError, StoredFileNotFoundError, TooManyBatchesError
+from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose
 from jobs.statements import batches, files
+from jobs.timing import SECONDS_PER_DAY
 from jobs.transient import retry_on_conflict
-from jobs.use_cases.files import SECONDS_PER_DAY
 
 #: Seconds in which a batch must be answered: 24 hours.
 COMPLETION_WINDOW = 86_400.0
@@ -37,11 +36,6 @@ class NewBatch:
     request_digest: str | None = None
 
 
-def new_id() -> str:
-    """Return a new batch id. Ids sort by age."""
-    return f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
-
-
 @retry_on_conflict
 def create(database: Database, owner: str, new: NewBatch, key_id: str | None = None) -> Batch:
     """Accept a batch; its lines are validated later.
@@ -56,11 +50,11 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
         the batch, or the one that an earlier request with its idempotency key created.
 
     Raises:
-        NoSuchFileError: the owner has no such input file.
+        StoredFileNotFoundError: the owner has no such input file.
         TooManyBatchesError: `MAX_OPEN_OF_OWNER` batches of the owner have not ended.
         IdempotencyError: the idempotency key was used for a different request.
     """
-    batch_id = new_id()
+    batch_id = new_id("batch_")
     try:
         with database.write_session() as session:
             if new.idempotency_key is not None:
@@ -69,7 +63,7 @@ def create(database: Database, owner: str, new: NewBatch, key_id: str | None = N
                     return _same_request(existing, new)
             file = files.get(session, owner, new.input_file_id)
             if file.purpose is not FilePurpose.BATCH:
-                raise NoSuchFileError(new.input_file_id)
+                raise StoredFileNotFoundError(new.input_file_id)
             if batches.count_open(session, owner) >= MAX_OPEN_OF_OWNER:
                 raise TooManyBatchesError(MAX_OPEN_OF_OWNER)
             batch = Batch(
@@ -108,22 +102,29 @@ def get_batch(database: Database, owner: str | None, batch_id: str) -> Batch:
     """Return an owner's batch (None: any owner's).
 
     Raises:
-        NoSuchBatchError: the owner has no such batch.
+        BatchNotFoundError: the owner has no such batch.
     """
     with database.read_session() as session:
         return batches.get(session, owner, batch_id)
 
 
 def list_batches(
-    database: Database, owner: str, *, limit: int, after: str | None = None
+    database: Database,
+    owner: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    newest_first: bool = True,
 ) -> tuple[list[Batch], bool]:
-    """Return a page of an owner's batches, newest first, and whether more follow.
+    """Return a page of an owner's batches by age, and whether more follow.
 
     Raises:
-        NoSuchBatchError: the owner has no batch with the id ``after``.
+        BatchNotFoundError: the owner has no batch with the id ``after``.
     """
     with database.read_session() as session:
-        page = batches.list_page(session, owner, limit=limit + 1, after=after)
+        page = batches.list_page(
+            session, owner, limit=limit + 1, after=after, newest_first=newest_first
+        )
     return page[:limit], len(page) > limit
 
 
@@ -135,7 +136,7 @@ def cancel_batch(database: Database, owner: str | None, batch_id: str) -> tuple[
     later, and then the batch is cancelled.
 
     Raises:
-        NoSuchBatchError: the owner has no such batch.
+        BatchNotFoundError: the owner has no such batch.
     """
     batches.check_id(batch_id)
     with database.write_session() as session:

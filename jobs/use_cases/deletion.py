@@ -18,7 +18,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
-class WrongCursorError(UserError):
+class DeletionCursorError(UserError):
     """A cursor is not one that a step returned."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ def delete_matching(
         dry_run: whether to delete nothing.
 
     Raises:
-        WrongCursorError: ``after`` is none.
+        DeletionCursorError: ``after`` is not what a step returned.
     """
     place = None if after is None else _parse(after)
     with database.read() as connection:
@@ -95,5 +95,5 @@ def delete_matching(
 def _parse(after: str) -> tuple[dt.datetime, str]:
     match = re.fullmatch(r"(\d{1,17})-(resp_[0-9a-z]{1,32})", after, re.ASCII)
     if match is None:
-        raise WrongCursorError
+        raise DeletionCursorError
     return _EPOCH + int(match[1]) * _MICROSECOND, match[2]

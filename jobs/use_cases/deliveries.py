@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
+from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.statements import deliveries, webhooks
+from jobs.statements import clock, deliveries, webhooks
+from jobs.times import rfc3339, timestamp
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.webhooks import get_endpoint
 from jobs.webhooks import retries, signing
@@ -69,7 +71,7 @@ def event_body(event_id: str, event_type: str, object_id: str, created_at: dt.da
     event = {
         "id": event_id,
         "object": "event",
-        "created_at": int(created_at.timestamp()),
+        "created_at": timestamp(created_at),
         "type": event_type,
         "data": {"id": object_id},
     }
@@ -85,9 +87,8 @@ def take(database: Database, *, room: Callable[[str], int], limit: int) -> list[
         room: returns how many more of an endpoint may be taken.
         limit: the maximum number of deliveries.
     """
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         due = deliveries.find_due_endpoints(connection)
     endpoint_ids = [endpoint_id for endpoint_id in due if room(endpoint_id) > 0]
     if not endpoint_ids or limit < 1:
@@ -192,12 +193,12 @@ def sample(
     """
     with database.read_session() as session:
         endpoint = get_endpoint(session, owner, endpoint_id)
-        now = session.scalars(sa.select(utcnow())).one()
+        now = clock.now(session.connection())
     prefix = {"response": "resp"}.get(kind := event_type.partition(".")[0], kind)
-    event_id = deliveries.new_event_id()
+    event_id = new_id("evt_")
     body = event_body(event_id, event_type, f"{prefix}_{'0' * 32}", now)
     secrets = _secrets(endpoint, now)
-    return endpoint.url, signing.headers(event_id, int(now.timestamp()), body, secrets), body
+    return endpoint.url, signing.headers(event_id, timestamp(now), body, secrets), body
 
 
 def _get(session: Session, owner: str | None, delivery_id: str) -> WebhookDelivery:
@@ -212,13 +213,13 @@ def _get(session: Session, owner: str | None, delivery_id: str) -> WebhookDelive
 def _delivery(endpoint: sa.Row[*tuple[Any, ...]], row: sa.Row[*tuple[Any, ...]]) -> Delivery:
     body = event_body(row.event_id, row.event_type, row.object_id, row.created_at)
     # The database's clock: those of hosts may differ, and receivers refuse webhooks that are minutes old.
-    timestamp = int(row.now.timestamp())
+    sent_at = timestamp(row.now)
     return Delivery(
         id=row.id,
         endpoint_id=row.endpoint_id,
         claims=row.claims,
         url=endpoint.url,
-        headers=signing.headers(row.event_id, timestamp, body, _secrets(endpoint, row.now)),
+        headers=signing.headers(row.event_id, sent_at, body, _secrets(endpoint, row.now)),
         body=body,
         failures=row.failures,
         attempts=row.attempts,
@@ -239,7 +240,7 @@ def _secrets(endpoint: WebhookEndpoint | sa.Row[*tuple[Any, ...]], now: dt.datet
 def _values(delivery: Delivery, outcome: Outcome, *, disabled: bool) -> dict[str, Any]:
     """Return the columns of a delivery after an attempt."""
     attempt = {
-        "at": delivery.taken_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "at": rfc3339(delivery.taken_at),
         "status_code": outcome.status_code,
         "error": outcome.error,
         "duration": round(outcome.duration, 3),

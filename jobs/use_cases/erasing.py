@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import LineNotWrittenError, NoSuchTextError, NotEndedError, NotSealedError
+from jobs.errors import LineNotWrittenError, NotEndedError, NotSealedError, TextNotFoundError
 from jobs.jsonl import find_line
 from jobs.models import Attempt, Batch, Job, Review
-from jobs.statements import documents, erasures, files, jobs, log
+from jobs.statements import clock, documents, erasures, files, jobs, log
 from jobs.tlog.record import review_texts, texts
 from jobs.tlog.salted import Salts, is_erased, own_salt, salts_of, text_hash
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.files import READ_CHUNKS
+from jobs.use_cases.sealing import Describe
 
 #: Texts of one entry of the log: it may have 65,535 bytes.
 MAX_TEXTS = 1000
@@ -52,7 +52,7 @@ def erase(
     database: Database,
     owner: str | None,
     job_id: str,
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     asked: Sequence[str] | None,
     *,
     erased_by: str,
@@ -64,7 +64,7 @@ def erase(
         database: of the job.
         owner: of the job; None for any.
         job_id: of the job.
-        describe: returns the history of a job (`jobs.protocol.history`).
+        describe: returns the history of a job.
         asked: JSON pointers into the history; None for all texts.
         erased_by: who asks for it.
         key_id: of the API key that it was asked with, if any.
@@ -77,7 +77,7 @@ def erase(
         NotEndedError: the job has not ended.
         NotSealedError: the job has no entry in the log yet.
         LineNotWrittenError: the job's answer is about to be written to its batch's file.
-        NoSuchTextError: the job has no text at a pointer.
+        TextNotFoundError: the job has no text at a pointer.
     """
     lines = _find_lines(database, owner, job_id)
     return _erase(database, owner, job_id, describe, asked, lines, erased_by, key_id)
@@ -88,7 +88,7 @@ def _erase(
     database: Database,
     owner: str | None,
     job_id: str,
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     asked: Sequence[str] | None,
     lines: Iterable[tuple[str, int, int]],
     erased_by: str,
@@ -98,17 +98,17 @@ def _erase(
         connection = session.connection()
         _lock(connection, owner, job_id)
         job = log.load_jobs(session, [job_id])[job_id]
-        told = describe(job)
-        own, theirs = texts(told), review_texts(told)
+        history = describe(job)
+        own, theirs = texts(history), review_texts(history)
         present = {**own, **theirs}
         for pointer in asked or ():
             if pointer not in present:
-                raise NoSuchTextError(job_id, pointer)
-        wanted = present if asked is None else with_copies(told, asked)
+                raise TextNotFoundError(job_id, pointer)
+        wanted = present if asked is None else with_copies(history, asked)
         new = [p for p, value in present.items() if p in wanted and not is_erased(value)]
         if not new:
             return []
-        now = connection.scalar(sa.select(utcnow()))
+        now = clock.now(connection)
         for start in range(0, len(new), MAX_TEXTS):
             part = new[start : start + MAX_TEXTS]
             erasures.add(
@@ -116,12 +116,12 @@ def _erase(
             )
         hashes = dict(job.erased or {})
         _empty_attempts(connection, job, new)
-        for review, said in zip(job.reviews, told["reviews"], strict=True):
-            hashes |= _empty_review(connection, review, said, new)
+        for review, record in zip(job.reviews, history["reviews"], strict=True):
+            hashes |= _empty_review(connection, review, record, new)
         columns: dict[Any, Any] = {Job.erased_at: now}
         erased = [pointer for pointer in new if pointer in own]
         if erased:
-            salts = salts_of(told["log"])
+            salts = salts_of(history["log"])
             hashes |= {pointer: _hash(salts, pointer, own[pointer]) for pointer in erased}
             columns |= dict(_EMPTY[pointer] for pointer in erased if pointer in _EMPTY)
             left = [p for p, value in own.items() if p not in hashes and not is_erased(value)]
@@ -143,7 +143,7 @@ def _erase(
     return new
 
 
-def with_copies(told: dict[str, Any], asked: Iterable[str]) -> set[str]:
+def with_copies(history: dict[str, Any], asked: Iterable[str]) -> set[str]:
     """Return the pointers of texts and of their copies in a job.
 
     Prompts have the question, the system prompt, the turns before the question and the outputs of earlier
@@ -151,10 +151,10 @@ def with_copies(told: dict[str, Any], asked: Iterable[str]) -> set[str]:
     one that was interrupted has the beginning of the next one's output. The job's error is the attempt's.
 
     Args:
-        told: the job's history.
+        history: the job's history.
         asked: the pointers.
     """
-    attempts = list(enumerate(told["attempts"]))
+    attempts = list(enumerate(history["attempts"]))
     prompts = {f"/attempts/{number}/prompt" for number, _ in attempts}
     errors = {"/error/message", *(f"/attempts/{number}/error" for number, _ in attempts)}
     found = set(asked)
@@ -163,11 +163,11 @@ def with_copies(told: dict[str, Any], asked: Iterable[str]) -> set[str]:
         if pointer in ("/question", "/system", "/turns"):
             found |= {"/input_items", *prompts}
         elif pointer == "/input_items":
-            found |= {"/question", "/turns", *prompts, *_system_of(told)}
+            found |= {"/question", "/turns", *prompts, *_system_of(history)}
         elif pointer in errors:
             found |= errors
         elif match is not None and match[2] == "output":
-            stage = told["attempts"][int(match[1])]
+            stage = history["attempts"][int(match[1])]
             for number, attempt in attempts:
                 if attempt["run"] != stage["run"]:
                     continue
@@ -178,9 +178,9 @@ def with_copies(told: dict[str, Any], asked: Iterable[str]) -> set[str]:
     return found
 
 
-def _system_of(told: dict[str, Any]) -> list[str]:
+def _system_of(history: dict[str, Any]) -> list[str]:
     """Return the pointer of the system prompt if it may come from the items of the request."""
-    items = told["input_items"]
+    items = history["input_items"]
     if not isinstance(items, list):
         return []
     roles = {item.get("role") for item in items if isinstance(item, dict)}
@@ -220,22 +220,22 @@ def _empty_attempts(connection: sa.Connection, job: Job, new: Iterable[str]) -> 
 
 
 def _empty_review(
-    connection: sa.Connection, review: Review, said: dict[str, Any], new: Iterable[str]
+    connection: sa.Connection, review: Review, record: dict[str, Any], new: Iterable[str]
 ) -> dict[str, str]:
     """Erase texts of a review; return the hashes of those that were erased, by pointer."""
     names = [m[2] for p in new if (m := _REVIEW.fullmatch(p)) and int(m[1]) == review.number]
     if not names:
         return {}
-    salts = salts_of(said["log"])
-    present = [n for n in ("reviewer", "corrected_answer", "tags", "note") if said[n] is not None]
-    left = [f"/{n}" for n in present if n not in names and not is_erased(said[n])]
+    salts = salts_of(record["log"])
+    present = [n for n in ("reviewer", "corrected_answer", "tags", "note") if record[n] is not None]
+    left = [f"/{n}" for n in present if n not in names and not is_erased(record[n])]
     columns: dict[Any, Any] = {
         getattr(Review, name): [] if name == "tags" else "" for name in names
     }
     columns |= {Review.log_salt: None, Review.log_salts: _kept(salts, left)}
     erasures.update_review(connection, review.id, columns)
     return {
-        f"/reviews/{review.number}/{name}": _hash(salts, f"/{name}", said[name]) for name in names
+        f"/reviews/{review.number}/{name}": _hash(salts, f"/{name}", record[name]) for name in names
     }
 
 

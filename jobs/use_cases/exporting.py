@@ -84,7 +84,8 @@ def pages(
         if found:
             after = Place(found[-1].created_at, found[-1].id)
             yield [Exported(job, proofs) for job in found]
-        if cursor is None if indexed else len(found) < size:
+        is_last = cursor is None if indexed else len(found) < size
+        if is_last:
             return
 
 

@@ -7,13 +7,12 @@ others can write to SQLite in between. Nobody sees a file before its last transa
 
 from __future__ import annotations
 
-import secrets
-import time
-
 from jobs.database import Database
-from jobs.errors import NoSuchFileError
+from jobs.errors import StoredFileNotFoundError
+from jobs.ids import new_id
 from jobs.models import File, FilePurpose, FileState
 from jobs.statements import files
+from jobs.timing import SECONDS_PER_DAY
 
 #: Bytes of a chunk.
 CHUNK = 1 << 18
@@ -25,17 +24,11 @@ READ_CHUNKS = 16
 DEFAULT_EXPIRY = 30 * 86_400
 #: Chunks of deleted files that one transaction deletes.
 DELETED_CHUNKS = 40
-SECONDS_PER_DAY = 86_400.0
-
-
-def new_id() -> str:
-    """Return a new file id. Ids sort by age."""
-    return f"file-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 def begin_upload(database: Database, owner: str, name: str) -> str:
     """Begin a file that a client sends; return its id."""
-    file_id = new_id()
+    file_id = new_id("file-")
     with database.write() as connection:
         files.add(connection, file_id, owner, name, FilePurpose.BATCH, FileState.UPLOADING)
     return file_id
@@ -45,11 +38,11 @@ def append(database: Database, file_id: str, data: bytes) -> None:
     """Append a chunk to a file that a client sends.
 
     Raises:
-        NoSuchFileError: it was given up, because it took too long.
+        StoredFileNotFoundError: it was given up, because it took too long.
     """
     with database.write() as connection:
         if not files.append(connection, file_id, FileState.UPLOADING, data):
-            raise NoSuchFileError(file_id)
+            raise StoredFileNotFoundError(file_id)
 
 
 def finish_upload(database: Database, file_id: str, expires_in: int) -> File:
@@ -61,11 +54,11 @@ def finish_upload(database: Database, file_id: str, expires_in: int) -> File:
         expires_in: seconds from now.
 
     Raises:
-        NoSuchFileError: it was given up, because it took too long.
+        StoredFileNotFoundError: it was given up, because it took too long.
     """
     with database.write_session() as session:
         if not files.finish(session.connection(), file_id, expires_in=expires_in):
-            raise NoSuchFileError(file_id)
+            raise StoredFileNotFoundError(file_id)
         return files.get(session, None, file_id)
 
 
@@ -79,7 +72,7 @@ def get_file(database: Database, owner: str | None, file_id: str) -> File:
     """Return an owner's file (None: any owner's).
 
     Raises:
-        NoSuchFileError: the owner has no such file.
+        StoredFileNotFoundError: the owner has no such file.
     """
     with database.read_session() as session:
         return files.get(session, owner, file_id)
@@ -97,7 +90,7 @@ def list_files(
     """Return a page of an owner's files by age, and whether more follow.
 
     Raises:
-        NoSuchFileError: the owner has no file with the id ``after``.
+        StoredFileNotFoundError: the owner has no file with the id ``after``.
     """
     with database.read_session() as session:
         page = files.list_page(
@@ -128,12 +121,12 @@ def delete_file(database: Database, owner: str | None, file_id: str) -> None:
     A batch that has not ended goes on reading its input.
 
     Raises:
-        NoSuchFileError: the owner has no such file.
+        StoredFileNotFoundError: the owner has no such file.
     """
     files.check_id(file_id)
     with database.write() as connection:
         if not files.mark_deleted(connection, owner, file_id):
-            raise NoSuchFileError(file_id)
+            raise StoredFileNotFoundError(file_id)
 
 
 def sweep_files(database: Database, retention_days: int = 0) -> bool:
@@ -147,9 +140,8 @@ def sweep_files(database: Database, retention_days: int = 0) -> bool:
         whether more is left to delete.
     """
     retention = retention_days * SECONDS_PER_DAY if retention_days else None
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         if not files.any_to_sweep(connection, retention):
             return False
     with database.write() as connection:

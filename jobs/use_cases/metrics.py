@@ -10,6 +10,7 @@ import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.models import AttemptStatus
 from jobs.pipeline import Role
-from jobs.statements import log, metrics, pauses, system
+from jobs.statements import clock, in_queue, log, metrics, pauses, system
 from jobs.use_cases.system import ROLES, state_of
 
 #: Counts end here: what is read is bounded, however much waits.
@@ -63,7 +64,7 @@ def measure(database: Database, limit: int = MOST) -> Waiting:
     """
     with database.read_session() as session:
         connection = session.connection()
-        now = metrics.now(connection)
+        now = clock.now(connection)
 
         def since(moment: dt.datetime | None) -> float:
             return 0.0 if moment is None else max(0.0, (now - moment).total_seconds())
@@ -74,9 +75,9 @@ def measure(database: Database, limit: int = MOST) -> Waiting:
         deliveries, due_at = metrics.pending_deliveries(connection, limit)
         _, log_size = log.state(connection)
         return Waiting(
-            queued=metrics.count_queued(connection, limit),
+            queued=in_queue.count(connection, limit),
             is_paused=pauses.is_paused(connection),
-            oldest_queued_age=since(system.oldest_queued(connection)),
+            oldest_queued_age=since(in_queue.oldest(connection)),
             running=running,
             waiting=waiting,
             workers=Counter(state_of(each, now) for each in system.list_workers(session)),
@@ -117,14 +118,19 @@ class Ended:
             jobs: ``status``, ``created_at``, ``finished_at``; attempts: ``role``, ``status``, ``prompt_tokens``,
             ``output_tokens``, ``queued_at``, ``started_at``, ``first_token_at``, ``finished_at``.
         """
-        with database.read() as connection:
-            if not self._begun:
-                self._begin(connection)
-                return [], []
-            return self._jobs(connection), self._attempts(connection)
+        state = {name: copy(value) for name, value in vars(self).items()}
+        try:
+            with database.read() as connection:
+                if not self._begun:
+                    self._begin(connection)
+                    return [], []
+                return self._jobs(connection), self._attempts(connection)
+        except BaseException:
+            vars(self).update(state)  # The next call returns what this one had found already.
+            raise
 
     def _begin(self, connection: sa.Connection) -> None:
-        self._since = self._job_at = metrics.now(connection)
+        self._since = self._job_at = clock.now(connection)
         self._last = metrics.last_attempt(connection)
         self._running = set(metrics.running_attempts(connection, MAX_RUNNING))
         self._begun = True

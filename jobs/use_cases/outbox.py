@@ -37,9 +37,8 @@ def take_unpublished(
     Returns:
         the jobs, in the order in which to publish them.
     """
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         if pauses.is_paused(connection):
             return []
         ids = outbox.find(connection, queue_empty=queue_empty, model=model, limit=limit)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from jobs import transient
 from jobs.database import Database
 from jobs.models import Pause
-from jobs.statements import pauses
+from jobs.statements import clock, pauses
 from jobs.statements.pauses import LastPause
 
 __all__ = ["LastPause", "current", "is_paused", "pause", "resume"]
@@ -65,7 +65,7 @@ def resume(database: Database, resumed_by: str) -> tuple[Pause | None, bool]:
         if current is None or current.resumed_at is not None:
             return current, False
         connection = session.connection()
-        current.resumed_at, current.resumed_by = pauses.now(connection), resumed_by
+        current.resumed_at, current.resumed_by = clock.now(connection), resumed_by
         pauses.extend_deadlines(connection, current, current.resumed_at)
         session.flush()
         return current, True
@@ -73,10 +73,10 @@ def resume(database: Database, resumed_by: str) -> tuple[Pause | None, bool]:
 
 def is_paused(database: Database) -> bool:
     """Return whether the queue is paused."""
-    return database.look(pauses.is_paused)
+    return database.query(pauses.is_paused)
 
 
 def current(database: Database) -> LastPause | None:
     """Return the pause that lasts; None if the queue is not paused."""
-    last = database.look(pauses.last)
+    last = database.query(pauses.last)
     return None if last is None or last.resumed_at is not None else last

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
-from functools import cache
 
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.errors import NoSuchPartError, NotImportedError, NotSealedError
+from jobs.errors import NotImportedError, NotSealedError, PartNotFoundError
 from jobs.models import Erasure, Job, Review
 from jobs.statements import jobs, log, log_checkpoints
 from jobs.tlog import merkle, tiles
@@ -45,7 +44,7 @@ def prove(
 
     Raises:
         JobNotFoundError: the owner has no such job.
-        NoSuchPartError: the job has no such review or erasure.
+        PartNotFoundError: the job has no such review or erasure.
         NotSealedError: there is no entry yet.
     """
     with database.read_session() as session:
@@ -62,7 +61,7 @@ def _row(job: Job, part: Part | None, number: int) -> Job | Review | Erasure:
         return job
     of_job: Sequence[Review | Erasure] = job.reviews if part is Part.REVIEW else job.erasures
     if number >= len(of_job):
-        raise NoSuchPartError(job.id, part, number, len(of_job))
+        raise PartNotFoundError(job.id, part, number, len(of_job))
     return of_job[number]
 
 
@@ -104,7 +103,7 @@ def prove_entries(connection: sa.Connection, indexes: Collection[int]) -> list[P
         for least in (0, max(indexes) + 1)
         if (note := log_checkpoints.get_checkpoint(connection, least)) is not None
     ]
-    nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
+    nodes = log.nodes(connection)
 
     def proof(index: int, entry: bytes) -> Proof | None:
         for size, note in heads:
@@ -126,7 +125,7 @@ def origin_proof(
 
     Raises:
         JobNotFoundError: the owner has no such job.
-        NoSuchPartError: the job has no such review or erasure.
+        PartNotFoundError: the job has no such review or erasure.
         NotImportedError: it was made here, or came without a proof.
     """
     with database.read_session() as session:

@@ -99,7 +99,7 @@ def list_jobs(
         status: of the jobs; None for all.
         since, until: the jobs were created from ``since`` on, and before ``until``.
         rating: the last rating of the regeneration in a review; None for jobs without one.
-        with_attempts: whether to load the attempts.
+        with_attempts: whether to load the attempts, without their prompts.
 
     Raises:
         JobNotFoundError: the owner has no job with the id ``after``.

@@ -29,9 +29,8 @@ def restart_jobs(database: Database, timeout: float) -> list[str]:
     Returns:
         the jobs' ids.
     """
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         gone = _gone_models(connection, timeout)
     if not gone:
         return []

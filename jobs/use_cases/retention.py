@@ -6,9 +6,8 @@ import datetime as dt
 
 from jobs.database import Database
 from jobs.statements import deletions, workers
+from jobs.timing import SECONDS_PER_DAY
 from jobs.transient import retry_on_conflict
-
-SECONDS_PER_DAY = 86_400.0
 
 
 @retry_on_conflict

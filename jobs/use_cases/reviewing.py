@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import secrets
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -20,6 +18,7 @@ from jobs.agreement import cohen_kappa, krippendorff_alpha
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import NotEndedError
+from jobs.ids import new_id
 from jobs.models import Job
 from jobs.statements import documents, jobs, reviews
 from jobs.tlog.salted import new_salt
@@ -55,6 +54,10 @@ class Verdict(NamedTuple):
     regeneration: int | None
 
 
+#: The verdicts that count, by job and reviewer.
+Verdicts = dict[str, dict[str, Verdict]]
+
+
 class Mark(NamedTuple):
     """A job in the order in which a person reviews jobs: whatever follows it is next."""
 
@@ -64,7 +67,7 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Turn:
+class NextReview:
     """What a person reviews next, and how far that person is."""
 
     #: None if nothing follows.
@@ -115,7 +118,7 @@ def add(
         JobNotFoundError: the owner has no such job.
         NotEndedError: the job has not ended.
     """
-    review_id = f"rev_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    review_id = new_id("rev_")
     with database.write() as connection:
         job = jobs.lock(connection, owner, job_id)
         if not job.status.final:
@@ -174,11 +177,11 @@ def queue(
             ids, verdicts = _sampled(connection, owner, since, until)
             left = [job_id for job_id in ids if reviewer not in verdicts.get(job_id, ())]
             chosen = sorted(left, key=lambda job_id: (job_id in verdicts, _rank(seed, job_id)))
-        found = reviews.summaries(session, chosen[:limit])
+        found = reviews.list_jobs(session, chosen[:limit])
     return [(job, verdicts.get(job.id, {})) for job in found]
 
 
-def next_turn(
+def next_review(
     database: Database,
     owner: str | None,
     *,
@@ -188,7 +191,7 @@ def next_turn(
     after: Mark | None = None,
     since: dt.datetime | None = None,
     until: dt.datetime | None = None,
-) -> Turn:
+) -> NextReview:
     """Return what a person reviews next, in an order that reviews do not change: that of the sample.
 
     Args:
@@ -214,7 +217,7 @@ def next_turn(
     # Disagreements have all been reviewed.
     marks = [Mark(job_id, kind == "unreviewed" and job_id in verdicts) for job_id in left]
     following = sorted((m for m in marks if after is None or place(m) > place(after)), key=place)
-    return Turn(
+    return NextReview(
         next=following[0] if following else None,
         left=len(following),
         skipped=len(marks) - len(following),
@@ -248,13 +251,13 @@ def agreement(
 
 def current(
     rows: Iterable[sa.Row[str, int, str, int | None, int | None]],
-) -> dict[str, dict[str, Verdict]]:
+) -> Verdicts:
     """Return the verdicts that count, by job and reviewer.
 
     Args:
         rows: of reviews, the oldest first. Erased reviewers are left out: they may be the same person.
     """
-    verdicts: dict[str, dict[str, Verdict]] = {}
+    verdicts: Verdicts = {}
     for row in rows:
         if row.reviewer:
             verdicts.setdefault(row.job_id, {})[row.reviewer] = Verdict(
@@ -268,9 +271,6 @@ def disagree(verdicts: dict[str, Verdict]) -> bool:
     return any(
         len({verdict[index] for verdict in verdicts.values()} - {None}) > 1 for index in (0, 1)
     )
-
-
-Verdicts = dict[str, dict[str, Verdict]]
 
 
 def _sampled(
@@ -303,7 +303,7 @@ def _rank(seed: int, job_id: str) -> bytes:
     return hashlib.sha256(f"{seed} {job_id}".encode()).digest()
 
 
-def _agreement(verdicts: dict[str, dict[str, Verdict]], index: int) -> Agreement:
+def _agreement(verdicts: Verdicts, index: int) -> Agreement:
     units: list[dict[str, int]] = []
     for by_reviewer in verdicts.values():
         ratings = {

@@ -25,6 +25,7 @@ from jobs.errors import LogKeyError, LogSetBackError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import Erasure, Job, LogKind, Review
 from jobs.statements import log, log_checkpoints
+from jobs.times import rfc3339
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.entry import deletion_entry, erasure_entry, import_entry, job_entry, review_entry
@@ -104,22 +105,22 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
     prepared = []
     for job in ended:
         salt, history = job.log_salt, describe(job)
-        said_of = history["digest"]  # An imported job keeps its salts, and so its digest.
-        if said_of is None:
+        job_digest = history["digest"]  # An imported job keeps its salts, and so its digest.
+        if job_digest is None:
             salt = new_salt()
-            said_of = digest(history, salt)
+            job_digest = digest(history, salt)
         prepared.append(
             Prepared(
                 LogKind.JOB,
                 job.id,
                 job.id,
-                said_of,
+                job_digest,
                 salt,
                 end=job.finished_at,
                 origin=_origin(job),
             )
         )
-    told = {job_id: describe(job) for job_id, job in changed.items()}
+    histories = {job_id: describe(job) for job_id, job in changed.items()}
     for review_id, job_id in reviews:
         ids = [review.id for review in changed[job_id].reviews]
         number, index = ids.index(review_id), changed[job_id].log_index
@@ -128,7 +129,7 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
                 LogKind.REVIEW,
                 review_id,
                 job_id,
-                told[job_id]["reviews"][number]["digest"],
+                histories[job_id]["reviews"][number]["digest"],
                 job_index=index,
                 origin=_origin(changed[job_id].reviews[number]),
             )
@@ -136,14 +137,14 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
     for erasure_id, job_id in erasures:
         places = [erasure.id for erasure in changed[job_id].erasures]
         number = places.index(erasure_id)
-        said = told[job_id]["erasures"][number]
-        index, erased = changed[job_id].log_index, said["texts"]
+        erasure_record = histories[job_id]["erasures"][number]
+        index, erased = changed[job_id].log_index, erasure_record["texts"]
         prepared.append(
             Prepared(
                 LogKind.ERASURE,
                 erasure_id,
                 job_id,
-                said["digest"],
+                erasure_record["digest"],
                 job_index=index,
                 texts=erased,
                 origin=_origin(changed[job_id].erasures[number]),
@@ -178,7 +179,7 @@ def append(
         if signing.kept is not None:
             # Within the lock: nobody signs more meanwhile.
             _require_continued(connection, signer.name, size, signing.kept.read())
-        at = _time(now)
+        at = rfc3339(now)
         rows: list[dict[str, Any]] = []
 
         def add(kind: LogKind, job_id: str, entry: bytes) -> None:
@@ -269,7 +270,7 @@ def _require_continued(
         return
     if known.size > size:
         differs = f"{known.size} entries were signed, and the database has {size}"
-    elif merkle.root(known.size, _nodes(connection)) != known.root:
+    elif merkle.root(known.size, log.nodes(connection)) != known.root:
         differs = f"the first {known.size} entries are others than those that were signed"
     else:
         return
@@ -342,15 +343,10 @@ def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Sig
 
 def _sign(connection: sa.Connection, size: int, signer: Signer) -> str:
     """Sign the tree of ``size`` leaves; return the signed checkpoint."""
-    root = merkle.root(size, _nodes(connection))
+    root = merkle.root(size, log.nodes(connection))
     note = Checkpoint(signer.name, size, root).sign(signer)
     log_checkpoints.add_checkpoint(connection, size, note)
     return note
-
-
-def _nodes(connection: sa.Connection) -> Callable[[int, int], bytes]:
-    """Return what reads the nodes of the tree, each tile once."""
-    return tiles.nodes(lambda level, index: log.get_tile(connection, level, index))
 
 
 def _new_origin() -> str:
@@ -385,8 +381,3 @@ def _signer(connection: sa.Connection, origin: str | None, signing: Signing) -> 
     elif verifier != verifiers[-1]:
         raise LogKeyError("HELIXQ_LOG_KEY is an old key of the log: give this process the newest")
     return key
-
-
-def _time(time: dt.datetime) -> str:
-    """Return a time as RFC 3339 in UTC with milliseconds."""
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

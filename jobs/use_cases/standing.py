@@ -9,8 +9,8 @@ from typing import Any
 from jobs.database import Database
 from jobs.models import Job, Status
 from jobs.pipeline import DEFAULT_PRIORITY
-from jobs.statements import jobs, pauses, workers
-from jobs.statements.jobs import CAP
+from jobs.statements import in_queue, pauses, workers
+from jobs.statements.in_queue import CAP
 from jobs.statements.pauses import LastPause
 
 __all__ = ["CAP", "Outlook", "Standing", "find_outlook", "find_standing"]
@@ -64,10 +64,10 @@ def find_standing(database: Database, job: Job, now: dt.datetime) -> Standing:
         pause = None if last is None or last.resumed_at else last
         if job.status is not Status.QUEUED:
             return Standing(None, 0, ready, seen_at, None, pause)
-        ahead, queued = jobs.count_ahead(connection, job.priority, job.published_at)
+        ahead, queued = in_queue.count_ahead(connection, job.priority, job.published_at)
         if pause is not None:
             return Standing(None, max(queued, 1), ready, seen_at, None, pause)
-        ends = jobs.last_ends(connection, SAMPLE) if ready else []
+        ends = in_queue.last_ends(connection, SAMPLE) if ready else []
     place = min(ahead + 1, CAP)
     return Standing(place, max(queued, place), ready, seen_at, _wait(ends, place, now, last))
 
@@ -82,8 +82,8 @@ def find_outlook(database: Database, now: dt.datetime) -> Outlook:
     with database.read() as connection:
         ready = workers.count_ready(connection, None)
         seen_at = None if ready else workers.last_seen(connection)
-        ahead, queued = jobs.count_ahead(connection, DEFAULT_PRIORITY, now)
-        ends = jobs.last_ends(connection, SAMPLE) if ready else []
+        ahead, queued = in_queue.count_ahead(connection, DEFAULT_PRIORITY, now)
+        ends = in_queue.last_ends(connection, SAMPLE) if ready else []
         rows = workers.serving(connection)
         last = pauses.last(connection)
     serving = [(_name(row.runtime), row.context) for row in rows]

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import StatisticsError
 from jobs.models import OPEN, Status
-from jobs.statements import documents, rollups
+from jobs.statements import clock, documents, rollups
 from jobs.statements.rollups import MAX_OPEN, NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
@@ -186,18 +185,18 @@ def read(
             ordered = ordered[:MAX_VALUES]
         groups = dict(ordered)
     return Statistics(
-        query,
-        since,
-        until,
-        total,
-        groups,
-        other_values,
-        others,
-        open_jobs,
-        is_current,
-        by_model,
-        models,
-        compared,
+        query=query,
+        since=since,
+        until=until,
+        total=total,
+        groups=groups,
+        other_values=other_values,
+        others=others,
+        open=open_jobs,
+        is_current=is_current,
+        by_model=by_model,
+        models=models,
+        compared=compared,
     )
 
 
@@ -213,8 +212,7 @@ def _range(
 ) -> tuple[dt.datetime, dt.datetime]:
     """Return the range that is read: from a whole hour or day to another."""
     level = Level.DAY if query.by is By.DAY else Level.HOUR
-    now = connection.scalar(sa.select(utcnow()))
-    assert now is not None  # noqa: S101 (a clock has a time)
+    now = clock.now(connection)
     until = at_or_after(level, _within(now if query.until is None else query.until))
     if query.since is not None:
         since = start_of(level, _within(query.since))

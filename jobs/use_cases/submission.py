@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.errors import IdempotencyError, QueueFullError, QuotaExceededError
+from jobs.ids import new_id
 from jobs.models import ApiKey, Job
 from jobs.pipeline import Sampling, Turn
 from jobs.queued_counts import QueuedCounts
-from jobs.statements import jobs
+from jobs.statements import in_queue, jobs
 from jobs.trace_context import TraceContext
 from jobs.transient import is_transient, retry_on_conflict
 
@@ -45,11 +44,6 @@ class NewJob:
     custom_id: str | None = None
     #: The job that is replayed.
     replay_of: str | None = None
-
-
-def new_id() -> str:
-    """Return a new job id: 48 bits of time, so that ids sort by age, and 80 random bits."""
-    return f"resp_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
 @dataclass(frozen=True)
@@ -109,8 +103,8 @@ def submit_all(
         counts: of the queued jobs, if this process submits many.
 
     Returns:
-        for each, in their order: the job and whether it is new, or why it is refused, as `submit` raises it. It is not new if its idempotency key was used for the same request before: then it is
-        the job of that request, as it is now.
+        for each, in their order: the job and whether it is new, or why it is refused, as `submit` raises it. If its
+        idempotency key was used for the same request before, the job is that of the earlier request, as it is now.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database accepts none.
@@ -227,12 +221,12 @@ def _find_existing(
 
 
 def _check_limits(unit: _Unit, max_queued: int, key: ApiKey | None, counts: QueuedCounts) -> None:
-    if not counts.admit(None, max_queued, lambda: jobs.count_queued(unit.flush())):
+    if not counts.admit(None, max_queued, lambda: in_queue.count_without_lines(unit.flush())):
         raise QueueFullError
     if key is None or key.max_queued is None:
         return
     if not counts.admit(
-        key.id, key.max_queued, lambda: jobs.count_queued_by_key(unit.flush(), key.id)
+        key.id, key.max_queued, lambda: in_queue.count_of_key(unit.flush(), key.id)
     ):
         raise QuotaExceededError(key.max_queued)
 
@@ -242,7 +236,7 @@ def build_job(
 ) -> Job:
     """Return the row of a new job, which counts as published."""
     return Job(
-        id=new_id(),
+        id=new_id("resp_"),
         owner=owner,
         key_id=key_id,
         question=new.question,

@@ -44,9 +44,8 @@ def sweep(database: Database) -> SweepResult:
     The ends of attempts and jobs are one unit of work.
     """
     overdue = _overdue()
-    with (
-        database.read() as connection
-    ):  # As a rule there is nothing to do, which should lock nothing.
+    # As a rule there is nothing to do, which should lock nothing.
+    with database.read() as connection:
         if not connection.scalar(jobs.any_match(leases.EXPIRED, overdue)):
             return SweepResult([], [], [])
     with database.write() as connection:

@@ -6,7 +6,6 @@ import datetime as dt
 from collections import Counter
 from dataclasses import dataclass
 
-from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import (
     AttemptStatus,
@@ -17,8 +16,8 @@ from jobs.models import (
     WorkerState,
 )
 from jobs.pipeline import MAX_ROUNDS, Role, stages
-from jobs.statements import log, pauses, system, workers
-from jobs.statements.jobs import CAP
+from jobs.statements import clock, in_queue, log, pauses, system, workers
+from jobs.statements.in_queue import CAP
 from jobs.timing import ALIVE_FOR
 
 __all__ = [
@@ -58,7 +57,7 @@ class RunningWorker:
 
 @dataclass(frozen=True)
 class System:
-    """What runs and what waits. No number counts further than `jobs.statements.jobs.CAP`."""
+    """What runs and what waits. No number counts further than `jobs.statements.in_queue.CAP`."""
 
     now: dt.datetime
     workers: list[RunningWorker]
@@ -98,7 +97,7 @@ def summarize(database: Database) -> Summary:
     """Return the least that one wants to know. It costs three short queries."""
     with database.read() as connection:
         runtimes = workers.ready_runtimes(connection, system.MAX_WORKERS)
-        queued = system.count_all_queued(connection)
+        queued = in_queue.count(connection)
         paused_at = pauses.paused_at(connection)
     names = {runtime.get("base", {}).get("name") for runtime in runtimes}
     return Summary(len(runtimes), sorted(filter(None, names)), queued, paused_at)
@@ -124,14 +123,13 @@ def describe(database: Database) -> System:
     """Return what runs and what waits. It costs the same however long the history and the queue are."""
     with database.read_session() as session:
         connection = session.connection()
-        now = connection.scalar(utcnow().select())
-        assert now is not None  # noqa: S101 (a time is never null)
+        now = clock.now(connection)
         runs = system.count_running(connection)
         running_workers = [
             RunningWorker(worker, state_of(worker, now), runs.get(worker.id, 0))
             for worker in system.list_workers(session)
         ]
-        queued, begun = Counter(system.count_queued(connection)), Counter[str]()
+        queued, begun = Counter(in_queue.count_by_owner(connection)), Counter[str]()
         running, waiting = dict.fromkeys(Role, 0), dict.fromkeys(Role, 0)
         for owner, stage_index, is_running, number in system.count_in_progress(connection):
             (running if is_running else waiting)[ROLES[stage_index]] += number
@@ -139,20 +137,20 @@ def describe(database: Database) -> System:
         most = (queued + begun).most_common(MAX_OWNERS)
         origin, size = log.state(connection)
         return System(
-            now,
-            running_workers,
-            queued.total(),
-            system.oldest_queued(connection),
-            running,
-            waiting,
-            {owner: (queued[owner], begun[owner]) for owner, _ in most},
-            system.count_last_attempts(connection),
-            system.count_pending_deliveries(connection),
-            origin,
-            size,
-            log.count_unsealed(connection, CAP),
-            system.last_checkpoint(connection),
-            pauses.newest(session, MAX_PAUSES),
+            now=now,
+            workers=running_workers,
+            queued=queued.total(),
+            oldest_queued_at=in_queue.oldest(connection),
+            running=running,
+            waiting=waiting,
+            owners={owner: (queued[owner], begun[owner]) for owner, _ in most},
+            attempts=system.count_last_attempts(connection),
+            deliveries=system.count_pending_deliveries(connection),
+            log_origin=origin,
+            log_size=size,
+            unsealed=log.count_unsealed(connection, CAP),
+            checkpoint_at=system.last_checkpoint(connection),
+            pauses=pauses.newest(session, MAX_PAUSES),
         )
 
 

@@ -7,15 +7,16 @@ a review may be sent twice, as after a crash before the place was moved, and is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from jobs import trace_context
 from jobs.database import Database
-from jobs.models import Job, LogKind
+from jobs.models import LogKind
 from jobs.statements import log, traces
+from jobs.use_cases.sealing import Describe
 
 #: Entries that are looked at for one request.
 MAX_ENTRIES = 50
@@ -36,7 +37,7 @@ class Sending(NamedTuple):
 
 
 def begin_sending(
-    database: Database, receiver: str, describe: Callable[[Job], dict[str, Any]], seconds: float
+    database: Database, receiver: str, describe: Describe, seconds: float
 ) -> Sending | None:
     """Return what a receiver is to be sent now; None if it has everything, or is not to be sent anything.
 
@@ -45,7 +46,7 @@ def begin_sending(
     Args:
         database: of the jobs.
         receiver: SHA-256 of its address.
-        describe: returns the history of a job (`jobs.protocol.history`).
+        describe: returns the history of a job.
         seconds: for how long nobody else sends.
     """
     with database.read() as connection:
@@ -69,7 +70,7 @@ def begin_sending(
         entries = log.list_entries(session.connection(), row.next_index, end)
         sent = (LogKind.JOB, LogKind.REVIEW)
         jobs = log.load_jobs(session, {e.job_id for e in entries if e.kind in sent})
-    told = {job_id: describe(job) for job_id, job in jobs.items()}
+    histories = {job_id: describe(job) for job_id, job in jobs.items()}
     ended: list[dict[str, Any]] = []
     reviews: list[tuple[dict[str, Any], str]] = []
     for entry in entries:
@@ -77,12 +78,12 @@ def begin_sending(
         # The caller decides for its trace whether anything of it is sent.
         if job is None or not trace_context.of_job(job.id, job.traceparent).is_sampled:
             continue
-        # Of a job that was retried, the last end is told.
+        # Of a job that was retried, the last end is sent.
         if entry.kind is LogKind.JOB and job.log_index == entry.entry_index:
-            ended.append(told[job.id])
+            ended.append(histories[job.id])
         elif entry.kind is LogKind.REVIEW:
             reviews += [
-                (told[job.id], review.id)
+                (histories[job.id], review.id)
                 for review in job.reviews
                 if review.log_index == entry.entry_index
                 and (review.critique, review.regeneration) != (None, None)

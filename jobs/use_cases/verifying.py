@@ -7,7 +7,7 @@ of each job, review and erasure is compared with its entry. The first difference
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.record import misfit
 from jobs.tlog.tiles import WIDTH
+from jobs.use_cases.sealing import Describe
 
 #: Entries and checkpoints that are read at once.
 PAGE = WIDTH
@@ -78,7 +79,7 @@ class Head(NamedTuple):
 
 def verify(
     database: Database,
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     *,
     trusted: Sequence[Verifier] = (),
     witnesses: Sequence[Cosigner] = (),
@@ -88,9 +89,9 @@ def verify(
 
     Args:
         database: to verify.
-        describe: returns the history of a job (`jobs.protocol.history`).
-        trusted: the keys that may have signed. If none are given, those that the database names: then nobody is
-            noticed who replaced the log as a whole.
+        describe: returns the history of a job.
+        trusted: the keys that may have signed; if none are given, those that the database names. Only keys from
+            elsewhere reveal that the log was replaced as a whole.
         witnesses: those that must have cosigned the log. Their cosignatures that are kept are checked.
         checkpoints: names and notes of earlier checkpoints, which the log must continue.
 
@@ -134,7 +135,7 @@ def verify(
     return report
 
 
-#: The types of the entries of each kind.
+#: Finds entries beyond the size of the log.
 _MORE = sa.text("SELECT 1 FROM log_entries WHERE entry_index >= :size OR entry_index < 0 LIMIT 1")
 
 
@@ -270,18 +271,18 @@ def _stored_heads(
 def _check_jobs(
     session: Session,
     rows: Sequence[sa.Row[int, LogKind, str, bytes]],
-    describe: Callable[[Job], dict[str, Any]],
+    describe: Describe,
     report: Report,
 ) -> None:
     """Compare the jobs that entries are about, and what was added to them, with the entries."""
     ids = {row.job_id for row in rows}
     jobs = log.load_jobs(session, ids)
-    told = {job_id: describe(job) for job_id, job in jobs.items()}
+    histories = {job_id: describe(job) for job_id, job in jobs.items()}
     deletions = log.find_deletions(session.connection(), ids - jobs.keys())
     for index, kind, job_id, entry in rows:
-        said, job = parse_entry(entry), jobs.get(job_id)
+        recorded, job = parse_entry(entry), jobs.get(job_id)
         name = f"job {job_id} (entry {index})"
-        if said.get("type") not in TYPES[kind]:
+        if recorded.get("type") not in TYPES[kind]:
             raise TamperedError(f"the kind of entry {index} was changed")
         if kind is LogKind.DELETION:
             if job is not None:
@@ -289,7 +290,7 @@ def _check_jobs(
         elif job is None:
             if job_id not in deletions:
                 raise TamperedError(f"{name} was removed")
-            of = index if kind is LogKind.JOB else said["entry"]
+            of = index if kind is LogKind.JOB else recorded["entry"]
             if of not in deletions[job_id]:
                 raise TamperedError(f"{name} was removed: its deletion is of another entry")
             report.deleted += kind is LogKind.JOB
@@ -298,20 +299,20 @@ def _check_jobs(
         elif kind is LogKind.JOB:
             if job.log_index != index:
                 raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
-            _check_job(told[job_id], said, name)
-            _check_origin(job, said, name)
+            _check_job(histories[job_id], recorded, name)
+            _check_origin(job, recorded, name)
             report.jobs += 1
-        elif said["entry"] not in {job.log_index, *_ends(job)}:
+        elif recorded["entry"] not in {job.log_index, *_ends(job)}:
             raise TamperedError(f"entry {index}, of job {job_id}, is of another job's")
         elif kind is LogKind.REVIEW:
-            number = _check_review(told[job_id], said, index)
+            number = _check_review(histories[job_id], recorded, index)
             review = job.reviews[number]
-            _check_origin(review, said, f"review {review.id} of job {job_id} (entry {index})")
+            _check_origin(review, recorded, f"review {review.id} of job {job_id} (entry {index})")
             report.reviews += 1
         else:
-            number = _check_erasure(told[job_id], said, index)
+            number = _check_erasure(histories[job_id], recorded, index)
             name = f"an erasure of texts of job {job_id} (entry {index})"
-            _check_origin(job.erasures[number], said, name)
+            _check_origin(job.erasures[number], recorded, name)
             report.erasures += 1
 
 
@@ -320,25 +321,25 @@ def _ends(job: Job) -> set[int]:
     return {retry["entry"] for retry in job.retries if retry["entry"] is not None}
 
 
-def _check_job(told: dict[str, Any], said: dict[str, Any], name: str) -> None:
+def _check_job(history: dict[str, Any], entry: dict[str, Any], name: str) -> None:
     """Compare a job with its entry, and what the database keeps of its reviews and erasures with them."""
-    if told["digest"] != said["digest"]:
+    if history["digest"] != entry["digest"]:
         raise TamperedError(f"{name} was changed")
-    if (reason := misfit(told)) is not None:
+    if (reason := misfit(history)) is not None:
         raise TamperedError(f"{name} was changed: {reason}")
 
 
-def _check_origin(row: Job | Review | Erasure, said: dict[str, Any], name: str) -> None:
+def _check_origin(row: Job | Review | Erasure, entry: dict[str, Any], name: str) -> None:
     """Compare the proof that a record was imported with, if it was, with its entry."""
-    if (row.origin_proof and proof_hash(row.origin_proof)) != said.get("proof"):
+    if (row.origin_proof and proof_hash(row.origin_proof)) != entry.get("proof"):
         raise TamperedError(f"{name} was changed: the proof that it was imported with differs")
 
 
-def _check_review(told: dict[str, Any], said: dict[str, Any], index: int) -> int:
+def _check_review(history: dict[str, Any], entry: dict[str, Any], index: int) -> int:
     """Compare a review with its entry; return its place among those of the job."""
-    claim = [review for review in told["reviews"] if _index(review) == index]
-    right = [review for review in told["reviews"] if review["digest"] == said["digest"]]
-    of = f"of job {told['id']}"
+    claim = [review for review in history["reviews"] if _index(review) == index]
+    right = [review for review in history["reviews"] if review["digest"] == entry["digest"]]
+    of = f"of job {history['id']}"
     if not claim and not right:
         raise TamperedError(f"a review {of} (entry {index}) was removed")
     if not right:
@@ -350,25 +351,25 @@ def _check_review(told: dict[str, Any], said: dict[str, Any], index: int) -> int
         )
     if added := [review["id"] for review in claim if review is not right[0]]:
         raise TamperedError(f"review {added[0]} {of} was added: it claims entry {index} of another")
-    return [review is right[0] for review in told["reviews"]].index(True)
+    return [review is right[0] for review in history["reviews"]].index(True)
 
 
-def _check_erasure(told: dict[str, Any], said: dict[str, Any], index: int) -> int:
+def _check_erasure(history: dict[str, Any], entry: dict[str, Any], index: int) -> int:
     """Compare an erasure with its entry; return its place among those of the job."""
-    found = [erasure for erasure in told["erasures"] if _index(erasure) == index]
-    name = f"an erasure of texts of job {told['id']} (entry {index})"
+    found = [erasure for erasure in history["erasures"] if _index(erasure) == index]
+    name = f"an erasure of texts of job {history['id']} (entry {index})"
     if not found:
         raise TamperedError(f"{name} was removed or reordered")
     if len(found) > 1:
         raise TamperedError(f"{name} was added")
-    if found[0]["digest"] != said["digest"] or found[0]["texts"] != said["texts"]:
+    if found[0]["digest"] != entry["digest"] or found[0]["texts"] != entry["texts"]:
         raise TamperedError(f"{name} was changed")
-    return [erasure is found[0] for erasure in told["erasures"]].index(True)
+    return [erasure is found[0] for erasure in history["erasures"]].index(True)
 
 
-def _index(told: dict[str, Any]) -> int | None:
+def _index(record: dict[str, Any]) -> int | None:
     """Return the entry that a review or an erasure claims."""
-    return (told["log"] or {}).get("index")
+    return (record["log"] or {}).get("index")
 
 
 def _check_places(connection: sa.Connection) -> None:

@@ -6,20 +6,18 @@ erasures with their entries, and proves that each entry is in the newest checkpo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 from jobs.database import Database
-from jobs.models import Job
 from jobs.statements import jobs, log, log_checkpoints
-from jobs.tlog import merkle, tiles
+from jobs.tlog import merkle
 from jobs.tlog.checkpoint import open_checkpoint
 from jobs.tlog.entry import parse_entry
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Verifier
 from jobs.tlog.record import misfit
+from jobs.use_cases.sealing import Describe
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,10 @@ class Verdict:
 
 
 class _Record(NamedTuple):
-    """A job, a review or an erasure: its name in messages, what its history says, and the entry that it claims."""
+    """A job, a review or an erasure: its name in messages, its part of the history, and the entry that it claims."""
 
     name: str
-    told: dict[str, Any]
+    fields: dict[str, Any]
     entry: int | None
 
 
@@ -50,16 +48,14 @@ class _DiffersError(Exception):
     """Something is not what the log recorded. The message says what."""
 
 
-def verify_job(
-    database: Database, owner: str | None, job_id: str, describe: Callable[[Job], dict[str, Any]]
-) -> Verdict:
+def verify_job(database: Database, owner: str | None, job_id: str, describe: Describe) -> Verdict:
     """Compare a job with the log. The keys are those that the database names.
 
     Args:
         database: of the job.
         owner: of the job; None for any.
         job_id: of the job.
-        describe: returns the history of a job (`jobs.protocol.history`).
+        describe: returns the history of a job.
 
     Raises:
         JobNotFoundError: the owner has no such job.
@@ -67,18 +63,18 @@ def verify_job(
     with database.read_session() as session:
         job = jobs.get(session, owner, job_id, with_history=True)
         connection = session.connection()
-        told = describe(job)
+        history = describe(job)
         newest = log_checkpoints.newest_checkpoint(connection)
         if job.log_index is None or newest is None:
             return Verdict("unsealed")
-        records: list[_Record] = [_Record("the job", told, job.log_index)]
-        records += [_Record(f"review {r['id']}", r, _index(r)) for r in told["reviews"]]
-        records += [_Record(f"the erasure of {r['at']}", r, _index(r)) for r in told["erasures"]]
-        sealed = [(r.name, r.told, r.entry) for r in records if r.entry is not None]
+        records: list[_Record] = [_Record("the job", history, job.log_index)]
+        records += [_Record(f"review {r['id']}", r, _index(r)) for r in history["reviews"]]
+        records += [_Record(f"the erasure of {r['at']}", r, _index(r)) for r in history["erasures"]]
+        sealed = [(r.name, r.fields, r.entry) for r in records if r.entry is not None]
         try:
             keys = [Verifier.parse(row.verifier) for row in log.keys(connection)]
             checkpoint = open_checkpoint(newest.note, keys)
-            nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
+            nodes = log.nodes(connection)
             entries = {
                 row.entry_index: row.entry
                 for row in log.get_entries(connection, [index for _, _, index in sealed])
@@ -98,11 +94,11 @@ def verify_job(
                     raise _DiffersError(
                         f"{name[0].upper()}{name[1:]} was changed: entry {index} differs."
                     )
-            if (reason := misfit(told)) is not None:
+            if (reason := misfit(history)) is not None:
                 raise _DiffersError(f"The job was changed: {reason}.")
         except _DiffersError as error:
             return Verdict("differs", str(error))
-        except (NoteError, ProofError, ValueError, KeyError) as error:
+        except (NoteError, ProofError, ValueError, LookupError) as error:
             return Verdict("differs", f"The log itself does not fit: {error}")
     return Verdict(
         "verified",
@@ -114,5 +110,5 @@ def verify_job(
     )
 
 
-def _index(told: dict[str, Any]) -> int | None:
-    return (told["log"] or {}).get("index")
+def _index(record: dict[str, Any]) -> int | None:
+    return (record["log"] or {}).get("index")

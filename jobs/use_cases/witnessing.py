@@ -6,14 +6,13 @@ it. A witness that failed is asked again later, and then about the newest checkp
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.statements import log, log_checkpoints
-from jobs.tlog import merkle, tiles
+from jobs.tlog import merkle
 
 #: Seconds after a failure before a witness is asked again: doubled with each failure in a row.
 MIN_DELAY, MAX_DELAY = 2.0, 300.0
@@ -58,7 +57,7 @@ def begin_asking(database: Database, witness: str, seconds: float) -> Asking | N
 def prove_consistency(database: Database, old_size: int, size: int) -> list[bytes]:
     """Return the proof that the log of ``size`` entries continues that of ``old_size``."""
     with database.read() as connection:
-        nodes = tiles.nodes(cache(lambda level, index: log.get_tile(connection, level, index)))
+        nodes = log.nodes(connection)
         return merkle.consistency_proof(old_size, size, nodes)
 
 

@@ -159,7 +159,7 @@ def refusal(address: Address, allowed: Collection[Network], *, encrypted: bool) 
         allowed: networks with addresses that are allowed though they are not public, and without TLS.
         encrypted: whether the connection uses TLS.
     """
-    # An IPv4 address in IPv6's clothes: the system connects to the IPv4 address.
+    # The system connects to the IPv4 address that an IPv4-mapped one contains.
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if any(address in network for network in allowed if network.version == address.version):

@@ -1,7 +1,7 @@
 """An index of the replays of a job.
 
 Revision ID: 0019
-Revises: 0017
+Revises: 0018
 """
 
 from __future__ import annotations

@@ -231,12 +231,16 @@ def test_an_owner_has_a_maximum_of_open_batches(
     service.create(lines(1))
 
 
-def test_batches_are_listed_in_pages_newest_first(service: BatchService) -> None:
+def test_batches_are_listed_in_pages_by_age(service: BatchService) -> None:
     ids = [service.create(lines(1)) for _ in range(5)]
     page = service.client.batches.list(limit=2)
     assert [batch.id for batch in page.data] == [ids[4], ids[3]]
     assert page.has_more
     assert [batch.id for batch in service.client.batches.list(limit=2)] == ids[::-1]
+    oldest = service.client.batches.list(limit=2, extra_query={"order": "asc"})
+    assert [batch.id for batch in oldest.data] == ids[:2]
+    rest = service.client.batches.list(limit=9, after=ids[1], extra_query={"order": "asc"})
+    assert [batch.id for batch in rest.data] == ids[2:]
     with pytest.raises(NotFoundError):
         service.client.batches.list(after="batch_0")
     with pytest.raises(NotFoundError):

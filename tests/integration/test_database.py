@@ -204,10 +204,10 @@ def test_of_several_hosts_none_is_used_that_cannot_be_written(postgres: Postgres
         admin.execute("ALTER ROLE follower SET default_transaction_read_only TO on")
         default = Database(database_url.checked(hosts))
         with pytest.raises(sa.exc.OperationalError, match="session is read-only") as excinfo:
-            default.look(lambda connection: connection.scalar(sa.text("SELECT 1")))
+            default.query(lambda connection: connection.scalar(sa.text("SELECT 1")))
         assert is_transient(excinfo.value)
         anyone = Database(database_url.checked(f"{hosts}&target_session_attrs=any"))
-        assert anyone.look(lambda connection: connection.scalar(sa.text("SELECT 1"))) == 1
+        assert anyone.query(lambda connection: connection.scalar(sa.text("SELECT 1"))) == 1
         for database in (default, anyone):
             database.close()
         admin.execute("DROP ROLE follower")

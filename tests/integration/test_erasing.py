@@ -16,9 +16,9 @@ from jobs.database import Database
 from jobs.errors import (
     ErasedError,
     JobNotFoundError,
-    NoSuchTextError,
     NotEndedError,
     NotSealedError,
+    TextNotFoundError,
 )
 from jobs.models import Attempt, Erasure, Job
 from jobs.pipeline import Turn
@@ -241,7 +241,7 @@ def test_what_cannot_be_erased_is_refused(database: Database) -> None:
         erase(database, job)
     seal(database)
     for pointer in ("/attempts/9/output", "/turns", "/id", "question", "/options/user", ""):
-        with pytest.raises(NoSuchTextError):
+        with pytest.raises(TextNotFoundError):
             erase(database, job, "/question", pointer)
     assert get(database, job).erased is None, "all or nothing"
     for owner, other in (("somebody", job.id), (None, "resp_none")):

@@ -186,7 +186,7 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
     for kind in ("unreviewed", "disagreements"):
         for owner in (None, ANONYMOUS):
             run(reviewing.queue, database, owner, reviewer="ann", kind=kind, seed=1, limit=20)
-            run(reviewing.next_turn, database, owner, reviewer="ann", kind=kind, seed=1)
+            run(reviewing.next_review, database, owner, reviewer="ann", kind=kind, seed=1)
     run(reviewing.agreement, database, ANONYMOUS)
     for rating in (0, 1):
         for owner in (None, ANONYMOUS):

@@ -32,6 +32,7 @@ from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.tlog.note import Signer
 from jobs.use_cases import (
     cancellation,
+    deletion,
     outbox,
     queries,
     sealing,
@@ -191,6 +192,20 @@ def test_ended_jobs_are_sealed(
     assert process.seal(), "there may be more"
     assert not process.seal()
     assert verifying.verify(database, history).jobs == sealing.MAX_JOBS
+
+
+def test_many_deletions_are_sealed_at_once(
+    database: Database, progress: Progress, redis_server: RedisServer
+) -> None:
+    process = duties(database, progress, redis_server)
+    for _ in range(sealing.MAX_JOBS):
+        cancellation.cancel(database, ANONYMOUS, submit(database).id)
+    process.seal()
+    for job in queries.list_jobs(database, ANONYMOUS, limit=sealing.MAX_JOBS)[0]:
+        deletion.delete(database, ANONYMOUS, job.id)
+    assert process.seal(), "there may be more"
+    assert not process.seal()
+    assert verifying.verify(database, history).entries == 2 * sealing.MAX_JOBS
 
 
 def test_a_running_process_seals_within_seconds(

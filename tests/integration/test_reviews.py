@@ -16,7 +16,7 @@ from jobs.models import ANONYMOUS, Job, LogEntry, Review
 from jobs.protocol.history import history
 from jobs.statements import log
 from jobs.use_cases import deletion, queries, reviewing, sealing
-from jobs.use_cases.reviewing import Mark, NewReview, Turn, Verdict
+from jobs.use_cases.reviewing import Mark, NewReview, NextReview, Verdict
 from jobs.use_cases.sealing import Signing
 from tests.integration.rows import submit
 from tests.integration.sealed import end, seal
@@ -263,11 +263,11 @@ def test_turns_go_through_the_sample_once_whoever_else_reviews(database: Databas
     sample = queue(database)
     assert sample[-1] == jobs[0]
 
-    def turn(after: Mark | None = None, **options: Any) -> Turn:
+    def turn(after: Mark | None = None, **options: Any) -> NextReview:
         options = {"owner": None, "reviewer": "ann", "kind": "unreviewed", "seed": 1, **options}
-        return reviewing.next_turn(database, after=after, **options)
+        return reviewing.next_review(database, after=after, **options)
 
-    assert turn() == Turn(Mark(sample[0], False), 6, 0, 6, 0, 1)
+    assert turn() == NextReview(Mark(sample[0], False), 6, 0, 6, 0, 1)
     seen = [turn().next]
     while (following := turn(seen[-1]).next) is not None:
         seen.append(following)
@@ -277,15 +277,15 @@ def test_turns_go_through_the_sample_once_whoever_else_reviews(database: Databas
     first = Mark(sample[0], False)
     rate(sample[0], "bob", 1)
     rate(sample[1], "ann", 1)
-    assert turn(first) == Turn(Mark(sample[2], False), 5, 0, 6, 1, 3)
-    assert turn(owner="somebody") == Turn(None, 0, 0, 0, 0, 0)
+    assert turn(first) == NextReview(Mark(sample[2], False), 5, 0, 6, 1, 3)
+    assert turn(owner="somebody") == NextReview(None, 0, 0, 0, 0, 0)
 
     assert turn(kind="disagreements").next is None
     for job_id in sample[2:4]:
         rate(job_id, "ann", 1)
         rate(job_id, "bob", -1)
     first_turn = turn(kind="disagreements")
-    assert first_turn == Turn(Mark(sample[2], False), 2, 0, 2, 2, 2)
+    assert first_turn == NextReview(Mark(sample[2], False), 2, 0, 2, 2, 2)
     assert turn(first_turn.next, kind="disagreements").next == Mark(sample[3], False)
     assert turn(Mark(sample[3], False), kind="disagreements").next is None
 

@@ -24,7 +24,7 @@ TIMES = ("since", "until")
 @blueprint.get("/jobs/<job_id>/reviews")
 def list_reviews(job_id: str) -> Response:
     """List the reviews of a job, the oldest first."""
-    return jsonify(data=_told(job_id)["reviews"])
+    return jsonify(data=_history(job_id)["reviews"])
 
 
 @blueprint.post("/jobs/<job_id>/reviews")
@@ -46,7 +46,7 @@ def add_review(job_id: str) -> Response:
         reviewer=body.reviewer or caller.owner,
         key_id=None if caller.key is None else caller.key.id,
     )
-    found = [review for review in _told(job_id)["reviews"] if review["id"] == review_id]
+    found = [review for review in _history(job_id)["reviews"] if review["id"] == review_id]
     if not found:
         raise JobNotFoundError(job_id)  # It was deleted meanwhile.
     reply = jsonify(found[0])
@@ -121,7 +121,7 @@ def delete_jobs() -> Response:
     )
 
 
-def _told(job_id: str) -> dict[str, list[dict[str, object]]]:
+def _history(job_id: str) -> dict[str, list[dict[str, object]]]:
     services = get_services()
     job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
     return history(job)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.errors import JobNotFoundError, NoSuchPartError, NotImportedError, NotSealedError
+from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError, PartNotFoundError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.history import history, rfc3339, summary
+from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import replays, report
-from jobs.use_cases import proving, queries, standing
+from jobs.times import rfc3339
+from jobs.use_cases import clock, proving, queries, standing
 from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
@@ -75,7 +74,7 @@ def job_place(job_id: str) -> Response:
     """Reply with a job's place in the queue, and how many workers could take it."""
     services = get_services()
     job = queries.get_job(services.database, services.readable_owner, job_id)
-    found = standing.find_standing(services.database, job, dt.datetime.now(dt.UTC))
+    found = standing.find_standing(services.database, job, clock.now(services.database))
     return jsonify(
         status=job.status,
         place=found.place,
@@ -103,7 +102,7 @@ def job_proof(job_id: str) -> Response:
     prove = proving.origin_proof if of_origin else proving.prove
     try:
         found = prove(*reader, parts[0] if parts else None, number)
-    except NoSuchPartError as error:
+    except PartNotFoundError as error:
         raise HTTPError(404, str(error), code="not_found") from error
     except NotSealedError as error:
         raise HTTPError(409, str(error), code="not_sealed") from error

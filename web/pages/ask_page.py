@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import PurePath
 
 from flask import render_template
 
 from jobs import demo_model
 from jobs.models import Job
-from jobs.use_cases import queries, standing
+from jobs.use_cases import clock, queries, standing
 from web.pages.standing import outlook_sentence
 from web.services import get_services
 
@@ -26,7 +25,7 @@ def show(given: dict[str, str], message: str | None = None, again: Job | None = 
         again: the job that they are of.
     """
     services = get_services()
-    now = dt.datetime.now(dt.UTC)
+    now = clock.now(services.database)
     outlook = standing.find_outlook(services.database, now)
     recent, _ = queries.list_jobs(services.database, services.owner, limit=RECENT)
     bases = {base for base, _ in outlook.serving}

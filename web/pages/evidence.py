@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.models import Attempt, Job, Worker
-from jobs.protocol.history import history, rfc3339
+from jobs.protocol.history import history
+from jobs.times import rfc3339
 from web.pages import timeline, view
 
 #: The maximum number of characters of a text that a job's page has twice. Longer ones are on the attempt's page.
@@ -55,8 +56,8 @@ def record(job: Job) -> dict[str, Any]:
     Args:
         job: with its input items, its reviews and its erasures.
     """
-    told = history(job)
-    return {"digest": told["digest"], "index": (told["log"] or {}).get("index")}
+    described = history(job)
+    return {"digest": described["digest"], "index": (described["log"] or {}).get("index")}
 
 
 def _evidence(job: Job, index: int, attempt: Attempt) -> Evidence:

@@ -11,7 +11,7 @@ from jobs.errors import JobNotFoundError
 from jobs.models import Job, Scope
 from jobs.protocol.history import history
 from jobs.protocol.replay import report
-from jobs.use_cases import pausing, queries, verifying_jobs
+from jobs.use_cases import clock, pausing, queries, verifying_jobs
 from jobs.use_cases import standing as places
 from web.caller import get_caller
 from web.errors import HTTPError
@@ -25,7 +25,7 @@ def show(job_id: str) -> str:
     services, caller, options = get_services(), get_caller(), Options.of_request()
     owner = services.readable_owner
     job = get(job_id)
-    now = dt.datetime.now(dt.UTC)
+    now = clock.now(services.database)
     may_ask = caller.may(Scope.ASK)
     own = caller.changeable_owner in (None, job.owner)
     verdict = None
@@ -44,7 +44,7 @@ def show(job_id: str) -> str:
         newer=newer,
         may_change=may_ask and own,
         may_ask=may_ask,
-        live=view.is_live(job),
+        live=view.is_live(job, now),
         standing=None if job.status.final else sentence(job, now),
         running=view.running(job),
         answer=answer,
@@ -106,9 +106,9 @@ def news(job_id: str) -> dict[str, Any]:
     """Return what the page's script shows between two events. It reads the job, and few rows besides."""
     services = get_services()
     job = queries.get_job(services.database, services.readable_owner, job_id)
-    now = dt.datetime.now(dt.UTC)
-    told = "" if job.status.final else sentence(job, now)
-    return standing.news(job, told, now)
+    now = clock.now(services.database)
+    text = "" if job.status.final else sentence(job, now)
+    return standing.news(job, text, now)
 
 
 def _replays(job: Job) -> list[tuple[Job, bool | None]]:

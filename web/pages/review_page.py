@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ from jobs.errors import NotEndedError
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED
-from jobs.use_cases import reviewing
+from jobs.use_cases import clock, reviewing
 from jobs.use_cases.reviewing import Agreement, Kind, Mark
 from web import query
 from web.caller import get_caller
@@ -94,7 +93,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
         reviewer = query.text("reviewer", caller.owner, MAX_NAME)
     after = request.args.get("after")
     times = {"since": query.time("since"), "until": query.time("until")}
-    turn = reviewing.next_turn(
+    progress = reviewing.next_review(
         services.database,
         owner,
         reviewer=reviewer,
@@ -103,8 +102,8 @@ def _show(job: Job | None, message: str | None = None) -> str:
         after=None if after is None else Mark(after, request.args.get("reviewed") == "1"),
         **times,
     )
-    if job is None and turn.next is not None:
-        job = job_page.get(turn.next.job_id)
+    if job is None and progress.next is not None:
+        job = job_page.get(progress.next.job_id)
     here = _of_request(*_QUEUE, *_PLACE)
     of_request = Options.of_request()
     options = _Options(diff=of_request.diff, invisible=of_request.invisible, address=here)
@@ -117,12 +116,12 @@ def _show(job: Job | None, message: str | None = None) -> str:
     if others and kind == "unreviewed":
         skip["reviewed"] = "1"
     saved = request.args.get("saved", "")
-    now = dt.datetime.now(dt.UTC)
+    now = clock.now(services.database)
     agreement = reviewing.agreement(services.database, owner, limit=reviewing.WINDOW, **times)
     return render_template(
         "review.html",
         job=job,
-        turn=turn,
+        progress=progress,
         kind=kind,
         kinds={name: (label, _url({**queue, "kind": name})) for name, label in KINDS.items()},
         reviewer=reviewer,

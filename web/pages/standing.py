@@ -25,8 +25,8 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
     """
     running = view.running(job)
     if running is not None:
-        told = _running(job, running, now)
-        return told if standing.pause is None else f"{told} {paused(standing.pause, now)}"
+        text = _running(job, running, now)
+        return text if standing.pause is None else f"{text} {paused(standing.pause, now)}"
     if standing.pause is not None:
         if standing.place is None and job.status is Status.IN_PROGRESS:
             return f"{paused(standing.pause, now)} The next stage waits."

@@ -21,6 +21,7 @@ from web import statistics_query
 from web.job_filters import METADATA
 from web.pages import charts
 from web.pages.charts import Interval, Series
+from web.pages.marks import plain
 from web.pages.view import STATUSES
 
 #: The maximum number of hours or days of a page, of those in its tables (the last ones), and of other groups.
@@ -84,7 +85,7 @@ def show() -> Response | str | tuple[str, int]:
     except (InvalidRequestError, StatisticsError) as error:
         message = translate(error).message
     by = stated.get("by", "day")
-    first, _, second = stated.get("compare", "").partition(",")
+    first, second = (name.strip() for name in f"{stated.get('compare', '')},".split(",")[:2])
     text = render_template(
         "stats.html",
         given=stated,
@@ -156,9 +157,9 @@ def _label(read: Statistics, key: Any) -> str:
         return (
             "No adapter"
             if key is None
-            else f"{key.role.capitalize()}: {key.name or key.digest[:19]}"
+            else f"{key.role.capitalize()}: {plain(key.name or key.digest[:19])}"
         )
-    return "None" if key is None else str(key)
+    return "None" if key is None else plain(str(key))
 
 
 def _period(by: By | None, start: dt.datetime) -> str:
@@ -170,7 +171,7 @@ def model_name(read: Statistics, model: str | None) -> str:
     if not model:
         return "Not started"
     adapters = read.models.get(model, {}).get("adapters", {}).values()
-    names = dict.fromkeys(adapter["name"] for adapter in adapters if adapter.get("name"))
+    names = dict.fromkeys(plain(adapter["name"]) for adapter in adapters if adapter.get("name"))
     return " ".join([*([", ".join(names)] if names else []), f"({model[:12]})"])
 
 
@@ -186,9 +187,11 @@ def _choices(read: Statistics | None, chosen: tuple[str, str]) -> list[tuple[str
         ):
             value = adapter.get("digest") or adapter.get("name")
             if value:
-                choices.setdefault(value, f"{role.capitalize()} {adapter.get('name') or value}")
+                choices.setdefault(
+                    value, f"{role.capitalize()} {plain(adapter.get('name') or value)}"
+                )
     for value in filter(None, chosen):
-        choices.setdefault(value, value)
+        choices.setdefault(value, plain(value))
     return list(choices.items())
 
 

@@ -73,13 +73,12 @@ class RunView:
     texts: list[tuple[str, str | None]]
 
 
-def is_live(job: Job) -> bool:
+def is_live(job: Job, now: dt.datetime) -> bool:
     """Return whether the page of a job can still change."""
     if job.finished_at is None:
         return True
     # The worker hands in the text of a cancelled stage a moment after the cancellation.
-    age = dt.datetime.now(dt.UTC) - job.finished_at
-    return job.awaits_partial_text and age < PARTIAL_TEXT_TIMEOUT
+    return job.awaits_partial_text and now - job.finished_at < PARTIAL_TEXT_TIMEOUT
 
 
 def stages(job: Job, now: dt.datetime, options: Options) -> list[StageView]:

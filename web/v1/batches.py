@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from flask import Response
 
-from jobs.errors import NoSuchFileError
+from jobs.errors import StoredFileNotFoundError
 from jobs.protocol import body
-from jobs.protocol.batches import batch_list, batch_object, no_input, parse_batch
+from jobs.protocol.batches import batch_object, no_input, parse_batch
+from jobs.protocol.lists import list_object
 from jobs.use_cases import batches
 from web import query
 from web.caller import get_caller
@@ -32,20 +33,24 @@ def create_batch() -> Response:
         batch = batches.create(
             services.database, caller.owner, new, None if caller.key is None else caller.key.id
         )
-    except NoSuchFileError as error:
+    except StoredFileNotFoundError as error:
         raise no_input(new.input_file_id) from error
     return json_response(batch_object(batch))
 
 
 @blueprint.get("/batches")
 def list_batches() -> Response:
-    """List batches, newest first."""
+    """List batches by age; the newest first unless the request says otherwise."""
     services = get_services()
     page = query.page()
     found, has_more = batches.list_batches(
-        services.database, services.owner, limit=page.limit, after=page.after
+        services.database,
+        services.owner,
+        limit=page.limit,
+        after=page.after,
+        newest_first=page.order == "desc",
     )
-    return json_response(batch_list(found, has_more=has_more))
+    return json_response(list_object(map(batch_object, found), has_more=has_more))
 
 
 @blueprint.get("/batches/<batch_id>")

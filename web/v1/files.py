@@ -11,7 +11,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import dump_options_header
 
 from jobs.models import File, FilePurpose
-from jobs.protocol.files import check_purpose, file_list, file_object, parse_fields
+from jobs.protocol.files import check_purpose, file_object, parse_fields
+from jobs.protocol.lists import list_object
 from jobs.use_cases import files
 from web import query
 from web.caller import get_caller
@@ -84,7 +85,7 @@ class _Upload:
 
 @blueprint.get("/files")
 def list_files() -> Response:
-    """List files, newest first."""
+    """List files by age; the newest first unless the request says otherwise."""
     services = get_services()
     page = query.page(MAX_PAGE_SIZE, MAX_PAGE_SIZE)
     purpose = query.choice("purpose", "", ("", *FilePurpose))
@@ -96,7 +97,7 @@ def list_files() -> Response:
         newest_first=page.order == "desc",
         purpose=FilePurpose(purpose) if purpose else None,
     )
-    return json_response(file_list(found, has_more=has_more))
+    return json_response(list_object(map(file_object, found), has_more=has_more))
 
 
 @blueprint.get("/files/<file_id>")

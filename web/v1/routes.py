@@ -18,9 +18,10 @@ from jobs.protocol.conversation import earlier_turns
 from jobs.protocol.errors import InvalidRequestError, ProtocolError
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.limits import measure
+from jobs.protocol.lists import list_object
 from jobs.protocol.new_job import new_job
 from jobs.protocol.request import CreateResponse
-from jobs.protocol.response import response, response_list
+from jobs.protocol.response import response
 from jobs.protocol.validation import validate
 from jobs.use_cases import queries, submission
 from web import query
@@ -85,12 +86,16 @@ def create() -> Response:
 
 
 def submit(request: Callable[[], CreateResponse], key: str | None, digest: str | None) -> Job:
-    """Accept a request.
+    """Accept a request; return its job, or that of an earlier request with the same idempotency key.
 
     Args:
         request: returns a valid request, or raises what is wrong with it.
         key: the client's idempotency key.
         digest: of the body that came with it.
+
+    Raises:
+        ProtocolError: the request is wrong, or too large for the model.
+        UserError: the job is not accepted, as `submission.submit` raises it.
     """
     services = get_services()
     try:
@@ -126,7 +131,7 @@ def index() -> Response:
         until=query.time("until"),
         with_attempts=True,
     )
-    return json_response(response_list(jobs, has_more=has_more))
+    return json_response(list_object(map(response, jobs), has_more=has_more))
 
 
 @blueprint.get("/responses/<response:job_id>")
@@ -215,6 +220,11 @@ def model(name: str) -> Response:
 
 
 def idempotency_key() -> str | None:
+    """Return the request's ``Idempotency-Key``; None if it has none.
+
+    Raises:
+        InvalidRequestError: it is empty or too long.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidRequestError(
@@ -277,4 +287,5 @@ def _completed(reply: Response, *, final: bool, etag: str) -> Response:
 
 
 def json_response(data: Any, status: int = 200) -> Response:
+    """Return a reply with a JSON value, without white space and sorting."""
     return Response(to_json(data), status, mimetype="application/json")

@@ -8,6 +8,7 @@ from jobs import webhook_delivery
 from jobs.models import DeliveryStatus
 from jobs.protocol import webhooks as protocol
 from jobs.protocol.errors import InvalidRequestError
+from jobs.protocol.lists import list_object
 from jobs.protocol.validation import parse
 from jobs.use_cases import deliveries, webhooks
 from jobs.webhooks.events import EVENT_TYPES
@@ -41,7 +42,7 @@ def list_webhook_endpoints() -> Response:
     endpoints, has_more = webhooks.list_endpoints(
         services.database, services.owner, limit=limit, after=after, newest_first=order == "desc"
     )
-    return json_response(protocol.page(map(protocol.endpoint_object, endpoints), has_more=has_more))
+    return json_response(list_object(map(protocol.endpoint_object, endpoints), has_more=has_more))
 
 
 @blueprint.get("/webhook_endpoints/<endpoint_id>")
@@ -124,7 +125,7 @@ def list_webhook_deliveries(endpoint_id: str) -> Response:
         newest_first=order == "desc",
         status=DeliveryStatus(status) if status else None,
     )
-    return json_response(protocol.page(map(protocol.delivery_object, found), has_more=has_more))
+    return json_response(list_object(map(protocol.delivery_object, found), has_more=has_more))
 
 
 @blueprint.post("/webhook_deliveries/<delivery_id>/redeliver")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from jobs.enums import DeliveryStatus
-from jobs.protocol.schemas.base import Reply, Timestamp
+from jobs.protocol.schemas.base import Page, Reply, Timestamp
 
 
 class WebhookEndpoint(Reply):
@@ -28,14 +28,10 @@ class NewWebhookSecret(WebhookEndpoint):
     signing_secret: str
 
 
-class WebhookEndpointList(Reply):
+class WebhookEndpointList(Page):
     """A page of endpoints."""
 
-    object: Literal["list"]
     data: list[WebhookEndpoint]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class DeletedWebhookEndpoint(Reply):
@@ -85,14 +81,10 @@ class WebhookDelivery(Reply):
     attempts: list[WebhookAttempt]
 
 
-class WebhookDeliveryList(Reply):
+class WebhookDeliveryList(Page):
     """A page of deliveries."""
 
-    object: Literal["list"]
     data: list[WebhookDelivery]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class WebhookEventTypeList(Reply):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import NoSuchFileError
+from jobs.errors import StoredFileNotFoundError
 from jobs.models import File, FileChunk, FilePurpose, FileState
 from jobs.statements.files import UPLOAD_LOST_AFTER
 from jobs.use_cases import files
@@ -182,7 +182,7 @@ def test_an_upload_that_was_lost_is_never_visible_and_swept(
         connection.execute(sa.update(File).values(created_at=utcnow(-UPLOAD_LOST_AFTER - 1)))
     sweep(database)
     assert stored(database) == (0, 0)
-    with pytest.raises(NoSuchFileError):
+    with pytest.raises(StoredFileNotFoundError):
         files.append(database, file_id, TEXT)
 
 

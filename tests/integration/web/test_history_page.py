@@ -276,6 +276,7 @@ def test_selected_jobs_are_cancelled_retried_and_replayed(web: Client, database:
         (f"/jobs/selected?action=export&job={done}&job={missing}", 404, missing),
         (f"/api/jobs/export?ids={done},{missing}", 404, missing),
         (f"/api/jobs/export?ids={done}&status=failed", 400, "without other filters"),
+        ("/api/jobs/export?ids=", 400, "`ids` must be 1 to 100 ids"),
     ):
         reply = web.get(path)
         assert reply.status_code == status, path

@@ -11,9 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.models import Attempt, Job, Worker, WorkerState
+from jobs.models import Attempt, Job, LogTile, Worker, WorkerState
 from jobs.use_cases import stages, workers
 from jobs.use_cases.stages import Output
+from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.sealed import seal
 from tests.integration.tampering import drop_triggers
@@ -82,8 +83,12 @@ def test_each_round_shows_what_it_removed_beside_the_next(web: Client, database:
     ]
 
 
-def test_texts_that_deceive_are_marked_everywhere(web: Client, database: Database) -> None:
+def test_texts_that_deceive_are_marked_everywhere(
+    web: Client, database: Database, tokenizer_json: str
+) -> None:
     text = "evil \u202etxt.exe"
+    runtime = Runtime({"engine": text, "base": {"name": text}}, 4096, tokenizer_json)
+    workers.set_runtime(database, WORKER, runtime)
     job_id = ask(web, input=text, metadata={"a": text})["id"]
     answer(database, job_id, text, text, text)
     pages = [
@@ -148,6 +153,9 @@ def test_verify_says_whether_the_record_is_the_logs(web: Client, database: Datab
             sa.update(Attempt).where(Attempt.stage_index == 1).values(output="Fine.")
         )
     assert "✗ Does not match. The job was changed: entry 0 differs." in verdict()
+    with database.write() as connection:
+        connection.execute(sa.update(LogTile).values(hashes=b""))
+    assert "The log itself does not fit: tile 0 of level 0 is too short" in verdict()
 
 
 def test_where_a_job_stands(web: Client, database: Database) -> None:
@@ -288,15 +296,15 @@ def test_a_page_is_small_and_costs_few_queries(
     monkeypatch.setattr(summary_cache, "MAX_AGE", 3600)
     web.get("/jobs")
     small, large = ask(web)["id"], ask(web, rounds=5)["id"]
-    assert selects(lambda: web.get(f"/jobs/{small}")) <= 11
-    assert selects(lambda: web.get(f"/jobs/{small}/news")) <= 6
+    assert selects(lambda: web.get(f"/jobs/{small}")) <= 12
+    assert selects(lambda: web.get(f"/jobs/{small}/news")) <= 7
     finish(database, small)
     finish(database, large, count=11)
     for number in range(3):
         web.post(f"/jobs/{large}/review", data={"note": str(number)})
     seal(database)
     counts = [selects(lambda job=job: web.get(f"/jobs/{job}?verify=1")) for job in (small, large)]
-    assert counts[0] == counts[1] <= 18
+    assert counts[0] == counts[1] <= 19
     page = web.get(f"/jobs/{small}")
     addresses = {*re.findall(r'(?:href|src)="(/assets/[^"]*)"', page.text)}
     assert len(addresses) == 4

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
+import sqlalchemy as sa
+
 from jobs.database import Database
-from tests.integration.web.client import Client, ask, finish
+from jobs.use_cases import queries
+from tests.integration.web.client import OUTPUT, Client, ask, finish
 
 
 def test_the_list_pages_newest_first(web: Client) -> None:
@@ -19,6 +22,16 @@ def test_the_list_pages_newest_first(web: Client) -> None:
     for query in ("limit=0", "limit=x", "limit=101", "order=up"):
         assert web.get(f"/v1/responses?{query}").status_code == 400
     assert web.get("/v1/responses?after=resp_none").status_code == 404
+
+
+def test_the_list_does_not_read_prompts(web: Client, database: Database) -> None:
+    job_id = ask(web)["id"]
+    finish(database, job_id)
+    [job], _ = queries.list_jobs(database, None, limit=1, with_attempts=True)
+    assert [attempt.output for attempt in job.attempts] == [OUTPUT.text] * 3
+    for attempt in job.attempts:
+        assert {"prompt", "delta_lengths"} <= sa.inspect(attempt).unloaded
+    assert len(web.get("/v1/responses").json["data"][0]["output"]) == 3
 
 
 def test_the_list_can_be_filtered_by_status_and_time(web: Client, database: Database) -> None:

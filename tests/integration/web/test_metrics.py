@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from jobs.database import Database
 from jobs.models import Attempt, Job, Scope, WorkerState
+from jobs.statements import metrics as statements
 from jobs.use_cases import cancellation, metrics, stages, sweeping, workers
 from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
@@ -219,3 +220,23 @@ def test_metrics_name_no_owner(app: Any) -> None:
     owner = program(app, Scope.ASK, Scope.AUDIT)
     ask(owner)
     assert owner.key.owner not in owner.get("/metrics").text
+
+
+def test_ends_that_were_found_before_a_query_failed_are_counted_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = metrics.Ended()
+    ended.read(database)
+    job = submit(database)
+    for stage_index in range(3):
+        assert stages.record(database, claim(database, job, stage_index), OUTPUT)
+
+    def fail(*_: object) -> None:
+        raise sa.exc.OperationalError("SELECT", {}, Exception("the connection was lost"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(statements, "attempts_after", fail)
+        with pytest.raises(sa.exc.OperationalError):
+            ended.read(database)
+    jobs, attempts = ended.read(database)
+    assert ([row.id for row in jobs], len(attempts)) == ([job.id], 3)

@@ -162,6 +162,8 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     page = web.get(sent.location).text
     assert "<b>0" not in page
     assert "25 % [" in page
+    spaced = web.get("/stats?compare=actor-v1,%20actor-v2").text
+    assert "Second: actor-v2, 8 jobs" in " ".join(spaced.split())
     for by in ("hour", "day", "model", "adapter"):
         page = web.get(f"/stats?by={by}")
         assert page.text.count("<svg") == 5
@@ -172,6 +174,14 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
         assert percentiles
         assert all(re.fullmatch(r"[\d,]+|–", value) for value in percentiles)
         assert len(page.data) < 60_000
+
+
+def test_values_of_metadata_show_what_deceives(web: Client, database: Database) -> None:
+    finish(database, ask(web, metadata={"team": "\u202egreen"})["id"])
+    count(database)
+    page = web.get("/stats?by=metadata.team").text
+    assert "⟨RLO⟩green" in page
+    assert "\u202e" not in page
 
 
 def test_what_is_wrong_is_named(web: Client) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import datetime as dt
+from types import SimpleNamespace
+from typing import Any, Self
 
+import pytest
 import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Worker, WorkerState
-from jobs.use_cases import stages, sweeping, workers
+from jobs.use_cases import stages, standing, sweeping, workers
 from tests.conftest import WORKER
 from tests.integration.rows import let_leases_run_out
 from tests.integration.web.client import Client, ask, finish
+from web.api import routes
 
 
 def test_a_waiting_job_has_a_place_by_priority_and_age(web: Client, database: Database) -> None:
@@ -36,6 +40,24 @@ def test_a_waiting_job_has_a_place_by_priority_and_age(web: Client, database: Da
     assert (place(second)["place"], place(second)["ready_workers"]) == (2, 1)
     assert (place(first)["status"], place(first)["place"]) == ("in_progress", None)
     assert web.get("/api/jobs/resp_none/place").status_code == 404
+
+
+def test_a_wait_is_by_the_clock_of_the_database(
+    web: Client, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Self:
+            return super().now(tz) - dt.timedelta(hours=1)
+
+    clock = SimpleNamespace(datetime=Behind, timedelta=dt.timedelta, UTC=dt.UTC)
+    monkeypatch.setattr(routes, "dt", clock, raising=False)
+    workers.set_state(database, WORKER, WorkerState.READY)
+    for _ in range(standing.MIN_SAMPLE):
+        assert web.post(f"/v1/responses/{ask(web)['id']}/cancel").status_code == 200
+    waiting = ask(web)["id"]
+    wait = web.get(f"/api/jobs/{waiting}/place").json["wait"]
+    assert 0 <= wait < standing.MAX_AGE.total_seconds()
 
 
 def test_the_system_is_described(web: Client, database: Database) -> None:

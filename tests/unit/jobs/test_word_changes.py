@@ -35,6 +35,17 @@ def test_all_passages_together_are_both_texts(before: str, after: str) -> None:
     assert (changed_share(before, after) == 0) == all(change.equal for change in found)
 
 
+def test_a_share_takes_little_time_where_every_other_word_changed() -> None:
+    before, after = (
+        " ".join(f"same{i // 2 % 60}" if i % 2 else f"{text}{i}" for i in range(3000))
+        for text in ("old", "new")
+    )
+    started = time.process_time()
+    assert 0 < changed_share(before, after) <= 1
+    # A hundredth of it is usual.
+    assert time.process_time() - started < 1
+
+
 @pytest.mark.parametrize("words", [6, 3000, 100_000])
 def test_long_texts_are_compared_within_a_bound(words: int) -> None:
     rng = random.Random(3)

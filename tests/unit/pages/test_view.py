@@ -63,13 +63,12 @@ def test_critiques_and_regenerations_are_numbered_if_there_are_several_rounds() 
 
 
 def test_a_page_is_live_until_the_text_of_a_cancelled_stage_must_be_there() -> None:
-    assert view.is_live(make_job())
-    assert not view.is_live(completed_job())
-    job = make_job(Status.CANCELLED, finished_at=dt.datetime.now(dt.UTC))
+    assert view.is_live(make_job(), END)
+    assert not view.is_live(completed_job(), END)
+    job = make_job(Status.CANCELLED, finished_at=END)
     add_attempt(job, 0, AttemptStatus.RUNNING)
-    assert view.is_live(job)
-    job.finished_at = dt.datetime.now(dt.UTC) - view.PARTIAL_TEXT_TIMEOUT
-    assert not view.is_live(job)
+    assert view.is_live(job, END)
+    assert not view.is_live(job, END + view.PARTIAL_TEXT_TIMEOUT)
 
 
 def test_an_earlier_run_shows_what_had_finished() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.models import AttemptStatus, Job, Status
-from jobs.protocol.response import response, response_list
+from jobs.protocol.lists import list_object
+from jobs.protocol.response import response
 from tests.unit.protocol.rows import END, START, add_attempt, completed_job, make_job
 
 
@@ -118,8 +119,8 @@ def test_a_response_shows_the_last_run_only() -> None:
 
 def test_a_list_names_its_first_and_last() -> None:
     jobs = [make_job(id="resp_2"), make_job(id="resp_1")]
-    page = response_list(jobs, has_more=True)
+    page = list_object(map(response, jobs), has_more=True)
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("resp_2", "resp_1", True)
     assert [item["id"] for item in page["data"]] == ["resp_2", "resp_1"]
-    empty = response_list([], has_more=False)
+    empty = list_object([], has_more=False)
     assert (empty["data"], empty["first_id"], empty["last_id"]) == ([], None, None)

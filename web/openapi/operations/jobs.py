@@ -56,7 +56,7 @@ OPERATIONS = {
             Parameter("shape", {"enum": [*Shape], "default": Shape.HISTORY}),
             Parameter("role", {"enum": ["all", *Role]}, "Whose texts; of the shape `sft` alone."),
             Parameter("compression", {"enum": [*Compression]}, "Parquet is compressed inside."),
-            Parameter("ids", TEXT, "These jobs, separated by commas: up to 100, and no filters."),
+            Parameter("ids", TEXT, "These jobs, separated by commas: 1 to 100, and no filters."),
             *FILTERS,
         ),
         errors=(404,),

@@ -272,8 +272,8 @@ function follow(address, news) {
       if (ended) return;
       if (!["queued", "in_progress"].includes(status)) return end();
       const standing = document.getElementById("standing");
-      const [said, place] = standing.children;
-      if (said && said.textContent !== sentence) said.replaceChildren(), append(said, sentence);
+      const [words, place] = standing.children;
+      if (words && words.textContent !== sentence) words.replaceChildren(), append(words, sentence);
       if (place && place.dataset.started !== started) {
         pieces = [];
         if (started) place.dataset.started = started;

@@ -7,7 +7,7 @@ const notice = document.querySelector("[data-notice]");
 
 async function update() {
   if (document.hidden) return;
-  let said = "";
+  let message = "";
   try {
     const reply = await fetch(location.href, { cache: "no-store" });
     const page = new DOMParser().parseFromString(await reply.text(), "text/html");
@@ -20,8 +20,8 @@ async function update() {
       if (!shown || shown.contains(document.activeElement)) continue;
       if (shown.innerHTML !== part.innerHTML) shown.replaceChildren(...part.childNodes);
     }
-  } catch { said = "The server does not respond."; }
-  if (notice.textContent !== said) notice.textContent = said;
+  } catch { message = "The server does not respond."; }
+  if (notice.textContent !== message) notice.textContent = message;
 }
 
 setInterval(update, INTERVAL);

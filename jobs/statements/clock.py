@@ -1,0 +1,16 @@
+"""The database's clock, which all times in the database are by."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from jobs.column_types import utcnow
+
+_NOW = sa.select(utcnow())
+
+
+def now(connection: sa.Connection) -> dt.datetime:
+    """Return the database's time."""
+    return connection.execute(_NOW).scalar_one()
