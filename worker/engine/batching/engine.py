@@ -59,11 +59,11 @@ class BatchingEngine:
                 the device and its memory.
             max_num_batched_tokens: maximum number of tokens of a step with prefills; by default what suits
                 the device.
-            lora_linear: implementation of LoRA layers over a KV cache of rows; by default what suits model
-                and device.
+            lora_linear: implementation of LoRA layers over a KV cache of rows; by default what suits the
+                model.
             speculation: whether to draft tokens where it pays. Texts are the same.
-            paged: whether the KV cache is paged, and a step is launched before the step before is read; by
-                default on CUDA only.
+            paged: whether the KV cache is paged, and a step is launched before the step before is read;
+                False is for CPUs, where it is the default.
             num_blocks: blocks of the paged KV cache; by default as many as fit the device's memory.
             capture: returns what captures CUDA graphs on a device; if None, steps are launched kernel by
                 kernel.

@@ -60,7 +60,6 @@ class EngineLoop:
             self.scheduler,
             drafter=drafter,
             stop_token_ids=stop_token_ids,
-            device_type=setup.device.type,
             finish=self._finish,
             on_device_lost=on_device_lost,
         )

@@ -115,9 +115,7 @@ def _build_rows(
     # At least one row for each adapter: its last prompt stays in the prefix cache.
     num_rows = max(max_num_seqs, num_adapters)
     model = build_row_model(models, lora_linear)
-    cache = RowKVCache(
-        config, num_rows=num_rows, max_model_len=max_model_len, dtype=dtype, device=device
-    )
+    cache = RowKVCache(config, num_rows=num_rows, max_model_len=max_model_len, dtype=dtype)
     threads = IntraOpThreads(small_model=lora_linear is MergedLoRALinear)
     kv = RowManager(num_rows, max_model_len=max_model_len, num_adapters=num_adapters)
     runner = RowModelRunner(model, cache, kv, threads, vocab_size=int(config.vocab_size))
