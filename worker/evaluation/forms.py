@@ -64,9 +64,10 @@ class FullModels:
     name = "3 full models"
 
     def __init__(self, checkpoints: Checkpoints, folders: dict[Role, Path]) -> None:
-        """Args:
-        checkpoints: the base that the models were made from: its tokenizer and context.
-        folders: the three checkpoints.
+        """
+        Args:
+            checkpoints: the base that the models were made from, for its tokenizer and context.
+            folders: the three checkpoints.
         """
         self._checkpoints = checkpoints
         self._folders = folders
