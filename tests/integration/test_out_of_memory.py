@@ -130,16 +130,17 @@ def test_a_request_too_large_for_memory_fails_alone(
 def test_block_tables_that_were_not_copied_are_copied_with_the_next_step(
     error: Exception, checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
 ) -> None:
-    """A sequence would otherwise read and write the blocks of others."""
+    """A sequence would otherwise keep all its tokens in one block, or in those of others."""
     engine = make(checkpoint, tokenizer, paged=True)
     runner: Any = engine._runner
     to_device, update = runner._to_device, runner._update_block_tables
-    copies = 0
+    has_failed = False
 
     def failing_copy(array: Any) -> Any:
-        nonlocal copies
-        copies += 1
-        if copies == 3:
+        nonlocal has_failed
+        _, blocks = array.reshape(2, -1)
+        if not has_failed and (blocks > 0).sum() > 2:  # a sequence of several blocks is admitted
+            has_failed = True
             raise error
         return to_device(array)
 
@@ -155,7 +156,7 @@ def test_block_tables_that_were_not_copied_are_copied_with_the_next_step(
     requests = [request(rng, limit=60) for _ in range(12)]
     completions = [g.result() for g in [engine.submit(r) for r in requests]]
     engine.close()
-    assert copies > 3
+    assert has_failed
     assert all(
         same(c, reference.submit(r).result()) for c, r in zip(completions, requests, strict=True)
     )
