@@ -27,6 +27,10 @@ PLACE_INTERVAL, TICK = 2.0, 0.2
 RATE_WINDOW = 5.0
 #: Seconds without text after which the live line says so.
 SILENCE = 5.0
+#: Seconds from which on a wait is shown in minutes.
+MINUTES = 90
+#: The events that bring text.
+TEXT_DELTAS = ("response.reasoning_text.delta", "response.output_text.delta")
 
 
 def follow(
@@ -97,11 +101,6 @@ def stream(client: Client, job_id: str, screen: Screen, *, show: bool) -> dict[s
     if problem := _problem(response):
         screen.note(problem)
     return response
-
-
-#: Seconds from which on a time is told in minutes.
-MINUTES = 90
-TEXT_DELTAS = ("response.reasoning_text.delta", "response.output_text.delta")
 
 
 class _Progress:

@@ -20,6 +20,8 @@ RECONNECT_DELAY = 1.0
 RECONNECT_TIMEOUT = 60.0
 #: The maximum number of jobs of one page.
 PAGE = 100
+#: The events that end a stream.
+FINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
 class Client:
@@ -271,10 +273,6 @@ class Client:
             f"no server answers at {self.url} ({error}): start one with `make run` or "
             "`helixq up`, or give another address with --url"
         )
-
-
-#: The events that end a stream.
-FINAL = ("response.completed", "response.incomplete", "response.failed")
 
 
 def _error(reply: httpx2.Response) -> ExpectedError:

@@ -12,8 +12,6 @@ from jobs.errors import UserError
 
 #: What the extra `worker` brings.
 MODEL_LIBRARIES = ("torch", "transformers", "peft", "safetensors", "tqdm")
-
-
 #: The errors of a disk, a quota or a limit that has no room left.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +52,11 @@ def run(settings: Settings, options: Options) -> None:
     """Run the evaluation, print the report, and write the output files.
 
     Raises:
-        ExpectedError: an input is invalid, or an output file cannot be written.
+        jobs.errors.UserError: an input is invalid, or an output file cannot be written.
     """
     check_package("scipy")
     _check(options)
-    with _explained():
-        report = _measure(settings, options)
+    report = _measure(settings, options)
     if options.transcripts:
         forms = {"adapters": report.adapters, "full": report.full}
         lines = [
@@ -151,18 +148,6 @@ def _measured(form: Form, task: Task, options: Options) -> Measurement:
             batch=options.batch,
             tick=tick,
         )
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    from worker.checkpoints.errors import CheckpointError
-    from worker.evaluation.task import TaskError
-    from worker.lora import LoraError
-
-    try:
-        yield
-    except (TaskError, CheckpointError, LoraError) as error:
-        raise ExpectedError(str(error)) from error
 
 
 def _extract(

@@ -98,6 +98,7 @@ def extract(
     Each layer gets the best approximation of its rank. The table shows the share of the change
     that is kept, the error, and a lower bound for the error of any adapter of this rank.
     """
+    from worker.checkpoints.hub import resolve
     from worker.lora.extract import DEFAULT_RANK
     from worker.lora.extract import extract as extract_adapter
     from worker.lora.lowrank import Target
@@ -111,8 +112,8 @@ def extract(
         )
     with _progress("extracting") as progress:
         report = extract_adapter(
-            _resolve(base, "--base"),
-            _resolve(tuned, "--tuned"),
+            resolve(base, "--base"),
+            resolve(tuned, "--tuned"),
             out,
             target=Target(rank=rank, energy=energy),
             alpha=alpha,
@@ -146,12 +147,13 @@ def merge(
     """Merge an adapter into its base, as a full model."""
     from dataclasses import asdict
 
+    from worker.checkpoints.hub import resolve
     from worker.lora.merge import merge as merge_adapter
 
     with _progress("merging") as progress:
         report = merge_adapter(
-            _resolve(base, "--base"),
-            _resolve(adapter, "--adapter"),
+            resolve(base, "--base"),
+            resolve(adapter, "--adapter"),
             out,
             base_name=base,
             dtype=_dtype(dtype),
@@ -178,11 +180,11 @@ def convert(settings: Settings, /, adapters: tuple[str, ...]) -> None:
     ADAPTER is a folder, or a hub id. Without one, those of HELIXQ_ADAPTERS that are hub ids are converted: workers
     load no pickles of the hub. Adapters that have safetensors are left as they are.
     """
-    from worker.checkpoints.hub import is_hub_id
+    from worker.checkpoints.hub import is_hub_id, resolve
     from worker.lora import inspect as inspection
 
     for adapter in adapters or sorted(filter(is_hub_id, set(settings.adapters.values()))):
-        folder = _resolve(adapter, "ADAPTER" if adapters else "HELIXQ_ADAPTERS", pickles=True)
+        folder = resolve(adapter, "ADAPTER" if adapters else "HELIXQ_ADAPTERS", pickles=True)
         if any(folder.glob("*.safetensors")):
             click.echo(f"{adapter}: has safetensors")
         else:
@@ -195,9 +197,10 @@ def convert(settings: Settings, /, adapters: tuple[str, ...]) -> None:
 def inspect(adapter: str, fields: Fields | None) -> None:
     """Show what an adapter holds, and whether it can be batched."""
     from worker.checkpoints import digests
+    from worker.checkpoints.hub import resolve
     from worker.lora import inspect as inspection
 
-    folder = _resolve(adapter, "ADAPTER", pickles=True)
+    folder = resolve(adapter, "ADAPTER", pickles=True)
     description = inspection.inspect(folder)
     digest = f"sha256:{digests.digest(folder)}"
     if fields:
@@ -281,17 +284,6 @@ def _progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
 
 def _warn(message: str) -> None:
     click.echo(f"Warning: {message}.", err=True)
-
-
-def _resolve(reference: str, option: str, *, pickles: bool = False) -> Path:
-    """Return a model's or an adapter's folder, downloaded from the hub if needed."""
-    from worker.checkpoints.errors import CheckpointError
-    from worker.checkpoints.hub import resolve
-
-    try:
-        return resolve(reference, option, pickles=pickles)
-    except CheckpointError as error:
-        raise ExpectedError(str(error)) from error
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 def web(settings: Settings) -> None:
     """Serve the web until a signal stops it."""
-    from web.serve import AddressError, serve
+    from web.serve import serve
 
     database, progress = Database(settings.database), Progress(settings.redis)
     migrations.check(database.engine)
@@ -49,10 +49,7 @@ def web(settings: Settings) -> None:
         log.warning("API keys are required, and there is none: make one with `helixq keys create`")
     progress.close()
     database.close()
-    try:
-        serve(settings)
-    except AddressError as error:
-        raise ExpectedError(str(error)) from error
+    serve(settings)
 
 
 def worker(settings: Settings) -> int:

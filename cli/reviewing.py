@@ -10,6 +10,7 @@ from cli.client import Client
 from cli.each_job import print_each
 from cli.fields import Command, Fields, json_fields
 from cli.options import server
+from cli.tables import count
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -134,7 +135,7 @@ def delete(
     with Client(url or settings.url, settings.api_key) as client:
         if job_ids:
             if not yes:
-                click.confirm(f"Delete {_count(len(job_ids))}?", abort=True, err=True)
+                click.confirm(f"Delete {count(len(job_ids), 'job')}?", abort=True, err=True)
 
             def delete_one(job_id: str) -> str:
                 client.delete(job_id)
@@ -146,14 +147,10 @@ def delete(
         if owner is not None:
             body["owner"] = owner
         if dry_run or not yes:
-            count = client.delete_matching({**body, "dry_run": True})
+            matched = client.delete_matching({**body, "dry_run": True})
             if dry_run:
-                click.echo(f"{_count(count)} would be deleted.")
+                click.echo(f"{count(matched, 'job')} would be deleted.")
                 return
-            click.confirm(f"Delete {_count(count)}?", abort=True, err=True)
-        count = client.delete_matching(body)
-        click.echo(f"{_count(count)} {'was' if count == 1 else 'were'} deleted.")
-
-
-def _count(number: int) -> str:
-    return "1 job" if number == 1 else f"{number} jobs"
+            click.confirm(f"Delete {count(matched, 'job')}?", abort=True, err=True)
+        deleted = client.delete_matching(body)
+        click.echo(f"{count(deleted, 'job')} {'was' if deleted == 1 else 'were'} deleted.")

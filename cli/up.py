@@ -101,12 +101,9 @@ class Part:
 
 def run(settings: Settings) -> int:
     """Run all parts until Ctrl-C or SIGTERM; return the exit status."""
-    from web.serve import AddressError, check_address
+    from web.serve import check_address
 
-    try:
-        check_address(settings)
-    except AddressError as error:
-        raise ExpectedError(str(error)) from error
+    check_address(settings)
     check_installed(settings)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals(*STOP_SIGNALS))

@@ -48,18 +48,18 @@ def verify_proof(
     }
     if history_file is not None:
         try:
-            told = json.loads(read(history_file))
-            name = recorded_as(told, entry)
-            erased = [pointer for pointer, text in texts(told).items() if is_erased(text)]
+            history = json.loads(read(history_file))
+            name = recorded_as(history, entry)
+            erased = [pointer for pointer, text in texts(history).items() if is_erased(text)]
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise verifying.TamperedError(
                 f"{history_file} is no whole history of a job that is in the log"
             ) from error
         if name is None:
             raise verifying.TamperedError(
-                f"the history of {told['id']} is not the one that was recorded in entry {proof.index}"
+                f"the history of {history['id']} is not the one that was recorded in entry {proof.index}"
             )
-        result |= {"job": told["id"], "record": name, "erased": erased}
+        result |= {"job": history["id"], "record": name, "erased": erased}
     return result
 
 

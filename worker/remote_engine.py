@@ -43,8 +43,8 @@ def make_engine(settings: Settings, register: Callable[[Runtime], None]) -> tupl
     servers = loop.call(_servers(settings))
     try:
         with phase("asking the servers"):
-            said = loop.call(servers.start())
-        context = _context(settings, said)
+            first = loop.call(servers.start())
+        context = _context(settings, first)
         slots = _slots(settings)
         runtime = Runtime(_describe(settings, servers, slots, context), context, tokenizer)
         register(runtime)
@@ -95,7 +95,7 @@ def _describe(settings: Settings, servers: Servers, slots: int, context: int) ->
         "digests": NO_DIGESTS,
         "served": first.served,
         "omitted_parameters": list(first.identity[1]),
-        "servers": {url: said.about for url, said in descriptions.items()},
+        "servers": {url: description.about for url, description in descriptions.items()},
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in ("helixq", "httpx2", "celery")},
@@ -103,22 +103,22 @@ def _describe(settings: Settings, servers: Servers, slots: int, context: int) ->
     }
 
 
-def _context(settings: Settings, said: Description) -> int:
+def _context(settings: Settings, description: Description) -> int:
     """Return the maximum number of tokens of prompt and output.
 
     Raises:
         RemoteError: nobody says it, or the setting exceeds what the server says.
     """
     if settings.max_context is None:
-        if said.max_model_len is None:
+        if description.max_model_len is None:
             raise RemoteError(
                 "The server of HELIXQ_ENGINE_URL does not say how many tokens it takes; "
                 "say it in HELIXQ_MAX_CONTEXT"
             )
-        return said.max_model_len
-    if said.max_model_len is not None and settings.max_context > said.max_model_len:
+        return description.max_model_len
+    if description.max_model_len is not None and settings.max_context > description.max_model_len:
         raise RemoteError(
-            f"HELIXQ_MAX_CONTEXT={settings.max_context}, but the server takes {said.max_model_len} "
+            f"HELIXQ_MAX_CONTEXT={settings.max_context}, but the server takes {description.max_model_len} "
             "tokens at most"
         )
     return settings.max_context

@@ -51,6 +51,6 @@ def run(settings: Settings, skipped: tuple[str, ...]) -> Iterator[Result]:
             for finding in check(settings):
                 yield Result(name, finding.level, finding.message)
         except Exception as problem:  # noqa: BLE001 (a check that fails must not hide the others)
-            said = explain(problem) or f"the check failed ({type(problem).__name__}: {problem})"
-            yield Result(name, Level.ERROR, said)
+            message = explain(problem) or f"the check failed ({type(problem).__name__}: {problem})"
+            yield Result(name, Level.ERROR, message)
             has_database &= name != "database"

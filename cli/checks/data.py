@@ -36,10 +36,10 @@ def check(settings: Settings) -> Findings:
     else:
         yield ok(f"{folder} can be written")
     free = shutil.disk_usage(folder).free
-    said = f"{folder} has {free / (1 << 30):.1f} GiB of free space"
+    space = f"{folder} has {free / (1 << 30):.1f} GiB of free space"
     if free < NO_SPACE:
-        yield error(f"{said}: make room, or no job can be stored")
+        yield error(f"{space}: make room, or no job can be stored")
     elif free < LOW_SPACE:
-        yield warning(f"{said}: make room, or delete old jobs with HELIXQ_RETENTION_DAYS")
+        yield warning(f"{space}: make room, or delete old jobs with HELIXQ_RETENTION_DAYS")
     else:
-        yield ok(said)
+        yield ok(space)

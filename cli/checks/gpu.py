@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 
 from cli.checks.findings import Findings, error, ok
+from cli.tables import count
 from jobs.settings import Settings
 
 
@@ -35,20 +36,21 @@ def check(settings: Settings) -> Findings:
             f"HELIXQ_DEVICE is {settings.device}, and there is no NVIDIA driver: install it, or set HELIXQ_DEVICE=cpu"
         )
         return
-    version, count = ctypes.c_int(), ctypes.c_int()
+    version, num_gpus = ctypes.c_int(), ctypes.c_int()
     if (
         driver.cuInit(0)
         or driver.cuDriverGetVersion(ctypes.byref(version))
-        or driver.cuDeviceGetCount(ctypes.byref(count))
+        or driver.cuDeviceGetCount(ctypes.byref(num_gpus))
     ):
         yield error("the NVIDIA driver sees no GPU: look at `nvidia-smi`")
         return
     index = int(settings.device.partition(":")[2] or 0)
-    if index >= count.value:
+    gpus = count(num_gpus.value, "GPU")
+    if index >= num_gpus.value:
         yield error(
-            f"HELIXQ_DEVICE is {settings.device}, and there are {count.value} GPUs: lower the number"
+            f"HELIXQ_DEVICE is {settings.device}, and this machine has {gpus}: lower the number"
         )
     else:
         yield ok(
-            f"{count.value} GPUs, with a driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+            f"{gpus}, with a driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
         )

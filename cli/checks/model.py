@@ -64,10 +64,13 @@ def _engine_server(settings: Settings, url: str) -> Finding:
 def _checkpoint(setting: str, reference: str, config: str) -> Finding:
     folder = Path(reference).expanduser()
     if not folder.is_dir():
-        if reference.startswith((".", "~", "/")) or reference.count("/") != 1:
-            return error(f"{setting}: there is no folder {reference}: correct the setting")
-        # Imported here since it is slow.
+        # Imported here since they are slow.
         from huggingface_hub import try_to_load_from_cache
+
+        from worker.checkpoints.hub import is_hub_id
+
+        if not is_hub_id(reference):
+            return error(f"{setting}: there is no folder {reference}: correct the setting")
 
         repo, _, revision = reference.partition("@")
         cached = try_to_load_from_cache(repo, config, revision=revision or None)

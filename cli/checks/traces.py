@@ -27,9 +27,9 @@ def check(settings: Settings) -> Findings:
         data = Exporter().to_protobuf([])
         TraceReceiver(settings.otlp_endpoint, TIMEOUT, _log).send(data)
     except (RefusedError, UnavailableError) as problem:
-        said = f"refuses them: {problem}" if isinstance(problem, RefusedError) else str(problem)
+        reason = f"refuses them: {problem}" if isinstance(problem, RefusedError) else str(problem)
         yield error(
-            f"the receiver of traces at {place} {said}: start it, or correct HELIXQ_OTLP_ENDPOINT"
+            f"the receiver of traces at {place} {reason}: start it, or correct HELIXQ_OTLP_ENDPOINT"
         )
     else:
         yield ok(f"the receiver of traces at {place} takes them")

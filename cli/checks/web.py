@@ -25,9 +25,9 @@ def check(settings: Settings) -> Findings:
     except (ValueError, KeyError, TypeError):
         yield error(f"another program answers at {settings.url}: stop it, or set HELIXQ_PORT")
         return
-    amiss = [f"{name} ({said})" for name, said in checks.items() if said != "ok"]
-    if amiss:
-        yield warning(f"the web at {settings.url} is not ready: see to {', '.join(amiss)}")
+    unready = [f"{name} ({state})" for name, state in checks.items() if state != "ok"]
+    if unready:
+        yield warning(f"the web at {settings.url} is not ready: see to {', '.join(unready)}")
     else:
         yield ok(f"the web at {settings.url} is ready")
     if settings.auth_required:

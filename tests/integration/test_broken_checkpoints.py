@@ -87,6 +87,16 @@ def test_missing_devices_are_refused(copy: Path) -> None:
     assert "sees no CUDA device" in refusal(settings_for(copy, HELIXQ_DEVICE="cuda"))
 
 
+def test_a_device_number_that_is_too_large_is_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two CUDA devices are fakes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    sentence = refusal(settings_for(copy, HELIXQ_DEVICE="cuda:2"))
+    assert sentence == "HELIXQ_DEVICE=cuda:2, but PyTorch sees 2 CUDA devices; use cuda:1 or lower"
+
+
 def test_without_bitsandbytes_there_is_no_4bit(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "find_spec", lambda _: None)
     assert "pip install" in refusal(settings_for(copy, HELIXQ_QUANTIZATION="4bit"))

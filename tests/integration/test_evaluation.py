@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,21 @@ def test_evaluated_texts_are_the_services(
         assert sum(written) == 9
         assert list(measured.counts) == ["all", "short", "long", "long/air", "long/iron"]
     assert measured.weight_bytes > 2 * Adapters(checkpoints).weight_bytes()
+
+
+def test_a_text_does_not_depend_on_a_longer_prompt_beside_it(environ: dict[str, str]) -> None:
+    """The long prompt leaves room for two tokens in the context, the short one for all it may have."""
+    checkpoints = find_checkpoints(settings.load(environ))
+    prompts = ["Why?", "Why? " * 20]
+    length = len(checkpoints.tokenizer.encode(prompts[1]))
+    form = Adapters(replace(checkpoints, context=length + 2))
+
+    def write(prompts: list[str], batch: int) -> list[str]:
+        return form.write(Role.ACTOR, prompts, GREEDY, batch, lambda _: None)
+
+    alone = write(prompts, 1)
+    assert len(checkpoints.tokenizer.encode(alone[0])) > 2
+    assert write(prompts, 2) == alone
 
 
 def run(environ: dict[str, str], *arguments: object, status: int = 0) -> Any:

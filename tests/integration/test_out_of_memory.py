@@ -124,3 +124,39 @@ def test_a_request_too_large_for_memory_fails_alone(
     short = Sampling(temperature=0, max_output_tokens=1)
     assert engine.submit(Request(Role.ACTOR, "gravity", short)).result().output_tokens == 1
     engine.close()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("once")])
+def test_block_tables_that_were_not_copied_are_copied_with_the_next_step(
+    error: Exception, checkpoint: Path, tokenizer: Any, reference: ReferenceEngine
+) -> None:
+    """A sequence would otherwise keep all its tokens in one block, or in those of others."""
+    engine = make(checkpoint, tokenizer, paged=True)
+    runner: Any = engine._runner
+    to_device, update = runner._to_device, runner._update_block_tables
+    has_failed = False
+
+    def failing_copy(array: Any) -> Any:
+        nonlocal has_failed
+        _, blocks = array.reshape(2, -1)
+        if not has_failed and (blocks > 0).sum() > 2:  # a sequence of several blocks is admitted
+            has_failed = True
+            raise error
+        return to_device(array)
+
+    def failing_update() -> None:
+        runner._to_device = failing_copy
+        try:
+            update()
+        finally:
+            runner._to_device = to_device
+
+    runner._update_block_tables = failing_update
+    rng = random.Random(8)
+    requests = [request(rng, limit=60) for _ in range(12)]
+    completions = [g.result() for g in [engine.submit(r) for r in requests]]
+    engine.close()
+    assert has_failed
+    assert all(
+        same(c, reference.submit(r).result()) for c, r in zip(completions, requests, strict=True)
+    )

@@ -177,7 +177,9 @@ def _bitsandbytes(x: Tensor, plains: Sequence[Tensor]) -> list[Callable[[], obje
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--tiles", type=int, nargs="+", default=(0, 1, 2, 3), help="of `TILES`")
+    parser.add_argument(
+        "--tiles", type=int, nargs="+", default=(0, 1, 2, 3), help="indices in `TILE_CONFIGS`"
+    )
     parser.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
     parser.add_argument(
         "--check", action="store_true", help="check the results and measure nothing"

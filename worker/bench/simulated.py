@@ -53,17 +53,16 @@ class Speed:
     #: Speed-up of the device. 2 has the same effect as a host of half the speed.
     faster: float = 1.0
 
-    def of(self, plan: SchedulerOutput) -> float:
+    def of(self, output: SchedulerOutput) -> float:
         """Return the device's time for a step, in seconds."""
-        prompts = plan.num_prefill_tokens * self.prompt_token
-        return (self.step + prompts + len(plan.decodes) * self.sequence) / self.faster
+        prompts = output.num_prefill_tokens * self.prompt_token
+        return (self.step + prompts + len(output.decodes) * self.sequence) / self.faster
 
 
 @dataclass
 class Timeline:
     """The busy times of a device, in seconds of `time.monotonic`."""
 
-    began: float = 0.0
     end: float = 0.0
     busy: float = 0.0
     steps: int = 0
@@ -76,7 +75,7 @@ class Timeline:
         """Start a step as soon as the device is free; return when it ends."""
         now = time.monotonic()
         if not self.steps:
-            self.began = self.end = now
+            self.end = now
         if now > self.end:
             self.waits.append(now - self.end)
         self.end = max(now, self.end) + seconds
@@ -90,11 +89,6 @@ class Timeline:
             self.waits.append(late)
             self.end += late
         return self.end
-
-    @property
-    def share(self) -> float:
-        """The share of busy time, from the first step's start to the last step's end."""
-        return self.busy / (self.end - self.began) if self.steps else 0.0
 
 
 @dataclass
@@ -155,13 +149,13 @@ class SimulatedRunner(PagedModelRunner):
     def kv_cache_tokens(self) -> int:
         return self.kv.num_free_blocks * BLOCK_SIZE
 
-    def launch(self, plan: SchedulerOutput) -> SimulatedStep:  # type: ignore[override]  # another device's
+    def launch(self, output: SchedulerOutput) -> SimulatedStep:  # type: ignore[override]  # another device's
         self._update_block_tables()
-        inputs = self._inputs.build(plan, self._graphs)
+        inputs = self._inputs.build(output, self._graphs)
         sampled, is_graph = inputs.sampled_sequences, inputs.shape in self._graphs
         speed = self._speed
         with self._lock:
-            end = self.timeline.add(speed.of(plan))
+            end = self.timeline.add(speed.of(output))
             self.timeline.without_graph += not is_graph
         for _ in range(speed.graph_launches if is_graph else speed.kernels):
             _busy(speed.launch)
@@ -177,9 +171,9 @@ class SimulatedRunner(PagedModelRunner):
         token_ids = self._words[(mixed >> np.uint64(33)) % np.uint64(len(self._words))].tolist()
         return SimulatedStep(sampled, token_ids, end)
 
-    def compute_logits(self, plan: SchedulerOutput) -> Tensor:
+    def compute_logits(self, output: SchedulerOutput) -> Tensor:
         """Return zeros: nothing is computed."""
-        return torch.zeros(len(plan.sequences), self._vocab_size)
+        return torch.zeros(len(output.sequences), self._vocab_size)
 
     def restart(self) -> Timeline:
         """Return the timeline so far, and start a new one."""

@@ -136,6 +136,11 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
             f"HELIXQ_DEVICE={settings.device}, but PyTorch sees no CUDA device; "
             "use HELIXQ_DEVICE=cpu or install a driver and a CUDA build of torch"
         )
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise CheckpointError(
+            f"HELIXQ_DEVICE={settings.device}, but PyTorch sees {count} CUDA device{'s' * (count > 1)}; "
+            f"use cuda:{count - 1} or lower"
+        )
     if settings.quantization == "4bit" and find_spec("bitsandbytes") is None:
         raise CheckpointError(
             "HELIXQ_QUANTIZATION=4bit needs bitsandbytes: pip install 'helixq[quantization]'"

@@ -24,8 +24,8 @@ def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
     Args:
         reference: a folder, or a hub id with optional ``@revision``.
         setting: the setting or option that has the reference, for errors.
-        pickles: whether one of the hub may have its weights as pickles alone. Who uploads one to the hub
-            decides what reading it does, as far as the reader has faults.
+        pickles: whether a repository of the hub may have its weights as pickles alone, which can run code
+            where their reader has a fault.
 
     Raises:
         CheckpointError: the folder does not exist, and the hub id cannot be downloaded, or has no

@@ -1,10 +1,10 @@
-"""PyTorch's intra-op threads: how many compute a step, and which threads keep an OpenMP team."""
+"""What PyTorch keeps for each thread: its OpenMP team, how many of it compute, and the current CUDA device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -33,6 +33,15 @@ def run_in_fresh_thread(function: Callable[[], Result]) -> Result:
     """Run a function as `in_fresh_thread` does; return its result, or raise its exception."""
     with in_fresh_thread(function) as future:
         return future.result()
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a CUDA device the current one of this thread in the ``with`` block; do nothing for other devices.
+
+    PyTorch's operations run where their tensors are. Triton launches kernels, and events are recorded, on the
+    thread's current device, which is the first one unless it is set.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class IntraOpThreads:

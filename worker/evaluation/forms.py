@@ -64,9 +64,10 @@ class FullModels:
     name = "3 full models"
 
     def __init__(self, checkpoints: Checkpoints, folders: dict[Role, Path]) -> None:
-        """Args:
-        checkpoints: the base that the models were made from: its tokenizer and context.
-        folders: the three checkpoints.
+        """
+        Args:
+            checkpoints: the base that the models were made from, for its tokenizer and context.
+            folders: the three checkpoints.
         """
         self._checkpoints = checkpoints
         self._folders = folders
@@ -112,12 +113,25 @@ def _write(
     batch: int,
     tick: Tick,
 ) -> list[str]:
-    """Generate in batches of prompts of similar length, padded on the left."""
+    """Generate in batches of prompts of similar length, padded on the left.
+
+    The prompts of a batch have the same maximum number of new tokens, so that a text does not depend on
+    the prompts beside it.
+    """
     tokenizer: PreTrainedTokenizerBase = checkpoints.tokenizer
     resolve_stop_tokens(model, tokenizer)  # as an engine does
     ids: list[list[int]] = [tokenizer.encode(prompt) for prompt in prompts]
     texts = [""] * len(prompts)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    longest = max(map(len, ids), default=0)
+    if longest >= checkpoints.context:
+        raise CheckpointError(
+            f"a prompt has {longest} tokens, which leaves no room in the model's context of "
+            f"{checkpoints.context}"
+        )
+    by_limit: dict[int, list[int]] = {}
+    for i in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+        limit = min(sampling.max_output_tokens, checkpoints.context - len(ids[i]))
+        by_limit.setdefault(limit, []).append(i)
     sampling_options: dict[str, Any] = {"do_sample": False, "temperature": None}
     sampling_options |= {"top_k": None, "top_p": None}
     if sampling.temperature > 0:
@@ -128,15 +142,13 @@ def _write(
             "top_p": sampling.top_p,
         }
     torch.manual_seed(sampling.seed)
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
+    batches = [
+        (limit, indices[start : start + batch])
+        for limit, indices in by_limit.items()
+        for start in range(0, len(indices), batch)
+    ]
+    for max_new_tokens, chosen in batches:
         max_length = max(len(ids[i]) for i in chosen)
-        max_new_tokens = min(sampling.max_output_tokens, checkpoints.context - max_length)
-        if max_new_tokens < 1:
-            raise CheckpointError(
-                f"a prompt has {max_length} tokens, which leaves no room in the model's context of "
-                f"{checkpoints.context}"
-            )
         padding = [max_length - len(ids[i]) for i in chosen]
         end = tokenizer.eos_token_id
         written = model.generate(

@@ -23,8 +23,6 @@ from worker.lora.lowrank import Target
 from worker.lora.safetensors_writer import SafetensorsWriter
 from worker.lora.tensors import DTYPE_NAMES, FLOAT_DTYPES, Tensors
 
-#: Kinds of parameters that an adapter can store whole, beside the factors of linear layers.
-KEEPABLE = ("embeddings", "head", "norms")
 DEFAULT_RANK = 64
 
 
@@ -56,7 +54,7 @@ def extract(
         alpha: PEFT's ``lora_alpha``; by default each layer's rank, so that the adapter applies the
             difference once.
         base_name: the base's name in the adapter's config; ``base`` by default.
-        keep: which of `KEEPABLE` to store whole if they differ.
+        keep: which of ``embeddings``, ``head`` and ``norms`` to store whole if they differ.
         dtype: the adapter's dtype; by default that of ``tuned``.
         device: the device to compute on; the CPU by default.
         exact: decompose every layer fully.

@@ -22,6 +22,8 @@ from worker.lora.tensors import DTYPE_NAMES
 
 @dataclass(frozen=True)
 class Layer:
+    """An adapter's factors of one layer."""
+
     name: str
     #: (out, in)
     shape: tuple[int, int]
@@ -34,6 +36,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Description:
+    """What an adapter's config and tensors say."""
+
     base: str
     ranks: list[int]
     alphas: list[float]
@@ -43,9 +47,10 @@ class Description:
     #: Names of the base's tensors that the adapter replaces.
     replaced: list[str]
     parameters: int
-    #: Size of the file with the tensors.
+    #: Size of `file`.
     bytes: int
     dtypes: list[str]
+    #: Name of the file that has the tensors.
     file: str
     #: Why the batching engine does not support the adapter; empty if it does.
     unsupported_reasons: list[str]

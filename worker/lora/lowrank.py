@@ -249,7 +249,9 @@ class _Krylov:
         columns of R; the factor is searched. Convergence enters squared, as in the theorems on
         Ritz values, and no gap in the spectrum is required for the bound to hold.
 
-        Without R, Ky Fan's inequality alone gives D Dᵀ <= Q-part + G-part.
+        A second bound needs no R: a positive semidefinite block matrix is the sum of two matrices with the
+        eigenvalues of Θ and of G (Bourin and Lee, Bull. London Math. Soc. 44, 2012), so by Ky Fan its
+        ``rank`` largest eigenvalues sum up to at most those of Θ and those of G: min(rank |G|₂, tr G).
 
         Args:
             rank: at most the width of the space.

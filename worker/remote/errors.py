@@ -75,24 +75,24 @@ def message_of(body: bytes, secret: str | None) -> str:
     """
     text = body.decode(errors="replace").strip()
     with suppress(ValueError, RecursionError):
-        text = _said(json.loads(text))
+        text = _text(json.loads(text))
     if secret:
         text = text.replace(secret, "…")
     text = " ".join(text.split())
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
         for name in ("error", "message", "detail", "msg"):
             if value.get(name):
-                said = _said(value[name])
+                text = _text(value[name])
                 # FastAPI's: the place of a wrong field. Not its input, which is the whole request.
                 place = value.get("loc") if name == "msg" else None
                 if isinstance(place, list) and place:
-                    return f"{'.'.join(map(str, place))}: {said}"
-                return said
+                    return f"{'.'.join(map(str, place))}: {text}"
+                return text
         return json.dumps(value)
     if isinstance(value, list):
-        return "; ".join(map(_said, value))
+        return "; ".join(map(_text, value))
     return str(value)

@@ -166,8 +166,8 @@ class Server:
         about: dict[str, Any] = {"software": listed.software} if listed.software else {}
         for owner, path, names in _ABOUT:
             if owner is None or owner in listed.owners:
-                said = await self._about(path)
-                about |= {name: said[name] for name in names if said.get(name) is not None}
+                found = await self._about(path)
+                about |= {name: found[name] for name in names if found.get(name) is not None}
         self.omitted.clear()
         for role in Role:
             if fingerprint := await self._warm_up(role):

@@ -57,7 +57,7 @@ class Servers:
         self._identity: Any = None
         self._descriptions: dict[str, Description] = {}
         self._usable = asyncio.Condition()
-        self._told = False
+        self._reported_change = False
 
     @property
     def descriptions(self) -> dict[str, Description]:
@@ -108,11 +108,11 @@ class Servers:
                 "check HELIXQ_ENGINE_URL and the names in HELIXQ_ADAPTERS"
             ) from error
 
-    def _check_same(self, member: Member, said: Description, first: Description) -> None:
-        if said.identity != first.identity:
+    def _check_same(self, member: Member, description: Description, first: Description) -> None:
+        if description.identity != first.identity:
             raise RemoteError(
                 f"The servers of HELIXQ_ENGINE_URL serve different models: {member.url} says "
-                f"{said.identity}, and another one says {first.identity}"
+                f"{description.identity}, and another one says {first.identity}"
             )
 
     async def watch(self) -> None:
@@ -130,10 +130,10 @@ class Servers:
             await self._check(member)
             async with self._usable:
                 self._usable.notify_all()
-            if self._told or any(other.usable for other in self._members):
+            if self._reported_change or any(other.usable for other in self._members):
                 continue
             if changed := [other.url for other in self._members if other.differs]:
-                self._told = True
+                self._reported_change = True
                 self._on_changed(f"{' and '.join(changed)} serves another model than at the start")
 
     async def _check(self, member: Member) -> None:
@@ -141,9 +141,9 @@ class Servers:
         try:
             if member.usable:
                 listed = await member.server.list_models()
-                said = member.server.served(listed)
+                served = member.server.served(listed)
                 expected = {role: of for role, of in self._identity[0].items() if role != "base"}
-                same = said == expected or not listed.answered
+                same = served == expected or not listed.answered
             else:
                 description = await member.server.describe()
                 same = description.identity == self._identity

@@ -102,7 +102,8 @@ class BlockCache:
         self._damaged: dict[int, int] = {}
 
     def compute(self, plan: SchedulerOutput, running: Iterable[Sequence]) -> None:
-        indices, values = self._manager.take_table_updates()
+        indices, values = self._manager.table_updates()
+        self._manager.on_tables_updated()
         assert indices.dtype == values.dtype == np.int64
         self._table.reshape(-1)[indices] = values
         assert (self._table == self._manager.block_tables).all()

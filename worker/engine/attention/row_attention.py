@@ -1,4 +1,4 @@
-"""Attention of a step over a KV cache of rows."""
+"""Attention of a step over a KV cache of rows, on a CPU."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ class RowAttention:
         self.decodes = decodes
         self.prefills = prefills
         self.positions = positions
-        heads = torch.arange(cache.num_kv_heads, device=cache.device)
-        heads = rows[:, None] * cache.num_kv_heads + heads
+        heads = rows[:, None] * cache.num_kv_heads + torch.arange(cache.num_kv_heads)
         #: Index of each token's heads in a layer's keys and values, seen as a list of vectors:
         #: (tokens x key-value heads,) int64.
         self.slot_mapping = (heads * cache.max_model_len + positions[:, None]).view(-1)
@@ -56,16 +55,15 @@ class RowAttention:
         positions: list[int] = []
         for span in spans:
             if isinstance(span, DecodeSpan):
-                decodes.append(DecodeMetadata.build(span, len(rows), cache))
+                decodes.append(DecodeMetadata.build(span, len(rows)))
                 for row, start, length in zip(span.rows, span.starts, span.query_lens, strict=True):
                     rows += [row] * length
                     positions += range(start, start + length)
             else:
-                prefills.append(PrefillMetadata(span, len(rows), cache.device))
+                prefills.append(PrefillMetadata(span, len(rows)))
                 rows += [span.row] * span.query_len
                 positions += range(span.start, span.start + span.query_len)
-        indices = torch.tensor([rows, positions], device=cache.device)  # one copy to the device
-        return cls(cache, indices[0], indices[1], decodes, prefills)
+        return cls(cache, torch.tensor(rows), torch.tensor(positions), decodes, prefills)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, params: LayerAttention) -> Tensor:
         layer, scaling, sliding_window = params
@@ -112,9 +110,7 @@ def _attend_decodes(
     if window is not None and decode.max_kv_len > window:
         prefix_len = 0
     own_keys, own_values = decode.kv_view(keys, prefix_len), decode.kv_view(values, prefix_len)
-    if q.device.type != "cpu":
-        return scaled_dot_product_attention(q, own_keys, own_values, attn_mask=mask, scale=scaling)
-    # On a CPU, plain products of single queries are faster than blocked attention.
+    # Plain products of single queries are faster than blocked attention.
     q = q * scaling
     if not prefix_len:
         scores = torch.matmul(q, own_keys.transpose(-1, -2)).add_(mask)

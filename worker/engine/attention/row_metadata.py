@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.engine.kv.row_cache import RowKVCache
-
-#: On a GPU, the KV length of decoding sequences is rounded up to a multiple, so that there are few shapes.
-KV_LEN_MULTIPLE = 64
-#: On a CPU, cascade attention is used from this number of sequences and of common prefix tokens on.
+#: Cascade attention is used from this number of sequences and of common prefix tokens on.
 MIN_CASCADE_SEQS, MIN_CASCADE_TOKENS = 4, 32
 
 
@@ -82,21 +78,17 @@ class DecodeMetadata:
         self._masks: dict[int | None, Tensor] = {}
 
     @classmethod
-    def build(cls, span: DecodeSpan, first_token: int, cache: RowKVCache) -> DecodeMetadata:
+    def build(cls, span: DecodeSpan, first_token: int) -> DecodeMetadata:
         """Build the metadata of decoding sequences.
 
         Args:
             span: the sequences.
             first_token: index in the step of the first sequence's first token.
-            cache: the KV cache.
         """
         rows, count, query_lens = span.rows, len(span.rows), span.query_lens
-        device, max_query_len = cache.device, max(query_lens)
+        max_query_len = max(query_lens)
         cascade = count >= MIN_CASCADE_SEQS and span.common_prefix_len >= MIN_CASCADE_TOKENS
         max_kv_len = max(start + n for start, n in zip(span.starts, query_lens, strict=True))
-        if device.type != "cpu":
-            max_kv_len = -(-max_kv_len // KV_LEN_MULTIPLE) * KV_LEN_MULTIPLE
-            max_kv_len = min(cache.max_model_len, max_kv_len)
         # A view of the range of rows is free, but other rows in it cost their attention. Picked rows are
         # copied.
         low, high = min(rows), max(rows) + 1
@@ -113,14 +105,14 @@ class DecodeMetadata:
         starts = [0] * num_rows
         for row, start in zip(padded_rows, span.starts, strict=True):
             starts[row] = start
-        offsets = torch.arange(max_query_len, device=device)
+        offsets = torch.arange(max_query_len)
         is_padded = indices != list(range(num_rows * max_query_len))
         return cls(
             slice(first_token, first_token + sum(query_lens)),
-            torch.tensor(starts, device=device)[:, None] + offsets,
-            torch.tensor(rows, device=device) if is_picked else slice(low, high),
+            torch.tensor(starts)[:, None] + offsets,
+            torch.tensor(rows) if is_picked else slice(low, high),
             max_kv_len,
-            pad_indices=torch.tensor(indices, device=device) if is_padded else None,
+            pad_indices=torch.tensor(indices) if is_padded else None,
             common_prefix_len=span.common_prefix_len if cascade else 0,
             prefix_row=rows[0],
         )
@@ -186,7 +178,7 @@ class DecodeMetadata:
             max_query_len of 1.
         """
         if sliding_window not in self._masks:
-            kv_positions = torch.arange(self.max_kv_len, device=self._positions.device)
+            kv_positions = torch.arange(self.max_kv_len)
             visible = _visible(self._positions[..., None], kv_positions, sliding_window)
             mask = _additive(visible, dtype)
             if self.max_query_len > 1:
@@ -198,17 +190,22 @@ class DecodeMetadata:
 class PrefillMetadata:
     """The tokens of a prefill chunk, and the keys that they attend to."""
 
-    def __init__(self, span: PrefillSpan, first_token: int, device: torch.device) -> None:
+    def __init__(self, span: PrefillSpan, first_token: int) -> None:
+        """
+        Args:
+            span: the chunk.
+            first_token: index in the step of its first token.
+        """
         self.row = span.row
         self.tokens = slice(first_token, first_token + span.query_len)
         self.kv_len = span.start + span.query_len
-        self._positions = torch.arange(span.start, self.kv_len, device=device)
+        self._positions = torch.arange(span.start, self.kv_len)
         self._masks: dict[int | None, Tensor] = {}
 
     def mask(self, sliding_window: int | None, dtype: torch.dtype, group_size: int) -> Tensor:
         """Return the additive mask, (group_size x query length, kv_len). All layers share it."""
         if sliding_window not in self._masks:
-            kv_positions = torch.arange(self.kv_len, device=self._positions.device)
+            kv_positions = torch.arange(self.kv_len)
             visible = _visible(self._positions[:, None], kv_positions, sliding_window)
             self._masks[sliding_window] = _additive(visible, dtype).repeat(group_size, 1)
         return self._masks[sliding_window]
@@ -223,5 +220,4 @@ def _visible(positions: Tensor, kv_positions: Tensor, sliding_window: int | None
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn a boolean mask into one that is added to scores."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, -torch.inf)
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)

@@ -33,36 +33,35 @@ class CudaGraphCapture:
 
         Args:
             step: launches the same kernels whatever the input holds, and waits for none of them.
-            inputs: on the device; read again at each replay.
+            inputs: on the current device; read again at each replay.
 
         Returns:
             a function that replays the step on the current stream and returns its outputs, which the next
             replay of any step overwrites.
         """
-        with torch.cuda.device(inputs.device):  # it need not be the current one
-            stream = torch.cuda.current_stream()
-            if self._side_stream is None:
-                self._side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types there
-            # Warm up: kernels are loaded and workspaces allocated at their first use, which cannot be
-            # captured. The step may run twice: it writes the same.
-            self._side_stream.wait_stream(stream)
-            with torch.cuda.stream(self._side_stream):
-                step(inputs)
-            stream.wait_stream(self._side_stream)
-            graph = torch.cuda.CUDAGraph()
-            # "thread_local": other threads may allocate meanwhile. The outer block restores the stream
-            # even if the capture fails.
-            with (
-                torch.cuda.stream(stream),
-                torch.cuda.graph(
-                    graph,
-                    pool=self._pool,
-                    stream=self._side_stream,
-                    capture_error_mode="thread_local",
-                ),
-            ):
-                outputs = step(inputs)
-            self._pool = graph.pool()
+        stream = torch.cuda.current_stream()
+        if self._side_stream is None:
+            self._side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types there
+        # Warm up: kernels are loaded and workspaces allocated at their first use, which cannot be captured.
+        # The step may run twice: it writes the same.
+        self._side_stream.wait_stream(stream)
+        with torch.cuda.stream(self._side_stream):
+            step(inputs)
+        stream.wait_stream(self._side_stream)
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": other threads may allocate meanwhile. The outer block restores the stream even if the
+        # capture fails.
+        with (
+            torch.cuda.stream(stream),
+            torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=self._side_stream,
+                capture_error_mode="thread_local",
+            ),
+        ):
+            outputs = step(inputs)
+        self._pool = graph.pool()
 
         def replay() -> StepOutputs:
             graph.replay()

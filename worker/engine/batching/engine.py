@@ -20,6 +20,7 @@ from worker.engine.interface import EngineConfig, EngineStats, Generation, Reque
 from worker.engine.kv.block_manager import BlockManager
 from worker.engine.lora.linear import LoRALinear
 from worker.engine.speculative.drafter import Drafter
+from worker.engine.threads import on_device
 from worker.engine.tokenization.detokenizer import Detokenizer
 from worker.engine.tokenization.encoder import Encoder
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
@@ -58,11 +59,11 @@ class BatchingEngine:
                 the device and its memory.
             max_num_batched_tokens: maximum number of tokens of a step with prefills; by default what suits
                 the device.
-            lora_linear: implementation of LoRA layers over a KV cache of rows; by default what suits model
-                and device.
+            lora_linear: implementation of LoRA layers over a KV cache of rows; by default what suits the
+                model.
             speculation: whether to draft tokens where it pays. Texts are the same.
-            paged: whether the KV cache is paged, and a step is launched before the step before is read; by
-                default on CUDA only.
+            paged: whether the KV cache is paged, and a step is launched before the step before is read;
+                False is for CPUs, where it is the default.
             num_blocks: blocks of the paged KV cache; by default as many as fit the device's memory.
             capture: returns what captures CUDA graphs on a device; if None, steps are launched kernel by
                 kernel.
@@ -233,19 +234,20 @@ class BatchingEngine:
             generation = Generation(Request(Role(adapter_name), "", Sampling()))
             detokenizer = Detokenizer(self._tokenizer)
             waiting.append(Sequence(generation, token_ids[:-1], 2, adapter_id, detokenizer))
-        while waiting:
-            sequences = []
-            while waiting and kv.allocate(waiting[0]):
-                sequences.append(waiting.pop(0))
-            chunks = [PrefillChunk(s, s.num_computed_tokens, len(s)) for s in sequences]
-            prefill_logits = self._runner.compute_logits(SchedulerOutput([], chunks))
-            for sequence in sequences:
-                sequence.num_computed_tokens = len(sequence.prompt_token_ids)
-                sequence.output_token_ids = [token_ids[-1]]
-                kv.append_slots(sequence, len(sequence))
-            decode_logits = self._runner.compute_logits(SchedulerOutput(sequences, []))
-            for sequence, *rows in zip(sequences, prefill_logits, decode_logits, strict=True):
-                adapter_name = self._adapter_names[sequence.adapter_id]
-                logits[adapter_name] = torch.stack(rows).float().cpu()
-                kv.free(sequence, invalid_kv=True)
+        with on_device(self._device):
+            while waiting:
+                sequences = []
+                while waiting and kv.allocate(waiting[0]):
+                    sequences.append(waiting.pop(0))
+                chunks = [PrefillChunk(s, s.num_computed_tokens, len(s)) for s in sequences]
+                prefill_logits = self._runner.compute_logits(SchedulerOutput([], chunks))
+                for sequence in sequences:
+                    sequence.num_computed_tokens = len(sequence.prompt_token_ids)
+                    sequence.output_token_ids = [token_ids[-1]]
+                    kv.append_slots(sequence, len(sequence))
+                decode_logits = self._runner.compute_logits(SchedulerOutput(sequences, []))
+                for sequence, *rows in zip(sequences, prefill_logits, decode_logits, strict=True):
+                    adapter_name = self._adapter_names[sequence.adapter_id]
+                    logits[adapter_name] = torch.stack(rows).float().cpu()
+                    kv.free(sequence, invalid_kv=True)
         return logits

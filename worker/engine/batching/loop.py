@@ -21,6 +21,7 @@ from worker.engine.batching.sequence import Sequence
 from worker.engine.batching.step import StepExecutor
 from worker.engine.interface import EngineError, FinishReason
 from worker.engine.speculative.drafter import Drafter
+from worker.engine.threads import on_device
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class EngineLoop:
             on_device_lost: called after an error that a device keeps for its process.
         """
         self._threads = setup.threads
+        self._device = setup.device
         self.scheduler = Scheduler(
             setup.max_num_seqs, setup.max_num_batched_tokens, setup.runner.kv
         )
@@ -58,7 +60,6 @@ class EngineLoop:
             self.scheduler,
             drafter=drafter,
             stop_token_ids=stop_token_ids,
-            device_type=setup.device.type,
             finish=self._finish,
             on_device_lost=on_device_lost,
         )
@@ -90,6 +91,13 @@ class EngineLoop:
     # --- the thread -------------------------------------------------------------------
 
     def _run(self) -> None:
+        with on_device(self._device):
+            self._execute_steps()
+        self._output.close()
+        self._threads.reset()
+
+    def _execute_steps(self) -> None:
+        """Execute steps until the engine is closed; then fail what is left."""
         scheduler, executor = self.scheduler, self.executor
         while not self._closed.is_set():
             is_busy = scheduler.running or scheduler.waiting or executor.has_in_flight_step
@@ -109,8 +117,6 @@ class EngineLoop:
             self._admit(block=False)
         for sequence in [*scheduler.running, *scheduler.waiting]:
             self._finish(sequence, EngineError("the engine was closed"))
-        self._output.close()
-        self._threads.reset()
 
     def _admit(self, *, block: bool) -> None:
         """Hand submitted sequences to the scheduler; wait for one if there is nothing else to do."""

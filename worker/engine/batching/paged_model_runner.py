@@ -222,11 +222,13 @@ class PagedModelRunner:
         return logits[torch.tensor(inputs.sample_indices, device=logits.device)]
 
     def _update_block_tables(self) -> None:
-        indices, blocks = self.kv.take_table_updates()
+        indices, blocks = self.kv.table_updates()
         if len(indices):
             updates = self._to_device(np.concatenate([indices, blocks]))
             flat_tables = self._block_tables.view(-1)
             flat_tables.index_copy_(0, updates[: len(indices)], updates[len(indices) :].int())
+            # Not before: if there is no memory for the copy, the next step needs the same updates.
+            self.kv.on_tables_updated()
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return self._pinned(array).to(self._device, non_blocking=True)

@@ -47,15 +47,12 @@ def prepare_row_batch(
     logits_indices: list[int] = []
     sampled: list[Sequence] = []
     spans: list[DecodeSpan | PrefillSpan] = []
-    # On a CPU, attention is computed by adapter: sequences of a role are about as long, and their rows
-    # are neighbours.
-    by_adapter = cache.device.type == "cpu"
-    for decodes, prefills in output.grouped(by_adapter=by_adapter):
+    # Attention is computed by adapter: sequences of a role are about as long, and their rows are neighbours.
+    for decodes, prefills in output.by_adapter():
         if decodes:
             query_lens = [1 + len(s.draft_token_ids) for s in decodes]
             rows, starts = [s.row for s in decodes], [s.num_computed_tokens for s in decodes]
-            prefix_len = common_prefix_len(decodes) if by_adapter else 0
-            spans.append(DecodeSpan(rows, starts, query_lens, prefix_len))
+            spans.append(DecodeSpan(rows, starts, query_lens, common_prefix_len(decodes)))
             logits_indices += range(len(input_ids), len(input_ids) + sum(query_lens))
             for sequence, query_len in zip(decodes, query_lens, strict=True):
                 input_ids += sequence.decode_token_ids
@@ -70,5 +67,4 @@ def prepare_row_batch(
                 logits_indices.append(len(input_ids) - 1)
                 sampled.append(sequence)
     attention = RowAttention.build(cache, spans)
-    input_tensor = torch.tensor(input_ids, device=cache.device)
-    return RowBatch(input_tensor, adapter_ids, attention, logits_indices, sampled)
+    return RowBatch(torch.tensor(input_ids), adapter_ids, attention, logits_indices, sampled)

@@ -32,7 +32,7 @@ from worker.engine.models.llama_common import is_llama, projections
 from worker.engine.models.model import build_row_model
 from worker.engine.models.paged_llama import PagedLlama
 from worker.engine.models.transformers import PagedTransformersModel
-from worker.engine.threads import IntraOpThreads
+from worker.engine.threads import IntraOpThreads, on_device
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +83,16 @@ def build_runner(
     if paged is None:
         paged = device.type != "cpu"
     if paged:
-        return _build_paged(
-            models,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            num_blocks=num_blocks,
-            capture=capture,
-            adapter_keys=adapter_keys,
-        )
+        with on_device(device):
+            return _build_paged(
+                models,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                num_blocks=num_blocks,
+                capture=capture,
+                adapter_keys=adapter_keys,
+            )
     return _build_rows(
         models,
         max_model_len=max_model_len,
@@ -114,9 +115,7 @@ def _build_rows(
     # At least one row for each adapter: its last prompt stays in the prefix cache.
     num_rows = max(max_num_seqs, num_adapters)
     model = build_row_model(models, lora_linear)
-    cache = RowKVCache(
-        config, num_rows=num_rows, max_model_len=max_model_len, dtype=dtype, device=device
-    )
+    cache = RowKVCache(config, num_rows=num_rows, max_model_len=max_model_len, dtype=dtype)
     threads = IntraOpThreads(small_model=lora_linear is MergedLoRALinear)
     kv = RowManager(num_rows, max_model_len=max_model_len, num_adapters=num_adapters)
     runner = RowModelRunner(model, cache, kv, threads, vocab_size=int(config.vocab_size))

@@ -45,10 +45,8 @@ class SchedulerOutput:
         """Number of tokens of all prefill chunks."""
         return sum(chunk.end - chunk.start for chunk in self.prefills)
 
-    def grouped(self, *, by_adapter: bool) -> list[tuple[list[Sequence], list[PrefillChunk]]]:
-        """Return decodes and prefills in the order of the batch: one group for each adapter, or one."""
-        if not by_adapter:
-            return [(self.decodes, self.prefills)]
+    def by_adapter(self) -> list[tuple[list[Sequence], list[PrefillChunk]]]:
+        """Return the decodes and prefills of each adapter, in the order of the adapter ids."""
         groups: dict[int, tuple[list[Sequence], list[PrefillChunk]]] = {}
         for sequence in self.decodes:
             groups.setdefault(sequence.adapter_id, ([], []))[0].append(sequence)

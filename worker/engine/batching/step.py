@@ -39,7 +39,6 @@ class StepExecutor:
         *,
         drafter: Drafter | None,
         stop_token_ids: Container[int],
-        device_type: str,
         finish: Finish,
         on_device_lost: Callable[[], object],
     ) -> None:
@@ -49,7 +48,6 @@ class StepExecutor:
             scheduler: of the sequences.
             drafter: drafts tokens; None for no speculative decoding.
             stop_token_ids: the tokens that end a text.
-            device_type: PyTorch's name of the device's type.
             finish: called for sequences that end or fail.
             on_device_lost: called after an error that a device keeps for its process.
         """
@@ -57,7 +55,6 @@ class StepExecutor:
         self._scheduler = scheduler
         self._drafter = drafter
         self._stop_token_ids = stop_token_ids
-        self._device_type = device_type
         self._finish = finish
         self._on_device_lost = on_device_lost
         #: The step that is launched and not read yet.
@@ -126,7 +123,7 @@ class StepExecutor:
 
     def _draft(self, output: SchedulerOutput, drafter: Drafter) -> None:
         """Draft tokens of decoding sequences, and learn from the prompts that the step computes."""
-        threshold = acceptance_threshold(len(output.decodes), self._device_type)
+        threshold = acceptance_threshold(len(output.decodes))
         for sequence in output.decodes:
             if not sequence.speculation_enabled:
                 continue

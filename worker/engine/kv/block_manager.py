@@ -51,7 +51,7 @@ class BlockManager:
         #: (rows, blocks of a context) int32: the blocks of each row's sequence, then 0.
         self.block_tables = np.zeros((num_rows, max_blocks), dtype=np.int32)
         self._flat_tables = self.block_tables.reshape(-1)
-        #: Indices into the flat tables that have changed since `take_table_updates`.
+        #: Indices into the flat tables that have changed since `on_tables_updated`.
         self._updated: list[int] = []
         self._watermark_blocks = max(1, int(num_blocks * WATERMARK))
         distinct_keys = list(dict.fromkeys(adapter_keys))
@@ -123,16 +123,19 @@ class BlockManager:
         sequence.row = UNALLOCATED
         sequence.num_computed_tokens = 0
 
-    def take_table_updates(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what has changed in the block tables since the last call, or since they were all 0.
+    def table_updates(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what has changed in the block tables since `on_tables_updated`, or since they were all 0.
 
         Returns:
             indices into the flat tables, possibly with repetitions, and their values now; both
             (changes,) int64.
         """
         indices = np.array(self._updated, dtype=np.int64)
-        self._updated = []
         return indices, self._flat_tables[indices].astype(np.int64)
+
+    def on_tables_updated(self) -> None:
+        """Forget the `table_updates`: the device has them."""
+        self._updated = []
 
     def _block_hashes(self, sequence: Sequence) -> list[bytes]:
         """Return the hashes of a prompt's full blocks: each of the hash before and the block's tokens."""

@@ -1,4 +1,4 @@
-"""A KV cache of rows, each as long as the context."""
+"""A KV cache of rows, each as long as the context, on a CPU."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ class RowKVCache:
         num_rows: int,
         max_model_len: int,
         dtype: torch.dtype,
-        device: torch.device,
     ) -> None:
+        """
+        Args:
+            config: the model's.
+            num_rows: number of rows.
+            max_model_len: maximum number of tokens of a row.
+            dtype: of keys and values.
+        """
         num_kv_heads, head_size = kv_head_shape(config)
         shape = (num_rows, num_kv_heads, max_model_len, head_size)
         layers = range(config.num_hidden_layers)
-        self.keys = [_zeros(shape, dtype, device) for _ in layers]
-        self.values = [_zeros(shape, dtype, device) for _ in layers]
+        self.keys = [_zeros(shape, dtype) for _ in layers]
+        self.values = [_zeros(shape, dtype) for _ in layers]
         self.num_rows = num_rows
         self.num_kv_heads = num_kv_heads
         self.max_model_len = max_model_len
-        self.device = device
 
     def copy_prefix(self, allocation: RowAllocation) -> None:
         """Copy a cached prefix from another row."""
@@ -51,10 +56,8 @@ class RowKVCache:
         return 2 * len(self.keys) * self.keys[0].nbytes
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return zeros: uninitialised memory may hold NaN, and a masked NaN is still a NaN."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
     # numpy's zeros take physical memory page by page, when a page is first written.
     memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(memory).view(dtype).view(shape)

@@ -23,9 +23,7 @@ MAX_MERGED_BYTES = 2**25
 
 
 def choose_lora_linear(models: Mapping[str, PeftModel]) -> LoRALinear:
-    """Choose the implementation that suits the device and size of models that share a base."""
-    if any(model.device.type != "cpu" for model in models.values()):
-        return StackedLoRALinear
+    """Choose the implementation that suits the size of models that share a base on a CPU."""
     bases: dict[str, Any] = {}
     for model in models.values():
         modules = model.get_base_model().named_modules()

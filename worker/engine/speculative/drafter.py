@@ -24,15 +24,14 @@ COUNTER_MAX = 3
 TABLE_SIZE = 2**20
 #: Weight of the newest outcome in an acceptance rate (an exponential moving average).
 RATE_DECAY = 1 / 64
-#: Number of tokens whose computation takes about as long as reading the weights, by device type: the ridge
-#: point of the roofline model (Williams, Waterman and Patterson, CACM 2009). The CPU's is the best of
-#: those tried on the demo; the GPU's is an H100's arithmetic, and not measured.
-ROOFLINE_TOKENS = {"cpu": 3, "cuda": 256}
+#: Number of tokens whose computation takes about as long as reading the weights: the ridge point of the
+#: roofline model (Williams, Waterman and Patterson, CACM 2009). The best of those tried with the demo on a CPU.
+ROOFLINE_TOKENS = 3
 #: With a higher threshold there are no drafts: looking them up costs time, too.
 MAX_THRESHOLD = 0.9
 
 
-def acceptance_threshold(num_decodes: int, device_type: str) -> float:
+def acceptance_threshold(num_decodes: int) -> float:
     """Return the acceptance probability from which a draft token is worth computing.
 
     An accepted token saves its sequence a step, of which each decoding sequence pays its share of reading
@@ -40,9 +39,8 @@ def acceptance_threshold(num_decodes: int, device_type: str) -> float:
 
     Args:
         num_decodes: number of decoding sequences.
-        device_type: PyTorch's name of the device's type.
     """
-    return num_decodes / (num_decodes + ROOFLINE_TOKENS.get(device_type, ROOFLINE_TOKENS["cpu"]))
+    return num_decodes / (num_decodes + ROOFLINE_TOKENS)
 
 
 class Drafter:

@@ -43,10 +43,7 @@ def test_each_token_attends_to_its_own_sequence(
         num_key_value_heads=SHARED,
         hidden_size=HEADS * SIZE,
     )
-    device = torch.device("cpu")
-    cache = RowKVCache(
-        config, num_rows=ROWS, max_model_len=CONTEXT, dtype=torch.float32, device=device
-    )
+    cache = RowKVCache(config, num_rows=ROWS, max_model_len=CONTEXT, dtype=torch.float32)
     keys, values = cache.keys[0], cache.values[0]
     keys.normal_()
     values.normal_()

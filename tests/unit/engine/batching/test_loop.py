@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -122,3 +123,28 @@ def test_closing_fails_running_and_waiting_requests(loop: EngineLoop, tokenizer:
     for generation in generations:
         with pytest.raises(EngineError, match="the engine was closed"):
             generation.result(0)
+
+
+def test_steps_are_launched_with_the_engines_device_as_the_current_one(
+    runner: FakeRunner, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several GPUs, Triton takes the thread's current one, wherever the tensors are. The GPUs here are fakes."""
+    second = torch.device("cuda:1")
+    current = [torch.device("cuda:0")]
+
+    @contextmanager
+    def fake_device(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", fake_device)
+    launched_on = []
+    runner.launch_fault = lambda _: launched_on.append(current[-1])
+    setup = RunnerSetup(runner, 2, 64, IntraOpThreads(small_model=False), second)
+    loop = EngineLoop(
+        setup, tokenizer, drafter=None, stop_token_ids=(), on_device_lost=lambda: None
+    )
+    submit(loop, tokenizer, 3).result(PATIENCE)
+    loop.close()
+    assert set(launched_on) == {second}

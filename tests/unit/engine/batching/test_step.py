@@ -35,7 +35,6 @@ class Steps:
             self.scheduler,
             drafter=drafter,
             stop_token_ids=self.stop_token_ids,
-            device_type="cpu",
             finish=self._finish,
             on_device_lost=self._lose_device,
         )

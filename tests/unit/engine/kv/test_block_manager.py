@@ -135,20 +135,20 @@ def test_damaged_blocks_are_never_shared() -> None:
 def test_a_failed_allocation_changes_nothing() -> None:
     blocks = make(count=9, rows=2)
     first = computed(blocks, [1] * 20)
-    blocks.take_table_updates()
+    blocks.on_tables_updated()
     waiting = sequence([2] * 12)
     assert not blocks.allocate(waiting), "one block stays free for the running sequence"
     assert (waiting.row, waiting.num_computed_tokens, blocks.num_free_blocks) == (UNALLOCATED, 0, 3)
     second = computed(blocks, [2] * 8)
     before = blocks.block_tables.copy()
-    blocks.take_table_updates()
+    blocks.on_tables_updated()
     assert blocks.append_slots(second, 8)
     assert not blocks.append_slots(second, 17)
     assert blocks.append_slots(first, 24)
     assert not blocks.append_slots(second, 9)
     before[first.row, 5] = blocks.block_tables[first.row, 5]
     assert (blocks.block_tables == before).all()
-    assert [len(part) for part in blocks.take_table_updates()] == [1, 1]
+    assert [len(part) for part in blocks.table_updates()] == [1, 1]
 
 
 def test_a_single_sequence_may_use_all_blocks() -> None:

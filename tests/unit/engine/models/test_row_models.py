@@ -45,13 +45,7 @@ class Rows:
 
     def __init__(self, model: RowModel, config: Any) -> None:
         self._model = model
-        self._cache = RowKVCache(
-            config,
-            num_rows=3,
-            max_model_len=CONTEXT,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-        )
+        self._cache = RowKVCache(config, num_rows=3, max_model_len=CONTEXT, dtype=torch.float32)
 
     def compute(
         self, spans: list[DecodeSpan | PrefillSpan], tokens: list[int], logits_indices: list[int]
