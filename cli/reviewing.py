@@ -95,7 +95,7 @@ def erase(
         click.echo("Nothing was left to erase.")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("job_ids", metavar="[ID...]", nargs=-1)
 @click.option("--owner", metavar="NAME", help="Instead of IDs: all jobs of this owner.")
 @click.option(
@@ -107,6 +107,7 @@ def erase(
 )
 @click.option("--dry-run", is_flag=True, help="Only count them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_fields(("id", "deleted", "matched"))
 @server
 @click.pass_obj
 def delete(
@@ -117,6 +118,7 @@ def delete(
     pairs: tuple[str, ...],
     dry_run: bool,
     yes: bool,
+    fields: Fields | None,
     url: str | None,
 ) -> None:
     """Delete jobs with their histories, whether they have ended or not. The log says that they were."""
@@ -135,12 +137,7 @@ def delete(
         if job_ids:
             if not yes:
                 click.confirm(f"Delete {_count(len(job_ids))}?", abort=True, err=True)
-
-            def delete_one(job_id: str) -> str:
-                client.delete(job_id)
-                return f"{job_id} is deleted."
-
-            print_each(job_ids, delete_one)
+            print_each(job_ids, client.delete, lambda job: f"{job['id']} is deleted.", fields)
             return
         body: dict[str, Any] = {"metadata": metadata}
         if owner is not None:
@@ -148,11 +145,20 @@ def delete(
         if dry_run or not yes:
             count = client.delete_matching({**body, "dry_run": True})
             if dry_run:
-                click.echo(f"{_count(count)} would be deleted.")
+                said = f"{_count(count)} would be deleted."
+                _print({"matched": count, "deleted": 0}, said, fields)
                 return
             click.confirm(f"Delete {_count(count)}?", abort=True, err=True)
         count = client.delete_matching(body)
-        click.echo(f"{_count(count)} {'was' if count == 1 else 'were'} deleted.")
+        said = f"{_count(count)} {'was' if count == 1 else 'were'} deleted."
+        _print({"matched": count, "deleted": count}, said, fields)
+
+
+def _print(reply: dict[str, Any], said: str, fields: Fields | None) -> None:
+    if fields:
+        fields.print(reply, lines=True)
+    else:
+        click.echo(said)
 
 
 def _count(number: int) -> str:
