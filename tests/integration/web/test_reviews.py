@@ -141,7 +141,9 @@ def test_jobs_are_filtered_by_rating(web: Client) -> None:
     def listed(rating: str) -> list[str]:
         return [job["id"] for job in web.get(f"/api/jobs?rating={rating}").json["data"]]
 
-    assert [listed(rating) for rating in ("1", "-1", "0", "none", "")] == [
+    assert [listed(rating) for rating in ("1", "+1", "%2B1", "-1", "0", "none", "")] == [
+        [good],
+        [good],
         [good],
         [bad],
         [],
