@@ -146,9 +146,9 @@ class Client:
         """Erase texts of a job; return which were."""
         return self._reach("POST", f"/api/jobs/{_checked(job_id)}/erase", json={"texts": texts})
 
-    def delete(self, job_id: str) -> None:
-        """Delete a job."""
-        self._reach("DELETE", f"/api/jobs/{_checked(job_id)}")
+    def delete(self, job_id: str) -> dict[str, Any]:
+        """Delete a job; return its id, and that it is deleted."""
+        return self._reach("DELETE", f"/api/jobs/{_checked(job_id)}")
 
     def delete_matching(self, body: dict[str, Any]) -> int:
         """Delete the jobs that a filter matches, or with ``dry_run`` only count them; return their number."""

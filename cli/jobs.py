@@ -128,22 +128,32 @@ def watch(
 
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@json_fields("Response")
 @server
 @click.pass_obj
-def cancel(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> None:
+def cancel(
+    settings: Settings, /, job_ids: tuple[str, ...], fields: Fields | None, url: str | None
+) -> None:
     """Cancel jobs. One that has ended stays as it is."""
     with Client(url or settings.url, settings.api_key) as client:
-        print_each(job_ids, lambda job_id: f"{job_id} is {client.cancel(job_id)['status']}.")
+        print_each(job_ids, client.cancel, _standing, fields)
 
 
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@json_fields("Summary")
 @server
 @click.pass_obj
-def retry(settings: Settings, /, job_ids: tuple[str, ...], url: str | None) -> None:
+def retry(
+    settings: Settings, /, job_ids: tuple[str, ...], fields: Fields | None, url: str | None
+) -> None:
     """Let failed jobs go on from their first unfinished stage."""
     with Client(url or settings.url, settings.api_key) as client:
-        print_each(job_ids, lambda job_id: f"{job_id} is {client.retry(job_id)['status']}.")
+        print_each(job_ids, client.retry, _standing, fields)
+
+
+def _standing(job: dict[str, Any]) -> str:
+    return f"{job['id']} is {job['status']}."
 
 
 @click.command(cls=Command)

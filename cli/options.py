@@ -32,7 +32,7 @@ def job_filters(command: F) -> F:
             ),
             click.option(
                 "--rating",
-                type=click.Choice(["-1", "0", "1", "none"]),
+                type=click.Choice(["-1", "0", "1", "+1", "none"]),
                 help="Only with this last rating of the regeneration.",
             ),
             click.option(

@@ -96,7 +96,7 @@ def erase(
         click.echo("Nothing was left to erase.")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("job_ids", metavar="[ID...]", nargs=-1)
 @click.option("--owner", metavar="NAME", help="Instead of IDs: all jobs of this owner.")
 @click.option(
@@ -108,6 +108,7 @@ def erase(
 )
 @click.option("--dry-run", is_flag=True, help="Only count them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_fields(("id", "deleted", "matched"))
 @server
 @click.pass_obj
 def delete(
@@ -118,6 +119,7 @@ def delete(
     pairs: tuple[str, ...],
     dry_run: bool,
     yes: bool,
+    fields: Fields | None,
     url: str | None,
 ) -> None:
     """Delete jobs with their histories, whether they have ended or not. The log says that they were."""
@@ -136,12 +138,7 @@ def delete(
         if job_ids:
             if not yes:
                 click.confirm(f"Delete {count(len(job_ids), 'job')}?", abort=True, err=True)
-
-            def delete_one(job_id: str) -> str:
-                client.delete(job_id)
-                return f"{job_id} is deleted."
-
-            print_each(job_ids, delete_one)
+            print_each(job_ids, client.delete, lambda job: f"{job['id']} is deleted.", fields)
             return
         body: dict[str, Any] = {"metadata": metadata}
         if owner is not None:
@@ -149,8 +146,17 @@ def delete(
         if dry_run or not yes:
             matched = client.delete_matching({**body, "dry_run": True})
             if dry_run:
-                click.echo(f"{count(matched, 'job')} would be deleted.")
+                said = f"{count(matched, 'job')} would be deleted."
+                _print({"matched": matched, "deleted": 0}, said, fields)
                 return
             click.confirm(f"Delete {count(matched, 'job')}?", abort=True, err=True)
         deleted = client.delete_matching(body)
-        click.echo(f"{count(deleted, 'job')} {'was' if deleted == 1 else 'were'} deleted.")
+        said = f"{count(deleted, 'job')} {'was' if deleted == 1 else 'were'} deleted."
+        _print({"matched": deleted, "deleted": deleted}, said, fields)
+
+
+def _print(reply: dict[str, Any], said: str, fields: Fields | None) -> None:
+    if fields:
+        fields.print(reply, lines=True)
+    else:
+        click.echo(said)

@@ -134,13 +134,14 @@ def verify(
         click.echo(sentence)
 
 
-@click.command("log-key")
+@click.command("log-key", cls=Command)
 @click.option("--rotate", is_flag=True, help="Make a new key first, which the database keeps.")
 @click.option(
     "--new", "origin", metavar="ORIGIN", help="Print a new private key for HELIXQ_LOG_KEY instead."
 )
+@json_fields(("public_key", "private_key"))
 @click.pass_obj
-def log_key(settings: Settings, /, rotate: bool, origin: str | None) -> None:
+def log_key(settings: Settings, /, rotate: bool, origin: str | None, fields: Fields | None) -> None:
     """Print the public keys of the transparency log, the newest first."""
     if origin is not None:
         if rotate:
@@ -148,6 +149,10 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None) -> None:
         if not is_name(origin):
             raise click.UsageError("ORIGIN should be a name such as example.com/log.")
         signer = Signer.generate(origin)
+        if fields:
+            made = {"public_key": str(signer.verifier), "private_key": signer.to_text()}
+            fields.print(made, lines=True)
+            return
         click.echo(f"The public key is {signer.verifier}", err=True)
         click.echo(signer.to_text())
         return
@@ -161,12 +166,13 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None) -> None:
     if not keys:
         raise ExpectedError("the log has no key yet: it gets one when the first job has ended")
     for key in reversed(keys):
-        click.echo(str(key))
+        _print_key(key, fields)
 
 
-@click.command("new-log")
+@click.command("new-log", cls=Command)
+@json_fields(("public_key",))
 @click.pass_obj
-def new_log(settings: Settings, /) -> None:
+def new_log(settings: Settings, /, fields: Fields | None) -> None:
     """Let the transparency log go on under a new name, after an older backup was restored.
 
     All entries stay, and get a new key and a new checkpoint. HELIXQ_LOG_ORIGIN or HELIXQ_LOG_KEY, if set, give the new
@@ -177,4 +183,11 @@ def new_log(settings: Settings, /) -> None:
 
     signing = sealing.Signing.of(settings.log_key, settings.log_origin)
     with open_database(settings) as database:
-        click.echo(str(sealing.begin_new_log(database, signing)))
+        _print_key(sealing.begin_new_log(database, signing), fields)
+
+
+def _print_key(key: Verifier, fields: Fields | None) -> None:
+    if fields:
+        fields.print({"public_key": str(key)}, lines=True)
+    else:
+        click.echo(str(key))

@@ -134,15 +134,20 @@ def update(
 
 @click.command(cls=Command)
 @click.argument("endpoint_id", metavar="ID")
+@json_fields("DeletedWebhookEndpoint")
 @click.pass_obj
-def delete(settings: Settings, /, endpoint_id: str) -> None:
+def delete(settings: Settings, /, endpoint_id: str, fields: Fields | None) -> None:
     """Delete an endpoint with its deliveries."""
     from cli.database import open_database
+    from jobs.protocol.webhooks import deleted_object
     from jobs.use_cases import webhooks as use_cases
 
     with open_database(settings) as database:
         use_cases.delete(database, None, endpoint_id)
-    click.echo(f"{endpoint_id} is deleted.")
+    if fields:
+        fields.print(deleted_object(endpoint_id))
+    else:
+        click.echo(f"{endpoint_id} is deleted.")
 
 
 @click.command(cls=Command)
@@ -174,11 +179,13 @@ def rotate(settings: Settings, /, endpoint_id: str, keep_old: bool, fields: Fiel
     show_default=True,
     help="The type of the event.",
 )
+@json_fields("WebhookTest")
 @click.pass_obj
-def ping(settings: Settings, /, endpoint_id: str, event_type: str) -> None:
+def ping(settings: Settings, /, endpoint_id: str, event_type: str, fields: Fields | None) -> None:
     """Send an event about nothing to an endpoint, from this machine, and print the reply's status."""
     from cli.database import open_database
     from jobs import webhook_delivery
+    from jobs.protocol.webhooks import sample_result
 
     with open_database(settings) as database:
         outcome = webhook_delivery.send_sample(
@@ -186,7 +193,10 @@ def ping(settings: Settings, /, endpoint_id: str, event_type: str) -> None:
         )
     if outcome.error is not None:
         raise ExpectedError(outcome.error)
-    click.echo(f"{outcome.status_code} after {outcome.duration * 1000:.0f} ms")
+    if fields:
+        fields.print(sample_result(endpoint_id, event_type, outcome))
+    else:
+        click.echo(f"{outcome.status_code} after {outcome.duration * 1000:.0f} ms")
 
 
 @click.command(cls=Command)

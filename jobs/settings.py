@@ -72,7 +72,8 @@ def by_role(value: str) -> dict[Role, str]:
             raise ValueError(f"{name} is given twice")
         adapters[Role(name)] = reference
     if missing := [role for role in Role if role not in adapters]:
-        raise ValueError(f"{', '.join(missing)} is missing; all of {roles} are needed")
+        verb = "is" if len(missing) == 1 else "are"
+        raise ValueError(f"{', '.join(missing)} {verb} missing; all of {roles} are needed")
     return adapters
 
 
@@ -85,6 +86,17 @@ def number_of_slots(value: object) -> object:
     if value == "auto" or (str(value).isdecimal() and 1 <= int(str(value)) <= MAX_SLOTS):
         return value
     raise ValueError(f"it should be a whole number from 1 to {MAX_SLOTS}, or auto")
+
+
+def device_name(value: str) -> str:
+    """Check that a value names a device; return it.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", value, re.ASCII):
+        return value
+    raise ValueError("it should be auto, cpu, cuda, or cuda:N with the number of a GPU")
 
 
 def networks(value: str) -> tuple[Network, ...]:
@@ -176,7 +188,7 @@ class Settings(BaseModel):
     #: ``4bit`` quantises the base with bitsandbytes.
     quantization: Literal["none", "4bit"] = "none"
     #: ``auto`` is the first CUDA device if there is one.
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, BeforeValidator(device_name)] = "auto"
     #: Whether special tokens in a prompt, such as ``</s>``, are tokenized as text. If not, they are control
     #: tokens, as in the model card's program.
     split_special_tokens: bool = True
@@ -389,7 +401,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         field = str(first["loc"][0])
         hidden = field in SECRETS or field == "engine_url"
         shown = "" if hidden else f"={values[field]}"
+        # pydantic says "Input should be a valid integer, unable to parse string as an integer".
         reason = first["msg"].removeprefix("Value error, ")
+        reason = re.sub("^(Input|String) should", "it should", reason)
+        reason = re.sub(", unable to parse string as an? [a-z]+$", "", reason)
         raise SettingsError(f"{PREFIX}{field.upper()}{shown} is wrong: {reason}") from error
     _check_engine(settings)
     return settings

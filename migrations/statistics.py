@@ -57,6 +57,7 @@ STATISTICS = {
         "ix_files_created_at": "10000 1",
         "ix_files_expires_at": "10000 1",
         "ix_files_unfinished": "10 5 1",
+        "ix_files_idempotency_key": "1000 100 1",
     },
     "batches": {
         None: "10000",

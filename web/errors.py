@@ -74,7 +74,8 @@ def error_response(error: ProtocolError) -> Response:
     if path.startswith(("/v1/", *_ENDPOINTS)):
         response = jsonify(error=error.to_dict())
     elif path.startswith("/api/"):
-        response = jsonify(title=title, status=status, detail=error.message, code=error.code)
+        problem = {"type": "about:blank", "title": title, "status": status, "detail": error.message}
+        response = jsonify(**problem, code=error.code, param=error.param)
         response.content_type = "application/problem+json"
     elif path.startswith(("/log/", "/metrics/")):
         response = make_response(f"{error.message}\n")

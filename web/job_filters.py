@@ -39,7 +39,7 @@ FILTERS = (
 #: Those of `wanted`: a page of them.
 PARAMETERS = tuple(sorted((*FILTERS, "after", "limit", "order")))
 #: What `rating` may be: the last rating of the regeneration.
-RATINGS = {"": ANY, "none": None, "-1": -1, "0": 0, "1": 1}
+RATINGS = {"": ANY, "none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}
 MAX_ATTEMPTS = 1000
 MAX_DURATION = 10**9
 
@@ -160,6 +160,8 @@ def selected() -> list[str] | None:
 
 
 def _rating() -> int | None:
+    if request.args.get("rating") == " 1":
+        return 1  # `+1` of a client that does not escape the plus sign.
     return RATINGS[query.choice("rating", "", tuple(RATINGS))]
 
 

@@ -46,9 +46,15 @@ def read_form(
             415,
             "The body must be a form, with the header `Content-Type: multipart/form-data; boundary=…`.",
             code="unsupported_type",
+            headers={"Accept": "multipart/form-data"},
         )
     if "Content-Encoding" in request.headers:
-        raise HTTPError(415, "Send the form as it is, not compressed.", code="unsupported_encoding")
+        raise HTTPError(
+            415,
+            "Send the form as it is, not compressed.",
+            code="unsupported_encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
     decoder = MultipartDecoder(boundary.encode(), _MAX_BUFFER, max_parts=_MAX_PARTS)
     parts = _Parts(field, begin)
     stream = request.stream

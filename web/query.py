@@ -40,8 +40,10 @@ def time(name: str) -> dt.datetime | None:
     if text is None:
         return None
     try:
-        if re.fullmatch(r"\d{1,11}", text):
-            return dt.datetime.fromtimestamp(int(text), dt.UTC)
+        if re.fullmatch(r"\d{1,11}(\.\d{1,9})?", text):
+            return dt.datetime.fromtimestamp(float(text), dt.UTC)
+        # The plus sign of an offset arrives as a space where a client does not escape it.
+        text = re.sub(r"([T ]\S+) (\d\d:\d\d)$", r"\1+\2", text.upper())
         moment = dt.datetime.fromisoformat(text)
         return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
     except (ValueError, OverflowError):

@@ -31,6 +31,7 @@ def read_json() -> dict[str, Any]:
             415,
             "The body must be JSON, with the header `Content-Type: application/json`.",
             code="unsupported_type",
+            headers={"Accept": "application/json"},
         )
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding in ("gzip", "x-gzip"):
@@ -40,6 +41,7 @@ def read_json() -> dict[str, Any]:
             415,
             f"The body is compressed with {encoding!r}. Use `gzip`, or send it as it is.",
             code="unsupported_encoding",
+            headers={"Accept-Encoding": "gzip"},
         )
     return body.parse(data)
 

@@ -45,10 +45,12 @@ def enum(kind: type[StrEnum], name: str) -> sa.Enum:
     )
 
 
-def partial(name: str, *columns: str, where: str) -> sa.Index:
+def partial(name: str, *columns: str, where: str, unique: bool = False) -> sa.Index:
     """Return a partial index. SQLite uses it only for statements that contain ``where`` literally."""
     condition = sa.text(where)
-    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+    return sa.Index(
+        name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition
+    )
 
 
 ROW_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")

@@ -26,12 +26,23 @@ class File(Base):
     size: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
     expires_at: Mapped[dt.datetime | None]
+    #: The client's ``Idempotency-Key``, and the SHA-256 of the request that came with it. A file that is deleted or
+    #: has expired has none.
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
+    request_digest: Mapped[str | None] = mapped_column(sa.String(64))
 
     __table_args__ = (
         sa.Index(None, "owner", "created_at", "id"),
         # What the sweep of files looks at.
         partial("ix_files_expires_at", "expires_at", where="expires_at IS NOT NULL"),
         partial("ix_files_unfinished", "state", "created_at", where="state <> 'processed'"),
+        partial(
+            "ix_files_idempotency_key",
+            "owner",
+            "idempotency_key",
+            where="idempotency_key IS NOT NULL",
+            unique=True,
+        ),
         # What retention looks at.
         sa.Index("ix_files_created_at", "created_at"),
     )

@@ -35,6 +35,9 @@ class Review(Base):
     tags: Mapped[list[str]] = mapped_column(ExactJSON)
     note: Mapped[str | None] = mapped_column(ExactText)
     created_at: Mapped[dt.datetime] = mapped_column(default=utcnow())
+    #: The client's ``Idempotency-Key``, and the SHA-256 of the request that came with it.
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(255))
+    request_digest: Mapped[str | None] = mapped_column(sa.String(64))
 
     #: Its entry in the log, and the salts of its record, as a job has them.
     log_index: Mapped[int | None] = mapped_column(sa.BigInteger)

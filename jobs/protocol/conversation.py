@@ -18,6 +18,8 @@ from jobs.use_cases import queries
 MAX_REFERENCED = 100
 #: The ids of answers; see `jobs.protocol.response.item_id`.
 _MESSAGE_ID = re.compile(r"msg_regenerator_(\d)_([0-9a-z]{1,32})(?:_(\d{1,9}))?")
+#: The ids of what was asked; see `jobs.protocol.input_items.input_item_list`.
+_INPUT_ID = re.compile(r"msg_input_(\d{1,6})_([0-9a-z]{1,32})")
 
 
 def earlier_turns(request: CreateResponse, database: Database, owner: str) -> list[Turn] | None:
@@ -61,6 +63,8 @@ class _Responses:
         self._database = database
         self._owner = owner
         self._jobs: dict[str, Job] = {}
+        #: Those of them whose input items are loaded.
+        self._with_input: set[str] = set()
 
     def conversation(self, response_id: str) -> list[Turn]:
         """Return a response's turns, its question and its answer."""
@@ -95,21 +99,48 @@ class _Responses:
         ]
 
     def referenced(self, item_id: str, param: str) -> list[Turn]:
-        """Return the answer that an item reference names; nothing for a draft or a critique."""
+        """Return the message that an item reference names; nothing for what is no turn, such as a draft."""
         if item_id.startswith("rs_"):
             return []
-        answer = None
+        turns = None
         if match := _MESSAGE_ID.fullmatch(item_id):
-            answer = self._answer(f"resp_{match[2]}", int(match[1]), int(match[3] or 1), param)
-        if answer is None:
+            turns = self._answer(f"resp_{match[2]}", int(match[1]), int(match[3] or 1), param)
+        elif match := _INPUT_ID.fullmatch(item_id):
+            turns = self._asked(f"resp_{match[2]}", int(match[1]), param)
+        if turns is None:
             raise InvalidRequestError(
                 f"There is no item with the id {item_id!r}. Send the item itself.",
                 code="item_not_found",
                 param=param,
             )
-        return [Turn("assistant", answer)]
+        return turns
 
-    def _answer(self, job_id: str, round_: int, run: int, param: str) -> str | None:
+    def _answer(self, job_id: str, round_: int, run: int, param: str) -> list[Turn] | None:
+        job = self._find(job_id, param)
+        if job is None:
+            return None
+        stage = pipeline.stages(job.rounds)[-1]
+        if stage.round != round_:
+            return None
+        for attempt in job.of_run(run):
+            if attempt.stage_index == stage.index and attempt.status is AttemptStatus.FINISHED:
+                return [Turn("assistant", attempt.output or "")]
+        return None
+
+    def _asked(self, job_id: str, number: int, param: str) -> list[Turn] | None:
+        job = self._find(job_id, param, with_input=True)
+        if job is None:
+            return None
+        items = job.input_items or [{"role": "user", "content": job.question}]
+        if number >= len(items):
+            return None
+        if items[number].get("role") not in ("user", "assistant"):
+            return []
+        message = Message.model_validate(items[number])
+        return [Turn("user" if message.role == "user" else "assistant", message.text)]
+
+    def _find(self, job_id: str, param: str, *, with_input: bool = False) -> Job | None:
+        """Return a job that a reference may name; None if there is none, or if texts of it were erased."""
         if job_id not in self._jobs and len(self._jobs) >= MAX_REFERENCED:
             raise InvalidRequestError(
                 f"The input refers to items of more than {MAX_REFERENCED} responses. Send the items.",
@@ -117,18 +148,16 @@ class _Responses:
                 param=param,
             )
         try:
-            job = self._get(job_id)
+            job = self._get(job_id, with_input=with_input)
         except JobNotFoundError:
             return None
-        stage = pipeline.stages(job.rounds)[-1]
-        if stage.round != round_ or job.has_lost_texts:
-            return None
-        for attempt in job.of_run(run):
-            if attempt.stage_index == stage.index and attempt.status is AttemptStatus.FINISHED:
-                return attempt.output
-        return None
+        return None if job.has_lost_texts else job
 
-    def _get(self, job_id: str) -> Job:
-        if job_id not in self._jobs:
-            self._jobs[job_id] = queries.get_job(self._database, self._owner, job_id)
+    def _get(self, job_id: str, *, with_input: bool = False) -> Job:
+        if job_id not in self._jobs or (with_input and job_id not in self._with_input):
+            self._jobs[job_id] = queries.get_job(
+                self._database, self._owner, job_id, with_history=with_input
+            )
+            if with_input:
+                self._with_input.add(job_id)
         return self._jobs[job_id]

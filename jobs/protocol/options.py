@@ -180,6 +180,36 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
+class ImageOptions(BaseModel):
+    """The parameter ``image`` of a response: of images that it is sent."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    context_compression: (
+        Annotated[str, neutral(one_of("auto", "disabled"), "Questions have no images.")] | None
+    ) = None
+
+
+class BackgroundOptions(BaseModel):
+    """The parameter ``background_options`` of a response."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    completion_window: (
+        Annotated[str, neutral(one_of("soonest"), "Jobs run as soon as they can. Use `soonest`.")]
+        | None
+    ) = None
+    continuation_id: Label | None = None
+
+
+class AccessPrograms(BaseModel):
+    """The parameter ``access_programs`` of a response."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    cyber: Annotated[str, neutral(one_of("standard"), "Use `standard`.")] | None = None
+
+
 _NOT_STORED_HERE = "The server stores no such objects. Leave it out."
 
 
@@ -197,9 +227,11 @@ class ResponseOptions(CommonOptions):
     context_management: Annotated[list[Any], neutral(is_empty, "Send an empty array.")] | None = (
         None
     )
-    image: Annotated[Any, neutral(is_empty, TEXT_ONLY)] = None
-    access_programs: Annotated[Any, neutral(is_empty, "Leave it out.")] = None
-    background_options: Annotated[Any, neutral(is_empty, "Leave it out.")] = None
+    image: ImageOptions | None = None
+    access_programs: AccessPrograms | None = None
+    background_options: BackgroundOptions | None = None
+    #: Of the request that counts tokens.
+    personality: Annotated[str, neutral(nothing, "`instructions` say how to answer.")] | None = None
 
     def repeated(self) -> dict[str, Any]:
         """Return what the request sets of the parameters that its response repeats."""

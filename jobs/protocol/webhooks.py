@@ -92,6 +92,11 @@ def event_type_list() -> dict[str, Any]:
     return {"object": "list", "data": list(EVENT_TYPES)}
 
 
+def deleted_object(endpoint_id: str) -> dict[str, Any]:
+    """Return that an endpoint is deleted."""
+    return {"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True}
+
+
 def sample_result(endpoint_id: str, event_type: str, outcome: Outcome) -> dict[str, Any]:
     """Return what a receiver replied to a sample."""
     return {

@@ -92,6 +92,8 @@ def finish(
     file_id: str,
     *,
     expires_in: int | None,
+    idempotency_key: str | None = None,
+    request_digest: str | None = None,
 ) -> bool:
     """Let clients see a file that is complete, from now on; return whether there is one.
 
@@ -99,13 +101,21 @@ def finish(
         connection: in a transaction that writes.
         file_id: of the file.
         expires_in: seconds from now; None for never.
+        idempotency_key: of the request that stored it.
+        request_digest: of that request.
     """
     now = clock.now(connection)
     expires_at = None if expires_in is None else now + dt.timedelta(seconds=expires_in)
     statement = (
         sa.update(File)
         .where(File.id == file_id, File.state.in_((FileState.UPLOADING, FileState.WRITING)))
-        .values(state=FileState.PROCESSED, created_at=now, expires_at=expires_at)
+        .values(
+            state=FileState.PROCESSED,
+            created_at=now,
+            expires_at=expires_at,
+            idempotency_key=idempotency_key,
+            request_digest=request_digest,
+        )
     )
     return bool(connection.execute(statement).rowcount)
 
@@ -121,6 +131,22 @@ def get(session: Session, owner: str | None, file_id: str) -> File:
     if file is None or owner not in (None, file.owner):
         raise StoredFileNotFoundError(file_id)
     return file
+
+
+def find_by_idempotency_key(session: Session, owner: str, key: str) -> File | None:
+    """Return the file that an owner's idempotency key belongs to."""
+    return session.scalar(
+        sa.select(File).where(File.owner == owner, File.idempotency_key == key, _IS_VISIBLE)
+    )
+
+
+def free_idempotency_key(connection: sa.Connection, owner: str, key: str) -> None:
+    """Take an owner's idempotency key from the file that has it: one that has expired, and is not deleted yet."""
+    connection.execute(
+        sa.update(File)
+        .where(File.owner == owner, File.idempotency_key == key, ~_IS_VISIBLE)
+        .values(idempotency_key=None)
+    )
 
 
 def list_page(
@@ -164,7 +190,8 @@ def mark_deleted(connection: sa.Connection, owner: str | None, file_id: str) -> 
     statement = sa.update(File).where(File.id == file_id, _IS_VISIBLE)
     if owner is not None:
         statement = statement.where(File.owner == owner)
-    return bool(connection.execute(statement.values(state=FileState.DELETED)).rowcount)
+    statement = statement.values(state=FileState.DELETED, idempotency_key=None)
+    return bool(connection.execute(statement).rowcount)
 
 
 def drop(connection: sa.Connection, file_id: str) -> None:
@@ -191,7 +218,9 @@ def hide_old(connection: sa.Connection, retention: float | None) -> None:
         retention: seconds after which all files count as expired; None for never.
     """
     for condition in _old(retention):
-        connection.execute(sa.update(File).where(condition).values(state=FileState.DELETED))
+        connection.execute(
+            sa.update(File).where(condition).values(state=FileState.DELETED, idempotency_key=None)
+        )
 
 
 def _old(retention: float | None) -> list[sa.ColumnElement[bool]]:

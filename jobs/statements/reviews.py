@@ -34,6 +34,25 @@ def add(connection: sa.Connection, **columns: Any) -> None:
     connection.execute(sa.insert(Review).values(**columns))
 
 
+def find_by_idempotency_key(
+    connection: sa.Connection, job_id: str, key: str, reviewer: str | None
+) -> sa.Row[str, str | None] | None:
+    """Return the id and the request's digest of the review of a job that an idempotency key belongs to.
+
+    Args:
+        connection: in a transaction.
+        job_id: of the job.
+        key: the client's.
+        reviewer: whose key it is; None where all clients are one.
+    """
+    query = sa.select(Review.id, Review.request_digest).where(
+        Review.job_id == job_id, Review.idempotency_key == key
+    )
+    if reviewer is not None:
+        query = query.where(Review.reviewer == reviewer)
+    return connection.execute(query).first()
+
+
 def set_rating(connection: sa.Connection, job_id: str, rating: int) -> None:
     """Set the rating that a job is found by."""
     connection.execute(sa.update(Job).where(Job.id == job_id).values(rating=rating))

@@ -7,8 +7,12 @@ others can write to SQLite in between. Nobody sees a file before its last transa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
 from jobs.database import Database
-from jobs.errors import StoredFileNotFoundError
+from jobs.errors import IdempotencyError, StoredFileNotFoundError
 from jobs.ids import new_id
 from jobs.models import File, FilePurpose, FileState
 from jobs.statements import files
@@ -45,21 +49,56 @@ def append(database: Database, file_id: str, data: bytes) -> None:
             raise StoredFileNotFoundError(file_id)
 
 
-def finish_upload(database: Database, file_id: str, expires_in: int) -> File:
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file that a client has sent."""
+
+    owner: str
+    file_id: str
+    #: Seconds from now.
+    expires_in: int
+    #: The client's, and the SHA-256 of the request that came with it.
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+
+def finish_upload(database: Database, upload: UploadedFile) -> File:
     """Let its owner see a file that is complete; return it.
 
-    Args:
-        database: of the file.
-        file_id: of the file.
-        expires_in: seconds from now.
+    If the idempotency key was used for the same request before, the file is given up, and that one is returned.
 
     Raises:
         StoredFileNotFoundError: it was given up, because it took too long.
+        IdempotencyError: the idempotency key was used for a different request.
     """
+    try:
+        return _finish(database, upload)
+    except sa.exc.IntegrityError:
+        # PostgreSQL: another transaction committed the same key after this one had looked for it.
+        return _finish(database, upload)
+
+
+def _finish(database: Database, upload: UploadedFile) -> File:
+    owner, key = upload.owner, upload.idempotency_key
     with database.write_session() as session:
-        if not files.finish(session.connection(), file_id, expires_in=expires_in):
-            raise StoredFileNotFoundError(file_id)
-        return files.get(session, None, file_id)
+        connection = session.connection()
+        if key is not None:
+            existing = files.find_by_idempotency_key(session, owner, key)
+            if existing is not None:
+                if existing.request_digest != upload.request_digest:
+                    raise IdempotencyError
+                files.drop(connection, upload.file_id)
+                return existing
+            files.free_idempotency_key(connection, owner, key)
+        if not files.finish(
+            connection,
+            upload.file_id,
+            expires_in=upload.expires_in,
+            idempotency_key=key,
+            request_digest=upload.request_digest,
+        ):
+            raise StoredFileNotFoundError(upload.file_id)
+        return files.get(session, None, upload.file_id)
 
 
 def abort_upload(database: Database, file_id: str) -> None:

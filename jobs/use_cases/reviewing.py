@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from jobs.agreement import cohen_kappa, krippendorff_alpha
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import NotEndedError
+from jobs.errors import IdempotencyError, NotEndedError
 from jobs.ids import new_id
 from jobs.models import Job
 from jobs.statements import documents, jobs, reviews
@@ -103,8 +103,12 @@ def add(
     *,
     reviewer: str,
     key_id: str | None = None,
+    idempotency_key: str | None = None,
+    request_digest: str | None = None,
 ) -> str:
     """Add a review of a job that has ended; return its id. The log gets an entry of it.
+
+    If the idempotency key was used for the same request before, nothing is added, and that review is returned.
 
     Args:
         database: of the job.
@@ -113,16 +117,28 @@ def add(
         review: the verdict.
         reviewer: whose it is.
         key_id: of the API key that it was sent with, if any.
+        idempotency_key: the client's.
+        request_digest: the SHA-256 of the request that came with it.
 
     Raises:
         JobNotFoundError: the owner has no such job.
         NotEndedError: the job has not ended.
+        IdempotencyError: the idempotency key was used for a different request.
     """
     review_id = new_id("rev_")
     with database.write() as connection:
         job = jobs.lock(connection, owner, job_id)
         if not job.status.final:
             raise NotEndedError(job_id)
+        if idempotency_key is not None:
+            existing = reviews.find_by_idempotency_key(
+                connection, job_id, idempotency_key, None if key_id is None else reviewer
+            )
+            if existing is not None:
+                found_id, found_digest = existing
+                if found_digest != request_digest:
+                    raise IdempotencyError
+                return found_id
         reviews.add(
             connection,
             id=review_id,
@@ -135,6 +151,8 @@ def add(
             corrected_answer=review.corrected_answer,
             tags=list(review.tags),
             note=review.note,
+            idempotency_key=idempotency_key,
+            request_digest=request_digest,
             created_at=utcnow(),
             log_salt=new_salt(),
         )

@@ -109,7 +109,9 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     """Run the use cases of files and batches."""
     file_id = run(files.begin_upload, database, ANONYMOUS, "in.jsonl")
     run(files.append, database, file_id, b"{}\n")
-    run(files.finish_upload, database, file_id, 3600)
+    upload = files.UploadedFile(ANONYMOUS, file_id, 3600, "k", "d")
+    run(files.finish_upload, database, upload)
+    run(files.finish_upload, database, upload)
     run(files.abort_upload, database, run(files.begin_upload, database, ANONYMOUS, "lost"))
     run(files.get_file, database, ANONYMOUS, file_id)
     run(files.list_files, database, ANONYMOUS, limit=20)

@@ -50,12 +50,16 @@ def test_slots_are_a_number_or_auto() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("HELIXQ_PORT", "http", "HELIXQ_PORT=http is wrong: .*integer"),
+        ("HELIXQ_PORT", "http", "HELIXQ_PORT=http is wrong: it should be a valid integer$"),
         ("HELIXQ_PORT", "70000", "HELIXQ_PORT=70000 is wrong: .*65535"),
         ("HELIXQ_METRICS_PORT", "0", "HELIXQ_METRICS_PORT=0 is wrong: .*1"),
         ("HELIXQ_METRICS_PORT", "8000", "HELIXQ_METRICS_PORT=8000 is wrong: it is HELIXQ_PORT"),
-        ("HELIXQ_DTYPE", "int8", "HELIXQ_DTYPE=int8 is wrong: .*'float16'"),
-        ("HELIXQ_DEVICE", "tpu", "HELIXQ_DEVICE=tpu is wrong"),
+        ("HELIXQ_DTYPE", "int8", "HELIXQ_DTYPE=int8 is wrong: it should be .*'float16'"),
+        (
+            "HELIXQ_DEVICE",
+            "tpu",
+            "HELIXQ_DEVICE=tpu is wrong: it should be auto, cpu, cuda, or cuda:N",
+        ),
         ("HELIXQ_SLOTS", "0", "HELIXQ_SLOTS=0 is wrong: .*from 1 to 1024, or auto$"),
         ("HELIXQ_SLOTS", "1025", "HELIXQ_SLOTS=1025 is wrong: .*from 1 to 1024, or auto$"),
         ("HELIXQ_SLOTS", "many", "HELIXQ_SLOTS=many is wrong: .*from 1 to 1024, or auto$"),
@@ -64,6 +68,7 @@ def test_slots_are_a_number_or_auto() -> None:
         ("HELIXQ_API_KEY", "hq_ü", "HELIXQ_API_KEY is wrong: .*ASCII"),
         ("HELIXQ_JOB_TIMEOUT", "inf", "HELIXQ_JOB_TIMEOUT=inf is wrong"),
         ("HELIXQ_ADAPTERS", "actor=a,critic=b", "regenerator is missing"),
+        ("HELIXQ_ADAPTERS", "actor=a", "critic, regenerator are missing"),
         ("HELIXQ_ADAPTERS", "actor=a,critic=b,judge=c", "'judge' is not a role"),
         ("HELIXQ_ADAPTERS", "actor=a,critic,regenerator=c", "critic needs a folder"),
         ("HELIXQ_ADAPTERS", "actor=a,actor=b,critic=b", "actor is given twice"),

@@ -6,6 +6,7 @@ from flask import Response, jsonify
 
 from jobs.errors import JobNotFoundError
 from jobs.protocol import reviews as protocol
+from jobs.protocol.body import digest
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history
 from jobs.protocol.reviews import CreateReview, DeleteJobs, EraseTexts
@@ -14,6 +15,7 @@ from jobs.use_cases import queries, reviewing
 from web import query
 from web.api.routes import blueprint
 from web.caller import get_caller
+from web.idempotency import idempotency_key
 from web.request_body import read_json
 from web.services import get_services
 
@@ -31,7 +33,8 @@ def list_reviews(job_id: str) -> Response:
 def add_review(job_id: str) -> Response:
     """Add a review of a job that has ended. A person's last review counts; the earlier ones stay."""
     services, caller = get_services(), get_caller()
-    body = parse(CreateReview, read_json())
+    data, key = read_json(), idempotency_key()
+    body = parse(CreateReview, data)
     if caller.key is not None and body.reviewer is not None:
         raise InvalidRequestError(
             "`reviewer` is for servers without API keys. Here it is the key's owner.",
@@ -45,6 +48,8 @@ def add_review(job_id: str) -> Response:
         protocol.new_review(body),
         reviewer=body.reviewer or caller.owner,
         key_id=None if caller.key is None else caller.key.id,
+        idempotency_key=key,
+        request_digest=None if key is None else digest(data),
     )
     found = [review for review in _history(job_id)["reviews"] if review["id"] == review_id]
     if not found:

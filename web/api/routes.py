@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
 from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError, PartNotFoundError
 from jobs.models import Job
+from jobs.protocol import body
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import history, summary
 from jobs.protocol.history import page as histories
 from jobs.protocol.replay import replays, report
 from jobs.times import rfc3339
-from jobs.use_cases import clock, proving, queries, standing
+from jobs.use_cases import clock, proving, queries, standing, submission
 from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
 from web.errors import HTTPError
+from web.idempotency import idempotency_key
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
@@ -118,7 +122,13 @@ def job_proof(job_id: str) -> Response:
 @blueprint.post("/jobs/<job_id>/replay")
 def replay_job(job_id: str) -> Response:
     """Submit a job again as a new job of the caller, with the same parameters and the same seed."""
-    job = get_services().submit(replay_of(_get(job_id)))
+    services, key = get_services(), idempotency_key()
+    digest = None if key is None else body.digest({"replay_of": job_id})
+    # A replay that was accepted stays accepted, even if texts of the job were erased meanwhile.
+    job = submission.find_by_idempotency_key(services.database, services.owner, key, digest)
+    if job is None:
+        new = replace(replay_of(_get(job_id)), idempotency_key=key, request_digest=digest)
+        job = services.submit(new)
     reply = jsonify(summary(job))
     reply.status_code = 202
     reply.location = url_for(".job", job_id=job.id)

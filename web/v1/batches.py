@@ -11,9 +11,10 @@ from jobs.protocol.lists import list_object
 from jobs.use_cases import batches
 from web import query
 from web.caller import get_caller
+from web.idempotency import idempotency_key
 from web.request_body import read_json
 from web.services import get_services
-from web.v1.routes import blueprint, idempotency_key, json_response
+from web.v1.routes import blueprint, json_response
 
 
 @blueprint.post("/batches")

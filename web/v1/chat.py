@@ -16,13 +16,13 @@ from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, 
 from jobs.protocol.validation import validate_chat, validate_response
 from jobs.use_cases import submission
 from web.errors import error_response
+from web.idempotency import idempotency_key
 from web.request_body import read_json
 from web.services import get_services
 from web.v1 import sse
 from web.v1.routes import (
     blueprint,
     client_disconnected,
-    idempotency_key,
     json_response,
     message_stream,
     stream_response,

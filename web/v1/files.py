@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from urllib.parse import quote
@@ -11,11 +12,13 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import dump_options_header
 
 from jobs.models import File, FilePurpose
+from jobs.protocol import body
 from jobs.protocol.files import check_purpose, file_object, parse_fields
 from jobs.protocol.lists import list_object
 from jobs.use_cases import files
 from web import query
 from web.caller import get_caller
+from web.idempotency import idempotency_key
 from web.multipart import MAX_UPLOAD, read_form
 from web.services import get_services
 from web.v1.routes import blueprint, json_response
@@ -28,7 +31,7 @@ MAX_NAME = 255
 def upload_file() -> Response:
     """Store a file. It is there when all of it is."""
     request.max_content_length = MAX_UPLOAD
-    upload = _Upload()
+    upload = _Upload(idempotency_key())
     try:
         fields = read_form("file", upload.begin)
         form = parse_fields(fields)
@@ -42,22 +45,29 @@ def upload_file() -> Response:
 class _Upload:
     """A file on its way into the database, a chunk at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, idempotency_key: str | None) -> None:
         self._database = get_services().database
+        self._owner = get_services().owner
+        self._idempotency_key = idempotency_key
         self._id: str | None = None
+        self._name = ""
+        self._digest = hashlib.sha256()
         self._buffer = bytearray()
         self._size = 0
 
     def begin(self, name: str, fields: dict[str, str]) -> Callable[[bytes], None]:
         if "purpose" in fields:
             check_purpose(fields["purpose"])  # Before the whole file is stored.
-        self._id = files.begin_upload(self._database, get_services().owner, name[:MAX_NAME])
+        self._name = name[:MAX_NAME]
+        self._id = files.begin_upload(self._database, self._owner, self._name)
         return self._write
 
     def _write(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > files.MAX_FILE:
             raise RequestEntityTooLarge
+        if self._idempotency_key is not None:
+            self._digest.update(data)
         self._buffer += data
         while len(self._buffer) >= files.CHUNK:
             self._store(bytes(self._buffer[: files.CHUNK]))
@@ -71,10 +81,20 @@ class _Upload:
         assert self._id is not None  # noqa: S101 (`read_form` found a file)
         if self._buffer:
             self._store(bytes(self._buffer))
+        sent = {
+            "file": self._name,
+            "sha256": self._digest.hexdigest(),
+            "expires_after": expires_after,
+        }
         return files.finish_upload(
             self._database,
-            self._id,
-            files.DEFAULT_EXPIRY if expires_after is None else expires_after,
+            files.UploadedFile(
+                self._owner,
+                self._id,
+                files.DEFAULT_EXPIRY if expires_after is None else expires_after,
+                self._idempotency_key,
+                None if self._idempotency_key is None else body.digest(sent),
+            ),
         )
 
     def abort(self) -> None:

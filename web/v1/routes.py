@@ -15,7 +15,7 @@ from werkzeug.routing import BaseConverter
 from jobs.models import Job, Status
 from jobs.protocol import body, served_models
 from jobs.protocol.conversation import earlier_turns
-from jobs.protocol.errors import InvalidRequestError, ProtocolError
+from jobs.protocol.errors import ProtocolError
 from jobs.protocol.input_items import input_item_list
 from jobs.protocol.limits import measure
 from jobs.protocol.lists import list_object
@@ -27,6 +27,7 @@ from jobs.use_cases import queries, submission
 from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
+from web.idempotency import idempotency_key
 from web.request_body import read_json
 from web.services import get_services
 from web.v1.feeds import get_feeds
@@ -36,7 +37,8 @@ blueprint = Blueprint("v1", __name__)
 
 #: The maximum number of seconds for which `Prefer: wait=N` delays a reply.
 MAX_WAIT = 60.0
-MAX_KEY_LENGTH = 255
+#: `wait=N` among the preferences of RFC 7240, and not among the parameters of another one.
+_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*("?)(\d{1,9})\1\s*(?:[;,]|$)', re.IGNORECASE)
 
 
 class ResponseIdConverter(BaseConverter):
@@ -150,9 +152,9 @@ def retrieve(job_id: str) -> Response:
             return stream_response(message_stream(job_id, after), slot=stack.pop_all())
     kept = get_replies().get(services.readable_owner, job_id)
     before = kept.version.status
-    wait = re.search(r"\bwait=(\d{1,9})\b", request.headers.get("Prefer", ""))
+    wait = _WAIT.search(request.headers.get("Prefer", ""))
     if wait and not before.final:
-        timeout = min(float(wait[1]), MAX_WAIT)
+        timeout = min(float(wait[2]), MAX_WAIT)
         with services.waiter.slot():
             job = services.waiter.wait(
                 services.readable_owner,
@@ -217,21 +219,6 @@ def models() -> Response:
 def model(name: str) -> Response:
     """Describe a model."""
     return json_response(served_models.model(name))
-
-
-def idempotency_key() -> str | None:
-    """Return the request's ``Idempotency-Key``; None if it has none.
-
-    Raises:
-        InvalidRequestError: it is empty or too long.
-    """
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise InvalidRequestError(
-            f"`Idempotency-Key` must have 1 to {MAX_KEY_LENGTH} characters.",
-            code="invalid_idempotency_key",
-        )
-    return key
 
 
 def message_stream(job_id: str, after: int) -> Iterator[bytes]:

@@ -71,7 +71,7 @@ def update_webhook_endpoint(endpoint_id: str) -> Response:
 def delete_webhook_endpoint(endpoint_id: str) -> Response:
     """Delete an endpoint with its deliveries."""
     webhooks.delete(get_services().database, get_caller().changeable_owner, endpoint_id)
-    return json_response({"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True})
+    return json_response(protocol.deleted_object(endpoint_id))
 
 
 @blueprint.post("/webhook_endpoints/<endpoint_id>/rotate_secret")

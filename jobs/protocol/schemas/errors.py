@@ -25,7 +25,10 @@ class ErrorReply(Reply):
 class Problem(Reply):
     """An error of `/api` (RFC 9457)."""
 
+    #: The title is the status's own: `code` tells problems of one status apart.
+    type: Literal["about:blank"]
     title: str
     status: int
     detail: str
     code: str
+    param: str | None

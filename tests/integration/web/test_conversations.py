@@ -93,6 +93,27 @@ def test_an_item_reference_stands_for_the_answer(web: Client, database: Database
     ]
 
 
+def test_an_item_reference_stands_for_what_was_asked(web: Client, database: Database) -> None:
+    first = ask(web, input=CHAT)
+    finish(database, first["id"])
+    asked = web.get(f"/v1/responses/{first['id']}/input_items?order=asc").json["data"]
+    text = ask(web, input="And?")["id"]
+    [as_text] = web.get(f"/v1/responses/{text}/input_items").json["data"]
+    answer = web.get(f"/v1/responses/{first['id']}").json["output"][-1]
+    references = [{"type": "item_reference", "id": i["id"]} for i in (*asked, answer, as_text)]
+    question = {"role": "user", "content": "Where?"}
+    second = ask(web, input=[*references, question], context="turns")
+    assert web.get(f"/api/jobs/{second['id']}").json["turns"] == [
+        {"role": "user", "text": "Why?"},
+        {"role": "assistant", "text": "So.\0"},
+        {"role": "user", "text": "How?"},
+        {"role": "assistant", "text": "A text."},
+        {"role": "user", "text": "And?"},
+    ]
+    # What the list says may also be sent back as it is.
+    assert ask(web, input=[*asked, question], context="turns")["status"] == "queued"
+
+
 def test_what_cannot_be_continued_is_refused(web: Client, database: Database) -> None:
     def previous(response_id: str) -> str:
         error = refusal(web, context="turns", previous_response_id=response_id)
@@ -113,6 +134,8 @@ def test_what_cannot_be_continued_is_refused(web: Client, database: Database) ->
         f"msg_regenerator_2_{suffix}",
         f"msg_regenerator_1_{suffix}_2",
         f"msg_regenerator_1_{open_job.removeprefix('resp_')}",
+        f"msg_input_1_{suffix}",
+        "msg_input_0_1",
     ):
         items = [{"type": "item_reference", "id": item_id}, {"role": "user", "content": "How?"}]
         error = refusal(web, context="turns", input=items)

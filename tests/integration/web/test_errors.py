@@ -67,7 +67,9 @@ def test_not_found_errors_have_the_shape_of_their_endpoint(web: Client) -> None:
     reply = web.get("/api/jobs/resp_none")
     assert reply.status_code == 404
     assert reply.content_type == "application/problem+json"
-    assert set(reply.json) >= {"title", "status", "detail"}
+    assert set(reply.json) == {"type", "title", "status", "detail", "code", "param"}
+    assert (reply.json["type"], reply.json["title"]) == ("about:blank", "Not Found")
+    assert web.get("/api/jobs?limit=0").json["param"] == "limit"
     reply = web.get("/jobs/resp_none")
     assert (reply.status_code, reply.mimetype) == (404, "text/html")
     assert "No such job" in reply.text

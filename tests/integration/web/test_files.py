@@ -26,9 +26,10 @@ def upload(
     content: bytes = TEXT,
     name: str = "in.jsonl",
     fields: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Any:
     form = {"purpose": "batch", **(fields or {}), "file": (io.BytesIO(content), name)}
-    return web.post("/v1/files", data=form, content_type="multipart/form-data")
+    return web.post("/v1/files", data=form, content_type="multipart/form-data", headers=headers)
 
 
 def sweep(database: Database) -> None:
@@ -71,6 +72,28 @@ def test_a_file_is_stored_in_chunks_and_read_back(web: Client, database: Databas
     for position in (0, 1, files.CHUNK - 1, files.CHUNK, len(content) - 1, len(content)):
         expected = content[position : position + 10]
         assert files.read_file(database, file["id"], position)[:10] == expected
+
+
+def test_an_idempotency_key_stores_a_file_once(web: Client, database: Database) -> None:
+    key = {"Idempotency-Key": "k"}
+    first = upload(web, headers=key)
+    assert upload(web, headers=key).json == first.json
+    policy = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    for changed in ({"content": TEXT + b"\n"}, {"name": "b.jsonl"}, {"fields": policy}):
+        reply = upload(web, headers=key, **changed)
+        assert (reply.status_code, reply.json["error"]["code"]) == (422, "idempotency_key_reused")
+    assert upload(web, headers={"Idempotency-Key": "l"}).json["id"] != first.json["id"]
+    assert len(web.get("/v1/files").json["data"]) == 2
+    sweep(database)
+    assert stored(database) == (2, 2)
+
+    # A key lasts as long as its file.
+    web.delete(f"/v1/files/{first.json['id']}")
+    second = upload(web, headers=key).json["id"]
+    assert second != first.json["id"]
+    with database.write() as connection:
+        connection.execute(sa.update(File).values(expires_at=utcnow(-1)))
+    assert upload(web, headers=key).json["id"] not in (second, first.json["id"])
 
 
 def test_files_are_listed_in_pages(web: Client) -> None:

@@ -13,7 +13,7 @@ from jobs.models import ANONYMOUS
 from jobs.protocol.errors import InvalidRequestError
 from jobs.use_cases import cancellation, queries, workers
 from jobs.use_cases.workers import Runtime
-from tests.integration.web.client import Client, services_of, serving
+from tests.integration.web.client import Client, ask, finish, services_of, serving
 from tests.servers import RedisServer
 from web.v1 import routes
 from web.waiting import MAX_WAITING
@@ -31,6 +31,26 @@ def test_an_idempotency_key_submits_once(web: Client, database: Database) -> Non
     assert (changed.status_code, changed.json["error"]["code"]) == (422, "idempotency_key_reused")
     assert post("", input="Why?").status_code == 400
     assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 1
+
+
+def test_an_idempotency_key_replays_once(web: Client, database: Database) -> None:
+    done, other = ask(web)["id"], ask(web)["id"]
+    finish(database, done)
+    finish(database, other)
+
+    def replay(job_id: str, key: str) -> Any:
+        return web.post(f"/api/jobs/{job_id}/replay", headers={"Idempotency-Key": key})
+
+    first = replay(done, "k")
+    assert (first.status_code, replay(done, "k").json) == (202, first.json)
+    assert replay(done, "l").json["id"] != first.json["id"]
+    changed = replay(other, "k")
+    assert (changed.status_code, changed.json["code"]) == (422, "idempotency_key_reused")
+    assert replay(done, "").json["code"] == "invalid_idempotency_key"
+    reply = web.post(
+        "/v1/responses", json={"input": "Why?"}, headers={"Idempotency-Key": "k"}
+    )  # It is the owner's key, whatever it was used for.
+    assert reply.status_code == 422
 
 
 def test_an_idempotency_key_works_after_limits_changed(

@@ -76,6 +76,28 @@ def test_jobs_are_cancelled(web: Client, database: Database, jobs: Command) -> N
     assert web.get(f"/v1/responses/{waiting}").json["status"] == "cancelled"
 
 
+def test_what_changes_jobs_prints_json(web: Client, database: Database, jobs: Command) -> None:
+    first, second, failed = ask(web)["id"], ask(web, metadata={"team": "a"})["id"], ask(web)["id"]
+    claim = stages.claim(database, failed, 0, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.fail(database, claim, "server_error", "it broke", OUTPUT)
+
+    def printed(*arguments: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in jobs(*arguments).stdout.splitlines()]
+
+    assert printed("cancel", first, second, "--json", "id,status") == [
+        {"id": job_id, "status": "cancelled"} for job_id in (first, second)
+    ]
+    assert printed("cancel", "--json", first) == [web.get(f"/v1/responses/{first}").json]
+    assert printed("retry", failed, "--json=id,status") == [{"id": failed, "status": "in_progress"}]
+    by_metadata = ("delete", "--metadata", "team=a", "--json", "deleted,matched")
+    assert printed(*by_metadata, "--dry-run") == [{"deleted": 0, "matched": 1}]
+    assert printed(*by_metadata, "--yes") == [{"deleted": 1, "matched": 1}]
+    assert printed("delete", first, failed, "--yes", "--json") == [
+        {"id": job_id, "deleted": True} for job_id in (first, failed)
+    ]
+
+
 def test_a_job_that_is_refused_leaves_the_others(web: Client, jobs: Command) -> None:
     for command, said in (("cancel", "cancelled"), ("delete", "deleted")):
         given = [ask(web)["id"], "resp_none", "none", ask(web)["id"]]

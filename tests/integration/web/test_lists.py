@@ -51,6 +51,12 @@ def test_the_list_can_be_filtered_by_status_and_time(web: Client, database: Data
     assert ids(f"since={created + 60}") == []
     later = dt.datetime.fromtimestamp(created + 60, dt.UTC).isoformat().replace("+", "%2B")
     assert ids(f"until={later}&status=completed") == [done["id"]]
+    # RFC 3339 has small letters too, and not every client escapes the plus sign of an offset.
+    for written in (later.replace("T", "t"), later.replace("%2B", "+"), f"{created + 60}.5"):
+        assert ids(f"until={written}&status=completed") == [done["id"]]
+        assert ids(f"since={written}") == []
+    utc = later.replace("%2B00:00", "z").replace("T", "t")
+    assert ids(f"until={utc}&status=completed") == [done["id"]]
     for query in ("status=odd", "since=yesterday", "until=99999999999999", "since=-1"):
         error = web.get(f"/v1/responses?{query}").json["error"]
         assert (error["code"], error["param"]) == ("invalid_value", query.partition("=")[0])

@@ -88,6 +88,24 @@ def test_a_body_may_be_gzipped(web: Client) -> None:
     assert post(gzip.compress(b" " * (1 << 30), 9), "gzip") == (413, "request_too_large")
 
 
+def test_an_unsupported_type_or_encoding_says_what_is_supported(web: Client) -> None:
+    """As RFC 9110, section 15.5.16."""
+    form = "multipart/form-data; boundary=x"
+    for path, headers, name, supported in (
+        ("/v1/responses", {"Content-Type": "text/plain"}, "Accept", "application/json"),
+        ("/v1/responses", {**JSON, "Content-Encoding": "br"}, "Accept-Encoding", "gzip"),
+        ("/v1/files", JSON, "Accept", "multipart/form-data"),
+        (
+            "/v1/files",
+            {"Content-Type": form, "Content-Encoding": "gzip"},
+            "Accept-Encoding",
+            "identity",
+        ),
+    ):
+        reply = web.post(path, data=QUESTION, headers=headers)
+        assert (reply.status_code, reply.headers[name]) == (415, supported)
+
+
 @pytest.mark.parametrize("path", ["/v1/responses/", "/v1/models/", "/v1/models/helixnet/"])
 def test_a_trailing_slash_makes_no_difference(web: Client, path: str) -> None:
     assert web.get(path).json == web.get(path.rstrip("/")).json

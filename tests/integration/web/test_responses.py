@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from jobs.database import Database
 from jobs.models import ANONYMOUS
-from jobs.use_cases import cancellation, stages
+from jobs.use_cases import cancellation, queries, stages
 from jobs.use_cases.stages import Output
 from tests.conftest import WORKER
-from tests.integration.web.client import Client, ask, finish
+from tests.integration.web.client import Client, ask, finish, services_of
 
 
 def test_a_finished_job_reads_as_a_response(web: Client, database: Database) -> None:
@@ -58,6 +62,34 @@ def test_prefer_wait_holds_the_reply(web: Client, database: Database) -> None:
     reply = web.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=60"})
     assert reply.json["status"] == "cancelled"
     assert "Retry-After" not in reply.headers
+
+
+def test_preferences_are_read_as_rfc_7240_has_them(
+    web: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = services_of(web)
+    job_id = ask(web)["id"]
+    waited: list[float] = []
+
+    def note(*arguments: Any) -> Any:
+        waited.append(arguments[3])
+        return queries.get_job(services.database, ANONYMOUS, job_id)
+
+    monkeypatch.setattr(services.waiter, "wait", note)
+    for given, seconds in (
+        ("wait=7", [7]),
+        ("respond-async, Wait=7", [7]),
+        ('handling=lenient,wait = "7"', [7]),
+        ("wait=7; odd=1, wait=8", [7]),
+        ("wait=100", [60]),
+        ("wait=x", []),
+        ("no-wait=7", []),
+        ("odd; wait=7", []),
+        ("wait", []),
+    ):
+        waited.clear()
+        assert web.get(f"/v1/responses/{job_id}", headers={"Prefer": given}).status_code == 200
+        assert waited == seconds, given
 
 
 def test_a_failed_job_says_why(web: Client, database: Database) -> None:

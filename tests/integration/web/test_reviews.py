@@ -79,6 +79,23 @@ def test_a_review_is_added_and_shown(web: Client) -> None:
     History.model_validate(history)
 
 
+def test_an_idempotency_key_adds_a_review_once(web: Client) -> None:
+    jobs = [ended(web), ended(web)]
+
+    def add(job_id: str, key: str, **body: Any) -> Any:
+        headers = {"Idempotency-Key": key}
+        return web.post(f"/api/jobs/{job_id}/reviews", json=body, headers=headers)
+
+    first = add(jobs[0], "k", critique=1)
+    again = add(jobs[0], "k", critique=1, note=None)
+    assert (first.status_code, again.status_code, again.json) == (201, 201, first.json)
+    for changed in ({"critique": -1}, {"critique": 1, "reviewer": "Ann"}):
+        reply = add(jobs[0], "k", **changed)
+        assert (reply.status_code, reply.json["code"]) == (422, "idempotency_key_reused")
+    assert code(add(jobs[0], "", critique=1)) == (400, "invalid_idempotency_key")
+    assert [add(job_id, "l", critique=1).json["number"] for job_id in jobs] == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -124,7 +141,9 @@ def test_jobs_are_filtered_by_rating(web: Client) -> None:
     def listed(rating: str) -> list[str]:
         return [job["id"] for job in web.get(f"/api/jobs?rating={rating}").json["data"]]
 
-    assert [listed(rating) for rating in ("1", "-1", "0", "none", "")] == [
+    assert [listed(rating) for rating in ("1", "+1", "%2B1", "-1", "0", "none", "")] == [
+        [good],
+        [good],
         [good],
         [bad],
         [],

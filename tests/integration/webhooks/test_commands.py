@@ -43,6 +43,8 @@ def test_the_webhooks_commands(stored: Database, receiver: Receiver) -> None:
     [endpoint_id] = re.findall(r"we_\w+", made.stderr)
     assert run("ping", endpoint_id).stdout.startswith("204 after ")
     receiver.received[0].unwrap(made.stdout.strip())
+    pinged = json.loads(run("ping", endpoint_id, "--json", "status_code,event_type").stdout)
+    assert pinged == {"status_code": 204, "event_type": "response.completed"}
 
     table = run("list").stdout
     assert all(text in table for text in (endpoint_id, "alice", receiver.url, "enabled"))
@@ -83,4 +85,6 @@ def test_ping_says_what_is_wrong(stored: Database, receiver: Receiver) -> None:
     made = json.loads(run("create", receiver.url, "--json").stdout)
     receiver.reply = status(404)
     assert "replied with 404" in run("ping", made["id"], exit_status=1).stderr
+    deleted = json.loads(run("delete", made["id"], "--json").stdout)
+    assert (deleted["id"], deleted["deleted"]) == (made["id"], True)
     stored.close()

@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from openai.types.responses.input_token_count_params import InputTokenCountParams
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pydantic import ValidationError
 
 from jobs.protocol.chat_request import CreateChatCompletion
@@ -140,12 +143,28 @@ NEUTRAL: list[dict[str, Any]] = [
     {"tool_choice": "none", "service_tier": "default", "text": {"format": None}, "tools": None},
     {"reasoning": {"effort": None}, "previous_response_id": None, "conversation": None},
     {"prompt_cache_options": {"mode": "implicit"}, "moderation": None, "image": None},
+    {"image": {"context_compression": "auto"}, "access_programs": {"cyber": "standard"}},
+    {"background_options": {"completion_window": "soonest", "continuation_id": "c"}},
+    {"image": {}, "access_programs": {}, "background_options": {}},
 ]
 
 
 @pytest.mark.parametrize("options", NEUTRAL)
 def test_parameters_that_ask_for_nothing_are_accepted(options: dict[str, Any]) -> None:
     assert validate({"input": "Why?", **options}).question == "Why?"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [ResponseCreateParamsStreaming, InputTokenCountParams, CompletionCreateParamsStreaming],
+)
+def test_null_is_accepted_for_every_parameter_of_openais_client(parameters: type) -> None:
+    nulls = dict.fromkeys(parameters.__annotations__)
+    assert {"model", "tools", "reasoning", "reasoning_effort"} & {*nulls}
+    if "messages" in nulls:
+        validate_chat({**nulls, "messages": [{"role": "user", "content": "Why?"}]})
+    else:
+        assert validate({**nulls, "input": "Why?"}) == validate({"input": "Why?"})
 
 
 def test_items_of_earlier_responses_are_accepted() -> None:
@@ -198,7 +217,13 @@ def test_parts_may_repeat_what_a_chat_completions_message_has() -> None:
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"moderation": {"model": "m"}}, "moderation"),
-        ({"image": {"size": "1"}}, "image"),
+        ({"image": {"context_compression": "enabled"}}, "image.context_compression"),
+        (
+            {"background_options": {"completion_window": "8h"}},
+            "background_options.completion_window",
+        ),
+        ({"access_programs": {"cyber": "daybreak_red"}}, "access_programs.cyber"),
+        ({"personality": "friendly"}, "personality"),
     ],
 )
 def test_what_is_not_offered_is_refused_by_name(options: dict[str, Any], param: str) -> None:

@@ -31,6 +31,7 @@ OPERATIONS = {
         "Files and batches",
         {200: Reply("The file is stored.", schemas.File)},
         form=_UPLOAD,
+        parameters=(IDEMPOTENCY_KEY,),
     ),
     "v1.list_files": Operation(
         "Files and batches",
