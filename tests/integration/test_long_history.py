@@ -35,6 +35,7 @@ from jobs.use_cases import (
     batch_work,
     batches,
     cancellation,
+    clock,
     deletion,
     deliveries,
     erasing,
@@ -317,9 +318,9 @@ def test_no_use_case_scans_the_history_or_the_queue(
         # The first in the queue, the last one, and one without a message.
         for priority, published_at in ((9, job.published_at), (0, job.published_at), (0, None)):
             waits = Job(status=Status.QUEUED, priority=priority, published_at=published_at)
-            stands = run(standing.find_standing, database, waits, dt.datetime.now(dt.UTC))
+            stands = run(standing.find_standing, database, waits, run(clock.now, database))
             assert (stands.place == standing.CAP) == (queued == MANY and priority == 0)
-        outlook = run(standing.find_outlook, database, dt.datetime.now(dt.UTC))
+        outlook = run(standing.find_outlook, database, run(clock.now, database))
         assert (outlook.standing.queued == standing.CAP) == (queued == MANY)
         for newest_first in (True, False):
             page, _ = run(
