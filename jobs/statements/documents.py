@@ -185,6 +185,11 @@ def first_id(moment: dt.datetime) -> int:
     return min(max(microseconds, 0) << TIE_BITS, LAST_ID)
 
 
+def moment(document_id: int) -> dt.datetime:
+    """Return when the job of a document was created: the reverse of `first_id`."""
+    return _EPOCH + dt.timedelta(microseconds=document_id >> TIE_BITS)
+
+
 def tie(job_id: str) -> int:
     """Return where a job comes among those of the same moment, mostly as its id does."""
     match = re.fullmatch(r"resp_[0-9a-f]{12}([0-9a-f]{3})[0-9a-f]{17}", job_id)

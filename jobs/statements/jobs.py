@@ -279,6 +279,37 @@ def _select_page(
     return query.where(Job.id.in_(ids))
 
 
+def load(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
+    """Return jobs by their ids. Those that are gone are left out."""
+    if not job_ids:
+        return {}
+    return {job.id: job for job in session.scalars(sa.select(Job).where(Job.id.in_(job_ids)))}
+
+
+def list_unfinished(
+    connection: sa.Connection,
+    filters: Filters,
+    statuses: Collection[Status],
+    *,
+    newest_first: bool,
+    limit: int,
+) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
+    """Return id, time of creation and metadata (``pairs``) of jobs with some statuses, up to ``limit`` in order."""
+    order = [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
+    columns = (Job.id, Job.created_at, Job.metadata_.label("pairs"))
+    # As in `_select_page`.
+    pages = (
+        sa.select(*columns)
+        .where(Job.status == status, *filters.conditions())
+        .order_by(*order)
+        .limit(limit)
+        .subquery()
+        for status in statuses
+    )
+    rows = connection.execute(sa.union_all(*(sa.select(page) for page in pages))).all()
+    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=newest_first)[:limit]
+
+
 def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
     """Return the place of the job that was created last."""
     query = filters.select().with_only_columns(Job.created_at, Job.id)

@@ -1,12 +1,14 @@
 """Lists of jobs with filters and full-text search.
 
 Jobs are read from their own table where its indexes are enough: by owner, status and time. All other filters
-and the full text are those of the search index, which has jobs that have ended.
+and the full text are those of the search index, which has jobs that have ended. Those that have not are few, and are
+looked through for metadata, the only thing that they could be found by.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +28,16 @@ from jobs.statements import documents, jobs, search
 from jobs.statements.documents import LAST_ID
 from jobs.statements.jobs import ANY
 from jobs.statements.search import MAX_EFFORT, Wanted
+from jobs.use_cases import indexing
+
+log = logging.getLogger(__name__)
 
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
+#: Jobs that have not ended that a page may look through: that takes a few milliseconds.
+MAX_UNFINISHED = 500
+#: Jobs that a search may index before it begins: each takes about a millisecond.
+MAX_CAUGHT_UP = 4
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class Filters:
     @property
     def need_index(self) -> bool:
         """Whether the table of jobs has no index for them."""
+        return bool(self.metadata) or self.need_ended
+
+    @property
+    def need_ended(self) -> bool:
+        """Whether only jobs that have ended can meet them."""
         rest = (
             self.query,
             self.adapter,
@@ -72,7 +86,7 @@ class Filters:
             self.min_duration,
             self.max_duration,
         )
-        return bool(self.metadata) or any(value is not None for value in rest)
+        return any(value is not None for value in rest)
 
 
 class Listed(NamedTuple):
@@ -127,14 +141,20 @@ def list_jobs(
     whose = owner if of is None else of
     if not filters.need_index:
         return _list(database, whose, filters, limit, after, order)
+    _catch_up(database)
     wanted = _wanted(whose, filters)
     bounds = _Bounds.of(filters)
+    unfinished: dict[int, str] = {}
     if order is Order.RELEVANCE:
         ids, following = _ranked(database, wanted, filters, bounds, limit, after, effort)
     else:
-        ids, following = _searched(database, whose, wanted, bounds, limit, after, order, effort)
+        ids, following, unfinished = _searched(
+            database, whose, wanted, filters, bounds, limit, after, order, effort
+        )
     with database.read_session() as session:
-        found = search.load(session, ids)
+        found: dict[int, tuple[Job, SearchDocument | None]] = {**search.load(session, ids)}
+        waiting = jobs.load(session, unfinished.values())
+        found |= {i: (waiting[name], None) for i, name in unfinished.items() if name in waiting}
         loaded = [found[i] for i in ids if i in found]
         # Terms are hashes; an owner's jobs are an owner's.
         loaded = [(job, document) for job, document in loaded if whose in (None, job.owner)]
@@ -175,6 +195,18 @@ def _list(
     return Page(listed, shown[-1].id if len(page) > limit else None)
 
 
+def _catch_up(database: Database) -> None:
+    """Index the jobs that have just ended, if they are few, so that a search finds them before the duty's next turn."""
+    try:
+        if indexing.any_pending(database):
+            prepared = indexing.prepare(database, limit=MAX_CAUGHT_UP + 1)
+            if len(prepared) <= MAX_CAUGHT_UP:
+                indexing.put(database, prepared)
+    except sa.exc.DBAPIError as error:
+        # Who can only read, or not write now, searches what is indexed.
+        log.debug("jobs that have just ended are not indexed before a search: %s", error)
+
+
 class _Bounds(NamedTuple):
     """The lowest id of documents, and the one after the highest."""
 
@@ -194,13 +226,19 @@ def _searched(
     database: Database,
     owner: str | None,
     wanted: Wanted,
+    filters: Filters,
     bounds: _Bounds,
     limit: int,
     after: str | None,
     order: Order,
     effort: int,
-) -> tuple[list[int], str | None]:
-    """Search by age; return documents and the next page's cursor."""
+) -> tuple[list[int], str | None, dict[int, str]]:
+    """Search by age.
+
+    Returns:
+        documents, the next page's cursor, and which of the documents do not exist: those that jobs that have not
+        ended will have, with the jobs' ids.
+    """
     newest_first = order is Order.NEWEST
     first, end = bounds
     with database.read() as connection:
@@ -213,6 +251,10 @@ def _searched(
                 end = min(end, position)
             else:
                 first = max(first, position + 1)
+        unfinished = _unfinished(connection, owner, filters, _Bounds(first, end), newest_first)
+        if unfinished.last is not None:
+            # There may be more beyond it.
+            first, end = (unfinished.last, end) if newest_first else (first, unfinished.last + 1)
         found = search.find(
             connection,
             wanted,
@@ -222,11 +264,59 @@ def _searched(
             limit=limit + 1,
             effort=effort,
         )
-    if len(found.ids) > limit:
-        return found.ids[:limit], f"pos_{found.ids[limit - 1]}"
-    if found.stopped_at is None:
-        return found.ids, None
-    return found.ids, f"pos_{found.stopped_at if newest_first else found.stopped_at - 1}"
+    stopped_at = found.stopped_at
+    if stopped_at is not None:
+        first, end = (stopped_at, end) if newest_first else (first, stopped_at)
+    elif unfinished.last is not None:
+        stopped_at = first if newest_first else end
+    some = {i: job_id for i, job_id in unfinished.matching.items() if first <= i < end}
+    ids = sorted({*found.ids, *some}, reverse=newest_first)
+    if len(ids) > limit:
+        return ids[:limit], f"pos_{ids[limit - 1]}", some
+    if stopped_at is None:
+        return ids, None, some
+    return ids, f"pos_{stopped_at if newest_first else stopped_at - 1}", some
+
+
+class _Unfinished(NamedTuple):
+    """Jobs that have not ended."""
+
+    #: Those that match, by the ids that their documents will have.
+    matching: dict[int, str]
+    #: The id of the last one that was looked at, if there may be more.
+    last: int | None
+
+
+def _unfinished(
+    connection: sa.Connection,
+    owner: str | None,
+    filters: Filters,
+    bounds: _Bounds,
+    newest_first: bool,
+) -> _Unfinished:
+    """Look through jobs that have not ended, up to `MAX_UNFINISHED` of them."""
+    statuses = [
+        s for s in Status if not s.final and (not filters.statuses or s in filters.statuses)
+    ]
+    if filters.need_ended or filters.rating not in (ANY, None) or not statuses:
+        return _Unfinished({}, None)
+    first, end = bounds
+    rows = jobs.list_unfinished(
+        connection,
+        jobs.Filters(
+            owner, documents.moment(first), documents.moment(end) + dt.timedelta(microseconds=1)
+        ),
+        statuses,
+        newest_first=newest_first,
+        limit=MAX_UNFINISHED,
+    )
+    places = [(documents.first_id(row.created_at) + documents.tie(row.id), row) for row in rows]
+    matching = {
+        place: row.id
+        for place, row in places
+        if first <= place < end and filters.metadata.items() <= row.pairs.items()
+    }
+    return _Unfinished(matching, places[-1][0] if len(rows) == MAX_UNFINISHED else None)
 
 
 def _job_id(after: str) -> str:
