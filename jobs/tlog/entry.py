@@ -21,7 +21,14 @@ IMPORT = "helixq/import/v1"
 DELETION = "helixq/deletion/v1"
 REVIEW = "helixq/review/v1"
 ERASURE = "helixq/erasure/v1"
-TYPES = (JOB, IMPORT, DELETION, REVIEW, ERASURE)
+#: What is read of the entries of each type.
+_MEMBERS: Mapping[str, Mapping[str, type]] = {
+    JOB: {"digest": str},
+    IMPORT: {"digest": str, "proof": str},
+    DELETION: {"entry": int},
+    REVIEW: {"digest": str, "entry": int},
+    ERASURE: {"digest": str, "entry": int},
+}
 
 
 def job_entry(digest: str, at: str) -> bytes:
@@ -92,7 +99,12 @@ def parse_entry(entry: bytes) -> dict[str, Any]:
         value = json.loads(entry)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) and value.get("type") in TYPES else {}
+    if not isinstance(value, dict) or not isinstance(kind := value.get("type"), str):
+        return {}
+    members = _MEMBERS.get(kind)
+    if members is None or not all(isinstance(value.get(k), t) for k, t in members.items()):
+        return {}
+    return value
 
 
 def recorded_as(history: Mapping[str, Any], entry: Mapping[str, Any]) -> str | None:

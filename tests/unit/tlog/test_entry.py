@@ -15,4 +15,8 @@ def test_entries_are_small_canonical_json() -> None:
     )
     assert entry.parse_entry(made)["type"] == entry.JOB
     assert entry.parse_entry(entry.deletion_entry(3, at))["entry"] == 3
-    assert [entry.parse_entry(other) for other in (b"", b"[]", b'{"type": 1}', b"\xff")] == [{}] * 4
+    odd = (b"", b"[]", b'{"type": 1}', b'{"type": []}', b"\xff", b'{"type": "helixq/job/v1"}')
+    assert [entry.parse_entry(other) for other in odd] == [{}] * len(odd)
+    review = entry.review_entry(3, "sha256:0", at)
+    assert entry.parse_entry(review)["entry"] == 3
+    assert entry.parse_entry(review.replace(b'"entry":3', b'"entry":"3"')) == {}
