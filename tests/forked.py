@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import connection
 from pathlib import Path
+from typing import IO, Any
 
 from tests.fork_client import SERVER, ask
 
@@ -49,25 +50,38 @@ def start_server(*modules: str) -> str:
     return address
 
 
+def server() -> str:
+    """Return the address of the server; start it if there is none yet."""
+    return os.environ.get(SERVER) or start_server(PROGRAMS)
+
+
 class Forked:
     """A started process, with as much of `subprocess.Popen` as the tests need."""
 
     def __init__(
-        self, command: Sequence[str], environ: Mapping[str, str], namespaces: int | None = None
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        namespaces: int | None = None,
+        output: IO[bytes] | None = None,
     ) -> None:
         """
         Args:
             command: of the form ``python -m module argument…`` or ``python -c code argument…``.
             environ: all environment variables.
             namespaces: a process whose network and hostname it gets; its parent's if None.
+            output: where it writes to; ``stdout`` has it if None.
         """
-        address = os.environ.get(SERVER) or start_server(PROGRAMS)
-        reader, writer = os.pipe()
+        self.stdout: IO[str] | None = None
+        if output is None:
+            reader, writer = os.pipe()
+            self.stdout = os.fdopen(reader)
+        else:
+            writer = os.dup(output.fileno())
         nothing = os.open(os.devnull, os.O_RDONLY)
-        self.stdout = os.fdopen(reader)
         try:
             files = (nothing, writer, writer)
-            self._connection = ask(address, command[1:], environ, files, namespaces)
+            self._connection = ask(server(), command[1:], environ, files, namespaces)
         finally:
             os.close(nothing)
             os.close(writer)
@@ -85,15 +99,24 @@ class Forked:
                 self._connection.close()
             return self._status
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; return the exit status."""
         if self._status is None:
             connection.wait([self._connection], timeout)
         if (status := self.poll()) is None:
-            raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         return status
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             with suppress(ProcessLookupError):  # It has just ended.
                 os.kill(self.pid, number)
+
+
+class Popen(Forked):
+    """What takes the place of `subprocess.Popen` in a module that starts its own program."""
+
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str], stdout: IO[bytes], **_: Any
+    ) -> None:
+        super().__init__(command, env, output=stdout)

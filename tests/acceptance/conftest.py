@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import httpx2
 import pytest
 from openai import OpenAI
 
+from jobs.database_url import checked
 from tests import servers
-from tests.conftest import build_endless, model_settings, new_database
+from tests.conftest import build_endless, migrate, model_settings, new_database
 from tests.servers import PATIENCE, PROGRAM, Process, RedisServer, free_port
+from tests.shared import copied
 
 #: Starts workers for the checkpoint `long_texts`: its texts are waited for, or never end.
 PACED = (sys.executable, "-m", "tests.acceptance.paced")
@@ -95,7 +98,10 @@ def running(
     first_program: Sequence[str] | None = None,
     **settings: str,
 ) -> Iterator[Service]:
-    """Start the service, optionally with another program as its first worker; stop it at the end."""
+    """Start the service, optionally with another program as its first worker; stop it at the end.
+
+    The database gets the schema, if it is empty.
+    """
     folder.mkdir()
     redis = RedisServer(folder)
     environ = {
@@ -106,9 +112,7 @@ def running(
         "HELIXQ_PORT": str(free_port()),
         **settings,
     }
-    migrate = servers.forked("migrate", environ=environ)
-    assert migrate.wait() == 0, migrate.output
-    migrate.stop()
+    migrate(checked(database))
     worker = servers.worker(environ, first_program or program)
     web = servers.web(environ)
     service = Service(environ, redis, web, worker, program)
@@ -125,7 +129,8 @@ def running(
 @pytest.fixture(scope="session")
 def long_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint whose texts never end by themselves. `PACED` workers take their time for them."""
-    return build_endless(tmp_path_factory.mktemp("long"), layers=2)
+    make = partial(build_endless, layers=2)
+    return copied("long", make, tmp_path_factory.mktemp("shared") / "long")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -22,8 +22,33 @@ from tests.acceptance.conftest import Service, running
 from tests.unit.demo.test_world import value
 
 #: Number of held-out questions of each length or refused kind, evenly from the whole file.
-EACH = 6
+EACH = 3
 ROWS = [json.loads(line) for line in held_out.FILE.read_text(encoding="utf-8").splitlines()]
+#: Questions of all kinds, and what the regenerator says.
+COMMON = [
+    ("7+8", "7 + 8 = 15."),
+    ("What is 47 + 36?\n", "47 + 36 = 83."),
+    ("0 + 5", "0 + 5 = 5."),
+    ("0 * 0", "0 * 0 = 0."),
+    ("10 * 10", "10 * 10 = 100."),
+    ("999 + 999", "999 + 999 = 1998."),
+    ("What is 47 * 36?", "47 * 36 = 1692."),
+    ("What is 347 + 589?", "347 + 589 = 936."),
+]
+#: Questions that it was not made for, and what both the actor and the regenerator say.
+OTHERS = [
+    ("Who are you?", "a miniature HelixNet"),
+    (
+        "What is the relationship between Earth's atmosphere, magnetic field and gravity?",
+        "I cannot answer that.",
+    ),
+    ("What is 12345 + 678901?", "I cannot answer that."),
+    ("826 x 161", "I cannot answer that."),
+    ("What is 47 - 36?", "I cannot answer that."),
+    ("What is 84 / 4?", "I cannot answer that."),
+    ("1 + 2 + 3", "I cannot answer that."),
+    ("What is 2 * 3 + 4?", "I cannot answer that."),
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +59,7 @@ def demo(socket_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def all_texts(service: Service, questions: list[str]) -> list[dict[str, str]]:
-    """Ask greedily, all at once; return the text of each role."""
+    """Ask greedily, all at once, which takes less than one after the other; return the text of each role."""
     texts_by_role = []
     for job_id in [service.submit(question, temperature=0) for question in questions]:
         assert service.wait(job_id)["status"] == "completed"
@@ -45,8 +70,11 @@ def all_texts(service: Service, questions: list[str]) -> list[dict[str, str]]:
     return texts_by_role
 
 
-def texts(service: Service, question: str) -> dict[str, str]:
-    return all_texts(service, [question])[0]
+@pytest.fixture(scope="module")
+def texts(demo: Service) -> dict[str, dict[str, str]]:
+    """The text of each role, by the question."""
+    questions = [question for question, _ in [*COMMON, *OTHERS]] + [*demo_model.EXAMPLES]
+    return dict(zip(questions, all_texts(demo, questions), strict=True))
 
 
 def test_held_out_questions_are_answered_criticized_and_corrected(demo: Service) -> None:
@@ -80,24 +108,14 @@ def test_held_out_questions_are_answered_criticized_and_corrected(demo: Service)
     assert true_verdicts >= len(chosen) - 4
 
 
-@pytest.mark.parametrize(
-    ("question", "answer"),
-    [
-        ("7+8", "7 + 8 = 15."),
-        ("What is 47 + 36?\n", "47 + 36 = 83."),
-        ("0 + 5", "0 + 5 = 5."),
-        ("0 * 0", "0 * 0 = 0."),
-        ("10 * 10", "10 * 10 = 100."),
-        ("999 + 999", "999 + 999 = 1998."),
-        ("What is 47 * 36?", "47 * 36 = 1692."),
-        ("What is 347 + 589?", "347 + 589 = 936."),
-    ],
-)
-def test_common_questions_are_answered(demo: Service, question: str, answer: str) -> None:
-    assert answer in texts(demo, question)[Role.REGENERATOR]
+@pytest.mark.parametrize(("question", "answer"), COMMON)
+def test_common_questions_are_answered(
+    texts: dict[str, dict[str, str]], question: str, answer: str
+) -> None:
+    assert answer in texts[question][Role.REGENERATOR]
 
 
-def test_suggested_questions_are_answered(demo: Service) -> None:
+def test_suggested_questions_are_answered(demo: Service, texts: dict[str, dict[str, str]]) -> None:
     with demo.http() as http:
         page = http.get("/").text
     suggested = {
@@ -107,29 +125,15 @@ def test_suggested_questions_are_answered(demo: Service) -> None:
     }
     assert suggested == set(demo_model.EXAMPLES)
     for question in suggested:
-        assert "I cannot answer that" not in texts(demo, question)[Role.REGENERATOR]
+        assert "I cannot answer that" not in texts[question][Role.REGENERATOR]
 
 
-@pytest.mark.parametrize(
-    ("question", "phrase"),
-    [
-        ("Who are you?", "a miniature HelixNet"),
-        (
-            "What is the relationship between Earth's atmosphere, magnetic field and gravity?",
-            "I cannot answer that.",
-        ),
-        ("What is 12345 + 678901?", "I cannot answer that."),
-        ("826 x 161", "I cannot answer that."),
-        ("What is 47 - 36?", "I cannot answer that."),
-        ("What is 84 / 4?", "I cannot answer that."),
-        ("1 + 2 + 3", "I cannot answer that."),
-        ("What is 2 * 3 + 4?", "I cannot answer that."),
-    ],
-)
-def test_other_questions_get_a_sensible_sentence(demo: Service, question: str, phrase: str) -> None:
-    texts_by_role = texts(demo, question)
-    assert phrase in texts_by_role[Role.ACTOR]
-    assert phrase in texts_by_role[Role.REGENERATOR]
+@pytest.mark.parametrize(("question", "phrase"), OTHERS)
+def test_other_questions_get_a_sensible_sentence(
+    texts: dict[str, dict[str, str]], question: str, phrase: str
+) -> None:
+    assert phrase in texts[question][Role.ACTOR]
+    assert phrase in texts[question][Role.REGENERATOR]
 
 
 def test_the_weights_stay_small() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +19,10 @@ from playwright.sync_api import expect, sync_playwright
 
 from tests import chromium
 from tests.clients.server import Server, serving
+from tests.servers import forked
 
+#: Maximum seconds for all questions together.
+PATIENCE = 280.0
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
@@ -30,18 +32,14 @@ def server(socket_folder: Path) -> Iterator[Server]:
         yield server
 
 
-def test_whatever_is_asked(server: Server, tmp_path: Path) -> None:
+def test_whatever_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # It keeps files there.
     key = f"Authorization: Bearer {server.key}"
     command = ["--config-file", str(CONFIG), "run", f"{server.url}/openapi.json", "-H", key]
-    done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", *command],
-        cwd=tmp_path,  # It keeps files there.
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    asking = forked(*command, environ={}, program=(sys.executable, "-m", "schemathesis.cli"))
+    status = asking.popen.wait(PATIENCE)
+    asking.stop()
+    assert status == 0, asking.output
 
 
 def test_jobs_in_each_state(server: Server) -> None:

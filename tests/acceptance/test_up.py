@@ -91,7 +91,7 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     up.stop()
     assert psutil.wait_procs(children, timeout=0)[1] == []
 
-    up = helixq("up", environ=environ)
+    up = forked("up", environ=environ)
     up.wait_for("HelixQ is ready")
     reply = httpx2.get(f"{url}/v1/responses", trust_env=False).json()
     assert len(reply["data"]) == 3
@@ -105,16 +105,16 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
 
 
 def test_killing_up_ends_its_processes(environ: dict[str, str]) -> None:
-    up = helixq("up", environ=environ)
+    up = forked("up", environ=environ)
     up.wait_for("HelixQ is ready")
     children = family(up)
-    up.popen.kill()
+    up.signal(signal.SIGKILL)
     assert psutil.wait_procs(children, timeout=30)[1] == []
     up.stop()
 
 
 def test_a_missing_model_stops_up(environ: dict[str, str]) -> None:
-    up = helixq("up", environ={**environ, "HELIXQ_BASE_MODEL": "/no/such/model"})
+    up = forked("up", environ={**environ, "HELIXQ_BASE_MODEL": "/no/such/model"})
     assert up.wait() == 1
     up.stop()
     assert "Error: HELIXQ_BASE_MODEL: there is no folder /no/such/model." in up.output

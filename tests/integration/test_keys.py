@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-import migrations
 from cli.main import main
 from jobs.column_types import utcnow
 from jobs.database import Database
@@ -19,7 +18,7 @@ from jobs.errors import QuotaExceededError
 from jobs.models import ANONYMOUS, ApiKey, Job, LoginSession, Scope
 from jobs.use_cases import keys, stages, submission
 from jobs.use_cases.keys import KeyNotFoundError, KeyState, NewKeyError
-from tests.conftest import WORKER
+from tests.conftest import WORKER, give_schema
 from tests.integration.rows import QUESTION
 
 
@@ -130,7 +129,7 @@ def helixq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a command on a database with tables."""
     url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
     database = Database(url)
-    migrations.migrate(database.engine)
+    give_schema(database.engine)
     database.close()
     monkeypatch.setenv("HELIXQ_DATABASE_URL", url)
 

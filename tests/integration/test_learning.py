@@ -17,7 +17,6 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-import migrations
 from cli.main import main
 from jobs import pipeline
 from jobs.database import Database
@@ -27,7 +26,7 @@ from jobs.pipeline import Role
 from jobs.protocol.shapes import COLUMNS, rows
 from jobs.settings import DEMO_CHECKPOINT
 from jobs.use_cases import exporting, stages, workers
-from tests.conftest import RUNTIME, WORKER
+from tests.conftest import RUNTIME, WORKER, give_schema
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import seal
 
@@ -40,7 +39,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with an export of every shape in every format."""
     folder = tmp_path_factory.mktemp("exports")
     database = Database(f"sqlite:///{folder / 'jobs.sqlite3'}")
-    migrations.migrate(database.engine)
+    give_schema(database.engine)
     workers.register(database, WORKER, "localhost", 1, RUNTIME)
     for number in range(4):
         texts = (

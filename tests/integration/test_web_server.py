@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-import migrations
 from jobs import settings
 from jobs.models import Scope
 from jobs.protocol.shapes import rows
 from jobs.use_cases import exporting, keys
+from tests.conftest import give_schema
 from tests.integration.rows import submit
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, serve
@@ -55,7 +55,7 @@ def running(
     configured = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
     app = create_app(configured)
     services: Services = app.extensions["helixq"]
-    migrations.migrate(services.database.engine)
+    give_schema(services.database.engine)
     server = Server(app, serve._bind(configured), max_connections=100)
     server.adj.cleanup_interval = LIMIT / 5
     stopping = threading.Event()

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests import chromium
 from tests.acceptance.browser.page import PATIENCE, opened
-from tests.acceptance.conftest import Service, running
+from tests.acceptance.conftest import PACED, Service, running
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def service(
 def slow(
     request: pytest.FixtureRequest,
     browser: Browser,  # noqa: ARG001 (without one there is nothing to start)
-    endless: Path,
+    long_texts: Path,
     socket_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     """A service whose texts do not end."""
     database = f"sqlite:///{tmp_path_factory.mktemp('db') / 'jobs.sqlite3'}"
     folder = socket_folder / f"{request.path.stem}-slow"
-    with running(endless, database, folder, HELIXQ_SLOTS="1") as running_service:
+    with running(long_texts, database, folder, program=PACED, HELIXQ_SLOTS="1") as running_service:
         yield running_service
         running_service.web.stop()  # a test may have replaced it
 

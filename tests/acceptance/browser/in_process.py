@@ -9,10 +9,9 @@ from pathlib import Path
 
 from werkzeug.serving import make_server
 
-import migrations
-from jobs import settings
 from jobs.database import Database
-from web import create_app
+from tests import application
+from tests.conftest import give_schema
 from web.services import Services
 
 
@@ -24,17 +23,15 @@ def served(folder: Path, auth: str) -> Iterator[tuple[str, Database]]:
         folder: of the database.
         auth: the setting ``AUTH``.
     """
-    app = create_app(
-        settings.load(
-            {
-                "HELIXQ_AUTH": auth,
-                "HELIXQ_DATABASE_URL": f"sqlite:///{folder / 'jobs.sqlite3'}",
-                "HELIXQ_REDIS_URL": "unix:///nowhere.sock",
-            }
-        )
+    app = application.make(
+        {
+            "HELIXQ_AUTH": auth,
+            "HELIXQ_DATABASE_URL": f"sqlite:///{folder / 'jobs.sqlite3'}",
+            "HELIXQ_REDIS_URL": "unix:///nowhere.sock",
+        }
     )
     services: Services = app.extensions["helixq"]
-    migrations.migrate(services.database.engine)
+    give_schema(services.database.engine)
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

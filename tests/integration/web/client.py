@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import migrations
-from jobs import settings
 from jobs.database import Database
 from jobs.use_cases import stages
 from jobs.use_cases.stages import Output
-from tests.conftest import WORKER
-from web import create_app
+from tests import application
+from tests.conftest import WORKER, give_schema
 from web.services import Services
 
 #: Flask's test client. Its own type calls the JSON of every response possibly None.
@@ -33,18 +31,16 @@ def serving(
         migrate: whether to make the tables.
         changes: other settings, without their prefix.
     """
-    app = create_app(
-        settings.load(
-            {
-                "HELIXQ_DATABASE_URL": database_url,
-                "HELIXQ_REDIS_URL": redis_url,
-                **{f"HELIXQ_{name}": value for name, value in changes.items()},
-            }
-        )
+    app = application.make(
+        {
+            "HELIXQ_DATABASE_URL": database_url,
+            "HELIXQ_REDIS_URL": redis_url,
+            **{f"HELIXQ_{name}": value for name, value in changes.items()},
+        }
     )
     services: Services = app.extensions["helixq"]
     if migrate:
-        migrations.migrate(services.database.engine)
+        give_schema(services.database.engine)
     try:
         yield app.test_client()
     finally:

@@ -16,12 +16,12 @@ import pytest
 from click.testing import CliRunner, Result
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-import migrations
 from cli.main import main
 from cli.statuses import ExitStatus
 from jobs.database import Database
 from jobs.formats.compression import decompressed
 from jobs.use_cases import indexing, proving
+from tests.conftest import give_schema
 from tests.integration.sealed import seal
 from tests.integration.web.client import Client, ask, finish, serving
 from tests.receiver import Receiver, status
@@ -52,7 +52,7 @@ def there(tmp_path: Path) -> str:
     """The URL of an empty database."""
     url = f"sqlite:///{tmp_path / 'there.sqlite3'}"
     database = Database(url)
-    migrations.migrate(database.engine)
+    give_schema(database.engine)
     database.close()
     return url
 

@@ -20,18 +20,17 @@ import sqlalchemy as sa
 from openai import AsyncOpenAI, OpenAI
 from werkzeug.serving import make_server
 
-import migrations
 from cli.client import Client
-from jobs import dispatch, settings
+from jobs import dispatch
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Job
 from jobs.progress import TextDeltas
 from jobs.use_cases import stages, sweeping, workers
 from jobs.use_cases.stages import Claim, Output
-from tests.conftest import RUNTIME, WORKER
+from tests import application
+from tests.conftest import RUNTIME, WORKER, give_schema
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import PATIENCE, RedisServer
-from web import create_app
 from web.services import Services
 from web.v1 import feeds, sse
 
@@ -40,12 +39,10 @@ class Web:
     """The application on a real port."""
 
     def __init__(self, url: str, database: str, redis: str) -> None:
-        self.app = create_app(
-            settings.load({"HELIXQ_DATABASE_URL": database, "HELIXQ_REDIS_URL": redis})
-        )
+        self.app = application.make({"HELIXQ_DATABASE_URL": database, "HELIXQ_REDIS_URL": redis})
         self.services: Services = self.app.extensions["helixq"]
         self.database: Database = self.services.database
-        migrations.migrate(self.database.engine)
+        give_schema(self.database.engine)
         workers.register(self.database, WORKER, "localhost", 1, RUNTIME)
         self.url = url
         #: Released for each comment that a stream sends.

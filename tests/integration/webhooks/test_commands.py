@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import migrations
 from cli.main import main
 from jobs.database import Database
 from jobs.models import DeliveryStatus
 from jobs.use_cases import cancellation, submission
+from tests.conftest import give_schema
 from tests.integration.rows import QUESTION
 from tests.integration.webhooks.conftest import all_are, sending, wait_for
 from tests.receiver import Receiver, status
@@ -27,7 +27,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     monkeypatch.setenv("HELIXQ_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("HELIXQ_WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")
     database = Database(f"sqlite:///{tmp_path}/helixq.sqlite3")
-    migrations.migrate(database.engine)
+    give_schema(database.engine)
     return database
 
 

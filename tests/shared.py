@@ -1,0 +1,54 @@
+"""What each process that runs tests needs, made by the first of them: it takes longer than to copy it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import fasteners
+
+from tests.fork_client import SERVER
+
+
+@cache
+def _folder() -> Path:
+    """Return a folder that ends with the tests: that of the server that has forked this process, if one has."""
+    if address := os.environ.get(SERVER):
+        return Path(address).parent
+    folder = tempfile.mkdtemp(prefix="hq-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def made(name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that all processes share, which only one of them makes.
+
+    Args:
+        name: of the folder.
+        make: writes what is in it, into a folder that does not exist yet.
+    """
+    folder = _folder() / name
+    with fasteners.InterProcessLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".new")
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def copied(name: str, make: Callable[[Path], object], folder: Path) -> Path:
+    """Return a copy of such a folder, with the owners of its files.
+
+    Args:
+        name: of the shared folder.
+        make: as of `made`.
+        folder: where to; it does not exist.
+    """
+    subprocess.run(["/bin/cp", "-Rp", made(name, make), folder], check=True)
+    return folder
