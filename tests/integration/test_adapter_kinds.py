@@ -1,11 +1,10 @@
 """Every kind of adapter: its role has PEFT's text and the others keep theirs, or it is refused.
 
-The right text is always PEFT's: one adapter alone, on a base of its own, greedy.
+The right text is always PEFT's: one adapter alone, on a base that was loaded for it, greedy.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 import shutil
 import warnings
@@ -175,13 +174,7 @@ CASES = [(False, name) for name in KINDS] + [
 
 
 def base_of(folder: Path) -> Any:
-    """Return the base of a folder, which the caller may change."""
-    return copy.deepcopy(_load((folder / "base").resolve()))
-
-
-@cache
-def _load(base: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
 
 
 def save(folder: Path, role: Role, kind: Kind, seed: int) -> None:

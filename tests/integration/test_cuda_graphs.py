@@ -122,7 +122,7 @@ def answers(
     }
     engine = BatchingEngine(model, tokenizer, capture=lambda _: record, **options)
     completions = [g.result() for g in [engine.submit(request) for request in requests]]
-    completions += [engine.submit(request).result() for request in requests[:4]]
+    completions += [engine.submit(request).result() for request in requests[:2]]
     assert engine.config.paged
     if isinstance(record, Tracer):
         assert engine.config.cuda_graphs == bool(record.sizes)
@@ -204,7 +204,7 @@ def test_preempted_sequences_are_recomputed_with_graphs(
 ) -> None:
     caplog.set_level("INFO")
     rng = random.Random(8)
-    requests = [request(rng, temperature=0.75) for _ in range(16)]
+    requests = [request(rng, temperature=0.75) for _ in range(8)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=80)) for r in requests]
     check(lambda: load_models(checkpoint), tokenizer, requests, num_blocks=FEW)
     assert "preempted a request" in caplog.text
