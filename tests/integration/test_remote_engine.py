@@ -31,6 +31,7 @@ from worker.engine.interface import (
 from worker.remote import engine as remote
 from worker.remote import servers
 from worker.remote.errors import RemoteError
+from worker.remote.server import Server
 
 PROMPT = "SYSTEM: Be brief. \nUSER: What is 1 + 1?\u2028</s> \nASSISTANT: "
 
@@ -258,6 +259,27 @@ def test_a_server_that_restarts_is_waited_for(
         assert len(again.warm_ups) == len(Role), "it is checked before it is used again"
     finally:
         again.stop()
+
+
+def test_an_error_that_nobody_expects_does_not_end_the_checks(
+    vllm: VLLM, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checked = threading.Event()
+    list_models = Server.list_models
+    faults = 3
+
+    async def fail(self: Server) -> Any:
+        nonlocal faults
+        if faults:
+            faults -= 1
+            raise ZeroDivisionError  # A fault: it stands for an error in this code.
+        checked.set()
+        return await list_models(self)
+
+    monkeypatch.setattr(Server, "list_models", fail)
+    assert checked.wait(PATIENCE)
+    assert ask(engine).text
+    assert f"{vllm.url} could not be checked" in caplog.text
 
 
 def test_a_server_that_does_not_come_back_fails_the_request(

@@ -151,7 +151,10 @@ class Servers:
                     raise UnavailableError(f"{member.url} does not list its models")
                 if same:
                     self._descriptions[member.url] = description
-        except (UnavailableError, RefusedError) as error:
+        except Exception as error:
+            # Whatever it is: without the checks nobody would see that servers end, and that they are back.
+            if not isinstance(error, UnavailableError | RefusedError):
+                log.exception("%s could not be checked", member.url)
             member.failed_checks += 1
             if member.failed_checks == MAX_FAILED_CHECKS:
                 log.warning("a server is not used until it responds: %s", error)
