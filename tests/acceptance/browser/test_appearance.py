@@ -124,6 +124,7 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
             page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
             assert page.evaluate(MOVING) == [], path
             page.emulate_media(forced_colors="active", color_scheme="light")
+            assert page.evaluate("matchMedia('(forced-colors: active)').matches")
             assert page.evaluate(ALIKE) == [], path
             # What has nothing to do with colours is the same in all of them.
             accessible(page, path, runOnly=["color-contrast", "link-in-text-block"])
