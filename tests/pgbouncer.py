@@ -61,6 +61,7 @@ def pgbouncer(folder: Path, url: str, mode: str = "transaction") -> Iterator[str
         user = (Path(str(near.query["host"])) / ".s.PGSQL.5432").owner()
         command.append(f"--user={user}")
         shutil.chown(folder, user)
+        folder.parent.chmod(0o711)  # Otherwise that user does not reach it.
     process = start(command, os.environ)
     far = near.set(query={"host": str(folder), "port": str(PORT)})
     try:

@@ -145,7 +145,7 @@ def free_idempotency_key(connection: sa.Connection, owner: str, key: str) -> Non
     connection.execute(
         sa.update(File)
         .where(File.owner == owner, File.idempotency_key == key, ~_IS_VISIBLE)
-        .values(idempotency_key=None)
+        .values(idempotency_key=None, request_digest=None)
     )
 
 
@@ -190,7 +190,7 @@ def mark_deleted(connection: sa.Connection, owner: str | None, file_id: str) -> 
     statement = sa.update(File).where(File.id == file_id, _IS_VISIBLE)
     if owner is not None:
         statement = statement.where(File.owner == owner)
-    statement = statement.values(state=FileState.DELETED, idempotency_key=None)
+    statement = statement.values(state=FileState.DELETED, idempotency_key=None, request_digest=None)
     return bool(connection.execute(statement).rowcount)
 
 
@@ -219,7 +219,9 @@ def hide_old(connection: sa.Connection, retention: float | None) -> None:
     """
     for condition in _old(retention):
         connection.execute(
-            sa.update(File).where(condition).values(state=FileState.DELETED, idempotency_key=None)
+            sa.update(File)
+            .where(condition)
+            .values(state=FileState.DELETED, idempotency_key=None, request_digest=None)
         )
 
 

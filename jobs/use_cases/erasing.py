@@ -232,7 +232,12 @@ def _empty_review(
     columns: dict[Any, Any] = {
         getattr(Review, name): [] if name == "tags" else "" for name in names
     }
-    columns |= {Review.log_salt: None, Review.log_salts: _kept(salts, left)}
+    columns |= {
+        Review.log_salt: None,
+        Review.log_salts: _kept(salts, left),
+        # As a job's: it would tell whether a guess is right.
+        Review.request_digest: None,
+    }
     erasures.update_review(connection, review.id, columns)
     return {
         f"/reviews/{review.number}/{name}": _hash(salts, f"/{name}", record[name]) for name in names

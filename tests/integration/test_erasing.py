@@ -109,7 +109,8 @@ def test_an_erased_text_cannot_be_guessed_from_what_is_left(database: Database) 
 
 def test_an_exported_history_verifies_with_texts_erased(database: Database) -> None:
     job = end(database, question=SECRET)
-    reviewing.add(database, None, job.id, NewReview(note=SECRET), reviewer="ann")
+    request = {"idempotency_key": "k", "request_digest": "e" * 64}
+    reviewing.add(database, None, job.id, NewReview(note=SECRET), reviewer="ann", **request)
     seal(database), seal(database)
     whole = json.loads(json.dumps(history(get(database, job))))
     erase(database, job, "/question", "/reviews/0/note")
@@ -119,6 +120,7 @@ def test_an_exported_history_verifies_with_texts_erased(database: Database) -> N
     assert review["note"]["erased"] is True
     assert review_digest(job.id, review, salts_of(review["log"])) == review["digest"]
     assert review["digest"] == whole["reviews"][0]["digest"]
+    assert "e" * 64 not in everything(database), "a digest of the request would confirm a guess"
     told["attempts"][0]["output"] = "A lie."
     assert digest(told, salts_of(told["log"])) != whole["digest"]
 
