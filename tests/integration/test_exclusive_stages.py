@@ -32,7 +32,7 @@ def test_a_stage_that_waits_to_run_exclusively_takes_one_thread(
         running = pool.submit(runner.run, neighbor.id, 0)
         neighbors = engine.generations.get(timeout=PATIENCE)
         waiting = [pool.submit(runner.run, suspect.id, 0) for _ in range(2)]
-        refused, left = wait(waiting, 10, FIRST_COMPLETED)
+        refused, left = wait(waiting, PATIENCE, FIRST_COMPLETED)
         finish(neighbors)
         running.result(PATIENCE)
         finish(engine.generations.get(timeout=PATIENCE))
