@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
-#: Jobs that have not ended that a page may look through: that takes a few milliseconds.
-MAX_UNFINISHED = 500
+#: Jobs that have not ended that a page may look through: that takes about ten milliseconds.
+MAX_UNFINISHED = 2000
 #: Jobs that a search may index before it begins: each takes about a millisecond.
 MAX_CAUGHT_UP = 4
 
