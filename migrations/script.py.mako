@@ -5,7 +5,7 @@ from alembic import op
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
-# The oldest revision whose programs run on this schema too: see docs/deployment.md, "While jobs run".
+# The oldest revision whose programs run on this schema too: see docs/deployment-upgrades.md, "While jobs run".
 compatible_from = ${repr(up_revision)}
 branch_labels = None
 depends_on = None

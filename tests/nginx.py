@@ -1,4 +1,4 @@
-"""A real nginx in front of a web, with the configuration of docs/deployment.md."""
+"""A real nginx in front of a web, with the configuration of docs/deployment-proxy.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from tests.certificates import CERTIFICATE, KEY, make_certificate
 from tests.servers import Process, free_port, start
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "deployment.md"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "deployment-proxy.md"
 #: What a distribution's nginx.conf has around a site, with paths that belong to an ordinary user.
 CONFIGURATION = """
 daemon off;

@@ -86,7 +86,7 @@ class ProtocolError(UserError):
         """
         Args:
             message: one sentence or two: what is wrong, and what would be right.
-            code: the error's name for programs, one of those in ``docs/http.md``.
+            code: the error's name for programs, one of those in ``docs/http-errors.md``.
             param: the path of the parameter at fault, such as ``input.0.role``.
         """
         super().__init__(message)

@@ -157,7 +157,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 def test_the_documents_list_the_metrics(samples: dict[str, list[dict[str, str]]]) -> None:
-    text = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "deployment-monitoring.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"`(helixq_\w+)`", text))
     served = {
         re.sub(r"_(bucket|sum|count|created)$", "", name)

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 PROFILES = {"serve", "elsewhere", "demo", "observe"}
 #: Images that have no program which could check their health.
 WITHOUT_SHELL = {"collector", "jaeger"}
+ANALYZE = shutil.which("systemd-analyze")
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
 
@@ -228,7 +229,7 @@ def test_a_worker_waits_until_its_adapters_are_converted() -> None:
 
 
 def test_the_worker_fits_a_card_of_24_gb(secrets: Path) -> None:
-    """By the sizes in docs/deployment.md, "Memory and disk"."""
+    """By the sizes in docs/deployment-workers.md, "Memory and disk"."""
     loaded = settings.load(environment("worker", secrets))
     weights = 1.07 * (2 * 7.24e9 + 3 * 2 * 168e6)
     left = 24e9 - weights - 1.5e9  # The driver, PyTorch and the tensors of a step.
@@ -412,3 +413,19 @@ def test_the_table_shows_the_defaults() -> None:
             assert default == f"`{value}`", name
         elif value is None:
             assert "not set" in default, name
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="there is no systemd here")
+def test_systemd_takes_the_documented_unit(tmp_path: Path) -> None:
+    assert ANALYZE is not None
+    text = (ROOT / "docs" / "deployment-hosts.md").read_text(encoding="utf-8")
+    [unit] = re.findall(r"^```ini\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    program = "/opt/helixq/venv/bin/helixq"
+    assert f"ExecStart={program} %i" in unit
+    file = tmp_path / "helixq@.service"
+    file.write_text(unit.replace(program, "/bin/true"), encoding="utf-8")
+    done = subprocess.run(
+        [ANALYZE, "verify", str(file)], capture_output=True, text=True, check=False
+    )
+    # A key that it does not know is a warning.
+    assert (done.returncode, done.stderr) == (0, "")

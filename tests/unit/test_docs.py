@@ -131,7 +131,8 @@ def test_the_table_of_errors_has_every_code() -> None:
         given |= set(re.findall(r'\bcode="([a-z_]+)"', source))
         given |= set(re.findall(r'StatisticsError\(\s*"\w+",\s*"(\w+)"', source))
     # Those of a batch's lines and of streams are described where these are.
-    described = set(_CODE.findall(prose("docs/http.md")))
+    pages = ["docs/http-errors.md", "docs/http-batches.md", "docs/http-chat.md"]
+    described = {piece for page in pages for piece in _CODE.findall(prose(page))}
     assert given - described == set()
 
 

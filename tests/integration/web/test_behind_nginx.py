@@ -1,4 +1,4 @@
-"""The web behind a real nginx, which has the configuration of docs/deployment.md: what users notice of it."""
+"""The web behind a real nginx, which has the configuration of docs/deployment-proxy.md: what users notice of it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Operation:
     is_open: bool = False
 
 
-#: What is wrong, by status; docs/http.md has the codes.
+#: What is wrong, by status; docs/http-errors.md has the codes.
 ERRORS = {
     400: "A parameter is wrong, or the `Host` header where the server listens on a loopback address.",
     401: "No API key was given, or it is wrong, revoked or expired.",
