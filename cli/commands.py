@@ -170,7 +170,7 @@ COMMANDS = {
     ),
     "jobs new-log": Entry(
         "cli.trust:new_log",
-        "Let the transparency log go on under a new name, after an older backup was restored.",
+        "Continue the transparency log under a new name, after an older backup was restored.",
         "helixq jobs new-log",
     ),
     "jobs proof": Entry(
@@ -185,7 +185,7 @@ COMMANDS = {
     ),
     "jobs retry": Entry(
         "cli.jobs:retry",
-        "Let failed jobs go on from their first unfinished stage.",
+        "Continue failed jobs from their first unfinished stage.",
         "helixq jobs retry ID",
     ),
     "jobs review": Entry(
@@ -255,7 +255,7 @@ COMMANDS = {
     "webhooks list": Entry("cli.webhooks:list_", "List the endpoints.", "helixq webhooks list"),
     "webhooks ping": Entry(
         "cli.webhooks:ping",
-        "Send an event about nothing to an endpoint, from this machine, and print the reply's status.",
+        "Send a test event to an endpoint, from this machine, and print the reply's status.",
         "helixq webhooks ping ID",
     ),
     "webhooks redeliver": Entry(

@@ -147,7 +147,7 @@ def cancel(
 def retry(
     settings: Settings, /, job_ids: tuple[str, ...], fields: Fields | None, url: str | None
 ) -> None:
-    """Let failed jobs go on from their first unfinished stage."""
+    """Continue failed jobs from their first unfinished stage."""
     with Client(url or settings.url, settings.api_key) as client:
         print_each(job_ids, client.retry, _standing, fields)
 

@@ -173,7 +173,7 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None, fields: Fie
 @json_fields(("public_key",))
 @click.pass_obj
 def new_log(settings: Settings, /, fields: Fields | None) -> None:
-    """Let the transparency log go on under a new name, after an older backup was restored.
+    """Continue the transparency log under a new name, after an older backup was restored.
 
     All entries stay, and get a new key and a new checkpoint. HELIXQ_LOG_ORIGIN or HELIXQ_LOG_KEY, if set, give the new
     name. The new public key is printed.

@@ -182,7 +182,7 @@ def rotate(settings: Settings, /, endpoint_id: str, keep_old: bool, fields: Fiel
 @json_fields("WebhookTest")
 @click.pass_obj
 def ping(settings: Settings, /, endpoint_id: str, event_type: str, fields: Fields | None) -> None:
-    """Send an event about nothing to an endpoint, from this machine, and print the reply's status."""
+    """Send a test event to an endpoint, from this machine, and print the reply's status."""
     from cli.database import open_database
     from jobs import webhook_delivery
     from jobs.protocol.webhooks import sample_result

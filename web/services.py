@@ -79,7 +79,7 @@ class Services:
         return dispatch.cancel(self.database, self.progress, owner, job_id)
 
     def retry(self, job_id: str) -> Job:
-        """Let a failed job that the current request may change go on; see `dispatch.retry`."""
+        """Continue a failed job that the current request may change; see `dispatch.retry`."""
         owner = get_caller().changeable_owner
         return dispatch.retry(self.database, self.publisher, self.progress, owner, job_id)
 

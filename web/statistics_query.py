@@ -39,7 +39,7 @@ def wanted() -> Query:
 
 
 def by_day(wanted: Query) -> Query:
-    """Return the same by day."""
+    """Return the same query, grouped by day."""
     return replace(wanted, by=By.DAY)
 
 

@@ -16,7 +16,7 @@ _FLOATS = ("temperature", "top_p")
 
 
 class NotFiniteError(ValueError):
-    """A number that JSON cannot spell: replies that repeat it could not be read."""
+    """A number that JSON cannot represent, so that replies could not repeat it."""
 
 
 def loads(text: bytes) -> Any:
@@ -77,7 +77,7 @@ def digest(data: dict[str, Any]) -> str:
 
 
 def check_depth(data: dict[str, Any]) -> None:
-    """Check that what reads the body may recurse: the interpreter's own limit depends on who calls.
+    """Check that recursive code can read a body. The interpreter's own limit depends on the depth of the caller.
 
     Raises:
         InvalidRequestError: it has more than `MAX_DEPTH` arrays and objects within each other.

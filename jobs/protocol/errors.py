@@ -127,13 +127,13 @@ class CancelledError(ProtocolError):
 
 
 class WrongStateError(ProtocolError):
-    """What is asked for does not fit the state that the job is in."""
+    """The state of the job does not allow the request."""
 
     kind = ErrorKind.WRONG_STATE
 
 
 class TooEarlyError(ProtocolError):
-    """The job is not as far as the request needs."""
+    """The request comes too early in the life of the job."""
 
     kind = ErrorKind.TOO_EARLY
 

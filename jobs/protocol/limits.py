@@ -21,7 +21,7 @@ MARGIN = 64
 
 
 class Fit(NamedTuple):
-    """What of a request fits the model's context."""
+    """The parts of a request that fit the model's context."""
 
     #: The maximum number of new tokens of each stage.
     max_output_tokens: int
@@ -30,7 +30,7 @@ class Fit(NamedTuple):
 
 
 def fit(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> Fit:
-    """Return what of a request fits the model's context.
+    """Return the parts of a request that fit the model's context.
 
     The last prompt contains the answer and the critique, and the context also holds the
     regeneration: three texts of ``max_output_tokens``.

@@ -47,7 +47,7 @@ class Accepted:
 
 
 def one_of(*values: Any) -> Accepted:
-    """Return that these values are accepted."""
+    """Accept these values."""
     return Accepted(lambda value: value in values, {"enum": list(values)})
 
 
@@ -130,7 +130,7 @@ Label = Annotated[str, Field(max_length=512)]
 
 
 class CommonOptions(BaseModel):
-    """Those that responses and chat completions share."""
+    """The options that responses and chat completions share."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -214,7 +214,7 @@ _NOT_STORED_HERE = "The server stores no such objects. Leave it out."
 
 
 class ResponseOptions(CommonOptions):
-    """Those of ``POST /v1/responses``."""
+    """The options of ``POST /v1/responses``."""
 
     include: Annotated[list[str], Field(fail_fast=True)] | None = None
     text: TextOptions | None = None

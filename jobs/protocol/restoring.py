@@ -66,7 +66,7 @@ def _restore(exported: Mapping[str, Any], checked: Checked) -> Job:
 
 
 def difference(one: Any, other: Any, pointer: str = "") -> str | None:
-    """Return where two histories differ first, as a JSON pointer, but for what the log says of them."""
+    """Return the JSON pointer of the first difference of two histories, except for their places in the log."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         names = [*one, *(name for name in other if name not in one)]
         for name in names:
@@ -90,7 +90,7 @@ def difference(one: Any, other: Any, pointer: str = "") -> str | None:
 
 
 def disagreement(there: Job, other: Job) -> str | None:
-    """Return why a stored job is not the one of a file; None if it is, and has all that the file says of it.
+    """Return how a stored job contradicts that of a file; None if it has everything that the file has.
 
     A stored job may have more reviews and erasures: they came later. Texts that were erased here have the digests
     of those in the file.

@@ -105,7 +105,7 @@ def figures(tally: Tally) -> dict[str, Any]:
 
 
 def unit(name: str) -> int:
-    """Return how many of a measure's integers are one of what the API has."""
+    """Return how many of a measure's integers make one unit of the API."""
     last = name.rpartition(".")[2]
     return {"rate": 1000, "prompt_tokens": 1, "output_tokens": 1}.get(last, MILLION)
 
@@ -158,7 +158,7 @@ def _named(of: Any) -> dict[str, Any] | None:
 
 
 def comparison(read: Statistics) -> dict[str, Any] | None:
-    """Return how the two sides compare that were asked for; None if none were."""
+    """Return the comparison of the two sides of a query; None if it has none."""
     if read.compared is None:
         return None
     first, second = read.compared

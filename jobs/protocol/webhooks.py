@@ -93,12 +93,12 @@ def event_type_list() -> dict[str, Any]:
 
 
 def deleted_object(endpoint_id: str) -> dict[str, Any]:
-    """Return that an endpoint is deleted."""
+    """Return the reply to the deletion of an endpoint."""
     return {"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True}
 
 
 def sample_result(endpoint_id: str, event_type: str, outcome: Outcome) -> dict[str, Any]:
-    """Return what a receiver replied to a sample."""
+    """Return what a receiver replied to a test event."""
     return {
         "object": "webhook_endpoint.test",
         "webhook_endpoint_id": endpoint_id,

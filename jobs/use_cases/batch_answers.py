@@ -1,4 +1,4 @@
-"""The lines of a batch on their way: submitting them as jobs, and writing their answers."""
+"""Submitting the lines of a batch as jobs, and writing their answers."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _write(
 
 @retry_on_conflict
 def raise_waiting_lines(database: Database) -> int:
-    """Let lines that have waited long take their turn among single questions; return how many.
+    """Give lines that have been queued for long the priority of single questions; return how many.
 
     While there are always single questions, lines would otherwise never be asked. A sweep publishes them
     again; the messages that they have find nothing to claim.

@@ -106,7 +106,7 @@ def take(database: Database, *, room: Callable[[str], int], limit: int) -> list[
 
 @retry_on_conflict
 def record(database: Database, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
-    """Record what came of deliveries: each is delivered, due again later, or given up.
+    """Record the outcomes of deliveries: each is delivered, due again later, or given up.
 
     An endpoint whose receiver is gone is disabled, and what waits for it is given up.
     """
@@ -123,7 +123,7 @@ def record(database: Database, outcomes: Sequence[tuple[Delivery, Outcome]]) -> 
 
 @retry_on_conflict
 def release(database: Database, unsent: Iterable[Delivery]) -> None:
-    """Give deliveries back that were taken and not sent: they are due at once."""
+    """Give back deliveries that were taken and not sent: they are due at once."""
     with database.write() as connection:
         for delivery in unsent:
             deliveries.give_back(
@@ -186,7 +186,7 @@ def redeliver(database: Database, owner: str | None, delivery_id: str) -> Webhoo
 def sample(
     database: Database, owner: str | None, endpoint_id: str, event_type: str
 ) -> tuple[str, dict[str, str], bytes]:
-    """Return an event about nothing, to test an owner's endpoint: URL, headers and body.
+    """Return a test event for an owner's endpoint: URL, headers and body.
 
     Raises:
         EndpointNotFoundError: the owner (None: any) has no such endpoint.

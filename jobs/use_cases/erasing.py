@@ -1,10 +1,10 @@
 """Erasing texts of ended jobs on request. What remains still verifies.
 
-The hash of each text stays, and its salt goes: nobody can find out any more what the text was, not even by
-guessing. The log gets an entry of it.
+The hash of each text stays and its salt is deleted, so nobody can find out what the text was, not even by
+guessing. The log gets an entry about it.
 
-A text is in several places of a job. Those that have it because of how a job runs are erased with it: see
-`with_copies`. What a model repeated by itself is not found.
+A job may have a text in several places. Copies that result from how a job runs are erased with it: see
+`with_copies`. What a model repeated in its own words is not found.
 """
 
 from __future__ import annotations

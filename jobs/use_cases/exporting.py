@@ -1,6 +1,6 @@
 """Exporting: jobs in the order of their creation, a page at a time.
 
-Each page is a short transaction of its own, so that whoever reads slowly holds no connection and no snapshot.
+Each page is a short transaction of its own, so a slow reader holds no connection and no snapshot.
 A page begins after the place of the page before and not after its last job, which may be deleted by then.
 """
 

@@ -45,7 +45,7 @@ def any_pending(database: Database) -> bool:
 
 
 def prepare(database: Database, *, limit: int = MAX_JOBS) -> list[NewDocument]:
-    """Return what the index is to have of jobs that it does not have as they are, those that ended first."""
+    """Return the documents of jobs whose document is missing or outdated, those that ended first."""
     with database.read_session() as session:
         jobs = documents.load_unindexed(session, limit)
     return [document(job) for job in jobs]
@@ -66,7 +66,7 @@ def put(database: Database, prepared: list[NewDocument]) -> int:
 
 
 def merge(database: Database) -> None:
-    """Merge what was put into SQLite's index lately, in short transactions, with pauses for other writers."""
+    """Merge the latest changes of SQLite's index, in short transactions, with pauses for other writers."""
     if database.engine.dialect.name != "sqlite":
         return
     for _ in range(MAX_MERGES):
@@ -80,7 +80,7 @@ def merge(database: Database) -> None:
 
 
 def document(job: Job) -> NewDocument:
-    """Return what the index is to have of a job.
+    """Return the document of a job.
 
     Args:
         job: that has ended, with its attempts and their workers loaded.

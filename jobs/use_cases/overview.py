@@ -36,7 +36,7 @@ def openings(database: Database, job_ids: Collection[str]) -> dict[str, Opening]
 
 
 def can_count(filters: Filters) -> bool:
-    """Return whether the jobs that meet filters are the entries of an index from one on, whatever their status."""
+    """Return whether the jobs of each status that meet filters are consecutive entries of an index."""
     return not filters.need_index and filters.rating == ANY
 
 

@@ -1,6 +1,6 @@
 """Pausing and resuming the queue: while it is paused, no worker claims a stage.
 
-Stages that run go on to their ends, and questions are accepted. Every pause is kept.
+Running stages finish, and questions are accepted. Every pause is kept.
 """
 
 from __future__ import annotations
@@ -77,6 +77,6 @@ def is_paused(database: Database) -> bool:
 
 
 def current(database: Database) -> LastPause | None:
-    """Return the pause that lasts; None if the queue is not paused."""
+    """Return the current pause; None if the queue is not paused."""
     last = database.query(pauses.last)
     return None if last is None or last.resumed_at is not None else last

@@ -24,7 +24,7 @@ MAX_AGE = 60.0
 
 
 class Part(StrEnum):
-    """What of a job has entries of its own."""
+    """The parts of a job that have entries of their own."""
 
     REVIEW = "review"
     ERASURE = "erasure"
@@ -91,7 +91,7 @@ def prove_all(connection: sa.Connection, jobs: Iterable[Job]) -> dict[int, Proof
 
 
 def prove_entries(connection: sa.Connection, indexes: Collection[int]) -> list[Proof]:
-    """Return the proofs of entries, each with the checkpoint that has the most cosignatures, and of several the newest.
+    """Return the proofs of entries, each with the newest of the checkpoints that have the most cosignatures.
 
     Entries that no checkpoint has are left out.
     """
@@ -146,7 +146,7 @@ def get_checkpoint(database: Database) -> str | None:
 
 
 def get_tile(database: Database, level: int, tile: Tile) -> bytes | None:
-    """Return the hashes of a tile; None if the tree has not so many."""
+    """Return the hashes of a tile; None if the tree does not have it yet."""
     with database.read() as connection:
         hashes = log.get_tile(connection, level, tile.number)
     size = tile.width * HASH_SIZE
@@ -154,7 +154,7 @@ def get_tile(database: Database, level: int, tile: Tile) -> bytes | None:
 
 
 def get_bundle(database: Database, tile: Tile) -> bytes | None:
-    """Return the entries of a tile of level 0 as a bundle; None if the log has not so many."""
+    """Return the entries of a tile of level 0 as a bundle; None if the log does not have them yet."""
     start = tile.number * WIDTH
     with database.read() as connection:
         rows = log.list_entries(connection, start, start + tile.width)

@@ -1,4 +1,4 @@
-"""Retrying failed jobs: they go on from their first unfinished stage."""
+"""Retrying failed jobs: continuing them from their first unfinished stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.use_cases.queries import get_job
 
 @retry_on_conflict
 def retry(database: Database, owner: str | None, job_id: str) -> Job:
-    """Let a failed job of an owner (None: of any owner) go on; return it.
+    """Continue a failed job of an owner (None: of any owner); return it.
 
     It keeps its id, its seed, its model and its attempts, and its finished stages are not run again. Its time
     limit begins again, and lost workers count from now on. If it has an entry in the log, it gets another one

@@ -59,7 +59,7 @@ Verdicts = dict[str, dict[str, Verdict]]
 
 
 class Mark(NamedTuple):
-    """A job in the order in which a person reviews jobs: whatever follows it is next."""
+    """A position in the order in which a person reviews jobs: the job after it is next."""
 
     job_id: str
     #: Whether others had reviewed it. Those that nobody reviewed come first.
@@ -68,7 +68,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class NextReview:
-    """What a person reviews next, and how far that person is."""
+    """What a person reviews next, and how much that person has reviewed."""
 
     #: None if nothing follows.
     next: Mark | None
@@ -285,7 +285,7 @@ def current(
 
 
 def disagree(verdicts: dict[str, Verdict]) -> bool:
-    """Return whether two reviewers of a job rated the same differently."""
+    """Return whether two reviewers of a job gave different ratings."""
     return any(
         len({verdict[index] for verdict in verdicts.values()} - {None}) > 1 for index in (0, 1)
     )

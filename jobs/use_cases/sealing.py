@@ -228,7 +228,7 @@ def require_continued(database: Database, kept: KeptCheckpoint) -> str | None:
 
 @retry_on_conflict
 def begin_new_log(database: Database, signing: Signing) -> Verifier:
-    """Let the log go on under a new name and with a new key, and sign it so; return its public key.
+    """Continue the log under a new name, and sign it with a new key; return its public key.
 
     All entries stay. The checkpoints and cosignatures of the old name are deleted: they are kept by those who need them.
 

@@ -1,4 +1,4 @@
-"""Where a job stands that has not ended: its place in the queue, and who could take it."""
+"""The place in the queue of a job that has not ended, and the workers that could take it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a question waits for that is asked now."""
+    """What a question would wait for if it were asked now."""
 
     standing: Standing
     #: The name of the base and the tokens of the context of each model that is served.
@@ -50,7 +50,7 @@ class Outlook:
 
 
 def find_standing(database: Database, job: Job, now: dt.datetime) -> Standing:
-    """Return where a job stands. No count goes further than `CAP`, whatever the queue.
+    """Return a job's place in the queue, and what it waits for. Counts end at `CAP`.
 
     Args:
         database: of the job.
@@ -73,7 +73,7 @@ def find_standing(database: Database, job: Job, now: dt.datetime) -> Standing:
 
 
 def find_outlook(database: Database, now: dt.datetime) -> Outlook:
-    """Return what a question waits for that is asked now, and what would answer it.
+    """Return what a question would wait for if it were asked now, and what would answer it.
 
     Args:
         database: to ask in.

@@ -1,7 +1,7 @@
 """Reading statistics of ended jobs, from their rollups.
 
-The rows that are read are those of a range's periods, whatever number of jobs ended in them. Only groups by
-metadata, of which there may be as many as jobs, are made from the jobs, of which there is a maximum.
+A query reads the rows of its range's periods, however many jobs ended in them. Only groups by metadata, of which there
+may be as many as jobs, are made from the jobs themselves, up to a maximum.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ Key = dt.datetime | str | AdapterKey | None
 
 @dataclass
 class Side:
-    """One of two that are compared."""
+    """One side of a comparison."""
 
     name: str
     models: list[str]

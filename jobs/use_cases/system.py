@@ -82,7 +82,7 @@ class System:
 
 @dataclass(frozen=True)
 class Summary:
-    """The least that one wants to know of a service."""
+    """The key facts about a service."""
 
     #: The workers that are ready, up to `jobs.statements.system.MAX_WORKERS`, and the names of their base models.
     ready: int
@@ -94,7 +94,7 @@ class Summary:
 
 
 def summarize(database: Database) -> Summary:
-    """Return the least that one wants to know. It costs three short queries."""
+    """Return the key facts. It costs three short queries."""
     with database.read() as connection:
         runtimes = workers.ready_runtimes(connection, system.MAX_WORKERS)
         queued = in_queue.count(connection)

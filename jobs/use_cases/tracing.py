@@ -1,8 +1,8 @@
 """Tracing: a receiver of traces gets each job once the log has its end, and each review once the log has it.
 
-The log is the order: a receiver has a place in it, and gets the jobs and reviews of the entries from there on. Reviews
-follow their job in it. One process sends at a time: it takes the receiver's row for as long as a reply may take. A job or
-a review may be sent twice, as after a crash before the place was moved, and is the same span then.
+Jobs and reviews are sent in the order of the log, in which reviews follow their job. Each receiver has a position in it.
+One process sends at a time: it takes the receiver's row for as long as a reply may take. After a crash before the position
+was moved, a job or a review may be sent twice, as the same span.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Workers register, send heartbeats and stop; others ask which there are."""
+"""Registering workers, their heartbeats and stops, and finding those that are ready."""
 
 from __future__ import annotations
 

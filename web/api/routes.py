@@ -137,7 +137,7 @@ def replay_job(job_id: str) -> Response:
 
 @blueprint.post("/jobs/<job_id>/retry")
 def retry_job(job_id: str) -> Response:
-    """Let a failed job go on from its first unfinished stage."""
+    """Continue a failed job from its first unfinished stage."""
     reply = jsonify(summary(get_services().retry(job_id)))
     reply.status_code = 202
     reply.location = url_for(".job", job_id=job_id)

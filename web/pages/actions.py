@@ -23,7 +23,7 @@ def cancel(job_id: str) -> BaseResponse:
 
 @blueprint.post("/jobs/<job_id>/retry")
 def retry(job_id: str) -> BaseResponse:
-    """Let a failed job go on, and redirect to its page."""
+    """Continue a failed job, and redirect to its page."""
     get_services().retry(job_id)
     return _to_job(job_id)
 

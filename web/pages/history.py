@@ -119,7 +119,7 @@ def show() -> Response | str | tuple[str, int]:
 
 
 def news() -> dict[str, Any]:
-    """Reply with how many jobs a list has that were created after one of them.
+    """Reply with the number of jobs of a list that were created after one of them.
 
     Raises:
         CursorError: there is no such job.

@@ -93,7 +93,7 @@ def get(job_id: str) -> Job:
 
 
 def sentence(job: Job, now: dt.datetime) -> str:
-    """Return where a job stands that has not ended."""
+    """Return a sentence about the progress of a job that has not ended."""
     database = get_services().database
     if view.running(job) is None:
         found = places.find_standing(database, job, now)

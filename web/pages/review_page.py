@@ -1,4 +1,4 @@
-"""The page for reviewing one job after another. Where a reviewer is, is in the page's address."""
+"""The page for reviewing one job after another. Its address has the reviewer's position."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a reader does with several jobs of the list: cancel, retry, replay; compare, export.
 
-Each job is done or not by itself. The reply to a form says how many were done, and of each other one why not.
+Jobs are independent of each other. The reply to a form says for how many it worked, and why not for each other one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_SELECTED = MAX_PAGE_SIZE
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one job."""
+    """The outcome for one job."""
 
     job_id: str
     #: None if there is no such job.
@@ -62,7 +62,7 @@ def selected_reads() -> Response:
 
 @blueprint.post("/jobs/selected")
 def selected() -> str:
-    """Cancel, retry or replay the selected jobs, and say what came of each."""
+    """Cancel, retry or replay the selected jobs, and show the outcome of each."""
     action = request.form.get("action", "")
     if action not in _ACTIONS:
         raise _unknown("`cancel`, `retry` or `replay`")

@@ -16,7 +16,7 @@ from web.pages.options import Options
 
 
 def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
-    """Return where a job stands that has not ended.
+    """Return a sentence about the progress of a job that has not ended.
 
     Args:
         job: with its attempts and their workers.
@@ -48,7 +48,7 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
 
 
 def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
-    """Return how long a question would wait that is asked now.
+    """Return how long a question would wait if it were asked now.
 
     Args:
         standing: of a job that would be accepted now.
@@ -71,7 +71,7 @@ def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
 
 
 def paused(pause: LastPause, now: dt.datetime) -> str:
-    """Return that the queue is paused, since when, and what the operator says of it."""
+    """Return a sentence about the pause of the queue: since when, and the operator's note."""
     note = "" if pause.note is None else f": {pause.note.rstrip('.')}"
     return f"The queue has been paused since {_clock(pause.paused_at, now)}{note}."
 

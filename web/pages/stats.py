@@ -314,7 +314,7 @@ def _with_interval(estimate: dict[str, Any], written: Callable[[float], str]) ->
 
 
 def form(measure: str, part: str = "mean") -> Callable[[float | None], str]:
-    """Return what writes values of a measure: means, or percentiles such as ``p50``."""
+    """Return the function that formats values of a measure: means, or percentiles such as ``p50``."""
     name = measure.rpartition(".")[2]
     if name in ("prompt_tokens", "output_tokens"):
         return _number if part == "mean" else _whole

@@ -68,7 +68,7 @@ def resume() -> Response:
 
 @blueprint.post("/system/deliveries/<delivery_id>/redeliver")
 def redeliver(delivery_id: str) -> Response:
-    """Send a webhook again that was given up, and redirect to the page."""
+    """Send a webhook that was given up again, and redirect to the page."""
     deliveries.redeliver(get_services().database, get_caller().changeable_owner, delivery_id)
     return redirect(url_for("pages.system", _anchor="webhooks"), code=303)
 

@@ -16,7 +16,7 @@ _changes = lru_cache(maxsize=32)(changes)
 
 
 def inline(before: str, text: str, options: Options) -> Markup:
-    """Return a text with the words marked that the text before it does not have, and those that it removed."""
+    """Return a text with marks at the words that it added to the text before it, and at those that it removed."""
     parts: list[Markup] = []
     for change in _changes(before, text):
         # White space alone is no change of words.
@@ -31,7 +31,7 @@ def inline(before: str, text: str, options: Options) -> Markup:
 
 
 def beside(before: str | None, text: str, after: str | None, options: Options) -> Markup:
-    """Return a text with the words marked that the text before it does not have, or that the one after it removed.
+    """Return a text with marks at the words that it added to the text before it, or that the text after it removed.
 
     Args:
         before, after: the texts beside it; None for none.

@@ -1,6 +1,6 @@
 """The event streams of jobs: each message is made once, for all of its readers in this process.
 
-Whichever reader waits for the next message and finds no other thread reading the job, reads it for all:
+A reader that waits for the next message reads it for all, unless another thread is reading the job already:
 it waits for news from Redis, reads the rows if they may have changed, and appends the new messages to
 the list that all readers share. So a message costs each further reader only its sending, and the work
 for it does not grow with the text before it.

@@ -29,7 +29,7 @@ MAX_NAME = 255
 
 @blueprint.post("/files")
 def upload_file() -> Response:
-    """Store a file. It is there when all of it is."""
+    """Store a file. It becomes visible when all of it is stored."""
     request.max_content_length = MAX_UPLOAD
     upload = _Upload(idempotency_key())
     try:

@@ -89,7 +89,7 @@ def rotate_webhook_secret(endpoint_id: str) -> Response:
 
 @blueprint.post("/webhook_endpoints/<endpoint_id>/test")
 def test_webhook_endpoint(endpoint_id: str) -> Response:
-    """Send an event about nothing to an endpoint, and reply with what it replied."""
+    """Send a test event to an endpoint, and reply with what the receiver replied."""
     services = get_services()
     event_type = parse(protocol.SendSample, read_json()).event_type
     if event_type not in EVENT_TYPES:

@@ -23,7 +23,9 @@ OPERATIONS = {
                 "`relevance` (the default with `q`), or by age: `desc` (the default without) or `asc`.",
             ),
             Parameter(
-                "after", TEXT, "What `next` of the page before has, or the id of its last entry."
+                "after",
+                TEXT,
+                "The cursor in `next` of the previous page, or the id of its last entry.",
             ),
             *FILTERS,
         ),
@@ -54,9 +56,15 @@ OPERATIONS = {
         parameters=(
             Parameter("format", {"enum": [*Format], "default": Format.JSONL}),
             Parameter("shape", {"enum": [*Shape], "default": Shape.HISTORY}),
-            Parameter("role", {"enum": ["all", *Role]}, "Whose texts; of the shape `sft` alone."),
-            Parameter("compression", {"enum": [*Compression]}, "Parquet is compressed inside."),
-            Parameter("ids", TEXT, "These jobs, separated by commas: 1 to 100, and no filters."),
+            Parameter(
+                "role",
+                {"enum": ["all", *Role]},
+                "The role whose texts are exported; only with the shape `sft`.",
+            ),
+            Parameter("compression", {"enum": [*Compression]}, "In Parquet, that of the columns."),
+            Parameter(
+                "ids", TEXT, "Only these jobs, 1 to 100, separated by commas; without filters."
+            ),
             *FILTERS,
         ),
         errors=(404,),

@@ -25,7 +25,7 @@ def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> tupl
             "limit", {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
         ),
         Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}),
-        Parameter("after", TEXT, "The id of the last entry of the page before."),
+        Parameter("after", TEXT, "The id of the last entry of the previous page."),
     )
 
 
@@ -55,13 +55,13 @@ FILTERS = (
     Parameter(
         "min_attempts",
         {"type": "integer", "minimum": 1, "maximum": MAX_ATTEMPTS},
-        "A stage had so many attempts, or more.",
+        "Only jobs with a stage that took at least this many attempts.",
     ),
     *(
         Parameter(
             name,
             {"type": "number", "minimum": 0, "maximum": 1},
-            "Share of words that the regenerator changed of the actor's draft.",
+            "The share of words that differ between the actor's draft and the last regeneration.",
         )
         for name in ("min_changed", "max_changed")
     ),

@@ -16,7 +16,7 @@ OPERATIONS = {
             Parameter(
                 "origin",
                 {"enum": ["true", "false"], "default": "false"},
-                "The proof that it was imported with, of the first log that had it.",
+                "The origin proof: that of the first log that had it.",
             ),
             Parameter(
                 "review",

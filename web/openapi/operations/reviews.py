@@ -30,7 +30,7 @@ OPERATIONS = {
             Parameter(
                 "seed",
                 {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "default": 0},
-                "Of the sample: the same seed orders the same jobs alike.",
+                "The same seed gives the same order of the sample.",
             ),
             Parameter(
                 "reviewer",

@@ -14,7 +14,7 @@ OPERATIONS = {
             Parameter(
                 "by",
                 TEXT,
-                "What jobs are grouped by: `hour`, `day`, `model`, `adapter` or `metadata.KEY`.",
+                "How jobs are grouped: `hour`, `day`, `model`, `adapter` or `metadata.KEY`.",
             ),
             *PERIOD,
             Parameter("owner", TEXT, "Only jobs of this owner."),
