@@ -470,6 +470,17 @@ def test_a_process_that_was_too_slow_changes_nothing(service: BatchService) -> N
     assert count(service, Job) == batch_runner.MIN_WINDOW
 
 
+def test_a_batch_that_was_taken_before_the_clock_was_set_back_goes_on(
+    service: BatchService,
+) -> None:
+    batch_id = service.create(lines(1))
+    assert batch_work.take_batch(service.database, batch_id, "lost") is not None
+    service.shift(Batch, "leased_until", 7200)
+    assert batch_work.take_batch(service.database, batch_id, "next") is not None
+    service.end_leases()
+    service.complete(batch_id)
+
+
 def test_old_batches_and_their_files_are_deleted(service: BatchService) -> None:
     service.complete(service.create(lines(3)))
     open_batch = service.create(lines(3))
