@@ -560,6 +560,24 @@ def test_an_erased_text_is_gone_from_the_output_file(service: BatchService, endp
     assert set(service.lines(done.output_file_id)) == {"0", "", "2"}
 
 
+def test_the_custom_id_of_a_cancelled_line_is_erased(service: BatchService) -> None:
+    """Its line has no answer, and names no job."""
+    batch_id = service.create(line('a"1') + line("b"))
+    service.validate(batch_id)
+    while not (queued := service.queued(batch_id)):
+        service.runner.run()
+    cancellation.cancel(service.database, ANONYMOUS, queued[0])
+    done = service.complete(batch_id)
+    seal(service.database)
+    before = service.lines(done.error_file_id)
+    assert before.keys() == {'a"1'}
+    erasing.erase(service.database, None, queued[0], history, ["/metadata"], erased_by="ann")
+    assert service.lines(done.error_file_id) == before
+    erasing.erase(service.database, None, queued[0], history, None, erased_by="ann")
+    assert service.lines(done.error_file_id) == {"": {**before['a"1'], "custom_id": ""}}
+    assert service.lines(done.output_file_id).keys() == {"b"}
+
+
 def test_a_line_that_is_in_two_chunks_is_erased(
     service: BatchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
