@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
+import sys
 
 
 def run() -> None:
@@ -17,12 +20,23 @@ def run() -> None:
 
     from cli.main import main
 
+    _open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Characters that the locale's encoding lacks are escaped, as on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, interrupts)
     try:
         main(prog_name="helixq")
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _open_missing_streams() -> None:
+    """Open what the caller has closed, as some supervisors do: Python has None for it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 if __name__ == "__main__":

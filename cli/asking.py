@@ -16,7 +16,8 @@ import click
 from cli.client import FINAL, Client
 from cli.colour import ROLES
 from cli.fields import Fields
-from cli.screen import Screen, printable
+from cli.plain import printable
+from cli.screen import Screen
 from cli.status import MOST
 from cli.statuses import ExitStatus, Interrupted, of_job
 from jobs.pipeline import Role, label

@@ -14,6 +14,7 @@ import click
 from cli import asking
 from cli.client import Client
 from cli.errors import ExpectedError, UnreachableError
+from cli.plain import say
 from cli.screen import Screen
 from cli.statuses import ExitStatus, of_job
 from jobs.pipeline import MAX_ROUNDS
@@ -85,7 +86,7 @@ class Chat:
         except ExpectedError as error:
             unreachable = isinstance(error, UnreachableError)
             self._status = ExitStatus.UNREACHABLE if unreachable else ExitStatus.FAILED
-            click.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
         else:
             self._answer = asking.answer(response)
             self._status = of_job(response["status"]) or self._status
@@ -99,7 +100,7 @@ class Chat:
         try:
             self._client.cancel(self._job_id)
         except ExpectedError as error:
-            click.echo(f"\nError: {error}", err=True)
+            say(f"\nError: {error}", err=True)
         else:
             click.echo("\ncancelled", err=True)
 
@@ -148,13 +149,27 @@ def read_plain() -> str:
         EOFError: there is none.
     """
     try:
-        text = input(PROMPT)
+        text = _read_line(PROMPT)
         while not is_complete(text):
-            text += f"\n{input(MORE)}"
+            text += f"\n{_read_line(MORE)}"
     except EOFError:
         print()
         raise
     return text
+
+
+def _read_line(prompt: str) -> str:
+    """Read a line as UTF-8, whatever the locale's encoding is.
+
+    Raises:
+        EOFError: there is none.
+    """
+    print(prompt, end="", flush=True)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        raise EOFError
+    # What is no UTF-8 is refused when it is sent.
+    return line.decode(errors="surrogateescape").rstrip("\r\n")
 
 
 def line_editor() -> Callable[[], str]:

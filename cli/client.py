@@ -67,6 +67,8 @@ class Client:
                 if is_last or isinstance(error, httpx2.ConnectError):
                     raise self._unreachable(error) from error
                 time.sleep(RECONNECT_DELAY)  # The server may be restarting.
+            except UnicodeEncodeError as error:
+                raise ExpectedError("the question is not UTF-8") from error
             except ValueError as error:
                 raise ExpectedError(f"the question cannot be sent: {error}") from error
             else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.fields import Command, Fields, json_fields
+from cli.plain import printable
 from cli.statuses import ExitStatus
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def command(
         kept.append(result)
         if not fields:
             level = click.style(f"{result.level:<7}", fg=COLOURS[result.level])
-            click.echo(f"{level}  {result.check:<8}  {result.message}")
+            click.echo(f"{level}  {result.check:<8}  {printable(result.message)}")
     if fields:
         fields.print([result.to_dict() for result in kept])
     if any(result.level is Level.ERROR for result in kept):

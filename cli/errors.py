@@ -7,6 +7,7 @@ import sqlite3
 
 import click
 
+from cli.plain import printable
 from cli.statuses import ExitStatus
 from jobs.errors import UserError
 
@@ -85,7 +86,7 @@ def fail(message: str, status: ExitStatus = ExitStatus.FAILED) -> click.ClickExc
         message: what is wrong, and how to fix it.
         status: the exit status.
     """
-    text = message.strip()
+    text = printable(message.strip())  # A server, or a file, may have worded a part of it.
     # click has the exit status in the class.
     kind: type[click.ClickException] = type(
         "Failure", (click.ClickException,), {"exit_code": status}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ from click.shell_completion import CompletionItem
 F = TypeVar("F", bound=Callable[..., Any])
 
 ALL = "*"
+_CONTROLS = re.compile("[\x7f-\x9f]")
 
 
 class Fields:
@@ -51,7 +54,10 @@ class Fields:
             if isinstance(data, dict)
             else [self.of(each, **further) for each in data]
         )
-        click.echo(json.dumps(chosen, ensure_ascii=False, indent=None if lines else 2))
+        ascii_only = not sys.stdout.encoding.lower().startswith("utf")
+        text = json.dumps(chosen, ensure_ascii=ascii_only, indent=None if lines else 2)
+        # JSON escapes the other control characters itself. Terminals take these for the beginning of a command.
+        click.echo(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 class _FieldsType(click.ParamType[Fields]):

@@ -14,6 +14,7 @@ import click
 from cli.fields import Command, Fields, json_fields
 from cli.files import open_file
 from cli.log_keys import log_keys
+from cli.plain import say
 from cli.tables import count
 from jobs.tlog.note import Verifier
 
@@ -55,7 +56,7 @@ def import_(settings: Settings, /, file: Path, keys: list[Verifier], fields: Fie
             f" {count(report.left_out, 'job')} {_was(report.left_out)} left out: they had no "
             "entry in a log yet."
         )
-    click.echo(said)
+    say(said)
 
 
 def _was(number: int) -> str:

@@ -21,7 +21,7 @@ from cli.client import Client
 from cli.each_job import EachJob, print_each
 from cli.fields import Command, Fields, json_fields
 from cli.options import address, filter_parameters, job_filters, server
-from cli.screen import printable
+from cli.plain import printable, say
 from cli.statuses import Interrupted
 from cli.tables import count
 from jobs.enums import Order
@@ -91,7 +91,7 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
         return
     for name in ("id", "status", "owner", "created_at", "started_at", "finished_at", "model"):
         if history[name] is not None:
-            click.echo(f"{name.removesuffix('_at') + ':':<11}{history[name]}")
+            say(f"{name.removesuffix('_at') + ':':<11}{history[name]}")
     if replay := history["replay"]:
         click.echo(f"replay:    of {replay['of']}: {_comparison(history)}")
     if history["error"]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.fields import Command, Fields, json_fields
+from cli.plain import say
 from cli.tables import minute, print_table
 from jobs.enums import Scope
 from jobs.timing import SECONDS_PER_DAY
@@ -144,7 +145,7 @@ def revoke(settings: Settings, /, key_id: str, fields: Fields | None) -> None:
     if fields:
         fields.print(_to_dict(key, use_cases.KeyState.REVOKED))
     else:
-        click.echo(f"{key.id} ({key.name}) is revoked.")
+        say(f"{key.id} ({key.name}) is revoked.")
 
 
 def _to_dict(key: ApiKey, state: KeyState) -> dict[str, Any]:

@@ -15,6 +15,14 @@ from cli.statuses import ExitStatus, Interrupted
 class _Program(Group):
     """Loads the settings before any command, and prints expected errors as one sentence."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **options)
+        except OSError as error:  # Of the help, which is printed here.
+            if (sentence := explain(error)) is None:
+                raise
+            raise fail(sentence) from error
+
     def invoke(self, context: click.Context) -> Any:
         # Imported here since it imports pydantic, which completion does without.
         from jobs import settings

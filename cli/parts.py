@@ -19,6 +19,7 @@ from cli.errors import MODEL_LIBRARIES, ExpectedError, UnusableModelError
 from jobs import advice
 from jobs.database import Database, create_engine
 from jobs.maintenance import Maintenance
+from jobs.malloc import limit_arenas
 from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from jobs.settings import DATA_DIR_MODE, Settings
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 def web(settings: Settings) -> None:
     """Serve the web until a signal stops it."""
+    limit_arenas()
     from web.serve import serve
 
     database, progress = Database(settings.database), Progress(settings.redis)
@@ -54,6 +56,7 @@ def web(settings: Settings) -> None:
 
 def worker(settings: Settings) -> int:
     """Run a worker until a signal stops it; return the exit status."""
+    limit_arenas()
     from worker import main
 
     start = time.monotonic()
@@ -109,6 +112,7 @@ def maintain(settings: Settings) -> None:
 
     A second signal ends the process even if a duty is still running.
     """
+    limit_arenas()
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals(signal.SIGTERM, signal.SIGINT))
         database = Database(settings.database)

@@ -10,7 +10,7 @@ import click
 from cli.client import Client
 from cli.fields import Command, Fields, json_fields
 from cli.options import server
-from cli.screen import printable
+from cli.plain import printable
 
 if TYPE_CHECKING:
     from jobs.settings import Settings

@@ -15,6 +15,7 @@ from wcwidth import wcwidth
 
 from cli import colour
 from cli.colour import DIM, PLAIN
+from cli.plain import printable
 
 ERASE_LINE = "\r\x1b[2K"
 ERASE_BELOW = "\x1b[J"
@@ -22,13 +23,6 @@ ERASE_BELOW = "\x1b[J"
 #: column and scrolls at the bottom; what is saved before it would be the wrong row then.
 GO_BELOW = "\x1bD\x1b[A\x1b7\x1b[B\r"
 GO_BACK = "\x1b8"
-
-
-def printable(text: str) -> str:
-    """Return a text whose control characters do nothing to a terminal."""
-    return "".join(
-        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 class Screen:
@@ -88,7 +82,7 @@ class Screen:
                 sys.stdout.write("\n")
                 sys.stdout.flush()
                 self._column = 0
-            sys.stderr.write(f"{message}\n")
+            sys.stderr.write(f"{printable(message)}\n")
             sys.stderr.flush()
         self.show(line)
 

@@ -12,6 +12,7 @@ from cli.client import Client
 from cli.fields import Command, Fields, json_fields
 from cli.options import server
 from cli.pausing import sentence
+from cli.plain import say
 from cli.tables import count
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def command(settings: Settings, /, fields: Fields | None, url: str | None) -> No
         fields.print({"ready": readiness, **system})
     else:
         for line in _lines(client.url, readiness, system):
-            click.echo(line)
+            say(line)
     click.get_current_context().exit(int(readiness["status"] != "ok"))
 
 

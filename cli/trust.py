@@ -15,6 +15,7 @@ import click
 from cli.errors import ExpectedError
 from cli.fields import Command, Fields, json_fields
 from cli.log_keys import log_keys, witnesses
+from cli.plain import say
 from jobs.tlog.cosignature import Cosigner
 from jobs.tlog.note import NoteError, Signer, Verifier, is_name
 
@@ -126,12 +127,12 @@ def verify(
         if fields:
             fields.print({"verified": False, "error": str(error)}, lines=True)
         else:
-            click.echo(f"NOT VERIFIED: {error}.", err=True)
+            say(f"NOT VERIFIED: {error}.", err=True)
         sys.exit(1)
     if fields:
         fields.print(result, lines=True)
     else:
-        click.echo(sentence)
+        say(sentence)
 
 
 @click.command("log-key", cls=Command)

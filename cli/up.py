@@ -37,6 +37,8 @@ WATCH_INTERVAL = 0.2
 RESTART_DELAY = 1.0
 #: Ctrl-C, a request to terminate, and a closed terminal window.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: What Redis says of files that it cannot read.
+DAMAGED = ("reading the append only file", "rdb file reading failure")
 DEMO_GREETING = (
     f'the demo model {demo_model.ABILITY}; ask it, for example: "{demo_model.EXAMPLES[0]}"'
 )
@@ -77,6 +79,15 @@ class Part:
         """The exit status; None while it runs."""
         return self._started.poll()
 
+    @property
+    def reason(self) -> str:
+        """Where to read why it exited."""
+        return "the reason is logged above"
+
+    def recover(self) -> bool:
+        """Remove what kept it from starting; return whether there was anything."""
+        return False
+
     def signal(self, number: int) -> None:
         if self._process is not None and self.status is None:
             self._process.send_signal(number)
@@ -97,6 +108,53 @@ class Part:
             log.warning("%s does not stop; killing it", self.name)
             self.signal(signal.SIGKILL)
             self._process.wait()
+
+
+class RedisPart(Part):
+    """A Redis that keeps its data in a folder. It has a log of its own."""
+
+    def __init__(self, command: list[str], folder: Path, log_file: Path) -> None:
+        super().__init__("Redis", command)
+        self._folder = folder
+        self._log_file = log_file
+        #: The size of the log when it was started last.
+        self._logged = 0
+
+    def start(self) -> None:
+        self._logged = self._log_file.stat().st_size if self._log_file.exists() else 0
+        super().start()
+
+    @property
+    def reason(self) -> str:
+        lines = self._said().strip().splitlines()
+        return f"{self._log_file} says why{f': {lines[-1]}' if lines else ''}"
+
+    def recover(self) -> bool:
+        """Set aside files that it cannot read, as after a power failure. The database has all that is queued."""
+        if not any(words in self._said() for words in DAMAGED):
+            return False
+        aside = self._folder.with_name(f"{self._folder.name}-damaged")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            self._folder.rename(aside)
+            self._folder.mkdir(mode=DATA_DIR_MODE)
+        except OSError:
+            return False
+        log.warning(
+            "Redis cannot read its files, which are in %s now. It starts without them: what waits is published "
+            "again from the database",
+            aside,
+        )
+        return True
+
+    def _said(self) -> str:
+        """Return what it has logged since it was started."""
+        try:
+            with self._log_file.open("rb") as file:
+                file.seek(self._logged)
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
 
 
 def run(settings: Settings) -> int:
@@ -133,6 +191,8 @@ def _start_all(
     def until(condition: Callable[[], object]) -> None:
         while not condition():
             for part in running:
+                if part.status is not None and part.recover():
+                    part.start()
                 _check_runs(part)
             _pause(signals, WATCH_INTERVAL / 4)
 
@@ -220,7 +280,7 @@ def start_redis(settings: Settings, stack: ExitStack) -> Part:
     }
     for name, value in options.items():
         command += [f"--{name}", value]
-    part = Part("Redis", command)
+    part = RedisPart(command, folder, log_file)
     part.start()
     stack.callback(lambda: socket_path.unlink(missing_ok=True))
     log.info("Redis keeps its data in %s and logs to %s", folder, log_file)
@@ -271,9 +331,7 @@ def _check_runs(part: Part) -> None:
         ExpectedError: a part has ended.
     """
     if part.status is not None:
-        raise ExpectedError(
-            f"{part.name} exited with status {part.status}; the reason is logged above"
-        )
+        raise ExpectedError(f"{part.name} exited with status {part.status}; {part.reason}")
 
 
 def _pause(signals: StopSignals, seconds: float) -> None:
@@ -292,6 +350,7 @@ def _restart(running: list[Part], signals: StopSignals) -> None:
         if part.status is not None:
             log.warning("%s exited with status %s; restarting it", part.name, part.status)
             _pause(signals, RESTART_DELAY)  # one that dies at once should not fill the log
+            part.recover()
             part.start()
 
 

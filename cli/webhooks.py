@@ -13,6 +13,7 @@ import click
 
 from cli.errors import ExpectedError
 from cli.fields import Command, Fields, json_fields
+from cli.plain import say
 from cli.tables import minute, print_table
 from jobs.enums import ANONYMOUS, DeliveryStatus
 from jobs.webhooks import signing
@@ -291,7 +292,7 @@ def _print_endpoint(endpoint: WebhookEndpoint, *, fields: Fields | None) -> None
         "updated": minute(endpoint.updated_at),
     }
     for name, value in rows.items():
-        click.echo(f"{name:8}{value}")
+        say(f"{name:8}{value}")
 
 
 def _print_deliveries(found: Iterable[WebhookDelivery]) -> None:

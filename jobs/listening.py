@@ -71,10 +71,16 @@ class Subscription:
         return entries, away
 
     def wake(self) -> bool:
-        """Wake the subscriber; return whether it waits. One that does not takes its entries when it comes back."""
+        """Wake the subscriber if it waits and has entries; return whether it did.
+
+        One that does not wait takes its entries when it comes back. One that came back while it stood in the
+        line has taken them already.
+        """
         with self._changed:
+            if not (self._waiting and self._entries):
+                return False
             self._changed.notify_all()
-            return self._waiting
+            return True
 
     # --- the listener's thread --------------------------------------------------------
 

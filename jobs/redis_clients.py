@@ -80,6 +80,19 @@ class Sentinels(Sentinel):
         )
 
 
+class _PrimaryPool(SentinelConnectionPool):
+    """Connections to the primary that sentinels name."""
+
+    sentinel_manager: Sentinels
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close connections; if all of them, those to the sentinels, too."""
+        super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                sentinel.close()
+
+
 def make_pool(
     redis_url: str, *, timeout: float, retries: int = 0, **options: Any
 ) -> redis.ConnectionPool:
@@ -105,7 +118,7 @@ def make_pool(
     if url is None:
         return redis.ConnectionPool.from_url(redis_url, **options)
     tls = {} if url.tls is None else {"connection_class": SentinelManagedSSLConnection, **url.tls}
-    return SentinelConnectionPool(  # type: ignore[no-untyped-call]  # redis-py has no types there
+    return _PrimaryPool(  # type: ignore[no-untyped-call]  # redis-py has no types there
         url.name,
         Sentinels(url, timeout),
         db=url.number,

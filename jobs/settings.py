@@ -257,6 +257,15 @@ class Settings(BaseModel):
         except RuntimeError as error:
             raise ValueError("there is no such home directory") from error
 
+    @field_validator("host")
+    @classmethod
+    def _host(cls, value: str) -> str:
+        if ":" in value:
+            ipaddress.ip_address(value)
+        elif not re.fullmatch(r"[\w.%-]+", value):
+            raise ValueError("it should be a host name or an IP address")
+        return value
+
     @field_validator("metrics_port")
     @classmethod
     def _metrics_port(cls, value: int | None, info: ValidationInfo) -> int | None:

@@ -13,6 +13,9 @@ from typing import NamedTuple
 EXACT = 250_000
 #: The maximum sum of these products in one comparison of texts. What is beyond it counts as changed.
 BUDGET = 8 * EXACT
+#: How many times the words of both texts may be looked through for anchors in one comparison. There are texts in which
+#: each time finds only one, and leaves almost all words to the next.
+MAX_LOOKS = 20
 
 #: A word with the white space after it. At the start of a text, white space is a word of its own.
 _WORD = re.compile(r"\S+\s*|\s+")
@@ -44,8 +47,8 @@ def changes(before: str, after: str) -> list[Change]:
     """Return the passages in which two texts have the same words, and those between them.
 
     Long texts are first aligned by the words that each of them has exactly once (Bram Cohen's patience
-    diff), and compared exactly between those, up to `BUDGET`. So the time is bounded: two unlike texts of
-    20,000 words take less than a second.
+    diff), and compared exactly between those, up to `BUDGET` and `MAX_LOOKS`. So the time is bounded: two unlike
+    texts of 20,000 words take less than a second.
     """
     old, new = _WORD.findall(before), _WORD.findall(after)
     old_keys, new_keys = ([word.strip() for word in words] for words in (old, new))
@@ -68,6 +71,7 @@ def changes(before: str, after: str) -> list[Change]:
 def _blocks(old: list[str], new: list[str]) -> list[tuple[int, int, int]]:
     """Return the passages of equal words: where they begin in each list, and how many words they have."""
     budget = BUDGET
+    looks = MAX_LOOKS * (len(old) + len(new))
     blocks: list[tuple[int, int, int]] = []
 
     def add(at_old: int, at_new: int, size: int) -> None:
@@ -100,6 +104,9 @@ def _blocks(old: list[str], new: list[str]) -> list[tuple[int, int, int]]:
             part = SequenceMatcher(None, old[low_old:high_old], new[low_new:high_new], False)
             for block in part.get_matching_blocks()[:-1]:
                 add(low_old + block.a, low_new + block.b, block.size)
+            continue
+        looks -= high_old - low_old + high_new - low_new
+        if looks < 0:
             continue
         anchors = _anchors(old, new, (low_old, high_old), (low_new, high_new))
         if anchors:

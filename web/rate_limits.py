@@ -34,15 +34,19 @@ class RateLimits:
     """Counts the requests of keys that have a limit. Threads share it."""
 
     def __init__(self, redis_url: str) -> None:
-        pool = redis_clients.make_pool(
+        self._pool = redis_clients.make_pool(
             redis_url,
             timeout=TIMEOUT,
             max_connections=1000,  # More than there are threads.
         )
-        storage = RedisStorage("redis://", connection_pool=pool, key_prefix="helixq:limit")
+        storage = RedisStorage("redis://", connection_pool=self._pool, key_prefix="helixq:limit")
         self._limiter = SlidingWindowCounterRateLimiter(storage)
         self._lock = threading.Lock()
         self._away_until = -math.inf
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.disconnect()
 
     def hit(self, key_id: str, per_minute: int) -> tuple[bool, dict[str, str], int]:
         """Count a request. While Redis is away, requests are neither counted nor limited.
@@ -79,9 +83,16 @@ class RateLimits:
 def init_app(app: Flask, settings: Settings) -> None:
     """Limit the requests of an application's API keys."""
     if settings.auth_required:
-        limits = RateLimits(settings.redis)
+        limits = app.extensions["helixq.rate_limits"] = RateLimits(settings.redis)
         app.before_request(lambda: _check(limits))
         app.after_request(_add_headers)
+
+
+def close(app: Flask) -> None:
+    """Close the connections of an application's limits."""
+    limits: RateLimits | None = app.extensions.get("helixq.rate_limits")
+    if limits is not None:
+        limits.close()
 
 
 def _check(limits: RateLimits) -> None:

@@ -13,7 +13,6 @@ from jobs.errors import UserError
 from jobs.settings import Settings
 from jobs.stop_signals import StopSignals
 from web import create_app, tracing
-from web.malloc import limit_arenas
 from web.open_files import raise_limit
 from web.server import Server
 from web.services import Services
@@ -40,7 +39,6 @@ def serve(settings: Settings) -> None:
     Raises:
         AddressError: the address is in use or does not belong to this machine.
     """
-    limit_arenas()
     logging.getLogger("waitress").setLevel(logging.WARNING)
     listener = _bind(settings)
     # Besides its socket, a connection can have a file for its request or its response.

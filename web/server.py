@@ -96,7 +96,9 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
             refused = error.reason
         self.channel.refused = True
         app: Flask = self.channel.server.flask
-        with app.test_request_context(getattr(self.request, "path", "") or "/"):
+        # As it came: a path such as `//[` is no URL.
+        path = {"PATH_INFO": getattr(self.request, "path", "") or "/"}
+        with app.test_request_context(environ_overrides=path):
             response = error_response(refused)
             response = app.process_response(response)
         body = response.get_data()

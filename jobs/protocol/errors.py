@@ -77,6 +77,19 @@ _TYPES = {
 }
 
 
+#: The maximum number of characters of a message and of the path of a parameter. Both quote what the client sent, and
+#: those of a batch's lines are stored.
+MAX_MESSAGE, MAX_PARAM = 1000, 200
+
+
+def shortened(text: str, maximum: int) -> str:
+    """Return a text with an ellipsis in the place of its middle if it is longer than a maximum."""
+    if len(text) <= maximum:
+        return text
+    kept = maximum - 1
+    return f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}"
+
+
 class ProtocolError(UserError):
     """A request that cannot be served."""
 
@@ -85,14 +98,16 @@ class ProtocolError(UserError):
     def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
         """
         Args:
-            message: one sentence or two: what is wrong, and what would be right.
+            message: one sentence or two: what is wrong, and what would be right. A long one is shortened, as is a
+                long ``param``.
             code: the error's name for programs, one of those in ``docs/http-errors.md``.
             param: the path of the parameter at fault, such as ``input.0.role``.
         """
+        message = shortened(message, MAX_MESSAGE)
         super().__init__(message)
         self.message = message
         self.code = code
-        self.param = param
+        self.param = None if param is None else shortened(param, MAX_PARAM)
 
     def to_dict(self) -> dict[str, Any]:
         """Return OpenAI's error object."""

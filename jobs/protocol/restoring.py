@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.models import Attempt, AttemptStatus, Erasure, Job, Review, Status, Worker
 from jobs.pipeline import Role
+from jobs.protocol import restorable
 from jobs.protocol.history import history, origin
 from jobs.tlog.exported import PROOFS, Checked, HistoryError
 from jobs.tlog.record import without_erased
@@ -57,6 +58,7 @@ def _restore(exported: Mapping[str, Any], checked: Checked) -> Job:
     given = {name: value for name, value in exported.items() if name not in _ADDED}
     if (pointer := difference(given, history(job))) is not None:
         raise HistoryError(f"`{pointer}` cannot be stored as it is")
+    restorable.check(exported)
     job.origin_proof = checked.origin.text
     for review, proof in zip(job.reviews, checked.review_origins, strict=True):
         review.origin_proof = proof

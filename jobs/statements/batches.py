@@ -43,6 +43,7 @@ _FIND_OPEN = (
         sa.and_(
             Batch.leased_until.is_not(None),
             Batch.leased_until > utcnow(),
+            Batch.leased_until < utcnow(2 * LEASE),
             Batch.runner != sa.bindparam("runner"),
         ).label("taken"),
     )
@@ -64,6 +65,8 @@ _TAKE = (
             Batch.runner == sa.bindparam("runner_"),
             Batch.leased_until.is_(None),
             Batch.leased_until < utcnow(),
+            # It was taken before the clock was set back.
+            Batch.leased_until > utcnow(2 * LEASE),
         ),
     )
     .values(runner=sa.bindparam("runner_"), leased_until=utcnow(LEASE))

@@ -20,7 +20,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 from jobs.column_types import UTCDateTime, utcnow
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
-from jobs.statements import endings, log
+from jobs.statements import endings
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -319,17 +319,17 @@ def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
 
 
 def list_between(
-    session: Session,
+    connection: sa.Connection,
     filters: Filters,
     statuses: Collection[Status],
     after: Place | None,
     last: Place,
     limit: int,
-) -> list[Job]:
-    """Return jobs in the order of creation, with all that their histories have.
+) -> list[Place]:
+    """Return the places of jobs in the order of creation.
 
     Args:
-        session: of the unit of work.
+        connection: of the unit of work.
         filters: which jobs.
         statuses: of the jobs; none for all.
         after: the place before the first one; it need not be there any more. None for the beginning.
@@ -340,7 +340,8 @@ def list_between(
     if after is not None:
         conditions.append(cursor(after) < KEY)
     query = _select_page(conditions, statuses, (Job.created_at, Job.id), limit)
-    return list(session.scalars(query.options(*log.HISTORY)))
+    rows = connection.execute(query.with_only_columns(Job.created_at, Job.id))
+    return [Place(*row) for row in rows]
 
 
 def place_of(connection: sa.Connection, owner: str | None, job_id: str) -> Place:

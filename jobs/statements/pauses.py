@@ -102,11 +102,16 @@ def extend_deadlines(connection: sa.Connection, pause: Pause, until: dt.datetime
             [
                 {
                     "job": row.id,
-                    "deadline": row.deadline_at + (until - max(row.ready_at, pause.paused_at)),
+                    "deadline": row.deadline_at + _since(max(row.ready_at, pause.paused_at), until),
                 }
                 for row in waiting
             ],
         )
+
+
+def _since(start: dt.datetime, end: dt.datetime) -> dt.timedelta:
+    """Return the time from one moment to another; none if the clock was set back between them."""
+    return max(end - start, dt.timedelta())
 
 
 def ago(connection: sa.Connection, seconds: float) -> dt.datetime:
@@ -117,6 +122,6 @@ def ago(connection: sa.Connection, seconds: float) -> dt.datetime:
         )
     ).one()
     if resumed_at is not None and resumed_at > moment:
-        moment -= resumed_at - paused_at
+        moment -= _since(paused_at, resumed_at)
     found: dt.datetime = moment
     return found

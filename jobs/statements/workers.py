@@ -22,7 +22,12 @@ IMPORTED = "imported"
 
 
 def _is_ready() -> sa.ColumnElement[bool]:
-    return sa.and_(Worker.state == WorkerState.READY, Worker.seen_at > utcnow_once(-ALIVE_FOR))
+    return sa.and_(
+        Worker.state == WorkerState.READY,
+        Worker.seen_at > utcnow_once(-ALIVE_FOR),
+        # Seen later than now, it was before the clock was set back.
+        Worker.seen_at < utcnow_once(ALIVE_FOR),
+    )
 
 
 def add_tokenizer(connection: sa.Connection, digest: str, body: bytes) -> None:

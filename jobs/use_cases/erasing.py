@@ -258,7 +258,11 @@ def _find_lines(database: Database, owner: str | None, job_id: str) -> list[tupl
             raise LineNotWrittenError(job_id)
         query = sa.select(Batch.output_file_id, Batch.error_file_id).where(Batch.id == batch_id)
         ids = connection.execute(query).one_or_none() or ()
+        custom_id = connection.scalar(sa.select(Job.custom_id).where(Job.id == job_id))
 
+    # Within a text, its quotation marks would be escaped, and where a client names members, none is null.
+    answered = f'"request_id":"{job_id}"'
+    unanswered = f'"custom_id":{json.dumps(custom_id)},"response":null,'
     found = []
     for file_id in filter(None, ids):
 
@@ -266,8 +270,9 @@ def _find_lines(database: Database, owner: str | None, job_id: str) -> list[tupl
             with database.read() as connection:
                 return files.read(connection, file_id, position, chunks=READ_CHUNKS)
 
-        # Within a text, its quotation marks would be escaped.
-        place = find_line(read, f'"request_id":"{job_id}"'.encode())
+        needles = answered, unanswered
+        places = (find_line(read, needle.encode()) for needle in needles)
+        place = next((place for place in places if place is not None), None)
         if place is not None:
             found.append((file_id, *place))
     return found
@@ -283,8 +288,11 @@ def _empty_line(
     first, data = chunks[0].start, b"".join(chunk.data for chunk in chunks)
     line = json.loads(data[start - first : end - first])
     error = {"message": "Erased.", "type": "invalid_request_error", "code": "erased", "param": None}
-    reply = {"status_code": 410, "request_id": line["response"]["request_id"]}
-    line["response"] = {**reply, "body": {"error": error}}
+    if (
+        line["response"] is not None
+    ):  # That of a job that was cancelled has no text but its custom id.
+        reply = {"status_code": 410, "request_id": line["response"]["request_id"]}
+        line["response"] = {**reply, "body": {"error": error}}
     if not keep_custom_id:
         line["custom_id"] = ""
     # Every answer and every error is longer.

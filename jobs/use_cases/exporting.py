@@ -68,25 +68,35 @@ def pages(
     after: Place | None = None
     cursor: str | None = None
     while True:
-        ids: list[str] = []
         if indexed:
             listed = searching.list_jobs(
                 database, whose, within, limit=size, after=cursor, order=Order.OLDEST
             )
             ids, cursor = [each.job.id for each in listed.jobs], listed.next
-        with database.read_session() as session:
-            if indexed:
-                loaded = log.load_jobs(session, ids)
-                found = [loaded[job_id] for job_id in ids if job_id in loaded]
-            else:
-                found = jobs.list_between(session, plain, filters.statuses, after, last, size)
-            proofs = proving.prove_all(session.connection(), found) if with_proofs else {}
-        if found:
-            after = Place(found[-1].created_at, found[-1].id)
-            yield [Exported(job, proofs) for job in found]
-        is_last = cursor is None if indexed else len(found) < size
+            is_last = cursor is None
+        else:
+            with database.read() as connection:
+                places = jobs.list_between(connection, plain, filters.statuses, after, last, size)
+            ids, after = [place.job_id for place in places], places[-1] if places else after
+            is_last = len(places) < size
+        yield from _loaded(database, ids, with_proofs=with_proofs)
         if is_last:
             return
+
+
+def _loaded(
+    database: Database, job_ids: Sequence[str], *, with_proofs: bool
+) -> Iterator[list[Exported]]:
+    """Yield jobs in the order of their ids, as many at a time as may be in memory. Those that are gone are left out."""
+    with database.read() as connection:
+        parts = log.parts(connection, job_ids)
+    for part in parts:
+        with database.read_session() as session:
+            loaded = log.load_jobs(session, part)
+            there = [loaded[job_id] for job_id in part if job_id in loaded]
+            proofs = proving.prove_all(session.connection(), there) if with_proofs else {}
+        if there:
+            yield [Exported(job, proofs) for job in there]
 
 
 def selected(
@@ -119,11 +129,6 @@ def selected(
 
     def made() -> Iterator[list[Exported]]:
         for first in range(0, len(job_ids), size):
-            ids = job_ids[first : first + size]
-            with database.read_session() as session:
-                loaded = log.load_jobs(session, ids)
-                there = [loaded[job_id] for job_id in ids if job_id in loaded]
-                proofs = proving.prove_all(session.connection(), there) if with_proofs else {}
-            yield [Exported(job, proofs) for job in there]
+            yield from _loaded(database, job_ids[first : first + size], with_proofs=with_proofs)
 
     return made()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,59 +98,47 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
     """
     with database.read_session() as session:
         connection = session.connection()
-        ended = log.load_unsealed(session, limit)
+        ended = log.find_unsealed(connection, limit)
         reviews = log.find_unsealed_reviews(connection, limit)
         erasures = log.find_unsealed_erasures(connection, limit)
-        changed = log.load_jobs(session, {row.job_id for row in (*reviews, *erasures)})
-    prepared = []
-    for job in ended:
-        salt, history = job.log_salt, describe(job)
-        job_digest = history["digest"]  # An imported job keeps its salts, and so its digest.
-        if job_digest is None:
-            salt = new_salt()
-            job_digest = digest(history, salt)
-        prepared.append(
-            Prepared(
-                LogKind.JOB,
-                job.id,
-                job.id,
-                job_digest,
-                salt,
-                end=job.finished_at,
-                origin=_origin(job),
-            )
+        prepared = [_ended(job, describe) for job in log.load_in_parts(session, ended)]
+        added: dict[Any, Prepared] = {}
+        for job in log.load_in_parts(session, [row.job_id for row in (*reviews, *erasures)]):
+            added |= {one.id: one for one in _added(job, describe)}
+    # Each in the order of its kind, whatever its job.
+    return [*prepared, *(added[row.id] for row in (*reviews, *erasures))]
+
+
+def _ended(job: Job, describe: Describe) -> Prepared:
+    salt, history = job.log_salt, describe(job)
+    job_digest = history["digest"]  # An imported job keeps its salts, and so its digest.
+    if job_digest is None:
+        salt = new_salt()
+        job_digest = digest(history, salt)
+    origin = _origin(job)
+    return Prepared(
+        LogKind.JOB, job.id, job.id, job_digest, salt, end=job.finished_at, origin=origin
+    )
+
+
+def _added(job: Job, describe: Describe) -> Iterator[Prepared]:
+    """Yield the reviews and the erasures of a job."""
+    history, index = describe(job), job.log_index
+    for review, record in zip(job.reviews, history["reviews"], strict=True):
+        origin = _origin(review)
+        yield Prepared(
+            LogKind.REVIEW, review.id, job.id, record["digest"], job_index=index, origin=origin
         )
-    histories = {job_id: describe(job) for job_id, job in changed.items()}
-    for review_id, job_id in reviews:
-        ids = [review.id for review in changed[job_id].reviews]
-        number, index = ids.index(review_id), changed[job_id].log_index
-        prepared.append(
-            Prepared(
-                LogKind.REVIEW,
-                review_id,
-                job_id,
-                histories[job_id]["reviews"][number]["digest"],
-                job_index=index,
-                origin=_origin(changed[job_id].reviews[number]),
-            )
+    for erasure, record in zip(job.erasures, history["erasures"], strict=True):
+        yield Prepared(
+            LogKind.ERASURE,
+            erasure.id,
+            job.id,
+            record["digest"],
+            job_index=index,
+            texts=record["texts"],
+            origin=_origin(erasure),
         )
-    for erasure_id, job_id in erasures:
-        places = [erasure.id for erasure in changed[job_id].erasures]
-        number = places.index(erasure_id)
-        erasure_record = histories[job_id]["erasures"][number]
-        index, erased = changed[job_id].log_index, erasure_record["texts"]
-        prepared.append(
-            Prepared(
-                LogKind.ERASURE,
-                erasure_id,
-                job_id,
-                erasure_record["digest"],
-                job_index=index,
-                texts=erased,
-                origin=_origin(changed[job_id].erasures[number]),
-            )
-        )
-    return prepared
 
 
 @retry_on_conflict

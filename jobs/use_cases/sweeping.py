@@ -10,7 +10,7 @@ from jobs import pipeline
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import AttemptStatus, Job
-from jobs.statements import attempts, jobs, leases, pauses
+from jobs.statements import attempts, future_times, jobs, leases, pauses
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED
 from jobs.use_cases.stages import DEADLINE_EXCEEDED
 
@@ -46,9 +46,10 @@ def sweep(database: Database) -> SweepResult:
     overdue = _overdue()
     # As a rule there is nothing to do, which should lock nothing.
     with database.read() as connection:
-        if not connection.scalar(jobs.any_match(leases.EXPIRED, overdue)):
+        if not connection.scalar(jobs.any_match(leases.EXPIRED, overdue, *future_times.CONDITIONS)):
             return SweepResult([], [], [])
     with database.write() as connection:
+        future_times.correct(connection)
         attempts_ended = _end_attempts_of_ended(connection)
         taken_back, failed = _take_back(connection)
         # Running attempts of these end later, as those of cancelled jobs do.

@@ -8,6 +8,7 @@ was moved, a job or a review may be sent twice, as the same span.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -67,7 +68,13 @@ def begin_sending(
         return None
     end = min(row.next_index + MAX_ENTRIES, size)
     with database.read_session() as session:
-        entries = log.list_entries(session.connection(), row.next_index, end)
+        connection = session.connection()
+        entries = log.list_entries(connection, row.next_index, end)
+        # As many as may be in memory together; the others come next.
+        parts = log.parts(connection, [entry.job_id for entry in entries])
+        if len(parts) > 1:
+            entries = list(takewhile(lambda entry: entry.job_id in parts[0], entries))
+            end = entries[-1].entry_index + 1
         sent = (LogKind.JOB, LogKind.REVIEW)
         jobs = log.load_jobs(session, {e.job_id for e in entries if e.kind in sent})
     histories = {job_id: describe(job) for job_id, job in jobs.items()}

@@ -119,8 +119,10 @@ def verify(
                     head = next(heads, None)
             if len(rows) < min(PAGE, report.entries - start):
                 raise TamperedError(f"entry {start + len(rows)} was removed")
-            _check_jobs(session, rows, describe, report)
-            session.expunge_all()
+            for part in log.parts(connection, [row.job_id for row in rows]):
+                of_part = [row for row in rows if row.job_id in part]
+                _check_jobs(session, of_part, describe, report)
+                session.expunge_all()
         if head is not None:
             raise TamperedError(
                 f"the log ends after {report.entries} entries, and {head.name} has {head.size}: "

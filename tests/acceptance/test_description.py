@@ -32,6 +32,12 @@ def server(socket_folder: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=server.key) as client:
+        yield client
+
+
 def test_whatever_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # It keeps files there.
     key = f"Authorization: Bearer {server.key}"
@@ -42,9 +48,8 @@ def test_whatever_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.M
     assert status == 0, asking.output
 
 
-def test_jobs_in_each_state(server: Server) -> None:
+def test_jobs_in_each_state(server: Server, client: OpenAI) -> None:
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
     done = client.responses.create(model="helixnet", input="Why?", extra_body={"rounds": 2})
     turns = client.responses.create(
         model="helixnet",
@@ -76,9 +81,8 @@ def test_jobs_in_each_state(server: Server) -> None:
             assert reply.status_code == 200, reply.text
 
 
-def test_files_and_batches(server: Server) -> None:
+def test_files_and_batches(server: Server, client: OpenAI) -> None:
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
     line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "Why?"}}
     uploaded = client.files.create(
         file=("lines.jsonl", json.dumps(line).encode()), purpose="batch"
@@ -114,7 +118,7 @@ def test_files_and_batches(server: Server) -> None:
     assert reply.json()["batch"] == {"id": batches[0], "custom_id": "a"}
 
 
-def test_webhook_endpoints(server: Server) -> None:
+def test_webhook_endpoints(server: Server, client: OpenAI) -> None:
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     headers = {"Authorization": f"Bearer {server.key}"}
 
@@ -132,7 +136,6 @@ def test_webhook_endpoints(server: Server) -> None:
         "POST",
         {"url": url, "name": "a", "event_types": ["response.failed", "response.completed"]},
     )["id"]
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
     client.responses.create(model="helixnet", input="Why?")
     one = "webhook_endpoints/{endpoint_id}"
     call("webhook_endpoints", "GET")
@@ -147,10 +150,9 @@ def test_webhook_endpoints(server: Server) -> None:
     call(one, "DELETE", endpoint_id=created)
 
 
-def test_lists_and_replays(server: Server) -> None:
+def test_lists_and_replays(server: Server, client: OpenAI) -> None:
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     headers = {"Authorization": f"Bearer {server.key}"}
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
     done = client.responses.create(model="helixnet", input="Why?")
     case = api["/api/jobs/{job_id}/replay"]["POST"].Case(path_parameters={"job_id": done.id})
     replay = case.call_and_validate(headers=headers).json()["id"]
@@ -165,10 +167,9 @@ def test_lists_and_replays(server: Server) -> None:
         assert case.call_and_validate(headers=headers).status_code == 200
 
 
-def test_reviews_and_erasures(server: Server) -> None:
+def test_reviews_and_erasures(server: Server, client: OpenAI) -> None:
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     headers = {"Authorization": f"Bearer {server.key}"}
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.key)
     done = client.responses.create(model="helixnet", input="Why?").id
 
     def call(path: str, method: str, body: Any = None, status: int = 200) -> Any:

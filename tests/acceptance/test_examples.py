@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
+from openai import OpenAI
 
 from jobs.settings import DEMO_CHECKPOINT
 from tests import fork_client, servers
@@ -113,6 +114,7 @@ def test_examples_work(
         "VKEY": log_key.output.strip(),
     }
     names: dict[str, object] = {}
+    clients: set[OpenAI] = set()
     for block in blocks(document):
         code = block.code
         for example, value in values.items():
@@ -120,8 +122,11 @@ def test_examples_work(
         if block.language == "python":
             # The examples of a document continue each other.
             exec(compile(code, f"{document}:\n{code}", "exec"), names)  # noqa: S102 (our own)
+            clients |= {value for value in names.values() if isinstance(value, OpenAI)}
         else:
             run(code, environ)
+    for client in clients:
+        client.close()
 
 
 def review(service: Service, job_id: str) -> None:

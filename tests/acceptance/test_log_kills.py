@@ -36,7 +36,7 @@ seal(Database(url))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 POINTS = [
-    "load_unsealed",
+    "find_unsealed",
     "lock",
     "set_origin",
     "add_key",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,9 +58,9 @@ def test_all_who_connect_verify_the_certificate(
             sentence = explain(errors[0])
             assert sentence is not None
             assert "ssl_ca_certs in HELIXQ_REDIS_URL should name" in sentence
-        limits = RateLimits(url)
         caplog.clear()
-        limits.hit("key", 10)
+        with closing(RateLimits(url)) as limits:
+            limits.hit("key", 10)
         assert ("not limited" in caplog.text) == (name == "wrong")
 
 

@@ -152,6 +152,9 @@ def test_malformed_requests_get_the_errors_of_their_endpoint(web: Web) -> None:
     assert status == b"431"
     status, _ = status_and_body(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n")
     assert status == b"400"
+    for path in (b"//[", b"//a:b/", b"//host/v1/responses", b"http://[/v1", b"/%ff%00", b"*"):
+        status, _ = status_and_body(b"POST %s HTTP/1.1\r\nContent-Length: x\r\n\r\n" % path)
+        assert status == b"400", path
     question = b'{"input": "Why?", "background": true}'
     request = start + chunked + b"Connection: close\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
     assert status_and_body(request % (len(question), question))[0] == b"202"

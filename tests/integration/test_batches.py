@@ -470,6 +470,17 @@ def test_a_process_that_was_too_slow_changes_nothing(service: BatchService) -> N
     assert count(service, Job) == batch_runner.MIN_WINDOW
 
 
+def test_a_batch_that_was_taken_before_the_clock_was_set_back_goes_on(
+    service: BatchService,
+) -> None:
+    batch_id = service.create(lines(1))
+    assert batch_work.take_batch(service.database, batch_id, "lost") is not None
+    service.shift(Batch, "leased_until", 7200)
+    assert batch_work.take_batch(service.database, batch_id, "next") is not None
+    service.end_leases()
+    service.complete(batch_id)
+
+
 def test_old_batches_and_their_files_are_deleted(service: BatchService) -> None:
     service.complete(service.create(lines(3)))
     open_batch = service.create(lines(3))
@@ -547,6 +558,24 @@ def test_an_erased_text_is_gone_from_the_output_file(service: BatchService, endp
     assert len(service.client.files.content(done.output_file_id or "").read()) == len(whole)
     erase("/batch/custom_id")
     assert set(service.lines(done.output_file_id)) == {"0", "", "2"}
+
+
+def test_the_custom_id_of_a_cancelled_line_is_erased(service: BatchService) -> None:
+    """Its line has no answer, and names no job."""
+    batch_id = service.create(line('a"1') + line("b"))
+    service.validate(batch_id)
+    while not (queued := service.queued(batch_id)):
+        service.runner.run()
+    cancellation.cancel(service.database, ANONYMOUS, queued[0])
+    done = service.complete(batch_id)
+    seal(service.database)
+    before = service.lines(done.error_file_id)
+    assert before.keys() == {'a"1'}
+    erasing.erase(service.database, None, queued[0], history, ["/metadata"], erased_by="ann")
+    assert service.lines(done.error_file_id) == before
+    erasing.erase(service.database, None, queued[0], history, None, erased_by="ann")
+    assert service.lines(done.error_file_id) == {"": {**before['a"1'], "custom_id": ""}}
+    assert service.lines(done.output_file_id).keys() == {"b"}
 
 
 def test_a_line_that_is_in_two_chunks_is_erased(

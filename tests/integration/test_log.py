@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +25,16 @@ from jobs.tlog import merkle
 from jobs.tlog.checkpoint import open_checkpoint
 from jobs.tlog.proof import Proof
 from jobs.tlog.tiles import Tile
-from jobs.use_cases import cancellation, deletion, proving, queries, retention, sealing, stages
+from jobs.use_cases import (
+    cancellation,
+    deletion,
+    exporting,
+    proving,
+    queries,
+    retention,
+    sealing,
+    stages,
+)
 from jobs.use_cases.sealing import Signing
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import end, seal
@@ -137,6 +148,39 @@ def test_processes_that_seal_at_once_make_one_log(database: Database) -> None:
     assert (report.entries, report.jobs) == (40, 40)
     with database.read() as connection:
         assert {row.job_id for row in log.list_entries(connection, 0, 40)} == jobs
+
+
+def test_large_histories_are_in_memory_a_few_at_a_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items that a client sent take 25 times as much memory as they had bytes, and many jobs end at once."""
+    items = [{"role": "user", "content": "Why?"}, {"type": "reasoning", "summary": [[]] * 10_000}]
+    monkeypatch.setattr(log, "MAX_SIZE", 40_000)  # One of them has 30,000 characters.
+    ids = []
+    for _ in range(12):
+        job = submit(database, input_items=items)
+        cancellation.cancel(database, ANONYMOUS, job.id)
+        ids.append(job.id)
+    small = end(database)
+    ids.append(small.id)
+
+    def peak(read: Callable[[], object]) -> int:
+        tracemalloc.start()
+        read()
+        traced = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return traced
+
+    def export() -> None:
+        pages = exporting.pages(database, None, exporting.Filters(), with_proofs=True)
+        assert [each.job.id for page in pages for each in page] == ids
+
+    prepared: list[sealing.Prepared] = []
+    assert peak(lambda: prepared.extend(sealing.prepare(database, history))) < 4 << 20
+    assert [one.id for one in prepared] == ids
+    assert sealing.append(database, prepared, Signing()) == len(ids)
+    assert peak(export) < 4 << 20
+    assert peak(lambda: is_as_recorded(database)) < 4 << 20
 
 
 class CrashError(Exception):

@@ -228,6 +228,21 @@ def test_time_limits_do_not_run_for_those_who_wait_in_a_pause(database: Database
     claim(database, finished, 1)
 
 
+def test_a_clock_that_is_set_back_in_a_pause_takes_no_time_away(database: Database) -> None:
+    job = submit(database)
+    stages.record(database, claim(database, job), OUTPUT)
+    before = stored(database, job).deadline_at
+    pausing.pause(database, "ops", None)
+    lapse(database, -3600)
+    pausing.resume(database, "ops")
+    after = stored(database, job).deadline_at
+    assert before is not None
+    assert after == before + dt.timedelta(seconds=3600), (
+        "an hour in which the clock comes there again"
+    )
+    assert published(database, queue_empty=True) == []
+
+
 class Engine:
     """An engine that generates nothing: a stage that is claimed fails."""
 

@@ -19,8 +19,12 @@ from jobs.formats.compression import BrokenFileError, Compression, compressor
 from jobs.formats.writing import to_json
 from jobs.importer import RefusedError, read_histories
 from jobs.models import Job
+from jobs.tlog import merkle
+from jobs.tlog.checkpoint import Checkpoint
+from jobs.tlog.entry import job_entry
 from jobs.tlog.note import Signer, Verifier
-from jobs.tlog.record import review_digest
+from jobs.tlog.proof import Proof
+from jobs.tlog.record import digest, review_digest
 from jobs.tlog.salted import salts_of
 from jobs.use_cases import importing, proving, workers
 from tests.conftest import RUNTIME, WORKER, new_database
@@ -132,6 +136,44 @@ OF_ERASED: dict[str, tuple[Change, str]] = {
 }
 
 
+def _of_attempt(**values: Any) -> Change:
+    return lambda h: h["attempts"][0].update(values)
+
+
+#: Of a history with a right digest and a right proof, by whoever has a log of their own.
+FORGED: dict[str, tuple[Change, str]] = {
+    "rounds without end": (lambda h: h.update(rounds=10**9), "`/rounds` has a wrong type or value"),
+    "another type": (lambda h: h.update(top_k=True), "`/top_k` has a wrong type or value"),
+    "a text as a number": (lambda h: h.update(priority="5"), "`/priority` has a wrong type"),
+    "no time": (lambda h: h.update(created_at=None), "`/created_at` has a wrong type or value"),
+    "no end": (lambda h: h.update(finished_at=None), "`/finished_at` has a wrong type or value"),
+    "a rating": (lambda h: h.update(rating=7), "its rating is not that of its last review"),
+    "metadata": (lambda h: h.update(metadata={"team": 5}), "`/metadata` has a wrong type or value"),
+    "output": (lambda h: h.update(options={"output": []}), "`/options` has a parameter that"),
+    "adapters": (
+        lambda h: [each["worker"].update(adapters=["x"]) for each in h["attempts"]],
+        "`/attempts/0/worker/adapters` has a wrong type or value",
+    ),
+    "a stage": (_of_attempt(position=7), "`/attempts/0` is of a stage that the job does not have"),
+    "a role": (_of_attempt(role="critic"), "`/attempts/0` is of a stage that the job does not"),
+    "a run": (_of_attempt(run=2), "`/attempts/0` is of a run that the job does not have"),
+    "twice": (
+        lambda h: h["attempts"].append({**h["attempts"][0], "number": 2}),
+        "`/attempts/3` finished a stage that was finished before",
+    ),
+}
+
+
+def _sign(history: dict[str, Any]) -> None:
+    """Give a history the digest that it should have, and a proof of a log with nothing else."""
+    history["digest"] = digest(history, salts_of(history["log"]))
+    entry = job_entry(history["digest"], history["created_at"] or "")
+    root = merkle.leaf_hash(entry)
+    note = Checkpoint("example.com/forged", 1, root).sign(Signer.generate("example.com/forged"))
+    history["log"]["index"] = 0
+    history["proof"] = Proof(0, [], note, entry).text
+
+
 @pytest.fixture(scope="module")
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -214,6 +256,24 @@ def test_a_worker_that_is_there_and_differs_is_refused(
     workers.register(empty, WORKER, "elsewhere", 1, RUNTIME)
     with pytest.raises(RefusedError, match=rf"line 1: a worker {WORKER} is there already"):
         load(exported[0], empty)
+
+
+def test_a_forged_history_that_could_not_be_shown_is_refused(
+    exported: tuple[bytes, Verifier], empty: Database
+) -> None:
+    """A proof says that it was recorded, and not that a HelixQ recorded it. One job would stop duties for all others."""
+    for name, (change, reason) in FORGED.items():
+
+        def forge(history: dict[str, Any], change: Change = change) -> None:
+            change(history)
+            _sign(history)
+
+        with pytest.raises(RefusedError) as caught:
+            load(changed(exported[0], 1, forge), empty)
+        assert str(caught.value).startswith("line 1: "), name
+        assert reason in str(caught.value), name
+        assert count(empty) == 0, name
+    assert load(changed(exported[0], 1, _sign), empty).imported == 3, "a right one is imported"
 
 
 @pytest.mark.parametrize(

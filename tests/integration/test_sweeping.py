@@ -13,6 +13,7 @@ from jobs.errors import JobNotFoundError
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.statements import outbox as outbox_statements
 from jobs.statements.leases import EXCLUSIVE_AFTER
+from jobs.timing import LEASE
 from jobs.use_cases import cancellation, outbox, queries, retention, stages, sweeping, workers
 from jobs.use_cases.stages import DEADLINE_EXCEEDED
 from tests.conftest import RUNTIME, WORKER
@@ -37,6 +38,35 @@ def test_a_lease_without_a_worker_expires(database: Database) -> None:
     let_leases_run_out(database)
     workers.heartbeat(database, WORKER, [("resp_other", 1)])
     assert sweeping.sweep(database).taken_back == [job.id]
+
+
+def test_a_clock_that_was_set_back_holds_up_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All times that were written before it lie hours in the future."""
+    running, overtaken, queued = submit(database), submit(database), submit(database, priority=0)
+    claimed = claim(database, running)
+    stages.record(database, claim(database, overtaken), OUTPUT)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(Job).values(published_at=utcnow(7200)))
+        leased = sa.update(Job).where(Job.worker_id.is_not(None))
+        connection.execute(leased.values(lease_expires_at=utcnow(7200)))
+        connection.execute(sa.update(Worker).values(seen_at=utcnow(7200)))
+    assert workers.list_ready(database) == [], "nobody knows whether it is there"
+    assert sweeping.sweep(database).taken_back == [], (
+        "its worker has the time of a lease to extend it"
+    )
+    assert workers.held_leases(database, WORKER) == {(running.id, claimed.lease_token)}
+    with database.read() as connection:
+        [left] = connection.execute(
+            sa.select(Job.lease_expires_at, utcnow()).where(Job.worker_id.is_not(None))
+        )
+    assert (left[0] - left[1]).total_seconds() <= LEASE
+    monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", -1.0)
+    published = outbox.take_unpublished(database, queue_empty=True, model=RUNTIME.model)
+    assert {each.job_id for each in published} == {overtaken.id, queued.id}
+    let_leases_run_out(database)
+    assert sweeping.sweep(database).taken_back == [running.id]
 
 
 def test_a_job_long_past_its_deadline_ends_despite_its_lease(

@@ -54,6 +54,10 @@ def test_slots_are_a_number_or_auto() -> None:
         ("HELIXQ_PORT", "70000", "HELIXQ_PORT=70000 is wrong: .*65535"),
         ("HELIXQ_METRICS_PORT", "0", "HELIXQ_METRICS_PORT=0 is wrong: .*1"),
         ("HELIXQ_METRICS_PORT", "8000", "HELIXQ_METRICS_PORT=8000 is wrong: it is HELIXQ_PORT"),
+        ("HELIXQ_HOST", "[::1]", r"HELIXQ_HOST=\[::1\] is wrong: '\[::1\]' does not appear to be"),
+        ("HELIXQ_HOST", "localhost:80", "'localhost:80' does not appear to be an IPv4 or IPv6"),
+        ("HELIXQ_HOST", "http//a", "HELIXQ_HOST=http//a is wrong: it should be a host name or an"),
+        ("HELIXQ_HOST", "a b", "HELIXQ_HOST=a b is wrong: it should be a host name or an IP addr"),
         ("HELIXQ_DTYPE", "int8", "HELIXQ_DTYPE=int8 is wrong: it should be .*'float16'"),
         (
             "HELIXQ_DEVICE",

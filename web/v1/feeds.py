@@ -107,14 +107,15 @@ class Feed:
             if not self._nothing_after(count) or self._reading:
                 return self._messages[count:], self.ended
             self._reading = True
+            before = len(self._messages)
         try:
             self._read(min(timeout, MAX_BLOCK))
         finally:
             with self._changed:
                 self._reading = False
-                if self._nothing_after(count):
+                if self._nothing_after(before):
                     self._changed.notify()  # Another thread may read now.
-                else:
+                else:  # The reader that read them may skip them.
                     self._changed.notify_all()
         with self._changed:
             return self._messages[count:], self.ended

@@ -138,7 +138,6 @@ def file_content(file_id: str) -> Response:
         reply = Response(
             _content(file.id, file.size),
             mimetype="application/octet-stream",
-            direct_passthrough=True,
         )
         reply.call_on_close(stack.pop_all().close)
     reply.content_length = file.size

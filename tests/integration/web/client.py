@@ -12,6 +12,7 @@ from jobs.use_cases import stages
 from jobs.use_cases.stages import Output
 from tests import application
 from tests.conftest import WORKER, give_schema
+from web import rate_limits
 from web.services import Services
 
 #: Flask's test client. Its own type calls the JSON of every response possibly None.
@@ -44,6 +45,7 @@ def serving(
     try:
         yield app.test_client()
     finally:
+        rate_limits.close(app)
         services.keys.close()
         services.database.close()
         services.progress.close()

@@ -15,7 +15,7 @@ from jobs.errors import StoredFileNotFoundError
 from jobs.models import File, FileChunk, FilePurpose, FileState
 from jobs.statements.files import UPLOAD_LOST_AFTER
 from jobs.use_cases import files
-from tests.integration.web.client import Client
+from tests.integration.web.client import Client, services_of
 
 TEXT = "".join(f'{{"line": {number}}}\n' for number in range(10)).encode()
 _names = (f"{number}.jsonl" for number in itertools.count())
@@ -35,6 +35,20 @@ def upload(
 def sweep(database: Database) -> None:
     while files.sweep_files(database):
         pass
+
+
+def test_a_reader_occupies_a_slot_until_it_has_read_or_breaks_off(web: Client) -> None:
+    """Each has a thread. Without a limit, slow readers would take all of them."""
+    path = f"/v1/files/{upload(web, TEXT).json['id']}/content"
+    waiter = services_of(web).waiter
+    free = waiter._slots._value
+    reply = web.get(path, buffered=False)
+    assert waiter._slots._value == free - 1
+    reply.close()
+    assert waiter._slots._value == free
+    with web.head(path):
+        pass
+    assert waiter._slots._value == free
 
 
 def stored(database: Database) -> tuple[int, int]:

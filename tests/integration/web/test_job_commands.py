@@ -56,14 +56,16 @@ def test_a_list_has_as_many_jobs_as_were_asked_for(web: Client, jobs: Command) -
 
 
 def test_a_job_is_shown_with_its_texts(web: Client, database: Database, jobs: Command) -> None:
-    job_id = ask(web, input="What does \x1b[2J do?")["id"]
+    job_id = ask(web, input="What does \x1b[2J do, and \x9b2J?")["id"]
     finish(database, job_id)
     shown = jobs("show", job_id).output
     assert shown.startswith(f"id:        {job_id}\nstatus:    completed\n")
-    assert "QUESTION: What does �[2J do?" in shown
+    assert "QUESTION: What does �[2J do, and �2J?" in shown
     for heading in ("ACTOR", "CRITIQUE", "REGENERATION"):
         assert f"\n{heading}, 3 tokens\nA text.\n" in shown
-    history = json.loads(jobs("show", job_id, "--json").output)
+    printed = jobs("show", job_id, "--json").output
+    assert "\x9b" not in printed
+    history = json.loads(printed)
     assert history == web.get(f"/api/jobs/{job_id}").json
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,10 @@ def test_without_redis_requests_are_neither_limited_nor_delayed(
         listener.bind(str(silent))
         listener.listen(100)
         for address in (silent, socket_folder / "nowhere.sock"):
-            limits = rate_limits.RateLimits(f"unix://{address}")
-            start = time.monotonic()
-            assert [limits.hit("key", 1) for _ in range(100)] == [(True, {}, 0)] * 100
-            assert time.monotonic() - start < 2 * rate_limits.TIMEOUT + 0.5, "one of them waits"
+            with closing(rate_limits.RateLimits(f"unix://{address}")) as limits:
+                start = time.monotonic()
+                assert [limits.hit("key", 1) for _ in range(100)] == [(True, {}, 0)] * 100
+                assert time.monotonic() - start < 2 * rate_limits.TIMEOUT + 0.5, "one of them waits"
     with serving(url, "unix:///nowhere.sock", AUTH="required") as web:
         alice = program(web.application, requests_per_minute=1)
         for _ in range(3):

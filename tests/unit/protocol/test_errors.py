@@ -7,6 +7,8 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from jobs.errors import IdempotencyError, JobNotFoundError, QueueFullError, UserError
 from jobs.protocol.errors import (
+    MAX_MESSAGE,
+    MAX_PARAM,
     ConflictError,
     ErrorKind,
     InternalError,
@@ -17,6 +19,7 @@ from jobs.protocol.errors import (
     UnavailableError,
     translate,
 )
+from jobs.protocol.validation import validate
 
 
 def test_an_error_has_openais_shape() -> None:
@@ -29,6 +32,24 @@ def test_an_error_has_openais_shape() -> None:
     }
     assert str(error) == "Wrong."
     assert isinstance(error, UserError)
+
+
+def test_errors_quote_a_part_of_what_is_long() -> None:
+    """100 errors of a batch's lines are stored with it, and each list of batches has them."""
+    name = f"first{'x' * 1_000_000}last"
+    for wrong, start, end in (
+        ({name: 1}, "Unknown parameter: `firstxxx", "`priority`."),
+        ({"model": name}, "No such model: 'firstxxx", "has one model, 'helixnet'."),
+        ({"metadata": {name: 1}}, "Invalid key in `metadata`", "at most 64 characters."),
+        ({"metadata": {name: "\ud800"}}, "`metadata.firstxxx", "an unpaired surrogate."),
+    ):
+        with pytest.raises(ProtocolError) as caught:
+            validate({"input": "Why?", **wrong})
+        error = caught.value
+        assert error.message.startswith(start)
+        assert error.message.endswith(end)
+        assert len(error.message) <= MAX_MESSAGE
+        assert len(error.param or "") <= MAX_PARAM
 
 
 @pytest.mark.parametrize(

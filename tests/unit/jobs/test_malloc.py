@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-#: Threads that allocate, as those of the web do; prints how many arenas there are then.
+#: Threads that allocate, as those of the web and of a worker do; prints how many arenas there are then.
 PROGRAM = """
 import ctypes, re, threading
-from web.malloc import limit_arenas
+from jobs.malloc import limit_arenas
 
 limit_arenas()
 libc = ctypes.CDLL(None)
@@ -36,7 +36,7 @@ print(len(re.findall(b"<heap nr=", text.value)))
 
 def arenas(**environ: str) -> int:
     """Return how many arenas the threads of a new process have."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={"PYTHONPATH": root, **environ},

@@ -1,4 +1,4 @@
-"""How glibc allocates memory for the threads of the web."""
+"""How glibc allocates memory for the threads of a process."""
 
 from __future__ import annotations
 
