@@ -28,10 +28,17 @@ class Page(NamedTuple):
     after: str | None
 
 
-def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> Page:
-    """Return which page of a list is requested."""
+def page(
+    default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE, order: str = "desc"
+) -> Page:
+    """Return which page of a list is requested.
+
+    Args:
+        default, maximum: the number of entries.
+        order: if the request does not say.
+    """
     limit = integer("limit", default, 1, maximum)
-    return Page(limit, choice("order", "desc", ("asc", "desc")), request.args.get("after"))
+    return Page(limit, choice("order", order, ("asc", "desc")), request.args.get("after"))
 
 
 def time(name: str) -> dt.datetime | None:

@@ -14,6 +14,8 @@ from jobs import pipeline
 from jobs.models import Job, Status
 from jobs.pipeline import Role
 from jobs.protocol.errors import CancelledError, InternalError, InvalidRequestError, ProtocolError
+from jobs.protocol.input_items import page_of
+from jobs.protocol.items import Message
 from jobs.protocol.response import is_message, response
 
 _FINISH_REASONS = {"completed": "stop", "incomplete": "length"}
@@ -55,6 +57,38 @@ def chat_completion(job: Job) -> dict[str, Any]:
         "metadata": job.metadata_,
         "context": job.context,
     }
+
+
+def completion_id(job_id: str) -> str:
+    """Return the id of a job's chat completion."""
+    return "chatcmpl-" + job_id.removeprefix("resp_")
+
+
+def message_list(job: Job, *, limit: int, after: str | None, newest_first: bool) -> dict[str, Any]:
+    """Return one page of the messages that were asked, as OpenAI lists those of a stored completion.
+
+    Args:
+        job: whose messages they are, with its input items loaded.
+        limit: the maximum number of messages.
+        after: the id of the last message of the page before.
+        newest_first: the order.
+
+    Raises:
+        InvalidRequestError: there is no message with the id ``after``.
+    """
+    sent = job.input_items or [{"role": "user", "content": job.question}]
+    messages = [
+        {
+            "id": f"{completion_id(job.id)}-{number}",
+            "role": item["role"],
+            "content": Message.model_validate(item).text,
+            "content_parts": None,
+            "refusal": None,
+        }
+        for number, item in enumerate(sent)
+        if "role" in item
+    ]
+    return page_of(messages, limit=limit, after=after, newest_first=newest_first)
 
 
 class Chunks:
@@ -136,7 +170,7 @@ def _label(role: Role) -> str:
 def _common(of: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return the fields that a completion and all of its chunks have."""
     return {
-        "id": "chatcmpl-" + of["id"].removeprefix("resp_"),
+        "id": completion_id(of["id"]),
         "object": kind,
         "created": of["created_at"],
         "model": of["model"],

@@ -42,6 +42,8 @@ class ChatMessage(BaseModel):
         ),
     ]
     content: Content = ""
+    # lm-evaluation-harness sends it with each message.
+    type: Annotated[str, neutral(one_of("text", "message"), TEXT_ONLY)] | None = None
     # Messages of an earlier completion have these. They are accepted and ignored.
     name: str | None = None
     refusal: str | None = None

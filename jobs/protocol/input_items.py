@@ -25,6 +25,17 @@ def input_item_list(
     """
     sent = job.input_items or [{"role": "user", "content": job.question}]
     items = [_item(job, number, item) for number, item in enumerate(sent)]
+    return page_of(items, limit=limit, after=after, newest_first=newest_first)
+
+
+def page_of(
+    items: list[dict[str, Any]], *, limit: int, after: str | None, newest_first: bool
+) -> dict[str, Any]:
+    """Return one page of all items of an input, the oldest first, in OpenAI's shape.
+
+    Raises:
+        InvalidRequestError: none of them has the id ``after``.
+    """
     if newest_first:
         items.reverse()
     if after is not None:

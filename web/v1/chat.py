@@ -1,4 +1,4 @@
-"""The endpoint ``/v1/chat/completions``: the same jobs as ``/v1/responses``, in OpenAI's older shape."""
+"""The endpoints ``/v1/chat/completions``: the same jobs as ``/v1/responses``, in OpenAI's older shape."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from flask import Response
+from flask.sansio.blueprints import BlueprintSetupState
+from werkzeug.routing import BaseConverter
 
+from jobs.errors import NotEndedError
+from jobs.models import Job
 from jobs.protocol import body
-from jobs.protocol.chat_completion import Chunks, chat_completion, to_json
+from jobs.protocol.chat_completion import (
+    Chunks,
+    chat_completion,
+    completion_id,
+    message_list,
+    to_json,
+)
 from jobs.protocol.chat_request import CreateChatCompletion, in_chat_terms
 from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, UnavailableError
 from jobs.protocol.validation import validate_chat, validate_response
-from jobs.use_cases import submission
+from jobs.use_cases import queries, submission
+from web import query
 from web.errors import error_response
 from web.idempotency import idempotency_key
 from web.request_body import read_json
@@ -28,6 +39,18 @@ from web.v1.routes import (
     stream_response,
     submit,
 )
+
+
+class CompletionIdConverter(BaseConverter):
+    """The id of a chat completion in a path, as that of its job."""
+
+    def to_python(self, value: str) -> str:
+        return value.replace("chatcmpl-", "resp_", 1)
+
+
+@blueprint.record
+def _add_converter(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["completion"] = CompletionIdConverter
 
 
 @blueprint.post("/chat/completions")
@@ -64,14 +87,47 @@ def create_chat_completion() -> Response:
                 f"The server is shutting down. The job continues: retrieve it as {job.id}.",
                 code="unavailable",
             )
-        try:
-            return json_response(chat_completion(job))
-        except ProtocolError as error:
-            reply = error_response(error)
-            if error.kind is ErrorKind.INTERNAL:
-                # OpenAI's clients would ask again, and the job would fail again.
-                reply.headers["x-should-retry"] = "false"
-            return reply
+        return _completion(job)
+
+
+@blueprint.get("/chat/completions/<completion:job_id>")
+def retrieve_chat_completion(job_id: str) -> Response:
+    """Reply with the chat completion of a job that has ended."""
+    services = get_services()
+    job = queries.get_job(services.database, services.readable_owner, job_id)
+    if not job.status.final:
+        raise NotEndedError(job.id)
+    return _completion(job)
+
+
+@blueprint.get("/chat/completions/<completion:job_id>/messages")
+def chat_completion_messages(job_id: str) -> Response:
+    """List the messages that were asked."""
+    services = get_services()
+    limit, order, after = query.page(order="asc")
+    job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
+    return json_response(message_list(job, limit=limit, after=after, newest_first=order == "desc"))
+
+
+@blueprint.delete("/chat/completions/<completion:job_id>")
+def delete_chat_completion(job_id: str) -> Response:
+    """Delete a job with its history, and stop it if it has not ended."""
+    get_services().delete(job_id)
+    return json_response(
+        {"id": completion_id(job_id), "object": "chat.completion.deleted", "deleted": True}
+    )
+
+
+def _completion(job: Job) -> Response:
+    """Reply with the chat completion of a job that has ended, or with why there is none."""
+    try:
+        return json_response(chat_completion(job))
+    except ProtocolError as error:
+        reply = error_response(error)
+        if error.kind is ErrorKind.INTERNAL:
+            # OpenAI's clients would ask again, and the job has failed.
+            reply.headers["x-should-retry"] = "false"
+        return reply
 
 
 def _chunks(events: Iterator[bytes], request: CreateChatCompletion) -> Iterator[bytes]:

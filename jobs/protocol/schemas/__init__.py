@@ -6,7 +6,7 @@ has a module. The names here are those of whole replies, and those of objects wh
 
 from jobs.protocol.schemas.base import Reply
 from jobs.protocol.schemas.batches import Batch, BatchList
-from jobs.protocol.schemas.chat import ChatCompletion
+from jobs.protocol.schemas.chat import ChatCompletion, ChatMessageList, DeletedChatCompletion
 from jobs.protocol.schemas.erasures import DeletedJob, DeletedJobs, Erased
 from jobs.protocol.schemas.errors import ErrorReply, Problem
 from jobs.protocol.schemas.files import DeletedFile, File, FileList
@@ -37,6 +37,8 @@ __all__ = [
     "Batch",
     "BatchList",
     "ChatCompletion",
+    "ChatMessageList",
+    "DeletedChatCompletion",
     "DeletedFile",
     "DeletedJob",
     "DeletedJobs",

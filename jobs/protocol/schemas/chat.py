@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from jobs.protocol.request import Context
-from jobs.protocol.schemas.base import Model, Reply, Timestamp
+from jobs.protocol.schemas.base import Model, Page, Reply, Timestamp
 from jobs.protocol.schemas.responses import InputTokens, OutputTokens
+
+COMPLETION_ID = r"^chatcmpl-[0-9a-f]{32}$"
 
 
 class ChatAnswer(Reply):
@@ -34,10 +36,32 @@ class ChatUsage(Reply):
     completion_tokens_details: OutputTokens
 
 
+class StoredChatMessage(Reply):
+    """A message that was asked."""
+
+    id: str
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str
+    content_parts: None
+    refusal: None
+
+
+class ChatMessageList(Page):
+    """A page of messages that were asked."""
+
+    data: list[StoredChatMessage]
+
+
+class DeletedChatCompletion(Reply):
+    id: str = Field(pattern=COMPLETION_ID)
+    object: Literal["chat.completion.deleted"]
+    deleted: Literal[True]
+
+
 class ChatCompletion(Reply):
     """A job as OpenAI's chat completion."""
 
-    id: str = Field(pattern=r"^chatcmpl-[0-9a-f]{32}$")
+    id: str = Field(pattern=COMPLETION_ID)
     object: Literal["chat.completion"]
     created: Timestamp
     model: Model

@@ -7,13 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionDeleted,
+    ChatCompletionStoreMessage,
+)
 
 from jobs.database import Database
 from jobs.use_cases import stages
 from jobs.use_cases.stages import Output
 from tests.conftest import WORKER, new_database
-from tests.integration.web.client import OUTPUT, Client, finish, services_of, serving
+from tests.integration.web.client import OUTPUT, Client, ask, finish, services_of, serving
 from tests.servers import RedisServer
 
 QUESTION = [{"role": "user", "content": "Why?"}]
@@ -52,6 +57,43 @@ def test_the_regeneration_is_the_message(web: Client, database: Database) -> Non
     assert body["metadata"] == {"team": "blue"}
     response = web.get("/v1/responses/resp_" + body["id"].removeprefix("chatcmpl-")).json
     assert (response["output"][-1]["content"][0]["text"], response["seed"]) == ("A text.", 7)
+
+
+def test_a_completion_can_be_retrieved_and_deleted(web: Client, database: Database) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}], "type": "text"},
+    ]  # fmt: skip
+    body = answer(web, database, messages=messages)
+    path = f"/v1/chat/completions/{body['id']}"
+    assert web.get(path).json == body
+    listed = web.get(f"{path}/messages").json["data"]
+    for message in listed:
+        ChatCompletionStoreMessage.model_validate({**message, "role": "assistant"})
+    assert [(m["role"], m["content"]) for m in listed] == [("system", "Be brief."), ("user", "Why?")]  # fmt: skip
+    page = web.get(f"{path}/messages?limit=1&order=desc").json
+    assert (page["data"], page["has_more"]) == ([listed[1]], True)
+    assert web.get(f"{path}/messages?after={listed[1]['id']}").json["data"] == []
+    assert web.get(f"{path}/messages?after=x").json["error"]["param"] == "after"
+    # Metadata are part of the record.
+    assert web.post(path, json={"metadata": {}}).status_code == 405
+    deleted = web.delete(path).json
+    assert ChatCompletionDeleted.model_validate(deleted).id == body["id"]
+    for gone in (path, f"{path}/messages"):
+        assert web.get(gone).status_code == 404
+
+
+def test_there_is_no_completion_without_an_answer(web: Client, database: Database) -> None:
+    job_id = ask(web)["id"]
+    path = f"/v1/chat/completions/chatcmpl-{job_id.removeprefix('resp_')}"
+    reply = web.get(path)
+    assert (reply.status_code, reply.json["error"]["code"]) == (409, "not_ended")
+    claim = stages.claim(database, job_id, 0, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.fail(database, claim, "server_error", "It broke.")
+    reply = web.get(path)
+    assert (reply.status_code, reply.headers["x-should-retry"]) == (500, "false")
+    assert "It broke." in reply.json["error"]["message"]
 
 
 def test_a_stream_has_the_same_texts(web: Client, database: Database) -> None:
@@ -141,6 +183,7 @@ def test_a_job_without_an_answer_is_an_error(web: Client, database: Database, st
         ({"messages": []}, "messages", "empty_input"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "empty_input"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "unsupported_parameter"),
+        ({"messages": [{"role": "user", "content": "x", "type": "image"}]}, "messages.0.type", "unsupported_parameter"),
         ({"messages": [{"role": "user", "refusal": 3}]}, "messages.0.refusal", "invalid_type"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},

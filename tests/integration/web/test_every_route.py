@@ -120,11 +120,14 @@ ROUTES: dict[str, Route] = {
     # It deletes what matches among one's own.
     "POST /api/jobs/delete": Route(Access.ASK, json={"owner": "{owner}"}, names=True, foreign=200),
     # Asking.
+    "DELETE /v1/chat/completions/<completion:job_id>": ASK,
     "DELETE /v1/files/<file_id>": ASK,
     "DELETE /v1/responses/<response:job_id>": ASK,
     "DELETE /v1/webhook_endpoints/<endpoint_id>": ASK,
     "GET /v1/batches": Route(Access.ASK, {"after": "{batch}"}, names=True),
     "GET /v1/batches/<batch_id>": ASK,
+    "GET /v1/chat/completions/<completion:job_id>": ASK,
+    "GET /v1/chat/completions/<completion:job_id>/messages": ASK,
     "GET /v1/files": Route(Access.ASK, {"after": "{file}"}, names=True),
     "GET /v1/files/<file_id>": ASK,
     "GET /v1/files/<file_id>/content": ASK,

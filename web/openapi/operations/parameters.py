@@ -18,18 +18,21 @@ IDEMPOTENCY_KEY = Parameter(
 )
 
 
-def page(default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE) -> tuple[Parameter, ...]:
+def page(
+    default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE, order: str = "desc"
+) -> tuple[Parameter, ...]:
     """Return the parameters of lists."""
     return (
         Parameter(
             "limit", {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
         ),
-        Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}),
+        Parameter("order", {"enum": ["asc", "desc"], "default": order}),
         Parameter("after", TEXT, "The id of the last entry of the previous page."),
     )
 
 
 PAGE = page()
+OLDEST_FIRST = page(order="asc")
 PERIOD = (
     Parameter("since", TEXT, "Created from then on: Unix seconds, or RFC 3339."),
     Parameter("until", TEXT, "Created before then: Unix seconds, or RFC 3339."),

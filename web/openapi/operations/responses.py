@@ -7,7 +7,7 @@ from jobs.protocol import schemas
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.request import CreateResponse
 from web.openapi.operations.description import Operation, Parameter, Reply
-from web.openapi.operations.parameters import IDEMPOTENCY_KEY, PAGE, TEXT
+from web.openapi.operations.parameters import IDEMPOTENCY_KEY, OLDEST_FIRST, PAGE, TEXT
 from web.v1.routes import MAX_WAIT
 
 _LOCATION = {
@@ -95,6 +95,22 @@ OPERATIONS = {
         body=CreateChatCompletion,
         parameters=(IDEMPOTENCY_KEY,),
         errors=(404, 409),
+    ),
+    "v1.retrieve_chat_completion": Operation(
+        "Chat completions",
+        {200: Reply("The chat completion.", schemas.ChatCompletion)},
+        errors=(404, 409),
+    ),
+    "v1.chat_completion_messages": Operation(
+        "Chat completions",
+        {200: Reply("A page of messages.", schemas.ChatMessageList)},
+        parameters=OLDEST_FIRST,
+        errors=(404,),
+    ),
+    "v1.delete_chat_completion": Operation(
+        "Chat completions",
+        {200: Reply("It is deleted.", schemas.DeletedChatCompletion)},
+        errors=(404,),
     ),
     "v1.models": Operation("Models", {200: Reply("The models.", schemas.ModelList)}),
     "v1.model": Operation("Models", {200: Reply("The model.", schemas.ServedModel)}, errors=(404,)),
