@@ -19,7 +19,7 @@ from jobs.statements import jobs, log
 from jobs.statements.jobs import Place
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
-from jobs.use_cases.searching import Filters
+from jobs.use_cases.filters import Filters
 
 __all__ = ["Exported", "Filters", "pages", "selected"]
 
@@ -57,7 +57,7 @@ def pages(
     if of is not None and owner is not None and of != owner:
         return
     whose = owner if of is None else of
-    plain = jobs.Filters(whose, filters.since, filters.until, filters.rating)
+    plain = filters.plain(whose)
     with database.read() as connection:
         last = jobs.find_last(connection, plain)
     if last is None:
@@ -79,7 +79,16 @@ def pages(
                 loaded = log.load_jobs(session, ids)
                 found = [loaded[job_id] for job_id in ids if job_id in loaded]
             else:
-                found = jobs.list_between(session, plain, filters.statuses, after, last, size)
+                found = jobs.list_page(
+                    session,
+                    plain,
+                    filters.statuses,
+                    limit=size,
+                    after=after,
+                    last=last,
+                    newest_first=False,
+                    options=log.HISTORY,
+                )
             proofs = proving.prove_all(session.connection(), found) if with_proofs else {}
         if found:
             after = Place(found[-1].created_at, found[-1].id)
