@@ -13,8 +13,8 @@ from jobs.models import Status
 from jobs.protocol.errors import InvalidRequestError
 from jobs.search.query import Node, QueryError, parse
 from jobs.use_cases import searching
+from jobs.use_cases.filters import Filters
 from jobs.use_cases.queries import ANY
-from jobs.use_cases.searching import Filters
 from web import query
 from web.services import get_services
 

@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, defer, selectinload
+from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import BatchNotFoundError
-from jobs.models import OPEN, Attempt, Batch, BatchLine, BatchStatus, Job, Status
+from jobs.models import OPEN, Batch, BatchLine, BatchStatus, Job, Status
 from jobs.statements import deliveries, endings
-from jobs.statements.jobs import IS_QUEUED
+from jobs.statements.jobs import ATTEMPTS, IS_QUEUED
 from jobs.statements.paging import by_age
 from jobs.timing import LEASE
 
@@ -287,10 +287,7 @@ def ended_lines(
     )
     # A job that was deleted has ended too.
     rows = [row for row in submitted if ends.get(row.job_id or "", True) is not None][:limit]
-    attempts = selectinload(Job.attempts).options(
-        defer(Attempt.prompt), defer(Attempt.delta_lengths)
-    )
-    query = sa.select(Job).where(Job.id.in_([row.job_id for row in rows])).options(attempts)
+    query = sa.select(Job).where(Job.id.in_([row.job_id for row in rows])).options(*ATTEMPTS)
     jobs = {job.id: job for job in session.scalars(query)} if rows else {}
     return [
         (row.number, row.custom_id, row.job_id or "", jobs.get(row.job_id or "")) for row in rows

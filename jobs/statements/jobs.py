@@ -222,42 +222,39 @@ def list_replays(session: Session, owner: str | None, job_id: str, limit: int) -
     )
 
 
+#: Loads the attempts of jobs without their prompts, which responses do not show: those of long conversations are long.
+ATTEMPTS: tuple[ORMOption, ...] = (
+    selectinload(Job.attempts).options(defer(Attempt.prompt), defer(Attempt.delta_lengths)),
+)
+
+
 def list_page(
     session: Session,
-    owner: str | None,
+    filters: Filters,
+    statuses: Collection[Status] = (),
     *,
     limit: int,
-    after: str | None,
-    newest_first: bool,
-    statuses: Collection[Status],
-    since: dt.datetime | None,
-    until: dt.datetime | None,
-    rating: int | None,
-    with_attempts: bool,
+    after: Place | None = None,
+    newest_first: bool = True,
+    options: Sequence[ORMOption] = (),
 ) -> list[Job]:
-    """Return up to ``limit`` jobs of an owner, by age.
+    """Return jobs by age.
 
-    Only those with the rating, with one of the statuses if there are any, and created from ``since`` on and
-    before ``until``.
-
-    Raises:
-        JobNotFoundError: the owner has no job with the id ``after``.
+    Args:
+        session: of the unit of work.
+        filters: which jobs.
+        statuses: of the jobs; none for all.
+        limit: the maximum number.
+        after: the place before the first one; it need not be there any more. None for the beginning.
+        newest_first: the order.
+        options: what to load besides.
     """
     order = [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
-    conditions = Filters(owner, since, until, rating).conditions()
+    conditions = filters.conditions()
     if after is not None:
-        check_id(after)
-        last = session.get(Job, after)
-        if last is None or owner not in (None, last.owner):
-            raise JobNotFoundError(after)
-        place = cursor(Place(last.created_at, last.id))
-        conditions.append(place > KEY if newest_first else place < KEY)
+        conditions.append(cursor(after) > KEY if newest_first else cursor(after) < KEY)
     query = _select_page(conditions, statuses, order, limit)
-    if with_attempts:
-        # A page of long conversations would have many prompts, which responses do not show.
-        attempts = selectinload(Job.attempts)
-        query = query.options(attempts.options(defer(Attempt.prompt), defer(Attempt.delta_lengths)))
-    return list(session.scalars(query))
+    return list(session.scalars(query.options(*options)))
 
 
 def _select_page(

@@ -19,7 +19,7 @@ from jobs.statements import jobs, log
 from jobs.statements.jobs import Place
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
-from jobs.use_cases.searching import Filters
+from jobs.use_cases.filters import Filters
 
 __all__ = ["Exported", "Filters", "pages", "selected"]
 
@@ -57,7 +57,7 @@ def pages(
     if of is not None and owner is not None and of != owner:
         return
     whose = owner if of is None else of
-    plain = jobs.Filters(whose, filters.since, filters.until, filters.rating)
+    plain = filters.plain(whose)
     with database.read() as connection:
         last = jobs.find_last(connection, plain)
     if last is None:

@@ -10,8 +10,8 @@ from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Status
 from jobs.statements import jobs, listing
 from jobs.statements.listing import Opening
+from jobs.use_cases.filters import Filters
 from jobs.use_cases.queries import ANY
-from jobs.use_cases.searching import Filters
 
 __all__ = [
     "MAX_COUNT",
@@ -76,5 +76,6 @@ def count_newer(database: Database, owner: str | None, filters: Filters, job_id:
             place = jobs.place_of(connection, owner, job_id)
         except JobNotFoundError:
             raise CursorError(job_id) from None
-        chosen = jobs.Filters(owner, filters.since, filters.until)
-        return listing.count_newer(connection, chosen, filters.statuses, place, MAX_NEW)
+        return listing.count_newer(
+            connection, filters.plain(owner), filters.statuses, place, MAX_NEW
+        )

@@ -105,16 +105,14 @@ def list_jobs(
         JobNotFoundError: the owner has no job with the id ``after``.
     """
     with database.read_session() as session:
+        place = None if after is None else jobs.place_of(session.connection(), owner, after)
         page = jobs.list_page(
             session,
-            owner,
+            jobs.Filters(owner, since, until, rating),
+            () if status is None else (status,),
             limit=limit + 1,
-            after=after,
+            after=place,
             newest_first=newest_first,
-            statuses=() if status is None else (status,),
-            since=since,
-            until=until,
-            rating=rating,
-            with_attempts=with_attempts,
+            options=jobs.ATTEMPTS if with_attempts else (),
         )
     return page[:limit], len(page) > limit

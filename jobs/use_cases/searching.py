@@ -12,7 +12,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -21,14 +20,13 @@ from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument, Status
-from jobs.search import facets
-from jobs.search.query import All, Any, Node, Term
 from jobs.search.ranking import score
 from jobs.statements import documents, jobs, search
 from jobs.statements.documents import LAST_ID
 from jobs.statements.jobs import ANY
-from jobs.statements.search import MAX_EFFORT, Wanted
+from jobs.statements.search import MAX_EFFORT
 from jobs.use_cases import indexing
+from jobs.use_cases.filters import Filters
 
 log = logging.getLogger(__name__)
 
@@ -38,55 +36,6 @@ RANKED = 200
 MAX_UNFINISHED = 2000
 #: Jobs that a search may index before it begins: each takes about a millisecond.
 MAX_CAUGHT_UP = 4
-
-
-@dataclass(frozen=True)
-class Filters:
-    """What a list is filtered by. Each one that is set must be met."""
-
-    statuses: tuple[Status, ...] = ()
-    #: Created from ``since`` on, and before ``until``.
-    since: dt.datetime | None = None
-    until: dt.datetime | None = None
-    query: Node | None = None
-    #: Name or digest of an adapter that a worker of the job served.
-    adapter: str | None = None
-    #: As in `Job.model`.
-    model: str | None = None
-    #: Id or host of a worker that ran a stage.
-    worker: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    #: Of one stage.
-    min_attempts: int | None = None
-    #: Shares of words, from 0 to 1.
-    min_changed: float | None = None
-    max_changed: float | None = None
-    #: Seconds.
-    min_duration: float | None = None
-    max_duration: float | None = None
-    #: The last rating of the regeneration; None for jobs without one, `ANY` for all.
-    rating: int | None = ANY
-
-    @property
-    def need_index(self) -> bool:
-        """Whether the table of jobs has no index for them."""
-        return bool(self.metadata) or self.need_ended
-
-    @property
-    def need_ended(self) -> bool:
-        """Whether only jobs that have ended can meet them."""
-        rest = (
-            self.query,
-            self.adapter,
-            self.model,
-            self.worker,
-            self.min_attempts,
-            self.min_changed,
-            self.max_changed,
-            self.min_duration,
-            self.max_duration,
-        )
-        return any(value is not None for value in rest)
 
 
 class Listed(NamedTuple):
@@ -105,6 +54,19 @@ class Page(NamedTuple):
     jobs: list[Listed]
     #: Where the next page begins; None if this is the last one.
     next: str | None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Which page of which list is asked for, as `list_jobs` has it."""
+
+    #: Of the jobs; None for all.
+    owner: str | None
+    filters: Filters
+    limit: int
+    after: str | None
+    order: Order
+    effort: int
 
 
 def list_jobs(
@@ -138,61 +100,39 @@ def list_jobs(
     """
     if of is not None and owner is not None and of != owner:
         return Page([], None)
-    whose = owner if of is None else of
+    request = _Request(owner if of is None else of, filters, limit, after, order, effort)
     if not filters.need_index:
-        return _list(database, whose, filters, limit, after, order)
+        return _list(database, request)
     _catch_up(database)
-    wanted = _wanted(whose, filters)
-    bounds = _Bounds.of(filters)
-    unfinished: dict[int, str] = {}
-    if order is Order.RELEVANCE:
-        ids, following = _ranked(database, wanted, filters, bounds, limit, after, effort)
-    else:
-        ids, following, unfinished = _searched(
-            database, whose, wanted, filters, bounds, limit, after, order, effort
-        )
-    with database.read_session() as session:
-        found: dict[int, tuple[Job, SearchDocument | None]] = {**search.load(session, ids)}
-        waiting = jobs.load(session, unfinished.values())
-        found |= {i: (waiting[name], None) for i, name in unfinished.items() if name in waiting}
-        loaded = [found[i] for i in ids if i in found]
-        # Terms are hashes; an owner's jobs are an owner's.
-        loaded = [(job, document) for job, document in loaded if whose in (None, job.owner)]
-        outputs = {}
-        if filters.query is not None:
-            outputs = search.load_outputs(session, [job.id for job, _ in loaded])
-    return Page([Listed(job, doc, outputs.get(job.id, ())) for job, doc in loaded], following)
+    found = (_rank if order is Order.RELEVANCE else _search)(database, request)
+    return Page(_load(database, request, found), found.next)
 
 
-def _list(
-    database: Database,
-    owner: str | None,
-    filters: Filters,
-    limit: int,
-    after: str | None,
-    order: Order,
-) -> Page:
+def _list(database: Database, request: _Request) -> Page:
     """List jobs by the indexes of their own table."""
     with database.read_session() as session:
-        try:
-            page = jobs.list_page(
-                session,
-                owner,
-                limit=limit + 1,
-                after=after,
-                newest_first=order is not Order.OLDEST,
-                statuses=filters.statuses,
-                since=filters.since,
-                until=filters.until,
-                rating=filters.rating,
-                with_attempts=False,
-            )
-        except JobNotFoundError:
-            raise CursorError(str(after)) from None
-        shown = page[:limit]
+        page = jobs.list_page(
+            session,
+            request.filters.plain(request.owner),
+            request.filters.statuses,
+            limit=request.limit + 1,
+            after=_place_in_table(session.connection(), request),
+            newest_first=request.order is not Order.OLDEST,
+        )
+        shown = page[: request.limit]
         documents = search.load_documents(session, [job.id for job in shown])
     listed = [Listed(job, documents.get(job.id)) for job in shown]
-    return Page(listed, shown[-1].id if len(page) > limit else None)
+    return Page(listed, shown[-1].id if len(page) > len(shown) else None)
+
+
+def _place_in_table(connection: sa.Connection, request: _Request) -> jobs.Place | None:
+    """Return the place of the job after which a page begins; None for the first page."""
+    if request.after is None:
+        return None
+    try:
+        return jobs.place_of(connection, request.owner, request.after)
+    except JobNotFoundError:
+        raise CursorError(request.after) from None
 
 
 def _catch_up(database: Database) -> None:
@@ -207,75 +147,113 @@ def _catch_up(database: Database) -> None:
         log.debug("jobs that have just ended are not indexed before a search: %s", error)
 
 
-class _Bounds(NamedTuple):
-    """The lowest id of documents, and the one after the highest."""
+@dataclass(frozen=True)
+class _Found:
+    """A page that the search index has."""
 
+    #: Of documents, in order.
+    ids: list[int]
+    next: str | None
+    #: Which of the documents do not exist: those that jobs that have not ended will have, with the jobs' ids.
+    unfinished: Mapping[int, str] = field(default_factory=dict)
+
+
+def _load(database: Database, request: _Request, found: _Found) -> list[Listed]:
+    with database.read_session() as session:
+        rows: dict[int, tuple[Job, SearchDocument | None]] = {**search.load(session, found.ids)}
+        waiting = jobs.load(session, found.unfinished.values())
+        rows |= {
+            i: (waiting[name], None) for i, name in found.unfinished.items() if name in waiting
+        }
+        # Terms are hashes; an owner's jobs are an owner's.
+        loaded = [
+            rows[i] for i in found.ids if i in rows and request.owner in (None, rows[i][0].owner)
+        ]
+        outputs = {}
+        if request.filters.query is not None:
+            outputs = search.load_outputs(session, [job.id for job, _ in loaded])
+    return [Listed(job, document, outputs.get(job.id, ())) for job, document in loaded]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """A range of documents, by their ids, and in which order it is read."""
+
+    #: The lowest id, and the one after the highest.
     first: int
     end: int
+    newest_first: bool
 
     @classmethod
-    def of(cls, filters: Filters) -> _Bounds:
-        first, end = filters.since, filters.until
+    def of(cls, request: _Request) -> _Range:
+        """Return all that a request is about, whatever the page."""
+        since, until = request.filters.since, request.filters.until
         return cls(
-            0 if first is None else documents.first_id(first),
-            LAST_ID if end is None else documents.first_id(end),
+            0 if since is None else documents.first_id(since),
+            LAST_ID if until is None else documents.first_id(until),
+            request.order is not Order.OLDEST,
         )
 
+    def beyond(self, place: int) -> _Range:
+        """Return what follows a document."""
+        if self.newest_first:
+            return _Range(self.first, min(self.end, place), True)
+        return _Range(max(self.first, place + 1), self.end, False)
 
-def _searched(
-    database: Database,
-    owner: str | None,
-    wanted: Wanted,
-    filters: Filters,
-    bounds: _Bounds,
-    limit: int,
-    after: str | None,
-    order: Order,
-    effort: int,
-) -> tuple[list[int], str | None, dict[int, str]]:
-    """Search by age.
+    def up_to(self, place: int) -> _Range:
+        """Return what ends with a document of the range."""
+        if self.newest_first:
+            return _Range(place, self.end, True)
+        return _Range(self.first, place + 1, False)
 
-    Returns:
-        documents, the next page's cursor, and which of the documents do not exist: those that jobs that have not
-        ended will have, with the jobs' ids.
-    """
-    newest_first = order is Order.NEWEST
-    first, end = bounds
+    def __contains__(self, place: int) -> bool:
+        return self.first <= place < self.end
+
+
+def _search(database: Database, request: _Request) -> _Found:
+    """Search by age."""
+    within = _Range.of(request)
     with database.read() as connection:
-        if after is not None:
-            match = re.fullmatch(r"pos_(\d{1,19})", after)
-            position = int(match[1]) if match else search.id_of(connection, owner, _job_id(after))
-            if position is None or position > LAST_ID:
-                raise CursorError(after)
-            if newest_first:
-                end = min(end, position)
-            else:
-                first = max(first, position + 1)
-        unfinished = _unfinished(connection, owner, filters, _Bounds(first, end), newest_first)
-        if unfinished.last is not None:
-            # There may be more beyond it.
-            first, end = (unfinished.last, end) if newest_first else (first, unfinished.last + 1)
+        if request.after is not None:
+            within = within.beyond(_place(connection, request.owner, request.after))
+        unfinished = _unfinished(connection, request, within)
+        last = unfinished.last
+        if last is not None:
+            within = within.up_to(last)
         found = search.find(
             connection,
-            wanted,
-            first=first,
-            end=end,
-            newest_first=newest_first,
-            limit=limit + 1,
-            effort=effort,
+            request.filters.wanted(request.owner),
+            first=within.first,
+            end=within.end,
+            newest_first=within.newest_first,
+            limit=request.limit + 1,
+            effort=request.effort,
         )
-    stopped_at = found.stopped_at
-    if stopped_at is not None:
-        first, end = (stopped_at, end) if newest_first else (first, stopped_at)
-    elif unfinished.last is not None:
-        stopped_at = first if newest_first else end
-    some = {i: job_id for i, job_id in unfinished.matching.items() if first <= i < end}
-    ids = sorted({*found.ids, *some}, reverse=newest_first)
-    if len(ids) > limit:
-        return ids[:limit], f"pos_{ids[limit - 1]}", some
-    if stopped_at is None:
-        return ids, None, some
-    return ids, f"pos_{stopped_at if newest_first else stopped_at - 1}", some
+    if found.stopped_at is not None:
+        last = found.stopped_at if within.newest_first else found.stopped_at - 1
+        within = within.up_to(last)
+    some = {place: job_id for place, job_id in unfinished.matching.items() if place in within}
+    ids = sorted({*found.ids, *some}, reverse=within.newest_first)
+    if len(ids) > request.limit:
+        ids = ids[: request.limit]
+        last = ids[-1]
+    return _Found(ids, None if last is None else f"pos_{last}", some)
+
+
+def _place(connection: sa.Connection, owner: str | None, after: str) -> int:
+    """Return the document after which a page begins."""
+    match = re.fullmatch(r"pos_(\d{1,19})", after)
+    if match:
+        place: int | None = int(match[1])
+    else:
+        try:
+            jobs.check_id(after)
+        except JobNotFoundError:
+            raise CursorError(after) from None
+        place = search.id_of(connection, owner, after)
+    if place is None or place > LAST_ID:
+        raise CursorError(after)
+    return place
 
 
 class _Unfinished(NamedTuple):
@@ -287,78 +265,79 @@ class _Unfinished(NamedTuple):
     last: int | None
 
 
-def _unfinished(
-    connection: sa.Connection,
-    owner: str | None,
-    filters: Filters,
-    bounds: _Bounds,
-    newest_first: bool,
-) -> _Unfinished:
+def _unfinished(connection: sa.Connection, request: _Request, within: _Range) -> _Unfinished:
     """Look through jobs that have not ended, up to `MAX_UNFINISHED` of them."""
+    filters = request.filters
     statuses = [
         s for s in Status if not s.final and (not filters.statuses or s in filters.statuses)
     ]
     if filters.need_ended or filters.rating not in (ANY, None) or not statuses:
         return _Unfinished({}, None)
-    first, end = bounds
     rows = jobs.list_unfinished(
         connection,
         jobs.Filters(
-            owner, documents.moment(first), documents.moment(end) + dt.timedelta(microseconds=1)
+            request.owner,
+            documents.moment(within.first),
+            documents.moment(within.end) + dt.timedelta(microseconds=1),
         ),
         statuses,
-        newest_first=newest_first,
+        newest_first=within.newest_first,
         limit=MAX_UNFINISHED,
     )
     places = [(documents.first_id(row.created_at) + documents.tie(row.id), row) for row in rows]
     matching = {
         place: row.id
         for place, row in places
-        if first <= place < end and filters.metadata.items() <= row.pairs.items()
+        if place in within and filters.metadata.items() <= row.pairs.items()
     }
     return _Unfinished(matching, places[-1][0] if len(rows) == MAX_UNFINISHED else None)
 
 
-def _job_id(after: str) -> str:
-    try:
-        jobs.check_id(after)
-    except JobNotFoundError:
-        raise CursorError(after) from None
-    return after
+@dataclass(frozen=True)
+class _RankCursor:
+    """Where a page of ranked documents begins, and which of them are ranked: jobs that end meanwhile move no others.
 
-
-def _ranked(
-    database: Database,
-    wanted: Wanted,
-    filters: Filters,
-    bounds: _Bounds,
-    limit: int,
-    after: str | None,
-    effort: int,
-) -> tuple[list[int], str | None]:
-    """Search by rank; return documents and the next page's cursor.
-
-    The newest `RANKED` matches are ranked, and come before all others; then the next ones. A cursor has the
-    bounds of what was ranked, and rank and id of the last job: jobs that end meanwhile move no others.
+    ``rank_FIRST_END_RANK_ID`` is the place after a document in the same ranking. ``rank_FIRST_END`` is the beginning
+    of the next one.
     """
-    assert filters.query is not None  # noqa: S101 (the web orders by rank only with a query)
-    first, end = bounds
-    last: tuple[int, int] | None = None
-    ranked = RANKED
-    if after is not None:
-        match = re.fullmatch(r"rank_(\d{1,19})_(\d{1,19})(?:_(\d{1,12})_(\d{1,19}))?", after)
+
+    first: int
+    end: int
+    #: Rank and id of the document, both negative, so that the best and newest come first.
+    last: tuple[int, int] | None
+
+    @classmethod
+    def parse(cls, cursor: str) -> _RankCursor:
+        match = re.fullmatch(r"rank_(\d{1,19})_(\d{1,19})(?:_(\d{1,12})_(\d{1,19}))?", cursor)
         if match is None or max(int(match[1]), int(match[2])) > LAST_ID:
-            raise CursorError(after)
-        end = min(end, int(match[2]))
-        if match[3] is not None:
-            first = max(first, int(match[1]))
-            last = (-int(match[3]), -int(match[4]))
+            raise CursorError(cursor)
+        last = None if match[3] is None else (-int(match[3]), -int(match[4]))
+        return cls(int(match[1]), int(match[2]), last)
+
+    def __str__(self) -> str:
+        cursor = f"rank_{self.first}_{self.end}"
+        return cursor if self.last is None else f"{cursor}_{-self.last[0]}_{-self.last[1]}"
+
+
+def _rank(database: Database, request: _Request) -> _Found:
+    """Search by rank: the newest `RANKED` matches are ranked, and come before all others; then the next ones."""
+    query = request.filters.query
+    assert query is not None  # noqa: S101 (the web orders by rank only with a query)
+    bounds = _Range.of(request)
+    first, end, last = bounds.first, bounds.end, None
+    ranked, effort = RANKED, request.effort
+    if request.after is not None:
+        cursor = _RankCursor.parse(request.after)
+        end, last = min(end, cursor.end), cursor.last
+        if last is not None:
+            first = max(first, cursor.first)
             # All that was ranked is ranked again, whatever ended since.
             ranked, effort = 2 * RANKED, LAST_ID
     with database.read() as connection:
+        wanted = request.filters.wanted(request.owner)
         found = search.find(connection, wanted, first=first, end=end, limit=ranked, effort=effort)
         words = search.words_of(connection, found.ids)
-    keys = sorted((-score(filters.query, text), -i) for i, text in words.items())
+    keys = sorted((-score(query, text), -i) for i, text in words.items())
     low = first
     if last is None and len(found.ids) == RANKED:
         low = found.ids[-1]
@@ -366,50 +345,10 @@ def _ranked(
         low = found.stopped_at
     if last is not None:
         keys = [key for key in keys if key > last]
-    shown = keys[:limit]
-    ids = [-i for _, i in shown]
-    if len(keys) > limit:
-        rank, document = shown[-1]
-        if found.ids:
-            end = found.ids[0] + 1
-        return ids, f"rank_{low}_{end}_{-rank}_{-document}"
-    if low > bounds.first:
-        return ids, f"rank_{bounds.first}_{low}"
-    return ids, None
-
-
-def _wanted(owner: str | None, filters: Filters) -> Wanted:
-    """Return filters as a query of the index."""
-    parts: list[Node] = []
-    conditions: list[sa.ColumnElement[bool]] = []
-    if filters.query is not None:
-        parts += filters.query.of if isinstance(filters.query, All) else (filters.query,)
-    if owner is not None:
-        parts.append(Term(facets.term("owner", owner)))
-    if filters.statuses:
-        terms = (Term(facets.term("status", status.value)) for status in filters.statuses)
-        parts.append(Any(tuple(terms)))
-    for name in ("adapter", "model", "worker"):
-        value = getattr(filters, name)
-        if value is not None:
-            parts.append(Term(facets.term(name, value)))
-    if filters.rating != ANY:
-        parts.append(Term(facets.rating_term(filters.rating)))
-    parts += [Term(facets.term("metadata", *item)) for item in filters.metadata.items()]
-    if filters.min_attempts is not None and filters.min_attempts > 1:
-        parts.append(facets.at_least(filters.min_attempts))
-        if filters.min_attempts > facets.MAX_ATTEMPTS:
-            conditions.append(sa.column("attempts") >= filters.min_attempts)
-    changed, duration = (sa.column(name, sa.Float) for name in ("changed", "duration"))
-    for column, bucket, least, most in (
-        (changed, facets.share_between, filters.min_changed, filters.max_changed),
-        (duration, facets.duration_between, filters.min_duration, filters.max_duration),
-    ):
-        if least is None and most is None:
-            continue
-        parts.append(bucket(least, most))
-        if least is not None:
-            conditions.append(column >= least)
-        if most is not None:
-            conditions.append(column <= most)
-    return Wanted(All(tuple(parts)), conditions)
+    shown = keys[: request.limit]
+    following = None
+    if len(keys) > request.limit:
+        following = _RankCursor(low, found.ids[0] + 1, shown[-1])
+    elif low > bounds.first:
+        following = _RankCursor(bounds.first, low, None)
+    return _Found([-i for _, i in shown], None if following is None else str(following))

@@ -71,9 +71,9 @@ from jobs.use_cases import (
 from jobs.use_cases.batch_answers import LineResult, Submission
 from jobs.use_cases.batch_validation import Piece
 from jobs.use_cases.batches import NewBatch
+from jobs.use_cases.filters import Filters
 from jobs.use_cases.reviewing import NewReview
 from jobs.use_cases.sealing import Signing
-from jobs.use_cases.searching import Filters
 from jobs.use_cases.statistics import By, Query
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER

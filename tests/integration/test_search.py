@@ -29,7 +29,7 @@ from jobs.use_cases import (
     submission,
     workers,
 )
-from jobs.use_cases.searching import Filters
+from jobs.use_cases.filters import Filters
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.long_history import multiply
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
