@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -38,7 +39,7 @@ def read_form(
     Raises:
         HTTPError: the body is not a form.
         InvalidRequestError: it is not a valid one, or has no file.
-        RequestEntityTooLarge: it is larger than the request's limit, or one of its fields is too large.
+        RequestEntityTooLarge: it is larger than the request's limit.
     """
     boundary = request.mimetype_params.get("boundary", "")
     if request.mimetype != "multipart/form-data" or not boundary:
@@ -60,10 +61,8 @@ def read_form(
     stream = request.stream
     try:
         while data := stream.read(_READ):
-            decoder.receive_data(data)
-            _decode(decoder, parts)
-        decoder.receive_data(None)
-        _decode(decoder, parts)
+            _decode(decoder, data, parts)
+        _decode(decoder, None, parts)
     except ValueError as error:
         raise InvalidRequestError(
             "The form is not valid, or not complete.", code="invalid_form"
@@ -111,15 +110,40 @@ class _Parts:
             return
         self._text += data.data
         if len(self._text) > _MAX_FIELD:
-            raise RequestEntityTooLarge
+            raise InvalidRequestError(
+                f"A field is larger than {_MAX_FIELD >> 10} KiB.",
+                code="invalid_form",
+                param=self._name,
+            )
         if not data.more_data:
             self.fields[self._name] = self._text.decode()
 
 
-def _decode(decoder: MultipartDecoder, parts: _Parts) -> None:
-    """Handle all events for which there is data."""
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Say that a form is too large, and not its file."""
+    try:
+        yield
+    except RequestEntityTooLarge as error:
+        raise InvalidRequestError(
+            f"The form has more than {_MAX_PARTS} parts, or one whose headers are too large.",
+            code="invalid_form",
+        ) from error
+
+
+def _decode(decoder: MultipartDecoder, data: bytes | None, parts: _Parts) -> None:
+    """Handle all events for which there is data.
+
+    Args:
+        decoder: gets the data.
+        data: the next piece of the form; None at its end.
+        parts: get the events.
+    """
+    with _limited():
+        decoder.receive_data(data)
     while True:
-        event = decoder.next_event()
+        with _limited():
+            event = decoder.next_event()
         if isinstance(event, Field | File):
             parts.begin(event)
         elif isinstance(event, Data):

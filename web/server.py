@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import socket
 import threading
 import time
@@ -97,8 +98,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         self.channel.refused = True
         app: Flask = self.channel.server.flask
         # As it came: a path such as `//[` is no URL.
-        path = {"PATH_INFO": getattr(self.request, "path", "") or "/"}
-        with app.test_request_context(environ_overrides=path):
+        with app.test_request_context(environ_overrides={"PATH_INFO": self._path}):
             response = error_response(refused)
             response = app.process_response(response)
         body = response.get_data()
@@ -107,6 +107,15 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
+
+    @property
+    def _path(self) -> str:
+        """The path that was requested; as it was sent if the request could not be parsed so far."""
+        path: str = getattr(self.request, "path", "")
+        if not path:
+            _, _, target = getattr(self.request, "first_line", b"").partition(b" ")
+            path = re.split(r"[ ?]", target.decode("latin-1"))[0]
+        return path or "/"
 
 
 class _TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no types
@@ -132,7 +141,12 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     adj: Adjustments
 
     def parse_header(self, header_plus: bytes) -> None:
-        super().parse_header(header_plus)
+        try:
+            super().parse_header(header_plus)
+        except (
+            ValueError
+        ) as error:  # Python's, of a host or a number. Waitress lets it end the connection.
+            raise ParsingError("Its target or its Content-Length is invalid") from error
         if self.chunked and "CONTENT_LENGTH" in self.headers:
             # A proxy may believe the one and we the other, and take the rest for another request.
             raise ParsingError("It has both Content-Length and Transfer-Encoding")

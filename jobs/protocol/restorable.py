@@ -18,7 +18,8 @@ from jobs.enums import AttemptStatus
 from jobs.protocol import schemas
 from jobs.protocol.options import DEFAULTS
 from jobs.protocol.schemas.base import Time
-from jobs.protocol.schemas.history import Attempt, Review, Worker
+from jobs.protocol.schemas.history import Attempt, ReplayOfJob, Worker
+from jobs.protocol.schemas.reviews import Review
 from jobs.tlog.exported import HistoryError
 from jobs.tlog.salted import is_erased
 
@@ -26,7 +27,7 @@ _Rating = Literal[-1, 0, 1]
 
 
 class _Worker(Worker):
-    engine: str | None = None  # Those of earlier versions lack it.
+    engine: str = ""  # Those of earlier versions lack it.
 
 
 class _Attempt(Attempt):
@@ -47,7 +48,7 @@ class _History(schemas.History):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     replay: None = None
-    replays: tuple[()] = ()
+    replays: list[ReplayOfJob] = Field(default=[])
     rounds: int = Field(ge=1, le=pipeline.MAX_ROUNDS)
     priority: int = Field(ge=0, le=pipeline.MAX_PRIORITY)
     run: int = Field(ge=1)

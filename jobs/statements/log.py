@@ -95,7 +95,7 @@ def parts(connection: sa.Connection, job_ids: Iterable[str]) -> list[list[str]]:
     """
     ids = list(dict.fromkeys(job_ids))
     query = sa.select(Job.id, _SIZE).where(Job.id.in_(ids))
-    sizes: dict[str, int] = dict(connection.execute(query).tuples().all()) if ids else {}
+    sizes: dict[str, int] = dict(connection.execute(query).all()) if ids else {}
     found: list[list[str]] = []
     size = MAX_SIZE
     for job_id in ids:

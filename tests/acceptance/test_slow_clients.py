@@ -155,6 +155,20 @@ def test_malformed_requests_get_the_errors_of_their_endpoint(web: Web) -> None:
     for path in (b"//[", b"//a:b/", b"//host/v1/responses", b"http://[/v1", b"/%ff%00", b"*"):
         status, _ = status_and_body(b"POST %s HTTP/1.1\r\nContent-Length: x\r\n\r\n" % path)
         assert status == b"400", path
+    for odd in (
+        b"GET http://[/v1 HTTP/1.1\r\n\r\n",
+        start + b"Content-Length: %s\r\n\r\n" % (b"9" * 5000),
+    ):
+        assert status_and_body(odd)[0] == b"400"
+    # Whatever of a request is wrong, the error has the form of its endpoint.
+    for odd in (
+        b"get /v1/models HTTP/1.1\r\n\r\n",
+        b"GET /v1/models?a=\xff HTTP/1.1\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nA: \0\r\n\r\n",
+        start + b"A : b\r\n\r\n",
+    ):
+        status, body = status_and_body(odd)
+        assert (status, b'"code":"bad_request"' in body) == (b"400", True), odd
     question = b'{"input": "Why?", "background": true}'
     request = start + chunked + b"Connection: close\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
     assert status_and_body(request % (len(question), question))[0] == b"202"

@@ -61,7 +61,9 @@ def test_a_clock_that_was_set_back_holds_up_nothing(
         [left] = connection.execute(
             sa.select(Job.lease_expires_at, utcnow()).where(Job.worker_id.is_not(None))
         )
-    assert (left[0] - left[1]).total_seconds() <= LEASE
+    expires_at, now = left
+    assert expires_at is not None
+    assert (expires_at - now).total_seconds() <= LEASE
     monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", -1.0)
     published = outbox.take_unpublished(database, queue_empty=True, model=RUNTIME.model)
     assert {each.job_id for each in published} == {overtaken.id, queued.id}

@@ -183,7 +183,13 @@ def test_forms_that_are_none_are_refused(web: Client) -> None:
     assert reply.json["error"]["param"] == "file"
     purpose = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n'
     long = purpose + b"b" * 5000 + b"\r\n--x--\r\n"
-    assert web.post("/v1/files", data=long, content_type=form).status_code == 413
+    many = (
+        purpose + b"batch\r\n" + b"--x\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n" * 30
+    )
+    for body, said in ((long, "A field is larger than 4 KiB."), (many, "more than 20 parts")):
+        reply = web.post("/v1/files", data=body, content_type=form)
+        assert (reply.status_code, reply.json["error"]["code"]) == (400, "invalid_form")
+        assert said in reply.json["error"]["message"]
 
 
 def test_a_file_without_purpose_is_refused(web: Client, database: Database) -> None:

@@ -24,7 +24,7 @@ from cli.client import Client
 from jobs import dispatch
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Job
-from jobs.progress import TextDeltas
+from jobs.progress import Follower, TextDeltas, Update
 from jobs.use_cases import stages, sweeping, workers
 from jobs.use_cases.stages import Claim, Output
 from tests import application
@@ -346,8 +346,13 @@ def test_a_reader_that_skips_events_delays_no_other(web: Web) -> None:
     ):
         seen = len(feed.after(0, 0)[0])
         feed._changed = waited = Waited()
-        follower = feed._follower
-        feed._follower = Mock(read=lambda timeout: (reading.release(), follower.read(timeout))[1])
+        follower: Follower = feed._follower
+
+        def read(timeout: float) -> Update:
+            reading.release()
+            return follower.read(timeout)
+
+        feed._follower = Mock(read=read)
         skipping = pool.submit(feed.after, 10**6, PATIENCE)
         assert reading.acquire(timeout=PATIENCE)
         others = [pool.submit(feed.after, seen, PATIENCE) for _ in range(2)]

@@ -52,6 +52,7 @@ def test_redis_starts_without_files_that_it_cannot_read() -> None:
                 up._check_runs(redis)
             assert redis.recover()
             redis.start()
+            stack.callback(redis._started.wait)
             stack.callback(redis.signal, signal.SIGKILL)
             progress = Progress(settings.redis)
             stack.callback(progress.close)
