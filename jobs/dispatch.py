@@ -23,6 +23,7 @@ from jobs.use_cases import (
     retrying,
     submission,
 )
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import JobRequest
 
 log = logging.getLogger(__name__)
@@ -58,19 +59,30 @@ def submit_all(
     return [outcome if isinstance(outcome, Exception) else outcome[0] for outcome in outcomes]
 
 
-def cancel(database: Database, progress: Progress, owner: str | None, job_id: str) -> Job:
+def cancel(
+    database: Database,
+    progress: Progress,
+    owner: str | None,
+    job_id: str,
+    keyed: Keyed | None = None,
+) -> Job:
     """Cancel a job, unless it has ended, and notify its readers; see `cancellation.cancel`.
 
     Raises:
         JobNotFoundError: there is no such job.
     """
-    job = cancellation.cancel(database, owner, job_id)
+    job = cancellation.cancel(database, owner, job_id, keyed)
     progress.publish_change(job_id)
     return job
 
 
 def retry(
-    database: Database, publisher: Publisher, progress: Progress, owner: str | None, job_id: str
+    database: Database,
+    publisher: Publisher,
+    progress: Progress,
+    owner: str | None,
+    job_id: str,
+    keyed: Keyed | None = None,
 ) -> Job:
     """Let a failed job go on, and tell the workers and its readers; see `retrying.retry`.
 
@@ -78,19 +90,26 @@ def retry(
         JobNotFoundError: there is no such job.
         NotRetriableError: it has not failed.
     """
-    job = retrying.retry(database, owner, job_id)
-    _publish(database, publisher, [job])
-    progress.publish_change(job_id)
+    job, is_new = retrying.retry(database, owner, job_id, keyed)
+    if is_new:
+        _publish(database, publisher, [job])
+        progress.publish_change(job_id)
     return job
 
 
-def cancel_batch(database: Database, progress: Progress, owner: str | None, batch_id: str) -> Batch:
+def cancel_batch(
+    database: Database,
+    progress: Progress,
+    owner: str | None,
+    batch_id: str,
+    keyed: Keyed | None = None,
+) -> Batch:
     """Begin to cancel a batch, and notify the readers of its jobs; see `batches.cancel_batch`.
 
     Raises:
         BatchNotFoundError: there is no such batch.
     """
-    batch, cancelled = batches.cancel_batch(database, owner, batch_id)
+    batch, cancelled = batches.cancel_batch(database, owner, batch_id, keyed)
     for job_id in cancelled:
         progress.publish_change(job_id)
     return batch
@@ -116,6 +135,7 @@ def erase(
     *,
     erased_by: str,
     key: ApiKey | None = None,
+    keyed: Keyed | None = None,
 ) -> list[str]:
     """Erase texts of a job that has ended, also those in Redis; see `erasing.erase`."""
     erased = erasing.erase(
@@ -126,6 +146,7 @@ def erase(
         texts,
         erased_by=erased_by,
         key_id=None if key is None else key.id,
+        keyed=keyed,
     )
     progress.forget(job_id)
     return erased
@@ -139,13 +160,16 @@ def delete_matching(
     *,
     after: str | None,
     dry_run: bool,
+    keyed: Keyed | None = None,
 ) -> deletion.Step:
     """Delete the next jobs of an owner or with metadata, and notify their readers; see `deletion.delete_matching`.
 
     Raises:
         DeletionCursorError: ``after`` is not what an earlier step returned.
     """
-    step = deletion.delete_matching(database, owner, metadata, after=after, dry_run=dry_run)
+    step = deletion.delete_matching(
+        database, owner, metadata, after=after, dry_run=dry_run, keyed=keyed
+    )
     for job_id in [] if dry_run else step.ids:
         progress.forget(job_id)
         progress.publish_change(job_id)

@@ -25,6 +25,7 @@ from jobs.use_cases import (
     files,
     indexing,
     outbox,
+    requests,
     restarting,
     retention,
     sealing,
@@ -260,7 +261,7 @@ class Maintenance(DutyThread):
         return files.sweep_files(self._database, self._retention_days)
 
     def clean_up(self) -> bool:
-        """Delete old jobs, batches and workers, a few at a time.
+        """Delete old jobs, batches, workers and requests with an idempotency key, a few at a time.
 
         Returns:
             whether more is left to delete.
@@ -280,7 +281,7 @@ class Maintenance(DutyThread):
         if not has_more:
             self._workers_until = retention.delete_workers(self._database, self._workers_until)
             has_more = self._workers_until is not None
-        return has_more
+        return requests.delete_requests(self._database) > 0 or has_more
 
 
 def _warn(job_id: str, what: str) -> None:

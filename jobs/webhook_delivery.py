@@ -19,8 +19,9 @@ from concurrent.futures import wait as wait_for
 
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
-from jobs.use_cases import deliveries
+from jobs.use_cases import deliveries, requests
 from jobs.use_cases.deliveries import Delivery
+from jobs.use_cases.requests import Keyed
 from jobs.webhooks.outcome import GONE, Outcome
 from jobs.webhooks.targets import Network
 
@@ -156,16 +157,33 @@ def send_sample(
     endpoint_id: str,
     event_type: str,
     allowed: Collection[Network],
+    keyed: Keyed | None = None,
 ) -> Outcome:
     """Send a sample event to an owner's endpoint, without retries; return the outcome.
 
+    Args:
+        database: of the endpoint.
+        owner: of the endpoint; None for any.
+        endpoint_id: of the endpoint.
+        event_type: of the event.
+        allowed: networks with addresses that are allowed though they are not public.
+        keyed: the request, if it has an idempotency key. If the receiver has replied to the same request before,
+            nothing is sent.
+
     Raises:
-        EndpointNotFoundError: the owner (None: any) has no such endpoint.
+        EndpointNotFoundError: the owner has no such endpoint.
+        IdempotencyError: the key was used for a different request.
     """
     from jobs.webhooks import sending
 
+    before = None if keyed is None else requests.find_outcome(database, keyed)
+    if before is not None:
+        return Outcome(before["status_code"], None, 0.0)
     url, headers, body = deliveries.sample(database, owner, endpoint_id, event_type)
-    return asyncio.run(sending.post(url, headers, body, allowed=allowed))
+    outcome = asyncio.run(sending.post(url, headers, body, allowed=allowed))
+    if keyed is not None and outcome.status_code is not None:
+        requests.note_outcome(database, keyed, status_code=outcome.status_code)
+    return outcome
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

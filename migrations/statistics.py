@@ -115,6 +115,12 @@ STATISTICS = {
         None: "100",
         "ix_pauses_current": "1 1",
     },
+    "keyed_requests": {
+        None: "10000",
+        # The primary key: owner and key.
+        "sqlite_autoindex_keyed_requests_1": "10000 100 1",
+        "ix_keyed_requests_created_at": "10000 1",
+    },
     "login_sessions": {
         None: "100",
         "ix_login_sessions_expires_at": "100 1",

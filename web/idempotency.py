@@ -1,10 +1,20 @@
-"""The header `Idempotency-Key`: a client's name for a request, which makes it safe to send it again."""
+"""The header `Idempotency-Key`: a client's name for a request, which makes it safe to send it again.
+
+What a request makes (a job, a file, a batch, a review) has the key in its own row. For what changes something, the
+request is noted: it is `keyed_request`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 from flask import request
 
+from jobs.protocol import body
 from jobs.protocol.errors import InvalidRequestError
+from jobs.use_cases.requests import Keyed
+from web.caller import get_caller
 
 MAX_KEY_LENGTH = 255
 
@@ -22,3 +32,19 @@ def idempotency_key() -> str | None:
             code="invalid_idempotency_key",
         )
     return key
+
+
+def keyed_request(data: dict[str, Any] | None = None) -> Keyed | None:
+    """Return the current request as its key names it; None if it has no key.
+
+    Args:
+        data: the body; None for an endpoint that reads none.
+
+    Raises:
+        InvalidRequestError: the key is empty or too long.
+    """
+    key = idempotency_key()
+    if key is None:
+        return None
+    sent = hashlib.sha256(request.get_data()).hexdigest() if data is None else body.digest(data)
+    return Keyed(get_caller().owner, key, body.digest({"path": request.path, "body": sent}))

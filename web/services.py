@@ -17,6 +17,7 @@ from jobs.queued_counts import QueuedCounts
 from jobs.settings import Settings
 from jobs.use_cases import pausing
 from jobs.use_cases.deletion import Step
+from jobs.use_cases.requests import Keyed
 from jobs.use_cases.submission import JobRequest, NewJob
 from web import tracing
 from web.caller import get_caller
@@ -73,31 +74,31 @@ class Services:
             counts=self.counts,
         )
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, keyed: Keyed | None = None) -> Job:
         """Cancel a job that the current request may change; see `dispatch.cancel`."""
         owner = get_caller().changeable_owner
-        return dispatch.cancel(self.database, self.progress, owner, job_id)
+        return dispatch.cancel(self.database, self.progress, owner, job_id, keyed)
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, keyed: Keyed | None = None) -> Job:
         """Continue a failed job that the current request may change; see `dispatch.retry`."""
         owner = get_caller().changeable_owner
-        return dispatch.retry(self.database, self.publisher, self.progress, owner, job_id)
+        return dispatch.retry(self.database, self.publisher, self.progress, owner, job_id, keyed)
 
-    def cancel_batch(self, batch_id: str) -> Batch:
+    def cancel_batch(self, batch_id: str, keyed: Keyed | None = None) -> Batch:
         """Cancel a batch that the current request may change; see `dispatch.cancel_batch`."""
         owner = get_caller().changeable_owner
-        return dispatch.cancel_batch(self.database, self.progress, owner, batch_id)
+        return dispatch.cancel_batch(self.database, self.progress, owner, batch_id, keyed)
 
-    def pause(self, note: str | None) -> tuple[Pause, bool]:
+    def pause(self, note: str | None, keyed: Keyed | None = None) -> tuple[Pause, bool]:
         """Pause the queue in the name of the current request's owner; see `pausing.pause`."""
         note = (note or "").strip() or None
-        paused = pausing.pause(self.database, get_caller().owner, note)
+        paused = pausing.pause(self.database, get_caller().owner, note, keyed)
         self.summaries.forget()
         return paused
 
-    def resume(self) -> tuple[Pause | None, bool]:
+    def resume(self, keyed: Keyed | None = None) -> tuple[Pause | None, bool]:
         """Resume the queue in the name of the current request's owner; see `pausing.resume`."""
-        resumed = pausing.resume(self.database, get_caller().owner)
+        resumed = pausing.resume(self.database, get_caller().owner, keyed)
         self.summaries.forget()
         return resumed
 
@@ -107,7 +108,13 @@ class Services:
         dispatch.delete(self.database, self.progress, owner, job_id)
 
     def delete_matching(
-        self, owner: str | None, metadata: dict[str, str], *, after: str | None, dry_run: bool
+        self,
+        owner: str | None,
+        metadata: dict[str, str],
+        *,
+        after: str | None,
+        dry_run: bool,
+        keyed: Keyed | None = None,
     ) -> Step:
         """Delete jobs that the current request may change; see `dispatch.delete_matching`."""
         own = get_caller().changeable_owner
@@ -120,9 +127,12 @@ class Services:
             metadata,
             after=after,
             dry_run=dry_run,
+            keyed=keyed,
         )
 
-    def erase(self, job_id: str, texts: Sequence[str] | None) -> list[str]:
+    def erase(
+        self, job_id: str, texts: Sequence[str] | None, keyed: Keyed | None = None
+    ) -> list[str]:
         """Erase texts of a job that the current request may change; see `dispatch.erase`."""
         caller = get_caller()
         return dispatch.erase(
@@ -133,6 +143,7 @@ class Services:
             texts,
             erased_by=caller.owner,
             key=caller.key,
+            keyed=keyed,
         )
 
 

@@ -31,6 +31,7 @@ from jobs.models.log import (
     TraceReceiver,
 )
 from jobs.models.pauses import Pause
+from jobs.models.requests import KeyedRequest
 from jobs.models.reviews import Review
 from jobs.models.rollups import Rollup, RollupModel
 from jobs.models.search import SearchDocument
@@ -54,6 +55,7 @@ __all__ = [
     "FilePurpose",
     "FileState",
     "Job",
+    "KeyedRequest",
     "LogCheckpoint",
     "LogCosignature",
     "LogDeletion",

@@ -11,7 +11,8 @@ from jobs.database import Database
 from jobs.errors import IdempotencyError, StoredFileNotFoundError, TooManyBatchesError
 from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose
-from jobs.statements import batches, files
+from jobs.statements import batches, files, requests
+from jobs.statements.requests import Keyed
 from jobs.timing import SECONDS_PER_DAY
 from jobs.transient import retry_on_conflict
 
@@ -129,21 +130,32 @@ def list_batches(
 
 
 @retry_on_conflict
-def cancel_batch(database: Database, owner: str | None, batch_id: str) -> tuple[Batch, list[str]]:
+def cancel_batch(
+    database: Database, owner: str | None, batch_id: str, keyed: Keyed | None = None
+) -> tuple[Batch, list[str]]:
     """Begin to cancel a batch, unless it is about to end; return it, and the jobs that ended with it.
 
     Its jobs have ended at once, as with `cancellation.cancel`. Its lines without an answer become errors
     later, and then the batch is cancelled.
 
+    Args:
+        database: of the batch.
+        owner: of the batch; None for any.
+        batch_id: of the batch.
+        keyed: the request that asks for it, if it has an idempotency key.
+
     Raises:
         BatchNotFoundError: the owner has no such batch.
+        IdempotencyError: the key was used for a different request.
     """
     batches.check_id(batch_id)
     with database.write_session() as session:
         connection = session.connection()
         cancelled: list[str] = []
-        if batches.cancel(connection, owner, batch_id):
-            cancelled = batches.cancel_jobs(connection, batch_id)
+        if requests.begin(connection, keyed) is None:
+            if batches.cancel(connection, owner, batch_id):
+                cancelled = batches.cancel_jobs(connection, batch_id)
+            requests.end(connection, keyed)
         return batches.get(session, owner, batch_id), cancelled
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, UserError
-from jobs.statements import deletions, jobs
+from jobs.statements import deletions, jobs, requests
+from jobs.statements.requests import Keyed
 from jobs.transient import retry_on_conflict
 
 #: Jobs that one step looks at, and deletes: nobody else can write to SQLite meanwhile.
@@ -58,6 +59,7 @@ def delete_matching(
     *,
     after: str | None,
     dry_run: bool = False,
+    keyed: Keyed | None = None,
 ) -> Step:
     """Delete the next jobs of an owner that have some metadata, the oldest first, whatever their status.
 
@@ -69,24 +71,46 @@ def delete_matching(
         metadata: pairs that the jobs have, besides others.
         after: where the step before ended; None for the first one.
         dry_run: whether to delete nothing.
+        keyed: the request, if it has an idempotency key.
+
+    Returns:
+        what this step found, or the same request before.
 
     Raises:
         DeletionCursorError: ``after`` is not what a step returned.
+        IdempotencyError: the key was used for a different request.
     """
     place = None if after is None else _parse(after)
+    step = _find(database, owner, metadata, place, MAX_READ if dry_run else MAX_DELETED)
+    if dry_run or not (step.ids or keyed):
+        return step
+    with database.write() as connection:
+        before = requests.begin(connection, keyed)
+        if before is not None:
+            return Step(before["ids"], before["after"])
+        deletions.delete_all(connection, step.ids)
+        requests.end(connection, keyed, **step._asdict())
+    return step
+
+
+def _find(
+    database: Database,
+    owner: str | None,
+    metadata: dict[str, str],
+    place: tuple[dt.datetime, str] | None,
+    limit: int,
+) -> Step:
+    """Find up to ``limit`` jobs among the next `MAX_READ`."""
     with database.read() as connection:
         rows = deletions.list_from(connection, owner, place, MAX_READ)
     ids: list[str] = []
     for count, row in enumerate(rows, 1):
         if metadata.items() <= row.pairs.items():
             ids.append(row.id)
-        if len(ids) == MAX_DELETED and not dry_run:
+        if len(ids) == limit:
             rows = rows[:count]
             break
-    if ids and not dry_run:
-        with database.write() as connection:
-            deletions.delete_all(connection, ids)
-    ended = len(rows) < MAX_READ and len(ids) < MAX_DELETED
+    ended = len(rows) < MAX_READ and len(ids) < limit
     if not rows or ended:
         return Step(ids, None)
     return Step(ids, f"{(rows[-1].created_at - _EPOCH) // _MICROSECOND}-{rows[-1].id}")

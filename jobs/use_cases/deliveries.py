@@ -17,7 +17,8 @@ from jobs.database import Database
 from jobs.errors import UserError
 from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.statements import clock, deliveries, webhooks
+from jobs.statements import clock, deliveries, requests, webhooks
+from jobs.statements.requests import Keyed
 from jobs.times import rfc3339, timestamp
 from jobs.transient import retry_on_conflict
 from jobs.use_cases.webhooks import get_endpoint
@@ -166,19 +167,32 @@ def list_deliveries(
 
 
 @retry_on_conflict
-def redeliver(database: Database, owner: str | None, delivery_id: str) -> WebhookDelivery:
+def redeliver(
+    database: Database, owner: str | None, delivery_id: str, keyed: Keyed | None = None
+) -> WebhookDelivery:
     """Send an event again, with the same ``webhook-id``; one that is being sent is left alone.
 
+    Args:
+        database: of the delivery.
+        owner: of the delivery; None for any.
+        delivery_id: of the delivery.
+        keyed: the request, if it has an idempotency key. One that was done before changes nothing.
+
     Raises:
-        DeliveryNotFoundError: the owner (None: any) has no such delivery.
+        DeliveryNotFoundError: the owner has no such delivery.
         EndpointDisabledError: its endpoint is disabled.
+        IdempotencyError: the key was used for a different request.
     """
     with database.write_session() as session:
-        delivery = _get(session, owner, delivery_id)
         connection = session.connection()
+        is_new = requests.begin(connection, keyed) is None
+        delivery = _get(session, owner, delivery_id)
+        if not is_new:
+            return delivery
         if webhooks.find_disabled(connection, [delivery.endpoint_id]):
             raise EndpointDisabledError(delivery.endpoint_id)
         deliveries.send_again(connection, delivery_id)
+        requests.end(connection, keyed)
         session.refresh(delivery)
         return delivery
 

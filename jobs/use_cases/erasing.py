@@ -15,12 +15,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from jobs.database import Database
 from jobs.errors import LineNotWrittenError, NotEndedError, NotSealedError, TextNotFoundError
 from jobs.jsonl import find_line
 from jobs.models import Attempt, Batch, Job, Review
-from jobs.statements import clock, documents, erasures, files, jobs, log
+from jobs.statements import clock, documents, erasures, files, jobs, log, requests
+from jobs.statements.requests import Keyed
 from jobs.tlog.record import review_texts, texts
 from jobs.tlog.salted import Salts, is_erased, own_salt, salts_of, text_hash
 from jobs.transient import retry_on_conflict
@@ -48,6 +50,7 @@ _REVIEW = re.compile(r"/reviews/(\d+)/(\w+)")
 _IN_FILES = re.compile(r"/system|/options|/metadata|/batch/.*|/error/.*|/attempts/\d+/output")
 
 
+@retry_on_conflict
 def erase(
     database: Database,
     owner: str | None,
@@ -57,6 +60,7 @@ def erase(
     *,
     erased_by: str,
     key_id: str | None = None,
+    keyed: Keyed | None = None,
 ) -> list[str]:
     """Erase texts of a job that has ended, with their copies in the job and in the files of its batch.
 
@@ -68,9 +72,11 @@ def erase(
         asked: JSON pointers into the history; None for all texts.
         erased_by: who asks for it.
         key_id: of the API key that it was asked with, if any.
+        keyed: the request, if it has an idempotency key.
 
     Returns:
-        the pointers of the texts that were erased. Those that had been erased before are left out.
+        the pointers of the texts that this, or the same request before, erased. Those that had been erased by then
+        are left out.
 
     Raises:
         JobNotFoundError: the owner has no such job.
@@ -78,15 +84,22 @@ def erase(
         NotSealedError: the job has no entry in the log yet.
         LineNotWrittenError: the job's answer is about to be written to its batch's file.
         TextNotFoundError: the job has no text at a pointer.
+        IdempotencyError: the key was used for a different request.
     """
     lines = _find_lines(database, owner, job_id)
-    return _erase(database, owner, job_id, describe, asked, lines, erased_by, key_id)
+    with database.write_session() as session:
+        connection = session.connection()
+        before = requests.begin(connection, keyed)
+        _lock(connection, owner, job_id)
+        if before is not None:
+            return list(before["erased"])
+        erased = _erase(session, job_id, describe, asked, lines, erased_by, key_id)
+        requests.end(connection, keyed, erased=erased)
+        return erased
 
 
-@retry_on_conflict
 def _erase(
-    database: Database,
-    owner: str | None,
+    session: Session,
     job_id: str,
     describe: Describe,
     asked: Sequence[str] | None,
@@ -94,52 +107,49 @@ def _erase(
     erased_by: str,
     key_id: str | None,
 ) -> list[str]:
-    with database.write_session() as session:
-        connection = session.connection()
-        _lock(connection, owner, job_id)
-        job = log.load_jobs(session, [job_id])[job_id]
-        history = describe(job)
-        own, theirs = texts(history), review_texts(history)
-        present = {**own, **theirs}
-        for pointer in asked or ():
-            if pointer not in present:
-                raise TextNotFoundError(job_id, pointer)
-        wanted = present if asked is None else with_copies(history, asked)
-        new = [p for p, value in present.items() if p in wanted and not is_erased(value)]
-        if not new:
-            return []
-        now = clock.now(connection)
-        for start in range(0, len(new), MAX_TEXTS):
-            part = new[start : start + MAX_TEXTS]
-            erasures.add(
-                connection, job_id, part, erased_by=erased_by, key_id=key_id, created_at=now
-            )
-        hashes = dict(job.erased or {})
-        _empty_attempts(connection, job, new)
-        for review, record in zip(job.reviews, history["reviews"], strict=True):
-            hashes |= _empty_review(connection, review, record, new)
-        columns: dict[Any, Any] = {Job.erased_at: now}
-        erased = [pointer for pointer in new if pointer in own]
-        if erased:
-            salts = salts_of(history["log"])
-            hashes |= {pointer: _hash(salts, pointer, own[pointer]) for pointer in erased}
-            columns |= dict(_EMPTY[pointer] for pointer in erased if pointer in _EMPTY)
-            left = [p for p, value in own.items() if p not in hashes and not is_erased(value)]
-            columns |= {
-                Job.log_salt: None,
-                Job.log_salts: _kept(salts, left),
-                # It would tell whether a guess of the request is right.
-                Job.request_digest: None,
-                # Nobody here knows what others have put into it.
-                Job.tracestate: None,
-            }
-        columns[Job.erased] = hashes
-        erasures.update_job(connection, job_id, columns)
-        documents.reindex(connection, job_id, forget=True)
-        if any(_IN_FILES.fullmatch(pointer) for pointer in new):
-            for file_id, start, end in lines:
-                keep = "/batch/custom_id" not in hashes
-                _empty_line(connection, file_id, start, end, keep_custom_id=keep)
+    """Erase texts of a job that is locked; return their pointers."""
+    connection = session.connection()
+    job = log.load_jobs(session, [job_id])[job_id]
+    history = describe(job)
+    own, theirs = texts(history), review_texts(history)
+    present = {**own, **theirs}
+    for pointer in asked or ():
+        if pointer not in present:
+            raise TextNotFoundError(job_id, pointer)
+    wanted = present if asked is None else with_copies(history, asked)
+    new = [p for p, value in present.items() if p in wanted and not is_erased(value)]
+    if not new:
+        return []
+    now = clock.now(connection)
+    for start in range(0, len(new), MAX_TEXTS):
+        part = new[start : start + MAX_TEXTS]
+        erasures.add(connection, job_id, part, erased_by=erased_by, key_id=key_id, created_at=now)
+    hashes = dict(job.erased or {})
+    _empty_attempts(connection, job, new)
+    for review, record in zip(job.reviews, history["reviews"], strict=True):
+        hashes |= _empty_review(connection, review, record, new)
+    columns: dict[Any, Any] = {Job.erased_at: now}
+    erased = [pointer for pointer in new if pointer in own]
+    if erased:
+        salts = salts_of(history["log"])
+        hashes |= {pointer: _hash(salts, pointer, own[pointer]) for pointer in erased}
+        columns |= dict(_EMPTY[pointer] for pointer in erased if pointer in _EMPTY)
+        left = [p for p, value in own.items() if p not in hashes and not is_erased(value)]
+        columns |= {
+            Job.log_salt: None,
+            Job.log_salts: _kept(salts, left),
+            # It would tell whether a guess of the request is right.
+            Job.request_digest: None,
+            # Nobody here knows what others have put into it.
+            Job.tracestate: None,
+        }
+    columns[Job.erased] = hashes
+    erasures.update_job(connection, job_id, columns)
+    documents.reindex(connection, job_id, forget=True)
+    if any(_IN_FILES.fullmatch(pointer) for pointer in new):
+        for file_id, start, end in lines:
+            keep = "/batch/custom_id" not in hashes
+            _empty_line(connection, file_id, start, end, keep_custom_id=keep)
     return new
 
 

@@ -13,7 +13,8 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
 from jobs.models import WebhookEndpoint
-from jobs.statements import webhooks
+from jobs.statements import requests, webhooks
+from jobs.statements.requests import Keyed
 from jobs.transient import retry_on_conflict
 from jobs.webhooks import signing, targets
 from jobs.webhooks.events import EVENT_TYPES
@@ -55,6 +56,7 @@ def create(
     name: str,
     event_types: Collection[str],
     allowed: Collection[Network],
+    keyed: Keyed | None = None,
 ) -> WebhookEndpoint:
     """Register an endpoint, with a new secret.
 
@@ -65,21 +67,32 @@ def create(
         name: says what it is for.
         event_types: some of `EVENT_TYPES`, at least one.
         allowed: networks with addresses that are allowed though they are not public.
+        keyed: the request, if it has an idempotency key.
+
+    Returns:
+        the endpoint, or the one that the same request made before.
 
     Raises:
         EndpointError: the URL, the name or the types are wrong, or the owner has `MAX_ENDPOINTS` already.
+        IdempotencyError: the key was used for a different request.
     """
     values = _checked(allowed, url=url, name=name, event_types=event_types)
     with database.write_session() as session:
+        connection = session.connection()
+        made = requests.begin(connection, keyed)
+        if made is not None and (there := webhooks.get(session, owner, made["id"])) is not None:
+            return there
         if webhooks.count(session, owner) >= MAX_ENDPOINTS:
             raise EndpointError(f"an owner has at most {MAX_ENDPOINTS} webhook endpoints", "url")
-        return webhooks.add(
+        endpoint = webhooks.add(
             session,
             id=f"we_{secrets.token_hex(16)}",
             owner=owner,
             secret=signing.new_secret(),
             **values,
         )
+        requests.end(connection, keyed, id=endpoint.id)
+        return endpoint
 
 
 @retry_on_conflict
@@ -89,6 +102,7 @@ def update(
     endpoint_id: str,
     *,
     allowed: Collection[Network],
+    keyed: Keyed | None = None,
     **changes: Any,
 ) -> WebhookEndpoint:
     """Change an endpoint, and enable it if it is disabled.
@@ -98,22 +112,33 @@ def update(
         owner: of the endpoint; None for any.
         endpoint_id: of the endpoint.
         allowed: networks with addresses that are allowed though they are not public.
+        keyed: the request, if it has an idempotency key. One that was done before changes nothing.
         changes: new values of ``url``, ``name`` and ``event_types``.
 
     Raises:
         EndpointNotFoundError: the owner has no such endpoint.
         EndpointError: a new value is wrong.
+        IdempotencyError: the key was used for a different request.
     """
     values = _checked(allowed, **changes)
     with database.write_session() as session:
+        connection = session.connection()
+        is_new = requests.begin(connection, keyed) is None
         endpoint = get_endpoint(session, owner, endpoint_id)
-        webhooks.update(session, endpoint, **values, disabled_at=None, updated_at=utcnow())
+        if is_new:
+            webhooks.update(session, endpoint, **values, disabled_at=None, updated_at=utcnow())
+            requests.end(connection, keyed)
         return endpoint
 
 
 @retry_on_conflict
 def rotate_secret(
-    database: Database, owner: str | None, endpoint_id: str, *, keep_previous: bool
+    database: Database,
+    owner: str | None,
+    endpoint_id: str,
+    *,
+    keep_previous: bool,
+    keyed: Keyed | None = None,
 ) -> WebhookEndpoint:
     """Give an endpoint a new secret.
 
@@ -122,20 +147,26 @@ def rotate_secret(
         owner: of the endpoint; None for any.
         endpoint_id: of the endpoint.
         keep_previous: whether the secret so far signs too, for `ROTATION` seconds.
+        keyed: the request, if it has an idempotency key. One that was done before changes nothing.
 
     Raises:
         EndpointNotFoundError: the owner has no such endpoint.
+        IdempotencyError: the key was used for a different request.
     """
     with database.write_session() as session:
+        connection = session.connection()
+        is_new = requests.begin(connection, keyed) is None
         endpoint = get_endpoint(session, owner, endpoint_id)
-        webhooks.update(
-            session,
-            endpoint,
-            secret=signing.new_secret(),
-            previous_secret=endpoint.secret if keep_previous else None,
-            previous_secret_expires_at=utcnow(ROTATION) if keep_previous else None,
-            updated_at=utcnow(),
-        )
+        if is_new:
+            webhooks.update(
+                session,
+                endpoint,
+                secret=signing.new_secret(),
+                previous_secret=endpoint.secret if keep_previous else None,
+                previous_secret_expires_at=utcnow(ROTATION) if keep_previous else None,
+                updated_at=utcnow(),
+            )
+            requests.end(connection, keyed)
         return endpoint
 
 

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database, begin
-from jobs.models import Job, Rollup, SearchDocument
+from jobs.models import ANONYMOUS, Job, Rollup, SearchDocument
 from jobs.statements import documents
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, start_of
-from jobs.use_cases import cancellation, deliveries, stages, submission, webhooks
+from jobs.use_cases import cancellation, deliveries, requests, stages, submission, webhooks
 from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import WORKER
@@ -113,6 +113,7 @@ def fill(database: Database, queued: int) -> None:
         late = sa.update(Job).where(Job.id == starved.id)
         connection.execute(late.values(published_at=utcnow(-60)))
     add_deliveries(database)
+    add_requests(database)
     add_rollups(database)
     if not sqlite:  # SQLite's statistics are those of the migrations.
         with database.engine.connect() as connection:
@@ -152,6 +153,20 @@ def add_documents(connection: sa.Connection, job_id: str) -> None:
             job_id=f"'resp_2{name}' || n.i",
             terms=terms,
             words="' why _ ' || CASE n.i - n.i / 2 * 2 WHEN 0 THEN 'fox dog ' ELSE 'dog why ' END",
+        )
+
+
+def add_requests(database: Database) -> None:
+    """Add requests with idempotency keys."""
+    requests.note_outcome(database, requests.Keyed(ANONYMOUS, "old", "d" * 64))
+    with database.engine.begin() as connection:
+        begin(connection, write=True)
+        multiply(
+            connection,
+            "keyed_requests",
+            "old.key = 'old'",
+            JOBS // 2,
+            key="'old' || n.i",
         )
 
 

@@ -50,6 +50,7 @@ from jobs.use_cases import (
     pausing,
     proving,
     queries,
+    requests,
     restarting,
     retention,
     retrying,
@@ -354,6 +355,10 @@ def test_no_use_case_scans_the_history_or_the_queue(
             run(pausing.current, database)
             run(ask, database, "ops", *([None] if ask is pausing.pause else []))
         run(deletion.delete, database, ANONYMOUS, submit(database).id)
+        request = requests.Keyed(ANONYMOUS, "k", "d" * 64)
+        run(requests.note_outcome, database, request, status_code=200)
+        assert run(requests.find_outcome, database, request) == {"status_code": 200}
+        assert run(requests.delete_requests, database) == 0
         key, secret = run(keys.create, database, "k", [Scope.ASK], max_queued=10)
         run(submission.submit, database, "k", QUESTION, max_queued=1_000_000, key=key)
         session = run(keys.log_in, database, key)

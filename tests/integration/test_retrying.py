@@ -48,7 +48,8 @@ def get(database: Database, job: Job) -> Job:
 def test_a_retried_job_goes_on_from_its_first_unfinished_stage(database: Database) -> None:
     job = failed(database)
     before = get(database, job)
-    retried = retrying.retry(database, ANONYMOUS, job.id)
+    retried, is_new = retrying.retry(database, ANONYMOUS, job.id)
+    assert is_new
     assert (retried.status, retried.stage_index) == (Status.IN_PROGRESS, 1)
     assert (retried.finished_at, retried.error_code, retried.error_message) == (None, None, None)
     assert retried.model == before.model

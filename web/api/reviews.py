@@ -15,7 +15,7 @@ from jobs.use_cases import queries, reviewing
 from web import query
 from web.api.routes import blueprint
 from web.caller import get_caller
-from web.idempotency import idempotency_key
+from web.idempotency import idempotency_key, keyed_request
 from web.request_body import read_json
 from web.services import get_services
 
@@ -95,9 +95,11 @@ def review_agreement() -> Response:
 @blueprint.post("/jobs/<job_id>/erase")
 def erase_texts(job_id: str) -> Response:
     """Erase texts of a job that has ended, with their copies in the job. The record still verifies."""
-    body = parse(EraseTexts, read_json())
+    data = read_json()
+    keyed = keyed_request(data)
+    body = parse(EraseTexts, data)
     texts = None if body.texts == "all" else list(body.texts)
-    erased = get_services().erase(job_id, texts)
+    erased = get_services().erase(job_id, texts, keyed)
     return jsonify(id=job_id, erased=erased)
 
 
@@ -111,7 +113,9 @@ def delete_job(job_id: str) -> Response:
 @blueprint.post("/jobs/delete")
 def delete_jobs() -> Response:
     """Delete jobs of an owner, or with metadata, a step at a time: until `after` is null."""
-    body = parse(DeleteJobs, read_json())
+    data = read_json()
+    keyed = keyed_request(data)
+    body = parse(DeleteJobs, data)
     if body.owner is None and not body.metadata:
         raise InvalidRequestError(
             "Say which jobs: `owner`, `metadata`, or both.",
@@ -119,7 +123,7 @@ def delete_jobs() -> Response:
             param="owner",
         )
     step = get_services().delete_matching(
-        body.owner, body.metadata or {}, after=body.after, dry_run=body.dry_run
+        body.owner, body.metadata or {}, after=body.after, dry_run=body.dry_run, keyed=keyed
     )
     return jsonify(
         matched=len(step.ids), deleted=0 if body.dry_run else len(step.ids), after=step.after

@@ -21,7 +21,7 @@ from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
 from web.errors import HTTPError
-from web.idempotency import idempotency_key
+from web.idempotency import idempotency_key, keyed_request
 from web.services import get_services
 
 blueprint = Blueprint("api", __name__)
@@ -138,7 +138,7 @@ def replay_job(job_id: str) -> Response:
 @blueprint.post("/jobs/<job_id>/retry")
 def retry_job(job_id: str) -> Response:
     """Continue a failed job from its first unfinished stage."""
-    reply = jsonify(summary(get_services().retry(job_id)))
+    reply = jsonify(summary(get_services().retry(job_id, keyed_request())))
     reply.status_code = 202
     reply.location = url_for(".job", job_id=job_id)
     return reply

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from flask import Response, jsonify
 
-from jobs.models import Scope
+from jobs.models import Pause, Scope
 from jobs.protocol.system import PauseQueue, pause_object, system_object
 from jobs.protocol.validation import parse
 from jobs.use_cases import system
 from web.access import check_scope
 from web.api.routes import blueprint
+from web.idempotency import keyed_request
 from web.request_body import read_json
 from web.services import get_services
 
@@ -25,12 +26,16 @@ def get_system() -> Response:
 @blueprint.post("/system/pause")
 def pause_queue() -> Response:
     """Pause the queue: no stage starts until it is resumed. Those that run finish, and questions are accepted."""
-    paused, is_new = get_services().pause(parse(PauseQueue, read_json()).note)
-    return jsonify(changed=is_new, pause=pause_object(paused))
+    data = read_json()
+    keyed = keyed_request(data)
+    return _change(*get_services().pause(parse(PauseQueue, data).note, keyed))
 
 
 @blueprint.post("/system/resume")
 def resume_queue() -> Response:
     """Resume the queue."""
-    last, was_paused = get_services().resume()
-    return jsonify(changed=was_paused, pause=None if last is None else pause_object(last))
+    return _change(*get_services().resume(keyed_request()))
+
+
+def _change(last: Pause | None, changed: bool) -> Response:
+    return jsonify(changed=changed, pause=None if last is None else pause_object(last))

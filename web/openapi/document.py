@@ -29,6 +29,7 @@ from web.openapi.operations.description import (
     Parameter,
     Reply,
 )
+from web.openapi.operations.parameters import IDEMPOTENCY_KEY
 
 _ABOUT = (
     "HelixQ answers questions the HelixNet way: an actor answers, a critic reviews the answer, and a "
@@ -48,7 +49,7 @@ def describe(app: Flask) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for rule, method, operation in described_routes(app):
         path = paths.setdefault(re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), {})
-        path[method.lower()] = _operation(app, rule, operation)
+        path[method.lower()] = _operation(app, rule, method, operation)
     key = {
         "type": "http",
         "scheme": "bearer",
@@ -88,7 +89,7 @@ def described_routes(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:
                 yield rule, method, operation
 
 
-def _operation(app: Flask, rule: Rule, operation: Operation) -> dict[str, Any]:
+def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition(
         "\n\n"
     )
@@ -97,13 +98,15 @@ def _operation(app: Flask, rule: Rule, operation: Operation) -> dict[str, Any]:
         {"name": argument, "in": "path", "required": True, "schema": {"type": "string"}}
         for argument in sorted(rule.arguments)
     ]
+    keyed = method == "POST" and operation.changes
+    parameters = (*operation.parameters, *([IDEMPOTENCY_KEY] if keyed else []))
     described: dict[str, Any] = {
         "tags": [operation.tag],
         # Two paths can have the same endpoint.
         "operationId": f"{name}_{rule.rule.strip('/')}" if operation.is_open else name,
         "summary": " ".join(summary.replace("``", "`").split()),
-        "parameters": path + [_parameter(parameter) for parameter in operation.parameters],
-        "responses": _replies(operation),
+        "parameters": path + [_parameter(parameter) for parameter in parameters],
+        "responses": _replies(operation, keyed=keyed),
         "security": [] if operation.is_open else [{}, {"key": []}],
     }
     if more:
@@ -126,11 +129,13 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def _replies(operation: Operation) -> dict[str, Any]:
+def _replies(operation: Operation, *, keyed: bool) -> dict[str, Any]:
     replies = {str(status): _reply(reply) for status, reply in operation.replies.items()}
     errors = {400} if operation.is_open else {*COMMON_ERRORS, *operation.errors}
     if operation.body is not None or operation.form is not None:
         errors.update(BODY_ERRORS)
+    if keyed:
+        errors.add(422)
     for status in sorted(errors):
         replies.setdefault(
             str(status), {"description": ERRORS[status], "content": _error(operation.error)}

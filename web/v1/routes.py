@@ -27,7 +27,7 @@ from jobs.use_cases import queries, submission
 from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
-from web.idempotency import idempotency_key
+from web.idempotency import idempotency_key, keyed_request
 from web.request_body import read_json
 from web.services import get_services
 from web.v1.feeds import get_feeds
@@ -171,7 +171,7 @@ def retrieve(job_id: str) -> Response:
 @blueprint.post("/responses/<job_id>/cancel")
 def cancel(job_id: str) -> Response:
     """Cancel a job that has not ended, and reply with it."""
-    return _reply(get_services().cancel(job_id))
+    return _reply(get_services().cancel(job_id, keyed_request()))
 
 
 @blueprint.delete("/responses/<response:job_id>")

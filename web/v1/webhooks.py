@@ -15,6 +15,7 @@ from jobs.webhooks.events import EVENT_TYPES
 from web import query
 from web.caller import get_caller
 from web.errors import HTTPError
+from web.idempotency import keyed_request
 from web.request_body import read_json
 from web.services import get_services
 from web.v1.routes import blueprint, json_response
@@ -24,12 +25,15 @@ from web.v1.routes import blueprint, json_response
 def create_webhook_endpoint() -> Response:
     """Register an endpoint of the caller's owner. The reply has its secret, this once."""
     services = get_services()
-    body = parse(protocol.CreateEndpoint, read_json())
+    data = read_json()
+    keyed = keyed_request(data)
+    body = parse(protocol.CreateEndpoint, data)
     endpoint = webhooks.create(
         services.database,
         services.owner,
         **body.model_dump(),
         allowed=services.settings.webhook_allowed_networks,
+        keyed=keyed,
     )
     return json_response(protocol.endpoint_object(endpoint, with_secret=True))
 
@@ -56,12 +60,15 @@ def retrieve_webhook_endpoint(endpoint_id: str) -> Response:
 def update_webhook_endpoint(endpoint_id: str) -> Response:
     """Change an endpoint, and enable it if it is disabled."""
     services = get_services()
-    body = parse(protocol.UpdateEndpoint, read_json())
+    data = read_json()
+    keyed = keyed_request(data)
+    body = parse(protocol.UpdateEndpoint, data)
     endpoint = webhooks.update(
         services.database,
         get_caller().changeable_owner,
         endpoint_id,
         allowed=services.settings.webhook_allowed_networks,
+        keyed=keyed,
         **body.model_dump(),
     )
     return json_response(protocol.endpoint_object(endpoint))
@@ -77,12 +84,15 @@ def delete_webhook_endpoint(endpoint_id: str) -> Response:
 @blueprint.post("/webhook_endpoints/<endpoint_id>/rotate_secret")
 def rotate_webhook_secret(endpoint_id: str) -> Response:
     """Give an endpoint a new secret. The reply has it, this once."""
-    body = parse(protocol.RotateSecret, read_json() if request.get_data() else {})
+    data = read_json() if request.get_data() else {}
+    keyed = keyed_request(data)
+    body = parse(protocol.RotateSecret, data)
     endpoint = webhooks.rotate_secret(
         get_services().database,
         get_caller().changeable_owner,
         endpoint_id,
         keep_previous=body.keep_old_secret_active_for_24_hours,
+        keyed=keyed,
     )
     return json_response(protocol.endpoint_object(endpoint, with_secret=True))
 
@@ -91,7 +101,9 @@ def rotate_webhook_secret(endpoint_id: str) -> Response:
 def test_webhook_endpoint(endpoint_id: str) -> Response:
     """Send a test event to an endpoint, and reply with what the receiver replied."""
     services = get_services()
-    event_type = parse(protocol.SendSample, read_json()).event_type
+    data = read_json()
+    keyed = keyed_request(data)
+    event_type = parse(protocol.SendSample, data).event_type
     if event_type not in EVENT_TYPES:
         raise InvalidRequestError(
             f"`event_type` must be one of: {', '.join(EVENT_TYPES)}.",
@@ -105,6 +117,7 @@ def test_webhook_endpoint(endpoint_id: str) -> Response:
             endpoint_id,
             event_type,
             services.settings.webhook_allowed_networks,
+            keyed,
         )
     if outcome.status_code is None:
         raise HTTPError(424, f"The receiver did not reply: {outcome.error}.", code="no_reply")
@@ -132,7 +145,7 @@ def list_webhook_deliveries(endpoint_id: str) -> Response:
 def redeliver_webhook(delivery_id: str) -> Response:
     """Send an event again."""
     delivery = deliveries.redeliver(
-        get_services().database, get_caller().changeable_owner, delivery_id
+        get_services().database, get_caller().changeable_owner, delivery_id, keyed_request()
     )
     return json_response(protocol.delivery_object(delivery))
 

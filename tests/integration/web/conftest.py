@@ -98,7 +98,8 @@ def app(
     Each test has owners of its own.
     """
     url = new_database(request.param, request, tmp_path_factory.mktemp("db"))
-    with serving(url, redis_server.url, HOST="0.0.0.0") as web:  # noqa: S104 (nothing is bound)
+    host, allowed = "0.0.0.0", "127.0.0.0/8"  # noqa: S104 (nothing is bound)
+    with serving(url, redis_server.url, HOST=host, WEBHOOK_ALLOWED_NETWORKS=allowed) as web:
         yield web.application
 
 

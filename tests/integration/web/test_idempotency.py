@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import sqlalchemy as sa
 
+from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import ANONYMOUS
+from jobs.models import ANONYMOUS, KeyedRequest
 from jobs.protocol.errors import InvalidRequestError
-from jobs.use_cases import cancellation, queries, workers
+from jobs.timing import SECONDS_PER_DAY
+from jobs.use_cases import cancellation, queries, requests, stages, workers
 from jobs.use_cases.workers import Runtime
+from tests.conftest import WORKER
 from tests.integration.web.client import Client, ask, finish, services_of, serving
 from tests.servers import RedisServer
 from web.v1 import routes
@@ -51,6 +57,114 @@ def test_an_idempotency_key_replays_once(web: Client, database: Database) -> Non
         "/v1/responses", json={"input": "Why?"}, headers={"Idempotency-Key": "k"}
     )  # It is the owner's key, whatever it was used for.
     assert reply.status_code == 422
+
+
+def test_what_is_repeated_later_changes_nothing_more(web: Client, database: Database) -> None:
+    def post(path: str, key: str, body: Any = None) -> Any:
+        return web.post(path, json=body, headers={"Idempotency-Key": key})
+
+    def fail() -> None:
+        claim = stages.claim(database, job, 0, WORKER, job_timeout=60)
+        assert claim is not None
+        stages.fail(database, claim, "server_error", "It broke.")
+
+    # A job that failed again after its retry.
+    job = ask(web)["id"]
+    retry = f"/api/jobs/{job}/retry"
+    assert post(retry, "r").status_code == 409
+    fail()
+    assert post(retry, "r").status_code == 202, "a request that was refused is not noted"
+    fail()
+    reply = post(retry, "r")
+    assert (reply.status_code, reply.json["status"]) == (202, "failed")
+    assert post(retry, "r2").json["status"] == "in_progress"
+
+    # A queue that was resumed after its pause.
+    pause, resume = "/api/system/pause", "/api/system/resume"
+    assert post(pause, "p", {"note": "a"}).json["changed"]
+    assert post(resume, "q").json["changed"]
+    again = post(pause, "p", {"note": "a"}).json
+    assert (again["changed"], again["pause"]["note"]) == (True, "a")
+    assert again["pause"]["resumed_at"] is not None
+    assert not web.post(resume).json["changed"]
+    assert web.post(pause, json={"note": "b"}).json["changed"]
+    again = post(resume, "q").json
+    assert (again["changed"], again["pause"]["note"]) == (True, "a")
+    assert web.post(resume).json["changed"]
+
+    # An endpoint that was changed, and whose secret was replaced, since; and one that was deleted.
+    made = {"url": "https://example.com/", "name": "a", "event_types": ["response.failed"]}
+    first = post("/v1/webhook_endpoints", "e", made).json
+    path = f"/v1/webhook_endpoints/{first['id']}"
+    for key, name in (("b", "b"), ("c", "c"), ("b", "b")):
+        changed = post(path, key, {"name": name}).json
+    assert changed["name"] == "c"
+    secrets = [
+        post(f"{path}/rotate_secret", key, {}).json["signing_secret"] for key in ("s", "t", "s")
+    ]
+    assert secrets[0] != secrets[1] == secrets[2]
+    again = post("/v1/webhook_endpoints", "e", made).json
+    assert (again["id"], again["signing_secret"]) == (first["id"], secrets[1])
+    assert web.delete(path).status_code == 200
+    assert post("/v1/webhook_endpoints", "e", made).json["id"] != first["id"]
+
+    # Jobs that match what others were deleted for.
+    body = {"metadata": {"team": "red"}}
+    old = ask(web, metadata=body["metadata"])["id"]
+    assert post("/api/jobs/delete", "d", body).json["deleted"] == 1
+    new = ask(web, metadata=body["metadata"])["id"]
+    assert post("/api/jobs/delete", "d", body).json["deleted"] == 1
+    assert (web.get(f"/api/jobs/{old}").status_code, web.get(f"/api/jobs/{new}").status_code) == (
+        404,
+        200,
+    )
+
+    # A week later.
+    with database.write() as connection:
+        past = utcnow(-requests.KEPT_DAYS * SECONDS_PER_DAY - 60)
+        connection.execute(
+            sa.update(KeyedRequest).where(KeyedRequest.key == "d").values(created_at=past)
+        )
+    assert requests.delete_requests(database) == 1
+    assert post("/api/jobs/delete", "d", body).json["deleted"] == 1
+    assert web.get(f"/api/jobs/{new}").status_code == 404
+
+
+def test_of_two_requests_at_once_with_the_same_key_one_is_done(
+    web: Client, database: Database
+) -> None:
+    made = {"url": "https://example.com/", "name": "a", "event_types": ["response.failed"]}
+    begin = threading.Barrier(4)
+
+    def create(number: int) -> Any:
+        client = web.application.test_client()
+        begin.wait()
+        body = {**made, "name": "b"} if number == 3 else made
+        return client.post("/v1/webhook_endpoints", json=body, headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(create, range(4)))
+    done = {reply.json["id"] for reply in replies if reply.status_code == 200}
+    assert len(done) == 1
+    assert {reply.status_code for reply in replies} == {200, 422}
+    assert [e["id"] for e in web.get("/v1/webhook_endpoints").json["data"]] == list(done)
+    jobs = [ask(web)["id"] for _ in range(2)]
+    for job in jobs:
+        claim = stages.claim(database, job, 0, WORKER, job_timeout=60)
+        assert claim is not None
+        stages.fail(database, claim, "server_error", "It broke.")
+
+    def retry(number: int) -> Any:
+        client = web.application.test_client()
+        begin.wait()
+        headers = {"Idempotency-Key": "k2"}
+        return client.post(f"/api/jobs/{jobs[number % 2]}/retry", headers=headers)
+
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(retry, range(4)))
+    assert sorted(reply.status_code for reply in replies) == [202, 202, 422, 422]
+    statuses = [web.get(f"/v1/responses/{job}").json["status"] for job in jobs]
+    assert sorted(statuses) == ["failed", "in_progress"]
 
 
 def test_an_idempotency_key_works_after_limits_changed(

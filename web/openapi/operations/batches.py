@@ -7,7 +7,7 @@ from jobs.protocol import schemas
 from jobs.protocol.batches import CreateBatch
 from jobs.protocol.files import MAX_EXPIRY, MIN_EXPIRY
 from web.openapi.operations.description import Operation, Parameter, Reply
-from web.openapi.operations.parameters import IDEMPOTENCY_KEY, PAGE, page
+from web.openapi.operations.parameters import PAGE, page
 from web.v1 import files
 
 _UPLOAD = {
@@ -31,7 +31,6 @@ OPERATIONS = {
         "Files and batches",
         {200: Reply("The file is stored.", schemas.File)},
         form=_UPLOAD,
-        parameters=(IDEMPOTENCY_KEY,),
     ),
     "v1.list_files": Operation(
         "Files and batches",
@@ -57,7 +56,6 @@ OPERATIONS = {
         "Files and batches",
         {200: Reply("The batch was accepted.", schemas.Batch)},
         body=CreateBatch,
-        parameters=(IDEMPOTENCY_KEY,),
     ),
     "v1.list_batches": Operation(
         "Files and batches",

@@ -51,6 +51,8 @@ class Operation:
     error: type[BaseModel] | None = schemas.ErrorReply
     #: Whether it needs no API key.
     is_open: bool = False
+    #: Whether a ``POST`` makes or changes something, so that it takes an idempotency key.
+    changes: bool = True
 
 
 #: What is wrong, by status; docs/http-errors.md has the codes.
@@ -70,4 +72,4 @@ ERRORS = {
     503: "The database does not respond, or too many requests wait for jobs.",
 }
 #: The errors of all endpoints, and of those that have a body.
-COMMON_ERRORS, BODY_ERRORS = (400, 401, 403, 429, 500, 503), (413, 415, 422)
+COMMON_ERRORS, BODY_ERRORS = (400, 401, 403, 429, 500, 503), (413, 415)

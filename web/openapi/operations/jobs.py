@@ -9,7 +9,7 @@ from jobs.pipeline import Role
 from jobs.protocol import schemas
 from jobs.protocol.reviews import DeleteJobs, EraseTexts
 from web.openapi.operations.description import Operation, Parameter, Reply
-from web.openapi.operations.parameters import FILTERS, IDEMPOTENCY_KEY, PAGE, TEXT
+from web.openapi.operations.parameters import FILTERS, PAGE, TEXT
 
 OPERATIONS = {
     "api.list_jobs": Operation(
@@ -77,8 +77,7 @@ OPERATIONS = {
                 "The job was accepted.", schemas.Summary, headers={"Location": "Its history."}
             )
         },
-        parameters=(IDEMPOTENCY_KEY,),
-        errors=(404, 422),
+        errors=(404,),
         error=schemas.Problem,
     ),
     "api.retry_job": Operation(

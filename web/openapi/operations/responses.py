@@ -7,7 +7,7 @@ from jobs.protocol import schemas
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.request import CreateResponse
 from web.openapi.operations.description import Operation, Parameter, Reply
-from web.openapi.operations.parameters import IDEMPOTENCY_KEY, OLDEST_FIRST, PAGE, TEXT
+from web.openapi.operations.parameters import OLDEST_FIRST, PAGE, TEXT
 from web.v1.routes import MAX_WAIT
 
 _LOCATION = {
@@ -25,7 +25,6 @@ OPERATIONS = {
             202: Reply("The job was accepted.", schemas.Response, headers=_LOCATION),
         },
         body=CreateResponse,
-        parameters=(IDEMPOTENCY_KEY,),
         errors=(404,),
     ),
     "v1.index": Operation(
@@ -82,6 +81,7 @@ OPERATIONS = {
         {200: Reply("The number of tokens.", schemas.InputTokenCount)},
         body=CreateResponse,
         errors=(404, 503),
+        changes=False,
     ),
     "v1.input_items": Operation(
         "Responses",
@@ -93,7 +93,6 @@ OPERATIONS = {
         "Chat completions",
         {200: Reply("The chat completion, or its chunks.", schemas.ChatCompletion, streams=True)},
         body=CreateChatCompletion,
-        parameters=(IDEMPOTENCY_KEY,),
         errors=(404, 409),
     ),
     "v1.retrieve_chat_completion": Operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.protocol import schemas
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED, CreateReview
 from web.openapi.operations.description import Operation, Parameter, Reply
-from web.openapi.operations.parameters import IDEMPOTENCY_KEY, PAGE, PERIOD
+from web.openapi.operations.parameters import PAGE, PERIOD
 
 OPERATIONS = {
     "api.list_reviews": Operation(
@@ -18,7 +18,6 @@ OPERATIONS = {
         "Audits",
         {201: Reply("The review.", schemas.Review)},
         body=CreateReview,
-        parameters=(IDEMPOTENCY_KEY,),
         errors=(404, 409),
         error=schemas.Problem,
     ),
