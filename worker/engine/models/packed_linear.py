@@ -31,10 +31,27 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, in) to (…, out)."""
+        rows = x.flatten(end_dim=-2)
+        padded = padded_rows(len(rows))
+        if padded != len(rows):
+            rows = torch.cat((rows, rows.new_zeros(padded - len(rows), rows.shape[-1])))
         output: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._weight, self.bias, "none", [], ""
+            rows, self._weight, self.bias, "none", [], ""
         )
-        return output
+        return output[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
+
+
+def padded_rows(rows: int) -> int:
+    """Return how many rows are computed for a number of rows.
+
+    oneDNN compiles a kernel for each number, and keeps the last 1,024 of them for all layers, which take 1 MB each.
+    Above a full batch, which prompts reach with any number, there are few: sixteenths of the next power of two, for
+    which at most an eighth is computed in vain.
+    """
+    if rows <= PACKED_BATCH_SIZE:
+        return rows
+    step = 1 << (rows - 1).bit_length() - 4
+    return -(-rows // step) * step
 
 
 def pack_linear(layer: nn.Module) -> nn.Module:
