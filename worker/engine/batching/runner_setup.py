@@ -134,6 +134,8 @@ def _build_paged(
     adapter_keys: Seq[Hashable],
 ) -> RunnerSetup:
     device, dtype, config = _properties(models)
+    if device.type == "cuda":
+        requirements.check(device, dtype)
     ops = ops_for(device)
     num_adapters = len(models)
     base, factors = extract_factors(models)
@@ -222,12 +224,7 @@ def ops_for(device: torch.device) -> ModuleType:
     """Return the operations of a step on a device: Triton's kernels on CUDA, PyTorch's elsewhere.
 
     On the meta device the kernels are compiled, and not launched.
-
-    Raises:
-        worker.engine.cuda.requirements.DeviceError: kernels cannot be compiled.
     """
-    if device.type == "cuda":
-        requirements.check(device)
     if device.type in ("cuda", "meta"):
         from worker.engine.cuda import kernels  # PyTorch for CPUs comes without Triton
 
