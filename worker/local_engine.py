@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from typing import NoReturn
 
+import torch
 import transformers
 from torch import Tensor
 
@@ -21,10 +23,11 @@ from jobs.use_cases.workers import Runtime
 from worker.checkpoints import loading
 from worker.checkpoints.digests import Digests
 from worker.checkpoints.discovery import Checkpoints, find_checkpoints
-from worker.checkpoints.errors import CheckpointError
+from worker.checkpoints.errors import CheckpointError, first_line
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.batching.precompile import KernelCompilation, meta_runner
+from worker.engine.cuda import requirements
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, EngineError, Request
 from worker.engine.reference import ReferenceEngine
@@ -132,6 +135,9 @@ def load_engine(
     Raises:
         CheckpointError: the weights cannot be used, or leave no memory for the context.
     """
+    if not reasons and checkpoints.device.type == "cuda":
+        with _explain_engine_errors(checkpoints):  # at once, and not after loading
+            requirements.check(checkpoints.device, checkpoints.dtype)
     compilation = None if reasons else _start_compiling(checkpoints, slots)
     loaded = loading.load(checkpoints)
     if compilation:
@@ -151,7 +157,7 @@ def load_engine(
                 f"changes {changed[0]} of the base, which its config does not mention; set "
                 "HELIXQ_ADAPTERS to a plain LoRA"
             )
-    try:
+    with _explain_engine_errors(checkpoints):
         engine = BatchingEngine(
             loaded.models,
             checkpoints.tokenizer,
@@ -163,15 +169,6 @@ def load_engine(
             ],
             on_device_lost=_exit,
         )
-    except DeviceError as error:
-        raise CheckpointError(
-            f"HELIXQ_DEVICE={checkpoints.device} cannot be used: {error}"
-        ) from error
-    except EngineError as error:
-        raise CheckpointError(
-            f"The adapters cannot be served by the batching engine: {error}, which its config "
-            "does not mention; set HELIXQ_ADAPTERS to plain LoRAs"
-        ) from error
     log.info(
         "up to %d sequences at once; the KV cache has room for %d tokens; a sequence has up to %d",
         engine.max_num_seqs,
@@ -181,17 +178,47 @@ def load_engine(
     return _verified(engine, checkpoints, loaded.probe_logits, probe.TOLERANCE[checkpoints.dtype])
 
 
+@contextmanager
+def _explain_engine_errors(checkpoints: Checkpoints) -> Iterator[None]:
+    """Raise errors of the device, and of making the batching engine, as a `CheckpointError` of one sentence."""
+    try:
+        yield
+    except DeviceError as error:
+        raise CheckpointError(
+            f"HELIXQ_DEVICE={checkpoints.device} cannot be used: {error}"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise CheckpointError(
+            f"HELIXQ_DEVICE={checkpoints.device} cannot be used: the weights leave too little memory "
+            f"({first_line(error)}); free the device, use a larger one, or set HELIXQ_QUANTIZATION=4bit"
+        ) from error
+    except EngineError as error:
+        raise CheckpointError(
+            f"The adapters cannot be served by the batching engine: {error}, which its config "
+            "does not mention; set HELIXQ_ADAPTERS to plain LoRAs"
+        ) from error
+
+
 def _start_compiling(checkpoints: Checkpoints, slots: int | None) -> KernelCompilation | None:
-    """Start to compile the kernels of the batching engine on CUDA."""
+    """Start to compile the kernels of the batching engine on CUDA, while the weights are loaded.
+
+    A small model stands for them, which not every adapter fits: its layers may be other ones, or it may be for another
+    base, which loading reports.
+    """
     if checkpoints.device.type != "cuda" or checkpoints.quantization != "none":
         return None
-    runner = meta_runner(
-        checkpoints.config,
-        {role.value: adapter.path for role, adapter in checkpoints.adapters.items()},
-        checkpoints.dtype,
-        max_model_len=checkpoints.context,
-        max_num_seqs=slots,
-    )
+    try:
+        runner = meta_runner(
+            checkpoints.config,
+            {role.value: adapter.path for role, adapter in checkpoints.adapters.items()},
+            checkpoints.dtype,
+            max_model_len=checkpoints.context,
+            max_num_seqs=slots,
+        )
+    except Exception as error:  # of PEFT and transformers; whatever it is, the start goes on
+        log.info("kernels are compiled at their first use: %s", first_line(error))
+        log.debug("the error behind the message", exc_info=True)
+        return None
     return KernelCompilation(runner, checkpoints.device) if runner else None
 
 

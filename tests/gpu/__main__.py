@@ -71,10 +71,12 @@ def _sections(report: Report, options: argparse.Namespace, device: torch.device)
         Checked(report, amount, dtype, device)
         for dtype in (torch.float32, torch.bfloat16, torch.float16)
     )
+    windowed = Checked(report, amount, torch.float32, device, sliding_window=texts.WINDOW)
     at_speed = Speed(measured, dtype, device)
     return [
         ("float32", 20, lambda _: exact.run()),
         ("cancel", 5, lambda _: exact.cancel()),
+        ("window", 10, lambda _: windowed.run_briefly()),
         ("limit", 15, at_speed.limit),
         ("card", 8, at_speed.card),
         ("start", 15, at_speed.start),

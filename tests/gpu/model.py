@@ -31,8 +31,9 @@ class Shape:
     #: Size of a head.
     head: int = 128
     rank: int = 64
-    #: Tokens that the model takes.
+    #: Tokens that the model takes, and tokens that each of them attends to, as in v0.1.
     positions: int = 32_768
+    window: int = 4096
 
     @property
     def config(self) -> MistralConfig:
@@ -46,7 +47,7 @@ class Shape:
             num_key_value_heads=heads // 4,
             head_dim=self.head,
             max_position_embeddings=self.positions,
-            sliding_window=None,
+            sliding_window=self.window,
             bos_token_id=SPECIAL.index("<s>"),
             eos_token_id=None,  # a text ends at max_output_tokens only
         )

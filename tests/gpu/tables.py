@@ -10,6 +10,7 @@ Columns = Mapping[str, tuple[str, str]]
 
 TEXTS: Columns = {
     "dtype": ("dtype", "{}"),
+    "window": ("window", "{}"),
     "variant": ("computed", "{}"),
     "drawn": ("drawn", "{}"),
     "texts": ("texts", "{}"),

@@ -39,6 +39,8 @@ CONTEXT = 512
 FEW = 2 * CONTEXT
 #: Small prompt chunks: every prompt takes several.
 CHUNK = 16
+#: Tokens that each token attends to, where the base has a window as Mistral-7B v0.1 does: no multiple of a block.
+WINDOW = 45
 #: Maximum seconds until a variant has all of its texts.
 PATIENCE = 60.0
 
@@ -63,8 +65,15 @@ class Checked:
     """Compares the texts of one dtype, computed in several ways."""
 
     def __init__(
-        self, report: Report, amount: Amount, dtype: torch.dtype, device: torch.device
+        self,
+        report: Report,
+        amount: Amount,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        sliding_window: int | None = None,
     ) -> None:
+        self._sliding_window = sliding_window
         self._report = report
         self._amount = amount
         self._dtype = dtype
@@ -94,6 +103,13 @@ class Checked:
         else:  # there are drafts only over rows
             self._variant("without drafts", lambda: self._engine(speculation=False))
         self._reference(self._amount.reference / (1 if exact else 3))
+
+    def run_briefly(self) -> None:
+        """Compare with steps without graphs, and with PEFT."""
+        with closing(self._engine()) as engine:
+            self._ask(engine)
+        self._variant("without graphs", lambda: self._engine(graphs=False))
+        self._reference(self._amount.reference)
 
     def cancel(self) -> None:
         """Cancel some sequences halfway: they end within a step, and no other text changes."""
@@ -131,6 +147,8 @@ class Checked:
         free()
         if not self._loaded:
             self._loaded = Model.of(CHECKPOINT).load(self._dtype, self._device)
+            for model in self._loaded.values():
+                model.config.sliding_window = self._sliding_window
         return copy.deepcopy(self._loaded)
 
     def _engine(self, **options: Any) -> BatchingEngine:
@@ -226,6 +244,7 @@ class Checked:
         self._report.say(
             check="texts",
             dtype=self._name,
+            window=self._sliding_window,
             variant=variant,
             against=f"{self._amount.slots} at once",
             **fields,

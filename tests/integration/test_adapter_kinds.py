@@ -9,7 +9,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from worker.checkpoints.errors import CheckpointError
 from worker.engine import role_models
 from worker.engine.attention.paged_batch import PagedBatch
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.cuda import requirements
 from worker.engine.cuda.requirements import DeviceError
 from worker.engine.interface import Engine, Request
 from worker.engine.lora.grouped_linear import GroupedLoRALinear
@@ -494,16 +495,54 @@ def test_a_paged_engine_that_mixes_adapters_up_does_not_start(
         local_engine.load_engine(checkpoints, 2, [])
 
 
-def test_a_device_too_small_for_a_context_is_reported_at_start(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (DeviceError("a context of 4096 tokens needs 9.0 GB"), "a context of 4096"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried 2 GB"),
+            r"the weights .* out of .*=4bit$",
+        ),
+    ],
+)
+def test_a_device_that_is_too_small_is_reported_at_start(
+    error: Exception, sentence: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> BatchingEngine:
         """A fake engine on a small GPU."""
-        raise DeviceError("a context of 4096 tokens needs 9.0 GB")
+        raise error
 
     monkeypatch.setattr(local_engine, "BatchingEngine", full)
-    with pytest.raises(CheckpointError, match=r"^HELIXQ_DEVICE=cpu cannot be used: a context"):
+    with pytest.raises(CheckpointError, match=f"^HELIXQ_DEVICE=cpu cannot be used: {sentence}"):
         local_engine.load_engine(find(checkpoint), 2, [])
+
+
+def test_a_gpu_that_cannot_run_kernels_is_reported_before_loading(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is a fake."""
+
+    def refuse(*_: Any) -> None:
+        raise DeviceError("it is too old")
+
+    monkeypatch.setattr(requirements, "check", refuse)
+    monkeypatch.setattr(loading, "load", lambda _: pytest.fail("the weights were loaded"))
+    checkpoints = replace(find(checkpoint), device=torch.device("cuda:0"))
+    with pytest.raises(CheckpointError, match=r"^HELIXQ_DEVICE=cuda:0 cannot be used: it is"):
+        local_engine.load_engine(checkpoints, 2, [])
+
+
+def test_kernels_need_not_be_compiled_before_their_first_use(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A small model stands for the base meanwhile. It has no place for adapters of later layers. The GPU is a fake."""
+    pytest.importorskip("triton")
+    caplog.set_level("INFO")
+    folder = shutil.copytree(checkpoint, tmp_path / "late")
+    change_config(folder / "critic", layers_to_transform=[7], layers_pattern="layers")
+    checkpoints = replace(find(folder), device=torch.device("cuda:0"))
+    assert local_engine._start_compiling(checkpoints, 2) is None
+    assert "kernels are compiled at their first use: Target modules" in caplog.text
 
 
 def test_an_adapter_that_changes_another_is_detected(

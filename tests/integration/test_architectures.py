@@ -10,7 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jobs.pipeline import Role
-from tests.integration.batches import SIZES, compare_with_peft
+from tests.integration.batches import SIZES, compare_with_peft, together
+from worker.engine.batching.batch_shape import BatchShape
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.models.registry import TESTED_MODEL_TYPES, unsupported_reasons
 
 ALL_SIZES = {**SIZES, "bos_token_id": 1, "pad_token_id": 0}
@@ -80,3 +82,15 @@ def test_scores_in_a_mixed_batch_are_pefts(kind: str, tokenizer: Any) -> None:
 def test_scores_over_blocks_are_pefts(kind: str, tokenizer: Any) -> None:
     """For windows, experts and adapters on the head. Paging does not affect the other differences."""
     compare_with_peft(model(kind), tokenizer, paged=True)
+
+
+def test_a_step_of_padding_takes_learned_position_embeddings(tokenizer: Any) -> None:
+    """It measures memory when a worker starts on a GPU, where an index out of range would lose the device."""
+    engine = BatchingEngine(
+        together(model("gpt_bigcode")), tokenizer, max_model_len=64, max_num_seqs=3, paged=True
+    )
+    runner: Any = engine._runner
+    runner.dummy_run(
+        BatchShape(num_decode_tokens=3, num_tokens=8, num_tiles=1, num_samples=3, max_kv_len=64)
+    )
+    engine.close()

@@ -23,9 +23,10 @@ from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
 from tests.integration.batches import CONTEXT, FEW, WORDS, request, same, together
 from tests.integration.test_batching import mixed
-from worker.engine.batching import batch_shape, paged_model_runner
+from worker.engine.batching import batch_shape, paged_model_runner, sampler
 from worker.engine.batching.cuda_graphs import Capture, StepFunction, StepOutputs
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.sampler import SamplingMetadata
 from worker.engine.interface import Completion, Request
 
 #: Operations that synchronize or copy from the host, which a graph cannot contain.
@@ -170,6 +171,31 @@ def test_unsupported_sampling_runs_after_the_graph(checkpoint: Path, tokenizer: 
             replace(original, sampling=replace(original.sampling, top_k=top_k, top_p=top_p))
         )
     check(lambda: load_models(checkpoint), tokenizer, requests)
+
+
+def test_candidates_that_are_sampled_together_are_limited(
+    checkpoint: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the whole vocabulary as candidates, 256 rows would need more memory than a GPU has left."""
+    rng = random.Random(6)
+    requests = [request(rng, temperature=1.0) for _ in range(6)]
+    requests = [replace(r, sampling=replace(r.sampling, top_k=0)) for r in requests]
+    expected = answers(load_models(checkpoint), tokenizer, None, requests)
+    sizes: list[int] = []
+    sample = sampler.sample
+
+    def counting(
+        logits: Tensor, metadata: SamplingMetadata, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not options:  # after the step
+            sizes.append(logits.numel())
+        return sample(logits, metadata, **options)
+
+    monkeypatch.setattr(sampler, "sample", counting)
+    monkeypatch.setattr(paged_model_runner, "MAX_CANDIDATES", 2000)
+    completions = answers(load_models(checkpoint), tokenizer, None, requests)
+    assert differing(completions, expected) == []
+    assert max(sizes) <= 2000
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen"])

@@ -22,7 +22,18 @@ runpy.run_module("tests.gpu", run_name="__main__", alter_sys=True)
 
 
 def test_the_gpu_check_runs_on_a_cpu(tmp_path: Path) -> None:
-    only = ["float32", "cancel", "limit", "card", "start", "decode", "jobs", "prompts", "bare"]
+    only = [
+        "float32",
+        "cancel",
+        "window",
+        "limit",
+        "card",
+        "start",
+        "decode",
+        "jobs",
+        "prompts",
+        "bare",
+    ]
     command = [
         sys.executable,
         "-c",
@@ -45,6 +56,7 @@ def test_the_gpu_check_runs_on_a_cpu(tmp_path: Path) -> None:
     texts = [line for line in lines if line.get("check") == "texts" and "skipped" not in line]
     assert {line["drawn"] for line in texts} == {"greedy", "sampled"}
     assert {"alone", "without graphs", "PEFT's generate"} <= {line["variant"] for line in texts}
+    assert {line["window"] for line in texts} == {None, 45}
     assert all(line["equal"] == line["texts"] > 0 for line in texts)
     [cancel] = [line for line in lines if line.get("check") == "cancel"]
     assert cancel["cancelled"] > 0

@@ -17,6 +17,7 @@ from worker.engine.attention.paged_batch import PagedBatch
 from worker.engine.batching import sampler
 from worker.engine.batching.batch_shape import BatchShape, shapes_to_capture
 from worker.engine.batching.cuda_graphs import Capture, StepOutputs
+from worker.engine.batching.host_copies import pinned, to_device
 from worker.engine.batching.model_runner import ModelRunnerOutput
 from worker.engine.batching.paged_inputs import MAX_TOP_K, PagedInputBuilder, split_inputs
 from worker.engine.batching.sampler import SamplingMetadata
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between log lines while CUDA graphs are captured.
 PROGRESS_INTERVAL = 5.0
+#: Maximum number of candidates of all rows that are sampled together after a step: each takes some 100 bytes, for which
+#: no memory is reserved.
+MAX_CANDIDATES = 2**21
 
 
 @dataclass
@@ -101,7 +105,6 @@ class PagedModelRunner:
         #: Logits of captured steps.
         self._logits = torch.empty(0)
         self._graphs: dict[BatchShape, tuple[Tensor, Callable[[], StepOutputs]]] = {}
-        self._pin_memory = self._device.type == "cuda"
 
     @property
     def kv_cache_tokens(self) -> int:
@@ -198,7 +201,8 @@ class PagedModelRunner:
         sampled, indices = inputs.sampled_sequences, inputs.sample_indices
         if inputs.shape in self._graphs:
             graph_inputs, replay = self._graphs[inputs.shape]
-            graph_inputs.copy_(self._pinned(inputs.table), non_blocking=True)
+            table = pinned(torch.from_numpy(inputs.table), self._device)
+            graph_inputs.copy_(table, non_blocking=True)
             token_ids, logits = replay()
         else:
             token_ids, logits = self._compute(inputs.shape, self._to_device(inputs.table))
@@ -206,7 +210,7 @@ class PagedModelRunner:
         if special := [i for i, s in enumerate(sampled) if after_step[s.row]]:
             to_sample = [(sampled[i], indices[i]) for i in special]
             token_ids = self._sample_after_step(token_ids, logits, to_sample)
-        if not self._pin_memory:
+        if self._device.type != "cuda":
             return LaunchedStep(sampled, indices, token_ids.clone(), lambda: None)
         host = torch.empty(token_ids.shape, dtype=token_ids.dtype, pin_memory=True)
         host.copy_(token_ids, non_blocking=True)
@@ -231,12 +235,7 @@ class PagedModelRunner:
             self.kv.on_tables_updated()
 
     def _to_device(self, array: np.ndarray) -> Tensor:
-        return self._pinned(array).to(self._device, non_blocking=True)
-
-    def _pinned(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        # PyTorch reuses pinned memory only after copies from it are done.
-        return tensor.pin_memory() if self._pin_memory else tensor
+        return to_device(torch.from_numpy(array), self._device)
 
     def _compute(self, shape: BatchShape, inputs: Tensor) -> StepOutputs:
         """Compute and sample. The host must not read a value here, so that a graph can capture it.
@@ -285,11 +284,20 @@ class PagedModelRunner:
             logits: (samples, vocabulary).
             to_sample: sequences, and the indices of their samples.
         """
-        samplings = [s.generation.request.sampling for s, _ in to_sample]
-        positions = [len(s.output_token_ids) for s, _ in to_sample]
-        metadata = SamplingMetadata.build(samplings, positions, self._vocab_size, self._device)
-        indices, rows = [index for _, index in to_sample], [s.row for s, _ in to_sample]
-        sampled_rows = self._to_device(np.array([indices, rows]))
-        sampled, is_finite = sampler.sample(logits[sampled_rows[0]], metadata)
-        self._last_token_ids.index_copy_(0, sampled_rows[1], sampled)
-        return token_ids.index_copy(0, sampled_rows[0], torch.where(is_finite, sampled, -1))
+        vocab_size = self._vocab_size
+
+        def top_k(sequence: Sequence) -> int:
+            return sequence.generation.request.sampling.top_k or vocab_size
+
+        to_sample = sorted(to_sample, key=lambda item: top_k(item[0]), reverse=True)
+        size = max(1, MAX_CANDIDATES // min(top_k(to_sample[0][0]), vocab_size))
+        for start in range(0, len(to_sample), size):
+            sequences, indices = zip(*to_sample[start : start + size], strict=True)
+            samplings = [s.generation.request.sampling for s in sequences]
+            positions = [len(s.output_token_ids) for s in sequences]
+            metadata = SamplingMetadata.build(samplings, positions, vocab_size, self._device)
+            rows = self._to_device(np.array([indices, [s.row for s in sequences]]))
+            sampled, is_finite = sampler.sample(logits[rows[0]], metadata)
+            self._last_token_ids.index_copy_(0, rows[1], sampled)
+            token_ids = token_ids.index_copy(0, rows[0], torch.where(is_finite, sampled, -1))
+        return token_ids

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
@@ -76,6 +77,9 @@ def meta_runner(
         dtype: of the weights.
         max_model_len: maximum number of tokens of a sequence.
         max_num_seqs: maximum number of sequences; as many as an engine has at most if None.
+
+    Raises:
+        Exception: whatever they raise where an adapter does not fit the model of two layers.
     """
     config = copy.deepcopy(config)
     # The last layer computes sampled tokens only, another one all of them.
@@ -85,16 +89,18 @@ def meta_runner(
     auto: Any = AutoModelForCausalLM
     with torch.device("meta"):
         base = auto.from_config(config, dtype=dtype).eval()
-    models: Any = {
-        name: peft.get_peft_model(
-            copy.deepcopy(base),
-            PeftConfig.from_pretrained(str(folder)),
-            adapter_name=name,
-            autocast_adapter_dtype=False,
-            low_cpu_mem_usage=True,
-        ).to(dtype)
-        for name, folder in adapters.items()
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns again when it loads the adapters
+        models: Any = {
+            name: peft.get_peft_model(
+                copy.deepcopy(base),
+                PeftConfig.from_pretrained(str(folder)),
+                adapter_name=name,
+                autocast_adapter_dtype=False,
+                low_cpu_mem_usage=True,
+            ).to(dtype)
+            for name, folder in adapters.items()
+        }
     setup = build_runner(
         models,
         max_model_len=max_model_len,

@@ -24,6 +24,7 @@ from worker.engine.kv.block_manager import BlockManager
 from worker.engine.kv.paged_cache import BLOCK_SIZE, PagedKVCache
 from worker.engine.kv.row_cache import RowKVCache
 from worker.engine.kv.row_manager import RowManager
+from worker.engine.kv.shape import kv_head_shape
 from worker.engine.lora.factors import extract_factors
 from worker.engine.lora.linear import LoRALayers, LoRALinear, choose_lora_linear
 from worker.engine.lora.merged_linear import MergedLoRALinear
@@ -133,6 +134,8 @@ def _build_paged(
     adapter_keys: Seq[Hashable],
 ) -> RunnerSetup:
     device, dtype, config = _properties(models)
+    if device.type == "cuda":
+        requirements.check(device, dtype)
     ops = ops_for(device)
     num_adapters = len(models)
     base, factors = extract_factors(models)
@@ -145,6 +148,9 @@ def _build_paged(
         model = PagedTransformersModel(base, layers, ops)
         del layers
     del base, factors
+    captures = capture(device) if capture and use_kernels else None
+    num_kv_heads, _ = kv_head_shape(config)
+    tile_tokens = ops.prefill_tile_tokens(int(config.num_attention_heads) // num_kv_heads)
     if num_blocks is None and device.type == "cuda":
         activation_bytes = gpu_memory.profile_run(
             model,
@@ -152,11 +158,10 @@ def _build_paged(
             config,
             dtype,
             device,
-            max_num_batched_tokens,
-            max_num_seqs or MAX_NUM_SEQS["cuda"],
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_num_seqs=max_num_seqs or MAX_NUM_SEQS["cuda"],
+            tile_tokens=tile_tokens,
         )
-        if isinstance(model, PagedLlama):  # CUDA graphs have memory of their own for it
-            activation_bytes += model.dequantized_bytes
         num_blocks = gpu_memory.num_blocks_that_fit(
             config,
             dtype,
@@ -164,6 +169,7 @@ def _build_paged(
             block_size=BLOCK_SIZE,
             max_model_len=max_model_len,
             activation_bytes=activation_bytes,
+            cuda_graphs=captures is not None,
         )
     elif num_blocks is None:
         num_blocks = (max_num_seqs or MAX_NUM_SEQS["cpu"]) * -(-max_model_len // BLOCK_SIZE) + 1
@@ -178,14 +184,13 @@ def _build_paged(
         max_model_len=max_model_len,
         adapter_keys=adapter_keys,
     )
-    captures = capture(device) if capture and use_kernels else None
     runner = PagedModelRunner(
         model,
         cache,
         kv,
         vocab_size=int(config.vocab_size),
         ops=ops,
-        tile_tokens=ops.prefill_tile_tokens(int(config.num_attention_heads) // cache.num_kv_heads),
+        tile_tokens=tile_tokens,
         capture=captures,
     )
     if captures:
@@ -219,12 +224,7 @@ def ops_for(device: torch.device) -> ModuleType:
     """Return the operations of a step on a device: Triton's kernels on CUDA, PyTorch's elsewhere.
 
     On the meta device the kernels are compiled, and not launched.
-
-    Raises:
-        worker.engine.cuda.requirements.DeviceError: kernels cannot be compiled.
     """
-    if device.type == "cuda":
-        requirements.check(device)
     if device.type in ("cuda", "meta"):
         from worker.engine.cuda import kernels  # PyTorch for CPUs comes without Triton
 

@@ -87,8 +87,6 @@ class LoRABWeights:
 class StackedProjections:
     """`worker.engine.cuda.projections.FusedProjections` of 16 or 32 bits: one product gives [W x, A x]."""
 
-    dequantized_bytes = 0
-
     def __init__(self, projections: Sequence[Projection]) -> None:
         """
         Args:

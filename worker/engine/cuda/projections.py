@@ -25,11 +25,6 @@ class FusedProjections(Protocol):
         """The factors B of all adapters."""
         ...
 
-    @property
-    def dequantized_bytes(self) -> int:
-        """Bytes of the largest matrix that is dequantised for a step, and not kept."""
-        ...
-
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
         """Multiply (tokens, in).
 
@@ -78,9 +73,6 @@ class QuantizedProjections:
             layers = list(run)
             fused = DenseLinear.fuse(layers) if code is None else FourBitLinear.fuse(layers)
             self._layers.append(fused)
-        quantized = [layer for layer in self._layers if isinstance(layer, FourBitLinear)]
-        num_elements = max(layer.in_features * layer.out_features for layer in quantized)
-        self.dequantized_bytes = num_elements * dtype.itemsize
 
     def __call__(self, x: Tensor, ops: Any) -> tuple[Tensor, Tensor]:
         del ops

@@ -12,18 +12,22 @@ import torch
 
 from worker.engine.interface import EngineError
 
-#: Minimum compute capability that Triton compiles for.
-MIN_CAPABILITY = (7, 0)
+#: Minimum compute capability that Triton compiles for, and of devices that multiply in bfloat16.
+MIN_CAPABILITY, MIN_BFLOAT16_CAPABILITY = (7, 0), (8, 0)
 
 
 class DeviceError(EngineError):
     """A device cannot be used; the message says what to do."""
 
 
-def check(device: torch.device) -> None:
+def check(device: torch.device, dtype: torch.dtype) -> None:
     """Check that Triton can compile kernels for a CUDA device.
 
     Triton builds kernel launchers with the machine's C compiler and Python's headers.
+
+    Args:
+        device: the device.
+        dtype: of the weights.
 
     Raises:
         DeviceError: something is missing, or the device is too old.
@@ -41,9 +45,11 @@ def check(device: torch.device) -> None:
             f"a CUDA device needs Python's headers, with which Triton builds its kernels' launchers, "
             f"and there is no {headers}: install python3-dev"
         )
-    if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
-        name = torch.cuda.get_device_name(device)
+    capability, name = torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device)
+    if capability < MIN_CAPABILITY:
         raise DeviceError(
             f"the {name} is too old for Triton's kernels, which need compute capability "
             f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}; use HELIXQ_DEVICE=cpu"
         )
+    if dtype is torch.bfloat16 and capability < MIN_BFLOAT16_CAPABILITY:
+        raise DeviceError(f"the {name} does not multiply in bfloat16; use HELIXQ_DTYPE=float16")

@@ -15,9 +15,9 @@ from worker.engine.kv.shape import kv_bytes_per_token
 #: Share of the remaining memory that the KV cache takes: fragmentation, and libraries that allocate for
 #: themselves, need the rest.
 UTILIZATION = 0.985
-#: Bytes for CUDA graphs, which have a memory pool and take some for each of their kernels, and for the
-#: libraries' workspaces. On an H100, 1.3 GB was too little for Mistral-7B's graphs, and 2.5 GB was enough.
-RESERVED_BYTES = 3 * 2**29
+#: Bytes for CUDA graphs, which take some for each of their kernels, and for the libraries' workspaces. On an H100, 1.3 GB
+#: were too little for Mistral-7B's graphs with their activations, which are 0.15 GB, and 1.6 GB were enough.
+RESERVED_BYTES = 11 * 2**27
 #: Candidates of each sampled token in the profile run.
 PROFILE_TOP_K = 64
 
@@ -39,8 +39,10 @@ def profile_run(
     config: PreTrainedConfig,
     dtype: torch.dtype,
     device: torch.device,
+    *,
     max_num_batched_tokens: int,
     max_num_seqs: int,
+    tile_tokens: int,
 ) -> int:
     """Run the largest step on padding tokens; return its peak of bytes beside weights and KV cache.
 
@@ -52,6 +54,7 @@ def profile_run(
         device: where they are.
         max_num_batched_tokens: maximum number of prefill tokens.
         max_num_seqs: maximum number of sequences.
+        tile_tokens: maximum number of tokens of a prefill tile: the kernels are those of the engine's steps.
     """
     cache = PagedKVCache(config, num_blocks=2, dtype=dtype, device=device)
     num_tokens = max_num_batched_tokens + max_num_seqs
@@ -67,6 +70,7 @@ def profile_run(
         num_decode_tokens=max_num_seqs,
         max_kv_len=1,
         prefill_tiles=zeros[:1, :4].contiguous(),
+        tile_tokens=tile_tokens,
     )
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -92,6 +96,7 @@ def num_blocks_that_fit(
     block_size: int,
     max_model_len: int,
     activation_bytes: int,
+    cuda_graphs: bool,
 ) -> int:
     """Return how many blocks of keys and values fit a CUDA device.
 
@@ -102,13 +107,16 @@ def num_blocks_that_fit(
         block_size: tokens of a block.
         max_model_len: maximum number of tokens of a sequence.
         activation_bytes: what a step needs for itself, as `profile_run` returns it.
+        cuda_graphs: whether steps are captured. Graphs have memory of their own for it, beside that of steps that fit
+            none of them.
 
     Raises:
         DeviceError: one sequence of ``max_model_len`` tokens does not fit.
     """
     block_bytes = kv_bytes_per_token(config, dtype) * block_size
     free = free_bytes(device)
-    fitting = max(0, int((free - activation_bytes - RESERVED_BYTES) * UTILIZATION)) // block_bytes
+    room = free - activation_bytes * (1 + cuda_graphs) - RESERVED_BYTES
+    fitting = max(0, int(room * UTILIZATION)) // block_bytes
     needed = -(-max_model_len // block_size) + 1
     if fitting < needed:
         raise DeviceError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -57,7 +57,13 @@ class RowKVCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros: uninitialised memory may hold NaN, and a masked NaN is still a NaN."""
-    # numpy's zeros take physical memory page by page, when a page is first written.
-    memory = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(memory).view(dtype).view(shape)
+    """Return zeros: uninitialised memory may hold NaN, and a masked NaN is still a NaN.
+
+    A page takes physical memory when it is first written. Huge pages of 2 MB would take it for whole rows, of which most
+    texts need the beginning alone; NumPy and PyTorch ask for them.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

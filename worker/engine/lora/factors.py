@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worker.engine.interface import EngineError
 
-#: lora_A (rank, in) and lora_B (out, rank) of an adapter in a layer; B is multiplied by the scaling.
+#: lora_A (rank, in) and lora_B (out, rank) of an adapter in a layer, in the base's dtype; B is multiplied by the scaling.
 LoRAFactors = tuple[Tensor, Tensor]
 
 
@@ -48,13 +48,16 @@ def extract_factors(
     """
     factors: dict[str, list[LoRAFactors | None]] = {}
     base: Any = next(iter(models.values())).get_base_model()
+    # Beside a quantised layer, PEFT keeps factors in the dtype in which the layer multiplies. A checkpoint of 4 bits names
+    # that dtype, which need not be the activations'.
+    dtype = next(tensor.dtype for tensor in base.parameters() if tensor.is_floating_point())
     for adapter_id, (adapter_name, model) in enumerate(models.items()):
         for name, layer in _lora_layers(model, adapter_name):
             lora_a: Any = layer.lora_A[adapter_name].weight
             lora_b: Any = layer.lora_B[adapter_name].weight
             scaled_b = lora_b.data * layer.scaling[adapter_name]
             of_layer = factors.setdefault(name, [None] * len(models))
-            of_layer[adapter_id] = (lora_a.data, scaled_b)
+            of_layer[adapter_id] = (lora_a.data.to(dtype), scaled_b.to(dtype))
     models.clear()
     lora_layers = [(name, m) for name, m in base.named_modules() if _is_lora(m)]
     for name, module in lora_layers:

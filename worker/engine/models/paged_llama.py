@@ -85,15 +85,6 @@ class PagedLlama:
                 )
             )
 
-    @property
-    def dequantized_bytes(self) -> int:
-        """Bytes of the largest matrix that is dequantised for a step, and not kept."""
-        return max(
-            fused.dequantized_bytes
-            for layer in self._layers
-            for fused in (layer.qkv, layer.o_proj, layer.gate_up, layer.down_proj)
-        )
-
     @torch.inference_mode()
     def __call__(
         self, batch: PagedBatch, cache: PagedKVCache, logits_indices: Tensor | None = None

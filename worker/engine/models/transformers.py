@@ -143,7 +143,8 @@ class PagedTransformersModel(_TransformersModel):
         self._logits_indices = logits_indices
         logits: Tensor = self._model(
             input_ids=batch.input_ids[None],
-            position_ids=batch.positions.long()[None],
+            # Learned position embeddings have none for padding tokens, which are at -1.
+            position_ids=batch.positions.long().clamp(min=0)[None],
             use_cache=False,
             logits_to_keep=0 if logits_indices is None else logits_indices,
             attention=PagedAttention(self._ops, batch, cache),

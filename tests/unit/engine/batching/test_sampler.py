@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from jobs.pipeline import Sampling
+from worker.engine.batching import sampler
 from worker.engine.batching.sampler import (
     MAX_TIES,
     SamplingMetadata,
@@ -87,6 +88,40 @@ def test_a_row_samples_the_same_in_any_batch() -> None:
     together = draw(mixed, list(range(len(mixed))))
     for i, sampling in enumerate(mixed):
         assert draw([sampling], [i]) == together[i]
+
+
+def test_top_p_of_a_row_excludes_no_token_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one so unlikely that it has no weight in top-p. It is hardly ever sampled, so the noise is a fake."""
+
+    def favours_token_3(_seeds: Tensor, token_ids: Tensor) -> Tensor:
+        return torch.where(token_ids == 3, 100.0, 0.0).double()
+
+    monkeypatch.setattr(sampler, "_gumbel", favours_token_3)
+    logits = torch.zeros(2, 10)
+    logits[:, 0] = 60.0
+    whole, nucleus = Sampling(temperature=1.0), Sampling(temperature=1.0, top_p=0.9)
+    tokens, _ = sample(logits, SamplingMetadata.build([whole, nucleus], [0, 0], 10, CPU))
+    assert tokens.tolist() == [3, 0]
+
+
+def test_parameters_are_copied_to_a_device_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of memory that is not pinned would wait for the step in flight. The device is a fake."""
+    copies: list[tuple[bool, bool]] = []
+    pinned: set[int] = set()
+
+    def pin_memory(tensor: Tensor) -> Tensor:
+        pinned.add(id(tensor))
+        return tensor
+
+    def to(tensor: Tensor, device: torch.device, *, non_blocking: bool = False) -> Tensor:
+        assert device.type == "cuda"
+        copies.append((id(tensor) in pinned, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(Tensor, "to", to)
+    SamplingMetadata.build([Sampling()] * 3, [0] * 3, VOCABULARY, torch.device("cuda"))
+    assert copies == [(True, True)] * 4
 
 
 def test_temperature_zero_takes_the_most_likely_token() -> None:

@@ -61,14 +61,24 @@ PDL_OPTIONS = FUSED_MULTIPLY_ADD | {"PDL": True, "launch_pdl": True}
 class H100:
     """A fake driver for Triton: a device to compile for, and none to run on."""
 
+    capability = 90
+
     def get_current_device(self) -> int:
-        return 0
+        return self.capability  # what is compiled is kept for each device
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return GPUTarget("cuda", self.capability, 32)
 
     def get_current_stream(self, device: int) -> int:
         return device
+
+
+class RTX4090(H100):
+    """A fake driver, too."""
+
+    capability = 89
+    #: Bytes of shared memory that a program can have. On an H100 it is 227 KB.
+    shared = 99 * 1024
 
 
 class Compiled:
@@ -135,12 +145,14 @@ def numbers(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.int32)
 
 
-def step(tokens: int) -> tuple[PagedBatch, PagedKVCache]:
+def step(
+    tokens: int, dtype: torch.dtype = TYPE, size: int = SIZE
+) -> tuple[PagedBatch, PagedKVCache]:
     """Decoding tokens, and one prefill chunk."""
     config: Any = SimpleNamespace(
-        num_key_value_heads=SHARED, num_attention_heads=HEADS, head_dim=SIZE, num_hidden_layers=1
+        num_key_value_heads=SHARED, num_attention_heads=HEADS, head_dim=size, num_hidden_layers=1
     )
-    cache = PagedKVCache(config, num_blocks=2, dtype=TYPE, device=torch.device("cpu"))
+    cache = PagedKVCache(config, num_blocks=2, dtype=dtype, device=torch.device("cpu"))
     batch = PagedBatch(
         input_ids=numbers(tokens).long(),
         adapter_ids=numbers(tokens),
@@ -208,6 +220,27 @@ def test_the_other_kernels_compile(compiled: dict[str, Any]) -> None:
         "_sample_kernel",
         "_reshape_and_cache_kernel",
     }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.bfloat16, 128), (torch.float32, 256)], ids=["usual", "largest"]
+)
+def test_attention_fits_the_shared_memory_of_smaller_gpus(
+    compiled: dict[str, Any],
+    dtype: torch.dtype,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An H100 has more than twice as much. What does not fit could not be launched. Gemma's heads are of 256."""
+    driver.set_active(RTX4090())
+    monkeypatch.setattr(attention, "launch_options", lambda _: FUSED_MULTIPLY_ADD | {"PDL": False})
+    batch, cache = step(16, dtype, size)
+    queries = torch.empty(16, HEADS, size, dtype=dtype)
+    for part in ({"num_decode_tokens": 0}, {"prefill_tiles": None}):
+        compiled.clear()
+        only = PagedBatch(**{**vars(batch), **part})
+        attention.paged_attention(queries, only, cache, 0, 1.0, None)
+        assert 0 < compiled["_attention_kernel"].metadata.shared <= RTX4090.shared
 
 
 def test_whatever_is_launched_was_compiled_before(

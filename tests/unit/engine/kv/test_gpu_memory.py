@@ -75,7 +75,7 @@ def test_free_memory_is_limited_by_device_and_process(
     assert gpu_memory.free_bytes(CPU) == free
 
 
-def blocks(context: int = 128, working: int = 0) -> int:
+def blocks(context: int = 128, working: int = 0, graphs: bool = False) -> int:
     return gpu_memory.num_blocks_that_fit(
         CONFIG,
         torch.float16,
@@ -83,6 +83,7 @@ def blocks(context: int = 128, working: int = 0) -> int:
         block_size=BLOCK_SIZE,
         max_model_len=context,
         activation_bytes=working,
+        cuda_graphs=graphs,
     )
 
 
@@ -97,6 +98,12 @@ def test_allocated_blocks_fit_in_memory(working: int, monkeypatch: pytest.Monkey
     assert 0.95 * room < cache.nbytes <= gpu_memory.UTILIZATION * room
     token_bytes = kv_bytes_per_token(CONFIG, torch.float16)
     assert cache.nbytes == num_blocks * BLOCK_SIZE * token_bytes
+
+
+def test_graphs_have_memory_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as a step that fits none of them: with a large vocabulary, more than is reserved for any model."""
+    Card(4 * GB).install(monkeypatch)
+    assert blocks(working=800_000_000, graphs=True) == blocks(working=1_600_000_000)
 
 
 def test_a_context_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +130,11 @@ def test_the_profile_run_uses_the_largest_step(monkeypatch: pytest.MonkeyPatch) 
         assert cache.num_blocks > 0
         return torch.zeros(len(logits_indices), 300)
 
-    peak_bytes = gpu_memory.profile_run(compute, torch_ops, CONFIG, torch.float16, CPU, 32, 4)
+    sizes = {"max_num_batched_tokens": 32, "max_num_seqs": 4, "tile_tokens": 16}
+    peak_bytes = gpu_memory.profile_run(compute, torch_ops, CONFIG, torch.float16, CPU, **sizes)
     assert peak_bytes == 5000
     [batch] = batches
+    assert batch.tile_tokens == 16, "kernels are compiled for tiles of this size"
     assert (len(batch.input_ids), batch.num_decode_tokens) == (36, 4)
     assert (batch.positions < 0).all()
     assert (batch.adapter_ids < 0).all()

@@ -74,6 +74,17 @@ def test_base_and_factors_compute_what_the_peft_models_compute() -> None:
         torch.testing.assert_close(base.last(hidden), output)
 
 
+def test_factors_have_the_dtype_of_the_base() -> None:
+    """Beside layers of 4 bits, PEFT keeps them in the dtype in which those multiply."""
+    model = adapted(Net(), "actor")
+    for parameter_name, weight in model.named_parameters():
+        if "lora_" in parameter_name:
+            weight.data = weight.data.to(torch.bfloat16)
+    _, factors = extract_factors({"actor": model})
+    pairs = [pair for of_layer in factors.values() for pair in of_layer if pair is not None]
+    assert {tensor.dtype for pair in pairs for tensor in pair} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

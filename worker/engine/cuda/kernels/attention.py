@@ -246,17 +246,20 @@ def paged_attention(
         block_n, warps, stages = DECODE_CONFIG
         if precision == "ieee" or block_d > 128:
             block_n, stages = min(block_n, 32), 2
+        alignment = max(cache.block_size, block_n)
+        max_keys = batch.max_kv_len
+        if sliding_window is not None:
+            max_keys = min(max_keys, sliding_window + alignment)
         # The maximum number of blocks of a split, if an iteration is within one block.
-        split_blocks = triton.cdiv(triton.cdiv(batch.max_kv_len, MAX_SPLITS), SPLIT_KEYS)
+        split_blocks = triton.cdiv(triton.cdiv(max_keys, MAX_SPLITS), SPLIT_KEYS)
         split_blocks = triton.cdiv(split_blocks * SPLIT_KEYS + block_n, cache.block_size)
         split_blocks = triton.next_power_of_2(split_blocks)
-        alignment = max(cache.block_size, block_n)
         split_blocks = 0 if cache.block_size % block_n else split_blocks
         num_parts = num_decodes * num_heads * MAX_SPLITS
         split_out = queries.new_empty(num_parts * head_size, dtype=torch.float32)
         split_stats = queries.new_empty(num_parts * 2, dtype=torch.float32)
         # Splits that no sequence is long enough for need not be launched.
-        num_splits = min(MAX_SPLITS, triton.cdiv(batch.max_kv_len, SPLIT_KEYS))
+        num_splits = min(MAX_SPLITS, triton.cdiv(max_keys, SPLIT_KEYS))
         launch(
             _attention_kernel, (num_decodes, cache.num_kv_heads, num_splits),
             queries, keys, values, split_out, split_stats, tables, tables.stride(0), batch.rows,
@@ -276,6 +279,8 @@ def paged_attention(
         block_n, warps, stages = PREFILL_CONFIG
         if precision == "ieee" or block_d > 128:
             block_n, stages = min(block_n, 32), 1
+        if precision == "ieee" and block_d > 128:  # or it takes more than the 99 KB of an RTX 4090
+            block_n = 16
         num_queries = batch.tile_tokens * group_size
         launch(
             _attention_kernel, (len(batch.prefill_tiles), cache.num_kv_heads, 1),

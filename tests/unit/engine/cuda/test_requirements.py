@@ -1,0 +1,66 @@
+"""A CUDA device that cannot run the kernels is refused at once. The devices are fakes."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.engine.cuda import requirements
+from worker.engine.cuda.requirements import DeviceError
+
+DEVICE = torch.device("cuda:0")
+
+
+@pytest.fixture(autouse=True)
+def equipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with Triton, a compiler and Python's headers."""
+    monkeypatch.setattr(requirements, "find_spec", lambda _: find_spec("torch"))
+    monkeypatch.setenv("CC", "cc")
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+
+
+def give(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int]) -> None:
+    """Give the machine a device."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "dtype"),
+    [
+        ("Tesla V100", (7, 0), torch.float16),
+        ("Tesla T4", (7, 5), torch.float32),
+        ("NVIDIA A100", (8, 0), torch.bfloat16),
+        ("NVIDIA GeForce RTX 4090", (8, 9), torch.bfloat16),
+    ],
+)
+def test_devices_that_are_used(
+    name: str, capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch, name, capability)
+    requirements.check(DEVICE, dtype)
+
+
+def test_a_device_too_old_for_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, "Tesla P100", (6, 0))
+    with pytest.raises(DeviceError, match=r"^the Tesla P100 is too old .* capability 7\.0"):
+        requirements.check(DEVICE, torch.float16)
+
+
+def test_a_device_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, "Tesla T4", (7, 5))
+    with pytest.raises(DeviceError, match=r"^the Tesla T4 does not .* use HELIXQ_DTYPE=float16$"):
+        requirements.check(DEVICE, torch.bfloat16)
+
+
+def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(DeviceError, match="needs a C compiler"):
+        requirements.check(DEVICE, torch.float16)
