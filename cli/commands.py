@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 #: The groups of commands, and their help.
 GROUPS = {
-    "bench": "Run benchmarks, each against a baseline.",
+    "bench": "Run benchmarks, each against a baseline; without COMMAND that of the engine.",
     "jobs": "List, show, watch, cancel, retry, replay, review, erase, delete, export, import and verify jobs.",
     "keys": "Make, list and revoke API keys.",
     "lora": "Extract, merge, inspect and convert adapters.",
     "webhooks": "Register URLs that are told when jobs end, and see what was delivered.",
 }
+
+
+#: What a group runs without the name of a command.
+DEFAULTS = {"bench": "engine"}
 
 
 class Entry(NamedTuple):

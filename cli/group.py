@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from cli.commands import COMMANDS, GROUPS, Entry
+from cli.commands import COMMANDS, DEFAULTS, GROUPS, Entry
 
 
 class Group(click.Group):
@@ -24,8 +24,19 @@ class Group(click.Group):
             path: its name in `cli.commands`; empty for the program.
             options: those of `click.Group`.
         """
+        self._default = DEFAULTS.get(path)
+        if self._default is not None:
+            options |= {"no_args_is_help": False, "subcommand_metavar": "[COMMAND] [ARGS]..."}
         super().__init__(name, **options)
         self._prefix = f"{path} " if path else ""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command before its options, if the group has one and no command is named."""
+        names_none = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        # A shell that completes the first word completes the name of a command.
+        if self._default is not None and names_none and (args or not ctx.resilient_parsing):
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's)
         """Return the names of the group's commands."""

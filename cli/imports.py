@@ -32,7 +32,7 @@ def import_(settings: Settings, /, file: Path, keys: list[Verifier], fields: Fie
 
     FILE is an export of the shape history as JSON Lines, compressed or not; - is standard input. The whole file is
     checked first, and nothing of it is imported if a line is not as it was recorded. Standard input is checked and
-    imported 100 jobs at a time. Jobs that are there already are left as they are.
+    imported up to 100 jobs at a time. Jobs that are there already are left as they are.
     """
     from cli.database import open_database
     from jobs.importer import import_file

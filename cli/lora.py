@@ -173,8 +173,9 @@ def merge(
 
 @click.command(cls=Command)
 @click.argument("adapters", metavar="[ADAPTER]...", nargs=-1)
+@json_fields(("adapter", "file", "converted"))
 @click.pass_obj
-def convert(settings: Settings, /, adapters: tuple[str, ...]) -> None:
+def convert(settings: Settings, /, adapters: tuple[str, ...], fields: Fields | None) -> None:
     """Convert pickled adapters to safetensors, once.
 
     ADAPTER is a folder, or a hub id. Without one, those of HELIXQ_ADAPTERS that are hub ids are converted: workers
@@ -183,12 +184,16 @@ def convert(settings: Settings, /, adapters: tuple[str, ...]) -> None:
     from worker.checkpoints.hub import is_hub_id, resolve
     from worker.lora import inspect as inspection
 
+    done = []
     for adapter in adapters or sorted(filter(is_hub_id, set(settings.adapters.values()))):
         folder = resolve(adapter, "ADAPTER" if adapters else "HELIXQ_ADAPTERS", pickles=True)
-        if any(folder.glob("*.safetensors")):
-            click.echo(f"{adapter}: has safetensors")
-        else:
-            click.echo(f"{adapter}: wrote {inspection.convert(folder)}")
+        there = next(iter(sorted(folder.glob("*.safetensors"))), None)
+        file = inspection.convert(folder) if there is None else there
+        done.append({"adapter": adapter, "file": str(file), "converted": there is None})
+        if not fields:
+            click.echo(f"{adapter}: {f'wrote {file}' if there is None else 'has safetensors'}")
+    if fields:
+        fields.print(done)
 
 
 @click.command(cls=Command)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.fields import Command, Fields, json_fields
 from jobs import logs
 
 if TYPE_CHECKING:
@@ -60,18 +61,22 @@ def maintain(settings: Settings) -> None:
     parts.maintain(settings)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--to",
     "target",
     default="head",
     help="The revision to migrate to, up or down: head, base or an id.",
 )
+@json_fields(("revision",))
 @click.pass_obj
-def migrate(settings: Settings, target: str) -> None:
+def migrate(settings: Settings, /, target: str, fields: Fields | None) -> None:
     """Migrate the database schema to the latest revision."""
     from cli import parts
 
     logs.configure(settings.log_format, "migrate")
     revision = parts.migrate(settings, target)
+    if fields:
+        fields.print({"revision": revision}, lines=True)
+        return
     click.echo(f"The database schema is at revision {revision or 'base (empty)'}.")

@@ -1,4 +1,8 @@
-"""The lines of a batch's input: checks whether each can become a job, and makes jobs of them."""
+"""The lines of a batch's input: checks whether each is a request, and makes jobs of them.
+
+As in OpenAI's API, a batch fails as a whole, before anything is asked, if a line is not a request for its endpoint or
+names another model. The rest of a body is checked when the line becomes a job. If it is wrong, only that line fails.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,16 @@ from typing import Any
 from jobs import transient
 from jobs.database import Database
 from jobs.jsonl import Line, read_lines
-from jobs.pipeline import Turn
 from jobs.protocol import batch_lines
 from jobs.protocol.conversation import earlier_turns
-from jobs.protocol.errors import ErrorKind, InvalidRequestError, ProtocolError, translate
-from jobs.protocol.limits import surely_fits
+from jobs.protocol.errors import (
+    ErrorKind,
+    InvalidRequestError,
+    NotFoundError,
+    ProtocolError,
+    translate,
+)
 from jobs.protocol.new_job import new_job
-from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
 from jobs.use_cases import batch_validation, files
 from jobs.use_cases.batch_validation import Piece, ValidatedLine, line_error
@@ -101,41 +108,16 @@ class BatchInput:
                 custom_id = batch_lines.custom_id_of(data)
                 # Also of a line that is wrong, so that duplicates are found.
                 found.append(ValidatedLine(number, custom_id, line.start, line.length))
-                body = batch_lines.body_of(data, batch.endpoint)
-            except InvalidRequestError as error:
+                batch_lines.check_model(batch_lines.body_of(data, batch.endpoint))
+            except (InvalidRequestError, NotFoundError) as error:
                 errors.append(line_error(error.code, number, error.message, error.param))
-                continue
-            try:
-                self._check(batch, body)
-            except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
-                refused = self.refusal(error, batch.id, number)
-                code, message, param = batch_lines.in_line_terms(refused)
-                errors.append(line_error(code, number, message, param))
             if len(errors) + len(batch.errors) >= batch_validation.MAX_ERRORS:
                 last = True
                 break
         return Piece(start, position, number, found, errors, last)
 
-    def _check(self, batch: Any, body: dict[str, Any]) -> None:
-        """Check that a line can become a job.
-
-        Raises:
-            ProtocolError: the line is refused.
-        """
-        request, turns = self._request(batch, body)
-        # The exact count of a long question's tokens would take most of the time. It follows when the
-        # line becomes a job.
-        if not surely_fits(request, turns or [], self._tokens):
-            new_job(request, self._tokens, turns)
-
-    def _request(
-        self, batch: Any, body: dict[str, Any]
-    ) -> tuple[CreateResponse, list[Turn] | None]:
-        request = batch_lines.to_request(body, batch.endpoint, batch.chat_context)
-        return request, earlier_turns(request, self._database, batch.owner)
-
     def job(self, batch: Any, number: int, custom_id: str, line: Line | None) -> NewJob:
-        """Return the job of a line that was valid.
+        """Return the job of a line.
 
         Args:
             batch: its row.
@@ -144,12 +126,14 @@ class BatchInput:
             line: as `lines` yields it; None if the file ends before it.
 
         Raises:
-            ProtocolError: it cannot become a job any more.
+            ProtocolError: it cannot become a job.
         """
         if line is None or line.text is None:
             raise InvalidRequestError("The input file was deleted.", code="file_not_found")
         data = batch_lines.parse_line(_without_mark(line.text, number))
-        request, turns = self._request(batch, batch_lines.body_of(data, batch.endpoint))
+        body = batch_lines.body_of(data, batch.endpoint)
+        request = batch_lines.to_request(body, batch.endpoint, batch.chat_context)
+        turns = earlier_turns(request, self._database, batch.owner)
         job = new_job(request, self._tokens, turns)
         return replace(job, batch_id=batch.id, custom_id=custom_id)
 

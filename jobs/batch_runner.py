@@ -170,7 +170,6 @@ class BatchRunner:
                 line = next((line for line in lines if line.start >= start), None)
                 jobs[number] = self._input.job(batch, number, custom_id, line)
             except Exception as error:  # noqa: BLE001 (whatever it is, only the line is wrong)
-                # It was valid, but the model or an earlier response has changed since.
                 text = batch_lines.refused_line(
                     batch_id, number, custom_id, self._input.refusal(error, batch_id, number), None
                 )

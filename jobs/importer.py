@@ -6,6 +6,7 @@ them one transaction.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -22,8 +23,9 @@ from jobs.tlog.note import Verifier
 from jobs.use_cases import importing
 from jobs.use_cases.importing import RefusedError
 
-#: Jobs of a transaction: nobody else can write to SQLite meanwhile.
-BATCH = 100
+#: Jobs of a transaction, and bytes of their lines: nobody else can write to SQLite meanwhile, and all of them are in
+#: memory. The last line may exceed the bytes.
+BATCH, BATCH_BYTES = 100, 1 << 24
 #: Bytes of a line. A history may have 11 stages, each with a prompt of a whole context.
 MAX_LINE = 1 << 26
 
@@ -35,6 +37,8 @@ class Line:
     """A history of a file."""
 
     number: int
+    #: In bytes.
+    length: int
     history: dict[str, Any]
     #: None if the job had no entry in a log when it was exported.
     checked: Checked | None
@@ -83,7 +87,7 @@ def read_histories(file: IO[bytes], trusted: Sequence[Verifier]) -> Iterator[Lin
                 checked = _check(history, trusted)
         except HistoryError as error:
             raise RefusedError(number, f"the history of {history['id']}: {error}") from error
-        yield Line(number, history, checked)
+        yield Line(number, line.length, history, checked)
 
 
 def _check(history: dict[str, Any], trusted: Sequence[Verifier]) -> Checked | None:
@@ -129,6 +133,7 @@ def _batches(
     file: IO[bytes], trusted: Sequence[Verifier], report: Report
 ) -> Iterator[dict[int, Job]]:
     batch: dict[int, Job] = {}
+    size = 0
     for line in read_histories(file, trusted):
         if line.checked is None:
             report.left_out += 1
@@ -139,9 +144,14 @@ def _batches(
             reason = f"the history of {line.history['id']}: {error}"
             raise RefusedError(line.number, reason) from error
         batch[line.number] = job
+        size += line.length
         report.logs.add(line.checked.origin.log)
-        if len(batch) == BATCH:
+        if len(batch) == BATCH or size >= BATCH_BYTES:
             yield batch
             batch = {}
+            if size >= BATCH_BYTES:
+                # Jobs and their attempts refer to each other: they stay until these are looked for.
+                gc.collect()
+            size = 0
     if batch:
         yield batch

@@ -39,7 +39,7 @@ FILTERS = (
 #: Those of `wanted`: a page of them.
 PARAMETERS = tuple(sorted((*FILTERS, "after", "limit", "order")))
 #: What `rating` may be: the last rating of the regeneration.
-RATINGS = {"": ANY, "none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}
+RATINGS = {"none": None, "-1": -1, "0": 0, "1": 1, "+1": 1}
 MAX_ATTEMPTS = 1000
 MAX_DURATION = 10**9
 
@@ -78,30 +78,29 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
         filters,
         owner(),
         query.integer("limit", size, 1, query.MAX_PAGE_SIZE),
-        request.args.get("after"),
+        query.given("after"),
         order,
     )
 
 
 def _filters() -> Filters:
-    # A form also sends fields that were left empty.
-    text = (request.args.get("q") or "").strip() or None
+    text = (query.given("q") or "").strip()
     attempts = query.integer("min_attempts", 1, 1, MAX_ATTEMPTS)
     return Filters(
         statuses=tuple(map(Status, query.choices("status", tuple(Status)))),
         since=query.time("since"),
         until=query.time("until"),
-        query=None if text is None else _parsed(text),
-        adapter=request.args.get("adapter") or None,
+        query=_parsed(text) if text else None,
+        adapter=query.given("adapter"),
         model=model(),
-        worker=request.args.get("worker") or None,
+        worker=query.given("worker"),
         metadata={
             name.removeprefix(METADATA): value
             for name, value in request.args.items()
             if name.startswith(METADATA)
         },
         rating=_rating(),
-        min_attempts=attempts if "min_attempts" in request.args else None,
+        min_attempts=attempts if query.given("min_attempts") else None,
         min_changed=query.number("min_changed", 0, 1),
         max_changed=query.number("max_changed", 0, 1),
         min_duration=query.number("min_duration", 0, MAX_DURATION),
@@ -149,7 +148,10 @@ def selected() -> list[str] | None:
     if "ids" not in request.args:
         return None
     ids = list(dict.fromkeys(filter(None, request.args["ids"].split(","))))
-    filtered = any(name in FILTERS or name.startswith(METADATA) for name in request.args)
+    filtered = any(
+        name.startswith(METADATA) or (name in FILTERS and query.given(name))
+        for name in request.args
+    )
     if not 0 < len(ids) <= query.MAX_PAGE_SIZE or filtered:
         raise InvalidRequestError(
             f"`ids` must be 1 to {query.MAX_PAGE_SIZE} ids of jobs, separated by commas, without other filters.",
@@ -162,7 +164,8 @@ def selected() -> list[str] | None:
 def _rating() -> int | None:
     if request.args.get("rating") == " 1":
         return 1  # `+1` of a client that does not escape the plus sign.
-    return RATINGS[query.choice("rating", "", tuple(RATINGS))]
+    rating = query.choice("rating", "", tuple(RATINGS))
+    return RATINGS[rating] if rating else ANY
 
 
 def _parsed(text: str) -> Node:
@@ -174,7 +177,7 @@ def _parsed(text: str) -> Node:
 
 def owner() -> str | None:
     """Return the owner whose jobs are meant."""
-    text = request.args.get("owner")
+    text = query.given("owner")
     if text is not None and "\0" in text:
         raise InvalidRequestError(
             "`owner` must have no NUL character.", code="invalid_value", param="owner"
@@ -184,8 +187,8 @@ def owner() -> str | None:
 
 def model() -> str | None:
     """Return the digest of a model as `jobs.models.Job.model` has it."""
-    text = request.args.get("model")
-    if not text:
+    text = query.given("model")
+    if text is None:
         return None
     match = re.fullmatch(r"(?:sha256:)?([0-9a-f]{64})", text.lower())
     if match is None:

@@ -1,6 +1,7 @@
 """Query parameters of the endpoints of ``/v1`` and ``/api``.
 
-Each function raises `InvalidRequestError`, which names the parameter, if its value is wrong.
+An empty one is the same as none. Each function raises `InvalidRequestError`, which names the parameter, if
+its value is wrong.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from jobs.protocol.errors import InvalidRequestError
 
 DEFAULT_PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
+#: What OpenAI's clients send besides, and what makes no difference here: all that could be included is.
+NEUTRAL = ("api-version", "include", "include[]", "include_obfuscation")
 
 
 class Page(NamedTuple):
@@ -28,22 +31,32 @@ class Page(NamedTuple):
     after: str | None
 
 
+def given(name: str) -> str | None:
+    """Return a query parameter; None if it is not there, or empty: forms send fields that were left empty."""
+    return request.args.get(name) or None
+
+
 def page(
-    default: int = DEFAULT_PAGE_SIZE, maximum: int = MAX_PAGE_SIZE, order: str = "desc"
+    *others: str,
+    default: int = DEFAULT_PAGE_SIZE,
+    maximum: int = MAX_PAGE_SIZE,
+    order: str = "desc",
 ) -> Page:
-    """Return which page of a list is requested.
+    """Return which page of a list of ``/v1`` is requested.
 
     Args:
-        default, maximum: the number of entries.
+        others: the names of the parameters that the list has besides.
+        default, maximum: of the number of entries.
         order: if the request does not say.
     """
+    check_names("parameter", sorted((*Page._fields, *others)), ignored=NEUTRAL)
     limit = integer("limit", default, 1, maximum)
-    return Page(limit, choice("order", order, ("asc", "desc")), request.args.get("after"))
+    return Page(limit, choice("order", order, ("asc", "desc")), given("after"))
 
 
 def time(name: str) -> dt.datetime | None:
     """Return a query parameter that is a time: Unix seconds, or RFC 3339."""
-    text = request.args.get(name)
+    text = given(name)
     if text is None:
         return None
     try:
@@ -63,7 +76,7 @@ def time(name: str) -> dt.datetime | None:
 
 def integer(name: str, default: int, minimum: int, maximum: int) -> int:
     """Return a query parameter that is an integer."""
-    text = request.args.get(name)
+    text = given(name)
     if text is None:
         return default
     if not re.fullmatch(r"-?\d{1,10}", text) or not minimum <= int(text) <= maximum:
@@ -76,18 +89,18 @@ def integer(name: str, default: int, minimum: int, maximum: int) -> int:
 
 
 def text(name: str, default: str, maximum: int) -> str:
-    """Return a query parameter that is a text of up to ``maximum`` characters, and not empty."""
-    value = request.args.get(name, default)
-    if not 1 <= len(value) <= maximum:
+    """Return a query parameter that is a text of up to ``maximum`` characters."""
+    value = given(name) or default
+    if len(value) > maximum:
         raise InvalidRequestError(
-            f"`{name}` must have 1 to {maximum} characters.", code="invalid_value", param=name
+            f"`{name}` must have at most {maximum} characters.", code="invalid_value", param=name
         )
     return value
 
 
 def number(name: str, minimum: float, maximum: float) -> float | None:
     """Return a query parameter that is a number, such as ``0.5``."""
-    text = request.args.get(name)
+    text = given(name)
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text) or not minimum <= float(text) <= maximum:
@@ -113,28 +126,35 @@ def choices(name: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
 
 def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     """Return a query parameter that is one of some values."""
-    value = request.args.get(name, default)
+    value = given(name)
+    if value is None:
+        return default
     if value not in choices:
         raise InvalidRequestError(
-            f"`{name}` must be one of: {', '.join(filter(None, choices))}.",
+            f"`{name}` must be one of: {', '.join(choices)}.",
             code="invalid_value",
             param=name,
         )
     return value
 
 
-def check_names(kind: str, known: Collection[str], prefix: str | None = None) -> None:
+def check_names(
+    kind: str, known: Collection[str], prefix: str | None = None, ignored: Collection[str] = ()
+) -> None:
     """Check that the request has only parameters that there are, each once.
 
     Args:
         kind: what the parameters are called.
         known: their names.
         prefix: of names that end with a key of the client's; None for no such names.
+        ignored: names of others that it may have, any number of times.
 
     Raises:
         InvalidRequestError: a parameter is unknown, or given twice.
     """
     for name, values in request.args.lists():
+        if name in ignored:
+            continue
         has_key = prefix is not None and name.startswith(prefix) and name != prefix
         if name not in known and not has_key:
             keyed = "" if prefix is None else f" and {prefix}KEY"

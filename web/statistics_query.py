@@ -33,7 +33,7 @@ def wanted() -> Query:
         key=key,
         owner=job_filters.owner(),
         model=job_filters.model(),
-        adapter=request.args.get("adapter") or None,
+        adapter=query.given("adapter"),
         compare=_compare(),
     )
 

@@ -7,6 +7,7 @@ import re
 from typing import Any, Literal
 
 from jobs.models import Job
+from jobs.protocol import served_models
 from jobs.protocol.body import NotFiniteError, check_depth, loads
 from jobs.protocol.chat_completion import chat_completion, error_of
 from jobs.protocol.chat_request import in_chat_terms
@@ -102,6 +103,17 @@ def body_of(data: dict[str, Any], endpoint: str) -> dict[str, Any]:
     return body
 
 
+def check_model(body: dict[str, Any]) -> None:
+    """Check that a line asks a model that there is, if it names one.
+
+    Raises:
+        NotFoundError: it does not.
+    """
+    name = body.get("model")
+    if isinstance(name, str):
+        served_models.check_model(name, param="body.model")
+
+
 def to_request(
     body: dict[str, Any], endpoint: str, chat_context: Literal["question", "turns"]
 ) -> CreateResponse:
@@ -128,11 +140,6 @@ def to_request(
         return validate_response(request.to_response(chat_context), param="messages")
     except InvalidRequestError as error:
         raise in_chat_terms(error) from error
-
-
-def in_line_terms(error: ProtocolError) -> tuple[str, str, str | None]:
-    """Return code, message and parameter of an error about the body of a line."""
-    return error.code, error.message, f"body.{error.param}" if error.param else "body"
 
 
 def answer_line(batch_id: str, number: int, custom_id: str, endpoint: str, job: Job) -> bytes:

@@ -16,8 +16,6 @@ from jobs.protocol.tokens import TokenCount, TokenCounter
 MIN_OUTPUT_TOKENS = 16
 #: Tokens of the context that are kept free: joined texts can have more tokens than the texts alone.
 RESERVED_TOKENS = 8
-#: Tokens by which an estimate may be wrong.
-MARGIN = 64
 
 
 class Fit(NamedTuple):
@@ -99,26 +97,6 @@ def measure(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -
         return None
     needed = len(Role) * (request.max_output_tokens or MIN_OUTPUT_TOKENS) + RESERVED_TOKENS
     return Size(max(count.tokens), max(0, count.context - needed))
-
-
-def surely_fits(request: CreateResponse, turns: list[Turn], counter: TokenCounter) -> bool:
-    """Return whether a request fits, by an estimate that costs less than `fit`; False where only `fit` can tell.
-
-    A token has at least one byte, and the longest prompt has about the most tokens.
-
-    Args:
-        request: a valid one.
-        turns: the turns before the question.
-        counter: counts the tokens of the prompts.
-    """
-    longest = max(_prompts(request, turns), key=len)
-    needed = len(Role) * (request.max_output_tokens or MIN_OUTPUT_TOKENS)
-    needed += RESERVED_TOKENS + MARGIN
-    served = counter.count([])
-    if served is None or len(longest.encode()) + needed <= served.context:
-        return True
-    count = counter.count([longest])
-    return count is None or count.tokens[0] + needed <= count.context
 
 
 def _truncate(

@@ -26,8 +26,12 @@ def model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "helixq"}
 
 
-def check_model(name: str) -> None:
+def check_model(name: str, param: str = "model") -> None:
     """Check that a model exists.
+
+    Args:
+        name: of the model.
+        param: the parameter that has the name.
 
     Raises:
         NotFoundError: it does not.
@@ -36,5 +40,5 @@ def check_model(name: str) -> None:
         raise NotFoundError(
             f"No such model: {name!r}. This server has one model, {MODEL!r}.",
             code="model_not_found",
-            param="model",
+            param=param,
         )

@@ -7,7 +7,7 @@ token, and ``next_attempt_at`` the end of the lease. If the process dies, the de
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,17 +36,15 @@ _ADD = sa.insert(WebhookDelivery).values(
 )
 
 
-def add_event(connection: sa.Connection, owner: str, event_type: str, object_id: str) -> None:
-    """Add an event to the outbox, for each endpoint of the owner that wants its type.
+def add_events(connection: sa.Connection, owner: str, events: Iterable[tuple[str, str]]) -> None:
+    """Add events to the outbox, for each endpoint of the owner that wants their types.
 
     Args:
-        connection: in the transaction that the event tells about.
+        connection: in the transaction that the events tell about.
         owner: of the endpoints.
-        event_type: such as ``response.completed``.
-        object_id: what the event is about, such as a job's id.
+        events: of each, the type, such as ``response.completed``, and the id of what it is about, such as a job.
     """
     endpoints = connection.execute(_ENDPOINTS, {"owner": owner}).all()
-    event_id = new_id("evt_")
     rows = [
         {
             "id": f"whd_{secrets.token_hex(16)}",
@@ -55,6 +53,7 @@ def add_event(connection: sa.Connection, owner: str, event_type: str, object_id:
             "event_type": event_type,
             "object_id": object_id,
         }
+        for event_id, (event_type, object_id) in ((new_id("evt_"), event) for event in events)
         for endpoint in endpoints
         if event_type in endpoint.event_types
     ]

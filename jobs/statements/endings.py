@@ -32,6 +32,9 @@ def follow_up(connection: sa.Connection, ended: Iterable[sa.Row[*tuple[Any, ...]
         connection: in the transaction that ended them.
         ended: their `COLUMNS`.
     """
+    events: dict[str, list[tuple[str, str]]] = {}
     for job in ended:
         if job.has_webhooks:
-            deliveries.add_event(connection, job.owner, f"response.{job.status}", job.id)
+            events.setdefault(job.owner, []).append((f"response.{job.status}", job.id))
+    for owner, theirs in events.items():
+        deliveries.add_events(connection, owner, theirs)

@@ -158,4 +158,4 @@ def end(
         runner=None,
         leased_until=None,
     )
-    deliveries.add_event(connection, batch.owner, f"batch.{status}", batch.id)
+    deliveries.add_events(connection, batch.owner, [(f"batch.{status}", batch.id)])

@@ -111,11 +111,9 @@ def test_every_wrong_line_is_named_and_nothing_is_submitted(service: BatchServic
             "\n",
             '["a list"]\n',
             line("good"),
-            line("warm", temperature=9),
+            line("other", model="gpt-4o"),
             line("chat", CHAT),
-            line("stream", stream=True),
-            line("unknown", previous_response_id="resp_0", context="turns"),
-            line("long", max_output_tokens=4000),
+            line("warm", temperature=9),
             line("last").rstrip("\n"),
         ]
     )
@@ -127,17 +125,44 @@ def test_every_wrong_line_is_named_and_nothing_is_submitted(service: BatchServic
         2: ("invalid_json_line", None),
         4: ("invalid_json_line", None),
         5: ("duplicate_custom_id", "custom_id"),
-        6: ("invalid_value", "body.temperature"),
+        6: ("model_not_found", "body.model"),
         7: ("invalid_url", "url"),
-        8: ("unsupported_parameter", "body.stream"),
-        9: ("previous_response_not_found", "body.previous_response_id"),
-        10: ("context_length_exceeded", "body.max_output_tokens"),
     }
     assert batch.failed_at is not None
     assert batch.request_counts is not None
     assert batch.request_counts.total == 0
     assert (batch.output_file_id, batch.error_file_id) == (None, None)
     assert count(service, Job) == count(service, BatchLine) == 0
+
+
+def test_a_wrong_body_is_the_error_of_its_line_alone(service: BatchService) -> None:
+    wrong: dict[str, tuple[dict[str, Any], str, str]] = {
+        "warm": ({"temperature": 9}, "invalid_value", "temperature"),
+        "odd": ({"temprature": 1}, "unknown_parameter", "temprature"),
+        "model": ({"model": 5}, "invalid_type", "model"),
+        "stream": ({"stream": True}, "unsupported_parameter", "stream"),
+        "unknown": (
+            {"previous_response_id": "resp_0", "context": "turns"},
+            "previous_response_not_found",
+            "previous_response_id",
+        ),
+        "long": ({"max_output_tokens": 4000}, "context_length_exceeded", "max_output_tokens"),
+    }
+    content = line("first") + "".join(line(name, **body) for name, (body, *_) in wrong.items())
+    batch = service.complete(service.create(content + line("last")))
+    assert (batch.status, batch.errors) == ("completed", None)
+    assert batch.request_counts is not None
+    assert batch.request_counts.to_dict() == {"total": 8, "completed": 2, "failed": 6}
+    assert set(service.lines(batch.output_file_id)) == {"first", "last"}
+    refused = service.lines(batch.error_file_id)
+    assert {
+        name: each["response"]["status_code"] for name, each in refused.items()
+    } == dict.fromkeys(wrong, 400)
+    for name, (_, code, param) in wrong.items():
+        error = refused[name]["response"]["body"]["error"]
+        assert (error["code"], error["param"]) == (code, param)
+        assert refused[name]["error"] is None
+    assert count(service, Job) == 2
 
 
 def test_files_are_read_as_editors_write_them(service: BatchService) -> None:
@@ -172,7 +197,7 @@ def test_a_batch_has_a_maximum_of_lines(
 
 
 def test_a_validation_ends_at_the_hundredth_error(service: BatchService) -> None:
-    batch = service.validate(service.create(lines(300, temperature=9)))
+    batch = service.validate(service.create(lines(300, model="gpt-4o")))
     assert batch.errors is not None
     assert [error.line for error in batch.errors.data or []] == list(range(1, 101))
 

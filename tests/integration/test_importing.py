@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,7 @@ from jobs.errors import ErasedError
 from jobs.formats.compression import Compression
 from jobs.formats.writing import to_json
 from jobs.importer import RefusedError, Report, read_histories
-from jobs.models import Job, Worker, WorkerState
+from jobs.models import Attempt, Job, Worker, WorkerState
 from jobs.pipeline import Turn
 from jobs.protocol.history import history
 from jobs.tlog.entry import parse_entry
@@ -94,6 +96,34 @@ def some_jobs(database: Database) -> None:
     review(database, cancelled.id)
     erase(database, cancelled.id)
     seal_all(database)
+
+
+def test_long_histories_take_little_memory(
+    database: Database, elsewhere: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        job = submit(database, question=f"{number}? " + "x" * 50_000)
+        for index in range(3):
+            stages.record(database, claim(database, job, index), replace(OUTPUT, text="é" * 20_000))
+    seal_all(database)
+    data = export(database)
+
+    def peak() -> int:
+        """Return the maximum memory of importing all, and forget them."""
+        gc.collect()
+        tracemalloc.start()
+        try:
+            assert load(data, elsewhere).imported == 12
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            with elsewhere.write() as connection:
+                for table in (Attempt, Job):
+                    connection.execute(sa.delete(table))
+
+    together = peak()
+    monkeypatch.setattr("jobs.importer.BATCH_BYTES", len(data) // 12)
+    assert peak() < together / 2
 
 
 def test_histories_are_restored_with_their_proofs(database: Database, elsewhere: Database) -> None:

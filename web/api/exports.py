@@ -64,7 +64,7 @@ def export_jobs() -> Response:
 
 def _roles(shape: Shape) -> tuple[Role, ...]:
     role = query.choice("role", ALL, (ALL, *Role))
-    if shape is not Shape.SFT and "role" in request.args:
+    if shape is not Shape.SFT and query.given("role"):
         raise InvalidRequestError(
             f"`role` is a parameter of the shape `{Shape.SFT}`.", code="invalid_value", param="role"
         )

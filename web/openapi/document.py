@@ -120,13 +120,16 @@ def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dic
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    return {
+    described = {
         "name": parameter.name,
         "in": parameter.place,
         "required": False,
         "description": parameter.description,
         "schema": dict(parameter.schema),
     }
+    if parameter.place == "query":
+        described["allowEmptyValue"] = True  # It is the same as none.
+    return described
 
 
 def _replies(operation: Operation, *, keyed: bool) -> dict[str, Any]:

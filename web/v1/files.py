@@ -107,8 +107,8 @@ class _Upload:
 def list_files() -> Response:
     """List files by age; the newest first unless the request says otherwise."""
     services = get_services()
-    page = query.page(MAX_PAGE_SIZE, MAX_PAGE_SIZE)
-    purpose = query.choice("purpose", "", ("", *FilePurpose))
+    page = query.page("purpose", default=MAX_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
+    purpose = query.choice("purpose", "", tuple(FilePurpose))
     found, has_more = files.list_files(
         services.database,
         services.owner,

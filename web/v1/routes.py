@@ -120,8 +120,8 @@ def submit(request: Callable[[], CreateResponse], key: str | None, digest: str |
 def index() -> Response:
     """List jobs, newest first."""
     services = get_services()
-    limit, order, after = query.page()
-    status = query.choice("status", "", ("", *Status))
+    limit, order, after = query.page("status", "since", "until")
+    status = query.choice("status", "", tuple(Status))
     jobs, has_more = queries.list_jobs(
         services.database,
         services.owner,
@@ -139,6 +139,7 @@ def index() -> Response:
 @blueprint.get("/responses/<response:job_id>")
 def retrieve(job_id: str) -> Response:
     """Reply with a job as it is now, or with ``Prefer: wait=N`` when its status has changed."""
+    query.check_names("parameter", ("starting_after", "stream"), ignored=query.NEUTRAL)
     services = get_services()
     last_event_id = request.headers.get("Last-Event-ID", "")
     after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1

@@ -127,8 +127,8 @@ def test_webhook_endpoint(endpoint_id: str) -> Response:
 @blueprint.get("/webhook_endpoints/<endpoint_id>/deliveries")
 def list_webhook_deliveries(endpoint_id: str) -> Response:
     """List the deliveries to an endpoint, the newest first."""
-    limit, order, after = query.page()
-    status = query.choice("status", "", ("", *DeliveryStatus))
+    limit, order, after = query.page("status")
+    status = query.choice("status", "", tuple(DeliveryStatus))
     found, has_more = deliveries.list_deliveries(
         get_services().database,
         get_caller().changeable_owner,

@@ -58,7 +58,11 @@ def test_the_cards_alpha_gives_a_warning(base: Path, tuned: Path, tmp_path: Path
 
 def test_a_pickle_is_converted(pickled: Path) -> None:
     assert "file        adapter_model.bin" in run("inspect", pickled).output
-    run("convert", pickled)
+    file = str(pickled / "adapter_model.safetensors")
+    for converted in (True, False):
+        [done] = json.loads(run("convert", pickled, "--json").output)
+        assert done == {"adapter": str(pickled), "file": file, "converted": converted}
+    assert run("convert", pickled).output == f"{pickled}: has safetensors\n"
     assert "file        adapter_model.safetensors" in run("inspect", pickled).output
 
 

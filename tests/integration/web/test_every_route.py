@@ -23,6 +23,7 @@ from tests.integration.sealed import seal
 from tests.integration.web.client import ask, finish, services_of
 from tests.integration.web.with_keys import browser, code, program
 from tests.receiver import Receiver
+from web.openapi.document import described_routes
 
 
 class Access(StrEnum):
@@ -568,3 +569,31 @@ def test_every_post_of_the_api_is_done_once_for_an_idempotency_key(
         assert code(changed) == (422, "idempotency_key_reused"), route
         assert code(send(route, own, one, "k" * 256)) == (400, "invalid_idempotency_key"), route
     assert len(receiver.received) == 1, "the sample of an event was sent once"
+
+
+def test_every_query_parameter_may_be_empty_and_an_unknown_one_is_refused(site: Any) -> None:
+    client = program(site, Scope.ADMIN)
+    things = make_things(client)
+    checked = set()
+    for rule, method, operation in described_routes(site):
+        names = {p.name for p in operation.parameters if p.place == "query"}
+        if method != "GET" or not names or not rule.rule.startswith(("/v1/", "/api/")):
+            continue
+        path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: VARIABLES[match[1]], rule.rule)
+        # An export of no jobs is no export of all.
+        empty = dict.fromkeys(names - {"ids"}, "")
+        replies = [client.get(filled(path, things), query_string=q) for q in ({}, empty)]
+        # The address of the next page repeats what was asked.
+        data = [re.sub(rb'"next":"[^"]*"', b"", reply.data) for reply in replies]
+        assert data[0] == data[1], rule.rule
+        assert replies[0].status_code == replies[1].status_code, rule.rule
+        reply = client.get(filled(path, things), query_string={"statsu": "failed"})
+        assert code(reply) == (400, "unknown_parameter"), rule.rule
+        if rule.rule.startswith("/v1/"):
+            neutral = "include[]=a&include[]=b&include=c&include_obfuscation=false&api-version=1"
+            reply = client.get(filled(path, things), query_string=neutral)
+            assert reply.data == replies[0].data, rule.rule
+        checked.add(rule.rule)
+    assert len(checked) > 10
+    # What takes no parameters looks at none.
+    assert client.get("/v1/models?client_version=1").status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -71,6 +72,33 @@ def test_every_end_of_a_job_is_told_once_and_openais_client_reads_it(
     assert 0 < attempt["duration"] < 15
 
 
+def test_the_events_of_jobs_that_end_together_take_as_many_statements_as_one(
+    database: Database, endpoint: WebhookEndpoint
+) -> None:
+    def end(count: int) -> int:
+        """End so many jobs in one sweep; return how many statements that takes."""
+        overdue = [submit(database).id for _ in range(count)]
+        for job_id in overdue:
+            stages.release(database, claim(database, Job(id=job_id)), "the worker shut down")
+        with database.engine.begin() as connection:
+            late = sa.update(Job).where(Job.id.in_(overdue))
+            connection.execute(late.values(deadline_at=utcnow(-60)))
+        statements: list[str] = []
+
+        def note(*arguments: Any) -> None:
+            statements.append(arguments[2])
+
+        sa.event.listen(database.engine, "before_cursor_execute", note)
+        try:
+            assert sorted(sweeping.sweep(database).failed) == sorted(overdue)
+        finally:
+            sa.event.remove(database.engine, "before_cursor_execute", note)
+        return len(statements)
+
+    assert end(1) == end(20)
+    assert len(list_all(database, endpoint)) == 21
+
+
 def test_an_end_that_is_not_committed_is_not_told(
     database: Database, endpoint: WebhookEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +131,7 @@ def test_each_endpoint_of_the_owner_gets_the_types_that_it_wants(
     cancellation.cancel(database, ANONYMOUS, submit(database).id)
     cancellation.cancel(database, "alice", other.id)
     with database.write() as connection:
-        outbox.add_event(connection, ANONYMOUS, "batch.completed", "batch_1")
+        outbox.add_events(connection, ANONYMOUS, [("batch.completed", "batch_1")])
 
     def told(endpoint: WebhookEndpoint) -> list[str]:
         return [delivery.event_type for delivery in list_all(database, endpoint)]

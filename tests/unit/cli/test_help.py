@@ -20,9 +20,7 @@ WITHOUT_JSON = {
     "completion",
     "jobs export",
     "jobs proof",
-    "lora convert",
     "maintain",
-    "migrate",
     "up",
     "web",
     "worker",
@@ -62,6 +60,24 @@ def test_the_help_is_whole_and_has_an_example(path: str) -> None:
         shlex.split(example.split("|")[-1].partition("helixq ")[2])[: len(path.split())]
         == path.split()
     )
+
+
+def test_bench_alone_is_the_benchmark_of_the_engine() -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["bench", *arguments], terminal_width=120)
+        return result.exit_code, result.output
+
+    status, said = run("--jobs", "0", "--json")
+    assert status == 2
+    assert "Usage: helixq bench engine" in said.replace("main", "helixq")
+    assert "'--jobs'" in said
+    assert run("nonsense")[1].endswith("No such command 'nonsense'.\n")
+    assert run("readers", "--readers", "x")[0] == 2
+    for option in ("-h", "--help"):
+        status, said = run(option)
+        assert status == 0
+        assert "[COMMAND]" in said
+        assert "  readers " in said
 
 
 def test_json_has_fields_to_choose_wherever_there_is_json() -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from jobs import pipeline
-from jobs.database import Database
 from jobs.pipeline import Role, Stage, Turn
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.limits import MARGIN, MIN_OUTPUT_TOKENS, RESERVED_TOKENS, fit, surely_fits
+from jobs.protocol.limits import MIN_OUTPUT_TOKENS, RESERVED_TOKENS, fit
 from jobs.protocol.request import CreateResponse
 from jobs.protocol.tokens import TokenCounter
-from jobs.use_cases import workers
-from jobs.use_cases.workers import Runtime
 
 
 def max_output_tokens(request: CreateResponse, counter: TokenCounter) -> int:
@@ -135,32 +130,3 @@ def test_a_question_that_is_too_long_is_refused_whatever_its_turns(
     request = CreateResponse(input="Why?", context="turns", truncation="auto")
     with pytest.raises(InvalidRequestError, match="question is too long"):
         fit(request, TURNS, counter)
-
-
-def test_the_estimate_accepts_only_what_fits(
-    database: Database, counter: TokenCounter, checkpoint: Path
-) -> None:
-    tokenizer = (checkpoint / "base" / "tokenizer.json").read_text()
-    workers.register(
-        database, "worker-1", "localhost", 1, Runtime({"engine": "none"}, 2048, tokenizer)
-    )
-    unsure = 0
-    for length, piece, limit in itertools.product(
-        range(0, 2000, 60), ("word ", "é␛ ", "12345", "\n"), (None, 1, 300)
-    ):
-        text = "Why? " + piece * (length // len(piece))
-        request = CreateResponse(input=text, max_output_tokens=limit)
-        if surely_fits(request, [], counter):
-            fit(request, [], counter)  # it does not raise
-            continue
-        try:
-            room = fit(request, [], counter).max_output_tokens - (limit or MIN_OUTPUT_TOKENS)
-        except InvalidRequestError:
-            continue
-        unsure += 1
-        assert room <= MARGIN
-    assert 0 < unsure < 50
-
-
-def test_without_a_worker_the_estimate_accepts_everything(counter: TokenCounter) -> None:
-    assert surely_fits(CreateResponse(input="word " * 9999), [], counter)

@@ -37,7 +37,7 @@ OPERATIONS = {
         {200: Reply("A page of files.", schemas.FileList)},
         parameters=(
             *page(files.MAX_PAGE_SIZE, files.MAX_PAGE_SIZE),
-            Parameter("purpose", {"enum": ["", *FilePurpose]}),
+            Parameter("purpose", {"enum": [*FilePurpose]}),
         ),
         errors=(404,),
     ),

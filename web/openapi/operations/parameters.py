@@ -44,7 +44,7 @@ FILTERS = (
     *PERIOD,
     Parameter(
         "rating",
-        {"enum": ["", "-1", "0", "1", "+1", "none"]},
+        {"enum": ["-1", "0", "1", "+1", "none"]},
         "The last rating of the regeneration in a review, or `none`.",
     ),
     Parameter(

@@ -32,7 +32,7 @@ OPERATIONS = {
         {200: Reply("A page of responses.", schemas.ResponseList)},
         parameters=(
             *PAGE,
-            Parameter("status", {"enum": ["", *Status]}),
+            Parameter("status", {"enum": [*Status]}),
             Parameter("since", TEXT, "Created from then on: Unix seconds, or RFC 3339."),
             Parameter("until", TEXT, "Created before then: Unix seconds, or RFC 3339."),
         ),

@@ -77,7 +77,7 @@ OPERATIONS = {
             "A page of deliveries.",
             schemas.WebhookDeliveryList,
             None,
-            (*PAGE, Parameter("status", {"enum": ["", *DeliveryStatus]})),
+            (*PAGE, Parameter("status", {"enum": [*DeliveryStatus]})),
             (404,),
         ),
         (
