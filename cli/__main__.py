@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 
 
 def run() -> None:
@@ -23,7 +24,8 @@ def run() -> None:
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Characters that the locale's encoding lacks are escaped, as on standard error.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with suppress(OSError):  # Another process has used the stream as a file.
+            sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, interrupts)
     try:
         main(prog_name="helixq")

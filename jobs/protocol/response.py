@@ -52,7 +52,8 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         "temperature": job.temperature,
         "top_p": job.top_p,
         **DEFAULTS,
-        **(job.options or {}),
+        # Of an imported job they may have any name, and would take the place of what the job has.
+        **{name: value for name, value in (job.options or {}).items() if name in DEFAULTS},
         "usage": _usage(job, finished) if finished else None,
         "context": job.context,
         "top_k": job.top_k,

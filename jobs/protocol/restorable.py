@@ -16,12 +16,10 @@ from pydantic import ConfigDict, Field, ValidationError
 from jobs import pipeline
 from jobs.enums import AttemptStatus
 from jobs.protocol import schemas
-from jobs.protocol.options import DEFAULTS
 from jobs.protocol.schemas.base import Time
-from jobs.protocol.schemas.history import Attempt, ReplayOfJob, Worker
+from jobs.protocol.schemas.history import Attempt, ReplayOfJob, Restart, Worker
 from jobs.protocol.schemas.reviews import Review
 from jobs.tlog.exported import HistoryError
-from jobs.tlog.salted import is_erased
 
 _Rating = Literal[-1, 0, 1]
 
@@ -36,6 +34,10 @@ class _Attempt(Attempt):
     worker: _Worker
 
 
+class _Restart(Restart):
+    model_before: str
+
+
 class _Review(Review):
     critique: _Rating | None
     regeneration: _Rating | None
@@ -47,6 +49,8 @@ class _History(schemas.History):
     # What an export adds is checked elsewhere.
     model_config = ConfigDict(extra="ignore", strict=True)
 
+    id: str = Field(pattern=r"^resp_[0-9a-z]{1,32}$")
+    replay_of: str | None
     replay: None = None
     replays: list[ReplayOfJob] = Field(default=[])
     rounds: int = Field(ge=1, le=pipeline.MAX_ROUNDS)
@@ -54,7 +58,8 @@ class _History(schemas.History):
     run: int = Field(ge=1)
     finished_at: Time
     rating: _Rating | None
-    attempts: list[_Attempt]  # type: ignore[assignment]  # a list of its kind
+    restarts: list[_Restart]  # type: ignore[assignment]  # a list of its kind
+    attempts: list[_Attempt]  # type: ignore[assignment]  # (the same)
     reviews: list[_Review]  # type: ignore[assignment]  # (the same)
 
 
@@ -83,8 +88,6 @@ def check(exported: Mapping[str, Any]) -> None:
         first = error.errors()[0]
         pointer = _pointer(exported, first["loc"])
         raise HistoryError(f"`{pointer}` has a wrong type or value: {first['msg']}") from error
-    if not is_erased(exported["options"]) and not exported["options"].keys() <= DEFAULTS.keys():
-        raise HistoryError("`/options` has a parameter that there is not")
     stages = pipeline.stages(history.rounds)
     finished: set[tuple[int, int]] = set()
     for number, attempt in enumerate(history.attempts):

@@ -149,7 +149,6 @@ FORGED: dict[str, tuple[Change, str]] = {
     "no end": (lambda h: h.update(finished_at=None), "`/finished_at` has a wrong type or value"),
     "a rating": (lambda h: h.update(rating=7), "its rating is not that of its last review"),
     "metadata": (lambda h: h.update(metadata={"team": 5}), "`/metadata` has a wrong type or value"),
-    "output": (lambda h: h.update(options={"output": []}), "`/options` has a parameter that"),
     "adapters": (
         lambda h: [each["worker"].update(adapters=["x"]) for each in h["attempts"]],
         "`/attempts/0/worker/adapters` has a wrong type or value",
