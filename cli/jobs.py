@@ -111,7 +111,7 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
 
 @click.command(cls=Command)
 @click.argument("job_id", metavar="ID")
-@json_fields("Response", "answer", "page")
+@json_fields("ResponseObject", "answer", "page")
 @click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
 @server
 @click.pass_obj
@@ -128,7 +128,7 @@ def watch(
 
 @click.command(cls=Command)
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-@json_fields("Response")
+@json_fields("ResponseObject")
 @server
 @click.pass_obj
 def cancel(

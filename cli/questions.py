@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("question", required=False)
 @click.option("--no-wait", is_flag=True, help="Print the job's id and exit.")
 @click.option("--final", is_flag=True, help="Print the final answer alone, once it is there.")
-@json_fields("Response", "answer", "page")
+@json_fields("ResponseObject", "answer", "page")
 @click.option("--open", "opens", is_flag=True, help="Open the job's page in a browser.")
 @click.option("--system", metavar="TEXT", help="System prompt (default: the model card's).")
 @click.option("--temperature", type=float, help="0 is greedy decoding.")

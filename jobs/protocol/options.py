@@ -98,7 +98,35 @@ class Neutral:
         kind = _TYPES.get(described.get("type", ""))
         if kind and "enum" in described:
             described["enum"] = [value for value in described["enum"] if type(value) in kind]
-        return described
+        return _without_containers(described)
+
+
+#: The schemas of values that are empty, by type.
+_EMPTY: dict[type, dict[str, Any]] = {
+    list: {"type": "array", "items": {}, "maxItems": 0},
+    dict: {"type": "object", "maxProperties": 0},
+}
+
+
+def _without_containers(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema whose ``enum`` has no arrays and objects, and values of one type.
+
+    Generators of clients cannot name others.
+    """
+    kind, values = schema.get("type"), schema.get("enum", [])
+    rest = {name: value for name, value in schema.items() if name != "enum"}
+    if kind is None and len({type(value) for value in values}) > 1:
+        return {**rest, "anyOf": [_EMPTY.get(type(value), {"const": value}) for value in values]}
+    if kind not in ("array", "object") or not values:
+        return schema
+    if kind == "object":
+        return {**rest, "maxProperties": 0}
+    items = [item for value in values for item in value]
+    return {
+        **rest,
+        "maxItems": max(map(len, values)),
+        **({"items": {"enum": items}} if items else {}),
+    }
 
 
 def neutral(accepts: Callable[[Any], bool], reason: str) -> Neutral:

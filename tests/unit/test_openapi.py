@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,6 +39,7 @@ def test_it_is_valid(document: dict[str, Any]) -> None:
     operations = [each for path in document["paths"].values() for each in path.values()]
     names = [operation["operationId"] for operation in operations]
     assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"\w+", name) for name in names)
     assert all(operation["summary"] for operation in operations)
 
 
@@ -50,5 +53,34 @@ def test_parameters_are_those_that_are_validated(document: dict[str, Any], model
 def test_values_that_ask_for_nothing(document: dict[str, Any]) -> None:
     parameters = document["components"]["schemas"]["CreateResponse"]["properties"]
     null = {"type": "null"}
-    assert parameters["tools"] == {"anyOf": [{"type": "array", "items": {}, "enum": [[]]}, null]}
+    assert parameters["tools"] == {"anyOf": [{"type": "array", "items": {}, "maxItems": 0}, null]}
     assert parameters["tool_choice"] == {"anyOf": [{"enum": ["auto", "none"]}, null]}
+    chat = document["components"]["schemas"]["CreateChatCompletion"]["properties"]
+    assert chat["modalities"]["anyOf"][0] == {
+        "type": "array",
+        "items": {"enum": ["text"]},
+        "maxItems": 1,
+    }
+    assert chat["logit_bias"]["anyOf"][0]["maxProperties"] == 0
+
+
+def test_generators_of_clients_can_name_everything(document: dict[str, Any]) -> None:
+    """openapi-python-client leaves out what it cannot name, and every operation that uses it."""
+    # Names that its own modules have.
+    assert not {"Client", "File", "Response", "Unset"} & set(document["components"]["schemas"])
+
+    def schemas_in(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict):
+            yield value
+        for each in value.values() if isinstance(value, dict) else value:
+            if isinstance(each, dict | list):
+                yield from schemas_in(each)
+
+    for schema in schemas_in(document["components"]["schemas"]):
+        if isinstance(values := schema.get("enum"), list):
+            [kind] = {type(value) for value in values}
+            assert kind not in (dict, list), schema
+        properties = schema.get("properties")
+        if isinstance(properties, dict) and isinstance(schema.get("type"), str):
+            names = [re.sub(r"\W", "", name) for name in properties]
+            assert len(names) == len(set(names)), properties

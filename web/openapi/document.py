@@ -59,7 +59,12 @@ def describe(app: Flask) -> dict[str, Any]:
         OpenAPI.model_validate(
             {
                 "openapi": "3.1.1",
-                "info": {"title": "HelixQ", "version": version("helixq"), "description": _ABOUT},
+                "info": {
+                    "title": "HelixQ",
+                    "version": version("helixq"),
+                    "description": _ABOUT,
+                    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+                },
                 "paths": paths,
                 "components": {"securitySchemes": {"key": key}},
             }
@@ -103,7 +108,9 @@ def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dic
     described: dict[str, Any] = {
         "tags": [operation.tag],
         # Two paths can have the same endpoint.
-        "operationId": f"{name}_{rule.rule.strip('/')}" if operation.is_open else name,
+        "operationId": name + re.sub(r"\W+", "_", rule.rule).rstrip("_")
+        if operation.is_open
+        else name,
         "summary": " ".join(summary.replace("``", "`").split()),
         "parameters": path + [_parameter(parameter) for parameter in parameters],
         "responses": _replies(operation, keyed=keyed),

@@ -9,12 +9,17 @@ from jobs.protocol.schemas.batches import Batch, BatchList
 from jobs.protocol.schemas.chat import ChatCompletion, ChatMessageList, DeletedChatCompletion
 from jobs.protocol.schemas.erasures import DeletedJob, DeletedJobs, Erased
 from jobs.protocol.schemas.errors import ErrorReply, Problem
-from jobs.protocol.schemas.files import DeletedFile, File, FileList
+from jobs.protocol.schemas.files import DeletedFile, FileList, FileObject
 from jobs.protocol.schemas.health import Alive, Readiness
 from jobs.protocol.schemas.history import History, Replay
 from jobs.protocol.schemas.input_items import InputItemList
 from jobs.protocol.schemas.lists import ListedJob, SummaryList
-from jobs.protocol.schemas.responses import DeletedResponse, InputTokenCount, Response, ResponseList
+from jobs.protocol.schemas.responses import (
+    DeletedResponse,
+    InputTokenCount,
+    ResponseList,
+    ResponseObject,
+)
 from jobs.protocol.schemas.reviews import Agreements, Review, ReviewList, ReviewQueue
 from jobs.protocol.schemas.served_models import ModelList, ServedModel
 from jobs.protocol.schemas.stats import Statistics
@@ -46,8 +51,8 @@ __all__ = [
     "DeletedWebhookEndpoint",
     "Erased",
     "ErrorReply",
-    "File",
     "FileList",
+    "FileObject",
     "History",
     "InputItemList",
     "InputTokenCount",
@@ -60,8 +65,8 @@ __all__ = [
     "Readiness",
     "Replay",
     "Reply",
-    "Response",
     "ResponseList",
+    "ResponseObject",
     "Review",
     "ReviewList",
     "ReviewQueue",

@@ -10,7 +10,7 @@ from jobs.enums import FilePurpose
 from jobs.protocol.schemas.base import Page, Reply, Timestamp
 
 
-class File(Reply):
+class FileObject(Reply):
     """The input or the output of a batch."""
 
     id: str = Field(pattern=r"^file-[0-9a-f]{32}$")
@@ -27,7 +27,7 @@ class File(Reply):
 class FileList(Page):
     """A page of files."""
 
-    data: list[File]
+    data: list[FileObject]
 
 
 class DeletedFile(Reply):

@@ -86,7 +86,7 @@ class Incomplete(Reply):
     reason: Literal["max_output_tokens"]
 
 
-class Response(Reply):
+class ResponseObject(Reply):
     """A job as OpenAI's Response object."""
 
     id: JobId
@@ -134,7 +134,7 @@ class Response(Reply):
 class ResponseList(Page):
     """A page of responses."""
 
-    data: list[Response]
+    data: list[ResponseObject]
 
 
 class DeletedResponse(Reply):

@@ -53,12 +53,8 @@ class OpenCounts(Reply):
     in_progress: int
 
 
-class RatingCounts(Reply):
-    """Jobs by their last rating."""
-
-    worse: Annotated[int, Field(alias="-1")]
-    same: Annotated[int, Field(alias="0")]
-    better: Annotated[int, Field(alias="1")]
+#: Jobs by their last rating. Generators of clients would give two of such properties the same name.
+RatingCounts = Annotated[dict[Literal["-1", "0", "1"], int], Field(min_length=3)]
 
 
 class ReviewFigures(Reply):

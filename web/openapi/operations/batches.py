@@ -29,7 +29,7 @@ _UPLOAD = {
 OPERATIONS = {
     "v1.upload_file": Operation(
         "Files and batches",
-        {200: Reply("The file is stored.", schemas.File)},
+        {200: Reply("The file is stored.", schemas.FileObject)},
         form=_UPLOAD,
     ),
     "v1.list_files": Operation(
@@ -42,7 +42,7 @@ OPERATIONS = {
         errors=(404,),
     ),
     "v1.retrieve_file": Operation(
-        "Files and batches", {200: Reply("The file.", schemas.File)}, errors=(404,)
+        "Files and batches", {200: Reply("The file.", schemas.FileObject)}, errors=(404,)
     ),
     "v1.file_content": Operation(
         "Files and batches",

@@ -20,9 +20,9 @@ OPERATIONS = {
         "Responses",
         {
             200: Reply(
-                "The finished response, or its event stream.", schemas.Response, streams=True
+                "The finished response, or its event stream.", schemas.ResponseObject, streams=True
             ),
-            202: Reply("The job was accepted.", schemas.Response, headers=_LOCATION),
+            202: Reply("The job was accepted.", schemas.ResponseObject, headers=_LOCATION),
         },
         body=CreateResponse,
         errors=(404,),
@@ -43,7 +43,7 @@ OPERATIONS = {
         {
             200: Reply(
                 "The response as it is now, or its event stream.",
-                schemas.Response,
+                schemas.ResponseObject,
                 streams=True,
                 headers={
                     "ETag": "Changes with the response.",
@@ -71,7 +71,7 @@ OPERATIONS = {
         errors=(404, 412),
     ),
     "v1.cancel": Operation(
-        "Responses", {200: Reply("The response.", schemas.Response)}, errors=(404,)
+        "Responses", {200: Reply("The response.", schemas.ResponseObject)}, errors=(404,)
     ),
     "v1.delete": Operation(
         "Responses", {200: Reply("It is deleted.", schemas.DeletedResponse)}, errors=(404,)
