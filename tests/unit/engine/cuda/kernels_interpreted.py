@@ -189,8 +189,13 @@ def inputs(count: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("heads", "page", "window"),
-    [((4, 2, 16), 16, None), ((6, 2, 24), 8, 40), ((3, 3, 40), 32, 7)],
-    ids=["grouped", "windows and sizes that are no powers of two", "each its own keys"],
+    [((4, 2, 16), 16, None), ((6, 2, 24), 8, 40), ((3, 3, 40), 32, 7), ((4, 2, 16), 32, 50)],
+    ids=[
+        "grouped",
+        "windows and sizes that are no powers of two",
+        "each its own keys",
+        "windows of several splits",
+    ],
 )
 def test_kernels_match_plain_operations(
     heads: tuple[int, int, int], page: int, window: int | None
