@@ -65,6 +65,14 @@ class Filters:
         )
         return any(value is not None for value in rest)
 
+    @property
+    def contradict(self) -> bool:
+        """Whether a minimum is above its maximum: no job meets both, and the index has no query for that."""
+        ranges = (self.min_changed, self.max_changed), (self.min_duration, self.max_duration)
+        return any(
+            least is not None and most is not None and least > most for least, most in ranges
+        )
+
     def plain(self, owner: str | None) -> jobs.Filters:
         """Return those that the table of jobs has indexes for, with an owner; None for all."""
         return jobs.Filters(owner, self.since, self.until, self.rating)

@@ -98,7 +98,7 @@ def list_jobs(
     Raises:
         CursorError: ``after`` is not what a page of such a list has.
     """
-    if of is not None and owner is not None and of != owner:
+    if (of is not None and owner is not None and of != owner) or filters.contradict:
         return Page([], None)
     request = _Request(owner if of is None else of, filters, limit, after, order, effort)
     if not filters.need_index:

@@ -180,6 +180,13 @@ def test_numbers_are_compared_exactly(database: Database, history: dict[str, str
         assert found == [i for i in history if i in expected]
 
 
+def test_a_minimum_above_its_maximum_finds_nothing(database: Database) -> None:
+    end(database)
+    index(database)
+    assert find(database, min_duration=5.0, max_duration=1.0) == []
+    assert find(database, min_changed=1.0, max_changed=0.0) == []
+
+
 def test_times_and_words_are_searched_together(database: Database, history: dict[str, str]) -> None:
     with database.read() as connection:
         created = dict(connection.execute(sa.select(Job.id, Job.created_at)).all())
