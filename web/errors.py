@@ -90,13 +90,18 @@ def error_response(error: ProtocolError) -> Response:
     return response
 
 
-def _handle(error: Exception) -> Response:
-    translated = translate(error)
-    if translated.kind is ErrorKind.INTERNAL:
+def translated(error: Exception) -> ProtocolError:
+    """Return the API's error for an exception, and log it if it is none of the client's."""
+    found = translate(error)
+    if found.kind is ErrorKind.INTERNAL:
         log.error("request failed", exc_info=error)
     elif isinstance(error, SQLAlchemyError):
         log.error("request failed: the database does not respond: %s", transient.reason(error))
-    return error_response(translated)
+    return found
+
+
+def _handle(error: Exception) -> Response:
+    return error_response(translated(error))
 
 
 def too_large(method: str, path: str) -> str:

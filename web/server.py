@@ -22,15 +22,16 @@ from typing import Any
 from flask import Flask
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.channel import HTTPChannel
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
+from jobs.protocol.errors import ProtocolError
 from web import MAX_BODY, upload_checks
 from web.dispatcher import Dispatcher
-from web.errors import HTTPError, error_response, is_upload, too_large
+from web.errors import HTTPError, error_response, is_upload, status_of, too_large, translated
 from web.event_loop import EventLoop
 from web.multipart import MAX_UPLOAD
 from web.waiting import MAX_WAITING
@@ -64,6 +65,22 @@ MAX_ACCEPTS = 100
 class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types
     """Makes the response to a request. Its headers and the beginning of its body are sent together."""
 
+    def execute(self) -> None:
+        """Make the response. What fails before its first piece is a reply, as what fails in the application is."""
+        try:
+            super().execute()
+        except (ClientDisconnected, OSError):
+            raise
+        except Exception as error:
+            if self.wrote_header:
+                raise
+            reason = translated(error)
+            self.request.error = _RefusedError(reason)
+            self.close_on_finish = True
+            refusal = _ErrorTask(self.channel, self.request)
+            refusal.service()
+            self.wrote_header = True
+
     def write(self, data: bytes) -> None:
         with self.channel.sent_together():
             super().write(data)
@@ -92,7 +109,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
             message, code = f"{error.body}.", "server_error"
         if error.code == 503:
             code = "too_many_uploads"
-        refused = HTTPError(error.code, message, code=code)
+        refused: ProtocolError = HTTPError(error.code, message, code=code)
         if isinstance(error, _RefusedError):
             refused = error.reason
         self.channel.refused = True
@@ -126,9 +143,9 @@ class _TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no type
 class _RefusedError(Error):  # type: ignore[misc]  # waitress has no types
     """The application refuses the request."""
 
-    def __init__(self, reason: HTTPError) -> None:
+    def __init__(self, reason: ProtocolError) -> None:
         super().__init__(reason.message)
-        self.code = reason.status
+        self.code = status_of(reason)
         self.reason = reason
 
 

@@ -6,6 +6,8 @@ these times again: hours later, if it was hours wrong.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from jobs.column_types import utcnow, utcnow_once
@@ -18,20 +20,39 @@ from jobs.timing import LEASE
 MARGIN = 5.0
 
 _LEASE = sa.and_(IS_LEASED, Job.lease_expires_at > utcnow(LEASE + MARGIN))
-#: A range of the index for each priority, so that the queue is not read.
-_MESSAGES = [
-    *(
-        sa.and_(IS_QUEUED, Job.priority == priority, Job.published_at > utcnow_once(MARGIN))
-        for priority in range(MAX_PRIORITY + 1)
-    ),
-    sa.and_(IS_IN_PROGRESS, Job.published_at > utcnow_once(MARGIN)),
-]
-#: Conditions of the jobs that `correct` changes: a look at an index each.
-CONDITIONS = (_LEASE, *_MESSAGES)
+_MESSAGE = sa.and_(sa.or_(IS_QUEUED, IS_IN_PROGRESS), Job.published_at > utcnow_once(MARGIN))
+
+
+def _newest(priority: int) -> sa.ScalarSelect[Any]:
+    """Select when the last message of a priority was published: the end of its range in the index.
+
+    PostgreSQL knows no time to compare with, and would read the queue to find out whether there is a later one.
+    """
+    published = sa.select(Job.published_at).where(
+        IS_QUEUED, Job.priority == priority, Job.published_at.is_not(None)
+    )
+    return published.order_by(Job.published_at.desc()).limit(1).scalar_subquery()
+
+
+_LAST_LEASE = sa.select(sa.func.max(Job.lease_expires_at)).where(IS_LEASED).scalar_subquery()
+_LAST_STAGE = sa.select(sa.func.max(Job.published_at)).where(IS_IN_PROGRESS).scalar_subquery()
+_ANY = sa.select(
+    sa.or_(
+        sa.func.coalesce(utcnow_once(LEASE + MARGIN) < _LAST_LEASE, sa.false()),
+        *(
+            sa.func.coalesce(last > utcnow_once(MARGIN), sa.false())
+            for last in (_LAST_STAGE, *map(_newest, range(MAX_PRIORITY + 1)))
+        ),
+    )
+)
+
+
+def any_found(connection: sa.Connection) -> bool:
+    """Return whether there are any: a look at an index for each priority, and at the jobs that have begun."""
+    return bool(connection.scalar(_ANY))
 
 
 def correct(connection: sa.Connection) -> None:
     """Let leases that end too late end as if they had been extended now, and messages be as old as if published now."""
     connection.execute(sa.update(Job).where(_LEASE).values(lease_expires_at=utcnow(LEASE)))
-    for condition in _MESSAGES:
-        connection.execute(sa.update(Job).where(condition).values(published_at=utcnow()))
+    connection.execute(sa.update(Job).where(_MESSAGE).values(published_at=utcnow()))

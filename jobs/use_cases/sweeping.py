@@ -46,10 +46,12 @@ def sweep(database: Database) -> SweepResult:
     overdue = _overdue()
     # As a rule there is nothing to do, which should lock nothing.
     with database.read() as connection:
-        if not connection.scalar(jobs.any_match(leases.EXPIRED, overdue, *future_times.CONDITIONS)):
+        was_set_back = future_times.any_found(connection)
+        if not was_set_back and not connection.scalar(jobs.any_match(leases.EXPIRED, overdue)):
             return SweepResult([], [], [])
     with database.write() as connection:
-        future_times.correct(connection)
+        if was_set_back:
+            future_times.correct(connection)
         attempts_ended = _end_attempts_of_ended(connection)
         taken_back, failed = _take_back(connection)
         # Running attempts of these end later, as those of cancelled jobs do.

@@ -16,10 +16,12 @@ from random import Random
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from jobs import settings
 from jobs.models import Scope
 from jobs.protocol.shapes import rows
+from jobs.statements import jobs
 from jobs.use_cases import exporting, keys
 from tests.conftest import give_schema
 from tests.integration.rows import submit
@@ -30,6 +32,8 @@ from web.api import exports
 from web.multipart import MAX_UPLOAD
 from web.server import Server
 from web.services import Services
+from web.v1 import feeds
+from web.waiting import MAX_WAITING
 
 #: The time limits of these tests in seconds, instead of a minute.
 LIMIT = 0.5
@@ -98,6 +102,33 @@ def test_ipv6(environ: dict[str, str]) -> None:
         assert (reply.status, reply.read()[:12]) == (202, b'{"id":"resp_')
         assert reply.headers["Location"].startswith("/v1/responses/")
         connection.close()
+
+
+def test_what_fails_before_the_first_piece_of_a_reply_is_an_error(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A piece is made when the application has returned, and so has what handles its errors."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise sa.exc.OperationalError("", {}, Exception("the database is gone"))
+
+    with running(environ) as (place, services):
+        job = submit(services.database)
+        monkeypatch.setattr(feeds.Feed, "after", fail)
+        monkeypatch.setattr(jobs, "list_between", fail)
+        for path, form in (
+            (f"/v1/responses/{job.id}?stream=true", "application/json"),
+            ("/api/jobs/export", "application/problem+json"),
+        ):
+            connection = http.client.HTTPConnection(*place, timeout=PATIENCE)
+            connection.request("GET", path)
+            reply = connection.getresponse()
+            body = json.loads(reply.read())
+            assert (reply.status, reply.headers["Content-Type"]) == (503, form)
+            assert reply.headers["Retry-After"] == "5"
+            assert body.get("error", body)["code"] == "unavailable"
+            connection.close()
+        assert free_slots(services) == MAX_WAITING
 
 
 def test_odd_requests_get_one_reply_without_a_bug(environ: dict[str, str]) -> None:
