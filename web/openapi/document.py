@@ -48,7 +48,7 @@ def describe(app: Flask) -> dict[str, Any]:
     """Return the description of an application as JSON."""
     paths: dict[str, dict[str, Any]] = {}
     for rule, method, operation in described_routes(app):
-        path = paths.setdefault(re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), {})
+        path = paths.setdefault(_template(rule), {})
         path[method.lower()] = _operation(app, rule, method, operation)
     key = {
         "type": "http",
@@ -94,6 +94,11 @@ def described_routes(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:
                 yield rule, method, operation
 
 
+def _template(rule: Rule) -> str:
+    """Return a route's path as OpenAPI has it."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+
+
 def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dict[str, Any]:
     summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition(
         "\n\n"
@@ -108,7 +113,7 @@ def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dic
     described: dict[str, Any] = {
         "tags": [operation.tag],
         # Two paths can have the same endpoint.
-        "operationId": name + re.sub(r"\W+", "_", rule.rule).rstrip("_")
+        "operationId": name + re.sub(r"\W+", "_", _template(rule)).rstrip("_")
         if operation.is_open
         else name,
         "summary": " ".join(summary.replace("``", "`").split()),
