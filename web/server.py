@@ -65,6 +65,8 @@ MAX_ACCEPTS = 100
 class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types
     """Makes the response to a request. Its headers and the beginning of its body are sent together."""
 
+    wrote_header: bool
+
     def execute(self) -> None:
         """Make the response. What fails before its first piece is a reply, as what fails in the application is."""
         try:
