@@ -11,6 +11,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
 
+from jobs.protocol.tokens import count_tokens
 from jobs.settings import Settings
 from jobs.use_cases.workers import Runtime
 from worker import own_stop
@@ -143,8 +144,7 @@ def _tokenizer_text(settings: Settings) -> str:
         if not file.parent.is_dir():
             repo, _, revision = reference.partition("@")
             file = Path(hf_hub_download(repo, "tokenizer.json", revision=revision or None))
-        text = file.read_text(encoding="utf-8")
-        Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise RemoteError(
@@ -155,7 +155,10 @@ def _tokenizer_text(settings: Settings) -> str:
         raise RemoteError(
             f"HELIXQ_BASE_MODEL={reference}: its tokenizer.json is damaged ({error})"
         ) from error
-    return text
+    # Some files cut and fill every text to one length.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer.to_str()
 
 
 def _counter(text: str) -> Callable[[str], int] | None:
@@ -163,4 +166,4 @@ def _counter(text: str) -> Callable[[str], int] | None:
     if not text:
         return None
     tokenizer = Tokenizer.from_str(text)
-    return lambda prompt: len(tokenizer.encode(prompt).ids)
+    return lambda prompt: count_tokens(tokenizer, [prompt])[0]

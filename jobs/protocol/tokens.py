@@ -25,8 +25,8 @@ class TokenCount(NamedTuple):
     context: int
 
 
-def _count(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
-    """Return the number of tokens of each text."""
+def count_tokens(tokenizer: Tokenizer, texts: list[str]) -> list[int]:
+    """Return the number of tokens of each text, special tokens included."""
     if sum(map(len, texts)) <= SHORT:
         return [len(tokenizer.encode(text).ids) for text in texts]
     return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)]
@@ -58,7 +58,7 @@ class TokenCounter:
                 self._refresh()
             tokenizers = self._tokenizers
         counts = [
-            TokenCount(_count(tokenizer, texts), serving.context)
+            TokenCount(count_tokens(tokenizer, texts), serving.context)
             for serving, tokenizer in tokenizers.items()
         ]
         return min(counts, key=lambda c: c.context - max(c.tokens, default=0), default=None)

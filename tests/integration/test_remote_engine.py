@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from jobs import settings
 from jobs.pipeline import Role, Sampling
@@ -189,7 +190,7 @@ def test_errors_have_the_servers_words_and_no_secret(vllm: VLLM, engine: Engine)
     assert KEY not in str(caught.value)
 
 
-def test_the_context_is_the_servers(vllm: VLLM, engine: Engine) -> None:
+def test_the_context_is_the_servers(vllm: VLLM, engine: Engine, tmp_path: Path) -> None:
     """A limit is shortened to the room that is left; a prompt without room fails with the server's reason."""
     vllm.text = ["x"] * 20
     completion = ask(engine, prompt="word " * (MAX_MODEL_LEN - 5))
@@ -197,13 +198,17 @@ def test_the_context_is_the_servers(vllm: VLLM, engine: Engine) -> None:
     assert completion.finish_reason is FinishReason.LENGTH
     with pytest.raises(ContextExceededError, match=f"leaves no room in .* of {MAX_MODEL_LEN}"):
         ask(engine, prompt="word " * MAX_MODEL_LEN)
-    # With a tokenizer here, no request has to be refused.
-    base = Path(settings.load({}).base_model)
-    with engine_of(vllm.settings(HELIXQ_BASE_MODEL=str(base), HELIXQ_MAX_CONTEXT="64")) as (
+    # With a tokenizer here, no request has to be refused. What its file says of cutting and filling is not done.
+    tokenizer = Tokenizer.from_file(str(Path(settings.load({}).base_model) / "tokenizer.json"))
+    text = tokenizer.to_str()
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=200)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with engine_of(vllm.settings(HELIXQ_BASE_MODEL=str(tmp_path), HELIXQ_MAX_CONTEXT="64")) as (
         counting,
         runtime,
     ):
-        assert runtime.tokenizer == (base / "tokenizer.json").read_text(encoding="utf-8")
+        assert runtime.tokenizer == text
         assert runtime.context == 64
         vllm.bodies.clear()
         with pytest.raises(ContextExceededError):

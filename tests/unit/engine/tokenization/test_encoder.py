@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from typing import Any
 
 import pytest
@@ -45,3 +47,28 @@ def test_an_empty_prompt_is_refused() -> None:
     plain: Any = PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]  # transformers has no types there
     with pytest.raises(EngineError, match="the critic's prompt is empty"):
         Encoder(plain, 4096)(request(50, prompt=""))
+
+
+@pytest.mark.parametrize("split_special_tokens", [False, True])
+def test_a_prompt_has_the_tokens_that_transformers_gives_it(
+    byte_level: Any, byte_fallback: Any, split_special_tokens: bool
+) -> None:
+    for tokenizer in map(copy.deepcopy, (byte_level, byte_fallback)):
+        tokenizer.split_special_tokens = split_special_tokens
+        text = f"  Ünï¢ode, 科学 ☕\u2028{tokenizer.eos_token}\x00 {tokenizer.bos_token} end \n"
+        expected = tokenizer.encode(text)
+        # A file can say that texts are cut or filled. transformers does neither unless it is asked to.
+        tokenizer.backend_tokenizer.enable_truncation(3)
+        tokenizer.backend_tokenizer.enable_padding(length=200)
+        assert Encoder(tokenizer, 4096)(request(50, text))[0] == expected
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(byte_level: Any) -> None:
+    encode = Encoder(byte_level, 1 << 30)
+    long = threading.Thread(target=encode, args=[request(50, "word " * 100_000)])
+    long.start()
+    finished = 0
+    while long.is_alive():
+        encode(request(50))
+        finished += long.is_alive()
+    assert finished > 200, "before the thread began there was time for a few"
