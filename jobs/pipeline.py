@@ -69,6 +69,8 @@ class Sampling:
     #: The maximum number of new tokens of a stage.
     max_output_tokens: int = 1024
     seed: int = 0
+    #: The text ends before the first of these strings.
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def of_job(history: Mapping[str, Any]) -> dict[str, Value]:
         "gen_ai.request.model": MODEL,
         "gen_ai.response.id": history["id"],
         "gen_ai.output.type": "text",
+        "gen_ai.request.stop_sequences": history["stop"],
         "gen_ai.system_instructions": None
         if history["system"] is None
         else json.dumps([_part(history["system"])]),

@@ -54,6 +54,8 @@ class Job(Base):
     top_p: Mapped[float]
     max_output_tokens: Mapped[int]
     seed: Mapped[int] = mapped_column(sa.BigInteger)
+    #: The strings that end the text of the last stage; null for none.
+    stop: Mapped[list[str] | None] = mapped_column(ExactJSON)
     rounds: Mapped[int]
     #: 0 to 9; higher runs first.
     priority: Mapped[int]

@@ -21,7 +21,7 @@ from jobs.protocol.options import (
     nothing,
     one_of,
 )
-from jobs.protocol.request import Context, CreateResponse, Metadata
+from jobs.protocol.request import Context, CreateResponse, Metadata, Stop
 
 _NO_TOOLS = "The model calls no tools."
 #: The names of a response's parameters in a chat completion.
@@ -68,7 +68,6 @@ class ChatOptions(CommonOptions):
     """Parameters that are not offered, with the values that ask for nothing."""
 
     n: Annotated[int, neutral(one_of(1), "A question has one answer. Use 1.")] | None = None
-    stop: Annotated[Any, neutral(is_empty, "Texts end where the model ends them.")] = None
     logit_bias: Annotated[dict[str, Any], neutral(is_empty, "Send an empty object.")] | None = None
     logprobs: (
         Annotated[bool, neutral(is_empty, "Answers come without probabilities of tokens.")] | None
@@ -98,6 +97,7 @@ class CreateChatCompletion(ChatOptions):
     max_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
     seed: int | None = Field(default=None, ge=0, le=pipeline.MAX_SEED)
     metadata: Metadata | None = None
+    stop: Stop | None = None
     # HelixQ's own.
     context: Context | None = None
     top_k: int | None = Field(default=None, ge=0, le=1 << 20)
@@ -127,6 +127,7 @@ class CreateChatCompletion(ChatOptions):
                 "top_k",
                 "rounds",
                 "priority",
+                "stop",
                 "user",
                 "safety_identifier",
                 "prompt_cache_key",

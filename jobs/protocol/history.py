@@ -44,6 +44,7 @@ def history(job: Job) -> dict[str, Any]:
         "top_p": job.top_p,
         "max_output_tokens": job.max_output_tokens,
         "seed": job.seed,
+        "stop": text("/stop", job.stop),
         "background": job.background,
         "traceparent": job.traceparent,
         "deadline_at": rfc3339(job.deadline_at),

@@ -16,8 +16,8 @@ from pydantic import (
 
 from jobs.protocol.options import unsupported
 
-#: Parameters that are a string or an array.
-UNIONS = ("input", "content")
+#: Parameters that are a string or an array, and what the array has.
+UNIONS = {"input": "messages", "content": "parts", "stop": "strings"}
 #: Parts of OpenAI's API that are known and not offered.
 _UNSUPPORTED_PARTS = (
     "input_image",
@@ -31,7 +31,8 @@ _UNSUPPORTED_PARTS = (
 _NOTHING = WithJsonSchema({"not": {}})
 
 
-def _kind(value: Any) -> str:
+def text_or_list(value: Any) -> str:
+    """Return the tag of a value of `UNIONS`."""
     return "<text>" if isinstance(value, str) else "<list>"
 
 
@@ -93,7 +94,7 @@ Part = Annotated[
 ]
 Content = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Part], Field(fail_fast=True), Tag("<list>")],
-    Discriminator(_kind),
+    Discriminator(text_or_list),
 ]
 
 
@@ -167,5 +168,5 @@ Item = Annotated[
 ]
 Input = Annotated[
     Annotated[str, Tag("<text>")] | Annotated[list[Item], Field(fail_fast=True), Tag("<list>")],
-    Discriminator(_kind),
+    Discriminator(text_or_list),
 ]

@@ -45,6 +45,7 @@ def new_job(
             top_p=_or(request.top_p, defaults.top_p),
             max_output_tokens=fitting.max_output_tokens,
             seed=_or(request.seed, secrets.randbits(32)),
+            stop=request.stop_strings,
         ),
         rounds=_or(request.rounds, 1),
         priority=_or(request.priority, pipeline.DEFAULT_PRIORITY),

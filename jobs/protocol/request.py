@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from jobs import pipeline
-from jobs.protocol.items import Input, Message
+from jobs.protocol.items import Input, Message, text_or_list
 from jobs.protocol.options import ResponseOptions
 
 #: What comes before the question in the prompts: nothing, or the turns before it.
 Context = Literal["question", "turns"]
+#: The maximum number of characters of a stop string.
+MAX_STOP = 256
+_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+#: Where the final text ends: before the first of these strings. An empty text, which some clients send, is none.
+Stop = Annotated[
+    Annotated[str, Field(max_length=MAX_STOP), Tag("<text>")]
+    | Annotated[list[_StopString], Field(max_length=4, fail_fast=True), Tag("<list>")],
+    Discriminator(text_or_list),
+]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
@@ -35,8 +44,16 @@ class CreateResponse(ResponseOptions):
     context: Context | None = None
     top_k: int | None = Field(default=None, ge=0, le=1 << 20)
     seed: int | None = Field(default=None, ge=0, le=pipeline.MAX_SEED)
+    stop: Stop | None = None
     rounds: int | None = Field(default=None, ge=1, le=pipeline.MAX_ROUNDS)
     priority: int | None = Field(default=None, ge=0, le=pipeline.MAX_PRIORITY)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The strings that end the final text."""
+        if isinstance(self.stop, str):
+            return (self.stop,) if self.stop else ()
+        return tuple(self.stop or ())
 
     @property
     def messages(self) -> list[Message]:

@@ -58,6 +58,7 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         "context": job.context,
         "top_k": job.top_k,
         "seed": job.seed,
+        "stop": job.stop or None,
         "rounds": job.rounds,
         "priority": job.priority,
         "run": run or job.run,

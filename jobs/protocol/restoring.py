@@ -22,7 +22,14 @@ _ADDED = frozenset({"proof", "origin_proof", *PROOFS})
 #: The entries of reviews and erasures, which are of one log too.
 _PLACE = re.compile(r"/(reviews|erasures)/\d+/log/index")
 #: What the columns of erased texts have, if it is not an empty text.
-_EMPTY: dict[str, Any] = {"turns": [], "input_items": [], "options": {}, "metadata": {}, "tags": []}
+_EMPTY: dict[str, Any] = {
+    "turns": [],
+    "input_items": [],
+    "options": {},
+    "stop": [],
+    "metadata": {},
+    "tags": [],
+}
 _WORKER = ("id", "host", "pid", "model")
 
 
@@ -138,6 +145,7 @@ def _job(data: Mapping[str, Any]) -> Job:
         top_p=data["top_p"],
         max_output_tokens=data["max_output_tokens"],
         seed=data["seed"],
+        stop=data["stop"],
         rounds=data["rounds"],
         priority=data["priority"],
         background=data["background"],

@@ -73,6 +73,7 @@ COLUMNS = MappingProxyType(
             "top_p": Kind.NUMBER,
             "max_output_tokens": Kind.INTEGER,
             "seed": Kind.INTEGER,
+            "stop": Kind.JSON,
             "background": Kind.BOOLEAN,
             "traceparent": Kind.TEXT,
             "deadline_at": Kind.TEXT,
@@ -140,7 +141,7 @@ def rows(
             yield pair
     else:
         for attempt in job.finished:
-            if attempt.role in roles and _is_whole(attempt) and _is_kept(job, attempt):
+            if attempt.role in roles and _is_whole(job, attempt) and _is_kept(job, attempt):
                 yield _sft(job, attempt)
 
 
@@ -184,7 +185,7 @@ def _preference(job: Job) -> dict[str, Any] | None:
         return None
     attempts = job.finished
     draft, critique, final = attempts[0], attempts[-2], attempts[-1]
-    if not _is_whole(draft):
+    if not (_is_whole(job, draft) and _is_whole(job, final)):
         return None
     if (draft.output or "").strip() == (final.output or "").strip():
         return None  # Nothing can be learned from a space.
@@ -234,6 +235,11 @@ def _is_kept(job: Job, attempt: Attempt, *names: str) -> bool:
     return not any(f"{pointer}/{name}" in erased for name in names or ("prompt", "output"))
 
 
-def _is_whole(attempt: Attempt) -> bool:
-    """Return whether a text ended by itself: a model that learns from others would stop anywhere."""
+def _is_whole(job: Job, attempt: Attempt) -> bool:
+    """Return whether a text ended by itself: a model that learns from others would stop anywhere.
+
+    The last text of a job with stop strings may have ended at one of them.
+    """
+    if job.stop is not None and attempt is job.finished[-1] and job.status is Status.COMPLETED:
+        return False
     return attempt.status is AttemptStatus.FINISHED and attempt.finish_reason == "stop"

@@ -188,7 +188,7 @@ def _translate(error: ErrorDetails, supported: Iterable[str]) -> InvalidRequestE
             message = f"This value of `{param}` is not supported. {error['ctx']['reason']}"
             code = "unsupported_parameter"
         case "list_type" if path[-1] in UNIONS:
-            items = "messages" if path[-1] == "input" else "parts"
+            items = UNIONS[str(path[-1])]
             message = f"Invalid type for `{param}`: expected a string or an array of {items}."
             code = "invalid_type"
         case "too_long":

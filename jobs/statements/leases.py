@@ -83,6 +83,7 @@ _CLAIM = (
         Job.top_p,
         Job.max_output_tokens,
         Job.seed,
+        Job.stop,
         Job.ready_at,
         Job.deadline_at,
         Job.traceparent,

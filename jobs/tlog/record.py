@@ -67,6 +67,8 @@ _ATTEMPT_TEXTS = ("prompt", "output", "error")
 #: Fields that are recorded as they are, if they have a value: older records did not know them.
 _OPTIONAL = ("retries", "traceparent")
 _ATTEMPT_OPTIONAL = ("server",)
+#: Texts that are in a record unless they are null.
+_OPTIONAL_TEXTS = ("stop",)
 _REVIEW_PLAIN = ("id", "number", "key", "created_at", "critique", "regeneration")
 _REVIEW_TEXTS = ("reviewer", "corrected_answer", "tags", "note")
 _ERASURE_PLAIN = ("at", "by", "key", "texts")
@@ -74,7 +76,7 @@ _ERASURE_PLAIN = ("at", "by", "key", "texts")
 
 def texts(history: Mapping[str, Any]) -> dict[str, Any]:
     """Return the texts of a job's record that are not null, by their JSON pointers into the history."""
-    holders: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [("", history, _TEXTS)]
+    holders: list[tuple[str, Mapping[str, Any], tuple[str, ...]]] = [("", history, _names(history))]
     if history["batch"]:
         holders.append(("/batch", history["batch"], ("custom_id",)))
     if history["error"]:
@@ -82,6 +84,11 @@ def texts(history: Mapping[str, Any]) -> dict[str, Any]:
     for number, attempt in enumerate(history["attempts"]):
         holders.append((f"/attempts/{number}", attempt, _ATTEMPT_TEXTS))
     return _present(holders)
+
+
+def _names(history: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a job's texts in its record."""
+    return (*_TEXTS, *(name for name in _OPTIONAL_TEXTS if history.get(name) is not None))
 
 
 def review_texts(history: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +173,7 @@ def record(history: Mapping[str, Any], salts: Salts) -> dict[str, Any]:
     batch, error = history["batch"], history["error"]
     return {
         **{name: history[name] for name in _PLAIN},
-        **_hashed(salts, "", history, _TEXTS),
+        **_hashed(salts, "", history, _names(history)),
         "batch": batch and {"id": batch["id"], **_hashed(salts, "/batch", batch, ("custom_id",))},
         "error": error and {"code": error["code"], **_hashed(salts, "/error", error, ("message",))},
         **_present_only(history, _OPTIONAL),

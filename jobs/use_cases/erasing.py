@@ -40,6 +40,7 @@ _EMPTY: dict[str, tuple[Any, Any]] = {
     "/turns": (Job.turns, []),
     "/input_items": (Job.input_items, []),
     "/options": (Job.options, None),
+    "/stop": (Job.stop, []),
     "/metadata": (Job.metadata_, {}),
     "/batch/custom_id": (Job.custom_id, ""),
     "/error/message": (Job.error_message, ""),
@@ -47,7 +48,7 @@ _EMPTY: dict[str, tuple[Any, Any]] = {
 _ATTEMPT = re.compile(r"/attempts/(\d+)/(prompt|output|error)")
 _REVIEW = re.compile(r"/reviews/(\d+)/(\w+)")
 #: The texts that the files of a batch have.
-_IN_FILES = re.compile(r"/system|/options|/metadata|/batch/.*|/error/.*|/attempts/\d+/output")
+_IN_FILES = re.compile(r"/system|/options|/stop|/metadata|/batch/.*|/error/.*|/attempts/\d+/output")
 
 
 @retry_on_conflict

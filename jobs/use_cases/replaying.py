@@ -34,6 +34,7 @@ def replay_of(job: Job) -> NewJob:
             top_p=job.top_p,
             max_output_tokens=job.max_output_tokens,
             seed=job.seed,
+            stop=tuple(job.stop or ()),
         ),
         rounds=job.rounds,
         priority=job.priority,

@@ -116,12 +116,14 @@ def claim(
         ]
         stages = pipeline.stages(job.rounds)
         stage = stages[stage_index]
+        last = stage_index == len(stages) - 1
         sampling = Sampling(
             temperature=job.temperature,
             top_k=job.top_k,
             top_p=job.top_p,
             max_output_tokens=job.max_output_tokens,
             seed=pipeline.stage_seed(job.seed, stage_index),
+            stop=tuple(job.stop or ()) if last else (),
         )
         turns = [Turn(**turn) for turn in job.turns or ()]
         prompt = pipeline.prompt(stage, job.system, job.question, outputs, turns)
@@ -153,7 +155,7 @@ def claim(
             lease_token=job.lease_token,
             worker_id=worker_id,
             stage=stage,
-            last=stage_index == len(stages) - 1,
+            last=last,
             prompt=prompt,
             sampling=sampling,
             started_at=job.now,

@@ -250,6 +250,7 @@ def build_job(
         top_p=new.sampling.top_p,
         max_output_tokens=new.sampling.max_output_tokens,
         seed=new.sampling.seed,
+        stop=list(new.sampling.stop) or None,
         rounds=new.rounds,
         priority=new.priority,
         background=new.background,

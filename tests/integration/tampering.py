@@ -30,6 +30,7 @@ NEW = {
     "input_items": "'[1]'",
     "turns": '\'[{"role": "user", "text": "x"}]\'',
     "options": "'{\"a\": 1}'",
+    "stop": "'[\"changed\"]'",
     "restarts": '\'[{"run": 2, "at": "2026-01-02T03:04:05.678+00:00", "model": "x", "reason": "x"}]\'',
     "retries": '\'[{"at": "2026-01-02T03:04:05.678+00:00", "finished_at": "2026-01-02T03:04:05.678+00:00", '
     '"code": "x", "entry": 0}]\'',

@@ -21,7 +21,7 @@ from jobs.errors import (
     TextNotFoundError,
 )
 from jobs.models import Attempt, Erasure, Job
-from jobs.pipeline import Turn
+from jobs.pipeline import Sampling, Turn
 from jobs.protocol.events import events
 from jobs.protocol.history import history
 from jobs.protocol.input_items import input_item_list
@@ -218,6 +218,7 @@ def test_all_texts_of_a_job_and_its_reviews_are_erased(database: Database) -> No
         system=SECRET,
         metadata={"name": SECRET},
         options={"user": SECRET},
+        sampling=Sampling(stop=(SECRET,)),
         input_items=ITEMS,
         custom_id=SECRET,
         batch_id="batch_1",
@@ -233,6 +234,23 @@ def test_all_texts_of_a_job_and_its_reviews_are_erased(database: Database) -> No
     assert (found.jobs, found.reviews, found.erasures) == (1, 1, 1)
     [review] = history(get(database, job))["reviews"]
     assert (review["critique"], review["reviewer"]["erased"]) == (1, True)
+
+
+def test_stop_strings_are_erased(database: Database) -> None:
+    job, other = end(database, sampling=Sampling(stop=(SECRET, "\n"))), end(database)
+    seal(database)
+    assert history(get(database, job))["stop"] == [SECRET, "\n"]
+    assert erase(database, job, "/stop") == ["/stop"]
+    with pytest.raises(TextNotFoundError):
+        erase(database, other, "/stop")
+    assert "5551234" not in everything(database)
+    told = get(database, job)
+    assert history(told)["stop"]["erased"] is True
+    assert response(told)["stop"] is None
+    seal(database)
+    assert is_as_recorded(database).erasures == 1
+    with pytest.raises(ErasedError):
+        replay_of(told)
 
 
 def test_what_cannot_be_erased_is_refused(database: Database) -> None:

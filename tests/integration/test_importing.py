@@ -20,7 +20,7 @@ from jobs.formats.compression import Compression
 from jobs.formats.writing import to_json
 from jobs.importer import RefusedError, Report, read_histories
 from jobs.models import Attempt, Job, Worker, WorkerState
-from jobs.pipeline import Turn
+from jobs.pipeline import Sampling, Turn
 from jobs.protocol.history import history
 from jobs.tlog.entry import parse_entry
 from jobs.tlog.record import review_digest, review_texts, texts
@@ -58,7 +58,15 @@ from tests.integration.sealed import end, seal
 def some_jobs(database: Database) -> None:
     """End jobs in every way, with all that a history can have."""
     end(database, question="Why?\0␛\u2028é𝄞", metadata={"team": "blue"}, input_items=[{"a": [1.5]}])
-    end(database, batch_id="batch_1", custom_id="line-1", options={"x": None}, replay_of="resp_0")
+    sampling = Sampling(seed=7, stop=("\n\0", "☕"))
+    end(
+        database,
+        batch_id="batch_1",
+        custom_id="line-1",
+        options={"x": None},
+        replay_of="resp_0",
+        sampling=sampling,
+    )
     cancelled = submit(database)
     claimed = claim(database, cancelled)
     cancellation.cancel(database, None, cancelled.id)
@@ -322,6 +330,7 @@ def test_any_history_is_restored(
             options=options,
             input_items=[options],
             turns=[Turn("user", system)],
+            sampling=Sampling(seed=7, stop=tuple(outputs[3:])),
         )
         ids.append(job.id)
         for index in range(3):

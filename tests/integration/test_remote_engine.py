@@ -94,6 +94,8 @@ def test_a_stage_is_a_streamed_completion_of_the_roles_model(vllm: VLLM, engine:
         }
     ]
     assert vllm.authorizations == {f"Bearer {KEY}"}
+    ask(engine, stop=("\n\n", "Q:"))
+    assert vllm.bodies[-1]["stop"] == ["\n\n", "Q:"]
     cut = ask(engine, max_output_tokens=2, temperature=0)
     assert (cut.text, cut.finish_reason) == (" A\u2028b", FinishReason.LENGTH)
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from jobs.models import Attempt, Job
 from web.pages import evidence, texts, view
+from web.pages.filters import strings
 from web.pages.options import Options
 
 
@@ -98,6 +99,7 @@ def _circumstances(job: Job) -> dict[str, str]:
         "top-p": f"{job.top_p:g}",
         "tokens per stage, at most": str(job.max_output_tokens),
         "seed": str(job.seed),
+        "stop strings": "erased" if "/stop" in erased else strings(job.stop),
     }
     if job.finished:
         facts |= dict(evidence.about(job.finished[0].worker))

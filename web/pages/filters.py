@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 
 from flask import Blueprint
 from markupsafe import Markup
@@ -23,6 +24,7 @@ def register(blueprint: Blueprint) -> None:
         marks.marked,
         marks.plain,
         rating,
+        strings,
     ):
         blueprint.add_app_template_filter(template_filter)
 
@@ -63,3 +65,8 @@ def question_name(job: Job, length: int) -> Markup:
 def rating(value: int | None) -> str:
     """Return a rating with its sign; "none" if there is none."""
     return "none" if value is None else f"{value:+d}" if value else "0"
+
+
+def strings(values: list[str] | None) -> str:
+    """Return strings in quotation marks, with line feeds written out; "none" if there are none."""
+    return ", ".join(json.dumps(each, ensure_ascii=False) for each in values or ()) or "none"

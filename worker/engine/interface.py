@@ -16,7 +16,7 @@ from jobs.pipeline import Role, Sampling
 class FinishReason(StrEnum):
     """Why a generation ended."""
 
-    #: The model generated a stop token (EOS).
+    #: The model generated a stop token (EOS), or one of the request's stop strings.
     STOP = "stop"
     #: ``max_output_tokens`` was reached.
     LENGTH = "length"
@@ -55,12 +55,12 @@ class Request:
 class Completion:
     """The result of a request, complete or cut short by a cancel or a deadline."""
 
-    #: The new tokens, decoded without special tokens; no whitespace is stripped.
+    #: The new tokens, decoded without special tokens, up to a stop string; no whitespace is stripped.
     text: str
     #: ``text`` in the pieces in which it was streamed.
     deltas: list[str]
     prompt_tokens: int
-    #: New tokens, a stop token included.
+    #: New tokens, those of a stop token or of a stop string included.
     output_tokens: int
     finish_reason: FinishReason
     #: The limit that applied: the request's, or a smaller one where the context leaves less.

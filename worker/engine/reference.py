@@ -31,15 +31,18 @@ from worker.engine.interface import (
 )
 from worker.engine.tokenization.detokenizer import Detokenizer
 from worker.engine.tokenization.encoder import Encoder
+from worker.engine.tokenization.stop_strings import StoppingDetokenizer, make_detokenizer
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 
 log = logging.getLogger(__name__)
 
 
 class _StreamAndStop(StoppingCriteria):
-    """Streams the text of each new token, and stops on a cancel or the deadline."""
+    """Streams the text of each new token, and stops at a stop string, on a cancel or at the deadline."""
 
-    def __init__(self, generation: Generation, detokenizer: Detokenizer) -> None:
+    def __init__(
+        self, generation: Generation, detokenizer: Detokenizer | StoppingDetokenizer
+    ) -> None:
         self._generation = generation
         self._detokenizer = detokenizer
         self.first_token_at: float | None = None
@@ -53,7 +56,9 @@ class _StreamAndStop(StoppingCriteria):
             self.first_token_at = time.monotonic()
         if delta := self._detokenizer.push(int(input_ids[0, -1])):
             self._generation.emit(delta)
-        if self._generation.cancelled:
+        if self._detokenizer.stopped:
+            self.stop_reason = FinishReason.STOP
+        elif self._generation.cancelled:
             self.stop_reason = FinishReason.CANCELLED
         elif time.monotonic() >= self._generation.request.deadline:
             self.stop_reason = FinishReason.DEADLINE
@@ -146,7 +151,7 @@ class ReferenceEngine:
         self, generation: Generation, prompt_token_ids: list[int], max_output_tokens: int
     ) -> Completion:
         sampling = generation.request.sampling
-        detokenizer = Detokenizer(self._tokenizer)
+        detokenizer = make_detokenizer(self._tokenizer, sampling.stop)
         criterion = _StreamAndStop(generation, detokenizer)
         if generation.cancelled or time.monotonic() >= generation.request.deadline:
             # It waited too long: compute nothing.
@@ -189,7 +194,9 @@ class ReferenceEngine:
             deltas=detokenizer.deltas,
             prompt_tokens=len(prompt_token_ids),
             output_tokens=len(detokenizer.token_ids),
-            finish_reason=self._finish_reason(detokenizer.token_ids, criterion.stop_reason),
+            finish_reason=FinishReason.STOP
+            if detokenizer.stopped
+            else self._finish_reason(detokenizer.token_ids, criterion.stop_reason),
             max_output_tokens=max_output_tokens,
             first_token_at=criterion.first_token_at,
         )

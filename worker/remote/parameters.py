@@ -37,6 +37,7 @@ def body(
         "top_k": sampling.top_k or _NO_TOP_K,
         "seed": sampling.seed,
         "max_tokens": max_tokens,
+        **({"stop": list(sampling.stop)} if sampling.stop else {}),
         "stream": True,
         # The last event has the numbers of tokens.
         "stream_options": {"include_usage": True},

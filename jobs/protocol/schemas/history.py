@@ -156,6 +156,8 @@ class History(Summary):
     top_p: float
     max_output_tokens: int
     seed: int
+    #: The strings that end the text of the last stage.
+    stop: ErasedText | list[str] | None
     background: bool
     #: The span that the request belongs to, as W3C's header.
     traceparent: str | None

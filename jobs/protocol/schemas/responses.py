@@ -125,6 +125,7 @@ class ResponseObject(Reply):
     context: Context
     top_k: int
     seed: int
+    stop: list[str] | None
     rounds: int = Field(ge=1, le=pipeline.MAX_ROUNDS)
     priority: int = Field(ge=0, le=pipeline.MAX_PRIORITY)
     run: int

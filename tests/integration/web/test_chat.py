@@ -117,6 +117,21 @@ def test_an_answer_that_was_truncated_says_so(web: Client, database: Database) -
     assert body["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize(
+    ("stop", "kept"),
+    [("\n\n", ["\n\n"]), (["Q:", "\0"], ["Q:", "\0"]), ("", None), ([], None), (None, None)],
+)
+def test_stop_strings_are_kept(web: Client, database: Database, stop: Any, kept: Any) -> None:
+    body = answer(web, database, stop=stop)
+    job_id = "resp_" + body["id"].removeprefix("chatcmpl-")
+    assert web.get(f"/v1/responses/{job_id}").json["stop"] == kept
+    assert web.get(f"/api/jobs/{job_id}").json["stop"] == kept
+    page = web.get(f"/jobs/{job_id}").text
+    assert ("Stop strings" in page) == (kept is not None)
+    replay = web.post(f"/api/jobs/{job_id}/replay").json
+    assert web.get(f"/api/jobs/{replay['id']}").json["stop"] == kept
+
+
 def test_earlier_turns_are_asked_on_request(web: Client, database: Database) -> None:
     messages: list[dict[str, Any]] = [
         *QUESTION,
@@ -192,7 +207,11 @@ def test_a_job_without_an_answer_is_an_error(web: Client, database: Database, st
         ),
         ({"messages": QUESTION, "odd": 1}, "odd", "unknown_parameter"),
         ({"messages": QUESTION, "n": 2}, "n", "unsupported_parameter"),
-        ({"messages": QUESTION, "stop": ["x"]}, "stop", "unsupported_parameter"),
+        ({"messages": QUESTION, "stop": 5}, "stop", "invalid_type"),
+        ({"messages": QUESTION, "stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
+        ({"messages": QUESTION, "stop": ["a", ""]}, "stop.1", "invalid_value"),
+        ({"messages": QUESTION, "stop": ["a", 1]}, "stop.1", "invalid_type"),
+        ({"messages": QUESTION, "stop": "x" * 257}, "stop", "invalid_value"),
         ({"messages": QUESTION, "logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"messages": QUESTION, "tools": [{}]}, "tools", "unsupported_parameter"),
         (

@@ -136,6 +136,15 @@ def test_a_history_says_which_texts_were_erased(web: Client, database: Database)
     assert stored["erased_at"] == cells["erased_at"] == row["erased_at"]
 
 
+def test_a_text_that_a_stop_string_may_have_cut_is_no_example(
+    web: Client, database: Database
+) -> None:
+    end(web, database, stop="\n")
+    assert lines(web, "shape=preference") == []
+    assert [row["role"] for row in lines(web, "shape=sft")] == ["actor", "critic"]
+    assert [row["stop"] for row in lines(web)] == [["\n"]]
+
+
 def test_each_role_is_shown_its_prompt_and_its_text(web: Client, database: Database) -> None:
     done = end(web, database)
     attempts = web.get(f"/api/jobs/{done}").json["attempts"]

@@ -42,11 +42,14 @@ def test_parameters_of_the_request_apply(counter: TokenCounter) -> None:
         rounds=5,
         priority=0,
         metadata={"team": "blau"},
+        stop=["a", "b"],
     )
     assert new_job(request, counter, None, "key", "digest") == NewJob(
         question="Why?",
         system="",
-        sampling=Sampling(temperature=0, top_k=0, top_p=0.5, max_output_tokens=33, seed=0),
+        sampling=Sampling(
+            temperature=0, top_k=0, top_p=0.5, max_output_tokens=33, seed=0, stop=("a", "b")
+        ),
         rounds=5,
         priority=0,
         background=True,

@@ -30,6 +30,7 @@ def make_history() -> dict[str, Any]:
         turns=[{"role": "user", "text": "Hello"}],
         previous_response_id="resp_1",
         options={"truncation": "auto"},
+        stop=["\n"],
         batch_id="batch_1",
         custom_id="line-1",
         replay_of="resp_2",

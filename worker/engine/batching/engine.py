@@ -23,6 +23,7 @@ from worker.engine.speculative.drafter import Drafter
 from worker.engine.threads import on_device
 from worker.engine.tokenization.detokenizer import Detokenizer
 from worker.engine.tokenization.encoder import Encoder
+from worker.engine.tokenization.stop_strings import make_detokenizer
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 
 
@@ -209,7 +210,7 @@ class BatchingEngine:
         prompt_token_ids, max_output_tokens = self._encode(request)
         generation = Generation(request)
         adapter_id = self._adapter_names.index(request.role.value)
-        detokenizer = Detokenizer(self._tokenizer)
+        detokenizer = make_detokenizer(self._tokenizer, request.sampling.stop)
         self._loop.submit(
             Sequence(generation, prompt_token_ids, max_output_tokens, adapter_id, detokenizer)
         )

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from worker.engine.batching.sequence import Sequence
 from worker.engine.interface import Completion, EngineError, FinishReason
-from worker.engine.tokenization.detokenizer import BatchDecode, batch_decoder
+from worker.engine.tokenization.detokenizer import BatchDecode, Detokenizer, batch_decoder
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +108,23 @@ class OutputProcessor:
     def _process(self, batch: list[SequenceUpdate]) -> None:
         pending = [(u, *u.split()) for u in batch if not u.sequence.generation.finished]
         for i in range(max((len(deltas) for _, deltas, _ in pending), default=0)):
-            pieces = [(u.sequence, deltas[i]) for u, deltas, _ in pending if i < len(deltas)]
+            pieces = [
+                (u.sequence, deltas[i])
+                for u, deltas, _ in pending
+                if i < len(deltas) and not u.sequence.generation.finished
+            ]
             for (sequence, _), text in zip(pieces, self._extend(pieces), strict=True):
                 if text:
                     sequence.generation.emit(text)
-        ended = [(u.sequence, u.outcome, rest) for u, _, rest in pending if u.outcome]
+                if sequence.detokenizer.stopped:
+                    # The engine's thread is ahead; it drops what it has, and the sequence, in its next step.
+                    sequence.generation.cancel()
+                    self._finish(sequence, FinishReason.STOP)
+        ended = [
+            (u.sequence, u.outcome, rest)
+            for u, _, rest in pending
+            if u.outcome and not u.sequence.generation.finished
+        ]
         completed = [(s, o, rest) for s, o, rest in ended if isinstance(o, FinishReason)]
         last_deltas = self._extend([(s, rest) for s, _, rest in completed])
         texts = self._decode([s.detokenizer.token_ids for s, *_ in completed])
@@ -126,16 +138,36 @@ class OutputProcessor:
         """Add tokens to sequences, and return the text that each of them completes."""
         to_decode: list[list[int]] = []
         for sequence, token_ids in pieces:
-            to_decode += sequence.detokenizer.begin(token_ids)
-        texts = self._decode(to_decode)
+            if isinstance(sequence.detokenizer, Detokenizer):
+                to_decode += sequence.detokenizer.begin(token_ids)
+        texts = iter(self._decode(to_decode))
         return [
-            sequence.detokenizer.complete(*texts[2 * i : 2 * i + 2])
-            for i, (sequence, _) in enumerate(pieces)
+            detokenizer.complete(next(texts), next(texts))
+            if isinstance(detokenizer := sequence.detokenizer, Detokenizer)
+            else detokenizer.extend(token_ids)
+            for sequence, token_ids in pieces
         ]
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, last_delta: str, text: str) -> None:
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        last_delta: str = "",
+        decoded: str | None = None,
+    ) -> None:
+        """End a generation.
+
+        Args:
+            sequence: of the generation.
+            reason: of its end.
+            last_delta: text that was not emitted yet.
+            decoded: all tokens, decoded, if that is done already.
+        """
         generation, detokenizer = sequence.generation, sequence.detokenizer
-        _, rest = detokenizer.finish(text)
+        text, rest = detokenizer.finish(decoded)
+        output_tokens = len(sequence.output_token_ids)
+        if detokenizer.stopped:
+            reason, output_tokens = FinishReason.STOP, len(detokenizer.token_ids)
         if reason is not FinishReason.CANCELLED:
             # A cancelled stage may run again; its delta would then be longer.
             for delta in filter(None, (last_delta, rest)):
@@ -145,7 +177,7 @@ class OutputProcessor:
                 text=text,
                 deltas=detokenizer.deltas,
                 prompt_tokens=len(sequence.prompt_token_ids),
-                output_tokens=len(sequence.output_token_ids),
+                output_tokens=output_tokens,
                 finish_reason=reason,
                 max_output_tokens=sequence.max_output_tokens,
                 first_token_at=sequence.first_token_at,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from worker.engine.interface import Generation
 from worker.engine.tokenization.detokenizer import Detokenizer
+from worker.engine.tokenization.stop_strings import StoppingDetokenizer
 
 #: `Sequence.row` of a sequence without memory.
 UNALLOCATED = -1
@@ -23,7 +24,7 @@ class Sequence:
     max_output_tokens: int
     #: Index of the role's adapter.
     adapter_id: int
-    detokenizer: Detokenizer
+    detokenizer: Detokenizer | StoppingDetokenizer
     #: New tokens so far; the last one may be `PENDING_TOKEN`.
     output_token_ids: list[int] = field(default_factory=list)
     #: How many output tokens were handed to the output processor.

@@ -61,6 +61,8 @@ class Detokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        #: Whether a stop string ended the text: not here, but in `StoppingDetokenizer`.
+        self.stopped = False
         self.token_ids: list[int] = []
         #: The deltas so far.
         self.deltas: list[str] = []
