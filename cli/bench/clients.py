@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -83,13 +83,20 @@ class Clients:
             for _ in range(at_once):
                 group.create_task(client())
 
-    async def ask_evenly(self, rate: float, seconds: float) -> None:
-        """Ask a number of questions a second, whatever the replies take; then wait for the last jobs."""
-        start = time.monotonic()
+    async def ask_evenly(self, rate: Callable[[], float], seconds: float) -> None:
+        """Ask a number of questions a second, whatever the replies take; then wait for the last jobs.
+
+        Args:
+            rate: returns the number, which may change.
+            seconds: how long to ask.
+        """
+        at = time.monotonic()
+        end = at + seconds
         async with _together() as group:
-            for number in range(round(rate * seconds)):
-                await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
+            while at < end:
+                await asyncio.sleep(max(0.0, at - time.monotonic()))
                 group.create_task(self._ask(cancels=True))
+                at += 1 / rate()
 
     async def _ask(self, *, cancels: bool) -> None:
         number, self._asked = self._asked, self._asked + 1

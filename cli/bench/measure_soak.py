@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from cli.bench import processes, resources
 from cli.bench.clients import Clients
 from cli.bench.common import demo_questions
+from cli.bench.pace import Pace
 from cli.bench.trends import Trend, quantile, trend
 from cli.errors import ExpectedError
 from jobs.database import Database
@@ -78,9 +79,11 @@ class Delays:
 class Soak:
     """The measurement of one soak."""
 
-    #: Jobs a second that the service completed when it was full, and that were asked for then.
+    #: Jobs a second that the service completed when it was full, and that were asked for then, on average.
     capacity: float
     rate: float
+    #: How fast the machine was by thirds of the soak, while the capacity was measured 1.
+    speeds: list[float]
     minutes: float
     jobs: int
     growths: list[Growth]
@@ -123,7 +126,7 @@ def run(
     seed: int,
     on_progress: Callable[[str], object] = lambda _: None,
 ) -> Soak:
-    """Find the capacity of a service, and ask at a share of it.
+    """Find the capacity of a service, and ask at a share of it. The capacity is taken to follow the machine's speed.
 
     Args:
         parts: of the service.
@@ -158,21 +161,26 @@ async def _soak(
 ) -> Soak:
     async with Clients(parts.url, bodies) as clients:
         at_once = round(BUSY * slots)
+        pace = Pace()
+        sampling = asyncio.create_task(pace.keep_sampling())
         on_progress(f"measuring the capacity with {ROUNDS * at_once} jobs")
         await clients.keep_busy(at_once, ROUNDS * at_once)
         capacity = watch.completed_a_second(clients.ids)
-        rate = share * capacity
+        pace.calibrate()
         before, stored = len(clients.ids), watch.stored()
         clients.questions.clear()
         clients.polls.clear()
         on_progress(
-            f"asking {rate:.2f} questions a second ({share:.0%} of {capacity:.2f}) for {seconds / 60:g} minutes"
+            f"asking {share * capacity:.2f} questions a second ({share:.0%} of {capacity:.2f}) for "
+            f"{seconds / 60:g} minutes, less when the machine is slower"
         )
         used = watch.processor()
         watching = asyncio.create_task(watch.keep_watching(min(INTERVAL, seconds / 100), seconds))
-        await clients.ask_evenly(rate, seconds)
+        await clients.ask_evenly(lambda: share * capacity * pace.speed(), seconds)
         await watching
+        sampling.cancel()
         ids = clients.ids[before:]
+        rate = len(ids) / seconds
         growths = watch.growths(rate)
         kinds = {
             "a whole job": watch.durations(ids),
@@ -184,6 +192,7 @@ async def _soak(
         return Soak(
             capacity=capacity,
             rate=rate,
+            speeds=pace.by_thirds(),
             minutes=seconds / 60,
             jobs=len(ids),
             growths=growths,

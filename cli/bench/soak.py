@@ -51,8 +51,8 @@ def soak(
 ) -> None:
     """Ask for a while at a share of the capacity, and say what grows.
 
-    `helixq up` runs on the demo model with `helixq maintain` beside it. Clients ask at an even rate; most of them
-    poll, some read event streams, some cancel. Memory, threads, open files, connections and delays of the
+    `helixq up` runs on the demo model with `helixq maintain` beside it. Clients ask at an even rate, which follows
+    the speed of the machine; most of them poll, some read event streams, some cancel. Memory, threads, open files, connections and delays of the
     second half get a line by least squares. What rises more than noise grows, and makes the exit status 1.
     """
     from cli.bench import measure_soak
@@ -81,8 +81,10 @@ def soak(
 def _show(soak: Soak) -> None:
     click.echo(
         f"demo, {soak.jobs:,} jobs in {soak.minutes:g} minutes: {soak.rate:.2f} a second, of a capacity of "
-        f"{soak.capacity:.2f}; {common.machine()}.\n"
+        f"{soak.capacity:.2f}; {common.machine()}."
     )
+    speeds = ", ".join(f"{speed:.2f}" for speed in soak.speeds)
+    click.echo(f"The machine's speed, by thirds: {speeds}; 1 while the capacity was measured.\n")
     click.echo("| part | | second half, mean | slope an hour (95% interval) | a job | grows |")
     click.echo("|---|---|---|---|---|---|")
     for growth in soak.growths:

@@ -102,8 +102,9 @@ def test_a_leak_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> N
     assert result.exit_code == 1, result.output
     assert result.stdout, result.output
     soak = json.loads(result.stdout)["soak"]
-    assert soak["rate"] == pytest.approx(0.8 * soak["capacity"])
-    assert soak["jobs"] == pytest.approx(soak["rate"] * 6, abs=1)
+    low, high = min(soak["speeds"]), max(soak["speeds"])
+    assert 0.5 * low < soak["rate"] / (0.8 * soak["capacity"]) < 2 * high
+    assert soak["jobs"] == pytest.approx(soak["rate"] * 6)
     grown = {(g["part"], g["what"]): g for g in soak["growths"] if g["grows"]}
     leak = grown["web", "open files"]
     assert leak["per_job"] > 1, "a question and its polls each leave one open"
