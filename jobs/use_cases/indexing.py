@@ -27,8 +27,9 @@ from jobs.transient import retry_on_conflict
 from jobs.use_cases import counting
 from jobs.word_changes import changed_share
 
-#: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.
-MAX_JOBS = 10
+#: The maximum number of jobs of one transaction. Nobody else can write to SQLite meanwhile, about a millisecond for each
+#: job. Fewer would be worse: each transaction leaves a segment to merge, and empties the caches of other writers.
+MAX_JOBS = 25
 #: The maximum number of merges after a transaction: more than its documents ask for.
 MAX_MERGES = 30
 #: How long a pause between two merges is, in durations of the merge.
@@ -70,8 +71,8 @@ def merge(database: Database) -> None:
     if database.engine.dialect.name != "sqlite":
         return
     for _ in range(MAX_MERGES):
-        begun = time.monotonic()
         with database.write(durable=False) as connection:
+            begun = time.monotonic()
             if not documents.merge_some(connection):
                 return
         # A writer that meets a lock asks for it again after some milliseconds: without pauses it would meet
