@@ -262,7 +262,7 @@ def test_a_history_of_before_is_counted_by_the_duty(database: Database) -> None:
 
 
 def test_counting_costs_a_few_statements_for_many_jobs(database: Database) -> None:
-    for _ in range(40):
+    for _ in range(2 * indexing.MAX_JOBS):
         cancellation.cancel(database, ANONYMOUS, submit(database).id)
     indexing.put(database, indexing.prepare(database))
     prepared = indexing.prepare(database)
