@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from worker.engine.batching.sequence import Sequence
 from worker.engine.interface import Completion, EngineError, FinishReason
-from worker.engine.tokenization.detokenizer import BatchDecode, Detokenizer, batch_decoder
+from worker.engine.tokenization.detokenizer import BatchDecode, batch_decoder
 
 log = logging.getLogger(__name__)
 
@@ -138,14 +138,11 @@ class OutputProcessor:
         """Add tokens to sequences, and return the text that each of them completes."""
         to_decode: list[list[int]] = []
         for sequence, token_ids in pieces:
-            if isinstance(sequence.detokenizer, Detokenizer):
-                to_decode += sequence.detokenizer.begin(token_ids)
-        texts = iter(self._decode(to_decode))
+            to_decode += sequence.detokenizer.begin(token_ids)
+        texts = self._decode(to_decode)
         return [
-            detokenizer.complete(next(texts), next(texts))
-            if isinstance(detokenizer := sequence.detokenizer, Detokenizer)
-            else detokenizer.extend(token_ids)
-            for sequence, token_ids in pieces
+            sequence.detokenizer.complete(*texts[2 * i : 2 * i + 2])
+            for i, (sequence, _) in enumerate(pieces)
         ]
 
     def _finish(

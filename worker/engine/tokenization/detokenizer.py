@@ -25,7 +25,7 @@ def batch_decoder(tokenizer: PreTrainedTokenizerBase) -> BatchDecode:
     """
 
     def one_by_one(sequences: list[list[int]]) -> list[str]:
-        return [_decode(tokenizer, token_ids) for token_ids in sequences]
+        return [decode(tokenizer, token_ids) for token_ids in sequences]
 
     is_plain = (
         isinstance(tokenizer, PreTrainedTokenizerFast)
@@ -44,7 +44,8 @@ def batch_decoder(tokenizer: PreTrainedTokenizerBase) -> BatchDecode:
     return batched
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
+    """Return a list of token ids as text, without special tokens."""
     text = tokenizer.decode(token_ids, skip_special_tokens=True)
     assert isinstance(text, str)  # noqa: S101 (a list of lists would give a list)
     return text
@@ -76,7 +77,7 @@ class Detokenizer:
     def extend(self, token_ids: list[int]) -> str:
         """Add tokens and return the text that they complete, as one delta."""
         prefix, extended = self.begin(token_ids)
-        return self.complete(_decode(self._tokenizer, prefix), _decode(self._tokenizer, extended))
+        return self.complete(decode(self._tokenizer, prefix), decode(self._tokenizer, extended))
 
     def begin(self, token_ids: list[int]) -> tuple[list[int], list[int]]:
         """Add tokens; the caller decodes, in a batch with other sequences, and calls `complete`.
@@ -114,7 +115,7 @@ class Detokenizer:
             text: the whole text, if it is decoded already.
         """
         if text is None:
-            text = _decode(self._tokenizer, self.token_ids)
+            text = decode(self._tokenizer, self.token_ids)
         streamed = "".join(self.deltas)
         if not text.startswith(streamed):
             # A decoder that rewrites earlier text (clean-up of spaces). The whole text is right. The

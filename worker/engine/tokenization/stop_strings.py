@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from worker.engine.tokenization.detokenizer import Detokenizer
+from worker.engine.tokenization.detokenizer import Detokenizer, decode
 
 
 class StopStrings:
@@ -18,7 +18,8 @@ class StopStrings:
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = stop
-        self._held = ""
+        #: The end of the text so far in which a stop string may begin.
+        self.held = ""
         #: Whether one was found.
         self.found = False
 
@@ -27,15 +28,15 @@ class StopStrings:
 
         The end of a text is held back while a stop string may begin in it.
         """
-        text = self._held + piece
+        text = self.held + piece
         ends = [
             (start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0
         ]
         if ends:
-            self.found, self._held = True, ""
+            self.found, self.held = True, ""
             return text[: min(ends)[1]]
         held = max(_overlap(text, stop) for stop in self._stop)
-        self._held = text[len(text) - held :]
+        self.held = text[len(text) - held :]
         return text[: len(text) - held]
 
 
@@ -49,9 +50,13 @@ class StoppingDetokenizer:
     """Decodes one sequence as `Detokenizer` does, up to the first stop string."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._stop = stop
         self._strings = StopStrings(stop)
+        #: What `begin` returned.
+        self._prefix_ids: list[int] = []
+        self._extended_ids: list[int] = []
         #: The deltas so far.
         self.deltas: list[str] = []
 
@@ -67,18 +72,41 @@ class StoppingDetokenizer:
 
     def push(self, token_id: int) -> str:
         """Add a token and return the text that it completes; often empty."""
-        return self.extend([token_id])
+        prefix, extended = self.begin([token_id])
+        return self.complete(decode(self._tokenizer, prefix), decode(self._tokenizer, extended))
 
-    def extend(self, token_ids: list[int]) -> str:
-        """Add tokens up to the end of a stop string, and return the text that they complete, as one delta."""
-        delta = ""
-        for token_id in token_ids:
-            delta += self._strings.push(self._detokenizer.push(token_id))
-            if self.stopped:
-                break
+    def begin(self, token_ids: list[int]) -> tuple[list[int], list[int]]:
+        """Add tokens, as `Detokenizer.begin`."""
+        self._prefix_ids, self._extended_ids = self._detokenizer.begin(token_ids)
+        return self._prefix_ids, self._extended_ids
+
+    def complete(self, prefix: str, extended: str) -> str:
+        """Return the text that the new tokens complete and that is final, as one delta.
+
+        Args:
+            prefix: as of `Detokenizer.complete`.
+            extended: (the same)
+        """
+        held = self._strings.held
+        delta = self._strings.push(self._detokenizer.complete(prefix, extended))
+        if self.stopped:
+            self._drop_later_tokens(held, prefix)
         if delta:
             self.deltas.append(delta)
         return delta
+
+    def _drop_later_tokens(self, held: str, prefix: str) -> None:
+        """Drop the tokens after the one that completed the stop string, which came in the same delta.
+
+        Args:
+            held: the text that was held back before the delta.
+            prefix: the decoded context before the delta.
+        """
+        for later in range(len(self._extended_ids) - len(self._prefix_ids) - 1, 0, -1):
+            text = decode(self._tokenizer, self._extended_ids[:-later])
+            if any(stop in held + text[len(prefix) :] for stop in self._stop):
+                del self.token_ids[-later:]
+                return
 
     def finish(self, text: str | None = None) -> tuple[str, str]:
         """Return the whole text, and its last delta.
@@ -94,6 +122,7 @@ class StoppingDetokenizer:
         strings = StopStrings(self._stop)
         before = strings.push(text)
         if strings.found:
+            self._drop_later_tokens(self._strings.held, decode(self._tokenizer, self._prefix_ids))
             self._strings, text = strings, before
         if not text.startswith(streamed):  # as in `Detokenizer.finish`
             self.deltas = [text] + [""] * (len(self.deltas) - 1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.tokenization.detokenizer import Detokenizer
+from worker.engine.tokenization.detokenizer import Detokenizer, decode
 from worker.engine.tokenization.stop_strings import (
     StoppingDetokenizer,
     StopStrings,
@@ -64,7 +64,10 @@ def test_a_text_ends_before_its_first_stop_string(
             detokenizer = StoppingDetokenizer(tokenizer, stop)
             streamed = ""
             for start in range(0, len(ids), size):
-                streamed += detokenizer.extend(ids[start : start + size])
+                prefix, extended = detokenizer.begin(ids[start : start + size])
+                streamed += detokenizer.complete(
+                    decode(tokenizer, prefix), decode(tokenizer, extended)
+                )
                 if detokenizer.stopped:
                     break
             text, rest = detokenizer.finish()
