@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 from jobs.pipeline import Role
 from tests.servers import PATIENCE
@@ -35,6 +35,8 @@ class VLLM:
         self.text = [" The", " sum", " is", " 2", "."]
         #: Parameters that it refuses, as servers with a strict schema do.
         self.refused: set[str] = set()
+        #: What it does at a stop string: it stops before it as vLLM does, stops after it as TGI does, or goes on.
+        self.stops: Literal["before", "after", "never"] = "before"
         self.root = "/adapters"
         #: The bodies of the completions that were asked for, warm-ups aside.
         self.bodies: list[dict[str, Any]] = []
@@ -185,6 +187,8 @@ class Handler(BaseHTTPRequestHandler):
             vllm.most_in_flight = max(vllm.most_in_flight, vllm.in_flight)
         try:
             self.begin()
+            if found := self.stop_at(words, body.get("stop", [])):
+                words = found
             sent = words[: body["max_tokens"]]
             for number, word in enumerate(sent):
                 last = number == len(words) - 1
@@ -207,6 +211,18 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with vllm.lock:
                 vllm.in_flight -= 1
+
+    def stop_at(self, words: list[str], stop: list[str]) -> list[str]:
+        """Return the words up to the one that completes a stop string; none if no stop string ends them."""
+        if self.vllm.stops == "never":
+            return []
+        for number in range(len(words)):
+            text = "".join(words[: number + 1])
+            if ends := [text.index(each) for each in stop if each in text]:
+                kept = len(text) if self.vllm.stops == "after" else min(ends)
+                starts = [len("".join(words[:start])) for start in range(number + 1)]
+                return [text[start:kept][: len(words[i])] for i, start in enumerate(starts)]
+        return []
 
     def wait_to_go_on(self) -> None:
         """Wait as a slow model does, and notice as vLLM does that the client has gone."""

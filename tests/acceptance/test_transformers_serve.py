@@ -90,6 +90,13 @@ def test_its_texts_are_those_of_the_reference_engine(service: Service) -> None:
             assert attempt["finish_reason"] == here.finish_reason.value
     finally:
         engine.close()
+    final = history["attempts"][-1]["output"]
+    stop = final[len(final) // 2 :][:3]
+    cut = service.submit("What is 47 * 36?", temperature=0, max_output_tokens=40, stop=stop)
+    assert service.wait(cut)["status"] == "completed"
+    history = service.history(cut)
+    # It returns the stop string, and what else the last token has.
+    assert history["attempts"][-1]["output"] == final[: final.index(stop)]
 
 
 def test_a_question_that_is_too_long_is_refused_by_the_web(service: Service) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tokenizers import Tokenizer
@@ -98,6 +98,26 @@ def test_a_stage_is_a_streamed_completion_of_the_roles_model(vllm: VLLM, engine:
     assert vllm.bodies[-1]["stop"] == ["\n\n", "Q:"]
     cut = ask(engine, max_output_tokens=2, temperature=0)
     assert (cut.text, cut.finish_reason) == (" A\u2028b", FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize("stops", ["before", "after", "never"])
+def test_a_text_ends_before_its_stop_string_whatever_the_server_does(
+    vllm: VLLM, engine: Engine, stops: Literal["before", "after", "never"]
+) -> None:
+    vllm.stops = stops
+    vllm.text = [" The", " sum", " is 2. Question", ": 3", " Question", ": What?", " Q", "ue", "."]
+    asked = Sampling(seed=7, stop=("Question: What", "?"))
+    generation = engine.submit(Request(Role.REGENERATOR, PROMPT, asked))
+    streamed = list(generation)
+    cut = generation.result(PATIENCE)
+    assert cut.text == " The sum is 2. Question: 3 " == "".join(streamed)
+    assert streamed == cut.deltas
+    assert cut.finish_reason is FinishReason.STOP
+    assert cut.tokens_known == (stops != "never"), "it does not wait for what it does not need"
+    whole = ask(engine, stop=("Question: Why", "Que.?"))
+    assert (whole.text, whole.finish_reason) == ("".join(vllm.text), FinishReason.STOP)
+    held = ask(engine, stop=("Question: Why",), max_output_tokens=3)
+    assert (held.text, held.finish_reason) == (" The sum is 2. Question", FinishReason.LENGTH)
 
 
 def test_the_record_says_what_the_server_says(vllm: VLLM) -> None:

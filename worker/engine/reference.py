@@ -31,8 +31,8 @@ from worker.engine.interface import (
 )
 from worker.engine.tokenization.detokenizer import Detokenizer
 from worker.engine.tokenization.encoder import Encoder
-from worker.engine.tokenization.stop_strings import StoppingDetokenizer, make_detokenizer
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
+from worker.engine.tokenization.stopping_detokenizer import StoppingDetokenizer, make_detokenizer
 
 log = logging.getLogger(__name__)
 

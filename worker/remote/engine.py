@@ -22,6 +22,7 @@ from worker.engine.interface import (
     InterruptedGenerationError,
     Request,
 )
+from worker.engine.tokenization.stop_strings import StopStrings
 from worker.remote.errors import RefusedError, UnavailableError
 from worker.remote.server import raise_if_error
 from worker.remote.servers import Member, Servers
@@ -92,11 +93,20 @@ class _Progress:
     deltas: list[str] = field(default_factory=list)
     first_token_at: float | None = None
     finish_reason: str | None = None
+    #: Looks for the stop strings, if there are any.
+    stop: StopStrings | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     #: Why it must not go on, if its server does not respond any more.
     interrupted: str | None = None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.stop is not None and self.stop.found
+
     def completion(self, reason: FinishReason) -> Completion:
+        if self.stop is not None and (held := self.stop.finish()):
+            self.deltas.append(held)
         prompt_tokens = _number(self.usage.get("prompt_tokens"))
         output_tokens = _number(self.usage.get("completion_tokens"))
         return Completion(
@@ -310,6 +320,7 @@ class OpenAIEngine:
     ) -> Completion:
         request = generation.request
         progress.finish_reason = None
+        progress.stop = StopStrings(request.sampling.stop) if request.sampling.stop else None
         async with member.server.complete(
             request.role,
             request.prompt,
@@ -319,16 +330,26 @@ class OpenAIEngine:
         ) as stream:
             async for event in stream:
                 raise_if_error(event, self._api_key)
-                self._take(event, generation, progress)
+                if not self._take(event, generation, progress):
+                    break
+        if progress.stopped:
+            return progress.completion(FinishReason.STOP)
         reason = progress.finish_reason
         if reason is None or reason == "abort":
             raise UnavailableError(f"{member.url} ended the text before its end", fault=True)
         if reason not in _FINISH_REASONS:
             raise EngineError(f"{member.url} ended the text: {reason}")
+        if progress.stop is not None:
+            self._emit(progress.stop.finish(), generation, progress)
         return progress.completion(_FINISH_REASONS[reason])
 
-    def _take(self, event: dict[str, Any], generation: Generation, progress: _Progress) -> None:
-        """Take the text, the reason of its end, and the numbers of tokens from an event of a stream."""
+    def _take(self, event: dict[str, Any], generation: Generation, progress: _Progress) -> bool:
+        """Take the text, the reason of its end, and the numbers of tokens from an event of a stream.
+
+        Returns:
+            whether to go on. TGI and `transformers serve` return the stop string, too, and then end. A server that goes
+            on after it knows no stop strings; what it generates is not needed.
+        """
         if isinstance(event.get("usage"), dict):
             progress.usage = event["usage"]
         choices = event.get("choices")
@@ -336,9 +357,17 @@ class OpenAIEngine:
             if progress.first_token_at is None:
                 progress.first_token_at = time.monotonic()
             if text := _valid(choice.get("text") or ""):
-                progress.deltas.append(text)
-                generation.emit(text)
+                if progress.stopped:
+                    return False
+                before = text if progress.stop is None else progress.stop.push(text)
+                self._emit(before, generation, progress)
             progress.finish_reason = choice.get("finish_reason") or progress.finish_reason
+        return True
+
+    def _emit(self, text: str, generation: Generation, progress: _Progress) -> None:
+        if text:
+            progress.deltas.append(text)
+            generation.emit(text)
 
 
 def _valid(text: str) -> str:

@@ -23,8 +23,8 @@ from worker.engine.speculative.drafter import Drafter
 from worker.engine.threads import on_device
 from worker.engine.tokenization.detokenizer import Detokenizer
 from worker.engine.tokenization.encoder import Encoder
-from worker.engine.tokenization.stop_strings import make_detokenizer
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
+from worker.engine.tokenization.stopping_detokenizer import make_detokenizer
 
 
 class BatchingEngine:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from worker.engine.interface import Generation
 from worker.engine.tokenization.detokenizer import Detokenizer
-from worker.engine.tokenization.stop_strings import StoppingDetokenizer
+from worker.engine.tokenization.stopping_detokenizer import StoppingDetokenizer
 
 #: `Sequence.row` of a sequence without memory.
 UNALLOCATED = -1

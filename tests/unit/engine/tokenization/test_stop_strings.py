@@ -9,11 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.engine.tokenization.detokenizer import Detokenizer, decode
-from worker.engine.tokenization.stop_strings import (
-    StoppingDetokenizer,
-    StopStrings,
-    make_detokenizer,
-)
+from worker.engine.tokenization.stop_strings import StopStrings
+from worker.engine.tokenization.stopping_detokenizer import StoppingDetokenizer, make_detokenizer
 
 TEXT = "It is four. ☕ Stop here, 科学 and no further."
 
