@@ -45,11 +45,12 @@ class StoppingDetokenizer:
             self.deltas.append(delta)
         return delta
 
-    def finish(self, text: str | None = None) -> tuple[str, str]:
+    def finish(self, text: str | None = None, *, cut: bool = False) -> tuple[str, str]:
         """Return the whole text, and its last delta.
 
         Args:
             text: all tokens, decoded, if that is done already.
+            cut: whether more tokens would have followed. Then a character that is not whole is no stop string yet.
         """
         streamed = "".join(self.deltas)
         if self.stopped:
@@ -57,7 +58,7 @@ class StoppingDetokenizer:
         text, _ = self._detokenizer.finish(text)
         # The last tokens can complete a stop string, as the bytes of a character that was not whole.
         strings = StopStrings(self._stop)
-        before = strings.push(text)
+        before = text if cut else strings.push(text)
         if strings.found:
             self._strings, text = strings, before
         if not text.startswith(streamed):  # as in `Detokenizer.finish`
