@@ -211,6 +211,8 @@ def test_a_text_that_breaks_off_is_interrupted(vllm: VLLM, engine: Engine) -> No
     with pytest.raises(InterruptedGenerationError):
         generation.result(PATIENCE)
     assert generation.deltas_from(0) == [" The"]
+    vllm.replies = [fake.cut]
+    assert ask(engine, stop=("he",)).text == " T", "what breaks off after a stop string is whole"
 
 
 def test_errors_have_the_servers_words_and_no_secret(vllm: VLLM, engine: Engine) -> None:
