@@ -120,6 +120,14 @@ def test_a_text_ends_before_its_stop_string_whatever_the_server_does(
     assert (held.text, held.finish_reason) == (" The sum is 2. Question", FinishReason.LENGTH)
 
 
+def test_stop_strings_need_no_server_that_takes_them(vllm: VLLM) -> None:
+    vllm.refused, vllm.stops = {"stop"}, "never"
+    with engine_of(vllm.settings()) as (engine, runtime):
+        assert ask(engine, stop=(" is",)).text == " The sum"
+        assert "stop" not in vllm.bodies[0]
+        assert runtime.description["omitted_parameters"] == [], "texts are the same"
+
+
 def test_the_record_says_what_the_server_says(vllm: VLLM) -> None:
     with engine_of(vllm.settings()) as (engine, runtime):
         assert (engine.max_model_len, engine.max_num_seqs) == (MAX_MODEL_LEN, 64)
@@ -203,6 +211,8 @@ def test_a_text_that_breaks_off_is_interrupted(vllm: VLLM, engine: Engine) -> No
     with pytest.raises(InterruptedGenerationError):
         generation.result(PATIENCE)
     assert generation.deltas_from(0) == [" The"]
+    vllm.replies = [fake.cut]
+    assert ask(engine, stop=("he",)).text == " T", "what breaks off after a stop string is whole"
 
 
 def test_errors_have_the_servers_words_and_no_secret(vllm: VLLM, engine: Engine) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import start_engine
 from tests.integration.batches import make, request, same
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit
 from worker.engine.batching.engine import BatchingEngine
-from worker.engine.interface import Completion, FinishReason, Request
+from worker.engine.interface import Completion, FinishReason, Generation, Request
 from worker.engine.reference import ReferenceEngine
 
 
@@ -70,7 +70,6 @@ def test_a_text_ends_before_its_first_stop_string_alone_and_among_others(
         assert same(completion, reference.submit(each).result())
     for generation, whole in zip(beside, wholes, strict=True):
         assert same(generation.result(), whole)
-    assert batching.stats().num_running == 0
 
 
 def test_a_stop_string_that_never_comes_changes_nothing(
@@ -98,6 +97,32 @@ def test_an_endless_text_ends_there_and_frees_its_slot(endless: Path, tokenizer:
         assert engine.submit(asked).result().text == text, "the one slot is free"
     finally:
         engine.close()
+
+
+def test_text_that_is_held_back_at_a_cancel_is_not_streamed(
+    reference: ReferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that a stopping worker gives back runs again, and streams longer deltas."""
+    rng = random.Random(6)
+    whole = None
+    while whole is None or not any(len(delta) > 1 for delta in whole.deltas[1:-1]):
+        asked = request(rng)
+        whole = reference.submit(asked).result()
+    number = next(n for n, delta in enumerate(whole.deltas) if n and len(delta) > 1)
+    # Of this delta, all but the first character is held back.
+    start = len("".join(whole.deltas[:number])) + 1
+    stop = (whole.text[start : start + 200] + "\0",)
+    emit = Generation.emit
+
+    def emit_and_cancel(generation: Generation, delta: str) -> None:
+        emit(generation, delta)
+        if len("".join(generation.deltas_from(0))) >= start:
+            generation.cancel()
+
+    monkeypatch.setattr(Generation, "emit", emit_and_cancel)
+    generation = reference.submit(replace(asked, sampling=replace(asked.sampling, stop=stop)))
+    assert generation.result().finish_reason is FinishReason.CANCELLED
+    assert "".join(generation.deltas_from(0)) == whole.text[:start]
 
 
 def test_only_the_last_stage_has_them(database: Database) -> None:

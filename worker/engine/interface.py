@@ -24,6 +24,10 @@ class FinishReason(StrEnum):
     DEADLINE = "deadline"
 
 
+#: Ends after which more tokens would have followed.
+CUT = (FinishReason.CANCELLED, FinishReason.DEADLINE)
+
+
 class EngineError(Exception):
     """A request cannot be served. Other requests are not affected."""
 

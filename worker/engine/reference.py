@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria
 from worker.engine import probe
 from worker.engine.batching.sampler import MIN_TEMPERATURE
 from worker.engine.interface import (
+    CUT,
     Completion,
     EngineConfig,
     EngineError,
@@ -186,17 +187,19 @@ class ReferenceEngine:
                 stopping_criteria=[criterion],
                 **options,
             )
-        text, rest = detokenizer.finish()
-        if rest:
+        reason = self._finish_reason(detokenizer.token_ids, criterion.stop_reason)
+        text, rest = detokenizer.finish(cut=reason in CUT)
+        if detokenizer.stopped:
+            reason = FinishReason.STOP
+        if rest and reason is not FinishReason.CANCELLED:
+            # A cancelled stage may run again; its delta would then be longer.
             generation.emit(rest)
         return Completion(
             text=text,
             deltas=detokenizer.deltas,
             prompt_tokens=len(prompt_token_ids),
             output_tokens=len(detokenizer.token_ids),
-            finish_reason=FinishReason.STOP
-            if detokenizer.stopped
-            else self._finish_reason(detokenizer.token_ids, criterion.stop_reason),
+            finish_reason=reason,
             max_output_tokens=max_output_tokens,
             first_token_at=criterion.first_token_at,
         )

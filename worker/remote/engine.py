@@ -253,6 +253,8 @@ class OpenAIEngine:
             try:
                 return await self._complete(generation, progress, member)
             except UnavailableError as error:
+                if progress.stopped:
+                    return progress.completion(FinishReason.STOP)
                 if progress.deltas:
                     # The text so far cannot be taken back: the stage runs again from its beginning.
                     raise InterruptedGenerationError(str(error)) from error

@@ -9,7 +9,7 @@ from jobs.pipeline import Sampling
 
 #: Parameters that OpenAI's API does not have, or that some servers refuse. A request goes without those that a
 #: server has refused by name.
-OPTIONAL = ("top_k", "seed", "stream_options", "top_p")
+OPTIONAL = ("top_k", "seed", "stream_options", "top_p", "stop")
 #: Those of them that change a text.
 CHANGE_TEXTS = ("top_k", "seed")
 #: What a server means by the whole vocabulary: vLLM, SGLang and llama.cpp alike.
@@ -27,7 +27,8 @@ def body(
         sampling: of the stage.
         max_tokens: the maximum number of new tokens.
         without: parameters of `OPTIONAL` that the server refuses. ``top_p`` is left out only where it
-            asks for nothing: TGI refuses 1.
+            asks for nothing: TGI refuses 1. Without ``stop``, the server goes on until the engine closes the
+            connection.
     """
     whole = {
         "model": model,

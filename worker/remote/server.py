@@ -28,6 +28,8 @@ CONNECT_TIMEOUT, REPLY_TIMEOUT = 5.0, 10.0
 WARM_UP_TIMEOUT = 600.0
 #: The prompt that each role generates one token from before the worker is ready.
 WARM_UP_PROMPT = "Hello"
+#: Its stop string, so that a server that refuses any is known.
+WARM_UP_STOP = "\n\n"
 #: Statuses after which the same request may succeed.
 _BUSY = (408, 409, 425, 429, 503)
 #: What a server says of a model that does not change while it serves the same one.
@@ -187,7 +189,7 @@ class Server:
 
     async def _warm_up(self, role: Role) -> str | None:
         """Generate one token; return the server's fingerprint. Parameters that it refuses are left out from then on."""
-        sampling = Sampling(max_output_tokens=1)
+        sampling = Sampling(max_output_tokens=1, stop=(WARM_UP_STOP,))
         while True:
             try:
                 async with self.complete(

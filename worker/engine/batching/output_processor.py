@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine.batching.sequence import Sequence
-from worker.engine.interface import Completion, EngineError, FinishReason
+from worker.engine.interface import CUT, Completion, EngineError, FinishReason
 from worker.engine.tokenization.detokenizer import BatchDecode, batch_decoder
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class OutputProcessor:
             decoded: all tokens, decoded, if that is done already.
         """
         generation, detokenizer = sequence.generation, sequence.detokenizer
-        text, rest = detokenizer.finish(decoded)
+        text, rest = detokenizer.finish(decoded, cut=reason in CUT)
         output_tokens = len(sequence.output_token_ids)
         if detokenizer.stopped:
             reason, output_tokens = FinishReason.STOP, len(detokenizer.token_ids)

@@ -108,11 +108,12 @@ class Detokenizer:
         token = self._tokenizer.convert_ids_to_tokens(self.token_ids[-1])
         return isinstance(token, str) and BYTE_TOKEN.fullmatch(token) is not None
 
-    def finish(self, text: str | None = None) -> tuple[str, str]:
+    def finish(self, text: str | None = None, *, cut: bool = False) -> tuple[str, str]:  # noqa: ARG002 (see `cut`)
         """Return the whole text, exactly as the tokenizer decodes it, and its last delta.
 
         Args:
             text: the whole text, if it is decoded already.
+            cut: whether more tokens would have followed; it makes a difference to `StoppingDetokenizer`.
         """
         if text is None:
             text = decode(self._tokenizer, self.token_ids)

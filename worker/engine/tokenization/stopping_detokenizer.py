@@ -72,11 +72,12 @@ class StoppingDetokenizer:
                 del self.token_ids[-later:]
                 return
 
-    def finish(self, text: str | None = None) -> tuple[str, str]:
+    def finish(self, text: str | None = None, *, cut: bool = False) -> tuple[str, str]:
         """Return the whole text, and its last delta.
 
         Args:
             text: all tokens, decoded, if that is done already.
+            cut: whether more tokens would have followed. Then a character that is not whole is no stop string yet.
         """
         streamed = "".join(self.deltas)
         if self.stopped:
@@ -84,7 +85,7 @@ class StoppingDetokenizer:
         text, _ = self._detokenizer.finish(text)
         # The last tokens can complete a stop string, as the bytes of a character that was not whole.
         strings = StopStrings(self._stop)
-        before = strings.push(text)
+        before = text if cut else strings.push(text)
         if strings.found:
             self._drop_later_tokens(self._strings.held, decode(self._tokenizer, self._prefix_ids))
             self._strings, text = strings, before

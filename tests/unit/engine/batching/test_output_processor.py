@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from jobs.pipeline import Role, Sampling
@@ -11,8 +12,8 @@ from worker.engine.batching.output_processor import (
     whole_delta_tokens,
 )
 from worker.engine.batching.sequence import Sequence
-from worker.engine.interface import EngineError, FinishReason, Generation, Request
-from worker.engine.tokenization.detokenizer import Detokenizer
+from worker.engine.interface import Completion, EngineError, FinishReason, Generation, Request
+from worker.engine.tokenization.stopping_detokenizer import make_detokenizer
 
 
 def test_deltas_do_not_depend_on_when_tokens_arrive(byte_fallback: Any) -> None:
@@ -57,6 +58,49 @@ def test_a_sequence_that_cannot_be_decoded_fails_alone(byte_fallback: Any) -> No
     assert decodable.generation.result(0).output_tokens == 1
 
 
-def _sequence(tokenizer: Any) -> Sequence:
-    generation = Generation(Request(Role.ACTOR, "", Sampling()))
-    return Sequence(generation, [1], 99, 0, Detokenizer(tokenizer))
+def test_a_text_that_is_cut_and_generated_again_streams_the_same_deltas(
+    byte_fallback: Any, byte_level: Any
+) -> None:
+    """A cancelled stage with stop strings runs again, whatever was held back."""
+    rng = random.Random(6)
+    stops = ("b☕", "\ufffd", "é", "or n", "\ufffd\ufffd", "科学 a")
+    for tokenizer in byte_fallback, byte_level:
+        tokens = tokenizer.encode("four ☕b☕ or né\u20ac 科学 and", add_special_tokens=False)
+        for _ in range(40):
+            stop = tuple(rng.sample(stops, 2))
+            # Bytes that begin a character and do not end it.
+            token_ids = [each for each in tokens if rng.random() < 0.9]
+            whole, streamed = _run(tokenizer, stop, token_ids, FinishReason.LENGTH, rng)
+            assert streamed == whole.deltas
+            for num_known in range(len(token_ids) + 1):
+                known = token_ids[:num_known]
+                cut, begun = _run(tokenizer, stop, known, FinishReason.CANCELLED, rng)
+                assert begun == streamed[: len(begun)]
+                if cut.finish_reason is FinishReason.STOP:
+                    assert (cut.text, begun) == (whole.text, streamed), (stop, known)
+
+
+def _run(
+    tokenizer: Any,
+    stop: tuple[str, ...],
+    token_ids: list[int],
+    outcome: FinishReason,
+    rng: random.Random,
+) -> tuple[Completion, list[str]]:
+    """Generate tokens, in updates of any size; return the completion and what was streamed."""
+    output, sequence = OutputProcessor(tokenizer), _sequence(tokenizer, stop)
+    for num_known in range(len(token_ids)):
+        start, end = sequence.num_emitted_tokens, whole_delta_tokens(num_known)
+        if end > start and rng.random() < 0.5:
+            output.put([SequenceUpdate(sequence, start, token_ids[start:end])])
+            sequence.num_emitted_tokens = end
+    sequence.output_token_ids = token_ids
+    start = sequence.num_emitted_tokens
+    output.put([SequenceUpdate(sequence, start, token_ids[start:], outcome)])
+    output.close()
+    return sequence.generation.result(0), sequence.generation.deltas_from(0)
+
+
+def _sequence(tokenizer: Any, stop: tuple[str, ...] = ()) -> Sequence:
+    generation = Generation(Request(Role.ACTOR, "", Sampling(stop=stop)))
+    return Sequence(generation, [1], 99, 0, make_detokenizer(tokenizer, stop))
