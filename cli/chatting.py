@@ -35,7 +35,7 @@ COMMANDS = {
     "/quit": "end the chat, as Ctrl-D does",
 }
 KEYS = (
-    f"A pasted block is one question, and so is what stands between two {QUOTES}. Alt-Enter begins a new line. "
+    f"A pasted block is one question, and so is the text between two {QUOTES}. Alt-Enter begins a new line. "
     "Ctrl-C cancels an answer. A question that begins with a slash needs a space before it."
 )
 

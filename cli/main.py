@@ -64,7 +64,7 @@ WITHOUT_SETTINGS = {"completion", "doctor"}
     "--color",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
-    help="Whether there are colours: on a terminal by default. NO_COLOR and FORCE_COLOR say it too.",
+    help="Use colours; by default only on a terminal. NO_COLOR and FORCE_COLOR work too.",
 )
 @click.pass_context
 def main(context: click.Context, /, color: str) -> None:

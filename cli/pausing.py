@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def pause(settings: Settings, /, note: str | None, fields: Fields | None, url: str | None) -> None:
     """Pause the queue: stages that run finish, and no other starts until `helixq resume`.
 
-    Questions are accepted, and wait. A server that requires keys wants one with the scope admin.
+    Questions are still accepted, and wait. A server that requires keys needs one with the scope admin.
     """
     with Client(url or settings.url, settings.api_key) as client:
         changed = client.pause(note)

@@ -46,8 +46,8 @@ def ask(
 ) -> None:
     """Ask one question and print the three texts.
 
-    Without QUESTION, or with `-`, it is read from standard input. On a terminal a line tells how the job goes on.
-    Ctrl-C does not end the job.
+    Without QUESTION, or with `-`, it is read from standard input. On a terminal, a line shows the
+    job's progress. Ctrl-C does not end the job.
     """
     if final and (fields or no_wait):
         raise click.UsageError("--final goes neither with --json nor with --no-wait.")
@@ -74,7 +74,7 @@ def ask(
 def chat(settings: Settings, /, url: str | None) -> None:
     """Ask questions in a loop, like the model card's program.
 
-    On a terminal, lines are edited and kept in a history, a pasted block is one question, and so is what stands
+    On a terminal, lines can be edited and are kept in a history. A pasted block is one question, and so is the text
     between two lines of three quotes. /help lists the commands. Ctrl-C cancels the question that is being answered,
     and Ctrl-D ends the loop.
     """

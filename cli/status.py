@@ -29,7 +29,7 @@ MOST = 1000
 def command(settings: Settings, /, fields: Fields | None, url: str | None) -> None:
     """Show what runs: the web, the workers with their models, the queue and the log.
 
-    The exit status is 1 if the server is not ready to answer questions. A server that requires keys wants one with
+    The exit status is 1 if the server is not ready to answer questions. A server that requires keys needs one with
     the scope audit.
     """
     with Client(url or settings.url, settings.api_key) as client:

@@ -74,13 +74,14 @@ def show() -> Response | str | tuple[str, int]:
     if stated != given:  # A form sends what was left empty.
         return redirect(url(stated), code=303)
     asked = {name: value for name, value in stated.items() if name not in _PLACE}
-    chosen, message = None, None
+    chosen, message, wrong = None, None, None
     found, links = Page([], None), _Links()
     try:
         chosen = wanted(PAGE_SIZE, others=_PLACE)
         found, links = _page(chosen, stated)
     except (InvalidRequestError, CursorError) as error:
-        message = translate(error).message
+        told = translate(error)
+        message, wrong = told.message, told.param
     if (
         "before" in stated
         and not message
@@ -114,6 +115,7 @@ def show() -> Response | str | tuple[str, int]:
         news=_news(chosen, stated, found),
         may_ask=get_caller().may(Scope.ASK),
         message=message,
+        wrong=wrong,
     )
     return (text, 400) if message else text
 

@@ -62,10 +62,10 @@ def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
         return f"No worker is ready (last seen {_clock(standing.seen_at, now)}): questions wait."
     ready = f"{standing.ready} worker{'' if standing.ready == 1 else 's'} ready"
     if not standing.queued:
-        return f"{ready}, no question waits."
+        return f"{ready}, no questions waiting."
     more = " or more" if standing.queued >= CAP else ""
-    waiting = f"{standing.queued:,}{more} questions wait"
-    ahead = "1 question waits" if standing.queued == 1 else waiting
+    noun = "question" if standing.queued == 1 else "questions"
+    ahead = f"{standing.queued:,}{more} {noun} waiting"
     wait = "" if standing.wait is None else f"; a new one starts in {_about(standing.wait)}"
     return f"{ready}, {ahead}{wait}."
 

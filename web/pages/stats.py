@@ -41,7 +41,7 @@ NAMES = {
     "changed": "Words changed",
     "time": "time",
     "first_token": "time to first token",
-    "prompt_tokens": "tokens of the prompt",
+    "prompt_tokens": "prompt tokens",
     "output_tokens": "tokens written",
     "rate": "tokens a second",
     "completed": "Completed",

@@ -138,6 +138,12 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
                 assert dark == (scheme == "dark")
                 if scheme == "light":
                     accessible(page, path)
+        # No column of the timeline is cut off on a tablet, nor where its table begins.
+        page.goto(f"{service.url}/jobs/{job_id}")
+        for wide in (641, 768, 832, 833):
+            page.set_viewport_size({"width": wide, "height": 800})
+            end = page.evaluate("document.querySelector('.timeline').getBoundingClientRect().right")
+            assert end <= wide, wide
 
 
 def test_a_long_and_hostile_answer_does_no_harm(browser: Browser, service: Service) -> None:
@@ -290,8 +296,8 @@ def test_statistics_are_charts_and_tables_without_javascript(
             re.compile(r"Columns from .+, the highest \d+\.")
         )
         page.get_by_label("Grouped by").select_option("Metadata")
-        page.get_by_label("Key of metadata").fill("team")
-        page.get_by_label("Key of metadata").press("Enter")
+        page.get_by_label("Metadata key").fill("team")
+        page.get_by_label("Metadata key").press("Enter")
         expect(page).to_have_url(re.compile(r"/stats\?by=metadata\.team$"))
         row = page.get_by_role("table", name="Jobs").get_by_role("row").filter(has_text="blue")
         expect(row.get_by_role("cell").first).to_have_text("1")

@@ -125,7 +125,7 @@ def test_the_list_by_keyboard(browser: Browser, web: tuple[str, Database]) -> No
         page.wait_for_load_state()
         address = page.url
         page.keyboard.press("?")
-        dialog = page.get_by_role("dialog", name="Keys")
+        dialog = page.get_by_role("dialog", name="Keyboard shortcuts")
         expect(dialog).to_contain_text("show the changes in another way")
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
@@ -141,7 +141,7 @@ def test_the_list_by_keyboard(browser: Browser, web: tuple[str, Database]) -> No
         for key in ("j", "/", "?"):
             page.keyboard.press(key)
         expect(page.locator("body")).to_be_focused()
-        page.get_by_role("button", name="Keys").click()
+        page.get_by_role("button", name="Shortcuts").click()
         expect(dialog).to_contain_text("next and previous job")
         dialog.get_by_label("Single keys are on").check()
         dialog.get_by_role("button", name="Close").click()

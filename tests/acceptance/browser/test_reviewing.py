@@ -21,7 +21,7 @@ def reviews(service: Service, job_id: str) -> Any:
 
 
 def job_of(page: Page) -> str:
-    href = page.get_by_role("link", name="All of the job").get_attribute("href")
+    href = page.get_by_role("link", name="Full job").get_attribute("href")
     return str(href).rsplit("/", 1)[1]
 
 

@@ -78,6 +78,7 @@ def test_filters_are_in_the_address_and_in_the_form(web: Client, database: Datab
 
 
 def test_a_wrong_filter_is_named_beside_the_form(web: Client) -> None:
+    fields = {"q", "min_attempts", "since"}
     for address, named in (
         ("q=OR", "query"),
         ("min_attempts=many", "min_attempts"),
@@ -88,7 +89,9 @@ def test_a_wrong_filter_is_named_beside_the_form(web: Client) -> None:
         reply = web.get(f"/jobs?{address}")
         assert reply.status_code == 400, address
         assert named in reply.text.split('role="alert">')[1].split("</p>")[0], address
-        assert 'name="q"' in reply.text
+        # The field that is wrong is marked, and no other.
+        marked = re.findall(r'<input[^>]* name="(\w+)"[^>]*aria-invalid', reply.text)
+        assert marked == ([name] if (name := address.split("=")[0]) in fields else []), address
 
 
 def test_pages_keep_the_search(web: Client, database: Database) -> None:

@@ -94,10 +94,10 @@ def test_the_form_says_what_answers_and_how_long_questions_wait(
     workers.set_state(database, "worker-2", WorkerState.READY)
     page = shown()
     assert "Answers come from mistralai/Mistral-7B-v0.1, with a context of 8,192 tokens." in page
-    assert "1 worker ready, no question waits." in page
+    assert "1 worker ready, no questions waiting." in page
     job_id = ask(web)["id"]
     page = shown()
-    assert "1 worker ready, 1 question waits" in page
+    assert "1 worker ready, 1 question waiting" in page
     assert f'href="/jobs/{job_id}">Why?</a>' in page
     assert demo_model.ABILITY not in page
 

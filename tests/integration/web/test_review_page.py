@@ -14,7 +14,7 @@ from tests.integration.web.test_job_page import CRITIQUE, DRAFT, FINAL, answer, 
 
 def shown(page: str) -> str | None:
     """Return the id of the job that a page asks about."""
-    found = re.search(r'<a href="/jobs/(resp_\w+)">All of the job</a>', page)
+    found = re.search(r'<a href="/jobs/(resp_\w+)">Full job</a>', page)
     return found and found[1]
 
 
@@ -52,7 +52,7 @@ def test_one_job_after_another_is_reviewed(web: Client, database: Database) -> N
     assert cleaned.headers["Location"] == "/review?reviewer=ann"
     page = web.get("/review?reviewer=ann").text
     first = shown(page)
-    assert "0 of 3 reviewed by you, 0 by anybody" in told(page)
+    assert "0 of 3 reviewed by you, 0 by anyone" in told(page)
     for part in ("<del>**five**.</del>", "<ins>**four**.", CRITIQUE, "Question"):
         assert part in page
     inline = web.get(link(page, r'<a href="([^"]*)"[^>]*>inline</a>')).text
@@ -78,7 +78,7 @@ def test_one_job_after_another_is_reviewed(web: Client, database: Database) -> N
     page = web.get(saved.headers["Location"]).text
     assert "✓ Saved." in page
     assert f'href="/jobs/{first}#reviews"' in page
-    assert "1 of 3 reviewed by you, 1 by anybody" in told(page)
+    assert "1 of 3 reviewed by you, 1 by anyone" in told(page)
     second = shown(page)
     page = skip(web, page)
     third = shown(page)

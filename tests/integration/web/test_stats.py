@@ -169,7 +169,7 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
         assert page.text.count("<svg") == 5
         # Percentiles of tokens are whole, their means need not be.
         percentiles = re.findall(
-            r'tokens (?:written|of the prompt)</th>.*?data-label="Median">([^<]*)<', page.text
+            r'(?:tokens written|prompt tokens)</th>.*?data-label="Median">([^<]*)<', page.text
         )
         assert percentiles
         assert all(re.fullmatch(r"[\d,]+|–", value) for value in percentiles)

@@ -31,12 +31,12 @@ const make = (name, properties, ...children) => {
 
 function open() {
   const names = (keys) => keys.split(" ").flatMap((key) => [make("kbd", {}, key), " "]);
-  const rows = [...known, ["?", "these keys"]].flatMap(([keys, what]) => [make("dt", {}, ...names(keys)), make("dd", {}, what)]);
+  const rows = [...known, ["?", "show these shortcuts"]].flatMap(([keys, what]) => [make("dt", {}, ...names(keys)), make("dd", {}, what)]);
   const box = make("input", { type: "checkbox", checked: on });
   box.addEventListener("change", () => set(box.checked));
   const dialog = make(
     "dialog", { className: "keys" },
-    make("h2", { id: "keys-title" }, "Keys"),
+    make("h2", { id: "keys-title" }, "Keyboard shortcuts"),
     make("dl", {}, ...rows),
     make("label", {}, box, " Single keys are on"),
     make("form", { method: "dialog" }, make("button", { className: "quiet small" }, "Close")),
@@ -52,7 +52,7 @@ function open() {
 //   fields: a selector of the elements where keys are text.
 export function onKeys(list, fields, handle) {
   if (!known.length) {
-    const button = make("button", { type: "button", className: "quiet small" }, "Keys");
+    const button = make("button", { type: "button", className: "quiet small" }, "Shortcuts");
     button.addEventListener("click", open);
     (document.querySelector("footer .facts") ?? document.querySelector("main")).append(button);
   }
