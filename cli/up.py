@@ -181,6 +181,7 @@ def run(settings: Settings) -> int:
         finally:
             for part in reversed(running):
                 part.stop(signals)
+            log.info("stopped")
 
 
 def _start_all(
