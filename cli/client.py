@@ -285,7 +285,8 @@ def _error(reply: httpx2.Response) -> ExpectedError:
         message = _strange(reply)
     else:
         if reply.status_code == 401:
-            message += " Set HELIXQ_API_KEY."
+            # What follows the first sentence is for those who write HTTP clients.
+            message = f"{message.partition('. ')[0].rstrip('.')}. Set HELIXQ_API_KEY."
     return UnreachableError(message) if reply.status_code >= 500 else ExpectedError(message)
 
 

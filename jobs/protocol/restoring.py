@@ -30,6 +30,8 @@ _EMPTY: dict[str, Any] = {
     "metadata": {},
     "tags": [],
 }
+#: Fields that histories of earlier versions lack.
+_NEW = {"stop": None}
 _WORKER = ("id", "host", "pid", "model")
 
 
@@ -56,6 +58,7 @@ def restore(exported: Mapping[str, Any], checked: Checked) -> Job:
 def _restore(exported: Mapping[str, Any], checked: Checked) -> Job:
     if exported["origin"] != origin(exported["origin_proof"]):
         raise HistoryError("`origin` is not that of its proof")
+    exported = {**_NEW, **exported}
     plain, hashes = without_erased(exported, lambda name: _EMPTY.get(name, ""))
     job = _job(plain)
     job.erased = hashes or None

@@ -134,6 +134,18 @@ def test_long_histories_take_little_memory(
     assert peak() < together / 2
 
 
+def test_a_history_from_before_stop_strings_is_restored(
+    database: Database, elsewhere: Database
+) -> None:
+    end(database)
+    seal_all(database)
+    line = json.loads(export(database))
+    assert line.pop("stop") is None
+    [key] = proving.list_keys(database)
+    assert load(json.dumps(line).encode(), elsewhere, key).imported == 1
+    assert histories(elsewhere) == histories(database)
+
+
 def test_histories_are_restored_with_their_proofs(database: Database, elsewhere: Database) -> None:
     some_jobs(database)
     submit(database)

@@ -164,7 +164,10 @@ def test_clients_send_their_keys(app: Any) -> None:
         job_id = ours.submit({"input": "Why?"})
         ours.cancel(job_id)
         assert [event["type"] for event in ours.events(job_id)][-1] == "response.incomplete"
-    with Client(url) as ours, pytest.raises(ExpectedError, match="Set HELIXQ_API_KEY"):
+    with (
+        Client(url) as ours,
+        pytest.raises(ExpectedError, match=r"^No API key was given\. Set HELIXQ_API_KEY\.$"),
+    ):
         ours.submit({"input": "Why?"})
     server.shutdown()
     thread.join()
