@@ -51,7 +51,7 @@ class Pace:
     def speed(self) -> float:
         """Return the median speed of the last half minute."""
         since = self._samples[-1][0] - WINDOW
-        return self._median([seconds for at, seconds in self._samples if at >= since])
+        return self._relative([seconds for at, seconds in self._samples if at >= since])
 
     def by_thirds(self) -> list[float]:
         """Return the median speeds of the thirds of the time since it was calibrated."""
@@ -59,9 +59,10 @@ class Pace:
         bounds = [max(1, count * third // 3) for third in (1, 2, 3)]
         seconds = [seconds for _, seconds in self._samples]
         return [
-            self._median(seconds[min(start, end - 1) : end])
+            self._relative(seconds[min(start, end - 1) : end])
             for start, end in zip([0, *bounds], bounds, strict=False)
         ]
 
-    def _median(self, seconds: list[float]) -> float:
+    def _relative(self, seconds: list[float]) -> float:
+        """Return the median speed of samples, relative to that of the calibration."""
         return self._reference / statistics.median(seconds)

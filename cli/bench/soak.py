@@ -52,8 +52,9 @@ def soak(
     """Ask for a while at a share of the capacity, and say what grows.
 
     `helixq up` runs on the demo model with `helixq maintain` beside it. Clients ask at an even rate, which follows
-    the speed of the machine; most of them poll, some read event streams, some cancel. Memory, threads, open files, connections and delays of the
-    second half get a line by least squares. What rises more than noise grows, and makes the exit status 1.
+    the speed of the machine; most of them poll, some read event streams, some cancel. Memory, threads, open
+    files, connections and delays of the second half get a line by least squares. What rises more than noise
+    grows, and makes the exit status 1.
     """
     from cli.bench import measure_soak
 
