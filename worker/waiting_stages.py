@@ -81,16 +81,18 @@ class ExclusiveStages:
         Raises:
             Ignore: another thread waits to run it exclusively.
         """
-        if not exclusive:
-            with self._running.read_lock():
-                yield
-            return
         # Those that run may take long, and sweeps publish the stage again meanwhile: each message would take a thread.
+        # That is so for the lock to read, too, since those who want it wait for those who wait to write.
         stage = job_id, stage_index
         with self._lock:
             if stage in self._stages:
                 raise Ignore("another thread waits to run the stage")
-            self._stages.add(stage)
+            if exclusive:
+                self._stages.add(stage)
+        if not exclusive:
+            with self._running.read_lock():
+                yield
+            return
         try:
             with self._running.write_lock():
                 yield
