@@ -51,6 +51,20 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
     return text
 
 
+def add_rest(deltas: list[str], text: str) -> str:
+    """Add the rest of a whole text to its deltas so far, and return it; empty if there is none."""
+    streamed = "".join(deltas)
+    if not text.startswith(streamed):
+        # A decoder that rewrites earlier text (clean-up of spaces). The whole text is right. The
+        # number of deltas must not change, since events are numbered by it.
+        deltas[:] = [text] + [""] * (len(deltas) - 1)
+        return ""
+    rest = text[len(streamed) :]
+    if rest:
+        deltas.append(rest)
+    return rest
+
+
 class Detokenizer:
     """Decodes one sequence incrementally.
 
@@ -117,13 +131,4 @@ class Detokenizer:
         """
         if text is None:
             text = decode(self._tokenizer, self.token_ids)
-        streamed = "".join(self.deltas)
-        if not text.startswith(streamed):
-            # A decoder that rewrites earlier text (clean-up of spaces). The whole text is right. The
-            # number of deltas must not change, since events are numbered by it.
-            self.deltas = [text] + [""] * (len(self.deltas) - 1)
-            return text, ""
-        rest = text[len(streamed) :]
-        if rest:
-            self.deltas.append(rest)
-        return text, rest
+        return text, add_rest(self.deltas, text)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from worker.engine.tokenization.detokenizer import Detokenizer, decode
+from worker.engine.tokenization.detokenizer import Detokenizer, add_rest, decode
 from worker.engine.tokenization.stop_strings import StopStrings
 
 
@@ -79,9 +79,8 @@ class StoppingDetokenizer:
             text: all tokens, decoded, if that is done already.
             cut: whether more tokens would have followed. Then a character that is not whole is no stop string yet.
         """
-        streamed = "".join(self.deltas)
         if self.stopped:
-            return streamed, ""
+            return "".join(self.deltas), ""
         text, _ = self._detokenizer.finish(text)
         # The last tokens can complete a stop string, as the bytes of a character that was not whole.
         strings = StopStrings(self._stop)
@@ -89,13 +88,7 @@ class StoppingDetokenizer:
         if strings.found:
             self._drop_later_tokens(self._strings.held, decode(self._tokenizer, self._prefix_ids))
             self._strings, text = strings, before
-        if not text.startswith(streamed):  # as in `Detokenizer.finish`
-            self.deltas = [text] + [""] * (len(self.deltas) - 1)
-            return text, ""
-        rest = text[len(streamed) :]
-        if rest:
-            self.deltas.append(rest)
-        return text, rest
+        return text, add_rest(self.deltas, text)
 
 
 def make_detokenizer(
