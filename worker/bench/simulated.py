@@ -24,9 +24,9 @@ from worker.engine.batching.paged_model_runner import PagedModelRunner
 from worker.engine.batching.runner_setup import MAX_NUM_BATCHED_TOKENS, RunnerSetup
 from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import Sequence
+from worker.engine.intra_op_threads import IntraOpThreads
 from worker.engine.kv.block_manager import BlockManager
 from worker.engine.kv.paged_cache import BLOCK_SIZE
-from worker.engine.threads import IntraOpThreads
 
 #: Tokens of a prefill tile, as on a GPU.
 TILE_TOKENS = 16

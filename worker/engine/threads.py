@@ -1,4 +1,4 @@
-"""What PyTorch keeps for each thread: its OpenMP team, how many of it compute, and the current CUDA device."""
+"""What PyTorch keeps for each thread: its OpenMP team, and the current CUDA device."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import TypeVar
 import torch
 
 Result = TypeVar("Result")
-
-#: A small model computes batches of fewer tokens on one thread.
-MIN_PARALLEL_TOKENS = 32
 
 
 @contextmanager
@@ -42,35 +39,3 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     thread's current device, which is the first one unless it is set.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-class IntraOpThreads:
-    """Chooses the number of intra-op threads for each step. Use it on the thread that computes.
-
-    An operation of a small model on few tokens takes microseconds. Waking a team for each takes as long,
-    and longer where others need its processors, as in a service.
-    """
-
-    def __init__(self, *, small_model: bool) -> None:
-        """Start from PyTorch's current number of threads.
-
-        Args:
-            small_model: whether the weights stay in the processor's caches. Those of larger models are
-                read from memory, whose bandwidth one thread cannot use up.
-        """
-        self._max = self._current = torch.get_num_threads()
-        self._small_model = small_model
-
-    def set_for(self, num_tokens: int) -> None:
-        """Set the number of threads for a batch of ``num_tokens`` tokens."""
-        single = self._small_model and num_tokens < MIN_PARALLEL_TOKENS
-        self._set(1 if single else self._max)
-
-    def reset(self) -> None:
-        """Set the original number again: new threads inherit the number that was set last."""
-        self._set(self._max)
-
-    def _set(self, num_threads: int) -> None:
-        if num_threads != self._current:
-            torch.set_num_threads(num_threads)
-            self._current = num_threads

@@ -12,10 +12,10 @@ from worker.engine.batching.row_batch import RowBatch, prepare_row_batch
 from worker.engine.batching.sampler import SamplingMetadata
 from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import Sequence
+from worker.engine.intra_op_threads import IntraOpThreads
 from worker.engine.kv.row_cache import RowKVCache
 from worker.engine.kv.row_manager import RowManager
 from worker.engine.models.model import RowModel
-from worker.engine.threads import IntraOpThreads
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ class RowModelRunner:
         """
         self._prepare_cache()
         batch = prepare_row_batch(output, self.cache, self.kv.common_prefix_len)
-        self._threads.set_for(len(batch.adapter_ids))
-        logits = self.model(
-            batch.input_ids, batch.adapter_ids, batch.attention, batch.logits_indices
-        )
+        with self._threads.computing(len(batch.adapter_ids)):
+            logits = self.model(
+                batch.input_ids, batch.adapter_ids, batch.attention, batch.logits_indices
+            )
         return batch, logits
 
     def _prepare_cache(self) -> None:

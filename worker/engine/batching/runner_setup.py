@@ -19,6 +19,7 @@ from worker.engine.batching.paged_model_runner import PagedModelRunner
 from worker.engine.batching.row_model_runner import RowModelRunner
 from worker.engine.cuda import requirements, torch_ops
 from worker.engine.cuda.projections import unsupported_reason
+from worker.engine.intra_op_threads import IntraOpThreads
 from worker.engine.kv import gpu_memory
 from worker.engine.kv.block_manager import BlockManager
 from worker.engine.kv.paged_cache import BLOCK_SIZE, PagedKVCache
@@ -33,7 +34,7 @@ from worker.engine.models.llama_common import is_llama, projections
 from worker.engine.models.model import build_row_model
 from worker.engine.models.paged_llama import PagedLlama
 from worker.engine.models.transformers import PagedTransformersModel
-from worker.engine.threads import IntraOpThreads, on_device
+from worker.engine.threads import on_device
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from worker.engine.batching.loop import EngineLoop
 from worker.engine.batching.runner_setup import RunnerSetup
 from worker.engine.batching.sequence import Sequence
 from worker.engine.interface import EngineError, FinishReason, Generation, Request
+from worker.engine.intra_op_threads import IntraOpThreads
 from worker.engine.kv.row_manager import RowManager
-from worker.engine.threads import IntraOpThreads
 from worker.engine.tokenization.detokenizer import Detokenizer
 
 #: Seconds of any wait; a good run needs a fraction.

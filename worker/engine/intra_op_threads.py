@@ -1,0 +1,131 @@
+"""How many threads compute a step on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+#: A small model computes batches of fewer tokens on one thread.
+MIN_PARALLEL_TOKENS = 32
+#: Seconds that a team of threads may lose against one thread before steps are computed by one.
+MAX_LOST_SECONDS = 0.05
+#: Seconds after which the team is tried again: at first, and at most. Each failed try doubles them.
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 30.0
+#: A pause is also this many times as long as what the team lost, so that tries cost a twentieth at most.
+PAUSE_PER_LOST_SECOND = 20.0
+#: Seconds after which the time of a step on one thread is measured again.
+MAX_AGE_SECONDS = 10.0
+#: Weight of a new step in the average of earlier ones.
+SMOOTHING = 0.25
+
+
+class IntraOpThreads:
+    """Chooses the number of intra-op threads for each step. Use it on the thread that computes.
+
+    An operation of a small model takes microseconds. With few tokens, waking a team of threads for each takes as
+    long, so one thread computes small steps. With many, a team is faster, as long as it has the processors for
+    itself: each operation waits for the last thread of the team, and where other processes compute, too, that
+    thread may wait for a processor for milliseconds. A step has hundreds of operations. So larger steps are computed
+    by the team unless measurements say that one thread is faster (`TeamTrial`).
+    """
+
+    def __init__(
+        self, *, small_model: bool, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Start from PyTorch's current number of threads.
+
+        Args:
+            small_model: whether the weights stay in the processor's caches. Those of larger models are
+                read from memory, whose bandwidth one thread cannot use up, and their operations take so long
+                that waiting for a processor matters less: a team computes all their steps.
+            clock: the time in seconds.
+        """
+        self._max = self._current = torch.get_num_threads()
+        self._trial = TeamTrial() if small_model and self._max > 1 else None
+        self._clock = clock
+
+    @contextmanager
+    def computing(self, num_tokens: int) -> Iterator[None]:
+        """Set the number of threads for a step of ``num_tokens`` tokens, which the ``with`` block computes."""
+        if self._trial is None or num_tokens < MIN_PARALLEL_TOKENS:
+            self._set(self._max if self._trial is None else 1)
+            yield
+            return
+        start = self._clock()
+        by_team = self._trial.wants_team(num_tokens, start)
+        self._set(self._max if by_team else 1)
+        yield
+        end = self._clock()
+        self._trial.record(num_tokens, end - start, end, by_team=by_team)
+
+    def reset(self) -> None:
+        """Set the original number again: new threads inherit the number that was set last."""
+        self._set(self._max)
+
+    def _set(self, num_threads: int) -> None:
+        if num_threads != self._current:
+            torch.set_num_threads(num_threads)
+            self._current = num_threads
+
+
+@dataclass
+class _Measured:
+    """How long steps of about the same number of tokens take on one thread."""
+
+    seconds_per_token: float
+    #: When it was measured last.
+    at: float
+
+
+class TeamTrial:
+    """Decides from the times of steps whether a team of threads computes the next one, or one thread alone.
+
+    The time that the team loses against one thread is added up, and what it gains is taken off, down to zero. Once
+    the sum passes a limit, one thread computes for a while; then the team is tried again. Times are compared
+    for steps of about the same number of tokens.
+    """
+
+    def __init__(self) -> None:
+        self._alone: dict[int, _Measured] = {}
+        #: Seconds that the team has lost lately.
+        self._lost = 0.0
+        #: Until when one thread computes, and for how long it has or had to.
+        self._paused_until = float("-inf")
+        self._pause = 0.0
+
+    def wants_team(self, num_tokens: int, now: float) -> bool:
+        """Return whether the team computes a step of ``num_tokens`` tokens that begins now (seconds)."""
+        alone = self._alone.get(_size(num_tokens))
+        return now >= self._paused_until and alone is not None and now < alone.at + MAX_AGE_SECONDS
+
+    def record(self, num_tokens: int, seconds: float, now: float, *, by_team: bool) -> None:
+        """Learn how long a step took that has ended now."""
+        size = _size(num_tokens)
+        alone = self._alone.get(size)
+        if by_team and alone:
+            self._lost = max(0.0, self._lost + seconds - alone.seconds_per_token * num_tokens)
+            if self._lost > MAX_LOST_SECONDS:
+                self._stop_trying(now)
+            return
+        per_token = seconds / num_tokens
+        average = alone.seconds_per_token if alone else per_token
+        average += SMOOTHING * (per_token - average)
+        self._alone[size] = _Measured(average, now)
+
+    def _stop_trying(self, now: float) -> None:
+        """Have one thread compute for a while."""
+        has_held = now - self._paused_until > self._pause
+        longer = MIN_PAUSE_SECONDS if has_held else 2 * self._pause
+        longer = max(longer, PAUSE_PER_LOST_SECOND * self._lost)
+        self._pause = min(longer, MAX_PAUSE_SECONDS)
+        self._paused_until = now + self._pause
+        self._lost = 0.0
+
+
+def _size(num_tokens: int) -> int:
+    """Return what steps of about the same number of tokens have in common."""
+    return num_tokens.bit_length()
