@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.bench import common
+from cli.bench.busy import busy_processes
 from cli.errors import ExpectedError
 from cli.fields import Command, Fields, json_fields
 from cli.outputs import check_picture
@@ -63,8 +64,11 @@ LENGTHS = (64, 256, 512, 1024, 2048)
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Also measure this llama-server of llama.cpp (on a CPU, for each number of slots).",
 )
+@common.count_option(
+    "--busy", 0, "Processes that compute meanwhile, for a machine that is shared.", minimum=0
+)
 @common.seed_option
-@json_fields(("machine", "model", "results"))
+@json_fields(("machine", "model", "busy", "results"))
 def engine(
     which: str,
     jobs: int,
@@ -74,6 +78,7 @@ def engine(
     device: str,
     plot: Path | None,
     llama_server: Path | None,
+    busy: int,
     seed: int,
     fields: Fields | None,
 ) -> None:
@@ -98,7 +103,7 @@ def engine(
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     demo = module.Model.of(DEMO_CHECKPOINT)
     tokenizer: Any = AutoTokenizer.from_pretrained(demo.base)
-    with common.temporary_folder() as folder:
+    with common.temporary_folder() as folder, busy_processes(busy):
         if which == "demo":
             questions = common.demo_questions(jobs)
             model, limit = demo, max_output_tokens or 256
@@ -148,12 +153,15 @@ def engine(
         output = {
             "machine": common.machine(),
             "model": which,
+            "busy": busy,
             "results": [r.to_json() for r in results],
         }
         fields.print(output)
         return
     baseline = results[0]
-    click.echo(f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {common.machine()}.\n")
+    click.echo(
+        f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {common.machine()}{_beside(busy)}.\n"
+    )
     click.echo(
         "| engine | at once | jobs an hour | times the reference | new tokens a second | times "
         "| first token | of the limit |"
@@ -167,6 +175,10 @@ def engine(
             f"| {f'{r.first_token * 1000:.0f} ms' if r.first_token else '–'} "
             f"| {f'{r.share_of_limit:.0%}' if r.share_of_limit else '–'} |"
         )
+
+
+def _beside(busy: int) -> str:
+    return f"; processes that compute beside it: {busy}" if busy else ""
 
 
 def _llama(program: Path, model: Model, tokenizer: Any) -> Callable[[int], Engine]:
