@@ -326,9 +326,7 @@ def test_a_plain_adapter_is_copied_to_the_device_once(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of a 7B model are hundreds of megabytes each."""
-    monkeypatch.setattr(
-        role_models.peft, "set_peft_model_state_dict", lambda *_, **__: pytest.fail("twice")
-    )
+    monkeypatch.setattr(peft, "set_peft_model_state_dict", lambda *_, **__: pytest.fail("twice"))
     loading.load(find(plain))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
+from worker.engine.cuda import projections as fused_projections
 from worker.engine.cuda import torch_ops
 from worker.engine.models import paged_llama
 from worker.engine.models.llama_common import projections
@@ -24,7 +25,7 @@ def test_a_layers_projections_are_dropped_together(monkeypatch: pytest.MonkeyPat
         base: Any = MistralForCausalLM(config)
     weights = [weakref.ref(projection.weight) for projection in projections(base).values()]
     remaining: list[int] = []
-    fuse = paged_llama.fuse_projections
+    fuse = fused_projections.fuse_projections
 
     def counting(*arguments: Any) -> Any:
         remaining.append(sum(weight() is not None for weight in weights))
