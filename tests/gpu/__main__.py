@@ -85,9 +85,9 @@ def _sections(report: Report, options: argparse.Namespace, device: torch.device)
         ("prompts", 8, at_speed.prompts),
         ("bare", 15, at_speed.bare),
         ("four_bit", 25, at_speed.four_bit),
-        ("bfloat16", 20, lambda _: brain.run()),
-        ("memory", 15, at_speed.memory),
         ("float16", 20, lambda _: half.run()),
+        ("memory", 15, at_speed.memory),
+        ("bfloat16", 20, lambda _: brain.run()),
     ]
 
 

@@ -15,6 +15,8 @@ from worker.engine.interface import Generation, Request
 GLANCE = 0.0005
 #: Maximum seconds until every sequence has its first token, and until a step ends.
 PATIENCE, STEP = 60.0, 10.0
+#: Maximum new tokens of a sequence, for each measured step: no sequence ends before all have begun.
+MAX_OUTPUTS = 3
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def measure(engine: BatchingEngine, prompts: Sequence[str], steps: int) -> Decod
         steps: number of steps in which all sequences decode.
     """
     complete(engine, make_requests(prompts, 1))
-    generations = [engine.submit(request) for request in make_requests(prompts, 3 * steps)]
+    generations = [
+        engine.submit(request) for request in make_requests(prompts, MAX_OUTPUTS * steps)
+    ]
     _until_all_began(generations)
     first = last = _mark(engine, generations)
     while last.steps - first.steps < steps:

@@ -23,6 +23,7 @@ from worker.bench.peak import Peak
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Request
+from worker.engine.kv.paged_cache import BLOCK_SIZE
 from worker.engine.reference import ReferenceEngine
 
 GB = 1e9
@@ -33,9 +34,9 @@ class Amount:
     """Sizes of the measurements."""
 
     shape: Shape
-    #: Numbers of sequences that are decoded together; the last is max_num_seqs.
+    #: Numbers of sequences that are decoded together; the last is max_num_seqs. Fewer where memory is short.
     sequences: tuple[int, ...]
-    #: With and without adapters.
+    #: Maximum number with and without adapters.
     compared: int
     #: Tokens of a prompt, and number of measured steps.
     prompt: int
@@ -106,12 +107,12 @@ class Speed:
         self._models: Any = None
         self._weights = Weights(0, 0)
         self._engine: BatchingEngine | None = None
-        self._found: Peak | None = None
+        self._peak: Peak | None = None
         self._decoded: dict[int, float] = {}
 
     def limit(self, report: Report) -> None:
         """The device's peak, and the bytes that a step reads."""
-        peak = self._peak
+        peak = self._measure_peak()
         start = time.monotonic()
         self._build()
         report.say(
@@ -158,11 +159,13 @@ class Speed:
 
     def decode(self, report: Report) -> None:
         """Tokens a second of decoding alone, and their share of the limit."""
-        for count in self._amount.sequences:
+        engine = self._ready()
+        fitting = self._num_fitting(engine)
+        for count in sorted({min(count, fitting) for count in self._amount.sequences}):
             if report.left < 10 + count / 12:
                 report.say(measure="decode", sequences=count, skipped=f"{report.left:.0f} s left")
                 continue
-            result = self._decode(self._ready(), count)
+            result = self._decode(engine, count)
             self._decoded[count] = result["tokens_a_second"]
             report.say(measure="decode", adapters=len(Role), **result)
 
@@ -219,13 +222,14 @@ class Speed:
                 prompts=count,
                 length=length,
                 tokens_a_second=best,
-                share_of_limit=operations / self._peak.flops,
+                share_of_limit=operations / self._measure_peak().flops,
             )
 
     def bare(self, report: Report) -> None:
         """Decode without adapters, as many sequences as with them."""
         self._close()
-        count = self._amount.compared
+        decoded = [count for count in self._decoded if count <= self._amount.compared]
+        count = max(decoded, default=self._amount.compared)
         self._build(bare=True)
         result = self._decode(self._ready(max_num_seqs=count), count)
         self._close()
@@ -315,12 +319,11 @@ class Speed:
 
     # --- what they share --------------------------------------------------------------
 
-    @property
-    def _peak(self) -> Peak:
-        if not self._found:
+    def _measure_peak(self) -> Peak:
+        if not self._peak:
             sizes = {"size": self._amount.size, "read": self._amount.read}
-            self._found = limit.measure(self._dtype, self._device, **sizes)
-        return self._found
+            self._peak = limit.measure(self._dtype, self._device, **sizes)
+        return self._peak
 
     @property
     def _context(self) -> int:
@@ -330,6 +333,7 @@ class Speed:
         """Make the models, unless they exist or an engine has them."""
         if self._models or self._engine:
             return
+        self._measure_peak()  # now, since an engine takes all memory
         free()
         self._models = build(self._amount.shape, self._dtype, self._device, bare=bare)
         self._weights = Weights.of(self._models)
@@ -354,6 +358,11 @@ class Speed:
         self._engine = self._models = None
         free()
 
+    def _num_fitting(self, engine: BatchingEngine) -> int:
+        """Return how many sequences an engine has room for until the first of them ends."""
+        tokens = self._amount.prompt + decoding.MAX_OUTPUTS * self._amount.steps + BLOCK_SIZE
+        return min(engine.max_num_seqs, engine.kv_cache_tokens // tokens)
+
     def _decode(self, engine: BatchingEngine, count: int) -> dict[str, Any]:
         amount = self._amount
         rng = random.Random(2)
@@ -366,7 +375,7 @@ class Speed:
             "sequences": count,
             "tokens_a_second": decoded.tokens_a_second,
             "step_ms": step * 1e3,
-            "share_of_limit": read / self._peak.bandwidth / step,
+            "share_of_limit": read / self._measure_peak().bandwidth / step,
             "context": decoded.context / count,
             "steps": decoded.steps,
         }

@@ -322,6 +322,15 @@ def without(weights: dict[str, Any], end: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("tied", [False], indirect=True)
+def test_a_plain_adapter_is_copied_to_the_device_once(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a 7B model are hundreds of megabytes each."""
+    monkeypatch.setattr(peft, "set_peft_model_state_dict", lambda *_, **__: pytest.fail("twice"))
+    loading.load(find(plain))
+
+
+@pytest.mark.parametrize("tied", [False], indirect=True)
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [

@@ -107,7 +107,8 @@ def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_shape, "MIXED_TOKEN_SIZES", (16, 48))
     monkeypatch.setattr(batch_shape, "MIXED_EXTRA_SAMPLES", 3)
     monkeypatch.setattr(batch_shape, "MIXED_EXTRA_TILES", 3)
-    monkeypatch.setattr(batch_shape, "SHORT_KV_LEN", 64)
+    monkeypatch.setattr(batch_shape, "CAPTURE_DISTANCE", 2)
+    monkeypatch.setattr(batch_shape, "SHORT_KV_LENS", (64,))
 
 
 def answers(

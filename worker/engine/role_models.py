@@ -84,7 +84,8 @@ def load_adapter(base: Any, folder: Path, adapter_name: str) -> tuple[PeftModel,
                 folder,
                 adapter_name=adapter_name,
                 autocast_adapter_dtype=False,
-                low_cpu_mem_usage=_needs_no_initialization(folder),
+                # PEFT would draw random numbers first, which takes seconds for those of a 7B model.
+                low_cpu_mem_usage=_is_plain_lora(folder),
                 torch_device=str(base.device),
             )
         except KeyError as error:
@@ -111,11 +112,8 @@ def own_tensors(base: nn.Module, model: PeftModel) -> dict[str, Tensor]:
     return {n: tensor for n, tensor in _tensors(model).items() if _address(tensor) not in shared}
 
 
-def _needs_no_initialization(folder: Path) -> bool:
-    """Return whether an adapter's file has all of its tensors, and no others are computed as it is loaded.
-
-    PEFT would draw random numbers for them first, which takes seconds for those of a 7B model.
-    """
+def _is_plain_lora(folder: Path) -> bool:
+    """Return whether an adapter's file has all of its tensors, and no others are computed as it is loaded."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
         other_options = {option for option, value in config.items() if value} - _PLAIN_OPTIONS
@@ -216,6 +214,8 @@ def _check_tensors(model: PeftModel, folder: Path, adapter_name: str) -> None:
                     f"{key} has one part too many, {part}, which looks like an adapter's name; save the "
                     "adapter with PEFT's save_pretrained"
                 )
+    if _is_plain_lora(folder) and weights.keys() == expected.keys():
+        return  # and PEFT has loaded each under its name
     report: Any = peft.set_peft_model_state_dict(model, weights, adapter_name=adapter_name)
 
     def without_name(key: str) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-#: Numbers of sequences of captured decode steps; beyond these, multiples of the last distance.
+#: Numbers of sequences of captured decode steps; beyond these, at a fixed distance.
 CAPTURE_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128)
+CAPTURE_DISTANCE = 32
 #: Numbers of decode tokens, and of all tokens, of captured steps that have prefills too.
 MIXED_DECODE_SIZES = (32, 64, 128, 256)
 MIXED_TOKEN_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024)
 #: Prefills that can be sampled in such a step, and tiles beyond those that its tokens fill.
 MIXED_EXTRA_SAMPLES, MIXED_EXTRA_TILES = 16, 16
-#: Steps of sequences up to this length are captured separately: their attention needs fewer programs.
-SHORT_KV_LEN = 1024
+#: Decode steps of sequences up to these lengths are captured separately: their attention needs fewer programs. Twice
+#: as many are launched as the longest sequence needs, at most, unless it is shorter than half of the first length.
+SHORT_KV_LENS = (1024, 2048)
 
 #: Columns of a step's input. Of a token: id, adapter, row, position. Of a prefill tile: see
 #: `worker.engine.attention.paged_batch.PagedBatch`. Of a sample: index of the logits, row, noise seed, top-k,
@@ -58,10 +60,9 @@ def shapes_to_capture(
         max_num_batched_tokens: maximum number of tokens of a step with prefills.
     """
     sizes = [n for n in CAPTURE_SIZES if n < num_rows]
-    distance = CAPTURE_SIZES[-1] - CAPTURE_SIZES[-2]
-    sizes += range(CAPTURE_SIZES[-1] + distance, num_rows, distance)
+    sizes += range(CAPTURE_SIZES[-1] + CAPTURE_DISTANCE, num_rows, CAPTURE_DISTANCE)
     sizes.append(num_rows)
-    kv_lens = sorted({min(SHORT_KV_LEN, max_kv_len), max_kv_len})
+    kv_lens = sorted({min(kv_len, max_kv_len) for kv_len in (*SHORT_KV_LENS, max_kv_len)})
     shapes = [BatchShape(n, n, 0, n, kv_len) for n in sizes for kv_len in kv_lens]
     for n in sorted({min(n, num_rows) for n in MIXED_DECODE_SIZES}):
         for num_tokens in MIXED_TOKEN_SIZES:

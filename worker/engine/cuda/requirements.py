@@ -34,12 +34,17 @@ def check(device: torch.device, dtype: torch.dtype) -> None:
     """
     if find_spec("triton") is None:
         raise DeviceError("a CUDA device needs Triton: pip install triton")
-    if not (os.environ.get("CC") or any(map(shutil.which, ("cc", "gcc", "clang")))):
+    compiler = os.environ.get("CC")
+    compilers = ("gcc", "clang") if compiler is None else (compiler,)
+    if not any(map(shutil.which, compilers)):
+        named = "" if compiler is None else f", and there is no {compiler!r}, which CC names"
         raise DeviceError(
-            "a CUDA device needs a C compiler, with which Triton builds its kernels' launchers: "
+            f"a CUDA device needs a C compiler, with which Triton builds its kernels' launchers{named}: "
             "install gcc and libc6-dev, or name one in CC"
         )
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    # Debian's own Python says that headers are below /usr/local. Triton looks where they are.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = Path(sysconfig.get_path("include", scheme)) / "Python.h"
     if not headers.is_file():
         raise DeviceError(
             f"a CUDA device needs Python's headers, with which Triton builds its kernels' launchers, "

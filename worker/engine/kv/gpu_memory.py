@@ -15,22 +15,23 @@ from worker.engine.kv.shape import kv_bytes_per_token
 #: Share of the remaining memory that the KV cache takes: fragmentation, and libraries that allocate for
 #: themselves, need the rest.
 UTILIZATION = 0.985
-#: Bytes for CUDA graphs, which take some for each of their kernels, and for the libraries' workspaces. On an H100, 1.3 GB
-#: were too little for Mistral-7B's graphs with their activations, which are 0.15 GB, and 1.6 GB were enough.
-RESERVED_BYTES = 11 * 2**27
+#: Bytes for CUDA graphs, which take some for each of their kernels, and for the libraries' workspaces. On an H100,
+#: Mistral-7B's 65 graphs and its activations of 0.3 GB had enough with 1.3 GB, and too little with 1.0: computed from runs
+#: in which gaps of 1.4 GB between tensors counted as free.
+RESERVED_BYTES = 2**30
 #: Candidates of each sampled token in the profile run.
 PROFILE_TOP_K = 64
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how many bytes this process can still allocate on a CUDA device."""
+    """Return how many bytes this process can still allocate on a CUDA device.
+
+    Gaps between tensors do not count. They are too small for a layer's keys or values.
+    """
     torch.cuda.empty_cache()
     available, total = torch.cuda.mem_get_info(device)
     allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
-    # What PyTorch has reserved and does not use is free, too.
-    reserved = torch.cuda.memory_reserved(device)
-    unused = reserved - torch.cuda.memory_allocated(device)
-    return max(0, min(available, allowed - reserved) + unused)
+    return max(0, min(available, allowed - torch.cuda.memory_reserved(device)))
 
 
 def profile_run(

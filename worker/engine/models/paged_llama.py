@@ -12,7 +12,7 @@ from worker.engine.attention.paged_batch import PagedBatch
 from worker.engine.cuda.projections import FusedProjections, fuse_projections
 from worker.engine.kv.paged_cache import PagedKVCache
 from worker.engine.lora.factors import Projection
-from worker.engine.models.llama_common import sliding_window_of
+from worker.engine.models.llama_common import PROJECTIONS, sliding_window_of
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,7 @@ class PagedLlama:
                 Projection(getattr(module, name), factors.get(f"{parent}.{name}", no_factors))
                 for name in names
             ]
-            fused = fuse_projections(projections, norm.dtype)
-            for name in names:
-                setattr(module, name, None)
-                factors.pop(f"{parent}.{name}", None)
-            return fused
+            return fuse_projections(projections, norm.dtype)
 
         self._layers = []
         for index, layer in enumerate(base.model.layers):
@@ -84,6 +80,13 @@ class PagedLlama:
                     down_proj=fuse(f"{name}.mlp", "down_proj"),
                 )
             )
+            # A layer's projections are dropped together. They are beside each other in a GPU's memory, and one by
+            # one they would leave gaps that are too small for the next layer's fused ones.
+            for projection in PROJECTIONS:
+                parent, _, attribute = projection.rpartition(".")
+                setattr(layer.get_submodule(parent), attribute, None)
+                factors.pop(f"{name}.{projection}", None)
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def __call__(

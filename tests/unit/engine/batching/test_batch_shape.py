@@ -22,9 +22,17 @@ def test_the_largest_shape_is_captured_first_and_every_decode_step_fits_one() ->
 
 
 def test_short_sequences_get_a_shape_of_their_own() -> None:
-    for kv_len, expected in ((1024, 1024), (1025, 4096)):
+    for kv_len, expected in ((1024, 1024), (1025, 2048), (2049, 4096)):
         shape = smallest_fit(SHAPES, decode_step(17, kv_len))
         assert shape == BatchShape(24, 24, 0, 24, expected)
+
+
+def test_no_shape_is_captured_twice_where_the_context_is_short() -> None:
+    sizes = {"tile_tokens": 16, "max_num_batched_tokens": 64}
+    for max_kv_len in (512, 1024, 1536):
+        shapes = shapes_to_capture(num_rows=300, max_kv_len=max_kv_len, **sizes)
+        assert len(shapes) == len(set(shapes))
+        assert max(shape.max_kv_len for shape in shapes) == max_kv_len
 
 
 def test_a_step_with_prefills_gets_a_shape_with_tiles_and_no_other_does() -> None:

@@ -20,9 +20,15 @@ DEVICE = torch.device("cuda:0")
 def equipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with Triton, a compiler and Python's headers."""
     monkeypatch.setattr(requirements, "find_spec", lambda _: find_spec("torch"))
-    monkeypatch.setenv("CC", "cc")
+    monkeypatch.delenv("CC", raising=False)
+    install(monkeypatch, "gcc")
     (tmp_path / "Python.h").touch()
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *programs: str) -> None:
+    """Make these the machine's only programs."""
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in programs else None)
 
 
 def give(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int]) -> None:
@@ -59,8 +65,34 @@ def test_a_device_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
         requirements.check(DEVICE, torch.bfloat16)
 
 
-def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CC")
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(DeviceError, match="needs a C compiler"):
+@pytest.mark.parametrize("programs", [(), ("cc",)])
+def test_a_machine_without_a_compiler(
+    programs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton does not look for `cc`."""
+    install(monkeypatch, *programs)
+    with pytest.raises(DeviceError, match=r"needs a C compiler, .* launchers: install gcc"):
+        requirements.check(DEVICE, torch.float16)
+
+
+def test_a_compiler_named_in_cc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton uses it, and no other."""
+    give(monkeypatch, "Tesla T4", (7, 5))
+    install(monkeypatch, "gcc", "/opt/cc")
+    monkeypatch.setenv("CC", "/opt/cc")
+    requirements.check(DEVICE, torch.float16)
+    monkeypatch.setenv("CC", "icc")
+    with pytest.raises(DeviceError, match="there is no 'icc', which CC names"):
+        requirements.check(DEVICE, torch.float16)
+
+
+def test_headers_of_debians_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its default scheme names a folder for packages of its users, which has no headers."""
+    give(monkeypatch, "Tesla T4", (7, 5))
+    folders = {"posix_local": tmp_path / "local", "posix_prefix": tmp_path}
+    monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "posix_local")
+    monkeypatch.setattr(sysconfig, "get_path", lambda _, scheme="posix_local": str(folders[scheme]))
+    requirements.check(DEVICE, torch.float16)
+    (tmp_path / "Python.h").unlink()
+    with pytest.raises(DeviceError, match=r"there is no .*Python\.h: install python3-dev"):
         requirements.check(DEVICE, torch.float16)
