@@ -14,11 +14,11 @@ from worker.engine.kv.shape import kv_bytes_per_token
 
 #: Share of the remaining memory that the KV cache takes: fragmentation, and libraries that allocate for
 #: themselves, need the rest.
-UTILIZATION = 0.985
+UTILIZATION = 0.99
 #: Bytes for CUDA graphs, which take some for each of their kernels, and for the libraries' workspaces. On an H100,
 #: Mistral-7B's 65 graphs and its activations of 0.3 GB had enough with 1.3 GB, and too little with 1.0: computed from runs
 #: in which gaps of 1.4 GB between tensors counted as free.
-RESERVED_BYTES = 2**30
+RESERVED_BYTES = 10 * 2**27
 #: Candidates of each sampled token in the profile run.
 PROFILE_TOP_K = 64
 
