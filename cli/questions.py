@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=float, help="Sample from tokens with this total probability.")
 @click.option("--max-output-tokens", type=int, help="Maximum number of new tokens per stage.")
 @click.option("--seed", type=int, help="The same seed gives the same texts.")
+@click.option(
+    "--stop",
+    metavar="TEXT",
+    multiple=True,
+    help="End the final text before this text; may be repeated, up to 4 times.",
+)
 @click.option("--rounds", type=int, help="Rounds of critique and regeneration, 1 to 5.")
 @click.option("--priority", type=int, help="0 to 9; higher runs first.")
 @server
@@ -42,6 +48,7 @@ def ask(
     opens: bool,
     url: str | None,
     system: str | None,
+    stop: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Ask one question and print the three texts.
@@ -53,7 +60,12 @@ def ask(
         raise click.UsageError("--final goes neither with --json nor with --no-wait.")
     if no_wait and fields and not {"id", "page"}.issuperset(fields.names or ()):
         raise click.UsageError("--no-wait knows only the fields id and page.")
-    given = {**options, "instructions": system, "input": read_question(question)}
+    given = {
+        **options,
+        "instructions": system,
+        "stop": list(stop) or None,
+        "input": read_question(question),
+    }
     with Client(url or settings.url, settings.api_key) as client:
         job_id = client.submit({k: v for k, v in given.items() if v is not None})
         if opens:

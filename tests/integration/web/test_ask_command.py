@@ -136,6 +136,17 @@ def test_a_question_is_read_from_a_pipe(helixq: Command, server: Server) -> None
     assert (watched.exit_code, watched.stdout) == (ExitStatus.DONE, "A text.\n")
 
 
+def test_stop_strings_are_sent_as_they_are(helixq: Command, server: Server) -> None:
+    def kept(*options: str) -> list[str] | None:
+        job = json.loads(helixq("ask", "Why?", "--no-wait", "--json", "id", *options).stdout)
+        return queries.get_job(server.database, None, job["id"]).stop
+
+    assert kept("--stop", "\n\n", "--stop", r"\n, ", "--stop", "") == ["\n\n", r"\n, "]
+    assert kept() is None
+    refused = helixq("ask", "Why?", "--stop", "x" * 257)
+    assert (refused.exit_code, "at most 256 characters" in refused.stderr) == (1, True)
+
+
 def test_several_rounds_are_numbered(helixq: Command) -> None:
     asked = helixq("ask", "Why?", "--rounds", "2").stdout
     labels = [line.partition(":")[0] for line in asked.splitlines() if line]
