@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Columns of a list beside the question: id, status, time, duration and the spaces between them.
 OTHER_COLUMNS = 37 + 2 + 11 + 2 + 17 + 2 + 9 + 2
+#: How the text of a finished attempt ended, unless it ended by itself.
+ENDS = {"length": "truncated at its token limit", "stop_string": "ended at a stop string"}
 MIN_QUESTION = 20
 
 
@@ -271,6 +273,8 @@ def _review_heading(review: dict[str, Any]) -> str:
         f"{name} {rating:+d}" if rating else f"{name} 0"
         for name in ("critique", "regeneration")
         if (rating := review[name]) is not None
+    elif attempt["finish_reason"] in ENDS:
+        parts.append(ENDS[attempt["finish_reason"]])
     ]
     if review["tags"]:
         tags = review["tags"]

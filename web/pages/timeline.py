@@ -82,6 +82,8 @@ def outcome(attempt: Attempt) -> str | None:
             return None
         case AttemptStatus.FINISHED if attempt.finish_reason == "length":
             return "Finished at its token limit."
+        case AttemptStatus.FINISHED if attempt.finish_reason == "stop_string":
+            return "Finished at a stop string."
         case AttemptStatus.FINISHED:
             return "Finished."
         case status if attempt.error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from click.testing import Result
@@ -81,6 +82,9 @@ def test_jobs_are_cancelled(web: Client, database: Database, jobs: Command) -> N
 def test_what_changes_jobs_prints_json(web: Client, database: Database, jobs: Command) -> None:
     first, second, failed = ask(web)["id"], ask(web, metadata={"team": "a"})["id"], ask(web)["id"]
     claim = stages.claim(database, failed, 0, WORKER, job_timeout=60)
+    cut = ask(web)["id"]
+    finish(database, cut, output=replace(OUTPUT, finish_reason="stop_string"))
+    assert "REGENERATION, ended at a stop string, 3 tokens\n" in jobs("show", cut).output
     assert claim is not None
     stages.fail(database, claim, "server_error", "it broke", OUTPUT)
 
