@@ -1,3 +1,7 @@
-// Shows the description with Swagger UI.
+// Shows the description with Swagger UI, in the colors that the reader's system has.
 const api = document.getElementById("api");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const color = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", color);
+color();
 window.SwaggerUIBundle({ domNode: api, url: api.dataset.description, deepLinking: true });
