@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 from flask import render_template
 
 from jobs import demo_model
@@ -56,7 +54,7 @@ def show(
         wrong=error and _wrong(error),
         numbers=NUMBERS,
         again=again,
-        models=[(_short(base), context) for base, context in outlook.serving],
+        models=outlook.serving,
         demo=demo_model if bases == {demo_model.BASE} else None,
         outlook=outlook_sentence(outlook.standing, now),
         held=outlook.standing.pause is not None or not outlook.standing.ready,
@@ -76,9 +74,3 @@ def _message(error: ProtocolError) -> str:
         return "Enter a question."  # The API's message is about parameters that the form does not have.
     label = LABELS.get((error.param or "").partition(".")[0])
     return error.message if label is None else error.message.replace(f"`{error.param}`", label)
-
-
-def _short(base: str) -> str:
-    """Return a name of the hub, or the end of a path."""
-    path = PurePath(base)
-    return "/".join(path.parts[-2:]) if path.is_absolute() else base
