@@ -270,8 +270,13 @@ def test_a_jobs_page_without_javascript(browser: Browser, service: Service) -> N
             assert part not in printed, part
         page.get_by_role("link", name="Ask again with changes").click()
         page.get_by_label("Seed").fill("7")
+        page.get_by_label("Stop strings").fill(r'"\n\n", "Q:"')
         page.get_by_role("button", name="Ask").click()
         expect(status(page)).to_have_text("Completed")
+        expect(page.locator("#request")).to_contain_text(r'Stop strings"\n\n", "Q:"')
+        page.get_by_role("link", name="Ask again with changes").click()
+        expect(page.get_by_label("Stop strings")).to_have_value(r'"\n\n", "Q:"')
+        page.go_back()
         page.get_by_role("link", name="Older job").click()
         expect(page).to_have_url(f"{service.url}/jobs/{job_id}")
 

@@ -91,6 +91,29 @@ def test_each_round_shows_what_it_removed_beside_the_next(web: Client, database:
     ]
 
 
+def test_a_text_that_ended_at_a_stop_string_says_so(web: Client, database: Database) -> None:
+    job_id = ask(web, stop=["\n\n", "Q:"])["id"]
+    answer(database, job_id, DRAFT, CRITIQUE)
+    claim = stages.claim(database, job_id, 2, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.record(database, claim, Output("Four.", [5], 20, 3, "stop_string", 1024, 0.0))
+    page = text_of(web.get(f"/jobs/{job_id}").text)
+    assert r'The text ends before the first of the stop strings "\n\n", "Q:"' in page
+    assert page.count("ended at a stop string") == 1
+    assert page.count("Finished at a stop string.") == 2
+    # To clients it is a whole text.
+    body = web.get(f"/v1/responses/{job_id}").json
+    assert (body["status"], body["output"][-1]["status"]) == ("completed", "completed")
+    events = web.get(f"/v1/responses/{job_id}?stream=true").text
+    assert '"status":"incomplete"' not in events
+    seal(database)
+    assert web.post(f"/api/jobs/{job_id}/erase", json={"texts": ["/stop"]}).status_code == 200
+    page = text_of(web.get(f"/jobs/{job_id}").text)
+    assert "The text ends before a stop string, which was erased." in page
+    assert "Q:" not in page
+    assert 'name="stop" value=""' in web.get(f"/?from={job_id}").text
+
+
 def test_texts_that_deceive_are_marked_everywhere(
     web: Client, database: Database, tokenizer_json: str
 ) -> None:
