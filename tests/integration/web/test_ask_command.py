@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -235,7 +236,9 @@ def test_a_lost_reply_asks_only_once(helixq: Command, monkeypatch: pytest.Monkey
 
 def test_status_says_what_runs(helixq: Command, server: Server) -> None:
     workers.heartbeat(server.database, WORKER, [])
+    helixq("ask", "Why?")
     status = helixq("status")
+    assert re.search(r"\nattempts none of the last \d+ lost or given back\n", status.output)
     assert (status.exit_code, status.output[:29]) == (
         0,
         f"web      ready: http://{server.url}"[:29],

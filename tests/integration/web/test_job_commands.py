@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import Result
+from wcwidth import wcswidth
 
 from cli.client import Client as HTTPClient
 from jobs.database import Database
@@ -31,6 +32,23 @@ def test_jobs_are_listed_in_lines(web: Client, database: Database, jobs: Command
     assert jobs("list", "--status", "completed").output.split()[0] == done
     listed = [json.loads(line)["id"] for line in jobs("list", "--json").output.splitlines()]
     assert listed == [waiting, done]
+
+
+def test_a_list_fits_the_terminal(
+    web: Client, jobs: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = ["Why is the sky blue? " * 9, "天空为什么是蓝色的？" * 9]
+    ids = [ask(web, input=question)["id"] for question in questions]
+    for columns in (130, 95, 80, 60):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = jobs("list").output.splitlines()
+        assert max(map(wcswidth, lines)) in (columns - 1, columns)
+        of_jobs = [line.split()[:2] for line in lines if line.startswith("resp_")]
+        assert of_jobs == [[job_id, "queued"] for job_id in reversed(ids)]
+        for question in questions:
+            assert sum(question[:5] in line for line in lines) == 1
+        assert len(lines) == (4 if columns == 60 else 2)
+        assert ("Z  " in lines[0]) == (columns > 90)
 
 
 def test_jobs_are_searched_and_filtered(web: Client, database: Database, jobs: Command) -> None:
@@ -64,6 +82,9 @@ def test_a_job_is_shown_with_its_texts(web: Client, database: Database, jobs: Co
     assert "QUESTION: What does �[2J do, and �2J?" in shown
     for heading in ("ACTOR", "CRITIQUE", "REGENERATION"):
         assert f"\n{heading}, 3 tokens\nA text.\n" in shown
+    cut = ask(web)["id"]
+    finish(database, cut, output=replace(OUTPUT, finish_reason="stop_string"))
+    assert "REGENERATION, ended at a stop string, 3 tokens\n" in jobs("show", cut).output
     printed = jobs("show", job_id, "--json").output
     assert "\x9b" not in printed
     history = json.loads(printed)
@@ -82,9 +103,6 @@ def test_jobs_are_cancelled(web: Client, database: Database, jobs: Command) -> N
 def test_what_changes_jobs_prints_json(web: Client, database: Database, jobs: Command) -> None:
     first, second, failed = ask(web)["id"], ask(web, metadata={"team": "a"})["id"], ask(web)["id"]
     claim = stages.claim(database, failed, 0, WORKER, job_timeout=60)
-    cut = ask(web)["id"]
-    finish(database, cut, output=replace(OUTPUT, finish_reason="stop_string"))
-    assert "REGENERATION, ended at a stop string, 3 tokens\n" in jobs("show", cut).output
     assert claim is not None
     stages.fail(database, claim, "server_error", "it broke", OUTPUT)
 
