@@ -4,4 +4,6 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const color = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", color);
 color();
-window.SwaggerUIBundle({ domNode: api, url: api.dataset.description, deepLinking: true });
+// There is one server, which needs no choice.
+const oneServer = () => ({ components: { ServersContainer: () => null } });
+window.SwaggerUIBundle({ domNode: api, url: api.dataset.description, deepLinking: true, plugins: [oneServer] });
