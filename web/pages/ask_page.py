@@ -8,6 +8,7 @@ from jobs import demo_model
 from jobs.models import Job
 from jobs.protocol.errors import ProtocolError
 from jobs.use_cases import clock, queries, standing
+from web.pages.complaints import field_of, message_of
 from web.pages.standing import outlook_sentence
 from web.services import get_services
 
@@ -64,7 +65,7 @@ def show(
 
 def _wrong(error: ProtocolError) -> str | None:
     """Return the name of the field that is wrong; None if it is none of them."""
-    name = (error.param or "").partition(".")[0]
+    name = field_of(error)
     return "question" if name == "input" else name if name in LABELS else None
 
 
@@ -72,5 +73,4 @@ def _message(error: ProtocolError) -> str:
     """Return what is wrong, with the label of the field in the place of the parameter's name."""
     if error.code == "empty_input":
         return "Enter a question."  # The API's message is about parameters that the form does not have.
-    label = LABELS.get((error.param or "").partition(".")[0])
-    return error.message if label is None else error.message.replace(f"`{error.param}`", label)
+    return message_of(error, LABELS)
