@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from jobs.models import Job
 from jobs.protocol.errors import InvalidRequestError
@@ -60,6 +61,7 @@ def _strings(text: str) -> list[str]:
 
     Without the marks, nobody would see spaces at an end, nor know whether a backslash is one.
     """
+    found: list[Any]
     try:
         found = json.loads(f"[{text}]", strict=False)
     except (ValueError, RecursionError):
