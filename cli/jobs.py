@@ -43,7 +43,9 @@ ENDS = {"length": "truncated at its token limit", "stop_string": "ended at a sto
     type=click.Choice([order.value for order in Order]),
     help="By relevance, the default with -q, or by age: desc or asc.",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many jobs."
+)
 @json_fields("ListedJob")
 @server
 @click.pass_obj

@@ -89,8 +89,9 @@ def _worker(now: dt.datetime, worker: dict[str, Any]) -> Iterator[str]:
     slots = "" if worker["slots"] is None else f" of {worker['slots']}"
     yield (
         f"worker   {worker['id']}: {state}, {worker['running']}{slots} running, {worker['engine']} on "
-        f"{worker['device']}, context {worker['context']}, {worker['base']} ({worker['model'][7:19]})"
+        f"{worker['device']}, context {worker['context']}"
     )
+    yield f"         {worker['base']} ({worker['model'][7:19]})"
     if used := _usage(worker["usage"]):
         yield f"         {', '.join(used)}"
 
