@@ -17,6 +17,25 @@ GROUPS = {
 }
 
 
+#: The commands of the program by what they are for, in the order of its help.
+SECTIONS = {
+    "Commands": ("up", "ask", "chat", "jobs", "status"),
+    "To run a deployment": (
+        "web",
+        "worker",
+        "maintain",
+        "migrate",
+        "keys",
+        "webhooks",
+        "pause",
+        "resume",
+        "doctor",
+    ),
+    "Models and measurements": ("lora", "eval", "bench"),
+    "Other": ("completion",),
+}
+
+
 #: What a group runs without the name of a command.
 DEFAULTS = {"bench": "engine"}
 

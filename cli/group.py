@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from cli.commands import COMMANDS, DEFAULTS, GROUPS, Entry
+from cli.commands import COMMANDS, DEFAULTS, GROUPS, SECTIONS, Entry
 
 
 class Group(click.Group):
@@ -62,8 +62,10 @@ class Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each command with the whole first sentence of its help."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self._summary(name)) for name in self.list_commands(ctx)])
+        sections = {"Commands": self.list_commands(ctx)} if self._prefix else SECTIONS
+        for title, names in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self._summary(name)) for name in names])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Return the commands that begin so, or the group's options."""

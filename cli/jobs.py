@@ -23,16 +23,17 @@ from cli.fields import Command, Fields, json_fields
 from cli.options import address, filter_parameters, job_filters, server
 from cli.plain import printable, say
 from cli.statuses import Interrupted
-from cli.tables import count
+from cli.tables import count, fitted
 from jobs.enums import Order
 from jobs.pipeline import Role, label
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
 
-#: Columns of a list beside the question: id, status, time, duration and the spaces between them.
-OTHER_COLUMNS = 37 + 2 + 11 + 2 + 17 + 2 + 9 + 2
+#: Columns of a question in a list, at least.
 MIN_QUESTION = 20
+#: How the text of a finished attempt ended, unless it ended by itself.
+ENDS = {"length": "truncated at its token limit", "stop_string": "ended at a stop string"}
 
 
 @click.command("list", cls=Command)
@@ -42,7 +43,9 @@ MIN_QUESTION = 20
     type=click.Choice([order.value for order in Order]),
     help="By relevance, the default with -q, or by age: desc or asc.",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many jobs."
+)
 @json_fields("ListedJob")
 @server
 @click.pass_obj
@@ -56,13 +59,13 @@ def list_(
 ) -> None:
     """List jobs, newest first, or those that match a query. Most filters find jobs that have ended."""
     parameters = filter_parameters(**filters)
-    width = max(MIN_QUESTION, shutil.get_terminal_size((120, 24)).columns - OTHER_COLUMNS)
+    columns = shutil.get_terminal_size((120, 24)).columns
     with Client(url or settings.url, settings.api_key) as client:
         for job in client.list_jobs(parameters, limit):
             if fields:
                 fields.print(job, lines=True)
                 continue
-            click.echo(_row(job, width))
+            click.echo(_row(job, columns))
             if job["snippets"]:
                 click.echo(f"    {_snippet(job['snippets'][0])}")
 
@@ -239,17 +242,29 @@ def _comparison(history: dict[str, Any]) -> str:
     )
 
 
-def _row(job: dict[str, Any], width: int) -> str:
+def _row(job: dict[str, Any], columns: int) -> str:
+    """Return a job in a line of a list: where it is narrow, without duration and time; where it is narrower, in two."""
     created = dt.datetime.fromisoformat(job["created_at"])
     duration = "-"
     if job["finished_at"]:
         seconds = (dt.datetime.fromisoformat(job["finished_at"]) - created).total_seconds()
         duration = f"{seconds:.1f} s"
     question = " ".join(_text(job["question"]).split())
-    if len(question) > width:
-        question = f"{question[: width - 1]}…"
-    time = f"{created:%Y-%m-%d %H:%M}Z"
-    return f"{job['id']:<37}  {job['status']:<11}  {time}  {duration:>9}  {question}"
+    cells = [
+        f"{job['id']:<37}",
+        f"{job['status']:<11}",
+        f"{created:%Y-%m-%d %H:%M}Z",
+        f"{duration:>9}",
+    ]
+
+    def left() -> int:
+        return columns - len("  ".join(cells)) - 2
+
+    while left() < MIN_QUESTION and len(cells) > 2:
+        cells.pop()
+    if left() < MIN_QUESTION:
+        return f"{'  '.join(cells).rstrip()}\n  {fitted(question, columns - 2)}"
+    return f"{'  '.join(cells)}  {fitted(question, left())}"
 
 
 def _heading(history: dict[str, Any], attempt: dict[str, Any]) -> str:
@@ -260,6 +275,8 @@ def _heading(history: dict[str, Any], attempt: dict[str, Any]) -> str:
         parts.append(f"attempt {attempt['number']}")
     if attempt["status"] != "finished":
         parts.append(attempt["status"])
+    elif attempt["finish_reason"] in ENDS:
+        parts.append(ENDS[attempt["finish_reason"]])
     if attempt["output_tokens"] is not None:
         parts.append(f"{attempt['output_tokens']} tokens")
     return ", ".join(parts)

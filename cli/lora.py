@@ -73,7 +73,12 @@ def _subset(_: click.Context, option: click.Parameter, value: str) -> list[str]:
     "--base-name", metavar="NAME", help="The base's name in the adapter (default: --base)."
 )
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the adapter (default: as --tuned).")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where to compute (default: auto, CUDA if there is a GPU).",
+)
 @click.option("--exact", is_flag=True, help="Decompose every layer fully instead of sketching it.")
 @click.option("--seed", type=int, default=0, help="Seed of the sketches.")
 @click.option("--ignore-tokenizer", is_flag=True, help="Accept vocabularies that differ.")

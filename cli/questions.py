@@ -11,9 +11,13 @@ from cli import asking, chatting
 from cli.client import Client
 from cli.fields import Command, Fields, json_fields
 from cli.options import address, read_question, server
+from jobs.pipeline import Sampling
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
+
+#: The server's defaults, which are the model card's.
+CARD = Sampling()
 
 
 @click.command(cls=Command)
@@ -23,13 +27,33 @@ if TYPE_CHECKING:
 @json_fields("ResponseObject", "answer", "page")
 @click.option("--open", "opens", is_flag=True, help="Open the job's page in a browser.")
 @click.option("--system", metavar="TEXT", help="System prompt (default: the model card's).")
-@click.option("--temperature", type=float, help="0 is greedy decoding.")
-@click.option("--top-k", type=int, help="Sample from this many tokens; 0 is all.")
-@click.option("--top-p", type=float, help="Sample from tokens with this total probability.")
-@click.option("--max-output-tokens", type=int, help="Maximum number of new tokens per stage.")
-@click.option("--seed", type=int, help="The same seed gives the same texts.")
-@click.option("--rounds", type=int, help="Rounds of critique and regeneration, 1 to 5.")
-@click.option("--priority", type=int, help="0 to 9; higher runs first.")
+@click.option(
+    "--temperature", type=float, help=f"0 is greedy decoding (default: {CARD.temperature:g})."
+)
+@click.option(
+    "--top-k", type=int, help=f"Sample from this many tokens; 0 is all (default: {CARD.top_k})."
+)
+@click.option(
+    "--top-p",
+    type=float,
+    help=f"Sample from tokens with this total probability (default: {CARD.top_p:g}).",
+)
+@click.option(
+    "--max-output-tokens",
+    type=int,
+    help=f"Maximum number of new tokens per stage (default: {CARD.max_output_tokens}).",
+)
+@click.option("--seed", type=int, help="The same seed gives the same texts (default: random).")
+@click.option(
+    "--stop",
+    metavar="TEXT",
+    multiple=True,
+    help="End the final text before this text; may be repeated, up to 4 times.",
+)
+@click.option(
+    "--rounds", type=int, help="Rounds of critique and regeneration, 1 to 5 (default: 1)."
+)
+@click.option("--priority", type=int, help="0 to 9; higher runs first (default: 5).")
 @server
 @click.pass_obj
 def ask(
@@ -42,6 +66,7 @@ def ask(
     opens: bool,
     url: str | None,
     system: str | None,
+    stop: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Ask one question and print the three texts.
@@ -53,7 +78,12 @@ def ask(
         raise click.UsageError("--final goes neither with --json nor with --no-wait.")
     if no_wait and fields and not {"id", "page"}.issuperset(fields.names or ()):
         raise click.UsageError("--no-wait knows only the fields id and page.")
-    given = {**options, "instructions": system, "input": read_question(question)}
+    given = {
+        **options,
+        "instructions": system,
+        "stop": list(stop) or None,
+        "input": read_question(question),
+    }
     with Client(url or settings.url, settings.api_key) as client:
         job_id = client.submit({k: v for k, v in given.items() if v is not None})
         if opens:

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.pass_obj
 def up(settings: Settings) -> None:
-    """Run Redis, the database, one worker and the web in one place."""
+    """Run Redis, the database, one worker and the web in one place.
+
+    It prints the address to open, and keeps everything in HELIXQ_DATA_DIR, the folder `data` by default. The demo
+    model answers unless HELIXQ_BASE_MODEL and HELIXQ_ADAPTERS name others. Ctrl-C stops it, and the next start
+    finds all jobs again.
+    """
     from cli import up as module
 
     logs.configure(settings.log_format, "up")

@@ -66,10 +66,20 @@ def _lines(url: str, readiness: dict[str, Any], system: dict[str, Any]) -> list[
             f"         {owner['owner']}: {_capped(owner['queued'])} queued, {owner['in_progress']} in progress"
             for owner in queue["owners"]
         ),
-        f"attempts {attempts['lost']} lost and {attempts['released']} released of the last {attempts['last']}",
+        *([_rescues(attempts)] if attempts["last"] else []),
         f"webhooks {_capped(system['webhooks']['pending'])} to send",
         f"log      {count(log['size'], 'entry', 'entries')}{signed}, {_capped(log['unsealed'])} ended jobs to add",
     ]
+
+
+def _rescues(attempts: dict[str, int]) -> str:
+    lost, released = attempts["lost"], attempts["released"]
+    return (
+        f"attempts {lost} of the last {attempts['last']} lost with their worker, {released} given back by it; "
+        "they run again"
+        if lost or released
+        else f"attempts none of the last {attempts['last']} lost or given back"
+    )
 
 
 def _worker(now: dt.datetime, worker: dict[str, Any]) -> Iterator[str]:
@@ -79,8 +89,9 @@ def _worker(now: dt.datetime, worker: dict[str, Any]) -> Iterator[str]:
     slots = "" if worker["slots"] is None else f" of {worker['slots']}"
     yield (
         f"worker   {worker['id']}: {state}, {worker['running']}{slots} running, {worker['engine']} on "
-        f"{worker['device']}, context {worker['context']}, {worker['base']} ({worker['model'][7:19]})"
+        f"{worker['device']}, context {worker['context']}"
     )
+    yield f"         {worker['base']} ({worker['model'][7:19]})"
     if used := _usage(worker["usage"]):
         yield f"         {', '.join(used)}"
 

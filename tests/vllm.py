@@ -187,13 +187,13 @@ class Handler(BaseHTTPRequestHandler):
             vllm.most_in_flight = max(vllm.most_in_flight, vllm.in_flight)
         try:
             self.begin()
-            if found := self.stop_at(words, body.get("stop", [])):
-                words = found
+            words, stop = self.stop_at(words, body.get("stop", []))
             sent = words[: body["max_tokens"]]
             for number, word in enumerate(sent):
                 last = number == len(words) - 1
                 cut = number == len(sent) - 1
-                self.chunk(body, word, "stop" if last else "length" if cut else None)
+                reason = "stop" if last else "length" if cut else None
+                self.chunk(body, word, reason, stop if last else None)
                 if number == 0:
                     self.wait_to_go_on()
             usage = {
@@ -212,17 +212,18 @@ class Handler(BaseHTTPRequestHandler):
             with vllm.lock:
                 vllm.in_flight -= 1
 
-    def stop_at(self, words: list[str], stop: list[str]) -> list[str]:
-        """Return the words up to the one that completes a stop string; none if no stop string ends them."""
-        if self.vllm.stops == "never":
-            return []
-        for number in range(len(words)):
+    def stop_at(self, words: list[str], stop: list[str]) -> tuple[list[str], str | None]:
+        """Return the words up to the one that completes a stop string, and the string where the server names it."""
+        for number in range(0 if self.vllm.stops == "never" else len(words)):
             text = "".join(words[: number + 1])
-            if ends := [text.index(each) for each in stop if each in text]:
-                kept = len(text) if self.vllm.stops == "after" else min(ends)
+            if ends := [(text.index(each), each) for each in stop if each in text]:
+                kept, found = min(ends)
+                after = self.vllm.stops == "after"
+                kept = len(text) if after else kept
                 starts = [len("".join(words[:start])) for start in range(number + 1)]
-                return [text[start:kept][: len(words[i])] for i, start in enumerate(starts)]
-        return []
+                cut = [text[start:kept][: len(words[i])] for i, start in enumerate(starts)]
+                return cut, None if after else found
+        return words, None
 
     def wait_to_go_on(self) -> None:
         """Wait as a slow model does, and notice as vLLM does that the client has gone."""
@@ -250,13 +251,15 @@ class Handler(BaseHTTPRequestHandler):
             "model": body["model"],
         }
 
-    def chunk(self, body: dict[str, Any], text: str, reason: str | None) -> None:
+    def chunk(
+        self, body: dict[str, Any], text: str, reason: str | None, stop: str | None = None
+    ) -> None:
         choice = {
             "index": 0,
             "text": text,
             "logprobs": None,
             "finish_reason": reason,
-            "stop_reason": None,
+            "stop_reason": stop,
         }
         self.event({**self.head(body), "choices": [choice], "usage": None})
 

@@ -77,8 +77,12 @@ def _stop_on_signal(runner: StageRunner, signals: StopSignals) -> None:
     """Shut down gracefully at the first signal, and at once at the second. Every stage is recorded or released."""
     signals.wait()
     runner.drain()
-    if signals.count < 2:
-        log.info("stopping; stages in progress have %g seconds to finish", GRACE_PERIOD)
+    running = len(runner.running)
+    if running and signals.count < 2:
+        stages = "stage in progress has" if running == 1 else "stages in progress have"
+        log.info("stopping; %d %s %g seconds to finish", running, stages, GRACE_PERIOD)
+    elif not running:
+        log.info("stopping")
     state.should_stop = 0  # type: ignore[assignment]  # typed after its first value
     if signals.wait(GRACE_PERIOD, count=2):
         log.warning("stopping now; stages in progress return to the queue")

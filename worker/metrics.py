@@ -132,7 +132,9 @@ class WorkerCollector(Collector):
         )
         # Those that every worker sees are there from the start, so that their first increase is seen.
         usual = (
-            (role, reason) for role in Role for reason in (FinishReason.STOP, FinishReason.LENGTH)
+            (role, reason)
+            for role in Role
+            for reason in (FinishReason.STOP, FinishReason.STOP_STRING, FinishReason.LENGTH)
         )
         counts: dict[tuple[Role, str], int] = {**dict.fromkeys(usual, 0), **self._runner.ended}
         for (role, reason), number in sorted(counts.items()):

@@ -280,3 +280,11 @@ class Attempt(Base):
     worker: Mapped[Worker] = relationship()
 
     __table_args__ = (sa.UniqueConstraint("job_id", "stage_index", "number"),)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its text ended at a stop token or a stop string, and was not cut."""
+        return self.status is AttemptStatus.FINISHED and self.finish_reason in (
+            "stop",
+            "stop_string",
+        )

@@ -23,6 +23,7 @@ from jobs.protocol.response import (
     content_part,
     is_message,
     item_id,
+    item_status,
     output_item,
     response,
     summary_part,
@@ -166,8 +167,7 @@ def _stage_events(
         # The maximum number of pieces: one for each token, and one for the end.
         most = attempt.max_output_tokens + 1
         yield from itertools.repeat(None, most * len(pieces))
-    complete = attempt.status is AttemptStatus.FINISHED and attempt.finish_reason == "stop"
-    status = "completed" if complete else "incomplete"
+    status = item_status(attempt)
     if not is_message(job, stage):
         yield {"type": "response.reasoning_summary_text.done", **summary, "text": text}
         yield {

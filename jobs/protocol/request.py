@@ -14,10 +14,10 @@ from jobs.protocol.options import ResponseOptions
 Context = Literal["question", "turns"]
 #: The maximum number of characters of a stop string.
 MAX_STOP = 256
-_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
-#: Where the final text ends: before the first of these strings. An empty text, which some clients send, is none.
+_StopString = Annotated[str, Field(max_length=MAX_STOP)]
+#: Where the final text ends: before the first of these strings. An empty string, which some clients send, is none.
 Stop = Annotated[
-    Annotated[str, Field(max_length=MAX_STOP), Tag("<text>")]
+    Annotated[_StopString, Tag("<text>")]
     | Annotated[list[_StopString], Field(max_length=4, fail_fast=True), Tag("<list>")],
     Discriminator(text_or_list),
 ]
@@ -51,9 +51,8 @@ class CreateResponse(ResponseOptions):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """The strings that end the final text."""
-        if isinstance(self.stop, str):
-            return (self.stop,) if self.stop else ()
-        return tuple(self.stop or ())
+        strings = [self.stop] if isinstance(self.stop, str) else self.stop or ()
+        return tuple(filter(None, strings))
 
     @property
     def messages(self) -> list[Message]:

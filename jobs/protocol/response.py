@@ -43,7 +43,7 @@ def response(job: Job, *, as_of: Status | None = None, run: int | None = None) -
         "model": pipeline.MODEL,
         "output": [
             output_item(
-                job, stages[attempt.stage_index], attempt.output or "", _item_status(attempt)
+                job, stages[attempt.stage_index], attempt.output or "", item_status(attempt)
             )
             for attempt in finished
         ],
@@ -130,8 +130,9 @@ def is_message(job: Job, stage: Stage) -> bool:
     return stage.index == len(pipeline.stages(job.rounds)) - 1
 
 
-def _item_status(attempt: Attempt) -> str:
-    return "completed" if attempt.finish_reason == "stop" else "incomplete"
+def item_status(attempt: Attempt) -> str:
+    """Return the status of the output item of an attempt that has ended."""
+    return "completed" if attempt.is_whole else "incomplete"
 
 
 def _usage(job: Job, finished: list[Attempt]) -> dict[str, Any]:

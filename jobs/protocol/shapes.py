@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jobs.enums import Shape
 from jobs.formats.columns import Kind
-from jobs.models import Attempt, AttemptStatus, Job, Status
+from jobs.models import Attempt, Job, Status
 from jobs.pipeline import Role
 from jobs.protocol.history import history
 from jobs.times import rfc3339
@@ -238,8 +238,8 @@ def _is_kept(job: Job, attempt: Attempt, *names: str) -> bool:
 def _is_whole(job: Job, attempt: Attempt) -> bool:
     """Return whether a text ended by itself: a model that learns from others would stop anywhere.
 
-    The last text of a job with stop strings may have ended at one of them.
+    The last text of a job with stop strings may have ended at one of them, even if its server did not say so.
     """
     if job.stop is not None and attempt is job.finished[-1] and job.status is Status.COMPLETED:
         return False
-    return attempt.status is AttemptStatus.FINISHED and attempt.finish_reason == "stop"
+    return attempt.is_whole

@@ -64,7 +64,7 @@ class Output:
     #: None if the generation raised an error, or a server did not say it.
     prompt_tokens: int | None
     output_tokens: int | None
-    #: ``stop``, ``length``, ``cancelled``, ``deadline`` or ``error``.
+    #: ``stop``, ``stop_string``, ``length``, ``cancelled``, ``deadline`` or ``error``.
     finish_reason: str
     #: The limit that applied.
     max_output_tokens: int

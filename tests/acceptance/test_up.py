@@ -90,6 +90,7 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     assert up.wait() == 0
     up.stop()
     assert psutil.wait_procs(children, timeout=0)[1] == []
+    assert "seconds to finish" not in up.output, "no stage was in progress"
 
     up = forked("up", environ=environ)
     up.wait_for("HelixQ is ready")

@@ -112,7 +112,7 @@ def test_a_text_ends_before_its_stop_string_whatever_the_server_does(
     cut = generation.result(PATIENCE)
     assert cut.text == " The sum is 2. Question: 3 " == "".join(streamed)
     assert streamed == cut.deltas
-    assert cut.finish_reason is FinishReason.STOP
+    assert cut.finish_reason is FinishReason.STOP_STRING
     assert cut.tokens_known == (stops != "never"), "it does not wait for what it does not need"
     whole = ask(engine, stop=("Question: Why", "Que.?"))
     assert (whole.text, whole.finish_reason) == ("".join(vllm.text), FinishReason.STOP)

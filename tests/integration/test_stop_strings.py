@@ -66,7 +66,7 @@ def test_a_text_ends_before_its_first_stop_string_alone_and_among_others(
         completion = generation.result()
         assert completion.text == text == "".join(streamed)
         assert streamed == completion.deltas
-        assert completion.finish_reason is FinishReason.STOP
+        assert completion.finish_reason is FinishReason.STOP_STRING
         assert same(completion, reference.submit(each).result())
     for generation, whole in zip(beside, wholes, strict=True):
         assert same(generation.result(), whole)

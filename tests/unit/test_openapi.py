@@ -41,6 +41,7 @@ def test_it_is_valid(document: dict[str, Any]) -> None:
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"\w+", name) for name in names)
     assert all(operation["summary"] for operation in operations)
+    assert not [o["summary"] for o in operations if "`" in o["summary"]], "it is plain text"
 
 
 @pytest.mark.parametrize("model", [CreateResponse, CreateChatCompletion])

@@ -116,7 +116,8 @@ def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dic
         "operationId": name + re.sub(r"\W+", "_", _template(rule)).rstrip("_")
         if operation.is_open
         else name,
-        "summary": " ".join(summary.replace("``", "`").split()),
+        # Plain text, unlike descriptions.
+        "summary": " ".join(summary.replace("`", "").split()),
         "parameters": path + [_parameter(parameter) for parameter in parameters],
         "responses": _replies(operation, keyed=keyed),
         "security": [] if operation.is_open else [{}, {"key": []}],

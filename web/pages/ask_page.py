@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 from flask import render_template
 
 from jobs import demo_model
 from jobs.models import Job
+from jobs.protocol.errors import ProtocolError
 from jobs.use_cases import clock, queries, standing
+from web.pages.complaints import field_of, message_of
 from web.pages.standing import outlook_sentence
 from web.services import get_services
 
 #: How many of the own jobs are listed.
 RECENT = 5
+#: The fields that are numbers: name, label, placeholder and keyboard.
+NUMBERS = (
+    ("temperature", "Temperature", "0.75; 0 is greedy", "decimal"),
+    ("top_k", "Top-k", "50; 0 for all", "numeric"),
+    ("top_p", "Top-p", "1", "decimal"),
+    ("max_output_tokens", "Tokens per stage", "1024", "numeric"),
+    ("seed", "Seed", "random", "numeric"),
+    ("rounds", "Rounds", "1 to 5", "numeric"),
+    ("priority", "Priority", "0 to 9", "numeric"),
+)
+#: The labels of the settings, by the names of their parameters.
+LABELS = {
+    "instructions": "System prompt",
+    "stop": "Stop strings",
+    **{name: label for name, label, *_ in NUMBERS},
+}
 
 
-def show(given: dict[str, str], message: str | None = None, again: Job | None = None) -> str:
+def show(
+    given: dict[str, str], error: ProtocolError | None = None, again: Job | None = None
+) -> str:
     """Return the page.
 
     Args:
         given: the fields of the form.
-        message: what is wrong with them.
+        error: what is wrong with them.
         again: the job that they are of.
     """
     services = get_services()
@@ -33,9 +51,11 @@ def show(given: dict[str, str], message: str | None = None, again: Job | None = 
         "ask.html",
         given=given,
         open=any(value.strip() for name, value in given.items() if name != "question"),
-        message=message,
+        message=error and _message(error),
+        wrong=error and _wrong(error),
+        numbers=NUMBERS,
         again=again,
-        models=[(_short(base), context) for base, context in outlook.serving],
+        models=outlook.serving,
         demo=demo_model if bases == {demo_model.BASE} else None,
         outlook=outlook_sentence(outlook.standing, now),
         held=outlook.standing.pause is not None or not outlook.standing.ready,
@@ -43,7 +63,14 @@ def show(given: dict[str, str], message: str | None = None, again: Job | None = 
     )
 
 
-def _short(base: str) -> str:
-    """Return a name of the hub, or the end of a path."""
-    path = PurePath(base)
-    return "/".join(path.parts[-2:]) if path.is_absolute() else base
+def _wrong(error: ProtocolError) -> str | None:
+    """Return the name of the field that is wrong; None if it is none of them."""
+    name = field_of(error)
+    return "question" if name == "input" else name if name in LABELS else None
+
+
+def _message(error: ProtocolError) -> str:
+    """Return what is wrong, with the label of the field in the place of the parameter's name."""
+    if error.code == "empty_input":
+        return "Enter a question."  # The API's message is about parameters that the form does not have.
+    return message_of(error, LABELS)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from jobs.models import Job
+from jobs.protocol.errors import InvalidRequestError
+from web.pages.filters import strings
 
 #: The fields that are numbers. An empty one asks for the default.
 NUMBERS = ("temperature", "top_k", "top_p", "max_output_tokens", "seed", "rounds", "priority")
 
 
 def parameters(form: Mapping[str, str]) -> dict[str, object]:
-    """Return the parameters that a form asks for. What is no number stays text, and is refused by its name."""
+    """Return the parameters that a form asks for. What is no number stays text, and is refused by its name.
+
+    Raises:
+        InvalidRequestError: the stop strings are not written as they must be.
+    """
     found: dict[str, object] = {"input": form.get("question", "")}
     if form.get("instructions", "").strip():
         found["instructions"] = form["instructions"]
     for name in NUMBERS:
         if text := form.get(name, "").strip():
             found[name] = _number(text)
+    if text := form.get("stop", "").strip():
+        found["stop"] = _strings(text)
     return found
 
 
@@ -33,6 +43,7 @@ def of_job(job: Job) -> dict[str, str]:
             name: str(getattr(job, name))
             for name in ("top_k", "max_output_tokens", "seed", "rounds", "priority")
         },
+        "stop": "" if "/stop" in erased or not job.stop else strings(job.stop),
     }
 
 
@@ -43,3 +54,23 @@ def _number(text: str) -> object:
         except ValueError:
             continue
     return text
+
+
+def _strings(text: str) -> list[str]:
+    """Return the strings that a text has in quotation marks, as `strings` writes them.
+
+    Without the marks, nobody would see spaces at an end, nor know whether a backslash is one.
+    """
+    found: list[Any]
+    try:
+        found = json.loads(f"[{text}]", strict=False)
+    except (ValueError, RecursionError):
+        found = [None]
+    if not all(isinstance(each, str) for each in found):
+        raise InvalidRequestError(
+            "Write each of the stop strings in straight quotation marks, with a comma between two: "
+            r'"\n\n", "Question:". A line break is \n, and a backslash \\.',
+            code="invalid_value",
+            param="stop",
+        )
+    return found

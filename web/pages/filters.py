@@ -25,6 +25,7 @@ def register(blueprint: Blueprint) -> None:
         marks.plain,
         rating,
         strings,
+        model_name,
     ):
         blueprint.add_app_template_filter(template_filter)
 
@@ -65,6 +66,19 @@ def question_name(job: Job, length: int) -> Markup:
 def rating(value: int | None) -> str:
     """Return a rating with its sign; "none" if there is none."""
     return "none" if value is None else f"{value:+d}" if value else "0"
+
+
+def short_name(name: str) -> str:
+    """Return a model's name: one of a hub as it is, and of a path the last two parts."""
+    return "/".join(name.strip("/").split("/")[-2:])
+
+
+def model_name(name: str) -> Markup:
+    """Return a model's short name as HTML, with the whole one as its title if it has more."""
+    short = short_name(name)
+    if short == name:
+        return marks.marked(name)
+    return Markup('<span title="{}">{}</span>').format(marks.plain(name), marks.marked(short))
 
 
 def strings(values: list[str] | None) -> str:

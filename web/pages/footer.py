@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import metadata
-from pathlib import PurePath
 
 from flask import Blueprint, g, request
 
 from jobs.use_cases.system import CAP, Summary
+from web.pages.filters import short_name
 from web.services import get_services
 
 #: The endpoints of the pages whose replies have no footer.
@@ -35,8 +35,7 @@ def facts() -> list[str]:
 
 
 def _of(summary: Summary) -> list[str]:
-    # A folder is named by its last part.
-    models = [PurePath(name).name for name in summary.models]
+    models = [short_name(name) for name in summary.models]
     more = " or more" if summary.queued >= CAP else ""
     return [
         *([", ".join(models)] if models else []),

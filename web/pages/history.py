@@ -19,6 +19,7 @@ from jobs.use_cases.searching import Page
 from web.caller import get_caller
 from web.job_filters import FILTERS, METADATA, PARAMETERS, Wanted, find, wanted
 from web.pages import job_rows
+from web.pages.complaints import message_of
 from web.services import get_services
 
 PAGE_SIZE = 25
@@ -35,6 +36,18 @@ _MORE = (
     "min_duration",
     "min_changed",
 )
+#: The labels of the filters, by their parameters.
+LABELS = {
+    "q": "Search",
+    "adapter": "Adapter",
+    "model": "Model",
+    "worker": "Worker",
+    "since": "Created since",
+    "until": "Created before",
+    "min_attempts": "Attempts at a stage, at least",
+    "min_duration": "Duration in seconds, at least",
+    "min_changed": "Share of words changed, at least",
+}
 #: What says which page of the list it is, and not which list.
 _PLACE = ("after", "before", "select")
 _REVERSED = {Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST}
@@ -81,7 +94,7 @@ def show() -> Response | str | tuple[str, int]:
         found, links = _page(chosen, stated)
     except (InvalidRequestError, CursorError) as error:
         told = translate(error)
-        message, wrong = told.message, told.param
+        message, wrong = message_of(told, LABELS), told.param
     if (
         "before" in stated
         and not message
@@ -116,6 +129,7 @@ def show() -> Response | str | tuple[str, int]:
         may_ask=get_caller().may(Scope.ASK),
         message=message,
         wrong=wrong,
+        labels=LABELS,
     )
     return (text, 400) if message else text
 

@@ -48,6 +48,7 @@ def show(job_id: str) -> str:
         standing=None if job.status.final else sentence(job, now),
         running=view.running(job),
         answer=answer,
+        stopped=final is not None and final.finish_reason == "stop_string",
         rendered=None if answer is None or options.exact else markdown.render(answer),
         stages=view.stages(job, now, options),
         earlier_runs=view.earlier_runs(job),

@@ -53,9 +53,7 @@ def submit() -> Response | tuple[str, int, dict[str, str]]:
         job = services.submit(new_job(body, services.tokens))
     except (ProtocolError, QueueFullError, QuotaExceededError) as caught:
         error = translate(caught)
-        # The API's message for this error is about parameters that the form does not have.
-        message = "Enter a question." if error.code == "empty_input" else error.message
-        return ask_page.show(form, message), status_of(error), headers_of(error)
+        return ask_page.show(form, error), status_of(error), headers_of(error)
     return redirect(url_for("pages.job", job_id=job.id), code=303)
 
 

@@ -21,6 +21,7 @@ from web import statistics_query
 from web.job_filters import METADATA
 from web.pages import charts
 from web.pages.charts import Interval, Series
+from web.pages.complaints import message_of
 from web.pages.marks import plain
 from web.pages.view import STATUSES
 
@@ -33,6 +34,16 @@ GROUPINGS = (
     ("adapter", "Adapter"),
     ("metadata", "Metadata"),
 )
+#: The labels of the form's fields, by their parameters.
+LABELS = {
+    "by": "Grouped by",
+    "since": "Accepted since",
+    "until": "Accepted before",
+    "adapter": "Adapter",
+    "model": "Model",
+    "owner": "Owner",
+    "compare": "Compare",
+}
 ENDED = tuple(status for status in Status if status.final)
 #: What measures are called.
 NAMES = {
@@ -76,14 +87,15 @@ def show() -> Response | str | tuple[str, int]:
     stated = _stated(given)
     if stated != given:  # A form sends what was left empty, and fields that are one parameter.
         return redirect(url_for("pages.stats", **stated), code=303)  # type: ignore[arg-type]  # names of parameters
-    read, message = None, None
+    read, message, wrong = None, None, None
     try:
         wanted = statistics_query.wanted()
         if wanted.by is None:
             wanted = statistics_query.by_day(wanted)
         read = statistics_query.find(wanted, max_periods=MAX_PERIODS)
     except (InvalidRequestError, StatisticsError) as error:
-        message = translate(error).message
+        told = translate(error)
+        message, wrong = message_of(told, LABELS), told.param
     by = stated.get("by", "day")
     first, second = (name.strip() for name in f"{stated.get('compare', '')},".split(",")[:2])
     text = render_template(
@@ -99,6 +111,8 @@ def show() -> Response | str | tuple[str, int]:
         roles=Role,
         names=NAMES,
         message=message,
+        wrong=wrong,
+        labels=LABELS,
         form=form,
         **({} if read is None else _shown(read)),
     )

@@ -82,6 +82,8 @@ def outcome(attempt: Attempt) -> str | None:
             return None
         case AttemptStatus.FINISHED if attempt.finish_reason == "length":
             return "Finished at its token limit."
+        case AttemptStatus.FINISHED if attempt.finish_reason == "stop_string":
+            return "Finished at a stop string."
         case AttemptStatus.FINISHED:
             return "Finished."
         case status if attempt.error:
@@ -109,7 +111,8 @@ def _bar(attempt: Attempt, place: Callable[[dt.datetime], float], now: dt.dateti
         parts=parts,
         queued=max(attempt.started_at - attempt.queued_at, dt.timedelta()),
         prompt=first - attempt.started_at if first else None,
-        writing=end - first if first else None,
+        # Both times are of the database, and its clock may have been set back between them.
+        writing=max(end - first, dt.timedelta()) if first else None,
         lost=attempt.status in LOST,
         outcome=outcome(attempt),
     )

@@ -201,6 +201,8 @@ def _state(job: Job, last: Attempt | None, now: dt.datetime) -> str:
     match last.status:
         case AttemptStatus.FINISHED if last.finish_reason == "length":
             return "truncated at its token limit"
+        case AttemptStatus.FINISHED if last.finish_reason == "stop_string":
+            return "ended at a stop string"
         case AttemptStatus.FINISHED:
             return "finished"
         case AttemptStatus.RUNNING if job.status.final:

@@ -16,8 +16,10 @@ from jobs.pipeline import Role, Sampling
 class FinishReason(StrEnum):
     """Why a generation ended."""
 
-    #: The model generated a stop token (EOS), or one of the request's stop strings.
+    #: The model generated a stop token (EOS). A server elsewhere may say it of a stop string, too.
     STOP = "stop"
+    #: The model generated one of the request's stop strings.
+    STOP_STRING = "stop_string"
     #: ``max_output_tokens`` was reached.
     LENGTH = "length"
     CANCELLED = "cancelled"

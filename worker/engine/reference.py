@@ -58,7 +58,7 @@ class _StreamAndStop(StoppingCriteria):
         if delta := self._detokenizer.push(int(input_ids[0, -1])):
             self._generation.emit(delta)
         if self._detokenizer.stopped:
-            self.stop_reason = FinishReason.STOP
+            self.stop_reason = FinishReason.STOP_STRING
         elif self._generation.cancelled:
             self.stop_reason = FinishReason.CANCELLED
         elif time.monotonic() >= self._generation.request.deadline:
@@ -190,7 +190,7 @@ class ReferenceEngine:
         reason = self._finish_reason(detokenizer.token_ids, criterion.stop_reason)
         text, rest = detokenizer.finish(cut=reason in CUT)
         if detokenizer.stopped:
-            reason = FinishReason.STOP
+            reason = FinishReason.STOP_STRING
         if rest and reason is not FinishReason.CANCELLED:
             # A cancelled stage may run again; its delta would then be longer.
             generation.emit(rest)

@@ -39,7 +39,7 @@ FIRST_DELAY, MAX_DELAY = 0.5, 15.0
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
     "eos_token": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP_STRING,
     "length": FinishReason.LENGTH,
 }
 
@@ -254,7 +254,7 @@ class OpenAIEngine:
                 return await self._complete(generation, progress, member)
             except UnavailableError as error:
                 if progress.stopped:
-                    return progress.completion(FinishReason.STOP)
+                    return progress.completion(FinishReason.STOP_STRING)
                 if progress.deltas:
                     # The text so far cannot be taken back: the stage runs again from its beginning.
                     raise InterruptedGenerationError(str(error)) from error
@@ -335,7 +335,7 @@ class OpenAIEngine:
                 if not self._take(event, generation, progress):
                     break
         if progress.stopped:
-            return progress.completion(FinishReason.STOP)
+            return progress.completion(FinishReason.STOP_STRING)
         reason = progress.finish_reason
         if reason is None or reason == "abort":
             raise UnavailableError(f"{member.url} ended the text before its end", fault=True)
@@ -364,6 +364,9 @@ class OpenAIEngine:
                 before = text if progress.stop is None else progress.stop.push(text)
                 self._emit(before, generation, progress)
             progress.finish_reason = choice.get("finish_reason") or progress.finish_reason
+            # vLLM and SGLang name the string. Others say "stop" of a stop token, too.
+            if isinstance(choice.get("stop_reason") or choice.get("matched_stop"), str):
+                progress.finish_reason = "stop_sequence"
         return True
 
     def _emit(self, text: str, generation: Generation, progress: _Progress) -> None:

@@ -14,7 +14,7 @@ from jobs.protocol.schemas.erasures import Erasure
 from jobs.protocol.schemas.reviews import Review
 from jobs.protocol.schemas.summary import ErasedText, LogPlace, Summary
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+FinishReason = Literal["stop", "stop_string", "length", "cancelled", "deadline", "error"]
 
 
 class Turn(Reply):

@@ -132,6 +132,7 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
                 page.emulate_media(forced_colors="none", color_scheme=scheme)
                 width = page.evaluate("document.documentElement.scrollWidth")
                 assert width <= NARROW["width"], path
+                assert page.evaluate("document.querySelector('header').offsetHeight") < 70, path
                 assert faint(page) == [], (path, scheme)
                 ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
                 dark = max(map(int, re.findall(r"\d+", ground))) < 64
@@ -144,6 +145,22 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
             page.set_viewport_size({"width": wide, "height": 800})
             end = page.evaluate("document.querySelector('.timeline').getBoundingClientRect().right")
             assert end <= wide, wide
+
+
+def test_the_description_of_the_api_follows_the_readers_colors(
+    browser: Browser, service: Service
+) -> None:
+    with opened(browser) as (page, _):
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            page.goto(f"{service.url}/docs")
+            heading = page.locator(".opblock-tag").first
+            expect(heading).to_be_visible()
+            ink = heading.evaluate("e => getComputedStyle(e).color")
+            assert (min(map(int, re.findall(r"\d+", ink))) > 128) == (scheme == "dark")
+            accessible(page, "/docs", runOnly=["color-contrast", "landmark-no-duplicate-main"])
+        page.get_by_role("link", name="HelixQ").click()
+        expect(page.get_by_label("Question")).to_be_visible()
 
 
 def test_a_long_and_hostile_answer_does_no_harm(browser: Browser, service: Service) -> None:
@@ -270,8 +287,13 @@ def test_a_jobs_page_without_javascript(browser: Browser, service: Service) -> N
             assert part not in printed, part
         page.get_by_role("link", name="Ask again with changes").click()
         page.get_by_label("Seed").fill("7")
+        page.get_by_label("Stop strings").fill(r'"\n\n", "Q:"')
         page.get_by_role("button", name="Ask").click()
         expect(status(page)).to_have_text("Completed")
+        expect(page.locator("#request")).to_contain_text(r'Stop strings"\n\n", "Q:"')
+        page.get_by_role("link", name="Ask again with changes").click()
+        expect(page.get_by_label("Stop strings")).to_have_value(r'"\n\n", "Q:"')
+        page.go_back()
         page.get_by_role("link", name="Older job").click()
         expect(page).to_have_url(f"{service.url}/jobs/{job_id}")
 

@@ -82,6 +82,16 @@ def test_an_invalid_question_shows_an_error_in_the_form(browser: Browser, servic
         expect(question).to_have_value(long)
         expect(question).to_have_accessible_description(re.compile("too long"))
 
+        question.fill("Why?")
+        page.get_by_text("Settings", exact=True).click()
+        stop = page.get_by_label("Stop strings")
+        expect(stop).to_have_accessible_description(re.compile("ends before the first of"))
+        stop.fill("Q:")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.get_by_role("alert")).to_contain_text("straight quotation marks")
+        expect(stop).to_be_focused()
+        expect(stop).to_have_accessible_description(re.compile("straight quotation marks"))
+
         # Larger than the server's limit: the page reports it.
         question.evaluate("q => { q.value = 'why '.repeat(3e5); }")
         page.get_by_role("button", name="Ask").click()

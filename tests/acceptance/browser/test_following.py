@@ -158,7 +158,7 @@ def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow:
         )
     expect(answer).to_contain_text("writing, attempt 2")
     expect(standing).to_contain_text("tokens/s")
-    expect(standing).to_contain_text(re.compile(r"\d+ s · \d+ tokens"))
+    expect(standing).to_contain_text(re.compile(r"running for \d+ s · \d+ tokens"))
     page.get_by_role("button", name="Cancel").click()
     expect(status(page)).to_have_text("Cancelled")
     expect(answer).to_contain_text("attempt 2")

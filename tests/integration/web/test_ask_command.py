@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -136,6 +137,17 @@ def test_a_question_is_read_from_a_pipe(helixq: Command, server: Server) -> None
     assert (watched.exit_code, watched.stdout) == (ExitStatus.DONE, "A text.\n")
 
 
+def test_stop_strings_are_sent_as_they_are(helixq: Command, server: Server) -> None:
+    def kept(*options: str) -> list[str] | None:
+        job = json.loads(helixq("ask", "Why?", "--no-wait", "--json", "id", *options).stdout)
+        return queries.get_job(server.database, None, job["id"]).stop
+
+    assert kept("--stop", "\n\n", "--stop", r"\n, ", "--stop", "") == ["\n\n", r"\n, "]
+    assert kept() is None
+    refused = helixq("ask", "Why?", "--stop", "x" * 257)
+    assert (refused.exit_code, "at most 256 characters" in refused.stderr) == (1, True)
+
+
 def test_several_rounds_are_numbered(helixq: Command) -> None:
     asked = helixq("ask", "Why?", "--rounds", "2").stdout
     labels = [line.partition(":")[0] for line in asked.splitlines() if line]
@@ -224,7 +236,9 @@ def test_a_lost_reply_asks_only_once(helixq: Command, monkeypatch: pytest.Monkey
 
 def test_status_says_what_runs(helixq: Command, server: Server) -> None:
     workers.heartbeat(server.database, WORKER, [])
+    helixq("ask", "Why?")
     status = helixq("status")
+    assert re.search(r"\nattempts none of the last \d+ lost or given back\n", status.output)
     assert (status.exit_code, status.output[:29]) == (
         0,
         f"web      ready: http://{server.url}"[:29],

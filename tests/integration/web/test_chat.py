@@ -119,7 +119,15 @@ def test_an_answer_that_was_truncated_says_so(web: Client, database: Database) -
 
 @pytest.mark.parametrize(
     ("stop", "kept"),
-    [("\n\n", ["\n\n"]), (["Q:", "\0"], ["Q:", "\0"]), ("", None), ([], None), (None, None)],
+    [
+        ("\n\n", ["\n\n"]),
+        (["Q:", "\0"], ["Q:", "\0"]),
+        (["", "Q:"], ["Q:"]),
+        ("", None),
+        ([""], None),
+        ([], None),
+        (None, None),
+    ],
 )
 def test_stop_strings_are_kept(web: Client, database: Database, stop: Any, kept: Any) -> None:
     body = answer(web, database, stop=stop)
@@ -209,7 +217,7 @@ def test_a_job_without_an_answer_is_an_error(web: Client, database: Database, st
         ({"messages": QUESTION, "n": 2}, "n", "unsupported_parameter"),
         ({"messages": QUESTION, "stop": 5}, "stop", "invalid_type"),
         ({"messages": QUESTION, "stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
-        ({"messages": QUESTION, "stop": ["a", ""]}, "stop.1", "invalid_value"),
+        ({"messages": QUESTION, "stop": ["a", "x" * 257]}, "stop.1", "invalid_value"),
         ({"messages": QUESTION, "stop": ["a", 1]}, "stop.1", "invalid_type"),
         ({"messages": QUESTION, "stop": "x" * 257}, "stop", "invalid_value"),
         ({"messages": QUESTION, "logprobs": True}, "logprobs", "unsupported_parameter"),

@@ -81,8 +81,8 @@ def test_a_wrong_filter_is_named_beside_the_form(web: Client) -> None:
     fields = {"q", "min_attempts", "since"}
     for address, named in (
         ("q=OR", "query"),
-        ("min_attempts=many", "min_attempts"),
-        ("since=yesterday", "since"),
+        ("min_attempts=many", "Attempts at a stage, at least must be an integer"),
+        ("since=yesterday", "Created since must be a time"),
         ("after=nowhere", "nowhere"),
         ("color=red", "color"),
     ):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from click.testing import Result
+from wcwidth import wcswidth
 
 from cli.client import Client as HTTPClient
 from jobs.database import Database
@@ -30,6 +32,23 @@ def test_jobs_are_listed_in_lines(web: Client, database: Database, jobs: Command
     assert jobs("list", "--status", "completed").output.split()[0] == done
     listed = [json.loads(line)["id"] for line in jobs("list", "--json").output.splitlines()]
     assert listed == [waiting, done]
+
+
+def test_a_list_fits_the_terminal(
+    web: Client, jobs: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = ["Why is the sky blue? " * 9, "天空为什么是蓝色的？" * 9]
+    ids = [ask(web, input=question)["id"] for question in questions]
+    for columns in (130, 95, 80, 60):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = jobs("list").output.splitlines()
+        assert max(map(wcswidth, lines)) in (columns - 1, columns)
+        of_jobs = [line.split()[:2] for line in lines if line.startswith("resp_")]
+        assert of_jobs == [[job_id, "queued"] for job_id in reversed(ids)]
+        for question in questions:
+            assert sum(question[:5] in line for line in lines) == 1
+        assert len(lines) == (4 if columns == 60 else 2)
+        assert ("Z  " in lines[0]) == (columns > 90)
 
 
 def test_jobs_are_searched_and_filtered(web: Client, database: Database, jobs: Command) -> None:
@@ -63,6 +82,9 @@ def test_a_job_is_shown_with_its_texts(web: Client, database: Database, jobs: Co
     assert "QUESTION: What does �[2J do, and �2J?" in shown
     for heading in ("ACTOR", "CRITIQUE", "REGENERATION"):
         assert f"\n{heading}, 3 tokens\nA text.\n" in shown
+    cut = ask(web)["id"]
+    finish(database, cut, output=replace(OUTPUT, finish_reason="stop_string"))
+    assert "REGENERATION, ended at a stop string, 3 tokens\n" in jobs("show", cut).output
     printed = jobs("show", job_id, "--json").output
     assert "\x9b" not in printed
     history = json.loads(printed)

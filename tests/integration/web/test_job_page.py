@@ -42,6 +42,14 @@ def text_of(html: str) -> str:
     return unescape(re.sub("<[^>]*>", "", html))
 
 
+def job_of(web: Client, reply: Any) -> dict[str, Any]:
+    """Return the history of the job whose page a reply leads to."""
+    history: dict[str, Any] = web.get(
+        reply.headers["Location"].replace("/jobs/", "/api/jobs/")
+    ).json
+    return history
+
+
 def test_the_answer_comes_first_and_changes_are_marked(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     assert "Final answer" not in web.get(f"/jobs/{job_id}").text
@@ -81,6 +89,29 @@ def test_each_round_shows_what_it_removed_beside_the_next(web: Client, database:
         ("", "Critique 2"),
         ("checked", "Regeneration 2"),
     ]
+
+
+def test_a_text_that_ended_at_a_stop_string_says_so(web: Client, database: Database) -> None:
+    job_id = ask(web, stop=["\n\n", "Q:"])["id"]
+    answer(database, job_id, DRAFT, CRITIQUE)
+    claim = stages.claim(database, job_id, 2, WORKER, job_timeout=60)
+    assert claim is not None
+    stages.record(database, claim, Output("Four.", [5], 20, 3, "stop_string", 1024, 0.0))
+    page = text_of(web.get(f"/jobs/{job_id}").text)
+    assert r'The text ends before the first of the stop strings "\n\n", "Q:"' in page
+    assert page.count("ended at a stop string") == 1
+    assert page.count("Finished at a stop string.") == 2
+    # To clients it is a whole text.
+    body = web.get(f"/v1/responses/{job_id}").json
+    assert (body["status"], body["output"][-1]["status"]) == ("completed", "completed")
+    events = web.get(f"/v1/responses/{job_id}?stream=true").text
+    assert '"status":"incomplete"' not in events
+    seal(database)
+    assert web.post(f"/api/jobs/{job_id}/erase", json={"texts": ["/stop"]}).status_code == 200
+    page = text_of(web.get(f"/jobs/{job_id}").text)
+    assert "The text ends before a stop string, which was erased." in page
+    assert "Q:" not in page
+    assert 'name="stop" value=""' in web.get(f"/?from={job_id}").text
 
 
 def test_texts_that_deceive_are_marked_everywhere(
@@ -201,8 +232,9 @@ def test_where_a_job_stands(web: Client, database: Database) -> None:
 
 
 def test_actions_lead_back_to_the_page(web: Client, database: Database) -> None:
+    stop = ["\n\n", ' "Q" ', "\\\0\u202e", "☕"]
     job_id = ask(
-        web, input="Why?\nHow?", seed=5, temperature=0, rounds=1, instructions="Be brief."
+        web, input="Why?\nHow?", seed=5, temperature=0, instructions="Be brief.", stop=stop
     )["id"]
     assert "Replay" not in web.get(f"/jobs/{job_id}").text
     answer(database, job_id, DRAFT, CRITIQUE, FINAL)
@@ -216,14 +248,26 @@ def test_actions_lead_back_to_the_page(web: Client, database: Database) -> None:
         "\nWhy?\nHow?<",
     ):
         assert field in again
-    refused = web.post("/", data={"question": "Why?", "temperature": "hot", "seed": "3"})
-    assert refused.status_code == 400
-    assert "temperature" in refused.text
-    assert 'value="hot"' in refused.text
+    [given] = re.findall(r'name="stop" value="([^"]*)"', again)
+    asked_again = web.post("/", data={"question": "Why?", "stop": unescape(given)})
+    assert job_of(web, asked_again)["stop"] == stop
+    for name, value, reason in (
+        ("temperature", "hot", "Invalid type for Temperature: expected a number."),
+        ("stop", "hot", "Write each of the stop strings in straight quotation marks"),
+        ("stop", '"hot", 5', "Write each of the stop strings in straight quotation marks"),
+        ("stop", '"a","b","c","d","e"', "Invalid value for Stop strings: it has more than 4"),
+    ):
+        refused = web.post("/", data={"question": "Why?", name: value, "seed": "3"})
+        assert refused.status_code == 400
+        [error] = re.findall(r'id="error" role="alert">(.*?)</p>', refused.text)
+        assert reason in unescape(error)
+        [wrong] = re.findall(r"<[^>]*aria-invalid[^>]*>", refused.text)
+        assert f'name="{name}" value="{value}"' in unescape(wrong)
+        assert refused.text.count("autofocus") == wrong.count("autofocus") == 1
     changed = web.post(
         "/", data={"question": "Why?", "temperature": "0.5", "seed": "", "rounds": "2"}
     )
-    asked = web.get(changed.headers["Location"].replace("/jobs/", "/api/jobs/")).json
+    asked = job_of(web, changed)
     assert (asked["temperature"], asked["rounds"], asked["top_k"]) == (0.5, 2, 50)
 
     replayed = web.post(f"/jobs/{job_id}/replay")

@@ -203,6 +203,9 @@ def test_what_is_wrong_is_named(web: Client) -> None:
         assert page.status_code == 400, query
         assert 'role="alert"' in page.text, query
         assert 'name="since"' in page.text, query
+        assert len(re.findall("<(?:input|select)[^>]* aria-invalid", page.text)) >= (
+            query.split("=")[0] in ("since", "until", "compare", "by")
+        ), query
 
 
 def test_too_many_jobs_and_too_many_values_of_metadata(

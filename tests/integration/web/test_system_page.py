@@ -35,8 +35,8 @@ def test_the_page_says_what_runs_and_what_waits(
     runtime = {
         "engine": "batching",
         "engine_config": {"slots": 8},
-        "base": {"name": "/models/tiny"},
-        "adapters": {"actor": {"name": "act-1"}},
+        "base": {"name": "/srv/models/tiny"},
+        "adapters": {"actor": {"name": "org/act-1"}},
         "device": "cpu",
         "versions": {"torch": "2.11"},
     }
@@ -55,8 +55,8 @@ def test_the_page_says_what_runs_and_what_waits(
 
     page = told(web)
     for part in (
-        "host-ready-1, process 7 ready-1 ● ready 0 s ago 1 of 8 running not known /models/tiny",
-        "actor act-1 batching on cpu, context 512 torch 2.11",
+        "host-ready-1, process 7 ready-1 ● ready 0 s ago 1 of 8 running not known models/tiny",
+        "actor org/act-1 batching on cpu, context 512 torch 2.11",
         "host-gone-1, process 7 gone-1 stopped",
         "1 job waits for the first stage, the oldest accepted",
         "Actor 1 0",
@@ -65,6 +65,7 @@ def test_the_page_says_what_runs_and_what_waits(
         "has 1 entry, and 0 ended jobs are not in it yet. Its checkpoint was signed",
     ):
         assert part in re.sub(r"\b\d s ago", "0 s ago", page), part
+    assert '<span title="/srv/models/tiny">models/tiny</span>' in web.get("/system").text
     assert "Owners" not in web.get("/system").text, "those are for who may see all of them"
 
 
@@ -114,14 +115,14 @@ def test_the_footer_is_asked_for_seldom_and_harms_no_page(
     workers.set_state(database, WORKER, WorkerState.READY)
     job_id = ask(web)["id"]
     for path in ("/", "/jobs", f"/jobs/{job_id}", "/stats", "/review", "/system", "/nothing"):
-        assert re.fullmatch(r"HelixQ [\d.]+\S* 1 worker ready 1 queued", footer(path)), path
+        assert re.fullmatch(r"HelixQ [\d.]+\S* 1 worker ready 1 queued API", footer(path)), path
     assert len(asked) == 1
-    services_of(web).summaries.summary = system.Summary(2, ["/models/tiny"], system.CAP)
-    assert "tiny 2 workers ready 1,000 or more queued" in footer("/jobs")
+    services_of(web).summaries.summary = system.Summary(2, ["/srv/models/tiny"], system.CAP)
+    assert " models/tiny 2 workers ready 1,000 or more queued" in footer("/jobs")
 
     def fail(_: Database) -> system.Summary:
         raise sa.exc.OperationalError("SELECT", {}, Exception("away"))
 
     monkeypatch.setattr(system, "summarize", fail)
     monkeypatch.setattr(summary_cache, "MAX_AGE", 0)
-    assert re.fullmatch(r"HelixQ [\d.]+\S*", footer("/jobs"))
+    assert re.fullmatch(r"HelixQ [\d.]+\S* API", footer("/jobs"))

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import colour
-from cli.commands import COMMANDS, GROUPS
+from cli.commands import COMMANDS, GROUPS, SECTIONS
 from cli.fields import Command, Fields, json_fields
 from cli.main import main
 
@@ -136,3 +136,8 @@ def test_the_environment_and_the_option_decide_about_colours(
     assert colour.choice("auto") is True
     monkeypatch.setenv("NO_COLOR", "1")
     assert (colour.choice("auto"), colour.choice("always")) == (False, True)
+
+
+def test_every_command_of_the_program_has_its_section() -> None:
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(name for name in PATHS if " " not in name)

@@ -237,7 +237,7 @@ function follow(address, news) {
     if (!place) return;
     const now = performance.now();
     const seconds = Math.max(0, (Date.now() - Date.parse(place.dataset.started)) / 1000);
-    const parts = [`${Math.floor(seconds)} s`];
+    const parts = [`running for ${Math.floor(seconds)} s`];
     if (pieces.length) parts.push(`${pieces.length} tokens`);
     // Not those that came at once when the stream was opened.
     const recent = pieces.filter((time) => time > Math.max(now - SILENCE, connectedAt + 1000));

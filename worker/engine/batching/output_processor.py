@@ -119,7 +119,7 @@ class OutputProcessor:
                 if sequence.detokenizer.stopped:
                     # The engine's thread is ahead; it drops what it has, and the sequence, in its next step.
                     sequence.generation.cancel()
-                    self._finish(sequence, FinishReason.STOP)
+                    self._finish(sequence, FinishReason.STOP_STRING)
         ended = [
             (u.sequence, u.outcome, rest)
             for u, _, rest in pending
@@ -164,7 +164,7 @@ class OutputProcessor:
         text, rest = detokenizer.finish(decoded, cut=reason in CUT)
         output_tokens = len(sequence.output_token_ids)
         if detokenizer.stopped:
-            reason, output_tokens = FinishReason.STOP, len(detokenizer.token_ids)
+            reason, output_tokens = FinishReason.STOP_STRING, len(detokenizer.token_ids)
         if reason is not FinishReason.CANCELLED:
             # A cancelled stage may run again; its delta would then be longer.
             for delta in filter(None, (last_delta, rest)):

@@ -76,7 +76,7 @@ def test_a_text_that_is_cut_and_generated_again_streams_the_same_deltas(
                 known = token_ids[:num_known]
                 cut, begun = _run(tokenizer, stop, known, FinishReason.CANCELLED, rng)
                 assert begun == streamed[: len(begun)]
-                if cut.finish_reason is FinishReason.STOP:
+                if cut.finish_reason is FinishReason.STOP_STRING:
                     assert (cut.text, begun) == (whole.text, streamed), (stop, known)
 
 
