@@ -34,8 +34,7 @@ def upload_file() -> Response:
     upload = _Upload(idempotency_key())
     try:
         fields = read_form("file", upload.begin)
-        form = parse_fields(fields)
-        file = upload.finish(form.expires_after)
+        file = upload.finish(parse_fields(fields))
     except BaseException:
         upload.abort()
         raise
