@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, selectinload, undefer
 from jobs.models import Attempt, Job, SearchDocument
 from jobs.statements.rollups import Change
 
+from jobs.times import from_microseconds, microseconds
 #: The condition of the partial index of jobs that the search index does not have as they are, or that are not counted.
 _IS_UNINDEXED = sa.and_(
     Job.finished_at.is_not(None),
@@ -49,8 +50,6 @@ _MERGED_PAGES = 4
 _MERGE = sa.text(
     f"INSERT INTO search_index(search_index, rank) VALUES ('merge', {_MERGED_PAGES})"  # noqa: S608 (a number)
 )
-
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class NewDocument(NamedTuple):
@@ -181,13 +180,12 @@ def _insert_of(connection: sa.Connection) -> Any:
 
 def first_id(moment: dt.datetime) -> int:
     """Return the lowest id of documents whose jobs were created at a time or later."""
-    microseconds = (moment - _EPOCH) // dt.timedelta(microseconds=1)
-    return min(max(microseconds, 0) << TIE_BITS, LAST_ID)
+    return min(max(microseconds(moment), 0) << TIE_BITS, LAST_ID)
 
 
 def moment(document_id: int) -> dt.datetime:
     """Return when the job of a document was created: the reverse of `first_id`."""
-    return _EPOCH + dt.timedelta(microseconds=document_id >> TIE_BITS)
+    return from_microseconds(document_id >> TIE_BITS)
 
 
 def tie(job_id: str) -> int:
