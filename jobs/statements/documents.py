@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload, undefer
 
 from jobs.models import Attempt, Job, SearchDocument
+from jobs.statements.inserting import insert
 from jobs.statements.rollups import Change
-
 from jobs.times import from_microseconds, microseconds
+
 #: The condition of the partial index of jobs that the search index does not have as they are, or that are not counted.
 _IS_UNINDEXED = sa.and_(
     Job.finished_at.is_not(None),
@@ -131,7 +132,12 @@ def put(connection: sa.Connection, new: NewDocument) -> bool:
     document_id = connection.scalar(old.returning(SearchDocument.id))
     if document_id is None:
         document_id = first_id(new.created_at) + tie(new.job_id)
-    insert = _insert_of(connection)
+    # Nothing is inserted if the id is taken.
+    new_document = (
+        insert(connection, SearchDocument)
+        .on_conflict_do_nothing(index_elements=["id"])
+        .returning(SearchDocument.id)
+    )
     while True:
         terms = new.terms
         if connection.dialect.name == "postgresql":
@@ -142,7 +148,7 @@ def put(connection: sa.Connection, new: NewDocument) -> bool:
             "job_id": new.job_id,
             "terms": " ".join(terms),
         }
-        if connection.scalar(insert, row) is not None:
+        if connection.scalar(new_document, row) is not None:
             return True
         document_id += 1  # Another job of the same moment has this id.
 
@@ -157,25 +163,6 @@ def merge_some(connection: sa.Connection) -> bool:
     before = driver.total_changes
     connection.execute(_MERGE)
     return driver.total_changes - before > 1  # The statement itself counts as one.
-
-
-def _insert_of(connection: sa.Connection) -> Any:
-    """Return the statement that inserts a document unless its id is taken."""
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return (
-            postgresql_insert(SearchDocument)
-            .on_conflict_do_nothing(index_elements=["id"])
-            .returning(SearchDocument.id)
-        )
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return (
-        sqlite_insert(SearchDocument)
-        .on_conflict_do_nothing(index_elements=["id"])
-        .returning(SearchDocument.id)
-    )
 
 
 def first_id(moment: dt.datetime) -> int:

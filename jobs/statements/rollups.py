@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from jobs.models import Job, Rollup, RollupModel, Status
+from jobs.models import Job, Rollup, RollupModel
+from jobs.statements.inserting import insert
+from jobs.statements.jobs import Filters
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, Run, start_of
 from jobs.statistics.tally import Tally
@@ -100,7 +102,7 @@ def _locked(connection: sa.Connection, keys: list[_Key]) -> dict[_Key, Tally]:
             found[_Key(*row[:4])] = Tally.load(row.tally)
         if new := [key for key in keys if key not in found]:
             rows = [{**key._asdict(), "jobs": 0, "tally": {}} for key in new]
-            connection.execute(_insert_missing(connection, Rollup), rows)
+            connection.execute(insert(connection, Rollup).on_conflict_do_nothing(), rows)
 
 
 def add_models(connection: sa.Connection, described: Mapping[str, dict[str, Any]]) -> None:
@@ -110,18 +112,7 @@ def add_models(connection: sa.Connection, described: Mapping[str, dict[str, Any]
         for model, description in sorted(described.items())
     ]
     if rows:
-        connection.execute(_insert_missing(connection, RollupModel), rows)
-
-
-def _insert_missing(connection: sa.Connection, table: type[Rollup | RollupModel]) -> Any:
-    """Return the statement that inserts rows unless there are ones with their keys."""
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return postgresql_insert(table).on_conflict_do_nothing()
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return sqlite_insert(table).on_conflict_do_nothing()
+        connection.execute(insert(connection, RollupModel).on_conflict_do_nothing(), rows)
 
 
 def models(connection: sa.Connection) -> dict[str, dict[str, Any]]:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from jobs import trace_context
 from jobs.database import Database
 from jobs.models import LogKind
@@ -54,11 +52,8 @@ def begin_sending(
         size = log.state(connection)[1]
         place = traces.find_place(connection, receiver)
     if place is None:
-        try:
-            with database.write() as connection:
-                traces.add(connection, receiver, size)
-        except sa.exc.IntegrityError:
-            pass  # Another process added it at the same time.
+        with database.write() as connection:
+            traces.add(connection, receiver, size)
         return None
     if place >= size:
         return None

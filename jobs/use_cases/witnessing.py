@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import sqlalchemy as sa
-
 from jobs.database import Database
 from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle
@@ -40,12 +38,8 @@ def begin_asking(database: Database, witness: str, seconds: float) -> Asking | N
     with database.read() as connection:
         newest = log_checkpoints.newest_checkpoint(connection)
         if newest is None or log_checkpoints.is_cosigned(connection, newest.size, witness):
+        log_checkpoints.add_witness(connection, witness)
             return None
-    try:
-        with database.write() as connection:
-            log_checkpoints.add_witness(connection, witness)
-    except sa.exc.IntegrityError:
-        pass  # PostgreSQL: another process added it at the same time.
     with database.write() as connection:
         row = log_checkpoints.take_witness(connection, witness, seconds)
     if row is None:
