@@ -7,7 +7,7 @@ wait for each other and seldom conflict.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -21,8 +21,6 @@ from jobs.statistics.tally import Tally
 
 #: Stands for all owners, and for no model.
 ALL_OWNERS, NO_MODEL = "", ""
-#: Open jobs are counted up to this number.
-MAX_OPEN = 1000
 
 _KEY = (Rollup.owner, Rollup.level, Rollup.start, Rollup.model)
 _ROLLUPS = Rollup.__table__
@@ -152,37 +150,9 @@ def first_hour(connection: sa.Connection, owner: str | None) -> dt.datetime | No
 
 
 def list_counted(
-    connection: sa.Connection,
-    owner: str | None,
-    since: dt.datetime,
-    until: dt.datetime,
-    limit: int,
+    connection: sa.Connection, filters: Filters, limit: int
 ) -> list[sa.Row[str | None, dict[str, str], dict[str, Any] | None]]:
-    """Return model, metadata and what they count for of jobs that were created in a range, up to ``limit``."""
-    query = sa.select(Job.model, Job.metadata_.label("pairs"), Job.counted).where(
-        Job.created_at >= since, Job.created_at < until
-    )
-    if owner is not None:
-        query = query.where(Job.owner == owner)
+    """Return model, metadata and what they count for of jobs that meet filters, up to ``limit``."""
+    columns = (Job.model, Job.metadata_.label("pairs"), Job.counted)
+    query = filters.select().with_only_columns(*columns)
     return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
-
-
-def count_open(
-    connection: sa.Connection,
-    owner: str | None,
-    since: dt.datetime,
-    until: dt.datetime,
-    statuses: Collection[Status],
-) -> dict[Status, int]:
-    """Return the numbers of jobs that have not ended and were created in a range, up to `MAX_OPEN` each."""
-    counts = []
-    for status in statuses:
-        conditions = [Job.status == status, Job.created_at >= since, Job.created_at < until]
-        if owner is not None:
-            conditions.append(Job.owner == owner)
-        # In the order of an index, so that no more of it are read.
-        ordered = sa.select(Job.id).where(*conditions).order_by(Job.created_at, Job.id)
-        some = ordered.limit(MAX_OPEN).subquery()
-        counts.append(sa.select(sa.func.count()).select_from(some).scalar_subquery())
-    row = connection.execute(sa.select(*counts)).one()
-    return dict(zip(statuses, row, strict=True))
