@@ -15,12 +15,11 @@ from jobs import trace_context
 from jobs.database import Database
 from jobs.models import LogKind
 from jobs.statements import log, traces
+from jobs.use_cases.backoff import backoff
 from jobs.use_cases.sealing import Describe
 
 #: Entries that are looked at for one request.
 MAX_ENTRIES = 50
-#: Seconds after a failure before it is tried again: doubled with each failure in a row.
-MIN_DELAY, MAX_DELAY = 2.0, 300.0
 
 
 class Sending(NamedTuple):
@@ -101,6 +100,5 @@ def note_sent(database: Database, receiver: str, end: int) -> None:
 
 def note_unsent(database: Database, receiver: str, failures: int) -> None:
     """Note that a receiver has not taken what was sent, for the ``failures``-th time in a row."""
-    delay = min(MIN_DELAY * 2 ** min(failures - 1, 16), MAX_DELAY)
     with database.write() as connection:
-        traces.update(connection, receiver, delay, failures=failures)
+        traces.update(connection, receiver, backoff(failures), failures=failures)
