@@ -89,16 +89,12 @@ class WitnessThread(DutyThread):
             finish=self._http.close,
         )
 
-    def ask(self) -> bool:
-        """Let the witness cosign the newest checkpoint, if it has not.
-
-        Returns:
-            False: there is nothing to do again at once.
-        """
+    def ask(self) -> None:
+        """Let the witness cosign the newest checkpoint, if it has not."""
         label = self._key.label
         asking = witnessing.begin_asking(self._database, label, LEASE)
         if asking is None:
-            return False
+            return
         for _ in range(MAX_CONFLICTS + 1):
             try:
                 line = self._post(asking)
@@ -116,13 +112,12 @@ class WitnessThread(DutyThread):
                 if self._failure is not None:
                     log.info("the witness %s cosigns the log again", self._key.name)
                 self._failure = None
-                return False
+                return
         if reason != self._failure:
             log.warning("the witness %s %s", self._key.name, reason)
         self._failure = reason
         size = min(asking.old_size, asking.size)
         witnessing.failed(self._database, label, size, asking.failures + 1)
-        return False
 
     def _post(self, asking: Asking) -> str:
         """Ask the witness; return its cosignature.
