@@ -71,14 +71,7 @@ def create() -> Response:
         if streams:
             return stream_response(message_stream(job.id, after=-1), slot=stack.pop_all())
         if waits:
-            if not job.status.final:
-                job = services.waiter.wait(
-                    services.owner,
-                    job.id,
-                    lambda j: j.status.final,
-                    math.inf,
-                    client_disconnected(),
-                )
+            job = wait_for_end(job)
             if job.status.final:
                 return _reply(job)
     # It was asked in the background, or the server is shutting down and the job continues without it.
@@ -118,6 +111,16 @@ def submit(request: Callable[[], CreateResponse], key: str | None, digest: str |
 
 @blueprint.get("/responses")
 def index() -> Response:
+def wait_for_end(job: Job) -> Job:
+    """Wait until a job of the current request's owner has ended, unless the server shuts down; return it as it is then."""
+    if job.status.final:
+        return job
+    services = get_services()
+    return services.waiter.wait(
+        services.owner, job.id, lambda j: j.status.final, math.inf, client_disconnected()
+    )
+
+
     """List jobs, newest first."""
     services = get_services()
     limit, order, after = query.page("status", "since", "until")
