@@ -91,7 +91,7 @@ def job_proof(job_id: str) -> Response:
     query.check_names("parameter", ("origin", *Part))
     services = get_services()
     reader = services.database, services.readable_owner, job_id
-    of_origin = query.choice("origin", "false", ("true", "false")) == "true"
+    of_origin = query.flag("origin")
     parts = [part for part in Part if query.given(part)]
     number = query.integer(parts[0], 0, 0, MAX_NUMBER) if parts else 0
     if len(parts) > 1:

@@ -100,9 +100,9 @@ def retrieve_chat_completion(job_id: str) -> Response:
 def chat_completion_messages(job_id: str) -> Response:
     """List the messages that were asked."""
     services = get_services()
-    limit, order, after = query.page(order="asc")
+    limit, after, newest_first = query.page(order="asc")
     job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
-    return json_response(message_list(job, limit=limit, after=after, newest_first=order == "desc"))
+    return json_response(message_list(job, limit=limit, after=after, newest_first=newest_first))
 
 
 @blueprint.delete("/chat/completions/<completion:job_id>")
