@@ -76,11 +76,9 @@ class WitnessThread(DutyThread):
         self._key = Cosigner.parse(witness.key)
         #: Why it does not cosign, so that it is said once.
         self._failure: str | None = None
-        import httpx2  # Here, since most processes ask no witness.
+        from jobs.http_clients import make_client  # Here, since most processes ask no witness.
 
-        # Of the environment only SSL_CERT_FILE: no proxies.
-        context = httpx2.create_ssl_context()
-        self._http = httpx2.Client(timeout=TIMEOUT, verify=context, trust_env=False)
+        self._http = make_client(timeout=TIMEOUT)
         super().__init__(
             f"witness {self._key.name}",
             [Duty(INTERVAL, self.ask)],
