@@ -1,4 +1,4 @@
-"""A client of a running server, for `helixq ask`, `chat` and `jobs`."""
+"""A client of a running server, for the commands that need one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx2
 
 from cli.errors import ExpectedError, UnreachableError
+from jobs.http_clients import make_client
 
 #: Seconds between attempts to reconnect.
 RECONNECT_DELAY = 1.0
@@ -34,13 +35,10 @@ class Client:
             api_key: to send with each request.
         """
         self.url = url.rstrip("/")
-        self._http = httpx2.Client(
+        self._http = make_client(
             base_url=self.url,
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             timeout=httpx2.Timeout(30, read=60),
-            # Nothing of the environment but SSL_CERT_FILE and SSL_CERT_DIR: no proxies, no .netrc.
-            verify=httpx2.create_ssl_context(),
-            trust_env=False,
         )
 
     def __enter__(self) -> Self:

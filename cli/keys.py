@@ -6,7 +6,6 @@ completion do without.
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ from cli.fields import Command, Fields, json_fields
 from cli.plain import say
 from cli.tables import minute, print_table
 from jobs.enums import Scope
+from jobs.times import rfc3339
 from jobs.timing import SECONDS_PER_DAY
 
 if TYPE_CHECKING:
@@ -158,16 +158,11 @@ def _to_dict(key: ApiKey, state: KeyState) -> dict[str, Any]:
         "state": state.value,
         "max_queued": key.max_queued,
         "requests_per_minute": key.requests_per_minute,
-        "created_at": _time(key.created_at),
-        "last_used_at": _time(key.last_used_at),
-        "expires_at": _time(key.expires_at),
-        "revoked_at": _time(key.revoked_at),
+        "created_at": rfc3339(key.created_at, "seconds"),
+        "last_used_at": rfc3339(key.last_used_at, "seconds"),
+        "expires_at": rfc3339(key.expires_at, "seconds"),
+        "revoked_at": rfc3339(key.revoked_at, "seconds"),
     }
-
-
-def _time(time: dt.datetime | None) -> str | None:
-    """Return a time as RFC 3339 in UTC."""
-    return None if time is None else time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _expiry(key: ApiKey) -> str:

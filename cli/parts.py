@@ -17,7 +17,8 @@ import alembic.util
 import migrations
 from cli.errors import MODEL_LIBRARIES, ExpectedError, UnusableModelError
 from jobs import advice
-from jobs.database import Database, create_engine
+from jobs.database import Database
+from jobs.database_engine import create_engine
 from jobs.maintenance import Maintenance
 from jobs.malloc import limit_arenas
 from jobs.progress import Progress

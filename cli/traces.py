@@ -7,16 +7,17 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-import httpx2
-
 from cli.errors import ExpectedError
 from jobs.jsonl import read_lines
 from jobs.telemetry import Exporter
+from jobs.trace_receiver import RefusedError, UnavailableError, post
 
 #: Jobs of a request.
 BATCH = 50
 #: Bytes of a line of an export.
 MAX_LINE = 1 << 26
+#: Seconds that a receiver may take for a request.
+TIMEOUT = 60.0
 
 
 def in_json(export: Iterable[bytes]) -> Iterator[bytes]:
@@ -41,21 +42,18 @@ def send(endpoint: str, export: Iterable[bytes]) -> int:
         ExpectedError: it cannot be reached, or refuses them.
     """
     exporter, sent = Exporter(), 0
-    headers = {"Content-Type": "application/x-protobuf"}
-    # Of the environment only SSL_CERT_FILE: no proxies.
-    context = httpx2.create_ssl_context()
-    with httpx2.Client(timeout=60, verify=context, trust_env=False) as http:
-        for batch in _batches(export):
-            data = exporter.to_protobuf(batch)
-            try:
-                reply = http.post(endpoint, content=data, headers=headers)
-            except (httpx2.TransportError, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-                raise ExpectedError(f"{endpoint} cannot be reached ({error})") from error
-            if reply.is_error:
-                raise ExpectedError(
-                    f"{endpoint} refused the traces with the status {reply.status_code}, after {sent} were sent"
-                )
-            sent += len(batch)
+    for batch in _batches(export):
+        try:
+            post(endpoint, exporter.to_protobuf(batch), TIMEOUT)
+        except UnavailableError as error:
+            raise ExpectedError(
+                f"{endpoint} {error}, after {sent} traces were sent: check the address, or try again"
+            ) from error
+        except RefusedError as error:
+            raise ExpectedError(
+                f"{endpoint} refused the traces with the {error}, after {sent} were sent"
+            ) from error
+        sent += len(batch)
     return sent
 
 

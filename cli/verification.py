@@ -14,6 +14,7 @@ from cli.files import open_file
 from cli.tables import count
 from jobs.formats.compression import BrokenFileError
 from jobs.importer import read_histories
+from jobs.times import rfc3339
 from jobs.tlog.cosignature import Cosigner, require
 from jobs.tlog.entry import parse_entry, recorded_as
 from jobs.tlog.note import NoteError, Verifier
@@ -112,7 +113,7 @@ def verify_export(file: Path, trusted: list[Verifier], witnesses: list[Cosigner]
 def _times(witnessed: Mapping[str, int]) -> dict[str, str]:
     """Return the times of cosignatures as RFC 3339 in UTC."""
     return {
-        name: dt.datetime.fromtimestamp(time, dt.UTC).isoformat().replace("+00:00", "Z")
+        name: rfc3339(dt.datetime.fromtimestamp(time, dt.UTC), "seconds")
         for name, time in witnessed.items()
     }
 

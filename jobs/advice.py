@@ -5,7 +5,8 @@ from __future__ import annotations
 import redis
 import sqlalchemy as sa
 
-from jobs.database import MAX_CONNECTIONS, Database
+from jobs.database import Database
+from jobs.database_engine import MAX_CONNECTIONS
 from jobs.use_cases import workers
 
 #: The maximum number of connections for this role and database, and the number of those in use by others.

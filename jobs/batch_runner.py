@@ -17,18 +17,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jobs import batch_input, logs, transient
+from jobs import batch_input, dispatch, logs, transient
 from jobs.batch_input import BatchInput
 from jobs.database import Database
-from jobs.errors import QueueUnavailableError
 from jobs.models import BatchStatus, Job
-from jobs.pipeline import NextStage
 from jobs.progress import Progress
 from jobs.protocol import batch_lines
 from jobs.protocol.errors import CancelledError, ProtocolError
 from jobs.protocol.response import response
 from jobs.queue import Publisher
-from jobs.use_cases import batch_answers, batch_validation, batch_work, outbox
+from jobs.use_cases import batch_answers, batch_validation, batch_work
 from jobs.use_cases.batch_answers import LineResult, Submission
 from jobs.use_cases.batch_work import Work
 from jobs.use_cases.submission import NewJob
@@ -180,17 +178,8 @@ class BatchRunner:
         submitted = batch_answers.record_lines(
             self._database, batch_id, self._name, refused, submission
         )
-        self._publish(submitted or [])
+        dispatch.publish(self._database, self._publisher, submitted or [])
         return submitted is not None
-
-    def _publish(self, jobs: Sequence[Job]) -> None:
-        """Publish accepted jobs. What Redis does not take, a sweep publishes."""
-        following = [NextStage(job.id, 0, job.rounds, job.priority) for job in jobs]
-        try:
-            self._publisher.publish(following)
-        except QueueUnavailableError as error:
-            log.warning("lines of batches are published later: %s", error)
-            outbox.put_back(self._database, following)
 
     def _write_answers(self, batch_id: str) -> bool:
         """Write the answers of lines whose jobs have ended; return whether there were any."""

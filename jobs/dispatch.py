@@ -55,7 +55,7 @@ def submit_all(
     outcomes = submission.submit_all(database, requests, max_queued=max_queued, counts=counts)
     accepted = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
     if created := [job for job, is_new in accepted if is_new]:
-        _publish(database, publisher, created)
+        publish(database, publisher, created)
     return [outcome if isinstance(outcome, Exception) else outcome[0] for outcome in outcomes]
 
 
@@ -92,7 +92,7 @@ def retry(
     """
     job, is_new = retrying.retry(database, owner, job_id, keyed)
     if is_new:
-        _publish(database, publisher, [job])
+        publish(database, publisher, [job])
         progress.publish_change(job_id)
     return job
 
@@ -176,8 +176,8 @@ def delete_matching(
     return step
 
 
-def _publish(database: Database, publisher: Publisher, jobs: Sequence[Job]) -> None:
-    """Publish the next stages of jobs. If that fails, a sweep does it: the client gets no error."""
+def publish(database: Database, publisher: Publisher, jobs: Sequence[Job]) -> None:
+    """Publish the next stages of jobs that were accepted. If that fails, a sweep does it: the caller gets no error."""
     stages = [
         NextStage(job.id, job.stage_index, job.rounds, job.priority, job.model) for job in jobs
     ]

@@ -23,8 +23,8 @@ class Duty:
 
     #: Seconds between two calls.
     interval: float
-    #: Returns whether to call it again at once.
-    run: Callable[[], bool]
+    #: Returns True to be called again at once.
+    run: Callable[[], bool | None]
 
 
 class DutyThread:

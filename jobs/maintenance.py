@@ -108,7 +108,7 @@ class Maintenance(DutyThread):
             Duty(CHECKPOINT_INTERVAL, self.keep_checkpoint),
             Duty(SEAL_INTERVAL, self.seal),
             Duty(INDEX_INTERVAL, self.index),
-            Duty(WAL_INTERVAL, self.checkpoint_wal),
+            Duty(WAL_INTERVAL, database.checkpoint_wal),
             Duty(BATCHES_INTERVAL, self.work_on_batches),
             Duty(WAITING_INTERVAL, self.raise_waiting_lines),
             Duty(FILES_INTERVAL, self.sweep_files),
@@ -201,18 +201,13 @@ class Maintenance(DutyThread):
         self._unsigned = None
         return max(len(prepared), appended) >= sealing.MAX_JOBS  # Deletions are not prepared.
 
-    def keep_checkpoint(self) -> bool:
-        """Keep the log's newest checkpoint on this machine; say so if the log was set back.
-
-        Returns:
-            False: there is nothing to do again at once.
-        """
+    def keep_checkpoint(self) -> None:
+        """Keep the log's newest checkpoint on this machine; say so if the log was set back."""
         if self._signing.kept is not None:
             try:
                 sealing.keep_newest(self._database, self._signing.kept)
             except LogKeyError as error:
                 self._say_unsigned(error)
-        return False
 
     def _say_unsigned(self, error: LogKeyError) -> None:
         """Say why the log cannot be signed, once."""
@@ -233,24 +228,14 @@ class Maintenance(DutyThread):
         indexing.merge(self._database)
         return len(prepared) == indexing.MAX_JOBS
 
-    def checkpoint_wal(self) -> bool:
-        """Copy SQLite's write-ahead log into the database file, so that nobody who answers a request has to.
-
-        Returns:
-            False: there is nothing to do again at once.
-        """
-        self._database.checkpoint_wal()
-        return False
-
     def work_on_batches(self) -> bool:
         """Validate, submit and answer lines of batches; see `BatchRunner.run`."""
         return self._batches.run()
 
-    def raise_waiting_lines(self) -> bool:
+    def raise_waiting_lines(self) -> None:
         """Let lines of batches that have waited long take their turn among single questions."""
         if count := batch_answers.raise_waiting_lines(self._database):
             log.info("%d lines of batches have waited long and get the default priority", count)
-        return False
 
     def sweep_files(self) -> bool:
         """Delete files that have expired, were lost or were deleted, a piece at a time.

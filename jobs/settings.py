@@ -8,11 +8,11 @@ import ipaddress
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -135,8 +135,7 @@ def witnesses(value: str) -> tuple[Witness, ...]:
             )
         key, url = words
         Cosigner.parse(key)
-        address = urlsplit(url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        if not _is_http(urlsplit(url)):
             raise ValueError(f"{url!r} should be an address that begins with https:// or http://")
         found.append(Witness(key, url))
     if len({witness.key for witness in found}) < len(found):
@@ -154,7 +153,7 @@ def engine_urls(value: str) -> tuple[str, ...]:
     for part in value.split(","):
         url = part.strip().rstrip("/")
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_http(parts):
             raise ValueError("an address should look like http://host:8000/v1")
         if parts.username is not None or parts.password is not None:
             raise ValueError("an address has no user and no password; set HELIXQ_ENGINE_API_KEY")
@@ -165,6 +164,16 @@ def engine_urls(value: str) -> tuple[str, ...]:
             raise ValueError("an address is given twice")
         urls.append(url)
     return tuple(urls)
+
+
+def _is_http(url: SplitResult) -> bool:
+    """Return whether a URL is the address of an HTTP server."""
+    return url.scheme in ("http", "https") and bool(url.hostname)
+
+
+def _parsed(parse: Callable[[str], object]) -> BeforeValidator:
+    """Return what parses the text of a variable; other values stay as they are."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
 #: What the representation of the settings leaves out: it may get into a log.
@@ -181,7 +190,7 @@ class Settings(BaseModel):
     #: The three adapters, each a folder or a hub id with optional ``@revision``.
     adapters: Annotated[
         dict[Role, str],
-        BeforeValidator(lambda value: by_role(value) if isinstance(value, str) else value),
+        _parsed(by_role),
     ] = Field(default={role: str(DEMO_CHECKPOINT / role) for role in Role})
     #: ``auto`` is float16 on CUDA, as the model card has it, and float32 on the CPU.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -204,7 +213,7 @@ class Settings(BaseModel):
     #: The servers of ``engine=openai``, each an address that ends in ``/v1``.
     engine_url: Annotated[
         tuple[str, ...],
-        BeforeValidator(lambda value: engine_urls(value) if isinstance(value, str) else value),
+        _parsed(engine_urls),
     ] = ()
     #: The API key that these servers get.
     engine_api_key: Secret = None
@@ -234,7 +243,7 @@ class Settings(BaseModel):
     #: Networks that webhooks may be sent to though their addresses are not public, and without TLS.
     webhook_allowed_networks: Annotated[
         tuple[Network, ...],
-        BeforeValidator(lambda value: networks(value) if isinstance(value, str) else value),
+        _parsed(networks),
     ] = ()
     #: The name of the transparency log in its checkpoints; one is made with the log if not given.
     log_origin: str | None = None
@@ -243,7 +252,7 @@ class Settings(BaseModel):
     #: Witnesses that cosign the transparency log.
     log_witnesses: Annotated[
         tuple[Witness, ...],
-        BeforeValidator(lambda value: witnesses(value) if isinstance(value, str) else value),
+        _parsed(witnesses),
     ] = ()
     #: Where ended jobs are sent as OpenTelemetry's traces.
     otlp_endpoint: Secret = None
@@ -305,10 +314,8 @@ class Settings(BaseModel):
     @field_validator("otlp_endpoint")
     @classmethod
     def _otlp_endpoint(cls, value: str | None) -> str | None:
-        if value is not None:
-            address = urlsplit(value)
-            if address.scheme not in ("http", "https") or not address.hostname:
-                raise ValueError("it should be an address such as http://127.0.0.1:6006/v1/traces")
+        if value is not None and not _is_http(urlsplit(value)):
+            raise ValueError("it should be an address such as http://127.0.0.1:6006/v1/traces")
         return value
 
     @field_validator("database_url")
@@ -367,8 +374,12 @@ class Settings(BaseModel):
     @cached_property
     def url(self) -> str:
         """The web's URL for clients on this machine."""
+        return self.url_of(self.port)
+
+    def url_of(self, port: int) -> str:
+        """Return the URL, for clients on this machine, of what listens on a port of `host`."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (does not bind)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:

@@ -32,6 +32,7 @@ from jobs.telemetry_attributes import (
     of_job,
     of_message,
 )
+from jobs.times import microseconds
 from jobs.tlog.record import without_erased
 
 #: Fields of spans that are bytes, which OTLP's JSON has in hexadecimal and protobuf's in base64.
@@ -251,6 +252,4 @@ def _trace(history: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
 
 
 def _nanoseconds(time: str) -> int:
-    """Return a time as whole nanoseconds, which a float could not hold."""
-    since = dt.datetime.fromisoformat(time) - dt.datetime.fromtimestamp(0, dt.UTC)
-    return since // dt.timedelta(microseconds=1) * 1000
+    return microseconds(dt.datetime.fromisoformat(time)) * 1000

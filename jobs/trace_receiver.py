@@ -19,17 +19,45 @@ class UnavailableError(Exception):
     """The receiver did not take spans now. The reason follows "the receiver of traces"."""
 
 
+def post(endpoint: str, data: bytes, timeout: float) -> None:
+    """Send an `ExportTraceServiceRequest` to a receiver.
+
+    Args:
+        endpoint: its address, such as ``http://127.0.0.1:6006/v1/traces``. It may have a password.
+        data: the request.
+        timeout: seconds that it may take.
+
+    Raises:
+        RefusedError, UnavailableError: it does not take it.
+    """
+    # Here, since most processes send no traces.
+    import httpx2
+
+    from jobs.http_clients import make_client
+
+    headers = {"Content-Type": "application/x-protobuf"}
+    try:
+        with make_client(timeout=timeout) as http:
+            reply = http.post(endpoint, content=data, headers=headers)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        raise UnavailableError(f"does not respond ({reason})") from error
+    if 400 <= reply.status_code < 500 and reply.status_code not in TRANSIENT:
+        raise RefusedError(reply.status_code)
+    if not reply.is_success:
+        raise UnavailableError(f"replied with the status {reply.status_code}")
+
+
 class TraceReceiver:
     """A receiver, and whether it was away when it was called last. It is used by one thread at a time."""
 
     def __init__(self, endpoint: str, timeout: float, log: logging.Logger) -> None:
         """
         Args:
-            endpoint: its address, such as ``http://127.0.0.1:6006/v1/traces``. It may have a password.
-            timeout: seconds that it may take.
+            endpoint, timeout: as for `post`.
             log: gets a line when it is away, and when it is back.
         """
-        self.timeout = timeout
+        self._timeout = timeout
         self._endpoint = endpoint
         self._log = log
         #: Why it takes nothing, so that it is said once.
@@ -41,13 +69,13 @@ class TraceReceiver:
         return self._failure is not None
 
     def send(self, data: bytes) -> None:
-        """Send an `ExportTraceServiceRequest`.
+        """Do the same as `post`.
 
         Raises:
             RefusedError, UnavailableError: it does not take it.
         """
         try:
-            self._post(data)
+            post(self._endpoint, data, self._timeout)
         except UnavailableError as error:
             if self._failure != str(error):
                 self._log.warning("the receiver of traces %s", error)
@@ -62,25 +90,3 @@ class TraceReceiver:
         if self._failure is not None:
             self._log.info("the receiver of traces takes them again")
         self._failure = None
-
-    def _post(self, data: bytes) -> None:
-        import httpx2  # Here, since most processes send no traces.
-
-        headers = {"Content-Type": "application/x-protobuf"}
-        try:
-            reply = httpx2.post(
-                self._endpoint,
-                content=data,
-                headers=headers,
-                timeout=self.timeout,
-                # Of the environment only SSL_CERT_FILE: no proxies.
-                verify=httpx2.create_ssl_context(),
-                trust_env=False,
-            )
-        except httpx2.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise UnavailableError(f"does not respond ({reason})") from error
-        if 400 <= reply.status_code < 500 and reply.status_code not in TRANSIENT:
-            raise RefusedError(reply.status_code)
-        if not reply.is_success:
-            raise UnavailableError(f"replied with the status {reply.status_code}")

@@ -66,12 +66,8 @@ class WebhookDelivery(DutyThread):
         duties = [Duty(POLL_INTERVAL, self.deliver)]
         super().__init__("webhooks", duties, poll=POLL_INTERVAL, finish=self._finish)
 
-    def deliver(self) -> bool:
-        """Record what has been sent, and begin to send what is due.
-
-        Returns:
-            whether to call it again at once.
-        """
+    def deliver(self) -> None:
+        """Record what has been sent, and begin to send what is due."""
         self._collect()
         has_news = bool(self._unrecorded)
         if has_news:
@@ -82,7 +78,6 @@ class WebhookDelivery(DutyThread):
             limit = MAX_SENDING - len(self._sending)
             for delivery in deliveries.take(self._database, room=self._room, limit=limit):
                 self._begin(delivery)
-        return False
 
     def _finish(self) -> None:
         """Wait a moment for what is being sent, and give back what was not sent in time."""

@@ -76,11 +76,9 @@ class WitnessThread(DutyThread):
         self._key = Cosigner.parse(witness.key)
         #: Why it does not cosign, so that it is said once.
         self._failure: str | None = None
-        import httpx2  # Here, since most processes ask no witness.
+        from jobs.http_clients import make_client  # Here, since most processes ask no witness.
 
-        # Of the environment only SSL_CERT_FILE: no proxies.
-        context = httpx2.create_ssl_context()
-        self._http = httpx2.Client(timeout=TIMEOUT, verify=context, trust_env=False)
+        self._http = make_client(timeout=TIMEOUT)
         super().__init__(
             f"witness {self._key.name}",
             [Duty(INTERVAL, self.ask)],
@@ -89,16 +87,12 @@ class WitnessThread(DutyThread):
             finish=self._http.close,
         )
 
-    def ask(self) -> bool:
-        """Let the witness cosign the newest checkpoint, if it has not.
-
-        Returns:
-            False: there is nothing to do again at once.
-        """
+    def ask(self) -> None:
+        """Let the witness cosign the newest checkpoint, if it has not."""
         label = self._key.label
         asking = witnessing.begin_asking(self._database, label, LEASE)
         if asking is None:
-            return False
+            return
         for _ in range(MAX_CONFLICTS + 1):
             try:
                 line = self._post(asking)
@@ -116,13 +110,12 @@ class WitnessThread(DutyThread):
                 if self._failure is not None:
                     log.info("the witness %s cosigns the log again", self._key.name)
                 self._failure = None
-                return False
+                return
         if reason != self._failure:
             log.warning("the witness %s %s", self._key.name, reason)
         self._failure = reason
         size = min(asking.old_size, asking.size)
         witnessing.failed(self._database, label, size, asking.failures + 1)
-        return False
 
     def _post(self, asking: Asking) -> str:
         """Ask the witness; return its cosignature.

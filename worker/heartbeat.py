@@ -48,24 +48,13 @@ class Heartbeat(DutyThread):
         self._worker_id = worker_id
         duties = [
             Duty(HEARTBEAT_INTERVAL, self.beat),
-            Duty(CANCEL_INTERVAL, self.cancel_lost),
-            Duty(PAUSE_INTERVAL, self.check_pause),
+            Duty(CANCEL_INTERVAL, runner.cancel_lost),
+            Duty(PAUSE_INTERVAL, runner.check_pause),
         ]
         super().__init__("heartbeat", duties, poll=CANCEL_INTERVAL / 2)
 
-    def beat(self) -> bool:
+    def beat(self) -> None:
         """Record that the worker is alive and what it uses, and renew its leases. Register it if it has no row."""
         running, usage = self._runner.running, self._usage()
         if not workers.heartbeat(self._database, self._worker_id, running, usage):
             self._register()
-        return False
-
-    def cancel_lost(self) -> bool:
-        """Cancel the generations whose leases are lost."""
-        self._runner.cancel_lost()
-        return False
-
-    def check_pause(self) -> bool:
-        """Let stages be claimed that wait for the end of a pause, if it has ended."""
-        self._runner.check_pause()
-        return False

@@ -49,7 +49,6 @@ class UsageMeter(DutyThread):
         self.last = measure(engine)
         super().__init__("usage", [Duty(HEARTBEAT_INTERVAL, self.measure)], poll=1.0)
 
-    def measure(self) -> bool:
+    def measure(self) -> None:
         """Measure."""
         self.last = measure(self._engine)
-        return False

@@ -11,7 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.database import Database, begin
+from jobs.database import Database
+from jobs.database_engine import begin
 from jobs.ids import new_id
 from jobs.models import Attempt, AttemptStatus, Job, Rollup, Status
 from jobs.pipeline import DEFAULT_SYSTEM, Role, prompt, stages

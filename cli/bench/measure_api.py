@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from cli.bench import load, processes, resources, servers, stores
 from cli.bench.common import demo_questions
 from cli.bench.measure_readers import Readers
-from jobs.database import begin
+from jobs.database_engine import begin
 from jobs.ids import new_id
 from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling

@@ -12,8 +12,6 @@ from jobs.settings import Settings
 TIMEOUT = 5.0
 #: A metric that only a worker has, and one that only a web has.
 OF_WORKER, OF_WEB = "helixq_worker_info", "helixq_build_info"
-#: Addresses to listen on that nobody can call, and where to call instead.
-_CALLED = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (a name of the settings)
 
 
 def check(settings: Settings) -> Findings:
@@ -43,10 +41,8 @@ def _web(settings: Settings) -> Findings:
 
 def _worker(settings: Settings, port: int) -> Finding:
     place = f"{settings.host}:{port}"
-    called = _CALLED.get(settings.host, settings.host)
-    host = f"[{called}]" if ":" in called else called
     try:
-        reply = httpx2.get(f"http://{host}:{port}/metrics", timeout=TIMEOUT, trust_env=False)
+        reply = httpx2.get(f"{settings.url_of(port)}/metrics", timeout=TIMEOUT, trust_env=False)
     except (httpx2.ConnectError, httpx2.ConnectTimeout):
         return _free(settings.host, port)
     except httpx2.HTTPError:

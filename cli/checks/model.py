@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 
 from cli.checks.findings import Finding, Findings, error, ok, warning
+from jobs.http_clients import make_client
 from jobs.settings import Settings
 
 TIMEOUT = 5.0
@@ -34,14 +35,8 @@ def _engine_server(settings: Settings, url: str) -> Finding:
     key = settings.engine_api_key
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
-        # As the engine asks it: of the environment only SSL_CERT_FILE.
-        reply = httpx2.get(
-            f"{url}/models",
-            headers=headers,
-            timeout=TIMEOUT,
-            verify=httpx2.create_ssl_context(),
-            trust_env=False,
-        )
+        with make_client(headers=headers, timeout=TIMEOUT) as http:
+            reply = http.get(f"{url}/models")
     except httpx2.RequestError as problem:
         return error(
             f"no server answers at {url} ({problem}): start it, or correct HELIXQ_ENGINE_URL"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from urllib.parse import urlsplit
 
 from cli.checks.findings import Findings, error, ok
 from jobs.settings import Settings
 from jobs.telemetry import Exporter
-from jobs.trace_receiver import RefusedError, TraceReceiver, UnavailableError
+from jobs.trace_receiver import RefusedError, UnavailableError, post
 
 TIMEOUT = 5.0
-#: What it would say, the findings say.
-_log = logging.Logger(__name__, logging.CRITICAL)
 
 
 def check(settings: Settings) -> Findings:
@@ -24,8 +21,7 @@ def check(settings: Settings) -> Findings:
     address = urlsplit(settings.otlp_endpoint)
     place = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
     try:
-        data = Exporter().to_protobuf([])
-        TraceReceiver(settings.otlp_endpoint, TIMEOUT, _log).send(data)
+        post(settings.otlp_endpoint, Exporter().to_protobuf([]), TIMEOUT)
     except (RefusedError, UnavailableError) as problem:
         reason = f"refuses them: {problem}" if isinstance(problem, RefusedError) else str(problem)
         yield error(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from jobs import pipeline
 from jobs.models import Batch, BatchStatus
+from jobs.protocol.base import RequestObject
 from jobs.protocol.batch_lines import ENDPOINTS
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.files import check_expiry
@@ -20,10 +21,8 @@ from jobs.use_cases.batches import NewBatch
 _WINDOW = "24h"
 
 
-class CreateBatch(BaseModel):
+class CreateBatch(RequestObject):
     """The parameters of ``POST /v1/batches``."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     input_file_id: Annotated[str, Field(max_length=100)]
     endpoint: Annotated[

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs import pipeline
-from jobs.models import Job, Status
+from jobs.models import Job
 from jobs.pipeline import Role
 from jobs.protocol.errors import CancelledError, InternalError, InvalidRequestError, ProtocolError
 from jobs.protocol.input_items import page_of
@@ -30,7 +30,8 @@ def chat_completion(job: Job) -> dict[str, Any]:
     Raises:
         ProtocolError: the job has no answer, because it failed or was cancelled.
     """
-    if (error := error_of(response(job), param="messages")) is not None:
+    ended = response(job)
+    if (error := error_of(ended, param="messages")) is not None:
         raise error
     stages = pipeline.stages(job.rounds)
     texts = {attempt.stage_index: attempt.output or "" for attempt in job.finished}
@@ -38,7 +39,7 @@ def chat_completion(job: Job) -> dict[str, Any]:
         _label(stage.role) + texts[stage.index] for stage in stages if not is_message(job, stage)
     )
     return {
-        **_common(response(job), "chat.completion"),
+        **_common(ended, "chat.completion"),
         "choices": [
             {
                 "index": 0,
@@ -50,10 +51,10 @@ def chat_completion(job: Job) -> dict[str, Any]:
                     "annotations": [],
                 },
                 "logprobs": None,
-                "finish_reason": "length" if job.status is Status.INCOMPLETE else "stop",
+                "finish_reason": _FINISH_REASONS[ended["status"]],
             }
         ],
-        "usage": _usage(response(job)["usage"]),
+        "usage": _usage(ended["usage"]),
         "metadata": job.metadata_,
         "context": job.context,
     }

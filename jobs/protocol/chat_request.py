@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from jobs import pipeline
+from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.items import Content, text_of
 from jobs.protocol.options import (
@@ -28,10 +29,8 @@ _NO_TOOLS = "The model calls no tools."
 _NAMES = {"input": "messages", "max_output_tokens": "max_completion_tokens"}
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(RequestObject):
     """One message of ``messages``."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     role: Annotated[
         str,
@@ -47,7 +46,7 @@ class ChatMessage(BaseModel):
     # Messages of an earlier completion have these. They are accepted and ignored.
     name: str | None = None
     refusal: str | None = None
-    annotations: list[Any] = []
+    annotations: list[Any] = Field(default=[])
     reasoning: Any = None
     reasoning_content: Any = None
     tool_calls: Tools | None = None
@@ -55,10 +54,8 @@ class ChatMessage(BaseModel):
     audio: Annotated[Any, neutral(is_empty, TEXT_ONLY)] = None
 
 
-class ChatStreamOptions(BaseModel):
+class ChatStreamOptions(RequestObject):
     """The parameter ``stream_options`` of a chat completion."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None

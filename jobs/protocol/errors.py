@@ -21,8 +21,10 @@ from jobs.errors import (
     LineNotWrittenError,
     NotEndedError,
     NothingToReplayError,
+    NotImportedError,
     NotRetriableError,
     NotSealedError,
+    PartNotFoundError,
     QueueFullError,
     QuotaExceededError,
     StatisticsError,
@@ -185,8 +187,11 @@ def translate(error: Exception) -> ProtocolError:
             | BatchNotFoundError()
             | EndpointNotFoundError()
             | DeliveryNotFoundError()
+            | PartNotFoundError()
         ):
             return NotFoundError(str(error), code="not_found")
+        case NotImportedError():
+            return NotFoundError(str(error), code="not_imported")
         case CursorError():
             return InvalidRequestError(str(error), code="invalid_cursor", param="after")
         case EndpointError():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobs.models import File, FilePurpose
 from jobs.protocol.errors import InvalidRequestError
@@ -13,13 +13,6 @@ from jobs.times import timestamp
 #: The seconds that a file may be kept: an hour to 30 days.
 MIN_EXPIRY, MAX_EXPIRY = 3600, 2_592_000
 _FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
-
-
-class Upload(NamedTuple):
-    """The parameters of an upload besides the file."""
-
-    #: Seconds; None if the request does not say.
-    expires_after: int | None
 
 
 def file_object(file: File) -> dict[str, Any]:
@@ -37,8 +30,11 @@ def file_object(file: File) -> dict[str, Any]:
     }
 
 
-def parse_fields(fields: Mapping[str, str]) -> Upload:
+def parse_fields(fields: Mapping[str, str]) -> int | None:
     """Check the fields of an upload's form, without the file.
+
+    Returns:
+        the seconds until the file expires; None if the request does not say.
 
     Raises:
         InvalidRequestError: one of them is wrong.
@@ -53,9 +49,9 @@ def parse_fields(fields: Mapping[str, str]) -> Upload:
     check_purpose(fields.get("purpose"))
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
-        return Upload(None)
+        return None
     number = int(seconds) if seconds and re.fullmatch(r"\d{1,9}", seconds) else None
-    return Upload(check_expiry({"anchor": anchor, "seconds": number}, "expires_after"))
+    return check_expiry({"anchor": anchor, "seconds": number}, "expires_after")
 
 
 def check_purpose(purpose: str | None) -> FilePurpose:

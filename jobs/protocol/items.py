@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
     WithJsonSchema,
 )
 
+from jobs.protocol.base import RequestObject
 from jobs.protocol.options import unsupported
 
 #: Parameters that are a string or an array, and what the array has.
@@ -45,18 +44,14 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-class _Item(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class TextPart(_Item):
+class TextPart(RequestObject):
     """Text in a message's content."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
     # Parts of an earlier response have these. They are accepted and ignored.
-    annotations: list[Any] = []
-    logprobs: list[Any] = []
+    annotations: list[Any] = Field(default=[])
+    logprobs: list[Any] = Field(default=[])
     prompt_cache_breakpoint: Any = None
     # OpenAI's agents in JavaScript repeat these of a chat completion's message in its part.
     role: str | None = None
@@ -64,7 +59,7 @@ class TextPart(_Item):
     reasoning_content: Any = None
 
 
-class RefusalPart(_Item):
+class RefusalPart(RequestObject):
     """What another model said instead of an answer, in a message's content."""
 
     type: Literal["refusal"]
@@ -103,7 +98,7 @@ def text_of(content: str | list[Any]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-class Message(_Item):
+class Message(RequestObject):
     """A message."""
 
     type: Literal["message"] = "message"
@@ -119,21 +114,21 @@ class Message(_Item):
         return text_of(self.content)
 
 
-class ItemReference(_Item):
+class ItemReference(RequestObject):
     """The id of an item of an earlier response, in place of the item."""
 
     type: Literal["item_reference"] = "item_reference"
     id: str
 
 
-class ReasoningItem(_Item):
+class ReasoningItem(RequestObject):
     """A draft or a critique of an earlier response. It is accepted and ignored."""
 
     type: Literal["reasoning"]
     id: str | None = None
     status: str | None = None
-    summary: list[Any] = []
-    content: list[Any] = []
+    summary: list[Any] = Field(default=[])
+    content: list[Any] = Field(default=[])
     encrypted_content: str | None = None
 
 

@@ -11,15 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-)
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from jobs.protocol.base import RequestObject
 
 #: The type of errors about values that ask for what is not offered.
 UNSUPPORTED = "unsupported"
@@ -157,10 +153,8 @@ Penalty = Annotated[float, neutral(is_empty, "Tokens are not penalized. Use 0.")
 Label = Annotated[str, Field(max_length=512)]
 
 
-class CommonOptions(BaseModel):
+class CommonOptions(RequestObject):
     """The options that responses and chat completions share."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     tools: Tools | None = None
     tool_choice: ToolChoice = None
@@ -179,19 +173,15 @@ class CommonOptions(BaseModel):
     frequency_penalty: Penalty | None = None
 
 
-class TextOptions(BaseModel):
+class TextOptions(RequestObject):
     """The parameter ``text`` of a response."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     format: Annotated[dict[str, Any], neutral(is_text_format, TEXT_ONLY)] | None = None
     verbosity: Verbosity | None = None
 
 
-class ReasoningOptions(BaseModel):
+class ReasoningOptions(RequestObject):
     """The parameter ``reasoning`` of a response. Drafts and critiques are always there, and always whole."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     effort: Label | None = None
     summary: Label | None = None
@@ -200,28 +190,22 @@ class ReasoningOptions(BaseModel):
     mode: Label | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(RequestObject):
     """The parameter ``stream_options`` of a response."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     include_obfuscation: bool | None = None
 
 
-class ImageOptions(BaseModel):
+class ImageOptions(RequestObject):
     """The parameter ``image`` of a response: of images that it is sent."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     context_compression: (
         Annotated[str, neutral(one_of("auto", "disabled"), "Questions have no images.")] | None
     ) = None
 
 
-class BackgroundOptions(BaseModel):
+class BackgroundOptions(RequestObject):
     """The parameter ``background_options`` of a response."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     completion_window: (
         Annotated[str, neutral(one_of("soonest"), "Jobs run as soon as they can. Use `soonest`.")]
@@ -230,10 +214,8 @@ class BackgroundOptions(BaseModel):
     continuation_id: Label | None = None
 
 
-class AccessPrograms(BaseModel):
+class AccessPrograms(RequestObject):
     """The parameter ``access_programs`` of a response."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     cyber: Annotated[str, neutral(one_of("standard"), "Use `standard`.")] | None = None
 

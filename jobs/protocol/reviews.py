@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from jobs.models import Job
+from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.history import summary
 from jobs.use_cases.reviewing import Agreement, NewReview, Rating, Verdict
@@ -26,11 +27,7 @@ _Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, patt
 _Owner = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00]+$")]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class CreateReview(_Body):
+class CreateReview(RequestObject):
     """The body of ``POST /api/jobs/{id}/reviews``."""
 
     critique: _Rating | None = None
@@ -41,13 +38,13 @@ class CreateReview(_Body):
     reviewer: _Name | None = None
 
 
-class EraseTexts(_Body):
+class EraseTexts(RequestObject):
     """The body of ``POST /api/jobs/{id}/erase``."""
 
     texts: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)] | Literal["all"]
 
 
-class DeleteJobs(_Body):
+class DeleteJobs(RequestObject):
     """The body of ``POST /api/jobs/delete``."""
 
     owner: _Owner | None = None

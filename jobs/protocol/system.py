@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from jobs.models import AttemptStatus, Pause
 from jobs.pipeline import Role
+from jobs.protocol.base import RequestObject
 from jobs.times import rfc3339
 from jobs.use_cases.system import RunningWorker, System
 
@@ -26,10 +27,8 @@ USAGE = (
 MAX_NOTE = 500
 
 
-class PauseQueue(BaseModel):
+class PauseQueue(RequestObject):
     """The body of ``POST /api/system/pause``."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     note: str | None = Field(default=None, max_length=MAX_NOTE)
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from jobs.models import WebhookDelivery, WebhookEndpoint
+from jobs.protocol.base import RequestObject
 from jobs.times import timestamp
 from jobs.webhooks import signing
 from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class CreateEndpoint(_Body):
+class CreateEndpoint(RequestObject):
     """The body of ``POST /v1/webhook_endpoints``."""
 
     url: str
@@ -25,7 +22,7 @@ class CreateEndpoint(_Body):
     event_types: Annotated[list[str], Field(fail_fast=True)]
 
 
-class UpdateEndpoint(_Body):
+class UpdateEndpoint(RequestObject):
     """The body of ``POST /v1/webhook_endpoints/{id}``."""
 
     url: str | None = None
@@ -33,13 +30,13 @@ class UpdateEndpoint(_Body):
     event_types: Annotated[list[str], Field(fail_fast=True)] | None = None
 
 
-class RotateSecret(_Body):
+class RotateSecret(RequestObject):
     """The body of ``POST /v1/webhook_endpoints/{id}/rotate_secret``."""
 
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class SendSample(_Body):
+class SendSample(RequestObject):
     """The body of ``POST /v1/webhook_endpoints/{id}/test``."""
 
     event_type: str

@@ -19,6 +19,7 @@ from jobs.errors import BatchNotFoundError
 from jobs.models import OPEN, Batch, BatchLine, BatchStatus, Job, Status
 from jobs.statements import deliveries, endings
 from jobs.statements.jobs import ATTEMPTS, IS_QUEUED
+from jobs.statements.owners import is_owned
 from jobs.statements.paging import by_age
 from jobs.timing import LEASE
 
@@ -197,9 +198,9 @@ def update(connection: sa.Connection, batch_id: str, **columns: Any) -> None:
 
 def cancel(connection: sa.Connection, owner: str | None, batch_id: str) -> bool:
     """Begin to cancel an owner's batch; return whether it could still be cancelled."""
-    statement = sa.update(Batch).where(Batch.id == batch_id, Batch.status.in_(CANCELLABLE))
-    if owner is not None:
-        statement = statement.where(Batch.owner == owner)
+    statement = sa.update(Batch).where(
+        Batch.id == batch_id, is_owned(Batch.owner, owner), Batch.status.in_(CANCELLABLE)
+    )
     values = {"status": BatchStatus.CANCELLING, "cancelling_at": utcnow()}
     return bool(connection.execute(statement.values(**values)).rowcount)
 

@@ -7,34 +7,30 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from jobs.column_types import UTCDateTime, utcnow_once
+from jobs.column_types import utcnow_once
 from jobs.models import Job
 from jobs.statements import deliveries, log, rollups
-from jobs.statements.jobs import select_unlocked
+from jobs.statements.jobs import KEY, Place, cursor, select_unlocked
+from jobs.statements.owners import is_owned
 from jobs.statements.rollups import Change
 
 
 def delete(connection: sa.Connection, owner: str | None, job_id: str) -> bool:
     """Delete an owner's job with its attempts and webhooks; return whether there was one."""
-    condition = Job.id == job_id
-    if owner is not None:
-        condition = sa.and_(condition, Job.owner == owner)
-    return bool(_delete(connection, condition))
+    return bool(_delete(connection, sa.and_(Job.id == job_id, is_owned(Job.owner, owner))))
 
 
 def list_from(
     connection: sa.Connection,
     owner: str | None,
-    after: tuple[dt.datetime, str] | None,
+    after: Place | None,
     limit: int,
 ) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
-    """Return id, time and metadata of an owner's jobs, the oldest first, after a time and an id."""
-    query = sa.select(Job.id, Job.created_at, Job.metadata_.label("pairs"))
-    if owner is not None:
-        query = query.where(Job.owner == owner)
+    """Return id, time and metadata of an owner's jobs, the oldest first, after a place."""
+    columns = (Job.id, Job.created_at, Job.metadata_.label("pairs"))
+    query = sa.select(*columns).where(is_owned(Job.owner, owner))
     if after is not None:
-        time, job_id = sa.literal(after[0], UTCDateTime()), sa.literal(after[1])
-        query = query.where(sa.tuple_(Job.created_at, Job.id) > sa.tuple_(time, job_id))
+        query = query.where(cursor(after) < KEY)
     return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
 
 

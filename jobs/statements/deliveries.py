@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow, utcnow_once
 from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.statements.owners import is_owned
 from jobs.statements.paging import by_age
 from jobs.statements.webhooks import IS_ENABLED
 from jobs.webhooks.retries import GIVE_UP_AFTER
@@ -172,11 +173,11 @@ def give_up(connection: sa.Connection, endpoint_ids: Collection[str]) -> None:
 
 def get(session: Session, owner: str | None, delivery_id: str) -> WebhookDelivery | None:
     """Return a delivery to an owner's endpoint; None if there is none. The owner None is any."""
-    query = sa.select(WebhookDelivery).where(WebhookDelivery.id == delivery_id)
-    if owner is not None:
-        query = query.join(
-            WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id
-        ).where(WebhookEndpoint.owner == owner)
+    query = (
+        sa.select(WebhookDelivery)
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+        .where(WebhookDelivery.id == delivery_id, is_owned(WebhookEndpoint.owner, owner))
+    )
     return session.scalar(query)
 
 

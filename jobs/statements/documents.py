@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload, undefer
 
 from jobs.models import Attempt, Job, SearchDocument
+from jobs.statements.inserting import insert
 from jobs.statements.rollups import Change
+from jobs.times import from_microseconds, microseconds
 
 #: The condition of the partial index of jobs that the search index does not have as they are, or that are not counted.
 _IS_UNINDEXED = sa.and_(
@@ -49,8 +51,6 @@ _MERGED_PAGES = 4
 _MERGE = sa.text(
     f"INSERT INTO search_index(search_index, rank) VALUES ('merge', {_MERGED_PAGES})"  # noqa: S608 (a number)
 )
-
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class NewDocument(NamedTuple):
@@ -132,7 +132,12 @@ def put(connection: sa.Connection, new: NewDocument) -> bool:
     document_id = connection.scalar(old.returning(SearchDocument.id))
     if document_id is None:
         document_id = first_id(new.created_at) + tie(new.job_id)
-    insert = _insert_of(connection)
+    # Nothing is inserted if the id is taken.
+    new_document = (
+        insert(connection, SearchDocument)
+        .on_conflict_do_nothing(index_elements=["id"])
+        .returning(SearchDocument.id)
+    )
     while True:
         terms = new.terms
         if connection.dialect.name == "postgresql":
@@ -143,7 +148,7 @@ def put(connection: sa.Connection, new: NewDocument) -> bool:
             "job_id": new.job_id,
             "terms": " ".join(terms),
         }
-        if connection.scalar(insert, row) is not None:
+        if connection.scalar(new_document, row) is not None:
             return True
         document_id += 1  # Another job of the same moment has this id.
 
@@ -160,34 +165,14 @@ def merge_some(connection: sa.Connection) -> bool:
     return driver.total_changes - before > 1  # The statement itself counts as one.
 
 
-def _insert_of(connection: sa.Connection) -> Any:
-    """Return the statement that inserts a document unless its id is taken."""
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return (
-            postgresql_insert(SearchDocument)
-            .on_conflict_do_nothing(index_elements=["id"])
-            .returning(SearchDocument.id)
-        )
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return (
-        sqlite_insert(SearchDocument)
-        .on_conflict_do_nothing(index_elements=["id"])
-        .returning(SearchDocument.id)
-    )
-
-
 def first_id(moment: dt.datetime) -> int:
     """Return the lowest id of documents whose jobs were created at a time or later."""
-    microseconds = (moment - _EPOCH) // dt.timedelta(microseconds=1)
-    return min(max(microseconds, 0) << TIE_BITS, LAST_ID)
+    return min(max(microseconds(moment), 0) << TIE_BITS, LAST_ID)
 
 
 def moment(document_id: int) -> dt.datetime:
     """Return when the job of a document was created: the reverse of `first_id`."""
-    return _EPOCH + dt.timedelta(microseconds=document_id >> TIE_BITS)
+    return from_microseconds(document_id >> TIE_BITS)
 
 
 def tie(job_id: str) -> int:

@@ -15,6 +15,7 @@ from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import StoredFileNotFoundError
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
 from jobs.statements import clock
+from jobs.statements.owners import is_owned
 from jobs.statements.paging import by_age
 
 #: Seconds after which a file that a client is still sending counts as lost with its web process.
@@ -187,10 +188,11 @@ def read(connection: sa.Connection, file_id: str, position: int, *, chunks: int)
 
 def mark_deleted(connection: sa.Connection, owner: str | None, file_id: str) -> bool:
     """Hide an owner's file for good; return whether there was one."""
-    statement = sa.update(File).where(File.id == file_id, _IS_VISIBLE)
-    if owner is not None:
-        statement = statement.where(File.owner == owner)
-    statement = statement.values(state=FileState.DELETED, idempotency_key=None, request_digest=None)
+    statement = (
+        sa.update(File)
+        .where(File.id == file_id, is_owned(File.owner, owner), _IS_VISIBLE)
+        .values(state=FileState.DELETED, idempotency_key=None, request_digest=None)
+    )
     return bool(connection.execute(statement).rowcount)
 
 

@@ -21,6 +21,7 @@ from jobs.column_types import UTCDateTime, utcnow
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
 from jobs.statements import endings
+from jobs.statements.owners import is_owned
 
 # The conditions of the partial indexes, in their words: SQLite uses a partial index only for those, and
 # does not know the value of a parameter when it plans.
@@ -59,9 +60,7 @@ class Filters:
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return what a job must meet."""
-        conditions: list[sa.ColumnElement[bool]] = []
-        if self.owner is not None:
-            conditions.append(Job.owner == self.owner)
+        conditions = [is_owned(Job.owner, self.owner)]
         if self.since is not None:
             conditions.append(Job.created_at >= self.since)
         if self.until is not None:
@@ -208,13 +207,10 @@ def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | Non
 
 def list_replays(session: Session, owner: str | None, job_id: str, limit: int) -> list[Job]:
     """Return the newest replays of a job, with their attempts and the workers that ran them."""
-    conditions = [Job.replay_of == job_id]
-    if owner is not None:
-        conditions.append(Job.owner == owner)
     return list(
         session.scalars(
             sa.select(Job)
-            .where(*conditions)
+            .where(Job.replay_of == job_id, is_owned(Job.owner, owner))
             .order_by(Job.created_at.desc(), Job.id.desc())
             .limit(limit)
             .options(selectinload(Job.attempts).selectinload(Attempt.worker))
@@ -249,12 +245,16 @@ def list_page(
         newest_first: the order.
         options: what to load besides.
     """
-    order = [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
     conditions = filters.conditions()
     if after is not None:
         conditions.append(cursor(after) > KEY if newest_first else cursor(after) < KEY)
-    query = _select_page(conditions, statuses, order, limit)
+    query = _select_page(conditions, statuses, _by_age(newest_first), limit)
     return list(session.scalars(query.options(*options)))
+
+
+def _by_age(newest_first: bool) -> list[sa.UnaryExpression[Any]]:
+    """Return the order of lists."""
+    return [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
 
 
 def _select_page(
@@ -277,10 +277,11 @@ def _select_page(
 
 
 def load(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
-    """Return jobs by their ids. Those that are gone are left out."""
+    """Return jobs by their ids, in the order of these. Those that are gone are left out."""
     if not job_ids:
         return {}
-    return {job.id: job for job in session.scalars(sa.select(Job).where(Job.id.in_(job_ids)))}
+    found = {job.id: job for job in session.scalars(sa.select(Job).where(Job.id.in_(job_ids)))}
+    return {job_id: found[job_id] for job_id in job_ids if job_id in found}
 
 
 def list_unfinished(
@@ -292,13 +293,12 @@ def list_unfinished(
     limit: int,
 ) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
     """Return id, time of creation and metadata (``pairs``) of jobs with some statuses, up to ``limit`` in order."""
-    order = [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
     columns = (Job.id, Job.created_at, Job.metadata_.label("pairs"))
     # As in `_select_page`.
     pages = (
         sa.select(*columns)
         .where(Job.status == status, *filters.conditions())
-        .order_by(*order)
+        .order_by(*_by_age(newest_first))
         .limit(limit)
         .subquery()
         for status in statuses
@@ -359,9 +359,9 @@ def find_beside(connection: sa.Connection, owner: str | None, place: Place) -> l
     """Return the ids of an owner's jobs before and after a place in the order of creation; None for none."""
     older = cursor(place) > KEY, (Job.created_at.desc(), Job.id.desc())
     newer = cursor(place) < KEY, (Job.created_at, Job.id)
-    own = () if owner is None else (Job.owner == owner,)
+    own = is_owned(Job.owner, owner)
     return [
-        connection.scalar(sa.select(Job.id).where(condition, *own).order_by(*order).limit(1))
+        connection.scalar(sa.select(Job.id).where(condition, own).order_by(*order).limit(1))
         for condition, order in (older, newer)
     ]
 
@@ -377,11 +377,13 @@ def cursor(place: Place) -> sa.Tuple:
 
 def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:
     """End an owner's job as cancelled, unless it has ended."""
-    statement = sa.update(Job).where(Job.id == job_id, Job.status.in_(OPEN))
-    if owner is not None:
-        statement = statement.where(Job.owner == owner)
-    statement = statement.values(status=Status.CANCELLED, finished_at=utcnow())
-    endings.follow_up(connection, connection.execute(statement.returning(*endings.COLUMNS)).all())
+    ended = connection.execute(
+        sa.update(Job)
+        .where(Job.id == job_id, is_owned(Job.owner, owner), Job.status.in_(OPEN))
+        .values(status=Status.CANCELLED, finished_at=utcnow())
+        .returning(*endings.COLUMNS)
+    ).all()
+    endings.follow_up(connection, ended)
 
 
 def any_match(*conditions: sa.ColumnElement[bool]) -> sa.Select[bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -39,18 +38,14 @@ def openings(
 
 
 def count_by_status(
-    connection: sa.Connection,
-    owner: str | None,
-    since: dt.datetime | None,
-    until: dt.datetime | None,
-    limit: int,
+    connection: sa.Connection, filters: Filters, statuses: Collection[Status], limit: int
 ) -> dict[Status, int]:
-    """Count the jobs of each status, up to ``limit``: entries of the index by status."""
-    conditions = Filters(owner, since, until).conditions()
+    """Count the jobs of each of some statuses, up to ``limit``: entries of the index by status."""
     counts = [
-        _count([Job.status == status, *conditions], limit).label(status.value) for status in Status
+        _count([Job.status == status, *filters.conditions()], limit).label(status.value)
+        for status in statuses
     ]
-    return dict(zip(Status, connection.execute(sa.select(*counts)).one(), strict=True))
+    return dict(zip(statuses, connection.execute(sa.select(*counts)).one(), strict=True))
 
 
 def count_newer(

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
+from jobs.statements.inserting import insert
 
 _CHECKPOINT = (
     sa.select(LogCheckpoint.size, LogCheckpoint.note).order_by(LogCheckpoint.size.desc()).limit(1)
@@ -84,10 +85,10 @@ def is_cosigned(connection: sa.Connection, size: int, witness: str) -> bool:
 
 def add_witness(connection: sa.Connection, witness: str) -> None:
     """Add a witness, unless it is there."""
-    known = sa.select(LogWitness.witness).where(LogWitness.witness == witness)
-    if connection.scalar(known) is None:
-        new = sa.insert(LogWitness).values(witness=witness, size=0, failures=0, next_at=utcnow())
-        connection.execute(new)
+    new = insert(connection, LogWitness).values(
+        witness=witness, size=0, failures=0, next_at=utcnow()
+    )
+    connection.execute(new.on_conflict_do_nothing())
 
 
 def take_witness(

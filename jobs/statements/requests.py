@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.column_types import utcnow_once
 from jobs.errors import IdempotencyError
 from jobs.models import KeyedRequest
+from jobs.statements.inserting import insert
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,8 @@ def begin(connection: sa.Connection, request: Keyed | None) -> dict[str, Any] | 
     """
     if request is None:
         return None
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     noted = connection.execute(
-        insert(KeyedRequest)
+        insert(connection, KeyedRequest)
         .values(owner=request.owner, key=request.key, digest=request.digest)
         # This changes nothing. It locks the row that is there, and returns it.
         .on_conflict_do_update(index_elements=["owner", "key"], set_={"key": request.key})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from jobs.models import Job, Review, Status
+from jobs.statements.jobs import Filters
 
 #: What a review needs to be counted.
 _VERDICT = (
@@ -58,22 +57,9 @@ def set_rating(connection: sa.Connection, job_id: str, rating: int) -> None:
     connection.execute(sa.update(Job).where(Job.id == job_id).values(rating=rating))
 
 
-def recent_jobs(
-    connection: sa.Connection,
-    owner: str | None,
-    *,
-    since: dt.datetime | None,
-    until: dt.datetime | None,
-    limit: int,
-) -> list[str]:
-    """Return the ids of completed jobs of an owner (None: of all), the newest ``limit`` ones."""
-    query = sa.select(Job.id).where(Job.status == Status.COMPLETED)
-    if owner is not None:
-        query = query.where(Job.owner == owner)
-    if since is not None:
-        query = query.where(Job.created_at >= since)
-    if until is not None:
-        query = query.where(Job.created_at < until)
+def recent_jobs(connection: sa.Connection, filters: Filters, limit: int) -> list[str]:
+    """Return the ids of completed jobs that meet filters, the newest ``limit`` ones."""
+    query = filters.select().with_only_columns(Job.id).where(Job.status == Status.COMPLETED)
     newest = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     return list(connection.scalars(newest))
 
@@ -87,29 +73,22 @@ def of_jobs(
 
 
 def recent(
-    connection: sa.Connection,
-    owner: str | None,
-    *,
-    since: dt.datetime | None,
-    until: dt.datetime | None,
-    limit: int,
+    connection: sa.Connection, filters: Filters, limit: int
 ) -> list[sa.Row[str, int, str, int | None, int | None]]:
-    """Return the verdicts of a time on an owner's jobs (None: on all), the newest ``limit`` ones, newest first."""
+    """Return verdicts, the newest ``limit`` ones, newest first.
+
+    Args:
+        connection: in any transaction.
+        filters: the owner is that of the jobs, and the times are those of the reviews.
+        limit: the maximum number.
+    """
     query = sa.select(*_VERDICT)
-    if owner is not None:
+    if filters.owner is not None:
         # Not a join: an owner may have more jobs than there are reviews.
-        query = query.where(_OWNER.in_([owner]))
-    if since is not None:
-        query = query.where(Review.created_at >= since)
-    if until is not None:
-        query = query.where(Review.created_at < until)
+        query = query.where(_OWNER.in_([filters.owner]))
+    if filters.since is not None:
+        query = query.where(Review.created_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(Review.created_at < filters.until)
     newest = query.order_by(Review.created_at.desc(), Review.id.desc()).limit(limit)
     return list(connection.execute(newest))
-
-
-def list_jobs(session: Session, job_ids: Collection[str]) -> list[Job]:
-    """Return jobs by their ids, in the order of these."""
-    found = {
-        job.id: job for job in session.scalars(sa.select(Job).where(Job.id.in_(list(job_ids))))
-    }
-    return [found[job_id] for job_id in job_ids if job_id in found]

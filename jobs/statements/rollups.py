@@ -7,20 +7,20 @@ wait for each other and seldom conflict.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from jobs.models import Job, Rollup, RollupModel, Status
+from jobs.models import Job, Rollup, RollupModel
+from jobs.statements.inserting import insert
+from jobs.statements.jobs import Filters
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import Level, Run, start_of
 from jobs.statistics.tally import Tally
 
 #: Stands for all owners, and for no model.
 ALL_OWNERS, NO_MODEL = "", ""
-#: Open jobs are counted up to this number.
-MAX_OPEN = 1000
 
 _KEY = (Rollup.owner, Rollup.level, Rollup.start, Rollup.model)
 _ROLLUPS = Rollup.__table__
@@ -100,7 +100,7 @@ def _locked(connection: sa.Connection, keys: list[_Key]) -> dict[_Key, Tally]:
             found[_Key(*row[:4])] = Tally.load(row.tally)
         if new := [key for key in keys if key not in found]:
             rows = [{**key._asdict(), "jobs": 0, "tally": {}} for key in new]
-            connection.execute(_insert_missing(connection, Rollup), rows)
+            connection.execute(insert(connection, Rollup).on_conflict_do_nothing(), rows)
 
 
 def add_models(connection: sa.Connection, described: Mapping[str, dict[str, Any]]) -> None:
@@ -110,18 +110,7 @@ def add_models(connection: sa.Connection, described: Mapping[str, dict[str, Any]
         for model, description in sorted(described.items())
     ]
     if rows:
-        connection.execute(_insert_missing(connection, RollupModel), rows)
-
-
-def _insert_missing(connection: sa.Connection, table: type[Rollup | RollupModel]) -> Any:
-    """Return the statement that inserts rows unless there are ones with their keys."""
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return postgresql_insert(table).on_conflict_do_nothing()
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return sqlite_insert(table).on_conflict_do_nothing()
+        connection.execute(insert(connection, RollupModel).on_conflict_do_nothing(), rows)
 
 
 def models(connection: sa.Connection) -> dict[str, dict[str, Any]]:
@@ -161,37 +150,9 @@ def first_hour(connection: sa.Connection, owner: str | None) -> dt.datetime | No
 
 
 def list_counted(
-    connection: sa.Connection,
-    owner: str | None,
-    since: dt.datetime,
-    until: dt.datetime,
-    limit: int,
+    connection: sa.Connection, filters: Filters, limit: int
 ) -> list[sa.Row[str | None, dict[str, str], dict[str, Any] | None]]:
-    """Return model, metadata and what they count for of jobs that were created in a range, up to ``limit``."""
-    query = sa.select(Job.model, Job.metadata_.label("pairs"), Job.counted).where(
-        Job.created_at >= since, Job.created_at < until
-    )
-    if owner is not None:
-        query = query.where(Job.owner == owner)
+    """Return model, metadata and what they count for of jobs that meet filters, up to ``limit``."""
+    columns = (Job.model, Job.metadata_.label("pairs"), Job.counted)
+    query = filters.select().with_only_columns(*columns)
     return list(connection.execute(query.order_by(Job.created_at, Job.id).limit(limit)))
-
-
-def count_open(
-    connection: sa.Connection,
-    owner: str | None,
-    since: dt.datetime,
-    until: dt.datetime,
-    statuses: Collection[Status],
-) -> dict[Status, int]:
-    """Return the numbers of jobs that have not ended and were created in a range, up to `MAX_OPEN` each."""
-    counts = []
-    for status in statuses:
-        conditions = [Job.status == status, Job.created_at >= since, Job.created_at < until]
-        if owner is not None:
-            conditions.append(Job.owner == owner)
-        # In the order of an index, so that no more of it are read.
-        ordered = sa.select(Job.id).where(*conditions).order_by(Job.created_at, Job.id)
-        some = ordered.limit(MAX_OPEN).subquery()
-        counts.append(sa.select(sa.func.count()).select_from(some).scalar_subquery())
-    row = connection.execute(sa.select(*counts)).one()
-    return dict(zip(statuses, row, strict=True))

@@ -32,6 +32,7 @@ from jobs.search.query import (
     to_tsquery,
 )
 from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, first_id, period_term, tie
+from jobs.statements.owners import is_owned
 
 #: Documents by which the density of a range is measured.
 _PROBE = 64
@@ -372,10 +373,8 @@ def id_of(connection: sa.Connection, owner: str | None, job_id: str) -> int | No
         sa.select(SearchDocument.id, sa.type_coerce(Job.created_at, UTCDateTime()))
         .select_from(Job)
         .outerjoin(SearchDocument, SearchDocument.job_id == Job.id)
-        .where(Job.id == job_id)
+        .where(Job.id == job_id, is_owned(Job.owner, owner))
     )
-    if owner is not None:
-        query = query.where(Job.owner == owner)
     row = connection.execute(query).one_or_none()
     if row is None:
         return None

@@ -21,6 +21,7 @@ from jobs.models import (
 )
 from jobs.statements.in_queue import CAP
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED
+from jobs.statements.owners import is_owned
 from jobs.statements.paging import count_up_to
 from jobs.statements.workers import IMPORTED, MAX_LOADING
 
@@ -47,10 +48,13 @@ def list_failed_deliveries(
     session: Session, owner: str | None, limit: int
 ) -> list[tuple[WebhookDelivery, WebhookEndpoint]]:
     """Return the newest deliveries that were given up, of the newest `MAX_ENDPOINTS` endpoints of an owner."""
-    endpoints = sa.select(WebhookEndpoint).order_by(WebhookEndpoint.created_at.desc())
-    if owner is not None:
-        endpoints = endpoints.where(WebhookEndpoint.owner == owner)
-    found = {each.id: each for each in session.scalars(endpoints.limit(MAX_ENDPOINTS))}
+    endpoints = (
+        sa.select(WebhookEndpoint)
+        .where(is_owned(WebhookEndpoint.owner, owner))
+        .order_by(WebhookEndpoint.created_at.desc())
+        .limit(MAX_ENDPOINTS)
+    )
+    found = {each.id: each for each in session.scalars(endpoints)}
     if not found:
         return []
     newest = WebhookDelivery.created_at.desc(), WebhookDelivery.id.desc()

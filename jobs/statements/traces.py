@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import TraceReceiver
+from jobs.statements.inserting import insert
 
 
 def find_place(connection: sa.Connection, receiver: str) -> int | None:
@@ -15,13 +16,9 @@ def find_place(connection: sa.Connection, receiver: str) -> int | None:
 
 
 def add(connection: sa.Connection, receiver: str, place: int) -> None:
-    """Add a receiver.
-
-    Raises:
-        IntegrityError: it is there.
-    """
+    """Add a receiver, unless it is there."""
     columns = {"receiver": receiver, "next_index": place, "failures": 0, "next_at": utcnow()}
-    connection.execute(sa.insert(TraceReceiver).values(**columns))
+    connection.execute(insert(connection, TraceReceiver).values(**columns).on_conflict_do_nothing())
 
 
 def take(connection: sa.Connection, receiver: str, seconds: float) -> sa.Row[int, int] | None:

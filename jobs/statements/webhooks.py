@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow
 from jobs.models import WebhookEndpoint
+from jobs.statements.owners import is_owned
 from jobs.statements.paging import by_age
 
 #: The condition of endpoints that events are sent to.
@@ -28,10 +29,10 @@ def add(session: Session, **values: Any) -> WebhookEndpoint:
 
 def get(session: Session, owner: str | None, endpoint_id: str) -> WebhookEndpoint | None:
     """Return an owner's endpoint; None if the owner has no such endpoint."""
-    query = sa.select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id)
-    if owner is not None:
-        query = query.where(WebhookEndpoint.owner == owner)
-    return session.scalar(query)
+    owned = is_owned(WebhookEndpoint.owner, owner)
+    return session.scalar(
+        sa.select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, owned)
+    )
 
 
 def get_all(
@@ -65,9 +66,7 @@ def list_page(
     newest_first: bool,
 ) -> list[WebhookEndpoint]:
     """Return endpoints of an owner, by age."""
-    query = sa.select(WebhookEndpoint).limit(limit)
-    if owner is not None:
-        query = query.where(WebhookEndpoint.owner == owner)
+    query = sa.select(WebhookEndpoint).where(is_owned(WebhookEndpoint.owner, owner)).limit(limit)
     return list(session.scalars(by_age(query, WebhookEndpoint, after, newest_first=newest_first)))
 
 
@@ -81,9 +80,8 @@ def update(session: Session, endpoint: WebhookEndpoint, **values: Any) -> None:
 
 def delete(connection: sa.Connection, owner: str | None, endpoint_id: str) -> bool:
     """Delete an owner's endpoint with its deliveries; return whether there was one."""
-    statement = sa.delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id)
-    if owner is not None:
-        statement = statement.where(WebhookEndpoint.owner == owner)
+    owned = is_owned(WebhookEndpoint.owner, owner)
+    statement = sa.delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, owned)
     return bool(connection.execute(statement).rowcount)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import Attempt, Job, Tokenizer, Worker, WorkerState
+from jobs.statements.inserting import insert
 from jobs.timing import ALIVE_FOR
 
 #: Seconds after its last heartbeat after which a worker counts as dead for good.
@@ -32,8 +33,8 @@ def _is_ready() -> sa.ColumnElement[bool]:
 
 def add_tokenizer(connection: sa.Connection, digest: str, body: bytes) -> None:
     """Add a tokenizer, unless it is there."""
-    if connection.scalar(sa.select(Tokenizer.digest).where(Tokenizer.digest == digest)) is None:
-        connection.execute(sa.insert(Tokenizer).values(digest=digest, body=body))
+    new = insert(connection, Tokenizer).values(digest=digest, body=body)
+    connection.execute(new.on_conflict_do_nothing())
 
 
 def get_tokenizer(connection: sa.Connection, digest: str) -> bytes:

@@ -122,49 +122,6 @@ def verify_inclusion(
         raise ProofError("the inclusion proof does not lead to the root of the tree")
 
 
-def verify_consistency(
-    old_size: int, old_root: bytes, size: int, root: bytes, proof: Sequence[bytes]
-) -> None:
-    """Check a consistency proof (RFC 9162, section 2.1.4.2).
-
-    Args:
-        old_size, old_root: the tree that should be the beginning of the other.
-        size, root: the other tree.
-        proof: as `consistency_proof` returns it.
-
-    Raises:
-        ProofError: the proof is wrong.
-    """
-    wrong = ProofError(f"the trees with {old_size} and {size} leaves are not consistent")
-    if not 0 <= old_size <= size or (old_size == 0 and old_root != EMPTY_ROOT):
-        raise wrong
-    if old_size in (0, size):
-        if proof or (old_size == size and old_root != root):
-            raise wrong
-        return
-    path = list(proof)
-    if old_size & (old_size - 1) == 0:
-        path.insert(0, old_root)
-    if not path:
-        raise wrong
-    number, last = old_size - 1, size - 1
-    while number & 1:
-        number, last = number >> 1, last >> 1
-    old_node = node = path[0]
-    for sibling in path[1:]:
-        if last == 0:
-            raise wrong
-        if number & 1 or number == last:
-            old_node, node = node_hash(sibling, old_node), node_hash(sibling, node)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
-            node = node_hash(node, sibling)
-        number, last = number >> 1, last >> 1
-    if last or old_node != old_root or node != root:
-        raise wrong
-
-
 def _split(size: int) -> int:
     """Return the largest power of two below ``size``: the leaves left of the root."""
     return 1 << (size - 1).bit_length() - 1

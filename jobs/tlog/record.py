@@ -138,6 +138,11 @@ def without_erased(
     return whole, hashes
 
 
+def claimed_entry(record: Mapping[str, Any]) -> int | None:
+    """Return the index of the log's entry that a history, a review or an erasure claims; None if it claims none."""
+    return (record["log"] or {}).get("index")
+
+
 def misfit(history: Mapping[str, Any]) -> str | None:
     """Return what of a job's reviews and erasures does not fit its history; None if all of it does."""
     reviews, erasures = history["reviews"], history["erasures"]

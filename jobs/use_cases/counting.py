@@ -7,8 +7,8 @@ from typing import Any
 
 from jobs.models import AttemptStatus, Job
 from jobs.statistics.counted import MILLION, Counted, Stage
+from jobs.times import MICROSECOND
 
-_MICROSECOND = dt.timedelta(microseconds=1)
 #: What a worker says of a model (`jobs.use_cases.workers.Runtime.model`).
 _DESCRIBED = ("base", "adapters", "dtype", "quantization", "engine")
 
@@ -65,4 +65,4 @@ def models(job: Job) -> dict[str, dict[str, Any]]:
 
 def _between(start: dt.datetime, end: dt.datetime) -> int:
     """Return microseconds. Clocks of a worker and of the database may differ a little."""
-    return max(0, (end - start) // _MICROSECOND)
+    return max(0, (end - start) // MICROSECOND)

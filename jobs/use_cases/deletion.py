@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from typing import NamedTuple
 
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, UserError
 from jobs.statements import deletions, jobs, requests
+from jobs.statements.jobs import Place
 from jobs.statements.requests import Keyed
+from jobs.times import from_microseconds, microseconds
 from jobs.transient import retry_on_conflict
 
 #: Jobs that one step looks at, and deletes: nobody else can write to SQLite meanwhile.
 MAX_READ, MAX_DELETED = 500, 100
-
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MICROSECOND = dt.timedelta(microseconds=1)
 
 
 class DeletionCursorError(UserError):
@@ -97,7 +95,7 @@ def _find(
     database: Database,
     owner: str | None,
     metadata: dict[str, str],
-    place: tuple[dt.datetime, str] | None,
+    place: Place | None,
     limit: int,
 ) -> Step:
     """Find up to ``limit`` jobs among the next `MAX_READ`."""
@@ -113,11 +111,11 @@ def _find(
     ended = len(rows) < MAX_READ and len(ids) < limit
     if not rows or ended:
         return Step(ids, None)
-    return Step(ids, f"{(rows[-1].created_at - _EPOCH) // _MICROSECOND}-{rows[-1].id}")
+    return Step(ids, f"{microseconds(rows[-1].created_at)}-{rows[-1].id}")
 
 
-def _parse(after: str) -> tuple[dt.datetime, str]:
+def _parse(after: str) -> Place:
     match = re.fullmatch(r"(\d{1,17})-(resp_[0-9a-z]{1,32})", after, re.ASCII)
     if match is None:
         raise DeletionCursorError
-    return _EPOCH + int(match[1]) * _MICROSECOND, match[2]
+    return Place(from_microseconds(int(match[1])), match[2])

@@ -6,7 +6,6 @@ A page begins after the place of the page before and not after its last job, whi
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from jobs.errors import JobNotFoundError
 from jobs.models import Job
 from jobs.statements import jobs, log
 from jobs.statements.jobs import Place
+from jobs.times import MICROSECOND
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
 from jobs.use_cases.filters import Filters
@@ -64,7 +64,7 @@ def pages(
         return
     indexed = filters.need_index
     # What the search index has does not end by itself: jobs that are created meanwhile are left out.
-    within = replace(filters, until=last.created_at + dt.timedelta(microseconds=1))
+    within = replace(filters, until=last.created_at + MICROSECOND)
     after: Place | None = None
     cursor: str | None = None
     while True:

@@ -55,7 +55,9 @@ def count_by_status(
         since, until: the jobs were created from ``since`` on, and before ``until``.
     """
     with database.read() as connection:
-        return listing.count_by_status(connection, owner, since, until, MAX_COUNT)
+        return listing.count_by_status(
+            connection, jobs.Filters(owner, since, until), tuple(Status), MAX_COUNT
+        )
 
 
 def count_newer(database: Database, owner: str | None, filters: Filters, job_id: str) -> int:

@@ -14,6 +14,7 @@ __all__ = [
     "ANY",
     "JobVersion",
     "find_beside",
+    "find_original",
     "get_job",
     "get_version",
     "list_jobs",
@@ -61,6 +62,16 @@ def find_beside(database: Database, owner: str | None, job: Job) -> tuple[str | 
     with database.read() as connection:
         older, newer = jobs.find_beside(connection, owner, place)
     return older, newer
+
+
+def find_original(database: Database, owner: str | None, replay: Job) -> Job | None:
+    """Return the job that another one replays; None if that replays none, or the owner has no such job any more."""
+    if replay.replay_of is None:
+        return None
+    try:
+        return get_job(database, owner, replay.replay_of)
+    except JobNotFoundError:
+        return None
 
 
 def list_replays(database: Database, owner: str | None, job_id: str) -> list[Job]:

@@ -188,15 +188,15 @@ def queue(
             before ``until``.
     """
     with database.read_session() as session:
-        connection = session.connection()
+        connection, filters = session.connection(), jobs.Filters(owner, since, until)
         if kind == "disagreements":
-            chosen, verdicts = _disagreements(connection, owner, since, until, MAX_REVIEWS)
+            chosen, verdicts = _disagreements(connection, filters, MAX_REVIEWS)
         else:
-            ids, verdicts = _sampled(connection, owner, since, until)
+            ids, verdicts = _sampled(connection, filters)
             left = [job_id for job_id in ids if reviewer not in verdicts.get(job_id, ())]
             chosen = sorted(left, key=lambda job_id: (job_id in verdicts, _rank(seed, job_id)))
-        found = reviews.list_jobs(session, chosen[:limit])
-    return [(job, verdicts.get(job.id, {})) for job in found]
+        found = jobs.load(session, chosen[:limit])
+    return [(job, verdicts.get(job_id, {})) for job_id, job in found.items()]
 
 
 def next_review(
@@ -221,11 +221,12 @@ def next_review(
         after: the last job that was skipped, or of disagreements the last one that was seen.
         since, until: as for `queue`.
     """
+    filters = jobs.Filters(owner, since, until)
     with database.read() as connection:
         if kind == "disagreements":
-            ids, verdicts = _disagreements(connection, owner, since, until, WINDOW)
+            ids, verdicts = _disagreements(connection, filters, WINDOW)
         else:
-            ids, verdicts = _sampled(connection, owner, since, until)
+            ids, verdicts = _sampled(connection, filters)
     own = [job_id for job_id in ids if reviewer in verdicts.get(job_id, ())]
     left = ids if kind == "disagreements" else set(ids).difference(own)
 
@@ -262,7 +263,7 @@ def agreement(
         limit: of more reviews, the newest count.
     """
     with database.read() as connection:
-        rows = reviews.recent(connection, owner, since=since, until=until, limit=limit)
+        rows = reviews.recent(connection, jobs.Filters(owner, since, until), limit)
     verdicts = current(reversed(rows))
     return {"critique": _agreement(verdicts, 0), "regeneration": _agreement(verdicts, 1)}
 
@@ -291,26 +292,17 @@ def disagree(verdicts: dict[str, Verdict]) -> bool:
     )
 
 
-def _sampled(
-    connection: sa.Connection,
-    owner: str | None,
-    since: dt.datetime | None,
-    until: dt.datetime | None,
-) -> tuple[list[str], Verdicts]:
+def _sampled(connection: sa.Connection, filters: jobs.Filters) -> tuple[list[str], Verdicts]:
     """Return the newest `WINDOW` completed jobs, and the verdicts on them."""
-    ids = reviews.recent_jobs(connection, owner, since=since, until=until, limit=WINDOW)
+    ids = reviews.recent_jobs(connection, filters, WINDOW)
     return ids, current(reviews.of_jobs(connection, ids))
 
 
 def _disagreements(
-    connection: sa.Connection,
-    owner: str | None,
-    since: dt.datetime | None,
-    until: dt.datetime | None,
-    limit: int,
+    connection: sa.Connection, filters: jobs.Filters, limit: int
 ) -> tuple[list[str], Verdicts]:
     """Return the jobs that reviewers disagree on, those first that were reviewed last, and all verdicts."""
-    rows = reviews.recent(connection, owner, since=since, until=until, limit=limit)
+    rows = reviews.recent(connection, filters, limit)
     order = list(dict.fromkeys(row.job_id for row in rows))
     verdicts = current(reversed(rows))
     return [job_id for job_id in order if disagree(verdicts.get(job_id, {}))], verdicts

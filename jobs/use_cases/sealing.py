@@ -341,31 +341,52 @@ def _new_origin() -> str:
     return f"helixq/{secrets.token_hex(8)}"
 
 
+def check_signing(database: Database, signing: Signing) -> None:
+    """Check that a process with these keys can sign the log as it is.
+
+    Raises:
+        LogKeyError: it cannot.
+    """
+    if signing.kept is not None:
+        require_continued(database, signing.kept)
+    with database.read() as connection:
+        origin = log.state(connection).origin
+        if origin is not None:
+            _check_signing(origin, log.keys(connection), signing)
+
+
+def _check_signing(
+    origin: str, keys: Sequence[sa.Row[str, bytes | None]], signing: Signing
+) -> None:
+    key, wanted, _ = signing
+    if wanted not in (None, origin):
+        raise LogKeyError(
+            f"HELIXQ_LOG_ORIGIN is {wanted}, and the log is {origin} for good: unset it"
+        )
+    if key is None:
+        if keys and keys[-1].private is None:
+            raise LogKeyError(
+                "the log is signed with a HELIXQ_LOG_KEY: give it to this process too"
+            )
+    elif key.name != origin:
+        raise LogKeyError(
+            f"HELIXQ_LOG_KEY is a key of {key.name}, and the log is {origin}: set its key"
+        )
+    elif str(key.verifier) in [row.verifier for row in keys[:-1]]:
+        raise LogKeyError("HELIXQ_LOG_KEY is an old key of the log: give this process the newest")
+
+
 def _signer(connection: sa.Connection, origin: str | None, signing: Signing) -> Signer:
     """Return the key that signs the log; name the log and make a key if it has none."""
     key, wanted, _ = signing
     if origin is None:
         origin = wanted or (key.name if key else _new_origin())
         log.set_origin(connection, origin)
-    elif wanted not in (None, origin):
-        raise LogKeyError(f"HELIXQ_LOG_ORIGIN is {wanted}, and the log is {origin} for good")
     keys = log.keys(connection)
-    if key is None:
-        if not keys:
-            key = Signer.generate(origin)
-            log.add_key(connection, str(key.verifier), key.private)
-            return key
-        private = keys[-1].private
-        if private is None:
-            raise LogKeyError(
-                "the log is signed with a HELIXQ_LOG_KEY: give it to this process too"
-            )
+    _check_signing(origin, keys, signing)
+    if key is None and keys and (private := keys[-1].private) is not None:
         return Signer(origin, private)
-    if key.name != origin:
-        raise LogKeyError(f"HELIXQ_LOG_KEY is a key of {key.name}, and the log is {origin}")
-    verifiers = [row.verifier for row in keys]
-    if (verifier := str(key.verifier)) not in verifiers:
-        log.add_key(connection, verifier, None)
-    elif verifier != verifiers[-1]:
-        raise LogKeyError("HELIXQ_LOG_KEY is an old key of the log: give this process the newest")
-    return key
+    signer = key or Signer.generate(origin)
+    if not keys or keys[-1].verifier != str(signer.verifier):
+        log.add_key(connection, str(signer.verifier), signer.private if key is None else None)
+    return signer

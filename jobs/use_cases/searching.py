@@ -7,7 +7,6 @@ looked through for metadata, the only thing that they could be found by.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from jobs.statements import documents, jobs, search
 from jobs.statements.documents import LAST_ID
 from jobs.statements.jobs import ANY
 from jobs.statements.search import MAX_EFFORT
+from jobs.times import MICROSECOND
 from jobs.use_cases import indexing
 from jobs.use_cases.filters import Filters
 
@@ -278,7 +278,7 @@ def _unfinished(connection: sa.Connection, request: _Request, within: _Range) ->
         jobs.Filters(
             request.owner,
             documents.moment(within.first),
-            documents.moment(within.end) + dt.timedelta(microseconds=1),
+            documents.moment(within.end) + MICROSECOND,
         ),
         statuses,
         newest_first=within.newest_first,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.models import Job, Status
@@ -58,18 +60,10 @@ def find_standing(database: Database, job: Job, now: dt.datetime) -> Standing:
         now: the time.
     """
     with database.read() as connection:
-        ready = workers.count_ready(connection, job.model)
-        seen_at = None if ready else workers.last_seen(connection)
-        last = pauses.last(connection)
-        pause = None if last is None or last.resumed_at else last
         if job.status is not Status.QUEUED:
-            return Standing(None, 0, ready, seen_at, None, pause)
-        ahead, queued = in_queue.count_ahead(connection, job.priority, job.published_at)
-        if pause is not None:
-            return Standing(None, max(queued, 1), ready, seen_at, None, pause)
-        ends = in_queue.last_ends(connection, SAMPLE) if ready else []
-    place = min(ahead + 1, CAP)
-    return Standing(place, max(queued, place), ready, seen_at, _wait(ends, place, now, last))
+            return _standing(connection, job.model, None, now)
+        found = _standing(connection, job.model, (job.priority, job.published_at), now)
+    return replace(found, queued=max(found.queued, found.place or 1))
 
 
 def find_outlook(database: Database, now: dt.datetime) -> Outlook:
@@ -80,19 +74,38 @@ def find_outlook(database: Database, now: dt.datetime) -> Outlook:
         now: the time.
     """
     with database.read() as connection:
-        ready = workers.count_ready(connection, None)
-        seen_at = None if ready else workers.last_seen(connection)
-        ahead, queued = in_queue.count_ahead(connection, DEFAULT_PRIORITY, now)
-        ends = in_queue.last_ends(connection, SAMPLE) if ready else []
+        found = _standing(connection, None, (DEFAULT_PRIORITY, now), now)
         rows = workers.serving(connection)
-        last = pauses.last(connection)
     serving = [(_name(row.runtime), row.context) for row in rows]
+    return Outlook(found, list(dict.fromkeys(serving)))
+
+
+def _standing(
+    connection: sa.Connection,
+    model: str | None,
+    waits: tuple[int, dt.datetime | None] | None,
+    now: dt.datetime,
+) -> Standing:
+    """Return what a job waits for.
+
+    Args:
+        connection: in any transaction.
+        model: of the workers that can take it; None for any.
+        waits: its priority, and when its message was published, if it waits for its first stage.
+        now: the time.
+    """
+    ready = workers.count_ready(connection, model)
+    seen_at = None if ready else workers.last_seen(connection)
+    last = pauses.last(connection)
+    pause = None if last is None or last.resumed_at else last
+    if waits is None:
+        return Standing(None, 0, ready, seen_at, None, pause)
+    ahead, queued = in_queue.count_ahead(connection, *waits)
+    if pause is not None:
+        return Standing(None, queued, ready, seen_at, None, pause)
+    ends = in_queue.last_ends(connection, SAMPLE) if ready else []
     place = min(ahead + 1, CAP)
-    if last is None or last.resumed_at is not None:
-        stands = Standing(place, queued, ready, seen_at, _wait(ends, place, now, last))
-    else:
-        stands = Standing(None, queued, ready, seen_at, None, last)
-    return Outlook(stands, list(dict.fromkeys(serving)))
+    return Standing(place, queued, ready, seen_at, _wait(ends, place, now, last))
 
 
 def _name(runtime: dict[str, Any]) -> str:

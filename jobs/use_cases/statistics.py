@@ -17,13 +17,12 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.errors import StatisticsError
 from jobs.models import OPEN, Status
-from jobs.statements import clock, documents, rollups
-from jobs.statements.rollups import MAX_OPEN, NO_MODEL
+from jobs.statements import clock, documents, listing, rollups
+from jobs.statements.jobs import Filters
+from jobs.statements.rollups import NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
 from jobs.statistics.tally import Tally
-
-__all__ = ["MAX_JOBS", "MAX_OPEN", "MAX_PERIODS", "MAX_VALUES"]
 
 #: The maximum number of hours or days of one reading.
 MAX_PERIODS = 800
@@ -31,6 +30,8 @@ MAX_PERIODS = 800
 MAX_JOBS = 5_000
 #: The number of values of metadata that have a group of their own.
 MAX_VALUES = 100
+#: Open jobs are counted up to this number.
+MAX_OPEN = 1000
 
 _HOUR, _DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 
@@ -112,12 +113,11 @@ class Statistics:
 
 
 class _Part(NamedTuple):
-    """Jobs of a model and a period, or a value."""
+    """Jobs of a model that have a period in common, or a value of metadata."""
 
-    start: dt.datetime
     model: str
-    #: Of metadata.
-    value: str | None
+    #: When the period starts, or the value.
+    common: dt.datetime | str | None
     tally: Tally
 
 
@@ -150,23 +150,22 @@ def read(
         parts: list[_Part] = []
         open_jobs = dict.fromkeys(OPEN, 0)
         if not nobodys:
+            filters = Filters(whose, since, until)
             if query.by is By.METADATA:
-                parts = _parts_of_jobs(connection, whose, query.key, since, until, max_jobs)
+                parts = _parts_of_jobs(connection, filters, query.key, max_jobs)
             else:
                 runs = _runs(query, since, until)
                 rows = rollups.read(connection, whose, runs)
-                parts = [_Part(r.start, r.model, None, Tally.load(r.tally)) for r in rows]
-            open_jobs = rollups.count_open(connection, whose, since, until, OPEN)
+                parts = [_Part(r.model, r.start, Tally.load(r.tally)) for r in rows]
+            open_jobs = listing.count_by_status(connection, filters, OPEN, MAX_OPEN)
         is_current = not documents.any_unindexed(connection)
     parts = [part for part in parts if _is_wanted(part.model, query, models)]
     groups: dict[Key, Tally] = {}
     by_model: dict[str, Tally] = {}
     for part in parts:
         _merge(by_model, part.model, part.tally)
-        if query.by in (By.HOUR, By.DAY):
-            _merge(groups, part.start, part.tally)
-        elif query.by is By.METADATA:
-            _merge(groups, part.value, part.tally)
+        if query.by in (By.HOUR, By.DAY, By.METADATA):
+            _merge(groups, part.common, part.tally)
     total = Tally()
     for model, tally in by_model.items():
         total.merge(tally)
@@ -250,15 +249,10 @@ def _runs(query: Query, since: dt.datetime, until: dt.datetime) -> list[Run]:
 
 
 def _parts_of_jobs(
-    connection: sa.Connection,
-    owner: str | None,
-    key: str,
-    since: dt.datetime,
-    until: dt.datetime,
-    max_jobs: int,
+    connection: sa.Connection, filters: Filters, key: str, max_jobs: int
 ) -> list[_Part]:
     """Return the jobs of a range, by their values of a key of metadata."""
-    rows = rollups.list_counted(connection, owner, since, until, max_jobs + 1)
+    rows = rollups.list_counted(connection, filters, max_jobs + 1)
     if len(rows) > max_jobs:
         raise StatisticsError(
             "since",
@@ -271,7 +265,7 @@ def _parts_of_jobs(
         if row.counted is not None:
             of = (row.model or NO_MODEL, row.pairs.get(key))
             tallies.setdefault(of, Tally()).add(Counted.load(row.counted))
-    return [_Part(since, model, value, tally) for (model, value), tally in tallies.items()]
+    return [_Part(model, value, tally) for (model, value), tally in tallies.items()]
 
 
 def _is_wanted(model: str, query: Query, models: Mapping[str, dict[str, Any]]) -> bool:

@@ -11,18 +11,15 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-
 from jobs import trace_context
 from jobs.database import Database
 from jobs.models import LogKind
 from jobs.statements import log, traces
+from jobs.use_cases.backoff import backoff
 from jobs.use_cases.sealing import Describe
 
 #: Entries that are looked at for one request.
 MAX_ENTRIES = 50
-#: Seconds after a failure before it is tried again: doubled with each failure in a row.
-MIN_DELAY, MAX_DELAY = 2.0, 300.0
 
 
 class Sending(NamedTuple):
@@ -54,11 +51,8 @@ def begin_sending(
         size = log.state(connection)[1]
         place = traces.find_place(connection, receiver)
     if place is None:
-        try:
-            with database.write() as connection:
-                traces.add(connection, receiver, size)
-        except sa.exc.IntegrityError:
-            pass  # Another process added it at the same time.
+        with database.write() as connection:
+            traces.add(connection, receiver, size)
         return None
     if place >= size:
         return None
@@ -106,6 +100,5 @@ def note_sent(database: Database, receiver: str, end: int) -> None:
 
 def note_unsent(database: Database, receiver: str, failures: int) -> None:
     """Note that a receiver has not taken what was sent, for the ``failures``-th time in a row."""
-    delay = min(MIN_DELAY * 2 ** min(failures - 1, 16), MAX_DELAY)
     with database.write() as connection:
-        traces.update(connection, receiver, delay, failures=failures)
+        traces.update(connection, receiver, backoff(failures), failures=failures)

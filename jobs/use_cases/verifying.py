@@ -25,7 +25,7 @@ from jobs.tlog.entry import DELETION, ERASURE, IMPORT, JOB, REVIEW, parse_entry
 from jobs.tlog.exported import proof_hash
 from jobs.tlog.merkle import HASH_SIZE
 from jobs.tlog.note import NoteError, Verifier
-from jobs.tlog.record import misfit
+from jobs.tlog.record import claimed_entry, misfit
 from jobs.tlog.tiles import WIDTH
 from jobs.use_cases.sealing import Describe
 
@@ -339,7 +339,7 @@ def _check_origin(row: Job | Review | Erasure, entry: dict[str, Any], name: str)
 
 def _check_review(history: dict[str, Any], entry: dict[str, Any], index: int) -> int:
     """Compare a review with its entry; return its place among those of the job."""
-    claim = [review for review in history["reviews"] if _index(review) == index]
+    claim = [review for review in history["reviews"] if claimed_entry(review) == index]
     right = [review for review in history["reviews"] if review["digest"] == entry["digest"]]
     of = f"of job {history['id']}"
     if not claim and not right:
@@ -349,7 +349,7 @@ def _check_review(history: dict[str, Any], entry: dict[str, Any], index: int) ->
     if right[0] not in claim:
         raise TamperedError(
             f"review {right[0]['id']} {of} (entry {index}) was reordered: it claims entry "
-            f"{_index(right[0])}"
+            f"{claimed_entry(right[0])}"
         )
     if added := [review["id"] for review in claim if review is not right[0]]:
         raise TamperedError(f"review {added[0]} {of} was added: it claims entry {index} of another")
@@ -358,7 +358,7 @@ def _check_review(history: dict[str, Any], entry: dict[str, Any], index: int) ->
 
 def _check_erasure(history: dict[str, Any], entry: dict[str, Any], index: int) -> int:
     """Compare an erasure with its entry; return its place among those of the job."""
-    found = [erasure for erasure in history["erasures"] if _index(erasure) == index]
+    found = [erasure for erasure in history["erasures"] if claimed_entry(erasure) == index]
     name = f"an erasure of texts of job {history['id']} (entry {index})"
     if not found:
         raise TamperedError(f"{name} was removed or reordered")
@@ -367,11 +367,6 @@ def _check_erasure(history: dict[str, Any], entry: dict[str, Any], index: int) -
     if found[0]["digest"] != entry["digest"] or found[0]["texts"] != entry["texts"]:
         raise TamperedError(f"{name} was changed")
     return [erasure is found[0] for erasure in history["erasures"]].index(True)
-
-
-def _index(record: dict[str, Any]) -> int | None:
-    """Return the entry that a review or an erasure claims."""
-    return (record["log"] or {}).get("index")
 
 
 def _check_places(connection: sa.Connection) -> None:

@@ -16,7 +16,7 @@ from jobs.tlog.checkpoint import open_checkpoint
 from jobs.tlog.entry import parse_entry
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Verifier
-from jobs.tlog.record import misfit
+from jobs.tlog.record import claimed_entry, misfit
 from jobs.use_cases.sealing import Describe
 
 
@@ -68,8 +68,10 @@ def verify_job(database: Database, owner: str | None, job_id: str, describe: Des
         if job.log_index is None or newest is None:
             return Verdict("unsealed")
         records: list[_Record] = [_Record("the job", history, job.log_index)]
-        records += [_Record(f"review {r['id']}", r, _index(r)) for r in history["reviews"]]
-        records += [_Record(f"the erasure of {r['at']}", r, _index(r)) for r in history["erasures"]]
+        records += [_Record(f"review {r['id']}", r, claimed_entry(r)) for r in history["reviews"]]
+        records += [
+            _Record(f"the erasure of {r['at']}", r, claimed_entry(r)) for r in history["erasures"]
+        ]
         sealed = [(r.name, r.fields, r.entry) for r in records if r.entry is not None]
         try:
             keys = [Verifier.parse(row.verifier) for row in log.keys(connection)]
@@ -108,7 +110,3 @@ def verify_job(database: Database, owner: str | None, job_id: str, describe: Des
         compared=len(sealed) - 1,
         pending=len(records) - len(sealed),
     )
-
-
-def _index(record: dict[str, Any]) -> int | None:
-    return (record["log"] or {}).get("index")

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import sqlalchemy as sa
-
 from jobs.database import Database
 from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle
-
-#: Seconds after a failure before a witness is asked again: doubled with each failure in a row.
-MIN_DELAY, MAX_DELAY = 2.0, 300.0
+from jobs.use_cases.backoff import backoff
 
 
 class Asking(NamedTuple):
@@ -41,12 +37,8 @@ def begin_asking(database: Database, witness: str, seconds: float) -> Asking | N
         newest = log_checkpoints.newest_checkpoint(connection)
         if newest is None or log_checkpoints.is_cosigned(connection, newest.size, witness):
             return None
-    try:
-        with database.write() as connection:
-            log_checkpoints.add_witness(connection, witness)
-    except sa.exc.IntegrityError:
-        pass  # PostgreSQL: another process added it at the same time.
     with database.write() as connection:
+        log_checkpoints.add_witness(connection, witness)
         row = log_checkpoints.take_witness(connection, witness, seconds)
     if row is None:
         return None
@@ -84,8 +76,7 @@ def failed(database: Database, witness: str, size: int, failures: int) -> None:
         size: of the tree that it has cosigned last, as far as is known.
         failures: how often in a row it has not, this time included.
     """
-    delay = min(MIN_DELAY * 2 ** min(failures - 1, 16), MAX_DELAY)
     with database.write() as connection:
         log_checkpoints.set_witness(
-            connection, witness, seconds=delay, size=size, failures=failures
+            connection, witness, seconds=backoff(failures), size=size, failures=failures
         )

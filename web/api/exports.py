@@ -35,7 +35,7 @@ def export_jobs() -> Response:
     """
     chosen, of = job_filters.exported({"format", "shape", "role", "compression", "ids"})
     ids = job_filters.selected()
-    shape = Shape(query.choice("shape", Shape.HISTORY, tuple(Shape)))
+    shape = query.choice("shape", Shape.HISTORY, tuple(Shape))
     roles = _roles(shape)
     kind, encoding = _kind()
     try:
@@ -63,19 +63,19 @@ def export_jobs() -> Response:
 
 
 def _roles(shape: Shape) -> tuple[Role, ...]:
-    role = query.choice("role", ALL, (ALL, *Role))
-    if shape is not Shape.SFT and query.given("role"):
+    role = query.choice("role", None, (ALL, *Role))
+    if shape is not Shape.SFT and role is not None:
         raise InvalidRequestError(
             f"`role` is a parameter of the shape `{Shape.SFT}`.", code="invalid_value", param="role"
         )
-    return tuple(Role) if role == ALL else (Role(role),)
+    return (role,) if isinstance(role, Role) else tuple(Role)
 
 
 def _kind() -> tuple[FileKind, Compression | None]:
     """Return what the file is, and how it is compressed on its way."""
-    format_ = Format(query.choice("format", Format.JSONL, tuple(Format)))
+    format_ = query.choice("format", Format.JSONL, tuple(Format))
     default = Compression.ZSTD if format_ is Format.PARQUET else Compression.NONE
-    compression = Compression(query.choice("compression", default, tuple(Compression)))
+    compression = query.choice("compression", default, tuple(Compression))
     kind = FileKind(format_, compression)
     if format_ is Format.PARQUET or compression is not Compression.NONE:
         return kind, None  # It is as small as it gets.

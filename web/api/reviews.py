@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from flask import Response, jsonify
 
 from jobs.errors import JobNotFoundError
@@ -12,6 +14,7 @@ from jobs.protocol.history import history
 from jobs.protocol.reviews import CreateReview, DeleteJobs, EraseTexts
 from jobs.protocol.validation import parse
 from jobs.use_cases import queries, reviewing
+from jobs.use_cases.reviewing import Kind
 from web import query
 from web.api.routes import blueprint
 from web.caller import get_caller
@@ -64,12 +67,12 @@ def review_queue() -> Response:
     """List jobs to review next: a sample of those without a review, or those that reviewers disagree on."""
     query.check_names("parameter", ("kind", "limit", "reviewer", "seed", *TIMES))
     services = get_services()
-    kind = query.choice("kind", "unreviewed", ("unreviewed", "disagreements"))
+    kind: Kind = query.choice("kind", "unreviewed", get_args(Kind))
     found = reviewing.queue(
         services.database,
         services.readable_owner,
         reviewer=query.text("reviewer", services.owner, protocol.MAX_NAME),
-        kind="disagreements" if kind == "disagreements" else "unreviewed",
+        kind=kind,
         seed=query.integer("seed", 0, 0, protocol.MAX_SEED),
         limit=query.integer("limit", query.DEFAULT_PAGE_SIZE, 1, query.MAX_PAGE_SIZE),
         since=query.time("since"),

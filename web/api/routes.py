@@ -8,7 +8,6 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
-from jobs.errors import JobNotFoundError, NotImportedError, NotSealedError, PartNotFoundError
 from jobs.models import Job
 from jobs.protocol import body
 from jobs.protocol.errors import InvalidRequestError
@@ -20,7 +19,6 @@ from jobs.use_cases import clock, proving, queries, standing, submission
 from jobs.use_cases.proving import Part
 from jobs.use_cases.replaying import replay_of
 from web import job_filters, query
-from web.errors import HTTPError
 from web.idempotency import idempotency_key, keyed_request
 from web.services import get_services
 
@@ -64,10 +62,7 @@ def job(job_id: str) -> Response:
     stored = _get(job_id)
     replay = None
     if stored.replay_of is not None:
-        try:
-            original = queries.get_job(services.database, services.readable_owner, stored.replay_of)
-        except JobNotFoundError:
-            original = None
+        original = queries.find_original(services.database, services.readable_owner, stored)
         replay = report(original, stored)
     found = queries.list_replays(services.database, services.readable_owner, job_id)
     return jsonify({**history(stored), "replay": replay, "replays": replays(stored, found)})
@@ -96,7 +91,7 @@ def job_proof(job_id: str) -> Response:
     query.check_names("parameter", ("origin", *Part))
     services = get_services()
     reader = services.database, services.readable_owner, job_id
-    of_origin = query.choice("origin", "false", ("true", "false")) == "true"
+    of_origin = query.flag("origin")
     parts = [part for part in Part if query.given(part)]
     number = query.integer(parts[0], 0, 0, MAX_NUMBER) if parts else 0
     if len(parts) > 1:
@@ -104,14 +99,7 @@ def job_proof(job_id: str) -> Response:
             "Give one of `review` and `erasure`.", code="invalid_value", param=parts[0]
         )
     prove = proving.origin_proof if of_origin else proving.prove
-    try:
-        found = prove(*reader, parts[0] if parts else None, number)
-    except PartNotFoundError as error:
-        raise HTTPError(404, str(error), code="not_found") from error
-    except NotSealedError as error:
-        raise HTTPError(409, str(error), code="not_sealed") from error
-    except NotImportedError as error:
-        raise HTTPError(404, str(error), code="not_imported") from error
+    found = prove(*reader, parts[0] if parts else None, number)
     response = Response(found.text, content_type="text/plain; charset=utf-8")
     name = "-".join([job_id, *(f"{part}-{number}" for part in parts)])
     response.headers["Content-Disposition"] = f'attachment; filename="{name}.tlog-proof"'

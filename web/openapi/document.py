@@ -24,6 +24,7 @@ from web.openapi.operations import OPERATIONS
 from web.openapi.operations.description import (
     BODY_ERRORS,
     COMMON_ERRORS,
+    ERROR_SHAPES,
     ERRORS,
     Operation,
     Parameter,
@@ -103,7 +104,7 @@ def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dic
     summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition(
         "\n\n"
     )
-    name = rule.endpoint.partition(".")[2]
+    blueprint, _, name = rule.endpoint.partition(".")
     path = [
         {"name": argument, "in": "path", "required": True, "schema": {"type": "string"}}
         for argument in sorted(rule.arguments)
@@ -119,7 +120,7 @@ def _operation(app: Flask, rule: Rule, method: str, operation: Operation) -> dic
         # Plain text, unlike descriptions.
         "summary": " ".join(summary.replace("`", "").split()),
         "parameters": path + [_parameter(parameter) for parameter in parameters],
-        "responses": _replies(operation, keyed=keyed),
+        "responses": _replies(operation, ERROR_SHAPES.get(blueprint), keyed=keyed),
         "security": [] if operation.is_open else [{}, {"key": []}],
     }
     if more:
@@ -145,7 +146,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return described
 
 
-def _replies(operation: Operation, *, keyed: bool) -> dict[str, Any]:
+def _replies(operation: Operation, error: type[BaseModel] | None, *, keyed: bool) -> dict[str, Any]:
     replies = {str(status): _reply(reply) for status, reply in operation.replies.items()}
     errors = {400} if operation.is_open else {*COMMON_ERRORS, *operation.errors}
     if operation.body is not None or operation.form is not None:
@@ -153,9 +154,7 @@ def _replies(operation: Operation, *, keyed: bool) -> dict[str, Any]:
     if keyed:
         errors.add(422)
     for status in sorted(errors):
-        replies.setdefault(
-            str(status), {"description": ERRORS[status], "content": _error(operation.error)}
-        )
+        replies.setdefault(str(status), {"description": ERRORS[status], "content": _error(error)})
     return replies
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from jobs.models import Attempt, Job, Worker
 from jobs.protocol.history import history
 from jobs.times import rfc3339
+from jobs.tlog.record import claimed_entry
 from web.pages import timeline, view
 
 #: The maximum number of characters of a text that a job's page has twice. Longer ones are on the attempt's page.
@@ -57,7 +58,7 @@ def record(job: Job) -> dict[str, Any]:
         job: with its input items, its reviews and its erasures.
     """
     described = history(job)
-    return {"digest": described["digest"], "index": (described["log"] or {}).get("index")}
+    return {"digest": described["digest"], "index": claimed_entry(described)}
 
 
 def _evidence(job: Job, index: int, attempt: Attempt) -> Evidence:

@@ -7,7 +7,6 @@ from typing import Any
 
 from flask import render_template
 
-from jobs.errors import JobNotFoundError
 from jobs.models import Job, Scope
 from jobs.protocol.history import history
 from jobs.protocol.replay import report
@@ -124,8 +123,5 @@ def _replay(job: Job) -> dict[str, Any] | None:
     if job.replay_of is None:
         return None
     services = get_services()
-    try:
-        original = queries.get_job(services.database, services.readable_owner, job.replay_of)
-    except JobNotFoundError:
-        original = None
+    original = queries.find_original(services.database, services.readable_owner, job)
     return {**report(original, job), "found": original is not None}

@@ -23,7 +23,8 @@ from web.pages.options import DIFFS, Options
 from web.pages.routes import blueprint
 from web.services import get_services
 
-KINDS = {"unreviewed": "Sample", "disagreements": "Disagreements"}
+UNREVIEWED: Kind = "unreviewed"
+KINDS: dict[Kind, str] = {UNREVIEWED: "Sample", "disagreements": "Disagreements"}
 #: What of the address says which queue it is, and what says where in the queue the reviewer is.
 _QUEUE = ("kind", "seed", "reviewer", "since", "until")
 _PLACE = ("after", "reviewed")
@@ -83,11 +84,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
     """Return the page of a job, or of the next one."""
     services, caller = get_services(), get_caller()
     owner = services.readable_owner
-    kind: Kind = (
-        "disagreements"
-        if query.choice("kind", "unreviewed", tuple(KINDS)) == "disagreements"
-        else "unreviewed"
-    )
+    kind = query.choice("kind", UNREVIEWED, tuple(KINDS))
     reviewer = caller.owner
     if caller.key is None:
         reviewer = query.text("reviewer", caller.owner, MAX_NAME)

@@ -49,7 +49,7 @@ def list_batches() -> Response:
         services.owner,
         limit=page.limit,
         after=page.after,
-        newest_first=page.order == "desc",
+        newest_first=page.newest_first,
     )
     return json_response(list_object(map(batch_object, found), has_more=has_more))
 

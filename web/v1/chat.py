@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -33,11 +32,11 @@ from web.services import get_services
 from web.v1 import sse
 from web.v1.routes import (
     blueprint,
-    client_disconnected,
     json_response,
     message_stream,
     stream_response,
     submit,
+    wait_for_end,
 )
 
 
@@ -78,10 +77,7 @@ def create_chat_completion() -> Response:
             return stream_response(
                 _chunks(message_stream(job.id, after=-1), request), slot=stack.pop_all()
             )
-        if not job.status.final:
-            job = services.waiter.wait(
-                services.owner, job.id, lambda j: j.status.final, math.inf, client_disconnected()
-            )
+        job = wait_for_end(job)
         if not job.status.final:
             raise UnavailableError(
                 f"The server is shutting down. The job continues: retrieve it as {job.id}.",
@@ -104,9 +100,9 @@ def retrieve_chat_completion(job_id: str) -> Response:
 def chat_completion_messages(job_id: str) -> Response:
     """List the messages that were asked."""
     services = get_services()
-    limit, order, after = query.page(order="asc")
+    limit, after, newest_first = query.page(order="asc")
     job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
-    return json_response(message_list(job, limit=limit, after=after, newest_first=order == "desc"))
+    return json_response(message_list(job, limit=limit, after=after, newest_first=newest_first))
 
 
 @blueprint.delete("/chat/completions/<completion:job_id>")

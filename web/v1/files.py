@@ -34,8 +34,7 @@ def upload_file() -> Response:
     upload = _Upload(idempotency_key())
     try:
         fields = read_form("file", upload.begin)
-        form = parse_fields(fields)
-        file = upload.finish(form.expires_after)
+        file = upload.finish(parse_fields(fields))
     except BaseException:
         upload.abort()
         raise
@@ -108,14 +107,13 @@ def list_files() -> Response:
     """List files by age; the newest first unless the request says otherwise."""
     services = get_services()
     page = query.page("purpose", default=MAX_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
-    purpose = query.choice("purpose", "", tuple(FilePurpose))
     found, has_more = files.list_files(
         services.database,
         services.owner,
         limit=page.limit,
         after=page.after,
-        newest_first=page.order == "desc",
-        purpose=FilePurpose(purpose) if purpose else None,
+        newest_first=page.newest_first,
+        purpose=query.choice("purpose", None, tuple(FilePurpose)),
     )
     return json_response(list_object(map(file_object, found), has_more=has_more))
 

@@ -37,6 +37,8 @@ blueprint = Blueprint("v1", __name__)
 
 #: The maximum number of seconds for which `Prefer: wait=N` delays a reply.
 MAX_WAIT = 60.0
+#: The largest sequence number after which a stream can begin.
+MAX_EVENT = 10**9
 #: `wait=N` among the preferences of RFC 7240, and not among the parameters of another one.
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*("?)(\d{1,9})\1\s*(?:[;,]|$)', re.IGNORECASE)
 
@@ -71,14 +73,7 @@ def create() -> Response:
         if streams:
             return stream_response(message_stream(job.id, after=-1), slot=stack.pop_all())
         if waits:
-            if not job.status.final:
-                job = services.waiter.wait(
-                    services.owner,
-                    job.id,
-                    lambda j: j.status.final,
-                    math.inf,
-                    client_disconnected(),
-                )
+            job = wait_for_end(job)
             if job.status.final:
                 return _reply(job)
     # It was asked in the background, or the server is shutting down and the job continues without it.
@@ -116,19 +111,28 @@ def submit(request: Callable[[], CreateResponse], key: str | None, digest: str |
     return services.submit(new)
 
 
+def wait_for_end(job: Job) -> Job:
+    """Wait until a job of the current request's owner has ended, unless the server shuts down; return it as it is then."""
+    if job.status.final:
+        return job
+    services = get_services()
+    return services.waiter.wait(
+        services.owner, job.id, lambda j: j.status.final, math.inf, client_disconnected()
+    )
+
+
 @blueprint.get("/responses")
 def index() -> Response:
     """List jobs, newest first."""
     services = get_services()
-    limit, order, after = query.page("status", "since", "until")
-    status = query.choice("status", "", tuple(Status))
+    limit, after, newest_first = query.page("status", "since", "until")
     jobs, has_more = queries.list_jobs(
         services.database,
         services.owner,
         limit=limit,
         after=after,
-        newest_first=order == "desc",
-        status=Status(status) if status else None,
+        newest_first=newest_first,
+        status=query.choice("status", None, tuple(Status)),
         since=query.time("since"),
         until=query.time("until"),
         with_attempts=True,
@@ -143,8 +147,8 @@ def retrieve(job_id: str) -> Response:
     services = get_services()
     last_event_id = request.headers.get("Last-Event-ID", "")
     after = int(last_event_id) if re.fullmatch(r"\d{1,9}", last_event_id) else -1
-    after = query.integer("starting_after", after, -1, 10**9)
-    if query.choice("stream", "false", ("true", "false")) == "true":
+    after = query.integer("starting_after", after, -1, MAX_EVENT)
+    if query.flag("stream"):
         queries.get_version(
             services.database, services.readable_owner, job_id
         )  # Raises if there is no such job.
@@ -203,11 +207,9 @@ def input_tokens() -> Response:
 def input_items(job_id: str) -> Response:
     """List what was asked: the items of the request's input."""
     services = get_services()
-    limit, order, after = query.page()
+    limit, after, newest_first = query.page()
     job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
-    return json_response(
-        input_item_list(job, limit=limit, after=after, newest_first=order == "desc")
-    )
+    return json_response(input_item_list(job, limit=limit, after=after, newest_first=newest_first))
 
 
 @blueprint.get("/models")

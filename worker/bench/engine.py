@@ -175,7 +175,6 @@ def run_jobs(
     *,
     at_once: int,
     sampling: Sampling,
-    on_job_end: Callable[[], object] = lambda: None,
 ) -> Result:
     """Run whole jobs, each on a thread that waits for its stages, as in a worker.
 
@@ -184,7 +183,6 @@ def run_jobs(
         questions: the questions, one job each.
         at_once: number of jobs that run at the same time.
         sampling: of every stage; its seed is the first job's.
-        on_job_end: called after every job.
 
     Raises:
         EngineError: a request failed.
@@ -217,7 +215,6 @@ def run_jobs(
                     tokens += completion.output_tokens
                     prompts += completion.prompt_tokens
                     firsts.append((completion.first_token_at or start) - start)
-            on_job_end()
 
     start = time.monotonic()
     with ThreadPoolExecutor(at_once) as pool:

@@ -374,9 +374,10 @@ def test_traces_are_sent_to_a_receiver(ended: list[str], jobs: Command, tmp_path
         assert [len(span.span_id) for span in spans] == [8] * 14
         receiver.reply = status(503)
         refused = jobs(*command)
-        assert (refused.exit_code, "status 503, after 0 were sent" in refused.output) == (1, True)
+        assert refused.exit_code == 1
+        assert "status 503, after 0 traces were sent" in refused.output
     refused = jobs("export", "--format", "otlp", "--endpoint", "http://127.0.0.1:1/v1/traces")
-    assert (refused.exit_code, "cannot be reached" in refused.output) == (1, True)
+    assert (refused.exit_code, "does not respond" in refused.output) == (1, True)
     assert jobs("export", "--endpoint", "http://127.0.0.1:1").exit_code == 2
     assert jobs("export", "--format", "otlp", "--shape", "sft").exit_code == 2
     assert list(tmp_path.glob("*.part")) == []

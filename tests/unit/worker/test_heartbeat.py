@@ -75,7 +75,7 @@ def test_a_heartbeat_renews_the_leases_of_running_stages(
     claim(database, forgotten)
     with database.engine.begin() as connection:
         connection.execute(sa.update(Job).values(lease_expires_at=utcnow(1)))
-    assert not duties.beat()
+    duties.beat()
     assert seconds_left(database, running.id) > 10
     assert seconds_left(database, forgotten.id) <= 1
 

@@ -29,5 +29,3 @@ OPERATIONS: dict[str, Operation] = {
     **proofs.OPERATIONS,
     **system.OPERATIONS,
 }
-#: Blueprints that are not described: what they serve is for browsers.
-PAGES = {"pages", "login", "openapi"}

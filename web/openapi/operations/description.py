@@ -47,13 +47,14 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     #: The statuses of its errors, besides those of all endpoints with its kind of errors.
     errors: tuple[int, ...] = ()
-    #: The shape of its errors: OpenAI's, RFC 9457's, or none where it is a page.
-    error: type[BaseModel] | None = schemas.ErrorReply
     #: Whether it needs no API key.
     is_open: bool = False
     #: Whether a ``POST`` makes or changes something, so that it takes an idempotency key.
     changes: bool = True
 
+
+#: The shapes of errors by blueprint, as `web.errors` has them: OpenAI's and RFC 9457's. All others are text.
+ERROR_SHAPES: Mapping[str, type[BaseModel]] = {"v1": schemas.ErrorReply, "api": schemas.Problem}
 
 #: What is wrong, by status; docs/http-errors.md has the codes.
 ERRORS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.enums import Shape
+from jobs.enums import Order, Shape
 from jobs.formats.compression import Compression
 from jobs.formats.writing import MEDIA_TYPES, Format
 from jobs.pipeline import Role
@@ -19,7 +19,7 @@ OPERATIONS = {
             *PAGE[:1],
             Parameter(
                 "order",
-                {"enum": ["desc", "asc", "relevance"]},
+                {"enum": [*Order]},
                 "`relevance` (the default with `q`), or by age: `desc` (the default without) or `asc`.",
             ),
             Parameter(
@@ -29,26 +29,22 @@ OPERATIONS = {
             ),
             *FILTERS,
         ),
-        error=schemas.Problem,
     ),
     "api.erase_texts": Operation(
         "Audits",
         {200: Reply("The texts that were erased.", schemas.Erased)},
         body=EraseTexts,
         errors=(404, 409),
-        error=schemas.Problem,
     ),
     "api.delete_job": Operation(
         "Audits",
         {200: Reply("It is deleted.", schemas.DeletedJob)},
         errors=(404,),
-        error=schemas.Problem,
     ),
     "api.delete_jobs": Operation(
         "Audits",
         {200: Reply("What this step deleted.", schemas.DeletedJobs)},
         body=DeleteJobs,
-        error=schemas.Problem,
     ),
     "api.export_jobs": Operation(
         "Audits",
@@ -68,7 +64,6 @@ OPERATIONS = {
             *FILTERS,
         ),
         errors=(404,),
-        error=schemas.Problem,
     ),
     "api.replay_job": Operation(
         "Audits",
@@ -78,18 +73,15 @@ OPERATIONS = {
             )
         },
         errors=(404,),
-        error=schemas.Problem,
     ),
     "api.retry_job": Operation(
         "Audits",
         {202: Reply("The job goes on.", schemas.Summary, headers={"Location": "Its history."})},
         errors=(404, 409),
-        error=schemas.Problem,
     ),
     "api.job": Operation(
         "Audits",
         {200: Reply("The job's history.", schemas.History)},
         errors=(404,),
-        error=schemas.Problem,
     ),
 }

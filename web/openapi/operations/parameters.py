@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.models import Status
 from jobs.search.query import MAX_LENGTH
 from web.idempotency import MAX_KEY_LENGTH
-from web.job_filters import MAX_ATTEMPTS, MAX_DURATION
+from web.job_filters import MAX_ATTEMPTS, MAX_DURATION, RATINGS
 from web.openapi.operations.description import Parameter
 from web.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 
@@ -44,7 +44,7 @@ FILTERS = (
     *PERIOD,
     Parameter(
         "rating",
-        {"enum": ["-1", "0", "1", "+1", "none"]},
+        {"enum": [*RATINGS]},
         "The last rating of the regeneration in a review, or `none`.",
     ),
     Parameter(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from jobs.protocol import schemas
+from web.api.routes import MAX_NUMBER
 from web.openapi.operations.description import ERRORS, Operation, Parameter, Reply
 
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
 #: The errors of the log are plain text.
 _LOG_ERRORS = {status: Reply(ERRORS[status], media="text/plain") for status in (400, 500, 503)}
 
@@ -20,17 +21,16 @@ OPERATIONS = {
             ),
             Parameter(
                 "review",
-                {"type": "integer", "minimum": 0, "maximum": 10**6},
+                _NUMBER,
                 "The proof of the review with this `number`.",
             ),
             Parameter(
                 "erasure",
-                {"type": "integer", "minimum": 0, "maximum": 10**6},
+                _NUMBER,
                 "The proof of this erasure, from 0 on.",
             ),
         ),
         errors=(404, 409),
-        error=schemas.Problem,
     ),
     "log.log_checkpoint": Operation(
         "Audits",
@@ -39,7 +39,6 @@ OPERATIONS = {
             404: Reply("The log is empty.", media="text/plain"),
             **_LOG_ERRORS,
         },
-        error=None,
         is_open=True,
     ),
     "log.log_tile": Operation(
@@ -53,7 +52,6 @@ OPERATIONS = {
             404: Reply("The log has no such tile.", media="text/plain"),
             **_LOG_ERRORS,
         },
-        error=None,
         is_open=True,
     ),
 }

@@ -7,8 +7,8 @@ from jobs.protocol import schemas
 from jobs.protocol.chat_request import CreateChatCompletion
 from jobs.protocol.request import CreateResponse
 from web.openapi.operations.description import Operation, Parameter, Reply
-from web.openapi.operations.parameters import OLDEST_FIRST, PAGE, TEXT
-from web.v1.routes import MAX_WAIT
+from web.openapi.operations.parameters import OLDEST_FIRST, PAGE, PERIOD, TEXT
+from web.v1.routes import MAX_EVENT, MAX_WAIT
 
 _LOCATION = {
     "Location": "The response's address.",
@@ -33,8 +33,7 @@ OPERATIONS = {
         parameters=(
             *PAGE,
             Parameter("status", {"enum": [*Status]}),
-            Parameter("since", TEXT, "Created from then on: Unix seconds, or RFC 3339."),
-            Parameter("until", TEXT, "Created before then: Unix seconds, or RFC 3339."),
+            *PERIOD,
         ),
         errors=(404,),
     ),
@@ -56,7 +55,7 @@ OPERATIONS = {
             Parameter("stream", {"enum": ["true", "false"], "default": "false"}),
             Parameter(
                 "starting_after",
-                {"type": "integer", "minimum": -1, "maximum": 10**9},
+                {"type": "integer", "minimum": -1, "maximum": MAX_EVENT},
                 "Skips the events up to this sequence number.",
             ),
             Parameter("Last-Event-ID", TEXT, "As `starting_after`.", "header"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from jobs.protocol import schemas
 from jobs.protocol.reviews import MAX_NAME, MAX_SEED, CreateReview
+from jobs.use_cases.reviewing import Kind
 from web.openapi.operations.description import Operation, Parameter, Reply
 from web.openapi.operations.parameters import PAGE, PERIOD
 
@@ -12,20 +15,18 @@ OPERATIONS = {
         "Audits",
         {200: Reply("The reviews of the job.", schemas.ReviewList)},
         errors=(404,),
-        error=schemas.Problem,
     ),
     "api.add_review": Operation(
         "Audits",
         {201: Reply("The review.", schemas.Review)},
         body=CreateReview,
         errors=(404, 409),
-        error=schemas.Problem,
     ),
     "api.review_queue": Operation(
         "Audits",
         {200: Reply("The jobs to review next.", schemas.ReviewQueue)},
         parameters=(
-            Parameter("kind", {"enum": ["unreviewed", "disagreements"], "default": "unreviewed"}),
+            Parameter("kind", {"enum": [*get_args(Kind)], "default": "unreviewed"}),
             Parameter(
                 "seed",
                 {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "default": 0},
@@ -39,12 +40,10 @@ OPERATIONS = {
             PAGE[0],
             *PERIOD,
         ),
-        error=schemas.Problem,
     ),
     "api.review_agreement": Operation(
         "Audits",
         {200: Reply("The agreement in each rating.", schemas.Agreements)},
         parameters=PERIOD,
-        error=schemas.Problem,
     ),
 }

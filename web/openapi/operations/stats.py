@@ -26,6 +26,5 @@ OPERATIONS = {
                 "Two models or adapters, separated by a comma: digests, or names of adapters.",
             ),
         ),
-        error=schemas.Problem,
     ),
 }

@@ -14,27 +14,23 @@ OPERATIONS = {
     "api.get_system": Operation(
         "Audits",
         {200: Reply("What runs and what waits.", schemas.System)},
-        error=schemas.Problem,
     ),
     "api.pause_queue": Operation(
         "Audits",
         {200: Reply("The queue is paused.", schemas.PauseChange)},
         body=PauseQueue,
-        error=schemas.Problem,
     ),
     "api.resume_queue": Operation(
         "Audits",
         {200: Reply("The queue is not paused.", schemas.PauseChange)},
-        error=schemas.Problem,
     ),
     "api.job_place": Operation(
         "Audits",
         {200: Reply("The job's place in the queue.", schemas.QueuePlace)},
         errors=(404,),
-        error=schemas.Problem,
     ),
     "health.healthz": Operation(
-        "Health", {200: Reply("The process responds.", schemas.Alive)}, error=None, is_open=True
+        "Health", {200: Reply("The process responds.", schemas.Alive)}, is_open=True
     ),
     "health.readyz": Operation(
         "Health",
@@ -42,7 +38,6 @@ OPERATIONS = {
             200: Reply("Everything responds.", schemas.Readiness),
             503: Reply("Something does not.", schemas.Readiness),
         },
-        error=None,
         is_open=True,
     ),
     "metrics.get_metrics": Operation(
@@ -51,6 +46,5 @@ OPERATIONS = {
             200: Reply("The metrics.", media=("text/plain", "application/openmetrics-text")),
             **_METRICS_ERRORS,
         },
-        error=None,
     ),
 }
