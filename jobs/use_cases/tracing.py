@@ -63,7 +63,7 @@ def begin_sending(
     if place >= size:
         return None
     with database.write() as connection:
-        row = traces.take(connection, receiver, seconds)
+        row = traces.take(connection, receiver, seconds, MAX_DELAY)
     if row is None:
         return None
     end = min(row.next_index + MAX_ENTRIES, size)

@@ -47,7 +47,7 @@ def begin_asking(database: Database, witness: str, seconds: float) -> Asking | N
     except sa.exc.IntegrityError:
         pass  # PostgreSQL: another process added it at the same time.
     with database.write() as connection:
-        row = log_checkpoints.take_witness(connection, witness, seconds)
+        row = log_checkpoints.take_witness(connection, witness, seconds, MAX_DELAY)
     if row is None:
         return None
     # Where the database was restored from a backup, the witness has seen more.
