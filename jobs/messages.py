@@ -69,12 +69,12 @@ class _Message(_Strict):
     properties: _Properties
 
 
-class _Link(_Strict):
+class _Link(_Strict):  # type: ignore[no-redef]  # pydantic.mypy has a `kwargs` of its own
     """A later stage of the chain."""
 
     task: _TaskName
     args: _Arguments
-    keywords: _Nothing = Field(alias="kwargs")
+    kwargs: _Nothing
     options: dict[str, _Scalar]
     subtask_type: None
     immutable: Literal[True]
