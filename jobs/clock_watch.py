@@ -22,7 +22,10 @@ class ClockWatch:
 
     def look(self) -> float:
         """Return by how many seconds the clock was set since the last look: more than 0 if forwards; 0 if it was not."""
+        asked = time.monotonic()
         now, here = clock.now(self._database), time.monotonic()
+        if here - asked > MARGIN / 2:
+            return 0.0  # A reply that took long does not say when the clock was read.
         last, self._last = self._last, (now, here)
         if last is None:
             return 0.0
