@@ -1,7 +1,9 @@
-"""How Celery connects to Redis, also through Sentinel, and how often it tries while that is away."""
+"""How Celery connects to Redis, also through Sentinel, how often it tries while that is away, and what it takes there."""
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import Any
 
 import kombu
@@ -10,8 +12,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.sentinel import SentinelConnectionPool
 
+from jobs import messages
 from jobs.redis_clients import Sentinels
 from jobs.redis_url import sentinel_url
+
+log = logging.getLogger(__name__)
 
 #: A key that never exists: popping from it checks whether Redis accepts writes.
 PROBE = "probe"
@@ -20,14 +25,19 @@ MAX_RETRY_DELAY = 5
 
 
 class Connection(kombu.Connection):
-    """Kombu's connection, with three changes.
+    """Kombu's connection, with four changes.
 
     - The delay between two tries stays short; Kombu's grows to half a minute.
     - Messages that were taken and not acknowledged are not restored when it closes: the sweep publishes
       them, and while Redis is away Kombu would write them to a file.
     - A Redis that rejects all writes, such as a replica during a failover (``READONLY``), counts as away.
       Kombu would connect, fail at the first message, and connect again without a delay.
+    - Messages that are none of ours are discarded (`jobs.messages`).
     """
+
+    def get_transport_cls(self) -> Any:
+        transport: Any = super().get_transport_cls()
+        return Transport if transport is kombu_redis.Transport else transport
 
     def _connection_factory(self) -> Any:
         connection: Any = super()._connection_factory()
@@ -48,7 +58,31 @@ class Connection(kombu.Connection):
         return super().ensure_connection(*arguments, **{"interval_max": MAX_RETRY_DELAY, **options})
 
 
-class SentinelChannel(kombu_redis.SentinelChannel):
+class Client(kombu_redis.PrefixedStrictRedis):
+    """Kombu's client, to which a message that is none of ours is as if there were none."""
+
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        reply = super().parse_response(connection, command_name, **options)
+        if command_name == "BRPOP" and reply and (fault := messages.fault_of(reply[1])):
+            log.warning("a message in Redis is discarded, since it is no stage of a job: %s", fault)
+            return None
+        return reply
+
+
+class Channel(kombu_redis.Channel):
+    """Kombu's channel with this client."""
+
+    def _get_client(self) -> Any:
+        return partial(Client, global_keyprefix=self.global_keyprefix)
+
+
+class Transport(kombu_redis.Transport):
+    """Kombu's transport with this channel."""
+
+    Channel = Channel
+
+
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
     """Kombu's channel to the primary that Sentinel names, with the program's own `Sentinels`.
 
     The option ``redis_url`` of the transport has them. In Kombu they are alternative broker URLs, each of which needs

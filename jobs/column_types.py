@@ -79,9 +79,9 @@ class utcnow(sa.sql.functions.GenericFunction[dt.datetime]):  # noqa: N801 (writ
     type = UTCDateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: float | sa.BindParameter[float] = 0) -> None:
-        is_parameter = isinstance(seconds, sa.BindParameter)
-        super().__init__(seconds if is_parameter else sa.literal(float(seconds), sa.Float))
+    def __init__(self, seconds: float | sa.ColumnElement[float] = 0) -> None:
+        is_expression = isinstance(seconds, sa.ColumnElement)
+        super().__init__(seconds if is_expression else sa.literal(float(seconds), sa.Float))
 
 
 def utcnow_once(seconds: float = 0) -> sa.ScalarSelect[dt.datetime]:
@@ -104,4 +104,4 @@ def _utcnow_postgresql(element: utcnow, compiler: SQLCompiler, **kw: Any) -> str
 def _utcnow_sqlite(element: utcnow, compiler: SQLCompiler, **kw: Any) -> str:
     # The trailing zeros make it the format SQLAlchemy stores, so that texts compare as times.
     seconds = compiler.process(element.clauses, **kw)
-    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', ({seconds}) || ' seconds') || '000')"

@@ -12,6 +12,7 @@ import time
 
 from jobs import logs
 from jobs.batch_runner import BatchRunner
+from jobs.clock_watch import ClockWatch
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
 from jobs.errors import LogKeyError, QueueUnavailableError
@@ -101,6 +102,7 @@ class Maintenance(DutyThread):
         #: Since when it has responded without an outage, and whether there ever was one.
         self._responding_since = 0.0
         self._had_outage = False
+        self._clock = ClockWatch(database)
         #: Where `retention.delete_workers` continues.
         self._workers_until: dt.datetime | None = None
         duties = [
@@ -144,11 +146,15 @@ class Maintenance(DutyThread):
         return False
 
     def _note_response(self) -> float:
-        """Note that the database responds; return for how many seconds it has without an outage."""
+        """Note that the database responds; return for how many seconds it has without an outage.
+
+        A clock that was set forwards counts as one, and so does a machine that was suspended.
+        """
+        was_set_forwards = self._clock.look() > 0
         now = time.monotonic()
         if self._responded_at is None:
             self._responding_since = now
-        elif now - self._responded_at > LEASE:
+        elif now - self._responded_at > LEASE or was_set_forwards:
             self._responding_since, self._had_outage = now, True
         self._responded_at = now
         return now - self._responding_since

@@ -21,7 +21,8 @@ from redis.exceptions import RedisError
 from jobs import pipeline
 from jobs.broker import Connection
 from jobs.errors import QueueUnavailableError
-from jobs.pipeline import MAX_PRIORITY, NextStage, Role
+from jobs.messages import task_name
+from jobs.pipeline import MAX_PRIORITY, NextStage
 from jobs.redis_url import broker_options
 
 #: First stages that no worker has claimed yet.
@@ -108,11 +109,6 @@ def make_app(redis_url: str, model: str | None = None) -> Celery:
         timezone="UTC",
     )
     return app
-
-
-def task_name(role: Role) -> str:
-    """Return the name of the task that runs a role's stages."""
-    return f"helixq.{role}"
 
 
 class Publisher:

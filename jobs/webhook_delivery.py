@@ -17,6 +17,7 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 
+from jobs.clock_watch import ClockWatch
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
 from jobs.use_cases import deliveries, requests
@@ -36,6 +37,8 @@ MAX_SENDING = 200
 #: The maximum number of them to one endpoint. A receiver that fails gets one at a time until it succeeds, so
 #: that many dead receivers leave room for the others.
 MAX_SENDING_TO_ONE = 8
+#: Seconds between two looks at the database's clock.
+CLOCK_INTERVAL = 5.0
 #: Seconds that webhooks which are being sent have to finish when the process stops.
 STOP_TIMEOUT = 1.0
 
@@ -63,8 +66,22 @@ class WebhookDelivery(DutyThread):
         #: What was sent and could not be recorded yet.
         self._unrecorded: list[tuple[Delivery, Outcome]] = []
         self._next_look = 0.0
-        duties = [Duty(POLL_INTERVAL, self.deliver)]
+        self._clock = ClockWatch(database)
+        #: Whether times are to be corrected; and whether the clock was set back, so that all of them are.
+        self._check_times, self._was_set_back = True, False
+        duties = [Duty(CLOCK_INTERVAL, self.check_clock), Duty(POLL_INTERVAL, self.deliver)]
         super().__init__("webhooks", duties, poll=POLL_INTERVAL, finish=self._finish)
+
+    def check_clock(self) -> None:
+        """Correct the times of deliveries after the database's clock was set back, and once at the start.
+
+        Otherwise they would be due when it has come to the same time again: hours later, if it was hours wrong.
+        """
+        if self._clock.look() < 0:
+            self._check_times = self._was_set_back = True
+        if self._check_times:
+            deliveries.correct_future_times(self._database, failed=self._was_set_back)
+            self._check_times = self._was_set_back = False
 
     def deliver(self) -> None:
         """Record what has been sent, and begin to send what is due."""

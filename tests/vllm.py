@@ -299,11 +299,25 @@ def fault(handler: Handler) -> None:
     handler.error(500, "InternalServerError", "EngineCore encountered an issue.")
 
 
-def cut(handler: Handler) -> None:
+def cut(handler: Handler, reason: str | None = None) -> None:
     """Stream a word and then close the connection, as a server that is killed does."""
     handler.begin()
-    handler.chunk({"model": NAMES[Role.ACTOR]}, " The", None)
+    handler.chunk({"model": NAMES[Role.ACTOR]}, " The", reason)
     handler.close_connection = True
+
+
+def hang(handler: Handler, reason: str | None = None) -> None:
+    """Stream a word and then nothing, with the connection open."""
+    cut(handler, reason)
+    handler.vllm.go_on.clear()
+    with suppress(ConnectionResetError):
+        handler.wait_to_go_on()
+
+
+def break_down(handler: Handler, reason: str | None = None) -> None:
+    """Stream a word and then an error."""
+    cut(handler, reason)
+    handler.event({"error": {"message": "EngineCore died", "type": "BadRequestError", "code": 400}})
 
 
 def echo_key(handler: Handler) -> None:

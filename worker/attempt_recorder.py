@@ -54,12 +54,7 @@ class AttemptRecorder:
     def record(self, claim: Claim, completion: Completion, output: Output) -> bool:
         """Store the output of a generation that ended without an error; return whether it is the stage's text."""
         if completion.finish_reason is FinishReason.CANCELLED:
-            if self._stopping.is_set() and self._with_retries(
-                lambda: stages.release(self._database, claim, "the worker shut down", output.server)
-            ):
-                self._count(claim, "released")
-                log.info("%s: %s returns to the queue", claim.job_id, claim.stage.role)
-            else:
+            if not (self._stopping.is_set() and self.release(claim, output.server)):
                 self._with_retries(lambda: stages.keep_partial(self._database, claim, output))
                 self._count(claim, "cancelled")
                 log.info("%s: %s stopped", claim.job_id, claim.stage.role)
@@ -82,6 +77,21 @@ class AttemptRecorder:
             "" if output.server is None else f", by {output.server}",
         )
         return True
+
+    def release(self, claim: Claim, server: str | None = None) -> bool:
+        """Give a stage back, since the worker is stopping; return False if its lease is lost.
+
+        Args:
+            claim: of the attempt.
+            server: the address of the server that ran it, if the engine is elsewhere.
+        """
+        released = self._with_retries(
+            lambda: stages.release(self._database, claim, "the worker shut down", server)
+        )
+        if released:
+            self._count(claim, "released")
+            log.info("%s: %s returns to the queue", claim.job_id, claim.stage.role)
+        return released
 
     def interrupted(
         self, claim: Claim, generation: Generation, error: InterruptedGenerationError

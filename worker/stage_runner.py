@@ -195,10 +195,15 @@ class StageRunner:
                 recorded = self._generate_and_record(claim, running)
             except Exception as error:
                 # Whatever it is, the stage must not stay in progress while nothing runs it.
-                log.exception("%s: a stage failed", job_id)
-                recorded = self._recorder.fail(
-                    claim, "server_error", f"{type(error).__name__}: {error}"
-                )
+                if transient.is_transient(error):
+                    # The database does not respond, and this worker is stopping: it does not wait for it.
+                    log.warning("%s: its text is not recorded: %s", job_id, transient.reason(error))
+                    self._recorder.release(claim)
+                else:
+                    log.exception("%s: a stage failed", job_id)
+                    recorded = self._recorder.fail(
+                        claim, "server_error", f"{type(error).__name__}: {error}"
+                    )
             finally:
                 with self._lock:
                     self._running.remove(running)

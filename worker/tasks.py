@@ -9,8 +9,8 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from jobs import logs
+from jobs.messages import task_name
 from jobs.pipeline import Role
-from jobs.queue import task_name
 from worker.stage_runner import StageRunner
 
 

@@ -56,6 +56,16 @@ def add(connection: sa.Connection, **columns: object) -> int:
     return connection.execute(_ADD, columns).scalar_one()
 
 
+def is_finished(connection: sa.Connection, job_id: str, lease_token: int, worker_id: str) -> bool:
+    """Return whether the attempt of a worker's lease has ended with its stage's text."""
+    found = sa.select(Attempt.status).where(
+        Attempt.job_id == job_id,
+        Attempt.lease_token == lease_token,
+        Attempt.worker_id == worker_id,
+    )
+    return connection.scalar(found) is AttemptStatus.FINISHED
+
+
 def end(
     connection: sa.Connection,
     job_id: str,

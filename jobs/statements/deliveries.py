@@ -16,9 +16,11 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow, utcnow_once
 from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.statements.future_times import MARGIN
 from jobs.statements.owners import is_owned
 from jobs.statements.paging import by_age
 from jobs.statements.webhooks import IS_ENABLED
+from jobs.webhooks import retries
 from jobs.webhooks.retries import GIVE_UP_AFTER
 
 #: Parameter: ``owner``.
@@ -168,6 +170,31 @@ def give_up(connection: sa.Connection, endpoint_ids: Collection[str]) -> None:
             WebhookDelivery.status == DeliveryStatus.PENDING,
         )
         .values(status=DeliveryStatus.FAILED, next_attempt_at=None, finished_at=utcnow())
+    )
+
+
+def correct_future_times(connection: sa.Connection, *, lease: float, failed: bool) -> None:
+    """Let deliveries whose times the database's clock has not reached yet be due as if these were written now.
+
+    Args:
+        connection: in a transaction that writes.
+        lease: seconds for which a process holds a delivery.
+        failed: whether to correct those that have failed, too. What a receiver asked for with ``Retry-After`` counts no
+            more then: nothing tells it from a clock that was set back.
+    """
+    count = range(retries.MAX_GROWTH if failed else 1)
+    wait = sa.case(
+        (WebhookDelivery.status == DeliveryStatus.SENDING, lease),
+        *((WebhookDelivery.failures == n, retries.longest_delay(n)) for n in count),
+        else_=retries.longest_delay(retries.MAX_GROWTH),
+    )
+    connection.execute(
+        sa.update(WebhookDelivery)
+        .where(
+            WebhookDelivery.next_attempt_at.is_not(None),
+            WebhookDelivery.next_attempt_at > utcnow(wait + MARGIN),
+        )
+        .values(next_attempt_at=utcnow(wait))
     )
 
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
+from jobs.statements.future_times import MARGIN
 from jobs.statements.inserting import insert
 
 _CHECKPOINT = (
@@ -92,12 +93,17 @@ def add_witness(connection: sa.Connection, witness: str) -> None:
 
 
 def take_witness(
-    connection: sa.Connection, witness: str, seconds: float
+    connection: sa.Connection, witness: str, seconds: float, longest: float
 ) -> sa.Row[int, int] | None:
-    """Take a witness for some seconds; return its size and failures, or None if it must not be asked now."""
+    """Take a witness for some seconds; return its size and failures, or None if it must not be asked now.
+
+    Nobody waits longer than ``longest`` seconds: the clock was set back.
+    """
+    next_at = LogWitness.next_at
+    is_due = sa.or_(next_at <= utcnow_once(), next_at > utcnow_once(longest + MARGIN))
     taken = connection.execute(
         sa.update(LogWitness)
-        .where(LogWitness.witness == witness, LogWitness.next_at <= utcnow_once())
+        .where(LogWitness.witness == witness, is_due)
         .values(next_at=utcnow(seconds))
         .returning(LogWitness.size, LogWitness.failures)
     )

@@ -145,9 +145,10 @@ def _lost_if_published_before(connection: sa.Connection, queue_empty: bool) -> l
     ).subquery()
     newest = dict(
         connection.execute(
-            sa.select(started.c.priority, sa.func.max(started.c.created_at)).group_by(
-                started.c.priority
-            )
+            sa.select(started.c.priority, sa.func.max(started.c.created_at))
+            # Those that came before the clock was set back tell nothing.
+            .where(started.c.created_at < utcnow_once())
+            .group_by(started.c.priority)
         ).all()
     )
     times: list[dt.datetime] = []

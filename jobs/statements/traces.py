@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import TraceReceiver
+from jobs.statements.future_times import MARGIN
 from jobs.statements.inserting import insert
 
 
@@ -21,11 +22,18 @@ def add(connection: sa.Connection, receiver: str, place: int) -> None:
     connection.execute(insert(connection, TraceReceiver).values(**columns).on_conflict_do_nothing())
 
 
-def take(connection: sa.Connection, receiver: str, seconds: float) -> sa.Row[int, int] | None:
-    """Take a receiver for some seconds; return its place and failures, or None if nothing must be sent now."""
+def take(
+    connection: sa.Connection, receiver: str, seconds: float, longest: float
+) -> sa.Row[int, int] | None:
+    """Take a receiver for some seconds; return its place and failures, or None if nothing must be sent now.
+
+    Nobody waits longer than ``longest`` seconds: the clock was set back.
+    """
+    next_at = TraceReceiver.next_at
+    is_due = sa.or_(next_at <= utcnow_once(), next_at > utcnow_once(longest + MARGIN))
     statement = (
         sa.update(TraceReceiver)
-        .where(TraceReceiver.receiver == receiver, TraceReceiver.next_at <= utcnow_once())
+        .where(TraceReceiver.receiver == receiver, is_due)
         .values(next_at=utcnow(seconds))
         .returning(TraceReceiver.next_index, TraceReceiver.failures)
     )

@@ -136,6 +136,17 @@ def release(database: Database, unsent: Iterable[Delivery]) -> None:
             )
 
 
+def correct_future_times(database: Database, *, failed: bool) -> None:
+    """Let deliveries that are due too late be due as if what is known of them had been written now.
+
+    Args:
+        database: of the deliveries.
+        failed: whether to correct those that have failed, too: the clock was set back.
+    """
+    with database.write() as connection:
+        deliveries.correct_future_times(connection, lease=LEASE, failed=failed)
+
+
 def list_deliveries(
     database: Database,
     owner: str | None,

@@ -55,11 +55,20 @@ def pause(
         requests.end(session.connection(), keyed, pause=last.id, changed=is_new)
     # Those that began before the commit may not see it.
     try:
-        with database.write() as connection:
-            pauses.wait_for_claims(connection)
+        try:
+            _wait_for_claims(database)
+        except sa.exc.OperationalError as error:
+            if not error.connection_invalidated:
+                raise
+            _wait_for_claims(database)
     except sa.exc.OperationalError as error:
         log.warning("paused; a claim that began before has not ended: %s", transient.reason(error))
     return last, is_new
+
+
+def _wait_for_claims(database: Database) -> None:
+    with database.write() as connection:
+        pauses.wait_for_claims(connection)
 
 
 def resume(

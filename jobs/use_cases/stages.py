@@ -200,6 +200,8 @@ def why_refused(database: Database, job_id: str, stage_index: int, worker_id: st
 def record(database: Database, claim: Claim, output: Output) -> bool:
     """Record a stage's output, and make the next stage ready or end the job.
 
+    It may be called again if it is unknown whether it succeeded, because the connection broke during its commit.
+
     Returns:
         False if the job has ended or the lease is lost: then nothing is recorded.
     """
@@ -209,7 +211,13 @@ def record(database: Database, claim: Claim, output: Output) -> bool:
         statement = leases.COMPLETE
         job = {"status": Status.INCOMPLETE if cut else Status.COMPLETED}
     columns = _columns(claim, output)
-    return _end(database, claim, statement, job, AttemptStatus.FINISHED, columns)
+    if _end(database, claim, statement, job, AttemptStatus.FINISHED, columns):
+        return True
+    return database.query(
+        lambda connection: attempts.is_finished(
+            connection, claim.job_id, claim.lease_token, claim.worker_id
+        )
+    )
 
 
 def fail(

@@ -15,7 +15,7 @@ from jobs import trace_context
 from jobs.database import Database
 from jobs.models import LogKind
 from jobs.statements import log, traces
-from jobs.use_cases.backoff import backoff
+from jobs.use_cases.backoff import MAX_DELAY, backoff
 from jobs.use_cases.sealing import Describe
 
 #: Entries that are looked at for one request.
@@ -57,7 +57,7 @@ def begin_sending(
     if place >= size:
         return None
     with database.write() as connection:
-        row = traces.take(connection, receiver, seconds)
+        row = traces.take(connection, receiver, seconds, MAX_DELAY)
     if row is None:
         return None
     end = min(row.next_index + MAX_ENTRIES, size)

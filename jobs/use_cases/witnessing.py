@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jobs.database import Database
 from jobs.statements import log, log_checkpoints
 from jobs.tlog import merkle
-from jobs.use_cases.backoff import backoff
+from jobs.use_cases.backoff import MAX_DELAY, backoff
 
 
 class Asking(NamedTuple):
@@ -39,7 +39,7 @@ def begin_asking(database: Database, witness: str, seconds: float) -> Asking | N
             return None
     with database.write() as connection:
         log_checkpoints.add_witness(connection, witness)
-        row = log_checkpoints.take_witness(connection, witness, seconds)
+        row = log_checkpoints.take_witness(connection, witness, seconds, MAX_DELAY)
     if row is None:
         return None
     # Where the database was restored from a backup, the witness has seen more.

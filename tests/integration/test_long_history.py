@@ -171,6 +171,7 @@ def run_webhooks(run: Callable[..., Any], database: Database) -> None:
     outcomes = [Outcome(204, None, 0.1), Outcome(500, "it failed", 0.1)]
     run(deliveries.record, database, list(zip(taken, outcomes, strict=False)))
     run(deliveries.release, database, taken[2:])
+    run(deliveries.correct_future_times, database, failed=True)
     page, _ = run(deliveries.list_deliveries, database, HOOKED, used, limit=20)
     after = page[-1].id
     run(deliveries.list_deliveries, database, None, used, limit=20, after=after)

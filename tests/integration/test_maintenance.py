@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import json
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from jobs.timing import HEARTBEAT_INTERVAL
 from jobs.tlog.note import Signer
 from jobs.use_cases import (
     cancellation,
+    clock,
     deletion,
     outbox,
     queries,
@@ -137,26 +140,33 @@ def test_messages_that_redis_refuses_return_to_the_outbox(
     )
 
 
+@pytest.mark.parametrize("outage", [True, False])
 def test_after_an_outage_workers_renew_their_leases_first(
     database: Database,
     progress: Progress,
     redis_server: RedisServer,
     broker: Any,
     monkeypatch: pytest.MonkeyPatch,
+    outage: bool,
 ) -> None:
-    """A process sweeps as soon as it starts, since it may replace one that died."""
+    """Or after the clock was set. A process sweeps as soon as it starts, since it may replace one that died."""
     lost, renewed = submit(database), submit(database)
     claim(database, lost)
     let_leases_run_out(database)
-    now = 1000.0
+    now, clock_is_wrong_by = 1000.0, dt.timedelta()
     monkeypatch.setattr("jobs.maintenance.time.monotonic", lambda: now)
+    read_clock = partial(clock.now, database)
+    monkeypatch.setattr("jobs.clock_watch.clock.now", lambda _: read_clock() + clock_is_wrong_by)
     process = duties(database, progress, redis_server)
     assert not process.sweep()
     assert messages(broker) == [(lost.id, 0)]
 
     token = claim(database, renewed).lease_token
     let_leases_run_out(database)
-    now += 60  # no worker reached the database meanwhile
+    if outage:
+        now += 60  # No worker reached the database meanwhile.
+    else:
+        clock_is_wrong_by += dt.timedelta(seconds=60)
     assert process.sweep(), "it asks to be called again soon"
     workers.heartbeat(database, WORKER, [(renewed.id, token)])
     now += HEARTBEAT_INTERVAL

@@ -15,7 +15,7 @@ from celery.exceptions import Ignore
 from jobs.column_types import UTCDateTime
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Job, Pause, Status, WorkerState
-from jobs.statements import leases, outbox
+from jobs.statements import leases, outbox, pauses
 from jobs.use_cases import (
     cancellation,
     pausing,
@@ -241,6 +241,25 @@ def test_a_clock_that_is_set_back_in_a_pause_takes_no_time_away(database: Databa
         "an hour in which the clock comes there again"
     )
     assert published(database, queue_empty=True) == []
+
+
+def test_a_pause_waits_for_claims_although_its_connection_breaks(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = sa.exc.OperationalError("LOCK", {}, ConnectionError(), connection_invalidated=True)
+    faults = iter([lost])  # A fake fault, once.
+    wait_for_claims, waited = pauses.wait_for_claims, threading.Event()
+
+    def wait(connection: sa.Connection) -> None:
+        for fault in faults:
+            raise fault
+        wait_for_claims(connection)
+        waited.set()
+
+    monkeypatch.setattr(pauses, "wait_for_claims", wait)
+    assert pausing.pause(database, "ops", None)[1]
+    assert waited.is_set()
+    assert not caplog.records
 
 
 class Engine:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
 
-from jobs.pipeline import MAX_PRIORITY, NextStage, Role
-from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Publisher, make_app, task_name
+from jobs.messages import MAX_SIZE, task_name
+from jobs.pipeline import MAX_PRIORITY, MAX_ROUNDS, NextStage, Role
+from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Publisher, make_app
 from tests.servers import RedisServer
 
 
 def test_a_received_message_is_not_requeued(redis_server: RedisServer) -> None:
     """Kombu would do so. The sweep publishes lost messages."""
     app = make_app(redis_server.url)
-    key = f"{KEY_PREFIX}taken"
+    key = f"{KEY_PREFIX}helixq"
     with redis.Redis.from_url(redis_server.url) as client:
+        client.delete(key)
+        Publisher(app).publish([NextStage("job", 0, MAX_ROUNDS, MAX_PRIORITY)])
+        assert client.llen(key) == 1
+        longest: Any = client.lindex(key, 0)
+        assert len(longest) < MAX_SIZE / 4
         with app.connection_for_write() as connection:
-            messages = connection.SimpleQueue("taken")
-            messages.put("news")
-            assert client.llen(key) == 1
-            assert messages.get(timeout=10).payload == "news"
+            assert connection.SimpleQueue("helixq").get(timeout=10).payload[0] == ["job", 0]
         assert client.llen(key) == 0
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,8 +212,30 @@ def test_a_text_that_breaks_off_is_interrupted(vllm: VLLM, engine: Engine) -> No
     with pytest.raises(InterruptedGenerationError):
         generation.result(PATIENCE)
     assert generation.deltas_from(0) == [" The"]
-    vllm.replies = [fake.cut]
-    assert ask(engine, stop=("he",)).text == " T", "what breaks off after a stop string is whole"
+
+
+@pytest.mark.parametrize("fault", [fake.cut, fake.hang, fake.break_down])
+def test_a_text_that_has_ended_is_kept_whatever_its_server_does_then(
+    vllm: VLLM, engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]
+) -> None:
+    """As if it broke off, or hung until the deadline, before it has said how many tokens it was."""
+    monkeypatch.setattr(remote, "MAX_WAIT_FOR_USAGE", 0.1)
+    vllm.replies = [fault]
+    assert ask(engine, stop=("he",)).text == " T"
+    for reason in FinishReason.STOP, FinishReason.LENGTH:
+        vllm.replies = [partial(fault, reason=reason.value)]
+        completion = ask(engine, stop=("end",))
+        assert (completion.text, completion.finish_reason) == (" The", reason)
+        assert not completion.tokens_known
+
+
+def test_a_deadline_between_the_end_of_a_text_and_that_of_its_stream(
+    vllm: VLLM, engine: Engine
+) -> None:
+    vllm.replies = [partial(fake.hang, reason="stop")]
+    deadline = time.monotonic() + 0.3
+    ended = engine.submit(Request(Role.ACTOR, PROMPT, Sampling(), deadline=deadline))
+    assert ended.result(PATIENCE).finish_reason is FinishReason.STOP
 
 
 def test_errors_have_the_servers_words_and_no_secret(vllm: VLLM, engine: Engine) -> None:

@@ -302,12 +302,14 @@ def test_an_unexpected_error_fails_the_job(
 def test_a_finished_text_waits_for_the_database(
     database: Database, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A fake fault: the database fails three times, then works again.
+    # A fake fault: the database fails three times, the last time while it replies to the commit; then it works again.
     faults = iter(range(3))
     record = stages.record
 
     def flaky(database: Database, claim: Claim, output: Output) -> bool:
         for fault in faults:
+            if fault == 2:
+                assert record(database, claim, output)
             raise OperationalError("INSERT", {}, ConnectionError(str(fault)))
         return record(database, claim, output)
 
@@ -316,6 +318,22 @@ def test_a_finished_text_waits_for_the_database(
     runner.run(job.id, 0)
     assert queries.get_job(database, ANONYMOUS, job.id).stage_index == 1
     assert next(faults, None) is None
+
+
+def test_a_database_that_fails_while_the_worker_stops_fails_no_job(
+    database: Database, runner: StageRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:  # A fake fault.
+        runner.stop()
+        raise OperationalError("INSERT", {}, ConnectionError("terminated"))
+
+    monkeypatch.setattr(stages, "record", fail)
+    job = submit(database, 3)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.status, stored.published_at) == (Status.IN_PROGRESS, None), "it runs again"
+    assert [attempt.status for attempt in stored.attempts] == [AttemptStatus.RELEASED]
 
 
 class BreakingEngine:

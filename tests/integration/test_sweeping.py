@@ -224,6 +224,21 @@ def test_an_overtaken_question_is_published_again(
     ]
 
 
+def test_a_question_from_before_the_clock_was_set_back_has_overtaken_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have all that wait published again and again, until the clock has come to its time."""
+    monkeypatch.setattr(outbox_statements, "REPUBLISH_AFTER", -1.0)
+    first, waiting = submit(database), submit(database)
+    claim(database, first)
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(Job).where(Job.id == first.id).values(created_at=utcnow(7200)))
+        connection.execute(
+            sa.update(Job).where(Job.id == waiting.id).values(published_at=utcnow(-1))
+        )
+    assert outbox.take_unpublished(database, queue_empty=False, model=RUNTIME.model) == []
+
+
 def test_a_released_stage_is_published_again(database: Database) -> None:
     job = submit(database)
     stages.release(database, claim(database, job), "the worker shut down")

@@ -73,10 +73,10 @@ def ratings(span: Any) -> list[tuple[str, float, str | None]]:
     ]
 
 
-def let_send_again(database: Database) -> None:
-    """Let the time after a failure pass."""
+def let_send_again(database: Database, seconds: float = -1) -> None:
+    """Let the time after a failure pass, or set the clock back: then it would be over in some seconds."""
     with database.write() as connection:
-        connection.execute(sa.update(TraceReceiver).values(next_at=utcnow(-1)))
+        connection.execute(sa.update(TraceReceiver).values(next_at=utcnow(seconds)))
 
 
 def test_a_receiver_with_a_certificate_of_its_own(
@@ -137,8 +137,8 @@ def test_what_was_not_taken_is_sent_again(
     first = end(database).id
     seal(database)
     receiver.reply = status(503)
-    for _ in range(2):
-        let_send_again(database)
+    for seconds in (-1, 7200):
+        let_send_again(database, seconds)
         assert sending.send() is False
     assert sending.send() is False, "too early"
     assert received(receiver) == [first, first]

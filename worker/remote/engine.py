@@ -8,9 +8,8 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from worker.engine.interface import (
@@ -22,8 +21,8 @@ from worker.engine.interface import (
     InterruptedGenerationError,
     Request,
 )
-from worker.engine.tokenization.stop_strings import StopStrings
 from worker.remote.errors import RefusedError, UnavailableError
+from worker.remote.progress import Progress
 from worker.remote.server import raise_if_error
 from worker.remote.servers import Member, Servers
 
@@ -33,16 +32,10 @@ log = logging.getLogger(__name__)
 MAX_OUTAGE = 600.0
 #: Tries of a request at which servers fail.
 MAX_FAULTS = 5
+#: Seconds after the end of a text for its numbers of tokens to come.
+MAX_WAIT_FOR_USAGE = 5.0
 #: Seconds before the second try; doubled with each, up to the second number.
 FIRST_DELAY, MAX_DELAY = 0.5, 15.0
-#: Servers' words for why a text ended: OpenAI's, and TGI's.
-_FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "eos_token": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP_STRING,
-    "length": FinishReason.LENGTH,
-}
-
 T = TypeVar("T")
 
 
@@ -83,42 +76,6 @@ class _RemoteGeneration(Generation):
     def cancel(self) -> None:
         super().cancel()
         self._on_cancel()
-
-
-@dataclass
-class _Progress:
-    """What is known of a request's text so far."""
-
-    max_tokens: int
-    deltas: list[str] = field(default_factory=list)
-    first_token_at: float | None = None
-    finish_reason: str | None = None
-    #: Looks for the stop strings, if there are any.
-    stop: StopStrings | None = None
-    usage: dict[str, Any] = field(default_factory=dict)
-    #: Why it must not go on, if its server does not respond any more.
-    interrupted: str | None = None
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string was found."""
-        return self.stop is not None and self.stop.found
-
-    def completion(self, reason: FinishReason) -> Completion:
-        if self.stop is not None and (held := self.stop.finish()):
-            self.deltas.append(held)
-        prompt_tokens = _number(self.usage.get("prompt_tokens"))
-        output_tokens = _number(self.usage.get("completion_tokens"))
-        return Completion(
-            text="".join(self.deltas),
-            deltas=self.deltas,
-            prompt_tokens=prompt_tokens or 0,
-            output_tokens=output_tokens or 0,
-            finish_reason=reason,
-            max_output_tokens=self.max_tokens,
-            first_token_at=self.first_token_at,
-            tokens_known=prompt_tokens is not None and output_tokens is not None,
-        )
 
 
 class OpenAIEngine:
@@ -178,7 +135,7 @@ class OpenAIEngine:
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             if not generation.finished:  # It was cancelled before its first step.
-                generation.finish(self._stopped(generation, _Progress(max_tokens)))
+                generation.finish(self._stopped(generation, Progress(generation, max_tokens)))
 
         generation = _RemoteGeneration(request, cancel)
         self._loop.soon(start)
@@ -211,7 +168,7 @@ class OpenAIEngine:
         return room
 
     async def _run(self, generation: Generation, max_tokens: int) -> None:
-        progress = _Progress(max_tokens)
+        progress = Progress(generation, max_tokens)
         outcome: Completion | EngineError
         deadline = generation.request.deadline
         limit = asyncio.timeout_at(None if deadline == math.inf else deadline)
@@ -219,12 +176,17 @@ class OpenAIEngine:
             async with limit:
                 outcome = await self._generate(generation, progress)
         except asyncio.CancelledError:
-            if progress.interrupted is not None and not generation.cancelled:
-                outcome = InterruptedGenerationError(progress.interrupted)
-            else:
+            if progress.interrupted is None or generation.cancelled:
                 outcome = self._stopped(generation, progress)
+            elif progress.ended:
+                outcome = progress.end()
+            else:
+                outcome = InterruptedGenerationError(progress.interrupted)
         except TimeoutError:
-            outcome = progress.completion(FinishReason.DEADLINE)
+            if progress.ended:
+                outcome = progress.end()
+            else:
+                outcome = progress.completion(FinishReason.DEADLINE)
         except EngineError as error:
             outcome = error
         except Exception as error:  # whatever it is, only this request fails
@@ -232,13 +194,13 @@ class OpenAIEngine:
             outcome = EngineError(f"{type(error).__name__}: {error}")
         generation.finish(outcome)
 
-    def _stopped(self, generation: Generation, progress: _Progress) -> Completion | EngineError:
+    def _stopped(self, generation: Generation, progress: Progress) -> Completion | EngineError:
         """Return how a generation ends whose task was cancelled."""
         if self._closed and not generation.cancelled:
             return EngineError("the engine was closed")
         return progress.completion(FinishReason.CANCELLED)
 
-    async def _generate(self, generation: Generation, progress: _Progress) -> Completion:
+    async def _generate(self, generation: Generation, progress: Progress) -> Completion:
         """Try servers until one has generated the text."""
         failed_at: float | None = None
         faults, delay = 0, FIRST_DELAY
@@ -253,8 +215,8 @@ class OpenAIEngine:
             try:
                 return await self._complete(generation, progress, member)
             except UnavailableError as error:
-                if progress.stopped:
-                    return progress.completion(FinishReason.STOP_STRING)
+                if progress.ended:
+                    return progress.end()
                 if progress.deltas:
                     # The text so far cannot be taken back: the stage runs again from its beginning.
                     raise InterruptedGenerationError(str(error)) from error
@@ -270,7 +232,7 @@ class OpenAIEngine:
                 await asyncio.sleep(wait)
 
     async def _complete(
-        self, generation: Generation, progress: _Progress, member: Member
+        self, generation: Generation, progress: Progress, member: Member
     ) -> Completion:
         """Generate with one server. A limit that leaves the prompt no room at the server is shortened once."""
         task = asyncio.current_task()
@@ -318,69 +280,39 @@ class OpenAIEngine:
             del member.running[task]
 
     async def _stream(
-        self, generation: Generation, progress: _Progress, member: Member
+        self, generation: Generation, progress: Progress, member: Member
     ) -> Completion:
         request = generation.request
-        progress.finish_reason = None
-        progress.stop = StopStrings(request.sampling.stop) if request.sampling.stop else None
-        async with member.server.complete(
-            request.role,
-            request.prompt,
-            request.sampling,
-            progress.max_tokens,
-            trace_headers=request.trace_headers,
-        ) as stream:
-            async for event in stream:
-                raise_if_error(event, self._api_key)
-                if not self._take(event, generation, progress):
-                    break
-        if progress.stopped:
-            return progress.completion(FinishReason.STOP_STRING)
+        progress.begin()
+        try:
+            async with member.server.complete(
+                request.role,
+                request.prompt,
+                request.sampling,
+                progress.max_tokens,
+                trace_headers=request.trace_headers,
+            ) as stream:
+                await self._read(stream, progress)
+        except RefusedError:
+            if not progress.ended:
+                raise
+        if progress.ended:
+            return progress.end()
         reason = progress.finish_reason
         if reason is None or reason == "abort":
             raise UnavailableError(f"{member.url} ended the text before its end", fault=True)
-        if reason not in _FINISH_REASONS:
-            raise EngineError(f"{member.url} ended the text: {reason}")
-        if progress.stop is not None:
-            self._emit(progress.stop.finish(), generation, progress)
-        return progress.completion(_FINISH_REASONS[reason])
+        raise EngineError(f"{member.url} ended the text: {reason}")
 
-    def _take(self, event: dict[str, Any], generation: Generation, progress: _Progress) -> bool:
-        """Take the text, the reason of its end, and the numbers of tokens from an event of a stream.
-
-        Returns:
-            whether to go on. TGI and `transformers serve` return the stop string, too, and then end. A server that goes
-            on after it knows no stop strings; what it generates is not needed.
-        """
-        if isinstance(event.get("usage"), dict):
-            progress.usage = event["usage"]
-        choices = event.get("choices")
-        for choice in choices if isinstance(choices, list) else []:
-            if progress.first_token_at is None:
-                progress.first_token_at = time.monotonic()
-            if text := _valid(choice.get("text") or ""):
-                if progress.stopped:
-                    return False
-                before = text if progress.stop is None else progress.stop.push(text)
-                self._emit(before, generation, progress)
-            progress.finish_reason = choice.get("finish_reason") or progress.finish_reason
-            # vLLM and SGLang name the string. Others say "stop" of a stop token, too.
-            if isinstance(choice.get("stop_reason") or choice.get("matched_stop"), str):
-                progress.finish_reason = "stop_sequence"
-        return True
-
-    def _emit(self, text: str, generation: Generation, progress: _Progress) -> None:
-        if text:
-            progress.deltas.append(text)
-            generation.emit(text)
-
-
-def _valid(text: str) -> str:
-    """Return a text with lone surrogates, which no database takes, replaced."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _number(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    async def _read(self, stream: AsyncIterator[dict[str, Any]], progress: Progress) -> None:
+        """Read the events of a stream to its end, or for a moment after that of the text."""
+        try:
+            async with asyncio.timeout(None) as limit:
+                async for event in stream:
+                    raise_if_error(event, self._api_key)
+                    if not progress.take(event):
+                        return
+                    if limit.when() is None and (progress.ended or progress.finish_reason):
+                        limit.reschedule(asyncio.get_running_loop().time() + MAX_WAIT_FOR_USAGE)
+        except TimeoutError:
+            url = progress.generation.server
+            log.warning("%s does not close the stream of a text that has ended", url)

@@ -92,8 +92,10 @@ def all_are(status: DeliveryStatus) -> Callable[[list[WebhookDelivery]], bool]:
     return lambda found: bool(found) and all(delivery.status is status for delivery in found)
 
 
-def make_due(database: Database, column: Any = WebhookDelivery.next_attempt_at) -> None:
-    """Move a time of all deliveries that are not ended into the past: a test cannot wait for it."""
+def make_due(
+    database: Database, column: Any = WebhookDelivery.next_attempt_at, *, seconds: float = -1
+) -> None:
+    """Move a time of all deliveries that are not ended into the past, or elsewhere: a test cannot wait for it."""
     with database.engine.begin() as connection:
         waiting = sa.update(WebhookDelivery).where(WebhookDelivery.next_attempt_at.is_not(None))
-        connection.execute(waiting.values({column: utcnow(-1)}))
+        connection.execute(waiting.values({column: utcnow(seconds)}))

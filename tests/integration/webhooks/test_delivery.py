@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import itertools
 import signal
 import socket
 import sys
@@ -11,13 +12,14 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, WebhookDelivery, WebhookEndpoint
-from jobs.use_cases import cancellation, deliveries, webhooks
+from jobs.use_cases import cancellation, clock, deliveries, webhooks
 from jobs.webhooks import sending as module
 from jobs.webhooks.events import EVENT_TYPES
 from tests.certificates import make_server_file
@@ -88,6 +90,38 @@ def test_retry_after_of_a_busy_receiver(
     with sending(database):
         [delivery] = wait_for(database, endpoint, has_failed(1))
     assert (wait_in(delivery) > 590) is honoured
+
+
+def waits(database: Database, delivery: WebhookDelivery) -> float:
+    """Return the seconds until the next attempt of a delivery."""
+    assert delivery.next_attempt_at is not None
+    return (delivery.next_attempt_at - clock.now(database)).total_seconds()
+
+
+def test_a_clock_that_was_set_back_holds_up_no_webhook(
+    database: Database,
+    receiver: Receiver,
+    endpoint: WebhookEndpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither one that was never sent, nor one whose next attempt would be hours later."""
+    monkeypatch.setattr("jobs.webhook_delivery.CLOCK_INTERVAL", 0.02)
+    receiver.reply = status(500)
+    end_job(database)
+    make_due(database, seconds=7200)
+    with sending(database):
+        wait_for(database, endpoint, has_failed(1))
+    make_due(database, seconds=7200)
+    looks = itertools.count()
+
+    def set_back(database: Database) -> dt.datetime:
+        return clock.now(database) - dt.timedelta(seconds=7200 * (next(looks) > 0))
+
+    monkeypatch.setattr("jobs.clock_watch.clock", SimpleNamespace(now=set_back))
+    with sending(database):
+        [delivery] = wait_for(database, endpoint, lambda found: waits(database, *found) < 3600)
+    assert delivery.failures == 1
+    assert waits(database, delivery) < 8
 
 
 def test_after_a_day_a_delivery_is_given_up_and_can_be_repeated(

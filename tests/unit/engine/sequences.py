@@ -56,8 +56,8 @@ class Cache(Protocol):
     def compute(self, plan: SchedulerOutput, running: Iterable[Sequence]) -> None:
         """Compute a step as a device would. Every sequence must find its own keys and values."""
 
-    def damage(self, sequence: Sequence) -> None:
-        """Damage the memory of a sequence that is about to be removed."""
+    def damage(self, sequence: Sequence, *, shared: bool) -> None:
+        """Damage the memory of a sequence that is about to be removed, with or without what it shares."""
 
     def check_all_free(self) -> None:
         """Check that all memory is free."""
@@ -83,7 +83,7 @@ class RowCache:
             assert self._rows[s.row][:end] == expected
         assert self._manager.num_free_blocks == len(self._rows) - len(list(running))
 
-    def damage(self, sequence: Sequence) -> None:
+    def damage(self, sequence: Sequence, *, shared: bool) -> None:  # noqa: ARG002  # rows are not shared
         self._rows[sequence.row] = [None] * CONTEXT
 
     def check_all_free(self) -> None:
@@ -100,6 +100,8 @@ class BlockCache:
         self._table = np.zeros_like(manager.block_tables)
         #: Blocks that were damaged while others shared them, and the number of these holders.
         self._damaged: dict[int, int] = {}
+        #: Who has computed each block.
+        self._writers: dict[int, Sequence] = {}
 
     def compute(self, plan: SchedulerOutput, running: Iterable[Sequence]) -> None:
         indices, values = self._manager.table_updates()
@@ -126,11 +128,14 @@ class BlockCache:
                 assert block > 0, "block 0 is never allocated"
                 assert ref_counts[block] == 1, "shared blocks are not written"
                 self._blocks[block][at % self._size] = expected[at]
+                self._writers[block] = s
             cached = [self._blocks[table[at // self._size]][at % self._size] for at in range(end)]
             assert cached == expected
 
-    def damage(self, sequence: Sequence) -> None:
+    def damage(self, sequence: Sequence, *, shared: bool) -> None:
         for block in self._manager.block_tables[sequence.row]:
+            if not shared and self._writers.get(int(block)) is not sequence:
+                continue
             other_holders = int(np.count_nonzero(self._manager.block_tables == block)) - 1
             if block and other_holders:
                 self._damaged[int(block)] = other_holders
@@ -184,7 +189,7 @@ class Driver:
             and sequence.row != UNALLOCATED
             and (invalid_kv or not sequence.prompt_is_verified)
         ):
-            self._cache.damage(sequence)
+            self._cache.damage(sequence, shared=invalid_kv)
         self.scheduler.remove(sequence, invalid_kv=invalid_kv)
         self.done.append(sequence)
 

@@ -149,15 +149,17 @@ class Scheduler:
 
         Args:
             sequence: the sequence.
-            invalid_kv: whether its keys and values may be NaN. They are treated so, too, if no token was
-                read yet, since only logits are checked.
+            invalid_kv: whether its keys and values may be NaN. Those that it computed are not reused either if no
+                token was read yet, since only logits are checked.
         """
         if sequence.row == UNALLOCATED:
             self._waiting = [entry for entry in self._waiting if entry[2] is not sequence]
             heapq.heapify(self._waiting)
             return
         self.running.remove(sequence)
-        self._kv.free(sequence, invalid_kv=invalid_kv or not sequence.prompt_is_verified)
+        self._kv.free(
+            sequence, invalid_kv=invalid_kv, unverified_kv=not sequence.prompt_is_verified
+        )
         sequence.draft_token_ids = []
 
     def reduce_batched_tokens(self, output: SchedulerOutput) -> None:

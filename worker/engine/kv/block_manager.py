@@ -63,6 +63,8 @@ class BlockManager:
         self._free_rows = list(range(num_rows))
         #: The blocks of each row, as in the tables.
         self._blocks: list[list[int]] = [[] for _ in range(num_rows)]
+        #: How many of them were shared when the sequence was admitted.
+        self._num_shared = [0] * num_rows
         #: Tokens that they have room for.
         self._num_slots = [0] * num_rows
         self._pool = BlockPool(num_blocks)
@@ -94,6 +96,7 @@ class BlockManager:
         pool.share(shared)
         row = heapq.heappop(self._free_rows)  # the lowest, so that few rows are in use
         self._append(row, shared + [pool.allocate() for _ in range(num_blocks - len(shared))])
+        self._num_shared[row] = len(shared)
         sequence.row = row
         sequence.num_computed_tokens = len(shared) * self._block_size
         return True
@@ -114,10 +117,14 @@ class BlockManager:
         for i in range(first, end):
             self._pool.cache(blocks[i], hashes[i])
 
-    def free(self, sequence: Sequence, *, invalid_kv: bool) -> None:
+    def free(
+        self, sequence: Sequence, *, invalid_kv: bool = False, unverified_kv: bool = False
+    ) -> None:
         row = sequence.row
         blocks, self._blocks[row], self._num_slots[row] = self._blocks[row], [], 0
-        self._pool.free(blocks, invalid_kv=invalid_kv)
+        # Whoever computed the shared ones has verified them, or gives them up.
+        num_verified = self._num_shared[row] if unverified_kv else len(blocks)
+        self._pool.free(blocks, num_valid=0 if invalid_kv else num_verified)
         self._write(row, 0, [0] * len(blocks))
         heapq.heappush(self._free_rows, row)
         sequence.row = UNALLOCATED

@@ -79,17 +79,18 @@ class BlockPool:
             self._block_of_hash[block_hash] = block
             self._hash_of_block[block] = block_hash
 
-    def free(self, blocks: list[int], *, invalid_kv: bool) -> None:
+    def free(self, blocks: list[int], *, num_valid: int) -> None:
         """Decrease the ref counts of a sequence's blocks.
 
         Args:
             blocks: in the order of the sequence's tokens.
-            invalid_kv: whether they may hold NaN; then they are not reused.
+            num_valid: how many of them, from the first on, may be reused. The others may hold NaN.
         """
         # The last block first: without its beginning, the rest of a prompt cannot be reused.
-        for block in reversed(blocks):
+        for i in reversed(range(len(blocks))):
+            block = blocks[i]
             self._ref_counts[block] -= 1
-            if invalid_kv:
+            if i >= num_valid:
                 self._uncache(block)
             if not self._ref_counts[block]:
                 self._free[block] = None

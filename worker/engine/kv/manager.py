@@ -43,10 +43,13 @@ class KVCacheManager(Protocol):
     def cache_prompt(self, sequence: Sequence, start: int, token_ids: Seq[int]) -> None:
         """Make a running sequence's computed prompt tokens, from ``start`` on, reusable."""
 
-    def free(self, sequence: Sequence, *, invalid_kv: bool) -> None:
+    def free(
+        self, sequence: Sequence, *, invalid_kv: bool = False, unverified_kv: bool = False
+    ) -> None:
         """Free all memory of a running sequence.
 
         Args:
             sequence: the sequence. It has no row and no computed tokens afterwards.
             invalid_kv: whether its keys and values may be NaN; then none of them is reused.
+            unverified_kv: whether it is unknown if those that it computed are NaN; then these are not reused.
         """

@@ -43,9 +43,11 @@ class RowManager:
     def cache_prompt(self, sequence: Sequence, start: int, token_ids: Seq[int]) -> None:
         self._prefix_cache.store(sequence.row, sequence.adapter_id, start, token_ids)
 
-    def free(self, sequence: Sequence, *, invalid_kv: bool) -> None:
+    def free(
+        self, sequence: Sequence, *, invalid_kv: bool = False, unverified_kv: bool = False
+    ) -> None:
         self._free_rows.add(sequence.row)
-        if invalid_kv:
+        if invalid_kv or unverified_kv:
             self._prefix_cache.invalidate(sequence.row)
             self._rows_to_zero.append(sequence.row)
         sequence.row = UNALLOCATED

@@ -78,7 +78,7 @@ def test_a_chunked_prompt_shares_the_blocks_computed_so_far() -> None:
         short = sequence(SYSTEM)
         assert blocks.allocate(short)
         assert short.num_computed_tokens == cached
-        blocks.free(short, invalid_kv=False)
+        blocks.free(short)
 
 
 def test_new_tokens_are_not_shared() -> None:
@@ -86,7 +86,7 @@ def test_new_tokens_are_not_shared() -> None:
     first = computed(blocks, SYSTEM[:6])
     first.output_token_ids = [6, 7, 8]
     assert blocks.append_slots(first, 9)
-    blocks.free(first, invalid_kv=False)
+    blocks.free(first)
     second = sequence(SYSTEM)
     assert blocks.allocate(second)
     assert second.num_computed_tokens == 4
@@ -94,12 +94,12 @@ def test_new_tokens_are_not_shared() -> None:
 
 def test_blocks_of_finished_sequences_are_reused_until_they_are_needed() -> None:
     blocks = make(count=17)
-    blocks.free(computed(blocks, SYSTEM), invalid_kv=False)
+    blocks.free(computed(blocks, SYSTEM))
     assert blocks.num_free_blocks == 16, "all cached blocks are available"
     fillers = [computed(blocks, [40 + n] * 28) for n in range(2)]
     repeated = sequence(SYSTEM)
     for filler in fillers:
-        blocks.free(filler, invalid_kv=False)
+        blocks.free(filler)
     assert blocks.allocate(repeated)
     assert repeated.num_computed_tokens == 8, "a prompt's last blocks are evicted before its first"
 
@@ -107,7 +107,7 @@ def test_blocks_of_finished_sequences_are_reused_until_they_are_needed() -> None
 def test_all_cached_blocks_can_be_allocated() -> None:
     blocks = make(count=17)
     for n in range(4):
-        blocks.free(computed(blocks, [n] * 16), invalid_kv=False)
+        blocks.free(computed(blocks, [n] * 16))
     sequences = [computed(blocks, [9] * 28), computed(blocks, [8] * 28)]
     assert blocks.num_free_blocks == 2
     assert all(blocks.append_slots(s, 32) for s in sequences)
@@ -130,6 +130,17 @@ def test_damaged_blocks_are_never_shared() -> None:
     blocks.free(beside, invalid_kv=True)
     blocks.free(after, invalid_kv=True)
     assert blocks.num_free_blocks == 99
+
+
+def test_a_sequence_that_ends_early_gives_up_the_blocks_that_it_computed_alone() -> None:
+    blocks = make()
+    computed(blocks, SYSTEM)
+    early = computed(blocks, [*SYSTEM[:8], 90, 91, 92, 93, 94])
+    blocks.free(early, unverified_kv=True)
+    others, same = sequence(SYSTEM), sequence(early.prompt_token_ids)
+    assert blocks.allocate(others)
+    assert blocks.allocate(same)
+    assert (others.num_computed_tokens, same.num_computed_tokens) == (12, 8)
 
 
 def test_a_failed_allocation_changes_nothing() -> None:
@@ -162,7 +173,7 @@ def test_without_a_free_row_nothing_is_allocated() -> None:
     blocks = make(rows=1)
     first = computed(blocks, SYSTEM)
     assert not blocks.allocate(sequence(SYSTEM))
-    blocks.free(first, invalid_kv=False)
+    blocks.free(first)
     assert blocks.allocate(sequence(SYSTEM))
 
 
