@@ -47,7 +47,7 @@ class ChatMessage(BaseModel):
     # Messages of an earlier completion have these. They are accepted and ignored.
     name: str | None = None
     refusal: str | None = None
-    annotations: list[Any] = []
+    annotations: list[Any] = Field(default=[])
     reasoning: Any = None
     reasoning_content: Any = None
     tool_calls: Tools | None = None
@@ -62,6 +62,8 @@ class ChatStreamOptions(BaseModel):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    #: Of vLLM, for the usage so far in each chunk. Benchmarks send it, and do with the usage at the end.
+    continuous_usage_stats: bool | None = None
 
 
 class ChatOptions(CommonOptions):
