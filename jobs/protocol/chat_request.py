@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs import pipeline
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.items import Content, text_of
+from jobs.protocol.items import AnyMessage, Content, text_of
 from jobs.protocol.options import (
     TEXT_ONLY,
     CommonOptions,
@@ -28,10 +28,8 @@ _NO_TOOLS = "The model calls no tools."
 _NAMES = {"input": "messages", "max_output_tokens": "max_completion_tokens"}
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(AnyMessage):
     """One message of ``messages``."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     role: Annotated[
         str,

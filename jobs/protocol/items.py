@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     Tag,
     WithJsonSchema,
+    model_validator,
 )
 
 from jobs.protocol.options import unsupported
@@ -57,11 +58,9 @@ class TextPart(_Item):
     # Parts of an earlier response have these. They are accepted and ignored.
     annotations: list[Any] = []
     logprobs: list[Any] = []
+    # Where a cache of prompts could end, for OpenAI and for Anthropic.
     prompt_cache_breakpoint: Any = None
-    # OpenAI's agents in JavaScript repeat these of a chat completion's message in its part.
-    role: str | None = None
-    refusal: str | None = None
-    reasoning_content: Any = None
+    cache_control: Any = None
 
 
 class RefusalPart(_Item):
@@ -103,7 +102,37 @@ def text_of(content: str | list[Any]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-class Message(_Item):
+class AnyMessage(_Item):
+    """What messages of responses and of chat completions share.
+
+    Many clients keep notes in an answer that they send back: how long it took, or what they made of it. They ask
+    for nothing, so members of an answer that nobody knows are left out. Those of a question may be something to
+    answer, such as an attachment, and are refused.
+    """
+
+    cache_control: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_notes(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("role") != "assistant":
+            return value
+        message = _known(cls, value)
+        if isinstance(content := message.get("content"), list):
+            message["content"] = [
+                _known(RefusalPart if part.get("type") == "refusal" else TextPart, part)
+                if isinstance(part, dict)
+                else part
+                for part in content
+            ]
+        return message
+
+
+def _known(model: type[BaseModel], value: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in value.items() if name in model.model_fields}
+
+
+class Message(AnyMessage):
     """A message."""
 
     type: Literal["message"] = "message"
@@ -127,7 +156,9 @@ class ItemReference(_Item):
 
 
 class ReasoningItem(_Item):
-    """A draft or a critique of an earlier response. It is accepted and ignored."""
+    """A draft or a critique of an earlier response. It is accepted and ignored, with all that a client adds to it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
 
     type: Literal["reasoning"]
     id: str | None = None
