@@ -65,7 +65,7 @@ def test_the_page_says_what_runs_and_what_waits(
         "has 1 entry, and 0 ended jobs are not in it yet. Its checkpoint was signed",
     ):
         assert part in re.sub(r"\b\d s ago", "0 s ago", page), part
-    assert "Owners" not in web.get("/system").text, "those are for who may see all of them"
+    assert "Owners" not in web.get("/system").text, "all jobs are the caller's"
 
 
 def test_webhooks_that_were_given_up_are_sent_again(web: Client, database: Database) -> None:
