@@ -34,6 +34,14 @@ const responses = {
     }
     assert.equal(text, cells.SILENT_ANSWER);
   },
+  async stop() {
+    const response = await client.responses.create({
+      model,
+      input: cells.STOPPED,
+      stop: [cells.STOP],
+    });
+    assert.equal(response.output_text, cells.STOPPED_ANSWER);
+  },
   async cancel() {
     const response = await client.responses.create({
       model,
@@ -72,6 +80,11 @@ const chat = {
     const stream = await client.chat.completions.create({ model, messages, stream: true });
     for await (const chunk of stream) text += chunk.choices[0].delta.content ?? "";
     assert.equal(text, cells.SILENT_ANSWER);
+  },
+  async stop() {
+    const messages = [user(cells.STOPPED)];
+    const completion = await client.chat.completions.create({ model, messages, stop: cells.STOP });
+    assert.equal(completion.choices[0].message.content, cells.STOPPED_ANSWER);
   },
   async cancel() {
     const messages = [user(cells.ENDLESS)];

@@ -1,7 +1,7 @@
 """What the clients' scripts share: the questions, and how they report. It needs the standard library alone.
 
 A script asks the server of `tests.clients.worker`. It has functions that are checks, named after the
-columns of the table: ``turns``, ``silence``, ``cancel`` and ``errors``. Each raises if the client does
+columns of the table: ``turns``, ``silence``, ``stop``, ``cancel`` and ``errors``. Each raises if the client does
 not do what its user would expect.
 """
 
@@ -26,6 +26,8 @@ SILENT, SILENT_ANSWER = "Stay silent for a while.", "You said: Stay silent for a
 TIMEOUT = 18.0
 #: Seconds after which a script is stuck.
 HANGS = 150.0
+#: A question, and a stop string that cuts its answer.
+STOPPED, STOP, STOPPED_ANSWER = "Stop before the end of this.", " end", "You said: Stop before the"
 #: Its answer ends when it is cancelled. Each program has its own.
 ENDLESS = f"Tell an endless story about {os.getpid()}."
 #: A parameter that is refused, and a part of the message that says so.

@@ -47,6 +47,14 @@ def silence():
     cells.expect(event.response.output_text, cells.SILENT_ANSWER)
 
 
+def stop():
+    response = client.responses.create(
+        model="helixnet", input=cells.STOPPED, extra_body={"stop": [cells.STOP]}
+    )
+    cells.expect(response.output_text, cells.STOPPED_ANSWER)
+    return "extra_body"
+
+
 def cancel():
     response = client.responses.create(model="helixnet", input=cells.ENDLESS, background=True)
     with client.responses.retrieve(response.id, stream=True) as stream:
@@ -101,6 +109,18 @@ def silence_async():
     cells.expect(asyncio.run(read()), cells.SILENT_ANSWER)
 
 
+def stop_async():
+    async def ask():
+        async with asynchronous() as client:
+            response = await client.responses.create(
+                model="helixnet", input=cells.STOPPED, extra_body={"stop": cells.STOP}
+            )
+            return response.output_text
+
+    cells.expect(asyncio.run(ask()), cells.STOPPED_ANSWER)
+    return "extra_body"
+
+
 def cancel_async():
     async def ask_and_cancel():
         async with asynchronous() as client:
@@ -152,6 +172,14 @@ def silence_chat():
     assert chunk.usage.total_tokens > 0
 
 
+def stop_chat():
+    completion = client.chat.completions.create(
+        model="helixnet", messages=[{"role": "user", "content": cells.STOPPED}], stop=cells.STOP
+    )
+    [choice] = completion.choices
+    cells.expect((choice.message.content, choice.finish_reason), (cells.STOPPED_ANSWER, "stop"))
+
+
 def cancel_chat():
     with client.chat.completions.create(
         model="helixnet", messages=[{"role": "user", "content": cells.ENDLESS}], stream=True
@@ -175,7 +203,7 @@ def errors_chat():
 
 if __name__ == "__main__":
     cells.run(
-        Responses=[turns, silence, cancel, errors],
-        Responses_async=[turns_async, silence_async, cancel_async, errors_async],
-        chat_completions=[turns_chat, silence_chat, cancel_chat, errors_chat],
+        Responses=[turns, silence, stop, cancel, errors],
+        Responses_async=[turns_async, silence_async, stop_async, cancel_async, errors_async],
+        chat_completions=[turns_chat, silence_chat, stop_chat, cancel_chat, errors_chat],
     )
