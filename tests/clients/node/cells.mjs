@@ -62,16 +62,19 @@ export async function cancelById(id) {
 
 export async function cancelByQuestion(question) {
   const id = await find(question);
-  assert.ok(id, `no response in progress has the question ${question}`);
+  assert.ok(id, `no open response has the question ${question}`);
   await cancelById(id);
   return "id not shown";
 }
 
-// Returns the id of the response in progress with a question, if there is one.
+// Returns the id of the response with a question that has not ended, if there is one.
 export async function find(question) {
-  for (const { id } of (await request("/responses?status=in_progress&limit=100")).data) {
-    const items = await request(`/responses/${id}/input_items`);
-    if (JSON.stringify(items).includes(question)) return id;
+  // In this order: it may go from one to the other.
+  for (const status of ["queued", "in_progress"]) {
+    for (const { id } of (await request(`/responses?status=${status}&limit=100`)).data) {
+      const items = await request(`/responses/${id}/input_items`);
+      if (JSON.stringify(items).includes(question)) return id;
+    }
   }
   return null;
 }

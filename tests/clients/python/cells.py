@@ -109,17 +109,18 @@ def cancel_by_question(question: str) -> str:
     """Cancel a response whose id the client does not show; return a note that says so."""
     response_id = find(question)
     if response_id is None:
-        raise AssertionError(f"no response in progress has the question {question!r}")
+        raise AssertionError(f"no open response has the question {question!r}")
     cancel_by_id(response_id)
     return "id not shown"
 
 
 def find(question: str) -> str | None:
-    """Return the id of the response in progress with a question, if there is one."""
-    for response in _call("GET", "/responses?status=in_progress&limit=100")["data"]:
-        items = _call("GET", f"/responses/{response['id']}/input_items")["data"]
-        if question in json.dumps(items):
-            return response["id"]
+    """Return the id of the response with a question that has not ended, if there is one."""
+    for status in ("queued", "in_progress"):  # In this order: it may go from one to the other.
+        for response in _call("GET", f"/responses?status={status}&limit=100")["data"]:
+            items = _call("GET", f"/responses/{response['id']}/input_items")["data"]
+            if question in json.dumps(items):
+                return response["id"]
     return None
 
 
