@@ -22,7 +22,6 @@ const responses = {
       model,
       input: cells.WHO,
       previous_response_id: first.id,
-      context: "turns",
     });
     assert.equal(third.output_text, cells.WHO_ANSWER);
   },

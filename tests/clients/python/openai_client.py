@@ -26,7 +26,7 @@ def turns():
     cells.expect(second.output_text, cells.WHO_ANSWER)
     # The same by reference, and as dictionaries.
     second = client.responses.create(
-        model="helixnet", input=cells.WHO, previous_response_id=first.id, extra_body=TURNS
+        model="helixnet", input=cells.WHO, previous_response_id=first.id
     )
     cells.expect(second.output_text, cells.WHO_ANSWER)
     items = [history[0], *(item.model_dump() for item in first.output), question]
@@ -141,7 +141,7 @@ def errors_async():
         lambda: asyncio.run(ask(temperature=cells.BAD_TEMPERATURE)), cells.BAD_TEMPERATURE_MESSAGE
     )
     cells.expect_error(
-        lambda: asyncio.run(ask(previous_response_id=cells.UNKNOWN_ID, extra_body=TURNS)),
+        lambda: asyncio.run(ask(previous_response_id=cells.UNKNOWN_ID)),
         cells.UNKNOWN_ID,
     )
 
