@@ -38,7 +38,15 @@ function checksOf(model, { remembers, reasons, stops }) {
         return null;
       }
       assert.equal(second.text, "I do not know your name.");
-      return "no memory";
+      const third = await generateText({
+        model: model("helixnet"),
+        prompt: cells.WHO,
+        providerOptions: {
+          openai: { previousResponseId: first.providerMetadata.openai.responseId },
+        },
+      });
+      assert.equal(third.text, cells.WHO_ANSWER);
+      return "by id";
     },
     async silence() {
       const result = streamText({ model: model("helixnet"), prompt: cells.SILENT });
