@@ -97,13 +97,12 @@ def _bearer_token() -> str | None:
 
 
 def check_scope(scope: Scope) -> None:
-    """Check that the request's API key has a scope. Where no keys are required, everybody has it.
+    """Check that the caller has a scope.
 
     Raises:
-        HTTPError: it has not (403).
+        HTTPError: the API key lacks it (403).
     """
-    caller = get_caller()
-    if caller.key is not None and not caller.may(scope):
+    if not get_caller().may(scope):
         raise _insufficient(scope)
 
 

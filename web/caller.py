@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from flask import g
@@ -20,9 +20,9 @@ class Caller:
     #: None where no keys are required.
     key: ApiKey | None = None
     #: The owner whose jobs may be read; None for all.
-    readable_owner: str | None = ANONYMOUS
+    readable_owner: str | None = None
     #: The owner whose jobs may be cancelled; None for all.
-    changeable_owner: str | None = ANONYMOUS
+    changeable_owner: str | None = None
     #: Returns whether the key is still valid, for requests that take long.
     is_valid: Callable[[], bool] = lambda: True
 
@@ -30,9 +30,14 @@ class Caller:
         """Return whether the caller has at least one of some scopes. `Scope.ADMIN` stands for all."""
         return not self.scopes.isdisjoint({*scopes, Scope.ADMIN})
 
+    def names_owners(self, owners: Iterable[str]) -> bool:
+        """Return whether pages say whose jobs they show. Where no keys are required, nearly all are the caller's."""
+        sees_others = self.key is not None or bool({*owners} - {self.owner})
+        return self.readable_owner is None and sees_others
 
-#: Everybody, where no keys are required: with the rights of a key of the owner `ANONYMOUS`.
-EVERYBODY = Caller(ANONYMOUS, frozenset({Scope.ASK}))
+
+#: Everybody, where no keys are required: an administrator whose own jobs are `ANONYMOUS`'s.
+EVERYBODY = Caller(ANONYMOUS, frozenset({Scope.ADMIN}))
 
 
 def of_key(key: ApiKey, *, audits: bool, is_valid: Callable[[], bool]) -> Caller:

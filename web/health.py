@@ -14,6 +14,7 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/healthz")
 @blueprint.get("/livez")
+@blueprint.get("/health")  # of vLLM and others: tools for them ask for it
 def healthz() -> Response:
     """Reply: the process responds."""
     return jsonify(status="ok")

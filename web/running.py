@@ -20,7 +20,7 @@ MAX_RUNNING = 8
 #: respond.
 PATIENCE = 1.0
 #: Paths that need no slot: supervisors ask whether the process responds, however busy it is.
-EXEMPT = {"/healthz", "/livez"}
+EXEMPT = {"/healthz", "/livez", "/health"}
 
 WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from jobs import pipeline
 from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.items import Content, text_of
+from jobs.protocol.items import AnyMessage, Content, text_of
 from jobs.protocol.options import (
     TEXT_ONLY,
     CommonOptions,
@@ -29,7 +29,7 @@ _NO_TOOLS = "The model calls no tools."
 _NAMES = {"input": "messages", "max_output_tokens": "max_completion_tokens"}
 
 
-class ChatMessage(RequestObject):
+class ChatMessage(AnyMessage):
     """One message of ``messages``."""
 
     role: Annotated[
@@ -59,6 +59,8 @@ class ChatStreamOptions(RequestObject):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    #: Of vLLM, for the usage so far in each chunk. Benchmarks send it, and do with the usage at the end.
+    continuous_usage_stats: bool | None = None
 
 
 class ChatOptions(CommonOptions):

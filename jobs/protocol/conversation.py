@@ -1,4 +1,4 @@
-"""The turns before a question, for requests that ask for them: ``context: turns``."""
+"""The turns before a question, for requests that ask for them: ``context: turns``, or a previous response."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def earlier_turns(request: CreateResponse, database: Database, owner: str) -> li
     Raises:
         InvalidRequestError: there is no such earlier response, or it has no answer.
     """
-    if request.context != "turns":
+    if not request.asks_turns:
         return None
     responses = _Responses(database, owner)
     turns = []

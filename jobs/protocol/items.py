@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Discriminator,
     Field,
     Tag,
     WithJsonSchema,
+    model_validator,
 )
 
 from jobs.protocol.base import RequestObject
@@ -52,11 +54,9 @@ class TextPart(RequestObject):
     # Parts of an earlier response have these. They are accepted and ignored.
     annotations: list[Any] = Field(default=[])
     logprobs: list[Any] = Field(default=[])
+    # Where a cache of prompts could end, for OpenAI and for Anthropic.
     prompt_cache_breakpoint: Any = None
-    # OpenAI's agents in JavaScript repeat these of a chat completion's message in its part.
-    role: str | None = None
-    refusal: str | None = None
-    reasoning_content: Any = None
+    cache_control: Any = None
 
 
 class RefusalPart(RequestObject):
@@ -98,7 +98,37 @@ def text_of(content: str | list[Any]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-class Message(RequestObject):
+class AnyMessage(RequestObject):
+    """What messages of responses and of chat completions share.
+
+    Many clients keep notes in an answer that they send back: how long it took, or what they made of it. They ask
+    for nothing, so members of an answer that nobody knows are left out. Those of a question may be something to
+    answer, such as an attachment, and are refused.
+    """
+
+    cache_control: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_notes(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("role") != "assistant":
+            return value
+        message = _known(cls, value)
+        if isinstance(content := message.get("content"), list):
+            message["content"] = [
+                _known(RefusalPart if part.get("type") == "refusal" else TextPart, part)
+                if isinstance(part, dict)
+                else part
+                for part in content
+            ]
+        return message
+
+
+def _known(model: type[RequestObject], value: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in value.items() if name in model.model_fields}
+
+
+class Message(AnyMessage):
     """A message."""
 
     type: Literal["message"] = "message"
@@ -122,7 +152,9 @@ class ItemReference(RequestObject):
 
 
 class ReasoningItem(RequestObject):
-    """A draft or a critique of an earlier response. It is accepted and ignored."""
+    """A draft or a critique of an earlier response. It is accepted and ignored, with all that a client adds to it."""
+
+    model_config = ConfigDict(extra="ignore")
 
     type: Literal["reasoning"]
     id: str | None = None

@@ -49,6 +49,13 @@ class CreateResponse(ResponseOptions):
     priority: int | None = Field(default=None, ge=0, le=pipeline.MAX_PRIORITY)
 
     @property
+    def asks_turns(self) -> bool:
+        """Whether the prompts contain earlier turns. To name a response is to ask for its turns."""
+        if self.context is None:
+            return self.previous_response_id is not None
+        return self.context == "turns"
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         """The strings that end the final text."""
         strings = [self.stop] if isinstance(self.stop, str) else self.stop or ()

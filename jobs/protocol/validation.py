@@ -119,7 +119,7 @@ def parse(
 
 
 def _check_context(request: CreateResponse, param: str) -> None:
-    if request.context == "turns":
+    if request.asks_turns:
         last = next(
             (m for m in reversed(request.messages) if m.role in ("user", "assistant")), None
         )
@@ -132,7 +132,7 @@ def _check_context(request: CreateResponse, param: str) -> None:
     elif request.previous_response_id is not None:
         raise InvalidRequestError(
             "`previous_response_id` is not supported with `context: question`, which asks the last "
-            "question alone. Set `context` to `turns`.",
+            "question alone. Leave `context` out.",
             code="unsupported_parameter",
             param="previous_response_id",
         )

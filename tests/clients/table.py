@@ -10,8 +10,8 @@ from tests.clients.clients import CLIENTS, HERE, Client, Outcome
 
 DOCUMENT = HERE.parents[1] / "docs" / "clients.md"
 #: In the order of the columns.
-CHECKS = ("turns", "silence", "cancel", "errors")
-_HEADER = ("client", "version", "API", "two turns", "silent stream", "cancel", "errors")
+CHECKS = ("turns", "silence", "stop", "cancel", "errors")
+_HEADER = ("client", "version", "API", "two turns", "silent stream", "stop", "cancel", "errors")
 _TABLE = re.compile(r"^\| client .*?\n(?=\n)", re.MULTILINE | re.DOTALL)
 _SNIPPET = re.compile(
     r"^(?://|#) docs: (?P<name>[\w-]+)\n(?P<code>.*?)^(?://|#) docs end$", re.MULTILINE | re.DOTALL
@@ -30,7 +30,7 @@ def render(clients: Sequence[Client], outcomes: Iterable[Outcome]) -> str:
         for client in versions
         for api, row in sorted((api, row) for (name, api), row in cells.items() if name == client)
     ]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [_HEADER, ["---"] * 7, *rows])
+    return "".join(f"| {' | '.join(row)} |\n" for row in [_HEADER, ["---"] * len(_HEADER), *rows])
 
 
 def _noted(outcome: Outcome) -> str:

@@ -22,6 +22,7 @@ from jobs.pipeline import Role
 from jobs.use_cases.workers import Runtime
 from worker import main
 from worker.engine.interface import Completion, Engine, FinishReason, Generation, Request
+from worker.engine.tokenization.stop_strings import StopStrings
 
 #: Seconds without text: more than the 15 after which a stream sends a comment.
 SILENCE = 20.0
@@ -59,7 +60,9 @@ class ScriptedEngine:
         pass
 
     def _run(self, generation: Generation) -> None:
-        limit = generation.request.sampling.max_output_tokens
+        sampling = generation.request.sampling
+        limit = sampling.max_output_tokens
+        stop = StopStrings(sampling.stop) if sampling.stop else None
         started_at = time.monotonic()
         deltas: list[str] = []
         reason = FinishReason.STOP
@@ -73,8 +76,13 @@ class ScriptedEngine:
             if len(deltas) == limit:
                 reason = FinishReason.LENGTH
                 break
-            deltas.append(delta)
-            generation.emit(delta)
+            deltas.append(delta if stop is None else stop.push(delta))
+            generation.emit(deltas[-1])
+            if stop is not None and stop.found:
+                break
+        if stop is not None and (rest := stop.finish()):
+            deltas.append(rest)
+            generation.emit(rest)
         generation.finish(
             Completion(
                 text="".join(deltas),

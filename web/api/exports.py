@@ -57,6 +57,7 @@ def export_jobs() -> Response:
     reply.headers.set("Content-Disposition", "attachment", filename=name)
     if encoding is not None:
         reply.content_encoding = str(encoding)
+    reply.accept_ranges = "none"  # Jobs may come, change and go between two requests.
     reply.vary.add("Accept-Encoding")
     reply.cache_control.no_store = True
     return reply

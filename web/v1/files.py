@@ -139,6 +139,7 @@ def file_content(file_id: str) -> Response:
         )
         reply.call_on_close(stack.pop_all().close)
     reply.content_length = file.size
+    reply.accept_ranges = "none"
     reply.headers["Content-Disposition"] = _attachment(file.name)
     return reply
 

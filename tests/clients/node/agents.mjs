@@ -30,6 +30,11 @@ function checksOf(agentWith) {
       for await (const piece of result.toTextStream()) text += piece;
       assert.equal(text, cells.SILENT_ANSWER);
     },
+    async stop() {
+      const asked = agentWith("helixnet", { providerData: { stop: [cells.STOP] } });
+      assert.equal((await run(asked, cells.STOPPED)).finalOutput, cells.STOPPED_ANSWER);
+      return "providerData";
+    },
     async cancel() {
       const controller = new AbortController();
       const result = await run(agentWith(), cells.ENDLESS, {

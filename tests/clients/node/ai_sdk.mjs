@@ -25,7 +25,7 @@ assert.equal(text, "You said: Why?");
 
 const user = (content) => ({ role: "user", content });
 
-function checksOf(model, { remembers, reasons }) {
+function checksOf(model, { remembers, reasons, stops }) {
   return {
     async turns() {
       const messages = [user(cells.NAME)];
@@ -38,7 +38,15 @@ function checksOf(model, { remembers, reasons }) {
         return null;
       }
       assert.equal(second.text, "I do not know your name.");
-      return "no memory";
+      const third = await generateText({
+        model: model("helixnet"),
+        prompt: cells.WHO,
+        providerOptions: {
+          openai: { previousResponseId: first.providerMetadata.openai.responseId },
+        },
+      });
+      assert.equal(third.text, cells.WHO_ANSWER);
+      return "by id";
     },
     async silence() {
       const result = streamText({ model: model("helixnet"), prompt: cells.SILENT });
@@ -46,6 +54,16 @@ function checksOf(model, { remembers, reasons }) {
       for await (const piece of result.textStream) pieces += piece;
       assert.equal(pieces, cells.SILENT_ANSWER);
     },
+    ...(stops && {
+      async stop() {
+        const { text } = await generateText({
+          model: model("helixnet"),
+          prompt: cells.STOPPED,
+          stopSequences: [cells.STOP],
+        });
+        assert.equal(text, cells.STOPPED_ANSWER);
+      },
+    }),
     async cancel() {
       const controller = new AbortController();
       const result = streamText({
@@ -78,15 +96,17 @@ function checksOf(model, { remembers, reasons }) {
 }
 
 await cells.run({
-  "openai-compatible": checksOf(helixq, { remembers: true, reasons: true }),
-  // It has no way to set a parameter that it does not know.
+  "openai-compatible": checksOf(helixq, { remembers: true, reasons: true, stops: true }),
+  // It has no way to set a parameter that it does not know, or that OpenAI's API does not have.
   "openai, Responses": checksOf((name) => openai.responses(name), {
     remembers: false,
     reasons: true,
+    stops: false,
   }),
   // It shows no reasoning.
   "openai, chat completions": checksOf((name) => openai.chat(name), {
     remembers: true,
     reasons: false,
+    stops: true,
   }),
 });

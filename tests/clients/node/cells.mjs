@@ -10,6 +10,9 @@ export const WHO = "What is my name?";
 export const WHO_ANSWER = "Your name is Ada.";
 export const SILENT = "Stay silent for a while.";
 export const SILENT_ANSWER = "You said: Stay silent for a while.";
+export const STOPPED = "Stop before the end of this.";
+export const STOP = " end";
+export const STOPPED_ANSWER = "You said: Stop before the";
 export const ENDLESS = `Tell an endless story about ${process.pid}.`;
 export const BAD_TEMPERATURE = 9;
 export const BAD_TEMPERATURE_MESSAGE = "Invalid value for `temperature`";
@@ -59,16 +62,19 @@ export async function cancelById(id) {
 
 export async function cancelByQuestion(question) {
   const id = await find(question);
-  assert.ok(id, `no response in progress has the question ${question}`);
+  assert.ok(id, `no open response has the question ${question}`);
   await cancelById(id);
   return "id not shown";
 }
 
-// Returns the id of the response in progress with a question, if there is one.
+// Returns the id of the response with a question that has not ended, if there is one.
 export async function find(question) {
-  for (const { id } of (await request("/responses?status=in_progress&limit=100")).data) {
-    const items = await request(`/responses/${id}/input_items`);
-    if (JSON.stringify(items).includes(question)) return id;
+  // In this order: it may go from one to the other.
+  for (const status of ["queued", "in_progress"]) {
+    for (const { id } of (await request(`/responses?status=${status}&limit=100`)).data) {
+      const items = await request(`/responses/${id}/input_items`);
+      if (JSON.stringify(items).includes(question)) return id;
+    }
   }
   return null;
 }

@@ -22,7 +22,6 @@ const responses = {
       model,
       input: cells.WHO,
       previous_response_id: first.id,
-      context: "turns",
     });
     assert.equal(third.output_text, cells.WHO_ANSWER);
   },
@@ -33,6 +32,14 @@ const responses = {
       if (event.type === "response.output_text.delta") text += event.delta;
     }
     assert.equal(text, cells.SILENT_ANSWER);
+  },
+  async stop() {
+    const response = await client.responses.create({
+      model,
+      input: cells.STOPPED,
+      stop: [cells.STOP],
+    });
+    assert.equal(response.output_text, cells.STOPPED_ANSWER);
   },
   async cancel() {
     const response = await client.responses.create({
@@ -72,6 +79,11 @@ const chat = {
     const stream = await client.chat.completions.create({ model, messages, stream: true });
     for await (const chunk of stream) text += chunk.choices[0].delta.content ?? "";
     assert.equal(text, cells.SILENT_ANSWER);
+  },
+  async stop() {
+    const messages = [user(cells.STOPPED)];
+    const completion = await client.chat.completions.create({ model, messages, stop: cells.STOP });
+    assert.equal(completion.choices[0].message.content, cells.STOPPED_ANSWER);
   },
   async cancel() {
     const messages = [user(cells.ENDLESS)];

@@ -1,7 +1,7 @@
 """What the clients' scripts share: the questions, and how they report. It needs the standard library alone.
 
 A script asks the server of `tests.clients.worker`. It has functions that are checks, named after the
-columns of the table: ``turns``, ``silence``, ``cancel`` and ``errors``. Each raises if the client does
+columns of the table: ``turns``, ``silence``, ``stop``, ``cancel`` and ``errors``. Each raises if the client does
 not do what its user would expect.
 """
 
@@ -26,6 +26,8 @@ SILENT, SILENT_ANSWER = "Stay silent for a while.", "You said: Stay silent for a
 TIMEOUT = 18.0
 #: Seconds after which a script is stuck.
 HANGS = 150.0
+#: A question, and a stop string that cuts its answer.
+STOPPED, STOP, STOPPED_ANSWER = "Stop before the end of this.", " end", "You said: Stop before the"
 #: Its answer ends when it is cancelled. Each program has its own.
 ENDLESS = f"Tell an endless story about {os.getpid()}."
 #: A parameter that is refused, and a part of the message that says so.
@@ -107,17 +109,18 @@ def cancel_by_question(question: str) -> str:
     """Cancel a response whose id the client does not show; return a note that says so."""
     response_id = find(question)
     if response_id is None:
-        raise AssertionError(f"no response in progress has the question {question!r}")
+        raise AssertionError(f"no open response has the question {question!r}")
     cancel_by_id(response_id)
     return "id not shown"
 
 
 def find(question: str) -> str | None:
-    """Return the id of the response in progress with a question, if there is one."""
-    for response in _call("GET", "/responses?status=in_progress&limit=100")["data"]:
-        items = _call("GET", f"/responses/{response['id']}/input_items")["data"]
-        if question in json.dumps(items):
-            return response["id"]
+    """Return the id of the response with a question that has not ended, if there is one."""
+    for status in ("queued", "in_progress"):  # In this order: it may go from one to the other.
+        for response in _call("GET", f"/responses?status={status}&limit=100")["data"]:
+            items = _call("GET", f"/responses/{response['id']}/input_items")["data"]
+            if question in json.dumps(items):
+                return response["id"]
     return None
 
 

@@ -48,16 +48,27 @@ def silence(api):
     cells.expect("".join(pieces), cells.SILENT_ANSWER)
 
 
+def stop(api):
+    responses = api is OpenAIResponsesChatGenerator
+    parameters = {"stop": [cells.STOP]}
+    reply = a_generator(api).run(
+        [ChatMessage.from_user(cells.STOPPED)],
+        generation_kwargs={"extra_body": parameters} if responses else parameters,
+    )["replies"][0]
+    cells.expect(reply.text, cells.STOPPED_ANSWER)
+    return "extra_body" if responses else None
+
+
 class StopReadingError(Exception):
     """Raised in the middle of a stream."""
 
 
 def cancel(api):
-    def stop(_chunk):
+    def leave(_chunk):
         raise StopReadingError
 
     try:
-        a_generator(api).run([ChatMessage.from_user(cells.ENDLESS)], streaming_callback=stop)
+        a_generator(api).run([ChatMessage.from_user(cells.ENDLESS)], streaming_callback=leave)
     except StopReadingError:
         return cells.cancel_by_question(cells.ENDLESS)
     raise AssertionError("the stream ended")
@@ -76,7 +87,7 @@ def errors(api):
 
 
 if __name__ == "__main__":
-    checks = [turns, silence, cancel, errors]
+    checks = [turns, silence, stop, cancel, errors]
     cells.run(
         Responses=cells.each(OpenAIResponsesChatGenerator, *checks),
         chat_completions=cells.each(OpenAIChatGenerator, *checks),

@@ -34,6 +34,15 @@ def silence(api):
     cells.expect(text, cells.SILENT_ANSWER)
 
 
+def stop(api):
+    if api == "Responses":
+        asked = model.model_copy(update={"extra_body": {"stop": [cells.STOP]}})
+        cells.expect(asked.invoke(cells.STOPPED).text, cells.STOPPED_ANSWER)
+        return "extra_body"
+    cells.expect(chat_model.invoke(cells.STOPPED, stop=[cells.STOP]).text, cells.STOPPED_ANSWER)
+    return None
+
+
 def cancel(api):
     stream = MODELS[api].stream(cells.ENDLESS)
     chunk = next(chunk for chunk in stream if not chunk.text)
@@ -55,7 +64,7 @@ def errors(api):
 
 
 if __name__ == "__main__":
-    checks = [turns, silence, cancel, errors]
+    checks = [turns, silence, stop, cancel, errors]
     cells.run(
         Responses=cells.each("Responses", *checks),
         chat_completions=cells.each("chat completions", *checks),

@@ -43,6 +43,14 @@ def silence():
     cells.expect(text, cells.SILENT_ANSWER)
 
 
+def stop():
+    response = litellm.responses(
+        model="openai/helixnet", input=cells.STOPPED, extra_body={"stop": [cells.STOP]}, **server
+    )
+    cells.expect(response.output_text, cells.STOPPED_ANSWER)
+    return "extra_body"
+
+
 def cancel():
     response = litellm.responses(
         model="openai/helixnet", input=cells.ENDLESS, background=True, **server
@@ -91,6 +99,16 @@ def silence_chat():
     cells.expect(text, cells.SILENT_ANSWER)
 
 
+def stop_chat():
+    completion = litellm.completion(
+        model="openai/helixnet",
+        messages=[{"role": "user", "content": cells.STOPPED}],
+        stop=[cells.STOP],
+        **server,
+    )
+    cells.expect(completion.choices[0].message.content, cells.STOPPED_ANSWER)
+
+
 def cancel_chat():
     stream = litellm.completion(
         model="openai/helixnet",
@@ -120,6 +138,6 @@ def errors_chat():
 
 if __name__ == "__main__":
     cells.run(
-        Responses=[turns, silence, cancel, errors],
-        chat_completions=[turns_chat, silence_chat, cancel_chat, errors_chat],
+        Responses=[turns, silence, stop, cancel, errors],
+        chat_completions=[turns_chat, silence_chat, stop_chat, cancel_chat, errors_chat],
     )

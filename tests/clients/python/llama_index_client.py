@@ -47,6 +47,15 @@ def silence(asked):
     cells.expect("".join(chunk.delta or "" for chunk in stream), cells.SILENT_ANSWER)
 
 
+def stop(asked):
+    parameters = {"stop": [cells.STOP]}
+    if asked is llm:
+        parameters = {"extra_body": parameters}
+    reply = asked.chat([ChatMessage(role="user", content=cells.STOPPED)], **parameters)
+    cells.expect(reply.message.content, cells.STOPPED_ANSWER)
+    return "extra_body" if asked is llm else None
+
+
 def cancel(asked):
     stream = asked.stream_chat([ChatMessage(role="user", content=cells.ENDLESS)])
     raw = next(stream).raw
@@ -68,5 +77,5 @@ def errors(asked):
 
 
 if __name__ == "__main__":
-    checks = [turns, silence, cancel, errors]
+    checks = [turns, silence, stop, cancel, errors]
     cells.run(Responses=cells.each(llm, *checks), chat_completions=cells.each(chat, *checks))

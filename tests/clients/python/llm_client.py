@@ -73,6 +73,13 @@ def silence(suffix):
     cells.expect(reply, cells.SILENT_ANSWER)
 
 
+def stop(suffix):
+    reply = answer(
+        "-m", f"helixnet{suffix}", "-o", "stop", cells.STOP, cells.STOPPED, user_path="stop"
+    )
+    cells.expect(reply, cells.STOPPED_ANSWER)
+
+
 def cancel(suffix):
     process = ask("-m", f"helixnet{suffix}", cells.ENDLESS, user_path=f"cancel{suffix}")
     while cells.find(cells.ENDLESS) is None:
@@ -97,4 +104,6 @@ def errors(suffix):
 
 if __name__ == "__main__":
     checks = [turns, silence, cancel, errors]
-    cells.run(Responses=cells.each("", *checks), chat_completions=cells.each("-chat", *checks))
+    cells.run(
+        Responses=cells.each("", *checks), chat_completions=cells.each("-chat", *checks, stop)
+    )

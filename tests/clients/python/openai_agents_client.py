@@ -54,6 +54,12 @@ def silence(api):
     cells.expect(asyncio.run(read()), cells.SILENT_ANSWER)
 
 
+def stop(api):
+    asked = an_agent(api, extra_body={"stop": [cells.STOP]})
+    cells.expect(asyncio.run(Runner.run(asked, cells.STOPPED)).final_output, cells.STOPPED_ANSWER)
+    return "extra_body"
+
+
 def cancel(api):
     async def read():
         result = Runner.run_streamed(an_agent(api), cells.ENDLESS)
@@ -82,7 +88,7 @@ def errors(api):
 
 
 if __name__ == "__main__":
-    checks = [turns, silence, cancel, errors]
+    checks = [turns, silence, stop, cancel, errors]
     cells.run(
         Responses=cells.each(OpenAIResponsesModel, *checks),
         chat_completions=cells.each(OpenAIChatCompletionsModel, *checks),

@@ -26,7 +26,7 @@ def turns():
     cells.expect(second.output_text, cells.WHO_ANSWER)
     # The same by reference, and as dictionaries.
     second = client.responses.create(
-        model="helixnet", input=cells.WHO, previous_response_id=first.id, extra_body=TURNS
+        model="helixnet", input=cells.WHO, previous_response_id=first.id
     )
     cells.expect(second.output_text, cells.WHO_ANSWER)
     items = [history[0], *(item.model_dump() for item in first.output), question]
@@ -45,6 +45,14 @@ def silence():
                 text += event.delta
     cells.expect(text, cells.SILENT_ANSWER)
     cells.expect(event.response.output_text, cells.SILENT_ANSWER)
+
+
+def stop():
+    response = client.responses.create(
+        model="helixnet", input=cells.STOPPED, extra_body={"stop": [cells.STOP]}
+    )
+    cells.expect(response.output_text, cells.STOPPED_ANSWER)
+    return "extra_body"
 
 
 def cancel():
@@ -101,6 +109,18 @@ def silence_async():
     cells.expect(asyncio.run(read()), cells.SILENT_ANSWER)
 
 
+def stop_async():
+    async def ask():
+        async with asynchronous() as client:
+            response = await client.responses.create(
+                model="helixnet", input=cells.STOPPED, extra_body={"stop": cells.STOP}
+            )
+            return response.output_text
+
+    cells.expect(asyncio.run(ask()), cells.STOPPED_ANSWER)
+    return "extra_body"
+
+
 def cancel_async():
     async def ask_and_cancel():
         async with asynchronous() as client:
@@ -121,7 +141,7 @@ def errors_async():
         lambda: asyncio.run(ask(temperature=cells.BAD_TEMPERATURE)), cells.BAD_TEMPERATURE_MESSAGE
     )
     cells.expect_error(
-        lambda: asyncio.run(ask(previous_response_id=cells.UNKNOWN_ID, extra_body=TURNS)),
+        lambda: asyncio.run(ask(previous_response_id=cells.UNKNOWN_ID)),
         cells.UNKNOWN_ID,
     )
 
@@ -152,6 +172,14 @@ def silence_chat():
     assert chunk.usage.total_tokens > 0
 
 
+def stop_chat():
+    completion = client.chat.completions.create(
+        model="helixnet", messages=[{"role": "user", "content": cells.STOPPED}], stop=cells.STOP
+    )
+    [choice] = completion.choices
+    cells.expect((choice.message.content, choice.finish_reason), (cells.STOPPED_ANSWER, "stop"))
+
+
 def cancel_chat():
     with client.chat.completions.create(
         model="helixnet", messages=[{"role": "user", "content": cells.ENDLESS}], stream=True
@@ -175,7 +203,7 @@ def errors_chat():
 
 if __name__ == "__main__":
     cells.run(
-        Responses=[turns, silence, cancel, errors],
-        Responses_async=[turns_async, silence_async, cancel_async, errors_async],
-        chat_completions=[turns_chat, silence_chat, cancel_chat, errors_chat],
+        Responses=[turns, silence, stop, cancel, errors],
+        Responses_async=[turns_async, silence_async, stop_async, cancel_async, errors_async],
+        chat_completions=[turns_chat, silence_chat, stop_chat, cancel_chat, errors_chat],
     )

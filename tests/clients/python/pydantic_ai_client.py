@@ -43,6 +43,16 @@ def silence(api):
     cells.expect(asyncio.run(read()), cells.SILENT_ANSWER)
 
 
+def stop(api):
+    responses = api is OpenAIResponsesModel
+    parameters = (
+        {"extra_body": {"stop": [cells.STOP]}} if responses else {"stop_sequences": [cells.STOP]}
+    )
+    result = asyncio.run(an_agent(api).run(cells.STOPPED, model_settings=parameters))
+    cells.expect(result.output, cells.STOPPED_ANSWER)
+    return "extra_body" if responses else None
+
+
 def cancel(api):
     async def read():
         async with an_agent(api).run_stream_events(cells.ENDLESS) as events:
@@ -73,7 +83,7 @@ def errors(api):
 
 
 if __name__ == "__main__":
-    checks = [turns, silence, cancel, errors]
+    checks = [turns, silence, stop, cancel, errors]
     cells.run(
         Responses=cells.each(OpenAIResponsesModel, *checks),
         chat_completions=cells.each(OpenAIChatModel, *checks),

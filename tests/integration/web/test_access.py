@@ -207,12 +207,25 @@ def test_without_required_keys_the_header_is_ignored(web: WebClient) -> None:
     assert reply.status_code == 200
     history = web.get(f"/api/jobs/{job_id}").json
     assert (history["owner"], history["key"]) == (ANONYMOUS, None)
-    foreign, _ = submission.submit(services_of(web).database, "other", QUESTION, max_queued=10)
-    assert web.get(f"/api/jobs/{foreign.id}").status_code == 404
     assert web.get("/login").headers["Location"] == "/"
     page = web.get(f"/jobs/{job_id}").text
     assert "Log out" not in page
-    assert "Owner" not in page
+    assert "Owner" not in page + web.get("/jobs").text
+
+
+def test_without_required_keys_the_jobs_of_all_owners_are_there(web: WebClient) -> None:
+    own = ask(web)["id"]
+    foreign, _ = submission.submit(services_of(web).database, "other", QUESTION, max_queued=10)
+    assert [row["id"] for row in lines(web)] == [own, foreign.id]
+    assert [job["owner"] for job in web.get("/api/jobs").json["data"]] == ["other", ANONYMOUS]
+    assert web.get(f"/v1/responses/{foreign.id}").json["status"] == "queued"
+    pages = ("/jobs", f"/jobs/{foreign.id}", "/system", f"/review?job={foreign.id}")
+    for path in pages:
+        assert "other" in web.get(path).text, path
+    assert '<td class="owner">other' in web.get("/jobs").text
+    assert web.post(f"/v1/responses/{foreign.id}/cancel").json["status"] == "cancelled"
+    assert web.delete(f"/v1/responses/{foreign.id}").json["deleted"]
+    assert [job["id"] for job in web.get("/v1/responses").json["data"]] == [own]
 
 
 def test_an_owner_exports_its_own_jobs_and_an_auditor_all(app: Any) -> None:

@@ -97,7 +97,7 @@ def test_there_is_no_completion_without_an_answer(web: Client, database: Databas
 
 
 def test_a_stream_has_the_same_texts(web: Client, database: Database) -> None:
-    options = {"include_usage": True}
+    options = {"include_usage": True, "continuous_usage_stats": True}
     text = answer(web, database, stream=True, stream_options=options, rounds=1)
     chunks = chunks_of(text)
     for chunk in chunks:

@@ -67,7 +67,8 @@ def test_a_response_continues_another(web: Client, database: Database) -> None:
     second = ask(web, input="How?", context="turns", previous_response_id=first["id"])
     assert second["previous_response_id"] == first["id"]
     finish(database, second["id"], output=Output("Thus.", [5], 20, 3, "length", 1024, 0.0))
-    third = ask(web, input="And?", context="turns", previous_response_id=second["id"])
+    third = ask(web, input="And?", previous_response_id=second["id"])
+    assert third["context"] == "turns"
     assert web.get(f"/api/jobs/{third['id']}").json["turns"] == [
         {"role": "user", "text": "Why?"},
         {"role": "assistant", "text": "A text."},

@@ -65,6 +65,7 @@ ROUTES: dict[str, Route] = {
     "GET /docs": OPEN,
     "GET /docs/assets/<path:filename>": OPEN,
     "GET /docs/swagger-ui/<name>": OPEN,
+    "GET /health": OPEN,
     "GET /healthz": OPEN,
     "GET /livez": OPEN,
     "GET /log/checkpoint": OPEN,

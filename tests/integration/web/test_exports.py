@@ -249,6 +249,16 @@ def test_an_export_ends_with_the_job_that_was_the_newest_when_it_began(
     assert seen == ids
 
 
+def test_an_export_has_no_ranges(web: Client) -> None:
+    """Readers such as fsspec ask with HEAD whether they may seek."""
+    ask(web)
+    path = "/api/jobs/export"
+    for reply in (web.head(path), web.get(path, headers={"Range": "bytes=0-3"})):
+        assert (reply.status_code, reply.headers["Accept-Ranges"]) == (200, "none")
+        assert "Content-Length" not in reply.headers
+    assert json.loads(reply.text)["status"] == "queued"
+
+
 def test_a_reader_holds_no_connection_between_pages(web: Client, database: Database) -> None:
     for _ in range(3):
         ask(web)

@@ -46,8 +46,8 @@ def test_a_reader_occupies_a_slot_until_it_has_read_or_breaks_off(web: Client) -
     assert waiter._slots._value == free - 1
     reply.close()
     assert waiter._slots._value == free
-    with web.head(path):
-        pass
+    with web.head(path) as head:
+        assert head.headers["Accept-Ranges"] == "none"
     assert waiter._slots._value == free
 
 

@@ -111,8 +111,9 @@ def test_a_trailing_slash_makes_no_difference(web: Client, path: str) -> None:
     assert web.get(path).json == web.get(path.rstrip("/")).json
 
 
-def test_livez_is_an_alias_of_healthz(web: Client) -> None:
-    assert web.get("/livez").json == web.get("/healthz").json == {"status": "ok"}
+@pytest.mark.parametrize("alias", ["/livez", "/health"])
+def test_healthz_has_aliases(web: Client, alias: str) -> None:
+    assert web.get(alias).json == web.get("/healthz").json == {"status": "ok"}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_the_page_says_what_runs_and_what_waits(
     ):
         assert part in re.sub(r"\b\d s ago", "0 s ago", page), part
     assert '<span title="/srv/models/tiny">models/tiny</span>' in web.get("/system").text
-    assert "Owners" not in web.get("/system").text, "those are for who may see all of them"
+    assert "Owners" not in web.get("/system").text, "all jobs are the caller's"
 
 
 def test_webhooks_that_were_given_up_are_sent_again(web: Client, database: Database) -> None:

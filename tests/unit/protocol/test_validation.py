@@ -186,19 +186,53 @@ def test_items_of_earlier_responses_are_accepted() -> None:
     assert [message.text for message in request.messages] == ["Why?", "So.No.", "How?"]
 
 
-def test_parts_may_repeat_what_a_chat_completions_message_has() -> None:
-    of_message: dict[str, Any] = {
-        "role": "assistant",
-        "reasoning_content": "x",
-        "refusal": None,
-        "annotations": [],
-    }
+def test_what_clients_note_in_an_answer_that_they_send_back_is_left_out() -> None:
+    notes: dict[str, Any] = {"started_at": 1.5, "attributes": {"type": "x"}, "_tag": "", "odd": [1]}
+    items = [
+        {"type": "reasoning", "id": "rs_1", "content": [], "summary": None, **notes},
+        {"type": "message", "role": "assistant", **notes, "content": [
+            # What OpenAI's `responses.parse` adds, and what agents repeat of a chat completion's message.
+            {"type": "output_text", "text": "So.", "annotations": [], "parsed": {"a": 1}},
+            {"type": "text", "text": "So", "role": "assistant", "reasoning_content": "x", "refusal": None},
+            {"type": "refusal", "refusal": "No.", **notes}]},
+        {"role": "user", "content": "How?"},
+    ]  # fmt: skip
+    request = validate({"input": items})
+    assert [message.text for message in request.messages] == ["So.SoNo.", "How?"]
+    assert request.input_items == [
+        {"type": "reasoning", "id": "rs_1", "content": []},
+        {"type": "message", "role": "assistant", "content": [
+            {"type": "output_text", "text": "So.", "annotations": []},
+            {"type": "text", "text": "So"},
+            {"type": "refusal", "refusal": "No."}]},
+        {"role": "user", "content": "How?"},
+    ]  # fmt: skip
     messages = [
-        {"role": "assistant", "content": [{"type": "text", "text": "So.", **of_message}]},
+        {"role": "assistant", "content": "So.", "reasoning_details": [{}], "timestamp": 3},
+        {"role": "assistant", "content": items[1]["content"], **notes},
         {"role": "user", "content": "How?"},
     ]
-    request = validate_chat({"messages": messages}).to_response("turns")
-    assert [message.text for message in request.messages] == ["So.", "How?"]
+    chat = validate_chat({"messages": messages}).to_response("turns")
+    assert [message.text for message in chat.messages] == ["So.", "So.SoNo.", "How?"]
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+def test_what_only_a_question_could_mean_is_refused(role: str) -> None:
+    cached = {"type": "ephemeral"}
+    part = {"type": "text", "text": "Why?", "cache_control": cached}
+    for message, param in [
+        ({"role": role, "content": "Why?", "attachments": [1]}, "attachments"),
+        ({"role": role, "content": [{**part, "image": "x"}]}, "content.0.image"),
+    ]:
+        for check, name in [(validate, "input"), (validate_chat, "messages")]:
+            question = {"role": "user", "content": [part], "cache_control": cached}
+            check({name: [question]})
+            with pytest.raises(InvalidRequestError) as caught:
+                check({name: [message, question]})
+            assert (caught.value.param, caught.value.code) == (
+                f"{name}.0.{param}",
+                "unknown_parameter",
+            )
 
 
 @pytest.mark.parametrize(
@@ -212,7 +246,7 @@ def test_parts_may_repeat_what_a_chat_completions_message_has() -> None:
         ({"service_tier": "flex"}, "service_tier"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"previous_response_id": "resp_1", "context": "question"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
