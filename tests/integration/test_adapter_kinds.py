@@ -5,7 +5,6 @@ The right text is always PEFT's: one adapter alone, on a base that was loaded fo
 
 from __future__ import annotations
 
-import copy
 import re
 import shutil
 import warnings
@@ -176,13 +175,7 @@ CASES = [(False, name) for name in KINDS] + [
 
 
 def base_of(folder: Path) -> Any:
-    """Return a copy of the base, as transformers loads it."""
-    return copy.deepcopy(_load((folder / "base").resolve()))
-
-
-@cache
-def _load(base: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
 
 
 def save(folder: Path, role: Role, kind: Kind, seed: int) -> None:
