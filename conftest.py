@@ -71,9 +71,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_unconfigure() -> None:
-    """Let the interpreter take everything down: otherwise Triton reports leaks."""
-    gc.unfreeze()
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let the interpreter take everything down: otherwise Triton reports leaks.
+
+    A forked process ends without that. pytest collects garbage several times at its end: all that was imported
+    would be looked at, and so copied from the process that was forked.
+    """
+    if not (hasattr(config, "workerinput") and "TESTS_FORK_SERVER" in os.environ):
+        gc.unfreeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

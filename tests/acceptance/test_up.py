@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -17,6 +18,7 @@ from cli.up import Part
 from jobs.stop_signals import StopSignals
 from tests.conftest import model_settings
 from tests.servers import Process, forked, free_port, helixq
+from tests.vllm import VLLM
 
 QUESTION = "What is the relationship between Earth's atmosphere, magnetic field and gravity?"
 
@@ -29,6 +31,14 @@ def environ(checkpoint: Path, tmp_path: Path) -> dict[str, str]:
         "HELIXQ_PORT": str(free_port()),
         "HELIXQ_METRICS_PORT": str(free_port()),
     }
+
+
+@pytest.fixture
+def elsewhere(environ: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The same with an engine elsewhere: a worker that does not import PyTorch, which takes longer than such a test."""
+    vllm = VLLM()
+    yield {**environ, **vllm.settings()}
+    vllm.stop()
 
 
 def family(process: Process) -> list[psutil.Process]:
@@ -44,7 +54,9 @@ def run(*arguments: str, environ: dict[str, str]) -> str:
     return process.output
 
 
-def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
+def test_up_ask_chat_stop_and_start_again(
+    environ: dict[str, str], elsewhere: dict[str, str]
+) -> None:
     url = f"http://127.0.0.1:{environ['HELIXQ_PORT']}"
     up = helixq("up", environ=environ)
     up.wait_for(f"HelixQ is ready: {url}")
@@ -79,20 +91,13 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     assert steps is not None
     assert float(steps[1]) > 0
 
-    # A worker that is killed is started again.
-    [worker] = [c for c in children if c.cmdline()[-1] == "worker"]
-    worker.kill()
-    up.wait_for("the worker exited with status -9; restarting it")
-    up.wait_for("worker .*ready: ", count=2)
-
-    children = family(up)
     up.signal(signal.SIGINT)
     assert up.wait() == 0
     up.stop()
     assert psutil.wait_procs(children, timeout=0)[1] == []
     assert "seconds to finish" not in up.output, "no stage was in progress"
 
-    up = forked("up", environ=environ)
+    up = forked("up", environ=elsewhere)
     up.wait_for("HelixQ is ready")
     reply = httpx2.get(f"{url}/v1/responses", trust_env=False).json()
     assert len(reply["data"]) == 3
@@ -105,22 +110,29 @@ def test_up_ask_chat_stop_and_start_again(environ: dict[str, str]) -> None:
     assert "Traceback" not in up.output
 
 
-def test_killing_up_ends_its_processes(environ: dict[str, str]) -> None:
-    up = forked("up", environ=environ)
+def test_a_killed_worker_is_started_again_and_killing_up_ends_its_processes(
+    elsewhere: dict[str, str],
+) -> None:
+    up = forked("up", environ=elsewhere)
     up.wait_for("HelixQ is ready")
+    [worker] = [child for child in family(up) if child.cmdline()[-1] == "worker"]
+    worker.kill()
+    up.wait_for("the worker exited with status -9; restarting it")
+    up.wait_for("worker .*ready: ", count=2)
     children = family(up)
     up.signal(signal.SIGKILL)
     assert psutil.wait_procs(children, timeout=30)[1] == []
     up.stop()
 
 
-def test_a_missing_model_stops_up(environ: dict[str, str]) -> None:
-    up = forked("up", environ={**environ, "HELIXQ_BASE_MODEL": "/no/such/model"})
+def test_a_missing_model_stops_up(elsewhere: dict[str, str]) -> None:
+    names = elsewhere["HELIXQ_ADAPTERS"].replace("helix-", "other-")
+    up = forked("up", environ={**elsewhere, "HELIXQ_ADAPTERS": names})
     assert up.wait() == 1
     up.stop()
-    assert "Error: HELIXQ_BASE_MODEL: there is no folder /no/such/model." in up.output
+    assert "check HELIXQ_ENGINE_URL and the names in HELIXQ_ADAPTERS" in up.output
     assert up.output.strip().endswith(
-        "the worker exited with status 78; the reason is logged above."
+        "the worker exited with status 1; the reason is logged above."
     )
     assert "Traceback" not in up.output
 

@@ -58,12 +58,15 @@ from worker.engine.models import packed_linear
 from worker.engine.models.paged_llama import PagedLlama
 from worker.engine.reference import ReferenceEngine
 
+#: Of the comparison with the reference engine: threads, and prompts of all of them.
+CLIENTS, PROMPTS = 12, 96
+
 
 @pytest.fixture(scope="module")
 def greedy(reference: ReferenceEngine) -> list[tuple[Request, Completion]]:
-    """200 prompts of all roles and lengths, with the reference engine's completions."""
+    """Prompts of all roles and lengths, with the reference engine's completions: one at a time, which is slow."""
     rng = random.Random(0)
-    requests = [request(rng) for _ in range(200)]
+    requests = [request(rng) for _ in range(PROMPTS)]
     return [(r, reference.submit(r).result()) for r in requests]
 
 
@@ -85,13 +88,14 @@ def test_greedy_texts_match_the_reference_engine(
             assert streamed == completions[i].text
 
     threads = [
-        threading.Thread(target=client, args=(list(range(k, 200, 12)), k)) for k in range(12)
+        threading.Thread(target=client, args=(list(range(k, PROMPTS, CLIENTS)), k))
+        for k in range(CLIENTS)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [i for i in range(200) if not same(completions[i], expected[i])] == []
+    assert [i for i in range(PROMPTS) if not same(completions[i], expected[i])] == []
 
 
 def test_cascade_attention_changes_no_text(

@@ -25,6 +25,7 @@ from jobs.settings import DEMO_CHECKPOINT
 from tests import fork_client, forked, servers
 from tests.acceptance.conftest import running
 from tests.servers import PATIENCE
+from tests.vllm import VLLM
 from worker.bench import engine, lora
 from worker.bench.lora import Extractor, Sizes
 from worker.lora import LoraError
@@ -55,6 +56,21 @@ def started(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
 def forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork the processes that a benchmark starts: their imports would take longer than what it measures."""
     monkeypatch.setattr(processes, "subprocess", forked)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have `helixq up` use an engine elsewhere: its worker does not import PyTorch, which takes longer than the rest."""
+    vllm, run = VLLM(), processes.run
+    monkeypatch.setattr(
+        processes,
+        "run",
+        lambda command, settings, environ, **options: run(
+            command, settings, {**environ, **vllm.settings()}, **options
+        ),
+    )
+    yield
+    vllm.stop()
 
 
 def bench(*options: str) -> Any:
@@ -155,6 +171,7 @@ def test_the_service_is_measured_from_request_to_row() -> None:
         assert 3 <= round(tokens_a_job, 6) <= 3 * 8, "of all three stages"
 
 
+@pytest.mark.usefixtures("elsewhere", "forks")
 def test_accepting_a_batch_is_measured() -> None:
     batch = bench("batch", "--lines", "300", "--line-bytes", "1000")["batch"]
     assert batch["lines"] == 300

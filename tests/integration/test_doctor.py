@@ -275,7 +275,7 @@ class _Answering(http.server.BaseHTTPRequestHandler):
 def test_the_web(given: Callable[..., Settings], database: Database) -> None:
     url = database.engine.url.render_as_string(hide_password=False)
     with http.server.HTTPServer(("127.0.0.1", 0), _Answering) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         named = {
             "DATABASE_URL": url.replace("postgresql+psycopg", "postgresql"),
@@ -299,7 +299,7 @@ def test_the_web(given: Callable[..., Settings], database: Database) -> None:
 
 def test_the_metrics(given: Callable[..., Settings]) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), _Answering) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         port = str(server.server_port)
         try:

@@ -41,9 +41,9 @@ def test_a_cancel_ends_a_text_within_a_step(endless_engine: BatchingEngine) -> N
     generation = endless_engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=4000)))
     next(iter(generation))
     generation.cancel()
-    at = time.monotonic()
+    steps = endless_engine.num_steps
     completion = generation.result(timeout=60)
-    assert time.monotonic() - at < 1
+    assert endless_engine.num_steps - steps <= 1, "the one that had begun"
     assert completion.finish_reason == FinishReason.CANCELLED
     assert 0 < completion.output_tokens < 4000
 

@@ -47,15 +47,15 @@ def serving(environ: dict[str, str], turn: float = LIMIT / 10) -> Iterator[tuple
         environ: its settings.
         turn: the maximum number of seconds of one turn of its loop.
     """
-    with running(environ, turn) as (place, _):
+    with running(environ, turn) as (place, *_):
         yield place
 
 
 @contextmanager
 def running(
     environ: dict[str, str], turn: float = LIMIT / 10
-) -> Iterator[tuple[tuple[str, int], Services]]:
-    """Do the same, with its services."""
+) -> Iterator[tuple[tuple[str, int], Services, Server]]:
+    """Do the same, with its services and itself."""
     configured = settings.load({**environ, "HELIXQ_PORT": str(free_port())})
     app = create_app(configured)
     services: Services = app.extensions["helixq"]
@@ -72,7 +72,7 @@ def running(
     thread = threading.Thread(target=loop)
     thread.start()
     try:
-        yield (configured.host, configured.port), services
+        yield (configured.host, configured.port), services, server
     finally:
         stopping.set()
         server.pull_trigger()
@@ -112,7 +112,7 @@ def test_what_fails_before_the_first_piece_of_a_reply_is_an_error(
     def fail(*_: object, **__: object) -> None:
         raise sa.exc.OperationalError("", {}, Exception("the database is gone"))
 
-    with running(environ) as (place, services):
+    with running(environ) as (place, services, _):
         job = submit(services.database)
         monkeypatch.setattr(feeds.Feed, "after", fail)
         monkeypatch.setattr(jobs, "list_between", fail)
@@ -305,7 +305,7 @@ def test_an_upload_is_refused_before_it_is_sent(environ: dict[str, str]) -> None
         + b"{}\n" * 100_000
         + b"\r\n--x--\r\n"
     )
-    with running({**environ, "HELIXQ_AUTH": "required"}) as (place, services):
+    with running({**environ, "HELIXQ_AUTH": "required"}) as (place, services, _):
         _, asker = keys.create(services.database, "a", [Scope.ASK])
         _, auditor = keys.create(services.database, "b", [Scope.AUDIT])
 
@@ -363,14 +363,14 @@ EXPORTED = 60
 @pytest.fixture
 def exporting_server(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[tuple[str, int], Services]]:
+) -> Iterator[tuple[tuple[str, int], Services, Server]]:
     """A server with more to export than it buffers, in pages of one job."""
     defaults = {**(exporting.pages.__kwdefaults__ or {}), "size": 1}
     monkeypatch.setattr(exporting.pages, "__kwdefaults__", defaults)
-    with running(environ) as (place, services):
+    with running(environ) as server:
         for _ in range(EXPORTED):
-            submit(services.database, question="x" * 200_000)
-        yield place, services
+            submit(server[1].database, question="x" * 200_000)
+        yield server
 
 
 @contextmanager
@@ -399,10 +399,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)  # nothing tells when a thread of the server is free
 
 
+def is_full(server: Server) -> bool:
+    """Return whether a thread of the server waits, or is about to, until its reader reads."""
+    limit = server.adj.outbuf_high_watermark
+    return any(channel.total_outbufs_len > limit for channel in server.active_channels.values())
+
+
 def test_a_slow_reader_of_an_export_holds_no_connection(
-    exporting_server: tuple[tuple[str, int], Services], monkeypatch: pytest.MonkeyPatch
+    exporting_server: tuple[tuple[str, int], Services, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, services = exporting_server
+    place, services, server = exporting_server
     pool: Any = services.database.engine.pool
     made: list[str] = []
 
@@ -413,19 +419,21 @@ def test_a_slow_reader_of_an_export_holds_no_connection(
 
     monkeypatch.setattr(exports, "rows", noted)
     with export_begun(place) as reply:
-        before = -1
-        while before != len(made):  # The server goes on until its buffer is full.
-            before = len(made)
-            time.sleep(0.3)  # nothing tells when a thread of the server waits
-        assert 0 < len(made) < EXPORTED
-        assert pool.checkedout() == 0
+        while True:
+            wait_until(lambda: is_full(server))
+            before, held = len(made), pool.checkedout()
+            # Else it went on meanwhile: the system has buffers, too.
+            if is_full(server) and len(made) == before:
+                break
+        assert 0 < before < EXPORTED
+        assert held == 0
         assert len(reply.read().splitlines()) == EXPORTED
 
 
 def test_a_reader_of_an_export_that_leaves_frees_its_thread(
-    exporting_server: tuple[tuple[str, int], Services],
+    exporting_server: tuple[tuple[str, int], Services, Server],
 ) -> None:
-    place, services = exporting_server
+    place, services, _ = exporting_server
     free = free_slots(services)
     with export_begun(place):
         wait_until(lambda: free_slots(services) == free - 1)
@@ -433,9 +441,9 @@ def test_a_reader_of_an_export_that_leaves_frees_its_thread(
 
 
 def test_an_export_that_breaks_off_is_an_error_to_its_reader(
-    exporting_server: tuple[tuple[str, int], Services],
+    exporting_server: tuple[tuple[str, int], Services, Server],
 ) -> None:
-    place, services = exporting_server
+    place, services, _ = exporting_server
     with export_begun(place) as reply:
         services.waiter.stopping = lambda: True
         with pytest.raises(http.client.IncompleteRead):

@@ -31,6 +31,13 @@ def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+@cache
+def sources() -> str:
+    """Return the source of all tests."""
+    return "\n".join(f.read_text(encoding="utf-8") for f in (ROOT / "tests").rglob("*.py"))
+
+
+@cache
 def prose(name: str) -> str:
     """Return a document without its blocks of code."""
     return _FENCE.sub("", text(name))
@@ -72,12 +79,13 @@ def test_link_targets_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_files_and_tests_exist(name: str) -> None:
-    tests = "\n".join(f.read_text(encoding="utf-8") for f in (ROOT / "tests").rglob("*.py"))
     lost = []
     for piece in _CODE.findall(prose(name)):
         path = piece.partition(":")[0]
         if re.fullmatch(r"test_\w+", piece):
-            missing = f"def {piece}(" not in tests and not list(ROOT.glob(f"tests/*/{piece}.py"))
+            missing = f"def {piece}(" not in sources() and not list(
+                ROOT.glob(f"tests/*/{piece}.py")
+            )
         else:
             is_built = path.startswith("demo/build")
             missing = bool(_FILE.match(path)) and not is_built and not (ROOT / path).exists()

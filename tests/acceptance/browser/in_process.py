@@ -33,7 +33,7 @@ def served(folder: Path, auth: str) -> Iterator[tuple[str, Database]]:
     services: Services = app.extensions["helixq"]
     give_schema(services.database.engine)
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", services.database
     services.waiter.stopping = lambda: True

@@ -73,7 +73,7 @@ def address(web: Client) -> Iterator[str]:
     """The application's URL, served over HTTP."""
     server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
     server.daemon_threads = False  # closing waits for the requests that still run
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

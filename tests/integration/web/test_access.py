@@ -151,7 +151,7 @@ def test_clients_send_their_keys(app: Any) -> None:
     _, secret = new_key(app)
     server: Any = make_server("127.0.0.1", 0, app, threaded=True)
     server.daemon_threads = False  # closing waits for the requests that still run
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
     with OpenAI(base_url=f"{url}/v1", api_key=secret, max_retries=0) as openai:

@@ -97,7 +97,7 @@ def running(
         workers.set_state(database, WORKER, WorkerState.READY)
         socket = socket_folder / "ask.sock"
         listening: Any = make_server(f"unix://{socket}", 0, web.application, threaded=True)
-        thread = threading.Thread(target=listening.serve_forever)
+        thread = threading.Thread(target=listening.serve_forever, args=(0.05,))
         thread.start()
         proxy = Proxy(socket)
         server = Server(database, services_of(web).progress, proxy)

@@ -116,7 +116,7 @@ def service(
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feeds, "KEEPALIVE_INTERVAL", KEEPALIVE)
-        with running(environ) as ((_, port), services), nginx(port) as proxy:
+        with running(environ) as ((_, port), services, _), nginx(port) as proxy:
             runtime = Runtime({"engine": "none"}, 4096, TOKENIZER)
             workers.register(services.database, WORKER, "localhost", 1, runtime)
             _, key = keys.create(services.database, "laptop", [Scope.ASK])

@@ -75,7 +75,7 @@ def serving(database: str, redis: str) -> Iterator[Web]:
     server = make_server("127.0.0.1", 0, Mock(), threaded=True)
     web = Web(f"http://127.0.0.1:{server.server_port}", database, redis)
     server.app = web
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
         yield web

@@ -367,7 +367,7 @@ def jobs(web: Client, database_url: str) -> Iterator[Command]:
     """Run `helixq jobs` with arguments."""
     server: Any = make_server("127.0.0.1", 0, web.application, threaded=True)
     server.daemon_threads = False  # closing waits for the requests that still run
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     environ = {
         "HELIXQ_DATABASE_URL": database_url,

@@ -34,7 +34,7 @@ def served(app: Flask) -> Iterator[str]:
     """Serve an application; yield its URL."""
     server: Any = make_server("127.0.0.1", 0, app, threaded=True)
     server.daemon_threads = False  # closing waits for the requests that still run
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.port}"

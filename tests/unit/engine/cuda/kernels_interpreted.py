@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.unit.engine.cuda.test_four_bit import CODES, matrix
+from worker.bench.four_bit import four_bit
 from worker.engine.attention.paged_batch import PagedBatch
-from worker.engine.cuda import kernels, lora_weights, torch_ops
+from worker.engine.cuda import four_bit_kernels, kernels, lora_weights, torch_ops
 from worker.engine.cuda.kernels import attention
 from worker.engine.cuda.lora_weights import StackedProjections
 from worker.engine.kv.paged_cache import PagedKVCache
@@ -329,3 +331,23 @@ def test_the_sampling_kernel_matches_plain_operations(dtype: torch.dtype) -> Non
     assert torch.equal(sound, numbers)
     assert sound.sum() == count - 2
     assert torch.equal(token_ids[sound], expected[sound])
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_kernels_for_4_bits_match_plain_operations(code: tuple[float, ...]) -> None:
+    weight = four_bit(matrix(70, 1024), code)
+    exact = weight.dequantize(torch.float32)
+    for dtype in (torch.float32, torch.float16):  # to bfloat16 the interpreter cuts off
+        assert torch.equal(four_bit_kernels.dequantize(weight, dtype), weight.dequantize(dtype))
+    # The interpreter's products are of no use in bfloat16 either.
+    x, bias = matrix(33, 1024, 1).half(), matrix(1, 70, 2)[0].half()
+    wanted = nn.functional.linear(x.float(), exact, bias.float())
+    for parts in (1, 2):
+        config = four_bit_kernels.TileConfig(max_programs=2 * parts)
+        assert config.num_parts(weight) == parts
+        found = four_bit_kernels.multiply(x, weight, bias, config)
+        assert found.dtype is torch.float16
+        tolerance = 0.5 * torch.finfo(torch.float16).eps
+        assert (found - wanted).norm() < tolerance * wanted.norm(), parts
+        apart = x.new_empty(5, 2048)[:, :1024].copy_(x[20:25])
+        assert torch.equal(four_bit_kernels.multiply(apart, weight, bias, config), found[20:25])

@@ -1,11 +1,8 @@
-"""4-bit layers: the format, the plain computation on a CPU, and the kernels in Triton's interpreter."""
+"""4-bit layers: the format, and the plain computation on a CPU. `kernels_interpreted` has their kernels."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,39 +143,6 @@ def run(instructions: str, word: int) -> dict[str, int]:
                 result = int.from_bytes(bytes(choice[i] for i in picked), "little")
         registers[to] = result
     return registers
-
-
-#: Runs in a process of its own, since Triton decides at import whether it interprets.
-INTERPRETED = """
-import torch
-from tests.unit.engine.cuda.test_four_bit import CODES, matrix
-from worker.bench.four_bit import four_bit
-from worker.engine.cuda import four_bit_kernels as kernels
-
-for name, code in CODES.items():
-    weight = four_bit(matrix(70, 1024), code)
-    exact = weight.dequantize(torch.float32)
-    for dtype in (torch.float32, torch.float16):  # to bfloat16 the interpreter cuts off
-        assert torch.equal(kernels.dequantize(weight, dtype), weight.dequantize(dtype))
-    # The interpreter's products are of no use in bfloat16 either.
-    x, bias = matrix(33, 1024, 1).half(), matrix(1, 70, 2)[0].half()
-    wanted = torch.nn.functional.linear(x.float(), exact, bias.float())
-    for parts in (1, 2):
-        config = kernels.TileConfig(max_programs=2 * parts)
-        assert config.num_parts(weight) == parts
-        found = kernels.multiply(x, weight, bias, config)
-        assert found.dtype is torch.float16
-        tolerance = 0.5 * torch.finfo(torch.float16).eps
-        assert (found - wanted).norm() < tolerance * wanted.norm(), (name, parts)
-        apart = x.new_empty(5, 2048)[:, :1024].copy_(x[20:25])
-        assert torch.equal(kernels.multiply(apart, weight, bias, config), found[20:25])
-"""
-
-
-def test_kernels_match_torch_ops_for_4_bits() -> None:
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True)
 
 
 @pytest.mark.parametrize("rows", [16, 64])
