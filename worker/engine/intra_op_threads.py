@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,16 +12,18 @@ import torch
 
 #: A small model computes batches of fewer tokens on one thread.
 MIN_PARALLEL_TOKENS = 32
-#: Seconds that a team of threads may lose against one thread before steps are computed by one.
-MAX_LOST_SECONDS = 0.05
+#: A step by a team of threads loses what it takes longer than this many times a step on one thread.
+TOLERANCE = 1.2
+#: Seconds that the team may lose before steps are computed by one thread.
+MAX_LOST_SECONDS = 0.1
 #: Seconds after which the team is tried again: at first, and at most. Each failed try doubles them.
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 30.0
-#: A pause is also this many times as long as what the team lost, so that tries cost a twentieth at most.
-PAUSE_PER_LOST_SECOND = 20.0
-#: Seconds after which the time of a step on one thread is measured again.
-MAX_AGE_SECONDS = 10.0
+#: A pause is also this many times as long as what the team lost, so that tries cost a tenth at most.
+PAUSE_PER_LOST_SECOND = 10.0
+#: Steps of about the same number of tokens after which one of them is computed by one thread, to measure it again.
+STEPS_BETWEEN_MEASUREMENTS = 64
 #: Weight of a new step in the average of earlier ones.
-SMOOTHING = 0.25
+SMOOTHING = 0.5
 
 
 class IntraOpThreads:
@@ -73,12 +76,12 @@ class IntraOpThreads:
 
 
 @dataclass
-class _Measured:
+class _OneThread:
     """How long steps of about the same number of tokens take on one thread."""
 
     seconds_per_token: float
-    #: When it was measured last.
-    at: float
+    #: Steps by the team since this was measured.
+    steps: int = 0
 
 
 class TeamTrial:
@@ -90,7 +93,7 @@ class TeamTrial:
     """
 
     def __init__(self) -> None:
-        self._alone: dict[int, _Measured] = {}
+        self._one_thread: dict[int, _OneThread] = {}
         #: Seconds that the team has lost lately.
         self._lost = 0.0
         #: Until when one thread computes, and for how long it has or had to.
@@ -99,22 +102,28 @@ class TeamTrial:
 
     def wants_team(self, num_tokens: int, now: float) -> bool:
         """Return whether the team computes a step of ``num_tokens`` tokens that begins now (seconds)."""
-        alone = self._alone.get(_size(num_tokens))
-        return now >= self._paused_until and alone is not None and now < alone.at + MAX_AGE_SECONDS
+        one_thread = self._one_thread.get(_size(num_tokens))
+        return (
+            now >= self._paused_until
+            and one_thread is not None
+            and one_thread.steps < STEPS_BETWEEN_MEASUREMENTS
+        )
 
     def record(self, num_tokens: int, seconds: float, now: float, *, by_team: bool) -> None:
         """Learn how long a step took that has ended now."""
         size = _size(num_tokens)
-        alone = self._alone.get(size)
-        if by_team and alone:
-            self._lost = max(0.0, self._lost + seconds - alone.seconds_per_token * num_tokens)
+        one_thread = self._one_thread.get(size)
+        if by_team and one_thread:
+            one_thread.steps += 1
+            allowed = TOLERANCE * one_thread.seconds_per_token * num_tokens
+            self._lost = max(0.0, self._lost + seconds - allowed)
             if self._lost > MAX_LOST_SECONDS:
                 self._stop_trying(now)
             return
         per_token = seconds / num_tokens
-        average = alone.seconds_per_token if alone else per_token
+        average = one_thread.seconds_per_token if one_thread else per_token
         average += SMOOTHING * (per_token - average)
-        self._alone[size] = _Measured(average, now)
+        self._one_thread[size] = _OneThread(average)
 
     def _stop_trying(self, now: float) -> None:
         """Have one thread compute for a while."""
@@ -127,5 +136,5 @@ class TeamTrial:
 
 
 def _size(num_tokens: int) -> int:
-    """Return what steps of about the same number of tokens have in common."""
-    return num_tokens.bit_length()
+    """Return what steps of about the same number of tokens have in common: four of it to an octave."""
+    return round(4 * math.log2(num_tokens))

@@ -11,6 +11,7 @@ import torch
 from worker.engine.intra_op_threads import (
     MAX_LOST_SECONDS,
     MIN_PARALLEL_TOKENS,
+    STEPS_BETWEEN_MEASUREMENTS,
     IntraOpThreads,
     TeamTrial,
 )
@@ -100,9 +101,9 @@ def test_one_thread_computes_while_the_team_waits_for_processors() -> None:
 
 def test_a_team_that_is_a_little_slower_is_found_out_too() -> None:
     machine = Machine()
-    machine.by_team = 1.2 * machine.alone
+    machine.by_team = 1.5 * machine.alone
     machine.compute(threads_of(machine), 60)
-    assert average(machine.times) < 1.05 * machine.alone
+    assert average(machine.times) < 1.1 * machine.alone
 
 
 def test_the_team_computes_again_once_it_has_the_processors_for_itself() -> None:
@@ -117,7 +118,7 @@ def test_the_team_computes_again_once_it_has_the_processors_for_itself() -> None
 
 
 def test_a_short_disturbance_costs_little() -> None:
-    """One step waits; the team is back within a second."""
+    """One step waits; the team is back within two seconds."""
     machine = Machine()
     threads = threads_of(machine)
     machine.compute(threads, 10)
@@ -125,7 +126,7 @@ def test_a_short_disturbance_costs_little() -> None:
     machine.compute(threads, machine.by_team)
     machine.by_team = 0.020
     machine.compute(threads, 3)
-    assert machine.times.count(machine.alone) * machine.alone < 2.5
+    assert machine.times.count(machine.alone) * machine.alone < 2.0
     machine.compute(threads, 3)
     assert average(machine.times) < 1.02 * machine.by_team
 
@@ -144,13 +145,26 @@ def test_one_thread_is_measured_again_on_a_machine_that_became_slower() -> None:
 def test_steps_are_compared_with_steps_of_their_size() -> None:
     """A token of a large step takes less time; that is no gain of the team's."""
     trial = TeamTrial()
-    trial.record(512, 0.100, 1.0, by_team=False)
+    trial.record(512, 0.040, 1.0, by_team=False)
     assert not trial.wants_team(64, 1.0)
-    trial.record(64, 0.030, 1.0, by_team=False)
-    assert trial.wants_team(64, 1.0)
-    for _ in range(20):
-        trial.record(64, 0.025, 1.0, by_team=True)
-    assert trial.wants_team(64, 1.0)
+    trial.record(64, 0.011, 1.0, by_team=False)
+    for _ in range(STEPS_BETWEEN_MEASUREMENTS - 1):
+        assert trial.wants_team(64, 1.0)
+        trial.record(64, 0.009, 1.0, by_team=True)
+    assert trial.wants_team(512, 1.0)
+
+
+def test_longer_texts_are_no_loss_of_the_teams() -> None:
+    """Attention takes longer with each token: one thread is measured again."""
+    machine = Machine()
+    threads = threads_of(machine)
+    for _ in range(2000):
+        with threads.computing(64):
+            machine.now += machine.by_team if torch.get_num_threads() > 1 else machine.alone
+        machine.by_team *= 1.001
+        machine.alone *= 1.001
+    machine.compute(threads, 10)
+    assert average(machine.times) < 1.02 * machine.by_team
 
 
 def test_a_step_that_fails_says_nothing_about_time() -> None:
