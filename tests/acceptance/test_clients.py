@@ -10,9 +10,9 @@ import pytest
 from tests.clients import clients
 from tests.clients.clients import CLIENTS, Outcome
 from tests.clients.server import serving
+from tests.clients.table import CHECKS
 
 APIS = ("Responses", "Responses async", "chat completions")
-CHECKS = ("turns", "silence", "cancel", "errors")
 
 
 @pytest.fixture(scope="module")

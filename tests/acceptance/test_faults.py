@@ -132,7 +132,7 @@ def test_a_second_sigterm_releases_the_stage_at_once(service: Service) -> None:
     job_id = service.submit("Go on", max_output_tokens=LONG)
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGTERM)
-    service.worker.wait_for("stages in progress have")
+    service.worker.wait_for("1 stage in progress has 8 seconds to finish")
     service.worker.signal(signal.SIGTERM)
     assert service.worker.wait() == 0
     assert service.attempts(job_id) == [(0, "released")]

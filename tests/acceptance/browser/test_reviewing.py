@@ -83,4 +83,4 @@ def test_the_systems_page_updates_by_itself(page: Page, service: Service) -> Non
     answered(service, "Why?", ["One.", "Two.", "Three."])
     page.clock.fast_forward(5000)
     expect(attempts).not_to_have_text(before)
-    expect(attempts).to_have_text(re.compile(r"Of the last \d+ attempts, 0 were lost"))
+    expect(attempts).to_have_text(re.compile(r"None of the last \d+ attempts was lost"))

@@ -22,7 +22,10 @@ from tests.integration.web.client import OUTPUT, Client, ask, finish
 Command = Callable[..., Result]
 
 
-def test_jobs_are_listed_in_lines(web: Client, database: Database, jobs: Command) -> None:
+def test_jobs_are_listed_in_lines(
+    web: Client, database: Database, jobs: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     done, waiting = ask(web, input="Why is\nthe sky blue?")["id"], ask(web, input="Why?")["id"]
     finish(database, done)
     first, second = jobs("list").output.splitlines()
