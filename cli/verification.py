@@ -54,7 +54,8 @@ def verify_proof(
             erased = [pointer for pointer, text in texts(history).items() if is_erased(text)]
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise verifying.TamperedError(
-                f"{history_file} is no whole history of a job that is in the log"
+                f"{history_file} is no whole history of a job that is in the log; one that was saved as soon as the job "
+                "had ended lacks its place in it: save it again"
             ) from error
         if name is None:
             raise verifying.TamperedError(
