@@ -410,9 +410,13 @@ def _start(server: PostgresServer, killed: int) -> None:
     while True:
         try:
             server.start()
-        except subprocess.SubprocessError:
+        except (
+            subprocess.SubprocessError,
+            AssertionError,
+        ):  # the latter: it is not ready within 10 seconds
             if time.monotonic() > give_up:
                 raise
+            time.sleep(0.05)  # there is no event for the end of its recovery
         else:
             # A killed process counts as running until it is reaped.
             if server.get_pid() != killed:

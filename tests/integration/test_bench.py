@@ -114,7 +114,7 @@ def test_a_missing_baseline_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_engines_are_compared_on_whole_jobs() -> None:
-    options = ["--jobs", "4", "--reference-jobs", "2", "--slots", "1,4", "--busy", "1"]
+    options = ["--jobs", "4", "--reference-jobs", "2", "--slots", "1,4"]
     results = bench(*options, "--max-output-tokens", "8")["results"]
     names = [(r["engine"], r["at_once"], r["jobs"]) for r in results]
     assert names == [
