@@ -16,10 +16,10 @@ MIN_PARALLEL_TOKENS = 32
 TOLERANCE = 1.2
 #: Seconds that the team may lose before steps are computed by one thread.
 MAX_LOST_SECONDS = 0.1
-#: Seconds after which the team is tried again: at first, and at most. Each failed try doubles them.
-MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 30.0
-#: A pause is also this many times as long as what the team lost, so that tries cost a tenth at most.
+#: The team is tried again after this many times what it lost, so that tries cost a tenth at most. Each failed try
+#: also doubles the pause, up to a maximum of seconds.
 PAUSE_PER_LOST_SECOND = 10.0
+MAX_PAUSE_SECONDS = 30.0
 #: Steps of about the same number of tokens after which one of them is computed by one thread, to measure it again.
 STEPS_BETWEEN_MEASUREMENTS = 64
 #: Weight of a new step in the average of earlier ones.
@@ -128,9 +128,8 @@ class TeamTrial:
     def _stop_trying(self, now: float) -> None:
         """Have one thread compute for a while."""
         has_held = now - self._paused_until > self._pause
-        longer = MIN_PAUSE_SECONDS if has_held else 2 * self._pause
-        longer = max(longer, PAUSE_PER_LOST_SECOND * self._lost)
-        self._pause = min(longer, MAX_PAUSE_SECONDS)
+        doubled = 0.0 if has_held else 2 * self._pause
+        self._pause = min(max(doubled, PAUSE_PER_LOST_SECOND * self._lost), MAX_PAUSE_SECONDS)
         self._paused_until = now + self._pause
         self._lost = 0.0
 
