@@ -165,7 +165,7 @@ def _extract(
 def _full(_context: click.Context, _option: click.Parameter, value: str | None) -> dict[Role, Path]:
     if value is None:
         return {}
-    from jobs.settings import by_role
+    from jobs.setting_values import by_role
 
     try:
         folders = {role: Path(folder).expanduser() for role, folder in by_role(value).items()}

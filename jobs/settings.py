@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -27,6 +27,16 @@ from pydantic import (
 from jobs import redis_url
 from jobs.errors import UserError
 from jobs.pipeline import Role
+from jobs.setting_values import (
+    Witness,
+    by_role,
+    device_name,
+    engine_urls,
+    is_http,
+    networks,
+    number_of_slots,
+    witnesses,
+)
 from jobs.webhooks.targets import Network
 
 PREFIX = "HELIXQ_"
@@ -40,7 +50,6 @@ DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
 
 #: The maximum length of a Unix socket's path in bytes. Linux allows 107, macOS 103.
 MAX_SOCKET_PATH = 100
-MAX_SLOTS = 1024
 
 
 class SettingsError(UserError):
@@ -52,123 +61,6 @@ def _can_be_socket(path: Path) -> bool:
     # redis-py and Kombu quote special characters in URLs differently.
     plain = re.fullmatch(r"[\w/.+ -]+", str(path), re.ASCII)
     return plain is not None and len(os.fsencode(path)) <= MAX_SOCKET_PATH
-
-
-def by_role(value: str) -> dict[Role, str]:
-    """Parse ``actor=…,critic=…,regenerator=…``; return the reference of each role.
-
-    Raises:
-        ValueError: a role is unknown, missing or given twice.
-    """
-    roles = ", ".join(Role)
-    adapters: dict[Role, str] = {}
-    for part in value.split(","):
-        name, equals, reference = (piece.strip() for piece in part.partition("="))
-        if name not in set(Role):
-            raise ValueError(f"{name!r} is not a role; the roles are {roles}")
-        if not equals or not reference:
-            raise ValueError(f"{name} needs a folder, a hub id or a model's name: {name}=…")
-        if name in adapters:
-            raise ValueError(f"{name} is given twice")
-        adapters[Role(name)] = reference
-    if missing := [role for role in Role if role not in adapters]:
-        verb = "is" if len(missing) == 1 else "are"
-        raise ValueError(f"{', '.join(missing)} {verb} missing; all of {roles} are needed")
-    return adapters
-
-
-def number_of_slots(value: object) -> object:
-    """Check that a value is a number of slots or ``auto``; return it.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if value == "auto" or (str(value).isdecimal() and 1 <= int(str(value)) <= MAX_SLOTS):
-        return value
-    raise ValueError(f"it should be a whole number from 1 to {MAX_SLOTS}, or auto")
-
-
-def device_name(value: str) -> str:
-    """Check that a value names a device; return it.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", value, re.ASCII):
-        return value
-    raise ValueError("it should be auto, cpu, cuda, or cuda:N with the number of a GPU")
-
-
-def networks(value: str) -> tuple[Network, ...]:
-    """Parse networks such as ``10.0.0.0/8,fd00::/8``.
-
-    Raises:
-        ValueError: a part is no network.
-    """
-    return tuple(ipaddress.ip_network(part.strip()) for part in value.split(","))
-
-
-class Witness(NamedTuple):
-    """A witness of the transparency log."""
-
-    #: Its verifier key.
-    key: str
-    #: Where it is asked: the address before ``/add-checkpoint``.
-    url: str
-
-
-def witnesses(value: str) -> tuple[Witness, ...]:
-    """Parse witnesses such as ``witness.example/w1+3f2a…+BA… https://witness.example/w1, …``.
-
-    Raises:
-        ValueError: a part is no key and address.
-    """
-    # Imported here since few commands need it.
-    from jobs.tlog.cosignature import Cosigner
-
-    found = []
-    for part in value.split(","):
-        words = part.split()
-        if len(words) != 2:
-            raise ValueError(
-                f"{part.strip()!r} should be a key and an address: NAME+ID+KEY https://…"
-            )
-        key, url = words
-        Cosigner.parse(key)
-        if not _is_http(urlsplit(url)):
-            raise ValueError(f"{url!r} should be an address that begins with https:// or http://")
-        found.append(Witness(key, url))
-    if len({witness.key for witness in found}) < len(found):
-        raise ValueError("a witness is given twice")
-    return tuple(found)
-
-
-def engine_urls(value: str) -> tuple[str, ...]:
-    """Parse the addresses of servers: ``http://gpu1:8000/v1,http://gpu2:8000/v1``.
-
-    Raises:
-        ValueError: a part is no such address, or is given twice.
-    """
-    urls: list[str] = []
-    for part in value.split(","):
-        url = part.strip().rstrip("/")
-        parts = urlsplit(url)
-        if not _is_http(parts):
-            raise ValueError("an address should look like http://host:8000/v1")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("an address has no user and no password; set HELIXQ_ENGINE_API_KEY")
-        if not parts.path.endswith("/v1") or parts.query or parts.fragment:
-            raise ValueError("an address ends in /v1, as in http://host:8000/v1")
-        _ = parts.port  # It raises an error if it is none.
-        if url in urls:
-            raise ValueError("an address is given twice")
-        urls.append(url)
-    return tuple(urls)
-
-
-def _is_http(url: SplitResult) -> bool:
-    """Return whether a URL is the address of an HTTP server."""
-    return url.scheme in ("http", "https") and bool(url.hostname)
 
 
 def _parsed(parse: Callable[[str], object]) -> BeforeValidator:
@@ -188,10 +80,9 @@ class Settings(BaseModel):
     #: The base model: a folder or a hub id with optional ``@revision``.
     base_model: str = Field(default=str(DEMO_CHECKPOINT / "base"), min_length=1)
     #: The three adapters, each a folder or a hub id with optional ``@revision``.
-    adapters: Annotated[
-        dict[Role, str],
-        _parsed(by_role),
-    ] = Field(default={role: str(DEMO_CHECKPOINT / role) for role in Role})
+    adapters: Annotated[dict[Role, str], _parsed(by_role)] = Field(
+        default={role: str(DEMO_CHECKPOINT / role) for role in Role}
+    )
     #: ``auto`` is float16 on CUDA, as the model card has it, and float32 on the CPU.
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     #: ``4bit`` quantises the base with bitsandbytes.
@@ -211,10 +102,7 @@ class Settings(BaseModel):
     #: it can serve the adapters, and ``reference`` otherwise.
     engine: Literal["auto", "batching", "reference", "openai"] = "auto"
     #: The servers of ``engine=openai``, each an address that ends in ``/v1``.
-    engine_url: Annotated[
-        tuple[str, ...],
-        _parsed(engine_urls),
-    ] = ()
+    engine_url: Annotated[tuple[str, ...], _parsed(engine_urls)] = ()
     #: The API key that these servers get.
     engine_api_key: Secret = None
     #: The database; a SQLite file in ``data_dir`` if not given.
@@ -241,19 +129,13 @@ class Settings(BaseModel):
     #: Days after which ended jobs are deleted; 0 for never.
     retention_days: int = Field(default=0, ge=0, le=36_500)
     #: Networks that webhooks may be sent to though their addresses are not public, and without TLS.
-    webhook_allowed_networks: Annotated[
-        tuple[Network, ...],
-        _parsed(networks),
-    ] = ()
+    webhook_allowed_networks: Annotated[tuple[Network, ...], _parsed(networks)] = ()
     #: The name of the transparency log in its checkpoints; one is made with the log if not given.
     log_origin: str | None = None
     #: The key that signs the transparency log; the database keeps one if not given.
     log_key: Secret = None
     #: Witnesses that cosign the transparency log.
-    log_witnesses: Annotated[
-        tuple[Witness, ...],
-        _parsed(witnesses),
-    ] = ()
+    log_witnesses: Annotated[tuple[Witness, ...], _parsed(witnesses)] = ()
     #: Where ended jobs are sent as OpenTelemetry's traces.
     otlp_endpoint: Secret = None
     log_format: Literal["text", "json"] = "text"
@@ -314,7 +196,7 @@ class Settings(BaseModel):
     @field_validator("otlp_endpoint")
     @classmethod
     def _otlp_endpoint(cls, value: str | None) -> str | None:
-        if value is not None and not _is_http(urlsplit(value)):
+        if value is not None and not is_http(urlsplit(value)):
             raise ValueError("it should be an address such as http://127.0.0.1:6006/v1/traces")
         return value
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jobs.database import Database
 from jobs.duties import Duty, DutyThread
-from jobs.settings import Witness
+from jobs.setting_values import Witness
 from jobs.tlog.cosignature import Cosigner, read_reply, request
 from jobs.tlog.note import NoteError
 from jobs.use_cases import witnessing

@@ -18,7 +18,7 @@ from jobs.errors import JobNotFoundError, LogKeyError, LogSetBackError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.protocol.history import history
-from jobs.settings import networks
+from jobs.setting_values import networks
 from jobs.tlog.note import Signer
 from jobs.use_cases import (
     deliveries,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from jobs import settings
+from jobs import setting_values
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
@@ -73,7 +73,7 @@ def grow(database: Database, count: int) -> None:
 
 def thread_of(database: Database, witness: Witness) -> WitnessThread:
     """Return what asks a witness; `ask` is what its thread calls."""
-    return WitnessThread(database, settings.witnesses(witness.setting)[0])
+    return WitnessThread(database, setting_values.witnesses(witness.setting)[0])
 
 
 def let_ask_again(database: Database, seconds: float = -1) -> None:
@@ -269,7 +269,7 @@ def test_a_witness_that_is_away_delays_nothing(
 ) -> None:
     assert job_id
     witness.awake.clear()
-    asking = Witnessing(database, settings.witnesses(f"{witness.setting}, {second.setting}"))
+    asking = Witnessing(database, setting_values.witnesses(f"{witness.setting}, {second.setting}"))
     asking.start()
     witness.wait_for(1)
     second.wait_for(1)

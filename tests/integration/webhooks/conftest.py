@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from jobs.settings import networks
+from jobs.setting_values import networks
 from jobs.use_cases import deliveries, webhooks
 from jobs.webhook_delivery import WebhookDelivery as Duty
 from jobs.webhooks.events import EVENT_TYPES

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from jobs.settings import networks
+from jobs.setting_values import networks
 from jobs.webhooks import targets
 from jobs.webhooks.targets import TargetError
 
