@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
+from typing import Any
 
 from jobs.models import Job
 from jobs.protocol import served_models
@@ -12,7 +12,7 @@ from jobs.protocol.body import NotFiniteError, check_depth, loads
 from jobs.protocol.chat_completion import chat_completion, error_of
 from jobs.protocol.chat_request import in_chat_terms
 from jobs.protocol.errors import STATUSES, InvalidRequestError, ProtocolError
-from jobs.protocol.request import CreateResponse
+from jobs.protocol.request import Context, CreateResponse
 from jobs.protocol.response import response
 from jobs.protocol.validation import validate, validate_chat, validate_response
 
@@ -114,9 +114,7 @@ def check_model(body: dict[str, Any]) -> None:
         served_models.check_model(name, param="body.model")
 
 
-def to_request(
-    body: dict[str, Any], endpoint: str, chat_context: Literal["question", "turns"]
-) -> CreateResponse:
+def to_request(body: dict[str, Any], endpoint: str, chat_context: Context) -> CreateResponse:
     """Return the request of a line, after the same checks as for a single one.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from jobs.protocol.batch_lines import ENDPOINTS
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.files import check_expiry
 from jobs.protocol.options import neutral, one_of
-from jobs.protocol.request import Metadata
+from jobs.protocol.request import Context, Metadata
 from jobs.protocol.validation import check_metadata, parse
 from jobs.times import timestamp
 from jobs.use_cases.batches import NewBatch
@@ -37,7 +37,7 @@ class CreateBatch(RequestObject):
 def parse_batch(
     data: dict[str, Any],
     *,
-    chat_context: Literal["question", "turns"],
+    chat_context: Context,
     idempotency_key: str | None,
     request_digest: str | None,
 ) -> NewBatch:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from jobs import pipeline
 from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.items import AnyMessage, Content, text_of
@@ -22,7 +21,7 @@ from jobs.protocol.options import (
     nothing,
     one_of,
 )
-from jobs.protocol.request import Context, CreateResponse, Metadata, Stop
+from jobs.protocol.request import CommonParameters, Context, CreateResponse, supported
 
 _NO_TOOLS = "The model calls no tools."
 #: The names of a response's parameters in a chat completion.
@@ -83,55 +82,26 @@ class ChatOptions(CommonOptions):
     stream_options: ChatStreamOptions | None = None
 
 
-class CreateChatCompletion(ChatOptions):
+class CreateChatCompletion(CommonParameters, ChatOptions):
     """The parameters of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)]
-    model: str | None = None
-    stream: bool | None = None
-    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     #: The maximum number of new tokens of each stage; ``max_tokens`` is its older name.
     max_completion_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
     max_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
-    seed: int | None = Field(default=None, ge=0, le=pipeline.MAX_SEED)
-    metadata: Metadata | None = None
-    stop: Stop | None = None
-    # HelixQ's own.
-    context: Context | None = None
-    top_k: int | None = Field(default=None, ge=0, le=1 << 20)
-    rounds: int | None = Field(default=None, ge=1, le=pipeline.MAX_ROUNDS)
-    priority: int | None = Field(default=None, ge=0, le=pipeline.MAX_PRIORITY)
 
     @property
     def includes_usage(self) -> bool:
         """Whether a stream should end with the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def to_response(self, default_context: Literal["question", "turns"]) -> CreateResponse:
+    def to_response(self, default_context: Context) -> CreateResponse:
         """Return the request for a response that asks the same.
 
         Args:
             default_context: if the request sets none.
         """
-        same = {
-            name: getattr(self, name)
-            for name in [
-                "model",
-                "stream",
-                "temperature",
-                "top_p",
-                "seed",
-                "metadata",
-                "top_k",
-                "rounds",
-                "priority",
-                "stop",
-                "user",
-                "safety_identifier",
-                "prompt_cache_key",
-            ]
-        }
+        same = {*CommonParameters.model_fields, "user", "safety_identifier", "prompt_cache_key"}
         items = [
             {
                 "role": message.role,
@@ -143,7 +113,7 @@ class CreateChatCompletion(ChatOptions):
         ]
         return CreateResponse.model_validate(
             {
-                **{name: value for name, value in same.items() if value is not None},
+                **self.model_dump(include=same, exclude_none=True),
                 "input": items,
                 "context": self.context or default_context,
                 "max_output_tokens": self.max_completion_tokens or self.max_tokens,
@@ -151,10 +121,7 @@ class CreateChatCompletion(ChatOptions):
         )
 
 
-#: The parameters that change something, in the order in which errors list them.
-CHAT_SUPPORTED = tuple(
-    name for name in CreateChatCompletion.model_fields if name not in ChatOptions.model_fields
-)
+CHAT_SUPPORTED = supported(CreateChatCompletion, ChatOptions)
 
 
 def in_chat_terms(error: InvalidRequestError) -> InvalidRequestError:

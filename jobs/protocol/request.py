@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from jobs import pipeline
+from jobs.protocol.base import RequestObject
 from jobs.protocol.items import Input, Message, text_or_list
-from jobs.protocol.options import ResponseOptions
+from jobs.protocol.options import CommonOptions, ResponseOptions
 
 #: What comes before the question in the prompts: nothing, or the turns before it.
 Context = Literal["question", "turns"]
@@ -27,26 +28,32 @@ Metadata = Annotated[
 ]
 
 
-class CreateResponse(ResponseOptions):
-    """The parameters of ``POST /v1/responses``."""
+class CommonParameters(RequestObject):
+    """The parameters that responses and chat completions share."""
 
-    input: Input
     model: str | None = None
-    instructions: str | None = None
-    previous_response_id: str | None = None
-    background: bool | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
-    max_output_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
     metadata: Metadata | None = None
-    # HelixQ's own.
+    # HelixQ's own. OpenAI's chat completions have `seed` and `stop` too.
     context: Context | None = None
     top_k: int | None = Field(default=None, ge=0, le=1 << 20)
     seed: int | None = Field(default=None, ge=0, le=pipeline.MAX_SEED)
     stop: Stop | None = None
     rounds: int | None = Field(default=None, ge=1, le=pipeline.MAX_ROUNDS)
     priority: int | None = Field(default=None, ge=0, le=pipeline.MAX_PRIORITY)
+
+
+class CreateResponse(CommonParameters, ResponseOptions):
+    """The parameters of ``POST /v1/responses``."""
+
+    input: Input
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    background: bool | None = None
+    #: The maximum number of new tokens of each stage.
+    max_output_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
 
     @property
     def asks_turns(self) -> bool:
@@ -96,7 +103,10 @@ class CreateResponse(ResponseOptions):
         )
 
 
-#: The parameters that change something, in the order in which errors list them.
-SUPPORTED = tuple(
-    name for name in CreateResponse.model_fields if name not in ResponseOptions.model_fields
-)
+def supported(request: type[CommonParameters], options: type[CommonOptions]) -> tuple[str, ...]:
+    """Return the parameters that change something, in the order in which errors list them: the question comes first."""
+    names = [name for name in request.model_fields if name not in options.model_fields]
+    return tuple(sorted(names, key=lambda name: name in CommonParameters.model_fields))
+
+
+SUPPORTED = supported(CreateResponse, ResponseOptions)
