@@ -75,7 +75,7 @@ def list_(settings: Settings, /, owner: str | None, fields: Fields | None) -> No
     from jobs.use_cases import webhooks as use_cases
 
     with open_database(settings) as database:
-        endpoints, _ = use_cases.list_endpoints(database, owner, newest_first=False)
+        endpoints = use_cases.list_all_endpoints(database, owner)
     if fields:
         fields.print([_endpoint(endpoint) for endpoint in endpoints])
         return
@@ -215,6 +215,7 @@ def deliveries(
 ) -> None:
     """List the deliveries to an endpoint, the newest first."""
     from cli.database import open_database
+    from jobs.page_request import PageRequest
     from jobs.protocol.webhooks import delivery_object
     from jobs.use_cases import deliveries as delivery_cases
 
@@ -223,8 +224,8 @@ def deliveries(
             database,
             None,
             endpoint_id,
-            limit=limit,
-            status=None if status is None else DeliveryStatus(status),
+            PageRequest(limit),
+            None if status is None else DeliveryStatus(status),
         )
     if fields:
         fields.print([delivery_object(delivery) for delivery in found])

@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Collection
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from flask import request
 
+from jobs.page_request import PageRequest
 from jobs.protocol.errors import InvalidRequestError
 
 DEFAULT_PAGE_SIZE = 20
@@ -22,15 +23,6 @@ NEUTRAL = ("api-version", "include", "include[]", "include_obfuscation")
 
 T = TypeVar("T", bound=str)
 D = TypeVar("D")
-
-
-class Page(NamedTuple):
-    """Which page of a list by age is requested."""
-
-    limit: int
-    #: The id that it comes after.
-    after: str | None
-    newest_first: bool
 
 
 def given(name: str) -> str | None:
@@ -43,7 +35,7 @@ def page(
     default: int = DEFAULT_PAGE_SIZE,
     maximum: int = MAX_PAGE_SIZE,
     order: str = "desc",
-) -> Page:
+) -> PageRequest:
     """Return which page of a list of ``/v1`` is requested.
 
     Args:
@@ -53,7 +45,8 @@ def page(
     """
     check_names("parameter", sorted(("limit", "after", "order", *others)), ignored=NEUTRAL)
     limit = integer("limit", default, 1, maximum)
-    return Page(limit, given("after"), choice("order", order, ("asc", "desc")) == "desc")
+    newest_first = choice("order", order, ("asc", "desc")) == "desc"
+    return PageRequest(limit, given("after"), newest_first)
 
 
 def time(name: str) -> dt.datetime | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs import pipeline
 from jobs.models import Job
+from jobs.page_request import PageRequest
 from jobs.pipeline import Role
 from jobs.protocol.errors import CancelledError, InternalError, InvalidRequestError, ProtocolError
 from jobs.protocol.input_items import page_of
@@ -65,17 +66,15 @@ def completion_id(job_id: str) -> str:
     return "chatcmpl-" + job_id.removeprefix("resp_")
 
 
-def message_list(job: Job, *, limit: int, after: str | None, newest_first: bool) -> dict[str, Any]:
+def message_list(job: Job, page: PageRequest) -> dict[str, Any]:
     """Return one page of the messages that were asked, as OpenAI lists those of a stored completion.
 
     Args:
         job: whose messages they are, with its input items loaded.
-        limit: the maximum number of messages.
-        after: the id of the last message of the page before.
-        newest_first: the order.
+        page: which page.
 
     Raises:
-        InvalidRequestError: there is no message with the id ``after``.
+        InvalidRequestError: there is no message with the id ``page.after``.
     """
     sent = job.input_items or [{"role": "user", "content": job.question}]
     messages = [
@@ -89,7 +88,7 @@ def message_list(job: Job, *, limit: int, after: str | None, newest_first: bool)
         for number, item in enumerate(sent)
         if "role" in item
     ]
-    return page_of(messages, limit=limit, after=after, newest_first=newest_first)
+    return page_of(messages, page)
 
 
 class Chunks:

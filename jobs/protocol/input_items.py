@@ -5,47 +5,48 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.models import Job
+from jobs.page_request import PageRequest
 from jobs.protocol.errors import InvalidRequestError
 from jobs.protocol.lists import list_object
 
 
-def input_item_list(
-    job: Job, *, limit: int, after: str | None, newest_first: bool
-) -> dict[str, Any]:
+def input_item_list(job: Job, page: PageRequest) -> dict[str, Any]:
     """Return one page of the items that were asked.
 
     Args:
         job: whose input it is, with its input items loaded.
-        limit: the maximum number of items.
-        after: the id of the last item of the page before.
-        newest_first: the order.
+        page: which page.
 
     Raises:
-        InvalidRequestError: the input has no item with the id ``after``.
+        InvalidRequestError: the input has no item with the id ``page.after``.
     """
     sent = job.input_items or [{"role": "user", "content": job.question}]
     items = [_item(job, number, item) for number, item in enumerate(sent)]
-    return page_of(items, limit=limit, after=after, newest_first=newest_first)
+    return page_of(items, page)
 
 
-def page_of(
-    items: list[dict[str, Any]], *, limit: int, after: str | None, newest_first: bool
-) -> dict[str, Any]:
-    """Return one page of all items of an input, the oldest first, in OpenAI's shape.
+def page_of(items: list[dict[str, Any]], page: PageRequest) -> dict[str, Any]:
+    """Return one page of an input in OpenAI's shape.
+
+    Args:
+        items: all of the input, the oldest first.
+        page: which page.
 
     Raises:
-        InvalidRequestError: none of them has the id ``after``.
+        InvalidRequestError: none of them has the id ``page.after``.
     """
-    if newest_first:
-        items.reverse()
-    if after is not None:
+    if page.newest_first:
+        items = items[::-1]
+    if page.after is not None:
         ids = [item["id"] for item in items]
-        if after not in ids:
+        if page.after not in ids:
             raise InvalidRequestError(
-                f"The input has no item with the id {after!r}.", code="invalid_value", param="after"
+                f"The input has no item with the id {page.after!r}.",
+                code="invalid_value",
+                param="after",
             )
-        items = items[ids.index(after) + 1 :]
-    return list_object(items[:limit], has_more=len(items) > limit)
+        items = items[ids.index(page.after) + 1 :]
+    return list_object(items[: page.limit], has_more=len(items) > page.limit)
 
 
 def _item(job: Job, number: int, sent: dict[str, Any]) -> dict[str, Any]:

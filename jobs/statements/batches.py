@@ -17,10 +17,11 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import BatchNotFoundError
 from jobs.models import OPEN, Batch, BatchLine, BatchStatus, Job, Status
+from jobs.page_request import PageRequest
 from jobs.statements import deliveries, endings
 from jobs.statements.jobs import ATTEMPTS, IS_QUEUED
 from jobs.statements.owners import is_owned
-from jobs.statements.paging import by_age
+from jobs.statements.paging import read_page
 from jobs.timing import LEASE
 
 #: The statuses in which a client can cancel a batch.
@@ -127,17 +128,14 @@ def find_by_idempotency_key(session: Session, owner: str, key: str) -> Batch | N
     )
 
 
-def list_page(
-    session: Session, owner: str, *, limit: int, after: str | None, newest_first: bool
-) -> list[Batch]:
-    """Return up to ``limit`` batches of an owner, by age.
+def list_page(session: Session, owner: str, page: PageRequest) -> tuple[list[Batch], bool]:
+    """Return a page of an owner's batches by age, and whether more follow.
 
     Raises:
-        BatchNotFoundError: the owner has no batch with the id ``after``.
+        BatchNotFoundError: the owner has no batch with the id ``page.after``.
     """
-    query = sa.select(Batch).where(Batch.owner == owner).limit(limit)
-    last = None if after is None else get(session, owner, after)
-    return list(session.scalars(by_age(query, Batch, last, newest_first=newest_first)))
+    last = None if page.after is None else get(session, owner, page.after)
+    return read_page(session, Batch, [Batch.owner == owner], page, last)
 
 
 def find_open(connection: sa.Connection, runner: str) -> Sequence[sa.Row[*tuple[Any, ...]]]:

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow, utcnow_once
 from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.page_request import PageRequest
 from jobs.statements.future_times import MARGIN
 from jobs.statements.owners import is_owned
-from jobs.statements.paging import by_age
+from jobs.statements.paging import read_page
 from jobs.statements.webhooks import IS_ENABLED
 from jobs.webhooks import retries
 from jobs.webhooks.retries import GIVE_UP_AFTER
@@ -211,19 +212,23 @@ def get(session: Session, owner: str | None, delivery_id: str) -> WebhookDeliver
 def list_page(
     session: Session,
     endpoint_id: str,
-    *,
-    limit: int,
-    after: WebhookDelivery | None,
-    newest_first: bool,
+    page: PageRequest,
+    last: WebhookDelivery | None,
     status: DeliveryStatus | None,
-) -> list[WebhookDelivery]:
-    """Return deliveries to an endpoint, by age."""
-    query = (
-        sa.select(WebhookDelivery).where(WebhookDelivery.endpoint_id == endpoint_id).limit(limit)
-    )
+) -> tuple[list[WebhookDelivery], bool]:
+    """Return a page of the deliveries to an endpoint by age, and whether more follow.
+
+    Args:
+        session: of the unit of work.
+        endpoint_id: of the endpoint.
+        page: which page.
+        last: the delivery with the id ``page.after``; None for the first page.
+        status: of the deliveries; None for all.
+    """
+    conditions = [WebhookDelivery.endpoint_id == endpoint_id]
     if status is not None:
-        query = query.where(WebhookDelivery.status == status)
-    return list(session.scalars(by_age(query, WebhookDelivery, after, newest_first=newest_first)))
+        conditions.append(WebhookDelivery.status == status)
+    return read_page(session, WebhookDelivery, conditions, page, last)
 
 
 def send_again(connection: sa.Connection, delivery_id: str) -> None:

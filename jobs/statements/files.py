@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from jobs.column_types import utcnow, utcnow_once
 from jobs.errors import StoredFileNotFoundError
 from jobs.models import Batch, File, FileChunk, FilePurpose, FileState
+from jobs.page_request import PageRequest
 from jobs.statements import clock
 from jobs.statements.owners import is_owned
-from jobs.statements.paging import by_age
+from jobs.statements.paging import read_page
 
 #: Seconds after which a file that a client is still sending counts as lost with its web process.
 UPLOAD_LOST_AFTER = 7200.0
@@ -151,30 +152,24 @@ def free_idempotency_key(connection: sa.Connection, owner: str, key: str) -> Non
 
 
 def list_page(
-    session: Session,
-    owner: str,
-    *,
-    limit: int,
-    after: str | None,
-    newest_first: bool,
-    purpose: FilePurpose | None,
-) -> list[File]:
-    """Return up to ``limit`` files of an owner, by age.
+    session: Session, owner: str, page: PageRequest, purpose: FilePurpose | None
+) -> tuple[list[File], bool]:
+    """Return a page of an owner's files by age, and whether more follow.
 
     Raises:
-        StoredFileNotFoundError: the owner has no file with the id ``after``.
+        StoredFileNotFoundError: the owner has no file with the id ``page.after``.
     """
-    query = sa.select(File).where(File.owner == owner, _IS_VISIBLE).limit(limit)
+    conditions = [File.owner == owner, _IS_VISIBLE]
     if purpose is not None:
-        query = query.where(File.purpose == purpose)
+        conditions.append(File.purpose == purpose)
     last = None
-    if after is not None:
-        check_id(after)
+    if page.after is not None:
+        check_id(page.after)
         # It may have been deleted since it was listed.
-        last = session.get(File, after)
+        last = session.get(File, page.after)
         if last is None or last.owner != owner:
-            raise StoredFileNotFoundError(after)
-    return list(session.scalars(by_age(query, File, last, newest_first=newest_first)))
+            raise StoredFileNotFoundError(page.after)
+    return read_page(session, File, conditions, page, last)
 
 
 def read(connection: sa.Connection, file_id: str, position: int, *, chunks: int) -> bytes:

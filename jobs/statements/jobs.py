@@ -233,8 +233,8 @@ def list_page(
     after: Place | None = None,
     newest_first: bool = True,
     options: Sequence[ORMOption] = (),
-) -> list[Job]:
-    """Return jobs by age.
+) -> tuple[list[Job], bool]:
+    """Return a page of jobs by age, and whether more follow.
 
     Args:
         session: of the unit of work.
@@ -248,8 +248,9 @@ def list_page(
     conditions = filters.conditions()
     if after is not None:
         conditions.append(cursor(after) > KEY if newest_first else cursor(after) < KEY)
-    query = _select_page(conditions, statuses, _by_age(newest_first), limit)
-    return list(session.scalars(query.options(*options)))
+    query = _select_page(conditions, statuses, _by_age(newest_first), limit + 1)
+    jobs = session.scalars(query.options(*options)).all()
+    return list(jobs[:limit]), len(jobs) > limit
 
 
 def _by_age(newest_first: bool) -> list[sa.UnaryExpression[Any]]:

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from jobs.column_types import UTCDateTime
 from jobs.models import Batch, File, WebhookDelivery, WebhookEndpoint
+from jobs.page_request import PageRequest
 
-Listed = Batch | File | WebhookDelivery | WebhookEndpoint
+Listed = TypeVar("Listed", Batch, File, WebhookDelivery, WebhookEndpoint)
 
 
-def by_age(
-    query: sa.Select[Any], table: type[Listed], after: Listed | None, *, newest_first: bool
-) -> sa.Select[Any]:
-    """Order a query by the age of its rows, and begin after a row.
+def read_page(
+    session: Session,
+    table: type[Listed],
+    conditions: list[sa.ColumnElement[bool]],
+    page: PageRequest,
+    last: Listed | None,
+) -> tuple[list[Listed], bool]:
+    """Return a page of rows by age, and whether more follow.
 
     Args:
-        query: of a table.
-        table: of the query.
-        after: the last row of the page before; None for the first page.
-        newest_first: the order.
+        session: of the unit of work.
+        table: of the rows.
+        conditions: that the rows meet.
+        page: which page.
+        last: the row with the id ``page.after``; None for the first page.
     """
     columns = (table.created_at, table.id)
-    query = query.order_by(*(c.desc() if newest_first else c.asc() for c in columns))
-    if after is None:
-        return query
-    key = sa.tuple_(*columns)
-    cursor = sa.tuple_(sa.literal(after.created_at, UTCDateTime()), sa.literal(after.id))
-    return query.where(key < cursor if newest_first else key > cursor)
+    if last is not None:
+        key = sa.tuple_(*columns)
+        place = sa.tuple_(sa.literal(last.created_at, UTCDateTime()), sa.literal(last.id))
+        conditions = [*conditions, key < place if page.newest_first else key > place]
+    query = (
+        sa.select(table)
+        .where(*conditions)
+        .order_by(*(c.desc() if page.newest_first else c.asc() for c in columns))
+        .limit(page.limit + 1)
+    )
+    rows = session.scalars(query).all()
+    return list(rows[: page.limit]), len(rows) > page.limit
 
 
 def count_up_to(connection: sa.Connection, limit: int | None, rows: sa.Select[Any]) -> int:

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from jobs.column_types import utcnow
 from jobs.models import WebhookEndpoint
+from jobs.page_request import PageRequest
 from jobs.statements.owners import is_owned
-from jobs.statements.paging import by_age
+from jobs.statements.paging import read_page
 
 #: The condition of endpoints that events are sent to.
 IS_ENABLED = WebhookEndpoint.disabled_at.is_(None)
@@ -58,16 +59,23 @@ def count(session: Session, owner: str) -> int:
 
 
 def list_page(
-    session: Session,
-    owner: str | None,
-    *,
-    limit: int | None,
-    after: WebhookEndpoint | None,
-    newest_first: bool,
-) -> list[WebhookEndpoint]:
-    """Return endpoints of an owner, by age."""
-    query = sa.select(WebhookEndpoint).where(is_owned(WebhookEndpoint.owner, owner)).limit(limit)
-    return list(session.scalars(by_age(query, WebhookEndpoint, after, newest_first=newest_first)))
+    session: Session, owner: str, page: PageRequest, last: WebhookEndpoint | None
+) -> tuple[list[WebhookEndpoint], bool]:
+    """Return a page of an owner's endpoints by age, and whether more follow.
+
+    Args:
+        session: of the unit of work.
+        owner: of the endpoints.
+        page: which page.
+        last: the endpoint with the id ``page.after``; None for the first page.
+    """
+    return read_page(session, WebhookEndpoint, [WebhookEndpoint.owner == owner], page, last)
+
+
+def list_all(session: Session, owner: str | None) -> list[WebhookEndpoint]:
+    """Return the endpoints of an owner (None: of all owners), the oldest first."""
+    query = sa.select(WebhookEndpoint).where(is_owned(WebhookEndpoint.owner, owner))
+    return list(session.scalars(query.order_by(WebhookEndpoint.created_at, WebhookEndpoint.id)))
 
 
 def update(session: Session, endpoint: WebhookEndpoint, **values: Any) -> None:

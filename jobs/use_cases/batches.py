@@ -11,6 +11,7 @@ from jobs.database import Database
 from jobs.errors import IdempotencyError, StoredFileNotFoundError, TooManyBatchesError
 from jobs.ids import new_id
 from jobs.models import Batch, FilePurpose
+from jobs.page_request import PageRequest
 from jobs.statements import batches, files, requests
 from jobs.statements.requests import Keyed
 from jobs.timing import SECONDS_PER_DAY
@@ -109,24 +110,14 @@ def get_batch(database: Database, owner: str | None, batch_id: str) -> Batch:
         return batches.get(session, owner, batch_id)
 
 
-def list_batches(
-    database: Database,
-    owner: str,
-    *,
-    limit: int,
-    after: str | None = None,
-    newest_first: bool = True,
-) -> tuple[list[Batch], bool]:
+def list_batches(database: Database, owner: str, page: PageRequest) -> tuple[list[Batch], bool]:
     """Return a page of an owner's batches by age, and whether more follow.
 
     Raises:
-        BatchNotFoundError: the owner has no batch with the id ``after``.
+        BatchNotFoundError: the owner has no batch with the id ``page.after``.
     """
     with database.read_session() as session:
-        page = batches.list_page(
-            session, owner, limit=limit + 1, after=after, newest_first=newest_first
-        )
-    return page[:limit], len(page) > limit
+        return batches.list_page(session, owner, page)
 
 
 @retry_on_conflict

@@ -17,6 +17,7 @@ from jobs.database import Database
 from jobs.errors import UserError
 from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.page_request import PageRequest
 from jobs.statements import clock, deliveries, requests, webhooks
 from jobs.statements.requests import Keyed
 from jobs.times import rfc3339, timestamp
@@ -151,30 +152,26 @@ def list_deliveries(
     database: Database,
     owner: str | None,
     endpoint_id: str,
-    *,
-    limit: int,
-    after: str | None = None,
-    newest_first: bool = True,
+    page: PageRequest,
     status: DeliveryStatus | None = None,
 ) -> tuple[list[WebhookDelivery], bool]:
-    """Return deliveries to an owner's endpoint, by age, and whether there are more.
+    """Return a page of the deliveries to an owner's endpoint by age, and whether more follow.
+
+    Args:
+        database: of the deliveries.
+        owner: of the endpoint; None for any.
+        endpoint_id: of the endpoint.
+        page: which page.
+        status: of the deliveries; None for all.
 
     Raises:
-        EndpointNotFoundError: the owner (None: any) has no such endpoint.
-        DeliveryNotFoundError: it has no delivery with the id ``after``.
+        EndpointNotFoundError: the owner has no such endpoint.
+        DeliveryNotFoundError: the owner has no delivery with the id ``page.after``.
     """
     with database.read_session() as session:
         get_endpoint(session, owner, endpoint_id)
-        last = None if after is None else _get(session, owner, after)
-        rows = deliveries.list_page(
-            session,
-            endpoint_id,
-            limit=limit + 1,
-            after=last,
-            newest_first=newest_first,
-            status=status,
-        )
-    return rows[:limit], len(rows) > limit
+        last = None if page.after is None else _get(session, owner, page.after)
+        return deliveries.list_page(session, endpoint_id, page, last, status)
 
 
 @retry_on_conflict

@@ -15,6 +15,7 @@ from jobs.database import Database
 from jobs.errors import IdempotencyError, StoredFileNotFoundError
 from jobs.ids import new_id
 from jobs.models import File, FilePurpose, FileState
+from jobs.page_request import PageRequest
 from jobs.statements import files
 from jobs.timing import SECONDS_PER_DAY
 
@@ -118,29 +119,21 @@ def get_file(database: Database, owner: str | None, file_id: str) -> File:
 
 
 def list_files(
-    database: Database,
-    owner: str,
-    *,
-    limit: int,
-    after: str | None = None,
-    newest_first: bool = True,
-    purpose: FilePurpose | None = None,
+    database: Database, owner: str, page: PageRequest, purpose: FilePurpose | None = None
 ) -> tuple[list[File], bool]:
     """Return a page of an owner's files by age, and whether more follow.
 
+    Args:
+        database: of the files.
+        owner: of the files.
+        page: which page.
+        purpose: of the files; None for all.
+
     Raises:
-        StoredFileNotFoundError: the owner has no file with the id ``after``.
+        StoredFileNotFoundError: the owner has no file with the id ``page.after``.
     """
     with database.read_session() as session:
-        page = files.list_page(
-            session,
-            owner,
-            limit=limit + 1,
-            after=after,
-            newest_first=newest_first,
-            purpose=purpose,
-        )
-    return page[:limit], len(page) > limit
+        return files.list_page(session, owner, page, purpose)
 
 
 def read_file(

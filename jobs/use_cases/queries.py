@@ -7,6 +7,7 @@ import datetime as dt
 from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
+from jobs.page_request import PageRequest
 from jobs.statements import jobs
 from jobs.statements.jobs import ANY, JobVersion
 
@@ -89,10 +90,8 @@ def list_replays(database: Database, owner: str | None, job_id: str) -> list[Job
 def list_jobs(
     database: Database,
     owner: str | None,
+    page: PageRequest,
     *,
-    limit: int,
-    after: str | None = None,
-    newest_first: bool = True,
     status: Status | None = None,
     since: dt.datetime | None = None,
     until: dt.datetime | None = None,
@@ -104,26 +103,25 @@ def list_jobs(
     Args:
         database: of the jobs.
         owner: of the jobs; None for all.
-        limit: the maximum number of jobs.
-        after: the id of the last job of the page before.
-        newest_first: the order.
+        page: which page.
         status: of the jobs; None for all.
         since, until: the jobs were created from ``since`` on, and before ``until``.
         rating: the last rating of the regeneration in a review; None for jobs without one.
         with_attempts: whether to load the attempts, without their prompts.
 
     Raises:
-        JobNotFoundError: the owner has no job with the id ``after``.
+        JobNotFoundError: the owner has no job with the id ``page.after``.
     """
     with database.read_session() as session:
-        place = None if after is None else jobs.place_of(session.connection(), owner, after)
-        page = jobs.list_page(
+        place = None
+        if page.after is not None:
+            place = jobs.place_of(session.connection(), owner, page.after)
+        return jobs.list_page(
             session,
             jobs.Filters(owner, since, until, rating),
             () if status is None else (status,),
-            limit=limit + 1,
+            limit=page.limit,
             after=place,
-            newest_first=newest_first,
+            newest_first=page.newest_first,
             options=jobs.ATTEMPTS if with_attempts else (),
         )
-    return page[:limit], len(page) > limit

@@ -111,18 +111,17 @@ def list_jobs(
 def _list(database: Database, request: _Request) -> Page:
     """List jobs by the indexes of their own table."""
     with database.read_session() as session:
-        page = jobs.list_page(
+        page, has_more = jobs.list_page(
             session,
             request.filters.plain(request.owner),
             request.filters.statuses,
-            limit=request.limit + 1,
+            limit=request.limit,
             after=_place_in_table(session.connection(), request),
             newest_first=request.order is not Order.OLDEST,
         )
-        shown = page[: request.limit]
-        documents = search.load_documents(session, [job.id for job in shown])
-    listed = [Listed(job, documents.get(job.id)) for job in shown]
-    return Page(listed, shown[-1].id if len(page) > len(shown) else None)
+        documents = search.load_documents(session, [job.id for job in page])
+    listed = [Listed(job, documents.get(job.id)) for job in page]
+    return Page(listed, page[-1].id if has_more else None)
 
 
 def _place_in_table(connection: sa.Connection, request: _Request) -> jobs.Place | None:

@@ -13,6 +13,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
 from jobs.models import WebhookEndpoint
+from jobs.page_request import PageRequest
 from jobs.statements import requests, webhooks
 from jobs.statements.requests import Keyed
 from jobs.transient import retry_on_conflict
@@ -181,28 +182,22 @@ def get(database: Database, owner: str | None, endpoint_id: str) -> WebhookEndpo
 
 
 def list_endpoints(
-    database: Database,
-    owner: str | None,
-    *,
-    limit: int | None = None,
-    after: str | None = None,
-    newest_first: bool = True,
+    database: Database, owner: str, page: PageRequest
 ) -> tuple[list[WebhookEndpoint], bool]:
-    """Return endpoints of an owner (None: of all owners), by age, and whether there are more.
+    """Return a page of an owner's endpoints by age, and whether more follow.
 
     Raises:
-        EndpointNotFoundError: the owner has no endpoint with the id ``after``.
+        EndpointNotFoundError: the owner has no endpoint with the id ``page.after``.
     """
     with database.read_session() as session:
-        last = None if after is None else get_endpoint(session, owner, after)
-        rows = webhooks.list_page(
-            session,
-            owner,
-            limit=None if limit is None else limit + 1,
-            after=last,
-            newest_first=newest_first,
-        )
-    return rows[:limit], limit is not None and len(rows) > limit
+        last = None if page.after is None else get_endpoint(session, owner, page.after)
+        return webhooks.list_page(session, owner, page, last)
+
+
+def list_all_endpoints(database: Database, owner: str | None) -> list[WebhookEndpoint]:
+    """Return the endpoints of an owner (None: of all owners), the oldest first."""
+    with database.read_session() as session:
+        return webhooks.list_all(session, owner)
 
 
 @retry_on_conflict

@@ -15,6 +15,7 @@ from jobs import batch_input, batch_runner
 from jobs.column_types import utcnow
 from jobs.errors import LineNotWrittenError
 from jobs.models import ANONYMOUS, Batch, BatchLine, BatchStatus, File, FileChunk, Job, Status
+from jobs.page_request import PageRequest
 from jobs.pipeline import DEFAULT_PRIORITY
 from jobs.protocol.history import history
 from jobs.use_cases import (
@@ -309,7 +310,7 @@ def test_webhooks_tell_how_batches_and_their_jobs_ended(service: BatchService) -
 
     def told() -> list[tuple[str, str]]:
         page, _ = deliveries.list_deliveries(
-            service.database, ANONYMOUS, endpoint.id, limit=100, newest_first=False
+            service.database, ANONYMOUS, endpoint.id, PageRequest(100, newest_first=False)
         )
         return [(delivery.event_type, delivery.object_id) for delivery in page]
 

@@ -21,6 +21,7 @@ from jobs.errors import (
     TextNotFoundError,
 )
 from jobs.models import Attempt, Erasure, Job
+from jobs.page_request import PageRequest
 from jobs.pipeline import Sampling, Turn
 from jobs.protocol.events import events
 from jobs.protocol.history import history
@@ -284,7 +285,7 @@ def test_clients_get_an_erased_job_without_its_texts(database: Database) -> None
     last = list(events(stored, {}))[-1]
     assert last is not None
     assert last["response"] == told
-    items = input_item_list(stored, limit=10, after=None, newest_first=True)
+    items = input_item_list(stored, PageRequest(10))
     assert [item["content"][0]["text"] for item in items["data"]] == [""]
     with pytest.raises(ErasedError):
         replay_of(stored)
@@ -477,5 +478,5 @@ def test_whatever_happens_to_random_histories_they_verify(
 
 
 def _stored(database: Database) -> list[Job]:
-    page, _ = queries.list_jobs(database, None, limit=1000)
+    page, _ = queries.list_jobs(database, None, PageRequest(1000))
     return page

@@ -24,6 +24,7 @@ from jobs.enums import Order
 from jobs.errors import StatisticsError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import ANONYMOUS, DeliveryStatus, Job, Scope, Status, Worker, WorkerState
+from jobs.page_request import PageRequest
 from jobs.pipeline import NextStage
 from jobs.protocol.history import history
 from jobs.queued_counts import QueuedCounts
@@ -116,15 +117,15 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
     run(files.finish_upload, database, upload)
     run(files.abort_upload, database, run(files.begin_upload, database, ANONYMOUS, "lost"))
     run(files.get_file, database, ANONYMOUS, file_id)
-    run(files.list_files, database, ANONYMOUS, limit=20)
-    run(files.list_files, database, ANONYMOUS, limit=20, after=file_id)
+    run(files.list_files, database, ANONYMOUS, PageRequest(20))
+    run(files.list_files, database, ANONYMOUS, PageRequest(20, file_id))
     run(files.read_file, database, file_id, 0)
     new = NewBatch(file_id, "/v1/responses", "question", {}, None, "k", "d")
     batch = run(batches.create, database, ANONYMOUS, new)
     run(batches.create, database, ANONYMOUS, new)
     run(batches.get_batch, database, ANONYMOUS, batch.id)
-    run(batches.list_batches, database, ANONYMOUS, limit=20)
-    run(batches.list_batches, database, ANONYMOUS, limit=20, after=batch.id)
+    run(batches.list_batches, database, ANONYMOUS, PageRequest(20))
+    run(batches.list_batches, database, ANONYMOUS, PageRequest(20, batch.id))
     row = run(batch_work.take_batch, database, batch.id, "me")
     run(batch_work.input_size, database, row)
     lines = [batch_validation.ValidatedLine(number, str(number), 0, 2) for number in range(1, 4)]
@@ -157,9 +158,9 @@ def work_on_batches(run: Callable[..., Any], database: Database) -> None:
 def run_webhooks(run: Callable[..., Any], database: Database) -> None:
     """Call each use case of webhooks."""
     run(webhooks.create, database, HOOKED, **ENDPOINT)
-    endpoints, _ = run(webhooks.list_endpoints, database, HOOKED, limit=20)
+    endpoints, _ = run(webhooks.list_endpoints, database, HOOKED, PageRequest(20))
     used = endpoints[-1].id
-    run(webhooks.list_endpoints, database, None)
+    run(webhooks.list_all_endpoints, database, None)
     run(webhooks.get, database, HOOKED, used)
     run(webhooks.update, database, HOOKED, used, allowed=(), name="renamed")
     run(webhooks.rotate_secret, database, HOOKED, used, keep_previous=True)
@@ -172,11 +173,11 @@ def run_webhooks(run: Callable[..., Any], database: Database) -> None:
     run(deliveries.record, database, list(zip(taken, outcomes, strict=False)))
     run(deliveries.release, database, taken[2:])
     run(deliveries.correct_future_times, database, failed=True)
-    page, _ = run(deliveries.list_deliveries, database, HOOKED, used, limit=20)
+    page, _ = run(deliveries.list_deliveries, database, HOOKED, used, PageRequest(20))
     after = page[-1].id
-    run(deliveries.list_deliveries, database, None, used, limit=20, after=after)
+    run(deliveries.list_deliveries, database, None, used, PageRequest(20, after))
     for status in DeliveryStatus:
-        run(deliveries.list_deliveries, database, None, used, limit=20, status=status)
+        run(deliveries.list_deliveries, database, None, used, PageRequest(20), status)
     run(deliveries.redeliver, database, HOOKED, after)
     run(deliveries.sample, database, HOOKED, used, "response.failed")
     run(deletion.delete, database, HOOKED, job.id)
@@ -195,8 +196,8 @@ def review_and_erase(run: Callable[..., Any], database: Database, job_id: str) -
     run(reviewing.agreement, database, ANONYMOUS)
     for rating in (0, 1):
         for owner in (None, ANONYMOUS):
-            run(queries.list_jobs, database, owner, limit=20, rating=rating)
-    run(queries.list_jobs, database, ANONYMOUS, limit=20, rating=None)
+            run(queries.list_jobs, database, owner, PageRequest(20), rating=rating)
+    run(queries.list_jobs, database, ANONYMOUS, PageRequest(20), rating=None)
     run(erasing.erase, database, None, job_id, history, None, erased_by="ann")
     prepared = run(sealing.prepare, database, history)
     assert [one.kind for one in prepared] == ["review", "review", "erasure"]
@@ -237,7 +238,7 @@ def export_and_import(run: Callable[..., Any], database: Database, job_id: str) 
     def selected(ids: list[str]) -> None:
         assert [len(page) for page in exporting.selected(database, None, ids)] == [50, 50]
 
-    page, _ = queries.list_jobs(database, None, limit=100, status=Status.COMPLETED)
+    page, _ = queries.list_jobs(database, None, PageRequest(100), status=Status.COMPLETED)
     run(selected, [job.id for job in page])
     job = queries.get_job(database, None, job_id, with_history=True)
     for use_case in (importing.check, importing.add):
@@ -269,8 +270,8 @@ def search_jobs(run: Callable[..., Any], database: Database) -> None:
 def look_over(run: Callable[..., Any], database: Database) -> None:
     """Show what a page with a list of jobs has besides them; the history is newer than its oldest job."""
     for owner in (None, ANONYMOUS):
-        oldest, _ = queries.list_jobs(database, owner, limit=1, newest_first=False)
-        page, _ = queries.list_jobs(database, owner, limit=100, status=Status.COMPLETED)
+        oldest, _ = queries.list_jobs(database, owner, PageRequest(1, newest_first=False))
+        page, _ = queries.list_jobs(database, owner, PageRequest(100), status=Status.COMPLETED)
         assert len(run(overview.openings, database, [job.id for job in page])) == 100
         for since in (None, oldest[0].created_at):
             counts = run(overview.count_by_status, database, owner, since=since)
@@ -325,30 +326,17 @@ def test_no_use_case_scans_the_history_or_the_queue(
         outlook = run(standing.find_outlook, database, run(clock.now, database))
         assert (outlook.standing.queued == standing.CAP) == (queued == MANY)
         for newest_first in (True, False):
-            page, _ = run(
-                queries.list_jobs,
-                database,
-                ANONYMOUS,
-                limit=20,
-                newest_first=newest_first,
-                with_attempts=True,
-            )
+            first = PageRequest(20, newest_first=newest_first)
+            page, _ = run(queries.list_jobs, database, ANONYMOUS, first, with_attempts=True)
             after = page[-1].id
-            run(
-                queries.list_jobs,
-                database,
-                ANONYMOUS,
-                limit=20,
-                after=after,
-                newest_first=newest_first,
-                with_attempts=True,
-            )
-        run(queries.list_jobs, database, None, limit=20, after=after)
+            second = first._replace(after=after)
+            run(queries.list_jobs, database, ANONYMOUS, second, with_attempts=True)
+        run(queries.list_jobs, database, None, PageRequest(20, after))
         now = dt.datetime.now(dt.UTC)
         for status in (Status.FAILED, Status.COMPLETED):
-            run(queries.list_jobs, database, ANONYMOUS, limit=20, status=status)
-            run(queries.list_jobs, database, ANONYMOUS, limit=20, status=status, until=now)
-        run(queries.list_jobs, database, ANONYMOUS, limit=20, since=now)
+            run(queries.list_jobs, database, ANONYMOUS, PageRequest(20), status=status)
+            run(queries.list_jobs, database, ANONYMOUS, PageRequest(20), status=status, until=now)
+        run(queries.list_jobs, database, ANONYMOUS, PageRequest(20), since=now)
         search_jobs(run, database)
         look_over(run, database)
         for ask in (pausing.pause, pausing.resume):

@@ -26,6 +26,7 @@ from jobs.database import Database
 from jobs.errors import QueueUnavailableError
 from jobs.maintenance import Maintenance
 from jobs.models import ANONYMOUS, Job, WorkerState
+from jobs.page_request import PageRequest
 from jobs.pipeline import NextStage
 from jobs.progress import Progress
 from jobs.protocol.history import history
@@ -211,7 +212,7 @@ def test_many_deletions_are_sealed_at_once(
     for _ in range(sealing.MAX_JOBS):
         cancellation.cancel(database, ANONYMOUS, submit(database).id)
     process.seal()
-    for job in queries.list_jobs(database, ANONYMOUS, limit=sealing.MAX_JOBS)[0]:
+    for job in queries.list_jobs(database, ANONYMOUS, PageRequest(sealing.MAX_JOBS))[0]:
         deletion.delete(database, ANONYMOUS, job.id)
     assert process.seal(), "there may be more"
     assert not process.seal()
@@ -275,4 +276,4 @@ def test_old_jobs_are_cleaned_up(
         connection.execute(sa.update(Job).values(finished_at=utcnow(-3 * 86_400)))
     process = duties(database, progress, redis_server, retention_days=2)
     assert not process.clean_up(), "nothing is left to do"
-    assert queries.list_jobs(database, ANONYMOUS, limit=1)[0] == []
+    assert queries.list_jobs(database, ANONYMOUS, PageRequest(1))[0] == []

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, NotEndedError
 from jobs.models import ANONYMOUS, Job, LogEntry, Review
+from jobs.page_request import PageRequest
 from jobs.protocol.history import history
 from jobs.statements import log
 from jobs.use_cases import deletion, queries, reviewing, sealing
@@ -220,7 +221,7 @@ def test_the_rating_of_a_job_is_that_of_its_last_review(database: Database) -> N
     review(database, other, critique=1)
 
     def listed(rating: int | None) -> list[str]:
-        page, _ = queries.list_jobs(database, ANONYMOUS, limit=10, rating=rating)
+        page, _ = queries.list_jobs(database, ANONYMOUS, PageRequest(10), rating=rating)
         return [job.id for job in page]
 
     assert (listed(0), listed(-1), listed(1)) == ([rated.id], [], [])

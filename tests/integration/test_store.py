@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jobs.database import Database
 from jobs.errors import IdempotencyError, JobNotFoundError, QueueFullError
 from jobs.models import ANONYMOUS, AttemptStatus, Status, Worker, WorkerState
+from jobs.page_request import PageRequest
 from jobs.pipeline import stage_seed
 from jobs.statements import leases
 from jobs.statements import workers as workers_statements
@@ -239,14 +240,14 @@ def test_a_job_that_the_database_refuses_harms_no_other(database: Database) -> N
         True,
         False,
     ]
-    assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 2
+    assert len(queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]) == 2
 
 
 def test_a_full_queue_refuses_jobs(database: Database) -> None:
     submission.submit(database, ANONYMOUS, QUESTION, max_queued=1)
     with pytest.raises(QueueFullError):
         submission.submit(database, ANONYMOUS, QUESTION, max_queued=1)
-    assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 1
+    assert len(queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]) == 1
 
 
 def test_pages_list_every_job_once(database: Database) -> None:
@@ -254,14 +255,14 @@ def test_pages_list_every_job_once(database: Database) -> None:
     listed: list[str] = []
     after, has_more = None, True
     while has_more:
-        page, has_more = queries.list_jobs(database, ANONYMOUS, limit=3, after=after)
+        page, has_more = queries.list_jobs(database, ANONYMOUS, PageRequest(3, after))
         listed += [job.id for job in page]
         after = listed[-1]
     assert listed == ids[::-1]
-    oldest, _ = queries.list_jobs(database, ANONYMOUS, limit=2, newest_first=False)
+    oldest, _ = queries.list_jobs(database, ANONYMOUS, PageRequest(2, newest_first=False))
     assert [job.id for job in oldest] == ids[:2]
     with pytest.raises(JobNotFoundError):
-        queries.list_jobs(database, ANONYMOUS, limit=3, after="resp_unknown")
+        queries.list_jobs(database, ANONYMOUS, PageRequest(3, "resp_unknown"))
 
 
 def test_workers_come_and_go(database: Database) -> None:
@@ -315,21 +316,23 @@ def test_an_owner_finds_only_its_own_jobs(database: Database) -> None:
         ("other", second_job, first_job),
     ):
         assert queries.get_job(database, owner, own.id).owner == owner
-        assert [job.id for job in queries.list_jobs(database, owner, limit=10)[0]] == [own.id]
+        assert [job.id for job in queries.list_jobs(database, owner, PageRequest(10))[0]] == [
+            own.id
+        ]
         for use_case in (queries.get_job, queries.get_version, cancellation.cancel):
             with pytest.raises(JobNotFoundError):
                 use_case(database, owner, foreign.id)
         with pytest.raises(JobNotFoundError):
-            queries.list_jobs(database, owner, limit=10, after=foreign.id)
+            queries.list_jobs(database, owner, PageRequest(10, foreign.id))
     assert queries.get_job(database, "other", second_job.id).status is Status.QUEUED
 
 
 def test_the_owner_none_stands_for_all_owners(database: Database) -> None:
     first_job = submit(database)
     second_job, _ = submission.submit(database, "other", QUESTION, max_queued=10)
-    jobs, _ = queries.list_jobs(database, None, limit=10)
+    jobs, _ = queries.list_jobs(database, None, PageRequest(10))
     assert [job.id for job in jobs] == [second_job.id, first_job.id]
-    jobs, _ = queries.list_jobs(database, None, limit=10, after=second_job.id)
+    jobs, _ = queries.list_jobs(database, None, PageRequest(10, second_job.id))
     assert [job.id for job in jobs] == [first_job.id]
     assert cancellation.cancel(database, None, second_job.id).status is Status.CANCELLED
     assert queries.get_version(database, None, second_job.id).status is Status.CANCELLED

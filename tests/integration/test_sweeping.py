@@ -11,6 +11,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerState
+from jobs.page_request import PageRequest
 from jobs.statements import outbox as outbox_statements
 from jobs.statements.leases import EXCLUSIVE_AFTER
 from jobs.timing import LEASE
@@ -261,7 +262,7 @@ def test_old_jobs_are_deleted_with_their_attempts(database: Database) -> None:
     assert retention.delete_jobs(database, 2) == 1
     with pytest.raises(JobNotFoundError):
         queries.get_job(database, ANONYMOUS, old.id)
-    assert {job.id for job in queries.list_jobs(database, ANONYMOUS, limit=10)[0]} == {
+    assert {job.id for job in queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]} == {
         running.id,
         new.id,
     }

@@ -6,6 +6,7 @@ from flask import render_template
 
 from jobs import demo_model
 from jobs.models import Job
+from jobs.page_request import PageRequest
 from jobs.protocol.errors import ProtocolError
 from jobs.use_cases import clock, queries, standing
 from web.pages.complaints import field_of, message_of
@@ -45,7 +46,7 @@ def show(
     services = get_services()
     now = clock.now(services.database)
     outlook = standing.find_outlook(services.database, now)
-    recent, _ = queries.list_jobs(services.database, services.owner, limit=RECENT)
+    recent, _ = queries.list_jobs(services.database, services.owner, PageRequest(RECENT))
     bases = {base for base, _ in outlook.serving}
     return render_template(
         "ask.html",

@@ -43,14 +43,7 @@ def create_batch() -> Response:
 def list_batches() -> Response:
     """List batches by age; the newest first unless the request says otherwise."""
     services = get_services()
-    page = query.page()
-    found, has_more = batches.list_batches(
-        services.database,
-        services.owner,
-        limit=page.limit,
-        after=page.after,
-        newest_first=page.newest_first,
-    )
+    found, has_more = batches.list_batches(services.database, services.owner, query.page())
     return json_response(list_object(map(batch_object, found), has_more=has_more))
 
 

@@ -100,9 +100,9 @@ def retrieve_chat_completion(job_id: str) -> Response:
 def chat_completion_messages(job_id: str) -> Response:
     """List the messages that were asked."""
     services = get_services()
-    limit, after, newest_first = query.page(order="asc")
+    page = query.page(order="asc")
     job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
-    return json_response(message_list(job, limit=limit, after=after, newest_first=newest_first))
+    return json_response(message_list(job, page))
 
 
 @blueprint.delete("/chat/completions/<completion:job_id>")

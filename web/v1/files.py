@@ -106,14 +106,11 @@ class _Upload:
 def list_files() -> Response:
     """List files by age; the newest first unless the request says otherwise."""
     services = get_services()
-    page = query.page("purpose", default=MAX_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
     found, has_more = files.list_files(
         services.database,
         services.owner,
-        limit=page.limit,
-        after=page.after,
-        newest_first=page.newest_first,
-        purpose=query.choice("purpose", None, tuple(FilePurpose)),
+        query.page("purpose", default=MAX_PAGE_SIZE, maximum=MAX_PAGE_SIZE),
+        query.choice("purpose", None, tuple(FilePurpose)),
     )
     return json_response(list_object(map(file_object, found), has_more=has_more))
 

@@ -125,13 +125,10 @@ def wait_for_end(job: Job) -> Job:
 def index() -> Response:
     """List jobs, newest first."""
     services = get_services()
-    limit, after, newest_first = query.page("status", "since", "until")
     jobs, has_more = queries.list_jobs(
         services.database,
         services.owner,
-        limit=limit,
-        after=after,
-        newest_first=newest_first,
+        query.page("status", "since", "until"),
         status=query.choice("status", None, tuple(Status)),
         since=query.time("since"),
         until=query.time("until"),
@@ -207,9 +204,9 @@ def input_tokens() -> Response:
 def input_items(job_id: str) -> Response:
     """List what was asked: the items of the request's input."""
     services = get_services()
-    limit, after, newest_first = query.page()
+    page = query.page()
     job = queries.get_job(services.database, services.readable_owner, job_id, with_history=True)
-    return json_response(input_item_list(job, limit=limit, after=after, newest_first=newest_first))
+    return json_response(input_item_list(job, page))
 
 
 @blueprint.get("/models")

@@ -42,10 +42,7 @@ def create_webhook_endpoint() -> Response:
 def list_webhook_endpoints() -> Response:
     """List the endpoints of the caller's owner, the newest first."""
     services = get_services()
-    limit, after, newest_first = query.page()
-    endpoints, has_more = webhooks.list_endpoints(
-        services.database, services.owner, limit=limit, after=after, newest_first=newest_first
-    )
+    endpoints, has_more = webhooks.list_endpoints(services.database, services.owner, query.page())
     return json_response(list_object(map(protocol.endpoint_object, endpoints), has_more=has_more))
 
 
@@ -127,15 +124,12 @@ def test_webhook_endpoint(endpoint_id: str) -> Response:
 @blueprint.get("/webhook_endpoints/<endpoint_id>/deliveries")
 def list_webhook_deliveries(endpoint_id: str) -> Response:
     """List the deliveries to an endpoint, the newest first."""
-    limit, after, newest_first = query.page("status")
     found, has_more = deliveries.list_deliveries(
         get_services().database,
         get_caller().changeable_owner,
         endpoint_id,
-        limit=limit,
-        after=after,
-        newest_first=newest_first,
-        status=query.choice("status", None, tuple(DeliveryStatus)),
+        query.page("status"),
+        query.choice("status", None, tuple(DeliveryStatus)),
     )
     return json_response(list_object(map(protocol.delivery_object, found), has_more=has_more))
 

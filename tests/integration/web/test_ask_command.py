@@ -22,6 +22,7 @@ from cli.statuses import ExitStatus
 from jobs import dispatch
 from jobs.database import Database
 from jobs.models import Job, Status, WorkerState
+from jobs.page_request import PageRequest
 from jobs.pipeline import stages as pipeline_stages
 from jobs.progress import Progress, TextDeltas
 from jobs.use_cases import queries, stages, workers
@@ -75,7 +76,7 @@ class Server:
     def _run(self) -> None:
         seen = set()
         while not self._stopped.wait(0.02):
-            jobs, _ = queries.list_jobs(self.database, None, status=Status.QUEUED, limit=10)
+            jobs, _ = queries.list_jobs(self.database, None, PageRequest(10), status=Status.QUEUED)
             for job in jobs:
                 if job.id not in seen:
                     seen.add(job.id)
@@ -305,7 +306,7 @@ def test_a_terminal_shows_one_live_line(
     assert f" --url http://{server.url}`" in told, "the command can be copied as it is"
     assert "\x1b[2J" not in told
     assert terminal.wait() == ExitStatus.INTERRUPTED
-    jobs, _ = queries.list_jobs(server.database, None, status=Status.IN_PROGRESS, limit=10)
+    jobs, _ = queries.list_jobs(server.database, None, PageRequest(10), status=Status.IN_PROGRESS)
     assert len(jobs) == 1, "the job goes on"
     dispatch.cancel(server.database, server.progress, None, jobs[0].id)
     may_end.set()
@@ -315,7 +316,7 @@ def test_chat_on_a_terminal(
     open_terminal: Callable[..., Terminal], server: Server, tmp_path: Path
 ) -> None:
     def asked() -> Job:
-        jobs, _ = queries.list_jobs(server.database, None, limit=1)
+        jobs, _ = queries.list_jobs(server.database, None, PageRequest(1))
         return jobs[0]
 
     terminal = open_terminal("chat")
@@ -362,7 +363,7 @@ def test_chat_in_a_pipe(helixq: Command, server: Server) -> None:
     chat = helixq("chat", input='Why?\n\n"""\nOne\ntwo\n"""\n/last\n/quit\nnot asked\n')
     assert chat.exit_code == ExitStatus.DONE
     assert chat.stdout.startswith("You: ACTOR: A text.\n\n\nCRITIQUE: A text.\n\n\nREGENERATION: ")
-    jobs, _ = queries.list_jobs(server.database, None, limit=2)
+    jobs, _ = queries.list_jobs(server.database, None, PageRequest(2))
     assert [job.question for job in jobs] == ["One\ntwo", "Why?"]
     server.work = server.fail
     assert helixq("chat", input="Why?\n").exit_code == ExitStatus.FAILED

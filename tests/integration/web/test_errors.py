@@ -6,6 +6,7 @@ import json
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS
+from jobs.page_request import PageRequest
 from jobs.use_cases import queries
 from tests.integration.web.client import Client, ask, serving
 from tests.servers import RedisServer
@@ -31,7 +32,7 @@ def test_bad_questions_are_refused_and_not_stored(web: Client, database: Databas
         error = reply.json["error"]
         assert (reply.status_code, error["param"], error["code"]) == (400, param, code), error
         assert error["type"] == "invalid_request_error"
-    assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
+    assert queries.list_jobs(database, ANONYMOUS, PageRequest(1)) == ([], False)
 
 
 BAD_BODIES = [
@@ -55,7 +56,7 @@ def test_bad_bodies_are_refused(web: Client, database: Database) -> None:
     for data, content_type, status, code in BAD_BODIES:
         reply = web.post("/v1/responses", data=data, content_type=content_type)
         assert (reply.status_code, reply.json["error"]["code"]) == (status, code)
-    assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
+    assert queries.list_jobs(database, ANONYMOUS, PageRequest(1)) == ([], False)
 
 
 def test_not_found_errors_have_the_shape_of_their_endpoint(web: Client) -> None:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import ANONYMOUS, KeyedRequest
+from jobs.page_request import PageRequest
 from jobs.protocol.errors import InvalidRequestError
 from jobs.timing import SECONDS_PER_DAY
 from jobs.use_cases import cancellation, queries, requests, stages, workers
@@ -36,7 +37,7 @@ def test_an_idempotency_key_submits_once(web: Client, database: Database) -> Non
     changed = post("k", input="How?")
     assert (changed.status_code, changed.json["error"]["code"]) == (422, "idempotency_key_reused")
     assert post("", input="Why?").status_code == 400
-    assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 1
+    assert len(queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]) == 1
 
 
 def test_an_idempotency_key_replays_once(web: Client, database: Database) -> None:
@@ -189,7 +190,8 @@ def test_an_idempotency_key_works_after_limits_changed(
     }.items():
         assert post(web, key, **body).status_code in (200, 202)
     ids = [
-        job.id for job in queries.list_jobs(database, ANONYMOUS, limit=10, newest_first=False)[0]
+        job.id
+        for job in queries.list_jobs(database, ANONYMOUS, PageRequest(10, newest_first=False))[0]
     ]
     cancellation.cancel(database, ANONYMOUS, ids[1])
 
@@ -209,7 +211,7 @@ def test_an_idempotency_key_works_after_limits_changed(
             assert (reply.status_code, reply.json["id"]) == (200, ids[1])
         cancellation.cancel(database, ANONYMOUS, ids[2])
         assert f'"id":"{ids[2]}"' in post(restarted, "stream", stream=True).text
-        assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 3
+        assert len(queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]) == 3
         # A new version may refuse what an old one accepted: the digest is of the request as it was sent.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(

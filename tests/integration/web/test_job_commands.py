@@ -14,6 +14,7 @@ from wcwidth import wcswidth
 from cli.client import Client as HTTPClient
 from jobs.database import Database
 from jobs.models import Status
+from jobs.page_request import PageRequest
 from jobs.use_cases import indexing, queries, stages
 from jobs.use_cases.stages import Output
 from tests.conftest import WORKER
@@ -185,7 +186,7 @@ def work(database: Database) -> Iterator[Callable[[dict[int, Output]], None]]:
 
     def run() -> None:
         while not stopped.wait(0.02):
-            jobs, _ = queries.list_jobs(database, None, status=Status.QUEUED, limit=10)
+            jobs, _ = queries.list_jobs(database, None, PageRequest(10), status=Status.QUEUED)
             for job in jobs:
                 for stage_index in range(3):
                     claim = stages.claim(database, job.id, stage_index, WORKER, job_timeout=60)

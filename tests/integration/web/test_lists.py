@@ -7,6 +7,7 @@ import datetime as dt
 import sqlalchemy as sa
 
 from jobs.database import Database
+from jobs.page_request import PageRequest
 from jobs.use_cases import queries
 from tests.integration.web.client import OUTPUT, Client, ask, finish
 
@@ -27,7 +28,7 @@ def test_the_list_pages_newest_first(web: Client) -> None:
 def test_the_list_does_not_read_prompts(web: Client, database: Database) -> None:
     job_id = ask(web)["id"]
     finish(database, job_id)
-    [job], _ = queries.list_jobs(database, None, limit=1, with_attempts=True)
+    [job], _ = queries.list_jobs(database, None, PageRequest(1), with_attempts=True)
     assert [attempt.output for attempt in job.attempts] == [OUTPUT.text] * 3
     for attempt in job.attempts:
         assert {"prompt", "delta_lengths"} <= sa.inspect(attempt).unloaded

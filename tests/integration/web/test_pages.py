@@ -8,6 +8,7 @@ from urllib.parse import quote_plus
 from jobs import demo_model
 from jobs.database import Database
 from jobs.models import ANONYMOUS, WorkerState
+from jobs.page_request import PageRequest
 from jobs.use_cases import queries, stages, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
@@ -18,7 +19,7 @@ from tests.servers import RedisServer
 def test_the_form_keeps_its_input_after_an_error(web: Client, database: Database) -> None:
     reply = web.post("/", data={"question": "  two\r\nlines <b>&"})
     assert reply.status_code == 303
-    [job] = queries.list_jobs(database, ANONYMOUS, limit=2)[0]
+    [job] = queries.list_jobs(database, ANONYMOUS, PageRequest(2))[0]
     assert job.question == "  two\nlines <b>&"
     page = web.get(reply.headers["Location"]).text
     assert "lines &lt;b&gt;&amp;" in page

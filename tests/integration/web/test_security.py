@@ -9,6 +9,7 @@ import pytest
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS
+from jobs.page_request import PageRequest
 from jobs.use_cases import queries
 from tests.integration.web.client import Client, ask, serving
 from tests.servers import RedisServer
@@ -27,7 +28,7 @@ def test_a_server_of_this_machine_has_no_other_name(web: Client, database: Datab
             assert "evil" not in reply.text
     for host in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
         assert web.get("/", headers={"Host": host}).status_code == 200
-    assert queries.list_jobs(database, ANONYMOUS, limit=1) == ([], False)
+    assert queries.list_jobs(database, ANONYMOUS, PageRequest(1)) == ([], False)
 
 
 def test_a_server_with_keys_may_have_any_name(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS
+from jobs.page_request import PageRequest
 from jobs.use_cases import cancellation, queries
 from tests.integration.web.client import Client, ask, services_of
 from web.waiting import MAX_WAITING
@@ -24,7 +25,7 @@ def test_too_many_waiting_requests_are_refused(web: Client, database: Database) 
         ):
             assert (reply.status_code, reply.json["error"]["code"]) == (503, "too_many_waiting")
         ask(web)
-    assert len(queries.list_jobs(database, ANONYMOUS, limit=10)[0]) == 2
+    assert len(queries.list_jobs(database, ANONYMOUS, PageRequest(10))[0]) == 2
     cancellation.cancel(database, ANONYMOUS, job_id)
     for _ in range(3):  # streams free their slot
         assert web.get(f"/v1/responses/{job_id}?stream=true").text
@@ -39,5 +40,5 @@ def test_a_server_that_stops_leaves_the_job_to_be_polled(web: Client, database: 
     reply = web.post("/v1/responses", json={"input": "Why?"})
     assert (reply.status_code, reply.json["status"]) == (202, "queued")
     assert reply.headers["Location"].endswith(
-        queries.list_jobs(database, ANONYMOUS, limit=1)[0][0].id
+        queries.list_jobs(database, ANONYMOUS, PageRequest(1))[0][0].id
     )

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpoint
+from jobs.page_request import PageRequest
 from jobs.setting_values import networks
 from jobs.use_cases import deliveries, webhooks
 from jobs.webhook_delivery import WebhookDelivery as Duty
@@ -72,7 +73,7 @@ def list_all(
 ) -> list[WebhookDelivery]:
     """Return an endpoint's deliveries, the oldest first."""
     found, _ = deliveries.list_deliveries(
-        database, None, endpoint.id, limit=1000, newest_first=False, status=status
+        database, None, endpoint.id, PageRequest(1000, newest_first=False), status
     )
     return found
 
