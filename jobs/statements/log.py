@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload, undefer
 
 from jobs.column_types import UTCDateTime, utcnow
 from jobs.models import (
-    Attempt,
     Erasure,
     Job,
     LogDeletion,
@@ -49,12 +47,6 @@ _ANY_PENDING = sa.select(
         sa.exists().select_from(LogDeletion),
     )
 )
-#: The characters of what clients sent that are in memory together. A request of 1 MiB may take 25 times as much as
-#: Python's lists and objects, and a hundred of them end at once.
-MAX_SIZE = 1 << 22
-_SIZE = sa.func.length(Job.question) + sa.func.coalesce(
-    sa.func.length(Job.input_items, type_=sa.Integer), 0, type_=sa.Integer
-)
 _LOCK = sa.select(LogState.origin, LogState.size, utcnow().label("now")).with_for_update()
 _SEAL = (
     sa.update(Job)
@@ -85,49 +77,6 @@ def find_unsealed(connection: sa.Connection, limit: int) -> list[str]:
     """Return the ids of ended jobs without an entry, those that ended first."""
     query = sa.select(Job.id).where(IS_UNSEALED).order_by(Job.finished_at).limit(limit)
     return list(connection.scalars(query))
-
-
-def parts(connection: sa.Connection, job_ids: Iterable[str]) -> list[list[str]]:
-    """Divide jobs into parts whose histories may be in memory together: up to `MAX_SIZE`, or one job that is larger.
-
-    Returns:
-        the ids in their order, those of jobs that are gone included.
-    """
-    ids = list(dict.fromkeys(job_ids))
-    query = sa.select(Job.id, _SIZE).where(Job.id.in_(ids))
-    sizes: dict[str, int] = dict(connection.execute(query).all()) if ids else {}
-    found: list[list[str]] = []
-    size = MAX_SIZE
-    for job_id in ids:
-        size += sizes.get(job_id, 0)
-        if size > MAX_SIZE or not found:
-            found.append([])
-            size = sizes.get(job_id, 0)
-        found[-1].append(job_id)
-    return found
-
-
-def load_in_parts(session: Session, job_ids: Iterable[str]) -> Iterator[Job]:
-    """Yield jobs in the order of their ids, with all that their histories have; forget each part before the next one."""
-    for part in parts(session.connection(), job_ids):
-        loaded = load_jobs(session, part)
-        yield from (loaded[job_id] for job_id in part if job_id in loaded)
-        session.expunge_all()
-
-
-def load_jobs(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
-    """Return jobs by their ids, with all that their histories have. Those that are gone are left out."""
-    query = sa.select(Job).where(Job.id.in_(job_ids)).options(*HISTORY)
-    return {job.id: job for job in session.scalars(query)}
-
-
-#: Loads all that the histories of jobs have.
-HISTORY = (
-    undefer(Job.input_items),
-    selectinload(Job.attempts).selectinload(Attempt.worker),
-    selectinload(Job.reviews),
-    selectinload(Job.erasures),
-)
 
 
 def find_unsealed_reviews(connection: sa.Connection, limit: int) -> list[sa.Row[str, str]]:

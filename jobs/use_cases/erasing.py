@@ -21,7 +21,7 @@ from jobs.database import Database
 from jobs.errors import LineNotWrittenError, NotEndedError, NotSealedError, TextNotFoundError
 from jobs.jsonl import find_line
 from jobs.models import Attempt, Batch, Job, Review
-from jobs.statements import clock, documents, erasures, files, jobs, log, requests
+from jobs.statements import clock, documents, erasures, files, jobs, requests, whole_jobs
 from jobs.statements.requests import Keyed
 from jobs.tlog.record import review_texts, texts
 from jobs.tlog.salted import Salts, is_erased, own_salt, salts_of, text_hash
@@ -110,7 +110,7 @@ def _erase(
 ) -> list[str]:
     """Erase texts of a job that is locked; return their pointers."""
     connection = session.connection()
-    job = log.load_jobs(session, [job_id])[job_id]
+    job = whole_jobs.load(session, [job_id])[job_id]
     history = describe(job)
     own, theirs = texts(history), review_texts(history)
     present = {**own, **theirs}

@@ -14,7 +14,7 @@ from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import JobNotFoundError
 from jobs.models import Job
-from jobs.statements import jobs, log
+from jobs.statements import jobs, whole_jobs
 from jobs.statements.jobs import Place
 from jobs.times import MICROSECOND
 from jobs.tlog.proof import Proof
@@ -89,10 +89,10 @@ def _loaded(
 ) -> Iterator[list[Exported]]:
     """Yield jobs in the order of their ids, as many at a time as may be in memory. Those that are gone are left out."""
     with database.read() as connection:
-        parts = log.parts(connection, job_ids)
+        parts = whole_jobs.parts(connection, job_ids)
     for part in parts:
         with database.read_session() as session:
-            loaded = log.load_jobs(session, part)
+            loaded = whole_jobs.load(session, part)
             there = [loaded[job_id] for job_id in part if job_id in loaded]
             proofs = proving.prove_all(session.connection(), there) if with_proofs else {}
         if there:

@@ -18,7 +18,7 @@ from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import UserError
 from jobs.models import Job, Worker, WorkerState
-from jobs.statements import log, workers
+from jobs.statements import log, whole_jobs, workers
 from jobs.transient import retry_on_conflict
 
 #: Returns why a stored job (the first) is not the one of the file; None if it is.
@@ -72,7 +72,7 @@ def add(database: Database, jobs: Mapping[int, Job], compare: Compare) -> int:
 def _new(session: Session, jobs: Mapping[int, Job], compare: Compare) -> dict[int, Job]:
     """Return the jobs that are not there yet."""
     ids = {job.id for job in jobs.values()}
-    there = log.load_jobs(session, ids)
+    there = whole_jobs.load(session, ids)
     deleted = log.find_known(session.connection(), ids) - there.keys()
     new = {}
     for line, job in jobs.items():

@@ -24,7 +24,7 @@ from jobs.database import Database
 from jobs.errors import LogKeyError, LogSetBackError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import Erasure, Job, LogKind, Review
-from jobs.statements import log, log_checkpoints
+from jobs.statements import log, log_checkpoints, whole_jobs
 from jobs.times import rfc3339
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint
@@ -101,9 +101,9 @@ def prepare(database: Database, describe: Describe, *, limit: int = MAX_JOBS) ->
         ended = log.find_unsealed(connection, limit)
         reviews = log.find_unsealed_reviews(connection, limit)
         erasures = log.find_unsealed_erasures(connection, limit)
-        prepared = [_ended(job, describe) for job in log.load_in_parts(session, ended)]
+        prepared = [_ended(job, describe) for job in whole_jobs.load_in_parts(session, ended)]
         added: dict[Any, Prepared] = {}
-        for job in log.load_in_parts(session, [row.job_id for row in (*reviews, *erasures)]):
+        for job in whole_jobs.load_in_parts(session, [row.job_id for row in (*reviews, *erasures)]):
             added |= {one.id: one for one in _added(job, describe)}
     # Each in the order of its kind, whatever its job.
     return [*prepared, *(added[row.id] for row in (*reviews, *erasures))]

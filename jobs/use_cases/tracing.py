@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jobs import trace_context
 from jobs.database import Database
 from jobs.models import LogKind
-from jobs.statements import log, traces
+from jobs.statements import log, traces, whole_jobs
 from jobs.use_cases.backoff import MAX_DELAY, backoff
 from jobs.use_cases.sealing import Describe
 
@@ -65,12 +65,12 @@ def begin_sending(
         connection = session.connection()
         entries = log.list_entries(connection, row.next_index, end)
         # As many as may be in memory together; the others come next.
-        parts = log.parts(connection, [entry.job_id for entry in entries])
+        parts = whole_jobs.parts(connection, [entry.job_id for entry in entries])
         if len(parts) > 1:
             entries = list(takewhile(lambda entry: entry.job_id in parts[0], entries))
             end = entries[-1].entry_index + 1
         sent = (LogKind.JOB, LogKind.REVIEW)
-        jobs = log.load_jobs(session, {e.job_id for e in entries if e.kind in sent})
+        jobs = whole_jobs.load(session, {e.job_id for e in entries if e.kind in sent})
     histories = {job_id: describe(job) for job_id, job in jobs.items()}
     ended: list[dict[str, Any]] = []
     reviews: list[tuple[dict[str, Any], str]] = []

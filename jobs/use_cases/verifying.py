@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from jobs.database import Database
 from jobs.errors import UserError
 from jobs.models import Erasure, Job, LogKind, Review
-from jobs.statements import log, log_checkpoints
+from jobs.statements import log, log_checkpoints, whole_jobs
 from jobs.tlog import merkle, tiles
 from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
 from jobs.tlog.cosignature import Cosigner, require
@@ -119,7 +119,7 @@ def verify(
                     head = next(heads, None)
             if len(rows) < min(PAGE, report.entries - start):
                 raise TamperedError(f"entry {start + len(rows)} was removed")
-            for part in log.parts(connection, [row.job_id for row in rows]):
+            for part in whole_jobs.parts(connection, [row.job_id for row in rows]):
                 of_part = [row for row in rows if row.job_id in part]
                 _check_jobs(session, of_part, describe, report)
                 session.expunge_all()
@@ -278,7 +278,7 @@ def _check_jobs(
 ) -> None:
     """Compare the jobs that entries are about, and what was added to them, with the entries."""
     ids = {row.job_id for row in rows}
-    jobs = log.load_jobs(session, ids)
+    jobs = whole_jobs.load(session, ids)
     histories = {job_id: describe(job) for job_id, job in jobs.items()}
     deletions = log.find_deletions(session.connection(), ids - jobs.keys())
     for index, kind, job_id, entry in rows:

@@ -21,7 +21,7 @@ from jobs.database import Database
 from jobs.errors import JobNotFoundError, NotSealedError
 from jobs.models import ANONYMOUS, Job
 from jobs.protocol.history import history
-from jobs.statements import log, log_checkpoints
+from jobs.statements import log, log_checkpoints, whole_jobs
 from jobs.tlog import merkle
 from jobs.tlog.checkpoint import open_checkpoint
 from jobs.tlog.proof import Proof
@@ -156,7 +156,7 @@ def test_large_histories_are_in_memory_a_few_at_a_time(
 ) -> None:
     """Items that a client sent take 25 times as much memory as they had bytes, and many jobs end at once."""
     items = [{"role": "user", "content": "Why?"}, {"type": "reasoning", "summary": [[]] * 10_000}]
-    monkeypatch.setattr(log, "MAX_SIZE", 40_000)  # One of them has 30,000 characters.
+    monkeypatch.setattr(whole_jobs, "MAX_SIZE", 40_000)  # One of them has 30,000 characters.
     ids = []
     for _ in range(12):
         job = submit(database, input_items=items)
