@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from jobs.column_types import utcnow_once
 from jobs.models import Job
 from jobs.statements import deliveries, log, rollups
-from jobs.statements.jobs import KEY, Place, cursor, select_unlocked
+from jobs.statements.job_lists import KEY, Place, cursor
+from jobs.statements.jobs import select_unlocked
 from jobs.statements.owners import is_owned
 from jobs.statements.rollups import Change
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, defer, selectinload, undefer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.interfaces import ORMOption
 
-from jobs.column_types import UTCDateTime, utcnow
+from jobs.column_types import utcnow
 from jobs.errors import JobNotFoundError
 from jobs.models import OPEN, Attempt, Job, Status
 from jobs.statements import endings
@@ -74,13 +74,6 @@ class Filters:
     def select(self) -> sa.Select[Job]:
         """Select the jobs."""
         return sa.select(Job).where(*self.conditions())
-
-
-class Place(NamedTuple):
-    """A job's place in the order of creation."""
-
-    created_at: dt.datetime
-    job_id: str
 
 
 #: The columns of a job by attribute. Those with a default get it when the row is added.
@@ -224,156 +217,12 @@ ATTEMPTS: tuple[ORMOption, ...] = (
 )
 
 
-def list_page(
-    session: Session,
-    filters: Filters,
-    statuses: Collection[Status] = (),
-    *,
-    limit: int,
-    after: Place | None = None,
-    newest_first: bool = True,
-    options: Sequence[ORMOption] = (),
-) -> tuple[list[Job], bool]:
-    """Return a page of jobs by age, and whether more follow.
-
-    Args:
-        session: of the unit of work.
-        filters: which jobs.
-        statuses: of the jobs; none for all.
-        limit: the maximum number.
-        after: the place before the first one; it need not be there any more. None for the beginning.
-        newest_first: the order.
-        options: what to load besides.
-    """
-    conditions = filters.conditions()
-    if after is not None:
-        conditions.append(cursor(after) > KEY if newest_first else cursor(after) < KEY)
-    query = _select_page(conditions, statuses, _by_age(newest_first), limit + 1)
-    jobs = session.scalars(query.options(*options)).all()
-    return list(jobs[:limit]), len(jobs) > limit
-
-
-def _by_age(newest_first: bool) -> list[sa.UnaryExpression[Any]]:
-    """Return the order of lists."""
-    return [c.desc() if newest_first else c.asc() for c in (Job.created_at, Job.id)]
-
-
-def _select_page(
-    conditions: Sequence[sa.ColumnElement[bool]],
-    statuses: Collection[Status],
-    order: Sequence[sa.SQLColumnExpression[Any]],
-    limit: int,
-) -> sa.Select[Job]:
-    """Select up to ``limit`` jobs that meet conditions, with one of the statuses if there are any, in an order."""
-    query = sa.select(Job).order_by(*order).limit(limit)
-    if len(statuses) < 2:
-        return query.where(*(Job.status == status for status in statuses), *conditions)
-    # The index of jobs by status has the jobs of each in order, and not those of several.
-    pages = (
-        sa.select(Job.id).where(Job.status == s, *conditions).order_by(*order).limit(limit)
-        for s in statuses
-    )
-    ids = sa.union_all(*(sa.select(page.subquery().c.id) for page in pages))
-    return query.where(Job.id.in_(ids))
-
-
 def load(session: Session, job_ids: Collection[str]) -> dict[str, Job]:
     """Return jobs by their ids, in the order of these. Those that are gone are left out."""
     if not job_ids:
         return {}
     found = {job.id: job for job in session.scalars(sa.select(Job).where(Job.id.in_(job_ids)))}
     return {job_id: found[job_id] for job_id in job_ids if job_id in found}
-
-
-def list_unfinished(
-    connection: sa.Connection,
-    filters: Filters,
-    statuses: Collection[Status],
-    *,
-    newest_first: bool,
-    limit: int,
-) -> list[sa.Row[str, dt.datetime, dict[str, str]]]:
-    """Return id, time of creation and metadata (``pairs``) of jobs with some statuses, up to ``limit`` in order."""
-    columns = (Job.id, Job.created_at, Job.metadata_.label("pairs"))
-    # As in `_select_page`.
-    pages = (
-        sa.select(*columns)
-        .where(Job.status == status, *filters.conditions())
-        .order_by(*_by_age(newest_first))
-        .limit(limit)
-        .subquery()
-        for status in statuses
-    )
-    rows = connection.execute(sa.union_all(*(sa.select(page) for page in pages))).all()
-    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=newest_first)[:limit]
-
-
-def find_last(connection: sa.Connection, filters: Filters) -> Place | None:
-    """Return the place of the job that was created last."""
-    query = filters.select().with_only_columns(Job.created_at, Job.id)
-    newest = query.order_by(Job.created_at.desc(), Job.id.desc()).limit(1)
-    row = connection.execute(newest).one_or_none()
-    return None if row is None else Place(*row)
-
-
-def list_between(
-    connection: sa.Connection,
-    filters: Filters,
-    statuses: Collection[Status],
-    after: Place | None,
-    last: Place,
-    limit: int,
-) -> list[Place]:
-    """Return the places of jobs in the order of creation.
-
-    Args:
-        connection: of the unit of work.
-        filters: which jobs.
-        statuses: of the jobs; none for all.
-        after: the place before the first one; it need not be there any more. None for the beginning.
-        last: the place of the last one.
-        limit: the maximum number.
-    """
-    conditions = [*filters.conditions(), cursor(last) >= KEY]
-    if after is not None:
-        conditions.append(cursor(after) < KEY)
-    query = _select_page(conditions, statuses, (Job.created_at, Job.id), limit)
-    rows = connection.execute(query.with_only_columns(Job.created_at, Job.id))
-    return [Place(*row) for row in rows]
-
-
-def place_of(connection: sa.Connection, owner: str | None, job_id: str) -> Place:
-    """Return the place of an owner's job in the order of creation.
-
-    Raises:
-        JobNotFoundError: the owner has no such job.
-    """
-    check_id(job_id)
-    query = sa.select(Job.created_at, Job.owner).where(Job.id == job_id)
-    row = connection.execute(query).one_or_none()
-    if row is None or owner not in (None, row.owner):
-        raise JobNotFoundError(job_id)
-    return Place(row.created_at, job_id)
-
-
-def find_beside(connection: sa.Connection, owner: str | None, place: Place) -> list[str | None]:
-    """Return the ids of an owner's jobs before and after a place in the order of creation; None for none."""
-    older = cursor(place) > KEY, (Job.created_at.desc(), Job.id.desc())
-    newer = cursor(place) < KEY, (Job.created_at, Job.id)
-    own = is_owned(Job.owner, owner)
-    return [
-        connection.scalar(sa.select(Job.id).where(condition, own).order_by(*order).limit(1))
-        for condition, order in (older, newer)
-    ]
-
-
-#: The places of jobs.
-KEY = sa.tuple_(Job.created_at, Job.id)
-
-
-def cursor(place: Place) -> sa.Tuple:
-    """Return a place, to be compared with `KEY`."""
-    return sa.tuple_(sa.literal(place.created_at, UTCDateTime()), sa.literal(place.job_id))
 
 
 def cancel(connection: sa.Connection, owner: str | None, job_id: str) -> None:

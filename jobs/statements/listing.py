@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from jobs.models import Attempt, Job, Status
 from jobs.pipeline import Role
-from jobs.statements.jobs import KEY, Filters, Place, cursor
+from jobs.statements.job_lists import KEY, Place, cursor
+from jobs.statements.jobs import Filters
 
 
 class Opening(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, UserError
 from jobs.statements import deletions, jobs, requests
-from jobs.statements.jobs import Place
+from jobs.statements.job_lists import Place
 from jobs.statements.requests import Keyed
 from jobs.times import from_microseconds, microseconds
 from jobs.transient import retry_on_conflict

@@ -14,8 +14,8 @@ from jobs.database import Database
 from jobs.enums import Order
 from jobs.errors import JobNotFoundError
 from jobs.models import Job
-from jobs.statements import jobs, whole_jobs
-from jobs.statements.jobs import Place
+from jobs.statements import job_lists, jobs, whole_jobs
+from jobs.statements.job_lists import Place
 from jobs.times import MICROSECOND
 from jobs.tlog.proof import Proof
 from jobs.use_cases import proving, searching
@@ -59,7 +59,7 @@ def pages(
     whose = owner if of is None else of
     plain = filters.plain(whose)
     with database.read() as connection:
-        last = jobs.find_last(connection, plain)
+        last = job_lists.find_last(connection, plain)
     if last is None:
         return
     indexed = filters.need_index
@@ -76,7 +76,9 @@ def pages(
             is_last = cursor is None
         else:
             with database.read() as connection:
-                places = jobs.list_between(connection, plain, filters.statuses, after, last, size)
+                places = job_lists.list_between(
+                    connection, plain, filters.statuses, after, last, size
+                )
             ids, after = [place.job_id for place in places], places[-1] if places else after
             is_last = len(places) < size
         yield from _loaded(database, ids, with_proofs=with_proofs)

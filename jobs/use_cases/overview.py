@@ -8,7 +8,7 @@ from collections.abc import Collection
 from jobs.database import Database
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Status
-from jobs.statements import jobs, listing
+from jobs.statements import job_lists, jobs, listing
 from jobs.statements.listing import Opening
 from jobs.use_cases.filters import Filters
 from jobs.use_cases.queries import ANY
@@ -75,7 +75,7 @@ def count_newer(database: Database, owner: str | None, filters: Filters, job_id:
     assert can_count(filters)  # noqa: S101 (the web asks for no others)
     with database.read() as connection:
         try:
-            place = jobs.place_of(connection, owner, job_id)
+            place = job_lists.place_of(connection, owner, job_id)
         except JobNotFoundError:
             raise CursorError(job_id) from None
         return listing.count_newer(

@@ -8,7 +8,7 @@ from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
 from jobs.page_request import PageRequest
-from jobs.statements import jobs
+from jobs.statements import job_lists, jobs
 from jobs.statements.jobs import ANY, JobVersion
 
 __all__ = [
@@ -59,9 +59,9 @@ def get_version(database: Database, owner: str | None, job_id: str) -> JobVersio
 
 def find_beside(database: Database, owner: str | None, job: Job) -> tuple[str | None, str | None]:
     """Return the ids of the owner's jobs before and after a job in the order of creation; None for none."""
-    place = jobs.Place(job.created_at, job.id)
+    place = job_lists.Place(job.created_at, job.id)
     with database.read() as connection:
-        older, newer = jobs.find_beside(connection, owner, place)
+        older, newer = job_lists.find_beside(connection, owner, place)
     return older, newer
 
 
@@ -115,8 +115,8 @@ def list_jobs(
     with database.read_session() as session:
         place = None
         if page.after is not None:
-            place = jobs.place_of(session.connection(), owner, page.after)
-        return jobs.list_page(
+            place = job_lists.place_of(session.connection(), owner, page.after)
+        return job_lists.list_page(
             session,
             jobs.Filters(owner, since, until, rating),
             () if status is None else (status,),

@@ -20,7 +20,7 @@ from jobs.enums import Order
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument, Status
 from jobs.search.ranking import score
-from jobs.statements import documents, jobs, search
+from jobs.statements import documents, job_lists, jobs, search
 from jobs.statements.documents import LAST_ID
 from jobs.statements.jobs import ANY
 from jobs.statements.search import MAX_EFFORT
@@ -111,7 +111,7 @@ def list_jobs(
 def _list(database: Database, request: _Request) -> Page:
     """List jobs by the indexes of their own table."""
     with database.read_session() as session:
-        page, has_more = jobs.list_page(
+        page, has_more = job_lists.list_page(
             session,
             request.filters.plain(request.owner),
             request.filters.statuses,
@@ -124,12 +124,12 @@ def _list(database: Database, request: _Request) -> Page:
     return Page(listed, page[-1].id if has_more else None)
 
 
-def _place_in_table(connection: sa.Connection, request: _Request) -> jobs.Place | None:
+def _place_in_table(connection: sa.Connection, request: _Request) -> job_lists.Place | None:
     """Return the place of the job after which a page begins; None for the first page."""
     if request.after is None:
         return None
     try:
-        return jobs.place_of(connection, request.owner, request.after)
+        return job_lists.place_of(connection, request.owner, request.after)
     except JobNotFoundError:
         raise CursorError(request.after) from None
 
@@ -272,7 +272,7 @@ def _unfinished(connection: sa.Connection, request: _Request, within: _Range) ->
     ]
     if filters.need_ended or filters.rating not in (ANY, None) or not statuses:
         return _Unfinished({}, None)
-    rows = jobs.list_unfinished(
+    rows = job_lists.list_unfinished(
         connection,
         jobs.Filters(
             request.owner,
