@@ -27,7 +27,7 @@ from jobs.settings import DATA_DIR_MODE, Settings
 from jobs.stop_signals import StopSignals
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import keys
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.workers import Runtime
 from jobs.webhook_delivery import WebhookDelivery
 from jobs.witnessing import Witnessing

@@ -158,11 +158,11 @@ def log_key(settings: Settings, /, rotate: bool, origin: str | None, fields: Fie
         click.echo(signer.to_text())
         return
     from cli.database import open_database
-    from jobs.use_cases import proving, sealing
+    from jobs.use_cases import log_signing, proving
 
     with open_database(settings) as database:
         if rotate:
-            sealing.rotate_key(database)
+            log_signing.rotate_key(database)
         keys = proving.list_keys(database)
     if not keys:
         raise ExpectedError("the log has no key yet: it gets one when the first job has ended")
@@ -180,11 +180,11 @@ def new_log(settings: Settings, /, fields: Fields | None) -> None:
     name. The new public key is printed.
     """
     from cli.database import open_database
-    from jobs.use_cases import sealing
+    from jobs.use_cases import log_signing
 
-    signing = sealing.Signing.of(settings.log_key, settings.log_origin)
+    signing = log_signing.Signing.of(settings.log_key, settings.log_origin)
     with open_database(settings) as database:
-        _print_key(sealing.begin_new_log(database, signing), fields)
+        _print_key(log_signing.begin_new_log(database, signing), fields)
 
 
 def _print_key(key: Verifier, fields: Fields | None) -> None:

@@ -25,6 +25,7 @@ from jobs.use_cases import (
     batches,
     files,
     indexing,
+    log_signing,
     outbox,
     requests,
     restarting,
@@ -33,7 +34,7 @@ from jobs.use_cases import (
     sweeping,
     workers,
 )
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ class Maintenance(DutyThread):
         """Keep the log's newest checkpoint on this machine; say so if the log was set back."""
         if self._signing.kept is not None:
             try:
-                sealing.keep_newest(self._database, self._signing.kept)
+                log_signing.keep_newest(self._database, self._signing.kept)
             except LogKeyError as error:
                 self._say_unsigned(error)
 

@@ -28,7 +28,7 @@ from jobs.retrying import retry
 from jobs.settings import Settings
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import workers
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.workers import Runtime
 from jobs.webhook_delivery import WebhookDelivery
 from jobs.witnessing import Witnessing

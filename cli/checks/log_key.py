@@ -7,8 +7,8 @@ from cli.database import open_database
 from jobs.errors import LogKeyError
 from jobs.settings import Settings
 from jobs.statements import log
-from jobs.use_cases import sealing
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases import log_signing
+from jobs.use_cases.log_signing import Signing
 
 
 def check(settings: Settings) -> Findings:
@@ -19,7 +19,7 @@ def check(settings: Settings) -> Findings:
             origin, size = log.state(connection)
             known = {row.verifier for row in log.keys(connection)}
         try:
-            sealing.check_signing(db, signing)
+            log_signing.check_signing(db, signing)
         except LogKeyError as problem:
             yield error(str(problem))
             return

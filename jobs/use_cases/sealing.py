@@ -5,58 +5,34 @@ checkpoint are committed together. So a process may die at any time, and several
 lost, nothing is appended twice, and there is one log. What takes long, reading and hashing the histories,
 comes before it. An ended job never changes but for erasures, which change no digest, so that what was read is
 still right. Reviews and erasures follow the entry of their job, and name it.
-
-A log that does not continue the newest checkpoint that this machine kept is not signed: its database was restored from an
-older backup. `begin_new_log` lets it go on under a new name.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import secrets
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.errors import LogKeyError, LogSetBackError
-from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import Erasure, Job, LogKind, Review
-from jobs.statements import log, log_checkpoints, whole_jobs
+from jobs.statements import log, whole_jobs
 from jobs.times import rfc3339
 from jobs.tlog import merkle, tiles
-from jobs.tlog.checkpoint import Checkpoint
 from jobs.tlog.entry import deletion_entry, erasure_entry, import_entry, job_entry, review_entry
 from jobs.tlog.exported import proof_hash
-from jobs.tlog.note import Signer, Verifier
+from jobs.tlog.note import Signer
 from jobs.tlog.record import digest
 from jobs.tlog.salted import new_salt
 from jobs.transient import retry_on_conflict
+from jobs.use_cases.log_signing import Signing, check_continued, sign, signer_of
 
 #: The maximum number of jobs of one transaction: nobody else can write to SQLite meanwhile.
 MAX_JOBS = 100
 
 #: Returns a job's history, as the API shows it (`jobs.protocol.history`).
 Describe = Callable[[Job], dict[str, Any]]
-
-
-class Signing(NamedTuple):
-    """What a process was given to sign the log with."""
-
-    #: `HELIXQ_LOG_KEY`; None for the key that the database keeps.
-    key: Signer | None = None
-    #: `HELIXQ_LOG_ORIGIN`; None for the name that the log has.
-    origin: str | None = None
-    #: The newest checkpoint that this machine knows; None to keep none.
-    kept: KeptCheckpoint | None = None
-
-    @classmethod
-    def of(cls, key: str | None, origin: str | None, data_dir: Path | None = None) -> Signing:
-        """Return what the settings give."""
-        kept = KeptCheckpoint(data_dir) if data_dir is not None else None
-        return cls(Signer.parse(key) if key else None, origin, kept)
 
 
 class Prepared(NamedTuple):
@@ -163,10 +139,10 @@ def append(
     note = None
     with database.write() as connection:
         origin, size, now = log.lock(connection)
-        signer = _signer(connection, origin, signing)
+        signer = signer_of(connection, origin, signing)
         if signing.kept is not None:
             # Within the lock: nobody signs more meanwhile.
-            _require_continued(connection, signer.name, size, signing.kept.read())
+            check_continued(connection, signer.name, size, signing.kept.read())
         at = rfc3339(now)
         rows: list[dict[str, Any]] = []
 
@@ -187,106 +163,6 @@ def append(
         # Once it is committed: what was rolled back was shown to nobody.
         signing.kept.keep(note)
     return len(rows)
-
-
-def keep_newest(database: Database, kept: KeptCheckpoint) -> None:
-    """Keep the newest checkpoint, whichever process signed it.
-
-    Raises:
-        LogSetBackError: the log does not continue the checkpoint that this machine kept.
-    """
-    newest = require_continued(database, kept)
-    if newest is not None:
-        kept.keep(newest)
-
-
-def require_continued(database: Database, kept: KeptCheckpoint) -> str | None:
-    """Return the log's newest checkpoint; None if it has none.
-
-    Raises:
-        LogSetBackError: the log does not continue the checkpoint that this machine kept.
-    """
-    known = kept.read()  # First: what was signed before is in the database that is read then.
-    with database.read() as connection:
-        origin, size = log.state(connection)
-        _require_continued(connection, origin, size, known)
-        newest = log_checkpoints.newest_checkpoint(connection)
-        return newest and newest.note
-
-
-@retry_on_conflict
-def begin_new_log(database: Database, signing: Signing) -> Verifier:
-    """Continue the log under a new name, and sign it with a new key; return its public key.
-
-    All entries stay. The checkpoints and cosignatures of the old name are deleted: they are kept by those who need them.
-
-    Args:
-        database: of the log.
-        signing: the new key or the new name; without either, both are made.
-
-    Raises:
-        LogKeyError: the log has no name yet, or the key or name that was given is its old one.
-    """
-    with database.write() as connection:
-        old, size, _ = log.lock(connection)
-        if old is None:
-            raise LogKeyError("the log has no name yet: it gets one with its first entry")
-        key, wanted, _ = signing
-        if old in (wanted, key and key.name):
-            raise LogKeyError(
-                f"the log is {old} already: set HELIXQ_LOG_ORIGIN to a new name or unset it, and HELIXQ_LOG_KEY to a "
-                "key of the new name (`helixq jobs log-key --new`) or unset it"
-            )
-        if key is not None and wanted not in (None, key.name):
-            raise LogKeyError(
-                f"HELIXQ_LOG_KEY is a key of {key.name}, and HELIXQ_LOG_ORIGIN is {wanted}"
-            )
-        signer = key or Signer.generate(wanted or _new_origin())
-        log_checkpoints.forget_checkpoints(connection)
-        log.set_origin(connection, signer.name)
-        log.add_key(connection, str(signer.verifier), signer.private if key is None else None)
-        if size:
-            _sign(connection, size, signer)
-        return signer.verifier
-
-
-def _require_continued(
-    connection: sa.Connection, origin: str | None, size: int, known: Checkpoint | None
-) -> None:
-    """Refuse a log that does not continue the checkpoint that was kept."""
-    if known is None or known.origin != origin:
-        return
-    if known.size > size:
-        differs = f"{known.size} entries were signed, and the database has {size}"
-    elif merkle.root(known.size, log.nodes(connection)) != known.root:
-        differs = f"the first {known.size} entries are others than those that were signed"
-    else:
-        return
-    raise LogSetBackError(
-        f"the log {origin} was set back: {differs} (HELIXQ_DATA_DIR/log-checkpoint). "
-        "If an older backup was restored, restore a newer one, or run `helixq jobs new-log`: the log goes on under a new name"
-    )
-
-
-@retry_on_conflict
-def rotate_key(database: Database) -> Verifier:
-    """Make a new key for the log, which signs from the next checkpoint on; return its public part.
-
-    Raises:
-        LogKeyError: the key is not kept in the database, or the log has none yet.
-    """
-    with database.write() as connection:
-        origin = log.lock(connection).origin
-        keys = log.keys(connection)
-        if origin is None or not keys:
-            raise LogKeyError("the log has no key yet: it gets one with its first entry")
-        if keys[-1].private is None:
-            raise LogKeyError(
-                "the log's key is in HELIXQ_LOG_KEY: set that to a new one of `helixq jobs log-key --new`"
-            )
-        signer = Signer.generate(origin)
-        log.add_key(connection, str(signer.verifier), signer.private)
-        return signer.verifier
 
 
 def _seal(connection: sa.Connection, one: Prepared, index: int) -> bool:
@@ -326,67 +202,4 @@ def _grow(connection: sa.Connection, size: int, leaves: list[bytes], signer: Sig
         log.set_tile(connection, level, index, hashes)
     size += len(leaves)
     log.set_size(connection, size)
-    return _sign(connection, size, signer)
-
-
-def _sign(connection: sa.Connection, size: int, signer: Signer) -> str:
-    """Sign the tree of ``size`` leaves; return the signed checkpoint."""
-    root = merkle.root(size, log.nodes(connection))
-    note = Checkpoint(signer.name, size, root).sign(signer)
-    log_checkpoints.add_checkpoint(connection, size, note)
-    return note
-
-
-def _new_origin() -> str:
-    return f"helixq/{secrets.token_hex(8)}"
-
-
-def check_signing(database: Database, signing: Signing) -> None:
-    """Check that a process with these keys can sign the log as it is.
-
-    Raises:
-        LogKeyError: it cannot.
-    """
-    if signing.kept is not None:
-        require_continued(database, signing.kept)
-    with database.read() as connection:
-        origin = log.state(connection).origin
-        if origin is not None:
-            _check_signing(origin, log.keys(connection), signing)
-
-
-def _check_signing(
-    origin: str, keys: Sequence[sa.Row[str, bytes | None]], signing: Signing
-) -> None:
-    key, wanted, _ = signing
-    if wanted not in (None, origin):
-        raise LogKeyError(
-            f"HELIXQ_LOG_ORIGIN is {wanted}, and the log is {origin} for good: unset it"
-        )
-    if key is None:
-        if keys and keys[-1].private is None:
-            raise LogKeyError(
-                "the log is signed with a HELIXQ_LOG_KEY: give it to this process too"
-            )
-    elif key.name != origin:
-        raise LogKeyError(
-            f"HELIXQ_LOG_KEY is a key of {key.name}, and the log is {origin}: set its key"
-        )
-    elif str(key.verifier) in [row.verifier for row in keys[:-1]]:
-        raise LogKeyError("HELIXQ_LOG_KEY is an old key of the log: give this process the newest")
-
-
-def _signer(connection: sa.Connection, origin: str | None, signing: Signing) -> Signer:
-    """Return the key that signs the log; name the log and make a key if it has none."""
-    key, wanted, _ = signing
-    if origin is None:
-        origin = wanted or (key.name if key else _new_origin())
-        log.set_origin(connection, origin)
-    keys = log.keys(connection)
-    _check_signing(origin, keys, signing)
-    if key is None and keys and (private := keys[-1].private) is not None:
-        return Signer(origin, private)
-    signer = key or Signer.generate(origin)
-    if not keys or keys[-1].verifier != str(signer.verifier):
-        log.add_key(connection, str(signer.verifier), signer.private if key is None else None)
-    return signer
+    return sign(connection, size, signer)

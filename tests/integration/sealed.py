@@ -6,7 +6,7 @@ from jobs.database import Database
 from jobs.models import Job
 from jobs.protocol.history import history
 from jobs.use_cases import sealing, stages
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from tests.integration.rows import OUTPUT, claim, submit
 
 

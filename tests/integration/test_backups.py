@@ -22,16 +22,16 @@ from jobs.setting_values import networks
 from jobs.tlog.note import Signer
 from jobs.use_cases import (
     deliveries,
+    log_signing,
     proving,
     queries,
-    sealing,
     stages,
     submission,
     sweeping,
     verifying,
     webhooks,
 )
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from jobs.webhooks.events import EVENT_TYPES
 from jobs.webhooks.outcome import Outcome
 from tests.backups import RECOVERY, SQLITE, back_up, restore
@@ -174,11 +174,11 @@ def test_a_log_that_forked_is_not_signed(database: Database, tmp_path: Path) -> 
     end(database)
     seal(database, signing)
     first = note_of(database)
-    sealing.keep_newest(database, kept)
+    log_signing.keep_newest(database, kept)
     assert kept.file.read_text() == first
     end(database)
     seal(database)  # By a process with another folder.
-    sealing.keep_newest(database, kept)
+    log_signing.keep_newest(database, kept)
     newest = note_of(database)
     assert kept.file.read_text() == newest
     kept.keep(first)
@@ -203,15 +203,15 @@ def test_a_new_log_has_a_name_and_a_key_of_its_own(
 ) -> None:
     old, new = Signer.generate("old/log"), Signer.generate("new/log")
     with pytest.raises(LogKeyError, match="no name yet"):
-        sealing.begin_new_log(database, Signing())
+        log_signing.begin_new_log(database, Signing())
     end(database)
     seal(database, Signing(old))
     for wrong in (Signing(old), Signing(origin="old/log")):
         with pytest.raises(LogKeyError, match="the log is old/log already"):
-            sealing.begin_new_log(database, wrong)
+            log_signing.begin_new_log(database, wrong)
     with pytest.raises(LogKeyError, match="a key of new/log, and HELIXQ_LOG_ORIGIN is other"):
-        sealing.begin_new_log(database, Signing(new, "other"))
-    assert sealing.begin_new_log(database, Signing(new)) == new.verifier
+        log_signing.begin_new_log(database, Signing(new, "other"))
+    assert log_signing.begin_new_log(database, Signing(new)) == new.verifier
     assert verifying.verify(database, history, trusted=[new.verifier]).jobs == 1
     end(database)
     with pytest.raises(LogKeyError, match="is a key of old/log, and the log is new/log"):
@@ -220,7 +220,7 @@ def test_a_new_log_has_a_name_and_a_key_of_its_own(
     (tmp_path / "file").touch()
     assert seal(database, Signing.of(new.to_text(), None, tmp_path / "file")) == 1
     assert "cannot be kept in" in caplog.text
-    named = sealing.begin_new_log(database, Signing(origin="third/log"))
+    named = log_signing.begin_new_log(database, Signing(origin="third/log"))
     assert named.name == "third/log"
     end(database)
     assert seal(database) == 1

@@ -36,7 +36,7 @@ from jobs.use_cases import (
     sealing,
     stages,
 )
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.integration.sealed import end, seal
 from tests.integration.tampering import is_as_recorded

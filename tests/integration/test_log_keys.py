@@ -9,8 +9,8 @@ from jobs.errors import LogKeyError
 from jobs.protocol.history import history
 from jobs.statements import log
 from jobs.tlog.note import Signer, Verifier
-from jobs.use_cases import proving, sealing, verifying
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases import log_signing, proving, verifying
+from jobs.use_cases.log_signing import Signing
 from tests.integration.sealed import end, seal
 from tests.integration.tampering import is_as_recorded
 
@@ -45,10 +45,10 @@ def test_an_origin_alone_names_the_log(database: Database) -> None:
 def test_keys_rotate(database: Database) -> None:
     kept, other = Signer.generate(NAME), Signer.generate(NAME)
     with pytest.raises(LogKeyError, match="no key yet"):
-        sealing.rotate_key(database)
+        log_signing.rotate_key(database)
     end(database)
     seal(database, Signing(origin=NAME))
-    second = sealing.rotate_key(database)
+    second = log_signing.rotate_key(database)
     for signing in (Signing(), Signing(kept), Signing(other)):
         end(database)
         seal(database, signing)
@@ -69,5 +69,5 @@ def test_keys_rotate(database: Database) -> None:
     with pytest.raises(LogKeyError, match="is a key of elsewhere"):
         seal(database, Signing(Signer.generate("elsewhere")))
     with pytest.raises(LogKeyError, match="HELIXQ_LOG_KEY"):
-        sealing.rotate_key(database)
+        log_signing.rotate_key(database)
     assert seal(database, Signing(other)) == 1

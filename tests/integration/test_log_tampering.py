@@ -14,7 +14,7 @@ from jobs.protocol.history import history
 from jobs.statements import log
 from jobs.tlog.note import Signer
 from jobs.use_cases import proving, verifying, workers
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.sealed import end, seal
 from tests.integration.tampering import change, is_as_recorded, new_value, tamper

@@ -45,6 +45,7 @@ from jobs.use_cases import (
     importing,
     indexing,
     keys,
+    log_signing,
     metrics,
     outbox,
     overview,
@@ -74,8 +75,8 @@ from jobs.use_cases.batch_answers import LineResult, Submission
 from jobs.use_cases.batch_validation import Piece
 from jobs.use_cases.batches import NewBatch
 from jobs.use_cases.filters import Filters
+from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.reviewing import NewReview
-from jobs.use_cases.sealing import Signing
 from jobs.use_cases.statistics import By, Query
 from jobs.webhooks.outcome import Outcome
 from tests.conftest import RUNTIME, WORKER
@@ -432,8 +433,8 @@ def test_no_use_case_scans_the_history_or_the_queue(
         assert 1 < len(prepared) < 10
         assert run(sealing.append, database, prepared, Signing()) == len(prepared)
         assert not run(sealing.any_pending, database)
-        run(sealing.check_signing, database, Signing())
-        run(sealing.rotate_key, database)
+        run(log_signing.check_signing, database, Signing())
+        run(log_signing.rotate_key, database)
         run(proving.list_keys, database)
         run(proving.prove, database, None, prepared[1].job_id)
         run(verifying_jobs.verify_job, database, None, prepared[1].job_id, history)
@@ -445,9 +446,9 @@ def test_no_use_case_scans_the_history_or_the_queue(
         export_and_import(run, database, prepared[1].job_id)
         review_and_erase(run, database, prepared[1].job_id)
         kept = KeptCheckpoint(tmp_path)
-        run(sealing.keep_newest, database, kept)
-        assert run(sealing.require_continued, database, kept) is not None
-        run(sealing.begin_new_log, database, Signing())
+        run(log_signing.keep_newest, database, kept)
+        assert run(log_signing.require_continued, database, kept) is not None
+        run(log_signing.begin_new_log, database, Signing())
         assert run(retention.delete_workers, database) is not None
         assert run(retention.delete_jobs, database, 50) == 0
         assert run(retention.delete_jobs, database, 5) == 100

@@ -44,7 +44,7 @@ from jobs.use_cases import (
     verifying,
     workers,
 )
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.servers import PATIENCE, RedisServer

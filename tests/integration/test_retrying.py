@@ -24,8 +24,8 @@ from jobs.use_cases import (
     stages,
     sweeping,
 )
+from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.reviewing import NewReview
-from jobs.use_cases.sealing import Signing
 from jobs.use_cases.verifying import TamperedError, verify
 from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit

@@ -17,8 +17,8 @@ from jobs.page_request import PageRequest
 from jobs.protocol.history import history
 from jobs.statements import log
 from jobs.use_cases import deletion, queries, reviewing, sealing
+from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.reviewing import Mark, NewReview, NextReview, Verdict
-from jobs.use_cases.sealing import Signing
 from tests.integration.rows import submit
 from tests.integration.sealed import end, seal
 from tests.integration.tampering import change, is_as_recorded, new_value, tamper

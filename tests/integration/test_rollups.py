@@ -39,8 +39,8 @@ from jobs.use_cases import (
     submission,
     workers,
 )
+from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.reviewing import NewReview
-from jobs.use_cases.sealing import Signing
 from jobs.use_cases.statistics import By, Query
 from tests.conftest import RUNTIME
 from tests.integration.rows import OUTPUT, QUESTION, claim, submit

@@ -19,7 +19,7 @@ from jobs.database import Database
 from jobs.models import LogEntry
 from jobs.statements import log
 from jobs.use_cases import proving, sealing
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from tests.integration.sealed import seal
 from tests.integration.web.client import Client, ask, finish
 

@@ -14,7 +14,7 @@ from jobs.models import Job, Scope
 from jobs.protocol.history import history
 from jobs.protocol.schemas import Statistics
 from jobs.use_cases import indexing, sealing, stages, statistics, workers
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.stages import Output
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER

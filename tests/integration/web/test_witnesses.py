@@ -20,7 +20,7 @@ from jobs.models import LogCheckpoint, LogCosignature, LogWitness
 from jobs.protocol.history import history
 from jobs.statements import log, log_checkpoints
 from jobs.use_cases import proving, sealing, verifying_jobs, witnessing
-from jobs.use_cases.sealing import Signing
+from jobs.use_cases.log_signing import Signing
 from jobs.witnessing import Witnessing, WitnessThread
 from tests.certificates import make_server_file
 from tests.integration.sealed import seal
