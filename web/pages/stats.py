@@ -22,6 +22,7 @@ from web.job_filters import METADATA
 from web.pages import charts
 from web.pages.charts import Interval, Series
 from web.pages.complaints import message_of
+from web.pages.figures import formatter, number, percent, points, seconds, signed
 from web.pages.marks import plain
 from web.pages.view import STATUSES
 
@@ -113,7 +114,7 @@ def show() -> Response | str | tuple[str, int]:
         message=message,
         wrong=wrong,
         labels=LABELS,
-        form=form,
+        formatter=formatter,
         **({} if read is None else _shown(read)),
     )
     return (text, 400) if message else text
@@ -238,10 +239,10 @@ def _charts(read: Statistics, rows: list[Row]) -> list[tuple[str, Markup]]:
         series("plain", "Rated +1, of rated", _better),
     ]
     measured = (
-        ("time", "Median time of a stage", by_role("time", "p50"), _seconds),
-        ("first", "Median time to the first token", by_role("first_token", "p50"), _seconds),
-        ("rate", "Median tokens a second", by_role("rate", "p50"), _number),
-        ("changed", "What the regenerator changed", changed, _percent),
+        ("time", "Median time of a stage", by_role("time", "p50"), seconds),
+        ("first", "Median time to the first token", by_role("first_token", "p50"), seconds),
+        ("rate", "Median tokens a second", by_role("rate", "p50"), number),
+        ("changed", "What the regenerator changed", changed, percent),
     )
     if _over_time(read.query):
         return [
@@ -271,10 +272,10 @@ def _compared(comparison: dict[str, Any]) -> list[Compared]:
     for measure in comparison["measures"]:
         if not measure["first"]["count"] and not measure["second"]["count"]:
             continue
-        name, written = measure["measure"], form(measure["measure"])
+        name, written = measure["measure"], formatter(measure["measure"])
         difference, verdict, text = measure["difference"], "", "–"
         if difference is not None:
-            text = _with_interval(difference, _signed(_points if written is _percent else written))
+            text = _with_interval(difference, signed(points if written is percent else written))
             verdict = _verdict(difference)
         first, second = (
             f"{_with_interval(measure[side], written)}, n\u00a0=\u00a0{measure[side]['count']}"
@@ -310,7 +311,7 @@ def _compared_chart(comparison: dict[str, Any]) -> Markup | None:
     if not rows:
         return None
     return charts.intervals(
-        "differences", "By how much the second differs, with 95% intervals", rows, _signed(_percent)
+        "differences", "By how much the second differs, with 95% intervals", rows, signed(percent)
     )
 
 
@@ -325,44 +326,3 @@ def _with_interval(estimate: dict[str, Any], written: Callable[[float], str]) ->
     if estimate["low"] is None:
         return written(estimate["value"])
     return f"{written(estimate['value'])} [{written(estimate['low'])}, {written(estimate['high'])}]"
-
-
-def form(measure: str, part: str = "mean") -> Callable[[float | None], str]:
-    """Return the function that formats values of a measure: means, or percentiles such as ``p50``."""
-    name = measure.rpartition(".")[2]
-    if name in ("prompt_tokens", "output_tokens"):
-        return _number if part == "mean" else _whole
-    if name == "rate":
-        return _number
-    return _percent if name in protocol.SHARES or name == "changed" else _seconds
-
-
-def _signed(written: Callable[[float], str]) -> Callable[[float], str]:
-    return lambda value: f"{'+' if value > 0 else ''}{written(value)}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _whole(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if abs(value) >= 120:
-        return f"{value / 60:,.1f} min"
-    return f"{value * 1000:.3g} ms" if 0 < abs(value) < 0.9995 else f"{value:.3g} s"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value * 100:.3g} %"
-
-
-def _points(value: float) -> str:
-    """Return a difference of two shares."""
-    return f"{value * 100:.3g} points"
