@@ -217,13 +217,10 @@ class BatchRunner:
                 for number, custom_id, _, _ in lines
             ]
             submission = Submission(batch.submitted_line, lines[-1].number)
-            if (
-                batch_answers.record_lines(
-                    self._database, batch.id, self._name, results, submission
-                )
-                is None
-                or time.monotonic() > deadline
-            ):
+            recorded = batch_answers.record_lines(
+                self._database, batch.id, self._name, results, submission
+            )
+            if recorded is None or time.monotonic() > deadline:
                 return True
             batch = batch_work.take_batch(self._database, batch.id, self._name)
             if batch is None:

@@ -82,9 +82,8 @@ def _difference(before: Attempt, after: Attempt) -> dict[str, Any] | None:
         if old == new:
             continue
         pairs = enumerate(zip_longest(old or "", new or ""))
-        at = next(
-            (i for i, (a, b) in pairs if a != b), 0
-        )  # One may be missing and the other empty.
+        # One may be missing and the other empty: then no character differs.
+        at = next((i for i, (a, b) in pairs if a != b), 0)
         return {
             **_stage(before),
             "field": field,

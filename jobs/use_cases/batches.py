@@ -21,6 +21,8 @@ from jobs.transient import retry_on_conflict
 COMPLETION_WINDOW = 86_400.0
 #: Batches of an owner that have not ended. The processes that work on batches look at all that are open.
 MAX_OPEN_OF_OWNER = 100
+#: The maximum number of batches that are deleted at once: nobody else can write to SQLite meanwhile.
+MAX_DELETED = 100
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,10 @@ def cancel_batch(
         return batches.get(session, owner, batch_id), cancelled
 
 
-def delete_batches(database: Database, days: int, *, limit: int = 100) -> int:
-    """Delete batches that ended more than ``days`` days ago; return how many were deleted.
+def delete_batches(database: Database, days: int) -> int:
+    """Delete batches that ended more than ``days`` days ago, up to `MAX_DELETED`; return how many were deleted.
 
     Their files are deleted by `files.sweep_files`.
     """
     with database.write() as connection:
-        return batches.delete_ended(connection, days * SECONDS_PER_DAY, limit=limit)
+        return batches.delete_ended(connection, days * SECONDS_PER_DAY, limit=MAX_DELETED)

@@ -299,9 +299,8 @@ def _empty_line(
     first, data = chunks[0].start, b"".join(chunk.data for chunk in chunks)
     line = json.loads(data[start - first : end - first])
     error = {"message": "Erased.", "type": "invalid_request_error", "code": "erased", "param": None}
-    if (
-        line["response"] is not None
-    ):  # That of a job that was cancelled has no text but its custom id.
+    # The line of a job that was cancelled has no text but its custom id.
+    if line["response"] is not None:
         reply = {"status_code": 410, "request_id": line["response"]["request_id"]}
         line["response"] = {**reply, "body": {"error": error}}
     if not keep_custom_id:

@@ -8,6 +8,9 @@ from jobs.database import Database
 from jobs.pipeline import NextStage
 from jobs.statements import outbox, pauses
 
+#: The maximum number of jobs that a sweep publishes at once.
+MAX_TAKEN = 100
+
 
 def mark_unpublished(database: Database, job_id: str, stage_index: int) -> None:
     """Note that a stage has no message: a sweep publishes it."""
@@ -15,10 +18,8 @@ def mark_unpublished(database: Database, job_id: str, stage_index: int) -> None:
         outbox.mark_unpublished(connection, [(job_id, stage_index)])
 
 
-def take_unpublished(
-    database: Database, *, queue_empty: bool, model: str, limit: int = 100
-) -> list[NextStage]:
-    """Take jobs out of the outbox, to publish them.
+def take_unpublished(database: Database, *, queue_empty: bool, model: str) -> list[NextStage]:
+    """Take jobs out of the outbox, to publish them: up to `MAX_TAKEN`.
 
     These are the jobs that were never published, or were released or taken back; that have begun and do
     not continue, although such jobs go first; that were overtaken by a question that came later; and
@@ -32,7 +33,6 @@ def take_unpublished(
         queue_empty: whether Redis has no messages of questions.
         model: of the jobs to take, besides those without a model. Workers publish only what they can
             run: messages for a model that no worker has would pile up.
-        limit: the maximum number of jobs.
 
     Returns:
         the jobs, in the order in which to publish them.
@@ -41,7 +41,7 @@ def take_unpublished(
     with database.read() as connection:
         if pauses.is_paused(connection):
             return []
-        ids = outbox.find(connection, queue_empty=queue_empty, model=model, limit=limit)
+        ids = outbox.find(connection, queue_empty=queue_empty, model=model, limit=MAX_TAKEN)
     if not ids:
         return []
     with database.write() as connection:

@@ -17,6 +17,8 @@ __all__ = ["KEPT_DAYS", "Keyed", "delete_requests", "find_outcome", "note_outcom
 
 #: How long a request can be repeated.
 KEPT_DAYS = 7
+#: The maximum number of requests that are deleted at once: nobody else can write to SQLite meanwhile.
+MAX_DELETED = 1000
 
 
 def find_outcome(database: Database, keyed: Keyed) -> dict[str, Any] | None:
@@ -41,7 +43,7 @@ def note_outcome(database: Database, keyed: Keyed, **outcome: Any) -> None:
         requests.end(connection, keyed, **outcome)
 
 
-def delete_requests(database: Database, *, limit: int = 1000) -> int:
-    """Delete requests that are older than `KEPT_DAYS`; return how many were deleted."""
+def delete_requests(database: Database) -> int:
+    """Delete requests that are older than `KEPT_DAYS`, up to `MAX_DELETED`; return how many were deleted."""
     with database.write() as connection:
-        return requests.delete_old(connection, KEPT_DAYS * SECONDS_PER_DAY, limit=limit)
+        return requests.delete_old(connection, KEPT_DAYS * SECONDS_PER_DAY, limit=MAX_DELETED)

@@ -273,6 +273,6 @@ def _completed(reply: Response, *, final: bool, etag: str) -> Response:
     return reply
 
 
-def json_response(data: Any, status: int = 200) -> Response:
+def json_response(data: Any) -> Response:
     """Return a reply with a JSON value, without white space and sorting."""
-    return Response(to_json(data), status, mimetype="application/json")
+    return Response(to_json(data), mimetype="application/json")
