@@ -130,17 +130,7 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
     Raises:
         CheckpointError: a checkpoint is missing or damaged, or they are incompatible.
     """
-    device = torch.device(settings.device if settings.device != "auto" else _best_device())
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(
-            f"HELIXQ_DEVICE={settings.device}, but PyTorch sees no CUDA device; "
-            "use HELIXQ_DEVICE=cpu or install a driver and a CUDA build of torch"
-        )
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise CheckpointError(
-            f"HELIXQ_DEVICE={settings.device}, but PyTorch sees {count} CUDA device{'s' * (count > 1)}; "
-            f"use cuda:{count - 1} or lower"
-        )
+    device = _device(settings.device)
     if settings.quantization == "4bit" and find_spec("bitsandbytes") is None:
         raise CheckpointError(
             "HELIXQ_QUANTIZATION=4bit needs bitsandbytes: pip install 'helixq[quantization]'"
@@ -162,11 +152,50 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
         )
         for role in Role
     }
+    config, tokenizer = _load_tokenizer(base)
+    # transformers' option: it applies to every use of this tokenizer.
+    tokenizer.split_special_tokens = settings.split_special_tokens
+    return Checkpoints(
+        base=base,
+        adapters=adapters,
+        config=config,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        quantization=settings.quantization,
+        context=_context(settings.max_context, base, config),
+    )
+
+
+def _device(setting: str) -> torch.device:
+    """Return the device of a setting.
+
+    Raises:
+        CheckpointError: PyTorch does not see it.
+    """
+    device = torch.device(_best_device() if setting == "auto" else setting)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(
+            f"HELIXQ_DEVICE={setting}, but PyTorch sees no CUDA device; "
+            "use HELIXQ_DEVICE=cpu or install a driver and a CUDA build of torch"
+        )
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise CheckpointError(
+            f"HELIXQ_DEVICE={setting}, but PyTorch sees {count} CUDA device{'s' * (count > 1)}; "
+            f"use cuda:{count - 1} or lower"
+        )
+    return device
+
+
+def _load_tokenizer(base: Checkpoint) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the base's config and its tokenizer.
+
+    Raises:
+        CheckpointError: one of them is damaged, or they are of different models.
+    """
     with explain_errors(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
-    # transformers' option: it applies to every use of this tokenizer.
-    tokenizer.split_special_tokens = settings.split_special_tokens
     text_config = config.get_text_config()
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise CheckpointError(
@@ -182,33 +211,38 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
         raise CheckpointError(
             f"The tokenizer of the base model {base.name} has no vocabulary; fetch its tokenizer.json"
         )
-    max_position_embeddings = getattr(text_config, "max_position_embeddings", settings.max_context)
+    return config, tokenizer
+
+
+def _context(setting: int | None, base: Checkpoint, config: PreTrainedConfig) -> int:
+    """Return the maximum number of tokens of prompt and output together.
+
+    Args:
+        setting: the one that was set; None for what the model takes.
+        base: the base.
+        config: the base's.
+
+    Raises:
+        CheckpointError: nobody says it, the model takes less, or it has no room for a question.
+    """
+    max_position_embeddings = getattr(config.get_text_config(), "max_position_embeddings", setting)
     if max_position_embeddings is None:
         raise CheckpointError(
             f"The base model {base.name} does not say how many tokens it takes; "
             "say it in HELIXQ_MAX_CONTEXT"
         )
-    if settings.max_context is not None and settings.max_context > max_position_embeddings:
+    if setting is not None and setting > max_position_embeddings:
         raise CheckpointError(
-            f"HELIXQ_MAX_CONTEXT={settings.max_context}, but the base model {base.name} takes "
+            f"HELIXQ_MAX_CONTEXT={setting}, but the base model {base.name} takes "
             f"{max_position_embeddings} tokens at most"
         )
-    context = settings.max_context or int(max_position_embeddings)
+    context = setting or int(max_position_embeddings)
     if context < probe.NUM_TOKENS:
         raise CheckpointError(
             f"A context of {context} tokens has no room for a question; set HELIXQ_MAX_CONTEXT, or give "
             "a base that takes more"
         )
-    return Checkpoints(
-        base=base,
-        adapters=adapters,
-        config=config,
-        tokenizer=tokenizer,
-        device=device,
-        dtype=dtype,
-        quantization=settings.quantization,
-        context=context,
-    )
+    return context
 
 
 def cuda_versions(driver: Path = DRIVER_VERSION) -> dict[str, str]:
