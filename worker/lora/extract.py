@@ -24,6 +24,8 @@ from worker.lora.safetensors_writer import SafetensorsWriter
 from worker.lora.tensors import DTYPE_NAMES, FLOAT_DTYPES, Tensors
 
 DEFAULT_RANK = 64
+#: Called before each layer with its name, the number of layers done, and the total.
+Progress = Callable[[str, int, int], None]
 
 
 def extract(
@@ -41,7 +43,7 @@ def extract(
     seed: int = 0,
     force: bool = False,
     ignore_tokenizer: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ExtractionReport:
     """Write an adapter that approximates ``tuned`` on ``base`` as well as its rank allows.
 
@@ -84,39 +86,19 @@ def extract(
         saved_dtype = dtype or FLOAT_DTYPES[tuned_tensors.entries[next(iter(layout.linear))].dtype]
         if saved_dtype == torch.float64:
             saved_dtype = torch.float32
-        layers: list[LayerReport] = []
-        tensors: dict[str, Tensor] = {}
-        for name in layout.linear:
-            if progress:
-                progress(name, len(layers), len(layout.linear))
-            module = PREFIX + name.removesuffix(".weight")
-            layer, b, a = _extract_layer(
-                name,
-                base_tensors,
-                tuned_tensors,
-                target,
-                saved_dtype,
-                device or torch.device("cpu"),
-                exact,
-                seed,
-            )
-            layers.append(layer)
-            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a, b
-        rest = []
-        for kind, names in layout.groups.items():
-            group = _compare_group(
-                kind, names, base_tensors, tuned_tensors, keep=_is_kept(kind, keep, layout)
-            )
-            if group.tensors:
-                rest.append(group)
-            if group.kept:
-                tensors |= {
-                    PREFIX + name: _cast(tuned_tensors, name, saved_dtype) for name in names
-                }
-        if layout.tied and any(group.kind == "embeddings" and group.kept for group in rest):
-            # PEFT copies a module that it replaces, so the head would stay tied to the base's embeddings.
-            (embeddings,) = layout.groups["embeddings"]
-            tensors[f"{PREFIX}lm_head.weight"] = tensors[PREFIX + embeddings]
+        layers, tensors = _extract_layers(
+            layout,
+            base_tensors,
+            tuned_tensors,
+            target,
+            saved_dtype,
+            device or torch.device("cpu"),
+            exact=exact,
+            seed=seed,
+            progress=progress,
+        )
+        rest, kept = _compare_rest(layout, base_tensors, tuned_tensors, keep, saved_dtype)
+        tensors |= kept
         header = {name: (DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
         with SafetensorsWriter(folder / SAFETENSORS_WEIGHTS_NAME, header) as file:
             for name, tensor in tensors.items():
@@ -133,6 +115,33 @@ def extract(
     )
 
 
+def _extract_layers(
+    layout: Layout,
+    base: Tensors,
+    tuned: Tensors,
+    target: Target,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    exact: bool,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[list[LayerReport], dict[str, Tensor]]:
+    """Approximate the differences of all linear layers; return a report of each, and the adapter's tensors by name."""
+    layers: list[LayerReport] = []
+    tensors: dict[str, Tensor] = {}
+    for name in layout.linear:
+        if progress:
+            progress(name, len(layers), len(layout.linear))
+        layer, b, a = _extract_layer(
+            name, base, tuned, target, dtype, device, exact=exact, seed=seed
+        )
+        layers.append(layer)
+        module = PREFIX + name.removesuffix(".weight")
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a, b
+    return layers, tensors
+
+
 def _extract_layer(
     name: str,
     base: Tensors,
@@ -140,6 +149,7 @@ def _extract_layer(
     target: Target,
     dtype: torch.dtype,
     device: torch.device,
+    *,
     exact: bool,
     seed: int,
 ) -> tuple[LayerReport, Tensor, Tensor]:
@@ -170,6 +180,25 @@ def _extract_layer(
         seconds=time.perf_counter() - start,
     )
     return layer, b.cpu(), a.cpu()
+
+
+def _compare_rest(
+    layout: Layout, base: Tensors, tuned: Tensors, keep: Collection[str], dtype: torch.dtype
+) -> tuple[list[GroupReport], dict[str, Tensor]]:
+    """Compare what is no linear layer; return a report of each kind that differs, and the tensors to store whole."""
+    rest = []
+    tensors: dict[str, Tensor] = {}
+    for kind, names in layout.groups.items():
+        group = _compare_group(kind, names, base, tuned, keep=_is_kept(kind, keep, layout))
+        if group.tensors:
+            rest.append(group)
+        if group.kept:
+            tensors |= {PREFIX + name: _cast(tuned, name, dtype) for name in names}
+    if layout.tied and any(group.kind == "embeddings" and group.kept for group in rest):
+        # PEFT copies a module that it replaces, so the head would stay tied to the base's embeddings.
+        (embeddings,) = layout.groups["embeddings"]
+        tensors[f"{PREFIX}lm_head.weight"] = tensors[PREFIX + embeddings]
+    return rest, tensors
 
 
 def _compare_group(

@@ -22,6 +22,8 @@ from worker.lora.weight_files import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME,
 
 #: Files that are copied from the base's folder, beside the weights.
 _COPIED_PATTERNS = ("*.json", "*.model", "*.txt", "*.jinja")
+#: Called before each tensor with its name, the number of tensors done, and the total.
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def merge(
     base_name: str | None = None,
     dtype: torch.dtype | None = None,
     force: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> MergeReport:
     """Write the base's tensors as they are after PEFT's ``merge_and_unload``.
 
@@ -77,36 +79,8 @@ def merge(
         if layout.tied:
             _check_tied(base, adapter, merger, (layout.groups["embeddings"][0], "lm_head.weight"))
         _copy(base, folder)
-        config = read_json(base / "config.json")
-        config.pop("transformers_weights", None)
-        if dtype is not None:
-            for key in ("dtype", "torch_dtype"):
-                if key in config:
-                    config[key] = str(dtype).removeprefix("torch.")
-        write_json(folder / "config.json", config)
-        # Tied parameters are stored once, under one of their names.
-        stored = {
-            entry.stored_name: (name, entry) for name, entry in weights.tensors.entries.items()
-        }
-        files = _file_names(base)
-        size = done = 0
-        for source, target in files.items():
-            shard = {s: (name, e) for s, (name, e) in stored.items() if e.file == source}
-            header = {s: (_stored_dtype(e, dtype), e.shape) for s, (_, e) in shard.items()}
-            with SafetensorsWriter(folder / target, header) as file:
-                for s, (name, _) in shard.items():
-                    if progress:
-                        progress(name, done, len(stored))
-                    tensor = _merged_tensor(name, weights, merger, header[s][0])
-                    file.write(s, tensor)
-                    size += tensor.nbytes
-                    done += 1
-        if list(files.values()) != [SAFE_WEIGHTS_NAME]:
-            shards = {s: files[entry.file] for s, (_, entry) in stored.items()}
-            write_json(
-                folder / SAFE_WEIGHTS_INDEX_NAME,
-                {"metadata": {"total_size": size}, "weight_map": shards},
-            )
+        _write_config(base, folder, dtype)
+        tensors, size = _write_weights(base, folder, weights, merger, dtype, progress)
     given_base = base_name or str(base)
     warnings = []
     if named_base := mismatched_base(opened_adapter.config, given_base, base):
@@ -116,11 +90,55 @@ def merge(
     return MergeReport(
         layers=len(merger.modules),
         replaced=len(merger.replaced),
-        tensors=done,
+        tensors=tensors,
         bytes=size,
         seconds=time.perf_counter() - start,
         warnings=warnings,
     )
+
+
+def _write_config(base: Path, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write the base's config with the dtype of the merged model, if one is given."""
+    config = read_json(base / "config.json")
+    config.pop("transformers_weights", None)
+    if dtype is not None:
+        for key in ("dtype", "torch_dtype"):
+            if key in config:
+                config[key] = str(dtype).removeprefix("torch.")
+    write_json(folder / "config.json", config)
+
+
+def _write_weights(
+    base: Path,
+    folder: Path,
+    weights: Weights,
+    merger: PeftMerger,
+    dtype: torch.dtype | None,
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Write the merged tensors in the base's shards; return their number and their bytes."""
+    # Tied parameters are stored once, under one of their names.
+    stored = {entry.stored_name: (name, entry) for name, entry in weights.tensors.entries.items()}
+    files = _file_names(base)
+    size = done = 0
+    for source, target in files.items():
+        shard = {s: (name, e) for s, (name, e) in stored.items() if e.file == source}
+        header = {s: (_stored_dtype(e, dtype), e.shape) for s, (_, e) in shard.items()}
+        with SafetensorsWriter(folder / target, header) as file:
+            for s, (name, _) in shard.items():
+                if progress:
+                    progress(name, done, len(stored))
+                tensor = _merged_tensor(name, weights, merger, header[s][0])
+                file.write(s, tensor)
+                size += tensor.nbytes
+                done += 1
+    if list(files.values()) != [SAFE_WEIGHTS_NAME]:
+        shards = {s: files[entry.file] for s, (_, entry) in stored.items()}
+        write_json(
+            folder / SAFE_WEIGHTS_INDEX_NAME,
+            {"metadata": {"total_size": size}, "weight_map": shards},
+        )
+    return done, size
 
 
 def _merged_tensor(name: str, weights: Weights, merger: PeftMerger, dtype: str) -> Tensor:
