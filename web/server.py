@@ -1,4 +1,4 @@
-"""The HTTP server: waitress, with time limits and our own error responses.
+"""The HTTP server: waitress, with time limits and our own error responses (`web.server_requests`).
 
 One loop reads and writes all connections. A request gets a thread when all of it has arrived, and the
 thread is free again when the response is made: a client that sends or reads slowly, or stops, occupies
@@ -7,13 +7,10 @@ none.
 
 from __future__ import annotations
 
-import copy
 import logging
-import re
 import socket
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,37 +18,31 @@ from typing import Any
 
 from flask import Flask
 from waitress import wasyncore
-from waitress.adjustments import Adjustments
-from waitress.channel import ClientDisconnected, HTTPChannel
-from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask, WSGITask
-from waitress.utilities import Error
 
-from jobs.protocol.errors import ProtocolError
 from web import MAX_BODY, upload_checks
 from web.dispatcher import Dispatcher
-from web.errors import HTTPError, error_response, is_upload, status_of, too_large, translated
+from web.errors import HTTPError
 from web.event_loop import EventLoop
-from web.multipart import MAX_UPLOAD
+from web.server_requests import (
+    MAX_HEADERS,
+    RefusalTask,
+    RefusedError,
+    RequestParser,
+    RequestTask,
+    Uploads,
+)
 from web.waiting import MAX_WAITING
 
 log = logging.getLogger(__name__)
 
 #: Requests that are served at the same time: those that wait for jobs, and 56 others.
 THREADS = MAX_WAITING + 56
-#: Seconds that a client may take to send a request.
-REQUEST_TIMEOUT = 60.0
-#: An upload may take a second longer for every so many bytes.
-MIN_UPLOAD_RATE = 1 << 14
-#: Uploads at the same time. Each has a file of the system until all of it has arrived.
-MAX_UPLOADS = 16
 #: Seconds that a connection may stay open while nothing is sent or received. (nginx uses 60.)
 IDLE_TIMEOUT = 75.0
 #: Seconds that a client may go on sending a request that was refused.
 DRAIN_TIMEOUT = 5.0
-#: The maximum number of bytes of a request's headers.
-MAX_HEADERS = 1 << 16
 #: Bytes of a request that are buffered in memory. The rest is buffered in a file.
 REQUEST_BUFFER = 1 << 16
 #: Bytes of a response that are buffered in memory. The rest is buffered in a file.
@@ -62,150 +53,10 @@ MAX_STREAM_BUFFER = 1 << 20
 MAX_ACCEPTS = 100
 
 
-class _Task(WSGITask):  # type: ignore[misc]  # waitress has no types
-    """Makes the response to a request. Its headers and the beginning of its body are sent together."""
-
-    #: Of waitress: whether the beginning of the response was sent.
-    wrote_header: bool
-
-    def execute(self) -> None:
-        """Make the response. What fails before its first piece is a reply, as what fails in the application is."""
-        try:
-            super().execute()
-        except (ClientDisconnected, OSError):
-            raise
-        except Exception as error:
-            if self.wrote_header:
-                raise
-            reason = translated(error)
-            self.request.error = _RefusedError(reason)
-            self.close_on_finish = True
-            refusal = _ErrorTask(self.channel, self.request)
-            refusal.service()
-            self.wrote_header = True
-
-    def write(self, data: bytes) -> None:
-        with self.channel.sent_together():
-            super().write(data)
-
-    def build_response_header(self) -> bytes:
-        header: bytes = super().build_response_header()
-        if self.request.command == "HEAD":
-            self.chunked_response = False  # No body, and so no last chunk either.
-        return header
-
-
-class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
-    """Responds to a malformed request, in the shape of the part of the site that was requested."""
-
-    def execute(self) -> None:
-        error = self.request.error
-        code = "request_too_large" if error.code == 413 else "bad_request"
-        message = f"The request is malformed: {error.body}."
-        if error.code == 413:
-            message = too_large(self.request.command, self.request.path)
-        elif error.code == 431:
-            message = f"The request headers are larger than {MAX_HEADERS >> 10} KiB."
-        elif error.code == 501:
-            message, code = "`Transfer-Encoding` must be `chunked`.", "unsupported_encoding"
-        elif error.code >= 500:
-            message, code = f"{error.body}.", "server_error"
-        if error.code == 503:
-            code = "too_many_uploads"
-        refused: ProtocolError = HTTPError(error.code, message, code=code)
-        if isinstance(error, _RefusedError):
-            refused = error.reason
-        self.channel.refused = True
-        app: Flask = self.channel.server.flask
-        # As it came: a path such as `//[` is no URL.
-        with app.test_request_context(environ_overrides={"PATH_INFO": self._path}):
-            response = error_response(refused)
-            response = app.process_response(response)
-        body = response.get_data()
-        self.status = response.status
-        self.response_headers.extend(response.headers.items())
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-    @property
-    def _path(self) -> str:
-        """The path that was requested; as it was sent if the request could not be parsed so far."""
-        path: str = getattr(self.request, "path", "")
-        if not path:
-            _, _, target = getattr(self.request, "first_line", b"").partition(b" ")
-            path = re.split(r"[ ?]", target.decode("latin-1"))[0]
-        return path or "/"
-
-
-class _TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no types
-    code = 503
-    reason = "Service Unavailable"
-
-
-class _RefusedError(Error):  # type: ignore[misc]  # waitress has no types
-    """The application refuses the request."""
-
-    def __init__(self, reason: ProtocolError) -> None:
-        super().__init__(reason.message)
-        self.code = status_of(reason)
-        self.reason = reason
-
-
-class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """A request. An upload may be larger than others, and take longer."""
-
-    is_upload = False
-    #: Whether an upload is refused; None before that is asked.
-    check: _UploadCheck | None = None
-    adj: Adjustments
-
-    def parse_header(self, header_plus: bytes) -> None:
-        try:
-            super().parse_header(header_plus)
-        except (
-            ValueError
-        ) as error:  # Python's, of a host or a number. Waitress lets it end the connection.
-            raise ParsingError("Its target or its Content-Length is invalid") from error
-        if self.chunked and "CONTENT_LENGTH" in self.headers:
-            # A proxy may believe the one and we the other, and take the rest for another request.
-            raise ParsingError("It has both Content-Length and Transfer-Encoding")
-        self.is_upload = is_upload(self.command, self.path)
-        if self.is_upload:
-            # The settings of one server, so a place for what its requests share.
-            uploads: _Uploads = self.adj.uploads
-            if len(uploads.requests) >= MAX_UPLOADS:
-                self.error = _TooManyUploadsError(
-                    "Too many files are uploaded at once. Retry later"
-                )
-                self.completed = True
-            uploads.requests.add(self)
-            self.adj = uploads.adj
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that a client may take to send it."""
-        extra = self.body_bytes_received / MIN_UPLOAD_RATE if self.is_upload else 0
-        return REQUEST_TIMEOUT + extra
-
-
-class _Uploads:
-    """The uploads of a server that have begun and are not replied to."""
-
-    def __init__(self, adj: Adjustments) -> None:
-        """
-        Args:
-            adj: waitress's settings for all other requests.
-        """
-        self.requests: weakref.WeakSet[_Parser] = weakref.WeakSet()
-        self.adj = copy.copy(adj)
-        self.adj.max_request_body_size = MAX_UPLOAD + 1
-
-
 class _UploadCheck:
     """Asks on a thread whether an upload is refused. Nothing more of it is read meanwhile."""
 
-    def __init__(self, channel: _Channel, request: _Parser) -> None:
+    def __init__(self, channel: _Channel, request: RequestParser) -> None:
         self._channel = channel
         self._request = request
         self._reason: HTTPError | None = None
@@ -236,7 +87,7 @@ class _UploadCheck:
             if self._reason is None or channel.request is not request or not channel.connected:
                 return
             channel.server.adj.uploads.requests.discard(request)
-            request.error = _RefusedError(self._reason)
+            request.error = RefusedError(self._reason)
             request.completed = True
             channel.request = None
             channel.requests.append(request)
@@ -247,9 +98,9 @@ class _UploadCheck:
 class _Channel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection with time limits."""
 
-    task_class = _Task
-    error_task_class = _ErrorTask
-    parser_class = _Parser
+    task_class = RequestTask
+    error_task_class = RefusalTask
+    parser_class = RequestParser
     #: When the first bytes of the current request arrived, or when draining began.
     started_at = 0.0
     #: Whether the last response refused a request that the client may still be sending.
@@ -385,7 +236,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # waitress has no types
             clear_untrusted_proxy_headers=False,
             ident="",
         )
-        self.adj.uploads = _Uploads(self.adj)
+        self.adj.uploads = Uploads(self.adj)
         self.event_loop = EventLoop(self._map, super().pull_trigger)
 
     def pull_trigger(self) -> None:

@@ -26,7 +26,7 @@ from jobs.use_cases import exporting, keys
 from tests.conftest import give_schema
 from tests.integration.rows import submit
 from tests.servers import PATIENCE, RedisServer, free_port
-from web import create_app, serve
+from web import create_app, serve, server_requests
 from web import server as web_server
 from web.api import exports
 from web.multipart import MAX_UPLOAD
@@ -199,7 +199,7 @@ def test_the_loop_never_waits_while_a_client_does(environ: dict[str, str]) -> No
 def test_slow_requests_time_out(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr(web_server, "REQUEST_TIMEOUT", LIMIT)
+    monkeypatch.setattr(server_requests, "REQUEST_TIMEOUT", LIMIT)
     with serving(environ) as place, socket.create_connection(place, PATIENCE) as connection:
         began = time.monotonic()
         connection.sendall(start)
@@ -289,7 +289,7 @@ def test_an_upload_may_be_large_and_other_requests_may_not(environ: dict[str, st
 def test_only_some_uploads_may_go_on_at_once(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_server, "MAX_UPLOADS", 1)
+    monkeypatch.setattr(server_requests, "MAX_UPLOADS", 1)
     with serving(environ) as place, begin_upload(place, 100):
         with begin_upload(place, 100) as refused:
             reply = read_all(refused)
@@ -333,7 +333,7 @@ def test_an_upload_is_refused_before_it_is_sent(environ: dict[str, str]) -> None
                 "cross_site_request",
             ),
         ):
-            for _ in range(web_server.MAX_UPLOADS):
+            for _ in range(server_requests.MAX_UPLOADS):
                 with begin(*headers) as connection:
                     reply = read_all(connection)
                 assert reply.startswith(b"HTTP/1.1 %d" % status)
@@ -347,8 +347,8 @@ def test_an_upload_is_refused_before_it_is_sent(environ: dict[str, str]) -> None
 def test_an_upload_that_goes_on_has_more_time(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_server, "REQUEST_TIMEOUT", LIMIT)
-    monkeypatch.setattr(web_server, "MIN_UPLOAD_RATE", 2 / LIMIT)
+    monkeypatch.setattr(server_requests, "REQUEST_TIMEOUT", LIMIT)
+    monkeypatch.setattr(server_requests, "MIN_UPLOAD_RATE", 2 / LIMIT)
     with serving(environ) as place, begin_upload(place, 100) as connection:
         began = time.monotonic()
         connection.sendall(b"x" * 4)

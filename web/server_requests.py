@@ -1,0 +1,164 @@
+"""A request of the HTTP server: how waitress parses it, and makes the reply to it."""
+
+from __future__ import annotations
+
+import copy
+import re
+import weakref
+
+from flask import Flask
+from waitress.adjustments import Adjustments
+from waitress.channel import ClientDisconnected
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.task import ErrorTask, WSGITask
+from waitress.utilities import Error
+
+from jobs.protocol.errors import ProtocolError
+from web.errors import HTTPError, error_response, is_upload, status_of, too_large, translated
+from web.multipart import MAX_UPLOAD
+
+#: Seconds that a client may take to send a request.
+REQUEST_TIMEOUT = 60.0
+#: An upload may take a second longer for every so many bytes.
+MIN_UPLOAD_RATE = 1 << 14
+#: Uploads at the same time. Each has a file of the system until all of it has arrived.
+MAX_UPLOADS = 16
+#: The maximum number of bytes of a request's headers.
+MAX_HEADERS = 1 << 16
+
+
+class RequestTask(WSGITask):  # type: ignore[misc]  # waitress has no types
+    """Makes the response to a request. Its headers and the beginning of its body are sent together."""
+
+    #: Of waitress: whether the beginning of the response was sent.
+    wrote_header: bool
+
+    def execute(self) -> None:
+        """Make the response. What fails before its first piece is a reply, as what fails in the application is."""
+        try:
+            super().execute()
+        except (ClientDisconnected, OSError):
+            raise
+        except Exception as error:
+            if self.wrote_header:
+                raise
+            reason = translated(error)
+            self.request.error = RefusedError(reason)
+            self.close_on_finish = True
+            refusal = RefusalTask(self.channel, self.request)
+            refusal.service()
+            self.wrote_header = True
+
+    def write(self, data: bytes) -> None:
+        with self.channel.sent_together():
+            super().write(data)
+
+    def build_response_header(self) -> bytes:
+        header: bytes = super().build_response_header()
+        if self.request.command == "HEAD":
+            self.chunked_response = False  # No body, and so no last chunk either.
+        return header
+
+
+class RefusalTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
+    """Responds to a malformed request, in the shape of the part of the site that was requested."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        code = "request_too_large" if error.code == 413 else "bad_request"
+        message = f"The request is malformed: {error.body}."
+        if error.code == 413:
+            message = too_large(self.request.command, self.request.path)
+        elif error.code == 431:
+            message = f"The request headers are larger than {MAX_HEADERS >> 10} KiB."
+        elif error.code == 501:
+            message, code = "`Transfer-Encoding` must be `chunked`.", "unsupported_encoding"
+        elif error.code >= 500:
+            message, code = f"{error.body}.", "server_error"
+        if error.code == 503:
+            code = "too_many_uploads"
+        refused: ProtocolError = HTTPError(error.code, message, code=code)
+        if isinstance(error, RefusedError):
+            refused = error.reason
+        self.channel.refused = True
+        app: Flask = self.channel.server.flask
+        # As it came: a path such as `//[` is no URL.
+        with app.test_request_context(environ_overrides={"PATH_INFO": self._path}):
+            response = error_response(refused)
+            response = app.process_response(response)
+        body = response.get_data()
+        self.status = response.status
+        self.response_headers.extend(response.headers.items())
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+    @property
+    def _path(self) -> str:
+        """The path that was requested; as it was sent if the request could not be parsed so far."""
+        path: str = getattr(self.request, "path", "")
+        if not path:
+            _, _, target = getattr(self.request, "first_line", b"").partition(b" ")
+            path = re.split(r"[ ?]", target.decode("latin-1"))[0]
+        return path or "/"
+
+
+class TooManyUploadsError(Error):  # type: ignore[misc]  # waitress has no types
+    code = 503
+    reason = "Service Unavailable"
+
+
+class RefusedError(Error):  # type: ignore[misc]  # waitress has no types
+    """The application refuses the request."""
+
+    def __init__(self, reason: ProtocolError) -> None:
+        super().__init__(reason.message)
+        self.code = status_of(reason)
+        self.reason = reason
+
+
+class RequestParser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """A request. An upload may be larger than others, and take longer."""
+
+    is_upload = False
+    #: What asks whether an upload is refused (`web.server`); None before that is asked.
+    check: object = None
+    adj: Adjustments
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            # Python's, of a host or a number. Waitress lets it end the connection.
+            raise ParsingError("Its target or its Content-Length is invalid") from error
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            # A proxy may believe the one and we the other, and take the rest for another request.
+            raise ParsingError("It has both Content-Length and Transfer-Encoding")
+        self.is_upload = is_upload(self.command, self.path)
+        if self.is_upload:
+            # The settings of one server, so a place for what its requests share.
+            uploads: Uploads = self.adj.uploads
+            if len(uploads.requests) >= MAX_UPLOADS:
+                self.error = TooManyUploadsError("Too many files are uploaded at once. Retry later")
+                self.completed = True
+            uploads.requests.add(self)
+            self.adj = uploads.adj
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a client may take to send it."""
+        extra = self.body_bytes_received / MIN_UPLOAD_RATE if self.is_upload else 0
+        return REQUEST_TIMEOUT + extra
+
+
+class Uploads:
+    """The uploads of a server that have begun and are not replied to."""
+
+    def __init__(self, adj: Adjustments) -> None:
+        """
+        Args:
+            adj: waitress's settings for all other requests.
+        """
+        self.requests: weakref.WeakSet[RequestParser] = weakref.WeakSet()
+        self.adj = copy.copy(adj)
+        self.adj.max_request_body_size = MAX_UPLOAD + 1
