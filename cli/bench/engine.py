@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,17 @@ from cli.fields import Command, Fields, json_fields
 from cli.outputs import check_picture
 
 if TYPE_CHECKING:
-    from worker.bench.engine import Model
+    import torch
+
+    from worker.bench.engine import Result
+    from worker.bench.models import Model
     from worker.engine.interface import Engine
 
-#: About 100 M parameters, with adapters of 2.5% each.
-_SMALL = {"hidden": 768, "layers": 12, "rank": 16}
+#: Models with random weights. The adapters of the small one have 2.5% of its parameters each.
+_SIZES = {
+    "synthetic-100m": {"hidden": 768, "layers": 12, "rank": 16},
+    "synthetic-7b": {"hidden": 4096, "layers": 32, "rank": 64},
+}
 #: The maximum number of tokens of prompt and output together.
 CONTEXT = 1024
 #: Prompt lengths in tokens, for the speed by text length.
@@ -31,7 +37,7 @@ LENGTHS = (64, 256, 512, 1024, 2048)
 @click.option(
     "--model",
     "which",
-    type=click.Choice(["demo", "synthetic-100m", "synthetic-7b"]),
+    type=click.Choice(["demo", *_SIZES]),
     default="demo",
     show_default=True,
     help="The demo model, or random weights.",
@@ -91,39 +97,27 @@ def engine(
 
     from jobs.pipeline import Sampling
     from jobs.settings import DEMO_CHECKPOINT
-    from worker.bench import curves
-    from worker.bench import engine as module
+    from worker.bench import curves, models
+    from worker.bench.engine import run
     from worker.engine.interface import EngineError
-    from worker.engine.threads import run_in_fresh_thread
 
     if plot:
         check_picture(plot)
     if llama_server and device != "cpu":
         raise ExpectedError("--llama-server runs on a CPU only: leave --device out")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    demo = module.Model.of(DEMO_CHECKPOINT)
+    demo = models.Model.of(DEMO_CHECKPOINT)
     tokenizer: Any = AutoTokenizer.from_pretrained(demo.base)
     with common.temporary_folder() as folder, busy_processes(busy):
         if which == "demo":
             questions = common.demo_questions(jobs)
             model, limit = demo, max_output_tokens or 256
         else:
-            big = which == "synthetic-7b"
-            sizes = {"hidden": 4096, "layers": 32, "rank": 64} if big else _SMALL
-            create = partial(
-                module.synthetic,
-                folder,
-                demo.base,
-                **sizes,
-                dtype=dtype,
-                device=torch.device(device),
-                seed=seed,
-            )
-            model = run_in_fresh_thread(create)
-            questions = module.questions(tokenizer, jobs, 64, seed)
+            model = _synthetic(which, folder, demo.base, dtype, torch.device(device), seed)
+            questions = models.questions(tokenizer, jobs, 64, seed)
             limit = max_output_tokens or 64
         try:
-            results = module.run(
+            results = run(
                 model,
                 questions=questions,
                 reference_jobs=reference_jobs,
@@ -158,10 +152,35 @@ def engine(
         }
         fields.print(output)
         return
-    baseline = results[0]
     click.echo(
         f"{which}, {jobs} jobs, up to {limit} new tokens a stage; {common.machine()}{_beside(busy)}.\n"
     )
+    _print_table(results)
+
+
+def _synthetic(
+    which: str, folder: Path, tokenizer: Path, dtype: torch.dtype, device: torch.device, seed: int
+) -> Model:
+    """Create a model with random weights: ``synthetic-100m`` or ``synthetic-7b``."""
+    from worker.bench import models
+    from worker.engine.threads import run_in_fresh_thread
+
+    return run_in_fresh_thread(
+        partial(
+            models.synthetic,
+            folder,
+            tokenizer,
+            **_SIZES[which],
+            dtype=dtype,
+            device=device,
+            seed=seed,
+        )
+    )
+
+
+def _print_table(results: Sequence[Result]) -> None:
+    """Print a row for each engine. The first one is the reference engine."""
+    baseline = results[0]
     click.echo(
         "| engine | at once | jobs an hour | times the reference | new tokens a second | times "
         "| first token | of the limit |"

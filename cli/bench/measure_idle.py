@@ -23,7 +23,8 @@ from jobs.models import ANONYMOUS, Job, Status
 from jobs.pipeline import Sampling
 from jobs.settings import DEMO_CHECKPOINT
 from jobs.use_cases import sweeping
-from worker.bench.engine import Model, run_jobs
+from worker.bench.engine import run_jobs
+from worker.bench.models import Model
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.threads import run_in_fresh_thread
 

@@ -34,14 +34,15 @@ def service(
     from cli.bench import measure_service
     from jobs.pipeline import Sampling
     from jobs.settings import DEMO_CHECKPOINT
-    from worker.bench import engine as module
+    from worker.bench.engine import run_reference
+    from worker.bench.models import Model
 
     questions = common.demo_questions(jobs)
 
     common.show_progress(f"answering {reference_jobs} questions by the reference engine")
     sampling = Sampling(max_output_tokens=max_output_tokens, seed=seed)
-    baseline = module.run_reference(
-        module.Model.of(DEMO_CHECKPOINT),
+    baseline = run_reference(
+        Model.of(DEMO_CHECKPOINT),
         questions[:reference_jobs],
         sampling,
         torch.float32,

@@ -20,7 +20,7 @@ from jobs import pipeline
 from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling, stage_seed
 from tests.gpu import engines
 from tests.gpu.report import Report, free
-from worker.bench.engine import Model
+from worker.bench.models import Model
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.batching.sequence import Sequence as Sequence_
 from worker.engine.interface import (

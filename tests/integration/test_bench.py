@@ -26,7 +26,7 @@ from tests import fork_client, forked, servers
 from tests.acceptance.conftest import running
 from tests.servers import PATIENCE
 from tests.vllm import VLLM
-from worker.bench import engine, lora
+from worker.bench import engine, lora, models
 from worker.bench.lora import Extractor, Sizes
 from worker.lora import LoraError
 
@@ -134,7 +134,7 @@ def test_engines_are_compared_on_whole_jobs() -> None:
 
 def test_the_base_without_adapters_is_measured() -> None:
     results = engine.run(
-        engine.Model.of(DEMO_CHECKPOINT),
+        models.Model.of(DEMO_CHECKPOINT),
         questions=["What is 1 + 1?"],
         reference_jobs=1,
         slots=[2],
@@ -151,12 +151,12 @@ def test_the_base_without_adapters_is_measured() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_synthetic_model_has_adapters_that_differ(tmp_path: Path, dtype: torch.dtype) -> None:
     tokenizer = DEMO_CHECKPOINT / "base"
-    checkpoints = engine.synthetic(tmp_path, tokenizer, hidden=128, layers=1, rank=2, dtype=dtype)
-    models: Any = checkpoints.load(dtype, torch.device("cpu"))
-    assert {p.dtype for model in models.values() for p in model.parameters()} == {dtype}
-    scores = [model(torch.tensor([[1, 5, 9]])).logits for model in models.values()]
-    with models["actor"].disable_adapter():
-        scores.append(models["actor"](torch.tensor([[1, 5, 9]])).logits)
+    checkpoints = models.synthetic(tmp_path, tokenizer, hidden=128, layers=1, rank=2, dtype=dtype)
+    loaded: Any = checkpoints.load(dtype, torch.device("cpu"))
+    assert {p.dtype for model in loaded.values() for p in model.parameters()} == {dtype}
+    scores = [model(torch.tensor([[1, 5, 9]])).logits for model in loaded.values()]
+    with loaded["actor"].disable_adapter():
+        scores.append(loaded["actor"](torch.tensor([[1, 5, 9]])).logits)
     assert all(not torch.equal(*pair) for pair in itertools.combinations(scores, 2))
 
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from cli.main import main
 from jobs.pipeline import Role
 from jobs.settings import DEMO_CHECKPOINT
-from worker.bench.engine import synthetic
 from worker.bench.gguf_files import write_adapter, write_base
+from worker.bench.models import synthetic
 
 STAND_IN = """#!{python}
 import http.server, json, sys

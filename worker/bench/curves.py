@@ -12,7 +12,8 @@ import torch
 from transformers import AutoTokenizer
 
 from jobs.pipeline import Role, Sampling
-from worker.bench.engine import Model, Result, questions
+from worker.bench.engine import Result
+from worker.bench.models import Model, questions
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Request
 from worker.engine.threads import run_in_fresh_thread

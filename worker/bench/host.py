@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from jobs.pipeline import Role, Sampling
 from worker.bench import simulated
-from worker.bench.engine import questions, run_jobs
+from worker.bench.engine import run_jobs
+from worker.bench.models import questions
 from worker.bench.simulated import SimulatedRunner, Speed
 from worker.engine.batching.engine import BatchingEngine
 

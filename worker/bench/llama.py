@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx2
 from transformers import PreTrainedTokenizerBase
 
-from worker.bench.engine import Model
 from worker.bench.gguf_files import write_adapter, write_base
+from worker.bench.models import Model
 from worker.engine.interface import Completion, EngineError, FinishReason, Generation, Request
 from worker.engine.tokenization.encoder import Encoder
 
