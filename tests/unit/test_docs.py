@@ -13,6 +13,7 @@ import click
 import pytest
 
 from cli.main import main
+from jobs.models import Job
 from jobs.settings import PREFIX, SECRETS, Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,6 +24,7 @@ _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 _CODE = re.compile(r"`([^`\n]+)`")
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+_MODULE = re.compile(r"(?:jobs|web|worker|cli|migrations|demo)(?:\.\w+)+")
 _FILE = re.compile(r"^(?:tests|worker|web|jobs|cli|demo|migrations|docs)/[\w./-]+$")
 
 
@@ -92,6 +94,39 @@ def test_files_and_tests_exist(name: str) -> None:
         if missing:
             lost.append(piece)
     assert lost == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_modules_and_what_is_in_them_exist(name: str) -> None:
+    """Names such as `jobs.settings.load`. `jobs.model` is a column of the table."""
+    lost = []
+    for piece in filter(_MODULE.fullmatch, _CODE.findall(prose(name))):
+        path, parts = ROOT, piece.split(".")
+        while parts and ((path / parts[0]).is_dir() or (path / f"{parts[0]}.py").exists()):
+            path /= parts.pop(0)
+        files = [f for f in (path.with_suffix(".py"), path / "__init__.py") if f.exists()]
+        source = "".join(file.read_text(encoding="utf-8") for file in files)
+        is_column = piece.partition("jobs.")[2] in Job.__table__.columns
+        if not is_column and not all(re.search(rf"\b{part}\b", source) for part in parts):
+            lost.append(piece)
+    assert lost == []
+
+
+def test_the_packages_of_the_architecture_exist() -> None:
+    named = re.search(r"^jobs/ .*?^```", text("docs/architecture.md"), re.MULTILINE | re.DOTALL)
+    assert named is not None
+    package, lost, count = "", [], 0
+    for line in named[0].splitlines():
+        if match := re.match(r"(\w+)/ ", line):
+            package = match[1]
+        elif match := re.match(r"  (\w+/?(?:, \w+/?)*)  ", line):
+            for name in match[1].replace("/", "").split(", "):
+                path = ROOT / package / name
+                count += 1
+                if not (path.is_dir() or path.with_suffix(".py").exists()):
+                    lost.append(f"{package}/{name}")
+    assert lost == []
+    assert count > 50
 
 
 @pytest.mark.parametrize("name", NAMES)
