@@ -108,7 +108,6 @@ class Exporter:
         if history["finished_at"] is None:
             return
         history, _ = without_erased(history, lambda _: None)
-        job_id = history["id"]
         error = history["error"]
         common, root = _trace(history)
         above = trace_context.parse(history.get("traceparent"))
@@ -124,47 +123,50 @@ class Exporter:
             attributes=self._attributes(of_job(history)),
             status=self._status((error["message"] or error["code"]) if error else None),
         )
-        for number, attempt in enumerate(history["attempts"]):
-            finished_at = attempt["finished_at"] or history["finished_at"]
-            failed = attempt["status"] in FAILED
-            process = bytes.fromhex(trace_context.process_span(job_id, number))
-            times = {
-                "start_time_unix_nano": _nanoseconds(attempt["started_at"]),
-                "end_time_unix_nano": _nanoseconds(finished_at),
-                "status": self._status((attempt["error"] or attempt["status"]) if failed else None),
-            }
-            events = []
-            if attempt["first_token_at"] is not None:
-                events.append(
-                    self._trace.Span.Event(
-                        name="helixq.first_token",
-                        time_unix_nano=_nanoseconds(attempt["first_token_at"]),
-                    )
-                )
-            if rated:
-                for review in history["reviews"]:
-                    of_text = self._ratings(history, review)
-                    events += [event for rated_number, event in of_text if rated_number == number]
-            yield self._trace.Span(
-                **common,
-                **times,
-                span_id=process,
-                parent_span_id=root,
-                name=f"process {QUEUE}",
-                kind=kinds.SPAN_KIND_CONSUMER,
-                attributes=self._attributes(of_message(job_id, attempt)),
-            )
-            elsewhere = attempt.get("server") is not None
-            yield self._trace.Span(
-                **common,
-                **times,
-                span_id=bytes.fromhex(trace_context.attempt_span(job_id, number)),
-                parent_span_id=process,
-                name=f"text_completion {MODEL}",
-                kind=kinds.SPAN_KIND_CLIENT if elsewhere else kinds.SPAN_KIND_INTERNAL,
-                attributes=self._attributes(of_attempt(attempt)),
-                events=events,
-            )
+        for number in range(len(history["attempts"])):
+            yield from self._attempt_spans(history, number, rated=rated)
+
+    def _attempt_spans(
+        self, history: Mapping[str, Any], number: int, *, rated: bool
+    ) -> Iterator[Any]:
+        """Yield the spans of an attempt of a job that has ended: of its message, and below it of its text."""
+        job_id, attempt = history["id"], history["attempts"][number]
+        common, root = _trace(history)
+        kinds = self._trace.Span
+        failed = attempt["status"] in FAILED
+        times = {
+            "start_time_unix_nano": _nanoseconds(attempt["started_at"]),
+            "end_time_unix_nano": _nanoseconds(attempt["finished_at"] or history["finished_at"]),
+            "status": self._status((attempt["error"] or attempt["status"]) if failed else None),
+        }
+        process = bytes.fromhex(trace_context.process_span(job_id, number))
+        yield self._trace.Span(
+            **common,
+            **times,
+            span_id=process,
+            parent_span_id=root,
+            name=f"process {QUEUE}",
+            kind=kinds.SPAN_KIND_CONSUMER,
+            attributes=self._attributes(of_message(job_id, attempt)),
+        )
+        events = []
+        if attempt["first_token_at"] is not None:
+            time = _nanoseconds(attempt["first_token_at"])
+            events.append(kinds.Event(name="helixq.first_token", time_unix_nano=time))
+        for review in history["reviews"] if rated else ():
+            of_texts = self._ratings(history, review)
+            events += [event for rated_number, event in of_texts if rated_number == number]
+        elsewhere = attempt.get("server") is not None
+        yield self._trace.Span(
+            **common,
+            **times,
+            span_id=bytes.fromhex(trace_context.attempt_span(job_id, number)),
+            parent_span_id=process,
+            name=f"text_completion {MODEL}",
+            kind=kinds.SPAN_KIND_CLIENT if elsewhere else kinds.SPAN_KIND_INTERNAL,
+            attributes=self._attributes(of_attempt(attempt)),
+            events=events,
+        )
 
     def _rating_spans(self, history: Mapping[str, Any], review_id: str) -> Iterator[Any]:
         """Yield a span for each rating of a review, below the span of the text that it is about."""

@@ -6,13 +6,16 @@ erasures with their entries, and proves that each entry is in the newest checkpo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.statements import jobs, log, log_checkpoints
 from jobs.tlog import merkle
-from jobs.tlog.checkpoint import open_checkpoint
+from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
 from jobs.tlog.entry import parse_entry
 from jobs.tlog.merkle import ProofError
 from jobs.tlog.note import NoteError, Verifier
@@ -72,30 +75,11 @@ def verify_job(database: Database, owner: str | None, job_id: str, describe: Des
         records += [
             _Record(f"the erasure of {r['at']}", r, claimed_entry(r)) for r in history["erasures"]
         ]
-        sealed = [(r.name, r.fields, r.entry) for r in records if r.entry is not None]
+        sealed = [(r.entry, r) for r in records if r.entry is not None]
         try:
             keys = [Verifier.parse(row.verifier) for row in log.keys(connection)]
             checkpoint = open_checkpoint(newest.note, keys)
-            nodes = log.nodes(connection)
-            entries = {
-                row.entry_index: row.entry
-                for row in log.get_entries(connection, [index for _, _, index in sealed])
-            }
-            for name, record, index in sealed:
-                if index not in entries:
-                    raise _DiffersError(f"The log has no entry {index}, which {name} claims.")
-                entry = entries[index]
-                merkle.verify_inclusion(
-                    merkle.leaf_hash(entry),
-                    index,
-                    checkpoint.size,
-                    merkle.inclusion_proof(index, checkpoint.size, nodes),
-                    checkpoint.root,
-                )
-                if parse_entry(entry).get("digest") != record["digest"]:
-                    raise _DiffersError(
-                        f"{name[0].upper()}{name[1:]} was changed: entry {index} differs."
-                    )
+            _compare(connection, sealed, checkpoint)
             if (reason := misfit(history)) is not None:
                 raise _DiffersError(f"The job was changed: {reason}.")
         except _DiffersError as error:
@@ -110,3 +94,31 @@ def verify_job(database: Database, owner: str | None, job_id: str, describe: Des
         compared=len(sealed) - 1,
         pending=len(records) - len(sealed),
     )
+
+
+def _compare(
+    connection: sa.Connection, claims: Sequence[tuple[int, _Record]], checkpoint: Checkpoint
+) -> None:
+    """Compare records with the entries that they claim, and these with the tree of a checkpoint.
+
+    Raises:
+        _DiffersError: a record is not that of its entry.
+        ProofError: an entry is not in the tree.
+    """
+    nodes = log.nodes(connection)
+    rows = log.get_entries(connection, [index for index, _ in claims])
+    entries = {row.entry_index: row.entry for row in rows}
+    for index, record in claims:
+        if index not in entries:
+            raise _DiffersError(f"The log has no entry {index}, which {record.name} claims.")
+        entry = entries[index]
+        merkle.verify_inclusion(
+            merkle.leaf_hash(entry),
+            index,
+            checkpoint.size,
+            merkle.inclusion_proof(index, checkpoint.size, nodes),
+            checkpoint.root,
+        )
+        if parse_entry(entry).get("digest") != record.fields["digest"]:
+            name = f"{record.name[0].upper()}{record.name[1:]}"
+            raise _DiffersError(f"{name} was changed: entry {index} differs.")
