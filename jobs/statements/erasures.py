@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.models import Attempt, BatchLine, Erasure, FileChunk, Job, Review
+from jobs.models import Attempt, Batch, BatchLine, Erasure, FileChunk, Job, Review
 
 
 def add(
@@ -50,6 +50,18 @@ def awaits_line(connection: sa.Connection, batch_id: str, job_id: str) -> bool:
     """Return whether the answer of a job is yet to be written to its batch's files."""
     line = sa.exists().where(BatchLine.batch_id == batch_id, BatchLine.job_id == job_id)
     return bool(connection.scalar(sa.select(line)))
+
+
+def custom_id(connection: sa.Connection, job_id: str) -> str | None:
+    """Return the client's name for the line of a batch that a job answers."""
+    return connection.scalar(sa.select(Job.custom_id).where(Job.id == job_id))
+
+
+def result_files(connection: sa.Connection, batch_id: str) -> list[str]:
+    """Return the ids of the files that a batch's answers and errors are in; none if it was deleted."""
+    query = sa.select(Batch.output_file_id, Batch.error_file_id).where(Batch.id == batch_id)
+    row = connection.execute(query).one_or_none()
+    return [file_id for file_id in row or () if file_id is not None]
 
 
 def chunks(

@@ -172,6 +172,11 @@ def list_page(
     return read_page(session, File, conditions, page, last)
 
 
+def size(connection: sa.Connection, file_id: str) -> int:
+    """Return the number of bytes of a file; 0 if it is gone."""
+    return connection.scalar(sa.select(File.size).where(File.id == file_id)) or 0
+
+
 def read(connection: sa.Connection, file_id: str, position: int, *, chunks: int) -> bytes:
     """Return a file's content from a position on, up to the end of so many chunks; empty at its end."""
     parameters = {"file": file_id, "position": position, "limit": chunks}

@@ -230,6 +230,12 @@ def find_deletions(connection: sa.Connection, job_ids: Collection[str]) -> dict[
     return found
 
 
+def any_beyond(connection: sa.Connection, size: int) -> bool:
+    """Return whether there is an entry that a log of ``size`` entries does not have."""
+    beyond = sa.or_(LogEntry.entry_index >= size, LogEntry.entry_index < 0)
+    return bool(connection.scalar(sa.select(sa.exists().where(beyond))))
+
+
 def find_misplaced(connection: sa.Connection) -> sa.Row[*tuple[Any, ...]] | None:
     """Return a record that claims an entry which is not its own: its kind, its id and its job's."""
     claims: tuple[tuple[Any, Any, LogKind], ...] = (

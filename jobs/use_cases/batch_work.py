@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import BatchStatus, File
+from jobs.models import BatchStatus
 from jobs.statements import batches, deliveries, files
 from jobs.statements.batches import Submitted
 from jobs.transient import retry_on_conflict
@@ -86,8 +86,7 @@ def take_batch(database: Database, batch_id: str, runner: str) -> sa.Row[*tuple[
 def input_size(database: Database, batch: sa.Row[*tuple[Any, ...]]) -> int:
     """Return the number of bytes of a batch's input; 0 if its file is gone."""
     with database.read() as connection:
-        query = sa.select(File.size).where(File.id == batch.input_file_id)
-        return connection.scalar(query) or 0
+        return files.size(connection, batch.input_file_id)
 
 
 @retry_on_conflict

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from jobs.database import Database
 from jobs.errors import LineNotWrittenError, NotEndedError, NotSealedError, TextNotFoundError
 from jobs.jsonl import find_line
-from jobs.models import Attempt, Batch, Job, Review
+from jobs.models import Attempt, Job, Review
 from jobs.statements import clock, documents, erasures, files, jobs, requests, whole_jobs
 from jobs.statements.requests import Keyed
 from jobs.tlog.record import review_texts, texts
@@ -267,15 +267,14 @@ def _find_lines(database: Database, owner: str | None, job_id: str) -> list[tupl
             return []
         if erasures.awaits_line(connection, batch_id, job_id):
             raise LineNotWrittenError(job_id)
-        query = sa.select(Batch.output_file_id, Batch.error_file_id).where(Batch.id == batch_id)
-        ids = connection.execute(query).one_or_none() or ()
-        custom_id = connection.scalar(sa.select(Job.custom_id).where(Job.id == job_id))
+        ids = erasures.result_files(connection, batch_id)
+        custom_id = erasures.custom_id(connection, job_id)
 
     # Within a text, its quotation marks would be escaped, and where a client names members, none is null.
     answered = f'"request_id":"{job_id}"'
     unanswered = f'"custom_id":{json.dumps(custom_id)},"response":null,'
     found = []
-    for file_id in filter(None, ids):
+    for file_id in ids:
 
         def read(position: int, file_id: str = file_id) -> bytes:
             with database.read() as connection:

@@ -6,11 +6,8 @@ import datetime as dt
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow, utcnow_once
 from jobs.database import Database
-from jobs.models import Job
-from jobs.statements import leases, workers
-from jobs.statements.jobs import IS_IN_PROGRESS
+from jobs.statements import leases, restarts, workers
 
 #: The maximum number of jobs that one call restarts.
 LIMIT = 1000
@@ -35,11 +32,9 @@ def restart_jobs(database: Database, timeout: float) -> list[str]:
     if not gone:
         return []
     reason = f"no worker with the model of the run before was ready for {timeout:g} seconds"
-    columns = (Job.id, Job.lease_token, Job.run, Job.model, Job.restarts, utcnow().label("now"))
-    waiting = sa.select(*columns).where(_waiting(timeout), Job.model.in_(gone)).limit(LIMIT)
     restarted = []
     with database.write() as connection:
-        for job in connection.execute(waiting).all():
+        for job in restarts.find_waiting(connection, timeout, gone, LIMIT):
             now: dt.datetime = job.now
             entry = {
                 "run": job.run + 1,
@@ -52,19 +47,9 @@ def restart_jobs(database: Database, timeout: float) -> list[str]:
     return restarted
 
 
-def _waiting(timeout: float) -> sa.ColumnElement[bool]:
-    """Return the condition of jobs that have begun and whose next stage nobody claimed for so long."""
-    return sa.and_(
-        IS_IN_PROGRESS,
-        Job.worker_id.is_(None),
-        Job.model.is_not(None),
-        Job.ready_at < utcnow_once(-timeout),
-    )
-
-
 def _gone_models(connection: sa.Connection, timeout: float) -> list[str]:
     """Return the models that jobs wait for and no worker has had lately; none if no worker is ready."""
-    waiting = set(connection.scalars(sa.select(Job.model).where(_waiting(timeout)).distinct()))
+    waiting = restarts.waiting_models(connection, timeout)
     if not waiting:
         return []
     ready = workers.ready_models(connection)

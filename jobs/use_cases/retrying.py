@@ -6,11 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import JobNotFoundError, NotRetriableError
 from jobs.models import Job, Status
-from jobs.statements import documents, jobs, requests, rollups
+from jobs.statements import documents, jobs, requests, retries, rollups
 from jobs.statements.requests import Keyed
 from jobs.statements.rollups import Change
 from jobs.transient import retry_on_conflict
@@ -51,24 +50,7 @@ def retry(
 
 
 def _let_go_on(connection: sa.Connection, owner: str | None, job_id: str) -> None:
-    columns = (
-        Job.erased_at,
-        Job.origin_proof,
-        Job.owner,
-        Job.status,
-        Job.started_at,
-        Job.finished_at,
-        Job.worker_id,
-        Job.error_code,
-        Job.log_index,
-        Job.retries,
-        Job.created_at,
-        Job.model,
-        Job.counted,
-        utcnow().label("now"),
-    )
-    locked = sa.select(*columns).where(Job.id == job_id).with_for_update()
-    job = connection.execute(locked).one_or_none()
+    job = retries.lock(connection, job_id)
     if job is None or owner not in (None, job.owner):
         raise JobNotFoundError(job_id)
     if reason := _obstacle(job):
@@ -79,23 +61,7 @@ def _let_go_on(connection: sa.Connection, owner: str | None, job_id: str) -> Non
         "code": job.error_code,
         "entry": job.log_index,
     }
-    statement = sa.update(Job).where(Job.id == job_id)
-    connection.execute(
-        statement.values(
-            status=Status.IN_PROGRESS if job.started_at else Status.QUEUED,
-            retries=[*job.retries, end],
-            retried_at=job.now,
-            finished_at=None,
-            deadline_at=None,
-            error_code=None,
-            error_message=None,
-            ready_at=job.now,
-            published_at=job.now,
-            log_index=None,
-            log_salt=None,
-            counted=None,
-        )
-    )
+    retries.let_go_on(connection, job, end)
     # A list of ended jobs should not have it any more.
     documents.reindex(connection, job_id, forget=True)
     change = Change(job.created_at, job.owner, job.model, before=job.counted, after=None)

@@ -128,17 +128,13 @@ def verify(
                 f"the log ends after {report.entries} entries, and {head.name} has {head.size}: "
                 f"entry {report.entries} was removed"
             )
-        if connection.scalar(_MORE, {"size": report.entries}):
+        if log.any_beyond(connection, report.entries):
             raise TamperedError(f"entry {report.entries} was added: no checkpoint has it")
         tree.finish()
         cosigned.finish()
         _check_places(connection)
         report.unsealed = log.count_unsealed(connection)
     return report
-
-
-#: Finds entries beyond the size of the log.
-_MORE = sa.text("SELECT 1 FROM log_entries WHERE entry_index >= :size OR entry_index < 0 LIMIT 1")
 
 
 class _Tree:

@@ -1,11 +1,12 @@
 """The dependencies between packages: web → jobs ← worker."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from cli.commands import COMMANDS
-from jobs import protocol
+from jobs import protocol, use_cases
 
 
 def test_dependencies_between_packages_keep_the_contracts() -> None:
@@ -16,6 +17,12 @@ def test_dependencies_between_packages_keep_the_contracts() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_use_cases_leave_statements_to_their_package() -> None:
+    makes = re.compile(r"\bsa\.(select|insert|update|delete|exists|text)\(")
+    [folder] = use_cases.__path__
+    assert [f.name for f in Path(folder).glob("*.py") if makes.search(f.read_text())] == []
 
 
 def loaded(imports: str, unwanted: set[str]) -> str:
