@@ -16,21 +16,16 @@ import alembic.util
 
 import migrations
 from cli.errors import MODEL_LIBRARIES, ExpectedError, UnusableModelError
-from jobs import advice
+from jobs import advice, background
 from jobs.database import Database
 from jobs.database_engine import create_engine
-from jobs.maintenance import Maintenance
 from jobs.malloc import limit_arenas
 from jobs.progress import Progress
-from jobs.queue import Publisher, make_app
+from jobs.queue import make_app
 from jobs.settings import DATA_DIR_MODE, Settings
 from jobs.stop_signals import StopSignals
-from jobs.trace_sending import TraceSending
 from jobs.use_cases import keys
-from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.workers import Runtime
-from jobs.webhook_delivery import WebhookDelivery
-from jobs.witnessing import Witnessing
 
 if TYPE_CHECKING:
     from worker.engine.interface import Engine
@@ -121,26 +116,14 @@ def maintain(settings: Settings) -> None:
         progress = Progress(settings.redis)
         stack.callback(progress.close)
         migrations.check(database.engine)
-        maintenance = Maintenance(
-            database,
-            Publisher(make_app(settings.redis)),
-            progress,
-            model=None,
-            model_timeout=settings.model_timeout,
-            retention_days=settings.retention_days,
-            signing=Signing.of(settings.log_key, settings.log_origin, settings.data_dir),
-        )
-        webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
-        witnesses = Witnessing(database, settings.log_witnesses)
-        traces = TraceSending(database, settings.otlp_endpoint)
-        maintenance.start()
-        webhooks.start()
-        witnesses.start()
-        traces.start()
+        app = make_app(settings.redis)
+        threads = background.make_threads(settings, database, progress, app, model=None)
+        for thread in threads:
+            thread.start()
         log.info("running the background duties")
         signals.wait()
         log.info("stopping")
-        for thread in (traces, witnesses, webhooks, maintenance):
+        for thread in reversed(threads):
             while not thread.stop(timeout=0.1) and signals.count < 2:
                 pass
 

@@ -43,7 +43,7 @@ CLOCK_INTERVAL = 5.0
 STOP_TIMEOUT = 1.0
 
 
-class WebhookDelivery(DutyThread):
+class WebhookSending(DutyThread):
     """Sends the webhooks of one process, on threads of its own."""
 
     def __init__(self, database: Database, allowed: Collection[Network]) -> None:

@@ -12,25 +12,24 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
-from jobs import advice, transient
+from jobs import advice, background, transient
+from jobs.background import BackgroundThread
 from jobs.database import Database
-from jobs.maintenance import Maintenance
 from jobs.models import WorkerState
 from jobs.progress import Progress
-from jobs.queue import Publisher, make_app
+from jobs.queue import make_app
 from jobs.retrying import retry
 from jobs.settings import Settings
 from jobs.trace_sending import TraceSending
 from jobs.use_cases import workers
-from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.workers import Runtime
-from jobs.webhook_delivery import WebhookDelivery
 from jobs.witnessing import Witnessing
 from worker import tasks
 from worker.consumer import consume
@@ -47,7 +46,9 @@ log = logging.getLogger(__name__)
 EngineFactory = Callable[[Callable[[Runtime], None]], tuple[Engine, Runtime]]
 #: Seconds between two attempts to reach a server, and between two warnings about it.
 RETRY_DELAY, LOG_INTERVAL = 1.0, 10.0
-#: Seconds that a stop waits for the reply of a witness, of a receiver of traces, and of the device.
+#: Threads that may wait for a reply that does not come: of the device, a witness or a receiver of traces.
+MAY_HANG = (UsageMeter, Witnessing, TraceSending)
+#: Seconds that a stop waits for each of them.
 STOP_TIMEOUT = 1.0
 
 
@@ -97,18 +98,11 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
         metrics.watch(engine, runner, worker_id, runtime)
         meter = UsageMeter(engine)
         heartbeat = Heartbeat(database, runner, worker_id, lambda: meter.last, register)
-        maintenance = Maintenance(
-            database,
-            Publisher(app),
-            progress,
-            model=runtime.model,
-            model_timeout=settings.model_timeout,
-            retention_days=settings.retention_days,
-            signing=Signing.of(settings.log_key, settings.log_origin, settings.data_dir),
-        )
-        webhooks = WebhookDelivery(database, settings.webhook_allowed_networks)
-        witnesses = Witnessing(database, settings.log_witnesses)
-        traces = TraceSending(database, settings.otlp_endpoint)
+        threads: list[BackgroundThread] = [
+            meter,
+            heartbeat,
+            *background.make_threads(settings, database, progress, app, runtime.model),
+        ]
 
         def on_ready() -> None:
             # Celery ignores errors of its signals' handlers, so transient ones must be retried here.
@@ -120,25 +114,16 @@ def run(settings: Settings, make_engine: EngineFactory, start: float) -> int:
                 time.monotonic() - start,
             )
 
-        meter.start()
-        heartbeat.start()
-        maintenance.start()
-        webhooks.start()
-        witnesses.start()
-        traces.start()
-        try:
+        with ExitStack() as stack:
+            stack.callback(publisher.stop)
+            stack.callback(engine.close)
+            for thread in threads:
+                thread.start()
+                timeout = STOP_TIMEOUT if isinstance(thread, MAY_HANG) else None
+                stack.callback(thread.stop, timeout=timeout)
             return consume(
                 app, runner, worker_id=worker_id, concurrency=engine.max_num_seqs, on_ready=on_ready
             )
-        finally:
-            traces.stop(timeout=STOP_TIMEOUT)
-            witnesses.stop(timeout=STOP_TIMEOUT)
-            webhooks.stop()
-            maintenance.stop()
-            heartbeat.stop()
-            meter.stop(timeout=STOP_TIMEOUT)
-            engine.close()
-            publisher.stop()
     finally:
         metrics.close()
         _set_stopped(database, worker_id)

@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 from jobs.models import ANONYMOUS
 from jobs.use_cases import cancellation, webhooks, workers
 from jobs.use_cases.workers import Runtime
-from jobs.webhook_delivery import WebhookDelivery
+from jobs.webhook_delivery import WebhookSending
 from tests.conftest import WORKER
 from tests.integration.rows import submit
 from tests.integration.web.client import Client, ask, finish, services_of, serving
@@ -184,7 +184,7 @@ def test_the_receiver_in_the_document(
         job = ask(web)
         _register_worker(web)
         finish(database, job["id"])
-        duty = WebhookDelivery(database, services_of(web).settings.webhook_allowed_networks)
+        duty = WebhookSending(database, services_of(web).settings.webhook_allowed_networks)
         duty.start()
         try:
             assert arrived.wait(PATIENCE)

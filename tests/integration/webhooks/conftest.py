@@ -17,7 +17,7 @@ from jobs.models import ANONYMOUS, DeliveryStatus, WebhookDelivery, WebhookEndpo
 from jobs.page_request import PageRequest
 from jobs.setting_values import networks
 from jobs.use_cases import deliveries, webhooks
-from jobs.webhook_delivery import WebhookDelivery as Duty
+from jobs.webhook_delivery import WebhookSending
 from jobs.webhooks.events import EVENT_TYPES
 from tests.receiver import Receiver
 from tests.servers import PATIENCE
@@ -60,7 +60,7 @@ def endpoint(register: Register, receiver: Receiver) -> WebhookEndpoint:
 @contextmanager
 def sending(database: Database, *, allowed: bool = True) -> Iterator[None]:
     """Run the duty, as a process does, until the end of the block."""
-    duty = Duty(database, LOOPBACK if allowed else ())
+    duty = WebhookSending(database, LOOPBACK if allowed else ())
     duty.start()
     try:
         yield
