@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from jobs import settings
 from jobs.models import Scope
 from jobs.protocol.shapes import rows
-from jobs.statements import jobs
+from jobs.statements import job_lists
 from jobs.use_cases import exporting, keys
 from tests.conftest import give_schema
 from tests.integration.rows import submit
@@ -115,7 +115,7 @@ def test_what_fails_before_the_first_piece_of_a_reply_is_an_error(
     with running(environ) as (place, services, _):
         job = submit(services.database)
         monkeypatch.setattr(feeds.Feed, "after", fail)
-        monkeypatch.setattr(jobs, "list_between", fail)
+        monkeypatch.setattr(job_lists, "list_between", fail)
         for path, form in (
             (f"/v1/responses/{job.id}?stream=true", "application/json"),
             ("/api/jobs/export", "application/problem+json"),
