@@ -9,7 +9,7 @@ from pydantic import Field
 from jobs import pipeline
 from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.items import AnyMessage, Content, text_of
+from jobs.protocol.items import NOT_EMPTY, AnyMessage, Content, text_of
 from jobs.protocol.options import (
     TEXT_ONLY,
     CommonOptions,
@@ -86,7 +86,7 @@ class ChatOptions(CommonOptions):
 class CreateChatCompletion(ChatOptions):
     """The parameters of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, json_schema_extra=NOT_EMPTY)]
     model: str | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
