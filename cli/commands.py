@@ -36,6 +36,10 @@ SECTIONS = {
 }
 
 
+#: The commands and groups that do not ask a server, and the sentence of their help that says so.
+ON_DATABASE = {"keys", "webhooks", "jobs import", "jobs log-key", "jobs new-log", "jobs verify"}
+ON_DATABASE_HELP = "Works on the database itself, not over HTTP: HELIXQ_DATABASE_URL, or helixq.sqlite3 in HELIXQ_DATA_DIR."
+
 #: What a group runs without the name of a command.
 DEFAULTS = {"bench": "engine"}
 

@@ -220,13 +220,19 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--temperature", type=click.FloatRange(0, 2), default=0, show_default="greedy decoding"
 )
 @click.option("--max-output-tokens", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, MAX_SEED),
+    default=0,
+    show_default=True,
+    help="Seed of the first question; each later one has the next.",
+)
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Number of texts generated together.",
+    help="Number of texts generated together; no text depends on it.",
 )
 @json_fields(("adapters", "full", "adapters_against_full", "ranks"))
 @click.option("--transcripts", type=FILE, help="Write every text to this file, as JSON lines.")

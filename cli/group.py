@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from cli.commands import COMMANDS, DEFAULTS, GROUPS, SECTIONS, Entry
+from cli.commands import COMMANDS, DEFAULTS, GROUPS, ON_DATABASE, ON_DATABASE_HELP, SECTIONS
 
 
 class Group(click.Group):
@@ -55,9 +55,9 @@ class Group(click.Group):
         path = self._prefix + cmd_name
         if cmd_name not in self.commands:
             if path in GROUPS:
-                self.add_command(Group(cmd_name, path=path, help=GROUPS[path]))
+                self.add_command(Group(cmd_name, path=path, help=_help(path, GROUPS[path])))
             elif path in COMMANDS:
-                self.add_command(_load(COMMANDS[path]), cmd_name)
+                self.add_command(_load(path), cmd_name)
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -80,10 +80,20 @@ class Group(click.Group):
         return GROUPS[path] if path in GROUPS else COMMANDS[path].summary
 
 
-def _load(entry: Entry) -> click.Command:
+def _help(path: str, own: str) -> str:
+    """Return the help of a command or group, with the sentence on the database if it belongs there."""
+    group, _, _ = path.partition(" ")
+    if not ON_DATABASE & {group, path} or ON_DATABASE_HELP in own:
+        return own
+    return f"{own}\n\n{ON_DATABASE_HELP}"
+
+
+def _load(path: str) -> click.Command:
     """Import a command, and show its example below its help."""
+    entry = COMMANDS[path]
     module, name = entry.where.split(":")
     command: click.Command = getattr(import_module(module), name)
+    command.help = _help(path, command.help or "")
     # The mark keeps the lines as they are.
     command.epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in entry.example.split("\n"))
     return command

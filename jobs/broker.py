@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import partial
+from queue import Empty
 from typing import Any
 
 import kombu
@@ -13,7 +15,7 @@ from redis.exceptions import ResponseError
 from redis.sentinel import SentinelConnectionPool
 
 from jobs import messages
-from jobs.redis_clients import Sentinels
+from jobs.redis_clients import WRONG_TYPE, Sentinels
 from jobs.redis_url import sentinel_url
 
 log = logging.getLogger(__name__)
@@ -70,10 +72,45 @@ class Client(kombu_redis.PrefixedStrictRedis):
 
 
 class Channel(kombu_redis.Channel):
-    """Kombu's channel with this client."""
+    """Kombu's channel with this client. What is no list is not in the way of messages.
+
+    Kombu would fail at it, connect again and fail again, and take no message of any queue.
+    """
 
     def _get_client(self) -> Any:
         return partial(Client, global_keyprefix=self.global_keyprefix)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]  # celery-types lacks it
+        except ResponseError as error:
+            if WRONG_TYPE not in str(error):
+                raise
+        self._delete_others(self.active_queues)
+        raise Empty  # As if it had waited in vain.
+
+    def _size(self, queue: str) -> int:
+        try:
+            return int(super()._size(queue))
+        except ResponseError as error:
+            if WRONG_TYPE not in str(error):
+                raise
+        self._delete_others([queue])
+        return int(super()._size(queue))
+
+    def _delete_others(self, queues: Iterable[str]) -> None:
+        """Delete what is in the place of queues and no list."""
+        key_of: Any = self._q_for_pri  # type: ignore[attr-defined]  # (the same)
+        with self.conn_or_acquire() as client:
+            for key in [key_of(queue, step) for queue in queues for step in self.priority_steps]:
+                try:
+                    client.llen(key)
+                except ResponseError as error:
+                    if WRONG_TYPE not in str(error):
+                        raise
+                    if client.delete(key):
+                        name = f"{self.global_keyprefix}{key}"
+                        log.warning("%r in Redis was deleted: it was no list of messages", name)
 
 
 class Transport(kombu_redis.Transport):

@@ -13,6 +13,8 @@ from typing import Any
 
 import redis
 
+from jobs.redis_clients import WRONG_TYPE
+
 log = logging.getLogger(__name__)
 
 #: Seconds between two tries while Redis is away.
@@ -217,15 +219,27 @@ class Listener:
                 self._set_away()
 
     def _read(self, cursors: Mapping[str, EntryId]) -> dict[str, list[tuple[EntryId, Fields]]]:
-        # redis-py types the replies of all protocols and versions at once.
-        reply: Any = self._redis.xread(
-            {key: f"{cursor[0]}-{cursor[1]}" for key, cursor in cursors.items()},
-            block=round((MAX_PACE if self._to_wake or self._turns else MAX_BLOCK) * 1000),
-        )
+        try:
+            # redis-py types the replies of all protocols and versions at once.
+            reply: Any = self._redis.xread(
+                {key: f"{cursor[0]}-{cursor[1]}" for key, cursor in cursors.items()},
+                block=round((MAX_PACE if self._to_wake or self._turns else MAX_BLOCK) * 1000),
+            )
+        except redis.ResponseError as error:
+            if WRONG_TYPE not in str(error):
+                raise
+            self._delete_others(cursors)
+            return {}
         streams = reply.items() if isinstance(reply, dict) else reply or ()
         return {
             key: [(_entry_id(text), fields) for text, fields in entries] for key, entries in streams
         }
+
+    def _delete_others(self, keys: Iterable[str]) -> None:
+        """Delete what is in the place of streams and is none: one would keep all streams from being read."""
+        for key in keys:
+            if self._redis.type(key) not in ("stream", "none") and self._redis.unlink(key):
+                log.warning("%r in Redis was deleted: it was no stream of live progress", key)
 
     def _distribute(self, streams: dict[str, list[tuple[EntryId, Fields]]]) -> None:
         for entry_id, _ in streams.pop(self._wake_key, []):

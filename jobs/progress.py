@@ -64,10 +64,13 @@ class Follower:
             the entries. While Redis is away, each read says that the rows may have changed.
         """
         entries, away = self._subscription.take(timeout)
-        return Update(
-            [TextDeltas(*json.loads(fields["text"])) for fields in entries if "text" in fields],
-            changed=away or any("changed" in fields for fields in entries),
-        )
+        texts = [_parsed(fields["text"]) for fields in entries if "text" in fields]
+        ours = [text for text in texts if text is not None]
+        if len(ours) < len(texts):
+            log.warning(
+                "entries of live progress in Redis are ignored: they are no text of a stage"
+            )
+        return Update(ours, changed=away or any("changed" in fields for fields in entries))
 
 
 class Progress:
@@ -77,7 +80,12 @@ class Progress:
         # One retry replaces a connection to a server that was restarted. More of them would delay work that
         # does not need Redis.
         self._redis = redis_clients.connect(
-            redis_url, timeout=TIMEOUT, retries=1, decode_responses=True
+            redis_url,
+            timeout=TIMEOUT,
+            retries=1,
+            decode_responses=True,
+            # What workers write is UTF-8. What is not must not keep all streams from being read.
+            encoding_errors="replace",
         )
         self._away = threading.Event()
         self._listener = Listener(self._redis)
@@ -121,11 +129,14 @@ class Progress:
                 for job_id in dict(updates):
                     seconds = EXPIRY_OF_ENDED if job_id in ended else EXPIRY
                     pipe.expire(_key(job_id), seconds)
-                pipe.execute()
+                # Its own errors would quote the commands, and so the texts.
+                for reply in pipe.execute(raise_on_error=False):
+                    if isinstance(reply, redis.RedisError):
+                        raise reply
         except redis.RedisError as error:
             # Readers get the text when the stage is recorded; the stage itself must go on.
             if not self._away.is_set():
-                log.warning("live progress is not published while Redis is away: %s", error)
+                log.warning("live progress is not published: %s", error)
             self._away.set()
         else:
             self._away.clear()
@@ -151,6 +162,18 @@ def _fields(text: TextDeltas | None) -> dict[Any, Any]:  # redis-py's dict is in
     if text is None:
         return {"changed": "1"}
     return {"text": json.dumps([text.attempt_id, text.start, text.deltas])}
+
+
+def _parsed(text: str) -> TextDeltas | None:
+    """Return the text of an entry; None if it is none that `_fields` made."""
+    try:
+        attempt_id, start, deltas = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    is_ours = type(attempt_id) is int and type(start) is int and type(deltas) is list
+    if not is_ours or not all(type(delta) is str for delta in deltas):
+        return None
+    return TextDeltas(attempt_id, start, deltas)
 
 
 def _key(job_id: str) -> str:

@@ -19,6 +19,9 @@ from redis.sentinel import (
 from jobs.errors import UserError
 from jobs.redis_url import SentinelUrl, sentinel_url, tls_files
 
+#: In the error of a command on a value of another type.
+WRONG_TYPE = "WRONGTYPE"
+
 
 class RedisFileError(UserError):
     """A file that the Redis URL names cannot be read."""

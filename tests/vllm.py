@@ -41,6 +41,8 @@ class VLLM:
         #: The bodies of the completions that were asked for, warm-ups aside.
         self.bodies: list[dict[str, Any]] = []
         self.warm_ups: list[dict[str, Any]] = []
+        #: The clients' ports of the same completions, and so their connections.
+        self.ports: list[int] = []
         self.authorizations: set[str | None] = set()
         #: Of the same completions, the headers of W3C Trace Context.
         self.traces: list[tuple[str | None, str | None]] = []
@@ -96,6 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # as uvicorn does
     server_version, sys_version = "uvicorn", ""
     server: _Server
 
@@ -164,6 +167,7 @@ class Handler(BaseHTTPRequestHandler):
             vllm.warm_ups.append(body)
             return self.complete(body, [" there"])
         vllm.bodies.append(body)
+        vllm.ports.append(self.client_address[1])
         vllm.traces.append((self.headers.get("traceparent"), self.headers.get("tracestate")))
         if vllm.replies:
             return vllm.replies.pop(0)(self)
@@ -309,6 +313,17 @@ def cut(handler: Handler, reason: str | None = None) -> None:
 def hang(handler: Handler, reason: str | None = None) -> None:
     """Stream a word and then nothing, with the connection open."""
     cut(handler, reason)
+    handler.vllm.go_on.clear()
+    with suppress(ConnectionResetError):
+        handler.wait_to_go_on()
+
+
+def hang_when_done(handler: Handler) -> None:
+    """Stream a whole text and ``[DONE]``, and then nothing, with the connection open."""
+    cut(handler, "stop")
+    usage = {"prompt_tokens": 3, "total_tokens": 4, "completion_tokens": 1}
+    handler.event({**handler.head({"model": NAMES[Role.ACTOR]}), "choices": [], "usage": usage})
+    handler.write("data: [DONE]\n\n")
     handler.vllm.go_on.clear()
     with suppress(ConnectionResetError):
         handler.wait_to_go_on()

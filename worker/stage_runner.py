@@ -169,8 +169,12 @@ class StageRunner:
         if self._stopping.is_set():
             self._mark_unpublished(job_id, stage_index)
             raise Ignore("the worker is stopping")
-        return self.with_retries(
-            lambda: stages.claim(
+        tries = 0
+
+        def claim() -> Claim | None:
+            nonlocal tries
+            tries += 1
+            claimed = stages.claim(
                 self._database,
                 job_id,
                 stage_index,
@@ -178,7 +182,19 @@ class StageRunner:
                 job_timeout=self._job_timeout,
                 exclusive=exclusive,
             )
-        )
+            # If only the reply to an earlier try was lost, its lease would expire, and count as a crash of this worker.
+            return (
+                self._find_lost_claim(job_id, stage_index)
+                if claimed is None and tries > 1
+                else claimed
+            )
+
+        return self.with_retries(claim)
+
+    def _find_lost_claim(self, job_id: str, stage_index: int) -> Claim | None:
+        """Return a claim of this worker on a stage that nothing here runs."""
+        claim = stages.find_claim(self._database, job_id, stage_index, self._worker_id)
+        return None if claim is None or (job_id, claim.lease_token) in self.running else claim
 
     def _run_claimed(self, claim: Claim) -> None:
         job_id = claim.job_id

@@ -12,8 +12,6 @@ import httpx2
 
 from cli.errors import ExpectedError
 
-#: Seconds between two polls of a client, as replies' ``Retry-After`` asks for.
-POLL_INTERVAL = 1.0
 #: Of so many jobs, one is read as an event stream, and one is cancelled after its first poll.
 STREAM_EVERY, CANCEL_EVERY = 10, 25
 #: Maximum seconds for a reply, and for a job.
@@ -113,12 +111,13 @@ class Clients:
         if number % STREAM_EVERY == 0:
             await self._read(job_id)
         else:
-            await self._poll(job_id, cancels=cancels and number % CANCEL_EVERY == 1)
+            await self._poll(job_id, reply, cancels=cancels and number % CANCEL_EVERY == 1)
 
-    async def _poll(self, job_id: str, *, cancels: bool) -> None:
+    async def _poll(self, job_id: str, reply: httpx2.Response, *, cancels: bool) -> None:
+        """Poll a job as often as the replies ask for, from the one that accepted it on."""
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
-            await asyncio.sleep(POLL_INTERVAL)
+            await asyncio.sleep(float(reply.headers["Retry-After"]))
             sent = time.monotonic()
             reply = await self._kept.get(f"/v1/responses/{job_id}")
             self.polls.append((sent, time.monotonic() - sent))

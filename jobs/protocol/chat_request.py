@@ -8,7 +8,7 @@ from pydantic import Field
 
 from jobs.protocol.base import RequestObject
 from jobs.protocol.errors import InvalidRequestError
-from jobs.protocol.items import AnyMessage, Content, text_of
+from jobs.protocol.items import NOT_EMPTY, AnyMessage, Content, text_of
 from jobs.protocol.options import (
     TEXT_ONLY,
     CommonOptions,
@@ -85,7 +85,7 @@ class ChatOptions(CommonOptions):
 class CreateChatCompletion(CommonParameters, ChatOptions):
     """The parameters of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, json_schema_extra=NOT_EMPTY)]
     #: The maximum number of new tokens of each stage; ``max_tokens`` is its older name.
     max_completion_tokens: int | None = Field(default=None, ge=1, le=1 << 20)
     max_tokens: int | None = Field(default=None, ge=1, le=1 << 20)

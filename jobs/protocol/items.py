@@ -13,6 +13,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from jobs.protocol.base import RequestObject
 from jobs.protocol.options import unsupported
@@ -28,6 +29,8 @@ _UNSUPPORTED_PARTS = (
     "image_url",
     "file",
 )
+#: For the description of the API: the check of the question says the same with a message of its own.
+NOT_EMPTY: JsonDict = {"minItems": 1}
 #: The description of the API does not mention them.
 _NOTHING = WithJsonSchema({"not": {}})
 
@@ -194,6 +197,7 @@ Item = Annotated[
     Discriminator(_item_tag),
 ]
 Input = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Item], Field(fail_fast=True), Tag("<list>")],
+    Annotated[str, Field(json_schema_extra={"minLength": 1}), Tag("<text>")]
+    | Annotated[list[Item], Field(fail_fast=True, json_schema_extra=NOT_EMPTY), Tag("<list>")],
     Discriminator(text_or_list),
 ]

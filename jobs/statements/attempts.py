@@ -56,6 +56,16 @@ def add(connection: sa.Connection, **columns: object) -> int:
     return connection.execute(_ADD, columns).scalar_one()
 
 
+def get_running(connection: sa.Connection, job_id: str, lease_token: int) -> sa.Row[int, int, str]:
+    """Return id, number and prompt of the running attempt of a lease."""
+    found = sa.select(Attempt.id, Attempt.number, Attempt.prompt).where(
+        Attempt.job_id == job_id,
+        Attempt.lease_token == lease_token,
+        Attempt.status == AttemptStatus.RUNNING,
+    )
+    return connection.execute(found).one()
+
+
 def is_finished(connection: sa.Connection, job_id: str, lease_token: int, worker_id: str) -> bool:
     """Return whether the attempt of a worker's lease has ended with its stage's text."""
     found = sa.select(Attempt.status).where(

@@ -47,6 +47,15 @@ class JobVersion(NamedTuple):
     erased_at: dt.datetime | None
 
 
+class FoundVersion(NamedTuple):
+    """The version of a job that there is."""
+
+    owner: str
+    version: JobVersion
+    #: The database's time at which it was the job's version.
+    at: dt.datetime
+
+
 @dataclass(frozen=True)
 class Filters:
     """Which jobs are meant, whatever their status. None means that all are."""
@@ -169,24 +178,26 @@ def lock(
     return row
 
 
-def versions(connection: sa.Connection, job_ids: list[str]) -> dict[str, tuple[str, JobVersion]]:
-    """Return the owner and the version of each job that there is."""
+def versions(connection: sa.Connection, job_ids: list[str]) -> dict[str, FoundVersion]:
+    """Return the version of each job that there is."""
     # A few statements for all numbers of jobs: to make one costs more than to run it.
     size = 1 << (len(job_ids) - 1).bit_length()
     ids = job_ids + job_ids[-1:] * (size - len(job_ids))
     rows = connection.execute(
         _versions_of(size), {f"id_{number}": job_id for number, job_id in enumerate(ids)}
     )
-    return {job_id: (owner, JobVersion(*version)) for job_id, owner, *version in rows}
+    return {
+        job_id: FoundVersion(owner, JobVersion(*version), at)
+        for job_id, owner, at, *version in rows
+    }
 
 
 @cache
 def _versions_of(size: int) -> sa.Select[*tuple[Any, ...]]:
     """Return the query for a number of jobs, with the parameters ``id_0``, ``id_1`` and so on."""
     ids = [sa.bindparam(f"id_{number}", type_=Job.id.type) for number in range(size)]
-    return sa.select(
-        Job.id, Job.owner, Job.status, Job.run, Job.stage_index, Job.lease_token, Job.erased_at
-    ).where(Job.id.in_(ids))
+    version = (getattr(Job, field) for field in JobVersion._fields)
+    return sa.select(Job.id, Job.owner, utcnow(), *version).where(Job.id.in_(ids))
 
 
 def find_by_idempotency_key(session: Session, owner: str, key: str) -> Job | None:

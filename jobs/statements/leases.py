@@ -43,6 +43,27 @@ EXPIRED = sa.and_(IS_LEASED, Job.lease_expires_at < utcnow())
 #: The model of ``worker``.
 _MODEL = sa.select(Worker.model).where(Worker.id == sa.bindparam("worker")).scalar_subquery()
 
+#: What is needed to run the stage of a lease.
+_TO_RUN = (
+    Job.lease_token,
+    Job.run,
+    Job.rounds,
+    Job.system,
+    Job.question,
+    Job.turns,
+    Job.temperature,
+    Job.top_k,
+    Job.top_p,
+    Job.max_output_tokens,
+    Job.seed,
+    Job.stop,
+    Job.ready_at,
+    Job.deadline_at,
+    Job.traceparent,
+    Job.tracestate,
+    utcnow().label("now"),
+)
+
 #: Parameters: ``job``, ``stage``, ``worker``, ``exclusive``; ``lease`` and ``timeout`` in seconds.
 _CLAIM = (
     sa.update(Job)
@@ -71,25 +92,15 @@ _CLAIM = (
             Job.deadline_at, utcnow(sa.bindparam("timeout", type_=sa.Float))
         ),
     )
-    .returning(
-        Job.lease_token,
-        Job.run,
-        Job.rounds,
-        Job.system,
-        Job.question,
-        Job.turns,
-        Job.temperature,
-        Job.top_k,
-        Job.top_p,
-        Job.max_output_tokens,
-        Job.seed,
-        Job.stop,
-        Job.ready_at,
-        Job.deadline_at,
-        Job.traceparent,
-        Job.tracestate,
-        utcnow().label("now"),
-    )
+    .returning(*_TO_RUN)
+)
+
+#: The same about the lease that ``worker`` holds on the ``stage`` of a ``job``.
+_HELD = sa.select(*_TO_RUN).where(
+    Job.id == sa.bindparam("job"),
+    Job.stage_index == sa.bindparam("stage"),
+    Job.worker_id == sa.bindparam("worker"),
+    IS_OPEN_EXPANDED,
 )
 
 #: Whether the ``stage`` of a ``job`` is there to be claimed.
@@ -174,6 +185,14 @@ def claim(
             "exclusive": exclusive,
         },
     ).one_or_none()
+
+
+def find_held(
+    connection: sa.Connection, job_id: str, stage_index: int, worker_id: str
+) -> sa.Row[*tuple[Any, ...]] | None:
+    """Return what `claim` returned when a worker took the lease that it holds on a stage; None if it holds none."""
+    parameters = {"job": job_id, "stage": stage_index, "worker": worker_id}
+    return connection.execute(_HELD, parameters).one_or_none()
 
 
 def is_ready(connection: sa.Connection, job_id: str, stage_index: int) -> bool:

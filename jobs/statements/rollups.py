@@ -149,6 +149,15 @@ def first_hour(connection: sa.Connection, owner: str | None) -> dt.datetime | No
     return connection.scalar(query.order_by(Rollup.start).limit(1))
 
 
+def any_of_others(connection: sa.Connection, owner: str) -> bool:
+    """Return whether there are jobs of another owner."""
+    # The ends of an index, however many rollups there are.
+    others = (sa.func.min(Rollup.owner), sa.func.max(Rollup.owner))
+    ends = [sa.select(end).where(Rollup.owner > ALL_OWNERS).scalar_subquery() for end in others]
+    found = connection.execute(sa.select(*ends)).one()
+    return bool({*found} - {owner, None})
+
+
 def list_counted(
     connection: sa.Connection, filters: Filters, limit: int
 ) -> list[sa.Row[str | None, dict[str, str], dict[str, Any] | None]]:

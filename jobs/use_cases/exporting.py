@@ -126,7 +126,7 @@ def selected(
     with database.read() as connection:
         found = jobs.versions(connection, list(job_ids))
     for job_id in job_ids:
-        if job_id not in found or owner not in (None, found[job_id][0]):
+        if job_id not in found or owner not in (None, found[job_id].owner):
             raise JobNotFoundError(job_id)
 
     def made() -> Iterator[list[Exported]]:

@@ -9,13 +9,14 @@ from jobs.errors import JobNotFoundError
 from jobs.models import Job, Status
 from jobs.page_request import PageRequest
 from jobs.statements import job_lists, jobs
-from jobs.statements.jobs import ANY, JobVersion
+from jobs.statements.jobs import ANY, FoundVersion, JobVersion
 
 __all__ = [
     "ANY",
     "JobVersion",
     "find_beside",
     "find_original",
+    "find_version",
     "get_job",
     "get_version",
     "list_jobs",
@@ -50,11 +51,20 @@ def get_version(database: Database, owner: str | None, job_id: str) -> JobVersio
     Raises:
         JobNotFoundError: the owner has no such job.
     """
+    return find_version(database, owner, job_id).version
+
+
+def find_version(database: Database, owner: str | None, job_id: str) -> FoundVersion:
+    """Return the same as `get_version`, with the database's time.
+
+    Raises:
+        JobNotFoundError: the owner has no such job.
+    """
     jobs.check_id(job_id)
     found = database.look_up(jobs.versions, job_id)
-    if found is None or owner not in (None, found[0]):
+    if found is None or owner not in (None, found.owner):
         raise JobNotFoundError(job_id)
-    return found[1]
+    return found
 
 
 def find_beside(database: Database, owner: str | None, job: Job) -> tuple[str | None, str | None]:

@@ -114,17 +114,8 @@ def claim(
             for a in earlier
             if a.run == job.run and a.status is AttemptStatus.FINISHED
         ]
-        stages = pipeline.stages(job.rounds)
-        stage = stages[stage_index]
-        last = stage_index == len(stages) - 1
-        sampling = Sampling(
-            temperature=job.temperature,
-            top_k=job.top_k,
-            top_p=job.top_p,
-            max_output_tokens=job.max_output_tokens,
-            seed=pipeline.stage_seed(job.seed, stage_index),
-            stop=tuple(job.stop or ()) if last else (),
-        )
+        stage = pipeline.stages(job.rounds)[stage_index]
+        sampling = _sampling(job, stage)
         turns = [Turn(**turn) for turn in job.turns or ()]
         prompt = pipeline.prompt(stage, job.system, job.question, outputs, turns)
         number = 1 + sum(a.stage_index == stage_index for a in earlier)
@@ -148,21 +139,62 @@ def claim(
             queued_at=job.ready_at,
             started_at=job.now,
         )
-        return Claim(
-            job_id=job_id,
-            attempt_id=attempt_id,
-            attempt_number=number,
-            lease_token=job.lease_token,
-            worker_id=worker_id,
-            stage=stage,
-            last=last,
-            prompt=prompt,
-            sampling=sampling,
-            started_at=job.now,
-            seconds_left=(job.deadline_at - job.now).total_seconds(),
-            traceparent=job.traceparent,
-            tracestate=job.tracestate,
-        )
+        return _claim(job, job_id, stage, worker_id, attempt_id, number, prompt)
+
+
+def find_claim(database: Database, job_id: str, stage_index: int, worker_id: str) -> Claim | None:
+    """Return the claim that a worker has on a stage, as if it had claimed it now; None if it has none.
+
+    It is for a worker whose call of `claim` failed, and may have succeeded: the connection broke during its commit.
+    """
+    with database.read() as connection:
+        job = leases.find_held(connection, job_id, stage_index, worker_id)
+        if job is None:
+            return None
+        attempt = attempts.get_running(connection, job_id, job.lease_token)
+    stage = pipeline.stages(job.rounds)[stage_index]
+    return _claim(job, job_id, stage, worker_id, attempt.id, attempt.number, attempt.prompt)
+
+
+def _claim(
+    job: sa.Row[*tuple[Any, ...]],
+    job_id: str,
+    stage: Stage,
+    worker_id: str,
+    attempt_id: int,
+    attempt_number: int,
+    prompt: str,
+) -> Claim:
+    return Claim(
+        job_id=job_id,
+        attempt_id=attempt_id,
+        attempt_number=attempt_number,
+        lease_token=job.lease_token,
+        worker_id=worker_id,
+        stage=stage,
+        last=_is_last(job, stage),
+        prompt=prompt,
+        sampling=_sampling(job, stage),
+        started_at=job.now,
+        seconds_left=(job.deadline_at - job.now).total_seconds(),
+        traceparent=job.traceparent,
+        tracestate=job.tracestate,
+    )
+
+
+def _sampling(job: sa.Row[*tuple[Any, ...]], stage: Stage) -> Sampling:
+    return Sampling(
+        temperature=job.temperature,
+        top_k=job.top_k,
+        top_p=job.top_p,
+        max_output_tokens=job.max_output_tokens,
+        seed=pipeline.stage_seed(job.seed, stage.index),
+        stop=tuple(job.stop or ()) if _is_last(job, stage) else (),
+    )
+
+
+def _is_last(job: sa.Row[*tuple[Any, ...]], stage: Stage) -> bool:
+    return stage.index == len(pipeline.stages(job.rounds)) - 1
 
 
 class Refusal(Enum):

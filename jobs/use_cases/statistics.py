@@ -199,6 +199,12 @@ def read(
     )
 
 
+def any_of_others(database: Database, owner: str) -> bool:
+    """Return whether jobs of another owner have ended."""
+    with database.read() as connection:
+        return rollups.any_of_others(connection, owner)
+
+
 def _merge(tallies: dict[Any, Tally], key: object, tally: Tally) -> None:
     """Add a tally to that of a key."""
     if (of_key := tallies.get(key)) is None:

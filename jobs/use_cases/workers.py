@@ -133,7 +133,7 @@ def heartbeat(
         database: of the jobs.
         worker_id: of the worker.
         running: (job id, lease token) of the stages that its threads are running. A lease that no
-            thread knows of expires, as after a claim whose reply was lost.
+            thread knows of expires, as after a claim whose reply was lost while the worker stopped.
         usage: what it uses, by name (`jobs.protocol.schemas.system.WorkerUsage`); None if it is not known.
 
     Returns:

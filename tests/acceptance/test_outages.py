@@ -295,6 +295,24 @@ def test_messages_that_are_no_stages_are_discarded(sqlite: Service) -> None:
     sqlite.wait(endless)
 
 
+def test_what_is_no_queue_stops_no_worker(sqlite: Service) -> None:
+    """Whoever else writes to this Redis: a value of another type in the place of a queue."""
+    before = len(sqlite.worker.output)
+    places = [f"{KEY_PREFIX}{QUEUE}", f"{KEY_PREFIX}{QUEUE}\x06\x164"]
+    with redis.Redis.from_url(sqlite.redis.url) as client:
+        client.set(places[0], b"\xff")
+        client.delete(places[1])
+        client.hset(places[1], "a", "b")
+        sqlite.worker.wait_for("it was no list of messages", count=len(places))
+        assert not client.exists(*places)
+    accepted = until(sqlite, 202).json()["id"]
+    assert sqlite.wait(accepted)["status"] == "incomplete"
+    assert sqlite.attempts(accepted) == FINISHED
+    log = sqlite.worker.output[before:]
+    for clutter in ("Connection to broker lost", "Traceback", "Frequent restarts"):
+        assert clutter not in log
+
+
 def strange_messages(message: dict[str, Any]) -> list[str | bytes]:
     """Return messages that differ from one of ours in a single place, and some that have nothing of it."""
 

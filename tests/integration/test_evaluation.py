@@ -12,9 +12,11 @@ from click.testing import CliRunner
 
 from cli.main import main
 from jobs import pipeline, settings
-from jobs.pipeline import DEFAULT_SYSTEM, Role, Sampling
+from jobs.pipeline import DEFAULT_SYSTEM, MAX_SEED, Role, Sampling, stage_seed
 from tests.conftest import model_settings, start_engine
+from worker.checkpoints import loading
 from worker.checkpoints.discovery import find_checkpoints
+from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import Request
 from worker.evaluation import report
 from worker.evaluation.forms import Adapters, FullModels
@@ -95,11 +97,49 @@ def test_a_text_does_not_depend_on_a_longer_prompt_beside_it(environ: dict[str, 
     form = Adapters(replace(checkpoints, context=length + 2))
 
     def write(prompts: list[str], batch: int) -> list[str]:
-        return form.write(Role.ACTOR, prompts, GREEDY, batch, lambda _: None)
+        samplings = [GREEDY] * len(prompts)
+        return form.write(Role.ACTOR, prompts, samplings, batch, lambda _: None)
 
     alone = write(prompts, 1)
     assert len(checkpoints.tokenizer.encode(alone[0])) > 2
     assert write(prompts, 2) == alone
+
+
+def test_sampled_texts_do_not_depend_on_the_batch(environ: dict[str, str], task_file: Path) -> None:
+    """They are those of the batching engine, with a seed for each question."""
+    checkpoints = find_checkpoints(settings.load(environ))
+    sampling = Sampling(temperature=1.5, top_k=0, max_output_tokens=8, seed=MAX_SEED)
+    form = Adapters(checkpoints)
+
+    def measured(batch: int) -> list[tuple[str, str, str]]:
+        return texts(
+            measure(
+                form,
+                load(task_file),
+                system=DEFAULT_SYSTEM,
+                sampling=sampling,
+                batch=batch,
+                tick=lambda _: lambda _: None,
+            )
+        )
+
+    alone = measured(1)
+    assert measured(3) == measured(2) == alone
+    assert len(set(alone)) == len(alone)
+    engine = BatchingEngine(
+        loading.load(checkpoints).models,
+        checkpoints.tokenizer,
+        max_model_len=checkpoints.context,
+        max_num_seqs=2,
+    )
+    for (question, _, _), seed, written in zip(QUESTIONS, (MAX_SEED, 0, 1), alone, strict=True):
+        outputs: list[str] = []
+        for stage in pipeline.stages():
+            prompt = pipeline.prompt(stage, DEFAULT_SYSTEM, question, outputs)
+            drawn = replace(sampling, seed=stage_seed(seed, stage.index))
+            outputs.append(engine.submit(Request(stage.role, prompt, drawn)).result().text)
+        assert tuple(outputs) == written
+    engine.close()
 
 
 def run(environ: dict[str, str], *arguments: object, status: int = 0) -> Any:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+import redis
 
 from jobs.progress import Progress, TextDeltas
 from tests.servers import PATIENCE, RedisServer
@@ -66,3 +67,41 @@ def test_a_follower_that_does_not_come_back_delays_no_other(progress: Progress) 
         # Each has one text, and none reads on.
         assert all(read.result().texts for read in reads)
         assert time.monotonic() - begun < PATIENCE / 2
+
+
+def test_what_others_write_hides_no_text(
+    progress: Progress, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    junk = ({"text": b"\xff\x00"}, {"text": "[1, 0]"}, {"text": '[1, 0, "ab"]'}, {b"\xff": b"\xff"})
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.set("helixq:live:job-0", b"\xff")
+        for fields in junk:
+            client.xadd("helixq:live:job-1", fields)
+        with ExitStack() as stack:
+            followers = [stack.enter_context(progress.follow(f"job-{n}")) for n in range(3)]
+            assert followers[1].read(PATIENCE).texts == []
+            # The first one to be published is refused, if nobody has read before.
+            publish(progress, 0)
+            publish(progress, 1)
+            for number in (1, 2):
+                starts: list[int] = []
+                deadline = time.monotonic() + PATIENCE
+                while len(starts) < 2 and time.monotonic() < deadline:
+                    starts += [text.start for text in followers[number].read(1).texts]
+                assert starts == [0, 1]
+        assert client.type("helixq:live:job-0") in (b"none", b"stream")
+    said = [record.message for record in caplog.records]
+    assert "'helixq:live:job-0' in Redis was deleted: it was no stream of live progress" in said
+    assert "entries of live progress in Redis are ignored: they are no text of a stage" in said
+    assert len(said) < 8, said
+
+
+def test_a_refusal_of_redis_is_logged_without_the_text(
+    redis_server: RedisServer, progress: Progress, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.set("helixq:live:job-0", "x")
+        progress.publish([("job-0", TextDeltas(1, 0, ["a secret answer"]))])
+        client.delete("helixq:live:job-0")
+    assert "live progress is not published: WRONGTYPE" in caplog.text
+    assert "secret" not in caplog.text

@@ -104,6 +104,7 @@ def read_statistics(run: Callable[..., Any], database: Database) -> None:
         found = run(statistics.read, database, None, Query(by=by, since=now - length))
         assert len(found.groups) > 700
     run(statistics.read, database, ANONYMOUS, Query(by=By.ADAPTER, compare=None))
+    run(statistics.any_of_others, database, ANONYMOUS)
     of_jobs = Query(by=By.METADATA, key="team", since=now - dt.timedelta(days=20))
     with pytest.raises(StatisticsError):
         run(statistics.read, database, None, of_jobs, max_jobs=500)

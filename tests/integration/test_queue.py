@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import redis
 
+from jobs.errors import QueueUnavailableError
 from jobs.messages import MAX_SIZE, task_name
 from jobs.pipeline import MAX_PRIORITY, MAX_ROUNDS, NextStage, Role
 from jobs.queue import KEY_PREFIX, MODEL_QUEUE_EXPIRY, Publisher, make_app
@@ -25,6 +27,23 @@ def test_a_received_message_is_not_requeued(redis_server: RedisServer) -> None:
         with app.connection_for_write() as connection:
             assert connection.SimpleQueue("helixq").get(timeout=10).payload[0] == ["job", 0]
         assert client.llen(key) == 0
+
+
+def test_what_is_no_list_is_in_nobodys_way(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, key = make_app(redis_server.url), f"{KEY_PREFIX}helixq"
+    publisher = Publisher(app)
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushdb()
+        client.set(key, b"\xff")
+        with pytest.raises(QueueUnavailableError, match="WRONGTYPE"):
+            publisher.publish([NextStage("job", 0, MAX_ROUNDS, MAX_PRIORITY)])
+        assert publisher.queue_length() == 0
+        assert f"'{key}' in Redis was deleted: it was no list of messages" in caplog.text
+        publisher.publish([NextStage("job", 0, MAX_ROUNDS, MAX_PRIORITY)])
+        assert publisher.queue_length() == 1
+        client.flushdb()
 
 
 def test_later_stages_go_to_the_models_queue(redis_server: RedisServer) -> None:

@@ -229,6 +229,27 @@ def test_a_text_that_has_ended_is_kept_whatever_its_server_does_then(
         assert not completion.tokens_known
 
 
+def test_texts_share_a_connection(vllm: VLLM, engine: Engine) -> None:
+    for _ in range(50):
+        assert ask(engine).text == "".join(vllm.text)
+    # Each is free again a moment after its text, so that now and then another one is needed.
+    assert len(set(vllm.ports)) < 25
+
+
+def test_a_server_that_hangs_when_its_text_is_done_delays_nothing(
+    vllm: VLLM, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "worker.remote.server.MAX_WAIT_FOR_END",
+        "worker.remote.engine.MAX_WAIT_FOR_USAGE",
+    ):
+        monkeypatch.setattr(name, 10 * PATIENCE)
+    vllm.replies = [fake.hang_when_done]
+    completion = ask(engine)
+    assert (completion.text, completion.output_tokens) == (" The", 1)
+    assert not vllm.go_on.is_set(), "it still hangs"
+
+
 def test_a_deadline_between_the_end_of_a_text_and_that_of_its_stream(
     vllm: VLLM, engine: Engine
 ) -> None:

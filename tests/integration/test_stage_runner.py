@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -318,6 +319,61 @@ def test_a_finished_text_waits_for_the_database(
     runner.run(job.id, 0)
     assert queries.get_job(database, ANONYMOUS, job.id).stage_index == 1
     assert next(faults, None) is None
+
+
+def lose_replies_to_claims(monkeypatch: pytest.MonkeyPatch, *, succeeds: bool) -> None:
+    """Fake a fault: the first two claims of a thread fail, the second one when it commits.
+
+    Args:
+        monkeypatch: ends it.
+        succeeds: whether that commit does.
+    """
+    claim, local = stages.claim, threading.local()
+
+    def flaky(*arguments: Any, **named: Any) -> Claim | None:
+        local.tries = getattr(local, "tries", 0) + 1
+        if local.tries == 2 and succeeds:
+            assert claim(*arguments, **named) is not None
+        if local.tries <= 2:
+            raise OperationalError("COMMIT", {}, ConnectionError("the connection broke"))
+        return claim(*arguments, **named)
+
+    monkeypatch.setattr(stages, "claim", flaky)
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_claim_whose_reply_is_lost_counts_as_no_crash(
+    database: Database, runner: StageRunner, monkeypatch: pytest.MonkeyPatch, succeeds: bool
+) -> None:
+    job = submit(database, 3)
+    runner.run(job.id, 0)
+    lose_replies_to_claims(monkeypatch, succeeds=succeeds)
+    runner.run(job.id, 1)
+    stored = queries.get_job(database, ANONYMOUS, job.id)
+    assert (stored.stage_index, stored.worker_id) == (2, None)
+    assert [attempt.status for attempt in stored.attempts] == [AttemptStatus.FINISHED] * 2
+    critic = stored.attempts[1]
+    assert critic.first_token_at is not None
+    assert critic.finished_at is not None
+    assert critic.started_at <= critic.first_token_at <= critic.finished_at
+
+
+def test_a_claim_that_fails_takes_no_stage_from_another_thread(
+    database: Database,
+    runner: StageRunner,
+    progress: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = submit(database, 4000)
+    thread = start_stage(runner, progress, job)
+    lose_replies_to_claims(monkeypatch, succeeds=False)
+    with pytest.raises(Ignore):
+        runner.run(job.id, 0)
+    assert len(runner.running) == 1, "it still runs"
+    runner.stop()
+    thread.join(30)
+    [attempt] = queries.get_job(database, ANONYMOUS, job.id).attempts
+    assert attempt.status is AttemptStatus.RELEASED
 
 
 def test_a_database_that_fails_while_the_worker_stops_fails_no_job(

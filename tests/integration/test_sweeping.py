@@ -33,7 +33,7 @@ def test_heartbeats_keep_leases(database: Database) -> None:
 
 
 def test_a_lease_without_a_worker_expires(database: Database) -> None:
-    """A claim was committed, but its reply was lost, so that no thread works on it."""
+    """A claim was committed, but its reply was lost while the worker stopped, so that no thread works on it."""
     job = submit(database)
     claim(database, job)
     let_leases_run_out(database)

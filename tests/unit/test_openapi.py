@@ -68,6 +68,13 @@ def test_values_that_ask_for_nothing(document: dict[str, Any]) -> None:
     assert chat["logit_bias"]["anyOf"][0]["maxProperties"] == 0
 
 
+def test_an_empty_question_is_not_valid(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    text, items = schemas["CreateResponse"]["properties"]["input"]["oneOf"]
+    assert (text["minLength"], items["minItems"]) == (1, 1)
+    assert schemas["CreateChatCompletion"]["properties"]["messages"]["minItems"] == 1
+
+
 def test_generators_of_clients_can_name_everything(document: dict[str, Any]) -> None:
     """openapi-python-client leaves out what it cannot name, and every operation that uses it."""
     # Names that its own modules have.

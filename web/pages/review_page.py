@@ -33,7 +33,7 @@ RATINGS = (
     ("regeneration", "Regeneration", (("-1", "1"), ("0", "2"), ("1", "3"))),
     ("critique", "Critique", (("-1", "q"), ("0", "w"), ("1", "e"))),
 )
-MEANINGS = {"-1": "−1 bad", "0": "0 neutral", "1": "+1 good"}
+MEANINGS = {"-1": "-1 bad", "0": "0 neutral", "1": "+1 good"}
 MEASURES = {"cohen_kappa": "Cohen's kappa", "krippendorff_alpha": "Krippendorff's alpha"}
 #: How many reviewers are named.
 MAX_NAMED = 5

@@ -16,8 +16,10 @@ from jobs.pipeline import Role
 from jobs.protocol import stats as protocol
 from jobs.protocol.errors import InvalidRequestError, translate
 from jobs.statistics.periods import Level, starts
+from jobs.use_cases import statistics
 from jobs.use_cases.statistics import By, Query, Statistics
 from web import statistics_query
+from web.caller import get_caller
 from web.job_filters import METADATA
 from web.pages import charts
 from web.pages.charts import Interval, Series
@@ -25,6 +27,7 @@ from web.pages.complaints import message_of
 from web.pages.figures import formatter, number, percent, points, seconds, signed
 from web.pages.marks import plain
 from web.pages.view import STATUSES
+from web.services import get_services
 
 #: The maximum number of hours or days of a page, of those in its tables (the last ones), and of other groups.
 MAX_PERIODS, MAX_ROWS, MAX_GROUPS = 170, 48, 30
@@ -115,9 +118,20 @@ def show() -> Response | str | tuple[str, int]:
         wrong=wrong,
         labels=LABELS,
         formatter=formatter,
+        names_owners=_names_owners(stated),
         **({} if read is None else _shown(read)),
     )
     return (text, 400) if message else text
+
+
+def _names_owners(stated: dict[str, str]) -> bool:
+    """Return whether jobs can be chosen by their owner: the caller may read those of all, and there are several."""
+    caller = get_caller()
+    return caller.readable_owner is None and (
+        caller.key is not None
+        or "owner" in stated
+        or statistics.any_of_others(get_services().database, caller.owner)
+    )
 
 
 def _stated(given: dict[str, str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ from web.idempotency import idempotency_key, keyed_request
 from web.request_body import read_json
 from web.services import get_services
 from web.v1.feeds import get_feeds
-from web.v1.replies import etag_of, get_replies, to_json
+from web.v1.replies import MIN_POLL_INTERVAL, etag_of, get_replies, to_json
 
 blueprint = Blueprint("v1", __name__)
 
@@ -152,7 +152,7 @@ def retrieve(job_id: str) -> Response:
         with ExitStack() as stack:
             stack.enter_context(services.waiter.slot())
             return stream_response(message_stream(job_id, after), slot=stack.pop_all())
-    kept = get_replies().get(services.readable_owner, job_id)
+    kept, now = get_replies().get(services.readable_owner, job_id)
     before = kept.version.status
     wait = _WAIT.search(request.headers.get("Prefer", ""))
     if wait and not before.final:
@@ -167,7 +167,7 @@ def retrieve(job_id: str) -> Response:
             )
         return _reply(job)
     reply = Response(kept.body, mimetype="application/json")
-    return _completed(reply, final=before.final, etag=kept.etag)
+    return _completed(reply, poll_interval=kept.poll_interval(now), etag=kept.etag)
 
 
 @blueprint.post("/responses/<job_id>/cancel")
@@ -255,14 +255,21 @@ def client_disconnected() -> Callable[[], bool]:
 def _reply(job: Job, status: int = 200) -> Response:
     body = to_json(response(job))
     reply = Response(body, status, mimetype="application/json")
-    return _completed(reply, final=job.status.final, etag=etag_of(body))
+    interval = None if job.status.final else MIN_POLL_INTERVAL
+    return _completed(reply, poll_interval=interval, etag=etag_of(body))
 
 
-def _completed(reply: Response, *, final: bool, etag: str) -> Response:
-    """Complete a reply with a response: its headers, and whether the client has it already."""
+def _completed(reply: Response, *, poll_interval: int | None, etag: str) -> Response:
+    """Complete a reply with a response: its headers, and whether the client has it already.
+
+    Args:
+        reply: has the response.
+        poll_interval: seconds after which to poll; None for a job that has ended.
+        etag: of the response.
+    """
     reply.headers["Cache-Control"] = "no-cache"
-    if not final:
-        reply.headers["Retry-After"] = "1"
+    if poll_interval is not None:
+        reply.headers["Retry-After"] = str(poll_interval)
     if request.method in ("GET", "HEAD"):
         reply.set_etag(etag)
         reply.make_conditional(request)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from jobs.pipeline import Role, Sampling
 from worker.checkpoints import loading
 from worker.checkpoints.discovery import Checkpoints
 from worker.checkpoints.errors import CheckpointError
+from worker.engine.batching.sampler import SamplingMetadata, sample
 from worker.engine.tokenization.stop_tokens import resolve_stop_tokens
 
 #: Called with the number of texts generated since the last call.
@@ -31,9 +33,16 @@ class Form(Protocol):
         ...
 
     def write(
-        self, role: Role, prompts: list[str], sampling: Sampling, batch: int, tick: Tick
+        self, role: Role, prompts: list[str], samplings: list[Sampling], batch: int, tick: Tick
     ) -> list[str]:
         """Write one text for each prompt, in their order.
+
+        Args:
+            role: whose model writes.
+            prompts: the prompts.
+            samplings: of each. They differ in their seeds only.
+            batch: number of texts generated together. No text depends on it.
+            tick: is told how far it is.
 
         Raises:
             CheckpointError: a prompt leaves no room in the context.
@@ -53,9 +62,9 @@ class Adapters:
         return _bytes(*self._models.values())
 
     def write(
-        self, role: Role, prompts: list[str], sampling: Sampling, batch: int, tick: Tick
+        self, role: Role, prompts: list[str], samplings: list[Sampling], batch: int, tick: Tick
     ) -> list[str]:
-        return _write(self._models[role.value], self._checkpoints, prompts, sampling, batch, tick)
+        return _write(self._models[role.value], self._checkpoints, prompts, samplings, batch, tick)
 
 
 class FullModels:
@@ -78,7 +87,7 @@ class FullModels:
         return sum(self._bytes[role] for role in Role)
 
     def write(
-        self, role: Role, prompts: list[str], sampling: Sampling, batch: int, tick: Tick
+        self, role: Role, prompts: list[str], samplings: list[Sampling], batch: int, tick: Tick
     ) -> list[str]:
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
@@ -92,10 +101,31 @@ class FullModels:
             ) from error
         self._bytes[role] = _bytes(model)
         try:
-            return _write(model.eval(), self._checkpoints, prompts, sampling, batch, tick)
+            return _write(model.eval(), self._checkpoints, prompts, samplings, batch, tick)
         finally:
             del model
             gc.collect()
+
+
+class _Sampler:
+    """Leaves each row of a batch the one token that the batching engine would sample, for greedy decoding to take."""
+
+    def __init__(self, samplings: list[Sampling], prompt_length: int) -> None:
+        """
+        Args:
+            samplings: of the rows.
+            prompt_length: tokens before the first sampled one, padding included.
+        """
+        self._samplings = samplings
+        self._prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        positions = [input_ids.shape[1] - self._prompt_length] * len(self._samplings)
+        metadata = SamplingMetadata.build(
+            self._samplings, positions, scores.shape[1], scores.device
+        )
+        token_ids, _ = sample(scores, metadata)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token_ids[:, None], 0.0)
 
 
 def _bytes(*models: torch.nn.Module) -> int:
@@ -109,14 +139,14 @@ def _write(
     model: Any,
     checkpoints: Checkpoints,
     prompts: list[str],
-    sampling: Sampling,
+    samplings: list[Sampling],
     batch: int,
     tick: Tick,
 ) -> list[str]:
     """Generate in batches of prompts of similar length, padded on the left.
 
-    The prompts of a batch have the same maximum number of new tokens, so that a text does not depend on
-    the prompts beside it.
+    The prompts of a batch have the same maximum number of new tokens, and a token's noise is that of the batching
+    engine, so that a text does not depend on the prompts beside it.
     """
     tokenizer: PreTrainedTokenizerBase = checkpoints.tokenizer
     resolve_stop_tokens(model, tokenizer)  # as an engine does
@@ -130,18 +160,8 @@ def _write(
         )
     by_limit: dict[int, list[int]] = {}
     for i in sorted(range(len(ids)), key=lambda i: len(ids[i])):
-        limit = min(sampling.max_output_tokens, checkpoints.context - len(ids[i]))
+        limit = min(samplings[i].max_output_tokens, checkpoints.context - len(ids[i]))
         by_limit.setdefault(limit, []).append(i)
-    sampling_options: dict[str, Any] = {"do_sample": False, "temperature": None}
-    sampling_options |= {"top_k": None, "top_p": None}
-    if sampling.temperature > 0:
-        sampling_options = {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-        }
-    torch.manual_seed(sampling.seed)
     batches = [
         (limit, indices[start : start + batch])
         for limit, indices in by_limit.items()
@@ -161,7 +181,11 @@ def _write(
             ),
             max_new_tokens=max_new_tokens,
             pad_token_id=end,
-            **sampling_options,
+            do_sample=False,
+            temperature=None,
+            top_k=None,
+            top_p=None,
+            logits_processor=[_Sampler([samplings[i] for i in chosen], max_length)],
         )
         for i, row in zip(chosen, written[:, max_length:].tolist(), strict=True):
             texts[i] = str(tokenizer.decode(row, skip_special_tokens=True))

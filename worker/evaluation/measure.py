@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs import pipeline
-from jobs.pipeline import Role, Sampling, stage_seed
+from jobs.pipeline import MAX_SEED, Role, Sampling, stage_seed
 from worker.evaluation.forms import Form, Tick
 from worker.evaluation.statistics import Paired, Share, compare, share
 from worker.evaluation.task import Question, Task
@@ -101,7 +101,8 @@ def measure(
         form: the form that generates.
         task: the questions.
         system: the system prompt.
-        sampling: how tokens are drawn; each stage's seed is derived from its seed.
+        sampling: how tokens are drawn. Its seed is that of the first question, and each later one has the next: with
+            the same noise for all of them, their results would not be independent.
         batch: number of prompts generated together.
         tick: for each role, returns the callback for its generated texts.
     """
@@ -111,8 +112,11 @@ def measure(
             pipeline.prompt(stage, system, question.question, outputs)
             for question, outputs in zip(task.questions, texts, strict=True)
         ]
-        stage_sampling = replace(sampling, seed=stage_seed(sampling.seed, stage.index))
-        generated = form.write(stage.role, prompts, stage_sampling, batch, tick(stage.role))
+        samplings = [
+            replace(sampling, seed=stage_seed((sampling.seed + i) & MAX_SEED, stage.index))
+            for i in range(len(prompts))
+        ]
+        generated = form.write(stage.role, prompts, samplings, batch, tick(stage.role))
         for outputs, text in zip(texts, generated, strict=True):
             outputs.append(text)
     return Measurement(

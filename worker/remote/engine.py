@@ -8,7 +8,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -303,7 +303,7 @@ class OpenAIEngine:
             raise UnavailableError(f"{member.url} ended the text before its end", fault=True)
         raise EngineError(f"{member.url} ended the text: {reason}")
 
-    async def _read(self, stream: AsyncIterator[dict[str, Any]], progress: Progress) -> None:
+    async def _read(self, stream: AsyncIterable[dict[str, Any]], progress: Progress) -> None:
         """Read the events of a stream to its end, or for a moment after that of the text."""
         try:
             async with asyncio.timeout(None) as limit:

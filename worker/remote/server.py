@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from jobs.pipeline import Role, Sampling
 from jobs.webhooks.retries import parse_retry_after
 from worker.remote import parameters
 from worker.remote.errors import RefusedError, UnavailableError, message_of
-from worker.remote.event_stream import StreamError, events
+from worker.remote.event_stream import EventStream, StreamError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT, REPLY_TIMEOUT = 5.0, 10.0
 #: Seconds for the first request to a model: some servers load it then.
 WARM_UP_TIMEOUT = 600.0
+#: Seconds that a stream which said that it is done may take to its end, so that its connection is kept.
+MAX_WAIT_FOR_END = 2.0
 #: The prompt that each role generates one token from before the worker is ready.
 WARM_UP_PROMPT = "Hello"
 #: Its stop string, so that a server that refuses any is known.
@@ -103,6 +106,8 @@ class Server:
         #: Parameters that it has refused, and that requests leave out.
         self.omitted: set[str] = set()
         self._api_key = api_key
+        #: Streams that are done, and are read to their end.
+        self._ending: set[asyncio.Task[None]] = set()
         headers = {"User-Agent": "HelixQ", "Content-Type": "application/json"}
         if api_key is not None:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -119,6 +124,9 @@ class Server:
         )
 
     async def close(self) -> None:
+        for task in self._ending:
+            task.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self._http.aclose()
 
     async def list_models(self) -> Listed:
@@ -227,8 +235,10 @@ class Server:
         max_tokens: int,
         timeout: float | None = None,
         trace_headers: Mapping[str, str] = MappingProxyType({}),
-    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """Start a completion; its events follow as they are generated. Leaving the context closes the connection.
+    ) -> AsyncIterator[AsyncIterable[dict[str, Any]]]:
+        """Start a completion; its events follow as they are generated.
+
+        Leaving the context closes the connection, unless the events were read to the end: then it is kept.
 
         Args:
             role: whose model generates.
@@ -253,20 +263,36 @@ class Server:
             timeout=httpx2.Timeout(timeout, connect=CONNECT_TIMEOUT, write=30, pool=None),
         )
         reply: httpx2.Response | None = None
+        stream: EventStream | None = None
         try:
             reply = await self._http.send(request, stream=True)
             if reply.status_code != 200:
                 error = await reply.aread()
                 self._raise_if_unavailable(reply, error)
                 raise RefusedError(reply.status_code, self._refusal(reply, error))
-            yield events(reply.aiter_bytes())
+            stream = EventStream(reply.aiter_bytes())
+            yield stream
         except httpx2.RequestError as failure:
             raise self._unavailable(failure) from failure
         except StreamError as failure:
             raise RefusedError(200, str(failure)) from failure
         finally:
-            if reply is not None:
+            if reply is not None and stream is not None and stream.done:
+                # The text does not wait for it.
+                task = asyncio.create_task(self._end(reply, stream))
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+            elif reply is not None:
                 await reply.aclose()
+
+    async def _end(self, reply: httpx2.Response, stream: EventStream) -> None:
+        """Read a stream that is done to its end, for a moment. Closing it before that would close its connection."""
+        try:
+            with suppress(TimeoutError, httpx2.RequestError):
+                async with asyncio.timeout(MAX_WAIT_FOR_END):
+                    await stream.read_rest()
+        finally:
+            await reply.aclose()
 
     async def count_tokens(self, role: Role, prompt: str) -> int | None:
         """Return the tokens of a prompt by the server's ``/tokenize``; None if it has none (vLLM, SGLang have)."""

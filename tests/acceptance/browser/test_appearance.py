@@ -219,7 +219,7 @@ def test_a_long_and_hostile_answer_does_no_harm(browser: Browser, service: Servi
         expect(verdict).to_contain_text("✓ Verified")
 
         page.get_by_text("Add a review").click()
-        page.get_by_role("group", name="Critique").get_by_label("−1 bad").check()
+        page.get_by_role("group", name="Critique").get_by_label("-1 bad").check()
         page.get_by_label("Note").fill("So \u202ebad.")
         # Keys are text here.
         page.get_by_label("Note").press("d")

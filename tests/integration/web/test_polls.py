@@ -74,6 +74,49 @@ def test_polls_show_a_restart_and_an_end_by_the_sweep(web: Client, database: Dat
     assert poll(web, job.id)["error"]["code"] == "deadline_exceeded"
 
 
+def interval(web: Client, job_id: str, **headers: str) -> str | None:
+    """Poll a job; return after how many seconds to poll it again."""
+    reply = web.get(f"/v1/responses/{job_id}", headers=headers)
+    assert reply.status_code == (304 if headers else 200)
+    seconds: str | None = reply.headers.get("Retry-After")
+    return seconds
+
+
+def test_the_longer_nothing_changes_the_later_the_next_poll_is_due(
+    web: Client, database: Database
+) -> None:
+    def age(**seconds: float) -> None:
+        """Move times of the job back."""
+        with database.engine.begin() as connection:
+            times = {name: utcnow(-number) for name, number in seconds.items()}
+            connection.execute(sa.update(Job).where(Job.id == job.id).values(times))
+        web.application.extensions["helixq.replies"]._kept.clear()
+
+    job = submit(database)
+    assert interval(web, job.id) == "1"
+    age(ready_at=15)
+    assert interval(web, job.id) == "1"
+    age(ready_at=65)
+    assert interval(web, job.id) == "6"
+    tag = web.get(f"/v1/responses/{job.id}").headers["ETag"]
+    assert interval(web, job.id, if_none_match=tag) == "6"
+    age(ready_at=86400)
+    assert interval(web, job.id) == "15"
+    # It has begun, after a day in the queue.
+    claimed = claim(database, job)
+    assert interval(web, job.id) == "1"
+    age(started_at=45)
+    assert interval(web, job.id) == "4"
+    # The next stage has begun.
+    stages.record(database, claimed, OUTPUT)
+    assert interval(web, job.id) == "1"
+    # The host's clock is not the database's.
+    age(started_at=-30, ready_at=-30)
+    assert interval(web, job.id) == "1"
+    cancellation.cancel(database, ANONYMOUS, job.id)
+    assert interval(web, job.id) is None
+
+
 def test_a_poll_without_news_is_a_query_of_one_row(web: Client) -> None:
     job_id = ask(web)["id"]
     web.get(f"/v1/responses/{job_id}")

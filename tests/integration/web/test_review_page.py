@@ -53,7 +53,7 @@ def test_one_job_after_another_is_reviewed(web: Client, database: Database) -> N
     page = web.get("/review?reviewer=ann").text
     first = shown(page)
     assert "0 of 3 reviewed by you, 0 by anyone" in told(page)
-    for part in ("<del>**five**.</del>", "<ins>**four**.", CRITIQUE, "Question"):
+    for part in ("<del>**five**.</del>", "<ins>**four**.", CRITIQUE, "Question", "-1 bad"):
         assert part in page
     inline = web.get(link(page, r'<a href="([^"]*)"[^>]*>inline</a>')).text
     assert "<del>**five**.</del><ins>**four**." in inline

@@ -13,7 +13,7 @@ from jobs.database import Database
 from jobs.models import Job, Scope
 from jobs.protocol.history import history
 from jobs.protocol.schemas import Statistics
-from jobs.use_cases import indexing, sealing, stages, statistics, workers
+from jobs.use_cases import cancellation, indexing, sealing, stages, statistics, workers
 from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.stages import Output
 from jobs.use_cases.workers import Runtime
@@ -167,6 +167,7 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     for by in ("hour", "day", "model", "adapter"):
         page = web.get(f"/stats?by={by}")
         assert page.text.count("<svg") == 5
+        assert "+1 / 0 / -1" in page.text, "as ratings are entered"
         # Percentiles of tokens are whole, their means need not be.
         percentiles = re.findall(
             r'(?:tokens written|prompt tokens)</th>.*?data-label="Median">([^<]*)<', page.text
@@ -206,6 +207,29 @@ def test_what_is_wrong_is_named(web: Client) -> None:
         assert len(re.findall("<(?:input|select)[^>]* aria-invalid", page.text)) >= (
             query.split("=")[0] in ("since", "until", "compare", "by")
         ), query
+
+
+def test_the_owner_is_a_filter_where_there_are_several(web: Client, database: Database) -> None:
+    def has_filter(query: str = "") -> bool:
+        return 'name="owner"' in web.get(f"/stats{query}").text
+
+    assert not has_filter()
+    own = ask(web)["id"]
+    web.post(f"/v1/responses/{own}/cancel")
+    count(database)
+    assert not has_filter()
+    assert has_filter("?owner=alice"), "what is given can be changed"
+    # As an import has it, or from the time when keys were required.
+    for name in ("alice", "zoe"):
+        other = ask(web)["id"]
+        with database.engine.begin() as connection:
+            connection.execute(sa.update(Job).where(Job.id == other).values(owner=name))
+        cancellation.cancel(database, name, other)
+        count(database)
+        assert has_filter()
+        assert stats(web, owner=name)["total"]["jobs"] == 1
+        web.delete(f"/v1/responses/{other}")
+        assert not has_filter()
 
 
 def test_too_many_jobs_and_too_many_values_of_metadata(

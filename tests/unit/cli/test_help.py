@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -13,6 +15,7 @@ from cli.commands import COMMANDS, GROUPS, SECTIONS
 from cli.fields import Command, Fields, json_fields
 from cli.main import main
 
+SETTINGS = Path(__file__).parents[3] / "docs" / "settings.md"
 PATHS = [*GROUPS, *COMMANDS]
 #: Those that serve, talk with a person, print a file of another format, or print no data.
 WITHOUT_JSON = {
@@ -60,6 +63,18 @@ def test_the_help_is_whole_and_has_an_example(path: str) -> None:
         shlex.split(example.split("|")[-1].partition("helixq ")[2])[: len(path.split())]
         == path.split()
     )
+
+
+def test_the_help_says_what_works_on_the_database() -> None:
+    row = re.search(
+        r"^\| `DATABASE_URL`, `DATA_DIR` \| (.*) \|$", SETTINGS.read_text(), re.MULTILINE
+    )
+    assert row
+    on_database = set(re.findall(r"`(.+?)`", row[1])) - {"web", "worker", "maintain", "migrate"}
+    for path in PATHS:
+        shown = CliRunner().invoke(main, [*path.split(), "--help"], terminal_width=120).output
+        says_so = "Works on the database itself, not over HTTP: HELIXQ_DATABASE_URL" in shown
+        assert says_so == bool(on_database & {path, path.split()[0]}), path
 
 
 def test_bench_alone_is_the_benchmark_of_the_engine() -> None:

@@ -12,7 +12,7 @@ from web.v1.routes import MAX_EVENT, MAX_WAIT
 
 _LOCATION = {
     "Location": "The response's address.",
-    "Retry-After": "Seconds until it may have changed.",
+    "Retry-After": "Seconds until the first poll.",
 }
 
 OPERATIONS = {
@@ -46,7 +46,7 @@ OPERATIONS = {
                 streams=True,
                 headers={
                     "ETag": "Changes with the response.",
-                    "Retry-After": "Until the job has ended.",
+                    "Retry-After": "Seconds until the next poll, until the job has ended.",
                 },
             ),
             304: Reply("The response has not changed."),
