@@ -217,6 +217,7 @@ def test_the_other_kernels_compile(compiled: dict[str, Any]) -> None:
     assert set(compiled) == {
         "_rms_norm_kernel",
         "_linear_kernel",
+        "_sort_keys_kernel",
         "_sample_kernel",
         "_reshape_and_cache_kernel",
     }
