@@ -137,7 +137,7 @@ def load_engine(
     """
     if not reasons and checkpoints.device.type == "cuda":
         with _explain_engine_errors(checkpoints):  # at once, and not after loading
-            requirements.check(checkpoints.device, checkpoints.dtype)
+            requirements.check(checkpoints.device)
     compilation = None if reasons else _start_compiling(checkpoints, slots)
     loaded = loading.load(checkpoints)
     if compilation:

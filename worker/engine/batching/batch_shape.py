@@ -17,11 +17,6 @@ MIXED_EXTRA_SAMPLES, MIXED_EXTRA_TILES = 16, 16
 #: as many are launched as the longest sequence needs, at most, unless it is shorter than half of the first length.
 SHORT_KV_LENS = (1024, 2048)
 
-#: Columns of a step's input. Of a token: id, adapter, row, position. Of a prefill tile: see
-#: `worker.engine.attention.paged_batch.PagedBatch`. Of a sample: index of the logits, row, noise seed, top-k,
-#: and temperature (the bits of a float64).
-TOKEN_COLUMNS, TILE_COLUMNS, SAMPLE_COLUMNS = 4, 4, 5
-
 
 @dataclass(frozen=True)
 class BatchShape:
@@ -39,13 +34,9 @@ class BatchShape:
     max_kv_len: int
 
     @property
-    def input_size(self) -> int:
-        """Elements of the step's input."""
-        return (
-            TOKEN_COLUMNS * self.num_tokens
-            + TILE_COLUMNS * self.num_tiles
-            + SAMPLE_COLUMNS * self.num_samples
-        )
+    def cost(self) -> int:
+        """How much a step of this shape computes beside attention, to compare shapes."""
+        return 4 * self.num_tokens + 4 * self.num_tiles + 5 * self.num_samples
 
 
 def shapes_to_capture(
@@ -70,7 +61,7 @@ def shapes_to_capture(
                 num_tiles = -(-(num_tokens - n) // tile_tokens) + MIXED_EXTRA_TILES
                 num_samples = n + MIXED_EXTRA_SAMPLES
                 shapes.append(BatchShape(n, num_tokens, num_tiles, num_samples, max_kv_len))
-    return sorted(shapes, key=lambda s: (s.num_tokens, s.input_size, s.max_kv_len), reverse=True)
+    return sorted(shapes, key=lambda s: (s.num_tokens, s.cost, s.max_kv_len), reverse=True)
 
 
 def smallest_fit(shapes: Iterable[BatchShape], step: BatchShape) -> BatchShape | None:
@@ -85,10 +76,7 @@ def smallest_fit(shapes: Iterable[BatchShape], step: BatchShape) -> BatchShape |
             and shape.num_tiles >= step.num_tiles
             and shape.num_samples - shape.num_decode_tokens >= num_prefill_samples
             and shape.max_kv_len >= step.max_kv_len
-            and (
-                best is None
-                or (shape.input_size, shape.max_kv_len) < (best.input_size, best.max_kv_len)
-            )
+            and (best is None or (shape.cost, shape.max_kv_len) < (best.cost, best.max_kv_len))
         ):
             best = shape
     return best

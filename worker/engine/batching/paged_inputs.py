@@ -1,7 +1,12 @@
-"""Writes a scheduled step as the input of a paged model: one array of int64."""
+"""Writes a scheduled step as the input of a paged model: one array, which is copied to the device at once.
+
+Each kind of number has the dtype and the place in memory that the device's kernels want, so that they read the
+array as it is.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -11,18 +16,35 @@ import numpy as np
 import torch
 
 from worker.engine.batching import sampler
-from worker.engine.batching.batch_shape import (
-    SAMPLE_COLUMNS,
-    TILE_COLUMNS,
-    TOKEN_COLUMNS,
-    BatchShape,
-    smallest_fit,
-)
+from worker.engine.batching.batch_shape import BatchShape, smallest_fit
 from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import Sequence
 
 #: Largest top-k that is sampled within a step; other rows are sampled after it.
 MAX_TOP_K = 64
+#: Numbers of a prefill tile: see `worker.engine.attention.paged_batch.PagedBatch`.
+TILE_COLUMNS = 4
+#: Bytes to which parts of the input are aligned, so that a kernel compiled for one of them serves all.
+ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """The parts of a step's input: arrays on the host, or tensors on a device, that share its memory."""
+
+    #: Of tokens. An id may be `worker.engine.batching.sequence.PENDING_TOKEN`.
+    token_ids: Any
+    adapter_ids: Any
+    rows: Any
+    positions: Any
+    #: (tiles, `TILE_COLUMNS`).
+    tiles: Any
+    #: Of samples.
+    logits_indices: Any
+    sample_rows: Any
+    noise_seeds: Any
+    top_k: Any
+    temperatures: Any
 
 
 @dataclass(frozen=True)
@@ -30,8 +52,8 @@ class PagedInputs:
     """The input of a step, on the host."""
 
     shape: BatchShape
-    #: (shape.input_size,) int64; `split_inputs` gives its parts.
-    table: np.ndarray
+    #: (bytes,) uint8; `split_inputs` gives its parts.
+    data: np.ndarray
     #: The sequences that are sampled.
     sampled_sequences: list[Sequence]
     #: Which of the step's samples are theirs.
@@ -64,13 +86,13 @@ class PagedInputBuilder:
         self.sampled_after_step = np.zeros(num_rows, dtype=bool)
 
     def padding(self, shape: BatchShape) -> np.ndarray:
-        """Return the input of a step that has padding tokens only."""
-        table = np.zeros(shape.input_size, dtype=np.int64)
-        tokens, _, samples = split_inputs(table, shape)
-        tokens[:, 1] = tokens[:, 3] = -1
-        samples[:, 1] = self.num_rows
-        samples[:, 3] = 1
-        return table
+        """Return the input of a step that has padding tokens only: (bytes,) uint8."""
+        data = np.zeros(_sections(shape)[-1][-1], dtype=np.uint8)
+        step = split_inputs(data, shape)
+        step.adapter_ids[:] = step.positions[:] = -1
+        step.sample_rows[:] = self.num_rows
+        step.top_k[:] = 1
+        return data
 
     def build(self, output: SchedulerOutput, captured: Iterable[BatchShape] = ()) -> PagedInputs:
         """Write a step's input.
@@ -100,31 +122,31 @@ class PagedInputBuilder:
             shape.num_samples,
             self._max_kv_len,
         )
-        table = self.padding(shape)
-        tokens, tiles, samples = split_inputs(table, shape)
+        data = self.padding(shape)
+        step = split_inputs(data, shape)
         if num_decodes:
             rows = np.fromiter((s.row for s in decodes), np.int64, num_decodes)
             last_token_ids = (s.output_token_ids[-1] for s in decodes)
-            tokens[:num_decodes, 0] = np.fromiter(last_token_ids, np.int64, num_decodes)
-            tokens[:num_decodes, 1] = self._adapter_ids[rows]
-            tokens[:num_decodes, 2] = rows
+            step.token_ids[:num_decodes] = np.fromiter(last_token_ids, np.int64, num_decodes)
+            step.adapter_ids[:num_decodes] = self._adapter_ids[rows]
+            step.rows[:num_decodes] = rows
             positions = (s.num_computed_tokens for s in decodes)
-            tokens[:num_decodes, 3] = np.fromiter(positions, np.int64, num_decodes)
+            step.positions[:num_decodes] = np.fromiter(positions, np.int64, num_decodes)
         first, tile = num_decodes, 0
         sample_indices = list(range(num_decodes))
         logits_indices = list(range(num_decodes))
         for chunk in prefills:
             sequence, length = chunk.sequence, chunk.end - chunk.start
-            chunk_tokens = tokens[first : first + length]
-            chunk_tokens[:, 0] = sequence.slice(chunk.start, chunk.end)
-            chunk_tokens[:, 1] = sequence.adapter_id
-            chunk_tokens[:, 2] = sequence.row
-            chunk_tokens[:, 3] = np.arange(chunk.start, chunk.end)
+            tokens = slice(first, first + length)
+            step.token_ids[tokens] = sequence.slice(chunk.start, chunk.end)
+            step.adapter_ids[tokens] = sequence.adapter_id
+            step.rows[tokens] = sequence.row
+            step.positions[tokens] = np.arange(chunk.start, chunk.end)
             # In a padded shape, the first tokens of prefills may be computed as decode tokens.
             num_as_decodes = min(max(shape.num_decode_tokens - first, 0), length)
             for start in range(num_as_decodes, length, tile_tokens):
                 size = min(tile_tokens, length - start)
-                tiles[tile] = first + start, size, sequence.row, chunk.start + start
+                step.tiles[tile] = first + start, size, sequence.row, chunk.start + start
                 tile += 1
             first += length
             if chunk.is_last:
@@ -132,8 +154,9 @@ class PagedInputBuilder:
                 logits_indices.append(first - 1)
         sampled = [*decodes, *last_chunks]
         if sampled:
-            samples[sample_indices] = self._samples(sampled, logits_indices)
-        return PagedInputs(shape, table, sampled, sample_indices)
+            step.logits_indices[sample_indices] = logits_indices
+            self._write_samples(step, sample_indices, sampled)
+        return PagedInputs(shape, data, sampled, sample_indices)
 
     def _set_row(self, sequence: Sequence) -> None:
         """Keep what does not change of a sequence."""
@@ -148,32 +171,55 @@ class PagedInputBuilder:
             not 0 < sampling.top_k <= MAX_TOP_K or sampling.top_p < 1
         )
 
-    def _samples(self, sequences: Seq[Sequence], logits_indices: Seq[int]) -> np.ndarray:
-        """Return the rows of the samples: (sequences, SAMPLE_COLUMNS) int64."""
+    def _write_samples(
+        self, step: StepInputs, indices: list[int], sequences: Seq[Sequence]
+    ) -> None:
+        """Write rows and sampling parameters of sequences into the samples of some indices."""
         count = len(sequences)
         rows = np.fromiter((s.row for s in sequences), np.int64, count)
         positions = np.fromiter((len(s.output_token_ids) for s in sequences), np.int64, count)
-        samples = np.empty((count, SAMPLE_COLUMNS), dtype=np.int64)
-        samples[:, 0] = logits_indices
-        samples[:, 1] = rows
         seeds = torch.from_numpy(self._seeds[rows])
-        samples[:, 2] = sampler.noise_seeds(seeds, torch.from_numpy(positions)).numpy()
-        samples[:, 3] = np.minimum(self._top_k[rows], self._vocab_size)
-        samples[:, 4] = self._temperatures[rows].view(np.int64)
-        return samples
+        step.sample_rows[indices] = rows
+        step.noise_seeds[indices] = sampler.noise_seeds(seeds, torch.from_numpy(positions)).numpy()
+        step.top_k[indices] = np.minimum(self._top_k[rows], self._vocab_size)
+        step.temperatures[indices] = self._temperatures[rows]
 
 
-def split_inputs(table: Any, shape: BatchShape) -> tuple[Any, Any, Any]:
-    """Return views of a step's tokens, prefill tiles and samples: (number, columns) each.
+def split_inputs(data: Any, shape: BatchShape) -> StepInputs:
+    """Return views of the parts of a step's input.
 
     Args:
-        table: (shape.input_size,), an array or a tensor.
+        data: (bytes,) uint8, an array or a tensor.
         shape: of the step.
     """
-    tokens_end = TOKEN_COLUMNS * shape.num_tokens
-    tiles_end = tokens_end + TILE_COLUMNS * shape.num_tiles
-    return (
-        table[:tokens_end].reshape(-1, TOKEN_COLUMNS),
-        table[tokens_end:tiles_end].reshape(-1, TILE_COLUMNS),
-        table[tiles_end:].reshape(-1, SAMPLE_COLUMNS),
-    )
+    dtypes: Any = torch if isinstance(data, torch.Tensor) else np
+    parts = {
+        name: data[start:end].view(getattr(dtypes, dtype))
+        for name, dtype, start, end, _ in _sections(shape)
+    }
+    return StepInputs(**parts | {"tiles": parts["tiles"].reshape(-1, TILE_COLUMNS)})
+
+
+@functools.lru_cache(256)
+def _sections(shape: BatchShape) -> list[tuple[str, str, int, int, int]]:
+    """Return name, dtype, first byte, end, and aligned end of each part of a step's input, in order."""
+    num_tokens, num_samples = shape.num_tokens, shape.num_samples
+    sections = []
+    start = 0
+    for name, dtype, count in (
+        ("token_ids", "int64", num_tokens),
+        ("adapter_ids", "int32", num_tokens),
+        ("rows", "int32", num_tokens),
+        ("positions", "int32", num_tokens),
+        ("tiles", "int32", shape.num_tiles * TILE_COLUMNS),
+        ("logits_indices", "int64", num_samples),
+        ("sample_rows", "int64", num_samples),
+        ("noise_seeds", "int64", num_samples),
+        ("top_k", "int64", num_samples),
+        ("temperatures", "float32", num_samples),
+    ):
+        end = start + count * np.dtype(dtype).itemsize
+        aligned_end = -(-end // ALIGNMENT) * ALIGNMENT
+        sections.append((name, dtype, start, end, aligned_end))
+        start = aligned_end
+    return sections

@@ -201,11 +201,11 @@ class PagedModelRunner:
         sampled, indices = inputs.sampled_sequences, inputs.sample_indices
         if inputs.shape in self._graphs:
             graph_inputs, replay = self._graphs[inputs.shape]
-            table = pinned(torch.from_numpy(inputs.table), self._device)
-            graph_inputs.copy_(table, non_blocking=True)
+            data = pinned(torch.from_numpy(inputs.data), self._device)
+            graph_inputs.copy_(data, non_blocking=True)
             token_ids, logits = replay()
         else:
-            token_ids, logits = self._compute(inputs.shape, self._to_device(inputs.table))
+            token_ids, logits = self._compute(inputs.shape, self._to_device(inputs.data))
         after_step = self._inputs.sampled_after_step
         if special := [i for i, s in enumerate(sampled) if after_step[s.row]]:
             to_sample = [(sampled[i], indices[i]) for i in special]
@@ -222,7 +222,7 @@ class PagedModelRunner:
     def compute_logits(self, output: SchedulerOutput) -> Tensor:
         self._update_block_tables()
         inputs = self._inputs.build(output)
-        _, logits = self._compute(inputs.shape, self._to_device(inputs.table))
+        _, logits = self._compute(inputs.shape, self._to_device(inputs.data))
         return logits[torch.tensor(inputs.sample_indices, device=logits.device)]
 
     def _update_block_tables(self) -> None:
@@ -242,36 +242,35 @@ class PagedModelRunner:
 
         Args:
             shape: of the step.
-            inputs: (shape.input_size,) int64, on the device.
+            inputs: as `PagedInputBuilder` writes it, on the device.
 
         Returns:
             token ids, (samples,) int64, -1 where the logits were not finite; and the logits, (samples,
             vocabulary).
         """
-        tokens, tiles, samples = split_inputs(inputs, shape)
-        rows = tokens[:, 2]
-        is_pending = tokens[:, 0] == PENDING_TOKEN
+        step = split_inputs(inputs, shape)
+        last_token_ids = self._last_token_ids.index_select(0, step.rows)
         batch = PagedBatch(
-            input_ids=torch.where(is_pending, self._last_token_ids[rows], tokens[:, 0]),
-            adapter_ids=tokens[:, 1].int(),
-            rows=rows.int(),
-            positions=tokens[:, 3].int(),
+            input_ids=torch.where(step.token_ids == PENDING_TOKEN, last_token_ids, step.token_ids),
+            adapter_ids=step.adapter_ids,
+            rows=step.rows,
+            positions=step.positions,
             block_tables=self._block_tables,
             num_decode_tokens=shape.num_decode_tokens,
             max_kv_len=shape.max_kv_len,
-            prefill_tiles=tiles.int() if shape.num_tiles else None,
+            prefill_tiles=step.tiles if shape.num_tiles else None,
             tile_tokens=self._tile_tokens,
         )
-        logits_indices = samples[:, 0] if shape.num_tiles else None
+        logits_indices = step.logits_indices if shape.num_tiles else None
         logits = self.model(batch, self._cache, logits_indices)
         token_ids, is_finite = self._ops.sample(
             logits,
-            samples[:, 4].contiguous().view(torch.float64).float(),
-            samples[:, 3].contiguous(),
-            samples[:, 2].contiguous(),
+            step.temperatures,
+            step.top_k,
+            step.noise_seeds,
             min(MAX_TOP_K, self._vocab_size),
         )
-        self._last_token_ids.index_copy_(0, samples[:, 1], token_ids)
+        self._last_token_ids.index_copy_(0, step.sample_rows, token_ids)
         return torch.where(is_finite, token_ids, -1), logits
 
     def _sample_after_step(

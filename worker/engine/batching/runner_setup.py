@@ -136,7 +136,7 @@ def _build_paged(
 ) -> RunnerSetup:
     device, dtype, config = _properties(models)
     if device.type == "cuda":
-        requirements.check(device, dtype)
+        requirements.check(device)
     ops = ops_for(device)
     num_adapters = len(models)
     base, factors = extract_factors(models)

@@ -161,9 +161,8 @@ def stable_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     No two tokens have the same sort key: the logit's bits, made monotonic, above the id's.
     """
-    vocab_size = logits.shape[-1]
-    ids = torch.arange(vocab_size, device=logits.device)
-    short = logits.dtype.itemsize == 2 and vocab_size <= 2**16  # keys of 32 bits take half the time
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    short = sort_key_dtype(logits) is torch.int32
     # In place: with 128,000 tokens, a copy for 256 rows takes 130 to 260 MB.
     values = torch.empty_like(logits, dtype=logits.dtype if short else torch.float32)
     values.copy_(logits).add_(0.0)  # turns -0.0 into 0.0, which it equals
@@ -177,6 +176,12 @@ def stable_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     keys += (0xFFFF - ids).int() if short else -ids
     indices = keys.topk(k, dim=-1).indices
     return logits.gather(1, indices), indices
+
+
+def sort_key_dtype(logits: Tensor) -> torch.dtype:
+    """Return the dtype of the sort keys of (rows, vocabulary): int32 takes half the time of int64."""
+    short = logits.dtype.itemsize == 2 and logits.shape[-1] <= 2**16
+    return torch.int32 if short else torch.int64
 
 
 def _first_equal(scores: Tensor) -> Tensor:

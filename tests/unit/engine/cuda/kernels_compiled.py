@@ -205,6 +205,38 @@ def test_loads_of_keys_are_pipelined(compiled: dict[str, Any]) -> None:
     assert compiled["_attention_kernel"].metadata.shared >= 3 * turn
 
 
+def test_what_the_kernel_before_does_not_write_is_loaded_before_waiting_for_it(
+    compiled: dict[str, Any],
+) -> None:
+    x = torch.empty(64, HIDDEN, dtype=TYPE)
+    norm.rms_norm(x, x[0], 1e-5)
+    batch, cache = step(64)
+    batch = PagedBatch(**{**vars(batch), "prefill_tiles": None})
+    queries = torch.empty(64, HEADS, SIZE, dtype=TYPE)
+    attention.paged_attention(queries, batch, cache, 0, 1.0, None)
+    early = {
+        "_rms_norm_kernel": 2,  # the weight, in two vectors
+        "_attention_kernel": 3,  # row, position and blocks
+        "_merge_splits_kernel": 1,  # the position
+    }
+    for name, number in early.items():
+        ptx = compiled[name].asm["ptx"]
+        before, after = ptx.split("griddepcontrol.wait")
+        assert len(re.findall(r"ld\.global", before)) == number, name
+        assert "st.global" not in before
+        assert "ret;" not in before
+        assert re.search(r"ld\.global|cp\.async", after), name
+
+
+def test_splits_are_loaded_before_they_are_merged(compiled: dict[str, Any]) -> None:
+    """Otherwise a program waits for memory several times."""
+    batch, cache = step(64)
+    queries = torch.empty(64, HEADS, SIZE, dtype=TYPE)
+    attention.paged_attention(queries, batch, cache, 0, 1.0, None)
+    ptx = compiled["_merge_splits_kernel"].asm["ptx"]
+    assert ptx.rindex("ld.global") < ptx.index("ex2.approx")
+
+
 def test_the_other_kernels_compile(compiled: dict[str, Any]) -> None:
     x = torch.empty(16, HIDDEN, dtype=TYPE)
     norm.rms_norm(x, x[0], 1e-5)
@@ -217,6 +249,7 @@ def test_the_other_kernels_compile(compiled: dict[str, Any]) -> None:
     assert set(compiled) == {
         "_rms_norm_kernel",
         "_linear_kernel",
+        "_sort_keys_kernel",
         "_sample_kernel",
         "_reshape_and_cache_kernel",
     }

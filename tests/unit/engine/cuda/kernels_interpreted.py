@@ -315,22 +315,59 @@ def test_a_step_may_consist_of_padding() -> None:
     assert not outputs["attend"][:2].any()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_sampling_kernel_matches_plain_operations(dtype: torch.dtype) -> None:
-    """Greedy rows, ties, and scores that are not finite."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_sampling_kernels_match_plain_operations(dtype: torch.dtype) -> None:
+    """Greedy rows, ties, zeros of both signs, and scores that are not finite."""
     generator = torch.Generator().manual_seed(5)
     count, vocabulary, max_top_k = 48, 200, 64
     logits = (torch.randn(count, vocabulary, generator=generator) * 2).to(dtype)
-    logits[20:40] = torch.randint(5, (20, vocabulary), generator=generator).to(dtype)
-    logits[7, 30], logits[8, 3] = torch.nan, torch.inf
+    logits[20:40] = torch.randint(-4, 1, (20, vocabulary), generator=generator).to(dtype)
+    logits[20:40, ::3] *= -0.0
+    logits[7, 30], logits[8, 3], logits[9, 3:] = torch.nan, torch.inf, -torch.inf
+    logits[11] = -torch.inf
+    # All bits set: a NaN that is negative.
+    logits.view(torch.int16 if dtype.itemsize == 2 else torch.int32)[10, 100] = -1
     temperature = torch.tensor([0.0, 0.75, 1.3]).repeat(16)
     top_k = torch.tensor([1, 5, 50, max_top_k]).repeat_interleave(12)
     noise = torch.randint(-(2**62), 2**62, (count,), generator=generator)
-    token_ids, sound = kernels.sample(logits, temperature, top_k, noise, max_top_k)
-    expected, numbers = torch_ops.sample(logits, temperature, top_k, noise, max_top_k)
-    assert torch.equal(sound, numbers)
-    assert sound.sum() == count - 2
-    assert torch.equal(token_ids[sound], expected[sound])
+    # Rows of a wider tensor.
+    wider = torch.full((count, vocabulary + 3), 99.0, dtype=dtype)
+    wider[:, :vocabulary] = logits
+    token_ids, is_finite = kernels.sample(
+        wider[:, :vocabulary], temperature, top_k, noise, max_top_k
+    )
+    expected, expected_is_finite = torch_ops.sample(logits, temperature, top_k, noise, max_top_k)
+    assert torch.equal(is_finite, expected_is_finite)
+    assert is_finite.logical_not().nonzero().flatten().tolist() == [7, 8, 10, 11]
+    assert torch.equal(token_ids[is_finite], expected[is_finite])
+    # The others are looked up by the step after this one.
+    assert ((token_ids >= 0) & (token_ids < vocabulary)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [2**16, 2**16 + 300])
+def test_sort_keys_order_large_vocabularies(vocabulary: int, dtype: torch.dtype) -> None:
+    """By scores, then by ids, whether keys are of 32 or of 64 bits."""
+    generator = torch.Generator().manual_seed(6)
+    logits = (torch.randn(3, vocabulary, generator=generator) * 3).to(dtype)
+    logits[1] = torch.randint(-2, 3, (vocabulary,), generator=generator).to(dtype)
+    logits[2, 200:] = -torch.inf
+    greedy, ones = torch.zeros(3), torch.ones(3, dtype=torch.int64)
+    found: list[Tensor] = []
+
+    def topk(keys: Tensor, k: int, **_: Any) -> Any:
+        found.append(keys)
+        return torch.topk(keys, k)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "topk", topk)
+        kernels.sample(logits, greedy, ones, ones, 64)
+    keys = found[0]
+    assert keys.dtype is (
+        torch.int32 if dtype.itemsize == 2 and vocabulary <= 2**16 else torch.int64
+    )
+    order = logits.float().sort(dim=-1, descending=True, stable=True).indices
+    assert torch.equal(keys.sort(dim=-1, descending=True).indices, order)
 
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)

@@ -38,31 +38,35 @@ def give(monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int]
 
 
 @pytest.mark.parametrize(
-    ("name", "capability", "dtype"),
+    ("name", "capability"),
     [
-        ("Tesla V100", (7, 0), torch.float16),
-        ("Tesla T4", (7, 5), torch.float32),
-        ("NVIDIA A100", (8, 0), torch.bfloat16),
-        ("NVIDIA GeForce RTX 4090", (8, 9), torch.bfloat16),
+        ("NVIDIA A100", (8, 0)),
+        ("NVIDIA GeForce RTX 4090", (8, 9)),
+        ("NVIDIA H100", (9, 0)),
+        ("NVIDIA B200", (10, 0)),
     ],
 )
 def test_devices_that_are_used(
-    name: str, capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    name: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(monkeypatch, name, capability)
-    requirements.check(DEVICE, dtype)
+    requirements.check(DEVICE)
 
 
-def test_a_device_too_old_for_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "Tesla P100", (6, 0))
-    with pytest.raises(DeviceError, match=r"^the Tesla P100 is too old .* capability 7\.0"):
-        requirements.check(DEVICE, torch.float16)
-
-
-def test_a_device_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "Tesla T4", (7, 5))
-    with pytest.raises(DeviceError, match=r"^the Tesla T4 does not .* use HELIXQ_DTYPE=float16$"):
-        requirements.check(DEVICE, torch.bfloat16)
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("Tesla P100", (6, 0)), ("Tesla V100", (7, 0)), ("Tesla T4", (7, 5))],
+)
+def test_a_device_too_old_for_the_kernels(
+    name: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch, name, capability)
+    has = f"{capability[0]}.{capability[1]}"
+    message = (
+        rf"^the {name} has compute capability {has}, .* need 8\.0; use HELIXQ_ENGINE=reference"
+    )
+    with pytest.raises(DeviceError, match=message):
+        requirements.check(DEVICE)
 
 
 @pytest.mark.parametrize("programs", [(), ("cc",)])
@@ -72,27 +76,27 @@ def test_a_machine_without_a_compiler(
     """Triton does not look for `cc`."""
     install(monkeypatch, *programs)
     with pytest.raises(DeviceError, match=r"needs a C compiler, .* launchers: install gcc"):
-        requirements.check(DEVICE, torch.float16)
+        requirements.check(DEVICE)
 
 
 def test_a_compiler_named_in_cc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton uses it, and no other."""
-    give(monkeypatch, "Tesla T4", (7, 5))
+    give(monkeypatch, "NVIDIA L4", (8, 9))
     install(monkeypatch, "gcc", "/opt/cc")
     monkeypatch.setenv("CC", "/opt/cc")
-    requirements.check(DEVICE, torch.float16)
+    requirements.check(DEVICE)
     monkeypatch.setenv("CC", "icc")
     with pytest.raises(DeviceError, match="there is no 'icc', which CC names"):
-        requirements.check(DEVICE, torch.float16)
+        requirements.check(DEVICE)
 
 
 def test_headers_of_debians_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its default scheme names a folder for packages of its users, which has no headers."""
-    give(monkeypatch, "Tesla T4", (7, 5))
+    give(monkeypatch, "NVIDIA L4", (8, 9))
     folders = {"posix_local": tmp_path / "local", "posix_prefix": tmp_path}
     monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: "posix_local")
     monkeypatch.setattr(sysconfig, "get_path", lambda _, scheme="posix_local": str(folders[scheme]))
-    requirements.check(DEVICE, torch.float16)
+    requirements.check(DEVICE)
     (tmp_path / "Python.h").unlink()
     with pytest.raises(DeviceError, match=r"there is no .*Python\.h: install python3-dev"):
-        requirements.check(DEVICE, torch.float16)
+        requirements.check(DEVICE)

@@ -67,7 +67,6 @@ def _attention_kernel(
     With ``MAX_SPLITS`` == 1, a program computes a prefill tile over all of its keys. Else it computes one
     token over one split of its keys, and stores the split's maximum and sum.
     """
-    grid_dependency(PDL)
     item = tl.program_id(0)
     kv_head = tl.program_id(1)
     GROUP_SIZE: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
@@ -91,6 +90,16 @@ def _attention_kernel(
         split_keys = tl.cdiv(tl.maximum(end - start, 1), SPLIT_KEYS * MAX_SPLITS) * SPLIT_KEYS
         start = start + split * split_keys
         end = tl.minimum(start + split_keys, end)
+    block_table = block_tables + row.to(tl.int64) * block_tables_stride
+    if SPLIT_BLOCKS:
+        # All blocks of the split at once: with a dependent load in the loop, the pipeline is only one
+        # iteration ahead.
+        split_block = tl.arange(0, SPLIT_BLOCKS)
+        table_index = start // BLOCK_SIZE + split_block
+        block_ids = tl.load(block_table + table_index, mask=table_index * BLOCK_SIZE < end, other=0)
+    # The kernel before this one writes queries, keys and values. What is loaded above is older.
+    grid_dependency(PDL)
+    if MAX_SPLITS > 1:  # noqa: SIM102 (Triton leaves the branch out of the other variant)
         if start >= end or position < 0:
             return
     query = tl.arange(0, BLOCK_M)
@@ -109,13 +118,6 @@ def _attention_kernel(
     m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
     l_i = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    block_table = block_tables + row.to(tl.int64) * block_tables_stride
-    if SPLIT_BLOCKS:
-        # All blocks of the split at once: with a dependent load in the loop, the pipeline is only one
-        # iteration ahead.
-        split_block = tl.arange(0, SPLIT_BLOCKS)
-        table_index = start // BLOCK_SIZE + split_block
-        block_ids = tl.load(block_table + table_index, mask=table_index * BLOCK_SIZE < end, other=0)
     for n in range(start, end, BLOCK_N):
         key_position = n + tl.arange(0, BLOCK_N)
         key_mask = key_position < end
@@ -188,12 +190,12 @@ def _merge_splits_kernel(
     PDL: tl.constexpr,
 ):
     """Merge the splits of a decoding token's head."""
-    grid_dependency(PDL)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     columns = tl.arange(0, BLOCK_D)
     column_mask = columns < HEAD_SIZE
     position = tl.load(positions + token)
+    grid_dependency(PDL)
     out_offsets = out + (token * NUM_HEADS + head) * HEAD_SIZE + columns
     if position < 0:  # padding
         tl.store(out_offsets, tl.zeros([BLOCK_D], out.dtype.element_ty), mask=column_mask)
@@ -206,14 +208,16 @@ def _merge_splits_kernel(
     splits = tl.arange(0, MAX_SPLITS)
     split_mask = splits < num_splits
     part = (token * NUM_HEADS + head) * MAX_SPLITS + splits
-    m = tl.load(split_stats + part * 2, mask=split_mask, other=float("-inf"))
-    scale = tl.exp2(m - tl.max(m, 0))
-    total = tl.sum(scale * tl.load(split_stats + part * 2 + 1, mask=split_mask, other=0.0), 0)
+    # All loads before the first of them is used: one wait in place of three.
     acc = tl.load(
         split_out + part[:, None] * HEAD_SIZE + columns[None, :],
         mask=split_mask[:, None] & column_mask[None, :],
         other=0.0,
     )
+    m = tl.load(split_stats + part * 2, mask=split_mask, other=float("-inf"))
+    sums = tl.load(split_stats + part * 2 + 1, mask=split_mask, other=0.0)
+    scale = tl.exp2(m - tl.max(m, 0))
+    total = tl.sum(scale * sums, 0)
     acc = tl.sum(acc * scale[:, None], 0)
     tl.store(out_offsets, acc / total, mask=column_mask)
 

@@ -21,7 +21,11 @@ FUSED_MULTIPLY_ADD = {"enable_fp_fusion": True}
 
 @triton.jit
 def grid_dependency(PDL: tl.constexpr):
-    """With PDL, wait for the kernel before this one, and let the kernel after it be scheduled."""
+    """With PDL, wait for the kernel before this one, and let the kernel after it be scheduled.
+
+    What the kernel before does not write, such as weights and the step's input, may be loaded earlier: then it
+    arrives while that kernel still runs. The wait must come before any return: kernels further on rely on it.
+    """
     if PDL:
         gdc_wait()
         gdc_launch_dependents()

@@ -21,16 +21,17 @@ def _rms_norm_kernel(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    grid_dependency(PDL)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     column_mask = columns < SIZE
+    # The weight does not depend on the kernel before.
+    weight_row = tl.load(weight + columns, mask=column_mask, other=0.0).to(tl.float32)
+    grid_dependency(PDL)
     row = tl.load(x + token * SIZE + columns, mask=column_mask, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(row * row, 0) / SIZE + eps)
     # Rounded before the weight, as in transformers.
     normed = (row * scale).to(out.dtype.element_ty).to(tl.float32)
-    normed = normed * tl.load(weight + columns, mask=column_mask, other=0.0).to(tl.float32)
-    tl.store(out + token * SIZE + columns, normed, mask=column_mask)
+    tl.store(out + token * SIZE + columns, normed * weight_row, mask=column_mask)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

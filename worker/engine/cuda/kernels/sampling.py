@@ -1,5 +1,5 @@
 # ruff: noqa: N803  (Triton writes compile-time constants in capitals)
-"""Samples the next token of every row, as `worker.engine.batching.sampler` does, in one kernel."""
+"""Samples the next token of every row, as `worker.engine.batching.sampler` does, in two kernels and a topk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,34 @@ from torch import Tensor
 
 from worker.engine.batching import sampler
 from worker.engine.cuda.kernels.common import FUSED_MULTIPLY_ADD, launch
+
+#: Logits of a program that makes sort keys.
+SORT_KEYS_BLOCK = 2048
+
+
+@triton.jit
+def _sort_keys_kernel(
+    logits,
+    logits_stride,
+    keys,
+    VOCAB_SIZE: tl.constexpr,
+    SHORT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Store the sort keys of `sampler.stable_topk`. NaN has the largest one, whatever its sign."""
+    row = tl.program_id(0).to(tl.int64)
+    ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = ids < VOCAB_SIZE
+    logit = tl.load(logits + row * logits_stride + ids, mask=mask, other=0.0)
+    value = logit.to(tl.float32)
+    bits = logit.to(tl.int16, bitcast=True) if SHORT else value.to(tl.int32, bitcast=True)
+    bits = bits.to(tl.int32)
+    largest: tl.constexpr = 0x7FFF if SHORT else 0x7FFFFFFF
+    bits = tl.where(value == 0, 0, bits)  # -0.0 equals 0.0
+    bits = tl.where(value == value, bits, largest)
+    bits = bits ^ ((bits >> 31) & largest)
+    key = (bits << 16) + (0xFFFF - ids) if SHORT else (bits.to(tl.int64) << 32) - ids
+    tl.store(keys + row * VOCAB_SIZE + ids, key, mask=mask)
 
 
 @triton.jit
@@ -24,12 +52,14 @@ def _mix(x):
 
 @triton.jit
 def _sample_kernel(
-    scores,
+    logits,
+    logits_stride,
     token_ids,
     temperature,
     top_k,
     noise_seed,
     sampled,
+    is_finite,
     WIDTH: tl.constexpr,
     MAX_TIES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -37,31 +67,45 @@ def _sample_kernel(
     row = tl.program_id(0).to(tl.int64)
     ranks = tl.arange(0, BLOCK)
     mask = ranks < WIDTH
-    score = tl.load(scores + row * WIDTH + ranks, mask=mask, other=float("-inf")).to(tl.float32)
-    token_id = tl.load(token_ids + row * WIDTH + ranks, mask=mask, other=0)
+    logits += row * logits_stride
+    token_ids += row * WIDTH
+    token_id = tl.load(token_ids + ranks, mask=mask, other=0)
+    score = tl.load(logits + token_id, mask=mask, other=float("-inf")).to(tl.float32)
     t = tl.load(temperature + row)
     k = tl.load(top_k + row)
-    kth_score = tl.load(scores + row * WIDTH + tl.minimum(k, WIDTH) - 1).to(tl.float32)
+    kth_token_id = tl.load(token_ids + tl.minimum(k, WIDTH) - 1)
+    kth_score = tl.load(logits + kth_token_id).to(tl.float32)
     is_candidate = mask & (score >= kth_score) & (ranks < k + MAX_TIES)
     greedy = t == 0
     bits = (_mix(tl.load(noise_seed + row) + token_id) >> 11) & 0x1FFFFFFFFFFFFF
     uniform = (bits.to(tl.float64) + 0.5) * 1.1102230246251565e-16
     noisy = (score / tl.where(greedy, 1.0, t)).to(tl.float64) - tl.log(-tl.log(uniform))
     noisy = tl.where(is_candidate, noisy, float("-inf"))
-    # A row without candidates has logits that are not finite, which the caller checks.
+    # A row whose logits are not finite has any of its tokens.
     best = tl.where(greedy, 0, tl.argmax(noisy, 0))
     tl.store(sampled + row, tl.sum(tl.where(ranks == best, token_id, 0), 0))
+    # The first score is NaN if any logit is, and infinite if one is.
+    first_score = tl.sum(tl.where(ranks == 0, score, 0.0), 0)
+    tl.store(is_finite + row, tl.abs(first_score) < float("inf"))
 
 
 def sample(
     logits: Tensor, temperature: Tensor, top_k: Tensor, noise_seed: Tensor, max_top_k: int
 ) -> tuple[Tensor, Tensor]:
-    width = min(max_top_k + sampler.MAX_TIES, logits.shape[-1])
-    scores, token_ids = sampler.stable_topk(logits, width)
-    sampled = torch.empty_like(noise_seed)
+    num_rows, vocab_size = logits.shape
+    width = min(max_top_k + sampler.MAX_TIES, vocab_size)
+    keys = logits.new_empty(logits.shape, dtype=sampler.sort_key_dtype(logits))
     launch(
-        _sample_kernel, (len(logits),),
-        scores, token_ids, temperature, top_k, noise_seed, sampled,
+        _sort_keys_kernel, (num_rows, triton.cdiv(vocab_size, SORT_KEYS_BLOCK)),
+        logits, logits.stride(0), keys, vocab_size, keys.dtype is torch.int32,
+        SORT_KEYS_BLOCK, num_warps=4, **FUSED_MULTIPLY_ADD,
+    )  # fmt: skip
+    token_ids = keys.topk(width, dim=-1).indices
+    sampled = torch.empty_like(noise_seed)
+    is_finite = torch.empty_like(noise_seed, dtype=torch.bool)
+    launch(
+        _sample_kernel, (num_rows,),
+        logits, logits.stride(0), token_ids, temperature, top_k, noise_seed, sampled, is_finite,
         width, sampler.MAX_TIES, triton.next_power_of_2(width), num_warps=1, **FUSED_MULTIPLY_ADD,
     )  # fmt: skip
-    return sampled, logits.amax(dim=-1).isfinite()
+    return sampled, is_finite
