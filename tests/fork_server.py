@@ -77,8 +77,9 @@ class Server:
 
     def _leave(self, pid: int) -> None:
         """End a process whose client is gone."""
-        self._selector.unregister(self._children[pid])
-        _terminate(pid)
+        if pid in self._children:  # Otherwise both ended at the same time.
+            self._selector.unregister(self._children[pid])
+            _terminate(pid)
 
     def _reap(self, ended: socket.socket) -> None:
         with suppress(BlockingIOError):

@@ -75,7 +75,8 @@ class Forked:
         self.stdout: IO[str] | None = None
         if output is None:
             reader, writer = os.pipe()
-            self.stdout = os.fdopen(reader)
+            # It may be killed between two bytes of a character.
+            self.stdout = os.fdopen(reader, errors="replace")
         else:
             writer = os.dup(output.fileno())
         nothing = os.open(os.devnull, os.O_RDONLY)

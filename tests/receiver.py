@@ -49,6 +49,12 @@ def status(code: int, **headers: str) -> Reply:
     return reply
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    #: Python's five are exceeded while its thread waits for a processor. Who connects then tries again after a second.
+    request_queue_size = 128
+
+
 class Receiver:
     """Receives webhooks at `url` until it is closed."""
 
@@ -69,8 +75,7 @@ class Receiver:
         self.reply: Reply = status(204)
         self._received: list[Webhook] = []
         self._news = threading.Condition()
-        self._server = ThreadingHTTPServer((host, 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, 0), Handler)
         scheme = "http"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -104,6 +104,7 @@ def start(command: Sequence[str], environ: Mapping[str, str], **options: Any) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",  # A program may be killed between two bytes of a character.
         start_new_session=True,
         **options,
     )
@@ -140,9 +141,16 @@ class RedisServer:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody has, and that nobody else gets for a minute: only who names it can listen there.
+
+    The end of a connection that is closed first keeps its port for so long, in TIME_WAIT. Servers listen there all the
+    same, since they set SO_REUSEADDR, and the system gives it to nobody who asks for any port.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = int(listener.getsockname()[1])
+        with socket.create_connection(("127.0.0.1", port)):
+            listener.accept()[0].close()
+    return port
 
 
 #: The command that starts the program.

@@ -89,6 +89,8 @@ class VLLM:
 class _Server(ThreadingHTTPServer):
     vllm: VLLM
     daemon_threads = True
+    #: Python's five are exceeded while its thread waits for a processor. Who connects then tries again after a second.
+    request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that closes its connection is no error."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from peft import PeftModel
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
+from tests.servers import PATIENCE
 from worker.engine import probe
 from worker.engine.batching.engine import BatchingEngine
-from worker.engine.batching.sequence import Sequence
+from worker.engine.batching.sequence import Sequence as BatchSequence
 from worker.engine.interface import (
     Completion,
     Request,
@@ -91,12 +94,44 @@ def request(rng: random.Random, *, temperature: float = 0.0, limit: int = 24) ->
     )
 
 
+@contextmanager
+def submitted_together(engine: BatchingEngine) -> Iterator[None]:
+    """Have an idle engine schedule its next step once the block has ended, with all that was submitted in it.
+
+    Otherwise it depends on the machine how many requests it has when it begins.
+    """
+    loop, all_there = engine._loop, threading.Event()
+    scheduler: Any = loop.scheduler
+    schedule = scheduler.schedule
+
+    def schedule_all() -> Any:
+        assert all_there.wait(PATIENCE)
+        loop._admit(block=False)
+        return schedule()
+
+    scheduler.schedule = schedule_all
+    try:
+        yield
+    finally:
+        all_there.set()
+        del scheduler.schedule
+
+
+def complete(engine: BatchingEngine, requests: Sequence[Request]) -> list[Completion]:
+    """Submit requests together; return their completions."""
+    with submitted_together(engine):
+        generations = [engine.submit(request) for request in requests]
+    return [generation.result() for generation in generations]
+
+
 def same(first: Completion, second: Completion) -> bool:
     fields = ("text", "prompt_tokens", "output_tokens", "finish_reason", "max_output_tokens")
     return all(getattr(first, f) == getattr(second, f) for f in fields)
 
 
-def watch(engine: BatchingEngine, on_logits: Callable[[Sequence, torch.Tensor], object]) -> None:
+def watch(
+    engine: BatchingEngine, on_logits: Callable[[BatchSequence, torch.Tensor], object]
+) -> None:
     """Call a function with the logits of each sampled token. The engine must have no drafts and no CUDA graphs."""
     runner: Any = engine._runner
     compute, launch = runner.model, runner.launch

@@ -34,6 +34,7 @@ from tests.integration.batches import (
     SIZES,
     WORDS,
     compare_with_peft,
+    complete,
     make,
     request,
     same,
@@ -203,7 +204,7 @@ def test_preempted_sequences_are_recomputed_to_the_same_text(
     completions = []
     for options in ({"paged": False}, {"paged": True, "num_blocks": FEW}):
         engine = make(checkpoint, tokenizer, max_num_batched_tokens=32, **options)
-        completions.append([g.result() for g in [engine.submit(r) for r in requests]])
+        completions.append(complete(engine, requests))
         engine.close()
     preemptions = caplog.text.count("preempted a request")
     assert preemptions > 1
@@ -249,9 +250,7 @@ def test_drafts_take_fewer_steps_to_the_same_texts(
             max_num_seqs=8,
             speculation=drafts,
         )
-        completions[drafts] = [
-            [g.result() for g in [engine.submit(r) for r in requests]] for _ in range(6)
-        ]
+        completions[drafts] = [complete(engine, requests) for _ in range(6)]
         steps[drafts] = engine.num_steps
         engine.close()
     for repeated in (*completions[False], *completions[True]):

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from jobs.pipeline import Role, Sampling
 from tests.conftest import load_models
-from tests.integration.batches import CONTEXT, FEW, WORDS, request, same, together
+from tests.integration.batches import CONTEXT, FEW, WORDS, complete, request, same, together
 from tests.integration.test_batching import mixed
 from worker.engine.batching import batch_shape, paged_model_runner, sampler
 from worker.engine.batching.cuda_graphs import Capture, StepFunction, StepOutputs
@@ -123,7 +123,7 @@ def answers(
         **options,
     }
     engine = BatchingEngine(model, tokenizer, capture=lambda _: record, **options)
-    completions = [g.result() for g in [engine.submit(request) for request in requests]]
+    completions = complete(engine, requests)
     completions += [engine.submit(request).result() for request in requests[:2]]
     assert engine.config.paged
     if isinstance(record, Tracer):

@@ -7,6 +7,7 @@ import http.server
 import importlib.metadata
 import importlib.util
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -117,7 +118,8 @@ def test_the_database(
     monkeypatch.setattr(advice, "about_database", lambda *_, **__: [])
     assert found("database", fine) == []
     monkeypatch.setattr(checks.database, "utcnow", lambda: utcnow(60))
-    assert "differ by 60 s: synchronise them" in only("database", fine)
+    # Of the time that the question takes on a busy machine, nobody knows whose clock it is.
+    assert re.search(r"differ by (5\d|60) s: synchronise them", only("database", fine))
     with database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     assert only("database", fine).startswith("error: ")

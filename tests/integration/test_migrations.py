@@ -23,7 +23,7 @@ from tests.servers import PATIENCE
 
 #: Whether a session has waited for a lock longer than the timeouts of the role.
 LONG_WAITING = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '200 ms'"""
+AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '600 ms'"""
 
 
 def is_modelled(name: str | None, kind: str, _parents: object = None) -> bool:
@@ -139,7 +139,7 @@ def test_checking_for_a_sqlite_database_creates_none(tmp_path: Path) -> None:
 def test_short_timeouts_of_the_role_do_not_stop_a_migration(postgres: PostgresServer) -> None:
     """It waits for a slow transaction."""
     url = create_database(postgres)
-    options = "-c statement_timeout=100 -c lock_timeout=100"
+    options = "-c statement_timeout=500 -c lock_timeout=500"
     limited_url = sa.make_url(url).update_query_dict({"options": options})
     engine, admin = (
         create_engine(limited_url.render_as_string(hide_password=False)),

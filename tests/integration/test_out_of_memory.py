@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jobs.pipeline import Role, Sampling
-from tests.integration.batches import WORDS, make, request, same
+from tests.integration.batches import WORDS, complete, make, request, same
 from tests.integration.faults import before_launch
 from worker.engine.batching import adaptive_limit
 from worker.engine.interface import (
@@ -45,7 +45,7 @@ def test_running_out_of_memory_shrinks_the_batch(
         )
         for i in range(16)
     ]
-    completions = [g.result() for g in [engine.submit(r) for r in requests]]
+    completions = complete(engine, requests)
     engine.close()
     assert min(slots for slots, _ in sizes) <= 3
     assert min(chunk for _, chunk in sizes) <= 20
@@ -83,11 +83,11 @@ def test_a_batch_grows_again_when_there_is_memory(
     rng = random.Random(6)
     requests = [request(rng) for _ in range(16)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=24)) for r in requests]
-    completions = [g.result() for g in [engine.submit(r) for r in requests[:8]]]
+    completions = complete(engine, requests[:8])
     assert min_sizes[0] <= 3
     assert min_sizes[1] <= 20
     scarce = False
-    completions += [g.result() for g in [engine.submit(r) for r in requests[8:]]]
+    completions += complete(engine, requests[8:])
     for _ in range(20):
         if (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens) == (
             slots,
@@ -95,8 +95,7 @@ def test_a_batch_grows_again_when_there_is_memory(
         ):
             break
         # New prompts, since cached ones have little to prefill.
-        for generation in [engine.submit(request(rng)) for _ in requests]:
-            generation.result()
+        complete(engine, [request(rng) for _ in requests])
     engine.close()
     assert (engine._loop.scheduler.max_num_seqs, engine._loop.scheduler.max_num_batched_tokens) == (
         slots,
@@ -154,7 +153,7 @@ def test_block_tables_that_were_not_copied_are_copied_with_the_next_step(
     runner._update_block_tables = failing_update
     rng = random.Random(8)
     requests = [request(rng, limit=60) for _ in range(12)]
-    completions = [g.result() for g in [engine.submit(r) for r in requests]]
+    completions = complete(engine, requests)
     engine.close()
     assert has_failed
     assert all(

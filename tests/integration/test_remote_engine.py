@@ -35,6 +35,8 @@ from worker.remote import servers
 from worker.remote.errors import RemoteError
 from worker.remote.server import Server
 
+#: Seconds of deadlines, the next one in case that a busy machine has not begun by the one before.
+BEFORE_DEADLINE = (0.3, 3, 30)
 PROMPT = "SYSTEM: Be brief. \nUSER: What is 1 + 1?\u2028</s> \nASSISTANT: "
 
 
@@ -253,10 +255,14 @@ def test_a_server_that_hangs_when_its_text_is_done_delays_nothing(
 def test_a_deadline_between_the_end_of_a_text_and_that_of_its_stream(
     vllm: VLLM, engine: Engine
 ) -> None:
-    vllm.replies = [partial(fake.hang, reason="stop")]
-    deadline = time.monotonic() + 0.3
-    ended = engine.submit(Request(Role.ACTOR, PROMPT, Sampling(), deadline=deadline))
-    assert ended.result(PATIENCE).finish_reason is FinishReason.STOP
+    for seconds in BEFORE_DEADLINE:
+        vllm.replies = [partial(fake.hang, reason="stop")]
+        deadline = time.monotonic() + seconds
+        ended = engine.submit(Request(Role.ACTOR, PROMPT, Sampling(), deadline=deadline))
+        completion = ended.result(PATIENCE)
+        if completion.text:  # Otherwise the deadline came first.
+            break
+    assert (completion.text, completion.finish_reason) == (" The", FinishReason.STOP)
 
 
 def test_errors_have_the_servers_words_and_no_secret(vllm: VLLM, engine: Engine) -> None:
@@ -294,19 +300,26 @@ def test_the_context_is_the_servers(vllm: VLLM, engine: Engine, tmp_path: Path) 
 
 
 def test_a_cancel_and_a_deadline_close_the_stream(vllm: VLLM, engine: Engine) -> None:
-    for reason in (FinishReason.CANCELLED, FinishReason.DEADLINE):
-        vllm.go_on.clear()
+    vllm.go_on.clear()
+    cancelled = engine.submit(Request(Role.ACTOR, PROMPT, Sampling()))
+    assert next(iter(cancelled)) == " The"
+    start = time.monotonic()
+    cancelled.cancel()
+    completion = cancelled.result(PATIENCE)
+    assert (completion.text, completion.finish_reason) == (" The", FinishReason.CANCELLED)
+    assert time.monotonic() - start < 1
+    assert vllm.closed.wait(PATIENCE), "the server must notice"
+    for seconds in BEFORE_DEADLINE:
         vllm.closed.clear()
-        deadline = time.monotonic() + (PATIENCE if reason is FinishReason.CANCELLED else 0.5)
-        generation = engine.submit(Request(Role.ACTOR, PROMPT, Sampling(), deadline=deadline))
-        assert next(iter(generation)) == " The"
-        start = time.monotonic()
-        if reason is FinishReason.CANCELLED:
-            generation.cancel()
-        completion = generation.result(PATIENCE)
-        assert (completion.text, completion.finish_reason) == (" The", reason)
-        assert time.monotonic() - start < 1
-        assert vllm.closed.wait(PATIENCE), "the server must notice"
+        deadline = time.monotonic() + seconds
+        overdue = engine.submit(Request(Role.ACTOR, PROMPT, Sampling(), deadline=deadline))
+        completion = overdue.result(PATIENCE)
+        assert completion.finish_reason is FinishReason.DEADLINE
+        assert time.monotonic() - deadline < 1
+        if completion.text:  # Otherwise the deadline came before the first word.
+            break
+    assert completion.text == " The"
+    assert vllm.closed.wait(PATIENCE), "the server must notice"
     before = engine.submit(Request(Role.ACTOR, PROMPT, Sampling()))
     before.cancel()
     assert before.result(PATIENCE).finish_reason is FinishReason.CANCELLED
@@ -404,8 +417,6 @@ def test_several_servers_share_the_requests(caplog: pytest.LogCaptureFixture) ->
             first.stop()
             for _ in range(4):
                 assert ask(engine).text == "".join(second.text)
-            second.root = "/other"
-        second.root = "/adapters"
         third = VLLM(first.port)
         third.root = "/other"
         with (

@@ -223,12 +223,15 @@ def test_stopping_gives_stages_back(
 def test_a_job_past_its_deadline_fails_with_its_partial_text(
     database: Database, engine: ReferenceEngine, publisher: ProgressPublisher
 ) -> None:
-    runner = StageRunner(database, engine, publisher, WORKER, job_timeout=0.5)
-    job = submit(database, 4000)
-    with pytest.raises(Ignore):
-        runner.run(job.id, 0)
-    stored = queries.get_job(database, ANONYMOUS, job.id)
-    assert (stored.status, stored.error_code) == (Status.FAILED, "deadline_exceeded")
+    for seconds in (0.5, 5, 50):  # A busy machine may not even begin in half a second.
+        runner = StageRunner(database, engine, publisher, WORKER, job_timeout=seconds)
+        job = submit(database, 4000)
+        with pytest.raises(Ignore):
+            runner.run(job.id, 0)
+        stored = queries.get_job(database, ANONYMOUS, job.id)
+        assert (stored.status, stored.error_code) == (Status.FAILED, "deadline_exceeded")
+        if stored.attempts[0].output:
+            break
     assert stored.attempts[0].output
 
 

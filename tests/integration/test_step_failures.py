@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from jobs.pipeline import Role, Sampling
-from tests.integration.batches import FEW, make, request, same
+from tests.integration.batches import FEW, complete, make, request, same, submitted_together
 from tests.integration.faults import before_launch, fail_reads
 from worker.engine.batching import sampler
 from worker.engine.interface import (
@@ -103,7 +103,8 @@ def test_an_error_during_sampling_changes_no_text(
     monkeypatch.setattr(sampler, "sample", fault)
     rng = random.Random(7)
     requests = [request(rng) for _ in range(12)]
-    completions = [g.result() for g in [engine.submit(r) for r in requests]]
+    # A step of one sequence would fail it.
+    completions = complete(engine, requests)
     engine.close()
     assert len(batch_sizes) > 6
     assert all(
@@ -162,7 +163,9 @@ def test_a_preempted_request_does_not_wait_for_a_failed_step(
     requests = [request(rng) for _ in range(16)]
     requests = [replace(r, sampling=replace(r.sampling, max_output_tokens=60)) for r in requests]
     completions: list[Completion | None] = []
-    for generation in [engine.submit(r) for r in requests]:
+    with submitted_together(engine):
+        generations = [engine.submit(r) for r in requests]
+    for generation in generations:
         try:
             completions.append(generation.result(timeout=60))
         except EngineError:
@@ -180,19 +183,16 @@ def test_out_of_memory_after_an_error_fails_no_request(
     """A preempted sequence waits, and is not repeated with the sequences of the failed step."""
     engine = make(checkpoint, tokenizer, paged=paged)
     errors = iter([None, None, RuntimeError("once"), torch.OutOfMemoryError("out of memory")])
-    submitted = threading.Event()
 
     def fault(_: Any) -> None:
-        submitted.wait(60)  # a step of one sequence would fail it
         if (error := next(errors, None)) is not None:
             raise error
 
     before_launch(engine, fault)
     rng = random.Random(8)
     requests = [request(rng) for _ in range(6)]
-    generations = [engine.submit(r) for r in requests]
-    submitted.set()
-    completions = [g.result() for g in generations]
+    # A step of one sequence would fail it.
+    completions = complete(engine, requests)
     engine.close()
     assert all(
         same(c, reference.submit(r).result()) for c, r in zip(completions, requests, strict=True)

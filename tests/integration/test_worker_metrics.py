@@ -18,7 +18,7 @@ from jobs.progress import Progress
 from jobs.use_cases import cancellation
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import submit
-from tests.servers import free_port
+from tests.servers import PATIENCE, free_port
 from worker.engine.batching.engine import BatchingEngine
 from worker.engine.interface import EngineStats
 from worker.engine.reference import ReferenceEngine
@@ -45,7 +45,7 @@ class Served:
 
     def scrape(self) -> dict[tuple[str, ...], float]:
         """Return the samples by their names and the values of their labels."""
-        with urllib.request.urlopen(self.url, timeout=10) as reply:  # noqa: S310 (it is HTTP)
+        with urllib.request.urlopen(self.url, timeout=PATIENCE) as reply:  # noqa: S310 (it is HTTP)
             text = reply.read().decode()
         return {
             (sample.name.removeprefix("helixq_"), *sample.labels.values()): sample.value

@@ -6,10 +6,12 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from web import event_loop
 from web.event_loop import EventLoop
 
 #: Seconds within which what is expected happens.
@@ -76,7 +78,12 @@ def connections() -> Iterator[Connections]:
     made.close()
 
 
-def test_a_turn_asks_only_connections_that_changed(connections: Connections) -> None:
+def test_a_turn_asks_only_connections_that_changed(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are asked once a second; here no time passes."""
+    monkeypatch.setattr(event_loop, "time", SimpleNamespace(monotonic=lambda: now))
+    now = 100.0
     added = [connections.add()[1] for _ in range(20)]
     connections.loop.run_once(0)
     before = [each.asked for each in added]
@@ -86,8 +93,12 @@ def test_a_turn_asks_only_connections_that_changed(connections: Connections) -> 
     connections.loop.run_once(0)
     assert added[4].received == [b"request"] * 3
     asked = [each.asked - then for each, then in zip(added, before, strict=True)]
-    assert asked[4] == 3
-    assert sum(asked) - asked[4] <= len(added), "all of them once a second"
+    assert asked == [3 * (number == 4) for number in range(20)]
+    now += event_loop.ASK_ALL_INTERVAL
+    connections.loop.run_once(0)
+    assert [each.asked - then for each, then in zip(added, before, strict=True)] == [
+        times + 1 for times in asked
+    ]
 
 
 def test_a_thread_has_the_loop_ask_a_connection(connections: Connections) -> None:

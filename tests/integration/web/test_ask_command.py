@@ -196,15 +196,33 @@ def note_when_following(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return following
 
 
+def note_when_lost(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event that is set when the command has told that the connection is lost."""
+    lost, events = threading.Event(), client.Client.events
+
+    def noted(
+        self: client.Client, job_id: str, *, on_loss: Callable[[float], None], **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        def tell(seconds: float) -> None:
+            on_loss(seconds)
+            lost.set()
+
+        return events(self, job_id, on_loss=tell, **options)
+
+    monkeypatch.setattr(client.Client, "events", noted)
+    return lost
+
+
 def test_a_lost_connection_is_told_and_mended(
     helixq: Command, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RECONNECT_DELAY", 0.1)
-    following = note_when_following(monkeypatch)
+    following, lost = note_when_following(monkeypatch), note_when_lost(monkeypatch)
 
     def cut(job_id: str) -> None:
         assert following.wait(PATIENCE)
         server.proxy.cut()
+        assert lost.wait(PATIENCE)
         server.finish(job_id)
         server.proxy.mend()
 

@@ -44,7 +44,7 @@ TOKENIZER = Tokenizer(WordLevel({"?": 0}, unk_token="?")).to_str()
 #: Seconds between two comments of a silent stream, instead of 15.
 KEEPALIVE = 0.2
 #: Seconds without data after which a proxy gives up, instead of an hour.
-READ_TIMEOUT = 1
+READ_TIMEOUT = 2
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def test_a_silent_stream_outlives_the_proxys_patience(service: Service) -> None:
         with http.stream("POST", "/v1/responses", json={**body, "stream": True}) as reply:
             lines = reply.iter_lines()
             comments = 0
-            while comments * KEEPALIVE < 2 * READ_TIMEOUT:
+            while comments * KEEPALIVE < 1.5 * READ_TIMEOUT:
                 comments += next(lines) == sse.KEEPALIVE.decode().rstrip()
         assert waiting.result(PATIENCE).status_code == 504
 

@@ -45,7 +45,8 @@ def test_without_redis_requests_are_neither_limited_nor_delayed(
             with closing(rate_limits.RateLimits(f"unix://{address}")) as limits:
                 start = time.monotonic()
                 assert [limits.hit("key", 1) for _ in range(100)] == [(True, {}, 0)] * 100
-                assert time.monotonic() - start < 2 * rate_limits.TIMEOUT + 0.5, "one of them waits"
+                # One of them waits. A hundred would take longer, however busy the machine is.
+                assert time.monotonic() - start < 20 * rate_limits.TIMEOUT
     with serving(url, "unix:///nowhere.sock", AUTH="required") as web:
         alice = program(web.application, requests_per_minute=1)
         for _ in range(3):

@@ -1,7 +1,8 @@
-"""The load of the benchmarks: it asks no more than it is to."""
+"""The load of the benchmarks: it asks no more than it is to, and no less."""
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from contextlib import ExitStack
@@ -37,3 +38,23 @@ def test_no_more_requests_are_sent_than_the_maximum() -> None:
         )
         server.join()
     assert len(done.delays) == MAXIMUM
+
+
+def test_the_first_reply_is_waited_for() -> None:
+    """A busy machine may take longer for it than the load should."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def reply() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                connection.recv(1000)
+
+        server = threading.Thread(target=reply)
+        server.start()
+        requests = itertools.repeat(b"GET / HTTP/1.1\r\n\r\n")
+        port = listener.getsockname()[1]
+        done = load.run([port], requests, status=200, connections=1, seconds=0)
+        server.join()
+    assert len(done.delays) == 1
+    assert done.quantile(0.5) > 0
