@@ -76,9 +76,10 @@ class Server:
         _tell(connection, pid)
 
     def _leave(self, pid: int) -> None:
-        """End a process whose client is gone."""
-        self._selector.unregister(self._children[pid])
-        _terminate(pid)
+        """End a process whose client is gone, unless it has just ended."""
+        if pid in self._children:
+            self._selector.unregister(self._children[pid])
+            _terminate(pid)
 
     def _reap(self, ended: socket.socket) -> None:
         with suppress(BlockingIOError):
