@@ -58,6 +58,8 @@ CLEANUP_TIME = 1.0
 JITTER = 0.2
 #: Seconds between two checks of what is due.
 POLL_INTERVAL = 0.2
+#: Seconds without the database after which leases may have expired: their last heartbeats may have been due just then.
+MAX_AWAY = LEASE - HEARTBEAT_INTERVAL
 #: A model that no worker has: only jobs without a model are published for it.
 NO_MODEL = ""
 #: The maximum number of jobs that one sweep publishes: expired leases should not wait long for the next.
@@ -132,7 +134,12 @@ class Maintenance(DutyThread):
             return True  # Leases have expired, and the workers have yet to extend them.
         if not busy:
             return False
-        swept = sweeping.sweep(self._database)
+        try:
+            swept = sweeping.sweep(self._database)
+        except Exception:
+            # It can be read and not written, and so the workers cannot extend their leases.
+            self._note_outage()
+            raise
         for job_id in swept.taken_back:
             _warn(job_id, "its worker stopped responding; the stage returns to the queue")
         for job_id in swept.failed:
@@ -155,10 +162,13 @@ class Maintenance(DutyThread):
         now = time.monotonic()
         if self._responded_at is None:
             self._responding_since = now
-        elif now - self._responded_at > LEASE or was_set_forwards:
-            self._responding_since, self._had_outage = now, True
+        elif now - self._responded_at > MAX_AWAY or was_set_forwards:
+            self._note_outage()
         self._responded_at = now
         return now - self._responding_since
+
+    def _note_outage(self) -> None:
+        self._responding_since, self._had_outage = time.monotonic(), True
 
     def _restart(self, responding_for: float) -> list[str]:
         """Restart the jobs whose model no worker has any more."""

@@ -30,7 +30,7 @@ from jobs.pipeline import Role
 from jobs.progress import Progress
 from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
-from tests.postgres import started
+from tests import postgresql
 from tests.servers import PATIENCE, RedisServer
 from tests.shared import copied, made
 
@@ -174,11 +174,11 @@ def _memory() -> Path | None:
 def start_postgres(folder: Path) -> PostgresServer:
     """Start a server with its data in a folder, which does not exist yet; it has the template of the databases."""
     copied("postgres", _make_postgres, folder)
-    return started(folder)
+    return postgresql.serve(folder)
 
 
 def _make_postgres(folder: Path) -> None:
-    server = started(folder)
+    server = postgresql.serve(folder)
     migrate(create_database(server, name=TEMPLATE))
     server.cleanup()
 

@@ -76,8 +76,8 @@ class Server:
         _tell(connection, pid)
 
     def _leave(self, pid: int) -> None:
-        """End a process whose client is gone."""
-        if pid in self._children:  # Otherwise both ended at the same time.
+        """End a process whose client is gone, unless it has just ended."""
+        if pid in self._children:
             self._selector.unregister(self._children[pid])
             _terminate(pid)
 

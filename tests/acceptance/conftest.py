@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tests.shared import copied
 
 #: Starts workers for the checkpoint `long_texts`: its texts are waited for, or never end.
 PACED = (sys.executable, "-m", "tests.acceptance.paced")
+#: The final statuses of a job.
+ENDED = ("completed", "incomplete", "failed", "cancelled")
 
 
 @dataclass
@@ -53,14 +56,19 @@ class Service:
 
     def wait(self, job_id: str, *statuses: str) -> dict[str, object]:
         """Wait until a job has one of these statuses, or any final one."""
-        end_statuses = statuses or ("completed", "incomplete", "failed", "cancelled")
+        end_statuses = statuses or ENDED
+        give_up = time.monotonic() + 2 * PATIENCE
         with self.http() as http:
-            for _ in range(30):
+            while True:
                 reply = http.get(f"/v1/responses/{job_id}", headers={"Prefer": "wait=5"})
+                assert reply.status_code == 200, reply.text
                 body: dict[str, object] = reply.json()
                 if body["status"] in end_statuses:
                     return body
-        raise AssertionError(f"{job_id} is still {body['status']}\n{self.worker.output}")
+                if time.monotonic() > give_up:
+                    raise AssertionError(
+                        f"{job_id} is still {body['status']}\n{self.worker.output}"
+                    )
 
     def wait_for_text(self, job_id: str) -> None:
         """Wait for the first text of a job."""
@@ -86,6 +94,18 @@ class Service:
     def start_worker(self) -> None:
         self.worker = servers.worker(self.environ, self.program)
         self.worker.wait_for("ready: ")
+
+    def cancel(self, job_id: str) -> None:
+        with self.http() as http:
+            reply = http.post(f"/v1/responses/{job_id}/cancel")
+        assert reply.status_code == 200, reply.text
+
+    def cancel_all(self) -> None:
+        """Cancel the jobs that a failed test left: its texts would keep the slots from the next one."""
+        with self.http() as http:
+            for job in http.get("/v1/responses", params={"limit": 100}).json()["data"]:
+                if job["status"] not in ENDED:
+                    http.post(f"/v1/responses/{job['id']}/cancel")
 
 
 @contextmanager

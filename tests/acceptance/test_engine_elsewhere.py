@@ -18,7 +18,9 @@ from jobs.pipeline import Role
 from tests import vllm as fake
 from tests.acceptance.conftest import Service, running
 from tests.conftest import new_database
+from tests.promptness import promptly
 from tests.receiver import Receiver
+from tests.servers import PATIENCE
 from tests.vllm import KEY, NAMES, VLLM
 
 #: A worker where PyTorch cannot be imported.
@@ -224,18 +226,25 @@ def test_a_job_runs_all_its_stages_there(service: Service, vllm: VLLM) -> None:
 
 
 def test_a_cancel_ends_the_servers_work_within_a_second(service: Service, vllm: VLLM) -> None:
-    vllm.go_on.clear()
-    vllm.closed.clear()
-    job = service.submit("What is 1 + 1?")
-    service.wait_for_text(job)
-    with service.http() as http:
-        start_time = time.monotonic()
-        assert http.post(f"/v1/responses/{job}/cancel").json()["status"] == "cancelled"
-        assert vllm.closed.wait(5)
-        assert time.monotonic() - start_time < 1.5, "one second, and what two busy cores add"
-    vllm.go_on.set()
-    service.worker.wait_for(f"{job}: actor stopped")
-    history: Any = service.history(job)
+    jobs = []
+
+    def cancel() -> float:
+        vllm.go_on.clear()
+        vllm.closed.clear()
+        jobs.append(service.submit("What is 1 + 1?"))
+        service.wait_for_text(jobs[-1])
+        with service.http() as http:
+            reply = http.post(f"/v1/responses/{jobs[-1]}/cancel").json()
+            cancelled = time.monotonic()
+            assert reply["status"] == "cancelled"
+            assert vllm.closed.wait(PATIENCE)
+        seconds = time.monotonic() - cancelled
+        vllm.go_on.set()
+        service.worker.wait_for(f"{jobs[-1]}: actor stopped")
+        return seconds
+
+    promptly(cancel, 1.0)
+    history: Any = service.history(jobs[-1])
     assert attempts(history) == [(0, "cancelled")]
     assert history["attempts"][0]["output"] == " The"
     assert history["attempts"][0]["output_tokens"] is None
@@ -249,14 +258,15 @@ def test_a_worker_that_is_killed_and_a_server_that_breaks_off_lose_nothing(
     killed = service.submit("What is 1 + 1?")
     service.wait_for_text(killed)
     service.worker.kill()
-    assert vllm.closed.wait(5)
+    assert vllm.closed.wait(PATIENCE)
     vllm.go_on.set()
-    vllm.replies = [fake.cut]
     service.start_worker()
+    assert service.wait(killed)["status"] == "completed"
+    vllm.replies = [fake.cut]
     broken = service.submit("What is 1 + 1?")
     service.worker.wait_for(f"{broken}: actor runs again")
+    assert service.wait(broken)["status"] == "completed"
     for job, first in ((broken, "released"), (killed, "lost")):
-        assert service.wait(job)["status"] == "completed"
         assert attempts(service.history(job)) == [
             (0, first),
             (0, "finished"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import signal
 import time
@@ -22,12 +23,14 @@ from jobs.database_engine import create_engine
 from tests import servers
 from tests.acceptance.conftest import PACED, Service, running
 from tests.conftest import LONG, create_database, model_settings, new_database
+from tests.promptness import promptly
 from tests.servers import PATIENCE, RedisServer
 
 #: Tokens of a stage that is still running at the test's next step, and ends soon after.
 SOON = 80
 #: Tokens that take about a second, and far less than the grace period on a busy machine.
 SHORT = 45
+FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
 #: What a test asserts is up to Redis and to signals: the database has no part in it.
 any_database = pytest.mark.parametrize("whole_service", ["sqlite"], indirect=True)
 
@@ -48,7 +51,7 @@ def whole_service(
 
 @pytest.fixture
 def service(whole_service: Service) -> Iterator[Service]:
-    """The service; processes that a failed test left dead are started again."""
+    """The service; what a failed test left is ended, and processes that it left dead are started again."""
     yield whole_service
     if whole_service.redis.process.popen.poll() is not None:
         whole_service.redis.start()
@@ -57,20 +60,27 @@ def service(whole_service: Service) -> Iterator[Service]:
     if whole_service.web.popen.poll() is not None:
         whole_service.web = servers.web(whole_service.environ)
         whole_service.web.wait_for("listening")
+    whole_service.cancel_all()
 
 
 def test_a_cancel_stops_generation_within_a_second(service: Service) -> None:
-    job_id = service.submit("Go on", max_output_tokens=LONG)
-    service.wait_for_text(job_id)
-    with service.http() as http:
-        reply = http.post(f"/v1/responses/{job_id}/cancel").json()
-    cancelled = time.monotonic()
-    assert reply["status"] == "cancelled"
-    # The slot is free when the worker takes the next question.
+    job_ids = []
+
+    def cancel() -> float:
+        job_ids.append(service.submit("Go on", max_output_tokens=LONG))
+        service.wait_for_text(job_ids[-1])
+        with service.http() as http:
+            reply = http.post(f"/v1/responses/{job_ids[-1]}/cancel").json()
+            cancelled = time.monotonic()
+        assert reply["status"] == "cancelled"
+        service.worker.wait_for(f"{job_ids[-1]}: actor stopped")
+        return time.monotonic() - cancelled
+
+    promptly(cancel, 1.0)
+    # The slot is free: the worker takes the next question.
     next_id = service.submit("Next", max_output_tokens=3)
-    service.wait(next_id, "in_progress", "incomplete")
-    assert time.monotonic() - cancelled < 2, "one second, and another for a busy machine"
     assert service.wait(next_id)["status"] == "incomplete"
+    job_id = job_ids[-1]
     history: Any = service.history(job_id)
     [attempt] = history["attempts"]
     assert (attempt["status"], attempt["finish_reason"]) == ("cancelled", "cancelled")
@@ -118,13 +128,14 @@ def test_a_job_continues_after_its_worker_is_killed(service: Service) -> None:
     service.wait_for_text(job_id)
     service.worker.kill()
     service.start_worker()
-    restarted_at = time.monotonic()
+    restarted_at = dt.datetime.now(dt.UTC)
     service.worker.wait_for(f"{job_id}: actor starts")
-    assert time.monotonic() - restarted_at < 30
     assert service.attempts(job_id) == [(0, "lost"), (0, "running")]
-    with service.http() as http:
-        http.post(f"/v1/responses/{job_id}/cancel")
-    assert service.attempts(str(first["id"])) == [(n, "finished") for n in range(3)]
+    history: Any = service.history(job_id)
+    started_at = dt.datetime.fromisoformat(history["attempts"][-1]["started_at"])
+    assert (started_at - restarted_at).total_seconds() < 30
+    service.cancel(job_id)
+    assert service.attempts(str(first["id"])) == FINISHED
 
 
 @any_database
@@ -139,8 +150,7 @@ def test_a_second_sigterm_releases_the_stage_at_once(service: Service) -> None:
     service.start_worker()
     service.worker.wait_for(f"{job_id}: actor starts")
     assert service.attempts(job_id) == [(0, "released"), (0, "running")]
-    with service.http() as http:
-        http.post(f"/v1/responses/{job_id}/cancel")
+    service.cancel(job_id)
 
 
 @any_database
@@ -153,8 +163,7 @@ def test_sigquit_releases_the_stage(service: Service) -> None:
     assert service.attempts(job_id) == [(0, "released")]
     service.start_worker()
     service.worker.wait_for(f"{job_id}: actor starts")
-    with service.http() as http:
-        http.post(f"/v1/responses/{job_id}/cancel")
+    service.cancel(job_id)
 
 
 @any_database
@@ -163,11 +172,14 @@ def test_a_short_stage_finishes_after_sigterm(service: Service) -> None:
     service.wait_for_text(job_id)
     service.worker.signal(signal.SIGTERM)
     assert service.worker.wait() == 0
-    assert service.attempts(job_id) == [(0, "finished")]
+    # Usually the first one; the signal may come when that has finished.
+    attempts = service.attempts(job_id)
+    assert attempts
+    assert attempts == FINISHED[: len(attempts)]
     waiting = service.submit("Wait", max_output_tokens=3)
     service.start_worker()
     assert service.wait(job_id)["status"] == "incomplete"
-    assert service.attempts(job_id) == [(0, "finished"), (1, "finished"), (2, "finished")]
+    assert service.attempts(job_id) == FINISHED
     assert service.wait(waiting)["status"] == "incomplete"
 
 
@@ -202,8 +214,7 @@ def test_the_web_closes_streams_on_sigterm(service: Service) -> None:
     service.web = servers.web(service.environ)
     service.web.wait_for("listening")
     assert service.attempts(job_id) == [(0, "running")]
-    with service.http() as http:
-        http.post(f"/v1/responses/{job_id}/cancel")
+    service.cancel(job_id)
     assert service.wait(reply.json()["id"])["status"] == "incomplete"
 
 
@@ -216,7 +227,7 @@ def test_an_empty_redis_loses_no_job(service: Service) -> None:
     service.redis.start()
     for job_id in (running_id, *waiting, accepted):
         assert service.wait(job_id)["status"] == "incomplete"
-        assert service.attempts(job_id) == [(n, "finished") for n in range(3)]
+        assert service.attempts(job_id) == FINISHED
 
 
 @any_database
@@ -225,11 +236,11 @@ def test_a_stage_that_ends_during_a_redis_outage_blocks_nothing(service: Service
     job_id = service.submit("Go on", max_output_tokens=SOON)
     service.wait_for_text(job_id)
     service.redis.process.kill()
-    service.worker.wait_for(f"{job_id}: actor finished")
-    service.worker.wait_for(f"{job_id}: stage 1 is published later: Error 111 connecting")
+    # Usually the first stage; that may have ended just before.
+    service.worker.wait_for(f"{job_id}: stage [12] is published later: Error 111 connecting")
     service.redis.start()
     assert service.wait(job_id)["status"] == "incomplete"
-    assert service.attempts(job_id) == [(n, "finished") for n in range(3)]
+    assert service.attempts(job_id) == FINISHED
 
 
 def test_a_worker_waits_for_its_servers(

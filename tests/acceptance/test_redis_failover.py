@@ -102,7 +102,7 @@ def test_a_killed_primary_and_its_lost_messages_lose_no_job(
             primary.process.kill()
         until(lambda: not is_ready(service))
         during = service.submit("Go on", max_output_tokens=3)
-        sentinels.wait_until_replaced(primary)
+        sentinels.replace(primary)
         until(lambda: is_ready(service))
         after = service.submit("Go on", max_output_tokens=3)
         check_stream(stream)
@@ -127,7 +127,7 @@ def test_a_planned_failover_and_a_primary_that_hangs(
     hanging.process.signal(signal.SIGSTOP)
     try:
         job_ids.append(service.submit("Go on", max_output_tokens=3))
-        sentinels.wait_until_replaced(hanging)
+        sentinels.replace(hanging)
         until(lambda: is_ready(service))
         check_ended_once(service, job_ids)
     finally:

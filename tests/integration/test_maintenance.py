@@ -15,10 +15,12 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 import migrations
 from jobs.column_types import utcnow
@@ -31,7 +33,7 @@ from jobs.pipeline import NextStage
 from jobs.progress import Progress
 from jobs.protocol.history import history
 from jobs.queue import KEY_PREFIX, QUEUE, Publisher, make_app
-from jobs.timing import HEARTBEAT_INTERVAL
+from jobs.timing import HEARTBEAT_INTERVAL, LEASE
 from jobs.tlog.note import Signer
 from jobs.use_cases import (
     cancellation,
@@ -141,14 +143,14 @@ def test_messages_that_redis_refuses_return_to_the_outbox(
     )
 
 
-@pytest.mark.parametrize("outage", [True, False])
+@pytest.mark.parametrize("fault", ["away", "briefly away", "not writable", "clock"])
 def test_after_an_outage_workers_renew_their_leases_first(
     database: Database,
     progress: Progress,
     redis_server: RedisServer,
     broker: Any,
     monkeypatch: pytest.MonkeyPatch,
-    outage: bool,
+    fault: str,
 ) -> None:
     """Or after the clock was set. A process sweeps as soon as it starts, since it may replace one that died."""
     lost, renewed = submit(database), submit(database)
@@ -164,10 +166,17 @@ def test_after_an_outage_workers_renew_their_leases_first(
 
     token = claim(database, renewed).lease_token
     let_leases_run_out(database)
-    if outage:
-        now += 60  # No worker reached the database meanwhile.
-    else:
+    if fault == "clock":
         clock_is_wrong_by += dt.timedelta(seconds=60)
+    elif fault == "not writable":
+        refusal = OperationalError("UPDATE jobs", {}, Exception("read-only"))
+        with monkeypatch.context() as refusing:
+            refusing.setattr("jobs.maintenance.sweeping.sweep", Mock(side_effect=refusal))
+            with pytest.raises(OperationalError):
+                process.sweep()
+    else:
+        # No worker reached the database meanwhile. The last heartbeat may have been a while before.
+        now += 60 if fault == "away" else LEASE - HEARTBEAT_INTERVAL + 1
     assert process.sweep(), "it asks to be called again soon"
     workers.heartbeat(database, WORKER, [(renewed.id, token)])
     now += HEARTBEAT_INTERVAL

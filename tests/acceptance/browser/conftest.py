@@ -59,6 +59,14 @@ def slow(
         running_service.web.stop()  # a test may have replaced it
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End the endless texts that a failed test left."""
+    yield
+    if "slow" in request.fixturenames:
+        request.getfixturevalue("slow").cancel_all()
+
+
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A tab without script errors or violations of the CSP."""

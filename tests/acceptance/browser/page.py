@@ -15,7 +15,7 @@ QUESTION = "What is the relationship between Earth's atmosphere, magnetic field 
 TITLES = ["Answer", "Critique", "Regeneration"]
 JOB_PAGE = re.compile(r"/jobs/resp_\w+$")
 #: Timeout of a page in milliseconds, on a busy machine.
-PATIENCE = 30_000
+PATIENCE = 60_000
 _FAINT = """() => {
   const channels = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = (color) => {
@@ -46,6 +46,7 @@ def opened(browser: Browser, **options: Any) -> Iterator[tuple[Page, list[str]]]
     """
     complaints: list[str] = []
     context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.on(
         "console",

@@ -262,6 +262,7 @@ def test_a_jobs_page_without_javascript(browser: Browser, service: Service) -> N
         page.get_by_role("group", name="Regeneration").get_by_label("+1 good").check()
         page.get_by_role("button", name="Save the review").click()
         expect(page.locator(".review")).to_contain_text("regeneration +1")
+        page.wait_for_load_state()  # The style sheet says what is printed.
         # What is printed is all of the job, what is folded and behind tabs too, and nothing to click on.
         printed = text_of(page.pdf())
         texts = (

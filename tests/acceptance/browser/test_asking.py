@@ -13,6 +13,7 @@ from jobs.pipeline import Sampling
 from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.stages import Claim, Output
 from jobs.use_cases.submission import NewJob
+from tests.acceptance.browser.leases import hold
 from tests.acceptance.browser.page import (
     JOB_PAGE,
     QUESTION,
@@ -93,6 +94,7 @@ def test_an_invalid_question_shows_an_error_in_the_form(browser: Browser, servic
         expect(stop).to_have_accessible_description(re.compile("straight quotation marks"))
 
         # Larger than the server's limit: the page reports it.
+        page.wait_for_load_state()
         question.evaluate("q => { q.value = 'why '.repeat(3e5); }")
         page.get_by_role("button", name="Ask").click()
         assert "too long" in question.evaluate("q => q.validationMessage")
@@ -128,6 +130,7 @@ def test_the_keyboard_is_enough(page: Page, service: Service) -> None:
     expect(page.get_by_text("System prompt")).to_be_visible()
 
     page.goto(service.url)
+    expect(page.get_by_label("Question")).to_be_focused()
     page.keyboard.type("By Tab?")
     page.keyboard.press("Enter")
     page.keyboard.type("And Enter?")
@@ -174,6 +177,7 @@ def test_without_javascript(browser: Browser, service: Service, slow: Service) -
 
         ask(page, slow)
         expect(status(page)).to_have_text("In progress")
+        slow.wait_for_text(job_of(page))
         page.get_by_role("button", name="Cancel").click()
         expect(status(page)).to_have_text("Cancelled")
         expect(text(page, "Answer")).not_to_be_empty()
@@ -200,8 +204,9 @@ def test_html_in_texts_is_escaped(page: Page, service: Service) -> None:
     [worker] = workers.list_ready(database)
 
     def start(stage_index: int) -> Claim:
-        claim = stages.claim(database, job.id, stage_index, worker.id, job_timeout=60)
+        claim = stages.claim(database, job.id, stage_index, worker.id, job_timeout=3600)
         assert claim is not None
+        hold(database, job.id)
         return claim
 
     def finish(claim: Claim, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -13,14 +14,16 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.models import ANONYMOUS, Job, Worker
+from jobs.models import ANONYMOUS, Worker
 from jobs.pipeline import Sampling
 from jobs.use_cases import stages, submission, workers
 from jobs.use_cases.submission import NewJob
 from jobs.use_cases.workers import Runtime
 from tests import servers
+from tests.acceptance.browser.leases import hold, let_run_out
 from tests.acceptance.browser.page import (
     JOB_PAGE,
+    PATIENCE,
     QUESTION,
     opened,
     outputs,
@@ -35,6 +38,21 @@ from tests.acceptance.conftest import Service
 from tests.conftest import LONG
 
 pytestmark = pytest.mark.browser
+
+#: Keeps what the page has told, since the next notice takes its place.
+KEEP_NOTICES = """
+notices = [];
+const place = document.querySelector("[data-notice]");
+new MutationObserver(() => notices.push(place.textContent)).observe(place, {childList: true, characterData: true, subtree: true});
+"""
+
+
+def told(page: Page, notice: str) -> None:
+    """Wait until the page has told something, which may have made place for something else."""
+    give_up = time.monotonic() + PATIENCE / 1000
+    while notice not in (notices := page.evaluate("notices")):
+        assert time.monotonic() < give_up, notices
+        page.wait_for_timeout(50)
 
 
 class FirstFails:
@@ -95,9 +113,10 @@ def test_a_cancel_survives_a_lost_connection(browser: Browser, slow: Service) ->
                 page.route("**/jobs/*/cancel", lose)
                 cancel.click()
             else:
+                page.evaluate(KEEP_NOTICES)
                 page.context.set_offline(True)
                 cancel.click()
-                expect(status(page)).to_contain_text("The server does not respond. Try again.")
+                told(page, "The server does not respond. Try again.")
                 expect(status(page)).to_contain_text("In progress")
                 expect(cancel).to_be_enabled()
                 page.context.set_offline(False)
@@ -142,6 +161,7 @@ def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow:
     standing = page.locator("#standing")
     expect(standing).to_contain_text("1st of 1")
     assert stages.claim(database, job.id, 0, "worker-silent", job_timeout=3600)
+    hold(database, job.id)
     answer = page.get_by_role("region", name="Answer", exact=True)
     expect(standing).to_contain_text("Answer on gpu-9, last heartbeat")
     with database.write() as connection:
@@ -152,10 +172,7 @@ def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow:
     expect(standing).to_contain_text("the stage is tried again in about")
     expect(answer).to_contain_text("worker silent")
     # The sweep of the other worker takes the stage back, and runs it.
-    with database.write() as connection:
-        connection.execute(
-            sa.update(Job).where(Job.id == job.id).values(lease_expires_at=utcnow(-1))
-        )
+    let_run_out(database, job.id)
     expect(answer).to_contain_text("writing, attempt 2")
     expect(standing).to_contain_text("tokens/s")
     expect(standing).to_contain_text(re.compile(r"running for \d+ s · \d+ tokens"))
@@ -171,14 +188,20 @@ def test_a_silent_worker_is_named_and_the_next_attempt_counted(page: Page, slow:
 def test_a_lost_connection_is_survived(browser: Browser, slow: Service) -> None:
     with opened(browser) as (page, complaints):
         job_id = slow.submit(QUESTION, max_output_tokens=40)
-        page.goto(f"{slow.url}/jobs/{job_id}")
-        stay(page)
-        expect(text(page, "Answer")).not_to_be_empty()
-        # With its children, which would go on for a moment.
-        os.killpg(slow.web.popen.pid, signal.SIGKILL)
-        slow.web.wait()
-        slow.web.stop()
-        expect(status(page)).to_contain_text("Connection lost. Reconnecting…")
+        slow.wait_for_text(job_id)
+        # The job does not end before the connection is lost.
+        slow.worker.signal(signal.SIGSTOP)
+        try:
+            page.goto(f"{slow.url}/jobs/{job_id}")
+            stay(page)
+            expect(text(page, "Answer")).not_to_be_empty()
+            # With its children, which would go on for a moment.
+            os.killpg(slow.web.popen.pid, signal.SIGKILL)
+            slow.web.wait()
+            slow.web.stop()
+            expect(status(page)).to_contain_text("Connection lost. Reconnecting…")
+        finally:
+            slow.worker.signal(signal.SIGCONT)
         slow.web = servers.web(slow.environ)
         slow.web.wait_for("listening")
         expect(status(page)).to_have_text("Incomplete")

@@ -187,6 +187,7 @@ def test_the_list_on_a_phone_and_without_a_script(
         expect(page.get_by_role("heading", name="1 of 3 jobs were retried")).to_be_visible()
         expect(page.get_by_role("listitem").filter(has_text="only a failed job")).to_have_count(2)
         page.get_by_role("link", name="Back to the list").click()
+        expect(page.locator(ROWS)).to_have_count(3)
         for box in page.get_by_role("checkbox").all()[:2]:
             box.check()
         page.get_by_role("button", name="Compare").click()

@@ -43,6 +43,7 @@ def test_login_and_logout(browser: Browser, guarded: tuple[str, Database]) -> No
             page.keyboard.press("Enter")
             expect(page.get_by_role("alert")).to_contain_text("wrong")
             assert faint(page) == []
+            expect(page.get_by_label("API key")).to_be_focused()
             page.keyboard.type(secret)
             page.keyboard.press("Enter")
             expect(page).to_have_url(JOB_PAGE)

@@ -43,6 +43,7 @@ def test_reviews_by_keyboard(browser: Browser, service: Service) -> None:
         page.keyboard.press("d")
         expect(page.locator(".stage del")).to_have_text("two.")
         expect(page.locator(".stage.regenerator del")).to_have_count(1)
+        page.wait_for_load_state()
         page.keyboard.press("q")
         expect(regeneration.get_by_label("good")).to_be_checked()
         expect(critique.get_by_label("bad")).to_be_checked()
