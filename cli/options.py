@@ -72,13 +72,13 @@ def job_filters(command: F) -> F:
             click.option(
                 "--min-changed",
                 type=float,
-                help="Share of words that the regenerator changed, 0 to 1, at least.",
+                help="At least this share of words was changed, from 0 to 1: 0.5 is half.",
             ),
-            click.option("--max-changed", type=float, help="The same share, at most."),
+            click.option("--max-changed", type=float, help="At most this share."),
             click.option(
-                "--min-duration", type=float, help="Seconds from acceptance to end, at least."
+                "--min-duration", type=float, help="At least these seconds from acceptance to end."
             ),
-            click.option("--max-duration", type=float, help="The same time, at most."),
+            click.option("--max-duration", type=float, help="At most these seconds."),
         )
     ):
         command = option(command)
