@@ -259,6 +259,6 @@ def _problem(response: dict[str, Any]) -> str | None:
         case "cancelled":
             return "The job was cancelled."
         case "incomplete":
-            return "The answer was cut at max_output_tokens, or at the model's context."
+            return "The answer was truncated at max_output_tokens, or at the model's context."
         case _:
             return None

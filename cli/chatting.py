@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ QUOTES = '"""'
 MORE = "...: "
 COMMANDS = {
     "/help": "list the commands",
-    "/rounds": f"rounds of critique and regeneration from now on: /rounds 2 (1 to {MAX_ROUNDS})",
+    "/rounds": f"set the rounds of critique and regeneration, 1 to {MAX_ROUNDS}: /rounds 2",
     "/last": "print the last answer again, with the address of its page",
     "/open": "open the page of the last question in a browser",
     "/quit": "end the chat, as Ctrl-D does",
@@ -95,7 +96,7 @@ class Chat:
         """Cancel the question that is being answered."""
         self._status = ExitStatus.CANCELLED
         if self._job_id is None:
-            click.echo("\nThe question was perhaps not sent.", err=True)
+            click.echo("\nThe question may not have been sent.", err=True)
             return
         try:
             self._client.cancel(self._job_id)
@@ -107,13 +108,17 @@ class Chat:
     def _obey(self, command: str, *arguments: str) -> None:
         match command, arguments:
             case "/help", ():
+                columns = shutil.get_terminal_size().columns
                 for name, meaning in COMMANDS.items():
-                    click.echo(f"{name:<8} {meaning}")
-                click.echo(KEYS)
-            case "/rounds", ():
-                click.echo(f"rounds: {self._rounds}")
+                    click.echo(
+                        click.wrap_text(f"{name:<8} {meaning}", columns, subsequent_indent=" " * 9)
+                    )
+                click.echo(click.wrap_text(KEYS, columns))
             case "/rounds", (number,) if number in {str(n + 1) for n in range(MAX_ROUNDS)}:
                 self._rounds = int(number)
+                click.echo(f"rounds: {number}")
+            case "/rounds", ():
+                click.echo(f"rounds: {self._rounds}")
             case "/last" | "/open", () if self._job_id is None:
                 click.echo("Nothing was asked yet.", err=True)
             case "/last", ():

@@ -111,7 +111,7 @@ class Client:
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         except ValueError as error:
-            raise ExpectedError(f"{self.url} is no server of HelixQ: check the URL") from error
+            raise ExpectedError(f"{self.url} is not a HelixQ server: check the URL") from error
         return data
 
     def system(self) -> dict[str, Any]:
@@ -176,7 +176,9 @@ class Client:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             if not begun:
                 raise self._unreachable(error) from error
-            raise ExpectedError(f"the export broke off, and is not whole ({error})") from error
+            raise ExpectedError(
+                f"the export was cut off and is incomplete ({error}): run it again"
+            ) from error
 
     def proof(self, job_id: str, **parameters: str) -> str:
         """Return the proof that a job, a ``review`` or an ``erasure`` of it is in the transparency log."""
@@ -289,7 +291,7 @@ def _error(reply: httpx2.Response) -> ExpectedError:
 
 
 def _strange(reply: httpx2.Response) -> str:
-    return f"the server responded with status {reply.status_code}, and not as HelixQ does: check the URL"
+    return f"the server responded with status {reply.status_code}, but not as HelixQ does: check the URL"
 
 
 def _checked(job_id: str) -> str:

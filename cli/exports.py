@@ -33,7 +33,7 @@ OTLP = "otlp"
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to this file, which appears when it is whole (default: standard output).",
+    help="Write to this file, which appears when it is complete (default: standard output).",
 )
 @click.option(
     "--format",
@@ -42,7 +42,9 @@ OTLP = "otlp"
     help="The format (default: as FILE ends, or jsonl). otlp is OpenTelemetry's traces.",
 )
 @click.option(
-    "--endpoint", metavar="URL", help="With --format otlp: send it there, as http://…/v1/traces."
+    "--endpoint",
+    metavar="URL",
+    help="With --format otlp: send it there, such as http://127.0.0.1:4318/v1/traces.",
 )
 @click.option(
     "--shape",
@@ -79,7 +81,7 @@ def export(
     if format_ == OTLP:
         if parameters["shape"] != Shape.HISTORY or compression or (output and endpoint):
             raise click.UsageError(
-                "otlp is of histories, uncompressed, and to a file or an endpoint."
+                "--format otlp writes histories, uncompressed, to --output or to --endpoint, not to both."
             )
         with Client(url or settings.url, settings.api_key) as client:
             lines = client.export(parameters)
@@ -89,7 +91,7 @@ def export(
                 _write(traces.in_json(lines), output)
         return
     if endpoint is not None:
-        raise click.UsageError("--endpoint is for --format otlp.")
+        raise click.UsageError("--endpoint needs --format otlp.")
     named = (kind_of(output.name) if output else None) or FileKind(Format.JSONL)
     if format_ is None:
         format_ = named.format

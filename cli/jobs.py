@@ -165,7 +165,9 @@ def _standing(job: dict[str, Any]) -> str:
     "--since", metavar="TIME", help="Instead of IDs: completed jobs created from then on."
 )
 @click.option("--until", metavar="TIME", help="And created before.")
-@click.option("--sample", type=click.IntRange(min=1), help="Only so many of them, at random.")
+@click.option(
+    "--sample", type=click.IntRange(min=1), help="Only this many of them, chosen at random."
+)
 @json_fields("Replay", "id")
 @server
 @click.pass_obj

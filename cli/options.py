@@ -20,7 +20,13 @@ def job_filters(command: F) -> F:
     """Add the options that say which jobs are meant. `filter_parameters` makes query parameters of them."""
     for option in reversed(
         (
-            click.option("--query", "-q", "q", metavar="TEXT", help="Full text."),
+            click.option(
+                "--query",
+                "-q",
+                "q",
+                metavar="TEXT",
+                help='Full text: words, "phrases", prefix*, -not, one OR other.',
+            ),
             click.option(
                 "--status",
                 type=click.Choice([s.value for s in Status]),
@@ -28,33 +34,51 @@ def job_filters(command: F) -> F:
                 help="Only this status; may be repeated.",
             ),
             click.option(
-                "--owner", metavar="NAME", help="Only this owner's; needs the scope audit."
+                "--owner",
+                metavar="NAME",
+                help="Only jobs of this owner; other owners' need the scope audit.",
             ),
             click.option(
                 "--rating",
                 type=click.Choice(["-1", "0", "1", "+1", "none"]),
-                help="Only with this last rating of the regeneration.",
+                help="Only if this is the last rating of the regeneration.",
             ),
             click.option(
-                "--since", metavar="TIME", help="Created then or later, as 2026-01-31T12:00Z."
+                "--since",
+                metavar="TIME",
+                help="Created then or later: 2026-01-31, or 2026-01-31T12:00Z.",
             ),
-            click.option("--until", metavar="TIME", help="Created before."),
-            click.option("--adapter", metavar="NAME", help="Name or digest of an adapter."),
-            click.option("--model", metavar="DIGEST", help="Digest of the model."),
-            click.option("--worker", metavar="NAME", help="Id or host of a worker."),
+            click.option("--until", metavar="TIME", help="Created before then."),
+            click.option(
+                "--adapter", metavar="NAME", help="With this adapter: its name or digest."
+            ),
+            click.option("--model", metavar="DIGEST", help="Of this model: its digest, sha256:…"),
+            click.option(
+                "--worker",
+                metavar="NAME",
+                help="With a stage that this worker ran: its id or host.",
+            ),
             click.option(
                 "--metadata",
                 metavar="KEY=VALUE",
                 multiple=True,
-                help="In the metadata; may be repeated.",
+                help="With this value in the metadata; may be repeated.",
             ),
-            click.option("--min-attempts", type=int, help="A stage had so many attempts."),
             click.option(
-                "--min-changed", type=float, help="Share of words that the regenerator changed."
+                "--min-attempts",
+                type=int,
+                help="With a stage that took at least this many attempts.",
             ),
-            click.option("--max-changed", type=float, help="The same, at most."),
-            click.option("--min-duration", type=float, help="Seconds from acceptance to end."),
-            click.option("--max-duration", type=float, help="The same, at most."),
+            click.option(
+                "--min-changed",
+                type=float,
+                help="At least this share of words was changed, from 0 to 1: 0.5 is half.",
+            ),
+            click.option("--max-changed", type=float, help="At most this share."),
+            click.option(
+                "--min-duration", type=float, help="At least these seconds from acceptance to end."
+            ),
+            click.option("--max-duration", type=float, help="At most these seconds."),
         )
     ):
         command = option(command)

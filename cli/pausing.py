@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("--note", metavar="TEXT", help="What users are told.")
+@click.option("--note", metavar="TEXT", help="A message for all who wait, such as the reason.")
 @json_fields("PauseChange")
 @server
 @click.pass_obj

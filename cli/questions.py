@@ -75,9 +75,9 @@ def ask(
     job's progress. Ctrl-C does not end the job.
     """
     if final and (fields or no_wait):
-        raise click.UsageError("--final goes neither with --json nor with --no-wait.")
+        raise click.UsageError("--final cannot be combined with --json or --no-wait.")
     if no_wait and fields and not {"id", "page"}.issuperset(fields.names or ()):
-        raise click.UsageError("--no-wait knows only the fields id and page.")
+        raise click.UsageError("With --no-wait, --json takes only the fields id and page.")
     given = {
         **options,
         "instructions": system,

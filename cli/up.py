@@ -235,8 +235,8 @@ def check_installed(settings: Settings) -> None:
         for name in ("torch", "transformers", "peft"):
             if importlib.util.find_spec(name) is None:
                 raise ExpectedError(
-                    f"{name} is not installed, which answers questions here: pip install 'helixq[up]', or set "
-                    "HELIXQ_ENGINE=openai for a server elsewhere"
+                    f"{name} is not installed, so no question can be answered here: pip install 'helixq[up]', or "
+                    "set HELIXQ_ENGINE=openai for a server elsewhere"
                 )
 
 

@@ -36,7 +36,7 @@ def verify_proof(
     """
     proof = Proof.parse(read(file))
     if proof.extra is None:
-        raise NoteError("the proof has no entry in its `extra` line, so it is none of HelixQ's")
+        raise NoteError("the proof has no entry in its `extra` line, so it is not one of HelixQ's")
     checkpoint = proof.verify(proof.extra, trusted)
     entry = parse_entry(proof.extra)
     result = {
@@ -54,8 +54,8 @@ def verify_proof(
             erased = [pointer for pointer, text in texts(history).items() if is_erased(text)]
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise verifying.TamperedError(
-                f"{history_file} is no whole history of a job that is in the log; one that was saved as soon as the job "
-                "had ended lacks its place in it: save it again"
+                f"{history_file} is not the complete history of a job with an entry in the log; if it was saved as soon "
+                "as the job had ended, save it again"
             ) from error
         if name is None:
             raise verifying.TamperedError(

@@ -46,11 +46,10 @@ def about_database(database: Database, processes: int) -> list[str]:
         warnings.append(
             f"PostgreSQL has room for {room} connections, of which others use {used}, and {processes} "
             f"processes of HelixQ may open {MAX_CONNECTIONS} each: raise its max_connections, or the limit of the "
-            "role or database, unless a pooler stands in between"
+            "role or database, unless a pooler is in between"
         )
     warnings += [
-        f"PostgreSQL's {name} is off, so that jobs that were accepted can be lost with its machine's power: "
-        "switch it on"
+        f"PostgreSQL's {name} is off, so a power failure can lose jobs that were accepted: switch it on"
         for name, value in lasting.items()
         if value == "off"
     ]

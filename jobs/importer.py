@@ -78,9 +78,11 @@ def read_histories(file: IO[bytes], trusted: Sequence[Verifier]) -> Iterator[Lin
         try:
             history = loads(line.text)
         except (ValueError, RecursionError) as error:
-            raise RefusedError(number, f"it is no JSON ({error})") from error
+            raise RefusedError(
+                number, f"it is not JSON ({error}): give an export as JSON Lines"
+            ) from error
         if not isinstance(history, dict) or not {"id", "attempts", "log"} <= history.keys():
-            raise RefusedError(number, "it is no history: export with `--shape history`")
+            raise RefusedError(number, "it is not a history: export with `--shape history`")
         try:
             checked = None
             if history["log"] is not None or history.get("status") not in tuple(OPEN):

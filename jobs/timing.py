@@ -12,5 +12,8 @@ SWEEP_INTERVAL = 5.0
 #: Seconds after its last heartbeat for which a worker counts as alive.
 ALIVE_FOR = 20.0
 
+#: Seconds by which a time in the database lies later than any that is written now, if the clock was set back since.
+FUTURE_MARGIN = 5.0
+
 #: For what is set in days.
 SECONDS_PER_DAY = 86_400.0

@@ -30,7 +30,7 @@ def check(settings: Settings) -> Findings:
             info: dict[str, Any] = client.info()
         except redis.ResponseError:
             yield warning(
-                "Redis responds, and does not let this user read INFO: allow it, to check the rest"
+                "Redis responds, but does not let this user run INFO: allow that, so that the rest can be checked"
             )
             return
         version = str(info["redis_version"])
@@ -40,7 +40,7 @@ def check(settings: Settings) -> Findings:
             yield ok(f"Redis {version} responds")
         if not info.get("aof_enabled"):
             yield warning(
-                "Redis keeps no append-only file, so that a restart delays waiting jobs: set appendonly yes"
+                "Redis keeps no append-only file, so a restart delays waiting jobs: set appendonly yes"
             )
         for name, what in _WRITES.items():
             if info.get(name, "ok") != "ok":

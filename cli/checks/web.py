@@ -38,6 +38,6 @@ def check(settings: Settings) -> Findings:
                 )
     elif not settings.loopback:
         yield warning(
-            f"HELIXQ_AUTH is off and the web listens on {settings.host}, so that everybody who can reach it may ask: "
+            f"HELIXQ_AUTH is off and the web listens on {settings.host}, so everybody who can reach it may do everything: "
             "set HELIXQ_AUTH=required, or have a proxy check them"
         )

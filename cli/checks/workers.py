@@ -19,7 +19,7 @@ def check(settings: Settings) -> Findings:
         if any(running.state == "loading" for running in found):
             yield warning("a worker loads its model: wait until it is ready")
         else:
-            yield error("no worker is ready, so that questions wait: start `helixq worker`")
+            yield error("no worker is ready, so questions wait: start `helixq worker`")
     if lost:
         yield warning(f"{', '.join(lost)} sent no heartbeat for a while: look at its log")
     if len({worker.model for worker in ready}) > 1:
@@ -29,7 +29,7 @@ def check(settings: Settings) -> Findings:
     for pause in described.pauses:
         if pause.resumed_at is None:
             yield warning(
-                f"the queue has been paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}, so that no "
+                f"the queue has been paused since {pause.paused_at:%Y-%m-%d %H:%M} UTC by {pause.paused_by}, so no "
                 "stage starts: resume it with `helixq resume`"
             )
     for worker in ready:

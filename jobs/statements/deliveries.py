@@ -17,10 +17,10 @@ from jobs.column_types import utcnow, utcnow_once
 from jobs.ids import new_id
 from jobs.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from jobs.page_request import PageRequest
-from jobs.statements.future_times import MARGIN
 from jobs.statements.owners import is_owned
 from jobs.statements.paging import read_page
 from jobs.statements.webhooks import IS_ENABLED
+from jobs.timing import FUTURE_MARGIN
 from jobs.webhooks import retries
 from jobs.webhooks.retries import GIVE_UP_AFTER
 
@@ -193,7 +193,7 @@ def correct_future_times(connection: sa.Connection, *, lease: float, failed: boo
         sa.update(WebhookDelivery)
         .where(
             WebhookDelivery.next_attempt_at.is_not(None),
-            WebhookDelivery.next_attempt_at > utcnow(wait + MARGIN),
+            WebhookDelivery.next_attempt_at > utcnow(wait + FUTURE_MARGIN),
         )
         .values(next_attempt_at=utcnow(wait))
     )

@@ -14,13 +14,10 @@ from jobs.column_types import utcnow, utcnow_once
 from jobs.models import Job
 from jobs.pipeline import MAX_PRIORITY
 from jobs.statements.jobs import IS_IN_PROGRESS, IS_LEASED, IS_QUEUED
-from jobs.timing import LEASE
+from jobs.timing import FUTURE_MARGIN, LEASE
 
-#: Seconds by which a time lies later than any that is written now.
-MARGIN = 5.0
-
-_LEASE = sa.and_(IS_LEASED, Job.lease_expires_at > utcnow(LEASE + MARGIN))
-_MESSAGE = sa.and_(sa.or_(IS_QUEUED, IS_IN_PROGRESS), Job.published_at > utcnow_once(MARGIN))
+_LEASE = sa.and_(IS_LEASED, Job.lease_expires_at > utcnow(LEASE + FUTURE_MARGIN))
+_MESSAGE = sa.and_(sa.or_(IS_QUEUED, IS_IN_PROGRESS), Job.published_at > utcnow_once(FUTURE_MARGIN))
 
 
 def _newest(priority: int) -> sa.ScalarSelect[Any]:
@@ -38,9 +35,9 @@ _LAST_LEASE = sa.select(sa.func.max(Job.lease_expires_at)).where(IS_LEASED).scal
 _LAST_STAGE = sa.select(sa.func.max(Job.published_at)).where(IS_IN_PROGRESS).scalar_subquery()
 _ANY = sa.select(
     sa.or_(
-        sa.func.coalesce(utcnow_once(LEASE + MARGIN) < _LAST_LEASE, sa.false()),
+        sa.func.coalesce(utcnow_once(LEASE + FUTURE_MARGIN) < _LAST_LEASE, sa.false()),
         *(
-            sa.func.coalesce(last > utcnow_once(MARGIN), sa.false())
+            sa.func.coalesce(last > utcnow_once(FUTURE_MARGIN), sa.false())
             for last in (_LAST_STAGE, *map(_newest, range(MAX_PRIORITY + 1)))
         ),
     )

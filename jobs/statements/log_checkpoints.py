@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import LogCheckpoint, LogCosignature, LogWitness
-from jobs.statements.future_times import MARGIN
 from jobs.statements.inserting import insert
+from jobs.timing import FUTURE_MARGIN
 
 _CHECKPOINT = (
     sa.select(LogCheckpoint.size, LogCheckpoint.note).order_by(LogCheckpoint.size.desc()).limit(1)
@@ -100,7 +100,7 @@ def take_witness(
     Nobody waits longer than ``longest`` seconds: the clock was set back.
     """
     next_at = LogWitness.next_at
-    is_due = sa.or_(next_at <= utcnow_once(), next_at > utcnow_once(longest + MARGIN))
+    is_due = sa.or_(next_at <= utcnow_once(), next_at > utcnow_once(longest + FUTURE_MARGIN))
     taken = connection.execute(
         sa.update(LogWitness)
         .where(LogWitness.witness == witness, is_due)

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow, utcnow_once
 from jobs.models import TraceReceiver
-from jobs.statements.future_times import MARGIN
 from jobs.statements.inserting import insert
+from jobs.timing import FUTURE_MARGIN
 
 
 def find_place(connection: sa.Connection, receiver: str) -> int | None:
@@ -30,7 +30,7 @@ def take(
     Nobody waits longer than ``longest`` seconds: the clock was set back.
     """
     next_at = TraceReceiver.next_at
-    is_due = sa.or_(next_at <= utcnow_once(), next_at > utcnow_once(longest + MARGIN))
+    is_due = sa.or_(next_at <= utcnow_once(), next_at > utcnow_once(longest + FUTURE_MARGIN))
     statement = (
         sa.update(TraceReceiver)
         .where(TraceReceiver.receiver == receiver, is_due)

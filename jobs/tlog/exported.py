@@ -87,13 +87,15 @@ def check(history: Mapping[str, Any], trusted: Sequence[Verifier]) -> Checked:
         recorded = digest(history, salts)
         _check_salts(salts, "its")
         if recorded != given:
-            raise HistoryError(f"its digest should be {recorded}, and it says {given}")
+            raise HistoryError(
+                f"it was changed: its digest should be {recorded}, and it says {given}"
+            )
         _check_additions(history)
         erased = [p for p, v in {**texts(history), **review_texts(history)}.items() if is_erased(v)]
     except HistoryError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HistoryError("it is no whole history of a job that is in a log") from error
+        raise HistoryError("it is not the complete history of a job that is in a log") from error
     parsed, entry, signed = _open(proof, trusted, required=True)
     if parsed.index != index:
         raise HistoryError(f"it claims entry {index}, and its proof is of entry {parsed.index}")

@@ -66,9 +66,9 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "cut proof": (lambda h: h.update(proof=h["proof"][:-90]), "its proof is wrong"),
     "origin proof": (lambda h: h.update(origin_proof=h["proof"]), "it ended in this log"),
     "origin": (lambda h: h.update(origin={"log": "a", "index": 1}), "`origin` is not that of"),
-    "no log": (lambda h: h.update(log=None), "it is no whole history"),
+    "no log": (lambda h: h.update(log=None), "it is not the complete history"),
     "more": (lambda h: h.update(more=1), "`/more` cannot be stored as it is"),
-    "less": (lambda h: h.pop("status"), "it is no whole history"),
+    "less": (lambda h: h.pop("status"), "it is not the complete history"),
     "note": (lambda h: h["reviews"][0].update(note="Yes."), "the digest of its review 0 should be"),
     "rating": (lambda h: h["reviews"][0].update(regeneration=1), "the digest of its review 0"),
     "reviewer": (lambda h: h["reviews"][1].update(reviewer="me"), "the digest of its review 1"),
@@ -85,7 +85,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "last rating": (lambda h: h.update(rating=1), "its rating is not that of its last review"),
     "no erasure": (lambda h: h.update(erased_at=h["created_at"]), "it was last erased None"),
     "more in a review": (lambda h: h["reviews"][0].update(x=1), "`/reviews/0/x` cannot be stored"),
-    "no reviews": (lambda h: h.pop("reviews"), "it is no whole history"),
+    "no reviews": (lambda h: h.pop("reviews"), "it is not the complete history"),
     "forged review": (_forge_review, "the proof of its review 1 is of another entry"),
     "removed last review": (_remove_last_review, "it has no proofs of its reviews and erasures"),
     "place of a review": (
@@ -105,7 +105,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
         "its proof is wrong",
     ),
     "text for proofs": (lambda h: h.update(review_proofs=7), "it has no proofs of its reviews"),
-    "not even": (lambda h: h.pop("attempts"), "it is no history: export with"),
+    "not even": (lambda h: h.pop("attempts"), "it is not a history: export with"),
 }
 
 
@@ -120,8 +120,8 @@ OF_ERASED: dict[str, tuple[Change, str]] = {
     "texts": (lambda h: h["erasures"][0]["texts"].pop(), "the digest of its erasure 0"),
     "removed": (lambda h: h["erasures"].clear(), "its erased texts are not those that erasures"),
     "hash": (lambda h: h["metadata"].update(hash="sha256:00"), "its digest should be"),
-    "text": (_bring_back, "it is no whole history"),
-    "salt": (lambda h: h["log"]["salts"].popitem(), "it is no whole history"),
+    "text": (_bring_back, "it is not the complete history"),
+    "salt": (lambda h: h["log"]["salts"].popitem(), "it is not the complete history"),
     "more salts": (lambda h: h["log"]["salts"].update(x="00" * 32), "its salts are not those"),
     "note": (lambda h: h["reviews"][0]["note"].update(hash="x"), "the digest of its review 0"),
     "erased_at": (lambda h: h.update(erased_at=None), "it was last erased 20"),
@@ -278,11 +278,11 @@ def test_a_forged_history_that_could_not_be_shown_is_refused(
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"{", "line 4: it is no JSON"),
-        (b"\xff", "line 4: it is no JSON"),
-        (b"[" * 100_000, "line 4: it is no JSON"),
-        (b"[]", "line 4: it is no history"),
-        (b'{"prompt": "a", "completion": "b"}', "line 4: it is no history: export with"),
+        (b"{", "line 4: it is not JSON"),
+        (b"\xff", "line 4: it is not JSON"),
+        (b"[" * 100_000, "line 4: it is not JSON"),
+        (b"[]", "line 4: it is not a history"),
+        (b'{"prompt": "a", "completion": "b"}', "line 4: it is not a history: export with"),
     ],
 )
 def test_a_line_that_is_no_history_is_refused(
@@ -326,7 +326,7 @@ def test_a_file_that_ends_early_is_refused(
         flipped[len(whole) // 2] ^= 0xFF
         with pytest.raises((BrokenFileError, RefusedError)):
             load(bytes(flipped), empty)
-    with pytest.raises(RefusedError, match="line 3: it is no JSON"):
+    with pytest.raises(RefusedError, match="line 3: it is not JSON"):
         load(data[:-100], empty)
     assert count(empty) == 0
     # Frames and members may follow each other.

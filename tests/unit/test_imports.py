@@ -1,9 +1,14 @@
 """The dependencies between packages: web → jobs ← worker."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 from cli.commands import COMMANDS
 from jobs import protocol, use_cases
@@ -23,6 +28,57 @@ def test_use_cases_leave_statements_to_their_package() -> None:
     makes = re.compile(r"\bsa\.(select|insert|update|delete|exists|text)\(")
     [folder] = use_cases.__path__
     assert [f.name for f in Path(folder).glob("*.py") if makes.search(f.read_text())] == []
+
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("cli", "jobs", "migrations", "web", "worker")
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Whether a circle can be imported depends on where a process enters it, and tests enter elsewhere than users."""
+    TopologicalSorter(imports(ROOT)).prepare()
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/one.py").write_text("from jobs import two")
+    (tmp_path / "jobs/two.py").write_text(
+        "try:\n    from jobs.one import name\nexcept ImportError:\n    pass"
+    )
+    with pytest.raises(CycleError):
+        TopologicalSorter(imports(tmp_path)).prepare()
+
+
+def imports(root: Path) -> dict[str, set[str]]:
+    """Return, for each module, those that it imports when it is imported itself: not those of functions and types."""
+    files = {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for package in PACKAGES
+        for file in (root / package).rglob("*.py")
+    }
+    return {
+        module: {
+            whole if (whole := f"{parent}.{name}") in files else parent
+            for parent, name in imported(ast.parse(file.read_bytes()).body)
+        }
+        & set(files)
+        for module, file in files.items()
+    }
+
+
+def imported(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    """Yield the modules that statements import, with the name that they take from each."""
+    for node in body:
+        match node:
+            case ast.Import():
+                yield from ((alias.name, "") for alias in node.names)
+            case ast.ImportFrom(module=str(module)):
+                yield from ((module, alias.name) for alias in node.names)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from imported(node.orelse)
+            case ast.If() | ast.Try():
+                yield from imported(node.body)
+                yield from imported(node.orelse)
 
 
 def loaded(imports: str, unwanted: set[str]) -> str:

@@ -67,7 +67,7 @@ def _roles(shape: Shape) -> tuple[Role, ...]:
     role = query.choice("role", None, (ALL, *Role))
     if shape is not Shape.SFT and role is not None:
         raise InvalidRequestError(
-            f"`role` is a parameter of the shape `{Shape.SFT}`.", code="invalid_value", param="role"
+            f"`role` needs the shape `{Shape.SFT}`.", code="invalid_value", param="role"
         )
     return (role,) if isinstance(role, Role) else tuple(Role)
 

@@ -167,7 +167,7 @@ def _page(chosen: Wanted, stated: dict[str, str]) -> tuple[Page, _Links]:
     ranked = chosen.order is Order.RELEVANCE
     if backwards and (ranked or "after" in stated):
         raise InvalidRequestError(
-            "`before` goes neither with `after` nor with `order=relevance`.",
+            "`before` cannot be combined with `after` or `order=relevance`.",
             code="invalid_value",
             param="before",
         )

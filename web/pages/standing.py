@@ -35,7 +35,7 @@ def describe(job: Job, standing: Standing, now: dt.datetime) -> str:
         return f"{paused(standing.pause, now)} {'1 question waits' if standing.queued == 1 else others}."
     if not standing.ready:
         if standing.seen_at is None:
-            return "No worker was ever started."
+            return "No worker has ever been started."
         which = " with the job's model" if job.model else ""
         return f"No worker{which} is ready (last seen {_clock(standing.seen_at, now)})."
     ready = f"{standing.ready} worker{'' if standing.ready == 1 else 's'} ready"
@@ -58,7 +58,7 @@ def outlook_sentence(standing: Standing, now: dt.datetime) -> str:
         return f"{paused(standing.pause, now)} Questions are accepted, and wait."
     if not standing.ready:
         if standing.seen_at is None:
-            return "No worker was ever started: questions wait for one."
+            return "No worker has ever been started: questions wait for one."
         return f"No worker is ready (last seen {_clock(standing.seen_at, now)}): questions wait."
     ready = f"{standing.ready} worker{'' if standing.ready == 1 else 's'} ready"
     if not standing.queued:

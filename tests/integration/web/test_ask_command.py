@@ -349,7 +349,11 @@ def test_chat_on_a_terminal(
     terminal.wait_for("REGENERATION")
     terminal.wait_for("You:")
     assert asked().question == "One\ntwo"
+    terminal.type(f"/rounds 9{ENTER}")
+    terminal.wait_for("/rounds: set the rounds of critique and regeneration, 1 to 5: /rounds 2")
+    terminal.wait_for("You:")
     terminal.type(f"/rounds 2{ENTER}")
+    terminal.wait_for("rounds: 2")
     terminal.wait_for("You:")
     terminal.type(f'"""{ENTER}Three{ENTER}four"""{ENTER}')
     terminal.wait_for("REGENERATION 2")

@@ -161,7 +161,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(
     file.write_text("before")
     refused = jobs("export", "-o", str(file), "--role", "critic")
     assert refused.exit_code == 1
-    assert "`role` is a parameter of the shape `sft`" in refused.output
+    assert "`role` needs the shape `sft`" in refused.output
 
     def broken(*_: Any) -> Any:
         # Not a ConnectionError: after one, the server of these tests would keep the connection open.
@@ -193,9 +193,12 @@ def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
     changed = data.splitlines()[0] + b"\n" + json.dumps(second).encode()
     file = tmp_path / "file"
     for content, said in (
-        (changed, f"line 2: the history of {ended[1]}: its digest should be sha256:"),
+        (
+            changed,
+            f"line 2: the history of {ended[1]}: it was changed: its digest should be sha256:",
+        ),
         (packed[:-9], "the file ends early: it is gzip, and its end is missing"),
-        (b"Not a history", "line 1: it is no JSON"),
+        (b"Not a history", "line 1: it is not JSON"),
         (jobs("export", "--shape", "sft").stdout_bytes, "export with `--shape history`"),
     ):
         file.write_bytes(content)

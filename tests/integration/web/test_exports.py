@@ -295,7 +295,7 @@ def test_a_server_that_stops_does_not_pretend_that_the_file_is_whole(
         ("format=xml", "`format` must be one of: jsonl, csv, parquet"),
         ("shape=odd", "`shape` must be one of: history, preference, sft"),
         ("shape=sft&role=judge", "`role` must be one of: all, actor, critic, regenerator"),
-        ("role=actor", "`role` is a parameter of the shape `sft`"),
+        ("role=actor", "`role` needs the shape `sft`"),
         ("compression=bzip2", "`compression` must be one of: none, gzip, zstd"),
         ("color=red", "`color`"),
         ("status=odd", "`status`"),

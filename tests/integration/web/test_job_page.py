@@ -173,9 +173,9 @@ def test_verify_says_whether_the_record_is_the_logs(web: Client, database: Datab
     seal(database)
     web.post(f"/jobs/{job_id}/review", data={"critique": "1"})
     assert "✓ Verified" in verdict()
-    assert "1 of its reviews and erasures is not sealed yet" in verdict()
+    assert "1 review or erasure is not sealed yet" in verdict()
     seal(database)
-    assert "and 1 of its reviews and erasures, is what the log" in verdict()
+    assert "The record and 1 review or erasure are as the log" in verdict()
     assert "entry 0" in verdict()
     assert web.get(f"/api/jobs/{job_id}").json["digest"] in verdict()
     with database.write() as connection:

@@ -152,13 +152,13 @@ def test_a_history_is_verified_without_us(sealed: list[str], jobs: Command, tmp_
         proof, "--key", key, "--history", changed
     )
     changed.write_text("[]")
-    assert "no whole history" in refused(proof, "--key", key, "--history", changed)
+    assert "not the complete history" in refused(proof, "--key", key, "--history", changed)
     other = Signer.generate(Verifier.parse(key).name)
     assert "none of the given keys" in refused(proof, "--key", other.verifier)
     wrong = tmp_path / "wrong.tlog-proof"
     wrong.write_text(proof.read_text().replace("index 1", "index 0"))
     assert "does not lead to the root" in refused(wrong, "--key", key)
-    assert "it is no JSON" in refused(history, "--key", key)
+    assert "give an export as JSON Lines" in refused(history, "--key", key)
     assert json.loads(jobs("verify", wrong, "--key", key, "--json").output)["verified"] is False
 
 
