@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import NoReturn
@@ -139,9 +139,8 @@ def load_engine(
         with _explain_engine_errors(checkpoints):  # at once, and not after loading
             requirements.check(checkpoints.device)
     compilation = None if reasons else _start_compiling(checkpoints, slots)
-    loaded = loading.load(checkpoints)
-    if compilation:
-        compilation.wait()
+    with compilation or nullcontext():
+        loaded = loading.load(checkpoints)
     if reasons:
         log.warning(
             "the reference engine runs one request at a time, because of %s", "; ".join(reasons)

@@ -1,4 +1,4 @@
-"""Compiles the kernels of captured steps on a thread, while the weights are loaded.
+"""Compiles the kernels of captured steps on threads, while the weights are loaded.
 
 Which variants of a kernel a step needs depends on sizes and dtypes alone. A model of the same sizes on the
 meta device, which has no memory, computes the same steps, and its kernels are compiled and not launched
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import peft
 import torch
@@ -28,9 +31,16 @@ from worker.engine.models.paged_llama import PagedLlama
 
 log = logging.getLogger(__name__)
 
+#: Maximum number of threads that compile. Others hash and load the weights meanwhile.
+MAX_THREADS = 4
+
 
 class KernelCompilation:
-    """Compilation of an engine's kernels on a thread. A failure is logged: they compile at their first use."""
+    """Compilation of an engine's kernels on threads. A failure is logged: they compile at their first use.
+
+    As a context manager, it waits for all kernels at the end of the ``with`` block, or for those that are being compiled
+    if the block failed.
+    """
 
     def __init__(self, runner: PagedModelRunner, device: torch.device) -> None:
         """Start to compile.
@@ -41,20 +51,33 @@ class KernelCompilation:
         """
         self._runner = runner
         self._device = device
+        self._cancelled = False
+        self._pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "compile")
         self._thread = Thread(target=self._run, name="compile", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Wait until all kernels are compiled."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._cancelled = True
+            self._pool.shutdown(cancel_futures=True)
         self._thread.join()
 
     def _run(self) -> None:
         started = time.monotonic()
         try:
-            with torch.cuda.device(self._device):
-                compile_kernels(self._runner)
+            with self._pool, torch.cuda.device(self._device):
+                compile_kernels(self._runner, self._pool)
         except Exception:
-            log.warning("kernels are compiled at their first use", exc_info=True)
+            if not self._cancelled:
+                log.warning("kernels are compiled at their first use", exc_info=True)
         else:
             log.info("compiled kernels in %.1f s", time.monotonic() - started)
 
@@ -117,11 +140,18 @@ def meta_runner(
     return runner if is_paged_llama else None  # type: ignore[return-value]  # checked in the line before
 
 
-def compile_kernels(runner: PagedModelRunner) -> None:
+def compile_kernels(runner: PagedModelRunner, pool: Executor) -> None:
     """Compile the kernels of all steps that an engine captures, for the current CUDA device.
 
     Args:
         runner: as `meta_runner` returns it.
+        pool: its threads compile. Triton holds the GIL for a sixth of the time.
+
+    Raises:
+        Exception: whatever Triton raises.
     """
-    for shape in runner.shapes_to_capture(MAX_NUM_BATCHED_TOKENS["cuda"]):
-        runner.dummy_run(shape)
+    from triton import AsyncCompileMode  # PyTorch for CPUs comes without Triton
+
+    with AsyncCompileMode(pool):
+        for shape in runner.shapes_to_capture(MAX_NUM_BATCHED_TOKENS["cuda"]):
+            runner.dummy_run(shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -318,7 +319,8 @@ def test_whatever_is_launched_was_compiled_before(
     sizes = {"max_model_len": 2048, "max_num_seqs": 40}
     runner = meta_runner(config, folders, TYPE, **sizes)
     assert runner
-    compile_kernels(runner)
+    with ThreadPoolExecutor(2) as pool:
+        compile_kernels(runner, pool)
     compiled = variants()
     assert min(compiled[name] for name in compiled if name != "_reshape_and_cache_kernel") > 0
 
