@@ -82,8 +82,8 @@ def test_a_turn_asks_only_connections_that_changed(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All are asked once a second; here no time passes."""
-    monkeypatch.setattr(event_loop, "time", SimpleNamespace(monotonic=lambda: now))
     now = 100.0
+    monkeypatch.setattr(event_loop, "time", SimpleNamespace(monotonic=lambda: now))
     added = [connections.add()[1] for _ in range(20)]
     connections.loop.run_once(0)
     before = [each.asked for each in added]
