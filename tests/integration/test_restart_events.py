@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from jobs import settings
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.models import ANONYMOUS, Job, Worker, WorkerState
@@ -18,12 +17,10 @@ from jobs.use_cases import queries, restarting, stages, sweeping, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import RUNTIME, WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
+from tests.integration.web.client import Client, serving
 from tests.servers import RedisServer
-from web import create_app
 
 OTHER = "worker-2"
-#: Flask's test client, whose types call every reply's JSON possibly None.
-Client = Any
 
 
 @pytest.fixture
@@ -38,11 +35,8 @@ def two_models(database: Database) -> Database:
 @pytest.fixture
 def web(database_url: str, redis_server: RedisServer) -> Iterator[Client]:
     """A client of an application on the same database."""
-    app = create_app(
-        settings.load({"HELIXQ_DATABASE_URL": database_url, "HELIXQ_REDIS_URL": redis_server.url})
-    )
-    yield app.test_client()
-    app.extensions["helixq"].database.close()
+    with serving(database_url, redis_server.url, migrate=False) as client:
+        yield client
 
 
 def restart(database: Database) -> None:

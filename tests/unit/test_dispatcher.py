@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -39,6 +40,20 @@ class Request:
         self.cancelled = True
 
 
+@pytest.fixture
+def dispatchers() -> Iterator[Callable[[int], Dispatcher]]:
+    """Make dispatchers, whose threads end with the test."""
+    made: list[Dispatcher] = []
+
+    def make(threads: int) -> Dispatcher:
+        made.append(Dispatcher(threads))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.shutdown()
+
+
 def wait_for_idle(dispatcher: Dispatcher, threads: int) -> None:
     give_up = time.monotonic() + SOON
     while dispatcher.idle < threads:
@@ -54,8 +69,10 @@ def served(dispatcher: Dispatcher, request: Request) -> str:
     return request.thread
 
 
-def test_the_thread_that_became_idle_last_takes_the_next_request() -> None:
-    dispatcher = Dispatcher(3)
+def test_the_thread_that_became_idle_last_takes_the_next_request(
+    dispatchers: Callable[[int], Dispatcher],
+) -> None:
+    dispatcher = dispatchers(3)
     threads = set()
     for _ in range(5):
         wait_for_idle(dispatcher, 3)
@@ -63,8 +80,10 @@ def test_the_thread_that_became_idle_last_takes_the_next_request() -> None:
     assert len(threads) == 1
 
 
-def test_requests_wait_while_no_thread_is_idle() -> None:
-    dispatcher = Dispatcher(2)
+def test_requests_wait_while_no_thread_is_idle(
+    dispatchers: Callable[[int], Dispatcher],
+) -> None:
+    dispatcher = dispatchers(2)
     requests = [Request() for _ in range(4)]
     for request in requests:
         dispatcher.add_task(request)
@@ -78,8 +97,10 @@ def test_requests_wait_while_no_thread_is_idle() -> None:
     assert requests[3].begun.wait(SOON)
 
 
-def test_a_thread_outlives_the_failure_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    dispatcher = Dispatcher(1)
+def test_a_thread_outlives_the_failure_of_a_request(
+    dispatchers: Callable[[int], Dispatcher], caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = dispatchers(1)
     served(dispatcher, Request(ValueError("broken")))
     served(dispatcher, Request())
     assert "ValueError: broken" in caplog.text
