@@ -20,7 +20,7 @@ from cli.bench import processes, resources
 from cli.bench.clients import Clients
 from cli.bench.common import demo_questions
 from cli.bench.pace import Pace
-from cli.bench.trends import Trend, quantile, trend
+from cli.bench.trends import BLOCKS, Trend, quantile, trend
 from cli.errors import ExpectedError
 from jobs.database import Database
 from jobs.database_url import checked
@@ -38,6 +38,8 @@ BUSY, ROUNDS = 1.5, 5
 ALLOWED_BYTES = 1 << 20
 ALLOWED_COUNT = 1.0
 ALLOWED_DELAY = 0.5
+#: The minimum number of jobs: one for each block of the second half.
+MIN_JOBS = 2 * BLOCKS
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def run(
         on_progress: called with a description of the next step.
 
     Raises:
-        ExpectedError: a part ends, or a job does not complete.
+        ExpectedError: a part ends, a job does not complete, or there were too few jobs.
     """
     resources.check_system()
     with Watch(parts) as watch:
@@ -180,6 +182,10 @@ async def _soak(
         await watching
         sampling.cancel()
         ids = clients.ids[before:]
+        if len(ids) < MIN_JOBS:
+            raise ExpectedError(
+                f"{len(ids)} jobs in {seconds / 60:g} minutes are too few to say what grows: choose more --minutes."
+            )
         rate = len(ids) / seconds
         growths = watch.growths(rate)
         kinds = {

@@ -1,7 +1,7 @@
 """``python -m tests.acceptance.shifted_clock SECONDS worker``: a process whose clock is wrong.
 
 It simulates another host: Python's clocks are off by SECONDS. (The system's clock cannot be set for one
-process.)
+process.) With ``paced`` before ``worker``, it is a worker as of `tests.acceptance.paced` too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ for module in list(sys.modules.values()):
             setattr(module, name, wrong[clock])
 
 from cli.main import main  # noqa: E402 (only now does everybody see that clock)
+from tests.acceptance import paced  # noqa: E402 (the same)
 
 if __name__ == "__main__":
+    if sys.argv[1] == "paced":
+        sys.argv.pop(1)
+        paced.arrange()
     main()

@@ -21,8 +21,8 @@ from tests import chromium
 from tests.clients.server import Server, serving
 from tests.servers import forked
 
-#: Maximum seconds for all questions together.
-PATIENCE = 280.0
+#: Maximum seconds for all questions together, and for one reply.
+PATIENCE, REPLY = 550.0, 60.0
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
@@ -49,7 +49,7 @@ def test_whatever_is_asked(server: Server, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_jobs_in_each_state(server: Server, client: OpenAI) -> None:
-    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=REPLY)
     done = client.responses.create(model="helixnet", input="Why?", extra_body={"rounds": 2})
     turns = client.responses.create(
         model="helixnet",
@@ -77,12 +77,14 @@ def test_jobs_in_each_state(server: Server, client: OpenAI) -> None:
     ]:
         for response in (done, turns, cut, running):
             case = api[path][method].Case(path_parameters={"job_id": response.id})
-            reply = case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
+            reply = case.call_and_validate(
+                timeout=REPLY, headers={"Authorization": f"Bearer {server.key}"}
+            )
             assert reply.status_code == 200, reply.text
 
 
 def test_files_and_batches(server: Server, client: OpenAI) -> None:
-    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=REPLY)
     line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "Why?"}}
     uploaded = client.files.create(
         file=("lines.jsonl", json.dumps(line).encode()), purpose="batch"
@@ -104,28 +106,32 @@ def test_files_and_batches(server: Server, client: OpenAI) -> None:
         for each in ids:
             [parameter] = re.findall(r"{(\w+)}", path)
             case = api[path][method].Case(path_parameters={parameter: each})
-            reply = case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
+            reply = case.call_and_validate(
+                timeout=REPLY, headers={"Authorization": f"Bearer {server.key}"}
+            )
             assert reply.status_code == 200, reply.text
             if path == "/v1/batches/{batch_id}":
                 while client.batches.retrieve(each).status not in ("completed", "failed"):
                     time.sleep(0.2)  # clients poll
-                case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
+                case.call_and_validate(
+                    timeout=REPLY, headers={"Authorization": f"Bearer {server.key}"}
+                )
     [answered] = client.get("/responses", cast_to=dict[str, Any], options={"params": {"limit": 1}})[
         "data"
     ]
     case = api["/api/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": answered["id"]})
-    reply = case.call_and_validate(headers={"Authorization": f"Bearer {server.key}"})
+    reply = case.call_and_validate(timeout=REPLY, headers={"Authorization": f"Bearer {server.key}"})
     assert reply.json()["batch"] == {"id": batches[0], "custom_id": "a"}
 
 
 def test_webhook_endpoints(server: Server, client: OpenAI) -> None:
-    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=REPLY)
     headers = {"Authorization": f"Bearer {server.key}"}
 
     def call(path: str, method: str, body: Any = None, **parameters: str) -> Any:
         options = {} if body is None else {"body": body, "media_type": "application/json"}
         case = api[f"/v1/{path}"][method].Case(path_parameters=parameters, **options)
-        reply = case.call_and_validate(headers=headers)
+        reply = case.call_and_validate(timeout=REPLY, headers=headers)
         assert reply.status_code == 200, reply.text
         return reply.json()
 
@@ -151,24 +157,31 @@ def test_webhook_endpoints(server: Server, client: OpenAI) -> None:
 
 
 def test_lists_and_replays(server: Server, client: OpenAI) -> None:
-    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=REPLY)
     headers = {"Authorization": f"Bearer {server.key}"}
     done = client.responses.create(model="helixnet", input="Why?")
     case = api["/api/jobs/{job_id}/replay"]["POST"].Case(path_parameters={"job_id": done.id})
-    replay = case.call_and_validate(headers=headers).json()["id"]
+    replay = case.call_and_validate(timeout=REPLY, headers=headers).json()["id"]
     while client.responses.retrieve(replay).status != "completed":
         time.sleep(0.2)  # clients poll
     case = api["/api/jobs/{job_id}"]["GET"].Case(path_parameters={"job_id": replay})
-    assert case.call_and_validate(headers=headers).json()["replay"]["identical"] is not None
-    reply = api["/api/jobs"]["GET"].Case(query={"limit": 1}).call_and_validate(headers=headers)
+    assert (
+        case.call_and_validate(timeout=REPLY, headers=headers).json()["replay"]["identical"]
+        is not None
+    )
+    reply = (
+        api["/api/jobs"]["GET"]
+        .Case(query={"limit": 1})
+        .call_and_validate(timeout=REPLY, headers=headers)
+    )
     assert reply.json()["data"][0]["replay_of"] == done.id
     for grouping in ("hour", "model", "adapter", "metadata.team"):
         case = api["/api/stats"]["GET"].Case(query={"by": grouping})
-        assert case.call_and_validate(headers=headers).status_code == 200
+        assert case.call_and_validate(timeout=REPLY, headers=headers).status_code == 200
 
 
 def test_reviews_and_erasures(server: Server, client: OpenAI) -> None:
-    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    api = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=REPLY)
     headers = {"Authorization": f"Bearer {server.key}"}
     done = client.responses.create(model="helixnet", input="Why?").id
 
@@ -176,7 +189,11 @@ def test_reviews_and_erasures(server: Server, client: OpenAI) -> None:
         options = {} if body is None else {"body": body, "media_type": "application/json"}
         if "{job_id}" in path:
             options["path_parameters"] = {"job_id": done}
-        reply = api[f"/api{path}"][method].Case(**options).call_and_validate(headers=headers)
+        reply = (
+            api[f"/api{path}"][method]
+            .Case(**options)
+            .call_and_validate(timeout=REPLY, headers=headers)
+        )
         assert reply.status_code == status, reply.text
         return reply.json()
 
@@ -198,7 +215,8 @@ def test_reviews_and_erasures(server: Server, client: OpenAI) -> None:
 
 def test_the_description_is_open(server: Server) -> None:
     for path in ("/openapi.json", "/docs", "/docs/swagger-ui/swagger-ui.css"):
-        assert httpx2.get(f"{server.url}{path}", trust_env=False).status_code == 200
+        reply = httpx2.get(f"{server.url}{path}", timeout=REPLY, trust_env=False)
+        assert reply.status_code == 200
 
 
 @pytest.mark.browser
@@ -215,9 +233,11 @@ def test_the_page_shows_it(server: Server) -> None:
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.goto(f"{server.url}/docs")
         operation = page.get_by_text("Accept a question").first
-        expect(operation).to_be_visible(timeout=30_000)
+        expect(operation).to_be_visible(timeout=REPLY * 1000)
         operation.click()
-        expect(page.get_by_text("Idempotency-Key", exact=True).first).to_be_visible()
+        expect(page.get_by_text("Idempotency-Key", exact=True).first).to_be_visible(
+            timeout=REPLY * 1000
+        )
         browser.close()
     # No violation of the CSP either.
     assert complaints == []

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx2
 import pytest
 from openai import OpenAI
 
@@ -142,12 +141,13 @@ def test_examples_work(
 
 def review(service: Service, job_id: str) -> None:
     """Review a job, and wait until the transparency log has the review."""
-    job = f"{service.url}/api/jobs/{job_id}"
-    httpx2.post(f"{job}/reviews", json={"critique": 1}, trust_env=False).raise_for_status()
+    job = f"/api/jobs/{job_id}"
     give_up = time.monotonic() + PATIENCE
-    while httpx2.get(f"{job}/proof?review=0", trust_env=False).is_error:
-        assert time.monotonic() < give_up
-        time.sleep(0.1)  # nothing tells when it is sealed
+    with service.http() as http:
+        http.post(f"{job}/reviews", json={"critique": 1}).raise_for_status()
+        while http.get(f"{job}/proof?review=0").is_error:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)  # nothing tells when it is sealed
 
 
 def wait_until_sealed(service: Service) -> None:
@@ -161,7 +161,8 @@ def wait_until_sealed(service: Service) -> None:
 
 def first_checkpoint(service: Service) -> str:
     """Return the checkpoint of the transparency log."""
-    return httpx2.get(f"{service.url}/log/checkpoint", trust_env=False).text
+    with service.http() as http:
+        return http.get("/log/checkpoint").text
 
 
 def run(code: str, environ: dict[str, str]) -> None:

@@ -121,6 +121,7 @@ def test_disconnected_readers_free_their_slots(web: Web) -> None:
         give_up = time.monotonic() + PATIENCE
         while (status := _status(web, path)) == 200:
             assert time.monotonic() < give_up
+    give_up = time.monotonic() + PATIENCE
     while (status := _status(web, path)) == 503:
         assert time.monotonic() < give_up
     assert status == 200

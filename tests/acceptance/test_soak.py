@@ -97,14 +97,18 @@ def test_a_leak_is_found(service: Service, monkeypatch: pytest.MonkeyPatch) -> N
         yield parts(service)
 
     monkeypatch.setattr(measure_soak, "service", started)
-    options = ["--minutes", "0.1", "--slots", str(SLOTS), "--max-output-tokens", "1", "--json"]
-    result = CliRunner().invoke(main, ["bench", "soak", *options])
+    options = ["--slots", str(SLOTS), "--max-output-tokens", "1", "--json"]
+    for minutes in (0.1, 1.0):
+        result = CliRunner().invoke(main, ["bench", "soak", "--minutes", str(minutes), *options])
+        # A busy machine does less.
+        if "too few to say what grows" not in result.output:
+            break
     assert result.exit_code == 1, result.output
     assert result.stdout, result.output
     soak = json.loads(result.stdout)["soak"]
     low, high = min(soak["speeds"]), max(soak["speeds"])
     assert 0.5 * low < soak["rate"] / (0.8 * soak["capacity"]) < 2 * high
-    assert soak["jobs"] == pytest.approx(soak["rate"] * 6)
+    assert soak["jobs"] == pytest.approx(soak["rate"] * minutes * 60)
     grown = {(g["part"], g["what"]): g for g in soak["growths"] if g["grows"]}
     leak = grown["web", "open files"]
     assert leak["per_job"] > 1, "a question and its polls each leave one open"

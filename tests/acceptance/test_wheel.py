@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from packaging.requirements import Requirement
 
-from tests.servers import RedisServer, free_port, helixq
+from tests.servers import PATIENCE, RedisServer, free_port, helixq
 
 ROOT = Path(__file__).parent.parent.parent
 #: The packages of the source tree that the program consists of.
@@ -40,7 +40,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the sdist."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-d", folder], check=True, cwd=ROOT, timeout=60
+        [sys.executable, "-m", "hatchling", "build", "-d", folder],
+        check=True,
+        cwd=ROOT,
+        timeout=PATIENCE,
     )
     return folder
 
@@ -56,7 +59,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site-packages folder with the wheel, and with a `web` of somebody else."""
     folder = tmp_path_factory.mktemp("site-packages")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, "--target", folder, wheel], check=True, timeout=60)
+    subprocess.run([*pip, "--target", folder, wheel], check=True, timeout=PATIENCE)
     (folder / "web.py").write_text(DECOY)
     return folder
 
@@ -155,9 +158,8 @@ def test_it_runs_away_from_its_source(environ: dict[str, str], elsewhere: Path) 
     assert migrate.wait() == 0, migrate.output
     web = helixq("web", environ=environ, program=PROGRAM, cwd=elsewhere)
     web.wait_for("listening at http://")
-    with httpx2.Client(
-        base_url=f"http://127.0.0.1:{environ['HELIXQ_PORT']}", trust_env=False
-    ) as http:
+    url = f"http://127.0.0.1:{environ['HELIXQ_PORT']}"
+    with httpx2.Client(base_url=url, timeout=PATIENCE, trust_env=False) as http:
         page = http.get("/")
         assert page.status_code == 200
         assert "<textarea" in page.text

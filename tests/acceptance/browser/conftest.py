@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests import chromium
+from tests import chromium, servers
 from tests.acceptance.browser.page import PATIENCE, opened
 from tests.acceptance.conftest import PACED, Service, running
 
@@ -61,10 +61,14 @@ def slow(
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End the endless texts that a failed test left."""
+    """End the endless texts that a failed test left; start the web again if it left that dead."""
     yield
     if "slow" in request.fixturenames:
-        request.getfixturevalue("slow").cancel_all()
+        service: Service = request.getfixturevalue("slow")
+        if service.web.popen.poll() is not None:
+            service.web = servers.web(service.environ)
+            service.web.wait_for("listening")
+        service.cancel_all()
 
 
 @pytest.fixture
