@@ -52,7 +52,7 @@ is_empty = Accepted(lambda value: not value, {"enum": [False, 0, "", [], {}]})
 #: Plain text as a format of answers.
 is_text_format = Accepted(
     lambda value: isinstance(value, dict) and value.get("type", "text") == "text",
-    {"type": "object", "properties": {"type": {"const": "text"}}},
+    {"type": "object", "properties": {"type": {"anyOf": [{"const": "text"}, {"type": "null"}]}}},
 )
 nothing = Accepted(lambda _: False, {"not": {}})
 

@@ -314,6 +314,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         run(submission.submit_all, database, together, max_queued=1_000_000)
         run(submission.find_by_idempotency_key, database, ANONYMOUS, "k", "d")
         run(queries.get_job, database, ANONYMOUS, job.id)
+        run(queries.find_version, database, ANONYMOUS, job.id)
         run(queries.get_version, database, ANONYMOUS, job.id)
         for owner in (None, ANONYMOUS):
             run(queries.find_beside, database, owner, job)
@@ -377,6 +378,7 @@ def test_no_use_case_scans_the_history_or_the_queue(
         for stage_index in range(3):
             run(stages.why_refused, database, job.id, stage_index, WORKER)
             claimed = run(stages.claim, database, job.id, stage_index, WORKER, job_timeout=60)
+            run(stages.find_claim, database, job.id, stage_index, WORKER)
             run(workers.heartbeat, database, WORKER, [(job.id, claimed.lease_token)])
             run(workers.held_leases, database, WORKER)
             run(stages.record, database, claimed, OUTPUT)
