@@ -193,7 +193,10 @@ def test_what_is_wrong_with_a_file_is_said_in_one_sentence(
     changed = data.splitlines()[0] + b"\n" + json.dumps(second).encode()
     file = tmp_path / "file"
     for content, said in (
-        (changed, f"line 2: the history of {ended[1]}: it was changed: its digest should be sha256:"),
+        (
+            changed,
+            f"line 2: the history of {ended[1]}: it was changed: its digest should be sha256:",
+        ),
         (packed[:-9], "the file ends early: it is gzip, and its end is missing"),
         (b"Not a history", "line 1: it is not JSON"),
         (jobs("export", "--shape", "sft").stdout_bytes, "export with `--shape history`"),
