@@ -259,7 +259,7 @@ def _require_continued(
     if known.size > size:
         differs = f"{known.size} entries were signed, and the database has {size}"
     elif merkle.root(known.size, log.nodes(connection)) != known.root:
-        differs = f"the first {known.size} entries differ from those that were signed"
+        differs = f"the first {known.size} entries are others than those that were signed"
     else:
         return
     raise LogSetBackError(
