@@ -286,7 +286,7 @@ def _error(reply: httpx2.Response) -> ExpectedError:
     else:
         if reply.status_code == 401:
             # What follows the first sentence is for those who write HTTP clients.
-            message = f"{message.partition('. ')[0].rstrip('.')}. Set HELIXQ_API_KEY."
+            message = f"{message.partition('. ')[0].rstrip('.')}. Set HELIXQ_API_KEY to a key that `helixq keys create` made."
     return UnreachableError(message) if reply.status_code >= 500 else ExpectedError(message)
 
 

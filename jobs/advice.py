@@ -66,6 +66,6 @@ def about_redis(client: redis.Redis) -> list[str]:
     if not memory.get("maxmemory") or policy == "noeviction":
         return []
     return [
-        f"Redis drops what it holds when its memory is full (maxmemory-policy {policy}), messages included, "
-        "which then come later: set noeviction"
+        f"Redis drops keys when its memory is full (maxmemory-policy {policy}), messages too, so stages start later: "
+        "set noeviction"
     ]

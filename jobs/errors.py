@@ -141,7 +141,7 @@ class QuotaExceededError(UserError):
     def __init__(self, max_queued: int) -> None:
         jobs = "job" if max_queued == 1 else "jobs"
         super().__init__(
-            f"{max_queued} {jobs} of this API key may be queued, and as many are. Retry when one has started."
+            f"The limit of {max_queued} queued {jobs} of this API key is reached. Retry when one has started."
         )
 
 
@@ -150,7 +150,7 @@ class TooManyBatchesError(UserError):
 
     def __init__(self, maximum: int) -> None:
         super().__init__(
-            f"{maximum} batches of an owner may be open, and as many are. Retry when one has ended."
+            f"The limit of {maximum} open batches of an owner is reached. Retry when one has ended."
         )
 
 

@@ -41,7 +41,7 @@ class KeptCheckpoint:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, NoteError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no checkpoint"
+            reason = error.strerror if isinstance(error, OSError) else "it is not a checkpoint"
             raise LogKeyError(
                 f"{self.file} cannot be read ({reason}): delete it once `helixq jobs verify "
                 "--checkpoint` has accepted a checkpoint that you kept elsewhere"

@@ -119,7 +119,7 @@ def _split(value: str) -> tuple[SplitResult, list[tuple[str, int]]]:
             places.append((place.hostname or "localhost", place.port or default_port))
         except ValueError as error:  # Its message may contain a part of the password.
             raise ValueError(
-                "its port is no number from 0 to 65535; in a password, what is special must be percent-encoded"
+                "its port is not a number from 0 to 65535; in a password, what is special must be percent-encoded"
             ) from error
     first = hosts.partition(",")[0]
     return urlsplit(f"{scheme}://{user}{at}{first}{rest[end.start() :]}"), places

@@ -18,7 +18,7 @@ from cli.fields import Command, Fields, json_fields
 def history(jobs: int, pages: int, writes: int, fields: Fields | None) -> None:
     """Measure lists with filters, full-text search, single histories, and what the index costs writes.
 
-    It needs about 10 GB of disk for each database with a million jobs, and half an hour.
+    With a million jobs it needs up to 14 GB of disk for each database, and half an hour.
     """
     from cli.bench import measure_history
 

@@ -32,7 +32,7 @@ def loads(text: bytes) -> Any:
 
 
 def _not_finite(text: str) -> NoReturn:
-    raise NotFiniteError(f"{text[:20]} is no number that JSON has")
+    raise NotFiniteError(f"{text[:20]} is not a number in JSON")
 
 
 def _finite(text: str) -> float:

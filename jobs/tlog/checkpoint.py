@@ -36,7 +36,7 @@ class Checkpoint:
             or lines[-1]
             or not re.fullmatch(r"0|[1-9][0-9]{0,18}", lines[1])
         ):
-            raise NoteError("this is no checkpoint: its lines are origin, size and root")
+            raise NoteError("this is not a checkpoint: its lines should be origin, size and root")
         return cls(lines[0], int(lines[1]), root, tuple(lines[3:-1]))
 
     @property

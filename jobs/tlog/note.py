@@ -167,7 +167,9 @@ class Note:
         if len(note.encode(errors="replace")) > MAX_NOTE:
             raise NoteError("the note is too long")
         if not separator or not _is_text(text) or not lines.endswith("\n"):
-            raise NoteError("this is no signed note: it has no text, empty line and signatures")
+            raise NoteError(
+                "this is not a signed note, which has a text, an empty line and signatures"
+            )
         signatures = [_signature(line) for line in lines[:-1].split("\n")]
         if len(signatures) > MAX_SIGNATURES:
             raise NoteError("the note has too many signatures")

@@ -39,7 +39,7 @@ class Proof:
         lines = head.split("\n")
         extra: bytes | None = None
         if lines.pop(0) != HEADER:
-            raise NoteError(f"this is no proof: its first line should be {HEADER}")
+            raise NoteError(f"this is not a proof: its first line should be {HEADER}")
         if lines and lines[0].startswith("extra "):
             extra = decode(lines.pop(0).removeprefix("extra "))
             if extra is None:

@@ -99,7 +99,7 @@ def append(size: int, leaves: Sequence[bytes], read: ReadTile) -> dict[tuple[int
         first, offset = divmod(start, WIDTH)
         data = read(level, first) if offset else b""
         if len(data) != offset * HASH_SIZE:
-            raise LookupError(f"tile {first} of level {level} has not {offset} hashes")
+            raise LookupError(f"tile {first} of level {level} does not have {offset} hashes")
         for number, hashes in _chunks(first, split(data) + added):
             changed[level, number] = b"".join(hashes)
             if len(hashes) == WIDTH:

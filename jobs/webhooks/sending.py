@@ -170,7 +170,7 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         permitted: list[str] = []
         for text in addresses:
             address = targets.parse_address(text)
-            reason = "it is no address"
+            reason = "it is not an address"
             if address is not None:
                 refused = targets.refusal(
                     address, self._allowed, encrypted=self._target.is_encrypted

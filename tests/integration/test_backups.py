@@ -191,7 +191,9 @@ def test_a_log_that_forked_is_not_signed(database: Database, tmp_path: Path) -> 
     with pytest.raises(LogSetBackError, match="the first 2 entries are others than those"):
         seal(database, signing)
     kept.file.write_text("nothing")
-    with pytest.raises(LogKeyError, match=r"log-checkpoint cannot be read \(it is no checkpoint\)"):
+    with pytest.raises(
+        LogKeyError, match=r"log-checkpoint cannot be read \(it is not a checkpoint\)"
+    ):
         seal(database, signing)
     kept.file.write_text(newest)
     assert seal(database, signing) == 1

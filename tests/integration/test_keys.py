@@ -116,7 +116,7 @@ def test_a_quota_counts_the_queued_jobs_of_its_key(database: Database) -> None:
     first = submit(limited)
     assert (first.owner, first.key_id) == ("limited", limited.id)
     submit(limited)
-    with pytest.raises(QuotaExceededError, match="2 jobs"):
+    with pytest.raises(QuotaExceededError, match="2 queued jobs"):
         submit(limited)
     submit(free)
     assert submit(None, ANONYMOUS).key_id is None

@@ -166,7 +166,7 @@ def test_clients_send_their_keys(app: Any) -> None:
         assert [event["type"] for event in ours.events(job_id)][-1] == "response.incomplete"
     with (
         Client(url) as ours,
-        pytest.raises(ExpectedError, match=r"^No API key was given\. Set HELIXQ_API_KEY\.$"),
+        pytest.raises(ExpectedError, match=r"^No API key was given\. Set HELIXQ_API_KEY to a key"),
     ):
         ours.submit({"input": "Why?"})
     server.shutdown()

@@ -71,7 +71,7 @@ def test_cosignatures_of_others_verify() -> None:
         (line(name="stranger.example"), "no cosignature"),
         (line()[:-8] + "\n", "malformed"),
         ("\n" + line(), "more than signatures"),
-        ("nonsense", "no signed note"),
+        ("nonsense", "not a signed note"),
     ],
 )
 def test_other_replies_are_refused(reply: str, message: str) -> None:
