@@ -63,7 +63,7 @@ def time(name: str) -> dt.datetime | None:
         return moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
     except (ValueError, OverflowError):
         raise InvalidRequestError(
-            f"`{name}` must be a time: Unix seconds, or RFC 3339 such as 2026-01-31T12:00:00Z.",
+            f"`{name}` must be a time: 2026-01-31, 2026-01-31T12:00:00Z, or Unix seconds.",
             code="invalid_value",
             param=name,
         ) from None
