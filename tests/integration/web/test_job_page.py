@@ -139,6 +139,8 @@ def test_texts_that_deceive_are_marked_everywhere(
 
 
 def test_the_evidence_has_what_each_attempt_was_given(web: Client, database: Database) -> None:
+    runtime = Runtime({"cuda": {"graphs": True}, "quantization": None, "rank": 1}, 4096, "{}")
+    workers.set_runtime(database, WORKER, runtime)
     job_id = ask(web, input="Why <b>?", seed=7)["id"]
     lost = stages.claim(database, job_id, 0, WORKER, job_timeout=60)
     assert lost is not None
@@ -154,6 +156,8 @@ def test_the_evidence_has_what_each_attempt_was_given(web: Client, database: Dat
         assert str(attempt["seed"]) in page
         assert attempt["started_at"] in page
         assert attempt["worker"]["model"] in page
+    facts = dict(re.findall("<dt>([^<]*)</dt><dd[^>]*>([^<]*)</dd>", page))
+    assert [facts[name] for name in ("cuda graphs", "quantization", "rank")] == ["yes", "none", "1"]
     # The prompts with the long text are on pages of their own.
     assert len(re.findall("(?:word ){20000}", page)) == 1
     assert len(page) < len(long) + 45_000
