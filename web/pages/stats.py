@@ -41,8 +41,8 @@ GROUPINGS = (
 #: The labels of the form's fields, by their parameters.
 LABELS = {
     "by": "Grouped by",
-    "since": "Accepted since",
-    "until": "Accepted before",
+    "since": "Created since",
+    "until": "Created before",
     "adapter": "Adapter",
     "model": "Model",
     "owner": "Owner",
