@@ -15,6 +15,7 @@ from typing import Self
 
 from cli.bench import processes, resources, servers
 from cli.errors import ExpectedError
+from cli.tables import count
 from jobs.database import Database
 from jobs.models import ANONYMOUS
 from jobs.pipeline import Sampling
@@ -87,7 +88,7 @@ def run(
         )
         results = []
         for readers, jobs, before, pages in cases:
-            on_progress(f"{readers} {'pages' if pages else 'readers'} of {jobs} jobs")
+            on_progress(f"{count(readers, 'page' if pages else 'reader')} of {count(jobs, 'job')}")
             with Readers(settings, shared.database, shared.progress, web, readers, jobs) as case:
                 results.append(case.measure(before, seconds, pages=pages))
         return results

@@ -14,6 +14,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
+from cli import tables
 from cli.bench import load, processes, resources, servers, simulated_server, stores
 from cli.bench.common import demo_questions
 from cli.bench.simulated_server import SimulatedServer
@@ -99,7 +100,7 @@ def run(
                     _Service(own, store.name, engine, url, environ, tokens) as service,
                 ):
                     for count in counts:
-                        on_progress(f"{store.name}: {count} workers, {engine}")
+                        on_progress(f"{store.name}: {tables.count(count, 'worker')}, {engine}")
                         job_seconds = STAGES * text_seconds if engine == SIMULATED else None
                         results.append(service.measure(count, slots, seconds, job_seconds))
     return results

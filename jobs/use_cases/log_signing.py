@@ -86,7 +86,7 @@ def check_continued(
     if known.size > size:
         differs = f"{known.size} entries were signed, and the database has {size}"
     elif merkle.root(known.size, log.nodes(connection)) != known.root:
-        differs = f"the first {known.size} entries are others than those that were signed"
+        differs = f"the first {known.size} entries are not the ones that were signed"
     else:
         return
     raise LogSetBackError(

@@ -188,7 +188,7 @@ def test_a_log_that_forked_is_not_signed(database: Database, tmp_path: Path) -> 
     other[2] = first.splitlines()[2]
     kept.file.write_text("\n".join(other) + "\n")
     end(database)
-    with pytest.raises(LogSetBackError, match="the first 2 entries are others than those"):
+    with pytest.raises(LogSetBackError, match="the first 2 entries are not the ones"):
         seal(database, signing)
     kept.file.write_text("nothing")
     with pytest.raises(

@@ -245,7 +245,7 @@ def test_sigterm_ends_a_benchmark_with_its_processes_and_its_folder(tmp_path: Pa
     options = ("--readers", "1", "--pieces", "0", "--seconds", "600")
     bench = servers.forked("bench", "readers", *options, environ={"TMPDIR": str(folder)})
     try:
-        bench.wait_for("1 readers of 1 jobs")
+        bench.wait_for("1 reader of 1 job")
         children = psutil.Process(bench.popen.pid).children(recursive=True)
         assert len(children) == 2, "Redis and a web"
         assert list(folder.glob("helixq-bench-*"))
