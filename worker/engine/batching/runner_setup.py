@@ -48,6 +48,10 @@ MAX_NUM_BATCHED_TOKENS = {"cpu": 512, "cuda": 1024}
 #: `KV_TOKENS_PER_SEQ` tokens of the KV cache.
 MAX_NUM_SEQS = {"cpu": 16, "cuda": 256}
 KV_TOKENS_PER_SEQ = 1024
+#: The KV cache of a CUDA device holds all sequences with their longest context, so many times. What is beyond the first
+#: time holds prefixes of prompts alone. A small model on a large device would have millions of blocks, which the host
+#: keeps lists of.
+MAX_KV_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ def _build_paged(
     num_kv_heads, _ = kv_head_shape(config)
     tile_tokens = ops.prefill_tile_tokens(int(config.num_attention_heads) // num_kv_heads)
     if num_blocks is None and device.type == "cuda":
+        most_seqs = max_num_seqs or MAX_NUM_SEQS["cuda"]
         activation_bytes = gpu_memory.profile_run(
             model,
             ops,
@@ -160,7 +165,7 @@ def _build_paged(
             dtype,
             device,
             max_num_batched_tokens=max_num_batched_tokens,
-            max_num_seqs=max_num_seqs or MAX_NUM_SEQS["cuda"],
+            max_num_seqs=most_seqs,
             tile_tokens=tile_tokens,
         )
         num_blocks = gpu_memory.num_blocks_that_fit(
@@ -169,6 +174,7 @@ def _build_paged(
             device,
             block_size=BLOCK_SIZE,
             max_model_len=max_model_len,
+            max_num_tokens=MAX_KV_COPIES * most_seqs * max(max_model_len, KV_TOKENS_PER_SEQ),
             activation_bytes=activation_bytes,
             cuda_graphs=captures is not None,
         )

@@ -96,10 +96,11 @@ def num_blocks_that_fit(
     *,
     block_size: int,
     max_model_len: int,
+    max_num_tokens: int,
     activation_bytes: int,
     cuda_graphs: bool,
 ) -> int:
-    """Return how many blocks of keys and values fit a CUDA device.
+    """Return how many blocks of keys and values fit a CUDA device, or how many are wanted if those are fewer.
 
     Args:
         config: the model's.
@@ -107,6 +108,7 @@ def num_blocks_that_fit(
         device: where the weights are already.
         block_size: tokens of a block.
         max_model_len: maximum number of tokens of a sequence.
+        max_num_tokens: the number of tokens that are wanted.
         activation_bytes: what a step needs for itself, as `profile_run` returns it.
         cuda_graphs: whether steps are captured. Graphs have memory of their own for it, beside that of steps that fit
             none of them.
@@ -124,4 +126,4 @@ def num_blocks_that_fit(
             f"a context of {max_model_len} tokens needs {needed * block_bytes / 1e9:.1f} GB for its "
             f"keys and values, and {free / 1e9:.1f} GB are free; set HELIXQ_MAX_CONTEXT lower"
         )
-    return fitting
+    return min(fitting, -(-max_num_tokens // block_size) + 1)

@@ -76,13 +76,16 @@ def test_free_memory_is_limited_by_device_and_process(
     assert gpu_memory.free_bytes(CPU) == free
 
 
-def blocks(context: int = 128, working: int = 0, graphs: bool = False) -> int:
+def blocks(
+    context: int = 128, working: int = 0, graphs: bool = False, wanted: int = 1 << 40
+) -> int:
     return gpu_memory.num_blocks_that_fit(
         CONFIG,
         torch.float16,
         CPU,
         block_size=BLOCK_SIZE,
         max_model_len=context,
+        max_num_tokens=wanted,
         activation_bytes=working,
         cuda_graphs=graphs,
     )
@@ -105,6 +108,14 @@ def test_graphs_have_memory_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Non
     """As much as a step that fits none of them: with a large vocabulary, more than is reserved for any model."""
     Card(4 * GB).install(monkeypatch)
     assert blocks(working=800_000_000, graphs=True) == blocks(working=1_600_000_000)
+
+
+def test_no_more_blocks_are_taken_than_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    Card(4 * GB).install(monkeypatch)
+    fitting = (blocks() - 1) * BLOCK_SIZE
+    assert blocks(wanted=fitting + 1) == blocks()
+    assert blocks(wanted=fitting - BLOCK_SIZE) == blocks() - 1
+    assert blocks(wanted=1) == 2, "block 0 is for padding"
 
 
 def test_a_context_larger_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
