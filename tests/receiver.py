@@ -84,7 +84,9 @@ class Receiver:
             scheme = "https"
         self.port: int = self._server.server_address[1]
         self.url = f"{scheme}://{host}:{self.port}/hook"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
         self._thread.start()
 
     @property

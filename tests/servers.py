@@ -38,7 +38,8 @@ class Process:
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = False
-        self._reader = threading.Thread(target=self._read)
+        # A test that fails may leave its processes; then it must not keep this one from its end.
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:

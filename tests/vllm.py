@@ -62,7 +62,7 @@ class VLLM:
         self.http.vllm = self
         self.port = int(self.http.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._thread = threading.Thread(target=self.http.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
     def settings(self, **more: str) -> dict[str, str]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,7 @@ from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
 from tests.receiver import Receiver
-from tests.servers import Process, RedisServer, forked, start
+from tests.servers import PATIENCE, Process, RedisServer, forked, start
 from tests.witness import Witness
 
 ECHO_WORKER = (sys.executable, "-m", "tests.acceptance.echo_worker")
@@ -41,6 +45,33 @@ def stop(process: Process) -> None:
     assert "Traceback" not in process.output
 
 
+@contextmanager
+def alive(database: Database) -> Iterator[None]:
+    """Keep the worker alive that only the database knows: stages are published for workers that are ready."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.is_set():
+            workers.heartbeat(database, WORKER, [])
+            ended.wait(1)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def wait_for_cosignature(database: Database, witness: Witness) -> None:
+    """Wait until what a witness has replied is stored. A process that stops waits a second for that."""
+    give_up = time.monotonic() + PATIENCE
+    while f"— {witness.name} " not in str(proving.get_checkpoint(database)):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)  # nothing tells of it
+
+
 def test_duties_without_a_worker(database: Database, environ: dict[str, str]) -> None:
     end(database)
     seal(database)
@@ -54,10 +85,12 @@ def test_duties_without_a_worker(database: Database, environ: dict[str, str]) ->
     job = submit(database)
     claim(database, job)
     let_leases_run_out(database)
-    maintain = forked("maintain", environ=environ)
-    maintain.wait_for(f"{job.id}: its worker stopped responding")
-    maintain.wait_for("published 1 jobs from the outbox")
+    with alive(database):
+        maintain = forked("maintain", environ=environ)
+        maintain.wait_for(f"{job.id}: its worker stopped responding")
+        maintain.wait_for("published 1 jobs from the outbox")
     witness.wait_for(1)
+    wait_for_cosignature(database, witness)
     end(database)
     [trace] = receiver.wait_for(1)
     stop(maintain)
