@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import random
@@ -115,7 +116,15 @@ def start(command: Sequence[str], environ: Mapping[str, str], **options: Any) ->
         start_new_session=True,
         **options,
     )
+    atexit.register(_end, popen)
     return Process(popen)
+
+
+def _end(left: subprocess.Popen[str]) -> None:
+    """End what a failed test left, with the processes that end with it."""
+    if left.poll() is None:
+        left.kill()
+        left.wait()
 
 
 def works(*command: str) -> bool:
