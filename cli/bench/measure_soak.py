@@ -184,7 +184,7 @@ async def _soak(
         ids = clients.ids[before:]
         if len(ids) < MIN_JOBS:
             raise ExpectedError(
-                f"{len(ids)} jobs in {seconds / 60:g} minutes are too few to say what grows: choose more --minutes."
+                f"{len(ids)} jobs in {seconds / 60:g} minutes are too few to say what grows: set --minutes higher"
             )
         rate = len(ids) / seconds
         growths = watch.growths(rate)

@@ -114,10 +114,10 @@ class Server:
         self._http = httpx2.AsyncClient(
             headers=headers,
             timeout=httpx2.Timeout(REPLY_TIMEOUT, connect=CONNECT_TIMEOUT, pool=None),
-            # As many as there are requests: the engine limits them.
             # Without the environment's proxies, and with its SSL_CERT_FILE.
             trust_env=False,
             transport=httpx2.AsyncHTTPTransport(
+                # As many connections as there are requests: the engine limits them.
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
                 socket_options=_keepalive(),
             ),
