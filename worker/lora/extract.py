@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +86,16 @@ def extract(
         saved_dtype = dtype or FLOAT_DTYPES[tuned_tensors.entries[next(iter(layout.linear))].dtype]
         if saved_dtype == torch.float64:
             saved_dtype = torch.float32
-        layers, tensors = _extract_layers(
-            layout,
-            base_tensors,
-            tuned_tensors,
-            target,
-            saved_dtype,
-            device or torch.device("cpu"),
+        extraction = _Extraction(
+            base=base_tensors,
+            tuned=tuned_tensors,
+            target=target,
+            dtype=saved_dtype,
+            device=device or torch.device("cpu"),
             exact=exact,
             seed=seed,
-            progress=progress,
         )
+        layers, tensors = extraction.run(layout.linear, progress)
         rest, kept = _compare_rest(layout, base_tensors, tuned_tensors, keep, saved_dtype)
         tensors |= kept
         header = {name: (DTYPE_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
@@ -115,71 +114,64 @@ def extract(
     )
 
 
-def _extract_layers(
-    layout: Layout,
-    base: Tensors,
-    tuned: Tensors,
-    target: Target,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    exact: bool,
-    seed: int,
-    progress: Progress | None,
-) -> tuple[list[LayerReport], dict[str, Tensor]]:
-    """Approximate the differences of all linear layers; return a report of each, and the adapter's tensors by name."""
-    layers: list[LayerReport] = []
-    tensors: dict[str, Tensor] = {}
-    for name in layout.linear:
-        if progress:
-            progress(name, len(layers), len(layout.linear))
-        layer, b, a = _extract_layer(
-            name, base, tuned, target, dtype, device, exact=exact, seed=seed
-        )
-        layers.append(layer)
-        module = PREFIX + name.removesuffix(".weight")
-        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a, b
-    return layers, tensors
+@dataclass(frozen=True)
+class _Extraction:
+    """Two models, and how the differences of their linear layers are approximated."""
 
+    base: Tensors
+    tuned: Tensors
+    target: Target
+    #: The dtype to save.
+    dtype: torch.dtype
+    #: The device to compute on.
+    device: torch.device
+    exact: bool
+    seed: int
 
-def _extract_layer(
-    name: str,
-    base: Tensors,
-    tuned: Tensors,
-    target: Target,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    exact: bool,
-    seed: int,
-) -> tuple[LayerReport, Tensor, Tensor]:
-    """Approximate a layer's difference; return a report, B and A in the dtype to save."""
-    start = time.perf_counter()
-    d = tuned.get_finite(name).to(device) - base.get_finite(name).to(device)
-    if min(d.shape) == 1 and target.rank is not None:
-        target = replace(target, rank=1)
-    approximation = lowrank.approximate(d, target, seed=seed, exact_only=exact)
-    b = approximation.b.to(dtype).contiguous()
-    a = approximation.a.to(dtype).contiguous()
-    if not (b.isfinite().all() and a.isfinite().all()):
-        raise LoraError(
-            f"{tuned.entries[name].file}: the difference in {name} is too large for "
-            f"{DTYPE_NAMES[dtype]}; use another --dtype"
+    def run(
+        self, names: Collection[str], progress: Progress | None
+    ) -> tuple[list[LayerReport], dict[str, Tensor]]:
+        """Approximate layers; return a report of each, and the adapter's tensors by name."""
+        layers: list[LayerReport] = []
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            if progress:
+                progress(name, len(layers), len(names))
+            layer, b, a = self._layer(name)
+            layers.append(layer)
+            module = PREFIX + name.removesuffix(".weight")
+            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a, b
+        return layers, tensors
+
+    def _layer(self, name: str) -> tuple[LayerReport, Tensor, Tensor]:
+        """Approximate a layer; return a report, B and A in the dtype to save."""
+        start = time.perf_counter()
+        d = self.tuned.get_finite(name).to(self.device) - self.base.get_finite(name).to(self.device)
+        target = self.target
+        if min(d.shape) == 1 and target.rank is not None:
+            target = replace(target, rank=1)
+        approximation = lowrank.approximate(d, target, seed=self.seed, exact_only=self.exact)
+        b = approximation.b.to(self.dtype).contiguous()
+        a = approximation.a.to(self.dtype).contiguous()
+        if not (b.isfinite().all() and a.isfinite().all()):
+            raise LoraError(
+                f"{self.tuned.entries[name].file}: the difference in {name} is too large for "
+                f"{DTYPE_NAMES[self.dtype]}; use another --dtype"
+            )
+        scale = approximation.norm or 1.0
+        error = lowrank.error(d, b, a) / scale
+        layer = LayerReport(
+            name=name,
+            shape=(d.shape[0], d.shape[1]),
+            rank=approximation.rank,
+            norm=approximation.norm,
+            kept=1 - error**2,
+            error=error,
+            best_error_at_least=approximation.min_error / scale,
+            exact=approximation.exact,
+            seconds=time.perf_counter() - start,
         )
-    scale = approximation.norm or 1.0
-    error = lowrank.error(d, b, a) / scale
-    layer = LayerReport(
-        name=name,
-        shape=(d.shape[0], d.shape[1]),
-        rank=approximation.rank,
-        norm=approximation.norm,
-        kept=1 - error**2,
-        error=error,
-        best_error_at_least=approximation.min_error / scale,
-        exact=approximation.exact,
-        seconds=time.perf_counter() - start,
-    )
-    return layer, b.cpu(), a.cpu()
+        return layer, b.cpu(), a.cpu()
 
 
 def _compare_rest(
