@@ -17,9 +17,10 @@ from jobs.use_cases.workers import Runtime
 from worker import own_stop
 from worker.engine.interface import Engine
 from worker.phases import phase
+from worker.remote.description import Description
 from worker.remote.engine import EventLoop, OpenAIEngine
 from worker.remote.errors import RemoteError
-from worker.remote.server import Description, Server
+from worker.remote.server import Server
 from worker.remote.servers import Servers
 
 #: Requests in flight for each server, and for all of them, with `HELIXQ_SLOTS=auto`. vLLM decodes 256 at once by

@@ -1,4 +1,4 @@
-"""One server with OpenAI's completions API: what it says of itself, and its completions."""
+"""One server with OpenAI's completions API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import logging
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +17,7 @@ import httpx2
 from jobs.pipeline import Role, Sampling
 from jobs.webhooks.retries import parse_retry_after
 from worker.remote import parameters
+from worker.remote.description import Description, Listed
 from worker.remote.errors import RefusedError, UnavailableError, message_of
 from worker.remote.event_stream import EventStream, StreamError
 
@@ -35,60 +35,6 @@ WARM_UP_PROMPT = "Hello"
 WARM_UP_STOP = "\n\n"
 #: Statuses after which the same request may succeed.
 _BUSY = (408, 409, 425, 429, 503)
-#: What a server says of a model that does not change while it serves the same one.
-_STABLE = ("root", "parent", "owned_by", "meta")
-#: Where servers say what they are, outside of ``/v1``: whose `owned_by` asks there, and what is kept.
-_ABOUT = (
-    ("vllm", "/version", ("version",)),
-    ("sglang", "/get_model_info", ("model_path", "weight_version")),
-    ("llamacpp", "/props", ("build_info", "model_path")),
-    (None, "/info", ("version", "model_id", "model_sha", "model_dtype", "max_total_tokens")),
-)
-#: Those of them that name weights.
-_WEIGHTS = ("model_id", "model_sha", "model_dtype", "model_path", "weight_version")
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a server says of itself and of the roles' models."""
-
-    #: By role: the model's name, and what the server lists of it.
-    served: dict[str, Any]
-    #: Parameters that it refuses (`parameters.OPTIONAL`).
-    omitted: tuple[str, ...]
-    #: Tokens of prompt and output together; None if it does not say.
-    max_model_len: int | None
-    #: Whether it has a list of models.
-    listed: bool
-    #: For the record: its software, and the like.
-    about: dict[str, Any]
-
-    @property
-    def parent(self) -> str | None:
-        """The base of the roles' models, if the server says it."""
-        parents = {of.get("parent") for of in self.served.values()} - {None}
-        return str(parents.pop()) if len(parents) == 1 else None
-
-    @property
-    def identity(self) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What a text depends on, as far as it is known. All servers of a worker have the same."""
-        return self.served, tuple(n for n in self.omitted if n in parameters.CHANGE_TEXTS)
-
-
-@dataclass
-class Listed:
-    """What ``/v1/models`` says."""
-
-    entries: dict[str, dict[str, Any]]
-    #: Whether there is a list at all. `transformers serve` has none where its hub cache is empty.
-    answered: bool = True
-    software: str | None = None
-    #: The ``owned_by`` of all entries, such as ``vllm``.
-    owners: set[str] = field(default_factory=set)
-
-    def entry(self, name: str) -> dict[str, Any]:
-        """Return what is listed of a model. SGLang's ``base:adapter`` has the entry of its base."""
-        return self.entries.get(name) or self.entries.get(name.rpartition(":")[0], {})
 
 
 class Server:
@@ -137,31 +83,14 @@ class Server:
             RefusedError: it refuses the API key.
         """
         reply = await self._get(f"{self.url}/models")
-        listed = Listed({}, reply.status_code == 200, reply.headers.get("server"))
         if reply.status_code in (401, 403):
             raise RefusedError(reply.status_code, message_of(reply.content, self._api_key))
         if reply.status_code != 500:  # Without a list, completions tell whether it works.
             self._raise_if_unavailable(reply, reply.content)
-        data = _object(reply).get("data") if listed.answered else None
-        for entry in data if isinstance(data, list) else []:
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-                listed.entries[entry["id"]] = entry
-                listed.owners.add(str(entry.get("owned_by")))
-        return listed
-
-    def served(self, listed: Listed) -> dict[str, Any]:
-        """Return what a list says of the roles' models."""
-        return {
-            role.value: {
-                "name": name,
-                **{
-                    key: value
-                    for key in _STABLE
-                    if (value := listed.entry(name).get(key)) is not None
-                },
-            }
-            for role, name in self.models.items()
-        }
+        data = _object(reply).get("data") if reply.status_code == 200 else None
+        return Listed.of(
+            data, answered=reply.status_code == 200, software=reply.headers.get("server")
+        )
 
     async def describe(self) -> Description:
         """Ask what it serves, and generate a token with each role's model.
@@ -174,26 +103,14 @@ class Server:
         """
         listed = await self.list_models()
         about: dict[str, Any] = {"software": listed.software} if listed.software else {}
-        for owner, path, names in _ABOUT:
-            if owner is None or owner in listed.owners:
-                found = await self._about(path)
-                about |= {name: found[name] for name in names if found.get(name) is not None}
+        for path, names in listed.more():
+            found = await self._about(path)
+            about |= {name: found[name] for name in names if found.get(name) is not None}
         self.omitted.clear()
         for role in Role:
             if fingerprint := await self._warm_up(role):
                 about["system_fingerprint"] = fingerprint
-        served = self.served(listed)
-        if weights := {name: about[name] for name in _WEIGHTS if name in about}:
-            served["base"] = weights
-        lengths = [length for name in self.models.values() if (length := _length(listed, name))]
-        if not lengths and isinstance(about.get("max_total_tokens"), int):
-            lengths = [about["max_total_tokens"]]
-        max_model_len = min(lengths, default=None)
-        if max_model_len is not None:
-            about["max_model_len"] = max_model_len
-        return Description(
-            served, tuple(sorted(self.omitted)), max_model_len, listed.answered, about
-        )
+        return Description.of(listed, self.models, self.omitted, about)
 
     async def _warm_up(self, role: Role) -> str | None:
         """Generate one token; return the server's fingerprint. Parameters that it refuses are left out from then on."""
@@ -370,16 +287,6 @@ def raise_if_error(event: dict[str, Any], api_key: str | None) -> None:
     if isinstance(code, int) and 400 <= code < 500 and code not in _BUSY:
         raise RefusedError(code, message)
     raise UnavailableError(message, fault=True)
-
-
-def _length(listed: Listed, name: str) -> int | None:
-    """Return the context of a model: its own, or that of the base that it is an adapter of."""
-    entry = listed.entry(name)
-    for candidate in (entry, listed.entries.get(str(entry.get("parent")), {})):
-        length = candidate.get("max_model_len")
-        if isinstance(length, int) and length > 0:
-            return length
-    return None
 
 
 def _object(reply: httpx2.Response) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from worker.remote.description import Description
 from worker.remote.errors import RefusedError, RemoteError, UnavailableError
-from worker.remote.server import Description, Server
+from worker.remote.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class Servers:
         try:
             if member.usable:
                 listed = await member.server.list_models()
-                served = member.server.served(listed)
+                served = listed.served(member.server.models)
                 expected = {role: of for role, of in self._identity[0].items() if role != "base"}
                 same = served == expected or not listed.answered
             else:
