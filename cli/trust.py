@@ -89,6 +89,7 @@ def verify(
     """
     from cli import verification
     from cli.database import open_database
+    from jobs.errors import TamperedError
     from jobs.formats.compression import BrokenFileError
     from jobs.protocol.history import history as describe
     from jobs.tlog.merkle import ProofError
@@ -118,7 +119,7 @@ def verify(
             result = {"verified": True, **vars(report)}
             sentence = verification.as_recorded(report)
     except (
-        verifying.TamperedError,
+        TamperedError,
         NoteError,
         ProofError,
         RefusedError,

@@ -12,6 +12,7 @@ from typing import Any
 from cli.errors import ExpectedError
 from cli.files import open_file
 from cli.tables import count
+from jobs.errors import TamperedError
 from jobs.formats.compression import BrokenFileError
 from jobs.importer import read_histories
 from jobs.times import rfc3339
@@ -53,12 +54,12 @@ def verify_proof(
             name = recorded_as(history, entry)
             erased = [pointer for pointer, text in texts(history).items() if is_erased(text)]
         except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise verifying.TamperedError(
+            raise TamperedError(
                 f"{history_file} is not the complete history of a job with an entry in the log; if it was saved as soon "
                 "as the job had ended, save it again"
             ) from error
         if name is None:
-            raise verifying.TamperedError(
+            raise TamperedError(
                 f"the history of {history['id']} is not the one that was recorded in entry {proof.index}"
             )
         result |= {"job": history["id"], "record": name, "erased": erased}

@@ -60,6 +60,10 @@ class NotSealedError(UserError):
         super().__init__(f"{job_id} is not in the log yet. It gets its entry {when}.")
 
 
+class TamperedError(UserError):
+    """A record is not the one that the log has. The message names the first that differs."""
+
+
 class NotEndedError(UserError):
     """The job has not ended, so that there is nothing to review or erase yet."""
 

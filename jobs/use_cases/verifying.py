@@ -1,35 +1,34 @@
 """Verifying: whether the database still has what the log recorded.
 
-Everything is computed again from the entries: the tree, its tiles, the root of each checkpoint. Then the record
-of each job, review and erasure is compared with its entry. The first difference ends it, and is named.
+Everything is computed again from the entries: the tree, its tiles, the root of each checkpoint
+(`jobs.use_cases.verifying_log`). And the record of each job, review and erasure is compared with its entry. The first
+difference ends it, and is named.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.database import Database
-from jobs.errors import UserError
+from jobs.errors import TamperedError
 from jobs.models import Erasure, Job, LogKind, Review
-from jobs.statements import log, log_checkpoints, whole_jobs
-from jobs.tlog import merkle, tiles
-from jobs.tlog.checkpoint import Checkpoint, open_checkpoint
-from jobs.tlog.cosignature import Cosigner, require
+from jobs.statements import log, whole_jobs
+from jobs.tlog.cosignature import Cosigner
 from jobs.tlog.entry import DELETION, ERASURE, IMPORT, JOB, REVIEW, parse_entry
 from jobs.tlog.exported import proof_hash
-from jobs.tlog.merkle import HASH_SIZE
-from jobs.tlog.note import NoteError, Verifier
+from jobs.tlog.note import Verifier
 from jobs.tlog.record import claimed_entry, misfit
 from jobs.tlog.tiles import WIDTH
 from jobs.use_cases.sealing import Describe
+from jobs.use_cases.verifying_log import StoredCheckpoints, Tree, open_head
 
-#: Entries and checkpoints that are read at once.
+#: Entries that are read at once.
 PAGE = WIDTH
 #: Seconds by which a job may get its entry after one that ended later: an interrupted stage hands its text in
 #: for as long as it has a lease, and a transaction may take a while to commit.
@@ -41,10 +40,6 @@ TYPES = {
     LogKind.REVIEW: (REVIEW,),
     LogKind.ERASURE: (ERASURE,),
 }
-
-
-class TamperedError(UserError):
-    """The database is not what the log recorded. The message names the first record that differs."""
 
 
 @dataclass
@@ -66,15 +61,6 @@ class Report:
     unsealed: int = 0
     #: How many entries each of the required witnesses has cosigned, by its name.
     witnessed: dict[str, int] = field(default_factory=dict)
-
-
-class Head(NamedTuple):
-    """A root that the tree must have at a size."""
-
-    size: int
-    root: bytes
-    #: Where it comes from, for messages.
-    name: str
 
 
 def verify(
@@ -103,12 +89,12 @@ def verify(
         report = Report(*log.state(connection))
         keys = list(trusted) or [Verifier.parse(row.verifier) for row in log.keys(connection)]
         given = sorted(
-            _open(note, keys, report.origin, f"the checkpoint in {name}")
+            open_head(note, keys, report.origin, f"the checkpoint in {name}")
             for name, note in checkpoints
         )
-        tree = _Tree(connection, report)
-        cosigned = _Cosigned(connection, witnesses, report)
-        heads = heapq.merge(given, _stored_heads(connection, keys, report, cosigned))
+        tree = Tree(connection)
+        stored = StoredCheckpoints(connection, keys, report.origin, witnesses)
+        heads = heapq.merge(given, stored.heads())
         head = next(heads, None)
         for start in range(0, report.entries, PAGE):
             rows = log.list_entries(connection, start, start + PAGE)
@@ -131,139 +117,11 @@ def verify(
         if log.any_beyond(connection, report.entries):
             raise TamperedError(f"entry {report.entries} was added: no checkpoint has it")
         tree.finish()
-        cosigned.finish()
+        stored.finish()
         _check_places(connection)
+        report.checkpoints, report.witnessed = stored.count, stored.witnessed
         report.unsealed = log.count_unsealed(connection)
     return report
-
-
-class _Tree:
-    """The tree of the entries so far, compared with the stored tiles."""
-
-    def __init__(self, connection: sa.Connection, report: Report) -> None:
-        self.size = 0
-        self._connection = connection
-        self._origin = report.origin
-        #: The tiles at the right edge. The others are full, and were compared.
-        self._edge: dict[tuple[int, int], bytes] = {}
-        #: The stored tile with the hash of the next leaf.
-        self._stored = b""
-        self._signed = 0
-
-    def append(self, row: sa.Row[int, LogKind, str, bytes]) -> None:
-        """Add an entry, which should be the next one."""
-        if row.entry_index != self.size:
-            raise TamperedError(f"entry {self.size} was removed")
-        offset = self.size % WIDTH
-        if not offset:
-            self._stored = log.get_tile(self._connection, 0, self.size // WIDTH)
-        leaf = merkle.leaf_hash(row.entry)
-        if leaf != self._stored[offset * HASH_SIZE : (offset + 1) * HASH_SIZE]:
-            raise TamperedError(
-                f"entry {self.size}, of job {row.job_id}, is not the one that was recorded there: "
-                "it was changed, reordered or added"
-            )
-        for (level, index), hashes in tiles.append(self.size, [leaf], self._read).items():
-            self._edge[level, index] = hashes
-            if len(hashes) == WIDTH * HASH_SIZE:
-                self._compare(level, index)
-        self.size += 1
-        for level, index in [
-            key for key in self._edge if len(self._edge[key]) == WIDTH * HASH_SIZE
-        ]:
-            del self._edge[level, index]
-
-    def check(self, head: Head) -> None:
-        """Compare the root with a checkpoint's."""
-        root = merkle.EMPTY_ROOT
-        if head.size:
-            root = merkle.root(self.size, tiles.nodes(self._read))
-        if root != head.root:
-            raise TamperedError(
-                f"the log is not the one of {head.name}, with {head.size} entries: one of the entries "
-                f"{self._signed} to {head.size - 1} was changed, removed, added or reordered"
-            )
-        self._signed = head.size
-
-    def finish(self) -> None:
-        """Compare the partial tiles; all entries must be signed."""
-        if self._signed != self.size:
-            raise TamperedError(f"entry {self._signed} is in no checkpoint: it was added")
-        for level, index in self._edge:
-            self._compare(level, index)
-
-    def _read(self, level: int, index: int) -> bytes:
-        return self._edge[level, index]
-
-    def _compare(self, level: int, index: int) -> None:
-        if log.get_tile(self._connection, level, index) != self._edge[level, index]:
-            raise TamperedError(f"tile {index} of level {level} was changed")
-
-
-def _open(note: str, keys: Sequence[Verifier], origin: str | None, name: str) -> Head:
-    try:
-        checkpoint: Checkpoint = open_checkpoint(note, keys)
-    except NoteError as error:
-        raise TamperedError(f"{name} is not trusted: {error}") from error
-    if checkpoint.origin != origin:
-        raise TamperedError(f"{name} is of the log {checkpoint.origin}, and this log is {origin}")
-    return Head(checkpoint.size, checkpoint.root, name)
-
-
-class _Cosigned:
-    """The cosignatures of witnesses, compared with the checkpoints that they are of."""
-
-    def __init__(
-        self, connection: sa.Connection, witnesses: Sequence[Cosigner], report: Report
-    ) -> None:
-        self._by_label = {witness.label: witness for witness in witnesses}
-        self._report = report
-        self._left = {
-            (size, witness): line
-            for size, witness, line in log_checkpoints.list_cosignatures(
-                connection, list(self._by_label)
-            )
-        }
-
-    def check(self, size: int, note: str) -> None:
-        """Check the cosignatures of a checkpoint."""
-        for label, witness in self._by_label.items():
-            line = self._left.pop((size, label), None)
-            if line is None:
-                continue
-            try:
-                require(note + line, [witness])
-            except NoteError as error:
-                raise TamperedError(f"checkpoint {size}: {error}") from error
-            self._report.witnessed[witness.name] = size
-
-    def finish(self) -> None:
-        """Each witness must have cosigned; there must be none of checkpoints that are not there."""
-        for size, label in self._left:
-            name = self._by_label[label].name
-            raise TamperedError(f"checkpoint {size} was removed: {name} has cosigned it")
-        for witness in self._by_label.values():
-            if witness.name not in self._report.witnessed:
-                raise TamperedError(
-                    f"the witness {witness.name} has cosigned no checkpoint of the log"
-                )
-
-
-def _stored_heads(
-    connection: sa.Connection, keys: Sequence[Verifier], report: Report, cosigned: _Cosigned
-) -> Iterator[Head]:
-    """Yield the stored checkpoints, the smallest first."""
-    size = -1
-    while rows := log_checkpoints.list_checkpoints(connection, size, PAGE):
-        for size, note in rows:
-            head = _open(note, keys, report.origin, f"checkpoint {size}")
-            if head.size != size:
-                raise TamperedError(
-                    f"checkpoint {size} was changed: its note has {head.size} entries"
-                )
-            report.checkpoints += 1
-            cosigned.check(size, note)
-            yield head
 
 
 def _check_jobs(

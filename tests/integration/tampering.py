@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
+from jobs.errors import TamperedError
 from jobs.protocol.history import history
 from jobs.use_cases import verifying
 
@@ -65,7 +66,7 @@ def tamper(database: Database, *statements: Any) -> str:
         drop_triggers(connection)
         for statement in statements:
             connection.execute(statement if not isinstance(statement, str) else sa.text(statement))
-    with pytest.raises(verifying.TamperedError) as caught:
+    with pytest.raises(TamperedError) as caught:
         is_as_recorded(database)
     return str(caught.value)
 
@@ -94,7 +95,7 @@ def change(database: Database, *statements: str) -> str:
             connection.exec_driver_sql(statement.replace("%", "%%"))
         shared = _Shared(connection)
         try:
-            with pytest.raises(verifying.TamperedError) as caught:
+            with pytest.raises(TamperedError) as caught:
                 verifying.verify(shared, history)  # type: ignore[arg-type]  # reads only
         finally:
             connection.rollback()

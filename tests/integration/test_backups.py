@@ -14,7 +14,7 @@ from cli.doctor import NAMES
 from cli.main import main
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import JobNotFoundError, LogKeyError, LogSetBackError
+from jobs.errors import JobNotFoundError, LogKeyError, LogSetBackError, TamperedError
 from jobs.kept_checkpoint import KeptCheckpoint
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.protocol.history import history
@@ -105,9 +105,7 @@ def test_a_restored_database_goes_on(
     # The log is the one of the backup: it continues what was signed before, and lacks what was signed after.
     report = verifying.verify(restored, history, checkpoints=[("kept before", before)])
     assert (report.jobs, report.unsealed) == (1, 0)
-    with pytest.raises(
-        verifying.TamperedError, match=r"ends after 1 entries, and .* kept after has 2"
-    ):
+    with pytest.raises(TamperedError, match=r"ends after 1 entries, and .* kept after has 2"):
         verifying.verify(restored, history, checkpoints=[("kept after", after)])
     # Jobs that were accepted later are unknown. The client that asks again with the key of one gets a new job.
     with pytest.raises(JobNotFoundError):

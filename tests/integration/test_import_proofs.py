@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
-from jobs.errors import NotImportedError
+from jobs.errors import NotImportedError, TamperedError
 from jobs.importer import RefusedError
 from jobs.models import Erasure, Job, Review
 from jobs.protocol.history import history
@@ -161,5 +161,5 @@ def test_a_change_of_an_origin_proof_is_noticed(database: Database, elsewhere: D
     seal(elsewhere)
     with elsewhere.write() as connection:
         connection.execute(sa.update(Job).values(origin_proof="x"))
-    with pytest.raises(verifying.TamperedError, match="proof that it was imported with"):
+    with pytest.raises(TamperedError, match="proof that it was imported with"):
         verifying.verify(elsewhere, history)

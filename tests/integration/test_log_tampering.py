@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from jobs.database import Database
+from jobs.errors import TamperedError
 from jobs.models import Job, LogCheckpoint, LogEntry, LogTile
 from jobs.protocol.history import history
 from jobs.statements import log
@@ -201,9 +202,7 @@ def test_a_shortened_log_is_noticed(database: Database) -> None:
         connection.execute(sa.delete(LogCheckpoint).where(LogCheckpoint.size == 3))
         connection.execute(sa.update(LogTile).values(hashes=tile[:64]))
     assert is_as_recorded(database).entries == 2, "nothing inside tells it"
-    with pytest.raises(
-        verifying.TamperedError, match=r"the checkpoint in mine has 3: entry 2 was removed"
-    ):
+    with pytest.raises(TamperedError, match=r"the checkpoint in mine has 3: entry 2 was removed"):
         verifying.verify(database, history, checkpoints=[("mine", earlier)])
 
 
@@ -224,7 +223,7 @@ def test_a_log_that_was_made_anew_is_noticed_by_who_kept_a_key_or_a_checkpoint(
         connection.execute(sa.update(Job).values(log_index=None, log_salt=None, question="x"))
     seal(database)
     assert is_as_recorded(database).jobs == 2
-    with pytest.raises(verifying.TamperedError, match="checkpoint 2 is not trusted"):
+    with pytest.raises(TamperedError, match="checkpoint 2 is not trusted"):
         verifying.verify(database, history, trusted=[key])
     with database.write() as connection:  # With the stolen key, only a checkpoint tells.
         for table in ("log_entries", "log_tiles", "log_checkpoints", "log_keys"):
@@ -233,5 +232,5 @@ def test_a_log_that_was_made_anew_is_noticed_by_who_kept_a_key_or_a_checkpoint(
         connection.execute(sa.update(Job).values(log_index=None, log_salt=None))
     seal(database, Signing(Signer(key.name, private)))
     assert verifying.verify(database, history, trusted=[key]).jobs == 2
-    with pytest.raises(verifying.TamperedError, match="not the one of the checkpoint in mine"):
+    with pytest.raises(TamperedError, match="not the one of the checkpoint in mine"):
         verifying.verify(database, history, trusted=[key], checkpoints=[("mine", earlier)])

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.errors import JobNotFoundError, NotRetriableError
+from jobs.errors import JobNotFoundError, NotRetriableError, TamperedError
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status
 from jobs.protocol.history import history
 from jobs.statements.leases import MAX_LOST
@@ -26,7 +26,7 @@ from jobs.use_cases import (
 )
 from jobs.use_cases.log_signing import Signing
 from jobs.use_cases.reviewing import NewReview
-from jobs.use_cases.verifying import TamperedError, verify
+from jobs.use_cases.verifying import verify
 from tests.conftest import WORKER
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 from tests.integration.sealed import seal
