@@ -12,9 +12,11 @@ from urllib.parse import unquote
 import click
 import pytest
 
+from cli.commands import COMMANDS
 from cli.main import main
 from jobs.models import Job
 from jobs.settings import PREFIX, SECRETS, Settings
+from jobs.webhooks.events import EVENT_TYPES
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/*.md")])
@@ -177,6 +179,19 @@ def test_the_table_of_errors_has_every_code() -> None:
     pages = ["docs/http-errors.md", "docs/http-batches.md", "docs/http-chat.md"]
     described = {piece for page in pages for piece in _CODE.findall(prose(page))}
     assert given - described == set()
+
+
+def test_the_table_of_events_has_every_type() -> None:
+    rows = re.findall(
+        r"^\| (`response\..+?|`batch\..+?) \|", text("docs/webhooks.md"), re.MULTILINE
+    )
+    assert {name for row in rows for name in _CODE.findall(row)} == {*EVENT_TYPES}
+
+
+def test_every_command_is_shown() -> None:
+    shown = "\n".join(line for name in NAMES for line in code(name))
+    lost = [path for path in COMMANDS if not re.search(rf"\bhelixq {path}\b", shown)]
+    assert lost == []
 
 
 def test_the_map_has_every_page() -> None:
