@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from jobs import database_url
+from jobs.timing import HEARTBEAT_INTERVAL, LEASE
 
 #: Seconds to wait for another writer, if a SQLite URL does not set ``timeout``.
 SQLITE_BUSY_TIMEOUT = 30.0
@@ -38,6 +39,9 @@ SEVERAL_HOSTS_DEFAULTS = {"target_session_attrs": "read-write"}
 POOL_SIZE = 8
 AUTOCOMMIT_POOL_SIZE = 2
 MAX_CONNECTIONS = POOL_SIZE + AUTOCOMMIT_POOL_SIZE
+#: Seconds after which PostgreSQL ends a transaction whose process hangs or whose host is gone: it would hold its locks
+#: for hours. A worker that has waited for them has time left to renew its leases.
+IDLE_TRANSACTION_TIMEOUT = LEASE - HEARTBEAT_INTERVAL - 2
 #: SQLSTATE of a write in a read-only transaction, as on a standby.
 READ_ONLY = "25006"
 
@@ -45,7 +49,7 @@ READ_ONLY = "25006"
 def create_engine(url: str, *, autocommit: bool = False) -> sa.Engine:
     """Return the engine for a URL.
 
-    Its connections keep no state in PostgreSQL beyond a transaction, prepared statements included
+    Its connections rely on no state in PostgreSQL beyond a transaction, prepared statements included
     (unless the URL asks for them): a pooler such as PgBouncer in transaction mode may give each
     transaction another server connection.
     """
@@ -74,6 +78,7 @@ def create_engine(url: str, *, autocommit: bool = False) -> sa.Engine:
             hide_parameters=True,  # Errors are logged, and the parameters are people's texts.
             **pool,
         )
+        sa.event.listen(engine, "connect", _limit_idle_transactions)
         sa.event.listen(engine, "handle_error", _disconnect_from_standby)
         sa.event.listen(engine, "handle_error", _remove_values)
         return engine
@@ -216,6 +221,18 @@ def _remove_values(context: sa.engine.ExceptionContext) -> None:
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None and error.args and isinstance(error.args[0], str):
             error.args = (error.args[0].partition("\n")[0], *error.args[1:])
+
+
+def _limit_idle_transactions(connection: Any, _record: Any) -> None:
+    """Set `IDLE_TRANSACTION_TIMEOUT`, unless the server, the database, the role or the URL has set a timeout."""
+    name = "idle_in_transaction_session_timeout"
+    is_autocommit = connection.autocommit
+    connection.autocommit = True
+    connection.execute(
+        "SELECT set_config(%s, %s, false) WHERE current_setting(%s) = '0'",
+        [name, f"{IDLE_TRANSACTION_TIMEOUT:g}s", name],
+    )
+    connection.autocommit = is_autocommit
 
 
 def _disconnect_from_standby(context: sa.ExceptionContext) -> None:

@@ -233,10 +233,16 @@ def give_back_ended(connection: sa.Connection, lease: Lease) -> sa.Row[Status, s
 
 
 def extend(connection: sa.Connection, worker_id: str, leases: Collection[tuple[str, int]]) -> None:
-    """Extend leases of a worker, given as (job id, lease token)."""
+    """Extend leases of a worker, given as (job id, lease token).
+
+    A job whose row is locked is left out: should the process that has locked it hang, the other leases do not expire.
+    """
+    condition = sa.and_(
+        Job.worker_id == worker_id, sa.tuple_(Job.id, Job.lease_token).in_(list(leases))
+    )
     connection.execute(
         sa.update(Job)
-        .where(Job.worker_id == worker_id, sa.tuple_(Job.id, Job.lease_token).in_(list(leases)))
+        .where(Job.id.in_(select_unlocked(condition)))
         .values(lease_expires_at=utcnow(LEASE))
     )
 

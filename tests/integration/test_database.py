@@ -20,10 +20,11 @@ import migrations
 from jobs import database_url, settings
 from jobs.database import Database
 from jobs.database_engine import create_engine
-from jobs.models import ANONYMOUS, Job
+from jobs.models import ANONYMOUS, Job, Status
 from jobs.pipeline import Sampling
+from jobs.statements import jobs
 from jobs.transient import is_transient, retry_on_conflict
-from jobs.use_cases import queries, stages, workers
+from jobs.use_cases import cancellation, queries, stages, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, submit
 from tests.servers import PATIENCE
@@ -132,6 +133,30 @@ def test_defaults_of_the_database_do_not_matter(odd_database: str) -> None:
         assert queries.get_job(database, ANONYMOUS, job.id).attempts[0].output == text
     [serving] = workers.list_serving(database)
     assert workers.get_tokenizer(database, serving.tokenizer_digest) == RUNTIME.tokenizer
+    database.close()
+
+
+def test_a_transaction_in_which_nothing_happens_ends(postgres: PostgresServer) -> None:
+    """Its process hangs or its host is gone, and others wait for its locks."""
+    url = create_database(postgres)
+    database = Database(url)
+    migrations.migrate(database.engine)
+    timeout = sa.text("SHOW idle_in_transaction_session_timeout")
+    with database.write() as connection:
+        assert connection.scalar(timeout) == "8s"
+    hanging = Database(f"{url}&options=-c%20idle_in_transaction_session_timeout%3D2s")
+    job_id = submit(database).id
+
+    def hang() -> None:
+        with hanging.write() as connection:
+            jobs.lock(connection, ANONYMOUS, job_id)
+            cancellation.cancel(database, ANONYMOUS, job_id)
+
+    with pytest.raises(sa.exc.DBAPIError) as excinfo:
+        hang()
+    assert is_transient(excinfo.value)
+    assert queries.get_job(database, ANONYMOUS, job_id).status is Status.CANCELLED
+    hanging.close()
     database.close()
 
 

