@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import schemathesis
 from flask import Flask
-from openapi_pydantic import OpenAPI
 
 from jobs import settings
 from jobs.protocol.chat_request import CreateChatCompletion
@@ -38,7 +38,7 @@ def test_every_endpoint_is_described(app: Flask) -> None:
 
 
 def test_it_is_valid(document: dict[str, Any]) -> None:
-    assert OpenAPI.model_validate(document).openapi == "3.1.1"
+    schemathesis.openapi.from_dict(document).validate()
     operations = [each for path in document["paths"].values() for each in path.values()]
     names = [operation["operationId"] for operation in operations]
     assert len(names) == len(set(names))

@@ -66,11 +66,13 @@ def describe(app: Flask) -> dict[str, Any]:
                     "description": _ABOUT,
                     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                 },
+                "servers": [{"url": "/"}],
                 "paths": paths,
                 "components": {"securitySchemes": {"key": key}},
             }
         )
-    ).model_dump(mode="json", by_alias=True, exclude_none=True)
+        # Without defaults: OpenAPI forbids some of them where they have no meaning.
+    ).model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
     replies = {shape.__name__ for shape in _derived(schemas.Reply)}
     for name, schema in document["components"]["schemas"].items():
         _simplify(schema)
