@@ -116,7 +116,7 @@ class Server:
             traceback.print_exc()
         finally:
             # As at the end of Python, but nothing is taken down piece by piece.
-            threading._shutdown()  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]  # not public
             atexit._run_exitfuncs()
             with suppress(OSError, ValueError):
                 sys.stdout.flush()

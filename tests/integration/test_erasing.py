@@ -204,7 +204,7 @@ def test_turns_and_items_are_erased_with_their_copies(database: Database) -> Non
     again = end(database, turns=turns, input_items=ITEMS)
     seal(database)
     assert erase(database, job, "/turns")[:2] == ["/turns", "/input_items"]
-    assert "/question" not in get(database, job).erased  # type: ignore[operator]
+    assert "/question" not in get(database, job).erased  # type: ignore[operator]  # it is set
     assert get(database, job).context == "turns"
     erased = erase(database, again, "/input_items")
     assert {"/question", "/turns", "/input_items", "/system", "/attempts/2/prompt"} <= set(erased)
@@ -363,7 +363,7 @@ def test_the_database_lets_only_erasures_pass(database: Database) -> None:
     for column in Attempt.__table__.columns:
         if column.name not in ("id", "job_id", "worker_id"):
             refused(
-                f"UPDATE attempts SET {column.name} = {new_value(column, dialect)}",  # noqa: S608 (of this file's own words)
+                f"UPDATE attempts SET {column.name} = {new_value(column, dialect)}",
                 ended,
             )
     refused("UPDATE attempts SET delta_lengths = NULL", ended)
@@ -371,7 +371,7 @@ def test_the_database_lets_only_erasures_pass(database: Database) -> None:
     for column in Erasure.__table__.columns:
         if column.name not in ("id", "job_id", "log_index"):
             refused(
-                f"UPDATE erasures SET {column.name} = {new_value(column, dialect)}",  # noqa: S608 (of this file's own words)
+                f"UPDATE erasures SET {column.name} = {new_value(column, dialect)}",
                 "an erasure never changes",
             )
     refused(sa.delete(Erasure), "an erasure never changes")
@@ -393,7 +393,7 @@ def test_a_change_of_any_column_of_an_erasure_is_noticed(database: Database) -> 
         value = new_value(column, database.engine.dialect)
         if column.name == "job_id":
             value = f"'{other.id}'"
-        said = change(database, f"UPDATE erasures SET {column.name} = {value}")  # noqa: S608 (of this file's own words)
+        said = change(database, f"UPDATE erasures SET {column.name} = {value}")
         assert job.id in said or other.id in said, (column.name, said)
     for statement in (
         "DELETE FROM erasures",
@@ -413,9 +413,9 @@ def test_a_change_of_any_column_of_an_erasure_is_noticed(database: Database) -> 
         assert job.id in said, (statement, said)
     # A text that was erased without a word.
     more = """replace(erased, '{"', '{"/system":"sha256:00","')"""
-    assert job.id in change(database, f"UPDATE jobs SET erased = {more} WHERE id = '{job.id}'")  # noqa: S608
+    assert job.id in change(database, f"UPDATE jobs SET erased = {more} WHERE id = '{job.id}'")
     columns = "job_id, texts, erased_by, key_id, created_at, log_index"
-    copied = f"INSERT INTO erasures ({columns}) SELECT {columns} FROM erasures"  # noqa: S608
+    copied = f"INSERT INTO erasures ({columns}) SELECT {columns} FROM erasures"
     assert job.id in change(database, copied)
     assert is_as_recorded(database).erasures == 1
 

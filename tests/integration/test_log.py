@@ -299,7 +299,7 @@ def test_more_than_a_tile_of_jobs(database: Database) -> None:
     with database.write() as connection:
         for number in range(300):
             connection.exec_driver_sql(
-                f"INSERT INTO jobs (id, {names}) SELECT 'resp_{number}', {names} FROM jobs"  # noqa: S608 (of this file's own words)
+                f"INSERT INTO jobs (id, {names}) SELECT 'resp_{number}', {names} FROM jobs"
                 f" WHERE id = '{job.id}'"
             )
     while seal(database):

@@ -65,7 +65,7 @@ def test_a_change_of_any_column_is_noticed(database: Database, table: str) -> No
         changes = f"{column.name} = {new_value(column, database.engine.dialect)}"
         if column.name == "job_id":
             changes = f"job_id = '{other.id}', number = 7"
-        said = change(database, f"UPDATE {table} SET {changes} WHERE {where}")  # noqa: S608 (of this file's own words)
+        said = change(database, f"UPDATE {table} SET {changes} WHERE {where}")
         assert job.id in said, (column.name, said)
     assert is_as_recorded(database).jobs == 2
 
@@ -89,7 +89,7 @@ def test_a_removed_job_is_noticed(database: Database) -> None:
 def test_a_removed_attempt_is_noticed(database: Database) -> None:
     job = end(database)
     seal(database)
-    said = tamper(database, f"DELETE FROM attempts WHERE job_id = '{job.id}' AND stage_index = 1")  # noqa: S608 (of this file's own words)
+    said = tamper(database, f"DELETE FROM attempts WHERE job_id = '{job.id}' AND stage_index = 1")
     assert said == f"job {job.id} (entry 0) was changed"
 
 
@@ -180,7 +180,7 @@ def test_a_change_of_any_column_of_the_log_is_noticed(database: Database) -> Non
                 "origin": "'helixq/other'",
             }.get(column.name, f"{column.name} + 1")
             # It fails unless `verify` finds it.
-            change(database, f"UPDATE {table} SET {column.name} = {value} WHERE {where}")  # noqa: S608 (of this file's own words)
+            change(database, f"UPDATE {table} SET {column.name} = {value} WHERE {where}")
     assert is_as_recorded(database).entries == 3
 
 
@@ -218,7 +218,7 @@ def test_a_log_that_was_made_anew_is_noticed_by_who_kept_a_key_or_a_checkpoint(
         private = log.keys(connection)[-1].private
         assert private is not None
         for table in ("log_entries", "log_tiles", "log_checkpoints", "log_keys"):
-            connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 (of this file's own words)
+            connection.exec_driver_sql(f"DELETE FROM {table}")
         connection.exec_driver_sql("UPDATE log_state SET size = 0")
         connection.execute(sa.update(Job).values(log_index=None, log_salt=None, question="x"))
     seal(database)
@@ -227,7 +227,7 @@ def test_a_log_that_was_made_anew_is_noticed_by_who_kept_a_key_or_a_checkpoint(
         verifying.verify(database, history, trusted=[key])
     with database.write() as connection:  # With the stolen key, only a checkpoint tells.
         for table in ("log_entries", "log_tiles", "log_checkpoints", "log_keys"):
-            connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 (of this file's own words)
+            connection.exec_driver_sql(f"DELETE FROM {table}")
         connection.exec_driver_sql("UPDATE log_state SET size = 0")
         connection.execute(sa.update(Job).values(log_index=None, log_salt=None))
     seal(database, Signing(Signer(key.name, private)))

@@ -134,7 +134,7 @@ def test_the_database_refuses_to_change_or_delete_a_review(database: Database) -
                 continue
             if column.name == "log_index" and not sealed:
                 continue
-            value = sa.text(f"UPDATE reviews SET {column.name} = {new_value(column, dialect)}")  # noqa: S608 (of this file's own words)
+            value = sa.text(f"UPDATE reviews SET {column.name} = {new_value(column, dialect)}")
             statements.append(value)
         for statement in statements:
             with (
@@ -163,7 +163,7 @@ def test_a_change_of_any_column_of_a_review_is_noticed(database: Database) -> No
             value = "7"  # It must be one that the job has not.
         said = change(
             database,
-            f"UPDATE reviews SET {column.name} = {value} WHERE id = '{review_id}'",  # noqa: S608 (of this file's own words)
+            f"UPDATE reviews SET {column.name} = {value} WHERE id = '{review_id}'",
         )
         assert job.id in said, (column.name, said)
         assert "review" in said, (column.name, said)
@@ -177,20 +177,20 @@ def test_removed_swapped_and_added_reviews_are_named(database: Database) -> None
     seal(database)
     index = "log_index = CASE log_index WHEN 1 THEN 2 WHEN 2 THEN 1 ELSE log_index END"
     of = f"WHERE id = '{first}'"
-    assert change(database, f"DELETE FROM reviews WHERE id = '{last}'") == (  # noqa: S608
+    assert change(database, f"DELETE FROM reviews WHERE id = '{last}'") == (
         f"a review of job {job.id} (entry 3) was removed"
     )
-    assert "removed or reordered" in change(database, f"DELETE FROM reviews {of}")  # noqa: S608
-    assert change(database, f"UPDATE reviews SET {index}") == (  # noqa: S608
+    assert "removed or reordered" in change(database, f"DELETE FROM reviews {of}")
+    assert change(database, f"UPDATE reviews SET {index}") == (
         f"review {first} of job {job.id} (entry 1) was reordered: it claims entry 2"
     )
-    assert change(database, f"UPDATE reviews SET note = 'x' {of}") == (  # noqa: S608
+    assert change(database, f"UPDATE reviews SET note = 'x' {of}") == (
         f"review {first} of job {job.id} (entry 1) was changed"
     )
     columns = [c.name for c in Review.__table__.columns if c.name not in ("id", "number")]
     names = ", ".join(columns)
     copied = (
-        f"INSERT INTO reviews (id, number, {names}) SELECT 'rev_x', 3, {names} FROM reviews {of}"  # noqa: S608
+        f"INSERT INTO reviews (id, number, {names}) SELECT 'rev_x', 3, {names} FROM reviews {of}"
     )
     assert "rev_x" in change(database, copied)
     added = review(database, job, "dan")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -212,8 +213,8 @@ def test_a_crash_while_counting_counts_nothing_and_loses_nothing(
     prepared = indexing.prepare(database)
     apply = rollups.apply
 
-    def crash(*arguments: object) -> None:
-        apply(*arguments)  # type: ignore[arg-type]
+    def crash(*arguments: Any) -> None:
+        apply(*arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rollups, "apply", crash)
@@ -300,8 +301,8 @@ def test_groups(database: Database) -> None:
     submission.submit(database, "ann", QUESTION, max_queued=10)
     count(database)
 
-    def read(reader: str | None = None, **changes: object) -> dict[object, int]:
-        found = statistics.read(database, reader, Query(**changes))  # type: ignore[arg-type]
+    def read(reader: str | None = None, **changes: Any) -> dict[object, int]:
+        found = statistics.read(database, reader, Query(**changes))
         assert found.total.jobs == (3 if reader in (None, ANONYMOUS) else 0)
         return {key: tally.jobs for key, tally in found.groups.items()}
 

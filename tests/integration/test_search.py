@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -80,11 +81,11 @@ def index(database: Database) -> int:
 
 
 def find(
-    database: Database, query: str | None = None, *, limit: int = 100, **filters: object
+    database: Database, query: str | None = None, *, limit: int = 100, **filters: Any
 ) -> list[str]:
     """Return the ids of all jobs of a list."""
     parsed = None if query is None else parse(query)
-    return list(pages(database, Filters(query=parsed, **filters), Order.NEWEST, limit))  # type: ignore[arg-type]
+    return list(pages(database, Filters(query=parsed, **filters), Order.NEWEST, limit))
 
 
 def pages(
@@ -161,7 +162,10 @@ def test_times_without_jobs_are_not_searched_when_matches_are_more_than_estimate
     for name in ("_MAX_COMPARED", "_MAX_CANDIDATES"):
         monkeypatch.setattr(search, name, 10)
     statements: list[str] = []
-    note = lambda *arguments: statements.append(arguments[2])  # noqa: E731
+
+    def note(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
     sa.event.listen(database.engine, "before_cursor_execute", note)
     try:
         found = find(database, '"quick fox"')

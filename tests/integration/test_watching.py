@@ -57,7 +57,7 @@ def samples(
         web.get("/metrics")
         text = web.get("/metrics").text
     registry = CollectorRegistry()
-    collector = WorkerCollector(Engine(), Runner(), WORKER, RUNTIME)  # type: ignore[arg-type]
+    collector = WorkerCollector(Engine(), Runner(), WORKER, RUNTIME)  # type: ignore[arg-type]  # fakes
     registry.register(collector)
     text += generate_latest(registry).decode()
     found = defaultdict(list)

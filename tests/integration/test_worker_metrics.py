@@ -122,7 +122,7 @@ def test_attempts_by_reason(
         cancellation.cancel(database, cancelled.owner, cancelled.id)
         return submit_to_engine(request)
 
-    reference.submit = cancel_meanwhile  # type: ignore[method-assign]
+    reference.submit = cancel_meanwhile  # type: ignore[method-assign]  # on purpose
     with pytest.raises(Ignore):
         runner.run(cancelled.id, 0)
     del reference.submit

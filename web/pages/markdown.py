@@ -75,7 +75,7 @@ class _Renderer(RendererHTML):
 def _markdown() -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer)
     markdown.enable("table").disable(["image", "html_block", "html_inline"])
-    markdown.validateLink = _is_allowed  # type: ignore[method-assign]
+    markdown.validateLink = _is_allowed  # type: ignore[method-assign]  # markdown-it's way
     return markdown
 
 

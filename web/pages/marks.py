@@ -50,7 +50,7 @@ def marked(text: str | None, invisible: bool = False) -> Markup:
     parts: list[str] = []
     at = 0
     for match in pattern.finditer(text or ""):
-        parts += [str(escape(text[at : match.start()])), _mark(match[0])]  # type: ignore[index]
+        parts += [str(escape(text[at : match.start()])), _mark(match[0])]  # type: ignore[index]  # no text has no matches
         at = match.end()
     parts.append(str(escape((text or "")[at:])))
     return Markup("".join(parts))  # noqa: S704 (all parts are escaped)

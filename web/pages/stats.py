@@ -240,12 +240,12 @@ def _charts(read: Statistics, rows: list[Row]) -> list[tuple[str, Markup]]:
 
     def by_role(measure: str, part: str) -> list[Series]:
         return [
-            series(role, role.capitalize(), lambda f, r=role: f["stages"][r][measure][part])  # type: ignore[misc]
+            series(role, role.capitalize(), lambda f, r=role: f["stages"][r][measure][part])  # type: ignore[misc]  # a default
             for role in Role
         ]
 
     ends = [
-        series(status, STATUSES[status], lambda f, s=status: f["statuses"][s])  # type: ignore[misc]
+        series(status, STATUSES[status], lambda f, s=status: f["statuses"][s])  # type: ignore[misc]  # a default
         for status in ENDED
     ]
     changed = [

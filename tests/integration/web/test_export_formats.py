@@ -132,7 +132,7 @@ def test_parquet_has_many_row_groups(web: Client, database: Database) -> None:
     with database.write() as connection:
         connection.execute(
             sa.text(
-                f"INSERT INTO jobs (id, {names}) SELECT 'resp_' || n, {names} FROM jobs, "  # noqa: S608 (of this file's own words)
+                f"INSERT INTO jobs (id, {names}) SELECT 'resp_' || n, {names} FROM jobs, "
                 "(WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers "
                 "WHERE n < 1500) SELECT n FROM numbers) AS numbers WHERE id = :id"
             ),

@@ -346,7 +346,7 @@ def test_a_long_page_is_small_and_costs_few_queries(
         columns = [c.name for c in Attempt.__table__.columns if c.name not in ("id", "job_id")]
         named = ", ".join(f'"{name}"' for name in columns)
         connection.exec_driver_sql(
-            f"INSERT INTO attempts (job_id, {named}) SELECT j.id, {', '.join(f'a.{n}' for n in columns)} "  # noqa: S608
+            f"INSERT INTO attempts (job_id, {named}) SELECT j.id, {', '.join(f'a.{n}' for n in columns)} "
             "FROM jobs AS j, attempts AS a WHERE j.lease_token = 0 AND a.job_id = "
             "(SELECT min(job_id) FROM attempts)"
         )

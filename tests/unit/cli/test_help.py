@@ -104,7 +104,7 @@ def test_json_has_fields_to_choose_wherever_there_is_json() -> None:
             refused = CliRunner().invoke(main, [*path.split(), "--json=id,nonsense"])
             assert refused.exit_code == 2
             listed = refused.output.partition("The fields are ")[2].rstrip(".\n").split(", ")
-            assert ", ".join(listed) == ", ".join(option.type.names)  # type: ignore[attr-defined]
+            assert ", ".join(listed) == ", ".join(option.type.names)  # type: ignore[attr-defined]  # it is a type of ours
             with_json.append(path)
     assert {*COMMANDS} - {*with_json} == WITHOUT_JSON
 

@@ -21,7 +21,7 @@ class Watched(Subscription):
             self.waits.set()
             return wait(timeout)
 
-        self._changed.wait = watched  # type: ignore[method-assign]
+        self._changed.wait = watched  # type: ignore[method-assign]  # on purpose
 
 
 def test_a_subscriber_that_took_its_text_already_is_not_woken_for_it() -> None:
