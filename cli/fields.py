@@ -118,7 +118,20 @@ class Command(click.Command):
                     following[0], option.type.names, certainly=not takes_arguments
                 ):
                     args = [*args[:place], f"--json={ALL}", *args[place + 1 :]]
+                    return self._parse_alone(ctx, args, option, following)
         return super().parse_args(ctx, args)
+
+    def _parse_alone(
+        self, ctx: click.Context, args: list[str], option: click.Parameter, following: list[str]
+    ) -> list[str]:
+        """Parse arguments of which one, after a ``--json`` that seems to stand alone, may be a misspelt field."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            # Its subclasses are about options; this one is about an argument too many.
+            if type(error) is click.UsageError and following and not following[0].startswith("-"):
+                option.type.convert(following[0], option, ctx)
+            raise
 
 
 def _are_fields(text: str, names: Sequence[str], *, certainly: bool) -> bool:

@@ -166,7 +166,7 @@ def _reply(reply: Reply) -> dict[str, Any]:
         described["content"] = _json(reply.shape)
     if reply.media is not None:
         media = [reply.media] if isinstance(reply.media, str) else reply.media
-        described["content"] = {each: {"schema": {}} for each in media}
+        described["content"] = {each: {"schema": _content(each)} for each in media}
     if reply.streams:
         described["content"]["text/event-stream"] = {"schema": _MESSAGE}
     if reply.headers:
@@ -175,6 +175,11 @@ def _reply(reply: Reply) -> dict[str, Any]:
             for name, text in reply.headers.items()
         }
     return described
+
+
+def _content(media: str) -> dict[str, Any]:
+    """Return the schema of what is not JSON: a text, or bytes to save as a file."""
+    return {"type": "string"} if "text" in media else {"type": "string", "format": "binary"}
 
 
 def _error(shape: type[BaseModel] | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 #: Unix time in seconds.
 Timestamp = Annotated[int, Field(description="Unix time in seconds.")]
@@ -12,6 +12,12 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 JobId = Annotated[str, Field(pattern=r"^resp_[0-9a-f]{32}$")]
 Model = Literal["helixnet"]
+# The description says less than is true of these, because OpenAPI Generator's clients for Python cannot be
+# generated with members that are always null, and refuse replies with booleans that have one value.
+AlwaysTrue = Annotated[Literal[True], WithJsonSchema({"type": "boolean"})]
+NoText = Annotated[None, WithJsonSchema({"type": ["string", "null"]})]
+NoList = Annotated[None, WithJsonSchema({"type": ["array", "null"], "items": {}})]
+NoObject = Annotated[None, WithJsonSchema({"type": ["object", "null"]})]
 
 
 class Reply(BaseModel):

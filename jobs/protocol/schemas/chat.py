@@ -7,7 +7,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from jobs.protocol.request import Context
-from jobs.protocol.schemas.base import Model, Page, Reply, Timestamp
+from jobs.protocol.schemas.base import (
+    AlwaysTrue,
+    Model,
+    NoList,
+    NoObject,
+    NoText,
+    Page,
+    Reply,
+    Timestamp,
+)
 from jobs.protocol.schemas.responses import InputTokens, OutputTokens
 
 COMPLETION_ID = r"^chatcmpl-[0-9a-f]{32}$"
@@ -17,14 +26,14 @@ class ChatAnswer(Reply):
     role: Literal["assistant"]
     content: str
     reasoning_content: str
-    refusal: None
+    refusal: NoText
     annotations: list[Any] = Field(max_length=0)
 
 
 class ChatChoice(Reply):
     index: Literal[0]
     message: ChatAnswer
-    logprobs: None
+    logprobs: NoObject
     finish_reason: Literal["stop", "length"]
 
 
@@ -42,8 +51,8 @@ class StoredChatMessage(Reply):
     id: str
     role: Literal["user", "assistant", "system", "developer"]
     content: str
-    content_parts: None
-    refusal: None
+    content_parts: NoList
+    refusal: NoText
 
 
 class ChatMessageList(Page):
@@ -55,7 +64,7 @@ class ChatMessageList(Page):
 class DeletedChatCompletion(Reply):
     id: str = Field(pattern=COMPLETION_ID)
     object: Literal["chat.completion.deleted"]
-    deleted: Literal[True]
+    deleted: AlwaysTrue
 
 
 class ChatCompletion(Reply):
@@ -66,7 +75,7 @@ class ChatCompletion(Reply):
     created: Timestamp
     model: Model
     service_tier: Literal["default"]
-    system_fingerprint: None
+    system_fingerprint: NoText
     choices: list[ChatChoice] = Field(min_length=1, max_length=1)
     usage: ChatUsage
     metadata: dict[str, str]

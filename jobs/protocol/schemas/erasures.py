@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from jobs.protocol.schemas.base import Digest, JobId, Reply, Time
+from jobs.protocol.schemas.base import AlwaysTrue, Digest, JobId, Reply, Time
 
 
 class Erased(Reply):
@@ -16,7 +14,7 @@ class Erased(Reply):
 
 class DeletedJob(Reply):
     id: JobId
-    deleted: Literal[True]
+    deleted: AlwaysTrue
 
 
 class DeletedJobs(Reply):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from jobs.enums import FilePurpose
-from jobs.protocol.schemas.base import Page, Reply, Timestamp
+from jobs.protocol.schemas.base import AlwaysTrue, NoText, Page, Reply, Timestamp
 
 
 class FileObject(Reply):
@@ -21,7 +21,7 @@ class FileObject(Reply):
     filename: str
     purpose: FilePurpose
     status: Literal["processed"]
-    status_details: None
+    status_details: NoText
 
 
 class FileList(Page):
@@ -33,4 +33,4 @@ class FileList(Page):
 class DeletedFile(Reply):
     id: str
     object: Literal["file"]
-    deleted: Literal[True]
+    deleted: AlwaysTrue

@@ -9,7 +9,7 @@ from pydantic import Field
 from jobs import pipeline
 from jobs.enums import Status
 from jobs.protocol.request import Context
-from jobs.protocol.schemas.base import JobId, Model, Page, Reply, Timestamp
+from jobs.protocol.schemas.base import AlwaysTrue, JobId, Model, Page, Reply, Timestamp
 
 
 class SummaryText(Reply):
@@ -103,7 +103,7 @@ class ResponseObject(Reply):
     model: Model
     output: list[OutputReasoning | OutputMessage]
     previous_response_id: str | None
-    store: Literal[True]
+    store: AlwaysTrue
     temperature: float
     top_p: float
     tools: list[Any] = Field(max_length=0)
@@ -141,4 +141,4 @@ class ResponseList(Page):
 class DeletedResponse(Reply):
     id: JobId
     object: Literal["response"]
-    deleted: Literal[True]
+    deleted: AlwaysTrue

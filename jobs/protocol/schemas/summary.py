@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jobs.enums import Status
-from jobs.protocol.schemas.base import Digest, JobId, Reply, Time
+from jobs.protocol.schemas.base import AlwaysTrue, Digest, JobId, Reply, Time
 
 
 class ErasedText(Reply):
     """What is in the place of a text that was erased: its salted hash."""
 
-    erased: Literal[True]
+    erased: AlwaysTrue
     hash: Digest
 
 

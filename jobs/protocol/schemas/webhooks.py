@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from jobs.enums import DeliveryStatus
-from jobs.protocol.schemas.base import Page, Reply, Timestamp
+from jobs.protocol.schemas.base import AlwaysTrue, Page, Reply, Timestamp
 
 
 class WebhookEndpoint(Reply):
@@ -37,7 +37,7 @@ class WebhookEndpointList(Page):
 class DeletedWebhookEndpoint(Reply):
     id: str
     object: Literal["webhook_endpoint.deleted"]
-    deleted: Literal[True]
+    deleted: AlwaysTrue
 
 
 class WebhookTest(Reply):
@@ -47,7 +47,7 @@ class WebhookTest(Reply):
     webhook_endpoint_id: str
     event_type: str
     status_code: int
-    success: Literal[True]
+    success: AlwaysTrue
 
 
 class EventObject(Reply):

@@ -131,10 +131,18 @@ def test_fields_of_json_are_chosen(arguments: str, shown: str) -> None:
     assert CliRunner().invoke(with_fields, shlex.split(arguments)).output == f"{shown}\n"
 
 
-def test_an_unknown_field_lists_those_that_there_are() -> None:
-    result = CliRunner().invoke(with_fields, ["--json", "id,colour"])
+@pytest.mark.parametrize("arguments", ["--json id,colour", "why --json colour"])
+def test_an_unknown_field_lists_those_that_there_are(arguments: str) -> None:
+    result = CliRunner().invoke(with_fields, shlex.split(arguments))
     assert result.exit_code == 2
     assert "'colour': there is no such field. The fields are id, status, answer." in result.output
+
+
+def test_what_is_no_field_is_not_called_one() -> None:
+    result = CliRunner().invoke(with_fields, ["why", "not", "--json", "--jason"])
+    assert "No such option '--jason'" in result.output
+    result = CliRunner().invoke(with_fields, ["why", "not", "--json"])
+    assert "Got unexpected extra argument (not)" in result.output
 
 
 def test_the_environment_and_the_option_decide_about_colours(
