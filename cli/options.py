@@ -50,7 +50,9 @@ def job_filters(command: F) -> F:
             ),
             click.option("--until", metavar="TIME", help="Created before then."),
             click.option(
-                "--adapter", metavar="NAME", help="With this adapter: its name or digest."
+                "--adapter",
+                metavar="NAME",
+                help="With this adapter: its name, the end of its name, or its digest.",
             ),
             click.option("--model", metavar="DIGEST", help="Of this model: its digest, sha256:…"),
             click.option(

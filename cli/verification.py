@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from cli.tables import count
 from jobs.errors import TamperedError
 from jobs.formats.compression import BrokenFileError
 from jobs.importer import read_histories
+from jobs.protocol.body import RepeatedNameError, loads
 from jobs.times import rfc3339
 from jobs.tlog.cosignature import Cosigner, require
 from jobs.tlog.entry import parse_entry, recorded_as
@@ -50,9 +50,11 @@ def verify_proof(
     }
     if history_file is not None:
         try:
-            history = json.loads(read(history_file))
+            history = loads(read(history_file).encode(), unique_names=True)
             name = recorded_as(history, entry)
             erased = [pointer for pointer, text in texts(history).items() if is_erased(text)]
+        except RepeatedNameError as error:
+            raise verifying.TamperedError(f"{history_file}: {error}") from error
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise TamperedError(
                 f"{history_file} is not the complete history of a job with an entry in the log; if it was saved as soon "

@@ -15,7 +15,7 @@ from jobs.database import Database
 from jobs.formats.compression import decompressed
 from jobs.jsonl import read_lines
 from jobs.models import OPEN, Job
-from jobs.protocol.body import loads
+from jobs.protocol.body import RepeatedNameError, loads
 from jobs.protocol.restoring import disagreement, restore
 from jobs.tlog import exported
 from jobs.tlog.exported import Checked, HistoryError
@@ -76,7 +76,9 @@ def read_histories(file: IO[bytes], trusted: Sequence[Verifier]) -> Iterator[Lin
         if not line.text.strip():
             continue
         try:
-            history = loads(line.text)
+            history = loads(line.text, unique_names=True)
+        except RepeatedNameError as error:
+            raise RefusedError(number, str(error)) from error
         except (ValueError, RecursionError) as error:
             raise RefusedError(
                 number, f"it is not JSON ({error}): give an export as JSON Lines"

@@ -19,16 +19,39 @@ class NotFiniteError(ValueError):
     """A number that JSON cannot represent, so that replies could not repeat it."""
 
 
-def loads(text: bytes) -> Any:
+class RepeatedNameError(ValueError):
+    """An object has a name twice. Of the values, some programs take the first and some the last."""
+
+
+def loads(text: bytes, *, unique_names: bool = False) -> Any:
     """Parse what a client sent as JSON.
 
     Python's parser takes ``NaN`` and ``Infinity``, which are no JSON, and reads ``1e400`` as infinity.
 
+    Args:
+        text: to parse.
+        unique_names: whether the text is refused if an object has a name twice. Otherwise the last value counts.
+
     Raises:
         NotFiniteError: there is such a number.
+        RepeatedNameError: there is such an object.
         ValueError, RecursionError: it is not JSON, or not in Unicode, or too deep, or has a number with too many digits.
     """
-    return json.loads(text, parse_constant=_not_finite, parse_float=_finite)
+    pairs_hook = _unique if unique_names else None
+    return json.loads(
+        text, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=pairs_hook
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise RepeatedNameError(
+            f"an object has the name {twice[:40]!r} twice, so that programs may read different values"
+        )
+    return found
 
 
 def _not_finite(text: str) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -26,7 +26,7 @@ class Filters:
     since: dt.datetime | None = None
     until: dt.datetime | None = None
     query: Node | None = None
-    #: Name or digest of an adapter that a worker of the job served.
+    #: Name, end of the name, or digest of an adapter that a worker of the job served.
     adapter: str | None = None
     #: As in `Job.model`.
     model: str | None = None
@@ -77,8 +77,13 @@ class Filters:
         """Return those that the table of jobs has indexes for, with an owner; None for all."""
         return jobs.Filters(owner, self.since, self.until, self.rating)
 
-    def wanted(self, owner: str | None) -> Wanted:
-        """Return them as a query of the search index, with an owner; None for all."""
+    def wanted(self, owner: str | None, adapters: Collection[str]) -> Wanted:
+        """Return them as a query of the search index.
+
+        Args:
+            owner: of the jobs; None for all.
+            adapters: the names and digests that ``adapter`` stands for.
+        """
         parts: list[Node] = []
         conditions: list[sa.ColumnElement[bool]] = []
         if self.query is not None:
@@ -88,7 +93,9 @@ class Filters:
         if self.statuses:
             terms = (Term(facets.term("status", status.value)) for status in self.statuses)
             parts.append(Any(tuple(terms)))
-        for name in ("adapter", "model", "worker"):
+        if self.adapter is not None:
+            parts.append(Any(tuple(Term(facets.term("adapter", name)) for name in adapters)))
+        for name in ("model", "worker"):
             value = getattr(self, name)
             if value is not None:
                 parts.append(Term(facets.term(name, value)))

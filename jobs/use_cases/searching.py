@@ -20,12 +20,12 @@ from jobs.enums import Order
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument, Status
 from jobs.search.ranking import score
-from jobs.statements import documents, job_lists, jobs, search
+from jobs.statements import documents, job_lists, jobs, rollups, search
 from jobs.statements.documents import LAST_ID
 from jobs.statements.jobs import ANY
 from jobs.statements.search import MAX_EFFORT
 from jobs.times import MICROSECOND
-from jobs.use_cases import indexing
+from jobs.use_cases import adapters, indexing
 from jobs.use_cases.filters import Filters
 
 log = logging.getLogger(__name__)
@@ -209,6 +209,13 @@ class _Range:
         return self.first <= place < self.end
 
 
+def _wanted(connection: sa.Connection, request: _Request) -> search.Wanted:
+    """Return the filters of a request as a query of the search index."""
+    adapter = request.filters.adapter
+    named = () if adapter is None else adapters.names(rollups.models(connection), adapter)
+    return request.filters.wanted(request.owner, sorted(named))
+
+
 def _search(database: Database, request: _Request) -> _Found:
     """Search by age."""
     within = _Range.of(request)
@@ -221,7 +228,7 @@ def _search(database: Database, request: _Request) -> _Found:
             within = within.up_to(last)
         found = search.find(
             connection,
-            request.filters.wanted(request.owner),
+            _wanted(connection, request),
             first=within.first,
             end=within.end,
             newest_first=within.newest_first,
@@ -333,7 +340,7 @@ def _rank(database: Database, request: _Request) -> _Found:
             # All that was ranked is ranked again, whatever ended since.
             ranked, effort = 2 * RANKED, LAST_ID
     with database.read() as connection:
-        wanted = request.filters.wanted(request.owner)
+        wanted = _wanted(connection, request)
         found = search.find(connection, wanted, first=first, end=end, limit=ranked, effort=effort)
         words = search.words_of(connection, found.ids)
     keys = sorted((-score(query, text), -i) for i, text in words.items())

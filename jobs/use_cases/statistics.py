@@ -23,6 +23,7 @@ from jobs.statements.rollups import NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
 from jobs.statistics.tally import Tally
+from jobs.use_cases import adapters
 
 #: The maximum number of hours or days of one reading.
 MAX_PERIODS = 800
@@ -281,9 +282,8 @@ def _is_wanted(model: str, query: Query, models: Mapping[str, dict[str, Any]]) -
 
 
 def _has_adapter(description: Mapping[str, Any], wanted: str) -> bool:
-    """Return whether a model has an adapter of a name or a digest."""
-    adapters = description.get("adapters", {}).values()
-    return any(wanted in (adapter.get("name"), adapter.get("digest")) for adapter in adapters)
+    """Return whether a model has an adapter that is meant by a name or a digest."""
+    return any(adapters.is_meant(adapter, wanted) for adapter in adapters.of_model(description))
 
 
 def _keys(by: By | None, model: str, models: Mapping[str, dict[str, Any]]) -> list[Key]:
@@ -292,10 +292,10 @@ def _keys(by: By | None, model: str, models: Mapping[str, dict[str, Any]]) -> li
         return [model or None]
     if by is not By.ADAPTER:
         return []
-    adapters = models.get(model, {}).get("adapters", {})
+    of_roles = models.get(model, {}).get("adapters", {})
     return [
         AdapterKey(role, adapter.get("name") or "", adapter.get("digest") or "")
-        for role, adapter in adapters.items()
+        for role, adapter in of_roles.items()
     ] or [None]
 
 

@@ -293,6 +293,17 @@ def test_a_line_that_is_no_history_is_refused(
     assert count(empty) == 0
 
 
+def test_a_line_with_a_name_twice_is_refused(
+    exported: tuple[bytes, Verifier], empty: Database
+) -> None:
+    """The last value is the one that was recorded, and some programs read the first."""
+    for name in (b'{"id"', b'{"position"'):
+        line = exported[0].replace(name, b'{"status": "failed", ' + name[1:], 1)
+        with pytest.raises(RefusedError, match=r"^line 1: an object has the name 'status' twice"):
+            load(line, empty)
+    assert count(empty) == 0
+
+
 @pytest.mark.parametrize("kind", [Compression.GZIP, Compression.ZSTD])
 def test_a_bomb_is_not_unpacked(kind: Compression, tmp_path: Path) -> None:
     """A line without end is dropped as it comes, and nothing else is kept of it."""

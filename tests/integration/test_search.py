@@ -233,7 +233,7 @@ def test_all_texts_are_searched_and_the_best_match_comes_first(database: Databas
 
 
 def test_filters_of_all_kinds(database: Database) -> None:
-    adapters = {"actor": {"name": "lora", "digest": "sha256:ab"}}
+    adapters = {"actor": {"name": "/models/run-1/lora", "digest": "sha256:ab"}}
     runtime = replace(RUNTIME, description={"engine": "none", "adapters": adapters})
     workers.register(database, "worker-2", "elsewhere", 2, runtime)
     plain = end(database, "a b c d", "no", "a b c d", metadata={"team": "red"})
@@ -247,8 +247,10 @@ def test_filters_of_all_kinds(database: Database) -> None:
     cancelled = submit(database, metadata={})
     cancellation.cancel(database, ANONYMOUS, cancelled.id)
     index(database)
-    for value in ("lora", "sha256:ab"):
-        assert find(database, adapter=value) == [changed.id]
+    for value in ("/models/run-1/lora", "run-1/lora", "lora", "sha256:ab"):
+        assert find(database, adapter=value) == [changed.id], value
+    for value in ("ora", "run-1", "models/run-1", "sha256:a"):
+        assert find(database, adapter=value) == [], value
     assert find(database, worker="elsewhere") == find(database, worker="worker-2") == [changed.id]
     assert find(database, worker=WORKER) == [plain.id]
     assert find(database, metadata={"team": "red"}) == [plain.id]

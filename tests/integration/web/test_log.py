@@ -151,6 +151,10 @@ def test_a_history_is_verified_without_us(sealed: list[str], jobs: Command, tmp_
     assert f"history of {sealed[1]} is not the one" in refused(
         proof, "--key", key, "--history", changed
     )
+    changed.write_text(history.read_text().replace("{", '{"question": "A lie.",', 1))
+    assert "an object has the name 'question' twice" in refused(
+        proof, "--key", key, "--history", changed
+    )
     changed.write_text("[]")
     assert "not the complete history" in refused(proof, "--key", key, "--history", changed)
     other = Signer.generate(Verifier.parse(key).name)

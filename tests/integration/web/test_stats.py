@@ -106,7 +106,7 @@ def fill(web: Client, database: Database, tokenizer_json: str) -> None:
     """Add jobs of two versions of an adapter, the second one better, in this hour and the last one."""
     for version in VERSIONS:
         adapters = {
-            role: {"name": f"{role}-{version}", "digest": f"sha256:{version}"}
+            role: {"name": f"models/{role}-{version}", "digest": f"sha256:{version}"}
             for role in ("actor", "critic", "regenerator")
         }
         base = {"name": "base", "digest": "sha256:00"}
@@ -138,13 +138,13 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     fill(web, database, tokenizer_json)
     models = stats(web, by="model")["groups"]
     assert {model["key"]["adapters"]["actor"]["name"] for model in models} == {
-        "actor-v1",
-        "actor-v2",
+        "models/actor-v1",
+        "models/actor-v2",
     }
     assert [model["jobs"] for model in models] == [8, 8]
     adapters = stats(web, by="adapter")["groups"]
     assert {tuple(group["key"].values()) for group in adapters} == {
-        (role, f"{role}-{version}", f"sha256:{version}")
+        (role, f"models/{role}-{version}", f"sha256:{version}")
         for role in ("actor", "critic", "regenerator")
         for version in VERSIONS
     }

@@ -52,7 +52,7 @@ FILTERS = (
         {"type": "string", "maxLength": MAX_LENGTH},
         'Full text: words, `"phrases"`, `prefix*`, `-not`, `one OR other`.',
     ),
-    Parameter("adapter", TEXT, "Name or digest of an adapter."),
+    Parameter("adapter", TEXT, "Name of an adapter, the last parts of its name, or its digest."),
     Parameter("model", TEXT, "Digest of the model."),
     Parameter("worker", TEXT, "Id or host of a worker."),
     Parameter(

@@ -19,7 +19,9 @@ OPERATIONS = {
             *PERIOD,
             Parameter("owner", TEXT, "Only jobs of this owner."),
             Parameter("model", TEXT, "Digest of the model."),
-            Parameter("adapter", TEXT, "Name or digest of an adapter."),
+            Parameter(
+                "adapter", TEXT, "Name of an adapter, the last parts of its name, or its digest."
+            ),
             Parameter(
                 "compare",
                 TEXT,
