@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,18 @@ TINY = Recipe(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    """Keep the number of threads: beside other tests, two mostly wait for each other, and keep processors busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "THREADS", torch.get_num_threads())
+        yield
+
+
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    threads = torch.get_num_threads()
     recipe.make(folder / "checkpoint", folder, seed=0, recipe=TINY)
-    torch.set_num_threads(threads)
     return folder
 
 
