@@ -24,7 +24,7 @@ from jobs.database import Database
 from jobs.program import PROGRAM, die_with_parent
 from jobs.progress import Progress
 from jobs.settings import DATA_DIR_MODE, Settings
-from jobs.stop_signals import StopSignals
+from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from jobs.use_cases import workers
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,6 @@ STOP_TIMEOUT = 15.0
 WATCH_INTERVAL = 0.2
 #: Seconds before a part that exited is restarted.
 RESTART_DELAY = 1.0
-#: Ctrl-C, a request to terminate, and a closed terminal window.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: What Redis says of files that it cannot read.
 DAMAGED = ("reading the append only file", "rdb file reading failure")
 DEMO_GREETING = (
