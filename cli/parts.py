@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from jobs.malloc import limit_arenas
 from jobs.progress import Progress
 from jobs.queue import make_app
 from jobs.settings import DATA_DIR_MODE, Settings
-from jobs.stop_signals import StopSignals
+from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from jobs.use_cases import keys
 from jobs.use_cases.workers import Runtime
 
@@ -110,7 +109,7 @@ def maintain(settings: Settings) -> None:
     """
     limit_arenas()
     with ExitStack() as stack:
-        signals = stack.enter_context(StopSignals(signal.SIGTERM, signal.SIGINT))
+        signals = stack.enter_context(StopSignals(*STOP_SIGNALS))
         database = Database(settings.database)
         stack.callback(database.close)
         progress = Progress(settings.redis)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import logging
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,15 +18,13 @@ from jobs.database import Database
 from jobs.program import PROGRAM
 from jobs.progress import Progress
 from jobs.settings import DATA_DIR_MODE, Settings
-from jobs.stop_signals import StopSignals
+from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from jobs.use_cases import workers
 
 log = logging.getLogger(__name__)
 
 #: Seconds before a part that exited is restarted.
 RESTART_DELAY = 1.0
-#: Ctrl-C, a request to terminate, and a closed terminal window.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEMO_GREETING = (
     f'the demo model {demo_model.ABILITY}; ask it, for example: "{demo_model.EXAMPLES[0]}"'
 )

@@ -9,6 +9,7 @@ from queue import Empty
 from typing import Any
 
 import kombu
+from kombu import connection as kombu_connection
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -27,7 +28,7 @@ MAX_RETRY_DELAY = 5
 
 
 class Connection(kombu.Connection):
-    """Kombu's connection, with four changes.
+    """Kombu's connection, with five changes.
 
     - The delay between two tries stays short; Kombu's grows to half a minute.
     - Messages that were taken and not acknowledged are not restored when it closes: the sweep publishes
@@ -35,11 +36,14 @@ class Connection(kombu.Connection):
     - A Redis that rejects all writes, such as a replica during a failover (``READONLY``), counts as away.
       Kombu would connect, fail at the first message, and connect again without a delay.
     - Messages that are none of ours are discarded (`jobs.messages`).
+    - No bindings are written to Redis. Messages need none, and what is in their place could be no set.
     """
 
     def get_transport_cls(self) -> Any:
-        transport: Any = super().get_transport_cls()
-        return Transport if transport is kombu_redis.Transport else transport
+        return _ours(super().get_transport_cls())
+
+    def Pool(self, limit: int | None = None, **_: Any) -> Pool:  # noqa: N802 (Kombu's name)
+        return Pool(self, limit)
 
     def _connection_factory(self) -> Any:
         connection: Any = super()._connection_factory()
@@ -58,6 +62,25 @@ class Connection(kombu.Connection):
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
         return super().ensure_connection(*arguments, **{"interval_max": MAX_RETRY_DELAY, **options})
+
+
+class PooledConnection(kombu_connection.PooledConnection):
+    """Kombu's connection of a pool, from which messages are published, with this transport."""
+
+    def get_transport_cls(self) -> Any:
+        return _ours(super().get_transport_cls())  # type: ignore[misc]  # celery-types lacks it
+
+
+class Pool(kombu_connection.ConnectionPool):
+    """Kombu's pool, with these connections."""
+
+    def new(self) -> Any:
+        return PooledConnection(self, **dict(self.connection._info(resolve=False)))
+
+
+def _ours(transport: Any) -> Any:
+    """Return our transport in the place of Kombu's."""
+    return Transport if transport is kombu_redis.Transport else transport
 
 
 class Client(kombu_redis.PrefixedStrictRedis):
@@ -79,6 +102,12 @@ class Channel(kombu_redis.Channel):
 
     def _get_client(self) -> Any:
         return partial(Client, global_keyprefix=self.global_keyprefix)
+
+    def _queue_bind(self, *_: Any) -> None:
+        """Write no binding to Redis: messages are sent to their queues by name."""
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Do nothing: there are no bindings."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

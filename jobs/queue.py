@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Queue
 from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]  # since 5.7
 from redis.exceptions import RedisError
 
@@ -45,8 +45,7 @@ def model_queue(model: str) -> Queue:
         model: as in `jobs.models.Worker.model`.
     """
     name = f"{QUEUE}.{model}"
-    # Each has its own exchange: when a queue expires, Kombu drops the bindings of the whole exchange.
-    return Queue(name, Exchange(name), routing_key=name, expires=MODEL_QUEUE_EXPIRY)
+    return Queue(name, routing_key=name, expires=MODEL_QUEUE_EXPIRY)
 
 
 def make_app(redis_url: str, model: str | None = None) -> Celery:

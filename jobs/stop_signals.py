@@ -10,12 +10,16 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Self
 
+#: A request to terminate, Ctrl-C, and a closed terminal.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: Seconds in which threads that are in the C handler of a signal leave it.
 SETTLE_TIME = 0.02
 
 
 class StopSignals:
     """Counts the signals that ask the process to stop; once it has stopped, they are ignored.
+
+    SIGHUP is always ignored in a process that was started so: `nohup` does that.
 
     The handler takes no lock, logs nothing and starts no thread. It runs between two instructions of the
     main thread, and a second signal interrupts the handler of the first, so a `threading.Event` could
@@ -35,6 +39,7 @@ class StopSignals:
             notify: called at each signal. It has to be reentrant, too.
         """
         self._numbers = (*numbers, *at_once)
+        self._has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._at_once = at_once
         self._notify = notify
         self._received: list[int] = []
@@ -50,7 +55,8 @@ class StopSignals:
     def install(self) -> None:
         """Count signals from now on. Only the main thread can do this."""
         for number in self._numbers:
-            signal.signal(number, self._handle)
+            is_ignored = number == signal.SIGHUP and self._has_nohup
+            signal.signal(number, signal.SIG_IGN if is_ignored else self._handle)
 
     def ignore(self) -> None:
         """Ignore the signals from now on: nothing is left to stop.

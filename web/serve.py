@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-import signal
 import socket
 import time
 
 from jobs.errors import UserError
 from jobs.settings import Settings
-from jobs.stop_signals import StopSignals
+from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from web import create_app, tracing
 from web.open_files import raise_limit
 from web.server import Server
@@ -34,7 +33,7 @@ class AddressError(UserError):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. A second signal ends it at once.
+    """Serve until a signal asks to stop. A second one ends it at once.
 
     Raises:
         AddressError: the address is in use or does not belong to this machine.
@@ -49,7 +48,7 @@ def serve(settings: Settings) -> None:
     # The objects so far live on. A full collection that looked through them would hold up all requests for 0.1 s.
     gc.collect()
     gc.freeze()
-    with StopSignals(signal.SIGTERM, signal.SIGINT, notify=server.pull_trigger) as signals:
+    with StopSignals(*STOP_SIGNALS, notify=server.pull_trigger) as signals:
         services.waiter.stopping = lambda: signals.count > 0
         log.info("listening at %s", settings.url)
         while not signals.count:

@@ -13,7 +13,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready
 from celery.worker import state
 
-from jobs.stop_signals import StopSignals
+from jobs.stop_signals import STOP_SIGNALS, StopSignals
 from worker import own_stop
 from worker.stage_runner import StageRunner
 
@@ -43,12 +43,12 @@ def consume(
     # Celery warns against running as root, as containers do, since pickled messages can execute code. Ours
     # are JSON.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    signals = StopSignals(signal.SIGTERM, signal.SIGINT, at_once=[signal.SIGQUIT])
+    signals = StopSignals(*STOP_SIGNALS, at_once=[signal.SIGQUIT])
 
     @worker_ready.connect(weak=False)
     def _ready(**_: object) -> None:
-        # They replace Celery's handlers, which do not cancel generations, and acknowledge unfinished tasks
-        # on SIGQUIT.
+        # They replace Celery's handlers, which do not cancel generations, acknowledge unfinished tasks on
+        # SIGQUIT, and start the worker again on SIGHUP.
         signals.install()
         threading.Thread(target=_stop_on_signal, args=(runner, signals), daemon=True).start()
         on_ready()

@@ -39,7 +39,7 @@ def environ(database_url: str, redis_server: RedisServer, tmp_path: Path) -> dic
 
 def stop(process: Process) -> None:
     """Stop a process that handles signals, with more of them than it needs, until its last moment."""
-    process.signal_until_end(signal.SIGTERM, signal.SIGINT)
+    process.signal_until_end(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     assert process.wait() == 0
     process.stop()
     assert "Traceback" not in process.output

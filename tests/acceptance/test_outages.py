@@ -326,6 +326,8 @@ def test_what_is_no_queue_stops_no_worker(sqlite: Service) -> None:
     accepted = until(sqlite, 202).json()["id"]
     assert sqlite.wait(accepted)["status"] == "incomplete"
     assert sqlite.attempts(accepted) == FINISHED
+    with redis.Redis.from_url(sqlite.redis.url) as client:
+        assert not client.keys(f"{KEY_PREFIX}_kombu*"), "Kombu would fail at what is in its place"
     log = sqlite.worker.output[before:]
     for clutter in ("Connection to broker lost", "Traceback", "Frequent restarts"):
         assert clutter not in log

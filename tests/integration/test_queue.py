@@ -43,6 +43,7 @@ def test_what_is_no_list_is_in_nobodys_way(
         assert f"'{key}' in Redis was deleted: it was no list of messages" in caplog.text
         publisher.publish([NextStage("job", 0, MAX_ROUNDS, MAX_PRIORITY)])
         assert publisher.queue_length() == 1
+        assert not client.keys("*_kombu*"), "no other value could be in the place of its tables"
         client.flushdb()
 
 

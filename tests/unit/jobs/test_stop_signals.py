@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from signal import SIGUSR1, SIGUSR2
+from signal import SIG_IGN, SIGHUP, SIGUSR1, SIGUSR2
 
 import pytest
 
@@ -14,7 +14,7 @@ from jobs.stop_signals import StopSignals
 
 @pytest.fixture(autouse=True)
 def _restore() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (SIGUSR1, SIGUSR2)}
+    handlers = {number: signal.getsignal(number) for number in (SIGHUP, SIGUSR1, SIGUSR2)}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -57,6 +57,14 @@ def test_a_handler_may_be_interrupted_by_the_next_signal() -> None:
     with StopSignals(SIGUSR1, notify=notify) as signals:
         signal.raise_signal(SIGUSR1)
         assert signals.count == 101
+
+
+def test_a_program_under_nohup_outlives_its_terminal() -> None:
+    signal.signal(SIGHUP, SIG_IGN)
+    with StopSignals(SIGHUP, SIGUSR1) as signals:
+        signal.raise_signal(SIGHUP)
+        signal.raise_signal(SIGUSR1)
+        assert signals.count == 1
 
 
 def test_later_signals_are_ignored() -> None:
