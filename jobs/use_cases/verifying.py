@@ -34,6 +34,8 @@ PAGE = WIDTH
 #: Seconds by which a job may get its entry after one that ended later: an interrupted stage hands its text in
 #: for as long as it has a lease, and a transaction may take a while to commit.
 MAX_DISORDER = 120.0
+#: What is raised for values that the program never stores.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 #: The types of the entries of each kind.
 TYPES = {
     LogKind.JOB: (JOB, IMPORT),
@@ -157,7 +159,8 @@ class _Tree:
         offset = self.size % WIDTH
         if not offset:
             self._stored = log.get_tile(self._connection, 0, self.size // WIDTH)
-        leaf = merkle.leaf_hash(row.entry)
+        # SQLite takes text in a column of bytes.
+        leaf = merkle.leaf_hash(row.entry) if isinstance(row.entry, bytes) else b""
         if leaf != self._stored[offset * HASH_SIZE : (offset + 1) * HASH_SIZE]:
             raise TamperedError(
                 f"entry {self.size}, of job {row.job_id}, is not the one that was recorded there: "
@@ -274,8 +277,7 @@ def _check_jobs(
 ) -> None:
     """Compare the jobs that entries are about, and what was added to them, with the entries."""
     ids = {row.job_id for row in rows}
-    jobs = whole_jobs.load(session, ids)
-    histories = {job_id: describe(job) for job_id, job in jobs.items()}
+    jobs, histories = _load(session, [*dict.fromkeys(row.job_id for row in rows)], describe)
     deletions = log.find_deletions(session.connection(), ids - jobs.keys())
     for index, kind, job_id, entry in rows:
         recorded, job = parse_entry(entry), jobs.get(job_id)
@@ -295,6 +297,8 @@ def _check_jobs(
         elif kind is LogKind.JOB and index in _ends(job) - {job.log_index}:
             report.retried += 1
         elif kind is LogKind.JOB:
+            if job.log_index is None:
+                raise TamperedError(f"{name} was changed: it claims no entry")
             if job.log_index != index:
                 raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
             _check_job(histories[job_id], recorded, name)
@@ -312,6 +316,25 @@ def _check_jobs(
             name = f"an erasure of texts of job {job_id} (entry {index})"
             _check_origin(job.erasures[number], recorded, name)
             report.erasures += 1
+
+
+def _load(
+    session: Session, ids: Sequence[str], describe: Describe
+) -> tuple[dict[str, Job], dict[str, dict[str, Any]]]:
+    """Return jobs and their histories by their ids."""
+    try:
+        jobs = whole_jobs.load(session, ids)
+        return jobs, {job_id: describe(job) for job_id, job in jobs.items()}
+    except _UNREADABLE as error:
+        if len(ids) == 1:
+            raise TamperedError(
+                f"job {ids[0]} was changed: what is stored makes no history "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        for job_id in ids:
+            session.expunge_all()
+            _load(session, [job_id], describe)
+        raise
 
 
 def _ends(job: Job) -> set[int]:
