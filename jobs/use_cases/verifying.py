@@ -33,6 +33,8 @@ PAGE = WIDTH
 #: Seconds by which a job may get its entry after one that ended later: an interrupted stage hands its text in
 #: for as long as it has a lease, and a transaction may take a while to commit.
 MAX_DISORDER = 120.0
+#: What is raised for values that the program never stores.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 #: The types of the entries of each kind.
 TYPES = {
     LogKind.JOB: (JOB, IMPORT),
@@ -132,8 +134,7 @@ def _check_jobs(
 ) -> None:
     """Compare the jobs that entries are about, and what was added to them, with the entries."""
     ids = {row.job_id for row in rows}
-    jobs = whole_jobs.load(session, ids)
-    histories = {job_id: describe(job) for job_id, job in jobs.items()}
+    jobs, histories = _load(session, [*dict.fromkeys(row.job_id for row in rows)], describe)
     deletions = log.find_deletions(session.connection(), ids - jobs.keys())
     for index, kind, job_id, entry in rows:
         recorded, job = parse_entry(entry), jobs.get(job_id)
@@ -153,6 +154,8 @@ def _check_jobs(
         elif kind is LogKind.JOB and index in _ends(job) - {job.log_index}:
             report.retried += 1
         elif kind is LogKind.JOB:
+            if job.log_index is None:
+                raise TamperedError(f"{name} was changed: it claims no entry")
             if job.log_index != index:
                 raise TamperedError(f"{name} was reordered: it claims entry {job.log_index}")
             _check_job(histories[job_id], recorded, name)
@@ -170,6 +173,25 @@ def _check_jobs(
             name = f"an erasure of texts of job {job_id} (entry {index})"
             _check_origin(job.erasures[number], recorded, name)
             report.erasures += 1
+
+
+def _load(
+    session: Session, ids: Sequence[str], describe: Describe
+) -> tuple[dict[str, Job], dict[str, dict[str, Any]]]:
+    """Return jobs and their histories by their ids."""
+    try:
+        jobs = whole_jobs.load(session, ids)
+        return jobs, {job_id: describe(job) for job_id, job in jobs.items()}
+    except _UNREADABLE as error:
+        if len(ids) == 1:
+            raise TamperedError(
+                f"job {ids[0]} was changed: what is stored makes no history "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        for job_id in ids:
+            session.expunge_all()
+            _load(session, [job_id], describe)
+        raise
 
 
 def _ends(job: Job) -> set[int]:

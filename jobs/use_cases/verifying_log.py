@@ -70,7 +70,8 @@ class Tree:
         offset = self.size % WIDTH
         if not offset:
             self._stored = log.get_tile(self._connection, 0, self.size // WIDTH)
-        leaf = merkle.leaf_hash(row.entry)
+        # SQLite takes text in a column of bytes.
+        leaf = merkle.leaf_hash(row.entry) if isinstance(row.entry, bytes) else b""
         if leaf != self._stored[offset * HASH_SIZE : (offset + 1) * HASH_SIZE]:
             raise TamperedError(
                 f"entry {self.size}, of job {row.job_id}, is not the one that was recorded there: "

@@ -79,6 +79,31 @@ def test_the_first_record_that_was_changed_is_named(database: Database) -> None:
     assert said == f"job {jobs[2].id} (entry 2) was changed"
 
 
+@pytest.mark.parametrize("retries", ["[{}]", "[7]"])
+def test_a_value_that_makes_no_history_is_noticed(database: Database, retries: str) -> None:
+    """Of the jobs that are read together, the one that has it is named."""
+    jobs = [end(database) for _ in range(3)]
+    seal(database)
+    said = tamper(database, f"UPDATE jobs SET retries = '{retries}' WHERE id = '{jobs[1].id}'")  # noqa: S608 (of this file's own words)
+    assert said.startswith(f"job {jobs[1].id} was changed"), said
+
+
+def test_an_entry_that_became_text_or_empty_is_noticed(database: Database) -> None:
+    job = end(database)
+    seal(database)
+    # PostgreSQL takes bytes alone.
+    value = "CAST(entry AS TEXT)" if database.engine.dialect.name == "sqlite" else "''"
+    said = tamper(database, f"UPDATE log_entries SET entry = {value}")  # noqa: S608 (of this file's own words)
+    assert said.startswith(f"entry 0, of job {job.id}, is not the one that was recorded there")
+
+
+def test_a_job_that_lost_its_entry_is_noticed(database: Database) -> None:
+    job = end(database)
+    seal(database)
+    said = tamper(database, "UPDATE jobs SET log_index = NULL")
+    assert said == f"job {job.id} (entry 0) was changed: it claims no entry"
+
+
 def test_a_removed_job_is_noticed(database: Database) -> None:
     jobs = [end(database) for _ in range(3)]
     seal(database)
