@@ -19,6 +19,8 @@ from tests.gpu.report import Report
 from tests.gpu.speed import Speed
 from tests.gpu.tables import tables
 from tests.gpu.texts import Checked
+from worker.engine.cuda import requirements
+from worker.engine.cuda.requirements import DeviceError
 
 #: Seconds after the budget at which a process that hangs is ended, with a traceback.
 GRACE = 20
@@ -30,14 +32,16 @@ Section = tuple[str, float, Callable[[Report], None]]
 def main() -> int:
     """Run the chosen sections; return 1 if a check fails, else 0."""
     options = _options()
+    try:
+        device = _device(options.device)
+    except DeviceError as error:
+        print(f"{error}; --tiny --device cpu runs all of it in small", file=sys.stderr)
+        return 2
     faulthandler.dump_traceback_later(options.budget + GRACE, exit=True)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers has no types there
     out = os.environ.get("OUT")
     report = Report(options.budget, Path(out) / "gpu.jsonl" if out else None)
-    device = torch.device(options.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())  # some functions need the index
     report.say(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         torch=torch.__version__,
@@ -56,6 +60,24 @@ def main() -> int:
     print(f"\n{tables(report.lines)}")
     faulthandler.cancel_dump_traceback_later()
     return int(report.failed)
+
+
+def _device(name: str) -> torch.device:
+    """Return the device of a name.
+
+    Raises:
+        DeviceError: there is none, or the engine's kernels cannot be compiled for it. Every section would fail for that
+            reason, and later.
+    """
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise DeviceError("PyTorch sees no CUDA device")
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())  # some functions need the index
+    requirements.check(device)
+    return device
 
 
 def _sections(report: Report, options: argparse.Namespace, device: torch.device) -> list[Section]:
@@ -93,7 +115,7 @@ def _sections(report: Report, options: argparse.Namespace, device: torch.device)
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument(
         "--budget", type=float, default=240, help="seconds; what does not fit is skipped"
     )

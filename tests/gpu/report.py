@@ -65,6 +65,7 @@ class Report:
             run(self)
         except Exception:  # noqa: BLE001 (whatever it is, the other sections go on)
             self.failed = True
+            traceback.print_exc()  # all of it
             self.say(section=name, error=traceback.format_exc()[-TRACEBACK_CHARACTERS:])
         free()
         self.say(section=name, seconds=round(time.monotonic() - start, 1))

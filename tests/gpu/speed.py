@@ -107,6 +107,8 @@ class Speed:
         self._models: Any = None
         self._weights = Weights(0, 0)
         self._engine: BatchingEngine | None = None
+        #: Why there is no engine. It would fail again, and take as long.
+        self._failure: str | None = None
         self._peak: Peak | None = None
         self._decoded: dict[int, float] = {}
 
@@ -154,8 +156,17 @@ class Speed:
         start = time.monotonic()
         engine = self._ready()
         seconds = time.monotonic() - start
-        sizes: dict[str, Any] = {"slots": engine.max_num_seqs, "context": engine.max_model_len}
-        report.say(measure="start", seconds=seconds, **sizes, **self._memory(engine))
+        # Without them the engine works, and is slower: why is in the log.
+        graphs = engine.config.cuda_graphs
+        report.failed |= self._device.type == "cuda" and not graphs
+        report.say(
+            measure="start",
+            seconds=seconds,
+            slots=engine.max_num_seqs,
+            context=engine.max_model_len,
+            cuda_graphs=graphs,
+            **self._memory(engine),
+        )
 
     def decode(self, report: Report) -> None:
         """Tokens a second of decoding alone, and their share of the limit."""
@@ -339,23 +350,33 @@ class Speed:
         self._weights = Weights.of(self._models)
 
     def _ready(self, max_num_seqs: int | None = None, tokens: int | None = None) -> BatchingEngine:
-        """Return the engine; make it if there is none."""
+        """Return the engine; make it if there is none.
+
+        Raises:
+            RuntimeError: it failed in an earlier section.
+        """
+        if self._failure:
+            raise RuntimeError(f"there is no engine: {self._failure}")
         if not self._engine:
             self._build()
             models, self._models = self._models, None
-            self._engine = engines.make(
-                models,
-                self._tokenizer,
-                max_model_len=self._context,
-                max_num_seqs=max_num_seqs or max(self._amount.sequences),
-                tokens=tokens,
-            )
+            try:
+                self._engine = engines.make(
+                    models,
+                    self._tokenizer,
+                    max_model_len=self._context,
+                    max_num_seqs=max_num_seqs or max(self._amount.sequences),
+                    tokens=tokens,
+                )
+            except Exception as error:
+                self._failure = repr(error)
+                raise
         return self._engine
 
     def _close(self) -> None:
         if self._engine:
             self._engine.close()
-        self._engine = self._models = None
+        self._engine = self._models = self._failure = None
         free()
 
     def _num_fitting(self, engine: BatchingEngine) -> int:

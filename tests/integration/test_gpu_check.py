@@ -9,8 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from tests import fork_client, forked
+from tests.gpu import __main__ as gpu_check
+from tests.gpu import engines, speed
 from tests.gpu.report import Report
+from worker.engine.cuda import requirements
+from worker.engine.cuda.requirements import DeviceError
 
 ROOT = Path(__file__).parents[2]
 #: Packages that are missing on a GPU machine.
@@ -102,3 +109,47 @@ def test_a_section_fails_alone_or_is_skipped_when_time_is_short(tmp_path: Path) 
     assert second["found"] == 2
     assert third["skipped"].endswith("it takes 90")
     assert report.failed
+
+
+def test_an_engine_that_cannot_be_made_is_tried_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine that is lent for minutes, each try would take half of one."""
+    tries: list[int | None] = []
+
+    def fails(*_: Any, max_num_seqs: int, **__: Any) -> None:
+        tries.append(max_num_seqs)
+        raise ValueError("too little memory")
+
+    monkeypatch.setattr(engines, "make", fails)
+    measured = speed.Speed(speed.TINY, torch.float32, torch.device("cpu"))
+    report = Report(60, tmp_path / "lines")
+    for section in (measured.start, measured.decode, measured.jobs, measured.prompts):
+        report.section(section.__name__, 0, section)
+    errors = [line["error"] for line in report.lines if "error" in line]
+    assert len(errors) == 4
+    assert all("too little memory" in error for error in errors)
+    assert tries == [4]
+    assert "in fails\n" in capsys.readouterr().err, "standard error has whole tracebacks"
+    report.section("bare", 0, measured.bare)
+    assert len(tries) == 2, "another engine may fit"
+
+
+@pytest.mark.parametrize("lacks", ["a device", "a compiler"])
+def test_the_gpu_check_needs_a_gpu(
+    lacks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Mistral-7B on a CPU would take hours, and without a compiler every section would fail."""
+
+    def check(_: torch.device) -> None:
+        raise DeviceError("a CUDA device needs a C compiler")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: lacks != "a device")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(requirements, "check", check)
+    monkeypatch.setattr(sys, "argv", ["tests.gpu", "--only", "limit"])
+    assert gpu_check.main() == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    message = {"a device": "PyTorch sees no CUDA device", "a compiler": "needs a C compiler"}
+    assert message[lacks] in printed.err
