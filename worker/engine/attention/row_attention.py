@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -48,22 +49,37 @@ class RowAttention:
 
     @classmethod
     def build(cls, cache: RowKVCache, spans: Sequence[DecodeSpan | PrefillSpan]) -> RowAttention:
-        """Build the attention of a step from its spans, which are in the order of its tokens."""
-        decodes: list[DecodeMetadata] = []
+        """Build the attention of a step from its spans, which are in the order of its tokens.
+
+        Decoding sequences are attended together if that is faster: their spans differ only in the prefix
+        that they share.
+        """
+        decodes: list[DecodeSpan] = []
+        decode_tokens: list[list[int]] = []
         prefills: list[PrefillMetadata] = []
         rows: list[int] = []
         positions: list[int] = []
         for span in spans:
             if isinstance(span, DecodeSpan):
-                decodes.append(DecodeMetadata.build(span, len(rows)))
+                first_token = len(rows)
+                decodes.append(span)
                 for row, start, length in zip(span.rows, span.starts, span.query_lens, strict=True):
                     rows += [row] * length
                     positions += range(start, start + length)
+                decode_tokens.append(list(range(first_token, len(rows))))
             else:
                 prefills.append(PrefillMetadata(span, len(rows)))
                 rows += [span.row] * span.query_len
                 positions += range(span.start, span.start + span.query_len)
-        return cls(cache, torch.tensor(rows), torch.tensor(positions), decodes, prefills)
+        if len(decodes) > 1:
+            merged = DecodeSpan.merge(decodes)
+            if merged.cost < sum(span.cost for span in decodes):
+                decodes, decode_tokens = [merged], [list(itertools.chain(*decode_tokens))]
+        metadata = [
+            DecodeMetadata.build(span, tokens)
+            for span, tokens in zip(decodes, decode_tokens, strict=True)
+        ]
+        return cls(cache, torch.tensor(rows), torch.tensor(positions), metadata, prefills)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, params: LayerAttention) -> Tensor:
         layer, scaling, sliding_window = params

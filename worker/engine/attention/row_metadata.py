@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: Cascade attention is used from this number of sequences and of common prefix tokens on.
 MIN_CASCADE_SEQS, MIN_CASCADE_TOKENS = 4, 32
+#: What attention costs besides the keys of its rows, as the number of keys that take as long: a row, and a span.
+ROW_COST, SPAN_COST = 85, 1400
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,43 @@ class DecodeSpan:
     #: Length of the prefix that all of them share; 0 if it is unknown.
     common_prefix_len: int = 0
 
+    @property
+    def is_cascade(self) -> bool:
+        """Whether the common prefix is read once for all sequences."""
+        long_enough = self.common_prefix_len >= MIN_CASCADE_TOKENS
+        return len(self.rows) >= MIN_CASCADE_SEQS and long_enough
+
+    @property
+    def max_kv_len(self) -> int:
+        """Number of keys of the longest sequence."""
+        return max(start + n for start, n in zip(self.starts, self.query_lens, strict=True))
+
+    @property
+    def row_range(self) -> range | None:
+        """The range of rows that is a view of the cache; None if the rows are picked, which copies them.
+
+        A view is free, but other rows in it cost their attention.
+        """
+        rows = range(min(self.rows), max(self.rows) + 1)
+        return rows if len(rows) <= 2 * len(self.rows) else None
+
+    @property
+    def cost(self) -> int:
+        """Estimate how long its attention takes: `SPAN_COST` has the unit."""
+        own_len = self.max_kv_len - (self.common_prefix_len if self.is_cascade else 0)
+        if self.row_range is None:
+            return SPAN_COST + len(self.rows) * (ROW_COST + 2 * own_len)
+        return SPAN_COST + len(self.row_range) * (ROW_COST + own_len)
+
+    @classmethod
+    def merge(cls, spans: Sequence[DecodeSpan]) -> DecodeSpan:
+        """Return one span with all sequences, which share no prefix then."""
+        return cls(
+            [row for span in spans for row in span.rows],
+            [start for span in spans for start in span.starts],
+            [length for span in spans for length in span.query_lens],
+        )
+
 
 class DecodeMetadata:
     """Decoding tokens, and the rows of the cache that they attend to.
@@ -47,7 +86,7 @@ class DecodeMetadata:
 
     def __init__(
         self,
-        tokens: slice,
+        tokens: slice | Tensor,
         positions: Tensor,
         rows: slice | Tensor,
         max_kv_len: int,
@@ -58,7 +97,7 @@ class DecodeMetadata:
     ) -> None:
         """
         Args:
-            tokens: the step's tokens that decode.
+            tokens: the step's tokens that decode, a slice or their indices, (tokens,) int64.
             positions: of the padded queries, (rows, max_query_len) int64.
             rows: of the cache, a slice or (rows,) int64.
             max_kv_len: no position is this one or beyond.
@@ -67,7 +106,7 @@ class DecodeMetadata:
             common_prefix_len: length of the prefix that is read once for all sequences.
             prefix_row: the row where it is read.
         """
-        self.tokens = tokens
+        self.tokens: Any = tokens
         self.num_rows, self.max_query_len = positions.shape
         self.max_kv_len = max_kv_len
         self.pad_indices = pad_indices
@@ -78,23 +117,18 @@ class DecodeMetadata:
         self._masks: dict[int | None, Tensor] = {}
 
     @classmethod
-    def build(cls, span: DecodeSpan, first_token: int) -> DecodeMetadata:
+    def build(cls, span: DecodeSpan, tokens: Sequence[int]) -> DecodeMetadata:
         """Build the metadata of decoding sequences.
 
         Args:
             span: the sequences.
-            first_token: index in the step of the first sequence's first token.
+            tokens: indices of their tokens in the step, ascending.
         """
-        rows, count, query_lens = span.rows, len(span.rows), span.query_lens
+        rows, query_lens = span.rows, span.query_lens
         max_query_len = max(query_lens)
-        cascade = count >= MIN_CASCADE_SEQS and span.common_prefix_len >= MIN_CASCADE_TOKENS
-        max_kv_len = max(start + n for start, n in zip(span.starts, query_lens, strict=True))
-        # A view of the range of rows is free, but other rows in it cost their attention. Picked rows are
-        # copied.
-        low, high = min(rows), max(rows) + 1
-        is_picked = high - low > 2 * count
-        num_rows = count if is_picked else high - low
-        padded_rows = list(range(count)) if is_picked else [row - low for row in rows]
+        row_range = span.row_range
+        num_rows = len(row_range or rows)
+        padded_rows = [row - row_range[0] for row in rows] if row_range else range(num_rows)
         indices = [
             row * max_query_len + i
             for row, n in zip(padded_rows, query_lens, strict=True)
@@ -107,13 +141,14 @@ class DecodeMetadata:
             starts[row] = start
         offsets = torch.arange(max_query_len)
         is_padded = indices != list(range(num_rows * max_query_len))
+        first, last = tokens[0], tokens[-1]
         return cls(
-            slice(first_token, first_token + sum(query_lens)),
+            slice(first, last + 1) if last - first < len(tokens) else torch.tensor(tokens),
             torch.tensor(starts)[:, None] + offsets,
-            torch.tensor(rows) if is_picked else slice(low, high),
-            max_kv_len,
+            slice(row_range[0], row_range[-1] + 1) if row_range else torch.tensor(rows),
+            span.max_kv_len,
             pad_indices=torch.tensor(indices) if is_padded else None,
-            common_prefix_len=span.common_prefix_len if cascade else 0,
+            common_prefix_len=span.common_prefix_len if span.is_cascade else 0,
             prefix_row=rows[0],
         )
 

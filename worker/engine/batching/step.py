@@ -15,6 +15,7 @@ from worker.engine.batching.scheduler_output import SchedulerOutput
 from worker.engine.batching.sequence import PENDING_TOKEN, UNALLOCATED, Sequence
 from worker.engine.interface import EngineError, FinishReason
 from worker.engine.speculative.drafter import (
+    MAX_DECODES,
     MAX_DRAFT_TOKENS,
     MAX_NGRAM_SIZE,
     Drafter,
@@ -84,7 +85,7 @@ class StepExecutor:
         self._in_flight = None
 
     def _launch(self, output: SchedulerOutput) -> InFlightStep | None:
-        if self._drafter:
+        if self._drafter and len(output.decodes) <= MAX_DECODES:
             self._draft(output, self._drafter)
         try:
             launched = self._runner.launch(output)
@@ -155,7 +156,7 @@ class StepExecutor:
                 continue
             num_new = self._append(sequence, draft, token_ids, is_finite)
             self.num_computed_tokens += max(num_new - 1, 0)
-            if self._drafter:
+            if self._drafter and len(output.sequences) <= MAX_DECODES:
                 last = sequence.last(MAX_NGRAM_SIZE + num_new)
                 self._drafter.observe(sequence.adapter_id, last, num_new, generated=True)
 

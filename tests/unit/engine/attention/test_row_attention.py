@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,6 +37,31 @@ def test_each_token_attends_to_its_own_sequence(
     lengths: list[int], rows: list[int], common: int, window: int | None
 ) -> None:
     """Rows in order, with gaps, and picked; with drafts; with and without cascade attention."""
+    cache = random_cache()
+    starts, lengths = [COMMON + 3 * i for i in range(len(rows))], lengths[: len(rows)]
+    segments = [PrefillSpan(9, 50, 7), PrefillSpan(10, 0, 1)]
+    decoding = DecodeSpan(rows, starts, lengths, common)
+    check(cache, [segments[0], decoding, segments[1]], window)
+
+
+@pytest.mark.parametrize("window", [None, 30])
+@pytest.mark.parametrize("lengths", [[1] * 9, [2, 1, 4, 1, 3, 1, 1, 2, 1]])
+def test_sequences_of_several_adapters_are_attended_together_if_that_is_faster(
+    lengths: list[int], window: int | None
+) -> None:
+    """Spans with a prefill between them, whose rows are mixed; one of them shares a prefix."""
+    cache = random_cache()
+    first = DecodeSpan([0, 2, 5, 6, 8], [COMMON + i for i in range(5)], lengths[:5], COMMON)
+    second = DecodeSpan([1, 3, 4, 7], [COMMON + 10 + i for i in range(4)], lengths[5:])
+    attention = check(cache, [PrefillSpan(10, 0, 3), first, PrefillSpan(9, 50, 7), second], window)
+    assert len(attention.decodes) == 1
+    # Long prefixes are read once for each adapter.
+    long = replace(second, rows=[9, 10, 11, 4], starts=[10_000] * 4, common_prefix_len=9_900)
+    assert DecodeSpan.merge([first, long]).cost > first.cost + long.cost
+
+
+def random_cache() -> RowKVCache:
+    """Return a cache whose rows share their first `COMMON` keys and values."""
     torch.manual_seed(0)
     config = MistralConfig(
         num_hidden_layers=1,
@@ -44,20 +70,27 @@ def test_each_token_attends_to_its_own_sequence(
         hidden_size=HEADS * SIZE,
     )
     cache = RowKVCache(config, num_rows=ROWS, max_model_len=CONTEXT, dtype=torch.float32)
-    keys, values = cache.keys[0], cache.values[0]
-    keys.normal_()
-    values.normal_()
-    for tensor in (keys, values):
+    for tensor in (cache.keys[0], cache.values[0]):
+        tensor.normal_()
         tensor[:, :, :COMMON] = tensor[0, :, :COMMON]
-    starts, lengths = [COMMON + 3 * i for i in range(len(rows))], lengths[: len(rows)]
-    segments = [PrefillSpan(9, 50, 7), PrefillSpan(10, 0, 1)]
-    decoding = DecodeSpan(rows, starts, lengths, common)
-    layout = RowAttention.build(cache, [segments[0], decoding, segments[1]])
-    together = list(zip(rows, starts, lengths, strict=True))
-    owners = [9] * 7 + [row for row, _, length in together for _ in range(length)] + [10]
-    positions = [start + i for _, start, length in together for i in range(length)]
-    at = [*range(50, 57), *positions, 0]
+    return cache
+
+
+def check(
+    cache: RowKVCache, spans: list[DecodeSpan | PrefillSpan], window: int | None
+) -> RowAttention:
+    """Compare the attention of a step's tokens with the plain formula."""
+    layout = RowAttention.build(cache, spans)
+    owners: list[int] = []
+    at: list[int] = []
+    for span in spans:
+        if isinstance(span, PrefillSpan):
+            span = DecodeSpan([span.row], [span.start], [span.query_len])
+        for row, start, length in zip(span.rows, span.starts, span.query_lens, strict=True):
+            owners += [row] * length
+            at += range(start, start + length)
     assert layout.positions.tolist() == at
+    keys, values = cache.keys[0], cache.values[0]
     q = torch.randn(len(at), HEADS, SIZE)
     k, v = torch.randn(2, len(at), SHARED, SIZE)
     output = layout.attend(q, k, v, LayerAttention(0, SIZE**-0.5, window))
@@ -65,3 +98,4 @@ def test_each_token_attends_to_its_own_sequence(
         torch.testing.assert_close(keys[row, :, position], k[i])
         expected = plain(q[i], keys[row], values[row], position, window)
         torch.testing.assert_close(output[i], expected)
+    return layout

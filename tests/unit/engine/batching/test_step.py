@@ -192,6 +192,24 @@ def test_drafts_take_fewer_steps_to_the_same_text() -> None:
     assert drafting.executor.num_computed_tokens == plain.executor.num_computed_tokens
 
 
+def test_nothing_is_drafted_or_learnt_while_many_sequences_decode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.engine.batching.step.MAX_DECODES", 1)
+
+    def num_steps(drafter: Drafter, *sequences: Sequence) -> int:
+        steps = Steps(drafter=drafter)
+        steps.run(*sequences)
+        return steps.executor.num_steps
+
+    first, second = Drafter(1), Drafter(1)
+    many, one = num_steps(first, *several(2, 40)), num_steps(second, *several(1, 40))
+    assert many == num_steps(first, *several(2, 40))
+    assert one > num_steps(second, *several(1, 40))
+    # What was decoded together taught nothing.
+    assert one == num_steps(first, *several(1, 40))
+
+
 def test_a_draft_with_nan_continues_without_drafts() -> None:
     """The draft may be the cause: the position is computed again by itself."""
     drafted: list[Sequence] = []
