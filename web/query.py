@@ -100,7 +100,7 @@ def number(name: str, minimum: float, maximum: float) -> float | None:
         return None
     if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text) or not minimum <= float(text) <= maximum:
         raise InvalidRequestError(
-            f"`{name}` must be a number from {minimum:g} to {maximum:.15g}, such as {maximum / 2:.15g}.",
+            f"`{name}` must be a number from {minimum:g} to {maximum:.15g}, such as 0.5.",
             code="invalid_value",
             param=name,
         )

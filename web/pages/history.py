@@ -23,7 +23,7 @@ from web.pages.complaints import message_of
 from web.services import get_services
 
 PAGE_SIZE = 25
-RATINGS = (("", "Any"), ("1", "+1"), ("0", "0"), ("-1", "-1"), ("none", "None"))
+RATINGS = (("", "Any"), ("-1", "-1"), ("0", "0"), ("1", "+1"), ("none", "None"))
 #: The filters that are behind "More filters".
 _MORE = (
     "rating",
@@ -42,8 +42,8 @@ LABELS = {
     "adapter": "Adapter",
     "model": "Model",
     "worker": "Worker",
-    "since": "Created since",
-    "until": "Created before",
+    "since": "Created since (UTC)",
+    "until": "Created before (UTC)",
     "min_attempts": "Attempts at a stage, at least",
     "min_duration": "Duration in seconds, at least",
     "min_changed": "Share of words changed, at least",

@@ -17,6 +17,7 @@ from jobs.protocol.history import page
 from jobs.search.query import Node
 from jobs.use_cases import overview
 from jobs.use_cases.searching import Listed
+from web.pages.figures import percent
 from web.pages.filters import question_name
 from web.pages.marks import marked
 from web.pages.view import STATUSES
@@ -41,6 +42,8 @@ class Row:
     duration: dt.timedelta | None
     #: The most attempts at one stage; None until it is indexed.
     attempts: int | None
+    #: The share of words that the regenerator changed, in percent; None if it is not known.
+    changed: str | None
     #: The first digits of the model's digest; None until a stage has started.
     model: str | None
     #: The names of the model's adapters.
@@ -89,6 +92,7 @@ def _row(job: Job, entry: dict[str, Any], opening: overview.Opening | None) -> R
         pieces=pieces,
         duration=None if job.finished_at is None else job.finished_at - job.created_at,
         attempts=entry["max_attempts"],
+        changed=None if entry["changed"] is None else percent(entry["changed"]),
         model=job.model and job.model[:DIGEST],
         adapters=tuple(adapter["name"] for adapter in entry["adapters"] or ()),
     )

@@ -41,8 +41,8 @@ GROUPINGS = (
 #: The labels of the form's fields, by their parameters.
 LABELS = {
     "by": "Grouped by",
-    "since": "Created since",
-    "until": "Created before",
+    "since": "Created since (UTC)",
+    "until": "Created before (UTC)",
     "adapter": "Adapter",
     "model": "Model",
     "owner": "Owner",
@@ -249,7 +249,7 @@ def _charts(read: Statistics, rows: list[Row]) -> list[tuple[str, Markup]]:
         for status in ENDED
     ]
     changed = [
-        series("regenerator", "Words changed", lambda f: f["changed"]["mean"]),
+        series("regenerator", "Mean words changed", lambda f: f["changed"]["mean"]),
         series("plain", "Rated +1, of rated", _better),
     ]
     measured = (

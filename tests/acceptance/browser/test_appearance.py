@@ -145,6 +145,10 @@ def test_pages_fit_a_phone_and_are_accessible(browser: Browser, service: Service
             page.set_viewport_size({"width": wide, "height": 800})
             end = page.evaluate("document.querySelector('.timeline').getBoundingClientRect().right")
             assert end <= wide, wide
+        page.goto(f"{service.url}/jobs")
+        for wide in (1024, 1025):
+            page.set_viewport_size({"width": wide, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth") <= wide, wide
 
 
 def test_the_description_of_the_api_follows_the_readers_colors(

@@ -67,7 +67,7 @@ def test_a_wrong_filter_is_a_problem_that_names_it(web: Client) -> None:
         ("model=sha256:12", "`model`"),
         ("min_attempts=0", "`min_attempts`"),
         ("min_changed=2", "`min_changed`"),
-        ("min_duration=-1", "a number from 0 to 1000000000, such as 500000000."),
+        ("min_duration=-1", "a number from 0 to 1000000000, such as 0.5."),
         ("max_duration=-1", "`max_duration`"),
         ("min_duration=nan", "`min_duration`"),
         ("owner=%00", "`owner`"),

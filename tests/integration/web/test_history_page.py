@@ -77,12 +77,37 @@ def test_filters_are_in_the_address_and_in_the_form(web: Client, database: Datab
     assert '<details class="wide" open>' in page
 
 
+def test_metadata_of_a_job_lead_to_the_jobs_that_have_them(web: Client) -> None:
+    one = ask(web, input="One?", metadata={"a team": "blue & <red>", "empty": " "})["id"]
+    ask(web, input="Other?", metadata={"a team": "blue"})
+    page = web.get(f"/jobs/{one}").text
+    (path,) = re.findall(r'href="(/jobs\?metadata[^"]*)"', page)
+    assert questions(web.get(html.unescape(path)).text) == ["One?"]
+    assert "empty" in page, "the page has no filter for a blank value"
+
+
+def test_ratings_are_in_one_order_and_times_say_their_zone(web: Client, database: Database) -> None:
+    job_id = ask(web)["id"]
+    finish(database, job_id)
+    lists, job, review, stats = (
+        web.get(path).text for path in ("/jobs", f"/jobs/{job_id}", "/review", "/stats")
+    )
+    order = ["-1", "0", "1"]
+    for page in (job, review):
+        for name in ("critique", "regeneration"):
+            assert re.findall(f'name="{name}" value="([^"]*)"', page) == order
+    assert re.findall(r'<option value="(-?\d)"', lists.split("</select>")[0]) == order
+    for page in (lists, review, stats):
+        assert "Created since (UTC)" in page, "times on the page are in the reader's zone"
+        assert "Created before (UTC)" in page
+
+
 def test_a_wrong_filter_is_named_beside_the_form(web: Client) -> None:
     fields = {"q", "min_attempts", "since"}
     for address, named in (
         ("q=OR", "query"),
         ("min_attempts=many", "Attempts at a stage, at least must be an integer"),
-        ("since=yesterday", "Created since must be a time"),
+        ("since=yesterday", "Created since (UTC) must be a time"),
         ("after=nowhere", "nowhere"),
         ("color=red", "color"),
     ):
@@ -197,7 +222,11 @@ def test_rows_say_how_answers_begin(web: Client, database: Database) -> None:
     assert link(page, model[7:15]) == f"/jobs?model={model.replace(':', '%3A')}" or model in page
     index(database)
     assert questions(web.get(f"/jobs?model={model}").text) == ["Why?"]
-    assert '<td class="attempts">1' in web.get("/jobs").text
+    page = web.get("/jobs").text
+    assert '<td class="attempts">1' in page
+    # As `min_changed` compares it: the answer has none of the draft's words.
+    assert web.get("/api/jobs").json["data"][0]["changed"] == 1.0
+    assert '<td class="changed">100 %' in page
 
 
 def test_new_jobs_are_counted(web: Client, database: Database) -> None:

@@ -179,7 +179,7 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     for by in ("hour", "day", "model", "adapter"):
         page = web.get(f"/stats?by={by}")
         assert page.text.count("<svg") == 5
-        assert "+1 / 0 / -1" in page.text, "as ratings are entered"
+        assert "-1 / 0 / +1" in page.text, "as ratings are entered"
         # Percentiles of tokens are whole, their means need not be.
         percentiles = re.findall(
             r'(?:tokens written|prompt tokens)</th>.*?data-label="Median">([^<]*)<', page.text
