@@ -54,7 +54,7 @@ def verify_proof(
             name = recorded_as(history, entry)
             erased = [pointer for pointer, text in texts(history).items() if is_erased(text)]
         except RepeatedNameError as error:
-            raise verifying.TamperedError(f"{history_file}: {error}") from error
+            raise TamperedError(f"{history_file}: {error}") from error
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise TamperedError(
                 f"{history_file} is not the complete history of a job with an entry in the log; if it was saved as soon "

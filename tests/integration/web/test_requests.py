@@ -127,7 +127,9 @@ def test_healthz_has_aliases(web: Client, alias: str) -> None:
         ("POST", "/v1/v1/responses", "should end without it."),
     ],
 )
-def test_a_path_that_clients_mistake_gets_a_hint(web: Client, method: str, path: str, hint: str) -> None:
+def test_a_path_that_clients_mistake_gets_a_hint(
+    web: Client, method: str, path: str, hint: str
+) -> None:
     reply = web.open(path, method=method)
     assert (reply.status_code, reply.mimetype) == (404, "application/json")
     assert reply.json["error"]["message"].endswith(f" {hint}")
