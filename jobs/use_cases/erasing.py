@@ -263,7 +263,9 @@ def _find_lines(database: Database, owner: str | None, job_id: str) -> list[tupl
     with database.read() as connection:
         job = jobs.lock(connection, owner, job_id, for_update=False)
         batch_id = job.batch_id
-        if not job.status.final or batch_id is None:
+        if not job.status.final:
+            raise NotEndedError(job_id)  # Its line could be written before the job is locked.
+        if batch_id is None:
             return []
         if erasures.awaits_line(connection, batch_id, job_id):
             raise LineNotWrittenError(job_id)

@@ -31,7 +31,7 @@ from jobs.protocol.response import response
 from jobs.statements import erasures, log
 from jobs.tlog.record import digest, review_digest
 from jobs.tlog.salted import salts_of
-from jobs.use_cases import deletion, erasing, queries, reviewing, stages, sweeping
+from jobs.use_cases import cancellation, deletion, erasing, queries, reviewing, stages, sweeping
 from jobs.use_cases.replaying import replay_of
 from jobs.use_cases.reviewing import NewReview
 from tests.integration.rows import OUTPUT, claim, let_leases_run_out, submit
@@ -268,6 +268,23 @@ def test_what_cannot_be_erased_is_refused(database: Database) -> None:
     for owner, other in (("somebody", job.id), (None, "resp_none")):
         with pytest.raises(JobNotFoundError):
             erasing.erase(database, owner, other, history, None, erased_by="ann")
+
+
+def test_a_job_that_ends_while_an_erasure_begins_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its line may have been written to its batch's file since the erasure has looked for it."""
+    job, find_lines = submit(database), erasing._find_lines
+
+    def find_and_wait(*arguments: Any) -> list[tuple[str, int, int]]:
+        found = find_lines(*arguments)
+        cancellation.cancel(database, None, job.id)
+        seal(database)
+        return found
+
+    monkeypatch.setattr(erasing, "_find_lines", find_and_wait)
+    with pytest.raises(NotEndedError):
+        erase(database, job)
 
 
 def test_clients_get_an_erased_job_without_its_texts(database: Database) -> None:
