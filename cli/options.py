@@ -122,7 +122,8 @@ def _with_scheme(_context: click.Context, _option: object, url: str | None) -> s
         raise click.BadParameter(
             f"{url!r} is not the URL of a server, such as http://127.0.0.1:8000."
         )
-    return url
+    # With `/v1` it is the base URL of OpenAI's clients, to the same server.
+    return re.sub("/v1/?$", "", url)
 
 
 def server(command: F) -> F:

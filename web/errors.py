@@ -117,12 +117,14 @@ def is_upload(method: str, path: str) -> bool:
 
 
 def _hint(path: str) -> str:
-    """Return a hint if a client's base URL is probably wrong; an empty text otherwise."""
+    """Return what a client should request instead, as far as its path tells; an empty text otherwise."""
     # Without the address: behind a proxy with TLS, the scheme is not known here.
     if path.startswith("/v1/v1/"):
         return " The client adds `/v1` by itself: its base URL should end without it."
     if f"{path}/".startswith(_ENDPOINTS):
         return " The base URL of clients ends with `/v1`."
+    if path.rstrip("/") == "/v1/completions":
+        return " Ask with `/v1/chat/completions` or `/v1/responses`."
     return ""
 
 

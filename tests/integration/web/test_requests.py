@@ -122,11 +122,14 @@ def test_healthz_has_aliases(web: Client, alias: str) -> None:
         ("POST", "/responses", "ends with `/v1`."),
         ("POST", "/chat/completions", "ends with `/v1`."),
         ("GET", "/models", "ends with `/v1`."),
+        ("POST", "/v1/completions", "Ask with `/v1/chat/completions` or `/v1/responses`."),
         ("GET", "/responses/resp_1", "ends with `/v1`."),
         ("POST", "/v1/v1/responses", "should end without it."),
     ],
 )
-def test_a_wrong_base_url_gets_a_hint(web: Client, method: str, path: str, hint: str) -> None:
+def test_a_path_that_clients_mistake_gets_a_hint(
+    web: Client, method: str, path: str, hint: str
+) -> None:
     reply = web.open(path, method=method)
     assert (reply.status_code, reply.mimetype) == (404, "application/json")
     assert reply.json["error"]["message"].endswith(f" {hint}")

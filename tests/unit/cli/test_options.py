@@ -21,6 +21,8 @@ def command(url: str | None) -> None:
         ("127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("example.com", "http://example.com"),
         ("https://example.com", "https://example.com"),
+        ("https://example.com/v1", "https://example.com"),
+        ("127.0.0.1:8000/v1/", "http://127.0.0.1:8000"),
     ],
 )
 def test_a_server_is_named_by_its_url_or_its_host_and_port(given: str, url: str) -> None:
