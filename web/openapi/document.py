@@ -211,7 +211,8 @@ def _allow_nulls(schema: dict[str, Any], *, nested: bool) -> None:
     null = {"type": "null"}
     required = schema.get("required", [])
     for name, each in schema.get("properties", {}).items():
-        if name not in required and null not in each.get("anyOf", []):
+        # A schema without members allows all values.
+        if each and name not in required and null not in each.get("anyOf", []):
             schema["properties"][name] = {"anyOf": [each, null]}
     if nested and schema.get("additionalProperties") is False:
         schema["additionalProperties"] = null
