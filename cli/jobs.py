@@ -12,6 +12,7 @@ import random
 import shutil
 import sys
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,7 @@ from cli.statuses import Interrupted
 from cli.tables import count, fitted
 from jobs.enums import Order
 from jobs.pipeline import Role, label
+from jobs.tlog.salted import is_erased
 
 if TYPE_CHECKING:
     from jobs.settings import Settings
@@ -95,6 +97,8 @@ def show(settings: Settings, /, job_id: str, fields: Fields | None, url: str | N
     for name in ("id", "status", "owner", "created_at", "started_at", "finished_at", "model"):
         if history[name] is not None:
             say(f"{name.removesuffix('_at') + ':':<11}{history[name]}")
+    for name, value in _facts(history):
+        say(f"{name + ':':<11}{value}")
     if replay := history["replay"]:
         click.echo(f"replay:    of {replay['of']}: {_comparison(history)}")
     if history["error"]:
@@ -269,6 +273,20 @@ def _row(job: dict[str, Any], columns: int) -> str:
     return f"{'  '.join(cells)}  {fitted(question, left())}"
 
 
+def _facts(history: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what else is known of a job, with names."""
+    if metadata := history["metadata"]:
+        pairs = (f"{name} = {value}" for name, value in metadata.items())
+        yield "metadata", _text(metadata if is_erased(metadata) else "; ".join(pairs))
+    if history["log"] is not None:
+        place = f"entry {history['log']['index']}"
+        if origin := history["origin"]:
+            place += f"; imported from {origin['log']}, entry {origin['index']}"
+        yield "log", place
+    for erasure in history["erasures"]:
+        yield "erased", f"{erasure['at']} by {erasure['by']}: {', '.join(erasure['texts'])}"
+
+
 def _heading(history: dict[str, Any], attempt: dict[str, Any]) -> str:
     parts = [label(Role(attempt["role"]), attempt["round"], history["rounds"])]
     if history["run"] > 1:
@@ -293,7 +311,7 @@ def _review_heading(review: dict[str, Any]) -> str:
     ]
     if review["tags"]:
         tags = review["tags"]
-        parts.append(_text(tags if isinstance(tags, dict) else f"tags {', '.join(tags)}"))
+        parts.append(f"tags {_text(tags if is_erased(tags) else ', '.join(tags))}")
     return ", ".join(parts)
 
 

@@ -21,13 +21,14 @@ def log_keys(command: F) -> F:
         metavar="VKEY",
         multiple=True,
         callback=_parse_keys,
-        help="The log's public key, as `helixq jobs log-key` prints it; may be repeated.",
+        help="The log's public key, or several, as `helixq jobs log-key` prints them; may be repeated.",
     )(command)
 
 
 def _parse_keys(_context: click.Context, _option: object, keys: tuple[str, ...]) -> list[Verifier]:
     try:
-        return [Verifier.parse(key) for key in keys]
+        # After a rotation, `log-key` prints several, one a line. An empty key is an error, not no key.
+        return [Verifier.parse(key) for lines in keys for key in lines.split() or [lines]]
     except NoteError as error:
         raise click.UsageError(f"--key: {error}.") from error
 

@@ -52,13 +52,18 @@ def workers(job: Job) -> list[tuple[Worker, list[tuple[str, str]]]]:
 
 
 def record(job: Job) -> dict[str, Any]:
-    """Return the digest of a job's record and the index of its entry; None each while there is none.
+    """Return a job's digest and the index of its entry, None each while there is none; where it ended; its erasures.
 
     Args:
         job: with its input items, its reviews and its erasures.
     """
     described = history(job)
-    return {"digest": described["digest"], "index": claimed_entry(described)}
+    return {
+        "digest": described["digest"],
+        "index": claimed_entry(described),
+        "origin": described["origin"],
+        "erasures": described["erasures"],
+    }
 
 
 def _evidence(job: Job, index: int, attempt: Attempt) -> Evidence:

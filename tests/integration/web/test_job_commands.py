@@ -18,6 +18,7 @@ from jobs.page_request import PageRequest
 from jobs.use_cases import indexing, queries, stages
 from jobs.use_cases.stages import Output
 from tests.conftest import WORKER
+from tests.integration.sealed import seal
 from tests.integration.web.client import OUTPUT, Client, ask, finish
 
 Command = Callable[..., Result]
@@ -79,9 +80,12 @@ def test_a_list_has_as_many_jobs_as_were_asked_for(web: Client, jobs: Command) -
 
 
 def test_a_job_is_shown_with_its_texts(web: Client, database: Database, jobs: Command) -> None:
-    job_id = ask(web, input="What does \x1b[2J do, and \x9b2J?")["id"]
+    metadata = {"lot": "7", "team": "red\x1b"}
+    job_id = ask(web, input="What does \x1b[2J do, and \x9b2J?", metadata=metadata)["id"]
     finish(database, job_id)
     shown = jobs("show", job_id).output
+    assert "\nmetadata:  lot = 7; team = red�\n" in shown
+    assert "\nlog:" not in shown, "it has no entry yet"
     assert shown.startswith(f"id:        {job_id}\nstatus:    completed\n")
     assert "QUESTION: What does �[2J do, and �2J?" in shown
     for heading in ("ACTOR", "CRITIQUE", "REGENERATION"):
@@ -93,6 +97,15 @@ def test_a_job_is_shown_with_its_texts(web: Client, database: Database, jobs: Co
     assert "\x9b" not in printed
     history = json.loads(printed)
     assert history == web.get(f"/api/jobs/{job_id}").json
+    web.post(f"/api/jobs/{job_id}/reviews", json={"regeneration": 1, "tags": ["a tag"]})
+    assert "regeneration +1, tags a tag\n" in jobs("show", job_id).output
+    seal(database)
+    erased = ["/metadata", "/reviews/0/tags"]
+    web.post(f"/api/jobs/{job_id}/erase", json={"texts": erased})
+    shown = jobs("show", job_id).output
+    assert "\nmetadata:  (erased)\nlog:       entry 0\nerased:    " in shown
+    assert "Z by anonymous: /metadata, /reviews/0/tags\n" in shown
+    assert "regeneration +1, tags (erased)\n" in shown
 
 
 def test_jobs_are_cancelled(web: Client, database: Database, jobs: Command) -> None:

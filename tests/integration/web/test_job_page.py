@@ -331,10 +331,29 @@ def test_erased_texts_stay_away(web: Client, database: Database) -> None:
     assert "secret" not in page
     assert "Erased question" in page
     assert "✓ Verified" in page
+    assert re.search(
+        r"Erased[-:.\dTZ]+ by anonymous: /question, /system, .*, /reviews/0/note\n", text_of(page)
+    )
     for path in ("attempts/0", "markdown"):
         assert "secret" not in web.get(f"/jobs/{job_id}/{path}").text
     assert "secret" not in web.get(f"/compare?left={job_id}&right={job_id}").text
     assert "secret" not in web.get(f"/?from={job_id}").text
+
+
+def test_an_imported_job_says_where_it_ended(web: Client, database: Database) -> None:
+    first, other = ask(web)["id"], ask(web)["id"]
+    finish(database, first)
+    finish(database, other)
+    seal(database)
+    assert "Imported from" not in web.get(f"/jobs/{other}").text
+    proof = web.get(f"/api/jobs/{first}/proof").text
+    with database.write() as connection:
+        connection.execute(sa.update(Job).where(Job.id == other).values(origin_proof=proof))
+    origin = web.get(f"/api/jobs/{other}").json["origin"]
+    page = web.get(f"/jobs/{other}").text
+    assert f"Imported fromentry {origin['index']} of {origin['log']} (proof)" in text_of(page)
+    (path,) = re.findall(r'href="(/api/jobs/[^"]*/proof[?][^"]*)"', page)
+    assert web.get(unescape(path)).text == proof
 
 
 def test_a_page_is_small_and_costs_few_queries(

@@ -258,6 +258,11 @@ def test_keys_are_made_and_rotated(sealed: list[str], jobs: Command) -> None:
     first = jobs("log-key").output.strip()
     second, again = jobs("log-key", "--rotate").output.splitlines()
     assert again == first
+    both = jobs("log-key").output
+    # As in `VKEY=$(helixq jobs log-key)`, which the documentation uses.
+    assert jobs("verify", "--key", both.rstrip("\n")).exit_code == 0
+    for nothing in ("", " "):
+        assert jobs("verify", "--key", nothing).exit_code == 2
     assert Verifier.parse(second).name == Verifier.parse(first).name
     made = CliRunner().invoke(main, ["jobs", "log-key", "--new", "example.com/log"])
     assert Signer.parse(made.stdout.strip()).name == "example.com/log"
