@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,10 @@ from tests.simulated_cuda import DEVICE, RefusedError
 from worker.engine import probe
 from worker.engine.batching.cuda_graphs import CudaGraphCapture
 from worker.engine.batching.engine import BatchingEngine
+from worker.engine.batching.runner_setup import KV_TOKENS_PER_SEQ, MAX_KV_COPIES
+from worker.engine.kv import gpu_memory
+from worker.engine.kv.paged_cache import BLOCK_SIZE
+from worker.engine.kv.shape import kv_bytes_per_token
 
 SEQUENCES = 5
 #: Greedy, within the recorded step, and after it: with a large top-k, without one, and with top-p.
@@ -63,6 +68,9 @@ def test_texts_are_those_of_a_cpu(
         )
         assert engine.config.paged
         assert engine.config.cuda_graphs
+        assert engine.kv_cache_tokens == MAX_KV_COPIES * SEQUENCES * KV_TOKENS_PER_SEQ, (
+            "no more than its sequences can fill, although there is memory for more"
+        )
         logits = engine.compute_logits(ids)
     for role, rows in expected_logits.items():
         assert probe.relative_difference(logits[role], rows) < probe.TOLERANCE[torch.float32]
@@ -75,6 +83,41 @@ def test_texts_are_those_of_a_cpu(
     assert card.replays > 10
     assert stats.gpu_memory == card.total
     assert stats.gpu_memory_used
+
+
+def test_as_many_sequences_are_computed_at_once_as_there_is_memory_for(
+    checkpoint: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside weights, the largest step, and what is reserved, the card has memory for 20."""
+    models = load_models(checkpoint)
+    model = next(iter(models.values()))
+    tokens = 20 * KV_TOKENS_PER_SEQ
+    room = int((tokens + BLOCK_SIZE) * kv_bytes_per_token(model.config, model.dtype)) + 1
+    card = simulated_cuda.install(monkeypatch)
+    profile_run = gpu_memory.profile_run
+
+    def measured(*arguments: Any, **sizes: Any) -> int:
+        gc.collect()  # what is dropped of the models: it must not be freed later
+        weights = card.allocated
+        step = profile_run(*arguments, **sizes)
+        assert step > 0
+        room_and_rest = int(room / gpu_memory.UTILIZATION) + 1
+        card.total = weights + step + gpu_memory.RESERVED_BYTES + room_and_rest
+        return step
+
+    monkeypatch.setattr(gpu_memory, "profile_run", measured)
+    with simulated_cuda.active():
+        engine = BatchingEngine(
+            {name: model.to(DEVICE) for name, model in models.items()},
+            tokenizer,
+            max_model_len=CONTEXT,
+            max_num_batched_tokens=64,
+            capture=None,
+        )
+        engine.close()
+    assert engine.kv_cache_tokens == tokens
+    assert engine.max_num_seqs == 20
+    assert card.allocated <= card.total - gpu_memory.RESERVED_BYTES
 
 
 def test_the_simulated_device_refuses_what_a_real_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
