@@ -47,7 +47,7 @@ def prepare_row_batch(
     logits_indices: list[int] = []
     sampled: list[Sequence] = []
     spans: list[DecodeSpan | PrefillSpan] = []
-    # Attention is computed by adapter: sequences of a role are about as long, and their rows are neighbours.
+    # Sequences of a role share a prefix, and their tokens are multiplied with the same weights.
     for decodes, prefills in output.by_adapter():
         if decodes:
             query_lens = [1 + len(s.draft_token_ids) for s in decodes]
