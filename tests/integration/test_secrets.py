@@ -158,7 +158,7 @@ def test_replies_and_logs_of_a_web_have_no_secret(
             json={"url": "http://127.0.0.1:9999/", "name": "a", "event_types": ["response.failed"]},
             headers=headers,
         ).json
-        private = [secret[3:], log_key.rpartition("+")[2], made["signing_secret"][6:]]
+        private = [secret[3:], log_key.split("+", 4)[4], made["signing_secret"][6:]]
         login = web.post("/login", data={"key": secret})
         private.append(login.headers["Set-Cookie"].split(";")[0].partition("=")[2])
 
