@@ -11,6 +11,7 @@ from jobs.maintenance import Maintenance
 from jobs.progress import Progress
 from jobs.queue import Publisher
 from jobs.settings import Settings
+from jobs.sweeper import Sweeper
 from jobs.trace_sending import TraceSending
 from jobs.use_cases.log_signing import Signing
 from jobs.webhook_delivery import WebhookSending
@@ -36,16 +37,19 @@ def make_threads(
         app: publishes stages.
         model: of the jobs that have begun and are to be published; None for the models of all workers that are ready.
     """
+    publisher = Publisher(app)
+    sweeper = Sweeper(
+        database, publisher, progress, model=model, model_timeout=settings.model_timeout
+    )
     maintenance = Maintenance(
         database,
-        Publisher(app),
+        publisher,
         progress,
-        model=model,
-        model_timeout=settings.model_timeout,
         retention_days=settings.retention_days,
         signing=Signing.of(settings.log_key, settings.log_origin, settings.data_dir),
     )
     return [
+        sweeper,
         maintenance,
         WebhookSending(database, settings.webhook_allowed_networks),
         Witnessing(database, settings.log_witnesses),

@@ -33,7 +33,7 @@ from jobs.use_cases.submission import NewJob
 
 log = logging.getLogger(__name__)
 
-#: Seconds of one call at most: sweeps run in between.
+#: Seconds of one call at most: other duties run in between.
 MAX_TIME = 1.0
 #: The share of the time of a step for which to wait after it: a worker's engine needs the interpreter too.
 PAUSE = 0.5

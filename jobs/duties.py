@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 #: The maximum number of seconds before a duty that failed is called again.
 RETRY_INTERVAL = 1.0
+#: The share of its interval by which a duty of several processes may come sooner, so that their calls spread out.
+JITTER = 0.2
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""The background duties: take back lost stages, publish, seal and index ended jobs, work on batches, delete
-what is old.
+"""The background duties that may take a while: seal and index ended jobs, work on batches, delete what is old.
 
 They run in every worker, and without one as `helixq maintain`. Several processes may run them at once.
 """
@@ -10,29 +9,22 @@ import datetime as dt
 import logging
 import time
 
-from jobs import logs
 from jobs.batch_runner import BatchRunner
-from jobs.clock_watch import ClockWatch
 from jobs.database import Database
-from jobs.duties import Duty, DutyThread
-from jobs.errors import LogKeyError, QueueUnavailableError
+from jobs.duties import JITTER, Duty, DutyThread
+from jobs.errors import LogKeyError
 from jobs.progress import Progress
 from jobs.protocol.history import history
 from jobs.queue import Publisher
-from jobs.timing import ALIVE_FOR, HEARTBEAT_INTERVAL, LEASE, SWEEP_INTERVAL
 from jobs.use_cases import (
     batch_answers,
     batches,
     files,
     indexing,
     log_signing,
-    outbox,
     requests,
-    restarting,
     retention,
     sealing,
-    sweeping,
-    workers,
 )
 from jobs.use_cases.log_signing import Signing
 
@@ -52,22 +44,14 @@ FILES_INTERVAL = 60.0
 BATCHES_INTERVAL = 1.0
 #: Seconds between two checks for lines of batches that have waited long.
 WAITING_INTERVAL = 15.0
-#: The maximum number of seconds of one cleanup: sweeps run in between.
+#: The maximum number of seconds of one cleanup: other duties run in between.
 CLEANUP_TIME = 1.0
-#: The share of its interval by which a sweep may come sooner, so that those of several processes spread out.
-JITTER = 0.2
 #: Seconds between two checks of what is due.
 POLL_INTERVAL = 0.2
-#: Seconds without the database after which leases may have expired: their last heartbeats may have been due just then.
-MAX_AWAY = LEASE - HEARTBEAT_INTERVAL
-#: A model that no worker has: only jobs without a model are published for it.
-NO_MODEL = ""
-#: The maximum number of jobs that one sweep publishes: expired leases should not wait long for the next.
-MAX_PUBLISHED = 1000
 
 
 class Maintenance(DutyThread):
-    """The duties of one process, on their own thread."""
+    """These duties of one process, one after another on a thread of their own."""
 
     def __init__(
         self,
@@ -75,41 +59,25 @@ class Maintenance(DutyThread):
         publisher: Publisher,
         progress: Progress,
         *,
-        model: str | None,
-        model_timeout: float,
         retention_days: int,
         signing: Signing = Signing(),  # noqa: B008 (it never changes)
     ) -> None:
         """
         Args:
             database: of the jobs.
-            publisher: publishes the outbox.
+            publisher: publishes the lines of batches.
             progress: gets the changes of jobs.
-            model: of the jobs that have begun and are to be published; None for the models of all workers
-                that are ready.
-            model_timeout: seconds that a job waits for a worker with its model before it is restarted.
             retention_days: how long jobs are kept; 0 means forever.
             signing: signs the log.
         """
         self._database = database
-        self._publisher = publisher
-        self._progress = progress
-        self._model = model
-        self._model_timeout = model_timeout
         self._retention_days = retention_days
         self._signing = signing
         #: Why the log cannot be signed, so that it is said once.
         self._unsigned: str | None = None
-        #: When the database last responded.
-        self._responded_at: float | None = None
-        #: Since when it has responded without an outage, and whether there ever was one.
-        self._responding_since = 0.0
-        self._had_outage = False
-        self._clock = ClockWatch(database)
         #: Where `retention.delete_workers` continues.
         self._workers_until: dt.datetime | None = None
         duties = [
-            Duty(SWEEP_INTERVAL, self.sweep),
             Duty(CHECKPOINT_INTERVAL, self.keep_checkpoint),
             Duty(SEAL_INTERVAL, self.seal),
             Duty(INDEX_INTERVAL, self.index),
@@ -121,85 +89,6 @@ class Maintenance(DutyThread):
         ]
         super().__init__("maintenance", duties, poll=POLL_INTERVAL, jitter=JITTER)
         self._batches = BatchRunner(database, publisher, progress, self.stopped)
-
-    def sweep(self) -> bool:
-        """Take back lost stages, end overdue jobs, and publish the outbox.
-
-        Returns:
-            whether to call it again at once.
-        """
-        busy = sweeping.any_unfinished(self._database)
-        responding_for = self._note_response()
-        if self._had_outage and responding_for < HEARTBEAT_INTERVAL:
-            return True  # Leases have expired, and the workers have yet to extend them.
-        if not busy:
-            return False
-        try:
-            swept = sweeping.sweep(self._database)
-        except Exception:
-            # It can be read and not written, and so the workers cannot extend their leases.
-            self._note_outage()
-            raise
-        for job_id in swept.taken_back:
-            _warn(job_id, "its worker stopped responding; the stage returns to the queue")
-        for job_id in swept.failed:
-            _warn(job_id, "failed")
-        restarted = self._restart(responding_for)
-        for job_id in {*swept.taken_back, *swept.failed, *swept.attempts_ended, *restarted}:
-            self._progress.publish_change(job_id)
-        try:
-            self._publish()
-        except QueueUnavailableError as error:
-            log.warning("Redis does not respond; unpublished jobs are published later: %s", error)
-        return False
-
-    def _note_response(self) -> float:
-        """Note that the database responds; return for how many seconds it has without an outage.
-
-        A clock that was set forwards counts as one, and so does a machine that was suspended.
-        """
-        was_set_forwards = self._clock.look() > 0
-        now = time.monotonic()
-        if self._responded_at is None:
-            self._responding_since = now
-        elif now - self._responded_at > MAX_AWAY or was_set_forwards:
-            self._note_outage()
-        self._responded_at = now
-        return now - self._responding_since
-
-    def _note_outage(self) -> None:
-        self._responding_since, self._had_outage = time.monotonic(), True
-
-    def _restart(self, responding_for: float) -> list[str]:
-        """Restart the jobs whose model no worker has any more."""
-        if responding_for < ALIVE_FOR:
-            return []  # Workers may have been unable to send heartbeats.
-        restarted = restarting.restart_jobs(self._database, self._model_timeout)
-        for job_id in restarted:
-            _warn(job_id, "no worker with its model came back; it restarts")
-        return restarted
-
-    def _publish(self) -> None:
-        """Publish the outbox. Jobs that Redis refuses stay in it."""
-        queue_empty = self._publisher.queue_length() == 0
-        models = {self._model or NO_MODEL}
-        if self._model is None:
-            models |= {worker.model for worker in workers.list_ready(self._database)}
-        published = 0
-        for model in sorted(models):
-            while published < MAX_PUBLISHED and (
-                waiting := outbox.take_unpublished(
-                    self._database, queue_empty=queue_empty, model=model
-                )
-            ):
-                try:
-                    self._publisher.publish(waiting)
-                except BaseException:
-                    outbox.put_back(self._database, waiting)
-                    raise
-                published += len(waiting)
-        if published:
-            log.info("published %d jobs from the outbox", published)
 
     def seal(self) -> bool:
         """Append ended jobs, reviews, erasures and deletions to the log, and sign it.
@@ -284,8 +173,3 @@ class Maintenance(DutyThread):
             self._workers_until = retention.delete_workers(self._database, self._workers_until)
             has_more = self._workers_until is not None
         return requests.delete_requests(self._database) > 0 or has_more
-
-
-def _warn(job_id: str, what: str) -> None:
-    with logs.bound(job_id=job_id):
-        log.warning("%s: %s", job_id, what)

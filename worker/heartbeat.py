@@ -22,7 +22,7 @@ PAUSE_INTERVAL = 1.0
 class Heartbeat(DutyThread):
     """Duties on their own thread, so that nothing slow, such as a Redis that hangs, delays them.
 
-    Start it before the maintenance: the first heartbeat must come before the first sweep.
+    Start it before the sweeper: the first heartbeat must come before the first sweep.
     """
 
     def __init__(

@@ -13,16 +13,16 @@ import sqlalchemy as sa
 from safetensors.torch import load_file, save_file
 
 import migrations
-from jobs import maintenance
+from jobs import sweeper
 from jobs.column_types import utcnow
 from jobs.database import Database
-from jobs.maintenance import Maintenance
 from jobs.models import ANONYMOUS, AttemptStatus, Job, Status, Worker, WorkerState
 from jobs.pipeline import MAX_PRIORITY, stage_seed
 from jobs.progress import Progress
 from jobs.queue import Publisher, make_app
 from jobs.statements import outbox as outbox_statements
 from jobs.statements.leases import EXCLUSIVE_AFTER
+from jobs.sweeper import Sweeper
 from jobs.use_cases import outbox, queries, restarting, stages, sweeping, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import RUNTIME, WORKER, find
@@ -291,12 +291,10 @@ def test_no_job_restarts_right_after_an_outage(
     leave(two_models, WORKER, 700)
     model = Runtime(OTHER_DESCRIPTION, 4096, "{}").model
     publisher = Publisher(make_app(redis_server.url, model))
-    process = Maintenance(
-        two_models, publisher, progress, model=model, model_timeout=600, retention_days=0
-    )
+    process = Sweeper(two_models, publisher, progress, model=model, model_timeout=600)
     process.sweep()
     assert queries.get_job(two_models, ANONYMOUS, job.id).run == 1
-    monkeypatch.setattr(maintenance, "ALIVE_FOR", 0.0)
+    monkeypatch.setattr(sweeper, "ALIVE_FOR", 0.0)
     process.sweep()
     assert queries.get_job(two_models, ANONYMOUS, job.id).run == 2
     assert queries.get_job(two_models, ANONYMOUS, job.id).published_at is not None, (
