@@ -63,13 +63,17 @@ def list_(
     parameters = filter_parameters(**filters)
     columns = shutil.get_terminal_size((120, 24)).columns
     with Client(url or settings.url, settings.api_key) as client:
+        listed = False
         for job in client.list_jobs(parameters, limit):
+            listed = True
             if fields:
                 fields.print(job, lines=True)
                 continue
             click.echo(_row(job, columns))
             if job["snippets"]:
                 click.echo(f"    {_snippet(job['snippets'][0])}")
+        if not listed and not fields:
+            click.echo("No job matches." if parameters else "There are no jobs.", err=True)
 
 
 def _snippet(snippet: dict[str, Any]) -> str:

@@ -28,6 +28,8 @@ def test_jobs_are_listed_in_lines(
     web: Client, database: Database, jobs: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
+    nothing = jobs("list")
+    assert (nothing.stdout, nothing.stderr) == ("", "There are no jobs.\n")
     done, waiting = ask(web, input="Why is\nthe sky blue?")["id"], ask(web, input="Why?")["id"]
     finish(database, done)
     first, second = jobs("list").output.splitlines()
@@ -37,6 +39,9 @@ def test_jobs_are_listed_in_lines(
     assert jobs("list", "--status", "completed").output.split()[0] == done
     listed = [json.loads(line)["id"] for line in jobs("list", "--json").output.splitlines()]
     assert listed == [waiting, done]
+    nothing = jobs("list", "--status", "failed")
+    assert (nothing.stdout, nothing.stderr) == ("", "No job matches.\n")
+    assert jobs("list", "--status", "failed", "--json").output == ""
 
 
 def test_a_list_fits_the_terminal(

@@ -247,8 +247,8 @@ def test_pages_say_what_was_erased(web: Client) -> None:
     assert "<title>Completed: Erased question" in page
     assert page.count("The text was erased") == 1
     assert "The text is empty" not in page
-    # The question, the system prompt, the prompts that had them, and the output.
-    assert page.count(">Erased<") == 2 + 3 + 1
+    # The question, the system prompt, the prompts that had them, the output, and the erasure under Record.
+    assert page.count(">Erased<") == 2 + 3 + 1 + 1
     assert "Erased question" in web.get("/jobs").text
 
 
@@ -442,6 +442,6 @@ def test_jobs_are_deleted_by_a_command(web: Client, database: Database, jobs: Co
         assert set(connection.scalars(sa.select(Job.id))) == {second, third}
     done = jobs(*by_team, "--owner", "anonymous", stdin="y\n")
     assert done.output.endswith("2 jobs were deleted.\n")
-    assert jobs("list").output == ""
+    assert jobs("list").stdout == ""
     for arguments in ((), (first, "--owner", "a"), ("--metadata", "x"), (first, "--dry-run")):
         assert jobs("delete", *arguments).exit_code == 2
