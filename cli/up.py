@@ -35,7 +35,7 @@ class _StopError(Exception):
 
 
 def run(settings: Settings) -> int:
-    """Run all parts until Ctrl-C or SIGTERM; return the exit status."""
+    """Run all parts until a signal asks to stop; return the exit status."""
     from web.serve import check_address
 
     check_address(settings)

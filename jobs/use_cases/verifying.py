@@ -188,7 +188,7 @@ def _load(
                 f"job {ids[0]} was changed: what is stored makes no history "
                 f"({type(error).__name__}: {error})"
             ) from error
-        for job_id in ids:
+        for job_id in ids:  # to find the one, which is named
             session.expunge_all()
             _load(session, [job_id], describe)
         raise
