@@ -124,8 +124,11 @@ class Servers:
 
     async def _watch(self, member: Member) -> None:
         while True:
+            # `asyncio.wait_for` of Python 3.11 returns, and forgets a cancellation, if that comes
+            # just after the event: the checks would never end.
             with suppress(TimeoutError):
-                await asyncio.wait_for(member.check_now.wait(), CHECK_INTERVAL)
+                async with asyncio.timeout(CHECK_INTERVAL):
+                    await member.check_now.wait()
                 await asyncio.sleep(MIN_CHECK_INTERVAL)
             member.check_now.clear()
             await self._check(member)
