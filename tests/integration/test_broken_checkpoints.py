@@ -181,3 +181,57 @@ def test_an_unusable_base_is_one_sentence(
     assert message in sentence
     assert str(copy / "base") in sentence or "HELIXQ_MAX_CONTEXT" in sentence
     assert "adapter " not in sentence or change is add_adapter
+
+
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [
+        # As AutoGPTQ, AutoAWQ, DeepSeek, llm-compressor, ExLlamaV2 and mlx-lm write them.
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}, "gptq"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemm"}}, "awq"),
+        ({"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}}, "fp8"),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {}}},
+            "compressed-tensors",
+        ),
+        ({"quantization_config": {"quant_method": "exl2", "bits": 4.0}}, "exl2"),
+        (
+            {
+                "quantization": {"group_size": 64, "bits": 4},
+                "quantization_config": {"group_size": 64, "bits": 4},
+            },
+            "mlx",
+        ),
+        ({"quantization_config": {"bits": 4}}, "by an unknown method"),
+    ],
+)
+def test_a_quantized_base_is_refused_by_its_method(
+    copy: Path, changes: dict[str, object], method: str
+) -> None:
+    configure(**changes)(copy / "base")
+    sentence = refusal(settings_for(copy))
+    assert f"{copy / 'base'} is quantized ({method}), which is not served" in sentence
+    assert "pip install" not in sentence
+
+
+def test_an_adapter_of_mlx_is_refused_by_name(copy: Path) -> None:
+    folder = copy / "critic"
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {
+            name.removeprefix("base_model.model.").replace("lora_A.weight", "lora_a"): tensor
+            for name, tensor in weights.items()
+        },
+        folder / "adapters.safetensors",
+    )
+    (folder / "adapter_model.safetensors").unlink()
+    config = {
+        "fine_tune_type": "lora",
+        "lora_parameters": {"rank": 8, "dropout": 0.0, "scale": 20.0},
+        "model": "mistralai/Mistral-7B-v0.1",
+        "num_layers": 16,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    sentence = refusal(settings_for(copy))
+    assert f"{folder} has an adapter of MLX" in sentence
+    assert "helixq lora extract" in sentence

@@ -146,6 +146,7 @@ def find_checkpoints(settings: Settings, digests: Digests | None = None) -> Chec
             f"HELIXQ_BASE_MODEL: {base.path} has an adapter_config.json, so it is an adapter or has one "
             "beside the model; give a folder with a model alone"
         )
+    _check_not_quantized(base)
     adapters = {
         role: _find_checkpoint(
             settings.adapters[role], f"HELIXQ_ADAPTERS ({role})", "adapter_config.json", digests
@@ -276,6 +277,30 @@ def _find_checkpoint(reference: str, setting: str, config: str, digests: Digests
     with explain_errors(f"{setting}: {path}", "check its files, or fetch it again"):
         hashing = digests.begin(path)
     return Checkpoint(name=reference, path=path, hashing=hashing)
+
+
+def _check_not_quantized(base: Checkpoint) -> None:
+    """Check that a base's weights are not quantized by a program whose layers no engine was tested with.
+
+    transformers would ask for packages that do not help, dequantize the weights, or ignore how they are
+    quantized. Those of bitsandbytes are what HELIXQ_QUANTIZATION makes.
+
+    Raises:
+        CheckpointError: they are.
+    """
+    config = _json_object(base.path / "config.json")
+    # MLX writes both.
+    quantization = config.get("quantization_config") or config.get("quantization")
+    if not quantization:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if method is None and "quantization" in config:
+        method = "mlx"
+    if method != "bitsandbytes":
+        raise CheckpointError(
+            f"HELIXQ_BASE_MODEL: {base.path} is quantized ({method or 'by an unknown method'}), which is not "
+            "served; give the model that it was made from, with HELIXQ_QUANTIZATION=4bit if it is too large"
+        )
 
 
 def _check_names(folder: Path, setting: str) -> None:

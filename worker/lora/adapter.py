@@ -126,6 +126,11 @@ def open_adapter(folder: Path) -> Adapter:
     if not (folder / CONFIG_NAME).is_file():
         raise LoraError(f"there is no {CONFIG_NAME} in {folder}; give a folder with an adapter")
     config = read_json(folder / CONFIG_NAME)
+    if "peft_type" not in config and "lora_parameters" in config:
+        raise LoraError(
+            f"{folder} has an adapter of MLX, whose names, shapes and scaling are not PEFT's; fuse it with "
+            "mlx_lm.fuse, and make a LoRA from base and fused model with `helixq lora extract`"
+        )
     _check_options(folder, config)
     if (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
         tensors = Tensors([folder / SAFETENSORS_WEIGHTS_NAME])
