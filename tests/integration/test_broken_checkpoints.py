@@ -208,7 +208,7 @@ def test_an_unusable_base_is_one_sentence(
 def test_a_quantized_base_is_refused_by_its_method(
     copy: Path, changes: dict[str, object], method: str
 ) -> None:
-    configure(**changes)(copy / "base")
+    configure("config.json", **changes)(copy / "base")
     sentence = refusal(settings_for(copy))
     assert f"{copy / 'base'} is quantized ({method}), which is not served" in sentence
     assert "pip install" not in sentence
