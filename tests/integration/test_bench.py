@@ -94,7 +94,6 @@ def test_extractors_are_compared_by_their_saved_adapters(tmp_path: Path) -> None
     assert len(exact.errors) == len(quick.errors) == 7
     assert 0 < exact.error <= quick.error * (1 + 1e-6)
     assert quick.error <= exact.error * 1.002, "within its tolerance, and half precision"
-    assert min(exact.peak_bytes, quick.peak_bytes) > 0
 
 
 def test_a_program_that_fails_is_named(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_sequences_of_several_adapters_are_attended_together_if_that_is_faster(
     assert len(attention.decodes) == 1
     # Long prefixes are read once for each adapter.
     long = replace(second, rows=[9, 10, 11, 4], starts=[10_000] * 4, common_prefix_len=9_900)
-    assert DecodeSpan.merge([first, long]).cost > first.cost + long.cost
+    assert len(RowAttention.build(cache, [first, long]).decodes) == 2
 
 
 def random_cache() -> RowKVCache:

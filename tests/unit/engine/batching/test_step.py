@@ -208,6 +208,10 @@ def test_nothing_is_drafted_or_learnt_while_many_sequences_decode(
     assert one > num_steps(second, *several(1, 40))
     # What was decoded together taught nothing.
     assert one == num_steps(first, *several(1, 40))
+    # What was learnt from each alone is not drafted for both.
+    for alone in several(2, 40):
+        num_steps(second, alone)
+    assert many == num_steps(second, *several(2, 40))
 
 
 def test_a_draft_with_nan_continues_without_drafts() -> None:
