@@ -27,6 +27,58 @@ def test_a_folder_without_a_model(copy: Path) -> None:
     assert "HELIXQ_ADAPTERS (critic): there is no adapter_config.json in" in sentence
 
 
+@pytest.mark.parametrize(
+    ("trained", "sentence"),
+    [
+        ("checkpoint-500", "{critic}/checkpoint-500 has one"),
+        ("out/checkpoint-500", "give a folder in Hugging Face's format or a hub id"),
+    ],
+)
+def test_the_output_folder_of_a_trainer(copy: Path, trained: str, sentence: str) -> None:
+    critic = copy / "critic"
+    within = critic / trained
+    within.mkdir(parents=True)
+    for file in list(critic.glob("adapter_*")):
+        file.rename(within / file.name)
+    message = refusal(settings_for(copy))
+    assert message.endswith(sentence.format(critic=critic))
+
+
+def test_a_whole_model_in_place_of_an_adapter(copy: Path) -> None:
+    """As the first HelixNet: three full fine-tunes."""
+    settings = settings_for(
+        copy,
+        HELIXQ_ADAPTERS=f"actor={copy / 'base'},critic={copy / 'critic'},regenerator={copy / 'regenerator'}",
+    )
+    assert "it has a whole model, of which `helixq lora extract` makes an adapter" in refusal(
+        settings
+    )
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_model_in_the_format_of_llama_cpp(copy: Path, beside: bool) -> None:
+    """Alone, and beside a config.json, as some repositories have it."""
+    base = copy / "base"
+    for file in base.glob("*.safetensors"):
+        file.unlink()
+    if not beside:
+        (base / "config.json").unlink()
+    (base / "model.Q4_K_M.gguf").write_bytes(b"GGUF")
+    sentence = refusal(settings_for(copy))
+    assert f"HELIXQ_BASE_MODEL: {base} has a model in llama.cpp's format (GGUF)" in sentence
+    assert "HELIXQ_ENGINE=openai" in sentence
+
+
+@pytest.mark.parametrize("other", ["tokenizer.model", "tekken.json"])
+def test_a_tokenizer_in_another_format(copy: Path, other: str) -> None:
+    """As Mistral's first and its newer repositories have it beside, or alone."""
+    base = copy / "base"
+    (base / "tokenizer.json").rename(base / other)
+    sentence = refusal(settings_for(copy))
+    assert f"The base model {base} has no tokenizer.json" in sentence
+    assert "install" not in sentence
+
+
 def test_a_hub_id_that_cannot_be_fetched(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     sentence = refusal(settings_for(copy, HELIXQ_BASE_MODEL="nobody/nothing@main"))
@@ -58,7 +110,9 @@ def test_a_tokenizer_of_another_model(copy: Path) -> None:
     file = copy / "base" / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "vocab_size": 100}))
-    assert "mixes two models" in refusal(settings_for(copy))
+    sentence = refusal(settings_for(copy))
+    assert "tokens were added without resizing" in sentence
+    assert "mixes two models" in sentence
 
 
 @pytest.mark.parametrize(

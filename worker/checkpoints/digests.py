@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import logging
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: A checkpoint's files. Other files are not downloaded from the hub.
 ALLOW_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
+#: Not of a checkpoint, though they look like its files: weights in Mistral's own format, which some repositories have
+#: beside Hugging Face's, and what is in folders within, which nothing reads.
+IGNORE_PATTERNS = ("consolidated*", "*/*")
 #: Downloaded only if there are no safetensors, and read as plain tensors.
 PICKLE_PATTERNS = ("*.bin",)
 #: Bytes to read at a time. hashlib releases the GIL while it hashes them.
@@ -191,10 +195,20 @@ def cache_keys(folder: Path) -> dict[Path, str]:
         OSError: a file no longer exists.
     """
     files = sorted(
-        {file for pattern in (*ALLOW_PATTERNS, *PICKLE_PATTERNS) for file in folder.glob(pattern)}
+        {
+            file
+            for pattern in (*ALLOW_PATTERNS, *PICKLE_PATTERNS)
+            for file in folder.glob(pattern)
+            if not is_ignored(file.name)
+        }
     )
     stats = [(file, file.stat()) for file in files]
     return {file: f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}" for file, stat in stats}
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a file is none of a checkpoint's, by its path in the folder."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORE_PATTERNS)
 
 
 def _read(cache: Path | None) -> dict[str, str]:

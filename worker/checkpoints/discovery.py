@@ -22,7 +22,7 @@ from transformers import (
 
 from jobs.pipeline import Role
 from jobs.settings import Settings
-from worker.checkpoints.digests import Digest, Digests
+from worker.checkpoints.digests import Digest, Digests, is_ignored
 from worker.checkpoints.errors import CheckpointError, explain_errors
 from worker.checkpoints.hub import commit_of, resolve
 from worker.engine import probe
@@ -195,7 +195,15 @@ def _load_tokenizer(base: Checkpoint) -> tuple[PreTrainedConfig, PreTrainedToken
         CheckpointError: one of them is damaged, or they are of different models.
     """
     with explain_errors(f"The tokenizer of the base model {base.name}", "check HELIXQ_BASE_MODEL"):
-        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+        except Exception as error:  # its message asks for packages that do not help
+            if (base.path / "tokenizer.json").exists():
+                raise
+            raise CheckpointError(
+                f"The base model {base.name} has no tokenizer.json, and transformers makes none from its other "
+                "files; fetch it from where the model comes from, or from the model that it was trained from"
+            ) from error
         config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
     text_config = config.get_text_config()
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
@@ -206,7 +214,8 @@ def _load_tokenizer(base: Checkpoint) -> tuple[PreTrainedConfig, PreTrainedToken
     if len(tokenizer) > text_config.vocab_size:
         raise CheckpointError(
             f"The tokenizer of the base model {base.name} has {len(tokenizer)} tokens, but the "
-            f"model has {text_config.vocab_size}; the folder mixes two models"
+            f"model has {text_config.vocab_size}; tokens were added without resizing the model's embeddings, or "
+            "the folder mixes two models"
         )
     if not tokenizer.encode("question", add_special_tokens=False):
         raise CheckpointError(
@@ -268,15 +277,27 @@ def _best_device() -> str:
 
 def _find_checkpoint(reference: str, setting: str, config: str, digests: Digests) -> Checkpoint:
     path = resolve(reference, setting)
-    if not (path / config).is_file():
+    if any(path.glob("*.gguf")) and not any(path.glob("*.safetensors")):
         raise CheckpointError(
-            f"{setting}: there is no {config} in {path}; "
-            "give a folder in Hugging Face's format or a hub id"
+            f"{setting}: {path} has a model in llama.cpp's format (GGUF); give the one that it was made from, "
+            "or serve it with llama.cpp and set HELIXQ_ENGINE=openai"
         )
+    if not (path / config).is_file():
+        raise CheckpointError(f"{setting}: there is no {config} in {path}; {_remedy(path, config)}")
     _check_names(path, setting)
     with explain_errors(f"{setting}: {path}", "check its files, or fetch it again"):
         hashing = digests.begin(path)
     return Checkpoint(name=reference, path=path, hashing=hashing)
+
+
+def _remedy(folder: Path, config: str) -> str:
+    """Return what to do about a folder without a config, by what is in it."""
+    if config == "adapter_config.json" and (folder / "config.json").is_file():
+        return "it has a whole model, of which `helixq lora extract` makes an adapter"
+    # As trainers leave it.
+    if within := sorted(file.parent for file in folder.glob(f"*/{config}")):
+        return f"{' and '.join(map(str, within))} {'has' if len(within) == 1 else 'have'} one"
+    return "give a folder in Hugging Face's format or a hub id"
 
 
 def _check_not_quantized(base: Checkpoint) -> None:
@@ -311,12 +332,19 @@ def _check_names(folder: Path, setting: str) -> None:
     """
     named: list[object] = [_json_object(folder / "config.json").get("transformers_weights")]
     for index in folder.glob("*.index.json"):
+        if is_ignored(index.name):
+            continue
         shards = _json_object(index).get("weight_map")
         named += shards.values() if isinstance(shards, dict) else []
     for name in named:
         if isinstance(name, str) and (Path(name).name != name or "\\" in name):
             raise CheckpointError(
                 f"{setting}: {folder} names the file {name!r}, which is not in the folder itself; fetch it again"
+            )
+        if isinstance(name, str) and is_ignored(name):
+            raise CheckpointError(
+                f"{setting}: {folder} names the file {name!r}, which is in Mistral's own format; give the model "
+                "in Hugging Face's"
             )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from worker.checkpoints.digests import ALLOW_PATTERNS, PICKLE_PATTERNS
+from worker.checkpoints.digests import ALLOW_PATTERNS, IGNORE_PATTERNS, PICKLE_PATTERNS
 from worker.checkpoints.errors import CheckpointError, first_line
 
 log = logging.getLogger(__name__)
@@ -39,14 +39,9 @@ def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
     repo, _, revision = reference.partition("@")
     log.info("fetching %s from the hub (or its local cache)", reference)
     try:
-        folder = Path(
-            snapshot_download(repo, revision=revision or None, allow_patterns=[*ALLOW_PATTERNS])
-        )
+        folder = _download(repo, revision, ALLOW_PATTERNS)
         if pickles and not any(folder.glob("*.safetensors")):
-            patterns = [*ALLOW_PATTERNS, *PICKLE_PATTERNS]
-            folder = Path(
-                snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
-            )
+            folder = _download(repo, revision, (*ALLOW_PATTERNS, *PICKLE_PATTERNS))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise CheckpointError(
             f"{setting}: {reference} is no folder here and cannot be fetched from the hub: "
@@ -58,6 +53,17 @@ def resolve(reference: str, setting: str, *, pickles: bool = False) -> Path:
             f"loaded; convert an adapter once with `helixq lora convert {reference}`, or give a folder"
         )
     return folder.absolute()
+
+
+def _download(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    return Path(
+        snapshot_download(
+            repo,
+            revision=revision or None,
+            allow_patterns=[*patterns],
+            ignore_patterns=[*IGNORE_PATTERNS],
+        )
+    )
 
 
 def is_hub_id(reference: str) -> bool:
