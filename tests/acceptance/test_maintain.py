@@ -119,7 +119,7 @@ def test_a_worker_without_pytorch(database: Database, environ: dict[str, str]) -
 def test_a_lock_that_nobody_releases_delays_no_stop(
     database_url: str, database: Database, environ: dict[str, str]
 ) -> None:
-    """Not beyond the time that supervisors wait."""
+    """Supervisors wait for 30 seconds."""
     worker = forked(environ=environ, program=ECHO_WORKER)
     maintain = forked("maintain", environ=environ)
     other = sa.create_engine(database_url)  # Without the time limits of the program's own.
