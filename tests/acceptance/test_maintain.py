@@ -116,8 +116,9 @@ def test_a_worker_without_pytorch(database: Database, environ: dict[str, str]) -
     assert queries.get_job(database, ANONYMOUS, job.id).status is Status.COMPLETED
 
 
+@pytest.mark.usefixtures("database")
 def test_a_lock_that_nobody_releases_delays_no_stop(
-    database_url: str, database: Database, environ: dict[str, str]
+    database_url: str, environ: dict[str, str]
 ) -> None:
     """Supervisors wait for 30 seconds."""
     worker = forked(environ=environ, program=ECHO_WORKER)
