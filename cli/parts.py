@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Seconds that the duties which are running have to finish after a signal. One may wait for a lock of the database.
+STOP_TIMEOUT = 20.0
+
 
 def web(settings: Settings) -> None:
     """Serve the web until a signal stops it."""
@@ -105,7 +108,7 @@ def _import_engine() -> tuple[Callable[..., tuple[Engine, Runtime]], type[Except
 def maintain(settings: Settings) -> None:
     """Run the background duties until a signal stops them.
 
-    A second signal ends the process even if a duty is still running.
+    A second signal, or `STOP_TIMEOUT`, ends the process even if a duty is still running.
     """
     limit_arenas()
     with ExitStack() as stack:
@@ -122,9 +125,12 @@ def maintain(settings: Settings) -> None:
         log.info("running the background duties")
         signals.wait()
         log.info("stopping")
+        deadline = time.monotonic() + STOP_TIMEOUT
         for thread in reversed(threads):
             while not thread.stop(timeout=0.1) and signals.count < 2:
-                pass
+                if time.monotonic() > deadline:
+                    log.warning("a duty takes too long; its transaction is rolled back")
+                    return
 
 
 def unusable(folder: Path, error: OSError) -> ExpectedError:

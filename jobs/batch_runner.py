@@ -86,9 +86,10 @@ class BatchRunner:
         Returns:
             whether something was done: there may be more.
         """
-        deadline = time.monotonic() + MAX_TIME
         busy = False
         work = batch_work.find_work(self._database, self._name)
+        # From here on: however long the database took, each call does a step.
+        deadline = time.monotonic() + MAX_TIME
         shares = share(work)
         for one in work:
             if one.taken or self._stopped.is_set() or time.monotonic() > deadline:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable
 
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds that stages in progress have to finish after SIGTERM before they are released.
 GRACE_PERIOD = 8.0
+#: Seconds after that for all else, such as a background duty that waits for a lock of the database. Supervisors wait for
+#: 30 seconds in all.
+STOP_TIMEOUT = 17.0
 
 
 def consume(
@@ -74,7 +79,10 @@ def consume(
 
 
 def _stop_on_signal(runner: StageRunner, signals: StopSignals) -> None:
-    """Shut down gracefully at the first signal, and at once at the second. Every stage is recorded or released."""
+    """Shut down gracefully at the first signal, and at once at the second. Every stage is recorded or released.
+
+    If that takes too long, exit as if killed: the leases expire, and another worker's sweep takes the stages back.
+    """
     signals.wait()
     runner.drain()
     running = len(runner.running)
@@ -87,3 +95,8 @@ def _stop_on_signal(runner: StageRunner, signals: StopSignals) -> None:
     if signals.wait(GRACE_PERIOD, count=2):
         log.warning("stopping now; stages in progress return to the queue")
     runner.stop()
+    # The process usually ends in this time, and this thread with it.
+    time.sleep(STOP_TIMEOUT)
+    log.critical("exiting: the stop takes too long; stages that are left will run again")
+    logging.shutdown()
+    os._exit(os.EX_SOFTWARE)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from jobs.database import Database
 from jobs.models import ANONYMOUS, AttemptStatus, Status, WorkerState
@@ -113,3 +114,30 @@ def test_a_worker_without_pytorch(database: Database, environ: dict[str, str]) -
     worker.wait_for(f"{job.id}: regenerator finished")
     stop(worker)
     assert queries.get_job(database, ANONYMOUS, job.id).status is Status.COMPLETED
+
+
+@pytest.mark.usefixtures("database")
+def test_a_lock_that_nobody_releases_delays_no_stop(
+    database_url: str, environ: dict[str, str]
+) -> None:
+    """Supervisors wait for 30 seconds."""
+    worker = forked(environ=environ, program=ECHO_WORKER)
+    maintain = forked("maintain", environ=environ)
+    other = sa.create_engine(database_url)  # Without the time limits of the program's own.
+    try:
+        worker.wait_for("ready: ")
+        maintain.wait_for("running the background duties")
+        with other.connect() as session:
+            if session.dialect.name == "sqlite":
+                session.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                session.exec_driver_sql("LOCK TABLE jobs, workers IN ACCESS EXCLUSIVE MODE")
+            for process in (worker, maintain):
+                process.signal(signal.SIGTERM)
+            assert maintain.wait() == 0
+            assert worker.wait() == os.EX_SOFTWARE
+        assert "exiting: the stop takes too long" in worker.output
+    finally:
+        other.dispose()
+        for process in (worker, maintain):
+            process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,23 @@ def service(
 def count(service: BatchService, *columns: Any) -> int:
     with service.database.read() as connection:
         return connection.scalar(sa.select(sa.func.count()).select_from(*columns)) or 0
+
+
+def test_a_slow_database_lets_a_batch_go_on(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it takes all the time of a call to say which batches there are."""
+    batch_id = service.create(lines(1))
+    find_work = batch_work.find_work
+
+    def find_slowly(*arguments: Any) -> Any:
+        found = find_work(*arguments)
+        time.sleep(1.1 * batch_runner.MAX_TIME)  # The fault.
+        return found
+
+    monkeypatch.setattr(batch_work, "find_work", find_slowly)
+    assert service.runner.run()
+    assert service.get(batch_id).status == "in_progress"
 
 
 @pytest.mark.parametrize("endpoint", [RESPONSES, CHAT])
