@@ -12,6 +12,7 @@ from typing import Any
 
 from openai import OpenAI
 
+from tests.joining import join
 from tests.servers import PATIENCE
 
 #: Replies to one request with a handler's methods.
@@ -105,7 +106,7 @@ class Receiver:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        join(self._thread)
 
     def _add(self, webhook: Webhook) -> None:
         with self._news:

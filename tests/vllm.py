@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 from jobs.pipeline import Role
+from tests.joining import join
 from tests.servers import PATIENCE
 
 BASE = "mistralai/Mistral-7B-v0.1"
@@ -83,7 +84,7 @@ class VLLM:
                 connection.shutdown(socket.SHUT_RDWR)
         self.http.shutdown()
         self.http.server_close()
-        self._thread.join()
+        join(self._thread)
 
 
 class _Server(ThreadingHTTPServer):

@@ -29,6 +29,7 @@ from tests.acceptance.conftest import Service
 from tests.conftest import WORKER
 from tests.integration.batch_service import CHAT, ENDED, RESPONSES, line, lines
 from tests.integration.web.client import finish
+from tests.joining import join
 from tests.servers import PATIENCE, RedisServer
 
 DOOMED = (sys.executable, "-m", "tests.acceptance.doomed")
@@ -146,7 +147,7 @@ def test_a_large_batch_needs_little_memory(service: Service) -> None:
             client.files.delete(file.id)
     finally:
         done.set()
-        thread.join()
+        join(thread)
     assert failed.errors is not None
     assert [error.line for error in failed.errors.data or []] == [65]
     for first, peak in zip(before, peaks, strict=True):

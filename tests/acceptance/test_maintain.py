@@ -22,6 +22,7 @@ from jobs.use_cases import outbox, proving, queries, workers
 from tests.conftest import WORKER
 from tests.integration.rows import claim, let_leases_run_out, submit
 from tests.integration.sealed import end, seal
+from tests.joining import join
 from tests.receiver import Receiver
 from tests.servers import PATIENCE, Process, RedisServer, forked, start
 from tests.witness import Witness
@@ -62,7 +63,7 @@ def alive(database: Database) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        join(thread)
 
 
 def wait_for_cosignature(database: Database, witness: Witness) -> None:

@@ -35,6 +35,7 @@ from jobs.statements import log
 from jobs.tlog.note import Signer
 from jobs.use_cases import workers
 from tests.conftest import RUNTIME, WORKER, create_database, model_settings
+from tests.joining import join
 from tests.receiver import Receiver, status
 from tests.servers import RedisServer, free_port
 from tests.vllm import VLLM
@@ -295,7 +296,7 @@ def test_the_web(given: Callable[..., Settings], database: Database) -> None:
             assert "HELIXQ_AUTH is off" in only("web", everywhere)
         finally:
             server.shutdown()
-            thread.join()
+            join(thread)
     assert "no web answers" in only("web", given(**named))
 
 
@@ -313,7 +314,7 @@ def test_the_metrics(given: Callable[..., Settings]) -> None:
             assert "another program answers" in only("metrics", given(**away, METRICS_PORT=port))
         finally:
             server.shutdown()
-            thread.join()
+            join(thread)
     worker = given(**away, METRICS_PORT=str(free_port()))
     assert found("metrics", worker) == [], "the port is free"
     serving = MetricsServer(worker)

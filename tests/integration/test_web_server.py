@@ -25,6 +25,7 @@ from jobs.statements import job_lists
 from jobs.use_cases import exporting, keys
 from tests.conftest import give_schema
 from tests.integration.rows import submit
+from tests.joining import join
 from tests.servers import PATIENCE, RedisServer, free_port
 from web import create_app, serve, server_requests
 from web import server as web_server
@@ -76,7 +77,7 @@ def running(
     finally:
         stopping.set()
         server.pull_trigger()
-        thread.join()
+        join(thread)
         server.task_dispatcher.shutdown()
         for opened in list(server._map.values()):
             opened.close()

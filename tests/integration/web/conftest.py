@@ -19,6 +19,7 @@ from jobs.use_cases import workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER, new_database
 from tests.integration.web.client import Client, services_of, serving
+from tests.joining import join
 from tests.servers import RedisServer
 
 
@@ -77,7 +78,7 @@ def address(web: Client) -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-    thread.join()
+    join(thread)
     server.server_close()
 
 

@@ -23,6 +23,7 @@ from tests.integration.web.client import Client as WebClient
 from tests.integration.web.client import ask, services_of
 from tests.integration.web.exports import lines
 from tests.integration.web.with_keys import browser, code, new_key, program
+from tests.joining import join
 from tests.servers import RedisServer
 from web import key_cache, serve
 
@@ -170,7 +171,7 @@ def test_clients_send_their_keys(app: Any) -> None:
     ):
         ours.submit({"input": "Why?"})
     server.shutdown()
-    thread.join()
+    join(thread)
     server.server_close()
 
 

@@ -29,6 +29,7 @@ from jobs.use_cases import queries, stages, workers
 from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.web.client import OUTPUT, services_of, serving
+from tests.joining import join
 from tests.proxy import Proxy
 from tests.servers import PATIENCE, PROGRAM, RedisServer
 from tests.terminal import CTRL_C, CTRL_D, ENTER, LEFT, PASTE_BEGINS, PASTE_ENDS, Terminal
@@ -71,7 +72,7 @@ class Server:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        join(self._thread)
 
     def _run(self) -> None:
         seen = set()
@@ -106,7 +107,7 @@ def running(
         server.stop()
         proxy.close()
         listening.shutdown()
-        thread.join()
+        join(thread)
         listening.server_close()
 
 

@@ -20,6 +20,7 @@ from jobs.use_cases.stages import Output
 from tests.conftest import WORKER
 from tests.integration.sealed import seal
 from tests.integration.web.client import OUTPUT, Client, ask, finish
+from tests.joining import join
 
 Command = Callable[..., Result]
 
@@ -215,7 +216,7 @@ def work(database: Database) -> Iterator[Callable[[dict[int, Output]], None]]:
     thread.start()
     yield outputs.update
     stopped.set()
-    thread.join()
+    join(thread)
 
 
 @pytest.mark.usefixtures("work")

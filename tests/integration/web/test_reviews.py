@@ -28,6 +28,7 @@ from tests.integration.sealed import seal
 from tests.integration.tampering import is_as_recorded
 from tests.integration.web.client import Client, ask, finish, services_of, stream
 from tests.integration.web.with_keys import browser, code, program
+from tests.joining import join
 from tests.servers import RedisServer
 
 Command = Callable[..., Result]
@@ -380,7 +381,7 @@ def jobs(web: Client, database_url: str) -> Iterator[Command]:
 
     yield run
     server.shutdown()
-    thread.join()
+    join(thread)
     server.server_close()
 
 
