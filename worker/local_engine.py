@@ -166,7 +166,7 @@ def load_engine(
             adapter_keys=[
                 str(checkpoints.adapters[Role(name)].path.resolve()) for name in loaded.models
             ],
-            on_device_lost=_exit,
+            on_engine_dead=_exit,
         )
     log.info(
         "up to %d sequences at once; the KV cache has room for %d tokens; a sequence has up to %d",
@@ -253,10 +253,10 @@ def _verified(
 def _exit() -> NoReturn:
     """Exit at once, as if killed: the leases expire, and another worker's sweep takes the stages back.
 
-    Releasing them instead would not count as lost attempts, and a stage that breaks the device would end
+    Releasing them instead would not count as lost attempts, and a stage that breaks the engine would end
     one worker after another for ever.
     """
-    log.critical("exiting: the device cannot be used any more; the stages will run again")
+    log.critical("exiting: the engine is dead; the stages will run again")
     logging.shutdown()
     os._exit(os.EX_SOFTWARE)
 

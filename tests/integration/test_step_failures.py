@@ -14,6 +14,7 @@ import torch
 from jobs.pipeline import Role, Sampling
 from tests.integration.batches import FEW, complete, make, request, same, submitted_together
 from tests.integration.faults import before_launch, fail_reads
+from tests.servers import PATIENCE
 from worker.engine.batching import sampler
 from worker.engine.interface import (
     Completion,
@@ -22,6 +23,9 @@ from worker.engine.interface import (
 )
 from worker.engine.kv.paged_cache import BLOCK_SIZE
 from worker.engine.reference import ReferenceEngine
+
+#: Seconds.
+MAX_STEP = 0.5
 
 
 def test_a_request_that_fails_fails_alone(
@@ -50,7 +54,7 @@ def test_a_request_that_fails_fails_alone(
 
 def test_a_lost_device_is_reported(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
     reported = threading.Event()
-    engine = make(checkpoint, tokenizer, max_num_seqs=2, paged=paged, on_device_lost=reported.set)
+    engine = make(checkpoint, tokenizer, max_num_seqs=2, paged=paged, on_engine_dead=reported.set)
 
     def fault(_: Any) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
@@ -59,6 +63,42 @@ def test_a_lost_device_is_reported(checkpoint: Path, tokenizer: Any, paged: bool
     with pytest.raises(EngineError, match="AcceleratorError: CUDA error"):
         engine.submit(Request(Role.ACTOR, "Why", Sampling())).result(timeout=60)
     assert reported.is_set()
+    engine.close()
+
+
+def test_a_step_that_hangs_is_reported(checkpoint: Path, tokenizer: Any, paged: bool) -> None:
+    """As a device does that raises no error. An engine without requests does not hang."""
+    dead, go_on = threading.Event(), threading.Event()
+    engine = make(
+        checkpoint, tokenizer, paged=paged, on_engine_dead=dead.set, max_step_seconds=MAX_STEP
+    )
+    assert not dead.wait(2 * MAX_STEP)
+
+    def hang(_: Any) -> None:
+        go_on.wait(PATIENCE)
+
+    before_launch(engine, hang)
+    generation = engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=3)))
+    assert dead.wait(PATIENCE)
+    go_on.set()
+    assert generation.result(PATIENCE).output_tokens == 3
+    engine.close()
+
+
+def test_an_error_of_the_engines_thread_is_reported(
+    checkpoint: Path, tokenizer: Any, paged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller would wait for ever, and the worker would look alive."""
+    dead = threading.Event()
+    engine = make(checkpoint, tokenizer, paged=paged, on_engine_dead=dead.set)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(engine._loop, "_flush_outputs", fail)
+    monkeypatch.setattr(engine._loop, "_finish", fail)
+    engine.submit(Request(Role.ACTOR, "Why", Sampling(max_output_tokens=3)))
+    assert dead.wait(PATIENCE)
     engine.close()
 
 

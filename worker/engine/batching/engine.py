@@ -16,6 +16,7 @@ from worker.engine.batching.loop import EngineLoop
 from worker.engine.batching.runner_setup import CaptureFactory, RunnerSetup, build_runner
 from worker.engine.batching.scheduler_output import PrefillChunk, SchedulerOutput
 from worker.engine.batching.sequence import Sequence
+from worker.engine.batching.step_watch import MAX_STEP_SECONDS
 from worker.engine.interface import EngineConfig, EngineStats, Generation, Request
 from worker.engine.kv.block_manager import BlockManager
 from worker.engine.lora.linear import LoRALinear
@@ -46,7 +47,8 @@ class BatchingEngine:
         num_blocks: int | None = None,
         capture: CaptureFactory | None = cuda_graph_capture,
         adapter_keys: Seq[str] | None = None,
-        on_device_lost: Callable[[], object] = lambda: None,
+        on_engine_dead: Callable[[], object] = lambda: None,
+        max_step_seconds: float | None = None,
     ) -> None:
         """Take the models over, allocate the KV cache, and start.
 
@@ -70,8 +72,10 @@ class BatchingEngine:
                 kernel.
             adapter_keys: identify each adapter's weights, as a digest or a path does, in the models' order;
                 adapters with equal keys share prefixes. By default none do.
-            on_device_lost: called after an error that a device keeps for its process, before the requests
-                fail.
+            on_engine_dead: called when the engine can serve no more: after an error that a device keeps for its
+                process, before the requests fail; after ``max_step_seconds`` of one step; after an error of the
+                engine's own thread.
+            max_step_seconds: how long a step may take; by default 120 seconds on CUDA, without limit elsewhere.
 
         Raises:
             worker.engine.interface.EngineError: an adapter is more than factors beside linear layers.
@@ -98,7 +102,8 @@ class BatchingEngine:
             stop_token_ids=stop_token_ids,
             max_model_len=max_model_len,
             speculation=speculation,
-            on_device_lost=on_device_lost,
+            on_engine_dead=on_engine_dead,
+            max_step_seconds=max_step_seconds,
         )
 
     @classmethod
@@ -128,7 +133,8 @@ class BatchingEngine:
             stop_token_ids=stop_token_ids,
             max_model_len=max_model_len,
             speculation=True,
-            on_device_lost=lambda: None,
+            on_engine_dead=lambda: None,
+            max_step_seconds=None,
         )
         return engine
 
@@ -141,7 +147,8 @@ class BatchingEngine:
         stop_token_ids: Container[int],
         max_model_len: int,
         speculation: bool,
-        on_device_lost: Callable[[], object],
+        on_engine_dead: Callable[[], object],
+        max_step_seconds: float | None,
     ) -> None:
         self.max_model_len = max_model_len
         self.max_num_seqs = setup.max_num_seqs
@@ -153,12 +160,15 @@ class BatchingEngine:
         drafter: Drafter | None = None
         if speculation and not setup.runner.async_scheduling:
             drafter = Drafter(len(self._adapter_names))
+        if max_step_seconds is None and setup.device.type == "cuda":
+            max_step_seconds = MAX_STEP_SECONDS
         self._loop = EngineLoop(
             setup,
             tokenizer,
             drafter=drafter,
             stop_token_ids=stop_token_ids,
-            on_device_lost=on_device_lost,
+            on_engine_dead=on_engine_dead,
+            max_step_seconds=max_step_seconds,
         )
 
     @property

@@ -19,6 +19,7 @@ from worker.engine.batching.runner_setup import RunnerSetup
 from worker.engine.batching.scheduler import Scheduler
 from worker.engine.batching.sequence import Sequence
 from worker.engine.batching.step import StepExecutor
+from worker.engine.batching.step_watch import StepWatch
 from worker.engine.interface import EngineError, FinishReason
 from worker.engine.speculative.drafter import Drafter
 from worker.engine.threads import on_device
@@ -39,7 +40,8 @@ class EngineLoop:
         *,
         drafter: Drafter | None,
         stop_token_ids: Container[int],
-        on_device_lost: Callable[[], object],
+        on_engine_dead: Callable[[], object],
+        max_step_seconds: float | None = None,
     ) -> None:
         """Start the thread.
 
@@ -48,7 +50,8 @@ class EngineLoop:
             tokenizer: decodes the texts.
             drafter: drafts tokens; None for no speculative decoding.
             stop_token_ids: the tokens that end a text.
-            on_device_lost: called after an error that a device keeps for its process.
+            on_engine_dead: called when the engine can serve no more.
+            max_step_seconds: after which it counts as dead; None for no limit.
         """
         self._threads = setup.threads
         self._device = setup.device
@@ -61,7 +64,7 @@ class EngineLoop:
             drafter=drafter,
             stop_token_ids=stop_token_ids,
             finish=self._finish,
-            on_device_lost=on_device_lost,
+            on_engine_dead=on_engine_dead,
         )
         self._submitted: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._closed = threading.Event()
@@ -70,6 +73,13 @@ class EngineLoop:
         self._step_began_at = self._flushed_at
         #: Seconds of all steps so far, scheduling included.
         self.step_seconds = 0.0
+        #: Passes of the loop so far, and whether one is being executed, which does not wait for requests.
+        self._num_passes = 0
+        self._is_executing = False
+        self._on_engine_dead = on_engine_dead
+        self._watch: StepWatch | None = None
+        if max_step_seconds is not None:
+            self._watch = StepWatch(self._current_pass, on_engine_dead, max_step_seconds)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -87,12 +97,21 @@ class EngineLoop:
         self._closed.set()
         self._submitted.put(None)
         self._thread.join()
+        if self._watch is not None:
+            self._watch.close()
+
+    def _current_pass(self) -> int | None:
+        return self._num_passes if self._is_executing else None
 
     # --- the thread -------------------------------------------------------------------
 
     def _run(self) -> None:
-        with on_device(self._device):
-            self._execute_steps()
+        try:
+            with on_device(self._device):
+                self._execute_steps()
+        except Exception:  # even what fails requests has failed
+            log.exception("the engine's thread failed")
+            self._on_engine_dead()
         self._output.close()
         self._threads.reset()
 
@@ -102,6 +121,8 @@ class EngineLoop:
         while not self._closed.is_set():
             is_busy = scheduler.running or scheduler.waiting or executor.has_in_flight_step
             self._admit(block=not is_busy)
+            self._num_passes += 1
+            self._is_executing = True
             try:
                 self._finish_cancelled_and_overdue()
                 executor.execute(scheduler.schedule())
@@ -113,6 +134,7 @@ class EngineLoop:
                 waiting = [s for s in scheduler.waiting if s.has_pending_token]
                 for sequence in [*scheduler.running, *waiting]:
                     self._finish(sequence, EngineError(f"{type(error).__name__}: {error}"))
+            self._is_executing = False
         while not self._submitted.empty():
             self._admit(block=False)
         for sequence in [*scheduler.running, *scheduler.waiting]:

@@ -41,7 +41,7 @@ class StepExecutor:
         drafter: Drafter | None,
         stop_token_ids: Container[int],
         finish: Finish,
-        on_device_lost: Callable[[], object],
+        on_engine_dead: Callable[[], object],
     ) -> None:
         """
         Args:
@@ -50,14 +50,14 @@ class StepExecutor:
             drafter: drafts tokens; None for no speculative decoding.
             stop_token_ids: the tokens that end a text.
             finish: called for sequences that end or fail.
-            on_device_lost: called after an error that a device keeps for its process.
+            on_engine_dead: called after an error that a device keeps for its process.
         """
         self._runner = runner
         self._scheduler = scheduler
         self._drafter = drafter
         self._stop_token_ids = stop_token_ids
         self._finish = finish
-        self._on_device_lost = on_device_lost
+        self._on_engine_dead = on_engine_dead
         #: The step that is launched and not read yet.
         self._in_flight: InFlightStep | None = None
         self.num_steps = 0
@@ -225,7 +225,7 @@ class StepExecutor:
         if isinstance(error, torch.AcceleratorError):
             # Every further call of the process to the device fails the same way.
             log.error("the device is lost", exc_info=error)
-            self._on_device_lost()
+            self._on_engine_dead()
         else:
             log.error("a step failed", exc_info=error)
 

@@ -46,7 +46,7 @@ def loop(runner: FakeRunner, tokenizer: Any) -> Iterator[EngineLoop]:
     threads = IntraOpThreads(small_model=False)
     setup = RunnerSetup(runner, 2, 64, threads, torch.device("cpu"))
     loop = EngineLoop(
-        setup, tokenizer, drafter=None, stop_token_ids=(), on_device_lost=lambda: None
+        setup, tokenizer, drafter=None, stop_token_ids=(), on_engine_dead=lambda: None
     )
     yield loop
     loop.close()
@@ -143,7 +143,7 @@ def test_steps_are_launched_with_the_engines_device_as_the_current_one(
     runner.launch_fault = lambda _: launched_on.append(current[-1])
     setup = RunnerSetup(runner, 2, 64, IntraOpThreads(small_model=False), second)
     loop = EngineLoop(
-        setup, tokenizer, drafter=None, stop_token_ids=(), on_device_lost=lambda: None
+        setup, tokenizer, drafter=None, stop_token_ids=(), on_engine_dead=lambda: None
     )
     submit(loop, tokenizer, 3).result(PATIENCE)
     loop.close()

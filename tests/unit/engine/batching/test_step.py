@@ -36,7 +36,7 @@ class Steps:
             drafter=drafter,
             stop_token_ids=self.stop_token_ids,
             finish=self._finish,
-            on_device_lost=self._lose_device,
+            on_engine_dead=self._lose_device,
         )
 
     def run(self, *sequences: Sequence) -> None:
