@@ -117,6 +117,7 @@ def test_a_worker_without_pytorch(database: Database, environ: dict[str, str]) -
     assert queries.get_job(database, ANONYMOUS, job.id).status is Status.COMPLETED
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.usefixtures("database")
 def test_a_lock_that_nobody_releases_delays_no_stop(
     database_url: str, environ: dict[str, str]
@@ -129,10 +130,7 @@ def test_a_lock_that_nobody_releases_delays_no_stop(
         worker.wait_for("ready: ")
         maintain.wait_for("running the background duties")
         with other.connect() as session:
-            if session.dialect.name == "sqlite":
-                session.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                session.exec_driver_sql("LOCK TABLE jobs, workers IN ACCESS EXCLUSIVE MODE")
+            session.exec_driver_sql("LOCK TABLE jobs, workers IN ACCESS EXCLUSIVE MODE")
             for process in (worker, maintain):
                 process.signal(signal.SIGTERM)
             assert maintain.wait() == 0
