@@ -221,6 +221,17 @@ def test_what_is_wrong_is_named(web: Client) -> None:
         ), query
 
 
+def test_a_wrong_range_names_both_fields_by_their_labels(web: Client) -> None:
+    earlier = "Created since (UTC) must be earlier than Created before (UTC)"
+    for query, said in (
+        ("since=2026-01-02&until=2026-01-01", earlier),
+        ("since=2100-01-01", f"{earlier}, which is now by default"),
+        ("since=2020-01-01", "From Created since (UTC) to Created before (UTC) are more than"),
+    ):
+        page = web.get(f"/stats?{query}").text
+        assert said in page.split('role="alert">')[1].split("</p>")[0], query
+
+
 def test_the_owner_is_a_filter_where_there_are_several(web: Client, database: Database) -> None:
     def has_filter(query: str = "") -> bool:
         return 'name="owner"' in web.get(f"/stats{query}").text
