@@ -74,7 +74,7 @@ def times() -> tuple[dt.datetime | None, dt.datetime | None]:
     since, until = time("since"), time("until")
     if since is not None and until is not None and since >= until:
         raise InvalidRequestError(
-            "`since` must be earlier than `until`: the range begins with `since`, and ends before `until`.",
+            "`since` must be earlier than `until`. For one whole day, give the next day as `until`.",
             code="invalid_value",
             param="since",
         )

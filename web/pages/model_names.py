@@ -51,14 +51,15 @@ class ModelNames:
         return f"{key.role.capitalize()}: {plain(short)}{f' ({digest})' if several else ''}"
 
     def model(self, digest: str | None) -> str:
-        """Return the short names of the adapters of a model, and the beginning of its digest."""
+        """Return the beginning of a model's digest, which survives where a label is cut off, and its adapters' names."""
         if not digest:
             return "Not started"
         adapters = self._models.get(digest, {}).get("adapters", {}).values()
         names = dict.fromkeys(
             plain(short_name(adapter["name"])) for adapter in adapters if adapter.get("name")
         )
-        return " ".join([*([", ".join(names)] if names else []), f"({digest[:DIGEST]})"])
+        adapted = f" ({', '.join(names)})" if names else ""
+        return f"{digest[:DIGEST]}{adapted}"
 
     def whole(self) -> list[Whole]:
         """Return what the short names stand for."""
