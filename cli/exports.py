@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def export(
         return
     if endpoint is not None:
         raise click.UsageError("--endpoint needs --format otlp.")
-    named = (kind_of(output.name) if output else None) or FileKind(Format.JSONL)
+    named = _named(output, format_)
     if format_ is None:
         format_ = named.format
     if (
@@ -106,6 +107,24 @@ def export(
         parameters["compression"] = str(compression)
     with Client(url or settings.url, settings.api_key) as client:
         _write(client.export(parameters), output)
+
+
+def _named(output: Path | None, format_: str | None) -> FileKind:
+    """Return what a file is by its name; JSON Lines if that has no ending.
+
+    Raises:
+        UsageError: its ending is none of a format's, and no format is given: a spreadsheet would not open the file.
+    """
+    found = None if output is None else kind_of(output.name)
+    if output is None or found is not None:
+        return found or FileKind(Format.JSONL)
+    is_file = output.is_file() or not output.exists()
+    if format_ is None and is_file and re.fullmatch(r"\.[A-Za-z]\w*", output.suffix):
+        raise click.UsageError(
+            f"{output.name} has the ending of no format. Give --format, or a name that ends in .jsonl, .csv"
+            " (both also with .gz or .zst) or .parquet. Spreadsheets open .csv."
+        )
+    return FileKind(Format.JSONL)
 
 
 def _write(data: Iterable[bytes], output: Path | None) -> None:

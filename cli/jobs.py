@@ -235,11 +235,11 @@ def _completed(client: Client, between: dict[str, str]) -> list[str]:
 def _comparison(history: dict[str, Any]) -> str:
     """Return what a replay showed, in one line."""
     report = history["replay"]
+    changed = ", ".join(change["field"] for change in report["changed"])
     if report["identical"]:
-        return "identical"
+        return f"identical, and the worker differs in: {changed}" if changed else "identical"
     if (difference := report["difference"]) is None:
         return f"not compared, since it was deleted, texts were erased, or the replay is {history['status']}"
-    changed = ", ".join(change["field"] for change in report["changed"]) or "nothing"
     stage = difference["role"]
     if history["rounds"] > 1 and stage != Role.ACTOR:
         stage = f"{stage} of round {difference['round']}"
@@ -248,7 +248,7 @@ def _comparison(history: dict[str, Any]) -> str:
     )
     return (
         f"the {difference['field']} of the {stage} differs from character {difference['at']} on: "
-        f"{old} became {new}; the worker differs in: {changed}"
+        f"{old} became {new}; the worker differs in: {changed or 'nothing'}"
     )
 
 

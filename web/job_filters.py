@@ -86,10 +86,13 @@ def wanted(size: int = query.DEFAULT_PAGE_SIZE, others: Collection[str] = ()) ->
 def _filters() -> Filters:
     text = (query.given("q") or "").strip()
     attempts = query.integer("min_attempts", 1, 1, MAX_ATTEMPTS)
+    since, until = query.times()
+    min_changed, max_changed = query.numbers("changed", 0, 1)
+    min_duration, max_duration = query.numbers("duration", 0, MAX_DURATION)
     return Filters(
         statuses=query.choices("status", tuple(Status)),
-        since=query.time("since"),
-        until=query.time("until"),
+        since=since,
+        until=until,
         query=_parsed(text) if text else None,
         adapter=query.given("adapter"),
         model=model(),
@@ -101,10 +104,10 @@ def _filters() -> Filters:
         },
         rating=_rating(),
         min_attempts=attempts if query.given("min_attempts") else None,
-        min_changed=query.number("min_changed", 0, 1),
-        max_changed=query.number("max_changed", 0, 1),
-        min_duration=query.number("min_duration", 0, MAX_DURATION),
-        max_duration=query.number("max_duration", 0, MAX_DURATION),
+        min_changed=min_changed,
+        max_changed=max_changed,
+        min_duration=min_duration,
+        max_duration=max_duration,
     )
 
 

@@ -69,6 +69,18 @@ def time(name: str) -> dt.datetime | None:
         ) from None
 
 
+def times() -> tuple[dt.datetime | None, dt.datetime | None]:
+    """Return the query parameters ``since`` and ``until``: a range without its end, which is not empty."""
+    since, until = time("since"), time("until")
+    if since is not None and until is not None and since >= until:
+        raise InvalidRequestError(
+            "`since` must be earlier than `until`. For one whole day, give the next day as `until`.",
+            code="invalid_value",
+            param="since",
+        )
+    return since, until
+
+
 def integer(name: str, default: int, minimum: int, maximum: int) -> int:
     """Return a query parameter that is an integer."""
     text = given(name)
@@ -105,6 +117,18 @@ def number(name: str, minimum: float, maximum: float) -> float | None:
             param=name,
         )
     return float(text)
+
+
+def numbers(name: str, minimum: float, maximum: float) -> tuple[float | None, float | None]:
+    """Return the query parameters ``min_NAME`` and ``max_NAME``, of which the first is not the greater one."""
+    least, most = (number(f"{end}_{name}", minimum, maximum) for end in ("min", "max"))
+    if least is not None and most is not None and least > most:
+        raise InvalidRequestError(
+            f"`min_{name}` must not be greater than `max_{name}`.",
+            code="invalid_value",
+            param=f"min_{name}",
+        )
+    return least, most
 
 
 def choices(name: str, allowed: tuple[T, ...]) -> tuple[T, ...]:

@@ -26,9 +26,10 @@ def wanted() -> Query:
     """
     query.check_names("parameter", PARAMETERS)
     by, key = _by()
+    since, until = query.times()
     return Query(
-        since=query.time("since"),
-        until=query.time("until"),
+        since=since,
+        until=until,
         by=by,
         key=key,
         owner=job_filters.owner(),

@@ -66,7 +66,7 @@ MEDIA_TYPES = (*_MEDIA_TYPES.values(), "application/gzip", "application/zstd")
 def kind_of(name: str) -> FileKind | None:
     """Return what a file is by the end of its name; None if that does not say it."""
     kinds = [FileKind(f, c) for f in Format for c in Compression]
-    return next((kind for kind in kinds if name.endswith(kind.suffix)), None)
+    return next((kind for kind in kinds if name.lower().endswith(kind.suffix)), None)
 
 
 class Writer(Protocol):

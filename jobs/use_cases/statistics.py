@@ -230,7 +230,9 @@ def _range(
         first = rollups.first_hour(connection, owner)
         since = until - _HOUR if first is None else min(first, until - _HOUR)
     if since >= until:
-        raise StatisticsError("since", "invalid_value", "`since` must be before `until`.")
+        default = ", which is now by default" if query.until is None else ""
+        message = f"`since` must be earlier than `until`{default}."
+        raise StatisticsError("since", "invalid_value", message)
     length = {By.HOUR: _HOUR, By.DAY: _DAY}.get(query.by) if query.by else None
     if length is not None and (until - since) > max_periods * length:
         raise StatisticsError(

@@ -35,6 +35,13 @@ def test_areas_of_a_label_lie_on_each_other() -> None:
     assert beside == pytest.approx([x + width, y, 2 * width, height], abs=0.2)
 
 
+def test_a_long_label_keeps_the_total_of_its_bar() -> None:
+    drawn = charts.bars(
+        "jobs", "Jobs", ["x" * 100], [charts.Series("completed", "Completed", [12345])]
+    )
+    assert "…: 12345<" in drawn
+
+
 def test_a_line_is_broken_where_it_has_no_value() -> None:
     drawn = charts.lines("time", "Time", LABELS, SERIES, written)
     assert [path.count("M") for path in re.findall(r'class="line [^>]* d="([^"]*)"', drawn)] == [

@@ -67,6 +67,7 @@ def review_queue() -> Response:
     """List jobs to review next: a sample of those without a review, or those that reviewers disagree on."""
     query.check_names("parameter", ("kind", "limit", "reviewer", "seed", *TIMES))
     services = get_services()
+    since, until = query.times()
     kind: Kind = query.choice("kind", "unreviewed", get_args(Kind))
     found = reviewing.queue(
         services.database,
@@ -75,8 +76,8 @@ def review_queue() -> Response:
         kind=kind,
         seed=query.integer("seed", 0, 0, protocol.MAX_SEED),
         limit=query.integer("limit", query.DEFAULT_PAGE_SIZE, 1, query.MAX_PAGE_SIZE),
-        since=query.time("since"),
-        until=query.time("until"),
+        since=since,
+        until=until,
     )
     return jsonify(protocol.queue(found))
 
@@ -86,11 +87,12 @@ def review_agreement() -> Response:
     """Reply with how far reviewers agree: Cohen's kappa of two, Krippendorff's alpha of more."""
     query.check_names("parameter", TIMES)
     services = get_services()
+    since, until = query.times()
     found = reviewing.agreement(
         services.database,
         services.readable_owner,
-        since=query.time("since"),
-        until=query.time("until"),
+        since=since,
+        until=until,
     )
     return jsonify(protocol.agreement(found))
 

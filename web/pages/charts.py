@@ -146,7 +146,10 @@ def bars(name: str, title: str, labels: Sequence[str], series: Sequence[Series])
     """Return a stacked bar for each label."""
     totals = _totals(series)
     described = f"{len(labels)} bars, the longest {max(totals, default=0):g}."
-    named = [f"{_short(label)}: {total:g}" for label, total in zip(labels, totals, strict=True)]
+    named = [
+        f"{_short(label, MAX_LABEL - len(f': {total:g}'))}: {total:g}"
+        for label, total in zip(labels, totals, strict=True)
+    ]
     return _stacked(name, title, described, _Rows(named, (0, max([*totals, 1])), None), series)
 
 
@@ -333,5 +336,5 @@ def _totals(series: Sequence[Series]) -> list[float]:
     ]
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
+def _short(label: str, maximum: int = MAX_LABEL) -> str:
+    return label if len(label) <= maximum else f"{label[: maximum - 1]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from jobs.protocol.errors import ProtocolError
@@ -16,8 +17,10 @@ def message_of(error: ProtocolError, labels: Mapping[str, str]) -> str:
     """Return what is wrong.
 
     Args:
-        error: names a parameter in backticks.
+        error: names parameters in backticks.
         labels: of the fields, by the names of their parameters.
     """
-    label = labels.get(field_of(error))
-    return error.message if label is None else error.message.replace(f"`{error.param}`", label)
+    named = dict(labels)
+    if error.param and (label := labels.get(field_of(error))):
+        named[error.param] = label
+    return re.sub("`([^`]+)`", lambda match: named.get(match[1], match[0]), error.message)

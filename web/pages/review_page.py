@@ -89,7 +89,7 @@ def _show(job: Job | None, message: str | None = None) -> str:
     if caller.key is None:
         reviewer = query.text("reviewer", caller.owner, MAX_NAME)
     after = request.args.get("after")
-    times = {"since": query.time("since"), "until": query.time("until")}
+    since, until = query.times()
     progress = reviewing.next_review(
         services.database,
         owner,
@@ -97,7 +97,8 @@ def _show(job: Job | None, message: str | None = None) -> str:
         kind=kind,
         seed=query.integer("seed", 0, 0, MAX_SEED),
         after=None if after is None else Mark(after, request.args.get("reviewed") == "1"),
-        **times,
+        since=since,
+        until=until,
     )
     if job is None and progress.next is not None:
         job = job_page.get(progress.next.job_id)
@@ -114,7 +115,9 @@ def _show(job: Job | None, message: str | None = None) -> str:
         skip["reviewed"] = "1"
     saved = request.args.get("saved", "")
     now = clock.now(services.database)
-    agreement = reviewing.agreement(services.database, owner, limit=reviewing.WINDOW, **times)
+    agreement = reviewing.agreement(
+        services.database, owner, since=since, until=until, limit=reviewing.WINDOW
+    )
     return render_template(
         "review.html",
         job=job,

@@ -26,6 +26,7 @@ from web.pages.charts import Interval, Series
 from web.pages.complaints import message_of
 from web.pages.figures import formatter, number, percent, points, seconds, signed
 from web.pages.marks import plain
+from web.pages.model_names import ModelNames
 from web.pages.view import STATUSES
 from web.services import get_services
 
@@ -159,6 +160,7 @@ def _shown(read: Statistics) -> dict[str, Any]:
         "total": protocol.figures(read.total),
         "rows": rows[-MAX_ROWS:],
         "left_out": left_out,
+        "whole_names": _names(read).whole(),
         "charts": _charts(read, rows),
         "comparison": comparison,
         "compared": [] if comparison is None else _compared(comparison),
@@ -174,20 +176,22 @@ def _rows(read: Statistics) -> list[Row]:
     shown = list(read.groups.items())
     if not _over_time(read.query):
         shown = shown[:MAX_GROUPS]
-    return [Row(_label(read, key), protocol.figures(tally)) for key, tally in shown]
+    names = _names(read)
+    return [Row(_label(read, names, key), protocol.figures(tally)) for key, tally in shown]
 
 
-def _label(read: Statistics, key: Any) -> str:
+def _names(read: Statistics) -> ModelNames:
+    """Return the names of the models of the jobs that were read."""
+    return ModelNames({model: read.models.get(model, {}) for model in read.by_model if model})
+
+
+def _label(read: Statistics, names: ModelNames, key: Any) -> str:
     if isinstance(key, dt.datetime):
         return _period(read.query.by, key)
     if read.query.by is By.MODEL:
-        return model_name(read, key)
+        return names.model(key)
     if read.query.by is By.ADAPTER:
-        return (
-            "No adapter"
-            if key is None
-            else f"{key.role.capitalize()}: {plain(key.name or key.digest[:19])}"
-        )
+        return "No adapter" if key is None else names.adapter(key)
     return "None" if key is None else plain(str(key))
 
 
@@ -195,30 +199,15 @@ def _period(by: By | None, start: dt.datetime) -> str:
     return start.strftime("%Y-%m-%d %H:00" if by is By.HOUR else "%Y-%m-%d")
 
 
-def model_name(read: Statistics, model: str | None) -> str:
-    """Return how a page calls a model: the names of its adapters, and the beginning of its digest."""
-    if not model:
-        return "Not started"
-    adapters = read.models.get(model, {}).get("adapters", {}).values()
-    names = dict.fromkeys(plain(adapter["name"]) for adapter in adapters if adapter.get("name"))
-    return " ".join([*([", ".join(names)] if names else []), f"({model[:12]})"])
-
-
 def _choices(read: Statistics | None, chosen: tuple[str, str]) -> list[tuple[str, str]]:
     """Return what can be compared: a value and a name each."""
     choices: dict[str, str] = {}
-    for model in read.by_model if read else ():
-        if model and read:
-            choices[f"sha256:{model}"] = f"Model {model_name(read, model)}"
-    for model in read.by_model if read else ():
-        for role, adapter in (
-            (read.models.get(model, {}) if read else {}).get("adapters", {}).items()
-        ):
-            value = adapter.get("digest") or adapter.get("name")
-            if value:
-                choices.setdefault(
-                    value, f"{role.capitalize()} {plain(adapter.get('name') or value)}"
-                )
+    if read is not None:
+        names = _names(read)
+        for model in filter(None, read.by_model):
+            choices[f"sha256:{model}"] = f"Model: {names.model(model)}"
+        for key in names.adapters:
+            choices.setdefault(key.digest or key.name, names.adapter(key))
     for value in filter(None, chosen):
         choices.setdefault(value, plain(value))
     return list(choices.items())

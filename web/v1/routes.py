@@ -125,13 +125,15 @@ def wait_for_end(job: Job) -> Job:
 def index() -> Response:
     """List jobs, newest first."""
     services = get_services()
+    page = query.page("status", "since", "until")
+    since, until = query.times()
     jobs, has_more = queries.list_jobs(
         services.database,
         services.owner,
-        query.page("status", "since", "until"),
+        page,
         status=query.choice("status", None, tuple(Status)),
-        since=query.time("since"),
-        until=query.time("until"),
+        since=since,
+        until=until,
         with_attempts=True,
     )
     return json_response(list_object(map(response, jobs), has_more=has_more))

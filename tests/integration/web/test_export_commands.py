@@ -148,6 +148,17 @@ def test_the_name_of_the_file_says_what_it_is(
     assert jobs("export", "-o", str(file), *arguments).exit_code == 0
     plain = b"".join(decompressed(io.BytesIO(file.read_bytes())))
     assert plain == web.get("/api/jobs/export?format=csv&shape=sft&role=critic").data
+    file = tmp_path / "ROWS.CSV"
+    assert jobs("export", "-o", str(file), *arguments).exit_code == 0
+    assert file.read_bytes() == plain
+    for name in ("rows.xlsx", "rows.json", "rows.csv.zip"):
+        refused = jobs("export", "-o", str(tmp_path / name))
+        assert refused.exit_code == 2, name
+        assert "Spreadsheets open .csv." in " ".join(refused.output.split())
+        assert not (tmp_path / name).exists()
+    for name, named in (("rows.txt", ("--format", "jsonl")), ("rows", ()), ("rows.2026", ())):
+        assert jobs("export", "-o", str(tmp_path / name), *named).exit_code == 0
+        assert (tmp_path / name).read_bytes() == web.get("/api/jobs/export").data
     printed = jobs("export", "--status", "completed", "--until", "2100-01-01")
     assert printed.stdout_bytes == web.get("/api/jobs/export").data
     assert jobs("export", "--owner", "somebody").stdout_bytes == b""

@@ -108,6 +108,10 @@ def test_a_wrong_filter_is_named_beside_the_form(web: Client) -> None:
         ("q=OR", "query"),
         ("min_attempts=many", "Attempts at a stage, at least must be an integer"),
         ("since=yesterday", "Created since (UTC) must be a time"),
+        (
+            "since=2026-01-02&until=2026-01-01",
+            "Created since (UTC) must be earlier than Created before (UTC)",
+        ),
         ("after=nowhere", "nowhere"),
         ("color=red", "color"),
     ):

@@ -15,8 +15,9 @@ from cli.client import Client as HTTPClient
 from jobs.database import Database
 from jobs.models import Status
 from jobs.page_request import PageRequest
-from jobs.use_cases import indexing, queries, stages
+from jobs.use_cases import indexing, queries, stages, workers
 from jobs.use_cases.stages import Output
+from jobs.use_cases.workers import Runtime
 from tests.conftest import WORKER
 from tests.integration.sealed import seal
 from tests.integration.web.client import OUTPUT, Client, ask, finish
@@ -237,6 +238,27 @@ def test_a_replay_with_the_same_texts_is_identical(web: Client, jobs: Command) -
         assert replayed[name] == original[name]
     assert original["replay"] is None
     assert f"\nreplay:    of {job_id}: identical\n" in jobs("show", listed["id"]).output
+
+
+def test_a_replay_of_another_models_job_says_so_where_its_texts_are_the_same(
+    web: Client,
+    database: Database,
+    jobs: Command,
+    tokenizer_json: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    adapters = {"actor": {"name": "models/a", "digest": "sha256:a"}}
+    runtime = Runtime({"engine": "none", "adapters": adapters}, 4096, tokenizer_json)
+    workers.register(database, "other-worker", "localhost", 1, runtime)
+    job_id = ask(web)["id"]
+    for stage_index in range(3):
+        claim = stages.claim(database, job_id, stage_index, "other-worker", job_timeout=60)
+        assert claim is not None
+        stages.record(database, claim, OUTPUT)
+    request.getfixturevalue("work")
+    result = jobs("replay", job_id)
+    assert result.exit_code == 0
+    assert "identical, and the worker differs in: adapters.actor" in result.output
 
 
 def test_an_interrupted_replay_names_those_that_go_on(

@@ -58,6 +58,12 @@ def test_the_list_can_be_filtered_by_status_and_time(web: Client, database: Data
         assert ids(f"since={written}") == []
     utc = later.replace("%2B00:00", "z").replace("T", "t")
     assert ids(f"until={utc}&status=completed") == [done["id"]]
-    for query in ("status=odd", "since=yesterday", "until=99999999999999", "since=-1"):
+    for query in (
+        "since=2026-01-02&until=2026-01-01",
+        "status=odd",
+        "since=yesterday",
+        "until=99999999999999",
+        "since=-1",
+    ):
         error = web.get(f"/v1/responses?{query}").json["error"]
         assert (error["code"], error["param"]) == ("invalid_value", query.partition("=")[0])

@@ -102,11 +102,16 @@ def test_figures_follow_the_jobs(web: Client, database: Database, hour: dt.datet
     assert stats(web)["total"]["changed"]["count"] == 0
 
 
-def fill(web: Client, database: Database, tokenizer_json: str) -> None:
+def fill(
+    web: Client, database: Database, tokenizer_json: str, name: str = "models/{role}-{version}"
+) -> None:
     """Add jobs of two versions of an adapter, the second one better, in this hour and the last one."""
     for version in VERSIONS:
         adapters = {
-            role: {"name": f"models/{role}-{version}", "digest": f"sha256:{version}"}
+            role: {
+                "name": name.format(role=role, version=version),
+                "digest": f"sha256:{version}{role}",
+            }
             for role in ("actor", "critic", "regenerator")
         }
         base = {"name": "base", "digest": "sha256:00"}
@@ -144,7 +149,7 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     assert [model["jobs"] for model in models] == [8, 8]
     adapters = stats(web, by="adapter")["groups"]
     assert {tuple(group["key"].values()) for group in adapters} == {
-        (role, f"models/{role}-{version}", f"sha256:{version}")
+        (role, f"models/{role}-{version}", f"sha256:{version}{role}")
         for role in ("actor", "critic", "regenerator")
         for version in VERSIONS
     }
@@ -157,7 +162,7 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
     ]
     assert stats(web, model=models[0]["key"]["model"])["total"]["jobs"] == 8
 
-    compared = stats(web, compare="actor-v1,sha256:v2")["comparison"]
+    compared = stats(web, compare="actor-v1,sha256:v2actor")["comparison"]
     assert [compared[side]["jobs"] for side in ("first", "second")] == [8, 8]
     measures = {measure["measure"]: measure for measure in compared["measures"]}
     better = measures["regeneration_better"]
@@ -187,6 +192,36 @@ def test_groups_and_a_comparison(web: Client, database: Database, tokenizer_json
         assert percentiles
         assert all(re.fullmatch(r"[\d,]+|–", value) for value in percentiles)
         assert len(page.data) < 60_000
+
+
+@pytest.mark.usefixtures("hour")
+def test_names_of_folders_are_short_and_their_versions_are_told_apart(
+    web: Client, database: Database, tokenizer_json: str
+) -> None:
+    folder = "/srv/a/very/long/path/of/a/team/and/its/models"
+    # The same folder, whose files changed between two runs of the worker.
+    fill(web, database, tokenizer_json, f"{folder}/july/{{role}}")
+    page = web.get("/stats?by=adapter").text
+    shown, _, whole = page.partition("<summary>Whole names and digests")
+    assert folder not in shown
+    for version in VERSIONS:
+        digest = f"{version}actor"
+        assert f">Actor: july/actor ({digest})<" in shown, "in the table"
+        assert f'<option value="sha256:{digest}">Actor: july/actor ({digest})<' in shown
+        assert f"<code>sha256:{digest}</code>" in whole
+    assert f"{folder}/july/actor<" in whole
+    by_model = web.get("/stats?by=model").text
+    digests = [group["key"]["model"][7:19] for group in stats(web, by="model")["groups"]]
+    for digest in digests:
+        assert f">{digest} (july/actor, july/critic, july/regenerator)<" in by_model
+        assert re.search(f"<text[^>]*>{digest} [(]july/", by_model), (
+            "a label that is cut off has it"
+        )
+    for name in ("july/actor", f"{folder}/july/actor"):
+        assert stats(web, adapter=name)["total"]["jobs"] == 16
+    assert stats(web, adapter="sha256:v2actor")["total"]["jobs"] == 8
+    compared = " ".join(web.get("/stats?compare=sha256:v1actor,sha256:v2actor").text.split())
+    assert "Second: Actor: july/actor (v2actor), 8 jobs." in compared
 
 
 def test_values_of_metadata_show_what_deceives(web: Client, database: Database) -> None:
@@ -219,6 +254,17 @@ def test_what_is_wrong_is_named(web: Client) -> None:
         assert len(re.findall("<(?:input|select)[^>]* aria-invalid", page.text)) >= (
             query.split("=")[0] in ("since", "until", "compare", "by")
         ), query
+
+
+def test_a_wrong_range_names_both_fields_by_their_labels(web: Client) -> None:
+    earlier = "Created since (UTC) must be earlier than Created before (UTC)"
+    for query, said in (
+        ("since=2026-01-02&until=2026-01-01", earlier),
+        ("since=2100-01-01", f"{earlier}, which is now by default"),
+        ("since=2020-01-01", "From Created since (UTC) to Created before (UTC) are more than"),
+    ):
+        page = web.get(f"/stats?{query}").text
+        assert said in page.split('role="alert">')[1].split("</p>")[0], query
 
 
 def test_the_owner_is_a_filter_where_there_are_several(web: Client, database: Database) -> None:
