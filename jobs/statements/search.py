@@ -1,4 +1,4 @@
-"""Statements that search.
+"""Statements that search. What they find are ids of documents, which `jobs.statements.found_documents` reads.
 
 SQLite's FTS5 finds documents in the order of jobs. PostgreSQL's GIN finds all documents of a term before it returns the
 first. So there a search for frequent terms looks for them within one period after another, from the newest on
@@ -9,16 +9,15 @@ long the periods should be, is what PostgreSQL's planner estimates.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any as AnyType
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, load_only
 
-from jobs.column_types import UTCDateTime
-from jobs.models import Attempt, Job, SearchDocument
+from jobs.models import SearchDocument
+from jobs.search.filters import Bounds, Wanted
 from jobs.search.query import (
     All,
     Any,
@@ -31,8 +30,7 @@ from jobs.search.query import (
     to_fts5,
     to_tsquery,
 )
-from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, first_id, period_term, tie
-from jobs.statements.owners import is_owned
+from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, period_term
 
 #: Documents by which the density of a range is measured.
 _PROBE = 64
@@ -60,15 +58,6 @@ _PLAN_BY_INDEX = sa.text(
     "set_config('enable_indexscan', 'off', true), set_config('jit', 'off', true) "
     "FROM pg_class WHERE oid = 'search_documents'::regclass"
 )
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is searched for."""
-
-    node: Node
-    #: What documents must meet besides: numbers of which the terms only have ranges.
-    conditions: Sequence[sa.ColumnElement[bool]] = ()
 
 
 @dataclass
@@ -156,7 +145,7 @@ class _Search:
         self._node = wanted.node
         self._newest_first = newest_first
         self._sqlite = connection.dialect.name == "sqlite"
-        conditions = list(wanted.conditions)
+        conditions = [each for bounds in wanted.bounds for each in _within(bounds)]
         if not is_exact(wanted.node):
             contains = sa.func.instr if self._sqlite else sa.func.strpos
             words = sa.column("words", sa.Text)
@@ -309,6 +298,15 @@ def _is_any(connection: sa.Connection, ids: Collection[int]) -> sa.ColumnElement
     return _documents.c.id.in_(sa.select(each.c.value))
 
 
+def _within(bounds: Bounds) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield the conditions that a number of a document is in a range."""
+    column = _documents.c[bounds.column]
+    if bounds.least is not None:
+        yield column >= bounds.least
+    if bounds.most is not None:
+        yield column <= bounds.most
+
+
 class _TSQuery(sa.types.UserDefinedType[str]):
     cache_ok = True
 
@@ -337,45 +335,3 @@ def words_of(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
     """Return the words of documents, by their ids."""
     query = sa.select(_documents.c.id, _documents.c.words).where(_is_any(connection, ids))
     return {row.id: row.words for row in connection.execute(query)}
-
-
-def load(session: Session, ids: Collection[int]) -> dict[int, tuple[Job, SearchDocument]]:
-    """Return documents with their jobs, by the documents' ids. Those that are gone are left out."""
-    query = sa.select(Job, SearchDocument).join(SearchDocument, SearchDocument.job_id == Job.id)
-    rows = session.execute(query.where(SearchDocument.id.in_(ids)))
-    return {document.id: (job, document) for job, document in rows}
-
-
-def load_documents(session: Session, job_ids: Collection[str]) -> dict[str, SearchDocument]:
-    """Return the documents of jobs, by the jobs' ids. Jobs that are not indexed are left out."""
-    query = sa.select(SearchDocument).where(SearchDocument.job_id.in_(job_ids))
-    return {document.job_id: document for document in session.scalars(query)}
-
-
-def load_outputs(session: Session, job_ids: Collection[str]) -> dict[str, list[Attempt]]:
-    """Return the attempts of jobs that have an output, without their prompts, the newest first."""
-    columns = (Attempt.job_id, Attempt.stage_index, Attempt.role, Attempt.output)
-    query = (
-        sa.select(Attempt)
-        .where(Attempt.job_id.in_(job_ids), Attempt.output.is_not(None))
-        .order_by(Attempt.id.desc())
-        .options(load_only(*columns, raiseload=True))
-    )
-    outputs: dict[str, list[Attempt]] = {}
-    for attempt in session.scalars(query):
-        outputs.setdefault(attempt.job_id, []).append(attempt)
-    return outputs
-
-
-def id_of(connection: sa.Connection, owner: str | None, job_id: str) -> int | None:
-    """Return the id of the document of an owner's job, or that it would have; None if there is no such job."""
-    query = (
-        sa.select(SearchDocument.id, sa.type_coerce(Job.created_at, UTCDateTime()))
-        .select_from(Job)
-        .outerjoin(SearchDocument, SearchDocument.job_id == Job.id)
-        .where(Job.id == job_id, is_owned(Job.owner, owner))
-    )
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    return first_id(row[1]) + tie(job_id) if row[0] is None else int(row[0])

@@ -15,18 +15,18 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from jobs import adapter_names
 from jobs.database import Database
-from jobs.enums import Order
+from jobs.enums import ANY, Order
 from jobs.errors import CursorError, JobNotFoundError
 from jobs.models import Attempt, Job, SearchDocument, Status
+from jobs.search.filters import Filters, Wanted
 from jobs.search.ranking import score
-from jobs.statements import documents, job_lists, jobs, rollups, search
+from jobs.statements import documents, found_documents, job_lists, jobs, rollups, search
 from jobs.statements.documents import LAST_ID
-from jobs.statements.jobs import ANY
 from jobs.statements.search import MAX_EFFORT
 from jobs.times import MICROSECOND
-from jobs.use_cases import adapters, indexing
-from jobs.use_cases.filters import Filters
+from jobs.use_cases import indexing
 
 log = logging.getLogger(__name__)
 
@@ -113,13 +113,13 @@ def _list(database: Database, request: _Request) -> Page:
     with database.read_session() as session:
         page, has_more = job_lists.list_page(
             session,
-            request.filters.plain(request.owner),
+            jobs.Filters.of(request.filters, request.owner),
             request.filters.statuses,
             limit=request.limit,
             after=_place_in_table(session.connection(), request),
             newest_first=request.order is not Order.OLDEST,
         )
-        documents = search.load_documents(session, [job.id for job in page])
+        documents = found_documents.load_documents(session, [job.id for job in page])
     listed = [Listed(job, documents.get(job.id)) for job in page]
     return Page(listed, page[-1].id if has_more else None)
 
@@ -159,7 +159,9 @@ class _Found:
 
 def _load(database: Database, request: _Request, found: _Found) -> list[Listed]:
     with database.read_session() as session:
-        rows: dict[int, tuple[Job, SearchDocument | None]] = {**search.load(session, found.ids)}
+        rows: dict[int, tuple[Job, SearchDocument | None]] = {
+            **found_documents.load(session, found.ids)
+        }
         waiting = jobs.load(session, found.unfinished.values())
         rows |= {
             i: (waiting[name], None) for i, name in found.unfinished.items() if name in waiting
@@ -170,7 +172,7 @@ def _load(database: Database, request: _Request, found: _Found) -> list[Listed]:
         ]
         outputs = {}
         if request.filters.query is not None:
-            outputs = search.load_outputs(session, [job.id for job, _ in loaded])
+            outputs = found_documents.load_outputs(session, [job.id for job, _ in loaded])
     return [Listed(job, document, outputs.get(job.id, ())) for job, document in loaded]
 
 
@@ -209,10 +211,10 @@ class _Range:
         return self.first <= place < self.end
 
 
-def _wanted(connection: sa.Connection, request: _Request) -> search.Wanted:
+def _wanted(connection: sa.Connection, request: _Request) -> Wanted:
     """Return the filters of a request as a query of the search index."""
     adapter = request.filters.adapter
-    named = () if adapter is None else adapters.names(rollups.models(connection), adapter)
+    named = () if adapter is None else adapter_names.names(rollups.models(connection), adapter)
     return request.filters.wanted(request.owner, sorted(named))
 
 
@@ -256,7 +258,7 @@ def _place(connection: sa.Connection, owner: str | None, after: str) -> int:
             jobs.check_id(after)
         except JobNotFoundError:
             raise CursorError(after) from None
-        place = search.id_of(connection, owner, after)
+        place = found_documents.id_of(connection, owner, after)
     if place is None or place > LAST_ID:
         raise CursorError(after)
     return place

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from jobs import adapter_names
 from jobs.database import Database
 from jobs.errors import StatisticsError
 from jobs.models import OPEN, Status
@@ -23,7 +24,6 @@ from jobs.statements.rollups import NO_MODEL
 from jobs.statistics.counted import Counted
 from jobs.statistics.periods import FIRST, LAST, Level, Run, at_or_after, cover, start_of
 from jobs.statistics.tally import Tally
-from jobs.use_cases import adapters
 
 #: The maximum number of hours or days of one reading.
 MAX_PERIODS = 800
@@ -283,7 +283,9 @@ def _is_wanted(model: str, query: Query, models: Mapping[str, dict[str, Any]]) -
 
 def _has_adapter(description: Mapping[str, Any], wanted: str) -> bool:
     """Return whether a model has an adapter that is meant by a name or a digest."""
-    return any(adapters.is_meant(adapter, wanted) for adapter in adapters.of_model(description))
+    return any(
+        adapter_names.is_meant(adapter, wanted) for adapter in adapter_names.of_model(description)
+    )
 
 
 def _keys(by: By | None, model: str, models: Mapping[str, dict[str, Any]]) -> list[Key]:
