@@ -32,17 +32,17 @@ from jobs.search.query import (
 )
 from jobs.statements.documents import LAST_ID, PERIODS, TIE_BITS, period_term
 
-#: Documents by which the density of a range is measured.
+#: The number of documents from which the density of a range is estimated.
 _PROBE = 64
-#: The maximum number of documents to find at once, where the index answers alone and where they are compared, and the
+#: The maximum number of documents to find at once if the index answers alone, the same if they are compared, and the
 #: number to compare at once.
 _MAX_FOUND, _MAX_CANDIDATES, _MAX_COMPARED = 2000, 1000, 300
-#: The share of the time searched that a period may have. With a longer one all is searched at once: its term has so many
-#: documents that it costs the index more than it saves.
+#: The maximum share of the searched time that a period may have. Beyond it all is searched at once: reading the
+#: documents of the period's term would cost more than it saves.
 _MOST = 1 / 4
-#: The share of the maximum number of candidates that a longer period may be expected to have.
+#: A longer period is chosen only if it is likely to have at most this share of the maximum number of candidates.
 _FULL = 0.7
-#: Documents that a search may compare in vain before it stops.
+#: The maximum number of documents that a search compares without a match before it stops.
 MAX_EFFORT = 500
 
 _documents = SearchDocument.__table__
@@ -50,8 +50,8 @@ _fts = sa.table("search_index", sa.column("rowid", sa.BigInteger))
 _TERMS: sa.ColumnElement[AnyType] = sa.literal_column(
     "array_to_tsvector(string_to_array(terms, ' '))"
 )
-#: The number of documents, and the lowest and the highest id. And from here on no plans that read documents rather than
-#: the index, nor compiling, which takes longer than the search.
+#: Returns the number of documents, and the lowest and highest id. For the rest of the transaction it turns off plans
+#: that do not use the index, and JIT compilation, which takes longer than the search.
 _PLAN_BY_INDEX = sa.text(
     "SELECT reltuples::float8 AS number, (SELECT min(id) FROM search_documents) AS lowest, "
     "(SELECT max(id) FROM search_documents) AS highest, set_config('enable_seqscan', 'off', true), "
@@ -103,7 +103,9 @@ def find(
         ids = search.candidates(low, high, level, most, ordered=ordered)
         if len(ids) >= most:
             if not ordered:
-                level = search.shorter(level, first, end)  # The newest of them may be any.
+                level = search.shorter(
+                    level, first, end
+                )  # They are in no order, so the newest may be missing.
                 continue
             low, high = (ids[-1], high) if newest_first else (low, ids[-1] + 1)
         ids.sort(reverse=newest_first)
@@ -153,8 +155,8 @@ class _Search:
         self._condition = sa.and_(sa.true(), *conditions) if conditions else None
         #: Whether documents of any period come in order.
         self.is_ordered = self._sqlite
-        #: How much shorter a period should be that had more than the maximum of documents: where that is small, there
-        #: may be few more.
+        #: By how many levels to shorten a period with too many documents. Fewer if the maximum is small, since there
+        #: may be only a few more documents.
         self._levels_back = 4 if self._condition is None else 2
 
     def maximum(self, limit: int) -> int:
@@ -177,7 +179,7 @@ class _Search:
         documents = connection.execute(_PLAN_BY_INDEX).one()
         if not ids:
             return everything, first, first
-        # Periods without documents may be many.
+        # Skip the periods without documents at the ends, of which there may be many.
         if self._newest_first:
             first, end = max(first, int(documents.lowest)), ids[0] + 1
         else:
@@ -213,7 +215,7 @@ class _Search:
 
         Args:
             level: of a period that had few candidates.
-            rate: how many it had for each id that there might be.
+            rate: its number of candidates divided by its number of possible ids.
             first, end: what is left of the range.
             limit: the number of matches that are needed.
         """
@@ -222,7 +224,7 @@ class _Search:
         if self._is_most(longest, first, end) and rate * (end - first) < most / 2:
             return len(PERIODS)
         longest = min(longest, len(PERIODS) - 1)
-        # Candidates that are too many are found in vain.
+        # A period with more candidates than the maximum is read for nothing.
         while longest > level and rate * (1 << PERIODS[longest] + TIE_BITS) > most * _FULL:
             longest -= 1
         return longest
@@ -235,7 +237,7 @@ class _Search:
         return level
 
     def _is_most(self, level: int, first: int, end: int) -> bool:
-        """Return whether periods of a level are so long that all of a range should be searched at once."""
+        """Return whether a level's periods are too long to be worth it, so that a range is searched at once."""
         if level >= len(PERIODS):
             return True
         return 1 << PERIODS[level] + TIE_BITS > _MOST * (end - first)

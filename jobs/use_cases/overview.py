@@ -23,7 +23,7 @@ __all__ = [
     "openings",
 ]
 
-#: Where counts end. More are as many.
+#: Counting stops at these numbers.
 MAX_COUNT, MAX_NEW = 1000, 100
 #: Characters of an answer's beginning.
 LENGTH = 160

@@ -1,8 +1,8 @@
 """Lists of jobs with filters and full-text search.
 
 Jobs are read from their own table where its indexes are enough: by owner, status and time. All other filters
-and the full text are those of the search index, which has jobs that have ended. Those that have not are few, and are
-looked through for metadata, the only thing that they could be found by.
+and the full text need the search index, which has ended jobs only. Open jobs are few, and metadata is the only one
+of these filters that they can meet, so they are compared one by one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 #: The number of matches that are ranked together, the newest first.
 RANKED = 200
-#: Jobs that have not ended that a page may look through: that takes about ten milliseconds.
+#: The maximum number of open jobs that a page compares, in about ten milliseconds.
 MAX_UNFINISHED = 2000
-#: Jobs that a search may index before it begins: each takes about a millisecond.
+#: The maximum number of jobs that a search indexes before it begins, at about a millisecond each.
 MAX_CAUGHT_UP = 4
 
 
@@ -142,7 +142,7 @@ def _catch_up(database: Database) -> None:
             if len(prepared) <= MAX_CAUGHT_UP:
                 indexing.put(database, prepared)
     except sa.exc.DBAPIError as error:
-        # Who can only read, or not write now, searches what is indexed.
+        # The database is read-only or busy. The search then lacks the jobs that have just ended.
         log.debug("jobs that have just ended are not indexed before a search: %s", error)
 
 
@@ -153,7 +153,7 @@ class _Found:
     #: Of documents, in order.
     ids: list[int]
     next: str | None
-    #: Which of the documents do not exist: those that jobs that have not ended will have, with the jobs' ids.
+    #: The open jobs of the page, by the ids that their documents will have.
     unfinished: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -166,7 +166,7 @@ def _load(database: Database, request: _Request, found: _Found) -> list[Listed]:
         rows |= {
             i: (waiting[name], None) for i, name in found.unfinished.items() if name in waiting
         }
-        # Terms are hashes; an owner's jobs are an owner's.
+        # Terms are short hashes, which may collide. That must not show a job of another owner.
         loaded = [
             rows[i] for i in found.ids if i in rows and request.owner in (None, rows[i][0].owner)
         ]
@@ -303,7 +303,7 @@ def _unfinished(connection: sa.Connection, request: _Request, within: _Range) ->
 
 @dataclass(frozen=True)
 class _RankCursor:
-    """Where a page of ranked documents begins, and which of them are ranked: jobs that end meanwhile move no others.
+    """Where a page of ranked documents begins, and the range that is ranked, so that jobs that end meanwhile move no others.
 
     ``rank_FIRST_END_RANK_ID`` is the place after a document in the same ranking. ``rank_FIRST_END`` is the beginning
     of the next one.
@@ -339,7 +339,7 @@ def _rank(database: Database, request: _Request) -> _Found:
         end, last = min(end, cursor.end), cursor.last
         if last is not None:
             first = max(first, cursor.first)
-            # All that was ranked is ranked again, whatever ended since.
+            # Rank the same jobs again, and also those that ended since.
             ranked, effort = 2 * RANKED, LAST_ID
     with database.read() as connection:
         wanted = _wanted(connection, request)
